@@ -1,0 +1,73 @@
+"""The actor around the buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from polku.actors.options import ACTOR
+from polku.actors.peer import RayPeer
+from polku.actors.shell import Shell, unpack
+from polku.assembly import build_buffer
+from polku.batch import Batch, Header
+from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.dead_letters import DeadLetter, DeadLetters
+from polku.inlet import Inlet
+from polku.link import Link, Push
+from polku.plan import Plan
+from polku.receipt import Receipt, Taken
+
+
+class BufferShell(Shell):
+    """Receive the batches of the last stage and feed the emitters' actors."""
+
+    def __init__(self, packed: bytes) -> None:
+        super().__init__()
+        self._plan: Plan
+        self._emitters: dict[str, Any]
+        self._plan, self._emitters = unpack(packed)
+
+    async def open(self) -> None:
+        """Build the buffer and begin to deliver."""
+        self._dead_letters = DeadLetters()
+        links = {
+            name: Link(f"{self._plan.name}/buffer/{name}", RayPeer(handle, f"emitter {name}"))
+            for name, handle in self._emitters.items()
+        }
+        self._buffer: Buffer = build_buffer(self._plan, links, self._dead_letters)
+        self._inlet = Inlet(self._buffer)
+        self._buffer.start()
+
+    async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
+        """Answer when the buffer holds the batch."""
+        await self.ensure_started()
+        return await self._inlet.push(push, Batch.from_wire(header, payload))
+
+    async def settle(self, push: Push) -> Receipt:
+        """Return the outcome of a batch whose delivery is awaited."""
+        await self.ensure_started()
+        return await self._inlet.settle(push)
+
+    async def statistics(self) -> BufferStatistics:
+        """Return a snapshot of the counters."""
+        await self.ensure_started()
+        return self._buffer.statistics()
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters that are kept here."""
+        await self.ensure_started()
+        return self._dead_letters.latest()
+
+    async def drain(self) -> None:
+        """Return when every outlet has delivered what it holds."""
+        await self.ensure_started()
+        await self._buffer.drain()
+
+    async def close(self) -> None:
+        """Stop delivering."""
+        if self._started:
+            await self._buffer.close()
+
+
+BufferActor = ray.remote(**ACTOR)(BufferShell)

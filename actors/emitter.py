@@ -1,0 +1,62 @@
+"""The actor around one emitter."""
+
+from __future__ import annotations
+
+import ray
+
+from polku.actors.options import ACTOR
+from polku.actors.shell import Shell, unpack
+from polku.assembly import build_delivery
+from polku.batch import Batch, Header
+from polku.delivery import Delivery, DeliveryStatistics
+from polku.emit import console
+from polku.emit.console import RelayConsole
+from polku.inlet import Inlet
+from polku.link import Push
+from polku.plan import OutletPlan
+from polku.receipt import Receipt, Taken
+
+
+class EmitterShell(Shell):
+    """Receive the batches of one outlet and hand them to the emitter."""
+
+    def __init__(self, packed: bytes) -> None:
+        super().__init__()
+        self._outlet: OutletPlan
+        (self._outlet,) = unpack(packed)
+
+    async def open(self) -> None:
+        """Build and start the emitter."""
+        self._console = RelayConsole()
+        console.use(self._console)
+        self._delivery: Delivery = build_delivery(self._outlet)
+        self._inlet = Inlet(self._delivery)
+        await self._delivery.start()
+
+    async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
+        """Answer when the destination has confirmed the batch."""
+        await self.ensure_started()
+        return await self._inlet.push(push, Batch.from_wire(header, payload))
+
+    async def settle(self, push: Push) -> Receipt:
+        """Return the outcome of a batch that was taken."""
+        await self.ensure_started()
+        return await self._inlet.settle(push)
+
+    async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
+        """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
+        await self.ensure_started()
+        return await self._console.next(confirmed, fault)
+
+    async def statistics(self) -> DeliveryStatistics:
+        """Return a snapshot of the counters."""
+        await self.ensure_started()
+        return self._delivery.statistics()
+
+    async def close(self) -> None:
+        """Close the emitter."""
+        if self._started:
+            await self._delivery.close()
+
+
+EmitterActor = ray.remote(**ACTOR)(EmitterShell)

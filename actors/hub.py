@@ -1,0 +1,122 @@
+"""The actor that watches over a pipeline: it looks at every part once a second and starts again what was restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ray
+import ray.exceptions
+
+from polku.actors.options import ACTOR
+from polku.actors.shell import Vitals, unpack
+from polku.gateway.health import Health
+from polku.runtime.watch import Watch
+
+_LOG = logging.getLogger(__name__)
+_INTERVAL = 1.0  # seconds between two looks
+_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell
+
+
+class Parts(NamedTuple):
+    """The handles of a pipeline's actors, by name."""
+
+    ingest: Any
+    stages: Mapping[str, Any]
+    buffer: Any
+    emitters: Mapping[str, Any]
+
+    def all(self) -> dict[str, Any]:
+        """Return every handle under the name that health and statistics use."""
+        emitters = {f"emitter:{name}": handle for name, handle in self.emitters.items()}
+        return {"ingest": self.ingest, **self.stages, "buffer": self.buffer, **emitters}
+
+
+class Sight(NamedTuple):
+    """What was last seen of one part: its vitals and statistics, or why they could not be had."""
+
+    vitals: Vitals | None
+    statistics: Any
+    complaint: str
+
+
+class HubShell:
+    """Watch the parts and report on them."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._parts: Parts
+        self._grpc_addr: str | None
+        self._parts, self._grpc_addr = unpack(packed)
+        self._seen: dict[str, Sight] = {}
+        self._restarts: dict[str, int] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to watch."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def health(self) -> Health:
+        """Judge from what was last seen; looks now if nothing was seen yet."""
+        await self.start()
+        if not self._seen:
+            await self._look()
+        watch = Watch()
+        processed = 0
+        for name, sight in self._seen.items():
+            if sight.complaint:
+                watch.add(name, sight.complaint)
+            elif name == "ingest":
+                watch.add(name, "")
+                processed = sight.statistics.received
+            elif name == "buffer":
+                watch.add_buffer(sight.statistics)
+            elif name.startswith("emitter:"):
+                watch.add_delivery(name.partition(":")[2], sight.statistics)
+            else:
+                watch.add_stage(name, sight.statistics)
+        return watch.health(processed)
+
+    async def sights(self) -> tuple[dict[str, Sight], dict[str, int]]:
+        """Look at every part now; return what was seen and how often each part was restarted."""
+        await self._look()
+        return self._seen, self._restarts
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(ray.exceptions.RayError):
+                await self._look()
+            await asyncio.sleep(_INTERVAL)
+
+    async def _look(self) -> None:
+        parts = self._parts.all()
+        sights = await asyncio.gather(*(self._look_at(handle) for handle in parts.values()))
+        for name, sight in zip(parts, sights, strict=True):
+            before = self._seen.get(name)
+            known = before.vitals if before else None
+            if known and sight.vitals and known.epoch != sight.vitals.epoch:
+                self._restarts[name] = self._restarts.get(name, 0) + 1
+                _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
+                if name == "ingest":
+                    await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
+            self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
+
+    async def _look_at(self, handle: Any) -> Sight:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                vitals: Vitals = await handle.vitals.remote()
+                return Sight(vitals, await handle.statistics.remote(), "")
+        except TimeoutError:
+            return Sight(None, None, f"has not answered for {_PATIENCE:.0f} s")
+        except ray.exceptions.RayError as error:
+            return Sight(None, None, f"does not answer: {type(error).__name__}")
+
+
+def _this_actor() -> Any:
+    return ray.get_runtime_context().current_actor
+
+
+HubActor = ray.remote(**ACTOR)(HubShell)

@@ -1,0 +1,80 @@
+"""The actor that clients talk to: the gateway's door and the intake behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from polku.actors.options import ACTOR
+from polku.actors.peer import RayPeer
+from polku.actors.shell import Shell, unpack
+from polku.assembly import build_intake
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake, IntakeStatistics
+from polku.gateway.server import GatewayServer
+from polku.link import Link
+from polku.plan import Plan
+
+
+class IngestShell(Shell):
+    """Take messages in, push their events to the next actor, acknowledge them."""
+
+    def __init__(self, packed: bytes) -> None:
+        super().__init__()
+        self._plan: Plan
+        self._receiver: Any
+        self._plan, self._receiver = unpack(packed)
+        self._grpc_addr: str | None = None
+        self._hub: Any = None
+        self._server: GatewayServer | None = None
+        self._address: str | None = None
+
+    async def open(self) -> None:
+        """Build the intake and open the door."""
+        link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"))
+        self._intake: Intake = build_intake(self._plan, link)
+        await self._intake.start()
+        if self._grpc_addr is not None:
+            self._server = GatewayServer(self._intake, self._health)
+            self._address = await self._server.start(self._grpc_addr)
+
+    async def introduce(self, hub: Any, grpc_addr: str | None) -> str | None:
+        """Learn who supervises, and on which address to open; return the address that is open."""
+        self._hub = hub
+        if not self._started:
+            self._grpc_addr = grpc_addr
+        await self.ensure_started()
+        return self._address
+
+    async def submit(self, message: bytes) -> bytes:
+        """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`."""
+        await self.ensure_started()
+        return (await self._intake.batch(message)).SerializeToString()
+
+    async def statistics(self) -> IntakeStatistics:
+        """Return a snapshot of the counters."""
+        await self.ensure_started()
+        return self._intake.statistics()
+
+    async def drain(self) -> None:
+        """Refuse what is new; return when everything taken in has its answer."""
+        await self.ensure_started()
+        self._intake.stop()
+        await self._intake.drain()
+
+    async def close(self, grace: float) -> None:
+        """Close the door and the ingestors."""
+        if self._started:
+            if self._server is not None:
+                await self._server.stop(grace)
+            await self._intake.close()
+
+    async def _health(self) -> Health:
+        if self._hub is None:
+            return Health(True, {"ingest": (True, "ok")}, self._intake.statistics().received)
+        health: Health = await self._hub.health.remote()
+        return health
+
+
+IngestActor = ray.remote(**ACTOR)(IngestShell)

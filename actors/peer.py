@@ -1,0 +1,49 @@
+"""The next actor, as a link sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray.exceptions
+
+from polku.batch import Batch
+from polku.errors import UnavailableError
+from polku.link import Push
+from polku.receipt import Receipt, Taken
+
+# A push that takes longer is repeated under the same identity: the receiver, if it lives, answers both alike.
+_DEADLINE = 30.0
+
+
+class RayPeer:
+    """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle
+        self._name = name
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        """Send a batch: its header and, by value, its payload."""
+        answer: Receipt | Taken = await self._call(self._handle.push.remote(push, batch.header, batch.payload))
+        return answer
+
+    async def settle(self, push: Push) -> Receipt:
+        """Ask for the outcome of a batch that was taken."""
+        receipt: Receipt = await self._call(self._handle.settle.remote(push))
+        return receipt
+
+    async def _call(self, ref: Any) -> Any:
+        answer = asyncio.ensure_future(_await(ref))
+        done, _ = await asyncio.wait((answer,), timeout=_DEADLINE)
+        if not done:
+            answer.cancel()
+            raise UnavailableError(f"{self._name} has not answered within {_DEADLINE:.0f} s")
+        try:
+            return answer.result()
+        except ray.exceptions.RayActorError as error:
+            raise UnavailableError(f"{self._name} does not answer: {error}") from None
+
+
+async def _await(ref: Any) -> Any:
+    return await ref

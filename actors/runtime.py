@@ -1,0 +1,194 @@
+"""Run a plan on Ray: an actor for every part, linked from the ingest to the emitters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from polku.actors.buffer import BufferActor
+from polku.actors.door import RayDoor
+from polku.actors.emitter import EmitterActor
+from polku.actors.hub import HubActor, Parts
+from polku.actors.ingest import IngestActor
+from polku.actors.options import SYSTEM_CONFIG
+from polku.actors.shell import pack
+from polku.actors.stage import StageActor
+from polku.assembly import EmitterReport, StopReport
+from polku.emit.console import write_out
+from polku.errors import NotRunningError
+from polku.gateway.health import Health
+from polku.plan import Plan, StagePlan
+from polku.sender import Door
+
+
+class RayRuntime:
+    """Place and connect the actors; attach to a running Ray, or start one and stop it again."""
+
+    def __init__(self, plan: Plan, grpc_addr: str | None) -> None:
+        self._plan = plan
+        self._grpc_addr = grpc_addr
+        self._address: str | None = None
+        self._parts: Parts | None = None
+        self._hub: Any = None
+        # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
+        main = threading.current_thread() is threading.main_thread()
+        self._started_ray = attach() if main else False
+        self._consoles: list[asyncio.Task[None]] = []
+
+    @property
+    def address(self) -> str | None:
+        """The `host:port` on which the gateway is open, if it is."""
+        return self._address
+
+    @property
+    def parts(self) -> Parts:
+        """The handles of the actors."""
+        if self._parts is None:
+            raise NotRunningError("the pipeline has not started")
+        return self._parts
+
+    @property
+    def hub(self) -> Any:
+        """The handle of the actor that supervises the others."""
+        return self._hub
+
+    async def start(self) -> None:
+        """Create the actors from the back to the front and wait until each has started."""
+        self._started_ray = await asyncio.to_thread(attach) or self._started_ray
+        try:
+            await self._create()
+        except BaseException:
+            await self._kill()
+            raise
+
+    async def stop(self, timeout: float) -> StopReport:
+        """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
+        started = time.monotonic()
+        complete = True
+        try:
+            await asyncio.wait_for(self._drain(), timeout)
+        except (TimeoutError, ray.exceptions.RayError):
+            complete = False
+        emitters = await self._outcome()
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+            await asyncio.wait_for(self._close(), 5.0)
+        await self._kill()
+        return StopReport(emitters, complete, time.monotonic() - started)
+
+    async def health(self) -> Health:
+        """Ask the supervising actor."""
+        health: Health = await self._hub.health.remote()
+        return health
+
+    def door(self) -> Door:
+        """The way in for senders, picklable."""
+        return RayDoor(self.parts.ingest)
+
+    async def _create(self) -> None:
+        emitters: dict[str, Any] = {outlet.name: EmitterActor.remote(pack(outlet)) for outlet in self._plan.outlets}
+        buffer: Any = BufferActor.remote(pack(self._plan, emitters))
+        stages: dict[str, Any] = {}
+        receiver: Any = buffer
+        for stage in reversed(self._plan.stages):
+            receiver = stages[stage.name] = self._stage(stage, receiver)
+        ingest: Any = IngestActor.remote(pack(self._plan, receiver))
+        self._parts = Parts(ingest, dict(reversed(stages.items())), buffer, emitters)
+        await asyncio.gather(*(_call(handle.vitals.remote()) for handle in [*emitters.values(), buffer]))
+        await asyncio.gather(*(_call(handle.vitals.remote()) for handle in stages.values()))
+        self._address = await _call(ingest.introduce.remote(None, self._grpc_addr))
+        self._hub = HubActor.remote(pack(self._parts, self._address))
+        await _call(self._hub.start.remote())
+        await _call(ingest.introduce.remote(self._hub, self._address))
+        self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
+
+    def _stage(self, stage: StagePlan, receiver: Any) -> Any:
+        needs = stage.resources
+        actor: Any = StageActor
+        placed = actor.options(num_cpus=needs.num_cpus, num_gpus=needs.num_gpus, resources=dict(needs.custom))
+        return placed.remote(pack(self._plan, stage, receiver))
+
+    def _printing(self, emitters: dict[str, Any]) -> list[Any]:
+        return [emitters[o.name] for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
+
+    async def _drain(self) -> None:
+        parts = self.parts
+        drain = asyncio.ensure_future(_call(parts.ingest.drain.remote()))
+        while not drain.done():
+            # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
+            for stage in parts.stages.values():
+                await _call(stage.flush.remote())
+            await asyncio.wait([drain], timeout=0.05)
+        await drain
+        await _call(parts.ingest.close.remote(1.0))
+        await _call(parts.buffer.drain.remote())
+
+    async def _outcome(self) -> dict[str, EmitterReport]:
+        if self._parts is None:
+            return {}
+        try:
+            statistics = await asyncio.wait_for(_call(self._parts.buffer.statistics.remote()), 5.0)
+        except (TimeoutError, ray.exceptions.RayError):
+            return {}
+        outlets = statistics.outlets
+        return {name: EmitterReport(s.confirmed, s.dead, s.dropped, s.lag) for name, s in outlets.items()}
+
+    async def _close(self) -> None:
+        parts = self.parts
+        for handle in [*parts.stages.values(), parts.buffer, *parts.emitters.values()]:
+            await _call(handle.close.remote())
+
+    async def _kill(self) -> None:
+        for console in self._consoles:
+            console.cancel()
+        handles = [*self._parts.all().values()] if self._parts else []
+        for handle in [self._hub, *handles] if self._hub else handles:
+            ray.kill(handle, no_restart=True)
+        if self._started_ray:
+            await asyncio.to_thread(ray.shutdown)
+
+
+def attach() -> bool:
+    """Connect to the Ray that runs here, or start one; return whether it was started (and is ours to stop)."""
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(address="auto", namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
+    except ConnectionError:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
+        ray.init(
+            address="local",
+            namespace="polku",
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _system_config=SYSTEM_CONFIG,
+        )
+    return True
+
+
+async def _call(ref: Any) -> Any:
+    return await ref
+
+
+async def _write_console(emitter: Any) -> None:
+    """Write what an emitter prints to this program's standard output, and confirm it."""
+    written, fault = 0, ""
+    while True:
+        try:
+            written, text = await emitter.next_output.remote(written, fault)
+        except ray.exceptions.RayActorError:
+            await asyncio.sleep(0.5)
+            written, fault = 0, ""
+            continue
+        try:
+            await asyncio.to_thread(write_out, text)
+            fault = ""
+        except OSError as error:
+            fault = str(error)

@@ -1,0 +1,86 @@
+"""What every actor of a pipeline has in common: it starts itself again after Ray has restarted its process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import sys
+import time
+from typing import Any, NamedTuple
+
+from ray import cloudpickle
+
+
+class Vitals(NamedTuple):
+    """Tell how an actor's process is: `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life."""
+
+    pid: int
+    epoch: int
+    cpu_seconds: float
+    memory_bytes: int
+
+
+class Shell:
+    """Be the base of the actors. Constructors only keep their arguments: one that raises is never restarted by Ray."""
+
+    def __init__(self) -> None:
+        self._epoch = time.time_ns()
+        self._started = False
+        self._starting: asyncio.Lock | None = None
+
+    async def ensure_started(self) -> None:
+        """Open what has to be open, once in each life of the process."""
+        if self._started:
+            return
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if not self._started:
+                _send_prints_to_stderr()
+                await self.open()
+                self._started = True
+
+    async def open(self) -> None:
+        """Build the running object and open its files, sockets and clients."""
+        raise NotImplementedError
+
+    async def vitals(self) -> Vitals:
+        """Return how the process is; starts the actor if it has been restarted."""
+        await self.ensure_started()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, _private_memory())
+
+
+def pack(*arguments: object) -> bytes:
+    """Pickle a constructor's arguments.
+
+    Ray puts arguments that hold handles into its object store, and cannot restart an actor whose arguments are gone
+    from there; bytes travel inside the call and stay with the actor.
+    """
+    packed: bytes = cloudpickle.dumps(arguments)  # type: ignore[no-untyped-call]
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """Return the arguments again."""
+    return cloudpickle.loads(packed)
+
+
+def _send_prints_to_stderr() -> None:
+    """Keep what user code prints out of the standard output of the program, which carries events."""
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _private_memory() -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,110 @@
+"""POLKU: event routing as code, every moving part an actor on Ray. Start with `Hub`."""
+
+from __future__ import annotations
+
+from polku.batch import Batch
+from polku.buffer.strategy import BufferStrategy, Overflow
+from polku.codes import Code
+from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware
+from polku.emit import (
+    ActorEmitter,
+    Breaker,
+    GrpcEmitter,
+    Resilience,
+    Retry,
+    StdoutEmitter,
+    WebhookEmitter,
+)
+from polku.errors import (
+    EmitError,
+    InputError,
+    MisconfiguredError,
+    PlanError,
+    PolkuError,
+    RecordError,
+    RejectedError,
+    RetryableError,
+    SettingError,
+    UnavailableError,
+)
+from polku.event.v1.event_pb2 import Event, Outcome, Severity
+from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
+from polku.hub import Hub, Runner
+from polku.ingest import JsonIngestor, PassthroughIngestor
+from polku.limits import Limits
+from polku.middleware import (
+    Aggregator,
+    Deduplicator,
+    Enricher,
+    Filter,
+    RateLimiter,
+    Router,
+    Sampler,
+    Throttle,
+    Transform,
+    Validator,
+)
+from polku.pipeline import Pipeline
+from polku.plan import AckLevel, Plan
+from polku.receipt import Refusal
+from polku.sender import Sender, SendReceipt
+from polku.version import __version__
+
+__all__ = [
+    "AckLevel",
+    "ActorEmitter",
+    "Aggregator",
+    "Batch",
+    "Breaker",
+    "BufferStrategy",
+    "Code",
+    "Deduplicator",
+    "EmitError",
+    "Emitter",
+    "Enricher",
+    "Event",
+    "Failure",
+    "Filter",
+    "GrpcEmitter",
+    "Hub",
+    "IngestContext",
+    "Ingestor",
+    "InputError",
+    "JsonIngestor",
+    "Limits",
+    "Middleware",
+    "MisconfiguredError",
+    "Outcome",
+    "Overflow",
+    "PassthroughIngestor",
+    "Pipeline",
+    "Plan",
+    "PlanError",
+    "PolkuError",
+    "RateLimiter",
+    "RecordError",
+    "Refusal",
+    "RejectedError",
+    "Resilience",
+    "Retry",
+    "RetryableError",
+    "Router",
+    "Runner",
+    "Sampler",
+    "SendReceipt",
+    "Sender",
+    "SettingError",
+    "Severity",
+    "StdoutEmitter",
+    "Throttle",
+    "Transform",
+    "UnavailableError",
+    "Validator",
+    "WebhookEmitter",
+    "__version__",
+    "new_event",
+    "new_id",
+    "outcome_name",
+    "severity_name",
+    "typed_data",
+]

@@ -1,0 +1,1 @@
+"""The generated classes of `ahti.v1`."""

@@ -1,0 +1,91 @@
+"""Build the running objects of a plan: the same ones for every runtime, which only connects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from polku.buffer.buffer import Buffer
+from polku.clock import Clock, SystemClock
+from polku.contracts import Ingestor
+from polku.dead_letters import DeadLetters
+from polku.delivery import Delivery
+from polku.gateway.intake import Intake
+from polku.link import Link
+from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
+from polku.stage import Stage
+
+
+def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
+    """Build what takes messages in; its ingestors are built, not yet started."""
+    from polku.ingest.adapt import as_ingestor
+
+    clock = clock or SystemClock()
+    built: dict[int, Ingestor] = {}
+    ingestors: dict[str, Ingestor] = {}
+    for source, config in plan.ingestors:
+        ingestors[source] = built.setdefault(id(config), as_ingestor(config, clock))
+    default = plan.default_ingestor
+    return Intake(ingestors, None if default is None else as_ingestor(default, clock), link, plan.limits)
+
+
+def build_stage(
+    plan: Plan, stage: StagePlan, link: Link, dead_letters: DeadLetters, clock: Clock | None = None
+) -> Stage:
+    """Build one stage of the plan."""
+    from polku.middleware.adapt import as_step
+
+    clock = clock or SystemClock()
+    steps = []
+    for middleware in stage.middleware:
+        step = as_step(middleware.component, clock)
+        step.name = middleware.name
+        steps.append(step)
+    return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage))
+
+
+def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:
+    """Build the buffer with one outlet for each link, by the emitter's name."""
+    rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
+    delivered = plan.ack is AckLevel.DELIVERED
+    return Buffer(plan.buffer, links, dead_letters, overflow=rules, await_delivery=delivered)
+
+
+def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
+    """Build what calls one emitter."""
+    from polku.emit.adapt import as_emitter
+
+    return Delivery(outlet.name, as_emitter(outlet.emitter, clock or SystemClock()))
+
+
+class EmitterReport(NamedTuple):
+    """What became of one emitter's events: counts since the start; `left` were still held at the end."""
+
+    delivered: int
+    dead: int
+    dropped: int
+    left: int
+
+
+class StopReport(NamedTuple):
+    """What a drain achieved: by emitter, whether all was delivered in time, and how long it took in seconds."""
+
+    emitters: Mapping[str, EmitterReport]
+    complete: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost"
+            for name, r in self.emitters.items()
+        ]
+        return "; ".join(parts)
+
+
+def _holds_behind(plan: Plan, stage: StagePlan) -> bool:
+    """Say whether something behind this stage answers late: an Aggregator, or a buffer that awaits delivery."""
+    if plan.ack is AckLevel.DELIVERED:
+        return True
+    names = [other.name for other in plan.stages]
+    behind = plan.stages[names.index(stage.name) + 1 :]
+    return any(getattr(m.component, "holds", False) for later in behind for m in later.middleware)

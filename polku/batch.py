@@ -1,0 +1,227 @@
+"""Many events that travel together: the unit of every hop, acknowledgement, retry and measurement.
+
+A batch is bytes (a serialised `EventPayload`) until somebody looks at its events, and events until somebody needs
+bytes again. Both forms are kept while they agree, so a batch that nobody looks at is never decoded and one that
+nobody changed is never encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from polku.event.v1.event_pb2 import Event
+from polku.v1.gateway_pb2 import EventPayload
+from polku.views import join_frames, split_frames
+
+
+class Identity(NamedTuple):
+    """Name a batch for good: who first sent it, in which life of that sender, and its number there (from 1)."""
+
+    origin: str
+    epoch: int
+    seq: int
+
+
+class Header(NamedTuple):
+    """What travels beside a batch's payload from actor to actor.
+
+    `events` is their number; `routes` are the emitters that every one of them goes to (empty: all emitters), None
+    means that the events differ and each one's `route_to` must be read; `enqueued_ns` is Unix time in nanoseconds.
+    """
+
+    events: int
+    identity: Identity | None
+    routes: tuple[str, ...] | None
+    enqueued_ns: int
+    trace: str
+
+
+class Batch:
+    """Hold many events, as bytes, as messages, or both; iterate over it, or take its `len`, to see the events."""
+
+    __slots__ = ("_count", "_events", "_messages", "_payload", "enqueued_ns", "identity", "routes", "trace")
+
+    def __init__(
+        self,
+        *,
+        payload: bytes | None = None,
+        events: list[Event] | None = None,
+        count: int | None = None,
+        routes: tuple[str, ...] | None = None,
+        identity: Identity | None = None,
+        enqueued_ns: int = 0,
+        trace: str = "",
+    ) -> None:
+        self._payload = payload
+        self._messages: list[EventPayload] = []
+        if events is None and count is None:
+            events = self._decode(payload or b"")
+        self._events = events
+        self._count = count if events is None else len(events)
+        self.routes = routes
+        self.identity = identity
+        self.enqueued_ns = enqueued_ns
+        self.trace = trace
+
+    @classmethod
+    def from_events(cls, events: Sequence[Event], *, routes: tuple[str, ...] | None = None) -> Batch:
+        """Build a batch from events; with `routes` None each event's own `route_to` counts."""
+        return cls(events=list(events), routes=routes)
+
+    @classmethod
+    def from_message(cls, message: EventPayload, payload: bytes | None = None) -> Batch:
+        """Build a batch around a parsed `EventPayload`, and the bytes that it was parsed from where they are known."""
+        batch = cls(payload=payload, events=list(message.events))
+        batch._messages = [message]
+        return batch
+
+    @classmethod
+    def from_wire(cls, header: Header, payload: bytes) -> Batch:
+        """Build a batch from what an actor was sent."""
+        return cls(
+            payload=payload,
+            count=header.events,
+            routes=header.routes,
+            identity=header.identity,
+            enqueued_ns=header.enqueued_ns,
+            trace=header.trace,
+        )
+
+    @property
+    def header(self) -> Header:
+        """The header that goes to the next actor beside `payload`."""
+        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace)
+
+    @property
+    def events(self) -> list[Event]:
+        """The events, decoded on first use. Do not change the list; call `replace` to put other events in."""
+        if self._events is None:
+            self._events = self._decode(self._payload or b"")
+        return self._events
+
+    @property
+    def payload(self) -> bytes:
+        """The events as a serialised `EventPayload`, encoded only if something changed."""
+        if self._payload is None:
+            self._payload = self._encode()
+        return self._payload
+
+    @property
+    def size(self) -> int:
+        """The size of `payload` in bytes."""
+        return len(self.payload)
+
+    @property
+    def size_hint(self) -> int:
+        """The size in bytes, without encoding the events where that was not needed yet."""
+        if self._payload is not None:
+            return len(self._payload)
+        return sum(map(Event.ByteSize, self._events or ())) + 3 * len(self)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the events, in order."""
+        return [event.id for event in self.events]
+
+    def replace(self, events: list[Event]) -> Batch:
+        """Return a batch of other events under the same header; the same list means: changed in place."""
+        other = Batch(events=events, routes=self.routes, identity=self.identity)
+        other.enqueued_ns, other.trace = self.enqueued_ns, self.trace
+        if self._messages and self._events is not None and _same(events, self._events):
+            other._messages = self._messages
+        return other
+
+    def sealed(self) -> Batch:
+        """Return the batch as bytes alone, so that holding it costs no more than its size."""
+        return Batch.from_wire(self.header, self.payload)
+
+    def unidentified(self) -> Batch:
+        """Return the same events without an identity: whoever sends them next gives them a new one."""
+        if self.identity is None:
+            return self
+        return Batch.from_wire(self.header._replace(identity=None), self.payload)
+
+    def split(self, at: int) -> tuple[Batch, Batch]:
+        """Cut the batch after its first `at` events, without re-encoding them; both halves keep the header."""
+        frames = split_frames(self.payload)
+        return self._with_frames(frames[:at]), self._with_frames(frames[at:])
+
+    def select(self, positions: Sequence[int]) -> Batch:
+        """Return a batch of the events at these positions, without re-encoding them."""
+        frames = split_frames(self.payload)
+        return self._with_frames([frames[position] for position in positions])
+
+    def runs(self) -> list[Batch]:
+        """Cut the batch into stretches of neighbouring events with the same `route_to`, each with its `routes` set."""
+        if self.routes is not None:
+            return [self]
+        routes = [tuple(event.route_to) for event in self.events]
+        cuts = [i for i in range(1, len(routes)) if routes[i] != routes[i - 1]]
+        if not cuts:
+            self.routes = routes[0] if routes else ()
+            return [self]
+        frames = split_frames(self.payload)
+        pieces = []
+        for start, end in zip([0, *cuts], [*cuts, len(routes)], strict=True):
+            piece = self._with_frames(frames[start:end])
+            piece.routes = routes[start]
+            pieces.append(piece)
+        return pieces
+
+    def __len__(self) -> int:
+        return self._count if self._count is not None else len(self.events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    def __reduce__(self) -> tuple[object, tuple[Header, bytes]]:
+        return Batch.from_wire, (self.header, self.payload)
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} events, identity={self.identity}, routes={self.routes})"
+
+    def _with_frames(self, frames: list[bytes]) -> Batch:
+        return Batch.from_wire(self.header._replace(events=len(frames)), join_frames(frames))
+
+    def _decode(self, payload: bytes) -> list[Event]:
+        message = EventPayload.FromString(payload)
+        self._messages = [message]
+        return list(message.events)
+
+    def _encode(self) -> bytes:
+        if self._messages:  # the events are exactly those of the messages: one call encodes them all
+            return b"".join([message.SerializeToString() for message in self._messages])
+        return join_frames(map(Event.SerializeToString, self._events or ()))
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Join batches into one, in order, by joining bytes where they are encoded and events where they are not.
+
+    The joined batch has the first one's trace and age, no identity (whoever sends it gives it one), and routes only
+    where all agree.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    routes = first.routes if all(batch.routes == first.routes for batch in batches) else None
+    joined = Batch(payload=b"", count=0, routes=routes, enqueued_ns=first.enqueued_ns, trace=first.trace)
+    joined._count = sum(map(len, batches))
+    encoded = [batch._payload for batch in batches if batch._payload is not None]
+    joined._payload = b"".join(encoded) if len(encoded) == len(batches) else None
+    decoded = [batch._events for batch in batches if batch._events is not None]
+    if len(decoded) == len(batches):
+        joined._events = [event for events in decoded for event in events]
+        if all(batch._messages for batch in batches):
+            joined._messages = [message for batch in batches for message in batch._messages]
+    elif joined._payload is None:
+        joined._payload = b"".join([batch.payload for batch in batches])
+    return joined
+
+
+def _same(left: list[Event], right: list[Event]) -> bool:
+    return left is right or (len(left) == len(right) and all(map(_is, left, right)))
+
+
+def _is(left: Event, right: Event) -> bool:
+    return left is right

@@ -1,0 +1,162 @@
+"""The extension points: one method each. A class that has the method is a component; nothing needs to be inherited.
+
+Everything beside that method is optional. A component may have
+
+* `build(clock)`: the object is an immutable configuration and this makes the object that runs, inside its actor;
+* `start()`: open files, sockets and clients (sync or async); called before the first batch;
+* `close()`: let go of them (sync or async); called after the last batch, also when draining timed out;
+* `name`: what it is called in plans, statistics and messages.
+
+Sync methods run on the pipeline's event loop and hold it up while they run; async ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from polku.batch import Batch
+from polku.errors import RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.receipt import Refusal
+
+Records: TypeAlias = Iterable["Event | RecordError"]
+
+
+class IngestContext(NamedTuple):
+    """Say where raw bytes come from: the client's `source` and `cluster`, and its `format` hint (may be empty)."""
+
+    source: str
+    cluster: str = ""
+    format: str = ""
+
+
+@runtime_checkable
+class Ingestor(Protocol):
+    """Turn raw bytes of one source into events."""
+
+    def ingest(self, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
+        """Return the events in `data`, with a `RecordError` in place of each record that cannot be read.
+
+        Missing ids, times and sources are filled in afterwards. Raising refuses the whole of `data`, with the
+        exception's text as the reason.
+        """
+        ...
+
+
+@runtime_checkable
+class Middleware(Protocol):
+    """Turn events into events."""
+
+    def process(self, events: list[Event]) -> Iterable[Event] | Awaitable[Iterable[Event]]:
+        """Return the events that go on, in order: changed in place, replaced, fewer or more.
+
+        Events that do not come back count as filtered. Raising makes the stage call again with smaller parts, until
+        the events that raise are known; they become dead letters with the traceback.
+        """
+        ...
+
+
+class Failure(NamedTuple):
+    """Name one event that a destination did not take; `retryable` says whether trying again can help."""
+
+    event_id: str
+    reason: str
+    retryable: bool = True
+
+
+@runtime_checkable
+class Emitter(Protocol):
+    """Hand batches to a destination."""
+
+    def emit(self, batch: Batch) -> Iterable[Failure] | Awaitable[Iterable[Failure] | None] | None:
+        """Return when the destination has confirmed the batch; name the events that it did not take.
+
+        Raise `RetryableError`, `RejectedError` or `MisconfiguredError` where the whole batch was not taken; any
+        other exception counts as retryable. One emitter gets one call at a time unless it has a `concurrency`.
+        """
+        ...
+
+
+class DeadEvent(NamedTuple):
+    """An event that cannot go on, why (for its sender), and the details (for the pipeline's owner)."""
+
+    event: Event
+    refusal: Refusal
+    detail: str = ""
+
+
+class Outcome(NamedTuple):
+    """Say what a step did with a batch: the events that go on, and those that are refused.
+
+    `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's): pairs of their id
+    and the number of that batch.
+    """
+
+    events: list[Event]
+    refused: Sequence[DeadEvent] = ()
+    follows: Sequence[tuple[str, int]] = ()
+
+
+class Step(Protocol):
+    """A running middleware, as a stage drives it: built-in middleware builds to it, users' is adapted to it.
+
+    `drop_reason` is the counter of `Counts` that events which do not come back are added to. `batch` numbers the
+    batch (rising within one stage); `settled` is called once for each number, with the ids that were refused further
+    down, when the batch's outcome is known. A step that drops events but changes none may have `reads_only = True`:
+    the stage then passes on the bytes that came, instead of encoding the events again.
+    """
+
+    name: str
+    drop_reason: str
+
+    def process(self, events: list[Event], batch: int) -> Outcome | Awaitable[Outcome]:
+        """Return what goes on."""
+        ...
+
+    def settled(self, batch: int, refused: frozenset[str]) -> None:
+        """Learn the outcome of a batch."""
+        ...
+
+
+class Part(NamedTuple):
+    """One input of a held event: the number of its batch and its id."""
+
+    batch: int
+    event_id: str
+
+
+class Flush(NamedTuple):
+    """Events that a holder lets go, and the inputs that they were made of."""
+
+    events: list[Event]
+    parts: Sequence[Part]
+
+
+class Holder(Protocol):
+    """A running middleware that keeps events back (an Aggregator): its inputs are answered when their output is."""
+
+    name: str
+    drop_reason: str
+
+    def hold(self, events: list[Event], batch: int) -> Sequence[Flush]:
+        """Take events in and return what became complete."""
+        ...
+
+    def due(self) -> float | None:
+        """Return the clock's monotonic time at which `flush` must be called, or None while nothing is held."""
+        ...
+
+    def flush(self, *, everything: bool = False) -> Sequence[Flush]:
+        """Return what is due, or all that is held."""
+        ...
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """The number of held events and their size in bytes."""
+        ...
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        """The numbers of events and bytes over which the stage must wait before it hands in more."""
+        ...

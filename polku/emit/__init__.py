@@ -1,0 +1,16 @@
+"""Built-in emitters: immutable configurations; what runs is built beside the outlet that feeds it.
+
+Importing this package loads neither grpc nor aiohttp: an emitter loads what it needs when it starts.
+"""
+
+from __future__ import annotations
+
+from polku.emit.actor import ActorEmitter
+from polku.emit.breaker import Breaker
+from polku.emit.grpc import GrpcEmitter
+from polku.emit.resilience import Resilience
+from polku.emit.retry import Retry
+from polku.emit.stdout import StdoutEmitter
+from polku.emit.webhook import WebhookEmitter
+
+__all__ = ["ActorEmitter", "Breaker", "GrpcEmitter", "Resilience", "Retry", "StdoutEmitter", "WebhookEmitter"]

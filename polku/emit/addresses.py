@@ -1,0 +1,36 @@
+"""Read the addresses of gRPC services as people write them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from polku.errors import PlanError
+
+
+class Address(NamedTuple):
+    """Where a service is: `target` as gRPC wants it, and whether the connection is encrypted."""
+
+    target: str
+    tls: bool
+
+
+def parse_address(where: str, value: object) -> Address:
+    """Read `http://host:port`, `https://host:port`, `host:port` or `unix:/path`; raises `PlanError`."""
+    allowed = "write http://host:port, https://host:port, host:port or unix:/path"
+    if not isinstance(value, str) or not value:
+        raise PlanError(f"endpoint={value!r}: {allowed}", where=where)
+    if value.startswith("unix:"):
+        return Address(value, False)
+    url = urlsplit(value if "://" in value else f"http://{value}")
+    try:
+        port = url.port
+    except ValueError:
+        port = None
+    if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/"):
+        raise PlanError(f"endpoint={value!r}: {allowed}", where=where)
+    port = port or (443 if url.scheme == "https" and "://" in value else None)
+    if port is None:
+        raise PlanError(f"endpoint={value!r} has no port; {allowed}", where=where)
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return Address(f"{host}:{port}", url.scheme == "https")

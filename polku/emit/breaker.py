@@ -1,0 +1,77 @@
+"""Stop asking a destination that keeps failing, and find out when it is back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from polku import checks
+from polku.clock import Clock
+
+
+class State(StrEnum):
+    """Say what a circuit breaker lets through."""
+
+    CLOSED = "closed"
+    """Everything."""
+    OPEN = "open"
+    """Nothing, until its time is over."""
+    HALF_OPEN = "half_open"
+    """One trial at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """Open after `failures` in a row, try again after `open_for` seconds, close after `successes` in a row.
+
+    The pattern is Nygard's ("Release It!", 2007).
+    """
+
+    failures: int = 5
+    open_for: float = 30.0
+    successes: int = 2
+
+    def __post_init__(self) -> None:
+        checks.at_least_one("Breaker", "failures", self.failures)
+        checks.at_least_one("Breaker", "successes", self.successes)
+        checks.positive("Breaker", "open_for", self.open_for)
+
+    def build(self, clock: Clock) -> Circuit:
+        """Make the running breaker."""
+        return Circuit(self, clock)
+
+
+class Circuit:
+    """Count failures and successes, and say how long to wait before the next call."""
+
+    def __init__(self, config: Breaker, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._failures = self._successes = 0
+        self._opened_at = 0.0
+        self.state = State.CLOSED
+
+    def wait(self) -> float:
+        """Return the seconds until a call may be made; 0 lets it through."""
+        if self.state is not State.OPEN:
+            return 0.0
+        left = self._opened_at + self._config.open_for - self._clock.monotonic()
+        if left > 0:
+            return left
+        self.state, self._successes = State.HALF_OPEN, 0
+        return 0.0
+
+    def succeeded(self) -> None:
+        """Count a success."""
+        self._failures = 0
+        if self.state is State.HALF_OPEN:
+            self._successes += 1
+            if self._successes >= self._config.successes:
+                self.state = State.CLOSED
+
+    def failed(self) -> None:
+        """Count a failure."""
+        self._failures += 1
+        if self.state is State.HALF_OPEN or self._failures >= self._config.failures:
+            self.state, self._opened_at = State.OPEN, self._clock.monotonic()
+            self._failures = 0

@@ -1,0 +1,40 @@
+"""When to try again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polku import checks
+from polku.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Wait a random time up to a bound that grows from `first` by `factor` to `limit` seconds, `attempts` times.
+
+    "Full jitter": Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015. `attempts` None: for ever.
+    """
+
+    first: float = 0.1
+    factor: float = 2.0
+    limit: float = 30.0
+    attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive("Retry", "first", self.first)
+        checks.positive("Retry", "limit", self.limit)
+        if checks.positive("Retry", "factor", self.factor) < 1:
+            raise PlanError(f"factor={self.factor!r} must be at least 1", where="Retry")
+        if self.attempts is not None:
+            checks.at_least_one("Retry", "attempts", self.attempts)
+
+    def delay(self, failures: int, draw: Callable[[], float] = random.random) -> float:
+        """Return the seconds to wait after so many failures in a row (from 1)."""
+        bound = min(self.limit, self.first * self.factor ** min(failures - 1, 64))
+        return bound * draw()
+
+    def gives_up(self, failures: int) -> bool:
+        """Say whether so many failures in a row are enough."""
+        return self.attempts is not None and failures >= self.attempts

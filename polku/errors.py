@@ -1,0 +1,140 @@
+"""Every error that POLKU raises, in one tree.
+
+    PolkuError
+    ├── PlanError            the pipeline that was described cannot work
+    ├── SettingError         an option or environment variable has a wrong value
+    ├── RecordError          one record or event of the input is refused; the others go on
+    ├── InputError           a whole message of the input is refused
+    ├── EmitError            a destination did not take events
+    │   ├── RetryableError       ... it may take them later
+    │   ├── RejectedError        ... it never will: these events become dead letters
+    │   └── MisconfiguredError   ... until somebody mends credentials, address or rights
+    └── PipelineError        the pipeline cannot take events now
+        ├── UnavailableError     a part of it does not answer; the outcome is unknown
+        ├── DrainingError        it is stopping
+        └── NotRunningError      it was not started, or has stopped
+
+Errors carry their fields, so that they survive pickling between actors and can be read by programs.
+"""
+
+from __future__ import annotations
+
+from polku.codes import Code
+
+
+class PolkuError(Exception):
+    """Be the root of all errors that POLKU raises on purpose."""
+
+
+class PlanError(PolkuError):
+    """Say what is wrong with a pipeline's plan, where, and how to mend it."""
+
+    def __init__(self, message: str, *, where: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), (self.message,), {"where": self.where})
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class SettingError(PolkuError):
+    """Say which option or environment variable is wrong, its value, and what is allowed."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(name, value, allowed)
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r}: {self.allowed}"
+
+
+class RecordError(PolkuError):
+    """Refuse one record: its place in the input (1-based `line`, byte `offset`), its id if known, and why.
+
+    Ingestors yield instances of it between events; validators and gateways turn it into an `AckError`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        event_id: str = "",
+        code: Code = Code.INVALID_RECORD,
+        line: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.event_id = event_id
+        self.code = code
+        self.line = line
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = {"event_id": self.event_id, "code": self.code, "line": self.line, "offset": self.offset}
+        return _restore, (type(self), (self.message,), fields)
+
+    def __str__(self) -> str:
+        return self.message if self.line is None else f"line {self.line}: {self.message}"
+
+
+class InputError(PolkuError):
+    """Refuse a whole message of the input with one of the documented codes."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class EmitError(PolkuError):
+    """Say that a destination did not take events; `retry_after` is in seconds where it named a time."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), (self.message,), {"retry_after": self.retry_after})
+
+
+class RetryableError(EmitError):
+    """Say that the same events may be taken later."""
+
+
+class RejectedError(EmitError):
+    """Say that the destination will never take these events as they are."""
+
+
+class MisconfiguredError(EmitError):
+    """Say that nothing will be taken until credentials, address or rights are mended."""
+
+
+class PipelineError(PolkuError):
+    """Say that the pipeline cannot take events now."""
+
+
+class UnavailableError(PipelineError):
+    """Say that a part of the pipeline does not answer; whether it took the events is unknown."""
+
+
+class DrainingError(PipelineError):
+    """Say that the pipeline is stopping and takes nothing new."""
+
+
+class NotRunningError(PipelineError):
+    """Say that the pipeline was not started, or has stopped."""
+
+
+def _restore(kind: type[PolkuError], arguments: tuple[object, ...], fields: dict[str, object]) -> PolkuError:
+    return kind(*arguments, **fields)

@@ -1,0 +1,1 @@
+"""The event's wire contract."""

@@ -1,0 +1,1 @@
+"""The generated classes of `polku.event.v1`."""

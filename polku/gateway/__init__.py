@@ -1,0 +1,1 @@
+"""The front doors: bytes of clients in, true acknowledgements out."""

@@ -1,0 +1,158 @@
+"""Check the events of one message, fill in what they lack, and tell the good from the refused.
+
+The good path looks at each event four times (id, time, source, routes), in comprehensions: 60 to 120 ns each, and
+nothing is encoded again. Only a message in which something is missing or wrong is walked event by event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from polku.batch import Batch
+from polku.codes import Code
+from polku.errors import InputError
+from polku.event.v1.event_pb2 import Event
+from polku.events import new_id
+from polku.limits import Limits
+from polku.receipt import Refusal
+from polku.v1.gateway_pb2 import EventPayload
+from polku.views import split_frames
+
+_ROUTES = attrgetter("route_to")
+
+
+class Admission(NamedTuple):
+    """The events that may go on, their ids, and the refusals of the others."""
+
+    batch: Batch
+    ids: list[str]
+    refused: list[Refusal]
+
+
+def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:
+    """Admit a serialised `EventPayload`; raises `InputError` where the message as a whole is refused."""
+    refused: list[Refusal] = []
+    message = _parse(payload, refused)
+    if refused:
+        return admit_events(list(message.events), source, cluster, limits, refused)
+    events = list(message.events)
+    _check_count(len(events), limits)
+    ids = [event.id for event in events]
+    if _complete(events, ids, cluster) and _metadata_in_bounds(events, payload, limits):
+        batch = Batch.from_message(message, payload)
+        batch.routes = None if any(map(_ROUTES, events)) else ()
+        return Admission(batch, ids, refused)
+    return admit_events(events, source, cluster, limits, refused)
+
+
+def admit_events(
+    events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal] | None = None
+) -> Admission:
+    """Admit events one by one, filling in id, time, source and cluster where they are missing.
+
+    Raises `InputError` where there are more events than `limits.batch_events`.
+    """
+    refused = [] if refused is None else refused
+    _check_count(len(events), limits)
+    seen: set[str] = set()
+    good: list[Event] = []
+    now = time.time_ns()
+    for position, event in enumerate(events):
+        refusal = _refuse(event, position, seen, limits)
+        if refusal is not None:
+            refused.append(refusal)
+            continue
+        _fill_in(event, source, cluster, now)
+        seen.add(event.id)
+        good.append(event)
+    routes = None if any(map(_ROUTES, good)) else ()
+    return Admission(Batch.from_events(good, routes=routes), [event.id for event in good], refused)
+
+
+def _parse(payload: bytes, refused: list[Refusal]) -> EventPayload:
+    try:
+        return EventPayload.FromString(payload)
+    except DecodeError as error:
+        return _parse_each(payload, refused, error)
+
+
+def _parse_each(payload: bytes, refused: list[Refusal], error: DecodeError) -> EventPayload:
+    """Find the events that are malformed; the others go on."""
+    message = EventPayload()
+    try:
+        frames = split_frames(payload)
+    except DecodeError:
+        raise InputError(Code.MALFORMED, f"events: not a valid EventPayload ({error}); send it again whole") from None
+    for position, frame in enumerate(frames):
+        try:
+            message.events.append(Event.FromString(frame))
+        except DecodeError as reason:
+            why = f"events[{position}]: not a valid Event ({reason}); strings must be UTF-8, fields as in event.proto"
+            refused.append(Refusal("", Code.MALFORMED, why))
+    return message
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.batch_events:
+        raise InputError(
+            Code.TOO_MANY_EVENTS, f"events: {count} in one message, the limit is {limits.batch_events}; send fewer"
+        )
+
+
+def _complete(events: list[Event], ids: list[str], cluster: str) -> bool:
+    """Say whether nothing has to be filled in and no id stands twice."""
+    return not (
+        "" in ids
+        or len(set(ids)) != len(ids)
+        or 0 in [event.timestamp_unix_ns for event in events]
+        or "" in [event.source for event in events]
+        or (cluster and any("cluster" not in event.metadata for event in events))
+    )
+
+
+def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> bool:
+    """Say whether all metadata keeps its limits; only events large enough to break one are looked into."""
+    safe = limits.safe_event_bytes
+    if len(payload) <= safe:
+        return True
+    sizes = map(len, split_frames(payload))
+    return not any(_metadata_fault(event, limits) for event, size in zip(events, sizes, strict=True) if size > safe)
+
+
+def _refuse(event: Event, position: int, seen: set[str], limits: Limits) -> Refusal | None:
+    if event.id and event.id in seen:
+        reason = f"events[{position}].id={event.id!r} stands twice in this message; give each event an id of its own"
+        return Refusal(event.id, Code.DUPLICATE_ID, reason)
+    fault = _metadata_fault(event, limits)
+    return Refusal(event.id, Code.METADATA_LIMIT, f"events[{position}].{fault}") if fault else None
+
+
+def _metadata_fault(event: Event, limits: Limits) -> str:
+    metadata = event.metadata
+    if len(metadata) > limits.metadata_entries:
+        return f"metadata has {len(metadata)} entries, the limit is {limits.metadata_entries}; send fewer"
+    for key, value in metadata.items():
+        for what, text, limit in (
+            ("key", key, limits.metadata_key_bytes),
+            ("value", value, limits.metadata_value_bytes),
+        ):
+            size = len(text) if text.isascii() else len(text.encode())
+            if size > limit:
+                return f"metadata[{key[:40]!r}]: the {what} has {size} bytes, the limit is {limit}; shorten it"
+    return ""
+
+
+def _fill_in(event: Event, source: str, cluster: str, now: int) -> None:
+    if not event.id:
+        event.id = new_id()
+    if not event.timestamp_unix_ns:
+        event.timestamp_unix_ns = now
+    if not event.source:
+        event.source = source
+    if cluster and "cluster" not in event.metadata:
+        event.metadata["cluster"] = cluster

@@ -1,0 +1,265 @@
+"""From a client's message to its acknowledgement: parse, admit, push, and say truly what became of each event.
+
+An intake is what every door (gRPC, HTTP, senders inside an application) hands its messages to. It answers with an
+`Ack`: the ids of what was accepted, an error for each event that was not, and the pipeline's real numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from polku.codes import Code
+from polku.contracts import IngestContext, Ingestor, Records
+from polku.delivery import call_hook
+from polku.errors import DrainingError, InputError, PolkuError, RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.limits import Limits
+from polku.link import Link
+from polku.receipt import Counts, Receipt, Refusal
+from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
+from polku.views import read_envelope
+
+_LOG = logging.getLogger(__name__)
+
+
+class IntakeStatistics(NamedTuple):
+    """Count messages and events; `open` messages have no answer yet."""
+
+    messages: int
+    received: int
+    accepted: int
+    refused: int
+    open: int
+    latest: Receipt
+
+
+class Intake:
+    """Take messages in and push their events down a link."""
+
+    def __init__(self, ingestors: Mapping[str, Ingestor], default: Ingestor | None, link: Link, limits: Limits) -> None:
+        self._ingestors = dict(ingestors)
+        self._default = default
+        self._link = link
+        self.limits = limits
+        self._draining = False
+        self._latest = Receipt()
+        self._messages = self._received = self._accepted = self._refused = self._open = self._open_bytes = 0
+        self._answered = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start the ingestors."""
+        for ingestor in self._components():
+            await call_hook(ingestor, "start")
+
+    async def close(self) -> None:
+        """Close the link and the ingestors; messages without an answer fail."""
+        await self._link.close()
+        for ingestor in self._components():
+            await call_hook(ingestor, "close")
+
+    async def begin(self, message: bytes) -> Awaitable[Ack]:
+        """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
+
+        Messages that are begun one after the other keep their order. Waits while `limits.open_bytes` are under way.
+        Never raises for bad input: what is wrong stands in `Ack.errors`.
+        """
+        await self._wait_for_room(len(message))
+        try:
+            self._check(message)
+            envelope = read_envelope(message)
+            source, cluster = envelope.source, envelope.cluster
+            which = envelope.WhichOneof("payload")
+            if which == "events":
+                admission = admit_payload(envelope.events, source, cluster, self.limits)
+            elif which == "raw":
+                raw = RawPayload.FromString(envelope.raw)
+                admission = await self._admit_raw(raw.data, IngestContext(source, cluster, raw.format))
+            else:
+                raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
+        except DecodeError as error:
+            return self._refuse(Code.MALFORMED, f"IngestBatch: not a valid message ({error}); send it again whole")
+        except InputError as error:
+            return self._refuse(error.code, error.message)
+        return self._push(admission, len(message))
+
+    async def batch(self, message: bytes) -> Ack:
+        """Take a serialised `IngestBatch` and return its Ack."""
+        return await (await self.begin(message))
+
+    async def event(self, message: bytes) -> Ack:
+        """Take a serialised `IngestEvent` and return its Ack.
+
+        Raises `InputError` where the message as a whole is refused and `DrainingError` at the end of the pipeline.
+        """
+        if self._draining:
+            raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
+        self._check(message)
+        if self._is_full(len(message)):
+            raise InputError(Code.BUFFER_FULL, f"{self._open_bytes} bytes are under way already; send again later")
+        try:
+            request = IngestEvent.FromString(message)
+        except DecodeError as error:
+            reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
+            raise InputError(Code.MALFORMED, reason) from None
+        source, cluster = request.source, request.cluster
+        which = request.WhichOneof("payload")
+        if which == "event":
+            admission = admit_events([request.event], source, cluster, self.limits)
+        elif which == "events":
+            admission = admit_events(list(request.events.events), source, cluster, self.limits)
+        elif which == "raw":
+            admission = await self._admit_raw(request.raw, IngestContext(source, cluster, request.format))
+        else:
+            raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
+        return await self._push(admission, len(message))
+
+    def stop(self) -> None:
+        """Refuse what comes from now on."""
+        self._draining = True
+
+    async def drain(self) -> None:
+        """Return when every message taken so far has its answer."""
+        await self._link.drain()
+
+    def stats_since(self, start: Counts) -> MiddlewareStats:
+        """Return the pipeline's counters since `start`."""
+        counts = self.counts.minus(start)
+        return MiddlewareStats(
+            rate_limited_count=counts.rate_limited,
+            sampled_out_count=counts.sampled_out,
+            dedup_count=counts.deduplicated,
+            filtered_count=counts.filtered,
+            buffer_overflow_count=counts.overflowed,
+            total_received=counts.received,
+            total_forwarded=counts.forwarded,
+        )
+
+    @property
+    def counts(self) -> Counts:
+        """The running totals of the whole pipeline, as far as receipts have told."""
+        return self._latest.counts._replace(received=self._received)
+
+    def statistics(self) -> IntakeStatistics:
+        """Return a snapshot of the counters."""
+        return IntakeStatistics(self._messages, self._received, self._accepted, self._refused, self._open, self._latest)
+
+    def _components(self) -> list[Ingestor]:
+        default = [self._default] if self._default is not None else []
+        return list({id(ingestor): ingestor for ingestor in [*self._ingestors.values(), *default]}.values())
+
+    def _check(self, message: bytes) -> None:
+        self._messages += 1
+        if self._draining:
+            raise InputError(Code.DRAINING, "the pipeline is stopping; send to another gateway, or again later")
+        if len(message) > self.limits.message_bytes:
+            limit = self.limits.message_bytes
+            raise InputError(Code.TOO_LARGE, f"message: {len(message)} bytes, the limit is {limit}; send smaller ones")
+
+    def _is_full(self, size: int) -> bool:
+        return self._open_bytes > 0 and self._open_bytes + size > self.limits.open_bytes
+
+    async def _wait_for_room(self, size: int) -> None:
+        while self._is_full(size):
+            self._answered.clear()
+            await self._answered.wait()
+
+    async def _admit_raw(self, data: bytes, context: IngestContext) -> Admission:
+        events, refused = await self._ingest(data, context)
+        return admit_events(events, context.source, context.cluster, self.limits, refused)
+
+    async def _ingest(self, data: bytes, context: IngestContext) -> tuple[list[Event], list[Refusal]]:
+        ingestor = self._ingestors.get(context.source, self._default)
+        if ingestor is None:
+            known = ", ".join(sorted(self._ingestors)) or "none"
+            raise InputError(
+                Code.UNKNOWN_SOURCE,
+                f"source={context.source!r}: no ingestor serves it and there is no default one; known are {known}",
+            )
+        try:
+            result = ingestor.ingest(data, context)
+            records = await result if inspect.isawaitable(result) else result
+            return _sort(records)
+        except RecordError as error:
+            raise InputError(error.code, str(error)) from error
+        except PolkuError as error:
+            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={context.source!r}: {error}") from error
+        except Exception as error:
+            _LOG.exception("the ingestor for source %r failed", context.source)
+            reason = f"ingestor for source={context.source!r}: {type(error).__name__}: {error}"
+            raise InputError(Code.INGESTOR_ERROR, reason) from error
+
+    def _push(self, admission: Admission, size: int) -> Awaitable[Ack]:
+        self._received += len(admission.ids)
+        self._refused += len(admission.refused)
+        if not admission.ids:
+            return _ready(self._ack(admission, self._latest))
+        self._open += 1
+        self._open_bytes += size
+        answer = self._link.push_nowait(admission.batch)
+        answer.add_done_callback(lambda _: self._close(size))
+        return self._acknowledge(admission, answer)
+
+    def _close(self, size: int) -> None:
+        self._open -= 1
+        self._open_bytes -= size
+        self._answered.set()
+
+    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt]) -> Ack:
+        try:
+            receipt = await answer
+        except DrainingError as error:
+            receipt = self._latest._replace(refused=_all(admission.ids, Code.DRAINING, str(error)))
+        except PolkuError as error:
+            receipt = self._latest._replace(refused=_all(admission.ids, Code.UNAVAILABLE, str(error)))
+        self._latest = receipt._replace(refused=())
+        self._refused += len(receipt.refused)
+        self._accepted += len(admission.ids) - len(receipt.refused)
+        return self._ack(admission, receipt)
+
+    def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
+        ids = admission.ids
+        if receipt.refused:
+            out = {refusal.event_id for refusal in receipt.refused}
+            ids = [event_id for event_id in ids if event_id not in out]
+        errors = [AckError(event_id=i, code=c, message=m) for i, c, m in (*admission.refused, *receipt.refused)]
+        return Ack(
+            event_ids=ids, errors=errors, buffer_size=receipt.buffer_size, buffer_capacity=receipt.buffer_capacity
+        )
+
+    def _refuse(self, code: Code, message: str) -> Awaitable[Ack]:
+        """Answer a message of which nothing is taken: one error, about all of it."""
+        ack = Ack(
+            errors=[AckError(code=code, message=message)],
+            buffer_size=self._latest.buffer_size,
+            buffer_capacity=self._latest.buffer_capacity,
+        )
+        self._refused += 1
+        return _ready(ack)
+
+
+def _sort(records: Records) -> tuple[list[Event], list[Refusal]]:
+    events: list[Event] = []
+    refused: list[Refusal] = []
+    for record in records:
+        if isinstance(record, RecordError):
+            refused.append(Refusal(record.event_id, record.code, str(record)))
+        elif isinstance(record, Event):
+            events.append(record)
+        else:
+            raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
+    return events, refused
+
+
+def _all(ids: Iterable[str], code: Code, message: str) -> tuple[Refusal, ...]:
+    return tuple(Refusal(event_id, code, message) for event_id in ids)
+
+
+async def _ready(ack: Ack) -> Ack:
+    return ack

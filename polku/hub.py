@@ -1,0 +1,246 @@
+"""The builder: describe a pipeline, then run it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
+from polku.errors import NotRunningError, PlanError
+from polku.limits import Limits
+from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, Resources, StagePlan, check_pickles, fuse
+from polku.sender import EventSender, RawSender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from polku.contracts import Emitter, Ingestor, Middleware
+    from polku.pipeline import Pipeline
+
+RUNTIMES = ("ray", "inline")
+
+
+class Hub:
+    """Describe where events come from, what happens to them, and where they go.
+
+    ```python
+    from polku import Filter, Hub, StdoutEmitter, Transform
+
+    def mark_processed(event):
+        event.metadata["processed"] = "true"
+
+    hub = (
+        Hub()
+        .middleware(Filter(lambda event: event.event_type.startswith("user.")))
+        .middleware(Transform(mark_processed))
+        .emitter(StdoutEmitter())
+    )
+    hub.run()
+    ```
+
+    Events pass the middleware in the order in which it was added and then go to all emitters, unless their
+    `route_to` names some. `run` serves until a signal comes; `start` returns a running `Pipeline` to send events to
+    from the same program; `build` gives both without starting anything. The `ray` runtime makes every part an actor;
+    `inline` runs the same parts in this process. Each method returns the hub, so that calls can be chained, and
+    raises `PlanError` at once for what can never work.
+    """
+
+    def __init__(self, *, name: str = "polku", runtime: str | None = None) -> None:
+        self._name = name
+        self._runtime = _runtime(runtime) if runtime is not None else None
+        self._ingestors: dict[str, object] = {}
+        self._default_ingestor: object | None = None
+        self._stages: list[StagePlan] = []
+        self._outlets: list[OutletPlan] = []
+        self._buffer = BufferStrategy.ring()
+        self._limits = Limits()
+        self._ack = AckLevel.ACCEPTED
+
+    def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
+        """Let an ingestor turn the raw bytes of a source into events.
+
+        Without `source` it serves the sources that it names itself (its `sources`).
+        """
+        from polku.ingest.adapt import check_ingestor
+
+        check_ingestor(ingestor)
+        sources = (source,) if source is not None else tuple(getattr(ingestor, "sources", ()))
+        if not sources:
+            raise PlanError(f"{ingestor!r} names no source; say .ingestor(..., source='my-agent')", where="ingestor")
+        for name in sources:
+            if name in self._ingestors:
+                raise PlanError(f"source {name!r} has an ingestor already: {self._ingestors[name]!r}", where="ingestor")
+            self._ingestors[name] = ingestor
+        return self
+
+    def default_ingestor(self, ingestor: Ingestor | Callable[..., object]) -> Hub:
+        """Let an ingestor turn the raw bytes of all sources that have none into events."""
+        from polku.ingest.adapt import check_ingestor
+
+        check_ingestor(ingestor)
+        self._default_ingestor = ingestor
+        return self
+
+    def middleware(
+        self,
+        middleware: Middleware | Callable[..., object] | object,
+        *,
+        name: str | None = None,
+        num_cpus: float = 0.0,
+        num_gpus: float = 0.0,
+        resources: Mapping[str, float] | None = None,
+        isolate: bool = False,
+    ) -> Hub:
+        """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
+
+        Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
+        custom `resources`, as Ray has them).
+        """
+        from polku.middleware.adapt import check_middleware, component_name
+
+        check_middleware(middleware)
+        plan = MiddlewarePlan(name or component_name(middleware), middleware)
+        needs = Resources(num_cpus, num_gpus, dict(resources or {}))
+        self._stages.append(StagePlan("", (plan,), needs, isolate))
+        return self
+
+    def buffer_strategy(self, strategy: BufferStrategy) -> Hub:
+        """Choose what holds events until every destination has them; the default is `BufferStrategy.ring(10_000)`."""
+        if not isinstance(strategy, BufferStrategy):
+            raise PlanError(f"{strategy!r} is no BufferStrategy; use BufferStrategy.ring(...)", where="buffer_strategy")
+        self._buffer = strategy
+        return self
+
+    def emitter(
+        self,
+        emitter: Emitter | Callable[..., object] | object,
+        *,
+        name: str | None = None,
+        overflow: Overflow | str | None = None,
+    ) -> Hub:
+        """Add a destination: a built-in emitter, a class with `emit(batch)`, or a function of a batch.
+
+        `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's.
+        """
+        from polku.emit.adapt import check_emitter, emitter_name
+
+        check_emitter(emitter)
+        rule = None if overflow is None else overflow_rule(overflow)
+        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule)
+        if any(other.name == outlet.name for other in self._outlets):
+            raise PlanError(
+                f"two emitters are called {outlet.name!r}; give this one another name: "
+                f".emitter(..., name='{outlet.name}-2')",
+                where="emitter",
+            )
+        self._outlets.append(outlet)
+        return self
+
+    def ack(self, level: AckLevel | str) -> Hub:
+        """Choose when clients are answered: `accepted` (the buffer has the events) or `delivered`."""
+        try:
+            self._ack = AckLevel(level)
+        except ValueError:
+            names = ", ".join(repr(str(known)) for known in AckLevel)
+            raise PlanError(f"level={level!r} is not known; choose one of {names}", where="ack") from None
+        return self
+
+    def limits(self, limits: Limits) -> Hub:
+        """Choose what the gateway takes: sizes, counts, streams."""
+        self._limits = limits
+        return self
+
+    def plan(self, runtime: str | None = None) -> Plan:
+        """Return the immutable plan; raises `PlanError` where it cannot work on the runtime."""
+        from polku.ingest import JsonIngestor, PassthroughIngestor
+
+        ingestors = dict(self._ingestors)
+        for builtin in (PassthroughIngestor(), JsonIngestor()):
+            for source in builtin.sources:
+                ingestors.setdefault(source, builtin)
+        plan = Plan(
+            name=self._name,
+            ingestors=tuple(ingestors.items()),
+            default_ingestor=self._default_ingestor,
+            stages=fuse(self._stages),
+            buffer=self._buffer,
+            outlets=tuple(self._outlets),
+            limits=self._limits,
+            ack=self._ack,
+        )
+        if self._chosen(runtime) == "ray":
+            check_pickles(plan)
+        return plan
+
+    def build(self, *, runtime: str | None = None) -> Built:
+        """Return a sender for raw bytes, a sender for events, and the runner that brings both to life."""
+        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        return Built(RawSender(runner), EventSender(runner), runner)
+
+    def start(self, *, runtime: str | None = None, grpc_addr: str | None = None) -> Pipeline:
+        """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
+
+        The gateway's gRPC port is only opened where `grpc_addr` (`host:port`, port 0 for any) is given. Inside a
+        running event loop this does not wait: `async with` does, or the pipeline's first use.
+        """
+        return Runner(self.plan(runtime), self._chosen(runtime)).start(grpc_addr=grpc_addr)
+
+    def run(self, *, runtime: str | None = None, grpc_addr: str | None = None) -> None:
+        """Open the gateway and serve until SIGINT or SIGTERM, then drain. Blocks; call it in the main thread.
+
+        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`.
+        """
+        Runner(self.plan(runtime), self._chosen(runtime)).run(grpc_addr=grpc_addr)
+
+    def __repr__(self) -> str:
+        middleware = [m.name for stage in self._stages for m in stage.middleware]
+        emitters = [outlet.name for outlet in self._outlets]
+        return f"Hub(name={self._name!r}, middleware={middleware}, emitters={emitters})"
+
+    def _chosen(self, runtime: str | None) -> str:
+        if runtime is not None:
+            return _runtime(runtime)
+        return self._runtime or _runtime(os.environ.get("POLKU_RUNTIME") or "ray")
+
+
+class Runner:
+    """Bring a plan to life on a runtime, once."""
+
+    def __init__(self, plan: Plan, runtime: str) -> None:
+        self.plan = plan
+        self.runtime = runtime
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The running pipeline; raises `NotRunningError` before `start` or `run`."""
+        if self._pipeline is None:
+            raise NotRunningError("the pipeline was not started; call runner.start() or runner.run() first")
+        return self._pipeline
+
+    def start(self, *, grpc_addr: str | None = None) -> Pipeline:
+        """Start, and return the running pipeline."""
+        from polku.pipeline import Pipeline
+
+        self._pipeline = Pipeline(self.plan, self.runtime, grpc_addr=grpc_addr)
+        return self._pipeline
+
+    def run(self, *, grpc_addr: str | None = None) -> None:
+        """Open the gateway and serve until SIGINT or SIGTERM, then drain."""
+        from polku.serving import serve
+
+        serve(self, grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051")
+
+
+class Built(NamedTuple):
+    """What `Hub.build` returns."""
+
+    raw_sender: RawSender
+    event_sender: EventSender
+    runner: Runner
+
+
+def _runtime(name: str) -> str:
+    if name not in RUNTIMES:
+        raise PlanError(f"runtime={name!r} is not known; choose 'ray' or 'inline'", where="Hub")
+    return name

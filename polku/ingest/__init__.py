@@ -1,0 +1,8 @@
+"""Built-in ingestors: raw bytes of one source in, events out."""
+
+from __future__ import annotations
+
+from polku.ingest.json import JsonIngestor
+from polku.ingest.passthrough import PassthroughIngestor
+
+__all__ = ["JsonIngestor", "PassthroughIngestor"]

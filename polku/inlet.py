@@ -1,0 +1,137 @@
+"""The receiver's side of a link: every batch is applied once, in the order of its numbers.
+
+An inlet keeps, for each sender, the next number to apply and the answers that the sender may still ask for. A batch
+that is pushed twice gets the answer of the first push, also while that is still being worked on; one that comes too
+early waits for its predecessors; answers below the sender's floor are forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+from polku.batch import Batch
+from polku.errors import UnavailableError
+from polku.link import Push, Receiver
+from polku.receipt import Receipt, Taken
+
+
+class InletStatistics(NamedTuple):
+    """Count what came in; `duplicates` were answered without being applied, `open` is batches now."""
+
+    applied: int
+    duplicates: int
+    open: int
+
+
+class _Sender:
+    """What is known of one sender in one of its lives."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.floor = 0
+        self.applied: set[int] = set()
+        self.early: dict[int, tuple[int, Batch]] = {}  # seq -> what it must come after, and the batch
+        self.answers: dict[int, asyncio.Future[Receipt | Taken]] = {}
+        self.outcomes: dict[int, asyncio.Future[Receipt]] = {}
+
+    def raise_floor(self, floor: int) -> None:
+        """Forget what the sender has the final answers of."""
+        if floor <= self.floor:
+            return
+        self.floor = floor
+        self.applied = {seq for seq in self.applied if seq >= floor}
+        for seq in [seq for seq in self.answers if seq < floor]:
+            del self.answers[seq]
+            self.outcomes.pop(seq, None)
+
+    def ready(self) -> int | None:
+        """Return a number whose predecessor has been applied, if there is one."""
+        for seq, (after, _) in self.early.items():
+            if after < self.floor or after in self.applied:
+                return seq
+        return None
+
+
+class Inlet:
+    """Receive pushes of many links for one receiver."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._senders: dict[str, _Sender] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._applied = self._duplicates = 0
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        """Apply the batch, unless it was applied before, and return its answer.
+
+        Raises what the receiver raised, and `UnavailableError` for a push from a past life of its sender.
+        """
+        sender = self._sender_of(push)
+        if push.seq < sender.floor:
+            raise UnavailableError(f"{push} comes after its sender was answered")
+        answer = sender.answers.get(push.seq)
+        if answer is None:
+            answer = sender.answers[push.seq] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(_retrieved)
+            sender.early[push.seq] = (push.after, batch)
+        else:
+            self._duplicates += 1
+            if push.seq in sender.early:  # what it waited for may have been answered meanwhile
+                sender.early[push.seq] = (push.after, batch)
+        self._apply_ready(sender)
+        return await asyncio.shield(answer)
+
+    async def settle(self, push: Push) -> Receipt:
+        """Return the outcome of a batch that was answered with `Taken`.
+
+        Raises `UnavailableError` where this inlet does not know the batch: it must be pushed again.
+        """
+        outcome = self._sender_of(push).outcomes.get(push.seq)
+        if outcome is None:
+            raise UnavailableError(f"{push} is not known here")
+        return await asyncio.shield(outcome)
+
+    def statistics(self) -> InletStatistics:
+        """Return a snapshot of the counters."""
+        open_answers = sum(not a.done() for sender in self._senders.values() for a in sender.answers.values())
+        return InletStatistics(self._applied, self._duplicates, open_answers)
+
+    def _sender_of(self, push: Push) -> _Sender:
+        sender = self._senders.get(push.link)
+        if sender is None or sender.epoch < push.epoch:
+            sender = self._senders[push.link] = _Sender(push.epoch)
+        elif sender.epoch > push.epoch:
+            raise UnavailableError(f"{push} comes from a past life of its sender")
+        sender.raise_floor(push.floor)
+        return sender
+
+    def _apply_ready(self, sender: _Sender) -> None:
+        while (seq := sender.ready()) is not None:
+            sender.applied.add(seq)
+            _, batch = sender.early.pop(seq)
+            task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _apply(self, sender: _Sender, seq: int, batch: Batch) -> None:
+        self._applied += 1
+        answer = sender.answers[seq]
+        try:
+            result: Receipt | Awaitable[Receipt] = await self._receiver.push(batch)
+        except Exception as error:
+            answer.set_exception(error)
+            return
+        if isinstance(result, Receipt):
+            answer.set_result(result)
+            return
+        outcome = sender.outcomes[seq] = asyncio.ensure_future(result)
+        outcome.add_done_callback(_retrieved)
+        answer.set_result(Taken())
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    """Mark a failure as seen: where the sender has gone nobody else asks for it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,42 @@
+"""What the gateway takes: every limit on the input, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from polku.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bound one message, one event and one client; each limit has its code and its message for the sender.
+
+    `message_bytes` is the size of one gRPC or HTTP message (4 MiB is what gRPC clients expect), `batch_events` the
+    events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
+    `streams` are concurrent StreamEvents calls; `stream_batches` are the batches of one stream that may be under
+    way before the gateway stops reading from it; `open_bytes` are the bytes of all messages together that may be under
+    way: over it streams are not read and unary calls are refused.
+    """
+
+    message_bytes: int = 4 * 1024 * 1024
+    batch_events: int = 10_000
+    metadata_entries: int = 128
+    metadata_key_bytes: int = 256
+    metadata_value_bytes: int = 16 * 1024
+    streams: int = 1_000
+    stream_batches: int = 32
+    open_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PlanError(f"{field.name}={value!r} must be a whole number of at least 1", where="Limits")
+
+    @property
+    def safe_event_bytes(self) -> int:
+        """The largest event that cannot break a metadata limit, so that nobody needs to look at its metadata.
+
+        An entry takes at least five bytes on the wire: two tags, two lengths, and a key that tells it from the others.
+        """
+        return min(self.metadata_key_bytes, self.metadata_value_bytes, 5 * self.metadata_entries)

@@ -1,0 +1,35 @@
+"""Built-in middleware: immutable configurations, checked when they are made; a stage builds what runs from them."""
+
+from __future__ import annotations
+
+from polku.middleware.aggregator import Aggregator
+from polku.middleware.checks import has_data, json_payload, max_size, non_empty
+from polku.middleware.combine import Strategy
+from polku.middleware.deduplicator import Deduplicator
+from polku.middleware.enricher import Enricher
+from polku.middleware.filter import Filter
+from polku.middleware.rate_limiter import RateLimiter
+from polku.middleware.router import Router
+from polku.middleware.sampler import Sampler
+from polku.middleware.throttle import Throttle
+from polku.middleware.transform import Transform
+from polku.middleware.validator import OnInvalid, Validator
+
+__all__ = [
+    "Aggregator",
+    "Deduplicator",
+    "Enricher",
+    "Filter",
+    "OnInvalid",
+    "RateLimiter",
+    "Router",
+    "Sampler",
+    "Strategy",
+    "Throttle",
+    "Transform",
+    "Validator",
+    "has_data",
+    "json_payload",
+    "max_size",
+    "non_empty",
+]

@@ -1,0 +1,81 @@
+"""Drop events whose id was seen before."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from polku.clock import Clock
+from polku.contracts import Outcome, Step
+from polku.event.v1.event_pb2 import Event
+from polku.middleware import arguments
+from polku.middleware.configuration import Configuration
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Deduplicator(Configuration):
+    """Drop events whose id was seen within the last `ttl` seconds, remembering at most `max_ids` of them.
+
+    Dropped events count as deduplicated. An id counts as seen only once its event has been taken further down: what
+    was refused may be sent again. A duplicate of an event that is still under way is answered when that one is, and
+    as it is. Events without an id pass.
+    """
+
+    ttl: float = 300.0
+    max_ids: int = 100_000
+
+    state_key = "id"
+
+    def __post_init__(self) -> None:
+        arguments.positive("Deduplicator", "ttl", self.ttl)
+        arguments.whole("Deduplicator", "max_ids", self.max_ids)
+
+    def build(self, clock: Clock) -> Step:
+        """Make the running deduplicator."""
+        return _Memory(self.ttl, self.max_ids, clock)
+
+
+class _Memory:
+    name = "Deduplicator"
+    drop_reason = "deduplicated"
+    reads_only = True
+
+    def __init__(self, ttl: float, max_ids: int, clock: Clock) -> None:
+        self._ttl = ttl
+        self._max_ids = max_ids
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()  # id -> when it was settled, oldest first
+        self._open: dict[str, int] = {}  # id -> the batch that it is under way in; the pipeline's windows bound it
+        self._batches: dict[int, list[str]] = {}
+
+    def process(self, events: list[Event], batch: int) -> Outcome:
+        self._forget()
+        fresh: list[Event] = []
+        follows: list[tuple[str, int]] = []
+        ids: list[str] = []
+        for event in events:
+            event_id = event.id
+            if event_id in self._open:
+                follows.append((event_id, self._open[event_id]))
+            elif event_id not in self._seen:
+                fresh.append(event)
+                if event_id:
+                    self._open[event_id] = batch
+                    ids.append(event_id)
+        if ids:
+            self._batches[batch] = ids
+        return Outcome(events if len(fresh) == len(events) else fresh, (), follows)
+
+    def settled(self, batch: int, refused: frozenset[str]) -> None:
+        now = self._clock.monotonic()
+        for event_id in self._batches.pop(batch, ()):
+            del self._open[event_id]
+            if event_id not in refused:
+                self._seen[event_id] = now
+        while len(self._seen) > self._max_ids:
+            self._seen.popitem(last=False)
+
+    def _forget(self) -> None:
+        limit = self._clock.monotonic() - self._ttl
+        while self._seen and next(iter(self._seen.values())) <= limit:
+            self._seen.popitem(last=False)

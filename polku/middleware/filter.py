@@ -1,0 +1,81 @@
+"""Keep the events for which a predicate is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any
+
+from polku.clock import Clock
+from polku.contracts import DeadEvent, Outcome, Step
+from polku.event.v1.event_pb2 import Event
+from polku.middleware import arguments
+from polku.middleware.configuration import Configuration
+from polku.middleware.each import Each, Failed, separate, wrong_result
+from polku.middleware.whole import Whole, WrongResult
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Filter(Configuration):
+    """Keep the events for which `predicate(event)`, sync or async, is true; the others count as filtered.
+
+    With `batch` the predicate gets the list of events and returns as many truth values (a list, a NumPy array). A
+    predicate only looks: what it changes in an event may or may not go on. An event on which it raises, or, if it is
+    async, takes more than `timeout` seconds, becomes a dead letter. An async predicate is called for up to
+    `concurrency` events at a time; order is kept.
+    """
+
+    predicate: Callable[..., Any]
+    batch: bool = field(default=False, kw_only=True)
+    timeout: float = field(default=30.0, kw_only=True)
+    concurrency: int = field(default=64, kw_only=True)
+
+    def __post_init__(self) -> None:
+        of = "the list of events" if self.batch else "the event"
+        arguments.function("Filter", "predicate", self.predicate, of=of)
+        arguments.no_generator("Filter", "predicate", self.predicate)
+        arguments.positive("Filter", "timeout", self.timeout)
+        arguments.whole("Filter", "concurrency", self.concurrency)
+
+    def build(self, clock: Clock) -> Step:
+        """Make the running filter."""
+        name = f"Filter({arguments.label(self.predicate)})"
+        if self.batch:
+            return Whole(name, self.predicate, _accept_truths, timeout=self.timeout, reads_only=True)
+        return Each(name, self.predicate, keep, timeout=self.timeout, concurrency=self.concurrency, reads_only=True)
+
+
+def keep(name: str, events: list[Event], results: list[Any]) -> Outcome:
+    """Keep the events whose results are true."""
+    try:
+        if all(results) and Failed not in map(type, results):
+            return Outcome(events)
+        if Failed not in map(type, results):
+            return Outcome(list(compress(events, results)))
+    except Exception:  # noqa: BLE001 - results without a truth value, such as arrays; found one by one below
+        pass
+    return separate(_kept(name, events, results))
+
+
+def _kept(name: str, events: list[Event], results: list[Any]) -> Iterator[Event | DeadEvent | None]:
+    for event, result in zip(events, results, strict=True):
+        if isinstance(result, Failed):
+            yield result.dead
+            continue
+        try:
+            yield event if result else None
+        except Exception:  # noqa: BLE001 - as above
+            yield wrong_result(name, event, result, "true or false")
+
+
+def _accept_truths(events: list[Event], result: Any) -> list[Event]:
+    expected = f"{len(events)} truth values, one for each event"
+    if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
+        raise WrongResult(result, expected)
+    truths = list(result)
+    if any(isinstance(truth, Event) for truth in truths):
+        raise WrongResult(truths[0], f"{expected} (Transform(..., batch=True) takes the events that go on)")
+    if len(truths) != len(events):
+        raise WrongResult(truths, expected)
+    return list(compress(events, truths))

@@ -1,0 +1,114 @@
+"""Keep a share of the events."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import compress
+
+from polku.clock import Clock
+from polku.contracts import Outcome, Step
+from polku.event.v1.event_pb2 import Event
+from polku.middleware import arguments
+from polku.middleware.configuration import Configuration
+from polku.middleware.each import Each
+from polku.middleware.filter import keep
+
+Key = Callable[[Event], object]
+
+_FIELDS = ("id", "source", "event_type")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sampler(Configuration):
+    """Keep each event with probability `rate` (0 to 1); the others count as sampled out.
+
+    With a `key` (`"id"`, `"source"`, `"event_type"`, `"metadata.NAME"`, or a function of the event) the choice is
+    made once for each key, and alike in every process: events of one key are all kept or all dropped. Events without
+    that metadata are chosen by their id. `seed` makes the choice repeatable, and, with a key, another one. An event
+    on which a key function raises becomes a dead letter.
+    """
+
+    rate: float
+    seed: int | None = field(default=None, kw_only=True)
+    key: str | Key | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        arguments.fraction("Sampler", "rate", self.rate)
+        if self.seed is not None and not isinstance(self.seed, int):
+            raise arguments.fault("Sampler", "seed", self.seed, "must be a whole number, or None for chance")
+        if self.key is not None:
+            _key_function(self.key)
+
+    def build(self, clock: Clock) -> Step:
+        """Make the running sampler."""
+        if self.key is None:
+            return _Chance(self.rate, self.seed)
+        choose = _ByKey(self.rate, self.seed or 0, _key_function(self.key))
+        return Each("Sampler", choose, keep, drop_reason="sampled_out", reads_only=True)
+
+
+class _Chance:
+    name = "Sampler"
+    drop_reason = "sampled_out"
+    reads_only = True
+
+    def __init__(self, rate: float, seed: int | None) -> None:
+        self._rate = rate
+        self._random = random.Random(seed).random
+
+    def process(self, events: list[Event], batch: int) -> Outcome:
+        draw, rate = self._random, self._rate
+        chosen = [draw() < rate for _ in events]
+        return Outcome(events if all(chosen) else list(compress(events, chosen)))
+
+    def settled(self, batch: int, refused: frozenset[str]) -> None:
+        pass
+
+
+class _ByKey:
+    """Choose by a checksum of the key, which is alike everywhere.
+
+    CRC-32 alone will not do: under another seed all its values change by one and the same XOR. One multiplication by
+    2^64 over the golden ratio (Knuth, The Art of Computer Programming 3, 6.4) makes choices of different seeds
+    independent.
+    """
+
+    def __init__(self, rate: float, seed: int, key: Key) -> None:
+        self._limit = round(rate * 2**64)
+        self._seed = random.Random(seed).getrandbits(64)
+        self._key = key
+
+    def __call__(self, event: Event) -> bool:
+        key = zlib.crc32(str(self._key(event)).encode("utf-8", "surrogatepass"))
+        return (key ^ self._seed) * 0x9E3779B97F4A7C15 % 2**64 < self._limit
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+
+    def __call__(self, event: Event) -> object:
+        return getattr(event, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    name: str
+
+    def __call__(self, event: Event) -> object:
+        return event.metadata.get(self.name) or event.id
+
+
+def _key_function(key: str | Key) -> Key:
+    if callable(key):
+        arguments.function("Sampler", "key", key, sync=True)
+        return key
+    kind, _, name = str(key).partition(".")
+    if kind == "metadata" and name:
+        return _Metadata(name)
+    if key in _FIELDS:
+        return _Field(key)
+    raise arguments.fault("Sampler", "key", key, f"must be {arguments.either((*_FIELDS, 'metadata.NAME'))}, or a function")

@@ -1,0 +1,81 @@
+"""Bound the events per second of each source."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from polku.clock import Clock
+from polku.contracts import Outcome, Step
+from polku.event.v1.event_pb2 import Event
+from polku.middleware import arguments
+from polku.middleware.bucket import TokenBucket
+from polku.middleware.configuration import Configuration
+
+_SOURCE = attrgetter("source")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Throttle(Configuration):
+    """Let `rate` events a second of each source pass, and up to `burst` (default: one second's worth) at once.
+
+    The other events are dropped and count as rate limited. Buckets of the `max_sources` latest sources are kept; one
+    that comes back after being forgotten starts with a full bucket.
+    """
+
+    rate: float
+    burst: float | None = None
+    max_sources: int = field(default=10_000, kw_only=True)
+
+    state_key = "source"
+
+    def __post_init__(self) -> None:
+        arguments.positive("Throttle", "rate", self.rate)
+        arguments.whole("Throttle", "max_sources", self.max_sources)
+        if self.burst is not None:
+            arguments.at_least_one("Throttle", "burst", self.burst)
+
+    def build(self, clock: Clock) -> Step:
+        """Make the running throttle."""
+        return _Buckets(self.rate, self.burst or max(self.rate, 1.0), self.max_sources, clock)
+
+
+class _Buckets:
+    name = "Throttle"
+    drop_reason = "rate_limited"
+    reads_only = True
+
+    def __init__(self, rate: float, burst: float, max_sources: int, clock: Clock) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._max_sources = max_sources
+        self._clock = clock
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # least recently used first
+
+    def process(self, events: list[Event], batch: int) -> Outcome:
+        now = self._clock.monotonic()
+        sources = list(map(_SOURCE, events))
+        wanted = Counter(sources)
+        allowed = {source: self._bucket(source, now).take(count, now) for source, count in wanted.items()}
+        if allowed == wanted:
+            return Outcome(events)
+        kept = []
+        for event, source in zip(events, sources, strict=True):
+            if allowed[source]:
+                allowed[source] -= 1
+                kept.append(event)
+        return Outcome(kept)
+
+    def settled(self, batch: int, refused: frozenset[str]) -> None:
+        pass
+
+    def _bucket(self, source: str, now: float) -> TokenBucket:
+        bucket = self._buckets.get(source)
+        if bucket is None:
+            bucket = self._buckets[source] = TokenBucket(self._rate, self._burst, now)
+            if len(self._buckets) > self._max_sources:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(source)
+        return bucket

@@ -1,0 +1,152 @@
+"""Run user code that takes a whole batch: a class with `process(events)`, or a function with `batch=True`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_
+from typing import Any
+
+from polku.clock import Clock
+from polku.contracts import DeadEvent, Outcome
+from polku.event.v1.event_pb2 import Event
+from polku.events import new_id
+from polku.middleware.arguments import shorten
+from polku.middleware.each import died, late
+
+Accept = Callable[[list[Event], Any], list[Event]]
+
+
+class Whole:
+    """Hand the batch to user code; where that raises, find the events that it raises on by halving the batch.
+
+    The halves are made of fresh copies, so that no event is changed twice, though the code itself sees events again;
+    with `reads_only` the events themselves serve. Keeping the copies costs 0.25 µs an event. `accept(events, result)`
+    makes the list that goes on of what the code returned, or raises `WrongResult`, which counts as raising.
+
+    Async code that takes longer than `timeout` counts as raising too. A half gets half of the time, but at least
+    1/16 of `timeout`; three times `timeout` after the start, whatever is then too late is given up unhalved.
+    """
+
+    drop_reason = "filtered"
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[list[Event]], Any],
+        accept: Accept,
+        *,
+        timeout: float = 30.0,
+        reads_only: bool = False,
+    ) -> None:
+        self.name = name
+        self.reads_only = reads_only
+        self._function = function
+        self._accept = accept
+        self._timeout = timeout
+
+    async def process(self, events: list[Event], batch: int) -> Outcome:
+        """Return the events that user code returned, and those that it raises on."""
+        kept: Sequence[Event | bytes] = events if self.reads_only else list(map(Event.SerializeToString, events))
+        give_up = asyncio.get_running_loop().time() + 3 * self._timeout
+        try:
+            return await self._call(events, self._timeout)
+        except Exception as error:
+            return await self._halve(kept, error, self._timeout, give_up)
+
+    def settled(self, batch: int, refused: frozenset[str]) -> None:
+        """Keep nothing."""
+
+    async def _halve(
+        self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float
+    ) -> Outcome:
+        is_late = isinstance(error, _TookTooLong)
+        if len(kept) == 1 or (is_late and asyncio.get_running_loop().time() >= give_up):
+            return Outcome([], [self._dead(event, error) for event in map(_event, kept)])
+        if is_late:
+            limit = max(limit / 2, self._timeout / 16)
+        events: list[Event] = []
+        dead: list[DeadEvent] = []
+        middle = len(kept) // 2
+        for half in (kept[:middle], kept[middle:]):
+            try:
+                outcome = await self._call([_event(event) for event in half], limit)
+            except Exception as deeper:
+                outcome = await self._halve(half, deeper, limit, give_up)
+            events.extend(outcome.events)
+            dead.extend(outcome.refused)
+        return Outcome(events, dead)
+
+    async def _call(self, events: list[Event], limit: float) -> Outcome:
+        given = list(events)  # user code may change its list
+        result = self._function(given)
+        if inspect.isawaitable(result):
+            result = await _bounded(result, limit)
+        going = self._accept(given, result)
+        same = len(going) == len(events) and all(map(is_, going, events))
+        return Outcome(events if same else going)
+
+    def _dead(self, event: Event, error: Exception) -> DeadEvent:
+        if isinstance(error, _TookTooLong):
+            return late(self.name, event, error.limit)
+        dead = died(self.name, event, error)
+        if isinstance(error, WrongResult):
+            return DeadEvent(event, dead.refusal._replace(message=f"{self.name}: {error}"))
+        return dead
+
+
+class WrongResult(TypeError):
+    """Say that user code returned something that cannot be used."""
+
+    def __init__(self, value: object, expected: str) -> None:
+        super().__init__(f"returned {shorten(value)} ({type(value).__name__}), expected {expected}")
+
+
+class _TookTooLong(Exception):
+    """Say that async user code did not return in time."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+def accept_events(clock: Clock, *, none_is_in_place: bool = False) -> Accept:
+    """Take any iterable of events; those without an id or a time, made by user code, get them."""
+
+    def accept(given: list[Event], result: Any) -> list[Event]:
+        if result is None and none_is_in_place:
+            result = given
+        if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
+            raise WrongResult(result, "the events that go on, as a list or another iterable")
+        going = list(result)
+        for value in going:
+            if not isinstance(value, Event):
+                raise WrongResult(value, "nothing but Events among the events that go on")
+        fill_in(going, clock)
+        return going
+
+    return accept
+
+
+def fill_in(events: Iterable[Event], clock: Clock) -> None:
+    """Give ids and times to events that user code made without them."""
+    for event in events:
+        if not event.id:
+            event.id = new_id()
+        if not event.timestamp_unix_ns:
+            event.timestamp_unix_ns = clock.time_ns()
+
+
+async def _bounded(result: Any, limit: float) -> Any:
+    try:
+        async with asyncio.timeout(limit) as bound:
+            return await result
+    except Exception:
+        if bound.expired():
+            raise _TookTooLong(limit) from None
+        raise
+
+
+def _event(kept: Event | bytes) -> Event:
+    return Event.FromString(kept) if isinstance(kept, bytes) else kept

@@ -1,0 +1,97 @@
+"""A running pipeline, as the program that started it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from types import TracebackType
+
+from polku.assembly import StopReport
+from polku.gateway.health import Health
+from polku.plan import Plan
+from polku.runtime import Runtime, loop_thread
+from polku.sender import Sender
+
+
+class Pipeline:
+    """Send events to it, ask how it is, stop it; a `with` or `async with` block stops it at its end.
+
+    `start` errors are raised by the constructor, or, where that was called inside a running event loop, by
+    `async with` and by the first use.
+    """
+
+    def __init__(self, plan: Plan, runtime: str, *, grpc_addr: str | None = None) -> None:
+        self.plan = plan
+        self._runtime = _make_runtime(plan, runtime, grpc_addr)
+        self._ready = loop_thread.submit(self._runtime.start())
+        self._stopping: concurrent.futures.Future[StopReport] | None = None
+        if not _inside_event_loop():
+            self._ready.result()
+
+    @property
+    def address(self) -> str | None:
+        """The `host:port` on which the gateway is open, or None where it is not."""
+        self._ready.result()
+        return self._runtime.address
+
+    def sender(self) -> Sender:
+        """Return a handle for sending events; on Ray it can be pickled into any task or actor."""
+        self._ready.result()
+        return Sender(self._runtime.door())
+
+    def health(self) -> Health:
+        """Ask every part how it is."""
+        self._ready.result()
+        return loop_thread.submit(self._runtime.health()).result()
+
+    def stop(self, timeout: float = 30.0) -> StopReport:
+        """Drain within `timeout` seconds: stop accepting, flush stages, empty outlets, close emitters.
+
+        Returns what was delivered and what was not. Calling it again returns the same report.
+        """
+        return self._stop(timeout).result()
+
+    async def stop_async(self, timeout: float = 30.0) -> StopReport:
+        """Drain like `stop`, without blocking the event loop."""
+        return await asyncio.wrap_future(self._stop(timeout))
+
+    def __enter__(self) -> Pipeline:
+        self._ready.result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Pipeline:
+        await asyncio.wrap_future(self._ready)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop_async()
+
+    def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
+        if self._stopping is None:
+            self._stopping = loop_thread.submit(self._runtime.stop(timeout))
+        return self._stopping
+
+
+def _make_runtime(plan: Plan, name: str, grpc_addr: str | None) -> Runtime:
+    if name == "inline":
+        from polku.runtime.inline import InlineRuntime
+
+        return InlineRuntime(plan, grpc_addr)
+    from polku.actors.runtime import RayRuntime
+
+    return RayRuntime(plan, grpc_addr)
+
+
+def _inside_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

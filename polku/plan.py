@@ -1,0 +1,155 @@
+"""The immutable, validated description of a pipeline: what a Hub builds and a runtime runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from polku.buffer.strategy import BufferStrategy, Overflow
+from polku.errors import PlanError
+from polku.limits import Limits
+
+
+class AckLevel(StrEnum):
+    """Say when a client is answered."""
+
+    ACCEPTED = "accepted"
+    """The buffer holds the events."""
+    DELIVERED = "delivered"
+    """Every emitter that they are routed to has confirmed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a stage needs of a node, in Ray's terms."""
+
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MiddlewarePlan:
+    """One middleware, by the name it has in statistics and messages."""
+
+    name: str
+    component: object
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """Neighbouring middleware that shares one actor."""
+
+    name: str
+    middleware: tuple[MiddlewarePlan, ...]
+    resources: Resources = Resources()
+    isolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutletPlan:
+    """One emitter, by its routing address; `overflow` None means the buffer's own rule."""
+
+    name: str
+    emitter: object
+    overflow: Overflow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole pipeline: ingestors by source, stages in order, the buffer, and one outlet for each emitter."""
+
+    name: str
+    outlets: tuple[OutletPlan, ...]
+    ingestors: tuple[tuple[str, object], ...] = ()
+    default_ingestor: object | None = None
+    stages: tuple[StagePlan, ...] = ()
+    buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
+    limits: Limits = field(default_factory=Limits)
+    ack: AckLevel = AckLevel.ACCEPTED
+
+    def __post_init__(self) -> None:
+        if not self.outlets:
+            raise PlanError("there is no emitter; add one with .emitter(StdoutEmitter())", where="Hub")
+        _check_names(self.outlets)
+        _check_targets(self.stages, {outlet.name for outlet in self.outlets})
+
+
+def fuse(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
+    """Merge neighbouring stages that need no actor of their own: a hop costs a process and 0.8 ms a batch."""
+    fused: list[StagePlan] = []
+    for stage in stages:
+        last = fused[-1] if fused else None
+        if last is None or last.isolated or stage.isolated or last.resources != stage.resources:
+            fused.append(stage)
+        else:
+            fused[-1] = StagePlan(last.name, last.middleware + stage.middleware, last.resources)
+    return tuple(
+        StagePlan(f"stage-{number}", stage.middleware, stage.resources, stage.isolated)
+        for number, stage in enumerate(fused, 1)
+    )
+
+
+def check_pickles(plan: Plan) -> None:
+    """Raise `PlanError` naming the first component that cannot be sent to an actor, and why."""
+    for where, component in _components(plan):
+        reason = _why_not_picklable(component)
+        if reason:
+            raise PlanError(
+                f"cannot be sent to an actor: {reason}; open files, sockets and locks in start(), "
+                "or run with runtime='inline'",
+                where=where,
+            )
+
+
+def _components(plan: Plan) -> list[tuple[str, object]]:
+    ingestors = [(f"ingestor for source {source!r}", ingestor) for source, ingestor in plan.ingestors]
+    if plan.default_ingestor is not None:
+        ingestors.append(("default ingestor", plan.default_ingestor))
+    middleware = [(f"middleware {m.name}", m.component) for stage in plan.stages for m in stage.middleware]
+    return [*ingestors, *middleware, *((f"emitter {outlet.name!r}", outlet.emitter) for outlet in plan.outlets)]
+
+
+def _why_not_picklable(component: object) -> str:
+    """Try to pickle a component as Ray will; find the field that is at fault."""
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.dumps(component)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        for name, value in _fields(component).items():
+            try:
+                cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+            except Exception as deeper:
+                return f"{name}={value!r}: {deeper}"
+        return str(error)
+    return ""
+
+
+def _fields(component: object) -> dict[str, object]:
+    slots = getattr(type(component), "__slots__", ())
+    names = (*getattr(component, "__dict__", {}), *((slots,) if isinstance(slots, str) else slots))
+    return {name: getattr(component, name) for name in names if hasattr(component, name)}
+
+
+def _check_names(outlets: Sequence[OutletPlan]) -> None:
+    seen: set[str] = set()
+    for outlet in outlets:
+        if outlet.name in seen:
+            raise PlanError(
+                f"two emitters are called {outlet.name!r}; give one of them another name: "
+                f".emitter(..., name='{outlet.name}-2')",
+                where="Hub",
+            )
+        seen.add(outlet.name)
+
+
+def _check_targets(stages: Sequence[StagePlan], known: set[str]) -> None:
+    for stage in stages:
+        for middleware in stage.middleware:
+            targets: Sequence[str] = getattr(middleware.component, "targets", ())
+            for target in targets:
+                if target not in known:
+                    names = ", ".join(sorted(known))
+                    raise PlanError(f"routes to {target!r}, which is no emitter; known are {names}", where="Router")

@@ -1,0 +1,34 @@
+"""What runs a plan: the contract of a runtime, and the one that needs nothing but this process."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from polku.assembly import StopReport
+from polku.gateway.health import Health
+from polku.sender import Door
+
+
+class Runtime(Protocol):
+    """Run one plan from `start` to `stop`; all coroutines are awaited on POLKU's own event loop."""
+
+    @property
+    def address(self) -> str | None:
+        """The `host:port` on which the gateway is open, if it is."""
+        ...
+
+    async def start(self) -> None:
+        """Return when the pipeline is ready for events."""
+        ...
+
+    async def stop(self, timeout: float) -> StopReport:
+        """Drain in order within `timeout` seconds, then let go of everything."""
+        ...
+
+    async def health(self) -> Health:
+        """Ask every part how it is."""
+        ...
+
+    def door(self) -> Door:
+        """The way in for senders."""
+        ...

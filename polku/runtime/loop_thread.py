@@ -1,0 +1,34 @@
+"""The event loop that pipelines of this process share, in a thread of its own.
+
+One loop for all: grpc.aio objects must stay on the loop that made them, and a process serves best with one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_lock = threading.Lock()
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """Return the running loop, starting its thread on first use (and anew in a forked child)."""
+    with _lock:
+        running = _loops.get(os.getpid())
+        if running is None:
+            running = asyncio.new_event_loop()
+            threading.Thread(target=running.run_forever, name="polku", daemon=True).start()
+            _loops.clear()
+            _loops[os.getpid()] = running
+        return running
+
+
+def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Run a coroutine on the loop and return its future."""
+    return asyncio.run_coroutine_threadsafe(work, loop())

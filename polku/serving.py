@@ -1,0 +1,43 @@
+"""Serve a pipeline until a signal comes, then drain it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polku.hub import Runner
+
+_DRAIN_SECONDS = 30.0
+
+
+def serve(runner: Runner, grpc_addr: str) -> None:
+    """Start, say on standard error which address is open, wait for SIGINT or SIGTERM, drain, and report.
+
+    A second signal stops at once, with exit status 130. Must be called in the main thread.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    pipeline = runner.start(grpc_addr=grpc_addr)
+    for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
+        signal.signal(number, on_signal)
+    say(f"polku: ready on grpc {pipeline.address} (runtime {runner.runtime})")
+    while not stop.wait(3600):
+        pass
+    say("polku: draining")
+    report = pipeline.stop(_DRAIN_SECONDS)
+    say(f"polku: stopped after {report.seconds:.1f} s; {report}")
+
+
+def say(text: str) -> None:
+    """Print a line for people, on standard error: standard output is for events."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,299 @@
+"""A run of neighbouring middleware that works on one batch at a time and hands on what is left.
+
+A stage answers a batch when the next actor has answered. Where something further on holds events back (an Aggregator
+here or behind, a buffer that waits for delivery), it answers in two steps: `push` returns once the next actor has
+room again, with an awaitable of the outcome. Batches are worked on and handed on in the order of their arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.batch import Batch
+from polku.clock import Clock
+from polku.codes import Code
+from polku.contracts import DeadEvent, Flush, Holder, Outcome, Step
+from polku.dead_letters import DeadLetters
+from polku.delivery import call_hook
+from polku.event.v1.event_pb2 import Event
+from polku.link import Link
+from polku.receipt import Counts, Receipt, Refusal
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+_ROUTES = attrgetter("route_to")
+_LOG = logging.getLogger(__name__)
+
+
+class StageStatistics(NamedTuple):
+    """Count events and batches; `step` is the middleware that is at work now (empty: none), `since` when it began.
+
+    `since` is the clock's monotonic time in seconds.
+    """
+
+    batches: int
+    received: int
+    forwarded: int
+    dead: int
+    held: int
+    counts: Counts
+    step: str
+    since: float
+
+
+@dataclass(slots=True)
+class _Holding:
+    """The events of one batch that a holder keeps, and what became of those it let go."""
+
+    remaining: int
+    done: asyncio.Future[Receipt]
+    refused: list[Refusal] = field(default_factory=list)
+
+
+class Stage:
+    """Run steps on batches and push what goes on down a link."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step | Holder],
+        link: Link,
+        dead_letters: DeadLetters,
+        clock: Clock,
+        *,
+        two_steps: bool = False,
+    ) -> None:
+        self._steps = tuple(steps)
+        self._link = link
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._holds = any(is_holder(step) for step in steps)
+        self._two_steps = two_steps or self._holds
+        self._turn = asyncio.Lock()
+        self._held_something = asyncio.Event()
+        self._number = 0
+        self._outcomes: dict[int, asyncio.Future[Receipt]] = {}
+        self._holdings: dict[int, _Holding] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._latest = Receipt()
+        self._batches = self._received = self._forwarded = self._dead = 0
+        self._counts: dict[str, int] = {}
+        self._step, self._since = "", 0.0
+
+    async def start(self) -> None:
+        """Start the middleware, and begin to flush held events when they are due."""
+        for step in self._steps:
+            await call_hook(step, "start")
+        if self._holds:
+            self._keep(self._flush_when_due())
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        """Work on a batch and hand it on; see the module for when this returns and what."""
+        async with self._turn:
+            self._batches += 1
+            self._received += len(batch)
+            outcome = await self._advance(batch, 0)
+            if self._two_steps:
+                await self._link.wait_room()
+                return outcome
+        return await outcome
+
+    async def flush(self) -> None:
+        """Let go of everything that is held: at a drain, once nothing more comes in."""
+        async with self._turn:
+            for position, step in enumerate(self._steps):
+                if is_holder(step):
+                    await self._let_go(step.flush(everything=True), position + 1)
+
+    async def close(self) -> None:
+        """Stop the flush timer, close the middleware and the link."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._link.close()
+        for step in self._steps:
+            await call_hook(step, "close")
+
+    def statistics(self) -> StageStatistics:
+        """Return a snapshot of the counters."""
+        held = sum(step.held[0] for step in self._steps if is_holder(step))
+        return StageStatistics(
+            self._batches,
+            self._received,
+            self._forwarded,
+            self._dead,
+            held,
+            Counts(**self._counts),
+            self._step,
+            self._since,
+        )
+
+    async def _advance(self, batch: Batch, position: int) -> asyncio.Future[Receipt]:
+        """Run the steps from a position on, hand on what is left, and return the future of the batch's receipt."""
+        self._number += 1
+        number = self._number
+        waits: list[Awaitable[Receipt]] = []
+        refused: list[Refusal] = []
+        follows: list[tuple[str, int]] = []
+        changed = False
+        steps = self._steps[position:]
+        events = batch.events if steps else []
+        for index, step in enumerate(steps, position):
+            if not events:
+                break
+            changed = changed or not getattr(step, "reads_only", False)
+            if is_holder(step):
+                waits.append(await self._hold(step, events, number, index))
+                events = []
+                break
+            outcome = await self._work(step, events, number)
+            self._count(step, events, outcome)
+            refused.extend(dead.refusal for dead in outcome.refused)
+            follows.extend(outcome.follows)
+            events = outcome.events
+        if events or not steps:
+            waits.append(self._hand_on(_outgoing(batch, events, changed=changed)))
+        settled = asyncio.ensure_future(self._settle(number, waits, refused, follows))
+        if not settled.done():
+            self._outcomes[number] = settled
+        return settled
+
+    async def _work(self, step: Step, events: list[Event], number: int) -> Outcome:
+        self._step, self._since = step.name, self._clock.monotonic()
+        try:
+            result = step.process(events, number)
+            return await result if isinstance(result, Awaitable) else result
+        except Exception as error:
+            detail = traceback.format_exc()
+            reason = f"{step.name}: {type(error).__name__}: {error}"
+            _LOG.exception("%s failed on a batch of %d events", step.name, len(events))
+            dead = [DeadEvent(e, Refusal(e.id, Code.MIDDLEWARE_ERROR, reason), detail) for e in events]
+            return Outcome([], dead)
+        finally:
+            self._step = ""
+
+    def _count(self, step: Step, events: list[Event], outcome: Outcome) -> None:
+        if outcome.refused:
+            self._dead += len(outcome.refused)
+            self._dead_letters.bury_events(outcome.refused)
+        if outcome.events is not events:
+            gone = len(events) - len(outcome.events) - len(outcome.refused)
+            if gone > 0:
+                self._counts[step.drop_reason] = self._counts.get(step.drop_reason, 0) + gone
+
+    def _hand_on(self, batch: Batch) -> asyncio.Future[Receipt]:
+        self._forwarded += len(batch)
+        return self._link.push_nowait(batch)
+
+    async def _settle(
+        self,
+        number: int,
+        waits: Sequence[Awaitable[Receipt]],
+        refused: list[Refusal],
+        follows: Sequence[tuple[str, int]],
+    ) -> Receipt:
+        receipt = self._latest
+        try:
+            for wait in waits:
+                receipt = await wait
+                refused.extend(receipt.refused)
+                self._latest = receipt._replace(refused=())
+            for event_id, first in follows:
+                refused.extend(await self._follow(event_id, first, number))
+        finally:
+            ids = frozenset(refusal.event_id for refusal in refused)
+            for step in self._steps:
+                if not is_holder(step):
+                    step.settled(number, ids)
+            self._outcomes.pop(number, None)
+        counts = receipt.counts.plus(Counts(**self._counts))
+        return receipt._replace(refused=tuple(refused), counts=counts)
+
+    async def _follow(self, event_id: str, first: int, number: int) -> list[Refusal]:
+        """Answer a duplicate when the first one is, and as it is."""
+        outcome = self._outcomes.get(first)
+        if outcome is None or first == number:
+            return []
+        receipt = await asyncio.shield(outcome)
+        return [refusal for refusal in receipt.refused if refusal.event_id == event_id]
+
+    async def _hold(self, holder: Holder, events: list[Event], number: int, position: int) -> asyncio.Future[Receipt]:
+        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._holdings[number] = _Holding(len(events), done)
+        await self._let_go(holder.hold(events, number), position + 1)
+        if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
+            await self._let_go(holder.flush(everything=True), position + 1)
+        self._held_something.set()
+        return done
+
+    async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
+        for flush in flushes:
+            outcome = await self._advance(Batch.from_events(flush.events), position)
+            self._keep(self._discharge(flush, outcome))
+
+    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt]) -> None:
+        """Tell the batches that a flush was made of what became of it."""
+        try:
+            receipt = await outcome
+        except Exception as error:
+            for part in flush.parts:
+                holding = self._holdings.pop(part.batch, None)
+                if holding is not None and not holding.done.done():
+                    holding.done.set_exception(error)
+            return
+        why = receipt.refused[0] if receipt.refused else None
+        for part in flush.parts:
+            holding = self._holdings.get(part.batch)
+            if holding is None:
+                continue
+            if why is not None:
+                holding.refused.append(why._replace(event_id=part.event_id))
+            holding.remaining -= 1
+            if holding.remaining == 0:
+                del self._holdings[part.batch]
+                holding.done.set_result(receipt._replace(refused=tuple(holding.refused)))
+
+    async def _flush_when_due(self) -> None:
+        holders = [(position, step) for position, step in enumerate(self._steps) if is_holder(step)]
+        while True:
+            due = min((at for _, holder in holders if (at := holder.due()) is not None), default=None)
+            self._held_something.clear()
+            wait = None if due is None else max(0.0, due - self._clock.monotonic())
+            if wait != 0.0:
+                try:
+                    await asyncio.wait_for(self._held_something.wait(), wait)
+                except TimeoutError:
+                    pass
+                else:
+                    continue
+            async with self._turn:
+                for position, holder in holders:
+                    await self._let_go(holder.flush(), position + 1)
+
+    def _keep(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:
+    """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was."""
+    if changed:
+        out = batch.replace(events)
+        out.routes = None if any(map(_ROUTES, events)) else ()
+        return out
+    if len(events) == len(batch) or not events:
+        return batch
+    kept = set(map(id, events))
+    return batch.select([position for position, event in enumerate(batch.events) if id(event) in kept])
+
+
+def is_holder(step: Step | Holder) -> TypeIs[Holder]:
+    """Say whether a step keeps events back."""
+    return hasattr(step, "hold")
