@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
+from polku.serving import tune_collector
+
 
 class Vitals(NamedTuple):
     """Tell how an actor's process is: `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life."""
@@ -40,6 +42,7 @@ class Shell:
             if not self._started:
                 _send_prints_to_stderr()
                 await self.open()
+                tune_collector()
                 self._started = True
 
     async def open(self) -> None:
@@ -72,7 +75,10 @@ def _send_prints_to_stderr() -> None:
     """Keep what user code prints out of the standard output of the program, which carries events."""
     sys.stdout.flush()
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    level = {"debug": logging.DEBUG, "info": logging.INFO, "error": logging.ERROR}
+    chosen = level.get(os.environ.get("POLKU_LOG_LEVEL", ""), logging.WARNING)
+    logging.getLogger("polku").setLevel(chosen)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
 
 def _private_memory() -> int:

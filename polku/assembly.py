@@ -26,7 +26,8 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
     for source, config in plan.ingestors:
         ingestors[source] = built.setdefault(id(config), as_ingestor(config, clock))
     default = plan.default_ingestor
-    return Intake(ingestors, None if default is None else as_ingestor(default, clock), link, plan.limits)
+    default_ingestor = None if default is None else as_ingestor(default, clock)
+    return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
 
 
 def build_stage(
@@ -41,7 +42,8 @@ def build_stage(
         step = as_step(middleware.component, clock)
         step.name = middleware.name
         steps.append(step)
-    return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage))
+    last = stage.name == plan.stages[-1].name
+    return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage), reads_routes=last)
 
 
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:

@@ -8,11 +8,14 @@ nobody changed is never encoded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import join_frames, split_frames
+
+_ROUTES = attrgetter("route_to")
 
 
 class Identity(NamedTuple):
@@ -40,7 +43,17 @@ class Header(NamedTuple):
 class Batch:
     """Hold many events, as bytes, as messages, or both; iterate over it, or take its `len`, to see the events."""
 
-    __slots__ = ("_count", "_events", "_messages", "_payload", "enqueued_ns", "identity", "routes", "trace")
+    __slots__ = (
+        "_count",
+        "_estimate",
+        "_events",
+        "_messages",
+        "_payload",
+        "enqueued_ns",
+        "identity",
+        "routes",
+        "trace",
+    )
 
     def __init__(
         self,
@@ -55,6 +68,7 @@ class Batch:
     ) -> None:
         self._payload = payload
         self._messages: list[EventPayload] = []
+        self._estimate = 0
         if events is None and count is None:
             events = self._decode(payload or b"")
         self._events = events
@@ -114,9 +128,11 @@ class Batch:
 
     @property
     def size_hint(self) -> int:
-        """The size in bytes, without encoding the events where that was not needed yet."""
+        """The size in bytes; before the events are encoded again, that of what they were made from."""
         if self._payload is not None:
             return len(self._payload)
+        if self._estimate:
+            return self._estimate
         return sum(map(Event.ByteSize, self._events or ())) + 3 * len(self)
 
     @property
@@ -128,6 +144,7 @@ class Batch:
         """Return a batch of other events under the same header; the same list means: changed in place."""
         other = Batch(events=events, routes=self.routes, identity=self.identity)
         other.enqueued_ns, other.trace = self.enqueued_ns, self.trace
+        other._estimate = self.size_hint
         if self._messages and self._events is not None and _same(events, self._events):
             other._messages = self._messages
         return other
@@ -151,6 +168,14 @@ class Batch:
         """Return a batch of the events at these positions, without re-encoding them."""
         frames = split_frames(self.payload)
         return self._with_frames([frames[position] for position in positions])
+
+    def read_routes(self) -> None:
+        """Set `routes` where all events have the same `route_to`."""
+        if not any(map(_ROUTES, self.events)):
+            self.routes = ()
+        else:
+            distinct = set(map(tuple, map(_ROUTES, self.events)))
+            self.routes = distinct.pop() if len(distinct) == 1 else None
 
     def runs(self) -> list[Batch]:
         """Cut the batch into stretches of neighbouring events with the same `route_to`, each with its `routes` set."""

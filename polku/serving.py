@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ def serve(runner: Runner, grpc_addr: str) -> None:
         stop.set()
 
     pipeline = runner.start(grpc_addr=grpc_addr)
+    tune_collector()
     for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
         signal.signal(number, on_signal)
     say(f"polku: ready on grpc {pipeline.address} (runtime {runner.runtime})")
@@ -36,6 +38,17 @@ def serve(runner: Runner, grpc_addr: str) -> None:
     say("polku: draining")
     report = pipeline.stop(_DRAIN_SECONDS)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
+
+
+def tune_collector() -> None:
+    """Let Python's cycle collector run less often, in processes that do nothing but serve.
+
+    It runs after so many new objects, and each event that is looked at is one: at the default of 700 it took 0.2 to
+    0.3 µs an event. What exists by now is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 def say(text: str) -> None:

@@ -12,7 +12,6 @@ import logging
 import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch import Batch
@@ -28,7 +27,6 @@ from polku.receipt import Counts, Receipt, Refusal
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-_ROUTES = attrgetter("route_to")
 _LOG = logging.getLogger(__name__)
 
 
@@ -58,7 +56,7 @@ class _Holding:
 
 
 class Stage:
-    """Run steps on batches and push what goes on down a link."""
+    """Run steps on batches and push what goes on down a link; `reads_routes` where the buffer comes next."""
 
     def __init__(
         self,
@@ -68,6 +66,7 @@ class Stage:
         clock: Clock,
         *,
         two_steps: bool = False,
+        reads_routes: bool = True,
     ) -> None:
         self._steps = tuple(steps)
         self._link = link
@@ -75,6 +74,7 @@ class Stage:
         self._clock = clock
         self._holds = any(is_holder(step) for step in steps)
         self._two_steps = two_steps or self._holds
+        self._reads_routes = reads_routes
         self._turn = asyncio.Lock()
         self._held_something = asyncio.Event()
         self._number = 0
@@ -189,6 +189,8 @@ class Stage:
 
     def _hand_on(self, batch: Batch) -> asyncio.Future[Receipt]:
         self._forwarded += len(batch)
+        if self._reads_routes and batch.routes is None:
+            batch.read_routes()
         return self._link.push_nowait(batch)
 
     async def _settle(
@@ -286,7 +288,7 @@ def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:
     """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was."""
     if changed:
         out = batch.replace(events)
-        out.routes = None if any(map(_ROUTES, events)) else ()
+        out.routes = None
         return out
     if len(events) == len(batch) or not events:
         return batch

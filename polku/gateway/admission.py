@@ -1,6 +1,6 @@
 """Check the events of one message, fill in what they lack, and tell the good from the refused.
 
-The good path looks at each event four times (id, time, source, routes), in comprehensions: 60 to 120 ns each, and
+The good path looks at each event three times (id, time, source), in comprehensions: 60 ns each, and
 nothing is encoded again. Only a message in which something is missing or wrong is walked event by event.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -22,8 +21,6 @@ from polku.limits import Limits
 from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import split_frames
-
-_ROUTES = attrgetter("route_to")
 
 
 class Admission(NamedTuple):
@@ -45,7 +42,6 @@ def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> 
     ids = [event.id for event in events]
     if _complete(events, ids, cluster) and _metadata_in_bounds(events, payload, limits):
         batch = Batch.from_message(message, payload)
-        batch.routes = None if any(map(_ROUTES, events)) else ()
         return Admission(batch, ids, refused)
     return admit_events(events, source, cluster, limits, refused)
 
@@ -70,8 +66,7 @@ def admit_events(
         _fill_in(event, source, cluster, now)
         seen.add(event.id)
         good.append(event)
-    routes = None if any(map(_ROUTES, good)) else ()
-    return Admission(Batch.from_events(good, routes=routes), [event.id for event in good], refused)
+    return Admission(Batch.from_events(good), [event.id for event in good], refused)
 
 
 def _parse(payload: bytes, refused: list[Refusal]) -> EventPayload:

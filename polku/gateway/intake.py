@@ -41,12 +41,21 @@ class IntakeStatistics(NamedTuple):
 
 
 class Intake:
-    """Take messages in and push their events down a link."""
+    """Take messages in and push their events down a link; `reads_routes` where the buffer comes next."""
 
-    def __init__(self, ingestors: Mapping[str, Ingestor], default: Ingestor | None, link: Link, limits: Limits) -> None:
+    def __init__(
+        self,
+        ingestors: Mapping[str, Ingestor],
+        default: Ingestor | None,
+        link: Link,
+        limits: Limits,
+        *,
+        reads_routes: bool = True,
+    ) -> None:
         self._ingestors = dict(ingestors)
         self._default = default
         self._link = link
+        self._reads_routes = reads_routes
         self.limits = limits
         self._draining = False
         self._latest = Receipt()
@@ -200,6 +209,8 @@ class Intake:
         self._refused += len(admission.refused)
         if not admission.ids:
             return _ready(self._ack(admission, self._latest))
+        if self._reads_routes:
+            admission.batch.read_routes()
         self._open += 1
         self._open_bytes += size
         answer = self._link.push_nowait(admission.batch)

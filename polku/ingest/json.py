@@ -5,119 +5,164 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import islice
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_fields import FieldError
+from polku.ingest.json_record import NotJsonError, decode, event_from_json
+
+MAX_ERRORS = 1_000
+"""How many bad records of one message are told apart; reading stops there, and says so."""
 
 _BOM = b"\xef\xbb\xbf"
-_BYTE = re.compile(r"\(byte (\d+)\)")
+_LINES = frozenset({"ndjson", "json-lines", "jsonl", "application/x-ndjson", "application/jsonl"})
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+_PROBED_LINES = 100
+
+
+class _Record(NamedTuple):
+    """Where one record lies in the data, and how it is named: its `line`, its `place` in an array, or neither."""
+
+    data: bytes
+    offset: int
+    line: int | None = None
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JsonIngestor:
     """Read JSON whose fields are those of the Event, in snake_case or camelCase.
 
-    Severity and outcome are names (`"SEVERITY_INFO"`, `"info"`) or numbers, `payload` is base64, typed data stands
-    under the name of its kind (`"network": {...}`), 64-bit numbers may be strings, `null` means absent. An unknown
-    field is an error, not a silent loss. A bad record is one error with its line (or its place in an array) and byte
-    offset; the others pass. The format hints `ndjson` and `json-lines` say that every line is a record.
+    `severity` and `outcome` are names (`"SEVERITY_INFO"`, `"info"`) or numbers, `payload` is base64 (either alphabet),
+    typed data stands under the name of its kind (`"network": {...}`), 64-bit numbers may be strings, times inside typed
+    data are RFC 3339, null means absent. Everything that protobuf's own JSON form of an Event holds is read back.
+
+    A bad record is one error with its line, or its index in an array, and its byte offset; the others pass. Unknown
+    and repeated fields are errors, because what they hold would be lost in silence. After 1,000 bad records the rest
+    of the data is refused unread. The format hints `json` and `ndjson` (or `json-lines`, `jsonl`) say whether every
+    line is a record; without one the source's name does, and data that is no single value is tried as lines.
     """
 
     sources: ClassVar[tuple[str, ...]] = ("json", "ndjson", "json-lines")
 
-    def ingest(self, data: bytes, context: IngestContext) -> list[Event | RecordError]:
-        """Return an event or an error for each record."""
+    def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
+        """Yield an event or an error for each record, in order; never raises."""
         start = len(_BOM) if data.startswith(_BOM) else 0
-        if "ndjson" in (context.format, context.source) or "json-lines" in (context.format, context.source):
-            return list(_lines(data, start))
-        if data[start : start + 64].lstrip().startswith(b"["):
-            return list(_array(data, start))
-        return list(_object_or_lines(data, start))
+        by_line = (context.format or context.source).lower() in _LINES
+        return _read(_lines(data, start) if by_line else _records(data, start), data)
 
 
-def _object_or_lines(data: bytes, start: int) -> Iterator[Event | RecordError]:
+def _read(records: Iterator[_Record], data: bytes) -> Iterator[Event | RecordError]:
+    errors = 0
+    none = True
+    for record in records:
+        none = False
+        if errors == MAX_ERRORS:
+            message = f"{errors} records before this one are bad; this one and the rest were not read"
+            yield RecordError(message, line=record.line, offset=record.offset)
+            return
+        result = _event(record)
+        errors += isinstance(result, RecordError)
+        yield result
+    if none:
+        yield RecordError(f"there is no record in {len(data)} bytes; send a JSON object", offset=0)
+
+
+def _event(record: _Record) -> Event | RecordError:
+    fields: object = None
     try:
-        fields = _decode(data[start:])
-    except _NotJsonError as error:
-        first, newline, _ = data[start:].lstrip().partition(b"\n")
-        if newline and _is_object(first):
+        fields = decode(record.data)
+        return event_from_json(record.data, fields)
+    except NotJsonError as error:
+        return _refuse(record, error.message, error.offset)
+    except FieldError as error:
+        given = fields.get("id") if isinstance(fields, dict) else None
+        return _refuse(record, str(error), 0, given if isinstance(given, str) else "")
+
+
+def _refuse(record: _Record, message: str, offset: int, event_id: str = "") -> RecordError:
+    if record.place is not None:
+        message = f"[{record.place}]: {message}"
+    return RecordError(message, event_id=event_id, line=record.line, offset=record.offset + offset)
+
+
+def _records(data: bytes, start: int) -> Iterator[_Record]:
+    """Find the records of data of which it is not said that each line is one."""
+    body = data[start:] if start else data
+    first = body.lstrip()[:1]
+    if first == b"[":
+        yield from _array(body, start)
+    elif first:
+        if b"\n" in body.strip() and _is_lines(body):
             yield from _lines(data, start)
         else:
-            yield RecordError(error.message, line=1, offset=start + error.offset)
-        return
-    yield _event(fields, None, start)
+            yield _Record(body, start)
 
 
-def _lines(data: bytes, start: int) -> Iterator[Event | RecordError]:
+def _is_lines(body: bytes) -> bool:
+    """Say whether data is one object a line: it is no single value, and one of its first lines is an object."""
+    if _is_json(body):
+        return False
+    lines = (line for line in body.split(b"\n", _PROBED_LINES) if line.lstrip().startswith(b"{"))
+    return any(map(_is_json, islice(lines, _PROBED_LINES)))
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode(data)
+    except NotJsonError:
+        return False
+    return True
+
+
+def _lines(data: bytes, start: int) -> Iterator[_Record]:
     offset = start
-    for number, line in enumerate(data[start:].split(b"\n"), 1):
-        if line.strip():
-            try:
-                yield _event(_decode(line), number, offset)
-            except _NotJsonError as error:
-                yield RecordError(error.message, line=number, offset=offset + error.offset)
+    for number, line in enumerate((data[start:] if start else data).split(b"\n"), 1):
+        if line and not line.isspace():
+            yield _Record(line, offset, line=number)
         offset += len(line) + 1
 
 
-def _array(data: bytes, start: int) -> Iterator[Event | RecordError]:
+def _array(body: bytes, start: int) -> Iterator[_Record]:
     try:
-        records = msgspec.json.decode(data[start:], type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = _explain(error)
-        yield RecordError(f"the array cannot be read: {reason.message}", offset=start + reason.offset)
+        pieces = list(map(bytes, _ARRAY.decode(body)))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        yield from _pieces(body, start)
         return
-    for position, record in enumerate(records):
-        try:
-            result = _event(_decode(bytes(record)), None, None)
-        except _NotJsonError as error:
-            result = RecordError(error.message)
-        if isinstance(result, RecordError):
-            yield RecordError(f"[{position}]: {result.message}", event_id=result.event_id)
-        else:
-            yield result
+    end = 0
+    for place, piece in enumerate(pieces):
+        begin = body.find(piece, end)  # between two pieces stand only spaces and a comma
+        end = begin + len(piece)
+        yield _Record(piece, start + begin, place=place)
 
 
-def _event(fields: Any, line: int | None, offset: int | None) -> Event | RecordError:
-    try:
-        return event_from_fields(fields)
-    except FieldError as error:
-        given = fields.get("id", "") if isinstance(fields, dict) else ""
-        event_id = given if isinstance(given, str) else ""
-        return RecordError(str(error), event_id=event_id, line=line, offset=offset)
+def _pieces(body: bytes, start: int) -> Iterator[_Record]:
+    """Cut an array that is not JSON at its commas, so that what is wrong in one record costs only that one."""
+    depth = place = begin = 0
+    for token in _TOKEN.finditer(body):
+        kind = token[0][:1]
+        if kind in b"[{":
+            depth += 1
+            begin = begin or token.end()  # the array's own bracket
+        elif kind in b"]}":
+            depth -= 1
+        elif token[0] == b'"':
+            break  # a string without an end: where the next record begins cannot be known
+        if depth == 0 or (depth == 1 and kind == b","):
+            yield _piece(body, begin, token.start(), start, place)
+            begin, place = token.end(), place + 1
+        if depth == 0:
+            break
+    rest = body[begin:]
+    if rest.strip():
+        yield _Record(rest, start + begin, place=place)
 
 
-class _NotJsonError(Exception):
-    """Say why bytes are not JSON, and at which of them."""
-
-    def __init__(self, message: str, offset: int) -> None:
-        super().__init__(message)
-        self.message = message
-        self.offset = offset
-
-
-def _decode(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _explain(error) from None
-
-
-def _explain(error: Exception) -> _NotJsonError:
-    if isinstance(error, RecursionError):
-        return _NotJsonError("nested too deeply; an event needs four levels", 0)
-    if isinstance(error, UnicodeDecodeError):
-        return _NotJsonError(f"not UTF-8 at byte {error.start}; JSON is UTF-8", error.start)
-    place = _BYTE.search(str(error))
-    return _NotJsonError(f"not JSON: {error}; send one complete object", int(place[1]) if place else 0)
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(_decode(line), dict)
-    except _NotJsonError:
-        return False
+def _piece(body: bytes, begin: int, end: int, start: int, place: int) -> _Record:
+    return _Record(body[begin:end], start + begin, place=place)

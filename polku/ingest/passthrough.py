@@ -12,69 +12,95 @@ from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import split_frames
+from polku.views import join_frames, split_frames
 
 
 @dataclass(frozen=True, slots=True)
 class PassthroughIngestor:
-    """Read one serialised `Event` or a serialised `EventPayload`.
+    """Read one serialised `Event`, or an `EventPayload` of many.
 
-    The format hints `event` and `payload` say which; without one it is read as an EventPayload if that leaves no byte
-    unexplained and every event has a type or an id, else as an Event. A malformed event of a payload is one error;
-    the others pass.
+    The format hints `event` and `payload` say which. Without one (or with `protobuf`) the bytes must tell, and nearly
+    always do: both begin with field 1, an Event's id or a payload's first event, but a payload has no other field. So
+    bytes with other fields are an Event, and several fields 1 are a payload. One field 1 alone is a payload of one
+    event if it holds a message with an id, a source or a type, else an Event with nothing but an id.
+
+    A malformed event of a payload is one error with its byte offset; the others pass. So are bytes in which no field
+    is known, which some other format may well look like.
     """
 
     sources: ClassVar[tuple[str, ...]] = ("passthrough", "polku")
 
     def ingest(self, data: bytes, context: IngestContext) -> list[Event | RecordError]:
         """Return the events."""
-        if context.format == "event":
-            return [_event(data, 0)]
-        if context.format == "payload" or _is_payload(data):
+        hint = context.format.lower()
+        if hint == "payload" or (hint != "event" and _is_payload(data)):
             return _payload(data)
-        return [_event(data, 0)]
+        return [_event(data, 0, "Event")]
 
 
 def _payload(data: bytes) -> list[Event | RecordError]:
     try:
-        return list(EventPayload.FromString(data).events)
-    except DecodeError as error:
-        try:
-            frames = split_frames(data)
-        except DecodeError:
-            return [RecordError(f"not a valid EventPayload ({error})", code=Code.MALFORMED, offset=0)]
-        return [_event(frame, position) for position, frame in enumerate(frames)]
-
-
-def _event(data: bytes, position: int) -> Event | RecordError:
+        events = list(EventPayload.FromString(data).events)
+        if events and all(map(Event.ByteSize, events)):
+            return [*events]
+    except DecodeError:
+        pass
     try:
-        return Event.FromString(data)
+        frames = split_frames(data)
     except DecodeError as error:
-        return RecordError(f"events[{position}]: not a valid Event ({error})", code=Code.MALFORMED)
+        reason = f"EventPayload: not a valid message ({error}); send it again whole"
+        return [RecordError(reason, code=Code.MALFORMED, offset=0)]
+    if not frames and data:
+        return [_unknown("EventPayload", 0)]
+    results: list[Event | RecordError] = []
+    offset = 0
+    for position, frame in enumerate(frames):
+        offset = data.find(frame, offset)
+        results.append(_event(frame, offset, f"events[{position}]"))
+        offset += len(frame)
+    return results
+
+
+def _event(data: bytes, offset: int, what: str) -> Event | RecordError:
+    try:
+        event = Event.FromString(data)
+    except DecodeError as error:
+        reason = f"{what}: not a valid Event ({error}); strings must be UTF-8, fields as in event.proto"
+        return RecordError(reason, code=Code.MALFORMED, offset=offset)
+    return event if event.ListFields() else _unknown(what, offset)
+
+
+def _unknown(what: str, offset: int) -> RecordError:
+    reason = f"{what}: none of its fields is known; send an Event or an EventPayload as in event.proto"
+    return RecordError(reason, code=Code.MALFORMED, offset=offset)
 
 
 def _is_payload(data: bytes) -> bool:
     try:
-        payload = EventPayload.FromString(data)
-    except DecodeError:
-        # A payload with one malformed event still starts like one: its field 1 would be an id that is no text.
-        return _has_frames_only(data) and not _is_event(data)
-    if not payload.events or (payload.SerializeToString() != data and _is_event(data)):
-        return False
-    return all(event.event_type or event.id for event in payload.events)
-
-
-def _has_frames_only(data: bytes) -> bool:
-    try:
         frames = split_frames(data)
     except DecodeError:
         return False
-    return sum(map(len, frames)) + 2 * len(frames) <= len(data) <= sum(map(len, frames)) + 6 * len(frames)
+    if not frames or len(join_frames(frames)) != len(data):
+        return False  # there are other fields
+    return len(frames) > 1 or _is_message(frames[0]) or not _is_text(frames[0])
 
 
-def _is_event(data: bytes) -> bool:
+def _is_message(frame: bytes) -> bool:
+    """Say whether bytes are rather an event than an id; ids hold no control characters, messages nearly always do."""
     try:
-        Event.FromString(data)
+        event = Event.FromString(frame)
     except DecodeError:
+        return False
+    if not (event.id or event.source or event.event_type):
+        return False
+    size = len(frame)
+    event.DiscardUnknownFields()
+    return event.ByteSize() == size or any(byte < 0x20 for byte in frame)
+
+
+def _is_text(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
         return False
     return True

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from polku import checks
 from polku.clock import Clock
 from polku.contracts import Flush, Holder, Part
-from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.middleware import arguments
+from polku.middleware.combine import Strategy, combine
+from polku.middleware.configuration import Configuration
+from polku.middleware.each import died
 
-Key = Callable[[Event], object]
+Key = Callable[[Event], Hashable]
 
+ERROR = "polku.aggregate.error"
+"""The metadata key under which an event that could not be given a group says why."""
 
-class Strategy(StrEnum):
-    """Say what the payload of an aggregate is made of."""
-
-    JSON_ARRAY = "json_array"
-    """A JSON array of the payloads: those that are JSON as they are, other text as strings, other bytes as base64."""
-    CONCAT = "concat"
-    """The payloads, one after the other."""
-    FIRST = "first"
-    """The first event, as it came."""
-    LAST = "last"
-    """The last event, as it came."""
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregator:
+@dataclass(frozen=True, slots=True, repr=False)
+class Aggregator(Configuration):
     """Collect events of one group and let one event go for `size` of them, or `within` seconds after the first.
 
-    A group is all events of one source and type, or of one `key(event)`. The aggregate has a new id, the time, source
-    and type of the group's first event, and metadata `polku.aggregate.count`. Senders are answered when the aggregate
-    has been taken further, so they wait for up to `within`. At most `max_held` events and `max_bytes` bytes are kept
-    back; over it, all groups are let go at once. A drain lets everything go.
+    A group is all events of one source and type, or of one `key(event)`; events that are routed to different emitters
+    are never put together. The aggregate has a new id, the source, type and time of the group's first event, its
+    highest severity, the outcome and the metadata that all have alike, and metadata `polku.aggregate.count`,
+    `.first_unix_ns`, `.last_unix_ns` and `.strategy`; its payload is as `strategy` says. Senders are answered when the
+    aggregate has been taken further, so they wait for up to `within`. At most `max_held` events and `max_bytes` bytes
+    are kept back; over it, all groups are let go at once. A drain lets everything go.
+
+    An event on which `key` raises (or for which it returns something unhashable) goes on alone, with the reason in
+    metadata `polku.aggregate.error`.
     """
 
     size: int
@@ -51,17 +48,13 @@ class Aggregator:
     holds = True
 
     def __post_init__(self) -> None:
-        checks.at_least_one("Aggregator", "size", self.size)
-        checks.positive("Aggregator", "within", self.within)
-        checks.at_least_one("Aggregator", "max_held", self.max_held)
-        checks.at_least_one("Aggregator", "max_bytes", self.max_bytes)
+        for name in ("size", "max_held", "max_bytes"):
+            arguments.whole("Aggregator", name, getattr(self, name))
+        arguments.positive("Aggregator", "within", self.within)
         if self.key is not None:
-            checks.function("Aggregator", "key", self.key)
-        try:
-            object.__setattr__(self, "strategy", Strategy(self.strategy))
-        except ValueError:
-            names = ", ".join(repr(str(known)) for known in Strategy)
-            raise PlanError(f"strategy={self.strategy!r} is not known; choose {names}", where="Aggregator") from None
+            arguments.function("Aggregator", "key", self.key, sync=True)
+        strategy = arguments.choice("Aggregator", "strategy", self.strategy, Strategy)
+        object.__setattr__(self, "strategy", strategy)
 
     def build(self, clock: Clock) -> Holder:
         """Make the running aggregator."""
@@ -69,6 +62,8 @@ class Aggregator:
 
 
 class _Group:
+    __slots__ = ("bytes", "due", "events", "parts")
+
     def __init__(self, due: float) -> None:
         self.due = due
         self.events: list[Event] = []
@@ -82,10 +77,10 @@ class _Groups:
 
     def __init__(self, config: Aggregator, clock: Clock) -> None:
         self._config = config
-        self._combine = _COMBINE[Strategy(config.strategy)]
+        self._strategy = Strategy(config.strategy)
         self._key: Key = config.key or _source_and_type
         self._clock = clock
-        self._groups: dict[object, _Group] = {}  # in the order of their first events, so the first is due first
+        self._groups: dict[Hashable, _Group] = {}  # in the order of their first events, so the first is due first
         self._events = self._bytes = 0
 
     @property
@@ -100,16 +95,15 @@ class _Groups:
         flushes = []
         due = self._clock.monotonic() + self._config.within
         for event in events:
-            key = self._key(event)
-            group = self._groups.get(key)
+            try:
+                key = (self._key(event), tuple(event.route_to))
+                group = self._groups.get(key)
+            except Exception as error:
+                flushes.append(self._alone(event, batch, error))
+                continue
             if group is None:
                 group = self._groups[key] = _Group(due)
-            size = event.ByteSize()
-            group.events.append(event)
-            group.parts.append(Part(batch, event.id))
-            group.bytes += size
-            self._events += 1
-            self._bytes += size
+            self._add(group, event, batch)
             if len(group.events) >= self._config.size:
                 flushes.append(self._let_go(key))
         return flushes
@@ -121,62 +115,26 @@ class _Groups:
         now = self._clock.monotonic()
         return [self._let_go(key) for key, group in list(self._groups.items()) if everything or group.due <= now]
 
-    def _let_go(self, key: object) -> Flush:
+    def _add(self, group: _Group, event: Event, batch: int) -> None:
+        size = event.ByteSize()
+        group.events.append(event)
+        group.parts.append(Part(batch, event.id))
+        group.bytes += size
+        self._events += 1
+        self._bytes += size
+
+    def _let_go(self, key: Hashable) -> Flush:
         group = self._groups.pop(key)
         self._events -= len(group.events)
         self._bytes -= group.bytes
-        return Flush([self._combine(group.events)], group.parts)
+        return Flush([combine(group.events, self._strategy)], group.parts)
+
+    def _alone(self, event: Event, batch: int, error: Exception) -> Flush:
+        dead = died(f"{self.name}: key", event, error)
+        _LOG.warning("event %s goes on alone: %s", event.id, dead.refusal.message)
+        event.metadata[ERROR] = dead.refusal.message
+        return Flush([event], [Part(batch, event.id)])
 
 
-def _source_and_type(event: Event) -> object:
+def _source_and_type(event: Event) -> Hashable:
     return event.source, event.event_type
-
-
-def _aggregate(events: list[Event], payload: bytes) -> Event:
-    out = Event()
-    out.CopyFrom(events[0])
-    out.ClearField("data")
-    out.payload = payload
-    return _mark(out, len(events))
-
-
-def _mark(event: Event, count: int) -> Event:
-    event.id = new_id()
-    event.metadata["polku.aggregate.count"] = str(count)
-    return event
-
-
-def _copy(event: Event, count: int) -> Event:
-    out = Event()
-    out.CopyFrom(event)
-    return _mark(out, count)
-
-
-def _json_array(events: list[Event]) -> Event:
-    return _aggregate(events, b"[" + b",".join(_as_json(event.payload) for event in events) + b"]")
-
-
-def _as_json(payload: bytes) -> bytes:
-    import base64
-
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        return json.dumps(base64.b64encode(payload).decode()).encode()
-    try:
-        json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return json.dumps(text).encode()
-    return payload
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-_COMBINE: dict[Strategy, Callable[[list[Event]], Event]] = {
-    Strategy.JSON_ARRAY: _json_array,
-    Strategy.CONCAT: lambda events: _aggregate(events, b"".join(event.payload for event in events)),
-    Strategy.FIRST: lambda events: _copy(events[0], len(events)),
-    Strategy.LAST: lambda events: _copy(events[-1], len(events)),
-}

@@ -146,6 +146,6 @@ def _itself(value: Any) -> Any:
 def _text(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as deeper:  # noqa: BLE001 - user code
+    except Exception as deeper:
         text = f"(its text cannot be had: {type(deeper).__name__})"
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"

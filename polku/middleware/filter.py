@@ -13,7 +13,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.middleware import arguments
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import Each, Failed, separate, wrong_result
-from polku.middleware.whole import Whole, WrongResult
+from polku.middleware.whole import Whole, WrongResultError
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,7 +53,7 @@ def keep(name: str, events: list[Event], results: list[Any]) -> Outcome:
             return Outcome(events)
         if Failed not in map(type, results):
             return Outcome(list(compress(events, results)))
-    except Exception:  # noqa: BLE001 - results without a truth value, such as arrays; found one by one below
+    except Exception:  # results without a truth value, such as arrays; found one by one below
         pass
     return separate(_kept(name, events, results))
 
@@ -65,17 +65,17 @@ def _kept(name: str, events: list[Event], results: list[Any]) -> Iterator[Event 
             continue
         try:
             yield event if result else None
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:
             yield wrong_result(name, event, result, "true or false")
 
 
 def _accept_truths(events: list[Event], result: Any) -> list[Event]:
     expected = f"{len(events)} truth values, one for each event"
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
-        raise WrongResult(result, expected)
+        raise WrongResultError(result, expected)
     truths = list(result)
     if any(isinstance(truth, Event) for truth in truths):
-        raise WrongResult(truths[0], f"{expected} (Transform(..., batch=True) takes the events that go on)")
+        raise WrongResultError(truths[0], f"{expected} (Transform(..., batch=True) takes the events that go on)")
     if len(truths) != len(events):
-        raise WrongResult(truths, expected)
+        raise WrongResultError(truths, expected)
     return list(compress(events, truths))

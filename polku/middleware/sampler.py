@@ -111,4 +111,6 @@ def _key_function(key: str | Key) -> Key:
         return _Metadata(name)
     if key in _FIELDS:
         return _Field(key)
-    raise arguments.fault("Sampler", "key", key, f"must be {arguments.either((*_FIELDS, 'metadata.NAME'))}, or a function")
+    raise arguments.fault(
+        "Sampler", "key", key, f"must be {arguments.either((*_FIELDS, 'metadata.NAME'))}, or a function"
+    )

@@ -23,7 +23,7 @@ class Whole:
 
     The halves are made of fresh copies, so that no event is changed twice, though the code itself sees events again;
     with `reads_only` the events themselves serve. Keeping the copies costs 0.25 µs an event. `accept(events, result)`
-    makes the list that goes on of what the code returned, or raises `WrongResult`, which counts as raising.
+    makes the list that goes on of what the code returned, or raises `WrongResultError`, which counts as raising.
 
     Async code that takes longer than `timeout` counts as raising too. A half gets half of the time, but at least
     1/16 of `timeout`; three times `timeout` after the start, whatever is then too late is given up unhalved.
@@ -58,10 +58,8 @@ class Whole:
     def settled(self, batch: int, refused: frozenset[str]) -> None:
         """Keep nothing."""
 
-    async def _halve(
-        self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float
-    ) -> Outcome:
-        is_late = isinstance(error, _TookTooLong)
+    async def _halve(self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float) -> Outcome:
+        is_late = isinstance(error, _TookTooLongError)
         if len(kept) == 1 or (is_late and asyncio.get_running_loop().time() >= give_up):
             return Outcome([], [self._dead(event, error) for event in map(_event, kept)])
         if is_late:
@@ -88,22 +86,22 @@ class Whole:
         return Outcome(events if same else going)
 
     def _dead(self, event: Event, error: Exception) -> DeadEvent:
-        if isinstance(error, _TookTooLong):
+        if isinstance(error, _TookTooLongError):
             return late(self.name, event, error.limit)
         dead = died(self.name, event, error)
-        if isinstance(error, WrongResult):
+        if isinstance(error, WrongResultError):
             return DeadEvent(event, dead.refusal._replace(message=f"{self.name}: {error}"))
         return dead
 
 
-class WrongResult(TypeError):
+class WrongResultError(TypeError):
     """Say that user code returned something that cannot be used."""
 
     def __init__(self, value: object, expected: str) -> None:
         super().__init__(f"returned {shorten(value)} ({type(value).__name__}), expected {expected}")
 
 
-class _TookTooLong(Exception):
+class _TookTooLongError(Exception):
     """Say that async user code did not return in time."""
 
     def __init__(self, limit: float) -> None:
@@ -118,11 +116,11 @@ def accept_events(clock: Clock, *, none_is_in_place: bool = False) -> Accept:
         if result is None and none_is_in_place:
             result = given
         if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
-            raise WrongResult(result, "the events that go on, as a list or another iterable")
+            raise WrongResultError(result, "the events that go on, as a list or another iterable")
         going = list(result)
         for value in going:
             if not isinstance(value, Event):
-                raise WrongResult(value, "nothing but Events among the events that go on")
+                raise WrongResultError(value, "nothing but Events among the events that go on")
         fill_in(going, clock)
         return going
 
@@ -144,7 +142,7 @@ async def _bounded(result: Any, limit: float) -> Any:
             return await result
     except Exception:
         if bound.expired():
-            raise _TookTooLong(limit) from None
+            raise _TookTooLongError(limit) from None
         raise
 
 

@@ -1,0 +1,193 @@
+"""The commands: events go to standard output, everything for people to standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polku.cli.settings import LOG_LEVELS, RUNTIMES, check_address, read_settings, unknown_variables
+from polku.errors import PlanError, PolkuError, SettingError
+from polku.serving import say
+from polku.version import __version__
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Event routing as code."
+)
+
+File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
+
+
+def main() -> None:
+    """Run the command line; wrong input ends it with status 2 and one line that names what is wrong."""
+    try:
+        app()
+    except SettingError as error:
+        say(f"polku: {error}")
+        sys.exit(2)
+    except PlanError as error:
+        say(f"polku: {error}")
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"polku {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve() -> None:
+    """Run the gateway as the environment's POLKU_* variables say: to stdout, or to POLKU_EMIT_GRPC_ENDPOINTS."""
+    settings = read_settings(os.environ)
+    _log(settings.log_level)
+    for sentence in unknown_variables(os.environ):
+        say(f"polku: warning: {sentence}")
+    from polku import BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
+
+    hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))
+    if settings.emit_grpc_endpoints:
+        hub.emitter(GrpcEmitter(list(settings.emit_grpc_endpoints)))
+    else:
+        hub.emitter(StdoutEmitter())
+    hub.run(grpc_addr=settings.grpc_addr)
+
+
+@app.command()
+def run(
+    file: File,
+    runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
+    grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
+) -> None:
+    """Run the pipeline of a Python file until a signal comes, then drain it."""
+    settings = read_settings(os.environ)
+    _log(settings.log_level)
+    if runtime is not None and runtime not in RUNTIMES:
+        raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
+    address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
+    hub = _load(file, runtime)
+    hub.run(runtime=runtime, grpc_addr=address)
+
+
+@app.command()
+def validate(file: File, runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None) -> None:
+    """Build the plan of a Python file without running it; print its parts, or what is wrong with it."""
+    from polku.cli.graph import outline
+
+    try:
+        hub = _load(file, runtime)
+        plan = hub.plan(runtime)
+    except PlanError as error:
+        say(f"{file}: {error}")
+        raise typer.Exit(1) from None
+    for line in outline(plan):
+        print(line)
+
+
+@app.command()
+def graph(file: File) -> None:
+    """Print the plan of a Python file as a Mermaid flowchart."""
+    from polku.cli.graph import mermaid
+
+    print(mermaid(_load(file, "inline").plan("inline")))
+
+
+@app.command()
+def send(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="NDJSON; `-` is standard input.")] = None,
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The gateway.")] = "localhost:50051",
+    type: Annotated[str | None, typer.Option(help="One event: its type.")] = None,
+    id: Annotated[str, typer.Option(help="One event: its id, else one is made.")] = "",
+    source: Annotated[str, typer.Option(help="The source of events that have none.")] = "polku-send",
+    cluster: Annotated[str, typer.Option(help="The cluster of events that have none.")] = "",
+    payload: Annotated[str, typer.Option(help="One event: its payload, as text.")] = "",
+    severity: Annotated[str, typer.Option(help="One event: debug, info, warning, error or critical.")] = "info",
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One event; repeatable.")] = None,
+) -> None:
+    """Send one event made of the options (at least --type), or all events of an NDJSON file."""
+    import asyncio
+
+    import grpc
+
+    from polku.cli.send import progress, read_events
+    from polku.cli.send import send as send_events
+
+    if (file is None) == (type is None):
+        raise SettingError("FILE", file or "", "give either a file (`-` is standard input) or --type, not both")
+    total = None
+    if type is not None:
+        events: Any = iter([_one_event(id, type, payload, severity, metadata or [])])
+    else:
+        stream, total = _open(str(file))
+        events = read_events(stream, say)
+    try:
+        with progress(total) as advance:
+            tally = asyncio.run(send_events(events, to=to, source=source, cluster=cluster, report=say, advance=advance))
+    except grpc.RpcError as error:
+        detail = getattr(error, "details", error.__str__)()
+        say(f"polku: {to}: {detail}")
+        raise typer.Exit(1) from None
+    say(f"{tally.accepted} accepted, {tally.refused} refused")
+    if tally.refused:
+        raise typer.Exit(1)
+
+
+def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Any:
+    from polku.events import new_event
+    from polku.ingest.json_fields import FieldError, event_from_fields
+
+    entries = {}
+    for entry in metadata:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise SettingError("--metadata", entry, "write KEY=VALUE")
+        entries[key] = value
+    try:
+        number = event_from_fields({"severity": severity}).severity
+    except FieldError as error:
+        raise SettingError("--severity", severity, str(error)) from None
+    return new_event(type, id=id, metadata=entries, payload=payload.encode(), severity=number)
+
+
+def _open(file: str) -> tuple[Any, int | None]:
+    if file == "-":
+        return sys.stdin.buffer, None
+    path = Path(file)
+    try:
+        stream = path.open("rb")
+        with path.open("rb") as count:
+            return stream, sum(1 for line in count if line.strip())
+    except OSError as error:
+        raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None
+
+
+def _load(file: str, runtime: str | None) -> Any:
+    from polku.cli.load import load_hub
+
+    chosen = runtime or os.environ.get("POLKU_RUNTIME") or "ray"
+    try:
+        return load_hub(file, by_value=chosen == "ray")
+    except PolkuError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None
+
+
+def _log(level: str) -> None:
+    os.environ["POLKU_LOG_LEVEL"] = level  # what a Ray that is started from here hands on to its workers
+    number = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}[level]
+    assert level in LOG_LEVELS
+    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)

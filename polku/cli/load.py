@@ -1,0 +1,54 @@
+"""Load a hub from a Python file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from polku.errors import SettingError
+from polku.hub import Hub
+
+_ALLOWED = "write FILE or FILE:NAME, where FILE is a Python file and NAME a Hub in it (`hub` unless given)"
+
+
+def load_hub(target: str, *, by_value: bool) -> Hub:
+    """Run the file and return its hub; raises `SettingError`.
+
+    Files beside it can be imported. With `by_value` its functions are sent to actors as they are here, so that nodes
+    that do not have the file can run them.
+    """
+    path, name = _split(target)
+    if not path.is_file():
+        raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
+    module = _run(path)
+    if by_value:
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
+    hub = getattr(module, name, None)
+    if isinstance(hub, Hub):
+        return hub
+    hubs = [key for key, value in vars(module).items() if isinstance(value, Hub)]
+    found = f"it has {', '.join(hubs)}: write {path}:{hubs[0]}" if hubs else "it has no Hub at all"
+    raise SettingError("FILE", target, f"{path} has no Hub named {name!r}; {found}")
+
+
+def _split(target: str) -> tuple[Path, str]:
+    file, colon, name = target.rpartition(":")
+    if colon and name.isidentifier():
+        return Path(file), name
+    return Path(target), "hub"
+
+
+def _run(path: Path) -> ModuleType:
+    sys.path.insert(0, str(path.resolve().parent))
+    name = f"polku_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SettingError("FILE", str(path), f"is no Python file; {_ALLOWED}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

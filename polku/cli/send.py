@@ -1,0 +1,110 @@
+"""Send events to a gateway from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+import grpc
+import grpc.aio
+
+from polku.contracts import IngestContext
+from polku.errors import RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.ingest import JsonIngestor
+from polku.v1.gateway_pb2 import Ack, IngestBatch
+
+_BATCH = 1_000
+_IN_FLIGHT = 8
+_METHOD = "/polku.v1.Gateway/StreamEvents"
+
+
+class Tally(NamedTuple):
+    """Count what became of the events."""
+
+    accepted: int
+    refused: int
+
+
+Report = Callable[[str], None]
+Advance = Callable[[int], None]
+
+
+def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
+    """Read NDJSON; a line that is no event is reported and counted (as None)."""
+    ingestor = JsonIngestor()
+    context = IngestContext("ndjson")
+    for number, line in enumerate(stream, 1):
+        for record in ingestor.ingest(line, context):
+            if isinstance(record, RecordError):
+                report(f"line {number}: {record.message}")
+                yield None
+            else:
+                yield record
+
+
+async def send(
+    events: Iterator[Event | None], *, to: str, source: str, cluster: str, report: Report, advance: Advance
+) -> Tally:
+    """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`."""
+    sender = _Sending(source, cluster, report, advance)
+    async with grpc.aio.insecure_channel(to, [("grpc.max_receive_message_length", -1)]) as channel:
+        stub: Any = channel.stream_stream(_METHOD, IngestBatch.SerializeToString, Ack.FromString)
+        call = stub(sender.batches(events))
+        async for ack in call:
+            sender.note(ack)
+    return Tally(sender.accepted, sender.refused)
+
+
+class _Sending:
+    def __init__(self, source: str, cluster: str, report: Report, advance: Advance) -> None:
+        self._source, self._cluster = source, cluster
+        self._report, self._advance = report, advance
+        self._places = asyncio.Semaphore(_IN_FLIGHT)
+        self.accepted = self.refused = 0
+
+    async def batches(self, events: Iterator[Event | None]) -> AsyncIterator[IngestBatch]:
+        """Yield batches as places become free; a slow standard input is read in a thread."""
+        while chunk := await asyncio.to_thread(self._next, events):
+            good = [event for event in chunk if event is not None]
+            self.refused += len(chunk) - len(good)
+            if good:
+                await self._places.acquire()
+                batch = IngestBatch(source=self._source, cluster=self._cluster)
+                batch.events.events.extend(good)
+                yield batch
+
+    def note(self, ack: Ack) -> None:
+        """Count one acknowledgement."""
+        self._places.release()
+        self.accepted += len(ack.event_ids)
+        self.refused += len(ack.errors)
+        for error in ack.errors:
+            self._report(f"{error.event_id or 'message'}: {error.code}: {error.message}")
+        self._advance(len(ack.event_ids) + len(ack.errors))
+
+    def _next(self, events: Iterator[Event | None]) -> list[Event | None]:
+        chunk = []
+        for event in events:
+            chunk.append(event)
+            if len(chunk) == _BATCH:
+                break
+        return chunk
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Advance]:
+    """Show a progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("sending", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,94 @@
+"""What `polku serve` reads from the environment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from polku.errors import PlanError, SettingError
+
+T = TypeVar("T")
+LOG_LEVELS = ("debug", "info", "warn", "error")
+RUNTIMES = ("ray", "inline")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The gateway's settings; the field `x_y` comes from the variable `POLKU_X_Y`."""
+
+    grpc_addr: str = "0.0.0.0:50051"
+    buffer_capacity: int = 10_000
+    log_level: str = "info"
+    runtime: str = "ray"
+    emit_grpc_endpoints: tuple[str, ...] = ()
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the settings; raises `SettingError` naming the variable, its value and what is allowed."""
+    default = Settings()
+
+    def read(field: str, parse: Callable[[str, str], T], otherwise: T) -> T:
+        name = f"POLKU_{field.upper()}"
+        text = environment.get(name, "").strip()
+        return parse(name, text) if text else otherwise
+
+    return Settings(
+        grpc_addr=read("grpc_addr", check_address, default.grpc_addr),
+        buffer_capacity=read("buffer_capacity", _count, default.buffer_capacity),
+        log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
+        runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
+        emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like ours and is none."""
+    known = [f"POLKU_{field.upper()}" for field in Settings.__slots__]
+    sentences = []
+    for name in sorted(environment):
+        if name.startswith("POLKU_") and name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+            sentences.append(f"{name} is not a setting{meant}")
+    return sentences
+
+
+def check_address(name: str, text: str) -> str:
+    """Return a `host:port` or `unix:` address; raises `SettingError`."""
+    if text.startswith("unix:") and len(text) > 5:
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingError(name, text, "write HOST:PORT, with a port from 0 (any free one) to 65535")
+    return text
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise SettingError(name, text, "write a whole number of events, at least 1")
+    return int(text)
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
+    def parse(name: str, text: str) -> str:
+        if text.lower() not in allowed:
+            raise SettingError(name, text, f"choose one of {', '.join(allowed)}")
+        return text.lower()
+
+    return parse
+
+
+def _endpoints(name: str, text: str) -> tuple[str, ...]:
+    from polku.emit.addresses import parse_address
+
+    endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
+    for endpoint in endpoints:
+        try:
+            parse_address(name, endpoint)
+        except PlanError as error:
+            raise SettingError(name, text, error.message) from None
+    if not endpoints:
+        raise SettingError(name, text, "write endpoints separated by commas: http://host:port,http://other:port")
+    return endpoints

@@ -1,0 +1,172 @@
+"""From one JSON value to one protobuf field, with an error that names field, value and fix for each mistake."""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+Setter = Callable[[Any, str, Any], None]
+"""Set a field of a message: (message, the field's name as the sender wrote it, the JSON value, which is not null)."""
+
+_REPR = reprlib.Repr()
+_REPR.maxother = _REPR.maxstring = _REPR.maxlong = 60
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+_REAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|NaN|-?Infinity")
+_URL_SAFE = str.maketrans("-_", "+/")
+_KINDS: dict[type, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
+_RANGES = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1, "a signed 32-bit number"),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1, "an unsigned 32-bit number"),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1, "a signed 64-bit number"),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1, "an unsigned 64-bit number"),
+}
+
+
+class FieldError(Exception):
+    """Say which field is wrong, its value, and what to write instead."""
+
+    def __init__(self, field: str, value: object, fix: str) -> None:
+        super().__init__(f"{field}={_REPR.repr(value)}: {fix}")
+
+
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Say whether a field is a list or a map (protobuf 5 has only `label`, which protobuf 7 warns of)."""
+    either: Any = field
+    repeated = getattr(field, "is_repeated", None)
+    return bool(either.label == either.LABEL_REPEATED if repeated is None else repeated)
+
+
+def scalar(field: FieldDescriptor) -> Setter:
+    """Return the setter of a field that is a string, bytes, a number or an enum."""
+    if field.enum_type is not None:
+        return _enum(field.name, field.enum_type)
+    if field.cpp_type in _RANGES:
+        return _integer(field.name, *_RANGES[field.cpp_type])
+    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+        return _double(field.name)
+    return _bytes(field.name) if field.type == FieldDescriptor.TYPE_BYTES else _text(field.name)
+
+
+def expected(name: str, value: Any, what: str) -> FieldError:
+    """Make the error for a value of a wrong type."""
+    return FieldError(name, value, f"is {_KINDS.get(type(value), 'null')}, must be {what}")
+
+
+def set_timestamp(message: Message, name: str, value: Any) -> None:
+    """Set a `google.protobuf.Timestamp` from RFC 3339 text."""
+    if type(value) is not str:
+        raise expected(name, value, "a string such as '2024-05-01T12:00:00Z'")
+    try:
+        message.FromJsonString(value)  # type: ignore[attr-defined] # a Timestamp
+    except (ValueError, OverflowError):
+        raise FieldError(name, value, "is no time; write it as '2024-05-01T12:00:00.123Z' (RFC 3339)") from None
+
+
+def set_strings(message: Any, name: str, value: Any) -> None:
+    """Extend a repeated string field."""
+    if type(value) is not list:
+        raise expected(name, value, "an array of strings")
+    for position, text in enumerate(value):
+        if type(text) is not str:
+            raise expected(f"{name}[{position}]", text, "a string")
+    message.extend(value)
+
+
+def set_string_map(message: Any, name: str, value: Any) -> None:
+    """Fill a map of strings; entries that are null are left out."""
+    if type(value) is not dict:
+        raise expected(name, value, "an object of strings")
+    for key, text in value.items():
+        if type(text) is str:
+            message[key] = text
+        elif text is not None:
+            raise expected(f"{name}[{_REPR.repr(key)}]", text, "a string")
+
+
+def _text(attribute: str) -> Setter:
+    def set_text(message: Any, name: str, value: Any) -> None:
+        if type(value) is not str:
+            raise expected(name, value, "a string")
+        setattr(message, attribute, value)
+
+    return set_text
+
+
+def _bytes(attribute: str) -> Setter:
+    def set_bytes(message: Any, name: str, value: Any) -> None:
+        if type(value) is not str:
+            raise expected(name, value, "a string of base64")
+        try:
+            setattr(message, attribute, _decode_base64(value))
+        except (Base64Error, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise FieldError(name, value, f"is not base64 ({reason}); encode the bytes as base64") from None
+
+    return set_bytes
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode either alphabet of RFC 4648, with or without padding."""
+    if "-" in text or "_" in text:
+        text = text.translate(_URL_SAFE)
+    return a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
+
+
+def _integer(attribute: str, low: int, high: int, what: str) -> Setter:
+    def set_integer(message: Any, name: str, value: Any) -> None:
+        number = value
+        if (type(value) is str and _WHOLE.fullmatch(value)) or (type(value) is float and value.is_integer()):
+            number = int(value)
+        if type(number) is not int:
+            raise FieldError(name, value, f"must be a whole number ({what})")
+        if not low <= number <= high:
+            raise FieldError(name, value, f"is out of range; it must be {what}, from {low} to {high}")
+        setattr(message, attribute, number)
+
+    return set_integer
+
+
+def _double(attribute: str) -> Setter:
+    def set_double(message: Any, name: str, value: Any) -> None:
+        if type(value) not in (int, float) and not (type(value) is str and _REAL.fullmatch(value)):
+            raise expected(name, value, "a number, or 'NaN', 'Infinity' or '-Infinity'")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isinf(number) and value not in ("Infinity", "-Infinity"):
+            raise FieldError(name, value, "is out of range; it must be a 64-bit floating-point number")
+        setattr(message, attribute, number)
+
+    return set_double
+
+
+def _enum(attribute: str, enum: EnumDescriptor) -> Setter:
+    short = {value.name.partition("_")[2].lower(): value.number for value in enum.values}
+    numbers = {**{value.name.lower(): value.number for value in enum.values}, **short}
+    known = ", ".join(short)
+
+    def set_enum(message: Any, name: str, value: Any) -> None:
+        number = numbers.get(value.lower()) if type(value) is str else value
+        if type(number) is not int:
+            raise FieldError(name, value, f"is not known; choose one of {known}, or a number")
+        if not -(2**31) <= number < 2**31:
+            raise FieldError(name, value, "is out of range; an enum is a signed 32-bit number")
+        setattr(message, attribute, number)
+
+    return set_enum
