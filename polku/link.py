@@ -92,6 +92,7 @@ class Link:
         self._open: dict[int, int] = {}  # seq -> bytes, of every push without a final answer
         self._in_window: set[int] = set()
         self._seq = 0
+        self._waiting_events = 0
         self._pushed = self._sent = self._resent = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -114,6 +115,7 @@ class Link:
             answer.set_exception(DrainingError(f"link {self.name} is closed"))
             return answer
         self._pushed += 1
+        self._waiting_events += len(batch)
         self._waiting.append(_Waiting(batch, batch.size_hint, answer))
         self._idle.clear()
         self._pump()
@@ -122,6 +124,12 @@ class Link:
     async def wait_room(self) -> None:
         """Return when nothing waits and the window has a place: a batch pushed now leaves at once."""
         while self._waiting or not self._has_room(0):
+            self._left.clear()
+            await self._left.wait()
+
+    async def wait_backlog(self) -> None:
+        """Return when less waits than fits into one joined batch: who prepares more than that prepares too early."""
+        while self._waiting_events >= max(self._window.join_events, 1):
             self._left.clear()
             await self._left.wait()
 
@@ -174,6 +182,7 @@ class Link:
             if events > self._window.join_events or size > self._window.join_bytes:
                 break
             parts.append(self._waiting.popleft())
+        self._waiting_events -= sum(len(part.batch) for part in parts)
         return parts
 
     async def _carry(self, seq: int, parts: list[_Waiting]) -> None:

@@ -178,6 +178,8 @@ class Intake:
         while self._is_full(size):
             self._answered.clear()
             await self._answered.wait()
+        # Events are decoded just before they can leave: decoded early they would cool down in memory (0.5 µs each).
+        await self._link.wait_backlog()
 
     async def _admit_raw(self, data: bytes, context: IngestContext) -> Admission:
         events, refused = await self._ingest(data, context)

@@ -47,6 +47,7 @@ class JsonIngestor:
     and repeated fields are errors, because what they hold would be lost in silence. After 1,000 bad records the rest
     of the data is refused unread. The format hints `json` and `ndjson` (or `json-lines`, `jsonl`) say whether every
     line is a record; without one the source's name does, and data that is no single value is tried as lines.
+    Blank lines are no records.
     """
 
     sources: ClassVar[tuple[str, ...]] = ("json", "ndjson", "json-lines")
@@ -55,14 +56,12 @@ class JsonIngestor:
         """Yield an event or an error for each record, in order; never raises."""
         start = len(_BOM) if data.startswith(_BOM) else 0
         by_line = (context.format or context.source).lower() in _LINES
-        return _read(_lines(data, start) if by_line else _records(data, start), data)
+        return _read(_lines(data, start) if by_line else _records(data, start))
 
 
-def _read(records: Iterator[_Record], data: bytes) -> Iterator[Event | RecordError]:
+def _read(records: Iterator[_Record]) -> Iterator[Event | RecordError]:
     errors = 0
-    none = True
     for record in records:
-        none = False
         if errors == MAX_ERRORS:
             message = f"{errors} records before this one are bad; this one and the rest were not read"
             yield RecordError(message, line=record.line, offset=record.offset)
@@ -70,8 +69,6 @@ def _read(records: Iterator[_Record], data: bytes) -> Iterator[Event | RecordErr
         result = _event(record)
         errors += isinstance(result, RecordError)
         yield result
-    if none:
-        yield RecordError(f"there is no record in {len(data)} bytes; send a JSON object", offset=0)
 
 
 def _event(record: _Record) -> Event | RecordError:
@@ -87,22 +84,23 @@ def _event(record: _Record) -> Event | RecordError:
 
 
 def _refuse(record: _Record, message: str, offset: int, event_id: str = "") -> RecordError:
+    line = record.line
     if record.place is not None:
         message = f"[{record.place}]: {message}"
-    return RecordError(message, event_id=event_id, line=record.line, offset=record.offset + offset)
+    elif line is None and offset:
+        line = record.data.count(b"\n", 0, offset) + 1
+    return RecordError(message, event_id=event_id, line=line, offset=record.offset + offset)
 
 
 def _records(data: bytes, start: int) -> Iterator[_Record]:
     """Find the records of data of which it is not said that each line is one."""
     body = data[start:] if start else data
-    first = body.lstrip()[:1]
-    if first == b"[":
+    if body.lstrip()[:1] == b"[":
         yield from _array(body, start)
-    elif first:
-        if b"\n" in body.strip() and _is_lines(body):
-            yield from _lines(data, start)
-        else:
-            yield _Record(body, start)
+    elif b"\n" in body.strip() and _is_lines(body):
+        yield from _lines(data, start)
+    else:
+        yield _Record(body, start)
 
 
 def _is_lines(body: bytes) -> bool:

@@ -18,6 +18,7 @@ from polku.ingest.json_values import (
     set_string_map,
     set_strings,
     set_timestamp,
+    shorten_name,
 )
 
 __all__ = ["FieldError", "event_from_fields"]
@@ -33,9 +34,9 @@ _HINTS = {
 def event_from_fields(fields: Any) -> Event:
     """Build an Event; raises `FieldError`."""
     if type(fields) is not dict:
-        raise expected("record", fields, "an object: an event's fields by name")
+        raise expected(fields, "an object: an event's fields by name", "record")
     event = Event()
-    _EVENT.fill(event, fields, "")
+    _EVENT.fill(event, fields)
     return event
 
 
@@ -43,39 +44,42 @@ class _Schema:
     """The setters of a message's fields, by both of their names."""
 
     def __init__(self, descriptor: Descriptor) -> None:
-        self._what = descriptor.name
+        self.name = descriptor.name
         self._setters: dict[str, Setter] = {}
         self._twins: dict[str, str] = {}  # camelCase name -> snake_case name, where they differ
         for field in descriptor.fields:
             self._setters[field.name] = self._setters[field.json_name] = _setter(field)
             if field.json_name != field.name:
                 self._twins[field.json_name] = field.name
-        self._camel = frozenset(self._twins)
 
-    def fill(self, message: Any, fields: dict[str, Any], path: str) -> None:
+    def fill(self, message: Any, fields: dict[str, Any]) -> None:
         """Set the fields that are there and not null."""
         setters = self._setters
-        for name, value in fields.items():
-            if name not in setters:
-                raise self._unknown(name, value, path)
-            if value is not None:
-                setters[name](message, path + name if path else name, value)
-        if not self._camel.isdisjoint(fields):
-            self._refuse_both_names(fields, path)
+        name, value = "", None
+        try:
+            for name, value in fields.items():
+                set_field = setters[name]
+                if value is not None:
+                    set_field(message, value)
+        except KeyError:
+            raise self._unknown(name, value) from None
+        except FieldError as error:
+            raise error.inside(name) from None
+        if not self._twins.keys().isdisjoint(fields):
+            self._refuse_both_names(fields)
 
-    def _refuse_both_names(self, fields: dict[str, Any], path: str) -> None:
+    def _refuse_both_names(self, fields: dict[str, Any]) -> None:
         for camel, snake in self._twins.items():
             if camel in fields and snake in fields:
-                raise FieldError(path + camel, fields[camel], f"stands twice, also as {snake!r}; leave one of them out")
+                raise FieldError(camel, fields[camel], f"stands twice, also as {snake!r}; leave one of them out")
 
-    def _unknown(self, name: str, value: Any, path: str) -> FieldError:
+    def _unknown(self, name: str, value: Any) -> FieldError:
         known: Sequence[str] = [name for name in self._setters if name not in self._twins]
         close = difflib.get_close_matches(name[:100], known, 1, 0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        if not path:
+        if self.name == "Event":
             hint = f"{_HINTS.get(name, hint)} (what has no field of its own goes into 'metadata' or 'payload')"
-        shown = name if len(name) <= 60 else name[:59] + "…"
-        return FieldError(path + shown, value, f"{self._what} has no such field; {hint}")
+        return FieldError(shorten_name(name), value, f"{self.name} has no such field; {hint}")
 
 
 def _setter(field: FieldDescriptor) -> Setter:
@@ -91,31 +95,31 @@ def _setter(field: FieldDescriptor) -> Setter:
     return _typed_data(field.name, _Schema(field.message_type))
 
 
-def _set_id(event: Any, name: str, value: Any) -> None:
+def _set_id(event: Any, value: Any) -> None:
     if type(value) is not str:
-        raise expected(name, value, "a string")
+        raise expected(value, "a string")
     if not value:
-        raise FieldError(name, value, "is empty; leave it out to have an id made, or give a unique string")
+        raise FieldError("", value, "is empty; leave it out to have an id made, or give a unique string")
     event.id = value
 
 
 def _into(attribute: str, fill: Setter) -> Setter:
-    def set_inside(message: Any, name: str, value: Any) -> None:
-        fill(getattr(message, attribute), name, value)
+    def set_inside(message: Any, value: Any) -> None:
+        fill(getattr(message, attribute), value)
 
     return set_inside
 
 
 def _typed_data(kind: str, schema: _Schema) -> Setter:
-    def set_data(event: Any, name: str, value: Any) -> None:
+    def set_data(event: Any, value: Any) -> None:
         present = event.WhichOneof("data")
         if present is not None:
-            raise FieldError(name, value, f"an event carries one kind of typed data, and {present!r} is there already")
+            raise FieldError("", value, f"an event carries one kind of typed data, and {present!r} is there already")
         if type(value) is not dict:
-            raise expected(name, value, f"an object: the fields of {schema._what}")
+            raise expected(value, f"an object: the fields of {schema.name}")
         data = getattr(event, kind)
         data.SetInParent()
-        schema.fill(data, value, f"{name}.")
+        schema.fill(data, value)
 
     return set_data
 

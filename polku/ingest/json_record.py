@@ -39,10 +39,11 @@ def explain(data: bytes, error: Exception) -> NotJsonError:
         return _explain_bytes(data)
     text = str(error).removeprefix("JSON is malformed: ")
     if text == "Input data was truncated":
-        return NotJsonError("not JSON: it ends too early; a bracket, a quote or a value is missing", len(data))
+        what = "it ends too early; a bracket, a quote or a value is missing" if data.strip() else "there is no record"
+        return NotJsonError(f"not JSON: {what}", len(data))
     reason, found, place = text.partition(" (byte ")
     if found:
-        offset = int(place.rstrip(")"))
+        offset = int(place.rstrip(")")) - (reason == "trailing characters")  # msgspec counts one too many there
         return NotJsonError(f"not JSON: {reason} at {_excerpt(data, offset)}", offset)
     return NotJsonError(f"not JSON: {text[:200]}", 0)
 
@@ -57,7 +58,11 @@ def event_from_json(record: bytes, fields: Any) -> Event:
 
 def _keys(fields: dict[str, Any]) -> int:
     """Count the keys of an object that has been read into an event, so that it has two levels at most."""
-    return len(fields) + sum([len(value) for value in fields.values() if type(value) is dict])
+    count = len(fields)
+    for value in fields.values():
+        if type(value) is dict:
+            count += len(value)
+    return count
 
 
 def _refuse_twins(record: bytes) -> None:
@@ -70,7 +75,10 @@ def _refuse_twins(record: bytes) -> None:
             raise FieldError(twin, values[-1], f"stands {len(values)} times in one object; leave all but one out")
         return fields
 
-    json.loads(record, object_pairs_hook=no_twins)
+    try:
+        json.loads(record, object_pairs_hook=no_twins)
+    except (ValueError, RecursionError):  # it was decoded before, so this is in what a second field hides
+        raise FieldError("record", record[:60], "a field stands twice in it; leave one of them out") from None
 
 
 def _explain_bytes(data: bytes) -> NotJsonError:

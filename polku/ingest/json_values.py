@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-Setter = Callable[[Any, str, Any], None]
-"""Set a field of a message: (message, the field's name as the sender wrote it, the JSON value, which is not null)."""
+Setter = Callable[[Any, Any], None]
+"""Set a field of a message to a JSON value that is not null; raises `FieldError` about what is inside the field."""
 
 _REPR = reprlib.Repr()
 _REPR.maxother = _REPR.maxstring = _REPR.maxlong = 60
-_WHOLE = re.compile(r"-?[0-9]{1,20}")
 _REAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|NaN|-?Infinity")
 _URL_SAFE = str.maketrans("-_", "+/")
 _KINDS: dict[type, str] = {
@@ -41,7 +39,18 @@ class FieldError(Exception):
     """Say which field is wrong, its value, and what to write instead."""
 
     def __init__(self, field: str, value: object, fix: str) -> None:
-        super().__init__(f"{field}={_REPR.repr(value)}: {fix}")
+        super().__init__(field, value, fix)
+        self.field = field
+        self.value = value
+        self.fix = fix
+
+    def inside(self, name: str) -> FieldError:
+        """Return the same error as seen from one level further out."""
+        dot = "." if self.field and not self.field.startswith("[") else ""
+        return FieldError(f"{shorten_name(name)}{dot}{self.field}", self.value, self.fix)
+
+    def __str__(self) -> str:
+        return f"{self.field}={_REPR.repr(self.value)}: {self.fix}"
 
 
 def is_repeated(field: FieldDescriptor) -> bool:
@@ -62,60 +71,65 @@ def scalar(field: FieldDescriptor) -> Setter:
     return _bytes(field.name) if field.type == FieldDescriptor.TYPE_BYTES else _text(field.name)
 
 
-def expected(name: str, value: Any, what: str) -> FieldError:
+def shorten_name(name: str) -> str:
+    """Cut a field's name for a message."""
+    return name if len(name) <= 60 else name[:59] + "…"
+
+
+def expected(value: Any, what: str, field: str = "") -> FieldError:
     """Make the error for a value of a wrong type."""
-    return FieldError(name, value, f"is {_KINDS.get(type(value), 'null')}, must be {what}")
+    return FieldError(field, value, f"is {_KINDS.get(type(value), 'null')}, must be {what}")
 
 
-def set_timestamp(message: Message, name: str, value: Any) -> None:
+def set_timestamp(message: Message, value: Any) -> None:
     """Set a `google.protobuf.Timestamp` from RFC 3339 text."""
     if type(value) is not str:
-        raise expected(name, value, "a string such as '2024-05-01T12:00:00Z'")
+        raise expected(value, "a string such as '2024-05-01T12:00:00Z'")
     try:
         message.FromJsonString(value)  # type: ignore[attr-defined] # a Timestamp
     except (ValueError, OverflowError):
-        raise FieldError(name, value, "is no time; write it as '2024-05-01T12:00:00.123Z' (RFC 3339)") from None
+        raise FieldError("", value, "is no time; write it as '2024-05-01T12:00:00.123Z' (RFC 3339)") from None
 
 
-def set_strings(message: Any, name: str, value: Any) -> None:
+def set_strings(strings: Any, value: Any) -> None:
     """Extend a repeated string field."""
     if type(value) is not list:
-        raise expected(name, value, "an array of strings")
+        raise expected(value, "an array of strings")
     for position, text in enumerate(value):
         if type(text) is not str:
-            raise expected(f"{name}[{position}]", text, "a string")
-    message.extend(value)
+            raise expected(text, "a string", f"[{position}]")
+    strings.extend(value)
 
 
-def set_string_map(message: Any, name: str, value: Any) -> None:
+def set_string_map(entries: Any, value: Any) -> None:
     """Fill a map of strings; entries that are null are left out."""
     if type(value) is not dict:
-        raise expected(name, value, "an object of strings")
+        raise expected(value, "an object of strings")
     for key, text in value.items():
         if type(text) is str:
-            message[key] = text
+            entries[key] = text
         elif text is not None:
-            raise expected(f"{name}[{_REPR.repr(key)}]", text, "a string")
+            raise expected(text, "a string", f"[{_REPR.repr(key)}]")
 
 
 def _text(attribute: str) -> Setter:
-    def set_text(message: Any, name: str, value: Any) -> None:
+    def set_text(message: Any, value: Any) -> None:
         if type(value) is not str:
-            raise expected(name, value, "a string")
+            raise expected(value, "a string")
         setattr(message, attribute, value)
 
     return set_text
 
 
 def _bytes(attribute: str) -> Setter:
-    def set_bytes(message: Any, name: str, value: Any) -> None:
+    def set_bytes(message: Any, value: Any) -> None:
         if type(value) is not str:
-            raise expected(name, value, "a string of base64")
+            raise expected(value, "a string of base64")
         try:
             setattr(message, attribute, _decode_base64(value))
-        except (Base64Error, ValueError) as error:
+        except ValueError as error:
             reason = str(error).rstrip(".")
-            raise FieldError(name, value, f"is not base64 ({reason}); encode the bytes as base64") from None
+            raise FieldError("", value, f"is not base64 ({reason}); encode the bytes as base64") from None
 
     return set_bytes
 
@@ -124,33 +138,40 @@ def _decode_base64(text: str) -> bytes:
     """Decode either alphabet of RFC 4648, with or without padding."""
     if "-" in text or "_" in text:
         text = text.translate(_URL_SAFE)
-    return a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
+    padding = -len(text) % 4
+    return a2b_base64(text + "=" * padding if padding else text, strict_mode=True)
 
 
 def _integer(attribute: str, low: int, high: int, what: str) -> Setter:
-    def set_integer(message: Any, name: str, value: Any) -> None:
-        number = value
-        if (type(value) is str and _WHOLE.fullmatch(value)) or (type(value) is float and value.is_integer()):
-            number = int(value)
-        if type(number) is not int:
-            raise FieldError(name, value, f"must be a whole number ({what})")
+    def set_integer(message: Any, value: Any) -> None:
+        number = _whole(value) if type(value) is not int else value
+        if number is None:
+            raise FieldError("", value, f"must be a whole number ({what})")
         if not low <= number <= high:
-            raise FieldError(name, value, f"is out of range; it must be {what}, from {low} to {high}")
+            raise FieldError("", value, f"is out of range; it must be {what}, from {low} to {high}")
         setattr(message, attribute, number)
 
     return set_integer
 
 
+def _whole(value: Any) -> int | None:
+    """Return the whole number that a string or a float stands for."""
+    if type(value) is str:
+        digits = value.removeprefix("-")
+        return int(value) if digits.isdigit() and digits.isascii() and len(digits) <= 20 else None
+    return int(value) if type(value) is float and value.is_integer() else None
+
+
 def _double(attribute: str) -> Setter:
-    def set_double(message: Any, name: str, value: Any) -> None:
+    def set_double(message: Any, value: Any) -> None:
         if type(value) not in (int, float) and not (type(value) is str and _REAL.fullmatch(value)):
-            raise expected(name, value, "a number, or 'NaN', 'Infinity' or '-Infinity'")
+            raise expected(value, "a number, or 'NaN', 'Infinity' or '-Infinity'")
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
         if math.isinf(number) and value not in ("Infinity", "-Infinity"):
-            raise FieldError(name, value, "is out of range; it must be a 64-bit floating-point number")
+            raise FieldError("", value, "is out of range; it must be a 64-bit floating-point number")
         setattr(message, attribute, number)
 
     return set_double
@@ -161,12 +182,12 @@ def _enum(attribute: str, enum: EnumDescriptor) -> Setter:
     numbers = {**{value.name.lower(): value.number for value in enum.values}, **short}
     known = ", ".join(short)
 
-    def set_enum(message: Any, name: str, value: Any) -> None:
+    def set_enum(message: Any, value: Any) -> None:
         number = numbers.get(value.lower()) if type(value) is str else value
         if type(number) is not int:
-            raise FieldError(name, value, f"is not known; choose one of {known}, or a number")
+            raise FieldError("", value, f"is not known; choose one of {known}, or a number")
         if not -(2**31) <= number < 2**31:
-            raise FieldError(name, value, "is out of range; an enum is a signed 32-bit number")
+            raise FieldError("", value, "is out of range; an enum is a signed 32-bit number")
         setattr(message, attribute, number)
 
     return set_enum

@@ -96,7 +96,8 @@ class _Groups:
         due = self._clock.monotonic() + self._config.within
         for event in events:
             try:
-                key = (self._key(event), tuple(event.route_to))
+                routes = event.route_to
+                key = (self._key(event), tuple(routes) if routes else ())
                 group = self._groups.get(key)
             except Exception as error:
                 flushes.append(self._alone(event, batch, error))

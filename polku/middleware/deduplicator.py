@@ -50,11 +50,23 @@ class _Memory:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
+        ids = [event.id for event in events]
+        if self._all_new(ids):
+            self._open.update(dict.fromkeys(ids, batch))
+            self._batches[batch] = ids
+            return Outcome(events)
+        return self._sift(events, ids, batch)
+
+    def _all_new(self, ids: list[str]) -> bool:
+        unique = set(ids)
+        is_new = self._open.keys().isdisjoint(unique) and self._seen.keys().isdisjoint(unique)
+        return is_new and len(unique) == len(ids) and "" not in unique
+
+    def _sift(self, events: list[Event], given: list[str], batch: int) -> Outcome:
         fresh: list[Event] = []
         follows: list[tuple[str, int]] = []
         ids: list[str] = []
-        for event in events:
-            event_id = event.id
+        for event, event_id in zip(events, given, strict=True):
             if event_id in self._open:
                 follows.append((event_id, self._open[event_id]))
             elif event_id not in self._seen:

@@ -24,7 +24,7 @@ class Failed(NamedTuple):
     dead: DeadEvent
 
 
-Combine = Callable[[str, list[Event], list[Any]], Outcome]
+Combine = Callable[[str, list[Event], list[Any], bool], Outcome]
 
 _PLAIN = frozenset({bool, int, str, type(None), Event, dict, Failed})  # types of results that cannot be awaited
 
@@ -32,8 +32,8 @@ _PLAIN = frozenset({bool, int, str, type(None), Event, dict, Failed})  # types o
 class Each:
     """Be the running form of Filter, Transform, Router, Enricher, Validator and a Sampler with a key.
 
-    `combine(name, events, results)` makes the outcome of the function's results, one of them for each event, in
-    order; `reads_only` says that the function changes no event.
+    `combine(name, events, results, failed)` makes the outcome of the function's results, one of them for each event,
+    in order; `failed` says whether any of them is a `Failed`. `reads_only` says that the function changes no event.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class Each:
         if self._is_async:
             return self._await_each(events, self._function, events)
         results = self._call_each(events)
-        if not _PLAIN.issuperset(map(type, results)) and any(map(inspect.isawaitable, results)):
+        kinds = set(map(type, results))
+        if not kinds <= _PLAIN and any(map(inspect.isawaitable, results)):
             return self._await_each(events, _itself, results)  # a lambda around an async function
-        return self._combine(self.name, events, results)
+        return self._combine(self.name, events, results, Failed in kinds)
 
     def settled(self, batch: int, refused: frozenset[str]) -> None:
         """Keep nothing."""
@@ -97,7 +98,7 @@ class Each:
         finally:
             for worker in workers:
                 worker.cancel()
-        return self._combine(self.name, events, results)
+        return self._combine(self.name, events, results, Failed in map(type, results))
 
     async def _bounded(self, event: Event, call: Callable[[Any], Any], given: Any) -> Any:
         try:
@@ -110,7 +111,7 @@ class Each:
 
 def died(name: str, event: Event, error: BaseException) -> DeadEvent:
     """Make a dead event of an exception that user code raised."""
-    reason = f"{name}: {type(error).__name__}: {_text(error)}"
+    reason = f"{name}: {type(error).__name__}: {_text(error)}".rstrip(": ")
     detail = "".join(traceback.format_exception(error))
     return DeadEvent(event, Refusal(event.id, Code.MIDDLEWARE_ERROR, reason), detail)
 

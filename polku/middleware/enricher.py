@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from polku.clock import Clock
@@ -31,7 +32,7 @@ class Enricher(Configuration):
         arguments.positive("Enricher", "timeout", self.timeout)
         arguments.whole("Enricher", "concurrency", self.concurrency)
         if isinstance(self.look_up, Mapping):
-            if not _is_metadata(self.look_up):
+            if not _add(Event(), self.look_up):
                 raise arguments.fault("Enricher", "look_up", self.look_up, "must map strings to strings")
             object.__setattr__(self, "look_up", dict(self.look_up))
         else:
@@ -59,7 +60,7 @@ class _Defaults:
                 metadata[key] = value
 
 
-def _merge(name: str, events: list[Event], results: list[Any]) -> Outcome:
+def _merge(name: str, events: list[Event], results: list[Any], failed: bool) -> Outcome:
     if results.count(None) == len(results):
         return Outcome(events)
     outcome = separate(_merged(name, events, results))
@@ -70,24 +71,24 @@ def _merged(name: str, events: list[Event], results: list[Any]) -> Iterator[Even
     for event, result in zip(events, results, strict=True):
         if isinstance(result, Failed):
             yield result.dead
-        elif result is None:
-            yield event
-        elif isinstance(result, Mapping) and _is_metadata(result):
-            event.metadata.update(result)
+        elif result is None or _add(event, result):
             yield event
         else:
             yield wrong_result(name, event, result, "a mapping of strings to strings, or None")
 
 
-def _is_metadata(entries: Mapping[Any, Any]) -> bool:
-    return all(_is_text(key) and _is_text(value) for key, value in entries.items())
-
-
-def _is_text(value: object) -> bool:
-    """Say whether a message can hold the value: a string without lone surrogates."""
-    if not isinstance(value, str):
+def _add(event: Event, entries: Any) -> bool:
+    """Merge entries into an event's metadata; say whether they are strings that a message can hold."""
+    if not isinstance(entries, Mapping) or not all(map(_is_string, chain(*entries.items()))):
         return False
+    metadata = event.metadata
     try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
+        for key, value in entries.items():
+            metadata[key] = value
+    except UnicodeEncodeError:  # half of a surrogate pair
         return False
+    return True
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)

@@ -46,13 +46,11 @@ class Filter(Configuration):
         return Each(name, self.predicate, keep, timeout=self.timeout, concurrency=self.concurrency, reads_only=True)
 
 
-def keep(name: str, events: list[Event], results: list[Any]) -> Outcome:
+def keep(name: str, events: list[Event], results: list[Any], failed: bool) -> Outcome:
     """Keep the events whose results are true."""
     try:
-        if all(results) and Failed not in map(type, results):
-            return Outcome(events)
-        if Failed not in map(type, results):
-            return Outcome(list(compress(events, results)))
+        if not failed:
+            return Outcome(events if all(results) else list(compress(events, results)))
     except Exception:  # results without a truth value, such as arrays; found one by one below
         pass
     return separate(_kept(name, events, results))

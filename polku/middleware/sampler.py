@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
+from operator import attrgetter
 
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
@@ -19,6 +20,8 @@ from polku.middleware.filter import keep
 Key = Callable[[Event], object]
 
 _FIELDS = ("id", "source", "event_type")
+_GOLDEN = 0x9E3779B1  # the prime nearest to 2^32 over the golden ratio
+_MASK = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,7 +49,7 @@ class Sampler(Configuration):
         """Make the running sampler."""
         if self.key is None:
             return _Chance(self.rate, self.seed)
-        choose = _ByKey(self.rate, self.seed or 0, _key_function(self.key))
+        choose = _by_key(self.rate, self.seed or 0, _key_function(self.key))
         return Each("Sampler", choose, keep, drop_reason="sampled_out", reads_only=True)
 
 
@@ -68,30 +71,21 @@ class _Chance:
         pass
 
 
-class _ByKey:
+def _by_key(rate: float, seed: int, key: Key) -> Callable[[Event], bool]:
     """Choose by a checksum of the key, which is alike everywhere.
 
-    CRC-32 alone will not do: under another seed all its values change by one and the same XOR. One multiplication by
-    2^64 over the golden ratio (Knuth, The Art of Computer Programming 3, 6.4) makes choices of different seeds
-    independent.
+    CRC-32 alone will not do: under another seed all its values change by one and the same XOR. Multiplying (Knuth,
+    The Art of Computer Programming 3, 6.4) and folding makes choices of different seeds independent.
     """
+    limit = round(rate * 2**32)
+    salt = zlib.crc32(str(seed).encode()) * _GOLDEN & _MASK
+    crc32 = zlib.crc32
 
-    def __init__(self, rate: float, seed: int, key: Key) -> None:
-        self._limit = round(rate * 2**64)
-        self._seed = random.Random(seed).getrandbits(64)
-        self._key = key
+    def choose(event: Event) -> bool:
+        mixed = (crc32(str(key(event)).encode("utf-8", "surrogatepass")) ^ salt) * _GOLDEN & _MASK
+        return (mixed ^ mixed >> 15) * _GOLDEN & _MASK < limit
 
-    def __call__(self, event: Event) -> bool:
-        key = zlib.crc32(str(self._key(event)).encode("utf-8", "surrogatepass"))
-        return (key ^ self._seed) * 0x9E3779B97F4A7C15 % 2**64 < self._limit
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    name: str
-
-    def __call__(self, event: Event) -> object:
-        return getattr(event, self.name)
+    return choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +104,7 @@ def _key_function(key: str | Key) -> Key:
     if kind == "metadata" and name:
         return _Metadata(name)
     if key in _FIELDS:
-        return _Field(key)
+        return attrgetter(key)
     raise arguments.fault(
         "Sampler", "key", key, f"must be {arguments.either((*_FIELDS, 'metadata.NAME'))}, or a function"
     )

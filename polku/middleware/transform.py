@@ -54,7 +54,7 @@ class _Replace:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def __call__(self, name: str, events: list[Event], results: list[Any]) -> Outcome:
+    def __call__(self, name: str, events: list[Event], results: list[Any], failed: bool) -> Outcome:
         if results.count(None) == len(results) or all(map(is_, results, events)):
             return Outcome(events)
         outcome = separate(self._replaced(name, events, results))

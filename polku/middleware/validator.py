@@ -73,7 +73,7 @@ class _Judge:
     def __init__(self, rule: OnInvalid) -> None:
         self._rule = rule
 
-    def __call__(self, name: str, events: list[Event], results: list[Any]) -> Outcome:
+    def __call__(self, name: str, events: list[Event], results: list[Any], failed: bool) -> Outcome:
         if results.count(None) == len(results) or all(result is True or result is None for result in results):
             return Outcome(events)
         outcome = separate(self._judged(name, events, results))

@@ -48,6 +48,8 @@ class Whole:
 
     async def process(self, events: list[Event], batch: int) -> Outcome:
         """Return the events that user code returned, and those that it raises on."""
+        if not events:
+            return Outcome(events)
         kept: Sequence[Event | bytes] = events if self.reads_only else list(map(Event.SerializeToString, events))
         give_up = asyncio.get_running_loop().time() + 3 * self._timeout
         try:

@@ -6,7 +6,11 @@ from polku.v1 import gateway_pb2 as polku_dot_v1_dot_gateway__pb2
 
 
 class GatewayStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events in and tells what became of them.
+
+    Bad input never ends a stream: what is refused is named in the errors of its Ack, and the rest is taken. Delivery
+    is at least once: what has no Ack should be sent again under the same ids.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -32,22 +36,32 @@ class GatewayStub(object):
 
 
 class GatewayServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events in and tells what became of them.
+
+    Bad input never ends a stream: what is refused is named in the errors of its Ack, and the rest is taken. Delivery
+    is at least once: what has no Ack should be sent again under the same ids.
+    """
 
     def StreamEvents(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Take batches as they come, and answer each with one Ack, in the order in which they were sent. Many batches may
+        be under way at once. When the buffer is full the gateway stops reading, which holds the sender back.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendEvent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Take one event (or a few). The Ack is the call's answer. INVALID_ARGUMENT: the message is malformed,
+        RESOURCE_EXHAUSTED: the buffer is full, try again later, UNAVAILABLE: the gateway is stopping or a part of it
+        does not answer, UNAUTHENTICATED: the caller is not known.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell how the pipeline is doing, part by part.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -78,7 +92,11 @@ def add_GatewayServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Gateway(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events in and tells what became of them.
+
+    Bad input never ends a stream: what is refused is named in the errors of its Ack, and the rest is taken. Delivery
+    is at least once: what has no Ack should be sent again under the same ids.
+    """
 
     @staticmethod
     def StreamEvents(request_iterator,

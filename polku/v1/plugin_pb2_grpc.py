@@ -7,7 +7,8 @@ from polku.v1 import plugin_pb2 as polku_dot_v1_dot_plugin__pb2
 
 
 class IngestorPluginStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Turns the bytes of one or more sources into events.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -33,22 +34,27 @@ class IngestorPluginStub(object):
 
 
 class IngestorPluginServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Turns the bytes of one or more sources into events.
+    """
 
     def Info(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell who the plugin is. Called when POLKU connects, and again after a connection was lost.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell how the plugin is doing. Called from time to time; should answer at once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Turn bytes into events. The same request may come twice: give the same ids, or leave them empty.
+        Records that cannot be read go into `errors`; a gRPC error fails the whole request.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -79,7 +85,8 @@ def add_IngestorPluginServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestorPlugin(object):
-    """Missing associated documentation comment in .proto file."""
+    """Turns the bytes of one or more sources into events.
+    """
 
     @staticmethod
     def Info(request,
@@ -134,7 +141,8 @@ class IngestorPlugin(object):
 
 
 class EmitterPluginStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Hands events to a destination.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -165,28 +173,34 @@ class EmitterPluginStub(object):
 
 
 class EmitterPluginServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Hands events to a destination.
+    """
 
     def Info(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell who the plugin is. Called when POLKU connects, and again after a connection was lost.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell how the plugin and its destination are doing. Called from time to time; should answer at once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Emit(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deliver events. The answer confirms all but those it names; a gRPC error confirms none of them. An event may come
+        twice: its id is the key to know it by.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Shutdown(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Finish: write out what is held and close. Called once, when the pipeline stops; nothing is emitted after it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -222,7 +236,8 @@ def add_EmitterPluginServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmitterPlugin(object):
-    """Missing associated documentation comment in .proto file."""
+    """Hands events to a destination.
+    """
 
     @staticmethod
     def Info(request,
@@ -294,7 +309,8 @@ class EmitterPlugin(object):
 
 
 class PluginRegistryStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Served by POLKU: lets plugins make themselves known, instead of being named in the pipeline.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -320,22 +336,26 @@ class PluginRegistryStub(object):
 
 
 class PluginRegistryServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Served by POLKU: lets plugins make themselves known, instead of being named in the pipeline.
+    """
 
     def Register(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Make a plugin known. Registering again replaces the earlier entry of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Say that the plugin is still there. A plugin that stays silent for too long is taken out.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unregister(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Take the plugin out.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -366,7 +386,8 @@ def add_PluginRegistryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PluginRegistry(object):
-    """Missing associated documentation comment in .proto file."""
+    """Served by POLKU: lets plugins make themselves known, instead of being named in the pipeline.
+    """
 
     @staticmethod
     def Register(request,

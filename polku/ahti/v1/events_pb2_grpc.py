@@ -6,7 +6,8 @@ from polku.ahti.v1 import events_pb2 as polku_dot_ahti_dot_v1_dot_events__pb2
 
 
 class AhtiServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events into the graph.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -32,22 +33,26 @@ class AhtiServiceStub(object):
 
 
 class AhtiServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events into the graph.
+    """
 
     def SendEvent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Take one event.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Take batches, and answer each with one AhtiAck.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tell how the service is doing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -78,7 +83,8 @@ def add_AhtiServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AhtiService(object):
-    """Missing associated documentation comment in .proto file."""
+    """Takes events into the graph.
+    """
 
     @staticmethod
     def SendEvent(request,

@@ -1,0 +1,165 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polku.contracts import Flush, IngestContext
+from polku.errors import PlanError
+from polku.event.v1.event_pb2 import Event, Outcome, Severity
+from polku.ingest import JsonIngestor
+from polku.middleware import Aggregator
+from polku.middleware.adapt import as_step
+from tests.clock import FakeClock
+from tests.middleware.harness import events
+
+
+def build(clock: FakeClock | None = None, size: int = 3, within: float = 10.0, **options: Any) -> Any:
+    return as_step(Aggregator(size, within, **options), clock or FakeClock())
+
+
+def parts(flush: Flush) -> list[tuple[int, str]]:
+    return [tuple(part) for part in flush.parts]
+
+
+def test_a_full_group_is_let_go_at_once_and_names_its_parts() -> None:
+    holder = build()
+    assert holder.hold(events("a", "b"), 1) == []
+    (flush,) = holder.hold(events("c", "d"), 2)
+    assert parts(flush) == [(1, "a"), (1, "b"), (2, "c")]
+    assert len(flush.events) == 1
+    assert holder.held[0] == 1
+
+
+def test_a_group_is_due_a_fixed_time_after_its_first_event() -> None:
+    clock = FakeClock()
+    holder = build(clock)
+    assert holder.due() is None
+    holder.hold(events("a"), 1)
+    clock.advance(6)
+    holder.hold(events("b"), 2)
+    holder.hold(events("c", source="other"), 3)
+    assert holder.due() == 10
+    assert holder.flush() == []
+    clock.advance(4)
+    (flush,) = holder.flush()
+    assert parts(flush) == [(1, "a"), (2, "b")]
+    assert holder.due() == 16
+
+
+def test_a_drain_lets_everything_go() -> None:
+    holder = build()
+    holder.hold([*events("a"), *events("b", source="other")], 1)
+    assert [parts(flush) for flush in holder.flush(everything=True)] == [[(1, "a")], [(1, "b")]]
+    assert (holder.held, holder.due()) == ((0, 0), None)
+
+
+def test_groups_are_by_source_and_type_or_by_key_and_never_mix_routes() -> None:
+    batch = [*events("a"), *events("b", source="s2"), *events("c", event_type="t2"), *events("d")]
+    batch[3].route_to.append("elsewhere")
+    holder = build()
+    holder.hold(batch, 1)
+    assert len(holder.flush(everything=True)) == 4
+    by_key = build(size=5, key=lambda event: 1)
+    by_key.hold(batch, 1)
+    flushes = by_key.flush(everything=True)
+    assert [(len(flush.parts), list(flush.events[0].route_to)) for flush in flushes] == [(3, []), (1, ["elsewhere"])]
+
+
+def test_the_aggregate_says_what_its_events_have_in_common() -> None:
+    batch = events("a", "b")
+    batch[0].timestamp_unix_ns, batch[1].timestamp_unix_ns = 200, 100
+    batch[0].severity, batch[1].severity = Severity.SEVERITY_INFO, Severity.SEVERITY_ERROR
+    for event in batch:
+        event.outcome = Outcome.OUTCOME_FAILURE
+        event.metadata["cluster"] = "prod"
+        event.metadata["own"] = event.id
+    ((out,), _) = build(size=2).hold(batch, 1)[0]
+    assert len(out.id) == 26
+    assert (out.source, out.event_type, out.timestamp_unix_ns) == ("agent", "user.login", 200)
+    assert (out.severity, out.outcome) == (Severity.SEVERITY_ERROR, Outcome.OUTCOME_FAILURE)
+    assert dict(out.metadata) == {
+        "cluster": "prod",
+        "polku.aggregate.count": "2",
+        "polku.aggregate.first_unix_ns": "100",
+        "polku.aggregate.last_unix_ns": "200",
+        "polku.aggregate.strategy": "json_array",
+    }
+
+
+def test_a_json_array_holds_json_payloads_as_they_are_and_other_events_whole() -> None:
+    batch = events("a", "b", "c", "d")
+    batch[0].payload = b'{"n": 1}'
+    batch[1].payload = b"\xff\x00"
+    batch[2].network.src_port = 80
+    batch[3].payload, batch[3].k8s.reason = b"{}", "both"
+    ((out,), _) = build(size=4).hold(batch, 1)[0]
+    array = json.loads(out.payload)
+    assert array[0] == {"n": 1}
+    whole = json.dumps(array[1:]).encode()
+    assert list(JsonIngestor().ingest(whole, IngestContext("json"))) == batch[1:]
+
+
+def test_concat_first_and_last() -> None:
+    for strategy, payload in (("concat", b"123"), ("first", b"1"), ("last", b"3")):
+        batch = events("a", "b", "c")
+        for number, event in enumerate(batch, 1):
+            event.payload = b"%d" % number
+            event.network.src_port = number
+        ((out,), _) = build(strategy=strategy).hold(batch, 1)[0]
+        assert out.payload == payload
+        assert out.network.src_port == {"concat": 0, "first": 1, "last": 3}[strategy]
+        assert out.id not in ("a", "b", "c")
+        assert [event.id for event in batch] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("key", [lambda event: 1 // 0, lambda event: []])
+def test_an_event_whose_key_fails_goes_on_alone_and_says_why(key) -> None:
+    (flush,) = build(key=key).hold(events("a"), 1)
+    assert parts(flush) == [(1, "a")]
+    assert flush.events[0].id == "a"
+    assert "Error" in flush.events[0].metadata["polku.aggregate.error"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 4), st.booleans()), max_size=40), st.integers(1, 5))
+def test_every_event_is_in_exactly_one_flush_and_the_counters_agree(steps, size) -> None:
+    clock = FakeClock()
+    holder = build(clock, size)
+    given_parts, seen = [], []
+    for number, (source, wait, flush) in enumerate(steps):
+        clock.advance(wait)
+        batch = events(f"e{number}", source=str(source))
+        given_parts.append((number, batch[0].id))
+        flushes = list(holder.hold(batch, number)) + (list(holder.flush()) if flush else [])
+        seen += [part for one in flushes for part in parts(one)]
+        assert holder.held[0] == len(given_parts) - len(seen)
+        assert holder.held[1] >= 0
+    seen += [part for one in holder.flush(everything=True) for part in parts(one)]
+    assert sorted(seen) == given_parts
+    assert holder.held == (0, 0)
+
+
+async def _later(event: Event) -> str:
+    return event.id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda: Aggregator(0, 1.0), "Aggregator(size=0): must be a whole number"),
+        (lambda: Aggregator(1, 0), "Aggregator(within=0): must be a number above 0"),
+        (lambda: Aggregator(1, 1, strategy="sum"), "choose 'json_array', 'concat', 'first' or 'last'"),
+        (lambda: Aggregator(1, 1, key=_later), "must not be async"),
+        (lambda: Aggregator(1, 1, max_held=0), "Aggregator(max_held=0)"),
+    ],
+)
+def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+    with pytest.raises(PlanError) as caught:
+        arguments()
+    assert message in str(caught.value)
+
+
+def test_its_limits_are_what_it_was_given() -> None:
+    assert build(max_held=5, max_bytes=6).limit == (5, 6)

@@ -1,0 +1,105 @@
+"""What people install is the whole of polku, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import polku
+from tests.packaging.conftest import ROOT, Installed, run
+
+PROBE = """
+import importlib.metadata, importlib.util, json
+import polku, polku.actors
+from polku.ahti.v1 import events_pb2, events_pb2_grpc
+from polku.event.v1 import event_pb2
+from polku.v1 import gateway_pb2, gateway_pb2_grpc, plugin_pb2, plugin_pb2_grpc
+
+event = event_pb2.Event(id="1", metadata={"a": "b"})
+assert event_pb2.Event.FromString(event.SerializeToString()) == event
+strangers = [name for name in ("actors", "proto", "tests", "examples") if importlib.util.find_spec(name)]
+print(json.dumps({
+    "file": polku.__file__,
+    "actors": polku.actors.__name__,
+    "versions": [polku.__version__, importlib.metadata.version("polku")],
+    "strangers": strangers,
+}))
+"""
+
+
+def test_every_module_is_importable_and_no_stranger_is(installed: Installed) -> None:
+    seen = json.loads(installed.run("python", "-c", PROBE))
+
+    home = ROOT if installed.how == "editable" else installed.site
+    assert Path(seen["file"]).is_relative_to(home)
+    assert seen["actors"] == "polku.actors"
+    assert seen["strangers"] == []
+
+
+def test_the_version_is_the_same_everywhere(installed: Installed) -> None:
+    seen = json.loads(installed.run("python", "-c", PROBE))
+
+    assert seen["versions"] == [polku.__version__] * 2
+    assert polku.__version__ in installed.run("polku", "--version").split()
+
+
+def test_mypy_understands_a_users_file(installed: Installed, tmp_path: Path) -> None:
+    if installed.how == "sdist":
+        return  # the wheel from the sdist is the wheel, see below
+    source = Path(__file__).with_name("typed_user.py")
+    copy = tmp_path / "user.py"
+    copy.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+
+    options = ("--strict", "--cache-dir", tmp_path / "cache", "--config-file=")
+    python = installed.root / "bin" / "python"
+    said = run(sys.executable, "-m", "mypy", *options, "--python-executable", python, copy, cwd=tmp_path)
+
+    assert said.startswith("Success")
+
+
+def test_the_wheel_holds_polku_and_nothing_beside_it(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name.split("/")[0] for name in names} == {"polku", f"polku-{polku.__version__}.dist-info"}
+    for wanted in ("py.typed", "actors/__init__.py", "v1/plugin_pb2.pyi", "v1/plugin_pb2_grpc.pyi"):
+        assert f"polku/{wanted}" in names
+    assert not [name for name in names if "/tests/" in name or "__pycache__" in name]
+
+
+def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("polku/")}
+    actors = {f"polku/{path.relative_to(ROOT)}" for path in (ROOT / "actors").rglob("*.py")}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "polku").rglob("*.py*")}
+    wanted = {name for name in actors | sources if "__pycache__" not in name}
+
+    assert packed - {"polku/py.typed"} == wanted - {"polku/py.typed"}
+
+
+def test_every_directory_of_the_wheel_is_a_package(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    directories = {str(Path(name).parent) for name in names if name.endswith(".py")}
+
+    assert {d for d in directories if f"{d}/__init__.py" not in names} == set()
+
+
+def test_the_wheel_from_the_sdist_is_the_wheel_from_the_checkout(archives: Path, wheel: Path) -> None:
+    direct = zipfile.ZipFile(next((archives / "tree").glob("*.whl")))
+    through_sdist = zipfile.ZipFile(wheel)
+
+    assert {i.filename: i.CRC for i in direct.infolist()} == {i.filename: i.CRC for i in through_sdist.infolist()}
+
+
+def test_the_sdist_holds_the_wire_contract_and_no_links(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        members = {member.name.split("/", 1)[1]: member for member in archive.getmembers()}
+
+    assert all(member.isfile() for member in members.values())
+    for wanted in ("proto/polku/v1/gateway.proto", "LICENSE", "README.md", "CHANGELOG.md", "polku/actors/__init__.py"):
+        assert wanted in members
+    assert {name.split("/")[0] for name in members} <= {
+        *("polku", "proto", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"),
+        *("PKG-INFO", ".gitignore"),
+    }
