@@ -134,7 +134,7 @@ class Stage:
             self._since,
         )
 
-    async def _advance(self, batch: Batch, position: int) -> asyncio.Future[Receipt]:
+    async def _advance(self, batch: Batch, position: int, *, inner: bool = False) -> asyncio.Future[Receipt]:
         """Run the steps from a position on, hand on what is left, and return the future of the batch's receipt."""
         self._number += 1
         number = self._number
@@ -159,7 +159,7 @@ class Stage:
             events = outcome.events
         if events or not steps:
             waits.append(self._hand_on(_outgoing(batch, events, changed=changed)))
-        settled = asyncio.ensure_future(self._settle(number, waits, refused, follows))
+        settled = asyncio.ensure_future(self._settle(number, batch, waits, refused, follows, inner=inner))
         if not settled.done():
             self._outcomes[number] = settled
         return settled
@@ -196,11 +196,16 @@ class Stage:
     async def _settle(
         self,
         number: int,
+        batch: Batch,
         waits: Sequence[Awaitable[Receipt]],
         refused: list[Refusal],
         follows: Sequence[tuple[str, int]],
+        *,
+        inner: bool,
     ) -> Receipt:
+        """Wait for what became of a batch and tell the steps; what failed as a whole counts as refused as a whole."""
         receipt = self._latest
+        done = False
         try:
             for wait in waits:
                 receipt = await wait
@@ -208,13 +213,15 @@ class Stage:
                 self._latest = receipt._replace(refused=())
             for event_id, first in follows:
                 refused.extend(await self._follow(event_id, first, number))
+            done = True
         finally:
-            ids = frozenset(refusal.event_id for refusal in refused)
+            ids = frozenset(refusal.event_id for refusal in refused) if done else frozenset(batch.ids)
             for step in self._steps:
                 if not is_holder(step):
                     step.settled(number, ids)
             self._outcomes.pop(number, None)
-        counts = receipt.counts.plus(Counts(**self._counts))
+        # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
+        counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
         return receipt._replace(refused=tuple(refused), counts=counts)
 
     async def _follow(self, event_id: str, first: int, number: int) -> list[Refusal]:
@@ -236,7 +243,7 @@ class Stage:
 
     async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
-            outcome = await self._advance(Batch.from_events(flush.events), position)
+            outcome = await self._advance(Batch.from_events(flush.events), position, inner=True)
             self._keep(self._discharge(flush, outcome))
 
     async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt]) -> None:

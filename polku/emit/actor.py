@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polku import checks
+from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
@@ -27,7 +27,7 @@ class ActorEmitter:
     timeout: float = field(default=30.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.positive("ActorEmitter", "timeout", self.timeout)
+        arguments.positive("ActorEmitter", "timeout", self.timeout)
         if not hasattr(self.handle, self.method):
             raise PlanError(f"method={self.method!r} is no method of {self.handle!r}", where="ActorEmitter")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from polku import checks
+from polku import arguments
 from polku.clock import Clock
 
 
@@ -32,9 +32,9 @@ class Breaker:
     successes: int = 2
 
     def __post_init__(self) -> None:
-        checks.at_least_one("Breaker", "failures", self.failures)
-        checks.at_least_one("Breaker", "successes", self.successes)
-        checks.positive("Breaker", "open_for", self.open_for)
+        arguments.whole("Breaker", "failures", self.failures)
+        arguments.whole("Breaker", "successes", self.successes)
+        arguments.positive("Breaker", "open_for", self.open_for)
 
     def build(self, clock: Clock) -> Circuit:
         """Make the running breaker."""

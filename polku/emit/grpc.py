@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import checks
+from polku import arguments
 from polku.clock import Clock
 from polku.emit.addresses import Address, parse_address
 from polku.errors import PlanError
@@ -44,8 +44,8 @@ class GrpcEmitter:
             raise PlanError("endpoints is empty; name at least one", where="GrpcEmitter")
         object.__setattr__(self, "endpoints", endpoints)
         self.addresses()
-        checks.positive("GrpcEmitter", "timeout", self.timeout)
-        checks.at_least_one("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
+        arguments.positive("GrpcEmitter", "timeout", self.timeout)
+        arguments.whole("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
 
     def addresses(self) -> list[Address]:
         """Return the endpoints as gRPC wants them."""

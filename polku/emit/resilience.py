@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from polku import checks
+from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
@@ -49,7 +49,7 @@ class Resilience:
         from polku.emit.adapt import check_emitter
 
         check_emitter(self.emitter)
-        checks.positive("Resilience", "timeout", self.timeout)
+        arguments.positive("Resilience", "timeout", self.timeout)
 
     @property
     def name(self) -> str:

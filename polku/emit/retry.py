@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polku import checks
-from polku.errors import PlanError
+from polku import arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +22,11 @@ class Retry:
     attempts: int | None = None
 
     def __post_init__(self) -> None:
-        checks.positive("Retry", "first", self.first)
-        checks.positive("Retry", "limit", self.limit)
-        if checks.positive("Retry", "factor", self.factor) < 1:
-            raise PlanError(f"factor={self.factor!r} must be at least 1", where="Retry")
+        arguments.positive("Retry", "first", self.first)
+        arguments.positive("Retry", "limit", self.limit)
+        arguments.at_least_one("Retry", "factor", self.factor)
         if self.attempts is not None:
-            checks.at_least_one("Retry", "attempts", self.attempts)
+            arguments.whole("Retry", "attempts", self.attempts)
 
     def delay(self, failures: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after so many failures in a row (from 1)."""

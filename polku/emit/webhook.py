@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from polku import checks
+from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
@@ -65,9 +65,9 @@ class WebhookEmitter:
         except ValueError:
             names = ", ".join(repr(str(known)) for known in Body)
             raise PlanError(f"format={self.format!r} is not known; choose {names}", where="WebhookEmitter") from None
-        checks.positive("WebhookEmitter", "timeout", self.timeout)
-        checks.at_least_one("WebhookEmitter", "max_events", self.max_events)
-        checks.at_least_one("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
+        arguments.positive("WebhookEmitter", "timeout", self.timeout)
+        arguments.whole("WebhookEmitter", "max_events", self.max_events)
+        arguments.whole("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
 
     def build(self, clock: Clock) -> _Poster:
         """Make the running emitter."""

@@ -196,7 +196,9 @@ class Intake:
         try:
             result = ingestor.ingest(data, context)
             records = await result if inspect.isawaitable(result) else result
-            return _sort(records)
+            return _sort(records, self.limits.batch_events)
+        except InputError:
+            raise
         except RecordError as error:
             raise InputError(error.code, str(error)) from error
         except PolkuError as error:
@@ -257,7 +259,7 @@ class Intake:
         return _ready(ack)
 
 
-def _sort(records: Records) -> tuple[list[Event], list[Refusal]]:
+def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
     events: list[Event] = []
     refused: list[Refusal] = []
     for record in records:
@@ -265,6 +267,9 @@ def _sort(records: Records) -> tuple[list[Event], list[Refusal]]:
             refused.append(Refusal(record.event_id, record.code, str(record)))
         elif isinstance(record, Event):
             events.append(record)
+            if len(events) > limit:
+                reason = f"data: more than {limit} events in one message; send fewer"
+                raise InputError(Code.TOO_MANY_EVENTS, reason)
         else:
             raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
     return events, refused

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from polku.arguments import function, label, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Holder, Step
 from polku.errors import PlanError
-from polku.middleware.arguments import function, label, shorten, takes_one
 from polku.middleware.transform import Transform
 from polku.middleware.whole import Whole, accept_events
 

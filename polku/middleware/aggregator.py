@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Flush, Holder, Part
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import died

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from polku import arguments
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 
 
 def json_payload(event: Event) -> str | None:

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from polku.arguments import is_async, shorten
 from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.middleware.arguments import is_async, shorten
 from polku.receipt import Refusal
 
 REASON_LENGTH = 500

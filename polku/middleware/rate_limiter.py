@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
 

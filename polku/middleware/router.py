@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 from polku.middleware.each import Each, Failed, separate
 
 Targets = tuple[str, ...]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import compress
 from operator import attrgetter
 
+from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import Each
 from polku.middleware.filter import keep

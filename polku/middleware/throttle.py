@@ -6,10 +6,10 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.middleware import arguments
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
 
+from polku.arguments import shorten
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.middleware.arguments import shorten
 from polku.middleware.each import died, late
 
 Accept = Callable[[list[Event], Any], list[Event]]

@@ -7,6 +7,8 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import suppress
+from itertools import pairwise
 
 import grpc.aio
 
@@ -97,7 +99,7 @@ class Sink:
                 number = int(event.id.removeprefix("event-"))
                 numbers.append(number)
                 corrupted += event.timestamp_unix_ns != 1_700_000_000_000_000_000 + number
-        reordered = sum(b < a for a, b in zip(numbers, numbers[1:], strict=False))
+        reordered = sum(b < a for a, b in pairwise(numbers))
         unique = len(set(numbers))
         return {
             "delivered": unique,
@@ -113,18 +115,16 @@ async def sink(expected: int) -> dict[str, float]:
     """Serve until everything expected came, or nothing more does after standard input ends."""
     service = Sink(expected)
     server = grpc.aio.server(options=UNLIMITED)
-    handler = grpc.stream_stream_rpc_method_handler(
-        service.stream_events, response_serializer=Ack.SerializeToString
+    handler = grpc.stream_stream_rpc_method_handler(service.stream_events, response_serializer=Ack.SerializeToString)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("polku.v1.Gateway", {"StreamEvents": handler}),)
     )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("polku.v1.Gateway", {"StreamEvents": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
     await asyncio.to_thread(sys.stdin.readline)  # the generator is through
-    try:
+    with suppress(TimeoutError):
         await asyncio.wait_for(service.done.wait(), 30)
-    except TimeoutError:
-        pass
     await server.stop(0)
     return service.verdict()
 

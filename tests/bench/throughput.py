@@ -54,9 +54,7 @@ def once(runtime: str, in_flight: int, events: int, batch: int, payload: int, ba
     pipeline = subprocess.Popen([sys.executable, "-c", PIPELINE, runtime, port, *extra], **pipes)
     ready = json.loads(pipeline.stdout.readline())
     options = ["--events", events, "--batch", batch, "--in-flight", in_flight, "--payload", payload]
-    generator = subprocess.Popen(
-        [*load, "generate", "--target", ready["address"], *map(str, options)], **pipes
-    )
+    generator = subprocess.Popen([*load, "generate", "--target", ready["address"], *map(str, options)], **pipes)
     generator.stdout.readline()
     generator.stdin.write("\n")
     generator.stdin.flush()

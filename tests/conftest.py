@@ -1,0 +1,27 @@
+"""The environment of all tests: set before ray is imported, and one Ray for those that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+for name in [name for name in os.environ if name.startswith("POLKU_")]:
+    del os.environ[name]
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Run one Ray for the whole session, as an application would that embeds pipelines."""
+    import ray
+
+    ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="application", object_store_memory=200_000_000
+    )
+    yield
+    ray.shutdown()
