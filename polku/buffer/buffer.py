@@ -179,7 +179,7 @@ class Buffer:
 
     def _receipt(self, refused: Sequence[Refusal]) -> Receipt:
         fullest = max((outlet.lag for outlet in self._all), default=0)
-        counts = Counts(overflowed=self._overflowed)
+        counts = Counts(overflowed=self._overflowed, forwarded=self._received)
         return Receipt(tuple(refused), counts, fullest, self._strategy.capacity)
 
 

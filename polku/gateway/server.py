@@ -86,6 +86,7 @@ class GatewayServer:
 
     async def send_event(self, message: bytes, context: Any) -> Ack:
         """Answer SendEvent."""
+        baseline = self._baseline(context)
         try:
             ack = await self._intake.event(message)
         except DrainingError as error:
@@ -97,7 +98,7 @@ class GatewayServer:
             for code in (Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING):
                 if codes == {code}:
                     await self._abort(context, code, ack.errors[0].message)
-        ack.middleware_stats.CopyFrom(self._intake.stats_since(self._baseline(context)))
+        ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
         return ack
 
     async def stream_events(self, requests: AsyncIterator[bytes], context: Any) -> None:
@@ -106,9 +107,9 @@ class GatewayServer:
             limit = self._intake.limits.streams
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{limit} streams are open; close some")
         self._streams += 1
+        baseline = self._baseline(context)
         acks: asyncio.Queue[asyncio.Future[Ack] | None] = asyncio.Queue(self._intake.limits.stream_batches)
         reader = asyncio.ensure_future(self._read(requests, acks))
-        baseline = self._baseline(context)
         try:
             while (answer := await acks.get()) is not None:
                 ack = await answer
