@@ -25,26 +25,24 @@ class IngestShell(Shell):
         self._plan: Plan
         self._receiver: Any
         self._plan, self._receiver = unpack(packed)
-        self._grpc_addr: str | None = None
         self._hub: Any = None
         self._server: GatewayServer | None = None
         self._address: str | None = None
 
     async def open(self) -> None:
-        """Build the intake and open the door."""
+        """Build the intake and start its ingestors; the door opens once the supervisor says where."""
         link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"))
         self._intake: Intake = build_intake(self._plan, link)
         await self._intake.start()
-        if self._grpc_addr is not None:
-            self._server = GatewayServer(self._intake, self._health)
-            self._address = await self._server.start(self._grpc_addr)
 
     async def introduce(self, hub: Any, grpc_addr: str | None) -> str | None:
-        """Learn who supervises, and on which address to open; return the address that is open."""
-        self._hub = hub
-        if not self._started:
-            self._grpc_addr = grpc_addr
+        """Learn who supervises, open the door on an address, and return the address that is open."""
         await self.ensure_started()
+        self._hub = hub
+        if grpc_addr is not None and self._server is None:
+            server = GatewayServer(self._intake, self._health)
+            self._address = await server.start(grpc_addr)
+            self._server = server
         return self._address
 
     async def submit(self, message: bytes) -> bytes:
@@ -61,6 +59,8 @@ class IngestShell(Shell):
         """Refuse what is new; return when everything taken in has its answer."""
         await self.ensure_started()
         self._intake.stop()
+        if self._server is not None:
+            await self._server.set_serving(False)
         await self._intake.drain()
 
     async def close(self, grace: float) -> None:

@@ -127,8 +127,8 @@ class RayRuntime:
                 await _call(stage.flush.remote())
             await asyncio.wait([drain], timeout=0.05)
         await drain
-        await _call(parts.ingest.close.remote(1.0))
         await _call(parts.buffer.drain.remote())
+        await _call(parts.ingest.close.remote(1.0))  # until here it told clients that the pipeline is draining
 
     async def _outcome(self) -> dict[str, EmitterReport]:
         if self._parts is None:

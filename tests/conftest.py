@@ -21,7 +21,11 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="application", object_store_memory=200_000_000
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="application",
+        object_store_memory=200_000_000,
     )
     yield
     ray.shutdown()

@@ -112,16 +112,18 @@ class InlineRuntime:
         self._stopped = True
         intake = self._running()
         intake.stop()
+        if self._server is not None:
+            await self._server.set_serving(False)
         drain = asyncio.ensure_future(intake.drain())
         while not drain.done():
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
             for stage in self._stages:
                 await stage.flush()
             await asyncio.wait([drain], timeout=0.01)
-        if self._server is not None:
-            await self._server.stop(1.0)
         if self._buffer is not None:
             await self._buffer.drain()
+        if self._server is not None:  # until here it told clients that the pipeline is draining
+            await self._server.stop(1.0)
 
     async def _close(self) -> None:
         self._stopped = True

@@ -1,0 +1,43 @@
+# Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
+.POSIX:
+.PHONY: help run venv test check lint proto matrix clean
+
+BIN = .venv/bin
+
+help:
+	@echo "make run     set up .venv and start the gateway (polku serve; POLKU_* variables configure it)"
+	@echo "make test    set up .venv and run everything: lint, types, generated code, tests"
+	@echo "make check   the same; it is what continuous integration runs"
+	@echo "make lint    lint, format and types only"
+	@echo "make venv    only set up .venv, with the polku command in it"
+	@echo "make proto   generate the Python code of proto/ again"
+	@echo "make matrix  test every Python with every protobuf (minutes)"
+	@echo "make clean   remove everything that was made"
+
+run: venv
+	@exec $(BIN)/polku serve
+
+venv: .venv/stamp
+
+.venv/stamp: pyproject.toml .ci/constraints.txt
+	@PYTHON="$(PYTHON)" .ci/venv
+
+test: lint
+	$(BIN)/python -m pytest
+
+check: test
+
+lint: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+proto: venv
+	$(BIN)/python .ci/proto.py
+
+matrix: venv
+	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
+
+clean:
+	rm -rf .venv .venv-proto .venv-matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""Run the `polku` command as `python -m polku`."""
+
+from polku.cli import main
+
+main()

@@ -1,0 +1,220 @@
+"""The command line, as a person at a terminal uses it: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import __version__
+
+POLKU = [sys.executable, "-m", "polku"]
+PIPELINE = """
+from polku import Filter, Hub, StdoutEmitter
+hub = Hub().middleware(Filter(lambda event: event.event_type != "noise")).emitter(StdoutEmitter())
+other = Hub().emitter(StdoutEmitter(), name="second").emitter(StdoutEmitter("compact"))
+broken = 5
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("POLKU_")}
+    return {**clean, **variables}
+
+
+def polku(*arguments: str, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=60, env=environment(**variables)
+    )
+
+
+class Server:
+    """A running `polku serve` or `polku run`, once it said that it is ready."""
+
+    def __init__(self, tmp_path: Path, *arguments: str, **variables: str) -> None:
+        self.out, self.err = tmp_path / "stdout", tmp_path / "stderr"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen([*POLKU, *arguments], stdout=out, stderr=err, env=environment(**variables))
+        ready = self.wait_for(self.err, r"polku: ready on grpc (\S+)")
+        self.address = ready[1]
+
+    def wait_for(self, file: Path, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            found = re.search(pattern, file.read_text())
+            if found:
+                return found
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} did not come; standard error: {self.err.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0")
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+def test_version() -> None:
+    assert polku("--version").stdout == f"polku {__version__}\n"
+
+
+def test_serve_prints_events_and_nothing_else_on_standard_output(server: Server) -> None:
+    sent = polku("send", "--to", server.address, "--type", "user.login", "--id", "evt-001", "--metadata", "k=v")
+    assert sent.returncode == 0, sent.stderr
+    assert "1 accepted, 0 refused" in sent.stderr
+    server.wait_for(server.out, "evt-001")
+    assert server.stop() == 0
+    (line,) = server.out.read_text().splitlines()
+    event = json.loads(line)
+    assert (event["id"], event["event_type"], event["metadata"]) == ("evt-001", "user.login", {"k": "v"})
+    assert "1 delivered" in server.err.read_text()
+
+
+def test_serve_forwards_to_other_gateways(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "front").mkdir()
+    front = Server(
+        tmp_path / "front",
+        "serve",
+        POLKU_RUNTIME="inline",
+        POLKU_GRPC_ADDR="127.0.0.1:0",
+        POLKU_EMIT_GRPC_ENDPOINTS=f"http://{server.address}",
+    )
+    try:
+        assert polku("send", "--to", front.address, "--type", "forwarded").returncode == 0
+        server.wait_for(server.out, "forwarded")
+        assert front.out.read_text() == ""
+    finally:
+        front.stop()
+
+
+def test_send_reads_ndjson_and_counts_what_is_refused(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text('{"id": "a"}\n{"id": "b"}\n{broken\n{"id": "d"}\n')
+    sent = polku("send", "--to", server.address, str(file))
+    assert sent.returncode == 1
+    assert "3 accepted, 1 refused" in sent.stderr
+    assert "line 3" in sent.stderr
+    piped = polku("send", "--to", server.address, "-", text='{"id": "x"}\n' * 1)
+    assert piped.returncode == 0
+    assert "1 accepted" in piped.stderr
+
+
+def test_send_says_when_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    sent = polku("send", "--to", f"127.0.0.1:{port}", "--type", "x")
+    assert sent.returncode == 1
+    assert f"127.0.0.1:{port}" in sent.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("POLKU_GRPC_ADDR", "nowhere", "HOST:PORT"),
+        ("POLKU_GRPC_ADDR", "host:99999", "65535"),
+        ("POLKU_BUFFER_CAPACITY", "many", "whole number"),
+        ("POLKU_BUFFER_CAPACITY", "0", "at least 1"),
+        ("POLKU_LOG_LEVEL", "loud", "debug, info, warn, error"),
+        ("POLKU_RUNTIME", "java", "ray, inline"),
+        ("POLKU_EMIT_GRPC_ENDPOINTS", "http://host", "port"),
+    ],
+)
+def test_a_wrong_variable_names_itself_its_value_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    result = polku("serve", **{"POLKU_RUNTIME": "inline", name: value})
+    assert result.returncode == 2
+    assert f"{name}={value!r}" in result.stderr
+    assert allowed in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_wrong_option_names_itself(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(PIPELINE)
+    for arguments, named in (
+        (["run", str(file), "--runtime", "java"], "--runtime='java'"),
+        (["run", str(file), "--grpc-addr", "nowhere"], "--grpc-addr='nowhere'"),
+        (["run", str(tmp_path / "absent.py")], "absent.py"),
+        (["run", f"{file}:broken"], "no Hub named 'broken'"),
+        (["send", "--type", "x", "--metadata", "novalue"], "--metadata='novalue'"),
+    ):
+        result = polku(*arguments)
+        assert result.returncode == 2, arguments
+        assert named in result.stderr
+
+
+def test_a_port_in_use_is_named_with_status_2(server: Server) -> None:
+    result = polku("serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR=server.address)
+    assert result.returncode == 2
+    assert server.address in result.stderr
+
+
+def test_an_unknown_variable_is_pointed_out(tmp_path: Path) -> None:
+    server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0", POLKU_BUFER_CAPACITY="5")
+    assert server.stop() == 0
+    assert "POLKU_BUFER_CAPACITY is not a setting; did you mean POLKU_BUFFER_CAPACITY?" in server.err.read_text()
+
+
+def test_run_takes_a_hub_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(PIPELINE)
+    server = Server(tmp_path, "run", f"{file}:other", "--runtime", "inline", "--grpc-addr", "127.0.0.1:0")
+    assert polku("send", "--to", server.address, "--type", "twice").returncode == 0
+    server.wait_for(server.out, r"twice[\s\S]*twice")
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(PIPELINE)
+    good = polku("validate", str(file))
+    assert good.returncode == 0
+    assert "stage-1" in good.stdout
+    assert "stdout" in good.stdout
+    file.write_text(
+        "from polku import Hub, Router, StdoutEmitter\n"
+        "hub = Hub().middleware(Router().default('nowhere')).emitter(StdoutEmitter())"
+    )
+    bad = polku("validate", str(file))
+    assert bad.returncode == 1
+    assert "nowhere" in bad.stderr
+    file.write_text("raise RuntimeError('while loading')")
+    assert "while loading" in polku("validate", str(file)).stderr
+
+
+def test_graph_prints_mermaid(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(PIPELINE)
+    drawn = polku("graph", str(file)).stdout
+    assert drawn.startswith("flowchart LR")
+    assert "stdout" in drawn
+
+
+def test_serve_on_ray_prints_the_same(tmp_path: Path) -> None:
+    server = Server(tmp_path, "serve", POLKU_GRPC_ADDR="127.0.0.1:0")
+    try:
+        assert polku("send", "--to", server.address, "--type", "user.login", "--id", "evt-ray").returncode == 0
+        server.wait_for(server.out, "evt-ray")
+        assert server.stop() == 0
+        (line,) = server.out.read_text().splitlines()
+        event: dict[str, Any] = json.loads(line)
+        assert event["id"] == "evt-ray"
+    finally:
+        server.stop(signal.SIGKILL)

@@ -1,0 +1,141 @@
+"""Pipelines inside a Ray application: senders in tasks and actors, the application's actors as destinations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import ActorEmitter, Batch, Event, Hub, Sender, new_event
+from tests.recorder import Recorder
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_tasks_and_actors_send_through_a_pickled_handle(tmp_path: Path) -> None:
+    import ray
+
+    @ray.remote
+    def task(sender: Sender, name: str) -> tuple[str, ...]:
+        return sender.send(new_event("from.task", id=name, source="app")).event_ids
+
+    @ray.remote
+    class Worker:
+        async def work(self, sender: Sender, name: str) -> tuple[str, ...]:
+            return (await sender.send_async(new_event("from.actor", id=name, source="app"))).event_ids
+
+    recorder = Recorder(tmp_path / "out")
+    with Hub(runtime="ray").emitter(recorder).start() as pipeline:
+        sender = pipeline.sender()
+        worker = Worker.remote()
+        answers = ray.get([task.remote(sender, "t1"), task.remote(sender, "t2"), worker.work.remote(sender, "a1")])
+        assert answers == [("t1",), ("t2",), ("a1",)]
+    assert {event.id for event in recorder.events()} == {"t1", "t2", "a1"}
+    ray.kill(worker)
+
+
+def test_the_application_s_own_actor_receives_batches_and_its_return_confirms_them() -> None:
+    import ray
+
+    @ray.remote
+    class Store:
+        def __init__(self) -> None:
+            self.ids: list[str] = []
+            self.failures = 1
+
+        def take(self, batch: Batch) -> list[str]:
+            if self.failures:
+                self.failures -= 1
+                raise RuntimeError("not yet")
+            self.ids += [event.id for event in batch if event.id != "bad"]
+            return ["bad"] if any(event.id == "bad" for event in batch) and len(self.ids) < 100 else []
+
+        def all(self) -> list[str]:
+            return self.ids
+
+    store = Store.remote()
+    with Hub(runtime="ray").emitter(ActorEmitter(store, "take")).start() as pipeline:
+        assert pipeline.sender().send([new_event("x", id=name, source="app") for name in "abc"]).ok
+        report = pipeline.stop(20)
+    assert report.emitters["actor"].delivered == 3
+    assert ray.get(store.all.remote()) == ["a", "b", "c"]
+    ray.kill(store)
+
+
+def test_a_pipeline_starts_inside_somebody_s_actor(tmp_path: Path) -> None:
+    import ray
+
+    recorder = Recorder(tmp_path / "out")
+
+    @ray.remote
+    class Host:
+        async def run(self) -> int:
+            async with Hub(runtime="ray").emitter(recorder).start() as pipeline:
+                receipt = await pipeline.sender().send_async([new_event("x", source="app") for _ in range(10)])
+                return len(receipt.event_ids)
+
+    host = Host.remote()
+    assert ray.get(host.run.remote(), timeout=60) == 10
+    assert len(recorder.events()) == 10
+    ray.kill(host)
+
+
+def test_nothing_is_left_behind_after_stop_and_ray_goes_on(tmp_path: Path) -> None:
+    import ray
+    from ray.util import list_named_actors
+
+    pipeline = Hub(runtime="ray").emitter(Recorder(tmp_path / "out")).start(grpc_addr="127.0.0.1:0")
+    hub: Any = pipeline._runtime.hub  # type: ignore[attr-defined]
+    sights, _ = ray.get(hub.sights.remote())
+    pids = [sight.vitals.pid for sight in sights.values()]
+    assert all(map(alive, pids))
+    assert pipeline.stop(20).complete
+    assert list_named_actors(all_namespaces=True) == []
+    wait_until_gone(pids)
+    assert ray.is_initialized()
+
+
+def test_the_wire_modules_and_the_actors_import_in_a_worker() -> None:
+    import ray
+
+    @ray.remote
+    def imports() -> str:
+        import polku.actors
+        from polku.event.v1 import event_pb2
+        from polku.v1 import gateway_pb2, gateway_pb2_grpc, plugin_pb2, plugin_pb2_grpc
+
+        assert gateway_pb2_grpc.GatewayStub
+        assert plugin_pb2_grpc.IngestorPluginServicer
+        assert plugin_pb2.PLUGIN_TYPE_INGESTOR == 1
+        payload = gateway_pb2.EventPayload(events=[event_pb2.Event(id="x")])
+        return str(polku.actors.__name__) + payload.events[0].id
+
+    assert ray.get(imports.remote()) == "polku.actorsx"
+
+
+def test_a_batch_pickles_as_its_payload() -> None:
+    import pickle
+
+    batch = Batch.from_events([Event(id="a"), Event(id="b")], routes=("x",))
+    copy = pickle.loads(pickle.dumps(batch))
+    assert copy.ids == ["a", "b"]
+    assert copy.routes == ("x",)
+
+
+def wait_until_gone(pids: list[int], timeout: float = 20.0) -> None:
+    import time
+
+    deadline = time.monotonic() + timeout
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline, [pid for pid in pids if alive(pid)]
+        time.sleep(0.05)

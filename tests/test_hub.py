@@ -1,0 +1,119 @@
+"""The builder refuses at once what can never work, and says why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import polku
+from polku import (
+    AckLevel,
+    BufferStrategy,
+    Enricher,
+    Filter,
+    GrpcEmitter,
+    Hub,
+    JsonIngestor,
+    PlanError,
+    RateLimiter,
+    Router,
+    Sampler,
+    StdoutEmitter,
+    Transform,
+    WebhookEmitter,
+)
+from polku.errors import NotRunningError
+
+
+def nothing(batch: object) -> None:
+    pass
+
+
+@dataclass
+class Locked:
+    """A component that holds what cannot be sent to an actor."""
+
+    lock: Any
+
+    def process(self, events: list[Any]) -> list[Any]:
+        return events
+
+
+def test_the_specification_s_sample_builds() -> None:
+    hub = (
+        Hub()
+        .buffer_strategy(BufferStrategy.tiered(10_000, 5_000))
+        .middleware(Filter(lambda event: event.event_type.startswith("user.")))
+        .middleware(Transform(lambda event: event.metadata.update(processed="true")))
+        .emitter(StdoutEmitter())
+        .emitter(GrpcEmitter("http://downstream:50051"))
+    )
+    raw_sender, event_sender, runner = hub.build()
+    plan = runner.plan
+    assert [stage.name for stage in plan.stages] == ["stage-1"]
+    assert [m.name for m in plan.stages[0].middleware] == ["Filter(lambda)", "Transform(lambda)"]
+    assert [outlet.name for outlet in plan.outlets] == ["stdout", "grpc"]
+    assert (plan.buffer.capacity, plan.ack) == (15_000, AckLevel.ACCEPTED)
+    with pytest.raises(NotRunningError, match=r"runner\.start\(\)"):
+        event_sender.send(polku.Event())
+    with pytest.raises(NotRunningError):
+        raw_sender.send(b"", source="json")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Hub().plan("inline"), ["no emitter", "StdoutEmitter"]),
+        (lambda: Hub().emitter(StdoutEmitter()).emitter(StdoutEmitter()), ["'stdout'", "name="]),
+        (lambda: Hub().middleware(Router().default("nowhere")).emitter(nothing).plan("inline"), ["nowhere", "nothing"]),
+        (lambda: Hub().middleware(42), ["42", "middleware"]),
+        (lambda: Hub().middleware(Filter), ["Filter", "object"]),
+        (lambda: Hub().emitter("stdout"), ["'stdout'", "emitter"]),
+        (lambda: Hub().ingestor(JsonIngestor(), source="a").ingestor(JsonIngestor(), source="a"), ["'a'", "already"]),
+        (lambda: Hub().ingestor(lambda data: []), ["source"]),
+        (lambda: Hub().buffer_strategy(10_000), ["10000", "BufferStrategy"]),
+        (lambda: Hub().ack("maybe"), ["maybe", "accepted", "delivered"]),
+        (lambda: Hub(runtime="java"), ["java", "inline"]),
+        (lambda: Hub().emitter(nothing, overflow="explode"), ["explode", "drop_oldest"]),
+        (lambda: RateLimiter(-1), ["rate", "-1"]),
+        (lambda: Sampler(1.5), ["rate", "1.5"]),
+        (lambda: Filter("user."), ["predicate", "user."]),
+        (lambda: Enricher({"a": 1}), ["look_up"]),
+        (lambda: BufferStrategy.ring(0), ["capacity", "0"]),
+        (lambda: BufferStrategy.ring(10, overflow="spill"), ["spill", "block"]),
+        (lambda: GrpcEmitter("ftp://host:1"), ["ftp://host:1", "http://"]),
+        (lambda: GrpcEmitter("host"), ["host", "port"]),
+        (lambda: WebhookEmitter("host/path"), ["host/path", "http://"]),
+        (lambda: StdoutEmitter("xml"), ["xml", "json"]),
+        (lambda: polku.Limits(message_bytes=0), ["message_bytes", "0"]),
+    ],
+)
+def test_a_wrong_plan_is_refused_with_what_and_how(build: Callable[[], object], words: list[str]) -> None:
+    with pytest.raises(PlanError) as caught:
+        build()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_cannot_be_pickled_is_named_with_its_field() -> None:
+    hub = Hub().middleware(Locked(threading.Lock())).emitter(nothing)
+    with pytest.raises(PlanError, match=r"middleware Locked.*lock=.*cannot pickle") as caught:
+        hub.build(runtime="ray")
+    assert "inline" in str(caught.value)
+    hub.build(runtime="inline")
+
+
+def test_neighbours_share_a_stage_unless_they_must_not() -> None:
+    hub = Hub().middleware(RateLimiter(5)).middleware(Sampler(0.5)).middleware(nothing, num_cpus=1)
+    plan = hub.middleware(nothing, isolate=True).middleware(nothing).emitter(nothing).plan("inline")
+    assert [len(stage.middleware) for stage in plan.stages] == [2, 1, 1, 1]
+
+
+def test_everything_public_is_listed_and_there() -> None:
+    assert sorted(set(polku.__all__)) == sorted(polku.__all__)
+    for name in polku.__all__:
+        assert getattr(polku, name) is not None
