@@ -1,0 +1,153 @@
+"""Retry, circuit breaker and the holding of what cannot be delivered, with a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from polku import Batch, Breaker, Event, Failure, MisconfiguredError, RejectedError, Resilience, Retry, RetryableError
+from polku.emit.breaker import State
+from polku.emit.resilience import Resilient
+from tests.clock import FakeClock
+
+
+class Scripted:
+    """Answer each call with the next of a script: None, failures, or an exception."""
+
+    concurrency = 2
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.calls: list[list[str]] = []
+
+    async def emit(self, batch: Batch) -> list[Failure] | None:
+        self.calls.append(batch.ids)
+        answer = self.script.pop(0) if self.script else None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def resilient(
+    inner: Any, *, draw: Callable[[], float] = lambda: 1.0, **options: Any
+) -> tuple[Resilient, list[float], FakeClock]:
+    clock = FakeClock()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+        await asyncio.sleep(0)
+
+    config = Resilience(inner, **options)
+    return Resilient(inner, config, config.breaker.build(clock), sleep=sleep, draw=draw), slept, clock
+
+
+async def until(state: Callable[[], bool]) -> None:
+    """Let everything else run until a state is reached."""
+    for _ in range(1_000):
+        if state():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the state was not reached")
+
+
+def batch(*ids: str) -> Batch:
+    return Batch.from_events([Event(id=event_id) for event_id in ids])
+
+
+async def test_a_whole_batch_is_tried_again_with_growing_pauses() -> None:
+    inner = Scripted(*[RetryableError("down")] * 4)
+    running, slept, _ = resilient(inner)
+    assert await running.emit(batch("a", "b")) == []
+    assert inner.calls == [["a", "b"]] * 5
+    assert slept == pytest.approx([0.1, 0.2, 0.4, 0.8])
+
+
+async def test_pauses_have_full_jitter_and_a_limit() -> None:
+    retry = Retry(first=1, factor=10, limit=5)
+    assert [retry.delay(n, lambda: 0.5) for n in (1, 2, 3)] == [0.5, 2.5, 2.5]
+    assert retry.delay(10_000, lambda: 0.0) == 0
+
+
+async def test_only_the_failed_events_are_tried_again() -> None:
+    inner = Scripted([Failure("b", "full"), Failure("c", "bad", retryable=False)], [Failure("b", "full")])
+    running, _, _ = resilient(inner)
+    assert await running.emit(batch("a", "b", "c")) == [Failure("c", "bad", retryable=False)]
+    assert inner.calls == [["a", "b", "c"], ["b"], ["b"]]
+
+
+async def test_what_is_refused_for_good_is_not_tried_again() -> None:
+    inner = Scripted(RejectedError("never"))
+    running, slept, _ = resilient(inner)
+    failures = await running.emit(batch("a", "b"))
+    assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False), ("b", False)]
+    assert slept == []
+
+
+async def test_after_so_many_attempts_events_are_given_up() -> None:
+    running, _, _ = resilient(Scripted(*[ValueError("bug")] * 9), retry=Retry(attempts=3))
+    (failure,) = await running.emit(batch("a"))
+    assert failure == Failure("a", "ValueError: bug", retryable=False)
+
+
+async def test_the_destination_s_own_pause_is_respected() -> None:
+    running, slept, _ = resilient(Scripted(RetryableError("busy", retry_after=42)))
+    await running.emit(batch("a"))
+    assert slept == [42]
+
+
+async def test_wrong_settings_hold_everything_and_raise_the_alarm() -> None:
+    inner = Scripted(*[MisconfiguredError("401")] * 3)
+    running, slept, _ = resilient(inner, retry=Retry(attempts=1))
+    task = asyncio.ensure_future(running.emit(batch("a")))
+    await until(lambda: bool(slept))
+    assert running.statistics().alarm == "401"
+    assert await task == []
+    assert running.statistics().alarm == ""
+    assert min(slept) >= 15
+
+
+async def test_the_circuit_opens_waits_and_closes_again() -> None:
+    inner = Scripted(*[RetryableError("down")] * 3)
+    running, slept, _ = resilient(inner, breaker=Breaker(failures=2, open_for=30, successes=2))
+    assert await running.emit(batch("a")) == []
+    assert [pause for pause in slept if pause >= 30] == [30, 30]
+    assert running.statistics().circuit is State.HALF_OPEN
+    await running.emit(batch("b"))
+    assert running.statistics().circuit is State.CLOSED
+
+
+async def test_later_batches_wait_while_an_earlier_one_is_tried_again() -> None:
+    inner = Scripted(RetryableError("down"), RetryableError("down"))
+    running, _, _ = resilient(inner)
+    first = asyncio.ensure_future(running.emit(batch("first")))
+    await until(lambda: bool(inner.calls))
+    await asyncio.gather(first, running.emit(batch("second")))
+    assert inner.calls == [["first"], ["first"], ["first"], ["second"]]
+
+
+async def test_a_call_that_hangs_is_cut_off() -> None:
+    class Hanging:
+        calls = 0
+
+        async def emit(self, batch: Batch) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                await asyncio.Event().wait()
+
+    running, _, _ = resilient(Hanging(), timeout=0.05)
+    assert await running.emit(batch("a")) == []
+
+
+def test_wrapping_keeps_the_name() -> None:
+    class NamedEmitter:
+        name = "mine"
+
+        def emit(self, batch: Batch) -> None:
+            pass
+
+    assert Resilience(NamedEmitter()).name == "mine"

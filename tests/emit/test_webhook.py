@@ -1,0 +1,149 @@
+"""The WebhookEmitter, against a real HTTP server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from polku import Batch, Event, MisconfiguredError, RetryableError, WebhookEmitter
+from polku.clock import SystemClock
+from polku.contracts import IngestContext
+from polku.emit.cloudevents import cloud_event
+from polku.ingest import JsonIngestor
+
+
+class Endpoint:
+    """Answer each POST with the next of `answers` (then 200), and keep the bodies."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+        self.types: list[str] = []
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.limit: int | None = None
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.limit is not None and len(body) > self.limit:
+            return web.Response(status=413)
+        if self.answers:
+            status, headers = self.answers.pop(0)
+            return web.Response(status=status, headers=headers, text="as asked")
+        self.bodies.append(body)
+        self.types.append(request.headers["Content-Type"])
+        return web.Response()
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    endpoint = Endpoint()
+    app = web.Application()
+    app.router.add_post("/hook", endpoint.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    endpoint.url = f"http://127.0.0.1:{port}/hook"
+    yield endpoint
+    await runner.cleanup()
+
+
+def batch(*ids: str) -> Batch:
+    return Batch.from_events([Event(id=event_id, event_type="t", source="s") for event_id in ids])
+
+
+async def emit(config: WebhookEmitter, events: Batch) -> Any:
+    running = config.build(SystemClock())
+    await running.start()
+    try:
+        return await running.emit(events)
+    finally:
+        await running.close()
+        await running.close()
+
+
+async def test_events_are_posted_as_json_that_the_json_ingestor_reads(endpoint: Endpoint) -> None:
+    event = Event(id="a", event_type="t", source="s", timestamp_unix_ns=5, payload=b"\x00\xff", severity=4, outcome=1)
+    event.metadata["k"] = "v"
+    event.network.src_ip = "10.0.0.1"
+    assert await emit(WebhookEmitter(endpoint.url), Batch.from_events([event])) == []
+    text = json.dumps(endpoint.bodies[0]).encode()
+    assert list(JsonIngestor().ingest(text, IngestContext("json"))) == [event]
+
+
+async def test_cloudevents_are_posted_as_a_batch(endpoint: Endpoint) -> None:
+    assert await emit(WebhookEmitter(endpoint.url, format="cloudevents"), batch("a", "b")) == []
+    assert endpoint.types == ["application/cloudevents-batch+json; charset=UTF-8"]
+    assert [event["id"] for event in endpoint.bodies[0]] == ["a", "b"]
+
+
+def test_a_cloudevent_has_the_attributes_that_the_specification_requires() -> None:
+    event = Event(
+        id="1", source="my agent/ä", timestamp_unix_ns=1_700_000_000_123_456_789, payload=b'{"a": 1}', severity=3
+    )
+    event.metadata.update({"Trace-Id": "t", "type": "hidden", "data": "d"})
+    fields = cloud_event(event)
+    assert fields == {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "my%20agent/%C3%A4",
+        "type": "polku.event",
+        "time": "2023-11-14T22:13:20.123456789Z",
+        "severity": "warning",
+        "traceid": "t",
+        "mdtype": "hidden",
+        "mddata": "d",
+        "datacontenttype": "application/json",
+        "data": {"a": 1},
+    }
+    binary = cloud_event(Event(id="2", payload=b"\xff"))
+    assert (binary["data_base64"], binary["datacontenttype"]) == ("/w==", "application/octet-stream")
+
+
+async def test_many_events_go_in_several_requests(endpoint: Endpoint) -> None:
+    await emit(WebhookEmitter(endpoint.url, max_events=3), batch(*map(str, range(8))))
+    assert [len(body) for body in endpoint.bodies] == [3, 3, 2]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+async def test_some_answers_are_worth_another_try(endpoint: Endpoint, status: int) -> None:
+    endpoint.answers = [(status, {"Retry-After": "7"})]
+    with pytest.raises(RetryableError, match=str(status)) as caught:
+        await emit(WebhookEmitter(endpoint.url), batch("a"))
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404])
+async def test_some_answers_need_somebody_to_mend_the_settings(endpoint: Endpoint, status: int) -> None:
+    endpoint.answers = [(status, {})]
+    with pytest.raises(MisconfiguredError, match=str(status)):
+        await emit(WebhookEmitter(endpoint.url), batch("a"))
+
+
+async def test_other_answers_make_dead_letters(endpoint: Endpoint) -> None:
+    endpoint.answers = [(422, {})]
+    failures = await emit(WebhookEmitter(endpoint.url), batch("a", "b"))
+    assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False), ("b", False)]
+    assert "422" in failures[0].reason
+
+
+async def test_too_large_a_body_is_tried_in_halves(endpoint: Endpoint) -> None:
+    endpoint.limit = 2
+    assert await emit(WebhookEmitter(endpoint.url), batch(*map(str, range(8)))) == []
+    assert [event["id"] for body in endpoint.bodies for event in body] == [str(n) for n in range(8)]
+
+
+async def test_what_follows_a_failed_request_is_not_sent_before_it(endpoint: Endpoint) -> None:
+    endpoint.answers = [(200, {}), (503, {})]
+    failures = await emit(WebhookEmitter(endpoint.url, max_events=2), batch(*"abcdef"))
+    assert [failure.event_id for failure in failures] == ["c", "d", "e", "f"]
+
+
+async def test_a_server_that_is_down_is_retryable(unused_tcp_port: int) -> None:
+    with pytest.raises(RetryableError, match=str(unused_tcp_port)):
+        await emit(WebhookEmitter(f"http://127.0.0.1:{unused_tcp_port}/"), batch("a"))
