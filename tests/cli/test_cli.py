@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,52 +12,14 @@ from typing import Any
 import pytest
 
 from polku import __version__
+from tests.server import Server, polku
 
-POLKU = [sys.executable, "-m", "polku"]
 PIPELINE = """
 from polku import Filter, Hub, StdoutEmitter
 hub = Hub().middleware(Filter(lambda event: event.event_type != "noise")).emitter(StdoutEmitter())
 other = Hub().emitter(StdoutEmitter(), name="second").emitter(StdoutEmitter("compact"))
 broken = 5
 """
-
-
-def environment(**variables: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("POLKU_")}
-    return {**clean, **variables}
-
-
-def polku(*arguments: str, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=60, env=environment(**variables)
-    )
-
-
-class Server:
-    """A running `polku serve` or `polku run`, once it said that it is ready."""
-
-    def __init__(self, tmp_path: Path, *arguments: str, **variables: str) -> None:
-        self.out, self.err = tmp_path / "stdout", tmp_path / "stderr"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen([*POLKU, *arguments], stdout=out, stderr=err, env=environment(**variables))
-        ready = self.wait_for(self.err, r"polku: ready on grpc (\S+)")
-        self.address = ready[1]
-
-    def wait_for(self, file: Path, pattern: str, timeout: float = 60.0) -> re.Match[str]:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            found = re.search(pattern, file.read_text())
-            if found:
-                return found
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern!r} did not come; standard error: {self.err.read_text()}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -89,7 +46,6 @@ def test_serve_prints_events_and_nothing_else_on_standard_output(server: Server)
 
 
 def test_serve_forwards_to_other_gateways(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "front").mkdir()
     front = Server(
         tmp_path / "front",
         "serve",
