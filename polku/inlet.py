@@ -1,8 +1,8 @@
 """The receiver's side of a link: every batch is applied once, in the order of its numbers.
 
-An inlet keeps, for each sender, the next number to apply and the answers that the sender may still ask for. A batch
+An inlet keeps, for each sender, the numbers that were applied and the answers that the sender may still ask for. A batch
 that is pushed twice gets the answer of the first push, also while that is still being worked on; one that comes too
-early waits for its predecessors; answers below the sender's floor are forgotten.
+early waits for its predecessor, for a while; answers below the sender's floor are forgotten.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class _Sender:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.floor = 0
+        self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
         self.applied: set[int] = set()
         self.early: dict[int, tuple[int, Batch]] = {}  # seq -> what it must come after, and the batch
         self.answers: dict[int, asyncio.Future[Receipt | Taken]] = {}
@@ -42,9 +43,14 @@ class _Sender:
             return
         self.floor = floor
         self.applied = {seq for seq in self.applied if seq >= floor}
+        self.after = {seq: after for seq, after in self.after.items() if seq >= floor}
         for seq in [seq for seq in self.answers if seq < floor]:
             del self.answers[seq]
             self.outcomes.pop(seq, None)
+
+    def is_stale(self, seq: int) -> bool:
+        """Say whether the sender has the final answer of a number already: a late copy must not be applied."""
+        return seq < self.floor or any(after < seq < later for later, after in self.after.items())
 
     def ready(self) -> int | None:
         """Return a number whose predecessor has been applied, if there is one."""
@@ -57,8 +63,9 @@ class _Sender:
 class Inlet:
     """Receive pushes of many links for one receiver."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, *, patience: float = 1.0) -> None:
         self._receiver = receiver
+        self._patience = patience
         self._senders: dict[str, _Sender] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._applied = self._duplicates = 0
@@ -69,13 +76,16 @@ class Inlet:
         Raises what the receiver raised, and `UnavailableError` for a push from a past life of its sender.
         """
         sender = self._sender_of(push)
-        if push.seq < sender.floor:
-            raise UnavailableError(f"{push} comes after its sender was answered")
         answer = sender.answers.get(push.seq)
+        if answer is None and sender.is_stale(push.seq):
+            raise UnavailableError(f"{push} comes after its sender was answered")
+        sender.after[push.seq] = push.after
         if answer is None:
             answer = sender.answers[push.seq] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_retrieved)
             sender.early[push.seq] = (push.after, batch)
+            if sender.ready() is None:
+                asyncio.get_running_loop().call_later(self._patience, self._give_back, sender, push.seq)
         else:
             self._duplicates += 1
             if push.seq in sender.early:  # what it waited for may have been answered meanwhile
@@ -114,6 +124,12 @@ class Inlet:
             task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _give_back(self, sender: _Sender, seq: int) -> None:
+        """Ask for a batch again whose predecessor does not come: a past life of this receiver may have answered it."""
+        if seq in sender.early:
+            del sender.early[seq]
+            sender.answers.pop(seq).set_exception(UnavailableError(f"what comes before number {seq} is missing"))
 
     async def _apply(self, sender: _Sender, seq: int, batch: Batch) -> None:
         self._applied += 1

@@ -2,8 +2,11 @@
 
 A link has a window: so many batches, and so many bytes, may be under way at once. While the window is full, what
 arrives is joined, and leaves as one batch when a place is free (natural batching: no timer; one event alone leaves
-at once, a flood leaves in large batches). Every push carries the link's identity and a number; a push whose outcome
-is unknown is repeated under the same number, which the receiver's `Inlet` applies once.
+at once, a flood leaves in large batches). A batch that the receiver holds (answered with `Taken`) has left the window;
+if its outcome is lost it is pushed again beside it, since what is in the window may have to wait for it.
+
+Every push carries the link's identity and a number; a push whose outcome is unknown is repeated under the same
+number, which the receiver's `Inlet` applies once.
 
 Life of a batch: `push` queues it and waits → `_pump` joins it with its neighbours and gives them a number → `_carry`
 sends them until an answer comes → the answer is told apart again, so that each caller hears about its own events.
@@ -14,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import NamedTuple, Protocol
 
 from polku.batch import Batch, Identity, join
@@ -89,8 +92,8 @@ class Link:
         self._window = window or Window()
         self._retry_delay = retry_delay or _default_delay
         self._waiting: deque[_Waiting] = deque()
-        self._open: dict[int, int] = {}  # seq -> bytes, of every push without a final answer
-        self._in_window: set[int] = set()
+        self._open: dict[int, list[_Waiting]] = {}  # every push without a final answer, by its rising number
+        self._in_window: dict[int, int] = {}  # seq -> bytes
         self._seq = 0
         self._waiting_events = 0
         self._pushed = self._sent = self._resent = 0
@@ -123,7 +126,7 @@ class Link:
 
     async def wait_room(self) -> None:
         """Return when nothing waits and the window has a place: a batch pushed now leaves at once."""
-        while self._waiting or not self._has_room(0):
+        while not self._closed and (self._waiting or not self._has_room(0)):
             self._left.clear()
             await self._left.wait()
 
@@ -143,9 +146,14 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        while self._waiting:
-            _fail([self._waiting.popleft()], DrainingError(f"link {self.name} was closed"))
+        error = DrainingError(f"link {self.name} was closed")
+        for parts in [*self._open.values(), list(self._waiting)]:
+            _fail(parts, error)
+        self._open.clear()
+        self._waiting.clear()
+        self._waiting_events = 0
         self._idle.set()
+        self._left.set()
 
     def retarget(self, peer: Peer) -> None:
         """Send to another receiver from now on; what is open is sent there again."""
@@ -156,22 +164,19 @@ class Link:
         return LinkStatistics(self._pushed, self._sent, self._resent, len(self._waiting), len(self._open))
 
     def _pump(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0].size):
+        while self._waiting and not self._closed and self._has_room(self._waiting[0].size):
             parts = self._next_parts()
             self._seq += 1
-            size = sum(part.size for part in parts)
-            self._open[self._seq] = size
-            self._in_window.add(self._seq)
-            task = asyncio.get_running_loop().create_task(self._carry(self._seq, parts))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._open[self._seq] = parts
+            self._in_window[self._seq] = sum(part.size for part in parts)
+            self._keep(self._carry(self._seq, parts))
 
     def _has_room(self, size: int) -> bool:
         if not self._in_window:
             return True
         if len(self._in_window) >= self._window.batches:
             return False
-        return sum(self._open[seq] for seq in self._in_window) + size <= self._window.bytes
+        return sum(self._in_window.values()) + size <= self._window.bytes
 
     def _next_parts(self) -> list[_Waiting]:
         parts = [self._waiting.popleft()]
@@ -193,32 +198,32 @@ class Link:
             receipt = await self._send_until_answered(seq, batch)
         except Exception as error:
             _fail(parts, error)
-        except asyncio.CancelledError:
-            _fail(parts, DrainingError(f"link {self.name} was closed"))
-            raise
         else:
             _answer(parts, receipt)
-        finally:
-            self._leave_window(seq)
-            del self._open[seq]
-            if not self._open and not self._waiting:
-                self._idle.set()
+        self._leave_window(seq)
+        del self._open[seq]
+        if not self._open and not self._waiting:
+            self._idle.set()
 
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0
         while True:
-            push = self._identify(seq)
             try:
                 self._sent += 1
-                answer = await self._peer.push(push, batch)
+                answer = await self._peer.push(self._identify(seq), batch)
                 if isinstance(answer, Receipt):
                     return answer
                 self._leave_window(seq)
-                return await self._peer.settle(push)
+                return await self._peer.settle(self._identify(seq))
             except UnavailableError:
                 attempt += 1
                 self._resent += 1
                 await asyncio.sleep(self._retry_delay(attempt))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _identify(self, seq: int) -> Push:
         floor = next(iter(self._open))  # numbers are added in rising order
@@ -227,7 +232,7 @@ class Link:
 
     def _leave_window(self, seq: int) -> None:
         if seq in self._in_window:
-            self._in_window.discard(seq)
+            del self._in_window[seq]
             self._pump()
             self._left.set()
 

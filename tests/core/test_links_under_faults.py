@@ -1,0 +1,239 @@
+"""A link and its inlet keep their promises, whatever gets lost, doubled, delayed or restarted between them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Coroutine
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polku import Batch, Code, Event, Refusal
+from polku.errors import DrainingError, UnavailableError
+from polku.inlet import Inlet
+from polku.link import Link, Push, Window
+from polku.receipt import Receipt, Taken
+
+T = TypeVar("T")
+
+
+class Receiver:
+    """Apply batches to a list, refuse ids that end in `x`, and answer late where asked."""
+
+    def __init__(self, applied: list[list[str]], *, two_steps: bool = False) -> None:
+        self.applied = applied
+        self.two_steps = two_steps
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        self.applied.append(batch.ids)
+        receipt = Receipt(tuple(Refusal(i, Code.INVALID_EVENT, "x") for i in batch.ids if i.endswith("x")))
+        if not self.two_steps:
+            return receipt
+
+        async def later() -> Receipt:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return receipt
+
+        return asyncio.ensure_future(later())
+
+
+class FaultyPeer:
+    """Lose pushes and answers, double and delay them, restart the receiver: as often as the seed says."""
+
+    def __init__(self, seed: int, fault_rate: float, *, two_steps: bool) -> None:
+        self.random = random.Random(seed)
+        self.fault_rate = fault_rate
+        self.two_steps = two_steps
+        self.lives: list[list[list[str]]] = []
+        self.under_way = self.most_under_way = 0
+        self.restart()
+
+    def restart(self) -> None:
+        if self.lives:
+            self.died.set_result(None)
+        self.died = asyncio.get_running_loop().create_future()
+        self.lives.append([])
+        self.inlet = Inlet(Receiver(self.lives[-1], two_steps=self.two_steps), patience=0.005 if self.fault_rate else 5)
+
+    def fault(self) -> bool:
+        return self.random.random() < self.fault_rate
+
+    async def delay(self) -> None:
+        for _ in range(self.random.randrange(6)):
+            await asyncio.sleep(0)
+
+    async def unless(self, died: asyncio.Future[None], call: Coroutine[None, None, T]) -> T:
+        answer = asyncio.ensure_future(call)
+        await asyncio.wait((answer, died), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            raise UnavailableError("the receiver died")
+        return answer.result()
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            return await self._push(push, batch)
+        finally:
+            self.under_way -= 1
+
+    async def _push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        await self.delay()
+        if self.fault():
+            raise UnavailableError("the push was lost")
+        inlet, died = self.inlet, self.died
+        if self.fault():
+            asyncio.ensure_future(inlet.push(push, batch)).add_done_callback(_ignore)
+            await self.delay()
+        answer = await self.unless(died, inlet.push(push, batch))
+        if self.fault():
+            self.restart()
+        await self.delay()
+        if self.fault() or inlet is not self.inlet:
+            raise UnavailableError("the answer was lost")
+        return answer
+
+    async def settle(self, push: Push) -> Receipt:
+        await self.delay()
+        inlet = self.inlet
+        receipt = await self.unless(self.died, inlet.settle(push))
+        if self.fault() or inlet is not self.inlet:
+            raise UnavailableError("the outcome was lost")
+        return receipt
+
+
+def _ignore(answer: asyncio.Future[Receipt | Taken]) -> None:
+    if not answer.cancelled():
+        answer.exception()
+
+
+def batch(*ids: str) -> Batch:
+    return Batch.from_events([Event(id=event_id) for event_id in ids])
+
+
+def flat(life: list[list[str]]) -> list[str]:
+    return [event_id for ids in life for event_id in ids]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 2**32),
+    fault_rate=st.sampled_from([0.0, 0.1, 0.3]),
+    two_steps=st.booleans(),
+    window=st.integers(1, 4),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=30),
+)
+def test_every_batch_is_applied_once_a_life_in_order_and_answered_for_its_own_events(
+    seed: int, fault_rate: float, two_steps: bool, window: int, sizes: list[int]
+) -> None:
+    asyncio.run(_check(seed, fault_rate, two_steps, window, sizes))
+
+
+async def _check(seed: int, fault_rate: float, two_steps: bool, window: int, sizes: list[int]) -> None:
+    peer = FaultyPeer(seed, fault_rate, two_steps=two_steps)
+    link = Link("link", peer, window=Window(batches=window, join_events=6), retry_delay=lambda attempt: 0)
+    numbers = iter(range(1_000))
+    sent = [[f"{next(numbers):04d}{'x' if size == 3 else ''}" for _ in range(size)] for size in sizes]
+    receipts = await asyncio.wait_for(asyncio.gather(*(link.push(batch(*ids)) for ids in sent)), 20)
+    for ids, receipt in zip(sent, receipts, strict=True):
+        assert [refusal.event_id for refusal in receipt.refused] == [i for i in ids if i.endswith("x")]
+    everything = [event_id for ids in sent for event_id in ids]
+    assert set().union(*map(flat, peer.lives)) == set(everything)
+    for life in map(flat, peer.lives):
+        assert len(life) == len(set(life))
+        assert life == sorted(life)
+    if fault_rate == 0:  # what is repeated may go beside the window
+        assert peer.most_under_way <= window
+    if fault_rate == 0:
+        assert flat(peer.lives[0]) == everything
+        assert link.statistics().resent == 0
+    assert link.statistics()._replace(sent=0, resent=0) == (len(sizes), 0, 0, 0, 0)
+    await link.drain()
+
+
+async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None:
+    applied: list[list[str]] = []
+    gate = asyncio.Event()
+
+    class Slow(Receiver):
+        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+            await gate.wait()
+            return await super().push(batch)
+
+    class Direct:
+        inlet = Inlet(Slow(applied))
+
+        async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+            return await self.inlet.push(push, batch)
+
+        async def settle(self, push: Push) -> Receipt:
+            return await self.inlet.settle(push)
+
+    link = Link("link", Direct(), window=Window(batches=1, join_events=4))
+    answers = [link.push_nowait(batch(str(n))) for n in range(10)]
+    gate.set()
+    await asyncio.gather(*answers)
+    assert applied == [["0"], ["1", "2", "3", "4"], ["5", "6", "7", "8"], ["9"]]
+
+
+async def test_a_batch_larger_than_the_window_passes() -> None:
+    peer = FaultyPeer(0, 0.0, two_steps=False)
+    link = Link("link", peer, window=Window(batches=2, bytes=10, join_bytes=10))
+    ids = [f"{n:04d}" for n in range(100)]
+    await asyncio.gather(link.push(batch(*ids)), link.push(batch("1000")))
+    assert flat(peer.lives[0]) == [*ids, "1000"]
+
+
+async def test_an_inlet_forgets_what_its_sender_has_the_answers_of() -> None:
+    inlet = Inlet(Receiver([]))
+    for seq in range(1, 50):
+        await inlet.push(Push("link", 1, seq, seq, 0), batch(str(seq)))
+    sender = inlet._senders["link"]
+    assert (len(sender.answers), len(sender.applied), sender.early) == (1, 1, {})
+
+
+async def test_a_new_life_of_a_sender_starts_afresh_and_the_old_one_is_refused() -> None:
+    applied: list[list[str]] = []
+    inlet = Inlet(Receiver(applied))
+    await inlet.push(Push("link", 1, 1, 1, 0), batch("old"))
+    await inlet.push(Push("link", 2, 1, 1, 0), batch("new"))
+    with pytest.raises(UnavailableError, match="past life"):
+        await inlet.push(Push("link", 1, 2, 1, 1), batch("ghost"))
+    assert applied == [["old"], ["new"]]
+
+
+async def test_a_failure_of_the_receiver_is_everybody_s_answer() -> None:
+    class Broken:
+        async def push(self, batch: Batch) -> Receipt:
+            raise ValueError("broken")
+
+    peer = FaultyPeer(0, 0.0, two_steps=False)
+    peer.inlet = Inlet(Broken())
+    link = Link("link", peer)
+    answers = await asyncio.gather(link.push(batch("a")), link.push(batch("b")), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["broken", "broken"]
+
+
+async def test_a_closed_link_fails_what_is_open_and_what_comes() -> None:
+    class Silent:
+        async def push(self, push: Push, batch: Batch) -> Receipt:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def settle(self, push: Push) -> Receipt:
+            raise AssertionError
+
+    link = Link("link", Silent(), window=Window(batches=1))
+    answers = [link.push_nowait(batch(str(n))) for n in range(3)]
+    await asyncio.sleep(0)
+    await link.close()
+    answers.append(link.push_nowait(batch("late")))
+    for answer in answers:
+        with pytest.raises(DrainingError):
+            await answer
+    await link.drain()
