@@ -1,8 +1,8 @@
 """The receiver's side of a link: every batch is applied once, in the order of its numbers.
 
-An inlet keeps, for each sender, the numbers that were applied and the answers that the sender may still ask for. A batch
-that is pushed twice gets the answer of the first push, also while that is still being worked on; one that comes too
-early waits for its predecessor, for a while; answers below the sender's floor are forgotten.
+An inlet keeps, for each sender, the numbers that were applied and the answers that the sender may still ask for. A
+batch that is pushed twice gets the answer of the first push, also while that is still being worked on; one that comes
+too early waits for its predecessor, for a while; answers below the sender's floor are forgotten.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class Buffer:
             await outlet.wait_for_room(count, size)
             return True
         if outlet.share.overflow is Overflow.DROP_OLDEST:
-            self._overflowed += outlet.drop_oldest(count, size)
+            self._overflowed += await outlet.drop_oldest(count, size)
             return True
         outlet.count_dropped(count)
         self._overflowed += count
@@ -186,7 +186,7 @@ class Buffer:
 class Answered:
     """Remember the answers of the latest batches of each origin, for those that come a second time."""
 
-    _KEPT = 256  # far more than a window; what is older cannot be sent again
+    _KEPT = 256  # far more than a window; what is older and was answered cannot be sent again
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, int], dict[int, Receipt | asyncio.Future[Receipt]]] = {}
@@ -207,15 +207,19 @@ class Answered:
             self._answers[key] = {}
         answers = self._answers[key]
         answers[identity.seq] = answer
-        if len(answers) > self._KEPT:
+        while len(answers) > self._KEPT and _is_final(answers[next(iter(answers))]):
             del answers[next(iter(answers))]
+
+
+def _is_final(answer: Receipt | asyncio.Future[Receipt]) -> bool:
+    return isinstance(answer, Receipt) or answer.done()
 
 
 def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:
     """Return how many of the piece's first events every outlet can deal with in one go."""
     part = len(piece)
     for outlet in outlets:
-        part = min(part, outlet.share.events)
+        part = min(part, outlet.piece)
         if outlet.share.overflow is Overflow.DROP_NEWEST and 0 < outlet.room < part:
             part = outlet.room
     return part

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from polku.batch import Batch, join
 from polku.buffer.entry import Claim, Entry
 from polku.buffer.strategy import Overflow
+from polku.codes import Code
 from polku.link import Link
 from polku.receipt import Receipt, Refusal
 
@@ -58,7 +59,7 @@ class Outlet:
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
-        # A joined batch of at most a quarter of the share: with two under way, half of it can always be dropped.
+        # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
         self._join_events = max(1, min(4096, share.events // 4))
 
     def fits(self, events: int, size: int) -> bool:
@@ -66,6 +67,11 @@ class Outlet:
         if self._lag == 0:
             return True
         return self._lag + events <= self.share.events and self._lag_bytes + size <= self.share.bytes
+
+    @property
+    def piece(self) -> int:
+        """The number of events that one entry may have."""
+        return self._join_events if self.share.overflow is Overflow.DROP_OLDEST else self.share.events
 
     @property
     def room(self) -> int:
@@ -90,7 +96,7 @@ class Outlet:
         self._lag_bytes += entry.size
         self._changed.set()
 
-    def drop_oldest(self, events: int, size: int) -> int:
+    async def drop_oldest(self, events: int, size: int) -> int:
         """Drop waiting events, oldest first, until so much more fits; return how many were dropped.
 
         What is under way to the emitter is not dropped.
@@ -98,17 +104,13 @@ class Outlet:
         dropped = 0
         while self._waiting and not self.fits(events, size):
             claim = self._waiting[0]
+            ids = (await self._fetch(claim.entry.position)).ids if claim.entry.done is not None else []
+            if not self._waiting or self._waiting[0] is not claim:
+                continue
             excess = max(self._lag + events - self.share.events, 1)
-            if self._lag_bytes + size > self.share.bytes or excess >= claim.count:
-                self._waiting.popleft()
-                self._account(-claim.count, -claim.size)
-                dropped += claim.count
-                self._release(claim.entry)
-            else:
-                before = claim.size
-                claim.skip += excess
-                self._account(-excess, claim.size - before)
-                dropped += excess
+            if self._lag_bytes + size > self.share.bytes:
+                excess = claim.count
+            dropped += self._drop(claim, min(excess, claim.count), ids)
         self._dropped += dropped
         return dropped
 
@@ -146,6 +148,19 @@ class Outlet:
     def statistics(self) -> OutletStatistics:
         """Return a snapshot of the counters."""
         return OutletStatistics(self._confirmed, self._dead, self._dropped, self._lag, self._lag_bytes, self._in_flight)
+
+    def _drop(self, claim: Claim, count: int, ids: list[str]) -> int:
+        """Drop the first events of the claim that waits longest; `ids` where their sender waits for the delivery."""
+        reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
+        dropped = ids[claim.skip : claim.skip + count]
+        claim.entry.refused.extend(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in dropped)
+        before = claim.size
+        claim.skip += count
+        self._account(-count, claim.size - before)
+        if claim.count == 0:
+            self._waiting.popleft()
+            self._release(claim.entry)
+        return count
 
     def _next_claims(self) -> list[Claim]:
         claims = [self._waiting.popleft()]
