@@ -138,8 +138,10 @@ class GatewayServer:
         try:
             async for message in requests:
                 await acks.put(asyncio.ensure_future(await self._intake.begin(message)))
-        finally:
+        except Exception:
             await acks.put(None)
+            raise
+        await acks.put(None)
 
     async def _abort(self, context: Any, code: Code, message: str) -> None:
         status = _STATUS.get(code, grpc.StatusCode.INVALID_ARGUMENT)

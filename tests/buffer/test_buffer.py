@@ -266,13 +266,21 @@ ROUTES = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("nobody",)])
     opens_after=st.integers(0, 12),
 )
 def test_each_outlet_gets_its_events_in_order_once_and_all_others_are_counted(
-    batches: list[list[tuple[tuple[str, ...], int]]], rule: Overflow, tiered: bool, await_delivery: bool, opens_after: int
+    batches: list[list[tuple[tuple[str, ...], int]]],
+    rule: Overflow,
+    tiered: bool,
+    await_delivery: bool,
+    opens_after: int,
 ) -> None:
     asyncio.run(_check_routes(batches, rule, tiered, await_delivery, opens_after))
 
 
 async def _check_routes(
-    batches: list[list[tuple[tuple[str, ...], int]]], rule: Overflow, tiered: bool, await_delivery: bool, opens_after: int
+    batches: list[list[tuple[tuple[str, ...], int]]],
+    rule: Overflow,
+    tiered: bool,
+    await_delivery: bool,
+    opens_after: int,
 ) -> None:
     a, b = Destination(is_open=False), Destination()
     strategy = BufferStrategy.tiered(3, 5) if tiered else BufferStrategy.ring(8)
