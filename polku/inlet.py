@@ -44,9 +44,16 @@ class _Sender:
         self.floor = floor
         self.applied = {seq for seq in self.applied if seq >= floor}
         self.after = {seq: after for seq, after in self.after.items() if seq >= floor}
-        for seq in [seq for seq in self.answers if seq < floor]:
-            del self.answers[seq]
-            self.outcomes.pop(seq, None)
+        for seq in [seq for seq in self.early if seq < floor]:
+            self.give_back(seq, f"number {seq} comes after its sender was answered")
+        self.answers = {seq: answer for seq, answer in self.answers.items() if seq >= floor}
+        self.outcomes = {seq: outcome for seq, outcome in self.outcomes.items() if seq >= floor}
+
+    def give_back(self, seq: int, reason: str) -> None:
+        """Refuse a batch that waits for its predecessor: its sender must push it again, if it still has it."""
+        if seq in self.early:
+            del self.early[seq]
+            self.answers.pop(seq).set_exception(UnavailableError(reason))
 
     def is_stale(self, seq: int) -> bool:
         """Say whether the sender has the final answer of a number already: a late copy must not be applied."""
@@ -79,18 +86,22 @@ class Inlet:
         answer = sender.answers.get(push.seq)
         if answer is None and sender.is_stale(push.seq):
             raise UnavailableError(f"{push} comes after its sender was answered")
-        sender.after[push.seq] = push.after
+        # What comes before it can only have been answered since: of two copies the lower predecessor is the newer one.
+        after = sender.after[push.seq] = min(push.after, sender.after.get(push.seq, push.after))
         if answer is None:
             answer = sender.answers[push.seq] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_retrieved)
-            sender.early[push.seq] = (push.after, batch)
-            if sender.ready() is None:
-                asyncio.get_running_loop().call_later(self._patience, self._give_back, sender, push.seq)
+            sender.early[push.seq] = (after, batch)
+            self._apply_ready(sender)
+            if push.seq in sender.early:
+                # A past life of this receiver may have answered the predecessor: then it never comes.
+                reason = f"what comes before number {push.seq} is missing"
+                asyncio.get_running_loop().call_later(self._patience, sender.give_back, push.seq, reason)
         else:
             self._duplicates += 1
             if push.seq in sender.early:  # what it waited for may have been answered meanwhile
-                sender.early[push.seq] = (push.after, batch)
-        self._apply_ready(sender)
+                sender.early[push.seq] = (after, batch)
+            self._apply_ready(sender)
         return await asyncio.shield(answer)
 
     async def settle(self, push: Push) -> Receipt:
@@ -121,19 +132,12 @@ class Inlet:
         while (seq := sender.ready()) is not None:
             sender.applied.add(seq)
             _, batch = sender.early.pop(seq)
-            task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch))
+            task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch, sender.answers[seq]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _give_back(self, sender: _Sender, seq: int) -> None:
-        """Ask for a batch again whose predecessor does not come: a past life of this receiver may have answered it."""
-        if seq in sender.early:
-            del sender.early[seq]
-            sender.answers.pop(seq).set_exception(UnavailableError(f"what comes before number {seq} is missing"))
-
-    async def _apply(self, sender: _Sender, seq: int, batch: Batch) -> None:
+    async def _apply(self, sender: _Sender, seq: int, batch: Batch, answer: asyncio.Future[Receipt | Taken]) -> None:
         self._applied += 1
-        answer = sender.answers[seq]
         try:
             result: Receipt | Awaitable[Receipt] = await self._receiver.push(batch)
         except Exception as error:

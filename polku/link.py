@@ -181,10 +181,11 @@ class Link:
     def _next_parts(self) -> list[_Waiting]:
         parts = [self._waiting.popleft()]
         events, size = len(parts[0].batch), parts[0].size
+        limit = min(self._window.join_bytes, self._window.bytes - sum(self._in_window.values()))
         while self._waiting:
             events += len(self._waiting[0].batch)
             size += self._waiting[0].size
-            if events > self._window.join_events or size > self._window.join_bytes:
+            if events > self._window.join_events or size > limit:
                 break
             parts.append(self._waiting.popleft())
         self._waiting_events -= sum(len(part.batch) for part in parts)

@@ -1,0 +1,161 @@
+"""An inlet applies what it has not applied yet, in order, and answers everybody who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from polku import Batch, Event
+from polku.errors import UnavailableError
+from polku.inlet import Inlet
+from polku.link import Push
+from polku.receipt import Receipt, Taken
+from tests.buffer.parts import rest
+
+
+class Receiver:
+    """Write down what is applied; answer when the gate is open, in two steps if asked to."""
+
+    def __init__(self, *, is_open: bool = True, two_steps: bool = False) -> None:
+        self.applied: list[str] = []
+        self.gate = asyncio.Event()
+        self.two_steps = two_steps
+        if is_open:
+            self.gate.set()
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        self.applied += batch.ids
+        outcome = asyncio.ensure_future(self._outcome())
+        return outcome if self.two_steps else await outcome
+
+    async def _outcome(self) -> Receipt:
+        await self.gate.wait()
+        return Receipt()
+
+
+def batch(number: int) -> Batch:
+    return Batch.from_events([Event(id=str(number))])
+
+
+def push(inlet: Inlet, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1) -> asyncio.Future[Receipt | Taken]:
+    return asyncio.ensure_future(inlet.push(Push("link", epoch, seq, floor, after), batch(seq)))
+
+
+async def test_a_batch_that_comes_twice_is_applied_once_and_both_get_the_answer() -> None:
+    receiver = Receiver(is_open=False)
+    inlet = Inlet(receiver)
+    answers = [push(inlet, 1), push(inlet, 1)]
+    await rest()
+    answers.append(push(inlet, 1))
+    assert receiver.applied == ["1"]
+    receiver.gate.set()
+    assert await asyncio.gather(*answers) == [Receipt()] * 3
+    assert inlet.statistics() == (1, 2, 0)
+
+
+async def test_a_batch_that_comes_too_early_waits_for_its_predecessor() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    early = [push(inlet, 3, after=2), push(inlet, 2, after=1)]
+    await rest()
+    assert receiver.applied == []
+    await asyncio.gather(push(inlet, 1), *early)
+    assert receiver.applied == ["1", "2", "3"]
+
+
+async def test_a_predecessor_that_its_sender_has_the_answer_of_is_not_waited_for() -> None:
+    receiver = Receiver()
+    await push(Inlet(receiver), 7, floor=7)
+    assert receiver.applied == ["7"]
+
+
+async def test_an_early_batch_whose_predecessor_never_comes_is_given_back() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver, patience=0.0)
+    with pytest.raises(UnavailableError, match="missing"):
+        await push(inlet, 2, after=1)
+    await push(inlet, 2, floor=2)
+    assert receiver.applied == ["2"]
+
+
+async def test_an_early_batch_is_given_back_also_if_it_made_another_one_ready() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver, patience=0.0)
+    ready, early = push(inlet, 2, after=1), push(inlet, 4, floor=2, after=3)
+    assert await ready == Receipt()
+    with pytest.raises(UnavailableError, match="missing"):
+        await asyncio.wait_for(early, 1)
+    assert receiver.applied == ["2"]
+
+
+async def test_an_early_batch_that_its_sender_has_the_answer_of_is_not_applied_and_not_kept_waiting() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    late_copy = push(inlet, 2, after=1)
+    await rest()
+    await push(inlet, 3, floor=3)
+    with pytest.raises(UnavailableError, match="answered"):
+        await asyncio.wait_for(late_copy, 1)
+    assert receiver.applied == ["3"]
+    assert inlet.statistics().open == 0
+
+
+async def test_a_late_copy_does_not_make_a_batch_wait_again() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    first = push(inlet, 3, after=2)
+    await rest()
+    copies = [push(inlet, 3, after=1), push(inlet, 3, after=2)]  # 2 was answered in a past life of the receiver
+    await rest()
+    await asyncio.gather(push(inlet, 1), first, *copies)
+    assert receiver.applied == ["1", "3"]
+
+
+async def test_a_copy_of_what_was_answered_long_ago_is_refused() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    await push(inlet, 1)
+    await push(inlet, 2, floor=2)
+    with pytest.raises(UnavailableError, match="answered"):
+        await push(inlet, 1)
+    assert receiver.applied == ["1", "2"]
+
+
+async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
+    receiver = Receiver(is_open=False, two_steps=True)
+    inlet = Inlet(receiver)
+    assert await push(inlet, 1) == await push(inlet, 1) == Taken()
+    settled = asyncio.ensure_future(inlet.settle(Push("link", 1, 1, 1, 0)))
+    await rest()
+    assert not settled.done()
+    receiver.gate.set()
+    assert await settled == Receipt()
+    assert receiver.applied == ["1"]
+
+
+async def test_the_outcome_of_an_unknown_batch_must_be_asked_for_by_a_push() -> None:
+    with pytest.raises(UnavailableError, match="not known"):
+        await Inlet(Receiver()).settle(Push("link", 1, 1, 1, 0))
+
+
+async def test_a_caller_that_gives_up_does_not_take_the_batch_back() -> None:
+    receiver = Receiver(is_open=False)
+    inlet = Inlet(receiver)
+    impatient = push(inlet, 1)
+    await rest()
+    impatient.cancel()
+    again = push(inlet, 1)
+    receiver.gate.set()
+    assert await again == Receipt()
+    assert receiver.applied == ["1"]
+
+
+async def test_links_do_not_wait_for_each_other() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    early = push(inlet, 2, after=1)
+    await inlet.push(Push("other", 1, 1, 1, 0), batch(9))
+    assert receiver.applied == ["9"]
+    await asyncio.gather(push(inlet, 1), early)

@@ -1,0 +1,145 @@
+"""Admission takes what is complete as it is, fills in what is missing, and names what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polku import Code, Event
+from polku.errors import InputError
+from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.limits import Limits
+from polku.v1.gateway_pb2 import EventPayload
+from polku.views import join_frames
+
+LIMITS = Limits(batch_events=8, metadata_entries=3, metadata_key_bytes=6, metadata_value_bytes=10)
+
+
+def complete(event_id: str, **fields: object) -> Event:
+    return Event(**({"id": event_id, "timestamp_unix_ns": 1, "source": "agent"} | fields))
+
+
+def payload(*events: Event) -> bytes:
+    return EventPayload(events=events).SerializeToString()
+
+
+def admit(*events: Event, cluster: str = "", limits: Limits = LIMITS) -> Admission:
+    return admit_payload(payload(*events), "client", cluster, limits)
+
+
+def refused(admission: Admission) -> list[tuple[str, Code]]:
+    return [(refusal.event_id, refusal.code) for refusal in admission.refused]
+
+
+def test_complete_events_go_on_as_the_bytes_that_came() -> None:
+    data = payload(complete("1"), complete("2"))
+    admission = admit_payload(data, "client", "", LIMITS)
+    assert admission.batch.payload is data
+    assert (admission.ids, admission.refused) == (["1", "2"], [])
+
+
+def test_a_message_without_events_is_an_empty_batch() -> None:
+    admission = admit()
+    assert (len(admission.batch), admission.ids, admission.refused) == (0, [], [])
+
+
+def test_missing_ids_times_and_sources_are_filled_in_and_given_ones_stay() -> None:
+    admission = admit(Event(), complete("2"), Event(id="3", source="own"))
+    first, second, third = admission.batch.events
+    assert first.id == admission.ids[0] != ""
+    assert first.timestamp_unix_ns == third.timestamp_unix_ns > 1_600_000_000_000_000_000
+    assert (first.source, third.source) == ("client", "own")
+    assert second == complete("2")
+
+
+def test_the_cluster_is_put_into_metadata_that_names_none() -> None:
+    admission = admit(complete("1"), complete("2", metadata={"cluster": "own"}), cluster="prod")
+    assert [event.metadata["cluster"] for event in admission.batch] == ["prod", "own"]
+
+
+def test_an_id_that_stands_twice_is_refused_the_second_time() -> None:
+    admission = admit(complete("1"), complete("2"), complete("1"))
+    assert admission.ids == ["1", "2"]
+    assert refused(admission) == [("1", Code.DUPLICATE_ID)]
+    assert admission.refused[0].message.startswith("events[2].id='1' stands twice")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"a": "", "b": "", "c": "", "d": ""}, "metadata has 4 entries, the limit is 3"),
+        ({"k" * 7: ""}, "metadata['kkkkkkk']: the key has 7 bytes, the limit is 6"),
+        ({"key": "v" * 11}, "metadata['key']: the value has 11 bytes, the limit is 10"),
+        ({"key": "ä" * 6}, "metadata['key']: the value has 12 bytes, the limit is 10"),
+    ],
+)
+def test_metadata_over_a_limit_costs_its_event_alone(metadata: dict[str, str], reason: str) -> None:
+    admission = admit(complete("1"), complete("2", metadata=metadata), complete("3"))
+    assert admission.ids == ["1", "3"]
+    assert refused(admission) == [("2", Code.METADATA_LIMIT)]
+    assert admission.refused[0].message.startswith(f"events[1].{reason}")
+
+
+def test_metadata_at_its_limits_passes() -> None:
+    assert refused(admit(complete("1", metadata={"k" * 6: "v" * 10, "b": "", "c": ""}))) == []
+
+
+def test_more_events_than_the_limit_are_refused_as_a_whole() -> None:
+    events = [complete(str(n)) for n in range(9)]
+    for attempt in (lambda: admit(*events), lambda: admit_events(events, "client", "", LIMITS)):
+        with pytest.raises(InputError, match="9 in one message, the limit is 8") as caught:
+            attempt()
+        assert caught.value.code is Code.TOO_MANY_EVENTS
+
+
+def test_bytes_that_are_no_message_are_refused_as_a_whole() -> None:
+    with pytest.raises(InputError, match="not a valid EventPayload") as caught:
+        admit_payload(b"\xff\xff\xff", "client", "", LIMITS)
+    assert caught.value.code is Code.MALFORMED
+
+
+def test_a_malformed_event_is_refused_and_the_others_go_on() -> None:
+    broken = b"\x0a\x02\xff\xfe"  # an id that is not UTF-8
+    data = join_frames([complete("1").SerializeToString(), broken, complete("3").SerializeToString()])
+    admission = admit_payload(data, "client", "", LIMITS)
+    assert admission.ids == ["1", "3"]
+    assert refused(admission) == [("", Code.MALFORMED)]
+    assert admission.refused[0].message.startswith("events[1]: not a valid Event")
+
+
+def test_malformed_events_count_against_the_limit_of_a_message() -> None:
+    good = [complete(str(n)).SerializeToString() for n in range(8)]
+    with pytest.raises(InputError) as caught:
+        admit_payload(join_frames([*good, b"\x0a\x02\xff\xfe"]), "client", "", LIMITS)
+    assert caught.value.code is Code.TOO_MANY_EVENTS
+
+
+TEXT = st.text(max_size=12)
+EVENTS = st.builds(
+    Event,
+    id=st.sampled_from(["", "1", "2", "3", "4"]),
+    timestamp_unix_ns=st.sampled_from([0, 5]),
+    source=st.sampled_from(["", "own"]),
+    metadata=st.dictionaries(TEXT, TEXT, max_size=5),
+    payload=st.binary(max_size=40),
+)
+
+
+@settings(deadline=None)
+@given(events=st.lists(EVENTS, max_size=8), cluster=st.sampled_from(["", "prod"]))
+def test_every_event_is_either_admitted_complete_or_refused_and_both_paths_agree(
+    events: list[Event], cluster: str
+) -> None:
+    fast = admit(*events, cluster=cluster)
+    slow = admit_events([Event.FromString(e.SerializeToString()) for e in events], "client", cluster, LIMITS)
+    assert fast.refused == slow.refused
+    assert len(fast.batch) + len(fast.refused) == len(events)
+    assert fast.ids == fast.batch.ids
+    assert [i for i in fast.ids if len(i) == 1] == [i for i in slow.ids if len(i) == 1]  # the others are new ids
+    assert len(set(fast.ids)) == len(fast.ids)
+    for event in fast.batch:
+        assert event.id
+        assert event.timestamp_unix_ns
+        assert event.source
+        assert not cluster or event.metadata["cluster"]
