@@ -140,7 +140,7 @@ class Stage:
         number = self._number
         waits: list[Awaitable[Receipt]] = []
         refused: list[Refusal] = []
-        follows: list[tuple[str, int]] = []
+        follows: list[tuple[str, asyncio.Future[Receipt] | None]] = []
         changed = False
         steps = self._steps[position:]
         events = batch.events if steps else []
@@ -155,7 +155,7 @@ class Stage:
             outcome = await self._work(step, events, number)
             self._count(step, events, outcome)
             refused.extend(dead.refusal for dead in outcome.refused)
-            follows.extend(outcome.follows)
+            follows.extend((event_id, self._outcomes.get(first)) for event_id, first in outcome.follows)
             events = outcome.events
         if events or not steps:
             waits.append(self._hand_on(_outgoing(batch, events, changed=changed)))
@@ -199,7 +199,7 @@ class Stage:
         batch: Batch,
         waits: Sequence[Awaitable[Receipt]],
         refused: list[Refusal],
-        follows: Sequence[tuple[str, int]],
+        follows: Sequence[tuple[str, asyncio.Future[Receipt] | None]],
         *,
         inner: bool,
     ) -> Receipt:
@@ -212,7 +212,7 @@ class Stage:
                 refused.extend(receipt.refused)
                 self._latest = receipt._replace(refused=())
             for event_id, first in follows:
-                refused.extend(await self._follow(event_id, first, number))
+                refused.extend(await _follow(event_id, first))
             done = True
         finally:
             ids = frozenset(refusal.event_id for refusal in refused) if done else frozenset(batch.ids)
@@ -223,14 +223,6 @@ class Stage:
         # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
         return receipt._replace(refused=tuple(refused), counts=counts)
-
-    async def _follow(self, event_id: str, first: int, number: int) -> list[Refusal]:
-        """Answer a duplicate when the first one is, and as it is."""
-        outcome = self._outcomes.get(first)
-        if outcome is None or first == number:
-            return []
-        receipt = await asyncio.shield(outcome)
-        return [refusal for refusal in receipt.refused if refusal.event_id == event_id]
 
     async def _hold(self, holder: Holder, events: list[Event], number: int, position: int) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
@@ -289,6 +281,14 @@ class Stage:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _follow(event_id: str, first: asyncio.Future[Receipt] | None) -> list[Refusal]:
+    """Answer a duplicate when the first one is, and as it is; without one it stands in the same batch."""
+    if first is None:
+        return []
+    receipt = await asyncio.shield(first)
+    return [refusal for refusal in receipt.refused if refusal.event_id == event_id]
 
 
 def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:

@@ -34,7 +34,7 @@ class Admission(NamedTuple):
 def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:
     """Admit a serialised `EventPayload`; raises `InputError` where the message as a whole is refused."""
     refused: list[Refusal] = []
-    message = _parse(payload, refused)
+    message = _parse(payload, refused, limits)
     if refused:
         return admit_events(list(message.events), source, cluster, limits, refused)
     events = list(message.events)
@@ -69,20 +69,21 @@ def admit_events(
     return Admission(Batch.from_events(good), [event.id for event in good], refused)
 
 
-def _parse(payload: bytes, refused: list[Refusal]) -> EventPayload:
+def _parse(payload: bytes, refused: list[Refusal], limits: Limits) -> EventPayload:
     try:
         return EventPayload.FromString(payload)
     except DecodeError as error:
-        return _parse_each(payload, refused, error)
+        return _parse_each(payload, refused, limits, error)
 
 
-def _parse_each(payload: bytes, refused: list[Refusal], error: DecodeError) -> EventPayload:
+def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, error: DecodeError) -> EventPayload:
     """Find the events that are malformed; the others go on."""
     message = EventPayload()
     try:
         frames = split_frames(payload)
     except DecodeError:
         raise InputError(Code.MALFORMED, f"events: not a valid EventPayload ({error}); send it again whole") from None
+    _check_count(len(frames), limits)
     for position, frame in enumerate(frames):
         try:
             message.events.append(Event.FromString(frame))

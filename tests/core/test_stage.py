@@ -191,7 +191,6 @@ async def test_a_duplicate_is_answered_when_the_first_one_is_and_as_it_is() -> N
     assert refused(await first) == refused(await second) == [("1", Code.BUFFER_FULL)]
 
 
-@pytest.mark.xfail(strict=True, reason="Stage._follow looks for the first one's outcome too late")
 async def test_a_duplicate_hears_of_the_refusal_of_the_first_one_even_if_its_own_batch_takes_longer() -> None:
     bench = Bench(Deduplicator(), at_once=False, two_steps=True)
     first, second = bench.push("1"), bench.push("2", "1")
