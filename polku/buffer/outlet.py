@@ -14,6 +14,7 @@ from polku.batch import Batch, join
 from polku.buffer.entry import Claim, Entry
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
+from polku.errors import DrainingError
 from polku.link import Link
 from polku.receipt import Receipt, Refusal
 
@@ -183,7 +184,13 @@ class Outlet:
         return batch.unidentified()
 
     async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
-        receipt = await answer
+        try:
+            receipt = await answer
+        except DrainingError:
+            return  # the link was closed: what is not confirmed stays so
+        except Exception as error:
+            reason = f"emitter {self.name!r} failed: {type(error).__name__}: {error}"
+            receipt = Receipt(tuple(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in batch.ids))
         if receipt.refused:
             self._bury(self.name, batch, receipt.refused)
         refused = {refusal.event_id: refusal for refusal in receipt.refused}

@@ -314,3 +314,24 @@ async def _check_routes(
     assert told == unroutable | (lost if await_delivery or rule is Overflow.DROP_NEWEST else set())
     assert statistics.unroutable == len(unroutable) == len(bench.dead_letters.latest())
     assert statistics[:2] == (0, 0)
+
+
+async def test_an_emitter_whose_answer_is_an_error_costs_that_batch_and_the_outlet_goes_on() -> None:
+    class Broken(Destination):
+        async def push(self, batch: Batch) -> Receipt:
+            if batch.ids == ["1"]:
+                raise ValueError("broken")
+            return await super().push(batch)
+
+    a = Broken()
+    bench = Bench(BufferStrategy.ring(1), {"a": a}, await_delivery=True)
+    first = asyncio.ensure_future(finish(await bench.buffer.push(batch("1"))))
+    second = asyncio.ensure_future(finish(await bench.buffer.push(batch("2"))))
+    assert [(r.event_id, r.code) for r in (await first).refused] == [("1", Code.UNDELIVERED)]
+    assert (await second).refused == ()
+    await bench.buffer.drain()
+    assert a.ids == ["2"]
+    letters = bench.dead_letters.latest()
+    assert [(letter.event.id, letter.emitter, letter.reason) for letter in letters] == [
+        ("1", "a", "emitter 'a' failed: ValueError: broken")
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +76,7 @@ def test_runs_are_the_neighbours_with_the_same_routes_and_make_the_whole(events:
     runs = build(events, form).runs()
     assert [event for run in runs for event in run] == events
     assert all(tuple(event.route_to) == run.routes for run in runs for event in run)
-    assert all(one.routes != other.routes for one, other in zip(runs, runs[1:], strict=False))
+    assert all(one.routes != other.routes for one, other in pairwise(runs))
 
 
 @given(events=EVENTS, form=FORMS)
