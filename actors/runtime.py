@@ -85,8 +85,15 @@ class RayRuntime:
 
     async def health(self) -> Health:
         """Ask the supervising actor."""
-        health: Health = await self._hub.health.remote()
+        try:
+            health: Health = await self._hub.health.remote()
+        except ray.exceptions.RayError as error:
+            return Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
         return health
+
+    def health_nowait(self) -> None:
+        """Return nothing: the parts are in other processes."""
+        return
 
     def door(self) -> Door:
         """The way in for senders, picklable."""

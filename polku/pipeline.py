@@ -40,8 +40,11 @@ class Pipeline:
         return Sender(self._runtime.door())
 
     def health(self) -> Health:
-        """Ask every part how it is."""
+        """Ask every part how it is; answers too while user code blocks a part."""
         self._ready.result()
+        now = self._runtime.health_nowait()
+        if now is not None:
+            return now
         return loop_thread.submit(self._runtime.health()).result()
 
     def stop(self, timeout: float = 30.0) -> StopReport:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polku.hub import Runner
+    from polku.pipeline import Pipeline
 
 _DRAIN_SECONDS = 30.0
+_LOOK_SECONDS = 5.0
 
 
 def serve(runner: Runner, grpc_addr: str) -> None:
@@ -33,11 +35,24 @@ def serve(runner: Runner, grpc_addr: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
         signal.signal(number, on_signal)
     say(f"polku: ready on grpc {pipeline.address} (runtime {runner.runtime})")
-    while not stop.wait(3600):
-        pass
+    complaints: dict[str, str] = {}
+    while not stop.wait(_LOOK_SECONDS):
+        complaints = _report_changes(pipeline, complaints)
     say("polku: draining")
     report = pipeline.stop(_DRAIN_SECONDS)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
+
+
+def _report_changes(pipeline: Pipeline, before: dict[str, str]) -> dict[str, str]:
+    """Say which parts have become unwell, and which well again; return the complaints of now."""
+    components = pipeline.health().components
+    now = {name: text for name, (healthy, text) in components.items() if not healthy}
+    for name, text in now.items():
+        if name not in before:
+            say(f"polku: {name}: {text}")
+    for name in before.keys() - now.keys():
+        say(f"polku: {name} is well again")
+    return now
 
 
 def tune_collector() -> None:

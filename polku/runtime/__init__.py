@@ -29,6 +29,10 @@ class Runtime(Protocol):
         """Ask every part how it is."""
         ...
 
+    def health_nowait(self) -> Health | None:
+        """Return how the parts are without waiting for any of them, where the caller's process can tell."""
+        ...
+
     def door(self) -> Door:
         """The way in for senders."""
         ...

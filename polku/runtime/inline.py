@@ -76,6 +76,10 @@ class InlineRuntime:
 
     async def health(self) -> Health:
         """Return the state of every part."""
+        return self.health_nowait()
+
+    def health_nowait(self) -> Health:
+        """Return the state of every part; from any thread, also while user code blocks the event loop."""
         intake, buffer = self._running(), self._buffer
         watch = Watch()
         watch.add("ingest", "refuses new events: the pipeline is draining" if self._stopped else "")

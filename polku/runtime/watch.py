@@ -9,7 +9,7 @@ from polku.delivery import DeliveryStatistics
 from polku.gateway.health import Health
 from polku.stage import StageStatistics
 
-_PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
+PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 
 
 class Watch:
@@ -25,7 +25,7 @@ class Watch:
     def add_stage(self, name: str, stage: StageStatistics) -> None:
         """Add a stage: it is unwell while one middleware has been busy for too long."""
         busy = time.monotonic() - stage.since if stage.step else 0.0
-        self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > _PATIENCE else "")
+        self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
     def add_buffer(self, buffer: BufferStatistics) -> None:
         """Add the buffer and say how full it is; being full is its rule's business, not an illness."""

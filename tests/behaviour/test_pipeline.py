@@ -317,3 +317,31 @@ def test_build_gives_senders_that_work_once_the_runner_runs(runtime: str, tmp_pa
         assert raw_sender.send(b'{"event_type": "raw"}', source="json").ok
         assert event_sender.send(new_event("event", source="test")).ok
     assert {event.event_type for event in recorder.events()} == {"raw", "event"}
+
+
+def test_user_code_that_blocks_turns_health_bad_by_name_and_loses_nothing(
+    start: Start, tmp_path: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polku.runtime.watch.PATIENCE", 0.3)
+    recorder, gate = Recorder(tmp_path / "out"), tmp_path / "gate"
+    gate.touch()
+
+    def block(event: Event) -> None:
+        while gate.exists():
+            time.sleep(0.01)
+
+    pipeline = start(Hub().middleware(block).emitter(recorder))
+    with pytest.raises(TimeoutError):
+        pipeline.sender().send(new_event("x", source="test", id="stuck"), timeout=0.1)
+    deadline = time.monotonic() + 40
+    while (health := pipeline.health()).healthy:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    healthy, message = health.components["stage-1"]
+    assert not healthy
+    assert runtime == "ray" or "block has been busy with one batch" in message
+    gate.unlink()
+    assert [event.id for event in recorder.wait_for(1)] == ["stuck"]
+    while not pipeline.health().healthy:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
