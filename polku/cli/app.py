@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
@@ -11,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from polku.cli.settings import LOG_LEVELS, RUNTIMES, check_address, read_settings, unknown_variables
+from polku.cli.serve import log, serve_environment
+from polku.cli.settings import RUNTIMES, check_address, read_settings
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.serving import say
 from polku.version import __version__
@@ -24,15 +24,8 @@ File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file 
 
 
 def main() -> None:
-    """Run the command line; wrong input ends it with status 2 and one line that names what is wrong."""
-    try:
-        app()
-    except SettingError as error:
-        say(f"polku: {error}")
-        sys.exit(2)
-    except PlanError as error:
-        say(f"polku: {error}")
-        sys.exit(2)
+    """Run the command line."""
+    app()
 
 
 def _version(wanted: bool) -> None:
@@ -51,18 +44,7 @@ def _options(
 @app.command()
 def serve() -> None:
     """Run the gateway as the environment's POLKU_* variables say: to stdout, or to POLKU_EMIT_GRPC_ENDPOINTS."""
-    settings = read_settings(os.environ)
-    _log(settings.log_level)
-    for sentence in unknown_variables(os.environ):
-        say(f"polku: warning: {sentence}")
-    from polku import BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
-
-    hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))
-    if settings.emit_grpc_endpoints:
-        hub.emitter(GrpcEmitter(list(settings.emit_grpc_endpoints)))
-    else:
-        hub.emitter(StdoutEmitter())
-    hub.run(grpc_addr=settings.grpc_addr)
+    serve_environment()
 
 
 @app.command()
@@ -73,7 +55,7 @@ def run(
 ) -> None:
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
-    _log(settings.log_level)
+    log(settings.log_level)
     if runtime is not None and runtime not in RUNTIMES:
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
@@ -184,10 +166,3 @@ def _load(file: str, runtime: str | None) -> Any:
     except Exception as error:
         traceback.print_exc()
         raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None
-
-
-def _log(level: str) -> None:
-    os.environ["POLKU_LOG_LEVEL"] = level  # what a Ray that is started from here hands on to its workers
-    number = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}[level]
-    assert level in LOG_LEVELS
-    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
