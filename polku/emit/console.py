@@ -112,10 +112,11 @@ def write_out(text: bytes) -> None:
 
     It goes past Python's own buffer: a thread that waits here holds no lock that the interpreter needs to end.
     """
-    if sys.stdout is None or sys.stdout is not sys.__stdout__:
+    stream = sys.stdout
+    if stream is None or stream is not sys.__stdout__:
         return _write_to_replacement(text)
     try:
-        descriptor = sys.stdout.fileno()
+        descriptor = stream.fileno()
     except ValueError as error:
         raise OSError(str(error)) from None
     rest = memoryview(text)
