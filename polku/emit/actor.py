@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.errors import MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+
+
+class ActorStatistics(NamedTuple):
+    """Count calls of the actor, and those that did not return."""
+
+    calls: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +26,9 @@ class ActorEmitter:
     """Call `method` of a Ray actor with each `Batch`; its return is the confirmation.
 
     The method iterates over the batch's events and returns None, or the `Failure`s (or just the ids) of the events
-    that it did not take. An exception fails the whole batch, which is tried again. A call may take `timeout` seconds.
+    that it did not take. An exception fails the whole batch, which is tried again, unless it is an `EmitError` that
+    says otherwise. An actor that does not answer, or is being restarted, is waited for; one that is dead for good
+    holds everything, with an alarm. A call may take `timeout` seconds.
     """
 
     handle: Any
@@ -26,10 +36,13 @@ class ActorEmitter:
     name: str = field(default="actor", kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
 
+    may_recover = True
+
     def __post_init__(self) -> None:
         arguments.positive("ActorEmitter", "timeout", self.timeout)
-        if not hasattr(self.handle, self.method):
-            raise PlanError(f"method={self.method!r} is no method of {self.handle!r}", where="ActorEmitter")
+        method = getattr(self.handle, self.method, None) if isinstance(self.method, str) else None
+        if not callable(getattr(method, "remote", None)):
+            raise PlanError(f"method={self.method!r} is no method of the actor {self.handle!r}", where="ActorEmitter")
 
     def build(self, clock: Clock) -> _Caller:
         """Make the running emitter."""
@@ -39,25 +52,37 @@ class ActorEmitter:
 class _Caller:
     def __init__(self, config: ActorEmitter) -> None:
         self._config = config
+        self._method = getattr(config.handle, config.method)
+        self._calls = self._failed = 0
 
     async def emit(self, batch: Batch) -> list[Failure] | None:
-        import asyncio
-
-        import ray.exceptions
-
+        self._calls += 1
         try:
             async with asyncio.timeout(self._config.timeout):
-                result = await getattr(self._config.handle, self._config.method).remote(batch)
-        except ray.exceptions.ActorDiedError as error:
-            raise MisconfiguredError(f"the actor is dead: {error}") from None
-        except ray.exceptions.RayActorError as error:
-            raise RetryableError(f"the actor does not answer: {error}") from None
-        except ray.exceptions.RayTaskError as error:
-            cause = getattr(error, "cause", error)
-            raise RetryableError(f"{self._config.method} raised {type(cause).__name__}: {cause}") from None
-        except TimeoutError:
-            raise RetryableError(f"{self._config.method} did not return within {self._config.timeout:g} s") from None
+                result = await self._method.remote(batch)
+        except Exception as error:
+            self._failed += 1
+            raise self._explain(error) from None
         return None if result is None else _failures(result)
+
+    def statistics(self) -> ActorStatistics:
+        return ActorStatistics(self._calls, self._failed)
+
+    def _explain(self, error: Exception) -> Exception:
+        import ray.exceptions
+
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, EmitError):
+            return cause
+        if isinstance(error, ray.exceptions.RayTaskError):
+            return RetryableError(f"{self._config.method} raised {type(cause).__name__}: {cause}")
+        if isinstance(error, ray.exceptions.ActorDiedError):
+            return MisconfiguredError(f"the actor is dead: {error}")
+        if isinstance(error, ray.exceptions.RayActorError):
+            return RetryableError(f"the actor does not answer: {error}")
+        if isinstance(error, TimeoutError):
+            return RetryableError(f"{self._config.method} did not return within {self._config.timeout:g} s")
+        return error
 
 
 def _failures(result: object) -> list[Failure]:

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from polku.arguments import label, shorten, takes_one
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
-from polku.errors import PlanError, RejectedError
+from polku.errors import PlanError
+
+ALLOWED = "pass a function of a batch, an object with emit(batch), or a built-in emitter such as StdoutEmitter()"
 
 
 def check_emitter(component: object) -> None:
-    """Raise `PlanError` for something that is no emitter."""
+    """Raise `PlanError` for something that is no emitter, naming what came and what is allowed."""
     if inspect.isclass(component):
         name = component.__name__
         raise PlanError(f"{name} is a class; pass an object of it: .emitter({name}(...))", where="emitter")
-    if not any(callable(getattr(component, method, None)) for method in ("build", "emit", "__call__")):
-        raise PlanError(
-            f"{component!r} is no emitter; pass a function of a batch, an object with emit(batch), "
-            "or a built-in emitter such as StdoutEmitter()",
-            where="emitter",
-        )
+    emit = getattr(component, "emit", None)
+    if not callable(emit):
+        if callable(getattr(component, "build", None)):
+            return
+        emit = component
+    if not callable(emit) or hasattr(component, "process") or hasattr(component, "ingest"):
+        raise PlanError(f"{shorten(component)} is no emitter; {ALLOWED}", where="emitter")
+    if not takes_one(emit):
+        raise PlanError(f"{shorten(component)} must take one argument, the batch", where="emitter")
+    if inspect.isasyncgenfunction(emit):
+        raise PlanError(f"{shorten(component)} must return its failures, not yield them", where="emitter")
+    concurrency = getattr(component, "concurrency", 1)
+    if not isinstance(concurrency, int) or concurrency < 1:
+        reason = f"concurrency={concurrency!r} must be a whole number of at least 1"
+        raise PlanError(f"{shorten(component)}: {reason}", where="emitter")
 
 
 def emitter_name(component: object) -> str:
@@ -31,51 +43,45 @@ def emitter_name(component: object) -> str:
     name = getattr(component, "name", None)
     if isinstance(name, str) and name:
         return name
-    function_name = getattr(component, "__name__", None)
-    if isinstance(function_name, str):
-        return "function" if function_name == "<lambda>" else function_name
+    if not callable(getattr(component, "emit", None)):
+        function = label(component)
+        if function != type(component).__name__:
+            return "function" if function == "lambda" else function
     stem = type(component).__name__.removesuffix("Emitter") or type(component).__name__
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", stem).lower()
 
 
 def as_emitter(component: Any, clock: Clock) -> Emitter:
     """Make the running emitter of a component, with the default resilience unless it has its own."""
+    from polku.emit.breaker import Breaker
     from polku.emit.resilience import Resilience
     from polku.emit.retry import Retry
 
     if isinstance(component, Resilience):
         return component.build(clock)
-    # What goes over a network comes back some day. Code of this process that fails five times will go on failing.
-    retry = Retry() if getattr(component, "is_remote", False) else Retry(attempts=5, limit=1.0)
-    return Resilience(component, retry=retry).build(clock)
+    # What is outside of this process comes back some day. Code in it that fails five times will go on failing.
+    if getattr(component, "may_recover", False):
+        return Resilience(component).build(clock)
+    return Resilience(component, retry=Retry(attempts=5, limit=1.0), breaker=Breaker(open_for=1.0)).build(clock)
 
 
 def built(component: Any, clock: Clock) -> Emitter:
-    """Make the running emitter of a component, as it is."""
-    if callable(getattr(component, "build", None)):
-        component = component.build(clock)
-    if callable(getattr(component, "emit", None)):
-        emitter: Emitter = component
+    """Make the running emitter of a component, as it is; raises `PlanError` where its `build` makes none."""
+    running = component.build(clock) if callable(getattr(component, "build", None)) else component
+    if callable(getattr(running, "emit", None)):
+        emitter: Emitter = running
         return emitter
-    return _Function(component)
+    if not callable(running):
+        raise PlanError(f"{shorten(component)} builds {shorten(running)}, no emitter; {ALLOWED}", where="emitter")
+    return _Function(running)
 
 
 class _Function:
-    """Call a function of a batch, sync or async; it returns None, or the `Failure`s of events that it did not take."""
+    """Call a function of a batch, sync or async."""
 
     def __init__(self, function: Callable[[Batch], Any]) -> None:
         self._function = function
 
-    async def emit(self, batch: Batch) -> list[Failure] | None:
-        result = self._function(batch)
-        if inspect.isawaitable(result):
-            result = await result
-        if result is None:
-            return None
-        if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
-            raise RejectedError(f"the emitter returned {result!r}; return None, or a Failure for each failed event")
-        failures = list(result)
-        for failure in failures:
-            if not isinstance(failure, Failure):
-                raise RejectedError(f"the emitter returned {failure!r} among its failures; return Failure objects")
-        return failures
+    def emit(self, batch: Batch) -> Iterable[Failure] | Awaitable[Iterable[Failure] | None] | None:
+        result: Iterable[Failure] | Awaitable[Iterable[Failure] | None] | None = self._function(batch)
+        return result

@@ -62,7 +62,7 @@ class Circuit:
         return 0.0
 
     def succeeded(self) -> None:
-        """Count a success."""
+        """Count a success; that of a call that was under way when it opened does not close it."""
         self._failures = 0
         if self.state is State.HALF_OPEN:
             self._successes += 1
@@ -70,7 +70,9 @@ class Circuit:
                 self.state = State.CLOSED
 
     def failed(self) -> None:
-        """Count a failure."""
+        """Count a failure; those of calls that were under way when it opened do not keep it open longer."""
+        if self.state is State.OPEN:
+            return
         self._failures += 1
         if self.state is State.HALF_OPEN or self._failures >= self._config.failures:
             self.state, self._opened_at = State.OPEN, self._clock.monotonic()

@@ -4,8 +4,8 @@
 |---|---|
 | `id`, `type` | `id`, `event_type` (`polku.event` where that is empty: the attribute must not be) |
 | `source` | `source`, percent-encoded as a URI reference (`polku` where that is empty) |
-| `time` | `timestamp_unix_ns`, RFC 3339 with nanoseconds; left out where a calendar has no such year |
-| `data`, `datacontenttype` | typed data as JSON with `dataschema` naming its message; else a payload that is JSON |
+| `time` | `timestamp_unix_ns`, RFC 3339 with nanoseconds |
+| `data`, `datacontenttype` | typed data as JSON, `dataschema` naming its message; else a JSON payload, byte for byte |
 | `data_base64` | any other payload, as `application/octet-stream` |
 | extensions | `severity`, `outcome`, and each metadata entry under its key reduced to `a-z0-9` |
 
@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from polku.emit.json_form import data_fields
 from polku.event.v1.event_pb2 import Event
 from polku.events import outcome_name, severity_name
@@ -30,6 +32,8 @@ _ATTRIBUTES = frozenset(
     {"specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "severity"}
     | {"outcome"}
 )
+_STARTS = frozenset(b'{["-0123456789tfn \t\r\n')
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _NOT_ALLOWED = re.compile("[^a-z0-9]")
 
 
@@ -38,23 +42,23 @@ def cloud_event(event: Event) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
-        "source": quote(event.source, safe="/:?#[]@!$&'()*+,;=-._~") or "polku",
+        "source": _source(event.source),
         "type": event.event_type or "polku.event",
+        "time": _time(event.timestamp_unix_ns),
     }
-    time = _time(event.timestamp_unix_ns)
-    if time:
-        fields["time"] = time
     _add_extensions(fields, event)
     _add_data(fields, event)
     return fields
 
 
+def _source(source: str) -> str:
+    has_scheme = _SCHEME.match(source) is not None
+    return quote(source, safe="/?@!$&'()*+,;=-._~" + (":#[]" if has_scheme else "")) or "polku"
+
+
 def _time(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
-    except (OverflowError, ValueError, OSError):
-        return ""
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:09d}Z"
 
 
 def _add_extensions(fields: dict[str, Any], event: Event) -> None:
@@ -76,12 +80,22 @@ def _add_data(fields: dict[str, Any], event: Event) -> None:
         fields["dataschema"] = f"polku:{getattr(event, kind).DESCRIPTOR.full_name}"
         fields["data"] = data_fields(event, kind)
     elif event.payload:
-        try:
-            fields["data"] = json.loads(event.payload, parse_constant=_refuse)
+        if _is_json(event.payload):
             fields["datacontenttype"] = "application/json"
-        except (ValueError, RecursionError):
-            fields["data_base64"] = base64.b64encode(event.payload).decode()
+            fields["data"] = msgspec.Raw(event.payload)  # as it is: decoding would change large and precise numbers
+        else:
             fields["datacontenttype"] = "application/octet-stream"
+            fields["data_base64"] = base64.b64encode(event.payload).decode()
+
+
+def _is_json(payload: bytes) -> bool:
+    if payload[0] not in _STARTS:
+        return False
+    try:
+        json.loads(payload.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _refuse(name: str) -> None:

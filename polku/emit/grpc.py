@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from polku.errors import PlanError
 if TYPE_CHECKING:
     from polku.emit.grpc_client import GrpcClient
 
+_TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
+
 
 @dataclass(frozen=True, slots=True)
 class GrpcEmitter:
@@ -21,10 +24,14 @@ class GrpcEmitter:
 
     An event is confirmed when an Ack lists its id. Refused events are tried again where that can help (the other
     side is full, unavailable or draining) and become dead letters where it cannot. `source` and `cluster` name us to
-    the other side; its ingestor is not asked, the events go as they are. Batches over `max_message_bytes` are split;
-    an Ack must come within `timeout` seconds. `token` is sent as `authorization: Bearer`. `http://` and bare
-    `host:port` are plain, `https://` is encrypted and checked against the system's or the given `root_certificates`
-    (PEM), `unix:` is a socket of this machine.
+    the other side; its ingestor is not asked, the events go as they are. Batches over `max_message_bytes`, or over
+    the limit that the other side names, are split; an event that is over it alone becomes a dead letter.
+
+    Up to `window` batches may be under way at once; an Ack must come within `timeout` seconds. A broken stream fails
+    what is open on it; where another endpoint works it is sent there at once, and one that failed is used again when
+    a connection to it stands. `token` is sent as `authorization: Bearer`. `http://` and bare `host:port` are plain,
+    `https://` is encrypted and checked against gRPC's own or the given `root_certificates` (PEM), `unix:` is a socket
+    of this machine.
     """
 
     endpoints: str | Sequence[str]
@@ -32,20 +39,26 @@ class GrpcEmitter:
     source: str = field(default="polku", kw_only=True)
     cluster: str = field(default="", kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
+    window: int = field(default=8, kw_only=True)
     max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
     root_certificates: bytes | None = field(default=None, kw_only=True)
     token: str | None = field(default=None, kw_only=True, repr=False)
 
-    is_remote = True
+    may_recover = True
 
     def __post_init__(self) -> None:
-        endpoints = (self.endpoints,) if isinstance(self.endpoints, str) else tuple(self.endpoints)
-        if not endpoints:
-            raise PlanError("endpoints is empty; name at least one", where="GrpcEmitter")
-        object.__setattr__(self, "endpoints", endpoints)
+        endpoints = (self.endpoints,) if isinstance(self.endpoints, str) else self.endpoints
+        if not isinstance(endpoints, Sequence) or not endpoints:
+            raise arguments.fault("GrpcEmitter", "endpoints", endpoints, "name at least one, as http://host:port")
+        object.__setattr__(self, "endpoints", tuple(endpoints))
         self.addresses()
         arguments.positive("GrpcEmitter", "timeout", self.timeout)
+        arguments.whole("GrpcEmitter", "window", self.window)
         arguments.whole("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
+        if self.root_certificates is not None and not isinstance(self.root_certificates, bytes):
+            raise PlanError("root_certificates must be the bytes of a PEM file", where="GrpcEmitter")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise PlanError("token must be printable ASCII without spaces at its ends", where="GrpcEmitter")
 
     def addresses(self) -> list[Address]:
         """Return the endpoints as gRPC wants them."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import base64
+from base64 import b64encode
 from typing import Any
 
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 
+_SEVERITIES = {value.number: value.name for value in Severity.DESCRIPTOR.values}
+_OUTCOMES = {value.number: value.name for value in Outcome.DESCRIPTOR.values}
+
 
 def event_fields(event: Event) -> dict[str, Any]:
-    """Return the fields that an event has, in snake_case: enums by name, payload as base64, typed data by kind."""
+    """Return the fields that an event has, in snake_case: enums by name, payload as base64, typed data by kind.
+
+    An enum's number that has no name stays a number.
+    """
     fields: dict[str, Any] = {
         "id": event.id,
         "timestamp_unix_ns": event.timestamp_unix_ns,
@@ -19,13 +25,13 @@ def event_fields(event: Event) -> dict[str, Any]:
     if event.metadata:
         fields["metadata"] = dict(event.metadata)
     if event.payload:
-        fields["payload"] = base64.b64encode(event.payload).decode()
+        fields["payload"] = b64encode(event.payload).decode()
     if event.route_to:
         fields["route_to"] = list(event.route_to)
     if event.severity:
-        fields["severity"] = enum_name(Severity, event.severity)
+        fields["severity"] = _SEVERITIES.get(event.severity, event.severity)
     if event.outcome:
-        fields["outcome"] = enum_name(Outcome, event.outcome)
+        fields["outcome"] = _OUTCOMES.get(event.outcome, event.outcome)
     kind = event.WhichOneof("data")
     if kind is not None:
         fields[kind] = data_fields(event, kind)
@@ -37,9 +43,3 @@ def data_fields(event: Event, kind: str) -> dict[str, Any]:
     from google.protobuf import json_format
 
     return json_format.MessageToDict(getattr(event, kind), preserving_proto_field_name=True)
-
-
-def enum_name(enum: Any, number: int) -> str | int:
-    """Return the full name of an enum's value, or the number where it is unknown."""
-    value = enum.DESCRIPTOR.values_by_number.get(number)
-    return number if value is None else str(value.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,10 +14,14 @@ from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.delivery import call_hook
 from polku.emit.breaker import Breaker, Circuit, State
+from polku.emit.outcome import read_outcome
+from polku.emit.parts import fail
 from polku.emit.retry import Retry
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 
 Sleep = Callable[[float], Awaitable[None]]
+
+_LONGEST = 3600.0
 
 
 class ResilienceStatistics(NamedTuple):
@@ -36,8 +39,12 @@ class Resilience:
     """Wrap any emitter: try again what can be tried again, and hold everything back while nothing can be delivered.
 
     Events that the destination refuses for good, and those that failed `retry.attempts` times, become dead letters.
-    While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and health
-    shows the alarm. One call may take `timeout` seconds. The emitter's name, its routing address, stays as it is.
+    While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and do not
+    count, and health shows the alarm. A destination's own `retry_after` is respected up to an hour. One call may take
+    `timeout` seconds. The emitter's name, its routing address, stays as it is.
+
+    Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
+    that had started before it failed may overtake it.
     """
 
     emitter: Any
@@ -49,6 +56,10 @@ class Resilience:
         from polku.emit.adapt import check_emitter
 
         check_emitter(self.emitter)
+        for option, kind in (("retry", Retry), ("breaker", Breaker)):
+            if not isinstance(getattr(self, option), kind):
+                fix = f"must be a {kind.__name__}(...)"
+                raise arguments.fault("Resilience", option, getattr(self, option), fix)
         arguments.positive("Resilience", "timeout", self.timeout)
 
     @property
@@ -87,6 +98,7 @@ class Resilient:
         self._circuit = circuit
         self._sleep = sleep
         self._draw = draw
+        self._gate = asyncio.Lock()
         self._troubled = 0
         self._clear = asyncio.Event()
         self._clear.set()
@@ -105,15 +117,19 @@ class Resilient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the failures that are final; later batches do not start while an earlier one is being retried."""
-        await self._clear.wait()
-        retryable, final, error = await self._attempt(batch)
-        if not retryable:
-            return final
+        trial: _Attempt | None = None
+        async with self._gate:  # first come, first served
+            await self._clear.wait()
+            if self._circuit.state is not State.CLOSED:
+                trial = await self._attempt(batch)  # alone: a half-open circuit lets one through at a time
+        attempt = trial or await self._attempt(batch)
+        if not attempt.retryable:
+            return attempt.final
         self._troubled += 1
         self._clear.clear()
         try:
             async with self._turn:
-                return final + await self._retry(_select(batch, retryable), retryable, error)
+                return await self._retry(batch, attempt)
         finally:
             self._troubled -= 1
             if not self._troubled:
@@ -125,65 +141,70 @@ class Resilient:
         snapshot = own() if callable(own) else None
         return ResilienceStatistics(self._attempts, self._retries, self._circuit.state, self._alarm, snapshot)
 
-    async def _retry(self, batch: Batch, failures: list[Failure], error: Exception | None) -> list[Failure]:
-        final: list[Failure] = []
-        count = 1
-        while failures:
-            held = isinstance(error, MisconfiguredError)
-            if not held and self._config.retry.gives_up(count):
-                return final + [failure._replace(retryable=False) for failure in failures]
-            await self._sleep(self._pause(count, error))
+    async def _retry(self, batch: Batch, attempt: _Attempt) -> list[Failure]:
+        final = attempt.final
+        count = 0
+        while attempt.retryable:
+            batch = _select(batch, attempt.retryable)
+            if not isinstance(attempt.error, MisconfiguredError):
+                count += 1
+                if self._config.retry.gives_up(count):
+                    return final + [failure._replace(retryable=False) for failure in attempt.retryable]
+            await self._sleep(self._pause(count, attempt.error))
             self._retries += 1
-            failures, finals, error = await self._attempt(batch)
-            final += finals
-            batch = _select(batch, failures) if finals else batch
-            count += 1
+            attempt = await self._attempt(batch)
+            final = final + attempt.final
         return final
 
     def _pause(self, count: int, error: Exception | None) -> float:
         retry = self._config.retry
         if isinstance(error, MisconfiguredError):
             return max(retry.limit * (0.5 + self._draw() / 2), self._circuit.wait())
-        asked = getattr(error, "retry_after", None) or 0.0
+        asked = min(getattr(error, "retry_after", None) or 0.0, _LONGEST)
         return max(retry.delay(count, self._draw), asked, self._circuit.wait())
 
-    async def _attempt(self, batch: Batch) -> tuple[list[Failure], list[Failure], Exception | None]:
-        """Call the emitter once; return what may be tried again, what may not, and the error if all of it failed."""
+    async def _attempt(self, batch: Batch) -> _Attempt:
+        """Call the emitter inside once, as soon as the circuit lets it through."""
         while (wait := self._circuit.wait()) > 0:
             await self._sleep(wait)
         self._attempts += 1
         try:
             async with asyncio.timeout(self._config.timeout):
-                result = self._inner.emit(batch)
-                failures = list((await result if inspect.isawaitable(result) else result) or ())
+                failures = await read_outcome(self._inner.emit(batch), batch)
         except RejectedError as error:
             self._succeed()
-            return [], _all(batch, str(error), retryable=False), None
-        except Exception as error:
+            return _Attempt([], fail(batch.ids, error, retryable=False), None)
+        except Exception as error:  # an emitter may raise anything: it is tried again, and counted
             return self._fail(batch, error)
+        retryable = [failure for failure in failures if failure.retryable]
+        if len({failure.event_id for failure in retryable}) == len(batch):
+            return self._fail(batch, RetryableError(retryable[0].reason))
         self._succeed()
-        return [f for f in failures if f.retryable], [f for f in failures if not f.retryable], None
+        return _Attempt(retryable, [failure for failure in failures if not failure.retryable], None)
 
     def _succeed(self) -> None:
         self._circuit.succeeded()
         self._alarm = ""
 
-    def _fail(self, batch: Batch, error: Exception) -> tuple[list[Failure], list[Failure], Exception]:
+    def _fail(self, batch: Batch, error: Exception) -> _Attempt:
         self._circuit.failed()
         if isinstance(error, TimeoutError) and not str(error):
             error = RetryableError(f"no answer within {self._config.timeout:g} s")
         kind = "" if isinstance(error, (RetryableError, MisconfiguredError)) else f"{type(error).__name__}: "
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
             self._alarm = f"{kind}{error}"
-        return _all(batch, f"{kind}{error}", retryable=True), [], error
+        return _Attempt(fail(batch.ids, f"{kind}{error}", retryable=True), [], error)
 
 
-def _all(batch: Batch, reason: str, *, retryable: bool) -> list[Failure]:
-    return [Failure(event_id, reason, retryable) for event_id in batch.ids]
+class _Attempt(NamedTuple):
+    """What one call achieved: failures that may be tried again, those that may not, and why if nothing was taken."""
+
+    retryable: list[Failure]
+    final: list[Failure]
+    error: Exception | None
 
 
 def _select(batch: Batch, failures: list[Failure]) -> Batch:
     wanted = {failure.event_id for failure in failures}
-    if len(failures) == len(batch):
-        return batch
-    return batch.select([position for position, event_id in enumerate(batch.ids) if event_id in wanted])
+    positions = [position for position, event_id in enumerate(batch.ids) if event_id in wanted]
+    return batch if len(positions) == len(batch) else batch.select(positions)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
+from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.emit import console
 from polku.emit.json_form import event_fields
-from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.events import severity_name
 
@@ -28,21 +29,29 @@ class Format(StrEnum):
     """Indented JSON."""
 
 
+class StdoutStatistics(NamedTuple):
+    """Count what was printed."""
+
+    events: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class StdoutEmitter:
-    """Print events to the standard output of the program that runs the pipeline; nothing else is printed there."""
+    """Print events to the standard output of the program that runs the pipeline; nothing else is printed there.
+
+    A reader that does not read holds events back for as long as it takes. One that went away holds them too, with
+    an alarm: the lines that it did not read are not lost while the pipeline runs.
+    """
 
     format: Format | str = Format.JSON
     name: str = field(default="stdout", kw_only=True)
 
     writes_to_console = True
+    may_recover = True
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "format", Format(self.format))
-        except ValueError:
-            names = ", ".join(repr(str(known)) for known in Format)
-            raise PlanError(f"format={self.format!r} is not known; choose {names}", where="StdoutEmitter") from None
+        object.__setattr__(self, "format", arguments.choice("StdoutEmitter", "format", self.format, Format))
 
     def build(self, clock: Clock) -> _Printer:
         """Make the running emitter."""
@@ -52,9 +61,16 @@ class StdoutEmitter:
 class _Printer:
     def __init__(self, format: Format) -> None:
         self._line = {Format.JSON: _json_line, Format.COMPACT: _compact_line, Format.PRETTY: _pretty}[format]
+        self._events = self._bytes = 0
 
     async def emit(self, batch: Batch) -> None:
-        await console.current().write(b"".join(map(self._line, batch)))
+        text = b"".join(map(self._line, batch))
+        await console.current().write(text)
+        self._events += len(batch)
+        self._bytes += len(text)
+
+    def statistics(self) -> StdoutStatistics:
+        return StdoutStatistics(self._events, self._bytes)
 
 
 def _json_line(event: Event) -> bytes:
@@ -67,14 +83,12 @@ def _pretty(event: Event) -> bytes:
 
 def _compact_line(event: Event) -> bytes:
     seconds, nanos = divmod(event.timestamp_unix_ns, 1_000_000_000)
-    try:
-        when = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{nanos // 1_000_000:03d}Z"
-    except (OverflowError, ValueError, OSError):
-        when = str(event.timestamp_unix_ns)
+    when = f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{nanos // 1_000_000:03d}Z"
     metadata = " ".join(f"{key}={value}" for key, value in sorted(event.metadata.items()))
     size = f" {len(event.payload)}B" if event.payload else ""
     line = f"{when} {severity_name(event):<8} {event.source} {event.event_type} {event.id}{size} {metadata}"
     return line.rstrip().translate(_CONTROLS).encode() + b"\n"
 
 
-_CONTROLS = {number: f"\\x{number:02x}" for number in [*range(32), 127]}
+# What a terminal would obey, or take for the end of the line.
+_CONTROLS = {number: f"\\x{number:02x}" for number in [*range(32), *range(127, 160)]} | {0x2028: "\\u2028"}

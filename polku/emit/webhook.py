@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from polku import arguments
 from polku.batch import Batch
@@ -15,11 +17,15 @@ from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.cloudevents import cloud_event
 from polku.emit.json_form import event_fields
-from polku.errors import MisconfiguredError, PlanError, RetryableError
-from polku.event.v1.event_pb2 import Event
+from polku.emit.parts import TooLargeError, send_parts
+from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
 
 if TYPE_CHECKING:
     import aiohttp
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_ANSWER_BYTES = 16 * 1024
 
 
 class Body(StrEnum):
@@ -37,16 +43,26 @@ _CONTENT_TYPE = {
 }
 
 
+class WebhookStatistics(NamedTuple):
+    """Count requests; `refused` had another answer than 2xx, `broken` had none."""
+
+    requests: int
+    refused: int
+    broken: int
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookEmitter:
     """POST batches of up to `max_events` events and `max_body_bytes` bytes; a 2xx answer confirms them.
 
     408, 425, 429, 5xx and broken connections are tried again, after `Retry-After` where the server names a time; 401,
-    403, 404, 405, 410 and redirects hold everything until somebody mends the address or the credentials; 413 is tried
-    in halves; any other 4xx makes dead letters. One request may take `timeout` seconds.
+    403, 404, 405, 407, 410, redirects and a certificate that cannot be trusted hold everything until somebody mends
+    the address or the credentials; 413 is tried in halves; any other 4xx makes dead letters. An event that is larger
+    than `max_body_bytes` is posted alone, for the server to judge. One request may take `timeout` seconds. Messages
+    name the server but not the rest of the URL, which is a secret with many services.
     """
 
-    url: str
+    url: str = field(repr=False)
     format: Body | str = field(default=Body.JSON, kw_only=True)
     name: str = field(default="webhook", kw_only=True)
     headers: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
@@ -54,17 +70,12 @@ class WebhookEmitter:
     max_events: int = field(default=1_000, kw_only=True)
     max_body_bytes: int = field(default=1024 * 1024, kw_only=True)
 
-    is_remote = True
+    may_recover = True
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url) if isinstance(self.url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PlanError(f"url={self.url!r}: write http://host/path or https://host/path", where="WebhookEmitter")
-        try:
-            object.__setattr__(self, "format", Body(self.format))
-        except ValueError:
-            names = ", ".join(repr(str(known)) for known in Body)
-            raise PlanError(f"format={self.format!r} is not known; choose {names}", where="WebhookEmitter") from None
+        _split_url(self.url)
+        object.__setattr__(self, "format", arguments.choice("WebhookEmitter", "format", self.format, Body))
+        object.__setattr__(self, "headers", _checked_headers(self.headers))
         arguments.positive("WebhookEmitter", "timeout", self.timeout)
         arguments.whole("WebhookEmitter", "max_events", self.max_events)
         arguments.whole("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
@@ -79,7 +90,10 @@ class _Poster:
         self._config = config
         self._clock = clock
         self._form = cloud_event if config.format is Body.CLOUDEVENTS else event_fields
+        url = _split_url(config.url)
+        self._server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
         self._session: aiohttp.ClientSession | None = None
+        self._requests = self._refused = self._broken = 0
 
     async def start(self) -> None:
         import aiohttp
@@ -89,78 +103,112 @@ class _Poster:
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def emit(self, batch: Batch) -> list[Failure]:
-        """Post the batch in as many requests as it needs; stop at the first that fails, so that order is kept."""
+        """Post the batch in as many requests as it needs."""
         import msgspec
 
-        failures: list[Failure] = []
-        bodies = [(event, msgspec.json.encode(self._form(event))) for event in batch]
-        requests = self._requests(bodies)
-        for number, request in enumerate(requests):
-            try:
-                failures += await self._post(request)
-            except (RetryableError, MisconfiguredError) as error:
-                if number == 0 and not failures:
-                    raise
-                rest = [event for later in requests[number:] for event, _ in later]
-                return failures + [Failure(event.id, str(error)) for event in rest]
-        return failures
+        records = [(event.id, msgspec.json.encode(self._form(event))) for event in batch]
+        return await send_parts(self._cut(records), self._post)
 
-    def _requests(self, bodies: list[tuple[Event, bytes]]) -> list[list[tuple[Event, bytes]]]:
-        requests: list[list[tuple[Event, bytes]]] = [[]]
+    def statistics(self) -> WebhookStatistics:
+        return WebhookStatistics(self._requests, self._refused, self._broken)
+
+    def _cut(self, records: list[tuple[str, bytes]]) -> list[_Request]:
+        requests: list[_Request] = []
         size = 0
-        for event, body in bodies:
-            size += len(body) + 1
-            full = len(requests[-1]) == self._config.max_events or size > self._config.max_body_bytes
-            if full and requests[-1]:
-                requests.append([])
-                size = len(body) + 1
-            requests[-1].append((event, body))
+        for record in records:
+            size += len(record[1]) + 1
+            too_much = size > self._config.max_body_bytes
+            if not requests or too_much or len(requests[-1].records) == self._config.max_events:
+                requests.append(_Request([]))
+                size = len(record[1]) + 2
+            requests[-1].records.append(record)
         return requests
 
-    async def _post(self, request: list[tuple[Event, bytes]]) -> list[Failure]:
+    async def _post(self, request: _Request) -> list[Failure]:
         import aiohttp
 
         if self._session is None:
-            await self.start()
-        assert self._session is not None
-        data = b"[" + b",".join(body for _, body in request) + b"]"
+            raise RetryableError("the emitter is not started")
+        self._requests += 1
         try:
-            async with self._session.post(self._config.url, data=data, allow_redirects=False) as response:
-                status, text = response.status, (await response.text(errors="replace"))[:200]
-                retry_after = self._seconds(response.headers.get("Retry-After"))
-        except (aiohttp.ClientError, OSError) as error:
-            raise RetryableError(f"{self._config.url}: {type(error).__name__}: {error}") from None
-        except TimeoutError:
-            raise RetryableError(f"{self._config.url}: no answer within {self._config.timeout:g} s") from None
-        if 200 <= status < 300:
-            return []
-        return await self._judge(request, status, f"{self._config.url}: HTTP {status} {text}".strip(), retry_after)
-
-    async def _judge(
-        self, request: list[tuple[Event, bytes]], status: int, reason: str, retry_after: float | None
-    ) -> list[Failure]:
-        if status in (408, 425, 429) or status >= 500:
-            raise RetryableError(reason, retry_after=retry_after)
-        if status < 400 or status in (401, 403, 404, 405, 407, 410):
-            raise MisconfiguredError(reason)
-        if status == 413 and len(request) > 1:
-            middle = len(request) // 2
-            return await self._post(request[:middle]) + await self._post(request[middle:])
-        return [Failure(event.id, reason, retryable=False) for event, _ in request]
+            async with self._session.post(self._config.url, data=request.body, allow_redirects=False) as response:
+                content = await response.content.read(_ANSWER_BYTES)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
+            self._broken += 1
+            raise MisconfiguredError(f"{self._server}: {type(error).__name__}: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+            self._broken += 1
+            late = isinstance(error, TimeoutError)
+            reason = f"no answer within {self._config.timeout:g} s" if late else f"{type(error).__name__}: {error}"
+            raise RetryableError(f"{self._server}: {reason}") from None
+        if not 200 <= response.status < 300:
+            self._refused += 1
+            text = content[:200].decode(errors="replace")
+            reason = f"{self._server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
+            raise _error(response.status, reason, self._seconds(response.headers.get("Retry-After")))
+        return []
 
     def _seconds(self, retry_after: str | None) -> float | None:
         """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
         if not retry_after:
             return None
-        if retry_after.strip().isdigit():
+        if retry_after.isascii() and retry_after.isdigit():
             return float(retry_after)
         try:
             when = parsedate_to_datetime(retry_after)
         except ValueError:
             return None
-        return max(0.0, when.timestamp() - self._clock.time_ns() / 1e9)
+        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._clock.time_ns() / 1e9)
+
+
+class _Request(NamedTuple):
+    """The ids of some events, each with its JSON."""
+
+    records: list[tuple[str, bytes]]
+
+    @property
+    def ids(self) -> list[str]:
+        return [event_id for event_id, _ in self.records]
+
+    @property
+    def body(self) -> bytes:
+        return b"[" + b",".join([record for _, record in self.records]) + b"]"
+
+    def halves(self) -> list[_Request]:
+        middle = len(self.records) // 2
+        return [_Request(self.records[:middle]), _Request(self.records[middle:])]
+
+
+def _error(status: int, reason: str, retry_after: float | None) -> EmitError:
+    if status in (408, 425, 429) or status >= 500:
+        return RetryableError(reason, retry_after=retry_after)
+    if status < 400 or status in (401, 403, 404, 405, 407, 410):
+        return MisconfiguredError(reason)
+    return TooLargeError(reason) if status == 413 else RejectedError(reason)
+
+
+def _split_url(url: object) -> SplitResult:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # the port is no number, or brackets do not match
+        pass
+    raise arguments.fault("WebhookEmitter", "url", url, "write http://host/path or https://host/path")
+
+
+def _checked_headers(headers: object) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        raise PlanError("headers must be a mapping of names to values", where="WebhookEmitter")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER.fullmatch(name):
+            raise PlanError(f"headers: {name!r} is no HTTP header's name", where="WebhookEmitter")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            reason = f"headers: the value of {name!r} must be a string without control characters"
+            raise PlanError(reason, where="WebhookEmitter")
+    return dict(headers)

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Breaker, Event, Failure, MisconfiguredError, RejectedError, Resilience, Retry, RetryableError
+from polku import (
+    Batch,
+    Breaker,
+    Event,
+    Failure,
+    MisconfiguredError,
+    PlanError,
+    RejectedError,
+    Resilience,
+    Retry,
+    RetryableError,
+)
 from polku.emit.breaker import State
 from polku.emit.resilience import Resilient
 from tests.clock import FakeClock
@@ -141,6 +152,90 @@ async def test_a_call_that_hangs_is_cut_off() -> None:
 
     running, _, _ = resilient(Hanging(), timeout=0.05)
     assert await running.emit(batch("a")) == []
+
+
+async def test_batches_that_waited_start_in_the_order_in_which_they_came() -> None:
+    inner = Scripted(RetryableError("down"))
+    inner.concurrency = 8
+    running, _, _ = resilient(inner)
+    await asyncio.gather(*(running.emit(batch(name)) for name in "abcdef"))
+    assert [ids for (ids,) in inner.calls[1:]] == list("abcdef")
+
+
+async def test_while_the_circuit_is_half_open_one_batch_is_tried_at_a_time() -> None:
+    class Slow(Scripted):
+        under_way = most = 0
+
+        async def emit(self, batch: Batch) -> list[Failure] | None:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return await super().emit(batch)
+
+    inner = Slow(RetryableError("down"))
+    running, _, _ = resilient(inner, breaker=Breaker(failures=1, successes=4))
+    await running.emit(batch("a"))
+    assert running.statistics().circuit is State.HALF_OPEN
+    await asyncio.gather(*(running.emit(batch(name)) for name in "bc"))
+    assert inner.most == 1
+    await asyncio.gather(*(running.emit(batch(name)) for name in "def"))
+    assert running.statistics().circuit is State.CLOSED
+    assert inner.most == 2
+
+
+async def test_attempts_that_wrong_settings_cost_do_not_count() -> None:
+    inner = Scripted(*[MisconfiguredError("401")] * 5, RetryableError("busy"))
+    running, _, _ = resilient(inner, retry=Retry(attempts=2))
+    assert await running.emit(batch("a")) == []
+
+
+async def test_a_destination_that_refuses_everything_event_by_event_opens_the_circuit_too() -> None:
+    running, slept, _ = resilient(Scripted(*[[Failure("a", "full")]] * 5))
+    task = asyncio.ensure_future(running.emit(batch("a")))
+    await until(lambda: len(slept) == 5)
+    assert running.statistics().alarm == "full"
+    assert await task == []
+
+
+async def test_the_destination_s_own_pause_has_a_bound() -> None:
+    running, slept, _ = resilient(Scripted(RetryableError("busy", retry_after=10.0**9)))
+    await running.emit(batch("a"))
+    assert slept == [3600]
+
+
+@pytest.mark.parametrize("answer", [True, "a", ["a"], [Failure("other", "not ours")]])
+async def test_a_wrong_answer_of_an_emitter_is_explained_and_nothing_is_lost(answer: Any) -> None:
+    class Wrong:
+        def emit(self, batch: Batch) -> Any:
+            return answer
+
+    running, _, _ = resilient(Wrong())
+    (failure,) = await running.emit(batch("a"))
+    assert failure.reason.startswith("the emitter returned")
+    assert not failure.retryable
+
+
+async def forever(seconds: float) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_cancelled_retry_ends_at_once_and_lets_the_next_batch_through() -> None:
+    inner = Scripted(RetryableError("down"))
+    config = Resilience(inner)
+    running = Resilient(inner, config, config.breaker.build(FakeClock()), sleep=forever)
+    task = asyncio.ensure_future(running.emit(batch("a")))
+    await until(lambda: bool(inner.calls))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await running.emit(batch("b")) == []
+
+
+@pytest.mark.parametrize("options", [{"retry": 3}, {"breaker": None}, {"timeout": -1}])
+def test_a_wrong_setting_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=r"Resilience\(" + next(iter(options))):
+        Resilience(Scripted(), **options)
 
 
 def test_wrapping_keeps_the_name() -> None:

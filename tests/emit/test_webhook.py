@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from polku import Batch, Event, MisconfiguredError, RetryableError, WebhookEmitter
+from polku import Batch, Event, MisconfiguredError, PlanError, RejectedError, RetryableError, WebhookEmitter
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.emit.cloudevents import cloud_event
 from polku.ingest import JsonIngestor
+from tests.clock import FakeClock
 
 
 class Endpoint:
@@ -24,10 +28,13 @@ class Endpoint:
         self.types: list[str] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.limit: int | None = None
+        self.stalls = False
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if self.stalls:
+            await asyncio.Event().wait()
         if self.limit is not None and len(body) > self.limit:
             return web.Response(status=413)
         if self.answers:
@@ -43,7 +50,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
     endpoint = Endpoint()
     app = web.Application()
     app.router.add_post("/hook", endpoint.handle)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -87,7 +94,7 @@ def test_a_cloudevent_has_the_attributes_that_the_specification_requires() -> No
         id="1", source="my agent/ä", timestamp_unix_ns=1_700_000_000_123_456_789, payload=b'{"a": 1}', severity=3
     )
     event.metadata.update({"Trace-Id": "t", "type": "hidden", "data": "d"})
-    fields = cloud_event(event)
+    fields = json.loads(msgspec.json.encode(cloud_event(event)))
     assert fields == {
         "specversion": "1.0",
         "id": "1",
@@ -125,11 +132,41 @@ async def test_some_answers_need_somebody_to_mend_the_settings(endpoint: Endpoin
         await emit(WebhookEmitter(endpoint.url), batch("a"))
 
 
-async def test_other_answers_make_dead_letters(endpoint: Endpoint) -> None:
+async def test_other_answers_refuse_a_request_for_good(endpoint: Endpoint) -> None:
     endpoint.answers = [(422, {})]
+    with pytest.raises(RejectedError, match="HTTP 422 as asked"):
+        await emit(WebhookEmitter(endpoint.url), batch("a", "b"))
+    endpoint.answers = [(422, {})]
+    failures = await emit(WebhookEmitter(endpoint.url, max_events=2), batch("a", "b", "c"))
+    assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False), ("b", False)]
+    assert [event["id"] for event in endpoint.bodies[0]] == ["c"]
+
+
+async def test_an_event_that_is_too_large_alone_is_a_dead_letter(endpoint: Endpoint) -> None:
+    endpoint.limit = 0
     failures = await emit(WebhookEmitter(endpoint.url), batch("a", "b"))
     assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False), ("b", False)]
-    assert "422" in failures[0].reason
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"n": 123456789012345678901234567890}', b"[1e400, 1.0000000000000000001]", b'"\\ud800"', b" 7 "]
+)
+def test_a_json_payload_is_passed_on_byte_for_byte(payload: bytes) -> None:
+    encoded = msgspec.json.encode(cloud_event(Event(id="1", payload=payload)))
+    assert b'"data":' + payload in encoded
+
+
+@pytest.mark.parametrize("payload", [b"1\x00", b"\xff\xfe1\x00", b"NaN", b"{", b"[" * 100_000, b"text"])
+def test_what_is_no_json_in_utf_8_is_passed_on_as_base64(payload: bytes) -> None:
+    assert base64.b64decode(cloud_event(Event(id="1", payload=payload))["data_base64"]) == payload
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("", "polku"), ("a#b:c", "a%23b%3Ac"), ("https://host:1/x?y#z", "https://host:1/x?y#z"), ("50%", "50%25")],
+)
+def test_a_source_becomes_a_uri_reference(source: str, expected: str) -> None:
+    assert cloud_event(Event(id="1", source=source))["source"] == expected
 
 
 async def test_too_large_a_body_is_tried_in_halves(endpoint: Endpoint) -> None:
@@ -142,6 +179,52 @@ async def test_what_follows_a_failed_request_is_not_sent_before_it(endpoint: End
     endpoint.answers = [(200, {}), (503, {})]
     failures = await emit(WebhookEmitter(endpoint.url, max_events=2), batch(*"abcdef"))
     assert [failure.event_id for failure in failures] == ["c", "d", "e", "f"]
+
+
+async def test_a_time_to_come_back_may_be_a_date(endpoint: Endpoint) -> None:
+    clock = FakeClock()
+    running = WebhookEmitter(endpoint.url).build(clock)
+    await running.start()
+    for text, seconds in [("Tue, 14 Nov 2023 22:14:20 GMT", 60), ("Tue, 14 Nov 2023 22:13:00 GMT", 0), ("soon", None)]:
+        endpoint.answers = [(503, {"Retry-After": text})]
+        with pytest.raises(RetryableError) as caught:
+            await running.emit(batch("a"))
+        assert caught.value.retry_after == seconds
+    assert running.statistics() == (3, 3, 0)
+    await running.close()
+
+
+async def test_a_server_that_does_not_answer_is_retryable(endpoint: Endpoint) -> None:
+    endpoint.stalls = True
+    with pytest.raises(RetryableError, match=r"no answer within 0\.1 s"):
+        await emit(WebhookEmitter(endpoint.url, timeout=0.1), batch("a"))
+
+
+async def test_messages_keep_the_secret_part_of_an_address_to_themselves(endpoint: Endpoint) -> None:
+    config = WebhookEmitter(f"{endpoint.url}?token=secret", headers={"Authorization": "Bearer secret"})
+    endpoint.answers = [(503, {})]
+    with pytest.raises(RetryableError) as caught:
+        await emit(config, batch("a"))
+    assert "secret" not in f"{caught.value} {config!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("example.com/hook", {}, "url='example.com/hook'"),
+        ("http://host:port/", {}, "url='http://host:port/'"),
+        (None, {}, "url=None"),
+        ("http://host/", {"format": "xml"}, "format='xml'"),
+        ("http://host/", {"headers": {"A B": "x"}}, "'A B' is no HTTP header's name"),
+        ("http://host/", {"headers": {"A": "x\r\nB: y"}}, "the value of 'A'"),
+        ("http://host/", {"headers": ["A"]}, "headers must be a mapping"),
+        ("http://host/", {"max_events": 0}, "max_events=0"),
+    ],
+)
+def test_a_wrong_setting_is_named(url: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match="WebhookEmitter") as caught:
+        WebhookEmitter(url, **options)
+    assert message in str(caught.value)
 
 
 async def test_a_server_that_is_down_is_retryable(unused_tcp_port: int) -> None:

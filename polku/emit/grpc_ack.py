@@ -1,0 +1,58 @@
+"""Read a gateway's Acks: which events of a batch it did not take, and whether trying again can help."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from polku.batch import Batch
+from polku.codes import Code
+from polku.contracts import Failure
+from polku.emit.parts import TooLargeError
+from polku.errors import EmitError, RejectedError, RetryableError
+from polku.v1.gateway_pb2 import Ack, AckError
+from polku.views import read_ack
+
+_AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
+_SMALLER = frozenset({Code.TOO_LARGE, Code.TOO_MANY_EVENTS})
+
+
+class Answer(NamedTuple):
+    """An Ack, its ids counted and not decoded; `fullness` is its buffer's, from 0 to 1 (0 where it does not say)."""
+
+    data: bytes
+    taken: int
+    refused: int
+    fullness: float
+
+
+def read_answer(data: bytes) -> Answer:
+    """Read a serialised Ack; raises protobuf's `DecodeError`."""
+    ack = read_ack(data)
+    fullness = ack.buffer_size / ack.buffer_capacity if ack.buffer_capacity > 0 else 0.0
+    return Answer(data, len(ack.event_ids), len(ack.errors), fullness)
+
+
+def read_failures(batch: Batch, answer: Answer) -> list[Failure]:
+    """Return the events that an Ack does not confirm; raises where it refuses the message as a whole."""
+    if not answer.refused and answer.taken == len(batch):
+        return []
+    ack = Ack.FromString(answer.data)
+    refused = {error.event_id: error for error in ack.errors}
+    unnamed = refused.pop("", None)
+    if unnamed is not None and not refused and not ack.event_ids:
+        raise _whole(unnamed)
+    taken = set(ack.event_ids)  # an id that is taken and refused stood twice in the message: the destination has it
+    return [_failure(event_id, refused.get(event_id, unnamed)) for event_id in batch.ids if event_id not in taken]
+
+
+def _failure(event_id: str, error: AckError | None) -> Failure:
+    if error is None:
+        return Failure(event_id, "the Ack names it neither as taken nor as refused")
+    return Failure(event_id, f"{error.code}: {error.message}", retryable=error.code in _AGAIN)
+
+
+def _whole(error: AckError) -> EmitError:
+    text = f"{error.code}: {error.message}"
+    if error.code in _SMALLER:
+        return TooLargeError(text)
+    return RetryableError(text) if error.code in _AGAIN else RejectedError(text)

@@ -1,0 +1,34 @@
+"""Read what an emitter returned, so that a wrong answer is an error with a sentence and not a loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from polku.arguments import shorten
+from polku.batch import Batch
+from polku.contracts import Failure
+from polku.errors import RejectedError
+
+
+async def read_outcome(result: object, batch: Batch) -> list[Failure]:
+    """Await what `emit` returned, if it is async, and return the failures; raises `RejectedError` for anything else.
+
+    None means that all events were taken. A generator of failures runs here.
+    """
+    if inspect.isawaitable(result):
+        result = await result
+    if result is None:
+        return []
+    if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
+        raise RejectedError(f"the emitter returned {shorten(result)}; return None, or a Failure for each failed event")
+    failures = list(result)
+    if not failures:
+        return failures
+    known = set(batch.ids)
+    for failure in failures:
+        if not isinstance(failure, Failure):
+            raise RejectedError(f"the emitter returned {shorten(failure)} among its failures; return Failure objects")
+        if failure.event_id not in known:
+            raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r}, which is not in the batch")
+    return failures

@@ -1,0 +1,64 @@
+"""The circuit breaker, on a clock that stands still."""
+
+from __future__ import annotations
+
+import pytest
+
+from polku import Breaker, PlanError
+from polku.emit.breaker import Circuit, State
+from tests.clock import FakeClock
+
+
+def circuit(**options: float) -> tuple[Circuit, FakeClock]:
+    clock = FakeClock()
+    return Breaker(**options).build(clock), clock  # type: ignore[arg-type]
+
+
+def test_it_opens_after_failures_in_a_row_only() -> None:
+    breaker, _ = circuit(failures=2)
+    for outcome in (breaker.failed, breaker.succeeded, breaker.failed):
+        outcome()
+    assert breaker.state is State.CLOSED
+    breaker.failed()
+    assert breaker.state is State.OPEN
+
+
+def test_open_it_lets_nothing_through_until_its_time_is_over() -> None:
+    breaker, clock = circuit(failures=1, open_for=30)
+    breaker.failed()
+    clock.advance(20)
+    assert breaker.wait() == 10
+    clock.advance(10)
+    assert breaker.wait() == 0
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_half_open_it_closes_after_successes_and_opens_again_after_one_failure() -> None:
+    breaker, clock = circuit(failures=5, open_for=1, successes=2)
+    for _ in range(5):
+        breaker.failed()
+    clock.advance(1)
+    breaker.wait()
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.state is State.OPEN
+    clock.advance(1)
+    breaker.wait()
+    breaker.succeeded()
+    breaker.succeeded()
+    assert breaker.state is State.CLOSED
+
+
+def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
+    breaker, clock = circuit(failures=1, open_for=30)
+    breaker.failed()
+    clock.advance(29)
+    breaker.failed()
+    breaker.succeeded()
+    assert breaker.wait() == 1
+
+
+@pytest.mark.parametrize("field", ["failures", "open_for", "successes"])
+def test_a_wrong_setting_is_named(field: str) -> None:
+    with pytest.raises(PlanError, match=rf"Breaker\({field}=0\)"):
+        circuit(**{field: 0})
