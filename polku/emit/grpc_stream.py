@@ -75,7 +75,11 @@ class GrpcStream:
         return self._rest_until
 
     async def ask(self, message: bytes) -> Answer:
-        """Send a message and return its Ack; raises an `EmitError` where none comes in time or the stream breaks."""
+        """Send a message and return its Ack; raises an `EmitError` where none comes in time or the stream breaks.
+
+        Cancelling it while the message is being written ends the call, as half a message cannot be taken back: what
+        is open on it then fails, to be tried again.
+        """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_seen)
         try:

@@ -33,6 +33,13 @@ async def emitter(*endpoints: str, **options: Any) -> AsyncIterator[GrpcClient]:
         await running.close()
 
 
+async def begun(running: GrpcClient, messages: int) -> None:
+    """Wait until so many messages have begun to be written."""
+    async with asyncio.timeout(10):
+        while running.statistics().messages < messages:  # noqa: ASYNC110 - the client has no event for it
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Sink]:
     async with sink() as server:
@@ -181,9 +188,7 @@ async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(s
     server.hold()
     async with emitter(server.address) as running:
         tasks = [asyncio.ensure_future(running.emit(batch(name))) for name in "abc"]
-        async with asyncio.timeout(10):
-            while running.statistics().messages < 3:  # noqa: ASYNC110 - the client has no event for it
-                await asyncio.sleep(0.001)
+        await begun(running, 3)
         server.release()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [list, RetryableError, RetryableError]
@@ -259,7 +264,7 @@ async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink) 
     server.hold()
     async with emitter(server.address) as running:
         tasks = [asyncio.ensure_future(running.emit(batch(name))) for name in "abc"]
-        await server.arrived(1)
+        await begun(running, 3)  # writing the third begins when the second is written
         tasks[1].cancel()
         with pytest.raises(asyncio.CancelledError):
             await tasks[1]
