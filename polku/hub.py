@@ -117,16 +117,27 @@ class Hub:
         *,
         name: str | None = None,
         overflow: Overflow | str | None = None,
+        required: bool = True,
     ) -> Hub:
         """Add a destination: a built-in emitter, a class with `emit(batch)`, or a function of a batch.
 
-        `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's.
+        `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's. With
+        `required=False` it gets what it can take (best effort): nobody waits for it, neither clients at the `delivered`
+        level nor, when its share is full, the other emitters; its oldest events are dropped then.
         """
         from polku.emit.adapt import check_emitter, emitter_name
 
         check_emitter(emitter)
         rule = None if overflow is None else overflow_rule(overflow)
-        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule)
+        if not required and rule is None:
+            rule = Overflow.DROP_OLDEST
+        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required)
+        if not required and rule is Overflow.BLOCK:
+            raise PlanError(
+                f"emitter {outlet.name!r}: required=False with overflow='block' would make clients wait for it after "
+                "all; choose 'drop_oldest' or 'drop_newest'",
+                where="emitter",
+            )
         if any(other.name == outlet.name for other in self._outlets):
             raise PlanError(
                 f"two emitters are called {outlet.name!r}; give this one another name: "
@@ -137,7 +148,11 @@ class Hub:
         return self
 
     def ack(self, level: AckLevel | str) -> Hub:
-        """Choose when clients are answered: `accepted` (the buffer has the events) or `delivered`."""
+        """Choose when clients are answered.
+
+        `accepted`: the buffer has the events; `durable`: they are on disk (always so with a durable buffer);
+        `delivered`: every required emitter that they are routed to has confirmed them.
+        """
         try:
             self._ack = AckLevel(level)
         except ValueError:
