@@ -102,6 +102,7 @@ class DurableLog:
         self._units: list[_Unit] = []
         self._aside = _Aside()
         self._must_mend = False
+        self._failing = False  # the writer's own view of the fault, which it needs at once
         self._closing = False
         self._writing: asyncio.Future[None] | None = None
         # Daemon threads do the blocking work: a disk that hangs must not keep the process from ending.
@@ -282,8 +283,7 @@ class DurableLog:
         late = JournalError(self._path, "it was opened only now")
         with self._wake:
             units, self._units = self._units, []
-        self._failed(units, late)  # their positions may be those of batches in the journal
-        self._fault = ""
+        self._refuse(units, late)  # their positions may be those of batches in the journal
         self._events, self._bytes = size
         if self._recovered:
             return
@@ -316,7 +316,7 @@ class DurableLog:
             return
         if units or aside:
             self._write(self._journal, units, aside)
-        elif self._fault:
+        elif self._failing:
             self._probe(self._journal)
 
     def _next_work(self) -> tuple[list[_Unit], _Aside, bool]:
@@ -332,8 +332,8 @@ class DurableLog:
         if self._journal is None:
             return _REOPEN
         if self._aside:
-            return _TRY_AGAIN if self._fault else _CURSORS_ALONE
-        return _REOPEN if self._fault else None
+            return _TRY_AGAIN if self._failing else _CURSORS_ALONE
+        return _REOPEN if self._failing else None
 
     def _write(self, journal: Journal, units: list[_Unit], aside: _Aside) -> None:
         rows = [row for unit in units for row in unit.rows]
@@ -341,11 +341,13 @@ class DurableLog:
         try:
             freed = journal.write(Work(rows, answers, aside.cursors, aside.refused, aside.lost))
         except JournalError as error:
+            self._failing = True
             self._must_mend |= isinstance(error, JournalCorruptError)
             self._post(self._failed, units, error)
             if aside and not self._write_alone(journal, aside):
                 self._keep(aside)
         else:
+            self._failing = False
             self._post(self._written, units, *freed)
             if not units:
                 self._give_back(journal)
@@ -375,6 +377,7 @@ class DurableLog:
             self._must_mend |= isinstance(error, JournalCorruptError)
             self._post(self._say_fault, str(error))
         else:
+            self._failing = False
             self._post(self._written, [], 0, 0)
 
     def _give_back(self, journal: Journal) -> None:
@@ -394,7 +397,8 @@ class DurableLog:
         except JournalError as error:
             self._post(self._failed, units, error)
             return False
-        self._post(self._failed, units, JournalError(self._path, "it was opened only now"))
+        self._failing = False
+        self._post(self._refuse, list(units), JournalError(self._path, "it was opened only now"))
         units.clear()
         done = threading.Event()
         self._post(self._opened, *opened)
@@ -428,6 +432,9 @@ class DurableLog:
 
     def _failed(self, units: list[_Unit], error: JournalError) -> None:
         self._say_fault(str(error))
+        self._refuse(units, error)
+
+    def _refuse(self, units: list[_Unit], error: JournalError) -> None:
         for unit in units:
             self._freed(unit.events, unit.size)
             for row in unit.rows:

@@ -112,6 +112,8 @@ def faults(path: str | Path) -> Iterator[str]:
 
 
 def _salvage(path: Path) -> Salvage:
+    with contextlib.suppress(sqlite3.Error):
+        open_file(path, writable=False).close()  # of another program, or another version: not ours to repair
     new = Path(f"{path}.repairing")
     for file in files_of(new):
         file.unlink(missing_ok=True)
@@ -137,8 +139,8 @@ def _salvage(path: Path) -> Salvage:
 def _copy(path: Path, journal: Journal, found: list[Damage]) -> int:
     try:
         db = open_file(path, writable=False)
-    except (sqlite3.Error, JournalError) as error:
-        found.append(Damage(f"the file: {getattr(error, 'reason', error)}", 0))
+    except sqlite3.Error as error:
+        found.append(Damage(f"the file: {error}", 0))
         return 0
     with contextlib.closing(db):
         cursors = _read(lambda: db.execute("SELECT name, bit, cursor FROM outlet").fetchall(), "the cursors", found)

@@ -70,5 +70,5 @@ async def durable(
 async def soon(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     """Wait for what other threads bring about."""
     async with asyncio.timeout(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - threads set it
             await asyncio.sleep(0.005)
