@@ -28,6 +28,7 @@ from polku.buffer.journal_file import as_journal_error, weigh
 from polku.buffer.lock import FileLock
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.repair import finish_salvage, salvage
+from polku.buffer.reserve import Reserve
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
 
@@ -80,6 +81,7 @@ class DurableLog:
     def __init__(self, path: str, *, final: bool = True) -> None:
         self._path = Path(path)
         self._final = final
+        self._reserve = Reserve(self._path)
         self._names: tuple[str, ...] = ()
         self._lock: FileLock | None = None
         self._journal: Journal | None = None
@@ -339,6 +341,8 @@ class DurableLog:
         rows = [row for unit in units for row in unit.rows]
         answers = [unit.answer for unit in units if unit.answer is not None]
         try:
+            if rows:
+                self._reserve.take()
             freed = journal.write(Work(rows, answers, aside.cursors, aside.refused, aside.lost))
         except JournalError as error:
             self._failing = True
@@ -353,15 +357,17 @@ class DurableLog:
                 self._give_back(journal)
 
     def _write_alone(self, journal: Journal, aside: _Aside) -> bool:
-        """Write what makes room without the batches that found none, if need be at the beginning of the log again."""
-        for begin_again in (False, True):
+        """Write what makes room without the batches that found none, if need be with the room that was kept for it."""
+        for last_room in (False, True):
             try:
-                if begin_again:
+                if last_room:
+                    self._reserve.give_up()
                     journal.checkpoint()
                 freed = journal.write(Work((), (), aside.cursors, aside.refused, aside.lost))
             except JournalError:
                 continue
             self._post(self._freed, *freed)
+            self._give_back(journal)
             return True
         return False
 
@@ -372,6 +378,7 @@ class DurableLog:
     def _probe(self, journal: Journal) -> None:
         """Find out whether the journal can be written again."""
         try:
+            self._reserve.take()
             journal.probe()
         except JournalError as error:
             self._must_mend |= isinstance(error, JournalCorruptError)

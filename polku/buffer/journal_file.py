@@ -18,7 +18,7 @@ from polku.errors import JournalCorruptError, JournalError
 
 VERSION = 1
 PAGE = 32 * 1024
-_CHECKPOINT_PAGES = 16 * 1024 * 1024 // PAGE
+_CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS batch(

@@ -90,7 +90,7 @@ class BufferStrategy:
         """Hold up to `max_bytes` (and `capacity` events) in a journal on disk; events are there before their Ack is.
 
         `path` is a file that this pipeline has for itself; its directory is made where it is missing. Beside
-        `max_bytes` the write-ahead log takes up to 32 MB.
+        `max_bytes` its write-ahead log and its reserve take some 10 MB.
         """
         text = os.fspath(path)
         if not text or text.endswith(os.sep) or os.path.isdir(text):
