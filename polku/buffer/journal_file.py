@@ -96,6 +96,7 @@ def as_journal_error(path: Path, error: Exception) -> JournalError:
 def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA secure_delete=OFF")  # some builds overwrite what is deleted: all that was written, once more
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute(f"PRAGMA journal_size_limit={_CHECKPOINT_PAGES * PAGE}")
     db.create_function("seal", 11, seal, deterministic=True)

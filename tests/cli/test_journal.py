@@ -12,7 +12,7 @@ import pytest
 
 from polku.batch import Header
 from polku.buffer.journal import Journal, Row, Work
-from tests.server import polku
+from tests.server import Server, polku
 
 
 @pytest.fixture
@@ -112,3 +112,25 @@ def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
         assert result.returncode == 2, result
         assert "is no journal" in result.stderr
     assert theirs.read_bytes() == before
+
+
+PIPELINE = """
+from polku import BufferStrategy, Hub, StdoutEmitter
+hub = Hub().buffer_strategy(BufferStrategy.durable({path!r})).emitter(StdoutEmitter())
+"""
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    file, path = tmp_path / "pipeline.py", tmp_path / "data" / "journal.db"
+    file.write_text(PIPELINE.format(path=str(path)))
+    options = ("run", str(file), "--runtime", "inline", "--grpc-addr", "127.0.0.1:0")
+    server = Server(tmp_path / "first", *options)
+    try:
+        second = polku(*options)
+        assert second.returncode == 2
+        expected = f"polku: journal {path}: process {server.process.pid} has it open; "
+        assert second.stderr.splitlines()[-1].startswith(expected)
+        shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+        assert shown["pid"] == str(server.process.pid)
+    finally:
+        assert server.stop() == 0
