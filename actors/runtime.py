@@ -111,7 +111,7 @@ class RayRuntime:
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in [*emitters.values(), buffer]))
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in stages.values()))
         self._address = await _call(ingest.introduce.remote(None, self._grpc_addr))
-        self._hub = HubActor.remote(pack(self._parts, self._address))
+        self._hub = HubActor.remote(pack(self._parts, self._address, self._plan.hang_seconds))
         await _call(self._hub.start.remote())
         await _call(ingest.introduce.remote(self._hub, self._address))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]

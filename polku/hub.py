@@ -55,6 +55,7 @@ class Hub:
         self._buffer = BufferStrategy.ring()
         self._limits = Limits()
         self._ack = AckLevel.ACCEPTED
+        self._hang_seconds = 30.0
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -160,6 +161,18 @@ class Hub:
             raise PlanError(f"level={level!r} is not known; choose one of {names}", where="ack") from None
         return self
 
+    def supervise(self, *, hang_seconds: float) -> Hub:
+        """Choose after how many seconds a part that does not answer, since sync code blocks it, is killed.
+
+        On Ray it is started again, and the batch that it was at is tried in parts until the event that blocks is
+        known; that one becomes a dead letter. Choose more than the longest that sync code of yours works on one batch.
+        The inline runtime cannot kill a part: its health says which middleware is busy, and since when.
+        """
+        if not isinstance(hang_seconds, (int, float)) or isinstance(hang_seconds, bool) or hang_seconds <= 0:
+            raise PlanError(f"hang_seconds={hang_seconds!r} must be a number above 0", where="supervise")
+        self._hang_seconds = float(hang_seconds)
+        return self
+
     def limits(self, limits: Limits) -> Hub:
         """Choose what the gateway takes: sizes, counts, streams."""
         self._limits = limits
@@ -182,6 +195,7 @@ class Hub:
             outlets=tuple(self._outlets),
             limits=self._limits,
             ack=self._ack,
+            hang_seconds=self._hang_seconds,
         )
         if self._chosen(runtime) == "ray":
             check_pickles(plan)
