@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from polku.buffer.buffer import Buffer
+from polku.buffer.outlet import OutletStatistics
+from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
 from polku.dead_letters import DeadLetters
@@ -62,12 +64,16 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
 
 
 class EmitterReport(NamedTuple):
-    """What became of one emitter's events: counts since the start; `left` were still held at the end."""
+    """What became of one emitter's events: counts since the start.
+
+    At the end `left` were still held in memory, and are lost; `journaled` are on disk, and wait for the next start.
+    """
 
     delivered: int
     dead: int
     dropped: int
     left: int
+    journaled: int = 0
 
 
 class StopReport(NamedTuple):
@@ -79,10 +85,23 @@ class StopReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost"
+            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost{_journaled(r)}"
             for name, r in self.emitters.items()
         ]
         return "; ".join(parts)
+
+
+def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[str, EmitterReport]:
+    """Say what became of each emitter's events: what a durable buffer still holds is journaled, not lost."""
+    durable = plan.buffer.kind is Kind.DURABLE
+    return {
+        name: EmitterReport(s.confirmed, s.dead, s.dropped, 0 if durable else s.lag, s.lag if durable else 0)
+        for name, s in outlets.items()
+    }
+
+
+def _journaled(report: EmitterReport) -> str:
+    return f", {report.journaled} journaled" if report.journaled else ""
 
 
 def _holds_behind(plan: Plan, stage: StagePlan) -> bool:

@@ -58,7 +58,7 @@ class Buffer:
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
         self._best_effort = frozenset(best_effort)
-        self._log = open_log(strategy)
+        self._log = open_log(strategy, final=not await_delivery)
         self._awaited: dict[int, Awaited] = {}
         rules = overflow or {}
         self._outlets = {
@@ -124,7 +124,8 @@ class Buffer:
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:
         share = Share(self._strategy.capacity, self._strategy.max_bytes, overflow)
-        return Outlet(name, link, share, self._log, self._awaited, bury=self._dead_letters.bury, let_go=self._let_go)
+        awaited = {} if name in self._best_effort else self._awaited  # senders hear nothing of best effort
+        return Outlet(name, link, share, self._log, awaited, bury=self._dead_letters.bury, let_go=self._let_go)
 
     def _recover(self, recovered: Recovered) -> None:
         """Take over what a log held when it was opened."""
@@ -138,10 +139,10 @@ class Buffer:
         if not self._await_delivery:
             return receipt
         waits = []
-        for position in range(answer.first, answer.last + 1):
-            owners = [name for name in recovered.takers(position) if name not in self._best_effort]
+        for position, takers in recovered.takers(answer.first, answer.last):
+            owners = [name for name in takers if name in self._outlets and name not in self._best_effort]
             if owners:
-                waits.append(self._await(position, len(owners)))
+                waits.append(self._await(position, len(owners), answer.identity))
         if not waits:
             return receipt
         return asyncio.ensure_future(self._settle(_Filing(answer.identity, list(answer.refused), waits), None))
@@ -184,9 +185,10 @@ class Buffer:
             for outlet in takers:
                 outlet.reserve(slot)
             filing.drafted.append((slot, takers))
+            filing.first, filing.last = filing.first or slot.position, slot.position
             owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
             if owners:
-                filing.waits.append(self._await(slot.position, owners))
+                filing.waits.append(self._await(slot.position, owners, filing.identity))
 
     async def _make_room(self, outlet: Outlet, head: Batch, filing: _Filing) -> bool:
         count, size = len(head), self._log.weigh(head)
@@ -213,7 +215,7 @@ class Buffer:
         if not filing.drafted and not (last and filing.held):
             return
         drafted, filing.drafted = filing.drafted, []
-        held = self._log.commit(filing.identity if last else None, filing.refused)
+        held = self._log.commit(filing.answer() if last else None)
         if held is None:
             self._claim(drafted)
         else:
@@ -235,13 +237,15 @@ class Buffer:
             if slot.position in self._awaited:
                 self._awaited.pop(slot.position).done.set_result(None)
 
-    def _await(self, position: int, owners: int) -> Awaited:
-        awaited = self._awaited[position] = Awaited(owners)
+    def _await(self, position: int, owners: int, identity: Identity | None) -> Awaited:
+        awaited = self._awaited[position] = Awaited(owners, identity)
         return awaited
 
     def _let_go(self, outlet: str, position: int) -> None:
-        self._log.let_go(outlet, position)
         awaited = self._awaited.get(position)
+        if awaited is not None and awaited.identity is not None and (news := awaited.news()):
+            self._log.amend(awaited.identity, news)
+        self._log.let_go(outlet, position)
         if awaited is not None and outlet not in self._best_effort and awaited.let_go():
             del self._awaited[position]
 
@@ -273,6 +277,14 @@ class _Filing:
     waits: list[Awaited] = field(default_factory=list)
     drafted: list[tuple[Slot, Sequence[Outlet]]] = field(default_factory=list)
     held: list[asyncio.Future[None]] = field(default_factory=list)
+    first: int = 0
+    last: int = -1
+
+    def answer(self) -> Answer | None:
+        """Return the answer as far as it is known when the batch is held."""
+        if self.identity is None:
+            return None
+        return Answer(self.identity, self.first, self.last, tuple(self.refused))
 
 
 class Answered:

@@ -39,12 +39,19 @@ class OutletState(NamedTuple):
 class Awaited:
     """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused."""
 
-    __slots__ = ("done", "owners", "refused")
+    __slots__ = ("done", "identity", "owners", "refused", "told")
 
-    def __init__(self, owners: int) -> None:
+    def __init__(self, owners: int, identity: Identity | None) -> None:
         self.owners = owners
+        self.identity = identity
+        self.told = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []
+
+    def news(self) -> list[Refusal]:
+        """Return the refusals that came since the last call."""
+        news, self.told = self.refused[self.told :], len(self.refused)
+        return news
 
     def let_go(self) -> bool:
         """Count one outlet less; return whether it was the last."""

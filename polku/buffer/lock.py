@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from polku.errors import JournalLockedError
@@ -16,15 +17,18 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._file)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise JournalLockedError(path, holder) from None
+            # Who only asks for the holder has the lock for a moment, and a new holder has not written its pid yet.
+            for attempt in range(5):
+                time.sleep(0.02 * attempt)
+                if _try_lock(self._file):
+                    break
+            else:
+                raise JournalLockedError(path, _read_pid(self._file) or "unknown")
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.release()
             raise
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go."""
@@ -36,13 +40,24 @@ class FileLock:
 def holder(path: Path) -> str:
     """Return the pid of the process that has `path` open, or an empty string."""
     try:
-        file = os.open(f"{path}.lock", os.O_RDWR)
+        file = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return os.pread(file, 32, 0).decode(errors="replace").strip()
+        return "" if _try_lock(file) else _read_pid(file)
     finally:
         os.close(file)
-    return ""
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _read_pid(file: int) -> str:
+    return os.pread(file, 32, 0).decode(errors="replace").strip()

@@ -14,11 +14,11 @@ from polku.receipt import Refusal
 
 
 class Recovered(NamedTuple):
-    """What a log held when it was opened: how far each outlet is, the answers given, and who waits for a position."""
+    """What a log held when it was opened: how far each outlet is, answers given, who waits between two positions."""
 
     outlets: Mapping[str, OutletState]
     answers: Sequence[Answer]
-    takers: Callable[[int], Sequence[str]]
+    takers: Callable[[int, int], Sequence[tuple[int, Sequence[str]]]]
 
 
 OnOpen = Callable[[Recovered], None]
@@ -39,16 +39,19 @@ class Log(Protocol):
         """Give a batch its place."""
         ...
 
-    def commit(self, identity: Identity | None, refused: Sequence[Refusal]) -> asyncio.Future[None] | None:
+    def commit(self, answer: Answer | None) -> asyncio.Future[None] | None:
         """Hold what was put since the last commit; None means that it is held already.
 
-        With an identity the push ends here, and `refused` is its answer. The future raises `JournalError` where
-        nothing of it is held.
+        With an answer the push ends here. The future raises `JournalError` where nothing of it is held.
         """
         ...
 
-    async def get(self, position: int) -> Batch:
-        """Return a batch; raises `JournalError` where it cannot be read."""
+    def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        """Add refusals to an answer, before the batch is let go of."""
+        ...
+
+    async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches, None where one is damaged; raises `JournalError` where they cannot be read now."""
         ...
 
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
@@ -106,13 +109,16 @@ class MemoryLog:
         self._owners[position] = len(takers)
         return Slot(position, len(batch), batch.size)
 
-    def commit(self, identity: Identity | None, refused: Sequence[Refusal]) -> None:
+    def commit(self, answer: Answer | None) -> None:
         """Say that all is held."""
         return
 
-    async def get(self, position: int) -> Batch:
-        """Return a batch."""
-        return await self._store.get(position)
+    def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        """Do nothing: answers go with the process."""
+
+    async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches."""
+        return [await self._store.get(position) for position in positions]
 
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
         """Return nothing: outlets have every place at hand."""
@@ -141,10 +147,10 @@ class MemoryLog:
         """Keep everything as it is."""
 
 
-def open_log(strategy: BufferStrategy) -> Log:
-    """Make the log that a strategy asks for."""
+def open_log(strategy: BufferStrategy, *, final: bool) -> Log:
+    """Make the log that a strategy asks for; with `final` answers are final as soon as the batch is held."""
     if strategy.kind is Kind.DURABLE:
         from polku.buffer.durable import DurableLog
 
-        return DurableLog(strategy.path)
+        return DurableLog(strategy.path, final=final)
     return MemoryLog(open_store(strategy))

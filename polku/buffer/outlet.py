@@ -146,7 +146,8 @@ class Outlet:
         dropped = 0
         while not self.fits(events, size) and await self._have_waiting():
             claim = self._waiting[0]
-            ids = (await self._log.get(claim.slot.position)).ids if claim.slot.position in self._awaited else []
+            (batch,) = await self._fetch([claim.slot.position]) if claim.slot.position in self._awaited else [None]
+            ids = batch.ids if batch is not None else []
             if not self._waiting or self._waiting[0] is not claim:
                 continue
             excess = max(self._lag + events - self.share.events, 1)
@@ -264,17 +265,23 @@ class Outlet:
         """Fetch the batches of the claims and join them; those that cannot be read are counted and passed."""
         batches = []
         good = []
-        for claim in claims:
-            try:
-                batch = await self._log.get(claim.slot.position)
-            except (JournalError, KeyError) as error:
-                _LOG.error("emitter %r: %d events are lost: %s", self.name, claim.count, error)
+        for claim, batch in zip(claims, await self._fetch([claim.slot.position for claim in claims]), strict=True):
+            if batch is None:
+                _LOG.error("emitter %r: %d events are lost: they cannot be read", self.name, claim.count)
                 self._unreadable += claim.count
                 self._pass(claim)
                 continue
             batches.append(batch.split(claim.skip)[1] if claim.skip else batch)
             good.append(claim)
         return good, join(batches).unidentified() if batches else Batch.from_events([])
+
+    async def _fetch(self, positions: list[int]) -> list[Batch | None]:
+        while True:
+            try:
+                return await self._log.fetch(positions)
+            except JournalError as error:  # they are there, and can be read another time
+                _LOG.error("emitter %r: %s", self.name, error)
+                await asyncio.sleep(1.0)
 
     async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
         try:
@@ -289,11 +296,14 @@ class Outlet:
             if stored is not None:
                 await stored
         refused = {refusal.event_id: refusal for refusal in receipt.refused}
+        ids = batch.ids if refused else []
+        start = 0
         for claim in claims:
-            awaited = self._awaited.get(claim.slot.position) if refused else None
-            if awaited is not None:
-                ids = (await self._log.get(claim.slot.position)).ids
-                awaited.refused.extend(refused[event_id] for event_id in ids if event_id in refused)
+            awaited = self._awaited.get(claim.slot.position)
+            if refused and awaited is not None:
+                own = ids[start : start + claim.count]
+                awaited.refused.extend(refused[event_id] for event_id in own if event_id in refused)
+            start += claim.count
             self._pass(claim)
         self._dead += len(refused)
         self._confirmed += len(batch) - len(refused)

@@ -7,7 +7,15 @@ import concurrent.futures
 import time
 from collections.abc import Awaitable
 
-from polku.assembly import EmitterReport, StopReport, build_buffer, build_delivery, build_intake, build_stage
+from polku.assembly import (
+    EmitterReport,
+    StopReport,
+    build_buffer,
+    build_delivery,
+    build_intake,
+    build_stage,
+    report_outcome,
+)
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
@@ -150,8 +158,7 @@ class InlineRuntime:
     def _outcome(self) -> dict[str, EmitterReport]:
         if self._buffer is None:
             return {}
-        outlets = self._buffer.statistics().outlets
-        return {name: EmitterReport(s.confirmed, s.dead, s.dropped, s.lag) for name, s in outlets.items()}
+        return report_outcome(self._plan, self._buffer.statistics().outlets)
 
     def _running(self) -> Intake:
         if self._intake is None:
