@@ -13,6 +13,7 @@ import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.runtime.watch import Watch
 
@@ -48,8 +49,8 @@ class HubShell:
 
     def __init__(self, packed: bytes) -> None:
         self._parts: Parts
-        self._grpc_addr: str | None
-        self._parts, self._grpc_addr = unpack(packed)
+        self._doors: Doors
+        self._parts, self._doors = unpack(packed)
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -101,7 +102,7 @@ class HubShell:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
                 if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
+                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
 
     async def _look_at(self, handle: Any) -> Sight:
