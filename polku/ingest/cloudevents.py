@@ -81,7 +81,7 @@ def _event_from_record(record: bytes, fields: Any) -> Event:
     if data is None and not (content_type and "data" in fields):
         return _build(attributes, b"")
     if isinstance(data, str) and content_type and not is_json_type(content_type):
-        return _build(attributes, _encode("data", data))
+        return _build(attributes, data.encode())
     return _build({"datacontenttype": "application/json", **attributes}, bytes(_RAW.decode(record)["data"]))
 
 
@@ -108,20 +108,12 @@ def _build(attributes: dict[str, str], payload: bytes) -> Event:
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
-        _encode(name, value)
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return str(value)
     raise expected(value, "a string, a number, true or false", name)
-
-
-def _encode(name: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise FieldError(name, text, "holds half a surrogate pair, which is no character") from None
 
 
 def _octets(encoded: Any) -> bytes:

@@ -6,7 +6,7 @@
 | `application/x-ndjson`, `application/jsonl` | an event a line (`JsonIngestor`) |
 | `application/x-protobuf`, `application/protobuf` | a serialised `polku.v1.EventPayload` |
 | `application/cloudevents+json`, `application/cloudevents-batch+json` | CloudEvents, structured and batched |
-| any, with `ce-` headers | a CloudEvent in binary mode: the body is its data |
+| any other, with `ce-` headers | a CloudEvent in binary mode: the body is its data |
 
 CloudEvents name their source themselves. Any other request may name one, as `?source=` or `X-Polku-Source`: if the
 pipeline has an ingestor for that source, it reads the body, of whatever type; else the name is what events without a
@@ -64,7 +64,7 @@ def reader_of(head: Head, intake: Intake) -> Admit:
     """Return what reads the body; raises `RequestError` 415 where nothing does."""
     media_type, charset = _media_type(head.headers.get("content-type", ""))
     form = _FORMS.get(media_type)
-    if "ce-specversion" in head.headers:
+    if form is not _Form.CLOUDEVENTS and "ce-specversion" in head.headers:
         return _binary(head, intake)
     if form is not None and charset not in _CHARSETS:
         raise _unsupported(f"charset={charset!r}: is not supported; send UTF-8")

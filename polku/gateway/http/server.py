@@ -28,6 +28,8 @@ from polku.gateway.intake import Intake
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _LOG = logging.getLogger(__name__)
+_SILENT = logging.getLogger(f"{__name__}.clients")
+_SILENT.setLevel(logging.CRITICAL)  # what aiohttp logs of clients' mistakes, with tracebacks, they are answered
 _JSON = "application/json"
 _PATHS = "POST /v1/events and GET /health"
 
@@ -54,7 +56,9 @@ class HttpServer:
         app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
         app.router.add_route("OPTIONS", "/v1/events", self._options)
         app.router.add_get("/health", self._get_health)
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False, lingering_time=2.0, shutdown_timeout=0.1)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_SILENT, auto_decompress=False, lingering_time=2.0, shutdown_timeout=0.1
+        )
         await runner.setup()
         self._runner = runner
         make: Any = runner.server
@@ -140,10 +144,12 @@ class HttpServer:
         except RequestError as error:
             return self._answer(request, error.status, self._refuse(error.code, error.message), error.headers)
         except web.HTTPException as error:
-            return self._answer(request, error.status, self._refuse(Code.UNSUPPORTED, _explain(request, error)), _allow(error))
+            ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
+            return self._answer(request, error.status, ack, _allow(error))
         except Exception as error:
             _LOG.exception("%s %s failed", request.method, request.path)
-            ack = self._refuse(Code.UNAVAILABLE, f"the gateway failed: {type(error).__name__}; the events may be accepted")
+            reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
+            ack = self._refuse(Code.UNAVAILABLE, reason)
             return self._answer(request, 500, ack, {})
         finally:
             self._busy -= 1
