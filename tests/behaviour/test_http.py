@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from polku import BufferStrategy, Event, Hub, RecordError
+from polku import BufferStrategy, Event, Hub, RecordError, SettingError
 from tests.behaviour.conftest import Start
 from tests.gateway.http_client import Answer, curl, post
 from tests.recorder import Recorder
@@ -107,6 +107,6 @@ def test_draining_is_told_and_what_is_under_way_is_answered(start: Start, tmp_pa
 
 def test_a_port_in_use_is_an_error_that_names_it(start: Start, tmp_path: Path) -> None:
     pipeline = start(Hub().emitter(Recorder(tmp_path / "out")), http_addr="127.0.0.1:0")
-    with pytest.raises(Exception, match="http_addr=.*in use"):
+    with pytest.raises(SettingError, match=r"http_addr=.*in use"):
         start(Hub(name="second").emitter(Recorder(tmp_path / "two")), http_addr=pipeline.http_address)
     assert post(str(pipeline.http_address), b'{"id": "goes-on"}').status == 200
