@@ -103,10 +103,8 @@ def _decompressor(encoding: str) -> Any:
 
 
 def _zstd() -> Any:
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore] # Python 3.14
-    except ImportError:
-        from backports import zstd
+    from backports import zstd
+
     return zstd
 
 

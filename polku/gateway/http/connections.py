@@ -106,8 +106,9 @@ class Connection(asyncio.Protocol):
     def _late(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if self._idle:
-            self._transport.close()
-        else:
+        if self._transport.get_write_buffer_size():  # the client does not even read its answers
+            self._transport.abort()
+            return
+        if not self._idle:
             self._transport.write(_TIMEOUT)
-            self._transport.close()
+        self._transport.close()

@@ -29,7 +29,7 @@ from polku.v1.gateway_pb2 import Ack, AckError
 
 _LOG = logging.getLogger(__name__)
 _SILENT = logging.getLogger(f"{__name__}.clients")
-_SILENT.setLevel(logging.CRITICAL)  # what aiohttp logs of clients' mistakes, with tracebacks, they are answered
+_SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _JSON = "application/json"
 _PATHS = "POST /v1/events and GET /health"
 
