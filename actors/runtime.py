@@ -115,7 +115,7 @@ class RayRuntime:
         self._addresses = await _call(ingest.introduce.remote(None, self._doors))
         # After a restart the ingest opens the very same ports again.
         doors = replace(self._doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
-        self._hub = HubActor.remote(pack(self._parts, doors))
+        self._hub = HubActor.remote(pack(self._parts, doors, self._plan.hang_seconds))
         await _call(self._hub.start.remote())
         await _call(ingest.introduce.remote(self._hub, doors))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]

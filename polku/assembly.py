@@ -50,7 +50,8 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
     """Build the buffer with one outlet for each link, by the emitter's name."""
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
     delivered = plan.ack is AckLevel.DELIVERED
-    return Buffer(plan.buffer, links, dead_letters, overflow=rules, await_delivery=delivered)
+    optional = [outlet.name for outlet in plan.outlets if not outlet.required]
+    return Buffer(plan.buffer, links, dead_letters, overflow=rules, best_effort=optional, await_delivery=delivered)
 
 
 def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:

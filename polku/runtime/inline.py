@@ -105,6 +105,7 @@ class InlineRuntime:
             await delivery.start()
         links = {d.name: Link(f"{self._plan.name}/buffer/{d.name}", Local(d), window=_SINGLE) for d in self._deliveries}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)
+        await self._buffer.open()
         self._buffer.start()
         receiver: Receiver = self._buffer
         for plan in reversed(self._plan.stages):

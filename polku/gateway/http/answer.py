@@ -19,7 +19,7 @@ _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
 _RETRY_SOON = {"Retry-After": "1"}
 _RETRY_LATER = {"Retry-After": "5"}
 _SIZE = {Code.TOO_LARGE, Code.TOO_MANY_EVENTS}
-_OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.UNROUTABLE, Code.UNDELIVERED}
+_OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.POISON, Code.UNROUTABLE, Code.UNDELIVERED}
 
 
 def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
