@@ -14,6 +14,7 @@ import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.runtime.watch import Watch
 
@@ -49,9 +50,9 @@ class HubShell:
 
     def __init__(self, packed: bytes) -> None:
         self._parts: Parts
-        self._grpc_addr: str | None
+        self._doors: Doors
         self._hang: float
-        self._parts, self._grpc_addr, self._hang = unpack(packed)
+        self._parts, self._doors, self._hang = unpack(packed)
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -104,7 +105,7 @@ class HubShell:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
                 if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
+                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
