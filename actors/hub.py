@@ -16,7 +16,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
 from polku.gateway.doors import Doors
 from polku.gateway.health import Health
-from polku.runtime.watch import Watch
+from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks
@@ -53,6 +53,7 @@ class HubShell:
         self._doors: Doors
         self._hang: float
         self._parts, self._doors, self._hang = unpack(packed)
+        self._progress = Progress()
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -68,13 +69,13 @@ class HubShell:
         await self.start()
         if not self._seen:
             await self._look()
-        watch = Watch()
+        watch = Watch(self._progress)
         processed = 0
         for name, sight in self._seen.items():
             if sight.complaint:
                 watch.add(name, sight.complaint)
             elif name == "ingest":
-                watch.add(name, "")
+                watch.add_ingest(sight.statistics)
                 processed = sight.statistics.received
             elif name == "buffer":
                 watch.add_buffer(sight.statistics)

@@ -27,7 +27,7 @@ from polku.gateway.opening import Gateway
 from polku.link import Link, Local, Receiver, Window
 from polku.plan import Plan
 from polku.runtime import loop_thread
-from polku.runtime.watch import Watch
+from polku.runtime.watch import Progress, Watch
 from polku.sender import Door
 from polku.stage import Stage
 
@@ -52,6 +52,7 @@ class InlineRuntime:
         self._buffer: Buffer | None = None
         self._intake: Intake | None = None
         self._gateway: Gateway | None = None
+        self._progress = Progress()
         self._stopped = False
 
     @property
@@ -93,8 +94,9 @@ class InlineRuntime:
     def health_nowait(self) -> Health:
         """Return the state of every part; from any thread, also while user code blocks the event loop."""
         intake, buffer = self._running(), self._buffer
-        watch = Watch()
-        watch.add("ingest", "refuses new events: the pipeline is draining" if self._stopped else "")
+        watch = Watch(self._progress)
+        draining = "refuses new events: the pipeline is draining" if self._stopped else ""
+        watch.add_ingest(intake.statistics(), draining)
         for plan, stage in zip(self._plan.stages, self._stages, strict=True):
             watch.add_stage(plan.name, stage.statistics())
         if buffer is not None:
