@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,12 +14,13 @@ import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.gateway.doors import Doors
 from polku.gateway.health import Health
-from polku.runtime.watch import Watch
+from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks
-_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell
+_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
 
 class Parts(NamedTuple):
@@ -48,8 +50,11 @@ class HubShell:
 
     def __init__(self, packed: bytes) -> None:
         self._parts: Parts
-        self._grpc_addr: str | None
-        self._parts, self._grpc_addr = unpack(packed)
+        self._doors: Doors
+        self._hang: float
+        self._parts, self._doors, self._hang = unpack(packed)
+        self._progress = Progress()
+        self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -64,13 +69,13 @@ class HubShell:
         await self.start()
         if not self._seen:
             await self._look()
-        watch = Watch()
+        watch = Watch(self._progress)
         processed = 0
         for name, sight in self._seen.items():
             if sight.complaint:
                 watch.add(name, sight.complaint)
             elif name == "ingest":
-                watch.add(name, "")
+                watch.add_ingest(sight.statistics)
                 processed = sight.statistics.received
             elif name == "buffer":
                 watch.add_buffer(sight.statistics)
@@ -93,7 +98,7 @@ class HubShell:
 
     async def _look(self) -> None:
         parts = self._parts.all()
-        sights = await asyncio.gather(*(self._look_at(handle) for handle in parts.values()))
+        sights = await asyncio.gather(*(self._look_at(name, handle) for name, handle in parts.items()))
         for name, sight in zip(parts, sights, strict=True):
             before = self._seen.get(name)
             known = before.vitals if before else None
@@ -101,18 +106,36 @@ class HubShell:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
                 if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
+                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
 
-    async def _look_at(self, handle: Any) -> Sight:
+    async def _look_at(self, name: str, handle: Any) -> Sight:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(min(_PATIENCE, self._hang)):
                 vitals: Vitals = await handle.vitals.remote()
-                return Sight(vitals, await handle.statistics.remote(), "")
+                sight = Sight(vitals, await handle.statistics.remote(), "")
+                self._answered[name] = time.monotonic()
+                return sight
         except TimeoutError:
-            return Sight(None, None, f"has not answered for {_PATIENCE:.0f} s")
-        except ray.exceptions.RayError as error:
+            silent = self._end_if_hanging(name, handle)
+            return Sight(None, None, f"has not answered for {silent:.0f} s")
+        except ray.exceptions.RayActorError as error:
+            self._answered.pop(name, None)
             return Sight(None, None, f"does not answer: {type(error).__name__}")
+        except ray.exceptions.RayError as error:
+            return Sight(None, None, str(getattr(error, "cause", None) or error))
+
+    def _end_if_hanging(self, name: str, handle: Any) -> float:
+        """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.
+
+        A life that has never answered is left alone: it may be loading a model.
+        """
+        silent = time.monotonic() - self._answered.get(name, time.monotonic())
+        if silent >= self._hang:
+            _LOG.error("%s has not answered for %.0f s: something in it blocks; it is killed", name, silent)
+            self._answered.pop(name, None)
+            ray.kill(handle, no_restart=False)
+        return silent or _PATIENCE
 
 
 def _this_actor() -> Any:

@@ -30,7 +30,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import JsonIngestor, PassthroughIngestor
+from polku.ingest import CloudEventsIngestor, JsonIngestor, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -63,6 +63,7 @@ __all__ = [
     "Batch",
     "Breaker",
     "BufferStrategy",
+    "CloudEventsIngestor",
     "Code",
     "Deduplicator",
     "EmitError",

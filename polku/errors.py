@@ -155,7 +155,18 @@ class PipelineError(PolkuError):
 
 
 class UnavailableError(PipelineError):
-    """Say that a part of the pipeline does not answer; whether it took the events is unknown."""
+    """Say that a part of the pipeline does not answer; whether it took the events is unknown.
+
+    `died` says that it is known to have died on them, or on others that were under way at the same time.
+    """
+
+    def __init__(self, message: str, *, died: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.died = died
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), (self.message,), {"died": self.died})
 
 
 class DrainingError(PipelineError):

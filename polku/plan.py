@@ -74,6 +74,7 @@ class Plan:
     buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
+    hang_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if not self.outlets:

@@ -29,7 +29,7 @@ def serve_environment() -> None:
         hub.emitter(GrpcEmitter(list(settings.emit_grpc_endpoints)))
     else:
         hub.emitter(StdoutEmitter())
-    hub.run(grpc_addr=settings.grpc_addr)
+    hub.run(grpc_addr=settings.grpc_addr, http_addr=settings.http_addr, http_token=settings.http_token)
 
 
 def log(level: str) -> None:

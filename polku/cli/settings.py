@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from polku.errors import PlanError, SettingError
@@ -12,6 +13,7 @@ from polku.errors import PlanError, SettingError
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 RUNTIMES = ("ray", "inline")
+_TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Settings:
     log_level: str = "info"
     runtime: str = "ray"
     emit_grpc_endpoints: tuple[str, ...] = ()
+    http_addr: str | None = None
+    http_token: str | None = field(default=None, repr=False)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -40,6 +44,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
+        http_addr=read("http_addr", check_address, None),
+        http_token=read("http_token", check_token, None),
     )
 
 
@@ -62,6 +68,13 @@ def check_address(name: str, text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise SettingError(name, text, "write HOST:PORT, with a port from 0 (any free one) to 65535")
+    return text
+
+
+def check_token(name: str, text: str) -> str:
+    """Return a bearer token (RFC 6750); raises `SettingError`, which does not show it."""
+    if not _TOKEN.fullmatch(text):
+        raise SettingError(name, "…", "write a bearer token: letters, digits and -._~+/ (and = at its end)")
     return text
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from polku.ingest.cloudevents import CloudEventsIngestor
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
 
-__all__ = ["JsonIngestor", "PassthroughIngestor"]
+__all__ = ["CloudEventsIngestor", "JsonIngestor", "PassthroughIngestor"]
