@@ -12,7 +12,7 @@ import pytest
 from polku import BufferStrategy, Code, Event, Hub, new_event
 from polku.errors import JournalLockedError
 from polku.v1 import gateway_pb2_grpc
-from polku.v1.gateway_pb2 import IngestEvent
+from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
 from tests.behaviour.conftest import Start
 from tests.recorder import Recorder
 
@@ -76,6 +76,12 @@ def test_a_path_that_cannot_be_used_is_refused_clearly_until_it_can(start: Start
         stub = gateway_pb2_grpc.GatewayStub(channel)
         with pytest.raises(grpc.RpcError) as refused:
             stub.SendEvent(IngestEvent(source="test", event=Event(id="one", event_type="x")))
+        (ack,) = stub.StreamEvents(iter([IngestBatch(source="test", events=EventPayload(events=numbered(0, 2)))]))
+    assert [(error.event_id, error.code) for error in ack.errors] == [
+        ("00000", "BUFFER_FULL"),
+        ("00001", "BUFFER_FULL"),
+    ]
+    assert list(ack.event_ids) == []
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(blocker / "journal.db") in refused.value.details()
     deadline = time.monotonic() + 30

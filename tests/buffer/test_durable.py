@@ -302,6 +302,38 @@ async def test_what_is_damaged_is_counted_and_the_rest_is_served(path: Path) -> 
     journal.close()
 
 
+def wipe_pages(path: Path, *pages: int) -> None:
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek(page * 32 * 1024)
+            file.write(os.urandom(32 * 1024))
+
+
+@pytest.mark.timeout(60)
+async def test_a_journal_that_is_damaged_while_it_is_open_is_mended_while_it_is_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DurableLog, "window", 16)
+    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 20_000)
+    a = shut()
+    async with durable(path, {"a": a}) as bench:
+        for start in range(0, 5_000, 100):
+            await asyncio.gather(*(bench.push(batch_of(i, payload=b"." * 2_000)) for i in numbered(start, start + 100)))
+        wipe_pages(path, 50, 60, 70)
+        a.gate.set()
+        await bench.buffer.drain()
+        outlet = bench.buffer.statistics().outlets["a"]
+        assert 0 < outlet.unreadable < 200
+        assert len(a.ids) + outlet.unreadable == 5_000
+        assert a.ids == sorted(set(a.ids))
+        await soon(lambda: not bench.buffer.statistics().fault)
+        assert (await bench.push(batch_of("later"))).refused == ()
+        await bench.buffer.drain()
+        await soon(lambda: bench.buffer.statistics()[:2] == (0, 0))
+    assert a.ids[-1] == "later"
+    assert len(list(path.parent.glob("*.damaged-*"))) >= 1
+
+
 async def test_a_receipt_names_the_fullest_outlet(path: Path) -> None:
     async with durable(path, {"a": shut(), "b": Destination()}) as bench:
         receipt = await bench.push(batch_of("1", "2"))
