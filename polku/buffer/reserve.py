@@ -30,7 +30,7 @@ class Reserve:
         try:
             file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                os.posix_fallocate(file, 0, SIZE)
+                _allocate(file)
             finally:
                 os.close(file)
         except OSError as error:
@@ -43,3 +43,12 @@ class Reserve:
         """Let the journal have the room."""
         self._held = False
         self._file.unlink(missing_ok=True)
+
+
+def _allocate(file: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, SIZE)
+        return
+    for _ in range(SIZE // (1024 * 1024) - os.fstat(file).st_size // (1024 * 1024)):  # macOS
+        os.lseek(file, 0, os.SEEK_END)
+        os.write(file, bytes(1024 * 1024))
