@@ -71,6 +71,7 @@ class HubShell:
                 watch.add(name, sight.complaint)
             elif name == "ingest":
                 watch.add(name, "")
+                watch.add_ingestors(sight.statistics)
                 processed = sight.statistics.received
             elif name == "buffer":
                 watch.add_buffer(sight.statistics)

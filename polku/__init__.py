@@ -9,6 +9,7 @@ from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middlewar
 from polku.emit import (
     ActorEmitter,
     Breaker,
+    ExternalEmitter,
     GrpcEmitter,
     Resilience,
     Retry,
@@ -30,7 +31,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import JsonIngestor, PassthroughIngestor
+from polku.ingest import ExternalIngestor, JsonIngestor, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -69,6 +70,8 @@ __all__ = [
     "Emitter",
     "Enricher",
     "Event",
+    "ExternalEmitter",
+    "ExternalIngestor",
     "Failure",
     "Filter",
     "GrpcEmitter",

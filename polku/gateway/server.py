@@ -21,6 +21,7 @@ from polku.codes import Code
 from polku.errors import DrainingError, InputError, SettingError
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
+from polku.gateway.turns import Turns
 from polku.receipt import Counts
 from polku.v1.gateway_pb2 import Ack, ComponentHealth, HealthRequest, HealthResponse
 
@@ -135,9 +136,10 @@ class GatewayServer:
         )
 
     async def _read(self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None]) -> None:
+        turns = Turns()
         try:
             async for message in requests:
-                await acks.put(asyncio.ensure_future(await self._intake.begin(message)))
+                await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns)))
         except Exception:
             await acks.put(None)
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from polku.ingest.external import ExternalIngestor
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
 
-__all__ = ["JsonIngestor", "PassthroughIngestor"]
+__all__ = ["ExternalIngestor", "JsonIngestor", "PassthroughIngestor"]

@@ -87,6 +87,7 @@ class InlineRuntime:
         intake, buffer = self._running(), self._buffer
         watch = Watch()
         watch.add("ingest", "refuses new events: the pipeline is draining" if self._stopped else "")
+        watch.add_ingestors(intake.statistics())
         for plan, stage in zip(self._plan.stages, self._stages, strict=True):
             watch.add_stage(plan.name, stage.statistics())
         if buffer is not None:

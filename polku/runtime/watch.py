@@ -7,6 +7,7 @@ import time
 from polku.buffer.buffer import BufferStatistics
 from polku.delivery import DeliveryStatistics
 from polku.gateway.health import Health
+from polku.gateway.intake import IntakeStatistics
 from polku.stage import StageStatistics
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
@@ -34,8 +35,14 @@ class Watch:
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""
-        alarm = getattr(delivery.emitter, "alarm", "") or ""
-        self.add(f"emitter:{name}", str(alarm))
+        own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
+        alarm = getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", "")
+        self._components[f"emitter:{name}"] = (not alarm, str(alarm) or getattr(own, "text", "ok"))
+
+    def add_ingestors(self, intake: IntakeStatistics) -> None:
+        """Add the ingestors that are plugins: each is unwell while it does not answer, or says so."""
+        for source, plugin in intake.plugins.items():
+            self._components[f"ingestor:{source}"] = (not plugin.alarm, plugin.text)
 
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""
