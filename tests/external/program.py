@@ -36,12 +36,13 @@ class Program:
         """Start it, again on the port that it had."""
         with self.log.open("ab") as log:
             before = log.tell()
-            environment = {**self.environment, "PORT": str(self.port)}
+            own = {"PORT": str(self.port), "POLKU_PLUGIN_ADDRESS": f"127.0.0.1:{self.port}"}
+            environment = {**own, **self.environment, "PORT": str(self.port)}
             self.process = subprocess.Popen(
                 self.command, stdout=log, stderr=log, env=environment, cwd=self.cwd, start_new_session=True
             )
         deadline = time.monotonic() + 30
-        while not (found := re.search(rb"listening on \S*?(\d+)\b", self.log.read_bytes()[before:])):
+        while not (found := re.search(rb"listening on (?:\S*:)?(\d+)\b", self.log.read_bytes()[before:])):
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
