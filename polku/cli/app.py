@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
 from polku.cli.settings import RUNTIMES, check_address, read_settings
 from polku.errors import PlanError, PolkuError, SettingError
@@ -19,6 +20,8 @@ from polku.version import __version__
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Event routing as code."
 )
+
+app.add_typer(plugin_app, name="plugin")
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 
