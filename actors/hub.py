@@ -81,6 +81,10 @@ class HubShell:
                 watch.add_stage(name, sight.statistics)
         return watch.health(processed)
 
+    async def assign(self, name: str, address: str | None) -> None:
+        """Tell an emitter that is a place for a plugin where its plugin is."""
+        await self._parts.emitters[name].assign.remote(address)
+
     async def sights(self) -> tuple[dict[str, Sight], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""
         await self._look()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_intake
+from polku.assembly import build_intake, build_registry
+from polku.errors import UnavailableError
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.gateway.server import GatewayServer
@@ -40,7 +42,8 @@ class IngestShell(Shell):
         await self.ensure_started()
         self._hub = hub
         if grpc_addr is not None and self._server is None:
-            server = GatewayServer(self._intake, self._health)
+            registry = build_registry(self._plan, self._intake, self._assign)
+            server = GatewayServer(self._intake, self._health, registry)
             self._address = await server.start(grpc_addr)
             self._server = server
         return self._address
@@ -69,6 +72,15 @@ class IngestShell(Shell):
             if self._server is not None:
                 await self._server.stop(grace)
             await self._intake.close()
+
+    async def _assign(self, name: str, address: str | None) -> None:
+        """Tell the emitter that is a place for a plugin where its plugin is."""
+        if self._hub is None:
+            raise UnavailableError("the pipeline is still starting; register again later")
+        try:
+            await self._hub.assign.remote(name, address)
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
 
     async def _health(self) -> Health:
         if self._hub is None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.errors import PlanError
+from polku.external.rules import PluginRules
 from polku.limits import Limits
 
 
@@ -68,6 +69,7 @@ class Plan:
     buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
+    plugins: PluginRules | None = None
 
     def __post_init__(self) -> None:
         if not self.outlets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from polku.errors import PlanError, SettingError
@@ -23,6 +23,7 @@ class Settings:
     log_level: str = "info"
     runtime: str = "ray"
     emit_grpc_endpoints: tuple[str, ...] = ()
+    plugin_token: str = field(default="", repr=False)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -40,6 +41,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
+        plugin_token=read("plugin_token", _token, default.plugin_token),
     )
 
 
@@ -69,6 +71,12 @@ def _count(name: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise SettingError(name, text, "write a whole number of events, at least 1")
     return int(text)
+
+
+def _token(name: str, text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise SettingError(name, "…", "write printable ASCII")
+    return text
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, str], str]:

@@ -11,6 +11,7 @@ from polku.emit.external import ExternalEmitter
 from polku.emit.grpc import GrpcEmitter
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
+from polku.emit.slot import PluginSlot
 from polku.emit.stdout import StdoutEmitter
 from polku.emit.webhook import WebhookEmitter
 
@@ -19,6 +20,7 @@ __all__ = [
     "Breaker",
     "ExternalEmitter",
     "GrpcEmitter",
+    "PluginSlot",
     "Resilience",
     "Retry",
     "StdoutEmitter",

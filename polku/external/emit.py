@@ -57,6 +57,10 @@ class PluginEmitter:
         finally:
             await self._client.close()
 
+    async def disconnect(self) -> None:
+        """Close the connection to a plugin that is not ours any more; it goes on without us."""
+        await self._client.close()
+
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were not delivered; raises an `EmitError` where nothing is known to be."""
         return await send_parts([_Request(batch)], self._send)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,6 +68,7 @@ class Intake:
         self._messages = self._received = self._accepted = self._refused = self._open = self._open_bytes = 0
         self._answered = asyncio.Event()
         self._ingesting: set[asyncio.Task[Ack]] = set()
+        self._plugins_due = 0.0
 
     async def start(self) -> None:
         """Start the ingestors."""
@@ -140,6 +142,14 @@ class Intake:
         else:
             raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
         return await self._push(admission, len(message))
+
+    def serve(self, source: str, ingestor: Ingestor) -> None:
+        """Let an ingestor, which is started, serve a source from now on."""
+        self._ingestors[source] = ingestor
+
+    def expect_plugins(self, seconds: float) -> None:
+        """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""
+        self._plugins_due = time.monotonic() + seconds
 
     def stop(self) -> None:
         """Refuse what comes from now on."""
@@ -240,6 +250,9 @@ class Intake:
         ingestor = self._ingestors.get(context.source, self._default)
         if ingestor is None:
             known = ", ".join(sorted(self._ingestors)) or "none"
+            if time.monotonic() < self._plugins_due:
+                reason = f"source={context.source!r}: no plugin has registered for it yet; send again later"
+                raise InputError(Code.UNAVAILABLE, reason)
             raise InputError(
                 Code.UNKNOWN_SOURCE,
                 f"source={context.source!r}: no ingestor serves it and there is no default one; known are {known}",

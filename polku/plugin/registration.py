@@ -26,7 +26,7 @@ from polku.v1.plugin_pb2 import (
 )
 
 _TIMEOUT = 10.0
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)

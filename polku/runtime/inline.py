@@ -7,7 +7,15 @@ import concurrent.futures
 import time
 from collections.abc import Awaitable
 
-from polku.assembly import EmitterReport, StopReport, build_buffer, build_delivery, build_intake, build_stage
+from polku.assembly import (
+    EmitterReport,
+    StopReport,
+    build_buffer,
+    build_delivery,
+    build_intake,
+    build_registry,
+    build_stage,
+)
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
@@ -60,7 +68,8 @@ class InlineRuntime:
         try:
             await self._assemble()
             if self._grpc_addr is not None:
-                self._server = GatewayServer(self._running(), self.health)
+                registry = build_registry(self._plan, self._running(), self._assign)
+                self._server = GatewayServer(self._running(), self.health, registry)
                 self._address = await self._server.start(self._grpc_addr)
         except BaseException:
             await self._close()
@@ -99,6 +108,9 @@ class InlineRuntime:
     def door(self) -> Door:
         """The way in for senders of this process."""
         return InlineDoor(self._running())
+
+    async def _assign(self, name: str, address: str | None) -> None:
+        await next(delivery for delivery in self._deliveries if delivery.name == name).assign(address)
 
     async def _assemble(self) -> None:
         self._deliveries = [build_delivery(outlet) for outlet in self._plan.outlets]

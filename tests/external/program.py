@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -67,6 +67,6 @@ def program(log: Path, *command: str, cwd: Path | None = None, **environment: st
         running.kill()
 
 
-def raw(folder: Path, kind: str, **environment: str) -> object:
+def raw(folder: Path, kind: str, **environment: str) -> AbstractContextManager[Program]:
     """Run one of the raw programs beside this file."""
     return program(folder / f"{kind}.log", sys.executable, str(HERE / f"raw_{kind}.py"), **environment)
