@@ -19,7 +19,8 @@ from tests.external.test_ingest import Client, eventually
 from tests.recorder import Recorder
 from tests.server import polku
 
-PLUGINS = Path(__file__).parent.parent.parent / "examples" / "plugins"
+ROOT = Path(__file__).parent.parent.parent
+PLUGINS = ROOT / "examples" / "plugins"
 SAMPLE = b"info hello\nerror oh no\n"
 
 
@@ -47,7 +48,33 @@ def build_go(module: Path, package: str, work: Path) -> list[str]:
     return [str(program)]
 
 
-INGESTORS = {"python": (python, "ingestor/plugin.py"), "raw": (python, "raw/ingestor.py"), "go": (go, "ingestor")}
+def node(name: str, work: Path) -> list[str]:
+    need("node", "the example in Node cannot be run")
+    need("npm", "the example in Node cannot be installed")
+    folder = work / "node"
+    shutil.copytree(PLUGINS / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
+    installed = subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"npm cannot install the example's two libraries: {installed.stderr[-300:]}")
+    return ["env", f"PROTO={ROOT / 'proto'}", "node", str(folder / name)]
+
+
+def rust(name: str, work: Path) -> list[str]:
+    need("cargo", "the example in Rust cannot be built")
+    folder = PLUGINS / "rust"
+    target = Path(os.environ.get("CARGO_TARGET_DIR", folder / "target"))
+    built = subprocess.run(["cargo", "build"], cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return [str(target / "debug" / name)]
+
+
+INGESTORS = {
+    "python": (python, "ingestor/plugin.py"),
+    "raw": (python, "raw/ingestor.py"),
+    "go": (go, "ingestor"),
+    "node": (node, "ingestor.js"),
+    "rust": (rust, "polku-plugin-rust"),
+}
 EMITTERS = {"python": (python, "emitter/plugin.py"), "raw": (python, "raw/emitter.py"), "go": (go, "emitter")}
 
 
@@ -85,11 +112,13 @@ def restartable(tmp_path: Path) -> Iterator[Restartable]:
     program.kill()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("which", INGESTORS)
 def test_an_ingestor_is_used_killed_and_used_again(which: str, restartable: Restartable, tmp_path: Path) -> None:
     make, name = INGESTORS[which]
     restartable.command = make(name, tmp_path)
+    with plugin_process(*restartable.command, cwd=tmp_path) as plugin:
+        assert_plugin(plugin.address, sample=SAMPLE)
     restartable.start()
     recorder = Recorder(tmp_path / "out")
     ingestor = ExternalIngestor("my-custom-source", restartable.address, health_interval=0.2)

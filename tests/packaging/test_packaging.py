@@ -96,7 +96,9 @@ def test_the_wheel_holds_the_templates_of_polku_plugin_new(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(TEMPLATES)}
     for wanted in ("python/README.md", "python/emitter/test_plugin.py", "go/go.sum", "go/polkupb/plugin.pb.go"):
         assert TEMPLATES + wanted in packed
-    assert all(name.endswith((".py", ".go", ".mod", ".sum", ".sh", ".md")) for name in packed)
+    assert all(
+        name.endswith((".py", ".go", ".mod", ".sum", ".sh", ".md", ".js", ".json", ".rs", ".toml")) for name in packed
+    )
 
 
 def test_every_directory_of_the_wheel_is_a_package(wheel: Path) -> None:
