@@ -14,7 +14,7 @@ from polku.events import new_event, new_id
 from polku.external.verdict import read_failures
 from polku.testing.findings import Finding, fails, holds, note
 from polku.testing.introduction_checks import check_health
-from polku.testing.probe import REFUSALS, Answer, Probe, judge_large
+from polku.testing.probe import REFUSALS, Answer, Probe, judge_large, settle
 from polku.v1.plugin_pb2 import EmitRequest, EmitResponse, ShutdownResponse
 
 SERVICE = "EmitterPlugin"
@@ -43,6 +43,7 @@ class EmitterChecks:
         large = [new_event("polku.check", source="check", payload=bytes(1024 * 1024)) for _ in range(10)]
         answer = await self._emit(large)
         yield judge_large("10 MB", answer, self._probe.timeout) or self._judge("10 MB", large, answer)
+        await settle(self._probe, SERVICE)
         yield await self._check_many()
         yield await self._check_deadline()
         yield await check_health(self._probe, SERVICE, "Health at the end")

@@ -11,7 +11,7 @@ import grpc
 
 from polku.testing.findings import Finding, fails, holds, note
 from polku.testing.introduction_checks import check_health
-from polku.testing.probe import REFUSALS, Answer, Probe, judge_large
+from polku.testing.probe import REFUSALS, Answer, Probe, judge_large, settle
 from polku.v1.plugin_pb2 import IngestRequest, IngestResponse, PluginInfo
 
 SERVICE = "IngestorPlugin"
@@ -44,6 +44,7 @@ class IngestorChecks:
         text = "日本語 🦉 \u202e ñ \x00".encode()
         yield _judge_bad("unicode", await self._ingest(text, cluster="klusteri-ä🦉", form="muoto-ö"), text)
         yield await self._check_large()
+        await settle(self._probe, SERVICE)
         yield await self._check_many(first)
         yield await self._check_deadline()
         yield await check_health(self._probe, SERVICE, "Health at the end")

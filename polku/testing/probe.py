@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from polku.emit.size import read_excess
 from polku.external.connection import Connection
 from polku.testing.findings import Finding, fails, note
+from polku.v1.plugin_pb2 import PluginHealthResponse
 
 REFUSALS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 
@@ -62,6 +63,15 @@ class Probe:
             text = f"the answer is no {kind.DESCRIPTOR.name} ({error})"
             return Answer(None, grpc.StatusCode.OK, text, time.monotonic() - started)
         return Answer(message, grpc.StatusCode.OK, "", time.monotonic() - started)
+
+
+async def settle(probe: Probe, service: str) -> None:
+    """Wait until a plugin that was busy with something large answers again, for up to a minute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        answer = await probe.call(service, "Health", b"", PluginHealthResponse)
+        if answer.status is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            return
 
 
 def judge_large(check: str, answer: Answer, timeout: float) -> Finding | None:
