@@ -145,6 +145,12 @@ class PluginClient:
             if error.code() in _LOST:
                 self._info = None
             raise self._explain(method, timeout, error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Otherwise it was the call that was cancelled: its channel was closed.
+            raise self.fault(grpc.StatusCode.UNAVAILABLE, f"{method}: the connection was closed") from None
         except grpc.aio.UsageError:
             raise self.fault(grpc.StatusCode.UNAVAILABLE, f"{method}: the connection was closed") from None
         return answer

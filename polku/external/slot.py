@@ -14,7 +14,7 @@ from polku.external.emit import PluginEmitter
 if TYPE_CHECKING:
     from polku.emit.slot import PluginSlot
 
-_PATIENCE = 10.0  # seconds that one attempt waits for a plugin: so the next one does not wait for a backoff
+_PATIENCE = 50.0  # seconds that one attempt waits for a plugin: while it does, no backoff delays the plugin that comes
 
 
 class Slot:

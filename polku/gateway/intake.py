@@ -191,7 +191,8 @@ class Intake:
     def _plugins(self) -> dict[str, PluginState]:
         states: dict[str, PluginState] = {}
         seen: set[int] = set()
-        for source, ingestor in self._ingestors.items():
+        default = {"*": self._default} if self._default is not None else {}
+        for source, ingestor in (self._ingestors | default).items():
             state = getattr(ingestor, "state", None)
             if callable(state) and id(ingestor) not in seen:
                 seen.add(id(ingestor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import grpc
 import pytest
 
 from polku import Hub, JsonIngestor, Pipeline, PlanError, PluginSlot, Resilience, Retry, new_event
-from polku.plugin import EmitterPlugin, IngestorPlugin, Registration
+from polku.plugin import EmitterPlugin, Failure, IngestorPlugin, Registration, RetryableError
 from polku.v1 import plugin_pb2_grpc
 from polku.v1.plugin_pb2 import (
     PLUGIN_TYPE_INGESTOR,
@@ -61,6 +62,13 @@ def gateway(recorder: Recorder) -> Iterator[Pipeline]:
         yield pipeline
 
 
+@pytest.fixture
+def gateway_with_slot() -> Iterator[Pipeline]:
+    hub = Hub(runtime="inline").emitter(PluginSlot("store")).allow_plugins(TOKEN)
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
+        yield pipeline
+
+
 def registration(pipeline: Pipeline, token: str = TOKEN) -> Registration:
     return Registration(str(pipeline.address), token=token, heartbeat=0.3)
 
@@ -95,7 +103,8 @@ def test_a_registered_ingestor_serves_at_once_and_leaves_when_it_is_gone(
     client = Client(pipeline)
     with IngestorPlugin(lines, sources=SOURCE).start(register=registration(pipeline)):
         eventually(lambda: client.stream(b"one")[0].event_ids)
-        eventually(lambda: "lines 0.0.0" in pipeline.health().components[f"ingestor:{SOURCE}"][1])
+        name = f"ingestor:{SOURCE}"
+        eventually(lambda: "lines 0.0.0" in pipeline.health().components.get(name, (True, ""))[1])
         time.sleep(2)  # longer than it may be silent: heartbeats keep it
         assert list(client.stream(b"two")[0].event_ids) == ["two"]
     (error,) = client.stream(b"three")[0].errors
@@ -253,3 +262,29 @@ def test_the_environment_opens_the_registry_of_polku_serve(tmp_path: Path) -> No
             server.wait_for(server.out, '"id":"one"')
     finally:
         assert server.stop() == 0
+
+
+def test_events_that_a_plugin_had_in_hand_when_it_was_taken_out_go_to_the_next(gateway_with_slot: Pipeline) -> None:
+    released = threading.Event()
+    first, second = Store(), Store()
+
+    class Stuck(Store):
+        def emit(self, batch: Any) -> list[Failure]:
+            first.ids.extend(event.id for event in batch)
+            released.wait(30)
+            raise RetryableError("too late")
+
+    registrant = Registrant(gateway_with_slot)
+    stuck, info = EmitterPlugin(Stuck()), EmitterPlugin(Stuck()).info
+    try:
+        with stuck.start() as plugin:
+            taken = registrant.register(info.name, plugin.address, type=info.type)
+            assert gateway_with_slot.sender().send(new_event("a", id="in-hand")).ok
+            eventually(lambda: first.ids == ["in-hand"])
+            request = UnregisterRequest(plugin_id=taken.plugin_id)
+            registrant.stub.Unregister(request, metadata=registrant.metadata)
+            with EmitterPlugin(second).start(register=registration(gateway_with_slot)):
+                eventually(lambda: second.ids == ["in-hand"])
+                released.set()
+    finally:
+        released.set()
