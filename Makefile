@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test check lint proto matrix clean
+.PHONY: help run venv test check lint proto matrix chaos clean
 
 BIN = .venv/bin
 
@@ -12,6 +12,7 @@ help:
 	@echo "make venv    only set up .venv, with the polku command in it"
 	@echo "make proto   generate the Python code of proto/ again"
 	@echo "make matrix  test every Python with every protobuf (minutes)"
+	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
 	@echo "make clean   remove everything that was made"
 
 run: venv
@@ -34,6 +35,9 @@ lint: venv
 
 proto: venv
 	$(BIN)/python .ci/proto.py
+
+chaos: venv
+	$(BIN)/python -m tests.chaos --seconds 600
 
 matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py

@@ -37,6 +37,7 @@ class BufferShell(Shell):
         }
         self._buffer: Buffer = build_buffer(self._plan, links, self._dead_letters)
         self._inlet = Inlet(self._buffer)
+        await self._buffer.open()
         self._buffer.start()
 
     async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:

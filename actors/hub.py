@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from polku.runtime.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks
-_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell
+_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
 
 class Parts(NamedTuple):
@@ -49,7 +50,9 @@ class HubShell:
     def __init__(self, packed: bytes) -> None:
         self._parts: Parts
         self._grpc_addr: str | None
-        self._parts, self._grpc_addr = unpack(packed)
+        self._hang: float
+        self._parts, self._grpc_addr, self._hang = unpack(packed)
+        self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -98,7 +101,7 @@ class HubShell:
 
     async def _look(self) -> None:
         parts = self._parts.all()
-        sights = await asyncio.gather(*(self._look_at(handle) for handle in parts.values()))
+        sights = await asyncio.gather(*(self._look_at(name, handle) for name, handle in parts.items()))
         for name, sight in zip(parts, sights, strict=True):
             before = self._seen.get(name)
             known = before.vitals if before else None
@@ -109,15 +112,33 @@ class HubShell:
                     await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
 
-    async def _look_at(self, handle: Any) -> Sight:
+    async def _look_at(self, name: str, handle: Any) -> Sight:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(min(_PATIENCE, self._hang)):
                 vitals: Vitals = await handle.vitals.remote()
-                return Sight(vitals, await handle.statistics.remote(), "")
+                sight = Sight(vitals, await handle.statistics.remote(), "")
+                self._answered[name] = time.monotonic()
+                return sight
         except TimeoutError:
-            return Sight(None, None, f"has not answered for {_PATIENCE:.0f} s")
-        except ray.exceptions.RayError as error:
+            silent = self._end_if_hanging(name, handle)
+            return Sight(None, None, f"has not answered for {silent:.0f} s")
+        except ray.exceptions.RayActorError as error:
+            self._answered.pop(name, None)
             return Sight(None, None, f"does not answer: {type(error).__name__}")
+        except ray.exceptions.RayError as error:
+            return Sight(None, None, str(getattr(error, "cause", None) or error))
+
+    def _end_if_hanging(self, name: str, handle: Any) -> float:
+        """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.
+
+        A life that has never answered is left alone: it may be loading a model.
+        """
+        silent = time.monotonic() - self._answered.get(name, time.monotonic())
+        if silent >= self._hang:
+            _LOG.error("%s has not answered for %.0f s: something in it blocks; it is killed", name, silent)
+            self._answered.pop(name, None)
+            ray.kill(handle, no_restart=False)
+        return silent or _PATIENCE
 
 
 def _this_actor() -> Any:

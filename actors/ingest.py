@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
 from polku.assembly import build_intake, build_registry
+from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake, IntakeStatistics
@@ -33,7 +35,9 @@ class IngestShell(Shell):
 
     async def open(self) -> None:
         """Build the intake and start its ingestors; the door opens once the supervisor says where."""
-        link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"))
+        self._dead_letters = DeadLetters()
+        bury = partial(self._dead_letters.bury, "")
+        link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"), bury=bury)
         self._intake: Intake = build_intake(self._plan, link)
         await self._intake.start()
 
@@ -52,6 +56,11 @@ class IngestShell(Shell):
         """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`."""
         await self.ensure_started()
         return (await self._intake.batch(message)).SerializeToString()
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters that are kept here."""
+        await self.ensure_started()
+        return self._dead_letters.latest()
 
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""

@@ -12,6 +12,8 @@ from polku.errors import UnavailableError
 from polku.link import Push
 from polku.receipt import Receipt, Taken
 
+_PAUSE = 0.2  # seconds between two questions to an actor that is on its way back
+
 # A push that takes longer is repeated under the same identity: the receiver, if it lives, answers both alike.
 _DEADLINE = 30.0
 
@@ -22,9 +24,12 @@ class RayPeer:
     def __init__(self, handle: Any, name: str) -> None:
         self._handle = handle
         self._name = name
+        self._life = 0
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
         """Send a batch: its header and, by value, its payload."""
+        if not self._life:
+            self._life = await self._ask_life()
         answer: Receipt | Taken = await self._call(self._handle.push.remote(push, batch.header, batch.payload))
         return answer
 
@@ -42,7 +47,25 @@ class RayPeer:
         try:
             return answer.result()
         except ray.exceptions.RayActorError as error:
-            raise UnavailableError(f"{self._name} does not answer: {error}") from None
+            died = await self._has_died()
+            raise UnavailableError(f"{self._name} does not answer: {error}", died=died) from None
+
+    async def _has_died(self) -> bool:
+        """Wait until the actor answers again, and say whether that is another life of it."""
+        before, self._life = self._life, await self._ask_life()
+        return before not in (0, self._life)
+
+    async def _ask_life(self) -> int:
+        """Return the number of the actor's life; 0 where it does not answer in time."""
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                while True:
+                    try:
+                        return int(await self._handle.life.remote())
+                    except ray.exceptions.RayActorError:
+                        await asyncio.sleep(_PAUSE)
+        except TimeoutError:
+            return 0
 
 
 async def _await(ref: Any) -> Any:

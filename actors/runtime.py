@@ -21,9 +21,9 @@ from polku.actors.ingest import IngestActor
 from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
-from polku.assembly import EmitterReport, StopReport
+from polku.assembly import EmitterReport, StopReport, report_outcome
 from polku.emit.console import write_out
-from polku.errors import NotRunningError
+from polku.errors import NotRunningError, PolkuError
 from polku.gateway.health import Health
 from polku.plan import Plan, StagePlan
 from polku.sender import Door
@@ -65,6 +65,11 @@ class RayRuntime:
         self._started_ray = await asyncio.to_thread(attach) or self._started_ray
         try:
             await self._create()
+        except ray.exceptions.RayTaskError as error:
+            await self._kill()
+            if isinstance(error.cause, PolkuError):
+                raise error.cause from None
+            raise
         except BaseException:
             await self._kill()
             raise
@@ -111,7 +116,7 @@ class RayRuntime:
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in [*emitters.values(), buffer]))
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in stages.values()))
         self._address = await _call(ingest.introduce.remote(None, self._grpc_addr))
-        self._hub = HubActor.remote(pack(self._parts, self._address))
+        self._hub = HubActor.remote(pack(self._parts, self._address, self._plan.hang_seconds))
         await _call(self._hub.start.remote())
         await _call(ingest.introduce.remote(self._hub, self._address))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
@@ -144,8 +149,7 @@ class RayRuntime:
             statistics = await asyncio.wait_for(_call(self._parts.buffer.statistics.remote()), 5.0)
         except (TimeoutError, ray.exceptions.RayError):
             return {}
-        outlets = statistics.outlets
-        return {name: EmitterReport(s.confirmed, s.dead, s.dropped, s.lag) for name, s in outlets.items()}
+        return report_outcome(self._plan, statistics.outlets)
 
     async def _close(self) -> None:
         parts = self.parts

@@ -49,6 +49,10 @@ class Shell:
         """Build the running object and open its files, sockets and clients."""
         raise NotImplementedError
 
+    async def life(self) -> int:
+        """Return a number that only this life of the actor has."""
+        return self._epoch
+
     async def vitals(self) -> Vitals:
         """Return how the process is; starts the actor if it has been restarted."""
         await self.ensure_started()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -35,7 +36,12 @@ class StageShell(Shell):
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         window = Window(join_events=0)
-        link = Link(f"{self._plan.name}/{self._stage_plan.name}", RayPeer(self._receiver, "next actor"), window=window)
+        link = Link(
+            f"{self._plan.name}/{self._stage_plan.name}",
+            RayPeer(self._receiver, "next actor"),
+            window=window,
+            bury=partial(self._dead_letters.bury, ""),
+        )
         self._stage: Stage = build_stage(self._plan, self._stage_plan, link, self._dead_letters)
         self._inlet = Inlet(self._stage)
         await self._stage.start()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import Buffer
+from polku.buffer.outlet import OutletStatistics
+from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
 from polku.dead_letters import DeadLetters
@@ -67,7 +69,8 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
     """Build the buffer with one outlet for each link, by the emitter's name."""
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
     delivered = plan.ack is AckLevel.DELIVERED
-    return Buffer(plan.buffer, links, dead_letters, overflow=rules, await_delivery=delivered)
+    optional = [outlet.name for outlet in plan.outlets if not outlet.required]
+    return Buffer(plan.buffer, links, dead_letters, overflow=rules, best_effort=optional, await_delivery=delivered)
 
 
 def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
@@ -78,12 +81,16 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
 
 
 class EmitterReport(NamedTuple):
-    """What became of one emitter's events: counts since the start; `left` were still held at the end."""
+    """What became of one emitter's events: counts since the start.
+
+    At the end `left` were still held in memory, and are lost; `journaled` are on disk, and wait for the next start.
+    """
 
     delivered: int
     dead: int
     dropped: int
     left: int
+    journaled: int = 0
 
 
 class StopReport(NamedTuple):
@@ -95,10 +102,23 @@ class StopReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost"
+            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost{_journaled(r)}"
             for name, r in self.emitters.items()
         ]
         return "; ".join(parts)
+
+
+def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[str, EmitterReport]:
+    """Say what became of each emitter's events: what a durable buffer still holds is journaled, not lost."""
+    durable = plan.buffer.kind is Kind.DURABLE
+    return {
+        name: EmitterReport(s.confirmed, s.dead, s.dropped, 0 if durable else s.lag, s.lag if durable else 0)
+        for name, s in outlets.items()
+    }
+
+
+def _journaled(report: EmitterReport) -> str:
+    return f", {report.journaled} journaled" if report.journaled else ""
 
 
 def _holds_behind(plan: Plan, stage: StagePlan) -> bool:

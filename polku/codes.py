@@ -42,6 +42,8 @@ class Code(StrEnum):
     """User code raised or returned something wrong; the event is a dead letter."""
     MIDDLEWARE_TIMEOUT = "MIDDLEWARE_TIMEOUT"
     """User code did not return in time; the event is a dead letter."""
+    POISON = "POISON"
+    """Every process that worked on the event died of it; the event is a dead letter."""
     INGESTOR_ERROR = "INGESTOR_ERROR"
     """The ingestor itself failed on the message."""
     UNROUTABLE = "UNROUTABLE"

@@ -9,6 +9,9 @@
     │   ├── RetryableError       ... it may take them later
     │   ├── RejectedError        ... it never will: these events become dead letters
     │   └── MisconfiguredError   ... until somebody mends credentials, address or rights
+    ├── JournalError         a journal on disk cannot be used now
+    │   ├── JournalLockedError   ... another process has it
+    │   └── JournalCorruptError  ... it, or a part of it, cannot be read
     └── PipelineError        the pipeline cannot take events now
         ├── UnavailableError     a part of it does not answer; the outcome is unknown
         ├── DrainingError        it is stopping
@@ -120,12 +123,50 @@ class MisconfiguredError(EmitError):
     """Say that nothing will be taken until credentials, address or rights are mended."""
 
 
+class JournalError(PolkuError):
+    """Say which file on disk cannot be used, and why."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"journal {self.path}: {self.reason}"
+
+
+class JournalLockedError(JournalError):
+    """Say which process has the journal open."""
+
+    def __init__(self, path: object, pid: str) -> None:
+        super().__init__(path, f"process {pid} has it open; stop that one first, or choose another path")
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.path, self.pid)
+
+
+class JournalCorruptError(JournalError):
+    """Say what of a journal cannot be read."""
+
+
 class PipelineError(PolkuError):
     """Say that the pipeline cannot take events now."""
 
 
 class UnavailableError(PipelineError):
-    """Say that a part of the pipeline does not answer; whether it took the events is unknown."""
+    """Say that a part of the pipeline does not answer; whether it took the events is unknown.
+
+    `died` says that it is known to have died on them, or on others that were under way at the same time.
+    """
+
+    def __init__(self, message: str, *, died: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.died = died
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), (self.message,), {"died": self.died})
 
 
 class DrainingError(PipelineError):

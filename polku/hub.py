@@ -57,6 +57,7 @@ class Hub:
         self._limits = Limits()
         self._ack = AckLevel.ACCEPTED
         self._plugins: PluginRules | None = None
+        self._hang_seconds = 30.0
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -119,16 +120,27 @@ class Hub:
         *,
         name: str | None = None,
         overflow: Overflow | str | None = None,
+        required: bool = True,
     ) -> Hub:
         """Add a destination: a built-in emitter, a class with `emit(batch)`, or a function of a batch.
 
-        `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's.
+        `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's. With
+        `required=False` it gets what it can take (best effort): nobody waits for it, neither clients at the `delivered`
+        level nor, when its share is full, the other emitters; its oldest events are dropped then.
         """
         from polku.emit.adapt import check_emitter, emitter_name
 
         check_emitter(emitter)
         rule = None if overflow is None else overflow_rule(overflow)
-        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule)
+        if not required and rule is None:
+            rule = Overflow.DROP_OLDEST
+        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required)
+        if not required and rule is Overflow.BLOCK:
+            raise PlanError(
+                f"emitter {outlet.name!r}: required=False with overflow='block' would make clients wait for it after "
+                "all; choose 'drop_oldest' or 'drop_newest'",
+                where="emitter",
+            )
         if any(other.name == outlet.name for other in self._outlets):
             raise PlanError(
                 f"two emitters are called {outlet.name!r}; give this one another name: "
@@ -139,7 +151,11 @@ class Hub:
         return self
 
     def ack(self, level: AckLevel | str) -> Hub:
-        """Choose when clients are answered: `accepted` (the buffer has the events) or `delivered`."""
+        """Choose when clients are answered.
+
+        `accepted`: the buffer has the events; `durable`: they are on disk (always so with a durable buffer);
+        `delivered`: every required emitter that they are routed to has confirmed them.
+        """
         try:
             self._ack = AckLevel(level)
         except ValueError:
@@ -167,6 +183,18 @@ class Hub:
         )
         return self
 
+    def supervise(self, *, hang_seconds: float) -> Hub:
+        """Choose after how many seconds a part that does not answer, since sync code blocks it, is killed.
+
+        On Ray it is started again, and the batch that it was at is tried in parts until the event that blocks is
+        known; that one becomes a dead letter. Choose more than the longest that sync code of yours works on one batch.
+        The inline runtime cannot kill a part: its health says which middleware is busy, and since when.
+        """
+        if not isinstance(hang_seconds, (int, float)) or isinstance(hang_seconds, bool) or hang_seconds <= 0:
+            raise PlanError(f"hang_seconds={hang_seconds!r} must be a number above 0", where="supervise")
+        self._hang_seconds = float(hang_seconds)
+        return self
+
     def limits(self, limits: Limits) -> Hub:
         """Choose what the gateway takes: sizes, counts, streams."""
         self._limits = limits
@@ -190,6 +218,7 @@ class Hub:
             limits=self._limits,
             ack=self._ack,
             plugins=self._plugins,
+            hang_seconds=self._hang_seconds,
         )
         if self._chosen(runtime) == "ray":
             check_pickles(plan)

@@ -21,8 +21,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import NamedTuple, Protocol
 
 from polku.batch import Batch, Identity, join
+from polku.codes import Code
 from polku.errors import DrainingError, UnavailableError
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt, Refusal, Taken
+from polku.suspects import DEATHS, Suspects, divide
 
 
 class Push(NamedTuple):
@@ -81,10 +83,19 @@ class _Waiting(NamedTuple):
 
 
 class Link:
-    """Push batches to one receiver, in order, within a window; join what has to wait."""
+    """Push batches to one receiver, in order, within a window; join what has to wait.
+
+    `bury` is handed events that kill the receiver, each as a batch of its own with the refusal that answers it.
+    """
 
     def __init__(
-        self, name: str, peer: Peer, *, window: Window | None = None, retry_delay: Callable[[int], float] | None = None
+        self,
+        name: str,
+        peer: Peer,
+        *,
+        window: Window | None = None,
+        retry_delay: Callable[[int], float] | None = None,
+        bury: Callable[[Batch, tuple[Refusal, ...]], None] | None = None,
     ) -> None:
         self.name = name
         self.epoch = time.time_ns()
@@ -96,7 +107,9 @@ class Link:
         self._in_window: dict[int, int] = {}  # seq -> bytes
         self._seq = 0
         self._waiting_events = 0
-        self._pushed = self._sent = self._resent = 0
+        self._pushed = self._sent = self._resent = self._parts = 0
+        self._suspects = Suspects()
+        self._bury = bury
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._left = asyncio.Event()
@@ -201,6 +214,7 @@ class Link:
             _fail(parts, error)
         else:
             _answer(parts, receipt)
+        self._suspects.clear(seq)
         self._leave_window(seq)
         del self._open[seq]
         if not self._open and not self._waiting:
@@ -209,14 +223,54 @@ class Link:
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0
         while True:
+            taken = False
+            await self._suspects.wait_turn(seq)
             try:
                 self._sent += 1
                 answer = await self._peer.push(self._identify(seq), batch)
+                self._suspects.clear(seq)
                 if isinstance(answer, Receipt):
                     return answer
+                taken = True
                 self._leave_window(seq)
                 return await self._peer.settle(self._identify(seq))
-            except UnavailableError:
+            except UnavailableError as error:
+                if error.died and not taken and self._suspects.accuse(seq):
+                    return await self._push_in_parts(batch)
+                attempt += 1
+                self._resent += 1
+                await asyncio.sleep(self._retry_delay(attempt))
+
+    async def _push_in_parts(self, batch: Batch) -> Receipt:
+        """Push a batch that kills its receiver in parts; only the events that kill it alone are refused."""
+        if len(batch) == 1:
+            reason = f"{self.name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
+            poison = (Refusal(batch.ids[0], Code.POISON, reason),)
+            if self._bury is not None:
+                self._bury(batch, poison)
+            return Receipt(poison)
+        receipt = Receipt()
+        refused: tuple[Refusal, ...] = ()
+        for part in divide(batch):
+            receipt = await self._push_part(part)
+            refused += receipt.refused
+        return receipt._replace(refused=refused)
+
+    async def _push_part(self, part: Batch) -> Receipt:
+        """Push a part of a batch under an identity of its own, alone: its answer is awaited before the next one."""
+        self._parts += 1
+        push = Push(f"{self.name}/parts", self.epoch, self._parts, self._parts, 0)
+        part.identity = Identity(push.link, push.epoch, push.seq)
+        attempt = deaths = 0
+        while True:
+            try:
+                self._sent += 1
+                answer = await self._peer.push(push, part)
+                return answer if isinstance(answer, Receipt) else await self._peer.settle(push)
+            except UnavailableError as error:
+                deaths += error.died
+                if deaths >= (1 if len(part) > 1 else DEATHS - 1):
+                    return await self._push_in_parts(part)
                 attempt += 1
                 self._resent += 1
                 await asyncio.sleep(self._retry_delay(attempt))

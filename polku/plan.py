@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from polku.buffer.strategy import BufferStrategy, Overflow
+from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
 from polku.external.rules import PluginRules
 from polku.limits import Limits
@@ -17,6 +17,8 @@ class AckLevel(StrEnum):
 
     ACCEPTED = "accepted"
     """The buffer holds the events."""
+    DURABLE = "durable"
+    """They are on disk: the level of a durable buffer, unless `delivered` is chosen."""
     DELIVERED = "delivered"
     """Every emitter that they are routed to has confirmed them."""
 
@@ -50,11 +52,15 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class OutletPlan:
-    """One emitter, by its routing address; `overflow` None means the buffer's own rule."""
+    """One emitter, by its routing address; `overflow` None means the buffer's own rule.
+
+    Nobody waits for an emitter that is not `required`.
+    """
 
     name: str
     emitter: object
     overflow: Overflow | None = None
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +76,13 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
     plugins: PluginRules | None = None
+    hang_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if not self.outlets:
             raise PlanError("there is no emitter; add one with .emitter(StdoutEmitter())", where="Hub")
         _check_names(self.outlets)
+        _check_level(self.ack, self.buffer, len(self.outlets))
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
 
 
@@ -133,6 +141,19 @@ def _fields(component: object) -> dict[str, object]:
     slots = getattr(type(component), "__slots__", ())
     names = (*getattr(component, "__dict__", {}), *((slots,) if isinstance(slots, str) else slots))
     return {name: getattr(component, name) for name in names if hasattr(component, name)}
+
+
+def _check_level(level: AckLevel, buffer: BufferStrategy, emitters: int) -> None:
+    durable = buffer.kind is Kind.DURABLE
+    if level is AckLevel.DURABLE and not durable:
+        raise PlanError(
+            "level='durable' needs events on disk; add .buffer_strategy(BufferStrategy.durable('journal.db'))",
+            where="ack",
+        )
+    if durable and emitters > MAX_DURABLE_OUTLETS:
+        raise PlanError(
+            f"{emitters} emitters: a durable buffer feeds {MAX_DURABLE_OUTLETS} at most; use two pipelines", where="Hub"
+        )
 
 
 def _check_names(outlets: Sequence[OutletPlan]) -> None:

@@ -123,4 +123,7 @@ def test_every_block_runs_as_printed(terminal: Terminal) -> None:
     assert "user.admin.created" in shown["polku send --to 127.0.0.1:50052 --type user.admin.created"]
     assert "noise" not in terminal.out.read_text()
     assert "['order.paid']" in shown["python library.py"]
+    assert "delivered ['order.paid']" in shown["python durable.py"]
+    assert "1 journaled" in shown["python durable.py"]
+    assert "partner" in shown["python durable.py"]
     assert "[True, True, True]\n3\n" in shown["python application.py"]

@@ -1,29 +1,34 @@
 """Hold batches until every destination has them: one log, one outlet for each emitter.
 
 A batch's life here: `push` → known already? answer as then → cut into stretches with the same routes → room made or
-waited for in every outlet concerned → put into the store once → each outlet delivers it at its own pace → the last
-one lets go of it.
+waited for in every outlet concerned → put into the log once → held there (in memory at once, on disk after a commit) →
+claimed by its outlets, each of which delivers it at its own pace → the last one lets go of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from polku.batch import Batch, Identity
-from polku.buffer.entry import Entry
+from polku.buffer.entry import Answer, Awaited, Slot
+from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
-from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
 from polku.dead_letters import DeadLetters
+from polku.errors import JournalError
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal
 
 
 class BufferStatistics(NamedTuple):
-    """Show what the buffer holds and has done; `events` and `bytes` are held now, each once."""
+    """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
+
+    `fault` says why nothing can be written to disk now.
+    """
 
     events: int
     bytes: int
@@ -33,10 +38,11 @@ class BufferStatistics(NamedTuple):
     overflowed: int
     unroutable: int
     outlets: Mapping[str, OutletStatistics]
+    fault: str = ""
 
 
 class Buffer:
-    """Hold batches in memory and feed the outlets."""
+    """Keep batches in a log and feed the outlets."""
 
     def __init__(
         self,
@@ -45,12 +51,15 @@ class Buffer:
         dead_letters: DeadLetters,
         *,
         overflow: Mapping[str, Overflow] | None = None,
+        best_effort: Collection[str] = (),
         await_delivery: bool = False,
     ) -> None:
         self._strategy = strategy
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
-        self._store: Store = open_store(strategy)
+        self._best_effort = frozenset(best_effort)
+        self._log = open_log(strategy, final=not await_delivery)
+        self._awaited: dict[int, Awaited] = {}
         rules = overflow or {}
         self._outlets = {
             name: self._outlet(name, link, rules.get(name, strategy.overflow)) for name, link in links.items()
@@ -60,6 +69,10 @@ class Buffer:
         self._turn = asyncio.Lock()
         self._running: list[asyncio.Task[None]] = []
         self._received = self._duplicates = self._overflowed = self._unroutable = 0
+
+    async def open(self) -> None:
+        """Open the log and go on where it was closed; raises `JournalLockedError` where another process has it."""
+        await self._log.open(tuple(self._outlets), self._recover)
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -74,15 +87,12 @@ class Buffer:
             known = self._answered.get(batch.identity)
             if known is not None:
                 self._duplicates += 1
-                return known
-            self._received += len(batch)
-            entries: list[Entry] = []
-            refused: list[Refusal] = []
-            for piece in batch.runs():
-                await self._admit(piece.sealed(), self._targets(piece, refused), entries, refused)
-            answer = self._answer(entries, refused)
-            self._answered.put(batch.identity, answer)
-            return answer
+            else:
+                known = await self._take_in(batch)
+                self._answered.put(batch.identity, known)
+        if self._await_delivery or isinstance(known, Receipt):
+            return known
+        return await asyncio.shield(known)
 
     async def drain(self) -> None:
         """Return when every outlet has delivered what it holds."""
@@ -94,10 +104,11 @@ class Buffer:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(outlet.close() for outlet in self._all))
+        await self._log.close()
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""
-        events, size = self._store.size
+        events, size = self._log.size
         outlets = {outlet.name: outlet.statistics() for outlet in self._all}
         return BufferStatistics(
             events,
@@ -108,43 +119,83 @@ class Buffer:
             self._overflowed,
             self._unroutable,
             outlets,
+            self._log.fault,
         )
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:
         share = Share(self._strategy.capacity, self._strategy.max_bytes, overflow)
-        return Outlet(name, link, share, fetch=self._store.get, release=self._release, bury=self._dead_letters.bury)
+        awaited = {} if name in self._best_effort else self._awaited  # senders hear nothing of best effort
+        return Outlet(name, link, share, self._log, awaited, bury=self._dead_letters.bury, let_go=self._let_go)
+
+    def _recover(self, recovered: Recovered) -> None:
+        """Take over what a log held when it was opened."""
+        for name, state in recovered.outlets.items():
+            self._outlets[name].recover(state)
+        for answer in recovered.answers:
+            self._answered.put(answer.identity, self._recovered_answer(answer, recovered))
+
+    def _recovered_answer(self, answer: Answer, recovered: Recovered) -> Receipt | asyncio.Future[Receipt]:
+        receipt = self._receipt(answer.refused)
+        if not self._await_delivery:
+            return receipt
+        waits = []
+        for position, takers in recovered.takers(answer.first, answer.last):
+            owners = [name for name in takers if name in self._outlets and name not in self._best_effort]
+            if owners:
+                waits.append(self._await(position, len(owners), answer.identity))
+        if not waits:
+            return receipt
+        return asyncio.ensure_future(self._settle(_Filing(answer.identity, list(answer.refused), waits), None))
+
+    async def _take_in(self, batch: Batch) -> Receipt | asyncio.Future[Receipt]:
+        self._received += len(batch)
+        filing = _Filing(batch.identity)
+        for piece in batch.runs():
+            await self._admit(piece.sealed(), self._targets(piece, filing.refused), filing)
+        self._commit(filing, last=True)
+        if not filing.held and not filing.waits:
+            return self._receipt(filing.refused)
+        return asyncio.ensure_future(self._settle(filing, batch))
 
     def _targets(self, piece: Batch, refused: list[Refusal]) -> tuple[Outlet, ...]:
         if not piece.routes:
             return self._all
         known = tuple(self._outlets[name] for name in dict.fromkeys(piece.routes) if name in self._outlets)
-        if not known:
+        unknown = [name for name in piece.routes if name not in self._outlets]
+        if unknown:
             self._unroutable += len(piece)
-            reason = f"route_to={list(piece.routes)} names no emitter; known are {sorted(self._outlets)}"
+            reason = (
+                f"route_to={list(piece.routes)}: no emitter is called {unknown[0]!r}; known are {sorted(self._outlets)}"
+            )
             refusals = tuple(Refusal(event_id, Code.UNROUTABLE, reason) for event_id in piece.ids)
             self._dead_letters.bury("", piece, refusals)
-            refused.extend(refusals)
+            if not known:
+                refused.extend(refusals)
         return known
 
-    async def _admit(
-        self, piece: Batch, outlets: tuple[Outlet, ...], entries: list[Entry], refused: list[Refusal]
-    ) -> None:
-        """Put a piece into the store and into its outlets, in parts where one outlet cannot take it whole."""
+    async def _admit(self, piece: Batch, outlets: tuple[Outlet, ...], filing: _Filing) -> None:
+        """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole."""
         while len(piece) and outlets:
             part = _largest_part(piece, outlets)
             head, piece = (piece, Batch.from_events([])) if part == len(piece) else piece.split(part)
-            takers = [outlet for outlet in outlets if await self._make_room(outlet, head, refused)]
-            if takers:
-                done = asyncio.get_running_loop().create_future() if self._await_delivery else None
-                entry = Entry(await self._store.put(head), head, len(takers), done)
-                entries.append(entry)
-                for outlet in takers:
-                    outlet.claim(entry)
+            takers = [outlet for outlet in outlets if await self._make_room(outlet, head, filing)]
+            if not takers:
+                continue
+            slot = await self._log.put(head, [outlet.name for outlet in takers])
+            for outlet in takers:
+                outlet.reserve(slot)
+            filing.drafted.append((slot, takers))
+            filing.first, filing.last = filing.first or slot.position, slot.position
+            owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
+            if owners:
+                filing.waits.append(self._await(slot.position, owners, filing.identity))
 
-    async def _make_room(self, outlet: Outlet, head: Batch, refused: list[Refusal]) -> bool:
-        count, size = len(head), head.size
+    async def _make_room(self, outlet: Outlet, head: Batch, filing: _Filing) -> bool:
+        count, size = len(head), self._log.weigh(head)
         if outlet.fits(count, size):
             return True
+        if outlet.share.overflow is not Overflow.DROP_NEWEST:
+            self._commit(filing, last=False)  # room comes when what was put before is delivered
         if outlet.share.overflow is Overflow.BLOCK:
             await outlet.wait_for_room(count, size)
             return True
@@ -153,34 +204,87 @@ class Buffer:
             return True
         outlet.count_dropped(count)
         self._overflowed += count
-        share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
-        reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
-        refused.extend(Refusal(event_id, Code.BUFFER_FULL, reason) for event_id in head.ids)
+        if outlet.name not in self._best_effort:
+            share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
+            reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
+            filing.refused.extend(Refusal(event_id, Code.BUFFER_FULL, reason) for event_id in head.ids)
         return False
 
-    def _release(self, entry: Entry) -> None:
-        entry.owners -= 1
-        if entry.owners == 0:
-            self._store.drop(entry.position)
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_result(None)
+    def _commit(self, filing: _Filing, *, last: bool) -> None:
+        """Have the log hold what was put; the outlets claim it as soon as it is held."""
+        if not filing.drafted and not (last and filing.held):
+            return
+        drafted, filing.drafted = filing.drafted, []
+        held = self._log.commit(filing.answer() if last else None)
+        if held is None:
+            self._claim(drafted)
+        else:
+            held.add_done_callback(lambda done: self._on_held(drafted, done))
+            filing.held.append(held)
 
-    def _answer(self, entries: Sequence[Entry], refused: list[Refusal]) -> Receipt | asyncio.Future[Receipt]:
-        if not self._await_delivery:
-            return self._receipt(refused)
-        return asyncio.ensure_future(self._delivered(entries, refused))
+    def _claim(self, drafted: Sequence[tuple[Slot, Sequence[Outlet]]]) -> None:
+        for slot, takers in drafted:
+            for outlet in takers:
+                outlet.claim(slot)
 
-    async def _delivered(self, entries: Sequence[Entry], refused: list[Refusal]) -> Receipt:
-        for entry in entries:
-            if entry.done is not None:
-                await entry.done
-            refused.extend(entry.refused)
+    def _on_held(self, drafted: Sequence[tuple[Slot, Sequence[Outlet]]], held: asyncio.Future[None]) -> None:
+        if held.cancelled() or held.exception() is None:
+            self._claim(drafted)
+            return
+        for slot, takers in drafted:
+            for outlet in takers:
+                outlet.cancel(slot)
+            if slot.position in self._awaited:
+                self._awaited.pop(slot.position).done.set_result(None)
+
+    def _await(self, position: int, owners: int, identity: Identity | None) -> Awaited:
+        awaited = self._awaited[position] = Awaited(owners, identity)
+        return awaited
+
+    def _let_go(self, outlet: str, position: int) -> None:
+        awaited = self._awaited.get(position)
+        if awaited is not None and awaited.identity is not None and (news := awaited.news()):
+            self._log.amend(awaited.identity, news)
+        self._log.let_go(outlet, position)
+        if awaited is not None and outlet not in self._best_effort and awaited.let_go():
+            del self._awaited[position]
+
+    async def _settle(self, filing: _Filing, batch: Batch | None) -> Receipt:
+        """Wait until what was put is held, and delivered where the sender waits for that."""
+        try:
+            for held in filing.held:
+                await asyncio.shield(held)
+        except JournalError as error:
+            return self._receipt([*filing.refused, *_refuse_all(batch.ids if batch else (), error)])
+        refused = list(filing.refused)
+        for awaited in filing.waits:
+            await asyncio.shield(awaited.done)
+            refused.extend(awaited.refused)
         return self._receipt(refused)
 
     def _receipt(self, refused: Sequence[Refusal]) -> Receipt:
         fullest = max((outlet.lag for outlet in self._all), default=0)
         counts = Counts(overflowed=self._overflowed, forwarded=self._received)
-        return Receipt(tuple(refused), counts, fullest, self._strategy.capacity)
+        return Receipt(_by_id(refused), counts, fullest, self._strategy.capacity)
+
+
+@dataclass(slots=True)
+class _Filing:
+    """What becomes of one push: what lies in the log's draft, what is on its way to be held, who waits for it."""
+
+    identity: Identity | None
+    refused: list[Refusal] = field(default_factory=list)
+    waits: list[Awaited] = field(default_factory=list)
+    drafted: list[tuple[Slot, Sequence[Outlet]]] = field(default_factory=list)
+    held: list[asyncio.Future[None]] = field(default_factory=list)
+    first: int = 0
+    last: int = -1
+
+    def answer(self) -> Answer | None:
+        """Return the answer as far as it is known when the batch is held."""
+        if self.identity is None:
+            return None
+        return Answer(self.identity, self.first, self.last, tuple(self.refused))
 
 
 class Answered:
@@ -213,6 +317,16 @@ class Answered:
 
 def _is_final(answer: Receipt | asyncio.Future[Receipt]) -> bool:
     return isinstance(answer, Receipt) or answer.done()
+
+
+def _refuse_all(ids: Iterable[str], error: JournalError) -> list[Refusal]:
+    """Refuse the events of a batch that could not be written."""
+    return [Refusal(event_id, Code.BUFFER_FULL, f"{error}; send again later") for event_id in ids]
+
+
+def _by_id(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    """Keep one refusal for each event: two outlets may have refused the same one."""
+    return tuple({refusal.event_id: refusal for refusal in reversed(refused)}.values())[::-1] if refused else ()
 
 
 def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:

@@ -1,42 +1,81 @@
-"""One batch in the buffer, and one outlet's claim on it."""
+"""What the buffer keeps of a batch beside the batch itself."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
-from polku.batch import Batch
+from polku.batch import Identity
 from polku.receipt import Refusal
 
 
-class Entry:
-    """A batch at a position of the store, needed by some outlets; `done` when the last of them has let go of it."""
+class Answer(NamedTuple):
+    """The answer that a batch was given: the positions that it lies at (`last` below `first`: none), its refusals."""
 
-    __slots__ = ("count", "done", "owners", "position", "refused", "size")
+    identity: Identity
+    first: int
+    last: int
+    refused: tuple[Refusal, ...] = ()
 
-    def __init__(self, position: int, batch: Batch, owners: int, done: asyncio.Future[None] | None) -> None:
-        self.position = position
-        self.count = len(batch)
-        self.size = batch.size
+
+class Slot(NamedTuple):
+    """Where a batch lies in the log, its number of events, and the bytes that it takes there."""
+
+    position: int
+    events: int
+    size: int
+
+
+class OutletState(NamedTuple):
+    """How far an outlet is: its cursor, and the batches, events and bytes that it has not passed."""
+
+    name: str
+    cursor: int
+    batches: int
+    events: int
+    bytes: int
+
+
+class Awaited:
+    """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused."""
+
+    __slots__ = ("done", "identity", "owners", "refused", "told")
+
+    def __init__(self, owners: int, identity: Identity | None) -> None:
         self.owners = owners
-        self.done = done
+        self.identity = identity
+        self.told = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []
+
+    def news(self) -> list[Refusal]:
+        """Return the refusals that came since the last call."""
+        news, self.told = self.refused[self.told :], len(self.refused)
+        return news
+
+    def let_go(self) -> bool:
+        """Count one outlet less; return whether it was the last."""
+        self.owners -= 1
+        if self.owners == 0 and not self.done.done():
+            self.done.set_result(None)
+        return self.owners == 0
 
 
 class Claim:
-    """An outlet's claim on an entry: all of its events but the first `skip`, which were dropped by rule."""
+    """An outlet's claim on a batch: all of its events but the first `skip`, which were dropped by rule."""
 
-    __slots__ = ("entry", "skip")
+    __slots__ = ("skip", "slot")
 
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
         self.skip = 0
 
     @property
     def count(self) -> int:
         """The events that are still claimed."""
-        return self.entry.count - self.skip
+        return self.slot.events - self.skip
 
     @property
     def size(self) -> int:
-        """The bytes that are still claimed; a share of the entry's."""
-        return self.entry.size * self.count // max(self.entry.count, 1)
+        """The bytes that are still claimed; a share of the batch's."""
+        return self.slot.size * self.count // max(self.slot.events, 1)

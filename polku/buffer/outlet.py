@@ -1,22 +1,27 @@
 """The buffer's side of one emitter: what it has not confirmed yet, in order, and its share of the buffer.
 
-Only an outlet moves past events, and only when they are confirmed, dead letters, or dropped by rule.
+Only an outlet moves past events, and only when they are confirmed, dead letters, or dropped by rule. It keeps the
+places of the next batches at hand; where the log is on disk and it lags far behind, it asks the log for them again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from polku.batch import Batch, join
-from polku.buffer.entry import Claim, Entry
+from polku.buffer.entry import Awaited, Claim, OutletState, Slot
+from polku.buffer.log import Log
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
-from polku.errors import DrainingError
+from polku.errors import DrainingError, JournalError
 from polku.link import Link
 from polku.receipt import Receipt, Refusal
+
+_LOG = logging.getLogger(__name__)
 
 
 class Share(NamedTuple):
@@ -30,7 +35,7 @@ class Share(NamedTuple):
 class OutletStatistics(NamedTuple):
     """Count what an outlet has done with events; `lag` and `lag_bytes` wait or are under way now.
 
-    `dropped` fell to the overflow rule, `dead` became dead letters.
+    `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk.
     """
 
     confirmed: int
@@ -39,24 +44,40 @@ class OutletStatistics(NamedTuple):
     lag: int
     lag_bytes: int
     in_flight: int
+    unreadable: int = 0
 
 
-Fetch = Callable[[int], Awaitable[Batch]]
-Release = Callable[[Entry], None]
-Bury = Callable[[str, Batch, tuple[Refusal, ...]], None]
+Bury = Callable[[str, Batch, tuple[Refusal, ...]], Awaitable[None] | None]
+LetGo = Callable[[str, int], None]
 
 
 class Outlet:
-    """Feed one emitter from the buffer, at its own pace."""
+    """Feed one emitter from the log, at its own pace; `awaited` are the batches whose senders wait, by position."""
 
-    def __init__(self, name: str, link: Link, share: Share, *, fetch: Fetch, release: Release, bury: Bury) -> None:
+    def __init__(
+        self,
+        name: str,
+        link: Link,
+        share: Share,
+        log: Log,
+        awaited: Mapping[int, Awaited],
+        *,
+        bury: Bury,
+        let_go: LetGo,
+    ) -> None:
         self.name = name
         self.share = share
         self._link = link
-        self._fetch, self._release, self._bury = fetch, release, bury
+        self._log = log
+        self._awaited = awaited
+        self._bury, self._let_go = bury, let_go
         self._waiting: deque[Claim] = deque()
-        self._lag = self._lag_bytes = self._in_flight = 0
-        self._confirmed = self._dead = self._dropped = 0
+        self._behind = False  # there are more batches for this outlet than wait here
+        self._arrived = 0
+        self._loaded = 0
+        self._loading = asyncio.Lock()
+        self._lag = self._lag_bytes = self._in_flight = self._reserved = 0
+        self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -90,11 +111,31 @@ class Outlet:
             self._moved.clear()
             await self._moved.wait()
 
-    def claim(self, entry: Entry) -> None:
-        """Add an entry to what this outlet must deliver."""
-        self._waiting.append(Claim(entry))
-        self._lag += entry.count
-        self._lag_bytes += entry.size
+    def reserve(self, slot: Slot) -> None:
+        """Set aside room for a batch that is on its way into the log."""
+        self._reserved += slot.events
+        self._account(slot.events, slot.size)
+
+    def cancel(self, slot: Slot) -> None:
+        """Give back what was set aside for a batch that never got into the log."""
+        self._reserved -= slot.events
+        self._account(-slot.events, -slot.size)
+
+    def claim(self, slot: Slot) -> None:
+        """Add a batch of the log to what this outlet must deliver; its room is set aside."""
+        self._reserved -= slot.events
+        self._arrived += 1
+        if self._behind or len(self._waiting) >= self._log.window:
+            self._behind = True
+        else:
+            self._append(slot)
+        self._changed.set()
+
+    def recover(self, state: OutletState) -> None:
+        """Go on where this outlet was when the log was closed."""
+        self._loaded = state.cursor
+        self._behind = state.batches > 0
+        self._account(state.events, state.bytes)
         self._changed.set()
 
     async def drop_oldest(self, events: int, size: int) -> int:
@@ -103,9 +144,10 @@ class Outlet:
         What is under way to the emitter is not dropped.
         """
         dropped = 0
-        while self._waiting and not self.fits(events, size):
+        while not self.fits(events, size) and await self._have_waiting():
             claim = self._waiting[0]
-            ids = (await self._fetch(claim.entry.position)).ids if claim.entry.done is not None else []
+            (batch,) = await self._fetch([claim.slot.position]) if claim.slot.position in self._awaited else [None]
+            ids = batch.ids if batch is not None else []
             if not self._waiting or self._waiting[0] is not claim:
                 continue
             excess = max(self._lag + events - self.share.events, 1)
@@ -123,11 +165,13 @@ class Outlet:
         """Deliver for ever; cancel to stop."""
         while True:
             await self._link.wait_room()
-            while not self._waiting:
+            while not await self._have_waiting():
                 self._changed.clear()
                 await self._changed.wait()
             claims = self._next_claims()
-            batch = await self._assemble(claims)
+            claims, batch = await self._assemble(claims)
+            if not claims:
+                continue
             answer = self._link.push_nowait(batch)
             delivery = asyncio.get_running_loop().create_task(self._deliver(claims, batch, answer))
             self._deliveries.add(delivery)
@@ -148,19 +192,61 @@ class Outlet:
 
     def statistics(self) -> OutletStatistics:
         """Return a snapshot of the counters."""
-        return OutletStatistics(self._confirmed, self._dead, self._dropped, self._lag, self._lag_bytes, self._in_flight)
+        return OutletStatistics(
+            self._confirmed,
+            self._dead,
+            self._dropped,
+            self._lag,
+            self._lag_bytes,
+            self._in_flight,
+            self._unreadable,
+        )
+
+    def _append(self, slot: Slot) -> None:
+        self._log.claim(self.name, slot.position)
+        self._waiting.append(Claim(slot))
+        self._loaded = slot.position
+
+    async def _have_waiting(self) -> bool:
+        """Say whether something waits, after asking the log where this outlet is behind."""
+        if self._waiting or not self._behind:
+            return bool(self._waiting)
+        async with self._loading:
+            while self._behind and not self._waiting:
+                await self._load()
+        return bool(self._waiting)
+
+    async def _load(self) -> None:
+        arrived, limit = self._arrived, self._log.window
+        try:
+            slots = await self._log.next_slots(self.name, self._loaded, limit)
+        except JournalError as error:
+            _LOG.error("%s", error)
+            await asyncio.sleep(1.0)
+            return
+        for slot in slots:
+            self._append(slot)
+        if len(slots) < limit and arrived == self._arrived:
+            self._behind = False
+            missing = self._lag - self._in_flight - self._reserved - sum(claim.count for claim in self._waiting)
+            if missing > 0:
+                _LOG.error("emitter %r: %d events are no longer in the journal", self.name, missing)
+                self._unreadable += missing
+                self._account(-missing, 0)
 
     def _drop(self, claim: Claim, count: int, ids: list[str]) -> int:
         """Drop the first events of the claim that waits longest; `ids` where their sender waits for the delivery."""
-        reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
-        dropped = ids[claim.skip : claim.skip + count]
-        claim.entry.refused.extend(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in dropped)
+        awaited = self._awaited.get(claim.slot.position)
+        if awaited is not None:
+            reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
+            dropped = ids[claim.skip : claim.skip + count]
+            awaited.refused.extend(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in dropped)
         before = claim.size
         claim.skip += count
         self._account(-count, claim.size - before)
         if claim.count == 0:
             self._waiting.popleft()
-            self._release(claim.entry)
+            self._let_go(self.name, claim.slot.position)
         return count
 
     def _next_claims(self) -> list[Claim]:
@@ -175,13 +261,27 @@ class Outlet:
         self._in_flight += sum(claim.count for claim in claims)
         return claims
 
-    async def _assemble(self, claims: list[Claim]) -> Batch:
+    async def _assemble(self, claims: list[Claim]) -> tuple[list[Claim], Batch]:
+        """Fetch the batches of the claims and join them; those that cannot be read are counted and passed."""
         batches = []
-        for claim in claims:
-            batch = await self._fetch(claim.entry.position)
+        good = []
+        for claim, batch in zip(claims, await self._fetch([claim.slot.position for claim in claims]), strict=True):
+            if batch is None:
+                _LOG.error("emitter %r: %d events are lost: they cannot be read", self.name, claim.count)
+                self._unreadable += claim.count
+                self._pass(claim)
+                continue
             batches.append(batch.split(claim.skip)[1] if claim.skip else batch)
-        batch = join(batches)
-        return batch.unidentified()
+            good.append(claim)
+        return good, join(batches).unidentified() if batches else Batch.from_events([])
+
+    async def _fetch(self, positions: list[int]) -> list[Batch | None]:
+        while True:
+            try:
+                return await self._log.fetch(positions)
+            except JournalError as error:  # they are there, and can be read another time
+                _LOG.error("emitter %r: %s", self.name, error)
+                await asyncio.sleep(1.0)
 
     async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
         try:
@@ -192,17 +292,26 @@ class Outlet:
             reason = f"emitter {self.name!r} failed: {type(error).__name__}: {error}"
             receipt = Receipt(tuple(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in batch.ids))
         if receipt.refused:
-            self._bury(self.name, batch, receipt.refused)
+            stored = self._bury(self.name, batch, receipt.refused)
+            if stored is not None:
+                await stored
         refused = {refusal.event_id: refusal for refusal in receipt.refused}
+        ids = batch.ids if refused else []
+        start = 0
         for claim in claims:
-            if refused and claim.entry.done is not None:
-                ids = (await self._fetch(claim.entry.position)).ids
-                claim.entry.refused.extend(refused[event_id] for event_id in ids if event_id in refused)
-            self._account(-claim.count, -claim.size)
-            self._in_flight -= claim.count
-            self._release(claim.entry)
+            awaited = self._awaited.get(claim.slot.position)
+            if refused and awaited is not None:
+                own = ids[start : start + claim.count]
+                awaited.refused.extend(refused[event_id] for event_id in own if event_id in refused)
+            start += claim.count
+            self._pass(claim)
         self._dead += len(refused)
         self._confirmed += len(batch) - len(refused)
+
+    def _pass(self, claim: Claim) -> None:
+        self._account(-claim.count, -claim.size)
+        self._in_flight -= claim.count
+        self._let_go(self.name, claim.slot.position)
 
     def _account(self, events: int, size: int) -> None:
         self._lag += events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -9,6 +10,9 @@ from polku.errors import PlanError
 
 DEFAULT_CAPACITY = 10_000
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
+DEFAULT_JOURNAL_CAPACITY = 10_000_000
+MAX_DURABLE_OUTLETS = 62  # the outlets of a batch are the bits of one integer in the journal
+DEFAULT_JOURNAL_BYTES = 1024 * 1024 * 1024
 
 
 class Overflow(StrEnum):
@@ -27,11 +31,12 @@ class Kind(StrEnum):
 
     RING = "ring"
     TIERED = "tiered"
+    DURABLE = "durable"
 
 
 @dataclass(frozen=True, slots=True)
 class BufferStrategy:
-    """Choose a buffer: `BufferStrategy.ring(10_000)` or `BufferStrategy.tiered(10_000, 5_000)`.
+    """Choose a buffer: `ring(10_000)`, `tiered(10_000, 5_000)` or `durable("/var/lib/polku/journal.db")`.
 
     Each outlet (the buffer's side of one emitter) has a share: it may lag by `capacity` events and `max_bytes` bytes.
     Outlets that wait for the same events share their memory. A batch of more events than the share passes in pieces.
@@ -42,9 +47,10 @@ class BufferStrategy:
     secondary: int = 0
     max_bytes: int = DEFAULT_MAX_BYTES
     overflow: Overflow = Overflow.BLOCK
+    path: str = ""
 
     def __post_init__(self) -> None:
-        _at_least("capacity" if self.kind is Kind.RING else "primary", self.primary, 1)
+        _at_least("primary" if self.kind is Kind.TIERED else "capacity", self.primary, 1)
         _at_least("secondary", self.secondary, 0)
         _at_least("max_bytes", self.max_bytes, 1)
         object.__setattr__(self, "overflow", overflow_rule(self.overflow))
@@ -71,6 +77,26 @@ class BufferStrategy:
     ) -> BufferStrategy:
         """Hold `primary` events in memory as they are and the next `secondary` ones zstd-compressed, in order."""
         return cls(Kind.TIERED, primary, secondary, max_bytes, overflow_rule(overflow))
+
+    @classmethod
+    def durable(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = DEFAULT_JOURNAL_BYTES,
+        capacity: int = DEFAULT_JOURNAL_CAPACITY,
+        overflow: Overflow | str = Overflow.BLOCK,
+    ) -> BufferStrategy:
+        """Hold up to `max_bytes` (and `capacity` events) in a journal on disk; events are there before their Ack is.
+
+        `path` is a file that this pipeline has for itself; its directory is made where it is missing. Beside
+        `max_bytes` the write-ahead log takes up to 32 MB.
+        """
+        text = os.fspath(path)
+        if not text or text.endswith(os.sep) or os.path.isdir(text):
+            raise PlanError(f"path={text!r} must name a file, such as 'journal.db'", where="BufferStrategy")
+        rule = overflow_rule(overflow)
+        return cls(Kind.DURABLE, capacity, max_bytes=max_bytes, overflow=rule, path=os.path.abspath(text))
 
     @property
     def capacity(self) -> int:

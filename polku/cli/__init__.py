@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from polku.errors import PlanError, SettingError
+from polku.errors import JournalError, PlanError, SettingError
 from polku.serving import say
 
 __all__ = ["main"]
@@ -21,6 +21,6 @@ def main() -> None:
             from polku.cli import app
 
             app.main()
-    except (SettingError, PlanError) as error:
+    except (SettingError, PlanError, JournalError) as error:
         say(f"polku: {error}")
         sys.exit(2)

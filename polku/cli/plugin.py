@@ -98,6 +98,6 @@ def _show(report: Report) -> None:
 
     colors = {"holds": "green", "note": "yellow", "fails": "red"}
     table = Table("check", "", "seen", "fix", title=f"plugin at {report.address}")
-    for name, verdict, seen, fix in report.findings:
-        table.add_row(name, f"[{colors[verdict]}]{verdict}[/]", seen.replace("[", "\\["), fix.replace("[", "\\["))
+    for name, grade, seen, fix in report.findings:
+        table.add_row(name, f"[{colors[grade]}]{grade}[/]", seen.replace("[", "\\["), fix.replace("[", "\\["))
     Console().print(table)

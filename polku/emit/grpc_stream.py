@@ -78,7 +78,8 @@ class GrpcStream:
         """Send a message and return its Ack; raises an `EmitError` where none comes in time or the stream breaks.
 
         Cancelling it while the message is being written ends the call, as half a message cannot be taken back: what
-        is open on it then fails, to be tried again.
+        is open on it then fails, to be tried again. Cancelled later it leaves the call to those that wait for their
+        Acks, but the next message does not queue up behind an Ack that somebody has given up: it begins a new call.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_seen)
@@ -111,6 +112,8 @@ class GrpcStream:
     async def _write(self, message: bytes, answer: asyncio.Future[Answer]) -> None:
         if self._closed:
             raise RetryableError(f"{self._address.target}: the emitter was closed")
+        if self._open and self._open[0].cancelled():
+            self._fail(RetryableError(f"{self._address.target}: an Ack before this one never came"))
         call = self._call or self._connect()
         self._open.append(answer)
         self.messages += 1

@@ -15,6 +15,7 @@ from polku.assembly import (
     build_intake,
     build_registry,
     build_stage,
+    report_outcome,
 )
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
@@ -118,6 +119,7 @@ class InlineRuntime:
             await delivery.start()
         links = {d.name: Link(f"{self._plan.name}/buffer/{d.name}", Local(d), window=_SINGLE) for d in self._deliveries}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)
+        await self._buffer.open()
         self._buffer.start()
         receiver: Receiver = self._buffer
         for plan in reversed(self._plan.stages):
@@ -162,8 +164,7 @@ class InlineRuntime:
     def _outcome(self) -> dict[str, EmitterReport]:
         if self._buffer is None:
             return {}
-        outlets = self._buffer.statistics().outlets
-        return {name: EmitterReport(s.confirmed, s.dead, s.dropped, s.lag) for name, s in outlets.items()}
+        return report_outcome(self._plan, self._buffer.statistics().outlets)
 
     def _running(self) -> Intake:
         if self._intake is None:

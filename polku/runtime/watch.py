@@ -29,7 +29,10 @@ class Watch:
         self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
     def add_buffer(self, buffer: BufferStatistics) -> None:
-        """Add the buffer and say how full it is; being full is its rule's business, not an illness."""
+        """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""
+        if buffer.fault:
+            self.add("buffer", buffer.fault)
+            return
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self._components["buffer"] = (True, f"{fullest} of {buffer.capacity} events")
 

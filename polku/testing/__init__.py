@@ -1,4 +1,6 @@
-"""What users test their plugins with.
+"""What users test their pipelines and plugins with.
+
+The oracle checks what a pipeline did with the events that it was sent. A plugin, in any language, is checked so:
 
 ```python
 from polku.testing import assert_plugin, plugin_process
@@ -12,12 +14,15 @@ def test_my_plugin_keeps_the_contract():
 
 from __future__ import annotations
 
-from polku.testing.findings import Finding, Report, Verdict
-from polku.testing.plugins import assert_plugin, check_plugin
-from polku.testing.process import PluginProcess, plugin_process
+from polku.testing.conformance.check import assert_plugin, check_plugin
+from polku.testing.conformance.findings import Finding, Grade, Report
+from polku.testing.conformance.process import PluginProcess, plugin_process
+from polku.testing.oracle import Oracle, Verdict
 
 __all__ = [
     "Finding",
+    "Grade",
+    "Oracle",
     "PluginProcess",
     "Report",
     "Verdict",

@@ -265,7 +265,7 @@ class AckError(_message.Message):
     """One word of a closed set. Worth sending again: BUFFER_FULL, UNAVAILABLE, DRAINING. To be mended by the sender
     first: MALFORMED, NO_PAYLOAD, UNKNOWN_SOURCE, INVALID_RECORD, INVALID_EVENT, DUPLICATE_ID, TOO_LARGE,
     TOO_MANY_EVENTS, METADATA_LIMIT. To be mended by the pipeline's owner: MIDDLEWARE_ERROR, MIDDLEWARE_TIMEOUT,
-    INGESTOR_ERROR, UNROUTABLE, UNDELIVERED.
+    POISON, INGESTOR_ERROR, UNROUTABLE, UNDELIVERED.
     """
     message: _builtins.str
     """A sentence for people: which field, which value, what would be right. Not for programs."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polku.testing import Verdict, assert_plugin, check_plugin, plugin_process
+from polku.testing import Grade, assert_plugin, check_plugin, plugin_process
 from tests.server import polku
 
 HERE = Path(__file__).parent
@@ -15,7 +15,7 @@ PLUGINS = HERE.parent.parent / "examples" / "plugins" / "python"
 
 
 @pytest.mark.parametrize(
-    ("way", "check", "verdict", "text"),
+    ("way", "check", "grade", "text"),
     [
         ("type", "Info.type", "fails", "PLUGIN_TYPE_INGESTOR"),
         ("sources", "Info.sources", "fails", "name the sources"),
@@ -35,13 +35,13 @@ PLUGINS = HERE.parent.parent / "examples" / "plugins" / "python"
         ("emit-shutdown", "Shutdown", "fails", "UNIMPLEMENTED"),
     ],
 )
-def test_each_way_to_break_the_contract_is_found(way: str, check: str, verdict: str, text: str) -> None:
+def test_each_way_to_break_the_contract_is_found(way: str, check: str, grade: str, text: str) -> None:
     with plugin_process(sys.executable, str(HERE / "bad_plugins.py"), way, cwd=HERE.parent.parent) as plugin:
         report = check_plugin(plugin.address, timeout=3)
     found = {finding.check: finding for finding in report.findings}
-    assert found[check].verdict == verdict
+    assert found[check].grade == grade
     assert text in f"{found[check].seen} {found[check].fix}"
-    assert report.ok is (verdict != "fails")
+    assert report.ok is (grade != "fails")
 
 
 @pytest.mark.parametrize("name", ["ingestor/plugin.py", "emitter/plugin.py", "raw/ingestor.py", "raw/emitter.py"])
@@ -50,9 +50,9 @@ def test_the_examples_keep_it(name: str, tmp_path: Path) -> None:
     with plugin_process(sys.executable, str(PLUGINS / name), cwd=tmp_path) as plugin:
         assert_plugin(plugin.address, sample=sample)
         report = check_plugin(plugin.address, sample=sample)
-    notes = {finding.check for finding in report.findings if finding.verdict is Verdict.NOTE}
-    assert notes == ({"same input again", "10 MB"} if name == "raw/ingestor.py" else
-                     {"10 MB"} if name == "raw/emitter.py" else set())  # fmt: skip
+    notes = {finding.check for finding in report.findings if finding.grade is Grade.NOTE}
+    # How long ten megabytes take depends on the machine.
+    assert notes - {"10 MB"} == ({"same input again"} if name == "raw/ingestor.py" else set())
 
 
 def test_the_command_prints_the_table_and_exits_by_it(tmp_path: Path) -> None:

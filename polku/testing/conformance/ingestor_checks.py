@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from polku.testing.findings import Finding, fails, holds, note
-from polku.testing.introduction_checks import check_health
-from polku.testing.probe import REFUSALS, Answer, Probe, judge_large, settle
+from polku.testing.conformance.findings import Finding, fails, holds, note
+from polku.testing.conformance.introduction_checks import check_health
+from polku.testing.conformance.probe import REFUSALS, Answer, Probe, judge_large, settle
 from polku.v1.plugin_pb2 import IngestRequest, IngestResponse, PluginInfo
 
 SERVICE = "IngestorPlugin"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polku.external.introduction import routing_name
-from polku.testing.findings import Finding, fails, holds, note
-from polku.testing.probe import Answer, Probe
+from polku.testing.conformance.findings import Finding, fails, holds, note
+from polku.testing.conformance.probe import Answer, Probe
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_INGESTOR, PluginHealthResponse, PluginInfo, PluginType
 
 SLOW = 1.0

@@ -8,11 +8,11 @@ import grpc
 
 from polku.external.connection import Connection
 from polku.runtime import loop_thread
-from polku.testing.emitter_checks import EmitterChecks
-from polku.testing.findings import Finding, Report, fails
-from polku.testing.ingestor_checks import IngestorChecks
-from polku.testing.introduction_checks import judge_info
-from polku.testing.probe import Probe
+from polku.testing.conformance.emitter_checks import EmitterChecks
+from polku.testing.conformance.findings import Finding, Report, fails
+from polku.testing.conformance.ingestor_checks import IngestorChecks
+from polku.testing.conformance.introduction_checks import judge_info
+from polku.testing.conformance.probe import Probe
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
 _KINDS = {"IngestorPlugin": PLUGIN_TYPE_INGESTOR, "EmitterPlugin": PLUGIN_TYPE_EMITTER}

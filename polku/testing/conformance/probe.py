@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from polku.emit.size import read_excess
 from polku.external.connection import Connection
-from polku.testing.findings import Finding, fails, note
+from polku.testing.conformance.findings import Finding, fails, note
 from polku.v1.plugin_pb2 import PluginHealthResponse
 
 REFUSALS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     """Say how a check ended."""
 
     HOLDS = "holds"
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
     """One row of the table: the check, how it ended, what was seen, and what to do about it (empty where it holds)."""
 
     check: str
-    verdict: Verdict
+    grade: Grade
     seen: str
     fix: str = ""
 
@@ -33,25 +33,25 @@ class Report(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether nothing fails; notes are allowed."""
-        return not any(finding.verdict is Verdict.FAILS for finding in self.findings)
+        return not any(finding.grade is Grade.FAILS for finding in self.findings)
 
     def __str__(self) -> str:
         lines = [f"plugin at {self.address}"]
-        for check, verdict, seen, fix in self.findings:
-            lines.append(f"  {verdict:5}  {check}: {seen}" + (f"; fix: {fix}" if fix else ""))
+        for check, grade, seen, fix in self.findings:
+            lines.append(f"  {grade:5}  {check}: {seen}" + (f"; fix: {fix}" if fix else ""))
         return "\n".join(lines)
 
 
 def holds(check: str, seen: str) -> Finding:
     """Say that a check holds."""
-    return Finding(check, Verdict.HOLDS, seen)
+    return Finding(check, Grade.HOLDS, seen)
 
 
 def note(check: str, seen: str, fix: str) -> Finding:
     """Say that a check holds, with something to think about."""
-    return Finding(check, Verdict.NOTE, seen, fix)
+    return Finding(check, Grade.NOTE, seen, fix)
 
 
 def fails(check: str, seen: str, fix: str) -> Finding:
     """Say that a check fails."""
-    return Finding(check, Verdict.FAILS, seen, fix)
+    return Finding(check, Grade.FAILS, seen, fix)

@@ -12,9 +12,9 @@ import grpc
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event, new_id
 from polku.external.verdict import read_failures
-from polku.testing.findings import Finding, fails, holds, note
-from polku.testing.introduction_checks import check_health
-from polku.testing.probe import REFUSALS, Answer, Probe, judge_large, settle
+from polku.testing.conformance.findings import Finding, fails, holds, note
+from polku.testing.conformance.introduction_checks import check_health
+from polku.testing.conformance.probe import REFUSALS, Answer, Probe, judge_large, settle
 from polku.v1.plugin_pb2 import EmitRequest, EmitResponse, ShutdownResponse
 
 SERVICE = "EmitterPlugin"

@@ -1,0 +1,363 @@
+"""The journal of a durable buffer: one SQLite file, written by one process.
+
+Tables: `batch` is the log, one row a batch, with the set of outlets that it goes to; `outlet` has one cursor an outlet
+(it is done with everything up to there); `answered` keeps the identities and answers of the latest batches of each
+sender, written in the same transaction as the batches themselves. A row goes when every outlet of its set has passed
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from polku.batch import Batch, Header, Identity
+from polku.buffer.entry import Answer, OutletState, Slot
+from polku.buffer.journal_file import as_journal_error, files_of, open_file, seal, weigh
+from polku.buffer.lock import FileLock
+from polku.buffer.strategy import MAX_DURABLE_OUTLETS
+from polku.codes import Code
+from polku.errors import JournalCorruptError, JournalError
+from polku.receipt import Refusal
+
+KEPT_ANSWERS = 256  # for each sender: far more than a window
+
+
+class Row(NamedTuple):
+    """A batch to be written: its position, the names of the outlets that it goes to, and itself."""
+
+    position: int
+    takers: tuple[str, ...]
+    header: Header
+    payload: bytes
+
+
+class Work(NamedTuple):
+    """What one transaction does.
+
+    `refused` are refusals that came after the answers of their batches were written; `lost` is a number of batches that
+    turned out to be damaged.
+    """
+
+    rows: Sequence[Row] = ()
+    answers: Sequence[Answer] = ()
+    cursors: Mapping[str, int] = {}
+    refused: Sequence[tuple[Identity, Sequence[Refusal]]] = ()
+    lost: int = 0
+
+
+class JournalStatistics(NamedTuple):
+    """Describe a journal: what it holds, its file, and what could not be read since it was made."""
+
+    batches: int
+    events: int
+    bytes: int
+    file_bytes: int
+    free_bytes: int
+    lost_batches: int
+    outlets: tuple[OutletState, ...]
+
+
+class Journal:
+    """Read and write a journal; every method blocks, and is called by one thread at a time."""
+
+    def __init__(self, path: str | Path, *, writable: bool = True, lock: bool = True, final: bool = True) -> None:
+        """Open a journal, making it where there is none; with `final` answers are final when they are written.
+
+        Raises `JournalLockedError` where another process has it, `JournalCorruptError` where the file cannot be read
+        as one, and `JournalError` where the path cannot be used.
+        """
+        self.path = Path(path)
+        self._final = final
+        self._bits: dict[str, int] = {}
+        self._lock: FileLock | None = None
+        with self._told(), contextlib.ExitStack() as undo:
+            undo.callback(self._unlock)
+            if not writable and not self.path.exists():
+                raise JournalError(self.path, "there is no such file")
+            if writable and lock:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(self.path)
+            self._db = open_file(self.path, writable=writable)
+            undo.callback(self._db.close)
+            self._bits = dict(self._db.execute("SELECT name, bit FROM outlet"))
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Close the file and let go of it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        self._unlock()
+
+    def register(self, outlets: Sequence[str]) -> None:
+        """Give each outlet that is new a cursor at the end of the log.
+
+        In a journal whose outlets could not be read any more every batch goes to all of these.
+        """
+        with self._told(), self._transaction():
+            unowned = self._db.execute("DELETE FROM counter WHERE name='unowned'").rowcount > 0
+            start = 0 if unowned else self.last_position
+            for name in outlets:
+                if name not in self._bits:
+                    bit = self._free_bit()
+                    self._db.execute("INSERT INTO outlet VALUES(?,?,?)", (name, bit, start))
+                    self._bits[name] = bit
+            if unowned:
+                everyone = sum(1 << self._bits[name] for name in outlets)
+                self._change_takers("?", everyone)
+
+    def adopt(self, cursors: Sequence[tuple[str, int, int]]) -> None:
+        """Take over another journal's outlets (name, bit, cursor); none means that they are not known."""
+        with self._told(), self._transaction():
+            self._db.executemany("INSERT INTO outlet VALUES(?,?,?)", cursors)
+            if not cursors:
+                self._db.execute("INSERT OR REPLACE INTO counter VALUES('unowned', 1)")
+        self._bits = {name: bit for name, bit, _ in cursors}
+
+    def restore(self, rows: Iterable[Sequence[object]]) -> None:
+        """Put rows of another journal in as they are."""
+        with self._told(), self._transaction():
+            self._db.executemany("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def cursors(self) -> list[tuple[str, int, int]]:
+        """Return the name, bit and cursor of each outlet."""
+        return self._db.execute("SELECT name, bit, cursor FROM outlet").fetchall()
+
+    def forget(self, outlet: str) -> int:
+        """Take an outlet out, and what only it waits for; return the number of events that go."""
+        with self._told(), self._transaction():
+            _, freed, _ = self._pass(outlet, self.last_position)
+            self._db.execute("DELETE FROM outlet WHERE name=?", (outlet,))
+            self._change_takers("takers & ?", ~(1 << self._bits.pop(outlet)))
+            return freed
+
+    def write(self, work: Work) -> tuple[int, int]:
+        """Do it all in one transaction that is on disk at the return; return the events and bytes that went.
+
+        Raises `JournalError`, and then nothing of it was done.
+        """
+        with self._told(), self._transaction():
+            for row in work.rows:
+                self._insert(row)
+            for answer in work.answers:
+                self._remember(answer)
+            for identity, refused in work.refused:
+                self._amend(identity, refused)
+            if work.lost:
+                self._count("lost_batches", work.lost)
+            freed = [self._pass(outlet, cursor) for outlet, cursor in work.cursors.items()]
+        return sum(events for _, events, _ in freed), sum(size for _, _, size in freed)
+
+    def probe(self) -> None:
+        """Write something of no meaning; raises `JournalError` where that is not possible."""
+        with self._told(), self._transaction():
+            self._count("probes", 1)
+
+    def checkpoint(self) -> None:
+        """Bring what the write-ahead log holds into the file, and begin the log again."""
+        with self._told():
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def shrink(self, pages: int = 64) -> bool:
+        """Give a few free pages back to the file system; return whether there are more."""
+        with self._told():
+            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            if free > pages:
+                self._db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+                if free <= 2 * pages:
+                    self.checkpoint()
+            return bool(free > 2 * pages)
+
+    def read(self, position: int) -> Batch:
+        """Return the batch at a position; raises `JournalCorruptError` if it is damaged, `KeyError` if it has gone."""
+        with self._told():
+            found = self._db.execute("SELECT * FROM batch WHERE position=?", (position,)).fetchone()
+            if found is None:
+                raise KeyError(position)
+            return batch_of(self.path, found)
+
+    def slots(self, outlet: str, after: int, upto: int, limit: int) -> list[Slot]:
+        """Return where the next batches of an outlet lie, in order, up to a position."""
+        query = (
+            "SELECT position, events, size FROM batch WHERE position>? AND position<=? AND takers & ? "
+            "ORDER BY position LIMIT ?"
+        )
+        with self._told():
+            return [Slot(*row) for row in self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))]
+
+    def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
+        """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
+        query = "SELECT position, takers FROM batch WHERE position BETWEEN ? AND ?"
+        cursors = self.cursors()
+        return [
+            (position, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
+            for position, mask in self._db.execute(query, (first, last))
+        ]
+
+    def answers(self) -> list[Answer]:
+        """Return the answers that are remembered, oldest first."""
+        with self._told():
+            return read_answers(self._db)
+
+    def outlets(self) -> list[OutletState]:
+        """Return how far each outlet is, also those that the pipeline no longer has."""
+        with self._told():
+            states = []
+            for name, bit, cursor in sorted(self.cursors()):
+                sums = self._sum("WHERE position>? AND takers & ?", cursor, 1 << bit)
+                states.append(OutletState(name, cursor, *sums))
+            return states
+
+    def statistics(self) -> JournalStatistics:
+        """Describe the journal."""
+        with self._told():
+            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            (page,) = self._db.execute("PRAGMA page_size").fetchone()
+            lost = self._db.execute("SELECT value FROM counter WHERE name='lost_batches'").fetchone() or (0,)
+            size = sum(file.stat().st_size for file in files_of(self.path) if file.exists())
+            return JournalStatistics(*self._sum(""), size, free * page, lost[0], tuple(self.outlets()))
+
+    @property
+    def last_position(self) -> int:
+        """The highest position that was ever given, as far as is known."""
+        query = (
+            "SELECT max(coalesce((SELECT max(position) FROM batch), 0), coalesce((SELECT max(cursor) FROM outlet), 0), "
+            "coalesce((SELECT max(last) FROM answered), 0))"
+        )
+        with self._told():
+            return int(self._db.execute(query).fetchone()[0])
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Have whatever goes wrong with the file raised as a `JournalError`."""
+        try:
+            yield
+        except (OSError, sqlite3.Error, ValueError, OverflowError) as error:
+            raise as_journal_error(self.path, error) from error
+
+    def _free_bit(self) -> int:
+        taken = set(self._bits.values())
+        free = [bit for bit in range(MAX_DURABLE_OUTLETS) if bit not in taken]
+        if not free:
+            reason = f"has no place for another emitter beside its {len(taken)}; let go of those that are no more"
+            raise JournalError(self.path, f"{reason} (`polku journal repair {self.path} --forget NAME`)")
+        return free[0]
+
+    def _change_takers(self, to: str, value: int) -> None:
+        """Give all batches other takers and a new seal; those that are damaged stay so."""
+        columns = "events, size, origin, epoch, seq, routes, enqueued_ns, trace, payload"
+        self._db.execute(
+            f"UPDATE batch SET takers={to}, seal=seal(position, {to}, {columns}) "
+            f"WHERE takers<>{to} AND seal=seal(position, takers, {columns})",
+            (value, value, value),
+        )
+
+    def _count(self, name: str, number: int) -> None:
+        query = "INSERT INTO counter VALUES(?,?) ON CONFLICT(name) DO UPDATE SET value=value+?"
+        self._db.execute(query, (name, number, number))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _insert(self, row: Row) -> None:
+        header = row.header
+        origin, epoch, seq = header.identity or (None, None, None)
+        routes = None if header.routes is None else json.dumps(header.routes)
+        takers = sum(1 << self._bits[name] for name in row.takers)
+        place = (row.position, takers, header.events, weigh(len(row.payload)))
+        values = (*place, origin, epoch, seq, routes, header.enqueued_ns, header.trace, row.payload)
+        self._db.execute("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", (*values, seal(*values)))
+
+    def _remember(self, answer: Answer) -> None:
+        origin, epoch, seq = answer.identity
+        values = (origin, epoch, seq, answer.first, answer.last, _text(answer.refused))
+        self._db.execute("INSERT OR REPLACE INTO answered VALUES(?,?,?,?,?,?)", values)
+        # Two go for one that comes, so old ones are caught up with; those whose batches still wait may be asked for.
+        query = (
+            "SELECT epoch, seq, first, last FROM answered WHERE origin=? AND (epoch<? OR (epoch=? AND seq<=?)) "
+            "ORDER BY epoch, seq LIMIT 2"
+        )
+        for old in self._db.execute(query, (origin, epoch, epoch, seq - KEPT_ANSWERS)).fetchall():
+            if self._final or not self._holds(*old[2:]):
+                self._db.execute("DELETE FROM answered WHERE origin=? AND epoch=? AND seq=?", (origin, *old[:2]))
+
+    def _holds(self, first: int, last: int) -> bool:
+        query = "SELECT 1 FROM batch WHERE position BETWEEN ? AND ? LIMIT 1"
+        return self._db.execute(query, (first, last)).fetchone() is not None
+
+    def _amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        key = "origin=? AND epoch=? AND seq=?"
+        found = self._db.execute(f"SELECT refused FROM answered WHERE {key}", identity).fetchone()
+        if found is not None:
+            text = _text((*_refusals(found[0]), *refused))
+            self._db.execute(f"UPDATE answered SET refused=? WHERE {key}", (text, *identity))
+
+    def _pass(self, outlet: str, cursor: int) -> tuple[int, int, int]:
+        """Move an outlet's cursor on, and delete what no other outlet waits for between the two."""
+        (before,) = self._db.execute("SELECT cursor FROM outlet WHERE name=?", (outlet,)).fetchone()
+        if cursor <= before:
+            return 0, 0, 0
+        self._db.execute("UPDATE outlet SET cursor=? WHERE name=?", (cursor, outlet))
+        others = self._db.execute("SELECT cursor, bit FROM outlet WHERE name<>?", (outlet,)).fetchall()
+        bounds = sorted({before, cursor, *(at for at, _ in others if before < at < cursor)})
+        batches = events = size = 0
+        for start, end in pairwise(bounds):
+            waiting = sum(1 << bit for at, bit in others if at <= start)
+            span = (start, end, waiting)
+            gone = self._sum("WHERE position>? AND position<=? AND NOT takers & ?", *span)
+            if gone[0]:
+                self._db.execute("DELETE FROM batch WHERE position>? AND position<=? AND NOT takers & ?", span)
+            batches, events, size = batches + gone[0], events + gone[1], size + gone[2]
+        return batches, events, size
+
+    def _sum(self, where: str, *values: int) -> tuple[int, int, int]:
+        query = f"SELECT count(*), coalesce(sum(events), 0), coalesce(sum(size), 0) FROM batch {where}"
+        batches, events, size = self._db.execute(query, values).fetchone()
+        return batches, events, size
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def batch_of(path: Path, found: Sequence[object]) -> Batch:
+    """Make a batch of a row; raises `JournalCorruptError` where its seal is broken."""
+    *columns, sealed = found
+    position, _, events, _, origin, epoch, seq, routes, enqueued_ns, trace, payload = columns
+    if seal(*columns) != sealed or not isinstance(payload, bytes):
+        reason = f"the batch at position {position} ({events} events of {origin}) is damaged"
+        raise JournalCorruptError(path, reason)
+    identity = None if origin is None else Identity(str(origin), int(str(epoch)), int(str(seq)))
+    known = None if routes is None else tuple(json.loads(str(routes)))
+    return Batch.from_wire(Header(int(str(events)), identity, known, int(str(enqueued_ns)), str(trace)), payload)
+
+
+def read_answers(db: sqlite3.Connection) -> list[Answer]:
+    """Return the answers that are remembered, oldest first."""
+    query = "SELECT origin, epoch, seq, first, last, refused FROM answered ORDER BY origin, epoch, seq"
+    return [
+        Answer(Identity(origin, epoch, seq), first, last, _refusals(refused))
+        for origin, epoch, seq, first, last, refused in db.execute(query)
+    ]
+
+
+def _text(refused: Sequence[Refusal]) -> str:
+    return json.dumps(refused) if refused else ""
+
+
+def _refusals(text: str) -> tuple[Refusal, ...]:
+    return tuple(Refusal(i, Code(code), message) for i, code, message in json.loads(text)) if text else ()

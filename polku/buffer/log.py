@@ -1,0 +1,156 @@
+"""The one log that all outlets of a buffer read, each at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from polku.batch import Batch, Identity
+from polku.buffer.entry import Answer, OutletState, Slot
+from polku.buffer.store import Store, open_store
+from polku.buffer.strategy import BufferStrategy, Kind
+from polku.receipt import Refusal
+
+
+class Recovered(NamedTuple):
+    """What a log held when it was opened: how far each outlet is, answers given, who waits between two positions."""
+
+    outlets: Mapping[str, OutletState]
+    answers: Sequence[Answer]
+    takers: Callable[[int, int], Sequence[tuple[int, Sequence[str]]]]
+
+
+OnOpen = Callable[[Recovered], None]
+
+
+class Log(Protocol):
+    """Keep batches until every outlet that they go to has let go of them.
+
+    A batch is put (it has a place then), committed together with what was put since the last commit (it is held
+    then), claimed by each of its outlets, and let go of by each of them.
+    """
+
+    async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
+        """Open the log; `on_open` is told what it holds, at once or when it can be opened."""
+        ...
+
+    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+        """Give a batch its place."""
+        ...
+
+    def commit(self, answer: Answer | None) -> asyncio.Future[None] | None:
+        """Hold what was put since the last commit; None means that it is held already.
+
+        With an answer the push ends here. The future raises `JournalError` where nothing of it is held.
+        """
+        ...
+
+    def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        """Add refusals to an answer, before the batch is let go of."""
+        ...
+
+    async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches, None where one is damaged; raises `JournalError` where they cannot be read now."""
+        ...
+
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+        """Return the next places with batches for an outlet."""
+        ...
+
+    def claim(self, outlet: str, position: int) -> None:
+        """Let an outlet begin with a batch; positions of one outlet rise."""
+        ...
+
+    def let_go(self, outlet: str, position: int) -> None:
+        """Let an outlet be done with a batch, in any order."""
+        ...
+
+    def weigh(self, batch: Batch) -> int:
+        """Return the bytes that holding the batch takes."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The events and bytes that are held now, each once."""
+        ...
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be held now; empty where all is well."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """How many batches an outlet keeps at hand; the rest it asks for with `next_slots`."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is still to be written and let go of files."""
+        ...
+
+
+class MemoryLog:
+    """Keep batches in memory: in a ring or in two tiers."""
+
+    fault = ""
+    window = 1 << 62
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owners: dict[int, int] = {}
+
+    async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
+        """Do nothing: what was in memory is gone with its process."""
+
+    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+        """Hold a batch."""
+        position = await self._store.put(batch)
+        self._owners[position] = len(takers)
+        return Slot(position, len(batch), batch.size)
+
+    def commit(self, answer: Answer | None) -> None:
+        """Say that all is held."""
+        return
+
+    def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        """Do nothing: answers go with the process."""
+
+    async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches."""
+        return [await self._store.get(position) for position in positions]
+
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+        """Return nothing: outlets have every place at hand."""
+        return []
+
+    def claim(self, outlet: str, position: int) -> None:
+        """Do nothing: the outlets of a batch were counted when it was put."""
+
+    def let_go(self, outlet: str, position: int) -> None:
+        """Drop a batch when the last outlet lets go of it."""
+        self._owners[position] -= 1
+        if self._owners[position] == 0:
+            del self._owners[position]
+            self._store.drop(position)
+
+    def weigh(self, batch: Batch) -> int:
+        """Return the size of its payload."""
+        return batch.size
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The events and bytes that are held now, each once."""
+        return self._store.size
+
+    async def close(self) -> None:
+        """Keep everything as it is."""
+
+
+def open_log(strategy: BufferStrategy, *, final: bool) -> Log:
+    """Make the log that a strategy asks for; with `final` answers are final as soon as the batch is held."""
+    if strategy.kind is Kind.DURABLE:
+        from polku.buffer.durable import DurableLog
+
+        return DurableLog(strategy.path, final=final)
+    return MemoryLog(open_store(strategy))

@@ -1,0 +1,103 @@
+"""`polku journal`: look at the journal of a durable buffer, check it, mend it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polku.errors import JournalCorruptError, JournalError
+from polku.serving import say
+
+app = typer.Typer(no_args_is_help=True, help="Look at, check and mend the journal of a durable buffer.")
+
+Target = Annotated[Path, typer.Argument(metavar="PATH", help="The journal's file.")]
+
+
+@app.command()
+def stat(path: Target, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show what a journal holds and how far each emitter is; also while a pipeline has it open."""
+    try:
+        shown = _describe(path)
+    except JournalCorruptError as error:
+        raise JournalError(path, f"{error.reason}; see `polku journal verify {path}`") from None
+    if as_json:
+        print(json.dumps(shown))
+        return
+    _print(shown)
+
+
+@app.command()
+def verify(path: Target) -> None:
+    """Read everything; name each fault, and end with status 1 if there is one."""
+    from polku.buffer.repair import faults
+
+    count = 0
+    for fault in faults(path):
+        count += 1
+        print(fault)
+    if count:
+        say(f"journal {path}: {count} faults; `polku journal repair {path}` keeps what can be read")
+        raise typer.Exit(1)
+    print("ok")
+
+
+@app.command()
+def repair(
+    path: Target,
+    forget: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Let go of an emitter that is no more; repeatable.")
+    ] = None,
+) -> None:
+    """Write a journal anew from what can be read of it, or, with --forget, only let go of emitters."""
+    from polku.buffer.repair import salvage
+
+    if forget:
+        for name, events in _forget(path, forget).items():
+            print(f"journal {path}: {name!r} is forgotten; {events} events that waited for it alone have gone")
+        return
+    print(salvage(path))
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    from polku.buffer.journal import Journal
+    from polku.buffer.lock import holder
+
+    journal = Journal(path, writable=False)
+    try:
+        statistics = journal.statistics()
+    finally:
+        journal.close()
+    outlets = [outlet._asdict() for outlet in statistics.outlets]
+    return {"path": str(path), "pid": holder(path), **statistics._asdict(), "outlets": outlets}
+
+
+def _print(shown: dict[str, Any]) -> None:
+    owner = f"open in process {shown['pid']}" if shown["pid"] else "not open"
+    print(f"journal {shown['path']}: {owner}")
+    print(f"holds {shown['batches']} batches, {shown['events']} events, {shown['bytes']} bytes")
+    print(f"files take {shown['file_bytes']} bytes, {shown['free_bytes']} of them free")
+    print(f"lost to damage: {shown['lost_batches']} batches")
+    table = [("emitter", "cursor", "batches", "events", "bytes")]
+    table += [tuple(str(value) for value in outlet.values()) for outlet in shown["outlets"]]  # type: ignore[misc]
+    width = max(len(row[0]) for row in table)
+    for name, *numbers in table:
+        print(name.ljust(width), *(number.rjust(12) for number in numbers))
+
+
+def _forget(path: Path, names: list[str]) -> dict[str, int]:
+    from polku.buffer.journal import Journal
+
+    if not path.exists():
+        raise JournalError(path, "there is no such file")
+    journal = Journal(path)
+    try:
+        known = [name for name, _, _ in journal.cursors()]
+        for name in names:
+            if name not in known:
+                raise JournalError(path, f"--forget {name!r}: has no such emitter; it has {', '.join(known) or 'none'}")
+        return {name: journal.forget(name) for name in names}
+    finally:
+        journal.close()

@@ -1,0 +1,309 @@
+"""A durable buffer: what it has answered for is on disk, and goes on from there after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from polku import BufferStrategy, Code
+from polku.buffer.durable import DurableLog
+from polku.buffer.journal import Journal, Work
+from polku.buffer.strategy import Overflow
+from polku.errors import JournalError, JournalLockedError
+from polku.receipt import Receipt
+from tests.buffer.durable import batch_of, durable, soon
+from tests.buffer.parts import Destination, numbered
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def on_disk(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def shut() -> Destination:
+    return Destination(is_open=False)
+
+
+async def test_what_was_answered_is_delivered_after_a_restart(path: Path) -> None:
+    async with durable(path, {"a": shut(), "b": shut()}) as first:
+        for i in numbered(0, 20):
+            assert (await first.push(batch_of(i))).refused == ()
+    a, b = Destination(), Destination()
+    async with durable(path, {"a": a, "b": b}) as second:
+        await second.buffer.drain()
+        assert a.ids == b.ids == numbered(0, 20)
+    with_nothing_left = Destination()
+    async with durable(path, {"a": with_nothing_left, "b": b}) as third:
+        await third.buffer.drain()
+        assert third.buffer.statistics()[:2] == (0, 0)
+    assert with_nothing_left.ids == []
+
+
+async def test_each_outlet_goes_on_at_its_own_cursor(path: Path) -> None:
+    quick, slow = Destination(), shut()
+    async with durable(path, {"quick": quick, "slow": slow}) as first:
+        for i in numbered(0, 10):
+            await first.push(batch_of(i))
+        await soon(lambda: len(quick.ids) == 10)
+    quick, slow = Destination(), Destination()
+    async with durable(path, {"quick": quick, "slow": slow}) as second:
+        await second.buffer.drain()
+    assert quick.ids == []
+    assert slow.ids == numbered(0, 10)
+
+
+async def test_what_arrives_during_a_commit_goes_into_the_next_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is answered before its commit, and a hundred batches that wait for one need one more."""
+    gate, begun = threading.Event(), threading.Event()
+    write = Journal.write
+
+    def slow_write(self: Journal, work: Work) -> tuple[int, int]:
+        begun.set()
+        assert gate.wait(10)
+        return write(self, work)
+
+    async with durable(path, {"a": shut()}) as bench:
+        monkeypatch.setattr(Journal, "write", slow_write)
+        pushes = [asyncio.ensure_future(bench.push(batch_of("first")))]
+        await asyncio.to_thread(begun.wait, 10)
+        pushes += [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(0, 100)]
+        await asyncio.sleep(0.1)
+        assert not any(push.done() for push in pushes)
+        gate.set()
+        await asyncio.gather(*pushes)
+        assert bench.log.commits == 2
+
+
+async def test_an_outlet_that_lags_by_more_than_its_window_reads_from_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DurableLog, "window", 16)
+    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 20_000)
+    quick, slow = Destination(), shut()
+    async with durable(path, {"quick": quick, "slow": slow}) as bench:
+        for start in range(0, 1_000, 50):
+            await asyncio.gather(*(bench.push(batch_of(i)) for i in numbered(start, start + 50)))
+        await soon(lambda: len(quick.ids) == 1_000)
+        lagging = bench.buffer.statistics().outlets["slow"]
+        assert lagging.lag == 1_000
+        assert len(bench.log._at_hand) <= 20
+        assert len(bench.buffer._outlets["slow"]._waiting) <= 16
+        slow.gate.set()
+        pushes = [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(1_000, 1_500)]
+        await asyncio.gather(*pushes)
+        await bench.buffer.drain()
+        assert quick.ids == slow.ids == numbered(0, 1_500)
+        statistics = bench.buffer.statistics()
+        assert [o.unreadable for o in statistics.outlets.values()] == [0, 0]
+        assert [o.lag for o in statistics.outlets.values()] == [0, 0]
+        await soon(lambda: bench.buffer.statistics()[:2] == (0, 0))
+
+
+async def test_disk_space_comes_back(path: Path) -> None:
+    a = shut()
+    async with durable(path, {"a": a}) as bench:
+        for i in numbered(0, 300):
+            await bench.push(batch_of(i, payload=b"." * 100_000))
+        assert on_disk(path) > 25_000_000
+        a.gate.set()
+        await bench.buffer.drain()
+        await soon(lambda: on_disk(path) < 8_000_000)
+
+
+async def test_a_batch_that_is_sent_again_after_a_restart_is_answered_and_not_applied_twice(path: Path) -> None:
+    async with durable(path, {"a": shut()}) as first:
+        for seq, i in enumerate(numbered(0, 5), 1):
+            await first.push(batch_of(i, seq=seq))
+    a = Destination()
+    async with durable(path, {"a": a}) as second:
+        for seq, i in enumerate(numbered(0, 8), 1):
+            assert (await second.push(batch_of(i, seq=seq))).refused == ()
+        await second.buffer.drain()
+        assert second.buffer.statistics().duplicates == 5
+    assert a.ids == numbered(0, 8)
+
+
+async def test_a_batch_of_several_routes_is_answered_after_a_restart_when_all_of_it_is_delivered(path: Path) -> None:
+    def mixed() -> object:
+        batch = batch_of("1", "2", "3", seq=1)
+        for event, to in zip(batch.events, ("a", "b", "a"), strict=True):
+            event.route_to.append(to)
+        batch.routes = None
+        return batch.replace(list(batch.events))
+
+    async with durable(path, {"a": shut(), "b": shut()}, await_delivery=True) as first:
+        push = asyncio.ensure_future(first.push(mixed()))  # type: ignore[arg-type]
+        await soon(lambda: first.log.commits > 0)
+        push.cancel()
+    a, b = Destination(), shut()
+    async with durable(path, {"a": a, "b": b}, await_delivery=True) as second:
+        push = asyncio.ensure_future(second.push(mixed()))  # type: ignore[arg-type]
+        await soon(lambda: a.ids == ["1", "3"])
+        await asyncio.sleep(0.05)
+        assert not push.done()
+        b.gate.set()
+        assert (await push).refused == ()
+    assert (a.ids, b.ids) == (["1", "3"], ["2"])
+
+
+async def test_at_the_delivered_level_refusals_survive_a_restart(path: Path) -> None:
+    """One outlet refuses and one has not answered when the process ends; then the sender asks again."""
+    a, b = Destination(refuses={"2"}), shut()
+    async with durable(path, {"a": a, "b": b}, await_delivery=True) as first:
+        push = asyncio.ensure_future(first.push(batch_of("1", "2", "3", seq=1)))
+        await soon(lambda: a.ids == ["1", "2", "3"])
+        await asyncio.sleep(0.2)
+        assert not push.done()
+        push.cancel()
+    a, b = Destination(), Destination(refuses={"3"})
+    async with durable(path, {"a": a, "b": b}, await_delivery=True) as second:
+        receipt = await second.push(batch_of("1", "2", "3", seq=1))
+        assert sorted(refusal.event_id for refusal in receipt.refused) == ["2", "3"]
+    async with durable(path, {"a": a, "b": b}, await_delivery=True) as third:
+        receipt = await third.push(batch_of("1", "2", "3", seq=1))
+        assert sorted(refusal.event_id for refusal in receipt.refused) == ["2", "3"]
+        assert {refusal.code for refusal in receipt.refused} == {Code.UNDELIVERED}
+    assert (a.ids, b.ids) == ([], ["1", "2", "3"])
+
+
+async def test_best_effort_emitters_hold_no_sender_up_and_their_refusals_are_not_its_business(path: Path) -> None:
+    a, metrics, slow = Destination(), Destination(refuses={"1"}), shut()
+    links = {"metrics": metrics, "a": a, "slow": slow}
+    async with durable(path, links, best_effort={"metrics", "slow"}, await_delivery=True) as bench:
+        assert (await bench.push(batch_of("1", seq=1))).refused == ()
+        assert a.ids == ["1"]
+
+
+async def test_block_makes_the_sender_wait(path: Path) -> None:
+    a = shut()
+    strategy = BufferStrategy.durable(path, capacity=10)
+    async with durable(path, {"a": a}, strategy=strategy) as bench:
+        pushes = [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(0, 25)]
+        await soon(lambda: sum(push.done() for push in pushes) == 10)
+        await asyncio.sleep(0.05)
+        assert sum(push.done() for push in pushes) == 10
+        a.gate.set()
+        await asyncio.gather(*pushes)
+        await bench.buffer.drain()
+    assert a.ids == numbered(0, 25)
+
+
+async def test_drop_oldest_keeps_the_newest_also_over_a_restart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DurableLog, "window", 4)
+    strategy = BufferStrategy.durable(path, capacity=10, overflow="drop_oldest")
+    async with durable(path, {"a": shut()}, strategy=strategy, running=False) as first:
+        for i in numbered(0, 30):
+            assert (await first.push(batch_of(i))).refused == ()
+        assert first.buffer.statistics().outlets["a"].dropped == 20
+    a = Destination()
+    async with durable(path, {"a": a}, strategy=strategy, running=False) as second:
+        for i in numbered(30, 33):
+            await second.push(batch_of(i))
+        second.buffer.start()
+        await second.buffer.drain()
+    assert a.ids == numbered(23, 33)
+
+
+async def test_drop_newest_tells_the_sender_also_when_it_asks_again_after_a_restart(path: Path) -> None:
+    strategy = BufferStrategy.durable(path, capacity=3)
+    rules = {"a": Overflow.DROP_NEWEST}
+    async with durable(path, {"a": shut()}, strategy=strategy, overflow=rules) as first:
+        told = await first.push(batch_of(*numbered(0, 5), seq=1))
+        assert [refusal.event_id for refusal in told.refused] == numbered(3, 5)
+    a = Destination()
+    async with durable(path, {"a": a}, strategy=strategy, overflow=rules) as second:
+        again = await second.push(batch_of(*numbered(0, 5), seq=1))
+        await second.buffer.drain()
+    assert again.refused == told.refused
+    assert a.ids == numbered(0, 3)
+
+
+async def test_a_journal_has_one_owner(path: Path) -> None:
+    async with durable(path, {"a": Destination()}):
+        with pytest.raises(JournalLockedError) as caught:
+            async with durable(path, {"a": Destination()}):
+                pass
+        assert caught.value.pid == str(os.getpid())
+    async with durable(path, {"a": Destination()}):
+        pass
+
+
+async def test_a_path_that_cannot_be_used_refuses_and_heals_by_itself(tmp_path: Path) -> None:
+    blocker = tmp_path / "folder"
+    blocker.write_text("a file where the folder should be")
+    path = blocker / "deep" / "journal.db"
+    a = Destination()
+    async with durable(path, {"a": a}) as bench:
+        receipt = await bench.push(batch_of("1"))
+        assert [(r.event_id, r.code) for r in receipt.refused] == [("1", Code.BUFFER_FULL)]
+        assert str(path) in receipt.refused[0].message
+        assert str(path) in bench.buffer.statistics().fault
+        assert bench.buffer.statistics()[:2] == (0, 0)
+        assert bench.buffer.statistics().outlets["a"].lag == 0
+        blocker.unlink()
+        await soon(lambda: bench.buffer.statistics().fault == "")
+        assert (await bench.push(batch_of("2"))).refused == ()
+        await bench.buffer.drain()
+    assert a.ids == ["2"]
+
+
+async def test_a_fault_that_passes_is_over_without_anybody_sending(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = True
+
+    def fail(self: Journal, work: Work) -> tuple[int, int]:
+        if broken:
+            raise JournalError(self.path, "the disk is full")
+        return write(self, work)
+
+    def probe(self: Journal) -> None:
+        if broken:
+            raise JournalError(self.path, "the disk is full")
+
+    write = Journal.write
+    a = Destination()
+    async with durable(path, {"a": a}) as bench:
+        await bench.push(batch_of("1"))
+        await bench.buffer.drain()
+        await soon(lambda: bench.buffer.statistics()[:2] == (0, 0))
+        monkeypatch.setattr(Journal, "write", fail)
+        monkeypatch.setattr(Journal, "probe", probe)
+        assert len((await bench.push(batch_of("2"))).refused) == 1
+        assert "the disk is full" in bench.buffer.statistics().fault
+        broken = False
+        await soon(lambda: not bench.buffer.statistics().fault)
+        assert (await bench.push(batch_of("3"))).refused == ()
+        await bench.buffer.drain()
+    assert a.ids == ["1", "3"]
+
+
+async def test_what_is_damaged_is_counted_and_the_rest_is_served(path: Path) -> None:
+    async with durable(path, {"a": shut()}) as first:
+        for i in numbered(0, 10):
+            await first.push(batch_of(i))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE batch SET payload=zeroblob(length(payload)) WHERE position=4")
+    db.close()
+    a = Destination()
+    async with durable(path, {"a": a}) as second:
+        await second.buffer.drain()
+        assert second.buffer.statistics().outlets["a"].unreadable == 1
+    assert a.ids == numbered(0, 3) + numbered(4, 10)
+    journal = Journal(path, writable=False)
+    assert journal.statistics().lost_batches == 1
+    journal.close()
+
+
+async def test_a_receipt_names_the_fullest_outlet(path: Path) -> None:
+    async with durable(path, {"a": shut(), "b": Destination()}) as bench:
+        receipt = await bench.push(batch_of("1", "2"))
+        assert isinstance(receipt, Receipt)
+        assert receipt.buffer_size == 2

@@ -1,0 +1,99 @@
+"""A client that streams the oracle's events, reconnects, and sends again what was not acknowledged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import grpc
+
+from polku import Event
+from polku.testing import Oracle
+from polku.v1 import gateway_pb2_grpc
+from polku.v1.gateway_pb2 import EventPayload, IngestBatch
+
+_LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500)]
+
+
+class Client(threading.Thread):
+    """Stream batches with so many in flight, at most `rate` events a second."""
+
+    def __init__(self, address: str, oracle: Oracle, lock: threading.Lock, source: str, rate: float) -> None:
+        super().__init__(daemon=True)
+        self.address, self.source = address, source
+        self.batch_events = 100
+        self.acknowledged = self.refused = self.breaks = self.resent = 0
+        self._oracle, self._lock, self._rate = oracle, lock, rate
+        self._open: deque[list[Event]] = deque()
+        self._again: deque[list[Event]] = deque()
+        self._ending = threading.Event()
+        self.paused = threading.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._open)
+
+    def finish(self, timeout: float) -> None:
+        """Send nothing new; return when all that was sent has its answer."""
+        self._ending.set()
+        self.join(timeout)
+        assert not self.is_alive(), f"{self.source}: {len(self._open)} batches have no answer after {timeout} s"
+
+    def run(self) -> None:
+        while not (self._ending.is_set() and not self._open and not self._again):
+            try:
+                self._stream()
+            except grpc.RpcError:
+                self.breaks += 1
+                time.sleep(0.1)
+
+    def _stream(self) -> None:
+        # What had no answer goes first, in the old order, before what is new.
+        self._again.extendleft(reversed(self._open))
+        self.resent += len(self._open)
+        self._open.clear()
+        places = threading.Semaphore(16)
+        ended = threading.Event()
+        with grpc.insecure_channel(self.address, _LOCAL) as channel:
+            try:
+                for ack in gateway_pb2_grpc.GatewayStub(channel).StreamEvents(self._messages(places, ended)):
+                    events = self._open.popleft()
+                    self.acknowledged += len(ack.event_ids)
+                    with self._lock:
+                        self._oracle.acknowledged(ack.event_ids)
+                    if ack.errors:
+                        self._send_again(events, set(ack.event_ids))
+                    places.release()
+            finally:
+                ended.set()
+                places.release()
+
+    def _send_again(self, events: list[Event], taken: set[str]) -> None:
+        refused = [event for event in events if event.id not in taken]
+        self.refused += len(refused)
+        with self._lock:
+            self._oracle.waive_order(event.id for event in refused)
+        self._again.append(refused)
+        time.sleep(0.05)
+
+    def _messages(self, places: threading.Semaphore, ended: threading.Event) -> Iterator[IngestBatch]:
+        while not ended.is_set():
+            places.acquire()
+            if ended.is_set():
+                return
+            if self._again:
+                events = self._again.popleft()
+            elif self._ending.is_set():
+                if not self._open:
+                    return
+                places.release()
+                time.sleep(0.02)
+                continue
+            else:
+                with self._lock:
+                    events = self._oracle.events(self.source, self.batch_events)
+                time.sleep(self.batch_events / self._rate)
+            self._open.append(events)
+            yield IngestBatch(source=self.source, events=EventPayload(events=events))

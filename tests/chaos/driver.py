@@ -1,0 +1,266 @@
+"""Run a pipeline under load, do it harm at random, and let the oracle judge."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from polku.testing import Oracle, Verdict
+from tests.chaos.client import Client
+from tests.chaos.files import Reader
+
+_SHELLS = ("ingest", "stage", "emitter", "hub")
+_MOODS = ("slow", "flapping", "full", "garbage", "silent")
+
+
+class Outcome(NamedTuple):
+    """What a run was, and what came of it; `gaps` are the longest times without a delivery after a fault, by kind."""
+
+    runtime: str
+    buffer: str
+    seed: int
+    seconds: float
+    verdict: Verdict
+    faults: dict[str, int]
+    faults_in_flight: int
+    resent: int
+    breaks: int
+    refused: int
+    gaps: dict[str, float]
+
+    def __str__(self) -> str:
+        gaps = ", ".join(f"{kind} {gap:.1f} s" for kind, gap in sorted(self.gaps.items()))
+        return (
+            f"{self.runtime}/{self.buffer} seed {self.seed}: {self.seconds:.0f} s; {self.verdict}; "
+            f"faults {dict(sorted(self.faults.items()))}, {self.faults_in_flight} with events in flight; "
+            f"clients: {self.breaks} broken streams, {self.resent} batches sent again, {self.refused} events refused; "
+            f"longest pause: {gaps}"
+        )
+
+
+class Chaos:
+    """One run: a pipeline and its sink in processes of their own, two clients here."""
+
+    def __init__(self, folder: Path, runtime: str, buffer: str, seed: int, rate: float = 4_000.0) -> None:
+        self.folder, self.runtime, self.buffer, self.seed = folder, runtime, buffer, seed
+        self.random = random.Random(seed)
+        self.port, self.sink_port = _free_port(), _free_port()
+        self.mark = f"chaos-{os.getpid()}-{seed}-{time.time_ns()}"
+        self.oracle = Oracle(["file", "grpc"], ordered=["file"], seed=seed)
+        self.lock = threading.Lock()
+        address = f"127.0.0.1:{self.port}"
+        self.clients = [Client(address, self.oracle, self.lock, f"c{n}", rate / 2) for n in range(2)]
+        self.readers = {name: Reader(folder, name) for name in ("file", "grpc")}
+        self.faults: Counter[str] = Counter()
+        self.faults_in_flight = 0
+        self.gaps: dict[str, float] = {}
+        self.arrived = dict.fromkeys(self.readers, 0)
+        self._pauses = dict.fromkeys(self.readers, 0.0)
+        self._latest = dict.fromkeys(self.readers, time.monotonic())
+        self._deck: list[Callable[[], str]] = []
+        self.pipeline: subprocess.Popen[bytes] | None = None
+        self.sink: subprocess.Popen[bytes] | None = None
+        self._stopped: list[int] = []
+
+    def run(self, seconds: float, pause: float = 3.0) -> Outcome:
+        """Do harm for so long, then let everything come to rest, and judge."""
+        started = time.monotonic()
+        try:
+            self.start_sink()
+            self.start_pipeline()
+            for client in self.clients:
+                client.start()
+            self.wait_until(lambda: min(self.arrived.values()) > 500, 60, "the first events")
+            while time.monotonic() - started < seconds:
+                self.harm()
+                self.watch(self.random.uniform(0.3, pause))
+            self.come_to_rest()
+        finally:
+            self.end()
+        verdict = self.oracle.verdict()
+        clients = self.clients
+        return Outcome(
+            *(self.runtime, self.buffer, self.seed, time.monotonic() - started, verdict, dict(self.faults)),
+            self.faults_in_flight,
+            sum(client.resent for client in clients),
+            sum(client.breaks for client in clients),
+            sum(client.refused for client in clients),
+            self.gaps,
+        )
+
+    def harm(self) -> None:
+        """Do the next thing of a shuffled deck, and wait until events arrive everywhere again."""
+        if not self._deck:
+            self._deck = self._kinds()
+            self.random.shuffle(self._deck)
+        with self.lock:
+            under_way = self.oracle.sent * len(self.arrived) - sum(self.arrived.values())
+        self._pauses = dict.fromkeys(self.readers, 0.0)
+        kind = self._deck.pop()()
+        if not kind:
+            return
+        self.faults[kind] += 1
+        self.faults_in_flight += under_way > 0
+        seen = dict(self.arrived)
+        self.wait_until(lambda: all(self.arrived[n] > seen[n] for n in seen), 90, f"events after {kind}")
+        self.gaps[kind] = max(self.gaps.get(kind, 0.0), *self._pauses.values())
+
+    def _kinds(self) -> list[Callable[[], str]]:
+        kinds: list[Callable[[], str]] = [self.kill_sink, *(partial(self.change_mood, mood) for mood in _MOODS)]
+        if self.runtime == "ray":
+            kinds += [*(partial(self.kill_actor, kind) for kind in _SHELLS), self.stop_emitter]
+        if self.buffer == "durable":
+            kinds += [self.kill_everything]
+            if self.runtime == "ray":
+                kinds += [partial(self.kill_actor, "buffer")]
+        return kinds
+
+    def kill_actor(self, kind: str) -> str:
+        pids = self.pids(f"{kind.capitalize()}Shell")
+        if not pids:
+            return ""
+        os.kill(self.random.choice(pids), signal.SIGKILL)
+        return f"SIGKILL {kind}"
+
+    def stop_emitter(self) -> str:
+        """Hold an emitter still for a while (SIGSTOP), longer than it has to answer in."""
+        pids = self.pids("EmitterShell")
+        if not pids:
+            return ""
+        pid = self.random.choice(pids)
+        os.kill(pid, signal.SIGSTOP)
+        self._stopped.append(pid)
+        self.watch(self.random.uniform(1, 4))
+        self.wake()
+        return "SIGSTOP emitter"
+
+    def kill_everything(self) -> str:
+        """Kill every process of the pipeline at once, and start it again."""
+        for pid in self.pids(""):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self.pipeline is not None
+        self.pipeline.wait(10)
+        self.start_pipeline()
+        return "SIGKILL everything"
+
+    def kill_sink(self) -> str:
+        assert self.sink is not None
+        self.sink.kill()
+        self.sink.wait(10)
+        self.watch(self.random.uniform(0, 2))
+        self.start_sink()
+        return "SIGKILL destination"
+
+    def change_mood(self, mood: str) -> str:
+        (self.folder / "sink.mood").write_text(mood)
+        self.watch(self.random.uniform(1, 3))
+        (self.folder / "sink.mood").unlink()
+        return f"destination {mood}"
+
+    def wake(self) -> None:
+        while self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._stopped.pop(), signal.SIGCONT)
+
+    def watch(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.look()
+            time.sleep(0.05)
+
+    def look(self) -> None:
+        """Tell the oracle what has arrived meanwhile."""
+        for name, reader in self.readers.items():
+            for events in reader.read():
+                with self.lock:
+                    self.oracle.delivered(name, events)
+                self.arrived[name] += len(events)
+                now = time.monotonic()
+                self._pauses[name] = max(self._pauses[name], now - self._latest[name])
+                self._latest[name] = now
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.look()
+            if time.monotonic() > deadline:
+                log = (self.folder / "pipeline.log").read_text()[-3000:]
+                raise AssertionError(f"waited {seconds:.0f} s for {what} (seed {self.seed}); the pipeline said:\n{log}")
+            time.sleep(0.02)
+
+    def come_to_rest(self) -> None:
+        """Stop the load, then the pipeline by SIGTERM, which delivers what it holds."""
+        for client in self.clients:
+            client.finish(120)
+        assert self.pipeline is not None
+        self.pipeline.send_signal(signal.SIGTERM)
+        code = self.pipeline.wait(60)
+        assert code == 0, f"exit status {code}"
+        self.look()
+
+    def start_sink(self) -> None:
+        arguments = [sys.executable, "-m", "tests.chaos.sink", str(self.folder), str(self.sink_port)]
+        self.sink = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+        assert self.sink.stdout is not None
+        with self.sink.stdout as said:
+            assert said.readline().strip() == b"ready"
+
+    def start_pipeline(self) -> None:
+        settings = {
+            "CHAOS_MARK": self.mark,
+            "CHAOS_FOLDER": str(self.folder),
+            "CHAOS_BUFFER": self.buffer,
+            "CHAOS_SINK": f"127.0.0.1:{self.sink_port}",
+            "PYTHONPATH": os.getcwd(),
+            "RAY_ADDRESS": "local",  # not any other Ray that happens to run here
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_worker_niceness": "0",
+            "POLKU_LOG_LEVEL": "info",
+        }
+        address = f"127.0.0.1:{self.port}"
+        command = ["-m", "polku", "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
+        with (self.folder / "pipeline.log").open("ab") as log:
+            self.pipeline = subprocess.Popen(
+                [sys.executable, *command], env={**os.environ, **settings}, stdout=log, stderr=log
+            )
+
+    def pids(self, title: str) -> list[int]:
+        """Return the processes of this run whose command line has `title` in it: they carry its mark."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                ours = f"CHAOS_MARK={self.mark}".encode() in (entry / "environ").read_bytes()
+                if ours and title.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+    def end(self) -> None:
+        self.wake()
+        for pid in self.pids(""):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.sink is not None:
+            self.sink.kill()
+            self.sink.wait(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,114 @@
+"""`polku journal`: looked at, checked and mended by a person at a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from polku.batch import Header
+from polku.buffer.journal import Journal, Row, Work
+from tests.server import polku
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of three batches, of which `a` has passed one."""
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.register(["a", "b"])
+    rows = [Row(n, ("a", "b") if n < 3 else ("b",), Header(10, None, (), 0, ""), b"." * 100) for n in (1, 2, 3)]
+    journal.write(Work(rows))
+    journal.write(Work((), (), {"a": 1}))
+    journal.close()
+    return path
+
+
+@pytest.fixture
+def live(path: Path) -> Iterator[Journal]:
+    journal = Journal(path)
+    yield journal
+    journal.close()
+
+
+def test_stat_shows_each_emitter(path: Path) -> None:
+    shown = polku("journal", "stat", str(path))
+    assert shown.returncode == 0, shown.stderr
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert lines[0][-2:] == ["not", "open"]
+    assert ["a", "1", "1", "10", "164"] in lines
+    assert ["b", "0", "3", "30", "492"] in lines
+
+
+def test_stat_of_a_live_journal_names_its_process(path: Path, live: Journal) -> None:
+    live.write(Work([Row(4, ("a",), Header(1, None, (), 0, ""), b"x")]))
+    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    assert shown["pid"] == str(os.getpid())
+    assert (shown["batches"], shown["events"], shown["lost_batches"]) == (4, 31, 0)
+    assert [(outlet["name"], outlet["cursor"], outlet["events"]) for outlet in shown["outlets"]] == [
+        ("a", 1, 11),
+        ("b", 0, 30),
+    ]
+    live.write(Work([Row(5, ("a",), Header(1, None, (), 0, ""), b"x")]))
+
+
+def test_verify_says_ok_or_names_each_fault(path: Path) -> None:
+    assert polku("journal", "verify", str(path)).stdout == "ok\n"
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE batch SET payload=x'00' WHERE position=2")
+    db.close()
+    found = polku("journal", "verify", str(path))
+    assert found.returncode == 1
+    assert "position 2 " in found.stdout
+    assert "1 faults" in found.stderr
+    mended = polku("journal", "repair", str(path))
+    assert mended.returncode == 0, mended.stderr
+    assert "2 batches kept, 1 lost" in mended.stdout
+    old = Path(mended.stdout.split("the old file is ")[1].strip())
+    assert old.exists()
+    assert polku("journal", "verify", str(path)).returncode == 0
+    assert json.loads(polku("journal", "stat", str(path), "--json").stdout)["lost_batches"] == 1
+
+
+def test_repair_is_refused_while_a_process_has_the_journal(path: Path, live: Journal) -> None:
+    for options in ([], ["--forget", "a"]):
+        refused = polku("journal", "repair", str(path), *options)
+        assert refused.returncode == 2
+        assert f"process {os.getpid()} has it open" in refused.stderr
+    assert live.read(2).header.events == 10
+
+
+def test_an_emitter_that_is_no_more_is_forgotten(path: Path) -> None:
+    wrong = polku("journal", "repair", str(path), "--forget", "c")
+    assert wrong.returncode == 2
+    assert "it has a, b" in wrong.stderr
+    done = polku("journal", "repair", str(path), "--forget", "b")
+    assert "20 events that waited for it alone have gone" in done.stdout
+    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    assert [outlet["name"] for outlet in shown["outlets"]] == ["a"]
+    assert shown["batches"] == 1
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "repair"])
+def test_a_path_that_is_no_journal_is_said_so(command: str, tmp_path: Path) -> None:
+    missing = polku("journal", command, str(tmp_path / "nothing.db"))
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "there is no such file" in missing.stderr
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "nothing.db.lock"])
+
+
+def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.db"
+    with sqlite3.connect(theirs) as db:
+        db.execute("CREATE TABLE users(name)")
+    db.close()
+    before = theirs.read_bytes()
+    for command in ("stat", "verify", "repair"):
+        result = polku("journal", command, str(theirs))
+        assert result.returncode == 2, result
+        assert "is no journal" in result.stderr
+    assert theirs.read_bytes() == before

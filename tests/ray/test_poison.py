@@ -1,0 +1,79 @@
+"""An event that kills or blocks whatever works on it costs only itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import Batch, Code, Event, Hub, Pipeline
+from tests.recorder import Recorder
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+POISON = "e-0777"
+IDS = [f"e-{number:04d}" for number in range(1_000)]
+
+
+def die_of_it(event: Event) -> None:
+    if event.id == POISON:
+        os._exit(1)
+
+
+def hang_on_it(event: Event) -> None:
+    if event.id == POISON:
+        time.sleep(3_600)
+
+
+class DiesOfIt:
+    """Confirm batches, unless the poison is among their events."""
+
+    name = "recorder"
+
+    def __init__(self, path: Path) -> None:
+        self._recorder = Recorder(path)
+
+    def emit(self, batch: Batch) -> Any:
+        if POISON in batch.ids:
+            os._exit(1)
+        return self._recorder.emit(batch)
+
+
+def dead_letters(pipeline: Pipeline, part: str) -> list[Any]:
+    import ray
+
+    parts: Any = pipeline._runtime.parts  # type: ignore[attr-defined]
+    letters: list[Any] = ray.get(parts.all()[part].dead_letters.remote())
+    return letters
+
+
+def send(pipeline: Pipeline) -> Any:
+    return pipeline.sender().send([Event(id=event_id, event_type="t") for event_id in IDS])
+
+
+@pytest.mark.parametrize("poison", [die_of_it, hang_on_it])
+def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(poison: Any, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    hub = Hub(runtime="ray").middleware(poison).supervise(hang_seconds=2).emitter(recorder)
+    with hub.start() as pipeline:
+        ack = send(pipeline)
+        letters = dead_letters(pipeline, "ingest")
+        health = pipeline.health()
+    assert [(refusal.event_id, refusal.code) for refusal in ack.refused] == [(POISON, Code.POISON)]
+    assert list(ack.event_ids) == [event_id for event_id in IDS if event_id != POISON]
+    assert [event.id for event in recorder.events()] == list(ack.event_ids)
+    assert [(letter.event.id, letter.code) for letter in letters] == [(POISON, Code.POISON)]
+    assert health.healthy, health
+
+
+def test_an_event_that_kills_its_emitter_becomes_a_dead_letter_and_the_others_arrive(tmp_path: Path) -> None:
+    with Hub(runtime="ray").emitter(DiesOfIt(tmp_path / "out")).start() as pipeline:
+        ack = send(pipeline)
+        report = pipeline.stop(60)
+    assert not ack.refused
+    assert (report.complete, report.emitters["recorder"].dead) == (True, 1)
+    got = [event.id for event in Recorder(tmp_path / "out").events()]
+    assert got == [event_id for event_id in IDS if event_id != POISON]
