@@ -14,8 +14,9 @@ import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.gateway.doors import Doors
 from polku.gateway.health import Health
-from polku.runtime.watch import Watch
+from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks
@@ -49,9 +50,10 @@ class HubShell:
 
     def __init__(self, packed: bytes) -> None:
         self._parts: Parts
-        self._grpc_addr: str | None
+        self._doors: Doors
         self._hang: float
-        self._parts, self._grpc_addr, self._hang = unpack(packed)
+        self._parts, self._doors, self._hang = unpack(packed)
+        self._progress = Progress()
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -67,13 +69,13 @@ class HubShell:
         await self.start()
         if not self._seen:
             await self._look()
-        watch = Watch()
+        watch = Watch(self._progress)
         processed = 0
         for name, sight in self._seen.items():
             if sight.complaint:
                 watch.add(name, sight.complaint)
             elif name == "ingest":
-                watch.add(name, "")
+                watch.add_ingest(sight.statistics)
                 watch.add_ingestors(sight.statistics)
                 processed = sight.statistics.received
             elif name == "buffer":
@@ -109,7 +111,7 @@ class HubShell:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
                 if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._grpc_addr)
+                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:

@@ -14,9 +14,10 @@ from polku.actors.shell import Shell, unpack
 from polku.assembly import build_intake, build_registry
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
+from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake, IntakeStatistics
-from polku.gateway.server import GatewayServer
+from polku.gateway.opening import Gateway
 from polku.link import Link
 from polku.plan import Plan
 
@@ -30,8 +31,7 @@ class IngestShell(Shell):
         self._receiver: Any
         self._plan, self._receiver = unpack(packed)
         self._hub: Any = None
-        self._server: GatewayServer | None = None
-        self._address: str | None = None
+        self._gateway: Gateway | None = None
 
     async def open(self) -> None:
         """Build the intake and start its ingestors; the door opens once the supervisor says where."""
@@ -41,16 +41,16 @@ class IngestShell(Shell):
         self._intake: Intake = build_intake(self._plan, link)
         await self._intake.start()
 
-    async def introduce(self, hub: Any, grpc_addr: str | None) -> str | None:
-        """Learn who supervises, open the door on an address, and return the address that is open."""
+    async def introduce(self, hub: Any, doors: Doors) -> Addresses:
+        """Learn who supervises, open the doors unless they are open, and return where they are."""
         await self.ensure_started()
         self._hub = hub
-        if grpc_addr is not None and self._server is None:
+        if self._gateway is None:
             registry = build_registry(self._plan, self._intake, self._assign)
-            server = GatewayServer(self._intake, self._health, registry)
-            self._address = await server.start(grpc_addr)
-            self._server = server
-        return self._address
+            gateway = Gateway(self._intake, self._health, registry)
+            await gateway.open(doors)
+            self._gateway = gateway
+        return self._gateway.addresses
 
     async def submit(self, message: bytes) -> bytes:
         """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`."""
@@ -71,15 +71,15 @@ class IngestShell(Shell):
         """Refuse what is new; return when everything taken in has its answer."""
         await self.ensure_started()
         self._intake.stop()
-        if self._server is not None:
-            await self._server.set_serving(False)
+        if self._gateway is not None:
+            await self._gateway.stop_serving()
         await self._intake.drain()
 
     async def close(self, grace: float) -> None:
         """Close the door and the ingestors."""
         if self._started:
-            if self._server is not None:
-                await self._server.stop(grace)
+            if self._gateway is not None:
+                await self._gateway.close(grace)
             await self._intake.close()
 
     async def _assign(self, name: str, address: str | None) -> None:

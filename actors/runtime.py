@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from polku.actors.stage import StageActor
 from polku.assembly import EmitterReport, StopReport, report_outcome
 from polku.emit.console import write_out
 from polku.errors import NotRunningError, PolkuError
+from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.plan import Plan, StagePlan
 from polku.sender import Door
@@ -32,10 +34,10 @@ from polku.sender import Door
 class RayRuntime:
     """Place and connect the actors; attach to a running Ray, or start one and stop it again."""
 
-    def __init__(self, plan: Plan, grpc_addr: str | None) -> None:
+    def __init__(self, plan: Plan, doors: Doors) -> None:
         self._plan = plan
-        self._grpc_addr = grpc_addr
-        self._address: str | None = None
+        self._doors = doors
+        self._addresses = Addresses()
         self._parts: Parts | None = None
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
@@ -44,9 +46,9 @@ class RayRuntime:
         self._consoles: list[asyncio.Task[None]] = []
 
     @property
-    def address(self) -> str | None:
-        """The `host:port` on which the gateway is open, if it is."""
-        return self._address
+    def addresses(self) -> Addresses:
+        """Where the gateway is open, if it is."""
+        return self._addresses
 
     @property
     def parts(self) -> Parts:
@@ -115,10 +117,12 @@ class RayRuntime:
         self._parts = Parts(ingest, dict(reversed(stages.items())), buffer, emitters)
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in [*emitters.values(), buffer]))
         await asyncio.gather(*(_call(handle.vitals.remote()) for handle in stages.values()))
-        self._address = await _call(ingest.introduce.remote(None, self._grpc_addr))
-        self._hub = HubActor.remote(pack(self._parts, self._address, self._plan.hang_seconds))
+        self._addresses = await _call(ingest.introduce.remote(None, self._doors))
+        # After a restart the ingest opens the very same ports again.
+        doors = replace(self._doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
+        self._hub = HubActor.remote(pack(self._parts, doors, self._plan.hang_seconds))
         await _call(self._hub.start.remote())
-        await _call(ingest.introduce.remote(self._hub, self._address))
+        await _call(ingest.introduce.remote(self._hub, doors))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
 
     def _stage(self, stage: StagePlan, receiver: Any) -> Any:

@@ -32,7 +32,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import ExternalIngestor, JsonIngestor, PassthroughIngestor
+from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -65,6 +65,7 @@ __all__ = [
     "Batch",
     "Breaker",
     "BufferStrategy",
+    "CloudEventsIngestor",
     "Code",
     "Deduplicator",
     "EmitError",

@@ -30,6 +30,10 @@ class Code(StrEnum):
     """The message holds more events than the limit."""
     METADATA_LIMIT = "METADATA_LIMIT"
     """An event's metadata has too many entries, or too long ones."""
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """The bearer token is missing or wrong (HTTP)."""
+    UNSUPPORTED = "UNSUPPORTED"
+    """There is no such path, method, content type or content encoding (HTTP)."""
 
     BUFFER_FULL = "BUFFER_FULL"
     """The buffer is full and its overflow rule drops what is newest."""

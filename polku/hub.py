@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
 from polku.external.rules import PluginRules
+from polku.gateway.doors import Doors
 from polku.limits import Limits
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, Resources, StagePlan, check_pickles, fuse
 from polku.sender import EventSender, RawSender
@@ -202,10 +203,10 @@ class Hub:
 
     def plan(self, runtime: str | None = None) -> Plan:
         """Return the immutable plan; raises `PlanError` where it cannot work on the runtime."""
-        from polku.ingest import JsonIngestor, PassthroughIngestor
+        from polku.ingest import CloudEventsIngestor, JsonIngestor, PassthroughIngestor
 
         ingestors = dict(self._ingestors)
-        for builtin in (PassthroughIngestor(), JsonIngestor()):
+        for builtin in (PassthroughIngestor(), JsonIngestor(), CloudEventsIngestor()):
             for source in builtin.sources:
                 ingestors.setdefault(source, builtin)
         plan = Plan(
@@ -229,20 +230,39 @@ class Hub:
         runner = Runner(self.plan(runtime), self._chosen(runtime))
         return Built(RawSender(runner), EventSender(runner), runner)
 
-    def start(self, *, runtime: str | None = None, grpc_addr: str | None = None) -> Pipeline:
+    def start(
+        self,
+        *,
+        runtime: str | None = None,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+    ) -> Pipeline:
         """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
 
-        The gateway's gRPC port is only opened where `grpc_addr` (`host:port`, port 0 for any) is given. Inside a
-        running event loop this does not wait: `async with` does, or the pipeline's first use.
+        The gateway's ports are only opened where `grpc_addr` and `http_addr` (`host:port`, port 0 for any) are given;
+        HTTP clients must send the `http_token`, if there is one. Inside a running event loop this does not wait:
+        `async with` does, or the pipeline's first use.
         """
-        return Runner(self.plan(runtime), self._chosen(runtime)).start(grpc_addr=grpc_addr)
+        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        return runner.start(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token)
 
-    def run(self, *, runtime: str | None = None, grpc_addr: str | None = None) -> None:
+    def run(
+        self,
+        *,
+        runtime: str | None = None,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+    ) -> None:
         """Open the gateway and serve until SIGINT or SIGTERM, then drain. Blocks; call it in the main thread.
 
-        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`.
+        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`. HTTP is open where
+        there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
+        there is one.
         """
-        Runner(self.plan(runtime), self._chosen(runtime)).run(grpc_addr=grpc_addr)
+        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token)
 
     def __repr__(self) -> str:
         middleware = [m.name for stage in self._stages for m in stage.middleware]
@@ -270,18 +290,31 @@ class Runner:
             raise NotRunningError("the pipeline was not started; call runner.start() or runner.run() first")
         return self._pipeline
 
-    def start(self, *, grpc_addr: str | None = None) -> Pipeline:
+    def start(
+        self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None
+    ) -> Pipeline:
         """Start, and return the running pipeline."""
+        return self.open(Doors(grpc_addr, http_addr, http_token))
+
+    def open(self, doors: Doors) -> Pipeline:
+        """Start with these doors, and return the running pipeline."""
         from polku.pipeline import Pipeline
 
-        self._pipeline = Pipeline(self.plan, self.runtime, grpc_addr=grpc_addr)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors)
         return self._pipeline
 
-    def run(self, *, grpc_addr: str | None = None) -> None:
+    def run(self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None) -> None:
         """Open the gateway and serve until SIGINT or SIGTERM, then drain."""
         from polku.serving import serve
 
-        serve(self, grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051")
+        serve(
+            self,
+            Doors(
+                grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051",
+                http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
+                http_token or os.environ.get("POLKU_HTTP_TOKEN") or None,
+            ),
+        )
 
 
 class Built(NamedTuple):

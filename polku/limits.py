@@ -15,7 +15,8 @@ class Limits:
     events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
     `streams` are concurrent StreamEvents calls; `stream_batches` are the batches of one stream that may be under
     way before the gateway stops reading from it; `open_bytes` are the bytes of all messages together that may be under
-    way: over it streams are not read and unary calls are refused.
+    way: over it streams are not read and unary calls are refused; `connections` are open HTTP connections;
+    `read_seconds` is the time that an HTTP client may take to send its headers, and again for its body.
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -26,6 +27,8 @@ class Limits:
     streams: int = 1_000
     stream_batches: int = 32
     open_bytes: int = 64 * 1024 * 1024
+    connections: int = 1_000
+    read_seconds: int = 30
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -7,6 +7,7 @@ import concurrent.futures
 from types import TracebackType
 
 from polku.assembly import StopReport
+from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.plan import Plan
 from polku.runtime import Runtime, loop_thread
@@ -20,9 +21,9 @@ class Pipeline:
     `async with` and by the first use.
     """
 
-    def __init__(self, plan: Plan, runtime: str, *, grpc_addr: str | None = None) -> None:
+    def __init__(self, plan: Plan, runtime: str, doors: Doors) -> None:
         self.plan = plan
-        self._runtime = _make_runtime(plan, runtime, grpc_addr)
+        self._runtime = _make_runtime(plan, runtime, doors)
         self._ready = loop_thread.submit(self._runtime.start())
         self._stopping: concurrent.futures.Future[StopReport] | None = None
         if not _inside_event_loop():
@@ -30,9 +31,15 @@ class Pipeline:
 
     @property
     def address(self) -> str | None:
-        """The `host:port` on which the gateway is open, or None where it is not."""
+        """The `host:port` on which the gateway is open for gRPC, or None where it is not."""
         self._ready.result()
-        return self._runtime.address
+        return self._runtime.addresses.grpc
+
+    @property
+    def http_address(self) -> str | None:
+        """The `host:port` on which the gateway is open for HTTP, or None where it is not."""
+        self._ready.result()
+        return self._runtime.addresses.http
 
     def sender(self) -> Sender:
         """Return a handle for sending events; on Ray it can be pickled into any task or actor."""
@@ -82,14 +89,14 @@ class Pipeline:
         return self._stopping
 
 
-def _make_runtime(plan: Plan, name: str, grpc_addr: str | None) -> Runtime:
+def _make_runtime(plan: Plan, name: str, doors: Doors) -> Runtime:
     if name == "inline":
         from polku.runtime.inline import InlineRuntime
 
-        return InlineRuntime(plan, grpc_addr)
+        return InlineRuntime(plan, doors)
     from polku.actors.runtime import RayRuntime
 
-    return RayRuntime(plan, grpc_addr)
+    return RayRuntime(plan, doors)
 
 
 def _inside_event_loop() -> bool:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polku.gateway.doors import Doors
     from polku.hub import Runner
     from polku.pipeline import Pipeline
 
@@ -18,8 +19,8 @@ _DRAIN_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 
 
-def serve(runner: Runner, grpc_addr: str) -> None:
-    """Start, say on standard error which address is open, wait for SIGINT or SIGTERM, drain, and report.
+def serve(runner: Runner, doors: Doors) -> None:
+    """Start, say on standard error which addresses are open, wait for SIGINT or SIGTERM, drain, and report.
 
     A second signal stops at once, with exit status 130. Must be called in the main thread.
     """
@@ -30,11 +31,12 @@ def serve(runner: Runner, grpc_addr: str) -> None:
             os._exit(130)
         stop.set()
 
-    pipeline = runner.start(grpc_addr=grpc_addr)
+    pipeline = runner.open(doors)
     tune_collector()
     for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
         signal.signal(number, on_signal)
-    say(f"polku: ready on grpc {pipeline.address} (runtime {runner.runtime})")
+    http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
+    say(f"polku: ready on grpc {pipeline.address}{http} (runtime {runner.runtime})")
     complaints: dict[str, str] = {}
     while not stop.wait(_LOOK_SECONDS):
         complaints = _report_changes(pipeline, complaints)

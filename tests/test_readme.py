@@ -121,6 +121,8 @@ def test_every_block_runs_as_printed(terminal: Terminal) -> None:
     assert "k8s.pod.created" not in shown
     assert "flowchart LR" in shown["polku validate pipeline.py"]
     assert "user.admin.created" in shown["polku send --to 127.0.0.1:50052 --type user.admin.created"]
+    (posted,) = [text for first, text in shown.items() if first.startswith("curl ")]
+    assert '"errors":[]' in posted
     assert "noise" not in terminal.out.read_text()
     assert "['order.paid']" in shown["python library.py"]
     assert "delivered ['order.paid']" in shown["python durable.py"]

@@ -57,6 +57,7 @@ def run(
     file: File,
     runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
     grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
+    http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
@@ -65,7 +66,8 @@ def run(
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime)
-    hub.run(runtime=runtime, grpc_addr=address)
+    http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
+    hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
 
 
 @app.command()

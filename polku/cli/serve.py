@@ -31,7 +31,7 @@ def serve_environment() -> None:
         hub.emitter(StdoutEmitter())
     if settings.plugin_token:
         hub.allow_plugins(settings.plugin_token)
-    hub.run(grpc_addr=settings.grpc_addr)
+    hub.run(grpc_addr=settings.grpc_addr, http_addr=settings.http_addr, http_token=settings.http_token)
 
 
 def log(level: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,6 +13,7 @@ from polku.errors import PlanError, SettingError
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 RUNTIMES = ("ray", "inline")
+_TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class Settings:
     log_level: str = "info"
     runtime: str = "ray"
     emit_grpc_endpoints: tuple[str, ...] = ()
-    plugin_token: str = field(default="", repr=False)
+    plugin_token: str | None = field(default=None, repr=False)
+    http_addr: str | None = None
+    http_token: str | None = field(default=None, repr=False)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -41,7 +45,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
-        plugin_token=read("plugin_token", _token, default.plugin_token),
+        plugin_token=read("plugin_token", check_token, None),
+        http_addr=read("http_addr", check_address, None),
+        http_token=read("http_token", check_token, None),
     )
 
 
@@ -67,16 +73,17 @@ def check_address(name: str, text: str) -> str:
     return text
 
 
+def check_token(name: str, text: str) -> str:
+    """Return a bearer token (RFC 6750); raises `SettingError`, which does not show it."""
+    if not _TOKEN.fullmatch(text):
+        raise SettingError(name, "…", "write a bearer token: letters, digits and -._~+/ (and = at its end)")
+    return text
+
+
 def _count(name: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise SettingError(name, text, "write a whole number of events, at least 1")
     return int(text)
-
-
-def _token(name: str, text: str) -> str:
-    if not (text.isascii() and text.isprintable()):
-        raise SettingError(name, "…", "write printable ASCII")
-    return text
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, str], str]:

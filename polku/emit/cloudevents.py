@@ -7,7 +7,9 @@
 | `time` | `timestamp_unix_ns`, RFC 3339 with nanoseconds |
 | `data`, `datacontenttype` | typed data as JSON, `dataschema` naming its message; else a JSON payload, byte for byte |
 | `data_base64` | any other payload, as `application/octet-stream` |
-| extensions | `severity`, `outcome`, and each metadata entry under its key reduced to `a-z0-9` |
+| `subject`; `dataschema` of a payload | the metadata entries of these names |
+| `datacontenttype` of a payload | the metadata entry of this name, else what the payload shows |
+| extensions | `severity`, `outcome`, and each other metadata entry under its key reduced to `a-z0-9` |
 
 Of two metadata keys that become one extension the first in alphabetical order wins; a key that would hide an
 attribute gets `md` in front.
@@ -28,10 +30,12 @@ from polku.emit.json_form import data_fields
 from polku.event.v1.event_pb2 import Event
 from polku.events import outcome_name, severity_name
 
-_ATTRIBUTES = frozenset(
+ATTRIBUTES = frozenset(
     {"specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "severity"}
     | {"outcome"}
 )
+SCHEMA = "polku:"
+_KEPT = ("subject", "dataschema", "datacontenttype")
 _STARTS = frozenset(b'{["-0123456789tfn \t\r\n')
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _NOT_ALLOWED = re.compile("[^a-z0-9]")
@@ -42,16 +46,32 @@ def cloud_event(event: Event) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
-        "source": _source(event.source),
+        "source": uri_reference(event.source),
         "type": event.event_type or "polku.event",
         "time": _time(event.timestamp_unix_ns),
     }
-    _add_extensions(fields, event)
-    _add_data(fields, event)
+    metadata = dict(event.metadata)
+    kept = {name: metadata.pop(name) for name in _KEPT if metadata.get(name) and _may_keep(name, event)}
+    if "subject" in kept:
+        fields["subject"] = kept["subject"]
+    _add_extensions(fields, event, metadata)
+    _add_data(fields, event, kept)
     return fields
 
 
-def _source(source: str) -> str:
+def is_json_type(content_type: str) -> bool:
+    """Say whether a media type is JSON: `application/json`, or anything `+json`."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type.endswith(("/json", "+json"))
+
+
+def default_content_type(payload: bytes) -> str:
+    """Return the media type that a payload shows by itself."""
+    return "application/json" if _is_json(payload) else "application/octet-stream"
+
+
+def uri_reference(source: str) -> str:
+    """Return a source as a URI reference, percent-encoded."""
     has_scheme = _SCHEME.match(source) is not None
     return quote(source, safe="/?@!$&'()*+,;=-._~" + (":#[]" if has_scheme else "")) or "polku"
 
@@ -61,35 +81,49 @@ def _time(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:09d}Z"
 
 
-def _add_extensions(fields: dict[str, Any], event: Event) -> None:
+def _may_keep(name: str, event: Event) -> bool:
+    """Say whether a metadata entry can stand as the attribute of its name; typed data has attributes of its own."""
+    if name == "subject":
+        return True
+    typed = event.WhichOneof("data") is not None
+    return not typed and (name == "datacontenttype" or not event.metadata[name].startswith(SCHEMA))
+
+
+def _add_extensions(fields: dict[str, Any], event: Event, metadata: dict[str, str]) -> None:
     if event.severity:
         fields["severity"] = severity_name(event)
     if event.outcome:
         fields["outcome"] = outcome_name(event)
-    for key, value in sorted(event.metadata.items()):
+    for key, value in sorted(metadata.items()):
         name = _NOT_ALLOWED.sub("", key.lower())
-        name = f"md{name}" if name in _ATTRIBUTES else name
+        name = f"md{name}" if name in ATTRIBUTES else name
         if name and name not in fields:
             fields[name] = value
 
 
-def _add_data(fields: dict[str, Any], event: Event) -> None:
+def _add_data(fields: dict[str, Any], event: Event, kept: dict[str, str]) -> None:
     kind = event.WhichOneof("data")
     if kind is not None:
         fields["datacontenttype"] = "application/json"
-        fields["dataschema"] = f"polku:{getattr(event, kind).DESCRIPTOR.full_name}"
+        fields["dataschema"] = f"{SCHEMA}{getattr(event, kind).DESCRIPTOR.full_name}"
         fields["data"] = data_fields(event, kind)
-    elif event.payload:
-        if _is_json(event.payload):
-            fields["datacontenttype"] = "application/json"
+        return
+    if "dataschema" in kept:
+        fields["dataschema"] = kept["dataschema"]
+    content_type = kept.get("datacontenttype", "")
+    if content_type:
+        fields["datacontenttype"] = content_type
+    if event.payload:
+        if (not content_type or is_json_type(content_type)) and _is_json(event.payload):
+            fields["datacontenttype"] = content_type or "application/json"
             fields["data"] = msgspec.Raw(event.payload)  # as it is: decoding would change large and precise numbers
         else:
-            fields["datacontenttype"] = "application/octet-stream"
+            fields["datacontenttype"] = content_type or "application/octet-stream"
             fields["data_base64"] = base64.b64encode(event.payload).decode()
 
 
 def _is_json(payload: bytes) -> bool:
-    if payload[0] not in _STARTS:
+    if not payload or payload[0] not in _STARTS:
         return False
     try:
         json.loads(payload.decode(), parse_constant=_refuse)

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -90,7 +90,7 @@ class Intake:
         """
         await self._wait_for_room(len(message))
         try:
-            self._check(message)
+            self._check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
             which = envelope.WhichOneof("payload")
@@ -101,7 +101,7 @@ class Intake:
                 context = IngestContext(source, cluster, raw.format)
                 if turns is not None and self._takes_several(source):
                     return self._ingest_beside(raw.data, context, turns, len(message))
-                admission = await self._admit_raw(raw.data, context)
+                admission = await self.admit_raw(raw.data, context, source)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
@@ -121,11 +121,7 @@ class Intake:
 
         Raises `InputError` where the message as a whole is refused and `DrainingError` at the end of the pipeline.
         """
-        if self._draining:
-            raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
-        self._check(message)
-        if self._is_full(len(message)):
-            raise InputError(Code.BUFFER_FULL, f"{self._open_bytes} bytes are under way already; send again later")
+        self._check_request(len(message))
         try:
             request = IngestEvent.FromString(message)
         except DecodeError as error:
@@ -138,7 +134,7 @@ class Intake:
         elif which == "events":
             admission = admit_events(list(request.events.events), source, cluster, self.limits)
         elif which == "raw":
-            admission = await self._admit_raw(request.raw, IngestContext(source, cluster, request.format))
+            admission = await self.admit_raw(request.raw, IngestContext(source, cluster, request.format), source)
         else:
             raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
         return await self._push(admission, len(message))
@@ -150,6 +146,25 @@ class Intake:
     def expect_plugins(self, seconds: float) -> None:
         """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""
         self._plugins_due = time.monotonic() + seconds
+
+    async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
+        """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
+        self._check_request(size)
+        return await self._push(await admit(), size)
+
+    async def admit_raw(self, data: bytes, context: IngestContext, reader: str) -> Admission:
+        """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`."""
+        events, refused = await self._ingest(data, context, reader)
+        return admit_events(events, context.source, context.cluster, self.limits, refused)
+
+    def serves(self, source: str) -> bool:
+        """Say whether a source has an ingestor of its own."""
+        return source in self._ingestors
+
+    @property
+    def has_default(self) -> bool:
+        """Whether there is an ingestor for all sources that have none of their own."""
+        return self._default is not None
 
     def stop(self) -> None:
         """Refuse what comes from now on."""
@@ -213,7 +228,7 @@ class Intake:
     async def _ingest_in_turn(self, data: bytes, context: IngestContext, turn: Turn, size: int) -> Ack:
         counted = size
         try:
-            admission = await self._admit_raw(data, context)
+            admission = await self.admit_raw(data, context, context.source)
             await turn.come()
             self._open_bytes, counted = self._open_bytes - counted, 0
             answer = self._push(admission, size)
@@ -225,13 +240,20 @@ class Intake:
             turn.end()
         return await answer
 
-    def _check(self, message: bytes) -> None:
+    def _check_request(self, size: int) -> None:
+        if self._draining:
+            raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
+        self._check(size)
+        if self._is_full(size):
+            raise InputError(Code.BUFFER_FULL, f"{self._open_bytes} bytes are under way already; send again later")
+
+    def _check(self, size: int) -> None:
         self._messages += 1
         if self._draining:
             raise InputError(Code.DRAINING, "the pipeline is stopping; send to another gateway, or again later")
-        if len(message) > self.limits.message_bytes:
+        if size > self.limits.message_bytes:
             limit = self.limits.message_bytes
-            raise InputError(Code.TOO_LARGE, f"message: {len(message)} bytes, the limit is {limit}; send smaller ones")
+            raise InputError(Code.TOO_LARGE, f"message: {size} bytes, the limit is {limit}; send smaller ones")
 
     def _is_full(self, size: int) -> bool:
         return self._open_bytes > 0 and self._open_bytes + size > self.limits.open_bytes
@@ -243,12 +265,8 @@ class Intake:
         # Events are decoded just before they can leave: decoded early they would cool down in memory (0.5 µs each).
         await self._link.wait_backlog()
 
-    async def _admit_raw(self, data: bytes, context: IngestContext) -> Admission:
-        events, refused = await self._ingest(data, context)
-        return admit_events(events, context.source, context.cluster, self.limits, refused)
-
-    async def _ingest(self, data: bytes, context: IngestContext) -> tuple[list[Event], list[Refusal]]:
-        ingestor = self._ingestors.get(context.source, self._default)
+    async def _ingest(self, data: bytes, context: IngestContext, reader: str) -> tuple[list[Event], list[Refusal]]:
+        ingestor = self._ingestors.get(reader, self._default)
         if ingestor is None:
             known = ", ".join(sorted(self._ingestors)) or "none"
             if time.monotonic() < self._plugins_due:

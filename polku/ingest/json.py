@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -56,26 +56,32 @@ class JsonIngestor:
         """Yield an event or an error for each record, in order; never raises."""
         start = len(_BOM) if data.startswith(_BOM) else 0
         by_line = (context.format or context.source).lower() in _LINES
-        return _read(_lines(data, start) if by_line else _records(data, start))
+        return read_records(_lines(data, start) if by_line else _records(data, start), event_from_json)
 
 
-def _read(records: Iterator[_Record]) -> Iterator[Event | RecordError]:
+def split_records(data: bytes) -> Iterator[_Record]:
+    """Find the records in an object, an array or lines; each has its bytes as `data`."""
+    return _records(data, len(_BOM) if data.startswith(_BOM) else 0)
+
+
+def read_records(records: Iterator[_Record], build: Callable[[bytes, Any], Event]) -> Iterator[Event | RecordError]:
+    """Decode records and build their events, from bytes and decoded value; `build` raises `FieldError`."""
     errors = 0
     for record in records:
         if errors == MAX_ERRORS:
             message = f"{errors} records before this one are bad; this one and the rest were not read"
             yield RecordError(message, line=record.line, offset=record.offset)
             return
-        result = _event(record)
+        result = _event(record, build)
         errors += isinstance(result, RecordError)
         yield result
 
 
-def _event(record: _Record) -> Event | RecordError:
+def _event(record: _Record, build: Callable[[bytes, Any], Event]) -> Event | RecordError:
     fields: object = None
     try:
         fields = decode(record.data)
-        return event_from_json(record.data, fields)
+        return build(record.data, fields)
     except NotJsonError as error:
         return _refuse(record, error.message, error.offset)
     except FieldError as error:

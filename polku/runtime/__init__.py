@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from polku.assembly import StopReport
+from polku.gateway.doors import Addresses
 from polku.gateway.health import Health
 from polku.sender import Door
 
@@ -13,8 +14,8 @@ class Runtime(Protocol):
     """Run one plan from `start` to `stop`; all coroutines are awaited on POLKU's own event loop."""
 
     @property
-    def address(self) -> str | None:
-        """The `host:port` on which the gateway is open, if it is."""
+    def addresses(self) -> Addresses:
+        """Where the gateway is open, if it is."""
         ...
 
     async def start(self) -> None:

@@ -21,13 +21,14 @@ from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
 from polku.errors import NotRunningError
+from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
-from polku.gateway.server import GatewayServer
+from polku.gateway.opening import Gateway
 from polku.link import Link, Local, Receiver, Window
 from polku.plan import Plan
 from polku.runtime import loop_thread
-from polku.runtime.watch import Watch
+from polku.runtime.watch import Progress, Watch
 from polku.sender import Door
 from polku.stage import Stage
 
@@ -42,22 +43,23 @@ _JOINED = Window(join_events=1024, join_bytes=256 * 1024)
 class InlineRuntime:
     """Connect intake, stages, buffer and deliveries within one event loop."""
 
-    def __init__(self, plan: Plan, grpc_addr: str | None) -> None:
+    def __init__(self, plan: Plan, doors: Doors) -> None:
         self._plan = plan
-        self._grpc_addr = grpc_addr
-        self._address: str | None = None
+        self._doors = doors
+        self._addresses = Addresses()
         self._dead_letters = DeadLetters()
         self._deliveries: list[Delivery] = []
         self._stages: list[Stage] = []
         self._buffer: Buffer | None = None
         self._intake: Intake | None = None
-        self._server: GatewayServer | None = None
+        self._gateway: Gateway | None = None
+        self._progress = Progress()
         self._stopped = False
 
     @property
-    def address(self) -> str | None:
-        """The `host:port` on which the gateway is open, if it is."""
-        return self._address
+    def addresses(self) -> Addresses:
+        """Where the gateway is open, if it is."""
+        return self._addresses
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -68,10 +70,9 @@ class InlineRuntime:
         """Build from the back to the front, then open the door."""
         try:
             await self._assemble()
-            if self._grpc_addr is not None:
-                registry = build_registry(self._plan, self._running(), self._assign)
-                self._server = GatewayServer(self._running(), self.health, registry)
-                self._address = await self._server.start(self._grpc_addr)
+            registry = build_registry(self._plan, self._running(), self._assign)
+            self._gateway = Gateway(self._running(), self.health, registry)
+            self._addresses = await self._gateway.open(self._doors)
         except BaseException:
             await self._close()
             raise
@@ -95,8 +96,9 @@ class InlineRuntime:
     def health_nowait(self) -> Health:
         """Return the state of every part; from any thread, also while user code blocks the event loop."""
         intake, buffer = self._running(), self._buffer
-        watch = Watch()
-        watch.add("ingest", "refuses new events: the pipeline is draining" if self._stopped else "")
+        watch = Watch(self._progress)
+        draining = "refuses new events: the pipeline is draining" if self._stopped else ""
+        watch.add_ingest(intake.statistics(), draining)
         watch.add_ingestors(intake.statistics())
         for plan, stage in zip(self._plan.stages, self._stages, strict=True):
             watch.add_stage(plan.name, stage.statistics())
@@ -135,8 +137,8 @@ class InlineRuntime:
         self._stopped = True
         intake = self._running()
         intake.stop()
-        if self._server is not None:
-            await self._server.set_serving(False)
+        if self._gateway is not None:
+            await self._gateway.stop_serving()
         drain = asyncio.ensure_future(intake.drain())
         while not drain.done():
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
@@ -145,13 +147,13 @@ class InlineRuntime:
             await asyncio.wait([drain], timeout=0.01)
         if self._buffer is not None:
             await self._buffer.drain()
-        if self._server is not None:  # until here it told clients that the pipeline is draining
-            await self._server.stop(1.0)
+        if self._gateway is not None:  # until here it told clients that the pipeline is draining
+            await self._gateway.close(1.0)
 
     async def _close(self) -> None:
         self._stopped = True
-        if self._server is not None:
-            await self._server.stop(0)
+        if self._gateway is not None:
+            await self._gateway.close(0)
         if self._intake is not None:
             await self._intake.close()
         for stage in self._stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
 from polku.delivery import DeliveryStatistics
@@ -13,10 +14,33 @@ from polku.stage import StageStatistics
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 
 
-class Watch:
-    """Collect the state of each part."""
+class _Seen(NamedTuple):
+    backlog: int
+    done: int
+    since: float
+
+
+class Progress:
+    """Remember since when each part has had a backlog and has moved nothing of it."""
 
     def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def stalled(self, name: str, backlog: int, done: int, now: float) -> float:
+        """Return for how many seconds nothing was done although there was a backlog; `done` is a running total."""
+        seen = self._seen.get(name)
+        since = now if seen is None or not seen.backlog or not backlog or seen.done != done else seen.since
+        self._seen[name] = _Seen(backlog, done, since)
+        return now - since
+
+
+class Watch:
+    """Collect the state of each part; `progress` is what was seen of them before."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress()
+        self._now = time.monotonic()
+        self._why: dict[str, str] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
     def add(self, name: str, complaint: str) -> None:
@@ -28,19 +52,35 @@ class Watch:
         busy = time.monotonic() - stage.since if stage.step else 0.0
         self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
+    def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
+        """Add the ingest: it is unwell while messages wait for their answers and none comes."""
+        idle = self._progress.stalled("ingest", intake.open, intake.accepted + intake.refused, self._now)
+        if not complaint and idle > PATIENCE:
+            complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
+        self.add("ingest", complaint)
+
     def add_buffer(self, buffer: BufferStatistics) -> None:
         """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""
         if buffer.fault:
             self.add("buffer", buffer.fault)
             return
+        for name, outlet in buffer.outlets.items():
+            done = outlet.confirmed + outlet.dead + outlet.dropped
+            idle = self._progress.stalled(f"outlet {name}", outlet.lag, done, self._now)
+            if idle > PATIENCE:
+                self._why[name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self._components["buffer"] = (True, f"{fullest} of {buffer.capacity} events")
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
-        alarm = getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", "")
-        self._components[f"emitter:{name}"] = (not alarm, str(alarm) or getattr(own, "text", "ok"))
+        alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
+        stall = self._why.get(name, "")
+        if stall and not alarm:
+            alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
+        complaint = f"{stall}: {alarm}" if stall else alarm
+        self._components[f"emitter:{name}"] = (not complaint, complaint or getattr(own, "text", "ok"))
 
     def add_ingestors(self, intake: IntakeStatistics) -> None:
         """Add the ingestors that are plugins: each is unwell while it does not answer, or says so."""

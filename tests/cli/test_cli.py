@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from polku import __version__
+from tests.gateway.http_client import post
 from tests.server import Server, polku
 
 PIPELINE = """
@@ -86,6 +87,8 @@ def test_send_says_when_nobody_listens() -> None:
     [
         ("POLKU_GRPC_ADDR", "nowhere", "HOST:PORT"),
         ("POLKU_GRPC_ADDR", "host:99999", "65535"),
+        ("POLKU_HTTP_ADDR", "8080", "HOST:PORT"),
+        ("POLKU_HTTP_ADDR", "127.0.0.1:99999", "65535"),
         ("POLKU_BUFFER_CAPACITY", "many", "whole number"),
         ("POLKU_BUFFER_CAPACITY", "0", "at least 1"),
         ("POLKU_LOG_LEVEL", "loud", "debug, info, warn, error"),
@@ -107,6 +110,7 @@ def test_a_wrong_option_names_itself(tmp_path: Path) -> None:
     for arguments, named in (
         (["run", str(file), "--runtime", "java"], "--runtime='java'"),
         (["run", str(file), "--grpc-addr", "nowhere"], "--grpc-addr='nowhere'"),
+        (["run", str(file), "--http-addr", "nowhere"], "--http-addr='nowhere'"),
         (["run", str(tmp_path / "absent.py")], "absent.py"),
         (["run", f"{file}:broken"], "no Hub named 'broken'"),
         (["send", "--type", "x", "--metadata", "novalue"], "--metadata='novalue'"),
@@ -120,6 +124,46 @@ def test_a_port_in_use_is_named_with_status_2(server: Server) -> None:
     result = polku("serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR=server.address)
     assert result.returncode == 2
     assert server.address in result.stderr
+
+
+def test_an_http_port_in_use_is_named_with_status_2(server: Server) -> None:
+    variables = {"POLKU_RUNTIME": "inline", "POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": server.address}
+    result = polku("serve", **variables)
+    assert result.returncode == 2
+    assert f"http_addr={server.address!r}" in result.stderr
+
+
+def test_a_wrong_token_is_named_and_not_shown() -> None:
+    result = polku("serve", POLKU_RUNTIME="inline", POLKU_HTTP_TOKEN="se cret")
+    assert result.returncode == 2
+    assert "POLKU_HTTP_TOKEN=" in result.stderr
+    assert "bearer token" in result.stderr
+    assert "cret" not in result.stderr
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_serve_is_open_for_http_where_the_environment_says_so(tmp_path: Path, runtime: str) -> None:
+    addresses = {"POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": "127.0.0.1:0"}
+    server = Server(tmp_path, "serve", POLKU_RUNTIME=runtime, POLKU_HTTP_TOKEN="s3cret", **addresses)
+    try:
+        assert post(server.http_address, b'{"id": "no"}').status == 401
+        token = ("-H", "Authorization: Bearer s3cret")
+        assert post(server.http_address, b'{"id": "over-http"}', "application/json", *token).ids == ["over-http"]
+        assert polku("send", "--to", server.address, "--type", "t", "--id", "over-grpc").returncode == 0
+        server.wait_for(server.out, "over-http")
+        server.wait_for(server.out, "over-grpc")
+        assert server.stop() == 0
+        assert "2 delivered" in server.err.read_text()
+        assert "s3cret" not in server.err.read_text()
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def test_without_an_http_address_no_http_is_open_and_its_library_stays_out(server: Server) -> None:
+    assert server.http_address is None
+    mapped = Path(f"/proc/{server.process.pid}/maps")
+    if mapped.exists():
+        assert "aiohttp" not in mapped.read_text()
 
 
 def test_an_unknown_variable_is_pointed_out(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_what_goes_wrong_costs_its_own_payload_only(
     pipeline = hub(recorder, plugin.address, max_answer_bytes=1_000_000).start(grpc_addr="127.0.0.1:0")
     with pipeline:
         client = Client(pipeline)
-        first, wrong = client.stream(b"one", data)
+        (first,) = client.stream(b"one")
+        (wrong,) = client.stream(data)
         assert list(first.event_ids) == ["one"]
         assert [error.code for error in wrong.errors] == [code]
         assert text in wrong.errors[0].message

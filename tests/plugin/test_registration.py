@@ -29,7 +29,7 @@ from tests.plugin.test_sdk import Store, lines
 from tests.recorder import Recorder
 from tests.server import Server
 
-TOKEN = "open sesame"
+TOKEN = "open-sesame"
 HERE = Path(__file__).parent
 Open = Callable[[Hub], Pipeline]
 

@@ -15,6 +15,7 @@ import pytest
 from polku import Event, Hub, Pipeline
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch
+from tests.gateway.http_client import post
 from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -120,3 +121,17 @@ def test_a_killed_actor_comes_back_and_nothing_acknowledged_is_lost(victim: str,
     # The stage's batches come a second time under the same identity, and the buffer knows them. A client whose
     # gateway died, and an outlet whose emitter died, must send again what the other side may have had.
     check(client.acked, recorder.events(), may_repeat=victim != "stage-1")
+
+
+def test_a_killed_ingest_opens_its_http_door_again(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    with Hub(runtime="ray").emitter(recorder).start(http_addr="127.0.0.1:0", http_token="s3cret") as pipeline:
+        address = str(pipeline.http_address)
+        token = ("-H", "Authorization: Bearer s3cret")
+        assert post(address, b'{"id": "before"}', "application/json", *token).ids == ["before"]
+        os.kill(sights(pipeline)[0]["ingest"].vitals.pid, signal.SIGKILL)
+        wait_for_restart(pipeline, "ingest")
+        reconnecting = ("--retry", "50", "--retry-delay", "1", "--retry-connrefused")
+        assert post(address, b'{"id": "x"}', "application/json", *reconnecting).status == 401
+        assert post(address, b'{"id": "after"}', "application/json", *token).ids == ["after"]
+    assert [event.id for event in recorder.events()] == ["before", "after"]

@@ -1,0 +1,1 @@
+"""The HTTP door: `POST /v1/events` and `GET /health`, with the behaviour of the gRPC door."""

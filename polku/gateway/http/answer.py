@@ -1,0 +1,67 @@
+"""Acks and health as JSON, and the status (RFC 9110) that says what became of a request.
+
+The JSON has the names of the `.proto` files (snake_case, as everywhere in POLKU), all fields always, and numbers as
+numbers. protobuf's own JSON parsers read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from polku.codes import Code
+from polku.gateway.health import Health
+from polku.v1.gateway_pb2 import Ack, MiddlewareStats
+
+_STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
+_RETRY_SOON = {"Retry-After": "1"}
+_RETRY_LATER = {"Retry-After": "5"}
+_SIZE = {Code.TOO_LARGE, Code.TOO_MANY_EVENTS}
+_OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.POISON, Code.UNROUTABLE, Code.UNDELIVERED}
+
+
+def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
+    """Return the status of an Ack and the headers that go with it.
+
+    200 where anything was accepted, or nothing was sent. Else 503 and 429 where sending it again can help; 413 where
+    it is too large; 500 where the ingestor failed; 422 where all events became dead letters on their way, which
+    sending again would only repeat; 400 for any other fault of the input.
+    """
+    if ack.event_ids or not ack.errors:
+        return 200, {}
+    codes = {error.code for error in ack.errors}
+    if codes & {Code.UNAVAILABLE, Code.DRAINING}:
+        return 503, _RETRY_LATER
+    if Code.BUFFER_FULL in codes:
+        return 429, _RETRY_SOON
+    for status, kinds in ((413, _SIZE), (500, {Code.INGESTOR_ERROR}), (422, _OURS)):
+        if codes <= kinds:
+            return status, {}
+    return 400, {}
+
+
+def ack_json(ack: Ack) -> bytes:
+    """Return an Ack as JSON."""
+    stats = ack.middleware_stats
+    fields: dict[str, Any] = {
+        "event_ids": list(ack.event_ids),
+        "errors": [{"event_id": e.event_id, "code": e.code, "message": e.message} for e in ack.errors],
+        "buffer_size": ack.buffer_size,
+        "buffer_capacity": ack.buffer_capacity,
+        "middleware_stats": {name: getattr(stats, name) for name in _STATS},
+    }
+    return msgspec.json.encode(fields) + b"\n"
+
+
+def health_json(health: Health, uptime_seconds: int) -> bytes:
+    """Return a `HealthResponse` as JSON."""
+    components = {name: {"healthy": ok, "message": text} for name, (ok, text) in health.components.items()}
+    fields: dict[str, Any] = {
+        "healthy": health.healthy,
+        "components": components,
+        "uptime_seconds": uptime_seconds,
+        "events_processed": health.processed,
+    }
+    return msgspec.json.encode(fields) + b"\n"

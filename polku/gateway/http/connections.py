@@ -1,0 +1,114 @@
+"""Watch over HTTP connections: how many there are, and that none is held open by a client that says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from polku.limits import Limits
+from polku.receipt import Counts
+
+_IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
+_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Connections:
+    """Put a watched connection in front of each protocol that a factory makes."""
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], limits: Limits, counts: Callable[[], Counts]) -> None:
+        self._make = make
+        self._counts = counts
+        self.limits = limits
+        self._open: dict[asyncio.BaseTransport, Connection] = {}
+
+    def __call__(self) -> Connection:
+        """Return the protocol of a new connection."""
+        return Connection(self._make(), self)
+
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """Keep a connection, or end it where there are too many."""
+        if len(self._open) >= self.limits.connections:
+            transport.abort()
+        self._open[transport] = connection
+        connection.baseline = self._counts()
+
+    def forget(self, transport: asyncio.BaseTransport) -> None:
+        """Let go of a connection that has ended."""
+        self._open.pop(transport, None)
+
+    def find(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+        """Return the connection of a transport while it is open."""
+        return None if transport is None else self._open.get(transport)
+
+    def abort(self) -> None:
+        """End all connections."""
+        for transport in list(self._open):
+            cast("asyncio.Transport", transport).abort()
+
+
+class Connection(asyncio.Protocol):
+    """Hand everything on to the protocol that reads requests, within time.
+
+    A head must be complete `limits.read_seconds` after its first byte (the first one: after the connection was made).
+    While a request is `busy`, its handler keeps the time.
+    """
+
+    def __init__(self, inner: asyncio.Protocol, connections: Connections) -> None:
+        self._inner = inner
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = False
+        self.baseline = Counts()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
+        self._transport = cast("asyncio.Transport", transport)
+        self._inner.connection_made(transport)
+        self._connections.admit(self, self._transport)
+        self._wait(self._connections.limits.read_seconds, idle=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self.begin()
+        if self._transport is not None:
+            self._connections.forget(self._transport)
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._idle:
+            self._wait(self._connections.limits.read_seconds, idle=False)
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:  # noqa: D102
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self._inner.resume_writing()
+
+    def begin(self) -> None:
+        """Note that a request's head is complete."""
+        self._idle = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def end(self) -> None:
+        """Note that a request has its answer."""
+        self._wait(_IDLE_SECONDS, idle=True)
+
+    def _wait(self, seconds: float, *, idle: bool) -> None:
+        self.begin()
+        self._idle = idle
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():  # the client does not even read its answers
+            self._transport.abort()
+            return
+        if not self._idle:
+            self._transport.write(_TIMEOUT)
+        self._transport.close()

@@ -1,0 +1,128 @@
+"""What a request's body is, and how it becomes events.
+
+| Content-Type | read as |
+|---|---|
+| `application/json` | an event, or an array of events (`JsonIngestor`) |
+| `application/x-ndjson`, `application/jsonl` | an event a line (`JsonIngestor`) |
+| `application/x-protobuf`, `application/protobuf` | a serialised `polku.v1.EventPayload` |
+| `application/cloudevents+json`, `application/cloudevents-batch+json` | CloudEvents, structured and batched |
+| any other, with `ce-` headers | a CloudEvent in binary mode: the body is its data |
+
+CloudEvents name their source themselves. Any other request may name one, as `?source=` or `X-Polku-Source`: if the
+pipeline has an ingestor for that source, it reads the body, of whatever type; else the name is what events without a
+source get. What is of another type goes to the default ingestor, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from enum import StrEnum
+
+from polku.codes import Code
+from polku.contracts import IngestContext
+from polku.errors import InputError
+from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.gateway.http.refusal import RequestError
+from polku.gateway.intake import Intake
+
+
+class _Form(StrEnum):
+    JSON = "json"
+    NDJSON = "ndjson"
+    PROTOBUF = "protobuf"
+    CLOUDEVENTS = "cloudevents"
+
+
+_FORMS = {
+    "application/json": _Form.JSON,
+    "application/x-ndjson": _Form.NDJSON,
+    "application/ndjson": _Form.NDJSON,
+    "application/jsonl": _Form.NDJSON,
+    "application/x-protobuf": _Form.PROTOBUF,
+    "application/protobuf": _Form.PROTOBUF,
+    "application/cloudevents+json": _Form.CLOUDEVENTS,
+    "application/cloudevents-batch+json": _Form.CLOUDEVENTS,
+}
+ACCEPTED = ", ".join(_FORMS)
+_CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
+
+Admit = Callable[[bytes], Awaitable[Admission]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request says about its events; names of headers are in lower case."""
+
+    headers: Mapping[str, str]
+    source: str
+    cluster: str
+
+
+def reader_of(head: Head, intake: Intake) -> Admit:
+    """Return what reads the body; raises `RequestError` 415 where nothing does."""
+    media_type, charset = _media_type(head.headers.get("content-type", ""))
+    form = _FORMS.get(media_type)
+    if form is not _Form.CLOUDEVENTS and "ce-specversion" in head.headers:
+        return _binary(head, intake)
+    if form is not None and charset not in _CHARSETS:
+        raise _unsupported(f"charset={charset!r}: is not supported; send UTF-8")
+    if form is _Form.CLOUDEVENTS:
+        return _raw(head, intake, form, "cloudevents")
+    if head.source and intake.serves(head.source):
+        return _raw(head, intake, form or media_type, head.source)
+    if form is _Form.PROTOBUF:
+        return _protobuf(head, intake)
+    if form is not None:
+        return _raw(head, intake, form, form)
+    if intake.has_default:
+        return _raw(head, intake, media_type, head.source)
+    raise _not_read(media_type, head.source)
+
+
+def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
+    context = IngestContext(head.source, head.cluster, form)
+
+    async def admit(body: bytes) -> Admission:
+        return await intake.admit_raw(body, context, reader)
+
+    return admit
+
+
+def _protobuf(head: Head, intake: Intake) -> Admit:
+    async def admit(body: bytes) -> Admission:
+        return admit_payload(body, head.source, head.cluster, intake.limits)
+
+    return admit
+
+
+def _binary(head: Head, intake: Intake) -> Admit:
+    from polku.ingest.cloudevents import event_from_headers
+    from polku.ingest.json_fields import FieldError
+
+    async def admit(body: bytes) -> Admission:
+        try:
+            event = event_from_headers(head.headers, body)
+        except FieldError as error:
+            raise InputError(Code.INVALID_RECORD, str(error)) from None
+        return admit_events([event], head.source, head.cluster, intake.limits)
+
+    return admit
+
+
+def _media_type(header: str) -> tuple[str, str]:
+    message = Message()
+    message["Content-Type"] = header
+    charset = message.get_param("charset", "")
+    return (message.get_content_type() if header else ""), (charset.lower() if isinstance(charset, str) else "?")
+
+
+def _not_read(media_type: str, source: str) -> RequestError:
+    named = f"Content-Type={media_type!r}: is not supported" if media_type else "Content-Type: there is none"
+    unserved = f", and no ingestor serves source={source[:100]!r}" if source else ""
+    return _unsupported(f"{named}{unserved}; send one of {ACCEPTED}, or name a source that has an ingestor (?source=)")
+
+
+def _unsupported(message: str) -> RequestError:
+    return RequestError(415, Code.UNSUPPORTED, message, {"Accept-Post": ACCEPTED})

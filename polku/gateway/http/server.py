@@ -1,0 +1,212 @@
+"""The HTTP door: `POST /v1/events` takes events in, `GET /health` says how the pipeline is.
+
+Every answer to `POST /v1/events`, of whatever status, is an `Ack` as JSON. A request is read whole, within limits of
+size and time, and then goes the way of a unary gRPC call: what is in flight together travels together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from polku.codes import Code
+from polku.errors import DrainingError, InputError, SettingError
+from polku.gateway.health import Health
+from polku.gateway.http.answer import ack_json, health_json, status_of
+from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
+from polku.gateway.http.connections import Connections
+from polku.gateway.http.content import ACCEPTED, Head, reader_of
+from polku.gateway.http.refusal import RequestError
+from polku.gateway.intake import Intake
+from polku.v1.gateway_pb2 import Ack, AckError
+
+_LOG = logging.getLogger(__name__)
+_SILENT = logging.getLogger(f"{__name__}.clients")
+_SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
+_JSON = "application/json"
+_PATHS = "POST /v1/events and GET /health"
+
+
+class HttpServer:
+    """Serve one intake over HTTP; with a `token`, only to clients that send it."""
+
+    def __init__(self, intake: Intake, health: Callable[[], Awaitable[Health]], token: str | None = None) -> None:
+        self._intake = intake
+        self._health = health
+        self._token = token.encode() if token else b""
+        self._bodies = BodyReader(intake.limits)
+        self._started = time.monotonic()
+        self._serving = True
+        self._busy = 0
+        self._quiet = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self._connections: Connections | None = None
+
+    async def start(self, address: str) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had."""
+        app = web.Application(middlewares=[self._answer_errors])
+        app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
+        app.router.add_route("OPTIONS", "/v1/events", self._options)
+        app.router.add_get("/health", self._get_health)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_SILENT, auto_decompress=False, lingering_time=2.0, shutdown_timeout=0.1
+        )
+        await runner.setup()
+        self._runner = runner
+        make: Any = runner.server
+        self._connections = Connections(make, self._intake.limits, lambda: self._intake.counts)
+        self._server = await _listen(self._connections, address)
+        if address.startswith("unix:"):
+            return address
+        port = self._server.sockets[0].getsockname()[1]
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Close the port, give open requests `grace` seconds to end, close the connections."""
+        self._serving = False
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        if self._busy and grace:
+            self._quiet.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), grace)
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+        if self._connections is not None:
+            self._connections.abort()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say whether `/health` tells load balancers to come."""
+        self._serving = serving
+
+    async def _post(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
+        admit = reader_of(_head(request), self._intake)
+        self._bodies.check_length(request.content_length)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        body = self._bodies.decompress(await self._bodies.read(request), encoding)
+        try:
+            ack = await self._intake.request(len(body), lambda: admit(body))
+        except DrainingError as error:
+            ack = self._refuse(Code.DRAINING, str(error))
+        except InputError as error:
+            ack = self._refuse(error.code, error.message)
+        status, headers = status_of(ack)
+        return self._answer(request, status, ack, headers)
+
+    async def _options(self, request: web.Request) -> web.Response:
+        headers = {"Allow": "OPTIONS, POST", "Accept-Post": ACCEPTED, "Accept-Encoding": ", ".join(ENCODINGS)}
+        return web.Response(status=204, headers=headers)
+
+    async def _get_health(self, request: web.Request) -> web.Response:
+        try:
+            health = await self._health()
+        except Exception as error:
+            _LOG.exception("the pipeline's health cannot be told")
+            health = Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
+        status = 200 if health.healthy and self._serving else 503
+        body = health_json(health._replace(healthy=status == 200), int(time.monotonic() - self._started))
+        return web.Response(status=status, body=body, content_type=_JSON, headers={"Cache-Control": "no-store"})
+
+    def _authenticate(self, request: web.Request) -> None:
+        if not self._token:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        sent = given.strip().encode("utf-8", "surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent, self._token):
+            message = "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'"
+            raise RequestError(401, Code.UNAUTHENTICATED, message, {"WWW-Authenticate": 'Bearer realm="polku"'})
+
+    @web.middleware
+    async def _answer_errors(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Keep the connection's time, and make every error an Ack."""
+        connection = self._connections and self._connections.find(request.transport)
+        if connection:
+            connection.begin()
+        self._busy += 1
+        try:
+            return await handler(request)
+        except RequestError as error:
+            return self._answer(request, error.status, self._refuse(error.code, error.message), error.headers)
+        except web.HTTPException as error:
+            ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
+            return self._answer(request, error.status, ack, _allow(error))
+        except Exception as error:
+            _LOG.exception("%s %s failed", request.method, request.path)
+            reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
+            ack = self._refuse(Code.UNAVAILABLE, reason)
+            return self._answer(request, 500, ack, {})
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._quiet.set()
+            if connection:
+                connection.end()
+
+    def _refuse(self, code: Code, message: str) -> Ack:
+        latest = self._intake.statistics().latest
+        error = AckError(code=code, message=message)
+        return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
+
+    def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
+        connection = self._connections and self._connections.find(request.transport)
+        if connection:
+            ack.middleware_stats.CopyFrom(self._intake.stats_since(connection.baseline))
+        response = web.Response(status=status, body=ack_json(ack), content_type=_JSON, headers=headers)
+        if "Connection" in headers or not self._serving:
+            response.force_close()
+        return response
+
+
+async def _leave_to_handler(request: web.Request) -> None:
+    """Do not say `100 Continue` yet: the handler does, once it knows that it wants the body."""
+
+
+def _head(request: web.Request) -> Head:
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers.setdefault(name.lower(), value)
+    source = request.query.get("source") or headers.get("x-polku-source", "")
+    cluster = request.query.get("cluster") or headers.get("x-polku-cluster", "")
+    try:
+        (source + cluster).encode()
+    except UnicodeEncodeError:
+        message = f"source={source[:100]!r}, cluster={cluster[:100]!r}: must be UTF-8"
+        raise RequestError(400, Code.MALFORMED, message) from None
+    return Head(headers, source, cluster)
+
+
+def _explain(request: web.Request, error: web.HTTPException) -> str:
+    return f"{request.method} {request.path[:100]}: {error.reason}; there are {_PATHS}"
+
+
+def _allow(error: web.HTTPException) -> dict[str, str]:
+    allow = error.headers.get("Allow")
+    return {"Allow": allow} if allow else {}
+
+
+async def _listen(connections: Connections, address: str) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    try:
+        if address.startswith("unix:"):
+            return await loop.create_unix_server(connections, address.removeprefix("unix:"))
+        host, _, port = address.rpartition(":")
+        return await loop.create_server(connections, host.strip("[]"), int(port), reuse_address=True, backlog=1024)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
+        raise SettingError("http_addr", address, reason) from None

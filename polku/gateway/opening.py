@@ -1,0 +1,62 @@
+"""The doors of one intake, opened and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from polku.gateway.doors import Addresses, Doors
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake
+from polku.gateway.server import GatewayServer
+
+if TYPE_CHECKING:
+    from polku.gateway.http.server import HttpServer
+    from polku.gateway.registry import RegistryService
+
+
+class Gateway:
+    """Serve one intake over gRPC, HTTP, both or neither."""
+
+    def __init__(
+        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+    ) -> None:
+        self._intake = intake
+        self._registry = registry
+        self._health = health
+        self._servers: list[GatewayServer | HttpServer] = []
+        self._addresses = Addresses()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the doors are open."""
+        return self._addresses
+
+    async def open(self, doors: Doors) -> Addresses:
+        """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
+        grpc = http = None
+        try:
+            if doors.grpc_addr is not None:
+                self._servers.append(server := GatewayServer(self._intake, self._health, self._registry))
+                grpc = await server.start(doors.grpc_addr)
+            if doors.http_addr is not None:
+                from polku.gateway.http.server import HttpServer
+
+                self._servers.append(http_server := HttpServer(self._intake, self._health, doors.http_token))
+                http = await http_server.start(doors.http_addr)
+        except BaseException:
+            await self.close(0)
+            raise
+        self._addresses = Addresses(grpc, http)
+        return self._addresses
+
+    async def stop_serving(self) -> None:
+        """Tell clients that ask for the health that the gateway does not serve any more."""
+        for server in self._servers:
+            await server.set_serving(False)
+
+    async def close(self, grace: float) -> None:
+        """Refuse new calls, give open ones `grace` seconds to end, close the ports."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            await server.stop(grace)

@@ -1,0 +1,172 @@
+"""CloudEvents 1.0 (github.com/cloudevents/spec) to events: the inverse of `polku.emit.cloudevents`.
+
+| CloudEvents | Event |
+|---|---|
+| `id`, `type` | `id`, `event_type` |
+| `source` | `source`; percent-encoding is decoded where encoding it again gives the same |
+| `time` | `timestamp_unix_ns` |
+| `data`, `data_base64`, the body in binary mode | `payload`, byte for byte (text where `data` is not JSON) |
+| `data` under a `dataschema` of `polku:polku.event.v1.…` | typed data |
+| `severity`, `outcome` | the enums, where they are names or numbers of them |
+| `subject`, `dataschema`, all other extensions | `metadata` under the same name |
+| `datacontenttype` | `metadata`, unless it is what the payload shows: `application/json`, or octets |
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import msgspec
+
+from polku.contracts import IngestContext
+from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, default_content_type, is_json_type, uri_reference
+from polku.errors import RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.ingest.json import read_records, split_records
+from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_values import expected
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_NUMBER = re.compile(r"-?[1-9][0-9]{0,9}")
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TYPED: Any = Event.DESCRIPTOR.oneofs_by_name["data"].fields
+_KINDS: dict[str, str] = {f"{SCHEMA}{field.message_type.full_name}": field.name for field in _TYPED}
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEventsIngestor:
+    """Read CloudEvents 1.0 in JSON: one (structured mode), an array (batched mode), or one a line.
+
+    A bad one is an error that names its place and field; the others pass.
+    """
+
+    sources: ClassVar[tuple[str, ...]] = ("cloudevents",)
+
+    def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
+        """Yield an event or an error for each CloudEvent, in order; never raises."""
+        return read_records(split_records(data), _event_from_record)
+
+
+def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
+    """Read a CloudEvent in binary mode from HTTP headers (names in lower case) and body; raises `FieldError`."""
+    attributes = {}
+    for name, value in headers.items():
+        if name.startswith("ce-"):
+            attributes[name[3:]] = unquote(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    attributes.pop("datacontenttype", None)
+    if "content-type" in headers and body:
+        attributes["datacontenttype"] = headers["content-type"]
+    return _build(attributes, body)
+
+
+def _event_from_record(record: bytes, fields: Any) -> Event:
+    if type(fields) is not dict:
+        raise expected(fields, "an object: a CloudEvent's attributes by name", "record")
+    members = dict(fields)
+    data, encoded = members.pop("data", None), members.pop("data_base64", None)
+    attributes = {name: _text(name, value) for name, value in members.items() if value is not None}
+    content_type = attributes.get("datacontenttype", "")
+    if encoded is not None:
+        if data is not None:
+            raise FieldError("data_base64", encoded, "stands beside 'data'; leave one of them out")
+        attributes.setdefault("datacontenttype", "")
+        return _build(attributes, _octets(encoded))
+    if data is None and not (content_type and "data" in fields):
+        return _build(attributes, b"")
+    if isinstance(data, str) and content_type and not is_json_type(content_type):
+        return _build(attributes, data.encode())
+    return _build({"datacontenttype": "application/json", **attributes}, bytes(_RAW.decode(record)["data"]))
+
+
+def _build(attributes: dict[str, str], payload: bytes) -> Event:
+    rest = dict(attributes)
+    version = rest.pop("specversion", "")
+    if version != "1.0":
+        raise FieldError("specversion", version, "must be '1.0': other versions of CloudEvents are not read")
+    required = {name: rest.pop(name, "") for name in ("id", "source", "type")}
+    for name, value in required.items():
+        if not value:
+            raise FieldError(name, value, "is missing or empty; CloudEvents require it")
+    event = Event(id=required["id"], event_type=required["type"], source=_source(required["source"]))
+    if time := rest.pop("time", ""):
+        event.timestamp_unix_ns = _nanoseconds(time)
+    for name in ("severity", "outcome"):
+        _set_enum(event, name, rest)
+    _set_data(event, rest, payload)
+    for name, value in rest.items():
+        hidden = name[2:]
+        event.metadata[hidden if name.startswith("md") and hidden in ATTRIBUTES else name] = value
+    return event
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    raise expected(value, "a string, a number, true or false", name)
+
+
+def _octets(encoded: Any) -> bytes:
+    if not isinstance(encoded, str):
+        raise expected(encoded, "a string of base64", "data_base64")
+    try:
+        return b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise FieldError("data_base64", encoded, f"is not base64 ({error}); encode the bytes as base64") from None
+
+
+def _source(source: str) -> str:
+    plain = unquote(source)
+    return plain if uri_reference(plain) == source else source
+
+
+def _nanoseconds(text: str) -> int:
+    match = _TIME.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        moment = datetime.fromisoformat(f"{match[1].upper()}{match[3].upper().replace('Z', '+00:00')}")
+        since = moment - _EPOCH
+    except (ValueError, OverflowError):
+        raise FieldError("time", text, "is no time; write it as '2024-05-01T12:00:00.123Z' (RFC 3339)") from None
+    nanoseconds = (since.days * 86_400 + since.seconds) * 1_000_000_000 + int((match[2] or "").ljust(9, "0")[:9])
+    if not -(2**63) <= nanoseconds < 2**63:
+        raise FieldError("time", text, "is out of range; it must lie between the years 1678 and 2262")
+    return nanoseconds
+
+
+def _set_enum(event: Event, name: str, rest: dict[str, str]) -> None:
+    value = rest.get(name, "")
+    number = int(value) if _NUMBER.fullmatch(value) else value
+    try:
+        setattr(event, name, getattr(event_from_fields({name: number}), name))
+    except FieldError:
+        return  # somebody else's extension of that name: it is metadata
+    if getattr(event, name):
+        rest.pop(name)
+
+
+def _set_data(event: Event, rest: dict[str, str], payload: bytes) -> None:
+    content_type = rest.get("datacontenttype", "")
+    kind = _KINDS.get(rest.get("dataschema", "")) if is_json_type(content_type) else None
+    if kind is None:
+        event.payload = payload
+        if payload and content_type in ("", default_content_type(payload)):
+            rest.pop("datacontenttype", None)
+        return
+    try:
+        typed = event_from_fields({kind: msgspec.json.decode(payload)})
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FieldError("data", payload[:60], f"is not JSON ({error}); send the fields of {kind}") from None
+    getattr(event, kind).CopyFrom(getattr(typed, kind))
+    del rest["dataschema"], rest["datacontenttype"]
