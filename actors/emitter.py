@@ -48,6 +48,11 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._console.next(confirmed, fault)
 
+    async def assign(self, address: str | None) -> None:
+        """Learn where the plugin is that this emitter is a place for."""
+        await self.ensure_started()
+        await self._delivery.assign(address)
+
     async def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()

@@ -76,6 +76,7 @@ class HubShell:
                 watch.add(name, sight.complaint)
             elif name == "ingest":
                 watch.add_ingest(sight.statistics)
+                watch.add_ingestors(sight.statistics)
                 processed = sight.statistics.received
             elif name == "buffer":
                 watch.add_buffer(sight.statistics)
@@ -84,6 +85,10 @@ class HubShell:
             else:
                 watch.add_stage(name, sight.statistics)
         return watch.health(processed)
+
+    async def assign(self, name: str, address: str | None) -> None:
+        """Tell an emitter that is a place for a plugin where its plugin is."""
+        await self._parts.emitters[name].assign.remote(address)
 
     async def sights(self) -> tuple[dict[str, Sight], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""

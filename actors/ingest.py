@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_intake
+from polku.assembly import build_intake, build_registry
 from polku.dead_letters import DeadLetter, DeadLetters
+from polku.errors import UnavailableError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake, IntakeStatistics
@@ -44,7 +46,8 @@ class IngestShell(Shell):
         await self.ensure_started()
         self._hub = hub
         if self._gateway is None:
-            gateway = Gateway(self._intake, self._health)
+            registry = build_registry(self._plan, self._intake, self._assign)
+            gateway = Gateway(self._intake, self._health, registry)
             await gateway.open(doors)
             self._gateway = gateway
         return self._gateway.addresses
@@ -78,6 +81,15 @@ class IngestShell(Shell):
             if self._gateway is not None:
                 await self._gateway.close(grace)
             await self._intake.close()
+
+    async def _assign(self, name: str, address: str | None) -> None:
+        """Tell the emitter that is a place for a plugin where its plugin is."""
+        if self._hub is None:
+            raise UnavailableError("the pipeline is still starting; register again later")
+        try:
+            await self._hub.assign.remote(name, address)
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
 
     async def _health(self) -> Health:
         if self._hub is None:

@@ -9,7 +9,9 @@ from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middlewar
 from polku.emit import (
     ActorEmitter,
     Breaker,
+    ExternalEmitter,
     GrpcEmitter,
+    PluginSlot,
     Resilience,
     Retry,
     StdoutEmitter,
@@ -30,7 +32,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import CloudEventsIngestor, JsonIngestor, PassthroughIngestor
+from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -70,6 +72,8 @@ __all__ = [
     "Emitter",
     "Enricher",
     "Event",
+    "ExternalEmitter",
+    "ExternalIngestor",
     "Failure",
     "Filter",
     "GrpcEmitter",
@@ -88,6 +92,7 @@ __all__ = [
     "Pipeline",
     "Plan",
     "PlanError",
+    "PluginSlot",
     "PolkuError",
     "RateLimiter",
     "RecordError",

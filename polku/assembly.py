@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import Buffer
 from polku.buffer.outlet import OutletStatistics
@@ -16,6 +16,10 @@ from polku.gateway.intake import Intake
 from polku.link import Link
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
 from polku.stage import Stage
+
+if TYPE_CHECKING:
+    from polku.external.registry import Assign
+    from polku.gateway.registry import RegistryService
 
 
 def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
@@ -30,6 +34,19 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
     default = plan.default_ingestor
     default_ingestor = None if default is None else as_ingestor(default, clock)
     return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
+
+
+def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryService | None:
+    """Build what plugins register with, where the plan allows it; `assign` reaches the pipeline's plugin slots."""
+    if plan.plugins is None:
+        return None
+    from polku.emit.slot import slot_name
+    from polku.external.registry import Registry
+    from polku.gateway.registry import RegistryService
+
+    taken = {source: type(ingestor).__name__ for source, ingestor in plan.ingestors}
+    slots = {name: outlet.name for outlet in plan.outlets if (name := slot_name(outlet.emitter)) is not None}
+    return RegistryService(Registry(plan.plugins, intake, taken, slots, assign))
 
 
 def build_stage(

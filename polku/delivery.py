@@ -50,6 +50,11 @@ class Delivery:
         self._confirmed += len(batch) - len(failures)
         return Receipt(tuple(Refusal(f.event_id, Code.UNDELIVERED, f.reason) for f in failures))
 
+    async def assign(self, address: str | None) -> None:
+        """Tell an emitter that is a place for a plugin where its plugin is, or that there is none."""
+        slot: Any = getattr(self._emitter, "inner", self._emitter)
+        await slot.assign(address)
+
     async def close(self) -> None:
         """Close the emitter."""
         await call_hook(self._emitter, "close")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
+from polku.external.rules import PluginRules
 from polku.gateway.doors import Doors
 from polku.limits import Limits
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, Resources, StagePlan, check_pickles, fuse
@@ -56,6 +57,7 @@ class Hub:
         self._buffer = BufferStrategy.ring()
         self._limits = Limits()
         self._ack = AckLevel.ACCEPTED
+        self._plugins: PluginRules | None = None
         self._hang_seconds = 30.0
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
@@ -162,6 +164,26 @@ class Hub:
             raise PlanError(f"level={level!r} is not known; choose one of {names}", where="ack") from None
         return self
 
+    def allow_plugins(
+        self,
+        token: str,
+        *,
+        silent_after: float = 15.0,
+        timeout: float = 5.0,
+        root_certificates: bytes | None = None,
+    ) -> Hub:
+        """Let plugins that know the token register themselves on the gateway's port (`polku.v1.PluginRegistry`).
+
+        An ingestor serves its sources at once; an emitter needs a place: `.emitter(PluginSlot("name"))`. A plugin that
+        gives no sign of life for `silent_after` seconds is taken out; its sources then answer UNAVAILABLE. One call of
+        a registered ingestor may take `timeout` seconds. Send the token over networks that you trust only: the
+        gateway's port is not encrypted.
+        """
+        self._plugins = PluginRules(
+            token=token, silent_after=silent_after, timeout=timeout, root_certificates=root_certificates
+        )
+        return self
+
     def supervise(self, *, hang_seconds: float) -> Hub:
         """Choose after how many seconds a part that does not answer, since sync code blocks it, is killed.
 
@@ -196,6 +218,7 @@ class Hub:
             outlets=tuple(self._outlets),
             limits=self._limits,
             ack=self._ack,
+            plugins=self._plugins,
             hang_seconds=self._hang_seconds,
         )
         if self._chosen(runtime) == "ray":

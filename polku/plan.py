@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
+from polku.external.rules import PluginRules
 from polku.limits import Limits
 
 
@@ -74,6 +75,7 @@ class Plan:
     buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
+    plugins: PluginRules | None = None
     hang_seconds: float = 30.0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from polku.cli.journal import app as journal_app
+from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
 from polku.cli.settings import RUNTIMES, check_address, read_settings
 from polku.errors import PlanError, PolkuError, SettingError
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Event routing as code."
 )
 
+app.add_typer(plugin_app, name="plugin")
 app.add_typer(journal_app, name="journal")
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]

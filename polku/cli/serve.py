@@ -29,6 +29,8 @@ def serve_environment() -> None:
         hub.emitter(GrpcEmitter(list(settings.emit_grpc_endpoints)))
     else:
         hub.emitter(StdoutEmitter())
+    if settings.plugin_token:
+        hub.allow_plugins(settings.plugin_token)
     hub.run(grpc_addr=settings.grpc_addr, http_addr=settings.http_addr, http_token=settings.http_token)
 
 

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from polku.emit.actor import ActorEmitter
 from polku.emit.breaker import Breaker
+from polku.emit.external import ExternalEmitter
 from polku.emit.grpc import GrpcEmitter
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
+from polku.emit.slot import PluginSlot
 from polku.emit.stdout import StdoutEmitter
 from polku.emit.webhook import WebhookEmitter
 
-__all__ = ["ActorEmitter", "Breaker", "GrpcEmitter", "Resilience", "Retry", "StdoutEmitter", "WebhookEmitter"]
+__all__ = [
+    "ActorEmitter",
+    "Breaker",
+    "ExternalEmitter",
+    "GrpcEmitter",
+    "PluginSlot",
+    "Resilience",
+    "Retry",
+    "StdoutEmitter",
+    "WebhookEmitter",
+]

@@ -7,7 +7,6 @@ are counted, not decoded (22 ns an event instead of 60 and more).
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch import Batch
@@ -15,6 +14,7 @@ from polku.contracts import Failure
 from polku.emit.grpc_ack import Answer, read_failures
 from polku.emit.grpc_stream import GrpcStream
 from polku.emit.parts import TooLargeError, send_parts
+from polku.emit.size import read_excess
 from polku.errors import EmitError, RejectedError
 from polku.v1.gateway_pb2 import IngestBatch
 from polku.views import events_field
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from polku.emit.grpc import GrpcEmitter
 
 _FRAMING = 16
-# How gRPC in C, C++, Python and Go, and tonic in Rust, say that a message is over the receiver's limit.
-_LIMIT = re.compile(r"larger than max \(\d+ vs\. (\d+)\)|too large: found \d+ bytes, the limit is: (\d+)")
 
 
 class GrpcClientStatistics(NamedTuple):
@@ -91,10 +89,10 @@ class GrpcClient:
 
     def _learn_limit(self, error: EmitError, size: int) -> None:
         """Keep to the destination's own limit once it broke the stream over it."""
-        found = _LIMIT.search(error.message)
-        if found is None:
+        excess = read_excess(error.message)
+        if excess is None:
             return
-        limit = int(found[1] or found[2])
+        limit = excess.limit
         self._limit = min(self._limit, limit)
         if size > limit:
             raise TooLargeError(f"the event makes a message of {size} bytes, the destination's limit is {limit}")

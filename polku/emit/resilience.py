@@ -107,6 +107,11 @@ class Resilient:
         self._alarm = ""
         self.concurrency: int = getattr(inner, "concurrency", 1)
 
+    @property
+    def inner(self) -> Emitter:
+        """The running emitter inside."""
+        return self._inner
+
     async def start(self) -> None:
         """Start the emitter inside."""
         await call_hook(self._inner, "start")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -20,17 +21,21 @@ from polku.delivery import call_hook
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.gateway.turns import Turn, Turns
 from polku.limits import Limits
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
 from polku.views import read_envelope
 
+if TYPE_CHECKING:
+    from polku.external.client import PluginState
+
 _LOG = logging.getLogger(__name__)
 
 
 class IntakeStatistics(NamedTuple):
-    """Count messages and events; `open` messages have no answer yet."""
+    """Count messages and events; `open` messages have no answer yet; `plugins` are the external ingestors by source."""
 
     messages: int
     received: int
@@ -38,6 +43,7 @@ class IntakeStatistics(NamedTuple):
     refused: int
     open: int
     latest: Receipt
+    plugins: Mapping[str, PluginState] = {}
 
 
 class Intake:
@@ -61,6 +67,8 @@ class Intake:
         self._latest = Receipt()
         self._messages = self._received = self._accepted = self._refused = self._open = self._open_bytes = 0
         self._answered = asyncio.Event()
+        self._ingesting: set[asyncio.Task[Ack]] = set()
+        self._plugins_due = 0.0
 
     async def start(self) -> None:
         """Start the ingestors."""
@@ -73,11 +81,12 @@ class Intake:
         for ingestor in self._components():
             await call_hook(ingestor, "close")
 
-    async def begin(self, message: bytes) -> Awaitable[Ack]:
+    async def begin(self, message: bytes, turns: Turns | None = None) -> Awaitable[Ack]:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
 
         Messages that are begun one after the other keep their order. Waits while `limits.open_bytes` are under way.
-        Never raises for bad input: what is wrong stands in `Ack.errors`.
+        Never raises for bad input: what is wrong stands in `Ack.errors`. With `turns`, one for each stream, it does not
+        wait for an ingestor that takes several calls at once: the events then leave in their turn.
         """
         await self._wait_for_room(len(message))
         try:
@@ -89,13 +98,18 @@ class Intake:
                 admission = admit_payload(envelope.events, source, cluster, self.limits)
             elif which == "raw":
                 raw = RawPayload.FromString(envelope.raw)
-                admission = await self.admit_raw(raw.data, IngestContext(source, cluster, raw.format), source)
+                context = IngestContext(source, cluster, raw.format)
+                if turns is not None and self._takes_several(source):
+                    return self._ingest_beside(raw.data, context, turns, len(message))
+                admission = await self.admit_raw(raw.data, context, source)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
             return self._refuse(Code.MALFORMED, f"IngestBatch: not a valid message ({error}); send it again whole")
         except InputError as error:
             return self._refuse(error.code, error.message)
+        if turns is not None:
+            await turns.all_over()
         return self._push(admission, len(message))
 
     async def batch(self, message: bytes) -> Ack:
@@ -125,6 +139,14 @@ class Intake:
             raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
         return await self._push(admission, len(message))
 
+    def serve(self, source: str, ingestor: Ingestor) -> None:
+        """Let an ingestor, which is started, serve a source from now on."""
+        self._ingestors[source] = ingestor
+
+    def expect_plugins(self, seconds: float) -> None:
+        """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""
+        self._plugins_due = time.monotonic() + seconds
+
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
         self._check_request(size)
@@ -150,6 +172,8 @@ class Intake:
 
     async def drain(self) -> None:
         """Return when every message taken so far has its answer."""
+        while self._ingesting:
+            await asyncio.wait(self._ingesting)
         await self._link.drain()
 
     def stats_since(self, start: Counts) -> MiddlewareStats:
@@ -172,11 +196,49 @@ class Intake:
 
     def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
-        return IntakeStatistics(self._messages, self._received, self._accepted, self._refused, self._open, self._latest)
+        counts = (self._messages, self._received, self._accepted, self._refused, self._open)
+        return IntakeStatistics(*counts, self._latest, self._plugins())
 
     def _components(self) -> list[Ingestor]:
         default = [self._default] if self._default is not None else []
         return list({id(ingestor): ingestor for ingestor in [*self._ingestors.values(), *default]}.values())
+
+    def _plugins(self) -> dict[str, PluginState]:
+        states: dict[str, PluginState] = {}
+        seen: set[int] = set()
+        default = {"*": self._default} if self._default is not None else {}
+        for source, ingestor in (self._ingestors | default).items():
+            state = getattr(ingestor, "state", None)
+            if callable(state) and id(ingestor) not in seen:
+                seen.add(id(ingestor))
+                states[source] = state()
+        return states
+
+    def _takes_several(self, source: str) -> bool:
+        return getattr(self._ingestors.get(source, self._default), "concurrency", 1) > 1
+
+    def _ingest_beside(self, data: bytes, context: IngestContext, turns: Turns, size: int) -> Awaitable[Ack]:
+        """Ingest while the stream is read on; cancelled or not, the bytes count as under way until that is done."""
+        self._open_bytes += size
+        task = asyncio.get_running_loop().create_task(self._ingest_in_turn(data, context, turns.take(), size))
+        self._ingesting.add(task)
+        task.add_done_callback(self._ingesting.discard)
+        return task
+
+    async def _ingest_in_turn(self, data: bytes, context: IngestContext, turn: Turn, size: int) -> Ack:
+        counted = size
+        try:
+            admission = await self.admit_raw(data, context, context.source)
+            await turn.come()
+            self._open_bytes, counted = self._open_bytes - counted, 0
+            answer = self._push(admission, size)
+        except InputError as error:
+            answer = self._refuse(error.code, error.message)
+        finally:
+            self._open_bytes -= counted
+            self._answered.set()
+            turn.end()
+        return await answer
 
     def _check_request(self, size: int) -> None:
         if self._draining:
@@ -207,6 +269,9 @@ class Intake:
         ingestor = self._ingestors.get(reader, self._default)
         if ingestor is None:
             known = ", ".join(sorted(self._ingestors)) or "none"
+            if time.monotonic() < self._plugins_due:
+                reason = f"source={context.source!r}: no plugin has registered for it yet; send again later"
+                raise InputError(Code.UNAVAILABLE, reason)
             raise InputError(
                 Code.UNKNOWN_SOURCE,
                 f"source={context.source!r}: no ingestor serves it and there is no default one; known are {known}",

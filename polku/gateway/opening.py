@@ -12,13 +12,17 @@ from polku.gateway.server import GatewayServer
 
 if TYPE_CHECKING:
     from polku.gateway.http.server import HttpServer
+    from polku.gateway.registry import RegistryService
 
 
 class Gateway:
     """Serve one intake over gRPC, HTTP, both or neither."""
 
-    def __init__(self, intake: Intake, health: Callable[[], Awaitable[Health]]) -> None:
+    def __init__(
+        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+    ) -> None:
         self._intake = intake
+        self._registry = registry
         self._health = health
         self._servers: list[GatewayServer | HttpServer] = []
         self._addresses = Addresses()
@@ -33,7 +37,7 @@ class Gateway:
         grpc = http = None
         try:
             if doors.grpc_addr is not None:
-                self._servers.append(server := GatewayServer(self._intake, self._health))
+                self._servers.append(server := GatewayServer(self._intake, self._health, self._registry))
                 grpc = await server.start(doors.grpc_addr)
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -21,8 +21,12 @@ from polku.codes import Code
 from polku.errors import DrainingError, InputError, SettingError
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
+from polku.gateway.turns import Turns
 from polku.receipt import Counts
 from polku.v1.gateway_pb2 import Ack, ComponentHealth, HealthRequest, HealthResponse
+
+if TYPE_CHECKING:
+    from polku.gateway.registry import RegistryService
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "polku.v1.Gateway"
@@ -39,8 +43,11 @@ _STATUS = {
 class GatewayServer:
     """Serve one intake over gRPC."""
 
-    def __init__(self, intake: Intake, health: Callable[[], Awaitable[Health]]) -> None:
+    def __init__(
+        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+    ) -> None:
         self._intake = intake
+        self._registry = registry
         self._health = health
         self._server: grpc.aio.Server | None = None
         self._health_service: Any = None
@@ -60,9 +67,13 @@ class GatewayServer:
             ]
         )
         server.add_generic_rpc_handlers((self._handlers(),))
+        if self._registry is not None:
+            server.add_generic_rpc_handlers((self._registry.handlers(),))
         self._add_standard_services(server)
         port = _bind(server, address)
         await server.start()
+        if self._registry is not None:
+            await self._registry.registry.start()
         self._server = server
         await self.set_serving(True)
         host = address.rpartition(":")[0]
@@ -74,6 +85,8 @@ class GatewayServer:
             await self.set_serving(False)
             server, self._server = self._server, None
             await server.stop(grace)
+            if self._registry is not None:
+                await self._registry.registry.close()
 
     async def set_serving(self, serving: bool) -> None:
         """Say to `grpc.health.v1` clients whether the gateway serves."""
@@ -135,9 +148,10 @@ class GatewayServer:
         )
 
     async def _read(self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None]) -> None:
+        turns = Turns()
         try:
             async for message in requests:
-                await acks.put(asyncio.ensure_future(await self._intake.begin(message)))
+                await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns)))
         except Exception:
             await acks.put(None)
             raise
@@ -177,7 +191,10 @@ class GatewayServer:
 
         self._health_service = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stub lags behind
         health_pb2_grpc.add_HealthServicer_to_server(self._health_service, server)
-        reflection.enable_server_reflection((_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        services = [_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        if self._registry is not None:
+            services.append("polku.v1.PluginRegistry")
+        reflection.enable_server_reflection(services, server)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:

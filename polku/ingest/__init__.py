@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from polku.ingest.cloudevents import CloudEventsIngestor
+from polku.ingest.external import ExternalIngestor
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
 
-__all__ = ["CloudEventsIngestor", "JsonIngestor", "PassthroughIngestor"]
+__all__ = ["CloudEventsIngestor", "ExternalIngestor", "JsonIngestor", "PassthroughIngestor"]

@@ -13,6 +13,7 @@ from polku.assembly import (
     build_buffer,
     build_delivery,
     build_intake,
+    build_registry,
     build_stage,
     report_outcome,
 )
@@ -69,7 +70,8 @@ class InlineRuntime:
         """Build from the back to the front, then open the door."""
         try:
             await self._assemble()
-            self._gateway = Gateway(self._running(), self.health)
+            registry = build_registry(self._plan, self._running(), self._assign)
+            self._gateway = Gateway(self._running(), self.health, registry)
             self._addresses = await self._gateway.open(self._doors)
         except BaseException:
             await self._close()
@@ -97,6 +99,7 @@ class InlineRuntime:
         watch = Watch(self._progress)
         draining = "refuses new events: the pipeline is draining" if self._stopped else ""
         watch.add_ingest(intake.statistics(), draining)
+        watch.add_ingestors(intake.statistics())
         for plan, stage in zip(self._plan.stages, self._stages, strict=True):
             watch.add_stage(plan.name, stage.statistics())
         if buffer is not None:
@@ -108,6 +111,9 @@ class InlineRuntime:
     def door(self) -> Door:
         """The way in for senders of this process."""
         return InlineDoor(self._running())
+
+    async def _assign(self, name: str, address: str | None) -> None:
+        await next(delivery for delivery in self._deliveries if delivery.name == name).assign(address)
 
     async def _assemble(self) -> None:
         self._deliveries = [build_delivery(outlet) for outlet in self._plan.outlets]

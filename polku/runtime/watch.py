@@ -74,11 +74,18 @@ class Watch:
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""
-        alarm = str(getattr(delivery.emitter, "alarm", "") or "")
+        own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
+        alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
         stall = self._why.get(name, "")
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
-        self.add(f"emitter:{name}", f"{stall}: {alarm}" if stall else alarm)
+        complaint = f"{stall}: {alarm}" if stall else alarm
+        self._components[f"emitter:{name}"] = (not complaint, complaint or getattr(own, "text", "ok"))
+
+    def add_ingestors(self, intake: IntakeStatistics) -> None:
+        """Add the ingestors that are plugins: each is unwell while it does not answer, or says so."""
+        for source, plugin in intake.plugins.items():
+            self._components[f"ingestor:{source}"] = (not plugin.alarm, plugin.text)
 
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""

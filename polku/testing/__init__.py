@@ -1,7 +1,32 @@
-"""What pipelines are tested with: the oracle that checks what a pipeline did with the events that it was sent."""
+"""What users test their pipelines and plugins with.
+
+The oracle checks what a pipeline did with the events that it was sent. A plugin, in any language, is checked so:
+
+```python
+from polku.testing import assert_plugin, plugin_process
+
+
+def test_my_plugin_keeps_the_contract():
+    with plugin_process("python", "plugin.py") as plugin:
+        assert_plugin(plugin.address, sample=b"one line of my format")
+```
+"""
 
 from __future__ import annotations
 
+from polku.testing.conformance.check import assert_plugin, check_plugin
+from polku.testing.conformance.findings import Finding, Grade, Report
+from polku.testing.conformance.process import PluginProcess, plugin_process
 from polku.testing.oracle import Oracle, Verdict
 
-__all__ = ["Oracle", "Verdict"]
+__all__ = [
+    "Finding",
+    "Grade",
+    "Oracle",
+    "PluginProcess",
+    "Report",
+    "Verdict",
+    "assert_plugin",
+    "check_plugin",
+    "plugin_process",
+]

@@ -78,18 +78,32 @@ def test_the_wheel_holds_polku_and_nothing_beside_it(wheel: Path) -> None:
     assert not [name for name in names if "/tests/" in name or "__pycache__" in name]
 
 
+TEMPLATES = "polku/plugin/templates/"
+
+
 def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("polku/")}
     actors = {f"polku/{path.relative_to(ROOT)}" for path in (ROOT / "actors").rglob("*.py")}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "polku").rglob("*.py*")}
     wanted = {name for name in actors | sources if "__pycache__" not in name}
 
-    assert packed - {"polku/py.typed"} == wanted - {"polku/py.typed"}
+    assert {name for name in packed if not name.startswith(TEMPLATES)} - {"polku/py.typed"} == {
+        name for name in wanted if not name.startswith(TEMPLATES)
+    } - {"polku/py.typed"}
+
+
+def test_the_wheel_holds_the_templates_of_polku_plugin_new(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(TEMPLATES)}
+    for wanted in ("python/README.md", "python/emitter/test_plugin.py", "go/go.sum", "go/polkupb/plugin.pb.go"):
+        assert TEMPLATES + wanted in packed
+    assert all(
+        name.endswith((".py", ".go", ".mod", ".sum", ".sh", ".md", ".js", ".json", ".rs", ".toml")) for name in packed
+    )
 
 
 def test_every_directory_of_the_wheel_is_a_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    directories = {str(Path(name).parent) for name in names if name.endswith(".py")}
+    directories = {str(Path(n).parent) for n in names if n.endswith(".py") and not n.startswith(TEMPLATES)}
 
     assert {d for d in directories if f"{d}/__init__.py" not in names} == set()
 

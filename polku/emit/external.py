@@ -1,0 +1,68 @@
+"""Let a plugin, a program in any language, hand events to a destination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from polku import arguments
+from polku.clock import Clock
+from polku.external.connection import Connection
+
+if TYPE_CHECKING:
+    from polku.external.emit import PluginEmitter
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalEmitter:
+    """Hand events to the plugin at an address (`polku.v1.EmitterPlugin`), whose answer confirms all but those it names.
+
+    The address is `http://host:port`, `https://host:port`, `host:port` or `unix:/path`. The plugin's `Info` must say
+    that it is an emitter, and name it `name` (its `emitter_name`, or where that is empty its own name); until it does,
+    everything is held. What its `Health` says, asked for every `health_interval` seconds, shows in the gateway's
+    Health. `Shutdown` is called when the pipeline stops, and may take `shutdown_timeout` seconds.
+
+    Failed events are tried again, or become dead letters where their error says `retryable=false`; where the counts of
+    an answer do not add up, all events that it does not name are tried again. A batch over `max_message_bytes`, or
+    over the limit that the plugin names, is split. One call at a time keeps the order; with a `concurrency`, calls
+    overtake each other. A call may take `timeout` seconds; when one is cut off, the plugin may have delivered it
+    all the same and gets it again. `https://` is checked against gRPC's own or the given `root_certificates` (PEM);
+    `token` is sent as `authorization: Bearer`.
+    """
+
+    name: str
+    address: str
+    timeout: float = field(default=30.0, kw_only=True)
+    concurrency: int = field(default=1, kw_only=True)
+    max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
+    health_interval: float = field(default=5.0, kw_only=True)
+    shutdown_timeout: float = field(default=3.0, kw_only=True)
+    root_certificates: bytes | None = field(default=None, kw_only=True)
+    token: str | None = field(default=None, kw_only=True, repr=False)
+
+    may_recover = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise arguments.fault("ExternalEmitter", "name", self.name, "must be the emitter's routing name")
+        arguments.whole("ExternalEmitter", "concurrency", self.concurrency)
+        arguments.whole("ExternalEmitter", "max_message_bytes", self.max_message_bytes)
+        arguments.positive("ExternalEmitter", "shutdown_timeout", self.shutdown_timeout)
+        self.connection()
+
+    def connection(self) -> Connection:
+        """Return the way to the plugin."""
+        return Connection(
+            where="ExternalEmitter",
+            address=self.address,
+            timeout=self.timeout,
+            health_interval=self.health_interval,
+            root_certificates=self.root_certificates,
+            token=self.token,
+        )
+
+    def build(self, clock: Clock) -> PluginEmitter:
+        """Make the running emitter."""
+        from polku.external.emit import PluginEmitter
+
+        return PluginEmitter(self)

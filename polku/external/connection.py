@@ -1,0 +1,77 @@
+"""How the router reaches a plugin: address, deadline, encryption, and the gRPC channel made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from polku import arguments
+from polku.emit.addresses import Address, parse_address
+from polku.errors import PlanError
+
+_CONNECT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Describe the way to one plugin; checks its fields and names `where` they were given.
+
+    A call may take `timeout` seconds, an answer `max_answer_bytes`. Health is asked for every `health_interval`
+    seconds. `token` is sent as `authorization: Bearer`.
+    """
+
+    where: str
+    address: str
+    timeout: float = 5.0
+    health_interval: float = 5.0
+    max_answer_bytes: int = 64 * 1024 * 1024
+    root_certificates: bytes | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        self.target()
+        arguments.positive(self.where, "timeout", self.timeout)
+        arguments.positive(self.where, "health_interval", self.health_interval)
+        arguments.whole(self.where, "max_answer_bytes", self.max_answer_bytes)
+        if self.root_certificates is not None and not isinstance(self.root_certificates, bytes):
+            raise PlanError("root_certificates must be the bytes of a PEM file", where=self.where)
+        check_token(self.where, self.token)
+
+    def target(self) -> Address:
+        """Return the address as gRPC wants it."""
+        return parse_address(self.where, self.address)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def open(self) -> Any:
+        """Make the channel; it connects when it is first used, and again with backoff after it broke."""
+        import grpc
+        import grpc.aio
+
+        options = [
+            ("grpc.max_receive_message_length", self.max_answer_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+            # In spite of its name this is how long connecting may take (github.com/grpc/grpc/issues/12830).
+            ("grpc.min_reconnect_backoff_ms", round(min(_CONNECT_TIMEOUT, self.timeout) * 1_000)),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        address = self.target()
+        if address.tls:
+            credentials = grpc.ssl_channel_credentials(self.root_certificates)
+            return grpc.aio.secure_channel(address.target, credentials, options)
+        return grpc.aio.insecure_channel(address.target, options)
+
+
+def check_token(where: str, token: str | None) -> None:
+    """Make sure of a token that can stand in a header."""
+    if token is None:
+        return
+    printable = isinstance(token, str) and token.isascii() and token.isprintable()
+    if not printable or not token or token != token.strip():
+        raise PlanError("token must be printable ASCII without spaces at its ends", where=where)

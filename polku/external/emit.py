@@ -1,0 +1,118 @@
+"""The running form of the ExternalEmitter: batches to the plugin, what it did not take back.
+
+Nothing is done for each event: a serialised `EventPayload` has the same bytes as a serialised `EmitRequest`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from polku.batch import Batch
+from polku.contracts import Failure
+from polku.emit.parts import TooLargeError, send_parts
+from polku.emit.size import read_excess
+from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.external.client import CallError, PluginClient, PluginState
+from polku.external.introduction import emitter_fault
+from polku.external.verdict import read_failures
+from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
+
+if TYPE_CHECKING:
+    from polku.emit.external import ExternalEmitter
+
+_LOG = logging.getLogger(__name__)
+_MISCONFIGURED = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.NOT_FOUND,
+    }
+)
+_REJECTED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
+
+
+class PluginEmitter:
+    """Call `Emit`, in parts where a batch is too large for one message."""
+
+    def __init__(self, config: ExternalEmitter) -> None:
+        self.concurrency = config.concurrency
+        self._config = config
+        self._limit = config.max_message_bytes
+        self._client = PluginClient("EmitterPlugin", config.connection(), lambda info: emitter_fault(info, config.name))
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        await self._client.start()
+
+    async def close(self) -> None:
+        """Let the plugin finish, and close the connection."""
+        try:
+            if self._client.is_known:
+                await self._shut_down()
+        finally:
+            await self._client.close()
+
+    async def disconnect(self) -> None:
+        """Close the connection to a plugin that is not ours any more; it goes on without us."""
+        await self._client.close()
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        """Return the events that were not delivered; raises an `EmitError` where nothing is known to be."""
+        return await send_parts([_Request(batch)], self._send)
+
+    def statistics(self) -> PluginState:
+        """Return how the plugin is."""
+        return self._client.state()
+
+    async def _send(self, part: _Request) -> list[Failure]:
+        payload = part.batch.payload
+        if len(payload) > self._limit:
+            raise TooLargeError(f"the event makes a message of {len(payload)} bytes, the limit is {self._limit}")
+        try:
+            answer = await self._client.call("Emit", payload)
+        except CallError as error:
+            raise self._error(error, len(payload)) from None
+        try:
+            response = EmitResponse.FromString(answer)
+        except DecodeError as error:
+            text = f"plugin at {self._config.address}: Emit: the answer is no EmitResponse ({error})"
+            raise RetryableError(text) from None
+        return read_failures(part.ids, response)
+
+    def _error(self, error: CallError, size: int) -> EmitError:
+        excess = read_excess(error.text) if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+        if excess is not None and excess.size >= size:
+            self._limit = min(self._limit, excess.limit)
+            return TooLargeError(str(error))
+        if error.status in _MISCONFIGURED:
+            return MisconfiguredError(str(error))
+        return RejectedError(str(error)) if error.status in _REJECTED else RetryableError(str(error))
+
+    async def _shut_down(self) -> None:
+        try:
+            answer = await self._client.call("Shutdown", b"", self._config.shutdown_timeout)
+            response = ShutdownResponse.FromString(answer)
+        except (CallError, DecodeError) as error:
+            _LOG.warning("emitter %r: Shutdown failed: %s", self._config.name, error)
+            return
+        if not response.success:
+            _LOG.warning("emitter %r: the plugin did not finish well: %s", self._config.name, response.message)
+
+
+class _Request:
+    """The events of one call."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @property
+    def ids(self) -> list[str]:
+        return self.batch.ids
+
+    def halves(self) -> list[_Request]:
+        return [_Request(half) for half in self.batch.split(len(self.batch) // 2)]

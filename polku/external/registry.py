@@ -1,0 +1,256 @@
+"""The plugins that registered themselves: taken in after a call back, kept while they give signs of life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from polku.clock import Clock, SystemClock
+from polku.contracts import Ingestor
+from polku.errors import PlanError, PolkuError
+from polku.events import new_id
+from polku.external.absent import Absent
+from polku.external.client import CallError, ask_once
+from polku.external.connection import Connection
+from polku.external.ingest import PluginIngestor
+from polku.external.introduction import emitter_fault, ingestor_fault, routing_name
+from polku.external.rules import PluginRules
+from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
+
+_LOG = logging.getLogger(__name__)
+_CONCURRENCY = 64
+_MOST_SOURCES = 1_000
+
+Assign = Callable[[str, str | None], Awaitable[None]]
+
+
+class RefusedError(PolkuError):
+    """Say why a plugin was not taken in."""
+
+
+class Routes(Protocol):
+    """Where the sources of plugins are put: the intake."""
+
+    def serve(self, source: str, ingestor: Ingestor) -> None:
+        """Let an ingestor serve a source from now on."""
+        ...
+
+    def expect_plugins(self, seconds: float) -> None:
+        """Answer UNAVAILABLE for unknown sources for so long."""
+        ...
+
+
+@dataclass
+class _Entry:
+    plugin_id: str
+    info: PluginInfo
+    address: str
+    heard: float
+    ingestor: PluginIngestor | None = None
+    sources: Sequence[str] = ()
+    slot: str | None = field(default=None)
+
+
+class Registry:
+    """Take plugins in and out.
+
+    `taken` are the sources that the pipeline serves itself, with what serves them; `slots` its `PluginSlot`s by name,
+    with the names of their outlets; `assign` gives an outlet its plugin's address, or None.
+    """
+
+    def __init__(
+        self,
+        rules: PluginRules,
+        routes: Routes,
+        taken: Mapping[str, str],
+        slots: Mapping[str, str],
+        assign: Assign,
+        clock: Clock | None = None,
+    ) -> None:
+        self.rules = rules
+        self._routes = routes
+        self._taken = dict(taken)
+        self._slots = dict(slots)
+        self._assign = assign
+        self._clock = clock or SystemClock()
+        self._entries: dict[str, _Entry] = {}
+        self._gone: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to look for plugins that are silent."""
+        self._routes.expect_plugins(self.rules.silent_after)
+        self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Let go of every plugin."""
+        tasks = [*self._retiring, *([self._sweeping] if self._sweeping else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for entry in self._entries.values():
+            if entry.ingestor is not None:
+                await entry.ingestor.close()
+        self._entries.clear()
+
+    async def register(self, info: PluginInfo, address: str) -> str:
+        """Call the plugin back and take it in; returns its id, raises `RefusedError`.
+
+        A plugin that is known by the same name is replaced.
+        """
+        async with self._turn:
+            self._refuse_conflicts(info)
+            await self._call_back(info, address)
+            entry = _Entry(new_id(), info, address, self._clock.monotonic())
+            before = next((e for e in self._entries.values() if e.info.name == info.name), None)
+            if info.type == PLUGIN_TYPE_INGESTOR:
+                await self._admit_ingestor(entry)
+            else:
+                await self._admit_emitter(entry)
+            self._entries[entry.plugin_id] = entry
+            if before is not None:
+                await self._remove(before, f"plugin {info.name!r} registered again without it", alarm=True, by=entry)
+            _LOG.info("plugin %r %s at %s is registered", info.name, info.version, address)
+            return entry.plugin_id
+
+    async def heartbeat(self, plugin_id: str) -> bool:
+        """Note a sign of life; False where the plugin is not known (any more)."""
+        entry = self._entries.get(plugin_id)
+        if entry is None:
+            return False
+        entry.heard = self._clock.monotonic()
+        if entry.slot is not None:  # the emitter may have been restarted since
+            await self._assign(self._slots[entry.slot], entry.address)
+        return True
+
+    async def unregister(self, plugin_id: str) -> None:
+        """Take a plugin out; an unknown id is no error."""
+        async with self._turn:
+            entry = self._entries.get(plugin_id)
+            if entry is not None:
+                await self._remove(entry, f"plugin {entry.info.name!r} has unregistered", alarm=False)
+
+    async def remove_silent(self) -> None:
+        """Take out what has been silent for too long."""
+        async with self._turn:
+            for entry in list(self._entries.values()):
+                silence = self._clock.monotonic() - entry.heard
+                if silence > self.rules.silent_after:
+                    reason = f"plugin {entry.info.name!r} has given no sign of life for {silence:.0f} s"
+                    _LOG.warning("%s: it is taken out", reason)
+                    await self._remove(entry, reason, alarm=True)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self.rules.silent_after / 4))
+            try:
+                await self.remove_silent()
+            except Exception:  # a slot that cannot be reached must not end the watch over the others
+                _LOG.exception("a silent plugin could not be taken out")
+
+    def _refuse_conflicts(self, info: PluginInfo) -> None:
+        if not info.name:
+            raise RefusedError("info.name is empty; set it")
+        others = [entry for entry in self._entries.values() if entry.info.name != info.name]
+        if info.type == PLUGIN_TYPE_INGESTOR:
+            self._refuse_sources(info, others)
+        elif info.type == PLUGIN_TYPE_EMITTER:
+            self._refuse_slot(info, others)
+        else:
+            raise RefusedError(f"info.type={info.type}; set PLUGIN_TYPE_INGESTOR or PLUGIN_TYPE_EMITTER")
+
+    def _refuse_sources(self, info: PluginInfo, others: Sequence[_Entry]) -> None:
+        if not info.sources or not all(info.sources):
+            raise RefusedError(f"info.sources={list(info.sources)}; name the sources that the plugin serves")
+        for source in info.sources:
+            if source in self._taken:
+                raise RefusedError(
+                    f"source {source!r} is served by {self._taken[source]} of the pipeline; "
+                    f"plugin {info.name!r} cannot have it"
+                )
+            for other in others:
+                if source in other.sources:
+                    raise RefusedError(
+                        f"source {source!r} is served by plugin {other.info.name!r} at {other.address}; "
+                        f"plugin {info.name!r} cannot have it as well"
+                    )
+        known = self._gone.union(info.sources, *(other.sources for other in others))
+        if len(known) > _MOST_SOURCES:
+            raise RefusedError(f"there would be {len(known)} sources of plugins, the limit is {_MOST_SOURCES}")
+
+    def _refuse_slot(self, info: PluginInfo, others: Sequence[_Entry]) -> None:
+        name = routing_name(info)
+        if name not in self._slots:
+            reserved = ", ".join(map(repr, self._slots)) or "none"
+            fix = f"add .emitter(PluginSlot({name!r})); it keeps places for {reserved}"
+            raise RefusedError(f"the pipeline keeps no place for emitter {name!r}: {fix}")
+        for other in others:
+            if other.slot == name:
+                raise RefusedError(
+                    f"emitter {name!r} is plugin {other.info.name!r} at {other.address}; "
+                    f"plugin {info.name!r} cannot be it as well"
+                )
+
+    async def _call_back(self, info: PluginInfo, address: str) -> None:
+        def check(answer: PluginInfo) -> str:
+            if answer.name != info.name:
+                return f"Info: expected the name that was registered, {info.name!r}, got {answer.name!r}"
+            if info.type == PLUGIN_TYPE_INGESTOR:
+                return ingestor_fault(answer, info.sources)
+            return emitter_fault(answer, routing_name(info))
+
+        service = "IngestorPlugin" if info.type == PLUGIN_TYPE_INGESTOR else "EmitterPlugin"
+        try:
+            await ask_once(service, self._connection(address), check)
+        except (PlanError, CallError) as error:
+            raise RefusedError(f"called back: {error}") from None
+
+    async def _admit_ingestor(self, entry: _Entry) -> None:
+        entry.sources = tuple(entry.info.sources)
+        entry.ingestor = PluginIngestor(entry.sources, self._connection(entry.address), _CONCURRENCY)
+        await entry.ingestor.start()
+        for source in entry.sources:
+            self._routes.serve(source, entry.ingestor)
+            self._gone.discard(source)
+
+    async def _admit_emitter(self, entry: _Entry) -> None:
+        entry.slot = routing_name(entry.info)
+        await self._assign(self._slots[entry.slot], entry.address)
+
+    async def _remove(self, entry: _Entry, reason: str, *, alarm: bool, by: _Entry | None = None) -> None:
+        """Take an entry out; what its successor has from now on stays in place."""
+        self._entries.pop(entry.plugin_id, None)
+        for source in entry.sources:
+            if by is None or source not in by.sources:
+                self._routes.serve(source, Absent(reason, alarm=alarm))
+                self._gone.add(source)
+        if entry.ingestor is not None:
+            self._retire(entry.ingestor)
+        if entry.slot is not None and (by is None or by.slot != entry.slot):
+            await self._assign(self._slots[entry.slot], None)
+
+    def _retire(self, ingestor: PluginIngestor) -> None:
+        """Close an ingestor once the calls that are open have had their time."""
+
+        async def close_later() -> None:
+            try:
+                await asyncio.sleep(self.rules.timeout)
+            finally:
+                await ingestor.close()
+
+        task = asyncio.get_running_loop().create_task(close_later())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _connection(self, address: str) -> Connection:
+        return Connection(
+            where="Register",
+            address=address,
+            timeout=self.rules.timeout,
+            root_certificates=self.rules.root_certificates,
+        )

@@ -1,0 +1,10 @@
+from polku.plugin import IngestorPlugin, RecordError, new_event
+
+
+def parse(data):
+    for line in data.splitlines():
+        yield RecordError("empty line", offset=data.index(b"\n\n") + 1) if not line else new_event("line", payload=line)
+
+
+if __name__ == "__main__":
+    IngestorPlugin(parse, sources="my-custom-source").run()
