@@ -54,6 +54,7 @@ class HubShell:
         self._hang: float
         self._parts, self._doors, self._hang = unpack(packed)
         self._progress = Progress()
+        self._doors_shut = False
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -105,9 +106,11 @@ class HubShell:
             if known and sight.vitals and known.epoch != sight.vitals.epoch:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
-                if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
+                self._doors_shut = self._doors_shut or name == "ingest"
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
+        if self._doors_shut:  # after the loop: another look may run while this one waits, and must not count again
+            await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
+            self._doors_shut = False
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
         try:
