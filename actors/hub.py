@@ -20,6 +20,7 @@ from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks
+_PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
 
@@ -54,6 +55,7 @@ class HubShell:
         self._hang: float
         self._parts, self._doors, self._hang = unpack(packed)
         self._progress = Progress()
+        self._doors_shut = False
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -110,9 +112,11 @@ class HubShell:
             if known and sight.vitals and known.epoch != sight.vitals.epoch:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
-                if name == "ingest":
-                    await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
+                self._doors_shut = self._doors_shut or name == "ingest"
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
+        if self._doors_shut:  # after the loop: another look may run while this one waits, and must not count again
+            await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
+            self._doors_shut = False
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
         try:
@@ -125,7 +129,7 @@ class HubShell:
             silent = self._end_if_hanging(name, handle)
             return Sight(None, None, f"has not answered for {silent:.0f} s")
         except ray.exceptions.RayActorError as error:
-            self._answered.pop(name, None)
+            self._expect(name)
             return Sight(None, None, f"does not answer: {type(error).__name__}")
         except ray.exceptions.RayError as error:
             return Sight(None, None, str(getattr(error, "cause", None) or error))
@@ -133,14 +137,22 @@ class HubShell:
     def _end_if_hanging(self, name: str, handle: Any) -> float:
         """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.
 
-        A life that has never answered is left alone: it may be loading a model.
+        A new life has the time to start that the one before took, twice.
         """
-        silent = time.monotonic() - self._answered.get(name, time.monotonic())
+        if name not in self._answered:
+            self._expect(name)
+        silent = time.monotonic() - self._answered[name]
         if silent >= self._hang:
             _LOG.error("%s has not answered for %.0f s: something in it blocks; it is killed", name, silent)
-            self._answered.pop(name, None)
+            self._expect(name)
             ray.kill(handle, no_restart=False)
-        return silent or _PATIENCE
+        return max(silent, 0.0)
+
+    def _expect(self, name: str) -> None:
+        """Count silence only from when a new life of a part must have started."""
+        seen = self._seen.get(name)
+        opening = seen.vitals.open_seconds if seen and seen.vitals else 60.0
+        self._answered[name] = time.monotonic() + _PROCESS_START + 2 * opening
 
 
 def _this_actor() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ class IngestShell(Shell):
         self._plan, self._receiver = unpack(packed)
         self._hub: Any = None
         self._gateway: Gateway | None = None
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Build the intake and start its ingestors; the door opens once the supervisor says where."""
@@ -45,11 +47,12 @@ class IngestShell(Shell):
         """Learn who supervises, open the doors unless they are open, and return where they are."""
         await self.ensure_started()
         self._hub = hub
-        if self._gateway is None:
-            registry = build_registry(self._plan, self._intake, self._assign)
-            gateway = Gateway(self._intake, self._health, registry)
-            await gateway.open(doors)
-            self._gateway = gateway
+        async with self._opening:
+            if self._gateway is None:
+                registry = build_registry(self._plan, self._intake, self._assign)
+                gateway = Gateway(self._intake, self._health, registry)
+                await gateway.open(doors)
+                self._gateway = gateway
         return self._gateway.addresses
 
     async def submit(self, message: bytes) -> bytes:

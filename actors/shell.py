@@ -16,12 +16,16 @@ from polku.serving import tune_collector
 
 
 class Vitals(NamedTuple):
-    """Tell how an actor's process is: `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life."""
+    """Tell how an actor's process is.
+
+    `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life, `open_seconds` that it took to open.
+    """
 
     pid: int
     epoch: int
     cpu_seconds: float
     memory_bytes: int
+    open_seconds: float = 0.0
 
 
 class Shell:
@@ -30,6 +34,7 @@ class Shell:
     def __init__(self) -> None:
         self._epoch = time.time_ns()
         self._started = False
+        self._open_seconds = 0.0
         self._starting: asyncio.Lock | None = None
 
     async def ensure_started(self) -> None:
@@ -41,7 +46,9 @@ class Shell:
         async with self._starting:
             if not self._started:
                 _send_prints_to_stderr()
+                began = time.monotonic()
                 await self.open()
+                self._open_seconds = time.monotonic() - began
                 tune_collector()
                 self._started = True
 
@@ -57,7 +64,7 @@ class Shell:
         """Return how the process is; starts the actor if it has been restarted."""
         await self.ensure_started()
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, _private_memory())
+        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, _private_memory(), self._open_seconds)
 
 
 def pack(*arguments: object) -> bytes:

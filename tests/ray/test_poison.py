@@ -57,7 +57,7 @@ def send(pipeline: Pipeline) -> Any:
 @pytest.mark.parametrize("poison", [die_of_it, hang_on_it])
 def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(poison: Any, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
-    hub = Hub(runtime="ray").middleware(poison).supervise(hang_seconds=2).emitter(recorder)
+    hub = Hub(runtime="ray").middleware(poison).supervise(hang_seconds=1).emitter(recorder)
     with hub.start() as pipeline:
         ack = send(pipeline)
         letters = dead_letters(pipeline, "ingest")
