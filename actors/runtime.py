@@ -23,8 +23,8 @@ from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
 from polku.assembly import EmitterReport, StopReport, report_outcome
-from polku.emit.console import write_out
-from polku.errors import NotRunningError, PolkuError
+from polku.emit.console import UNWRITABLE, DirectConsole
+from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.plan import Plan, StagePlan
@@ -195,6 +195,7 @@ async def _call(ref: Any) -> Any:
 async def _write_console(emitter: Any) -> None:
     """Write what an emitter prints to this program's standard output, and confirm it."""
     written, fault = 0, ""
+    console = DirectConsole()  # its threads do not keep the program from ending
     while True:
         try:
             written, text = await emitter.next_output.remote(written, fault)
@@ -203,7 +204,7 @@ async def _write_console(emitter: Any) -> None:
             written, fault = 0, ""
             continue
         try:
-            await asyncio.to_thread(write_out, text)
+            await console.write(text)
             fault = ""
-        except OSError as error:
-            fault = str(error)
+        except MisconfiguredError as error:
+            fault = str(error).removeprefix(UNWRITABLE)

@@ -86,7 +86,12 @@ class Batch:
     @classmethod
     def from_message(cls, message: EventPayload, payload: bytes | None = None) -> Batch:
         """Build a batch around a parsed `EventPayload`, and the bytes that it was parsed from where they are known."""
-        batch = cls(payload=payload, events=list(message.events))
+        return cls.from_parsed(message, list(message.events), payload)
+
+    @classmethod
+    def from_parsed(cls, message: EventPayload, events: list[Event], payload: bytes | None = None) -> Batch:
+        """Build a batch around a parsed `EventPayload` and the list of its events."""
+        batch = cls(payload=payload, events=events)
         batch._messages = [message]
         return batch
 

@@ -17,6 +17,8 @@ from typing import Protocol
 
 from polku.errors import MisconfiguredError
 
+UNWRITABLE = "standard output cannot be written: "
+
 
 class Console(Protocol):
     """Write text to the program's standard output."""
@@ -100,7 +102,7 @@ class _Text:
             raise
         fault = self._fault.result(0)
         if fault:
-            raise MisconfiguredError(f"standard output cannot be written: {fault}")
+            raise MisconfiguredError(f"{UNWRITABLE}{fault}")
 
     def finish(self, fault: str) -> None:
         """Note that it is written (no fault), or why it is not."""
