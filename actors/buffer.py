@@ -9,7 +9,7 @@ import ray
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_buffer
+from polku.assembly import build_buffer, build_dead_letters, replay_to_outlets
 from polku.batch import Batch, Header
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
@@ -30,7 +30,7 @@ class BufferShell(Shell):
 
     async def open(self) -> None:
         """Build the buffer and begin to deliver."""
-        self._dead_letters = DeadLetters()
+        self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         links = {
             name: Link(f"{self._plan.name}/buffer/{name}", RayPeer(handle, f"emitter {name}"))
             for name, handle in self._emitters.items()
@@ -39,6 +39,7 @@ class BufferShell(Shell):
         self._inlet = Inlet(self._buffer)
         await self._buffer.open()
         self._buffer.start()
+        replay_to_outlets(self._plan, self._dead_letters, self._buffer)
 
     async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
         """Answer when the buffer holds the batch."""
@@ -58,7 +59,7 @@ class BufferShell(Shell):
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return self._dead_letters.latest()
+        return await self._dead_letters.stored()
 
     async def drain(self) -> None:
         """Return when every outlet has delivered what it holds."""
@@ -69,6 +70,7 @@ class BufferShell(Shell):
         """Stop delivering."""
         if self._started:
             await self._buffer.close()
+            await self._dead_letters.close()
 
 
 BufferActor = ray.remote(**ACTOR)(BufferShell)

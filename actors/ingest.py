@@ -12,7 +12,7 @@ import ray.exceptions
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_intake, build_registry
+from polku.assembly import build_dead_letters, build_intake, build_registry, replay_to_intake
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.gateway.doors import Addresses, Doors
@@ -37,11 +37,12 @@ class IngestShell(Shell):
 
     async def open(self) -> None:
         """Build the intake and start its ingestors; the door opens once the supervisor says where."""
-        self._dead_letters = DeadLetters()
+        self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         bury = partial(self._dead_letters.bury, "")
         link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"), bury=bury)
         self._intake: Intake = build_intake(self._plan, link)
         await self._intake.start()
+        replay_to_intake(self._plan, self._dead_letters, self._intake)
 
     async def introduce(self, hub: Any, doors: Doors) -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are."""
@@ -63,7 +64,7 @@ class IngestShell(Shell):
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return self._dead_letters.latest()
+        return await self._dead_letters.stored()
 
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
@@ -84,6 +85,7 @@ class IngestShell(Shell):
             if self._gateway is not None:
                 await self._gateway.close(grace)
             await self._intake.close()
+            await self._dead_letters.close()
 
     async def _assign(self, name: str, address: str | None) -> None:
         """Tell the emitter that is a place for a plugin where its plugin is."""

@@ -23,6 +23,7 @@ from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
 from polku.assembly import EmitterReport, StopReport, report_outcome
+from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
@@ -101,6 +102,14 @@ class RayRuntime:
     def health_nowait(self) -> None:
         """Return nothing: the parts are in other processes."""
         return
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, oldest first."""
+        parts = self.parts
+        # On disk all of them are in one file; in memory each part has its own.
+        where = [parts.buffer] if self._plan.dead_letters else [parts.ingest, *parts.stages.values(), parts.buffer]
+        found = [letter for handle in where for letter in await _call(handle.dead_letters.remote())]
+        return sorted(found, key=lambda letter: letter.time_ns)
 
     def door(self) -> Door:
         """The way in for senders, picklable."""

@@ -10,7 +10,7 @@ import ray
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_stage
+from polku.assembly import build_dead_letters, build_stage
 from polku.batch import Batch, Header
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.inlet import Inlet
@@ -32,7 +32,7 @@ class StageShell(Shell):
 
     async def open(self) -> None:
         """Build the middleware and start it."""
-        self._dead_letters = DeadLetters()
+        self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         window = Window(join_events=0)
@@ -64,7 +64,7 @@ class StageShell(Shell):
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return self._dead_letters.latest()
+        return await self._dead_letters.stored()
 
     async def flush(self) -> None:
         """Let go of everything that is held."""
@@ -75,6 +75,7 @@ class StageShell(Shell):
         """Close the middleware."""
         if self._started:
             await self._stage.close()
+            await self._dead_letters.close()
 
 
 StageActor = ray.remote(**ACTOR)(StageShell)

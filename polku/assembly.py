@@ -65,6 +65,35 @@ def build_stage(
     return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage), reads_routes=last)
 
 
+def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
+    """Build what keeps dead letters: on disk where the plan says so."""
+    if plan.dead_letters is None:
+        return DeadLetters(clock=clock)
+    from polku.dead_letters.disk import StoredDeadLetters
+
+    where = plan.dead_letters
+    return StoredDeadLetters(where.path, where.max_events, where.max_bytes, clock=clock)
+
+
+def replay_to_outlets(plan: Plan, dead_letters: DeadLetters, buffer: Buffer) -> None:
+    """Let letters of emitters go back through their outlets when somebody asks for it."""
+    if plan.dead_letters is not None:
+        from polku.dead_letters.disk import StoredDeadLetters, to_outlet
+
+        assert isinstance(dead_letters, StoredDeadLetters)
+        names = frozenset(outlet.name for outlet in plan.outlets)
+        dead_letters.replay(to_outlet(buffer.push, names), emitters=True)
+
+
+def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> None:
+    """Let letters that got to no emitter go through the whole pipeline again when somebody asks for it."""
+    if plan.dead_letters is not None:
+        from polku.dead_letters.disk import StoredDeadLetters, to_intake
+
+        assert isinstance(dead_letters, StoredDeadLetters)
+        dead_letters.replay(to_intake(intake.batch), emitters=False)
+
+
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:
     """Build the buffer with one outlet for each link, by the emitter's name."""
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}

@@ -58,11 +58,15 @@ class Middleware(Protocol):
 
 
 class Failure(NamedTuple):
-    """Name one event that a destination did not take; `retryable` says whether trying again can help."""
+    """Name one event that a destination did not take; `retryable` says whether trying again can help.
+
+    `attempts` is how often it was tried.
+    """
 
     event_id: str
     reason: str
     retryable: bool = True
+    attempts: int = 1
 
 
 @runtime_checkable

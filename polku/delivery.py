@@ -48,7 +48,7 @@ class Delivery:
                 self._in_flight -= 1
         self._failed += len(failures)
         self._confirmed += len(batch) - len(failures)
-        return Receipt(tuple(Refusal(f.event_id, Code.UNDELIVERED, f.reason) for f in failures))
+        return Receipt(tuple(Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts) for f in failures))
 
     async def assign(self, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is, or that there is none."""

@@ -10,7 +10,17 @@ from polku.errors import NotRunningError, PlanError
 from polku.external.rules import PluginRules
 from polku.gateway.doors import Doors
 from polku.limits import Limits
-from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, Resources, StagePlan, check_pickles, fuse
+from polku.plan import (
+    AckLevel,
+    DeadLetterPlan,
+    MiddlewarePlan,
+    OutletPlan,
+    Plan,
+    Resources,
+    StagePlan,
+    check_pickles,
+    fuse,
+)
 from polku.sender import EventSender, RawSender
 
 if TYPE_CHECKING:
@@ -59,6 +69,7 @@ class Hub:
         self._ack = AckLevel.ACCEPTED
         self._plugins: PluginRules | None = None
         self._hang_seconds = 30.0
+        self._dead_letters: DeadLetterPlan | None = None
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -196,6 +207,24 @@ class Hub:
         self._hang_seconds = float(hang_seconds)
         return self
 
+    def dead_letters(
+        self, path: str | os.PathLike[str], *, max_events: int = 100_000, max_bytes: int = 256 * 1024 * 1024
+    ) -> Hub:
+        """Store dead letters in a file, from which `polku dlq` lists and replays them.
+
+        When there are more than `max_events` or `max_bytes` of them the oldest are forgotten, counted, and health says
+        so. Without this the latest 1,000 are kept in memory, or, with a durable buffer, all in a file beside its
+        journal.
+        """
+        for name, value in (("max_events", max_events), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PlanError(f"{name}={value!r} must be a whole number of at least 1", where="dead_letters")
+        text = os.fspath(path)
+        if not text or os.path.isdir(text):
+            raise PlanError(f"path={text!r} must name a file, such as 'dead.db'", where="dead_letters")
+        self._dead_letters = DeadLetterPlan(os.path.abspath(text), max_events, max_bytes)
+        return self
+
     def limits(self, limits: Limits) -> Hub:
         """Choose what the gateway takes: sizes, counts, streams."""
         self._limits = limits
@@ -220,6 +249,7 @@ class Hub:
             ack=self._ack,
             plugins=self._plugins,
             hang_seconds=self._hang_seconds,
+            dead_letters=self._dead_letters or _beside(self._buffer),
         )
         if self._chosen(runtime) == "ray":
             check_pickles(plan)
@@ -323,6 +353,11 @@ class Built(NamedTuple):
     raw_sender: RawSender
     event_sender: EventSender
     runner: Runner
+
+
+def _beside(buffer: BufferStrategy) -> DeadLetterPlan | None:
+    """Store the dead letters of a durable buffer beside its journal."""
+    return DeadLetterPlan(f"{buffer.path}.dead") if buffer.path else None
 
 
 def _runtime(name: str) -> str:

@@ -95,7 +95,7 @@ class Link:
         *,
         window: Window | None = None,
         retry_delay: Callable[[int], float] | None = None,
-        bury: Callable[[Batch, tuple[Refusal, ...]], None] | None = None,
+        bury: Callable[[Batch, tuple[Refusal, ...]], Awaitable[None] | None] | None = None,
     ) -> None:
         self.name = name
         self.epoch = time.time_ns()
@@ -246,8 +246,9 @@ class Link:
         if len(batch) == 1:
             reason = f"{self.name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
             poison = (Refusal(batch.ids[0], Code.POISON, reason),)
-            if self._bury is not None:
-                self._bury(batch, poison)
+            stored = self._bury(batch, poison) if self._bury is not None else None
+            if stored is not None:
+                await stored
             return Receipt(poison)
         receipt = Receipt()
         refused: tuple[Refusal, ...] = ()

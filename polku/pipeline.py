@@ -7,6 +7,7 @@ import concurrent.futures
 from types import TracebackType
 
 from polku.assembly import StopReport
+from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.plan import Plan
@@ -53,6 +54,11 @@ class Pipeline:
         if now is not None:
             return now
         return loop_thread.submit(self._runtime.health()).result()
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, with their reasons, oldest first."""
+        self._ready.result()
+        return loop_thread.submit(self._runtime.dead_letters()).result()
 
     def stop(self, timeout: float = 30.0) -> StopReport:
         """Drain within `timeout` seconds: stop accepting, flush stages, empty outlets, close emitters.

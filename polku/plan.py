@@ -63,6 +63,15 @@ class OutletPlan:
     required: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterPlan:
+    """Where dead letters are stored, and how many of them."""
+
+    path: str
+    max_events: int = 100_000
+    max_bytes: int = 256 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A whole pipeline: ingestors by source, stages in order, the buffer, and one outlet for each emitter."""
@@ -77,6 +86,7 @@ class Plan:
     ack: AckLevel = AckLevel.ACCEPTED
     plugins: PluginRules | None = None
     hang_seconds: float = 30.0
+    dead_letters: DeadLetterPlan | None = None
 
     def __post_init__(self) -> None:
         if not self.outlets:

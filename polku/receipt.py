@@ -9,11 +9,15 @@ from polku.codes import Code
 
 
 class Refusal(NamedTuple):
-    """Name one event that was not taken: its id, a code of the closed set, and a sentence for people."""
+    """Name one event that was not taken: its id, a code of the closed set, and a sentence for people.
+
+    `attempts` is how often its delivery was tried.
+    """
 
     event_id: str
     code: Code
     message: str
+    attempts: int = 1
 
 
 class Counts(NamedTuple):

@@ -181,7 +181,9 @@ class Stage:
     def _count(self, step: Step, events: list[Event], outcome: Outcome) -> None:
         if outcome.refused:
             self._dead += len(outcome.refused)
-            self._dead_letters.bury_events(outcome.refused)
+            stored = self._dead_letters.bury_events(outcome.refused)
+            if stored is not None:
+                self._keep(stored)
         if outcome.events is not events:
             gone = len(events) - len(outcome.events) - len(outcome.refused)
             if gone > 0:

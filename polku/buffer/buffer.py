@@ -18,7 +18,7 @@ from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
-from polku.dead_letters import DeadLetters
+from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import JournalError
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal
@@ -39,6 +39,7 @@ class BufferStatistics(NamedTuple):
     unroutable: int
     outlets: Mapping[str, OutletStatistics]
     fault: str = ""
+    dead_letters: DeadLetterStatistics | None = None
 
 
 class Buffer:
@@ -120,6 +121,7 @@ class Buffer:
             self._unroutable,
             outlets,
             self._log.fault,
+            self._dead_letters.statistics(),
         )
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:

@@ -29,6 +29,7 @@ from polku.buffer.lock import FileLock
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
+from polku.daemon import DaemonExecutor
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
 
@@ -108,7 +109,7 @@ class DurableLog:
         self._closing = False
         self._writing: asyncio.Future[None] | None = None
         # Daemon threads do the blocking work: a disk that hangs must not keep the process from ending.
-        self._calls: concurrent.futures.Executor = _DaemonExecutor("polku-journal-reader")
+        self._calls: concurrent.futures.Executor = DaemonExecutor("polku-journal-reader")
 
     async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
         """Open the journal and start its writer; raises `JournalLockedError` where another process has it."""
@@ -499,46 +500,6 @@ class DurableLog:
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._calls, work)
-
-
-class _DaemonExecutor(concurrent.futures.Executor):
-    """Run calls one after the other on a thread that does not keep the process alive."""
-
-    def __init__(self, name: str) -> None:
-        self._wake = threading.Condition()
-        self._work: list[tuple[concurrent.futures.Future[object], Callable[[], object]]] = []
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> concurrent.futures.Future[T]:
-        """Queue a call."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        with self._wake:
-            self._work.append((future, lambda: fn(*args, **kwargs)))  # type: ignore[arg-type]
-            self._wake.notify()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the thread after what is queued."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._work and not self._stopped:
-                    self._wake.wait()
-                if not self._work:
-                    return
-                future, call = self._work.pop(0)
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
 
 
 def _ignore(recovered: Recovered) -> None:

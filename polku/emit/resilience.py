@@ -154,11 +154,11 @@ class Resilient:
             if not isinstance(attempt.error, MisconfiguredError):
                 count += 1
                 if self._config.retry.gives_up(count):
-                    return final + [failure._replace(retryable=False) for failure in attempt.retryable]
+                    return final + [f._replace(retryable=False, attempts=count) for f in attempt.retryable]
             await self._sleep(self._pause(count, attempt.error))
             self._retries += 1
             attempt = await self._attempt(batch)
-            final = final + attempt.final
+            final = final + [failure._replace(attempts=count + 1) for failure in attempt.final]
         return final
 
     def _pause(self, count: int, error: Exception | None) -> float:

@@ -326,7 +326,7 @@ class Intake:
         if receipt.refused:
             out = {refusal.event_id for refusal in receipt.refused}
             ids = [event_id for event_id in ids if event_id not in out]
-        errors = [AckError(event_id=i, code=c, message=m) for i, c, m in (*admission.refused, *receipt.refused)]
+        errors = [AckError(event_id=i, code=c, message=m) for i, c, m, _ in (*admission.refused, *receipt.refused)]
         return Ack(
             event_ids=ids, errors=errors, buffer_size=receipt.buffer_size, buffer_capacity=receipt.buffer_capacity
         )

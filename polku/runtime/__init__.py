@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from polku.assembly import StopReport
+from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Addresses
 from polku.gateway.health import Health
 from polku.sender import Door
@@ -32,6 +33,10 @@ class Runtime(Protocol):
 
     def health_nowait(self) -> Health | None:
         """Return how the parts are without waiting for any of them, where the caller's process can tell."""
+        ...
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, oldest first."""
         ...
 
     def door(self) -> Door:

@@ -11,14 +11,17 @@ from polku.assembly import (
     EmitterReport,
     StopReport,
     build_buffer,
+    build_dead_letters,
     build_delivery,
     build_intake,
     build_registry,
     build_stage,
+    replay_to_intake,
+    replay_to_outlets,
     report_outcome,
 )
 from polku.buffer.buffer import Buffer
-from polku.dead_letters import DeadLetters
+from polku.dead_letters import DeadLetter, DeadLetters
 from polku.delivery import Delivery
 from polku.errors import NotRunningError
 from polku.gateway.doors import Addresses, Doors
@@ -47,7 +50,7 @@ class InlineRuntime:
         self._plan = plan
         self._doors = doors
         self._addresses = Addresses()
-        self._dead_letters = DeadLetters()
+        self._dead_letters: DeadLetters = build_dead_letters(plan)
         self._deliveries: list[Delivery] = []
         self._stages: list[Stage] = []
         self._buffer: Buffer | None = None
@@ -61,10 +64,9 @@ class InlineRuntime:
         """Where the gateway is open, if it is."""
         return self._addresses
 
-    @property
-    def dead_letters(self) -> DeadLetters:
-        """The events that could not be delivered."""
-        return self._dead_letters
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, oldest first."""
+        return await self._dead_letters.stored()
 
     async def start(self) -> None:
         """Build from the back to the front, then open the door."""
@@ -132,6 +134,8 @@ class InlineRuntime:
             receiver = stage
         self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", Local(receiver), window=_JOINED))
         await self._intake.start()
+        replay_to_outlets(self._plan, self._dead_letters, self._buffer)
+        replay_to_intake(self._plan, self._dead_letters, self._intake)
 
     async def _drain(self) -> None:
         self._stopped = True
@@ -160,6 +164,7 @@ class InlineRuntime:
             await stage.close()
         if self._buffer is not None:
             await self._buffer.close()
+        await self._dead_letters.close()
         for delivery in self._deliveries:
             await delivery.close()
 

@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
+from polku.dead_letters import DeadLetterStatistics
 from polku.delivery import DeliveryStatistics
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
@@ -64,6 +65,7 @@ class Watch:
         if buffer.fault:
             self.add("buffer", buffer.fault)
             return
+        self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
             done = outlet.confirmed + outlet.dead + outlet.dropped
             idle = self._progress.stalled(f"outlet {name}", outlet.lag, done, self._now)
@@ -71,6 +73,15 @@ class Watch:
                 self._why[name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self._components["buffer"] = (True, f"{fullest} of {buffer.capacity} events")
+
+    def add_dead_letters(self, letters: DeadLetterStatistics | None) -> None:
+        """Add the dead letters: it is an illness when they cannot be stored, or push out others for want of room."""
+        if letters is None or not (letters.total or letters.fault):
+            return
+        kept = f"{letters.total} since the start"
+        forgotten = f"{kept}, {letters.forgotten} older ones were forgotten: there is no room for more"
+        complaint = letters.fault or (forgotten if letters.forgotten else "")
+        self._components["dead_letters"] = (not complaint, complaint or kept)
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""

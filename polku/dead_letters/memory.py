@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple
 
 from polku.batch import Batch
@@ -29,15 +29,20 @@ class DeadLetter(NamedTuple):
     reason: str
     detail: str
     time_ns: int
+    attempts: int = 1
 
 
 class DeadLetterStatistics(NamedTuple):
-    """Count dead letters by emitter and code; `forgotten` were pushed out by newer ones."""
+    """Count dead letters by emitter and code; `forgotten` were pushed out by newer ones.
+
+    `fault` says why letters cannot be stored now.
+    """
 
     total: int
     kept: int
     forgotten: int
     by_reason: Mapping[tuple[str, str], int]
+    fault: str = ""
 
 
 class DeadLetters:
@@ -48,18 +53,29 @@ class DeadLetters:
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> None:
-        """Keep those events of a batch that are refused."""
+    def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
+        """Keep those events of a batch that are refused; None means that they are kept."""
         reasons = {refusal.event_id: refusal for refusal in refused}
         for event in batch.events:
             refusal = reasons.get(event.id)
             if refusal is not None:
-                self._keep(DeadLetter(event, emitter, refusal.code, refusal.message, "", self._clock.time_ns()))
+                now = self._clock.time_ns()
+                reason = refusal.message
+                self._keep(DeadLetter(event, emitter, refusal.code, reason, "", now, refusal.attempts))
+        return None
 
-    def bury_events(self, dead: Sequence[DeadEvent]) -> None:
-        """Keep events on which middleware failed."""
+    def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+        """Keep events on which middleware failed; None means that they are kept."""
         for event, refusal, detail in dead:
             self._keep(DeadLetter(event, "", refusal.code, refusal.message, detail, self._clock.time_ns()))
+        return None
+
+    async def stored(self) -> list[DeadLetter]:
+        """Return the dead letters that are kept, oldest first, wherever they are kept."""
+        return self.latest()
+
+    async def close(self) -> None:
+        """Let go of files."""
 
     def latest(self) -> list[DeadLetter]:
         """Return the dead letters that are kept, oldest first."""

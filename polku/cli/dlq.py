@@ -1,0 +1,131 @@
+"""`polku dlq`: look at dead letters, send them through the pipeline again, or let them go."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polku.errors import JournalError, SettingError
+from polku.serving import say
+
+if TYPE_CHECKING:
+    from polku.dead_letters.store import DeadLetterStore, Letter, Selection
+
+app = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
+
+Target = Annotated[Path, typer.Argument(metavar="PATH", help="The file of dead letters (beside a journal: PATH.dead).")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="The letters' numbers.")]
+Emitter = Annotated[str | None, typer.Option(help="Only those of this emitter; '' for those that got to none.")]
+ByCode = Annotated[str | None, typer.Option("--code", help="Only those with this code.")]
+Since = Annotated[float, typer.Option(metavar="SECONDS", help="Only those of the last so many seconds; 0 for all.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every letter that the other options leave.")]
+
+
+@app.command("list")
+def list_letters(
+    path: Target,
+    emitter: Emitter = None,
+    code: ByCode = None,
+    since: Since = 0.0,
+    limit: Annotated[int, typer.Option(help="How many at most; the latest come first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+) -> None:
+    """List dead letters, the latest first."""
+    store = _open(path)
+    letters = list(store.select(_selection((), emitter, code, since), limit))
+    if as_json:
+        for letter in letters:
+            print(json.dumps(_describe(letter)))
+        return
+    counters = store.counters()
+    for letter in letters:
+        replay = " (to be replayed)" if letter.replay else ""
+        where = letter.emitter or "-"
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(letter.last_ns // 1_000_000_000))
+        print(
+            f"{letter.id:>8} {when} {where} {letter.code} ×{letter.attempts} {letter.event_id}: {letter.reason}{replay}"
+        )
+    forgotten = f", {counters['forgotten']} forgotten for want of room" if counters["forgotten"] else ""
+    say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{forgotten}")
+
+
+@app.command()
+def show(path: Target, letter_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Show one dead letter as JSON: its event, the reason, and the traceback where there is one."""
+    from google.protobuf.json_format import MessageToDict
+
+    from polku.dead_letters.store import Selection, as_event
+
+    letter = next(iter(_open(path).select(Selection((letter_id,)))), None)
+    if letter is None:
+        raise SettingError("ID", letter_id, f"there is no such letter in {path}; see `polku dlq list {path}`")
+    event = MessageToDict(as_event(letter), preserving_proto_field_name=True)
+    print(json.dumps({**_describe(letter), "detail": letter.detail, "event": event}, indent=2))
+
+
+@app.command()
+def replay(
+    path: Target,
+    ids: Ids = None,
+    emitter: Emitter = None,
+    code: ByCode = None,
+    since: Since = 0.0,
+    everything: Everything = False,
+) -> None:
+    """Have the pipeline deliver letters again: through their emitter's outlet, or, from none, through all of it.
+
+    A running pipeline begins within a second, another one when it is started.
+    """
+    store = _open(path)
+    count = store.mark(_chosen(store, ids, emitter, code, since, everything))
+    print(f"{count} dead letters will be replayed")
+
+
+@app.command()
+def drop(
+    path: Target,
+    ids: Ids = None,
+    emitter: Emitter = None,
+    code: ByCode = None,
+    since: Since = 0.0,
+    everything: Everything = False,
+) -> None:
+    """Let go of letters for good."""
+    store = _open(path)
+    count = store.drop(_chosen(store, ids, emitter, code, since, everything))
+    print(f"{count} dead letters have gone")
+
+
+def _open(path: Path) -> DeadLetterStore:
+    from polku.dead_letters.store import DeadLetterStore
+
+    return DeadLetterStore(path, create=False)
+
+
+def _selection(ids: tuple[int, ...], emitter: str | None, code: str | None, since: float) -> Selection:
+    from polku.dead_letters.store import Selection
+
+    return Selection(ids, emitter, code, time.time_ns() - round(since * 1e9) if since else 0)
+
+
+def _chosen(
+    store: DeadLetterStore, ids: list[int] | None, emitter: str | None, code: str | None, since: float, everything: bool
+) -> Selection:
+    """Return what the options choose; nothing said is a mistake, and so is a letter that is not there."""
+    if not (ids or everything or since) and emitter is None and code is None:
+        raise SettingError("ID", "", "say which letters: their numbers, --emitter, --code, --since, or --all")
+    selection = _selection(tuple(ids or ()), emitter, code, since)
+    missing = set(ids or ()) - {letter.id for letter in store.select(selection)}
+    if missing:
+        raise JournalError(
+            store.path, f"there is no letter {', '.join(map(str, sorted(missing)))} (with these options)"
+        )
+    return selection
+
+
+def _describe(letter: Letter) -> dict[str, Any]:
+    return {name: value for name, value in letter._asdict().items() if name not in ("event", "detail")}

@@ -1,0 +1,151 @@
+"""Dead letters are on disk with their reason, and go through the pipeline again when somebody asks for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import Batch, Code, Event, Failure, Hub
+from polku.dead_letters.store import DeadLetterStore, Letter, Selection
+from tests.behaviour.conftest import Start
+from tests.recorder import Recorder
+from tests.server import polku
+
+
+class Picky:
+    """Refuse, while a file says so, the events that it names."""
+
+    name = "picky"
+
+    def __init__(self, folder: Path) -> None:
+        self._recorder = Recorder(folder / "out")
+        self._refused = folder / "refused"
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        refused = self._refused.read_text().split() if self._refused.exists() else []
+        bad = [event_id for event_id in batch.ids if event_id in refused]
+        good = Batch.from_events([event for event in batch.events if event.id not in bad])
+        if len(good):
+            await self._recorder.emit(good)
+        return [Failure(event_id, "too odd for me", retryable=False) for event_id in bad]
+
+
+def letters(path: Path) -> list[Letter]:
+    return list(DeadLetterStore(path, create=False).select(Selection()))
+
+
+def wait_for(condition: Any, timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def events(*ids: str) -> list[Event]:
+    return [Event(id=event_id, event_type="t", source="test") for event_id in ids]
+
+
+def test_what_a_destination_refuses_is_stored_and_replayed_to_it_alone(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "refused").write_text("b d")
+    other = Recorder(tmp_path / "other", name="other")
+    path = tmp_path / "dead.db"
+    pipeline = start(Hub().emitter(Picky(tmp_path)).emitter(other).dead_letters(path))
+    assert pipeline.sender().send(events("a", "b", "c", "d")).ok
+    wait_for(lambda: path.exists() and len(letters(path)) == 2)
+    found = letters(path)
+    assert {(x.event_id, x.emitter, x.code, x.reason, x.attempts) for x in found} == {
+        (event_id, "picky", Code.UNDELIVERED, "too odd for me", 1) for event_id in "bd"
+    }
+    assert {letter.event.id for letter in pipeline.dead_letters()} == {"b", "d"}
+
+    (tmp_path / "refused").write_text("d")
+    done = polku("dlq", "replay", str(path), "--emitter", "picky")
+    assert (done.returncode, done.stdout) == (0, "2 dead letters will be replayed\n")
+    wait_for(lambda: [x.event_id for x in letters(path) if not x.replay] == ["d"])
+    delivered = Recorder(tmp_path / "out")
+    wait_for(lambda: {event.id for event in delivered.events()} == {"a", "b", "c"})
+    assert [event.id for event in other.events()] == ["a", "b", "c", "d"]  # it had them: nothing came a second time
+
+
+def test_what_user_code_fails_on_is_stored_with_its_traceback_and_goes_through_all_of_it_again(
+    start: Start, tmp_path: Path
+) -> None:
+    mended = tmp_path / "mended"
+
+    def fragile(event: Event) -> None:
+        if event.id == "b" and not mended.exists():
+            raise ValueError("not this one")
+        event.metadata["seen"] = "true"
+
+    recorder, path = Recorder(tmp_path / "out"), tmp_path / "dead.db"
+    pipeline = start(Hub().middleware(fragile).emitter(recorder).dead_letters(path))
+    receipt = pipeline.sender().send(events("a", "b", "c"))
+    assert [refusal.event_id for refusal in receipt.refused] == ["b"]
+    wait_for(lambda: path.exists() and len(letters(path)) == 1)
+    (letter,) = letters(path)
+    assert (letter.event_id, letter.emitter, letter.code) == ("b", "", Code.MIDDLEWARE_ERROR)
+    assert "ValueError: not this one" in letter.detail
+    mended.touch()
+    assert polku("dlq", "replay", str(path), str(letter.id)).returncode == 0
+    wait_for(lambda: not letters(path))
+    wait_for(lambda: [event.id for event in recorder.events()] == ["a", "c", "b"])
+    assert all(event.metadata["seen"] == "true" for event in recorder.events())
+
+
+def test_a_replay_that_is_asked_for_while_nothing_runs_happens_at_the_next_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "refused").write_text("a")
+    path = tmp_path / "dead.db"
+    first = start(Hub().emitter(Picky(tmp_path)).dead_letters(path))
+    first.sender().send(events("a"))
+    wait_for(lambda: path.exists() and len(letters(path)) == 1)
+    assert first.stop(10).emitters["picky"].dead == 1
+    (tmp_path / "refused").unlink()
+    assert polku("dlq", "replay", str(path), "--all").returncode == 0
+    start(Hub().emitter(Picky(tmp_path)).dead_letters(path))
+    wait_for(lambda: not letters(path) and [event.id for event in Recorder(tmp_path / "out").events()] == ["a"])
+
+
+def test_a_full_store_forgets_the_oldest_and_health_says_so(tmp_path: Path) -> None:
+    (tmp_path / "refused").write_text(" ".join(f"e{n}" for n in range(20)))
+    path = tmp_path / "dead.db"
+    with Hub(runtime="inline").emitter(Picky(tmp_path)).dead_letters(path, max_events=5).start() as pipeline:
+        for n in range(20):
+            pipeline.sender().send(events(f"e{n}"))
+        wait_for(lambda: not pipeline.health().healthy)
+        wait_for(lambda: path.exists() and letters(path)[0].event_id == "e19")
+        healthy, text = pipeline.health().components["dead_letters"]
+    assert not healthy
+    assert "15 older ones were forgotten" in text
+    assert [letter.event_id for letter in letters(path)] == [f"e{n}" for n in range(19, 14, -1)]
+
+
+@pytest.mark.parametrize("arguments", [["replay"], ["drop"]])
+def test_the_command_line_says_what_is_missing(arguments: list[str], tmp_path: Path) -> None:
+    store = DeadLetterStore(tmp_path / "dead.db")
+    store.close()
+    nothing = polku("dlq", *arguments, str(tmp_path / "dead.db"))
+    assert (nothing.returncode, "say which letters" in nothing.stderr) == (2, True)
+    wrong = polku("dlq", *arguments, str(tmp_path / "dead.db"), "7")
+    assert (wrong.returncode, "there is no letter 7" in wrong.stderr) == (2, True)
+    absent = polku("dlq", *arguments, str(tmp_path / "none.db"), "--all")
+    assert (absent.returncode, "there is no such file" in absent.stderr) == (2, True)
+
+
+def test_letters_are_listed_shown_and_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "dead.db"
+    store = DeadLetterStore(path)
+    event = Event(id="x", event_type="t", source="s", payload=b"..")
+    letter = Letter(0, "x", "sink", "UNDELIVERED", "why", "trace", 2, 1, 2, "t", "s", 0, event.SerializeToString())
+    store.add([letter, letter._replace(event_id="y", emitter="")])
+    store.add([letter._replace(reason="again", last_ns=9)])
+    listed = polku("dlq", "list", str(path), "--emitter", "sink")
+    assert "sink UNDELIVERED ×4 x: again" in listed.stdout
+    assert "1 of 2 dead letters" in listed.stderr
+    shown = polku("dlq", "show", str(path), "1")
+    assert '"detail": "trace"' in shown.stdout
+    assert polku("dlq", "drop", str(path), "--all").stdout == "2 dead letters have gone\n"
+    assert store.counters()["letters"] == store.counters()["bytes"] == 0
+    store.close()
