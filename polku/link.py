@@ -15,6 +15,7 @@ sends them until an answer comes → the answer is told apart again, so that eac
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,6 +26,8 @@ from polku.codes import Code
 from polku.errors import DrainingError, UnavailableError
 from polku.receipt import Receipt, Refusal, Taken
 from polku.suspects import DEATHS, Suspects, divide
+
+_LOG = logging.getLogger(__name__)
 
 
 class Push(NamedTuple):
@@ -239,6 +242,7 @@ class Link:
                     return await self._push_in_parts(batch)
                 attempt += 1
                 self._resent += 1
+                _LOG.info("%s: batch %d is sent again: %s", self.name, seq, error)
                 await asyncio.sleep(self._retry_delay(attempt))
 
     async def _push_in_parts(self, batch: Batch) -> Receipt:

@@ -356,7 +356,7 @@ def read_answers(db: sqlite3.Connection) -> list[Answer]:
 
 
 def _text(refused: Sequence[Refusal]) -> str:
-    return json.dumps(refused) if refused else ""
+    return json.dumps([(r.event_id, r.code, r.message) for r in refused]) if refused else ""
 
 
 def _refusals(text: str) -> tuple[Refusal, ...]:

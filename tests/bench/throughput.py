@@ -3,7 +3,7 @@
     python -m tests.bench.throughput --runtime inline --runtime ray --in-flight 8 --in-flight 32 --rounds 5
 
 Generator, pipeline and sink are processes of their own on the same cores; the combinations take turns, and medians
-over the rounds are printed. `--runtime bare` is the same work with nothing around it, for comparison. CPU counts the
+over the rounds are printed; `+durable` puts a journal on disk in the middle. `--runtime bare` is the same work with nothing around it, for comparison. CPU counts the
 pipeline alone (for Ray: its actors, without Ray's own daemons).
 """
 
@@ -28,6 +28,9 @@ hub = Hub(runtime=runtime)
 if "--pass-through" not in sys.argv:
     hub.middleware(Filter(lambda event: event.event_type.startswith("user."))).middleware(Transform(mark))
 hub.emitter(GrpcEmitter(f"http://127.0.0.1:{port}"))
+if "--durable" in sys.argv:
+    import tempfile
+    hub.buffer_strategy(BufferStrategy.durable(tempfile.mkdtemp() + "/journal.db"))
 def usage():
     if runtime == "inline":
         r = resource.getrusage(resource.RUSAGE_SELF)
@@ -89,13 +92,17 @@ asyncio.run(main())
 """
 
 
+RUNTIMES = ["inline", "ray", "bare", "inline+durable", "ray+durable"]
+
+
 def once(runtime: str, in_flight: int, events: int, batch: int, payload: int, bare: bool) -> dict[str, Any]:
     """Run one round and return its figures."""
     load = [sys.executable, "-m", "tests.bench.load"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     sink = subprocess.Popen([*load, "sink", "--events", str(events)], **pipes)
     port = sink.stdout.readline().strip()
-    extra = ["--pass-through"] if bare else []
+    runtime, _, buffer = runtime.partition("+")
+    extra = [*(["--pass-through"] if bare else []), *(["--durable"] if buffer else [])]
     pipeline = subprocess.Popen(
         [sys.executable, "-c", BARE if runtime == "bare" else PIPELINE, runtime, port, *extra], **pipes
     )
@@ -128,7 +135,7 @@ def once(runtime: str, in_flight: int, events: int, batch: int, payload: int, ba
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runtime", action="append", choices=["inline", "ray", "bare"])
+    parser.add_argument("--runtime", action="append", choices=RUNTIMES)
     parser.add_argument("--in-flight", action="append", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=500_000)

@@ -53,7 +53,10 @@ class Outcome(NamedTuple):
 class Chaos:
     """One run: a pipeline and its sink in processes of their own, two clients here."""
 
-    def __init__(self, folder: Path, runtime: str, buffer: str, seed: int, rate: float = 4_000.0) -> None:
+    def __init__(
+        self, folder: Path, runtime: str, buffer: str, seed: int, rate: float = 4_000.0, **environment: str
+    ) -> None:
+        self.environment = environment
         self.folder, self.runtime, self.buffer, self.seed = folder, runtime, buffer, seed
         self.random = random.Random(seed)
         self.port, self.sink_port = _free_port(), _free_port()
@@ -75,7 +78,7 @@ class Chaos:
         self._stopped: list[int] = []
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
-        """Do harm for so long, then let everything come to rest, and judge."""
+        """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
         started = time.monotonic()
         try:
             self.start_sink()
@@ -84,8 +87,9 @@ class Chaos:
                 client.start()
             self.wait_until(lambda: min(self.arrived.values()) > 500, 60, "the first events")
             while time.monotonic() - started < seconds:
-                self.harm()
-                self.watch(self.random.uniform(0.3, pause))
+                if pause:
+                    self.harm()
+                self.watch(self.random.uniform(0.3, pause or 1.0))
             self.come_to_rest()
         finally:
             self.end()
@@ -230,6 +234,7 @@ class Chaos:
             "RAY_memory_monitor_refresh_ms": "0",
             "RAY_worker_niceness": "0",
             "POLKU_LOG_LEVEL": "info",
+            **self.environment,
         }
         address = f"127.0.0.1:{self.port}"
         command = ["-m", "polku", "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]

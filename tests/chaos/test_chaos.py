@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,15 @@ def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float
     assert outcome.faults_in_flight > 0
     assert sum(count for kind, count in outcome.faults.items() if kind.startswith("SIGKILL")) > 0
     assert outcome.resent > 0
+
+
+@pytest.mark.timeout(120)
+def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(tmp_path: Path) -> None:
+    losses = {"num_failures": 300, "req_failure_prob": 4, "resp_failure_prob": 4}
+    setting = json.dumps({"CoreWorkerService.grpc_client.PushTask": losses})
+    outcome = Chaos(tmp_path, "ray", "ring", seed=7, RAY_testing_rpc_failure=setting).run(12, pause=0)
+    print(outcome)
+    again = (tmp_path / "pipeline.log").read_text().count("is sent again")
+    assert again > 0
+    outcome.verdict.check(duplicates=False)
+    assert outcome.verdict.acknowledged > 1_000
