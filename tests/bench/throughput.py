@@ -3,8 +3,8 @@
     python -m tests.bench.throughput --runtime inline --runtime ray --in-flight 8 --in-flight 32 --rounds 5
 
 Generator, pipeline and sink are processes of their own on the same cores; the combinations take turns, and medians
-over the rounds are printed; `+durable` puts a journal on disk in the middle. `--runtime bare` is the same work with nothing around it, for comparison. CPU counts the
-pipeline alone (for Ray: its actors, without Ray's own daemons).
+over the rounds are printed; `+durable` puts a journal on disk in the middle. `--runtime bare` is the same work with
+nothing around it, for comparison. CPU counts the pipeline alone (for Ray: its actors, without Ray's own daemons).
 """
 
 from __future__ import annotations
