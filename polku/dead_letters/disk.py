@@ -40,7 +40,7 @@ class StoredDeadLetters(DeadLetters):
         self._writing: asyncio.Task[None] | None = None
         self._written: asyncio.Future[None] | None = None
         self._looking: list[asyncio.Task[None]] = []
-        self._fault = ""
+        self._faults: dict[str, str] = {}
         self._forgotten = 0
 
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
@@ -121,10 +121,10 @@ class StoredDeadLetters(DeadLetters):
                 try:
                     self._forgotten += await self._call(partial(_add, letters))
                 except JournalError as error:
-                    self._say_fault(str(error))
+                    self._say_fault("storing", str(error))
                     await asyncio.sleep(_AGAIN)
                 else:
-                    self._say_fault("")
+                    self._say_fault("storing", "")
                     break
             written.set_result(None)
 
@@ -136,8 +136,9 @@ class StoredDeadLetters(DeadLetters):
                 if changes != seen:
                     again = await self._replay_all(replay, emitters)
                     seen = -1 if again else changes
+                self._say_fault("looking", "")
             except JournalError as error:
-                self._say_fault(str(error))
+                self._say_fault("looking", str(error))
             await asyncio.sleep(_LOOK)
 
     async def _replay_all(self, replay: Replay, emitters: bool) -> bool:
@@ -156,10 +157,14 @@ class StoredDeadLetters(DeadLetters):
             _LOG.info("%d dead letters go through the pipeline again", len(gone))
         return left
 
-    def _say_fault(self, text: str) -> None:
-        if text and text != self._fault:
+    @property
+    def _fault(self) -> str:
+        return next(filter(None, self._faults.values()), "")
+
+    def _say_fault(self, work: str, text: str) -> None:
+        if text and text != self._faults.get(work):
             _LOG.error("dead letters: %s", text)
-        self._fault = text
+        self._faults[work] = text
 
     async def _call(self, work: Callable[[DeadLetterStore], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._with_store, work)

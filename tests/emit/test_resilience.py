@@ -102,7 +102,7 @@ async def test_what_is_refused_for_good_is_not_tried_again() -> None:
 async def test_after_so_many_attempts_events_are_given_up() -> None:
     running, _, _ = resilient(Scripted(*[ValueError("bug")] * 9), retry=Retry(attempts=3))
     (failure,) = await running.emit(batch("a"))
-    assert failure == Failure("a", "ValueError: bug", retryable=False)
+    assert failure == Failure("a", "ValueError: bug", retryable=False, attempts=3)
 
 
 async def test_the_destination_s_own_pause_is_respected() -> None:
