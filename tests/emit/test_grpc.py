@@ -302,13 +302,21 @@ async def late(port: int, delay: float) -> AsyncIterator[int]:
         writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await asyncio.sleep(delay)
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(other_writer)
         await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
 
+    writers: list[asyncio.StreamWriter] = []
     proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
     async with proxy:
-        yield proxy.sockets[0].getsockname()[1]
+        try:
+            yield proxy.sockets[0].getsockname()[1]
+        finally:
+            for writer in writers:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 def certify(folder: Path) -> tuple[bytes, bytes]:
