@@ -55,7 +55,7 @@ class HubShell:
         self._hang: float
         self._parts, self._doors, self._hang = unpack(packed)
         self._progress = Progress()
-        self._doors_shut = False
+        self._doors_shut = True  # as far as this life knows: the ingest may have been started again beside it
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}

@@ -31,6 +31,8 @@ from polku.gateway.health import Health
 from polku.plan import Plan, StagePlan
 from polku.sender import Door
 
+_HUB_INTERVAL = 2.0  # seconds between two words to the hub
+
 
 class RayRuntime:
     """Place and connect the actors; attach to a running Ray, or start one and stop it again."""
@@ -45,6 +47,7 @@ class RayRuntime:
         main = threading.current_thread() is threading.main_thread()
         self._started_ray = attach() if main else False
         self._consoles: list[asyncio.Task[None]] = []
+        self._hub_watch: asyncio.Task[None] | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -132,6 +135,7 @@ class RayRuntime:
         self._hub = HubActor.remote(pack(self._parts, doors, self._plan.hang_seconds))
         await _call(self._hub.start.remote())
         await _call(ingest.introduce.remote(self._hub, doors))
+        self._hub_watch = asyncio.ensure_future(_keep_watching(self._hub))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
 
     def _stage(self, stage: StagePlan, receiver: Any) -> Any:
@@ -170,8 +174,8 @@ class RayRuntime:
             await _call(handle.close.remote())
 
     async def _kill(self) -> None:
-        for console in self._consoles:
-            console.cancel()
+        for task in [*self._consoles, *([self._hub_watch] if self._hub_watch else [])]:
+            task.cancel()
         handles = [*self._parts.all().values()] if self._parts else []
         for handle in [self._hub, *handles] if self._hub else handles:
             ray.kill(handle, no_restart=True)
@@ -199,6 +203,14 @@ def attach() -> bool:
 
 async def _call(ref: Any) -> Any:
     return await ref
+
+
+async def _keep_watching(hub: Any) -> None:
+    """See to it that a hub that Ray has started again begins to watch again."""
+    while True:
+        await asyncio.sleep(_HUB_INTERVAL)
+        with contextlib.suppress(ray.exceptions.RayError):
+            await hub.start.remote()
 
 
 async def _write_console(emitter: Any) -> None:

@@ -29,7 +29,7 @@ class Client(threading.Thread):
         self._open: deque[list[Event]] = deque()
         self._again: deque[list[Event]] = deque()
         self._ending = threading.Event()
-        self.paused = threading.Event()
+        self._mutex = threading.Lock()
 
     @property
     def in_flight(self) -> int:
@@ -50,16 +50,14 @@ class Client(threading.Thread):
                 time.sleep(0.1)
 
     def _stream(self) -> None:
-        # What had no answer goes first, in the old order, before what is new.
-        self._again.extendleft(reversed(self._open))
-        self.resent += len(self._open)
-        self._open.clear()
+        opened: deque[list[Event]] = deque()
+        self._open = opened
         places = threading.Semaphore(16)
         ended = threading.Event()
         with grpc.insecure_channel(self.address, _LOCAL) as channel:
             try:
-                for ack in gateway_pb2_grpc.GatewayStub(channel).StreamEvents(self._messages(places, ended)):
-                    events = self._open.popleft()
+                for ack in gateway_pb2_grpc.GatewayStub(channel).StreamEvents(self._messages(opened, places, ended)):
+                    events = opened.popleft()
                     self.acknowledged += len(ack.event_ids)
                     with self._lock:
                         self._oracle.acknowledged(ack.event_ids)
@@ -67,7 +65,11 @@ class Client(threading.Thread):
                         self._send_again(events, set(ack.event_ids))
                     places.release()
             finally:
-                ended.set()
+                with self._mutex:  # what had no answer goes first, in the old order, before what is new
+                    ended.set()
+                    self._again.extendleft(reversed(opened))
+                    self.resent += len(opened)
+                    opened.clear()
                 places.release()
 
     def _send_again(self, events: list[Event], taken: set[str]) -> None:
@@ -75,25 +77,32 @@ class Client(threading.Thread):
         self.refused += len(refused)
         with self._lock:
             self._oracle.waive_order(event.id for event in refused)
-        self._again.append(refused)
+        with self._mutex:
+            self._again.append(refused)
         time.sleep(0.05)
 
-    def _messages(self, places: threading.Semaphore, ended: threading.Event) -> Iterator[IngestBatch]:
-        while not ended.is_set():
+    def _messages(
+        self, opened: deque[list[Event]], places: threading.Semaphore, ended: threading.Event
+    ) -> Iterator[IngestBatch]:
+        while True:
             places.acquire()
-            if ended.is_set():
-                return
-            if self._again:
-                events = self._again.popleft()
-            elif self._ending.is_set():
-                if not self._open:
+            with self._mutex:  # what is taken out here is among those that `_stream` puts back
+                if ended.is_set() or (self._ending.is_set() and not self._again and not opened):
                     return
+                events = self._next_events()
+                if events:
+                    opened.append(events)
+            if not events:
                 places.release()
                 time.sleep(0.02)
                 continue
-            else:
-                with self._lock:
-                    events = self._oracle.events(self.source, self.batch_events)
-                time.sleep(self.batch_events / self._rate)
-            self._open.append(events)
+            time.sleep(self.batch_events / self._rate)
             yield IngestBatch(source=self.source, events=EventPayload(events=events))
+
+    def _next_events(self) -> list[Event]:
+        if self._again:
+            return self._again.popleft()
+        if self._ending.is_set():
+            return []
+        with self._lock:
+            return self._oracle.events(self.source, self.batch_events)

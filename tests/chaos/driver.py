@@ -76,6 +76,7 @@ class Chaos:
         self.pipeline: subprocess.Popen[bytes] | None = None
         self.sink: subprocess.Popen[bytes] | None = None
         self._stopped: list[int] = []
+        self.ended = True
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
         """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
@@ -85,6 +86,7 @@ class Chaos:
             self.start_pipeline()
             for client in self.clients:
                 client.start()
+            self.ended = False
             self.wait_until(lambda: min(self.arrived.values()) > 500, 60, "the first events")
             while time.monotonic() - started < seconds:
                 if pause:
@@ -200,6 +202,9 @@ class Chaos:
         deadline = time.monotonic() + seconds
         while not condition():
             self.look()
+            assert self.ended or all(client.is_alive() for client in self.clients), (
+                "a client has ended: see its traceback"
+            )
             if time.monotonic() > deadline:
                 log = (self.folder / "pipeline.log").read_text()[-3000:]
                 raise AssertionError(f"waited {seconds:.0f} s for {what} (seed {self.seed}); the pipeline said:\n{log}")

@@ -135,3 +135,21 @@ def test_a_killed_ingest_opens_its_http_door_again(tmp_path: Path) -> None:
         assert post(address, b'{"id": "x"}', "application/json", *reconnecting).status == 401
         assert post(address, b'{"id": "after"}', "application/json", *token).ids == ["after"]
     assert [event.id for event in recorder.events()] == ["before", "after"]
+
+
+def test_hub_and_ingest_killed_together_come_back_with_the_door_open(tmp_path: Path) -> None:
+    import ray
+
+    recorder = Recorder(tmp_path / "out")
+    with Hub(runtime="ray").middleware(mark).emitter(recorder).start(grpc_addr="127.0.0.1:0") as pipeline:
+        client = Client(str(pipeline.address))
+        client.start()
+        client.wait_for(2_000)
+        runtime: Any = pipeline._runtime
+        for handle in (runtime.hub, runtime.parts.ingest):
+            ray.kill(handle, no_restart=False)
+        client.wait_for(len(client.acked) + 2_000)
+        client.stop.set()
+        client.join(60)
+        assert pipeline.stop(30).complete
+    check(client.acked, recorder.events(), may_repeat=True)
