@@ -119,6 +119,7 @@ class Chaos:
             return
         self.faults[kind] += 1
         self.faults_in_flight += under_way > 0
+        self.look()
         seen = dict(self.arrived)
         self.wait_until(lambda: all(self.arrived[n] > seen[n] for n in seen), 90, f"events after {kind}")
         self.gaps[kind] = max(self.gaps.get(kind, 0.0), *self._pauses.values())
