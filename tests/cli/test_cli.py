@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 
 from polku import __version__
 from tests.gateway.http_client import post
-from tests.server import Server, polku
+from tests.server import POLKU, Server, environment, polku
 
 PIPELINE = """
 from polku import Filter, Hub, StdoutEmitter
@@ -72,6 +75,25 @@ def test_send_reads_ndjson_and_counts_what_is_refused(server: Server, tmp_path: 
     piped = polku("send", "--to", server.address, "-", text='{"id": "x"}\n' * 1)
     assert piped.returncode == 0
     assert "1 accepted" in piped.stderr
+
+
+def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
+    records = tmp_path / "many.ndjson"
+    records.write_text("".join(f'{{"event_type": "t", "id": "tty-{number}"}}\n' for number in range(500)))
+    master, slave = os.openpty()
+    command = [*POLKU, "send", "--to", server.address, str(records)]
+    sent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment(TERM="xterm"))
+    os.close(slave)
+    shown = b""
+    with suppress(OSError):  # the terminal is gone with the program
+        while text := os.read(master, 65536):
+            shown += text
+    os.close(master)
+    assert sent.wait(30) == 0
+    assert sent.stdout is not None
+    sent.stdout.close()
+    assert b"500/500" in shown
+    assert "━".encode() in shown
 
 
 def test_send_says_when_nobody_listens() -> None:
