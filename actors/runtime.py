@@ -31,6 +31,7 @@ from polku.gateway.health import Health
 from polku.plan import Plan, StagePlan
 from polku.sender import Door
 
+_START_SECONDS = 30.0  # how long an actor may be away while it is being started
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 
 
@@ -127,14 +128,14 @@ class RayRuntime:
             receiver = stages[stage.name] = self._stage(stage, receiver)
         ingest: Any = IngestActor.remote(pack(self._plan, receiver))
         self._parts = Parts(ingest, dict(reversed(stages.items())), buffer, emitters)
-        await asyncio.gather(*(_call(handle.vitals.remote()) for handle in [*emitters.values(), buffer]))
-        await asyncio.gather(*(_call(handle.vitals.remote()) for handle in stages.values()))
-        self._addresses = await _call(ingest.introduce.remote(None, self._doors))
+        await asyncio.gather(*(_start(handle.vitals) for handle in [*emitters.values(), buffer]))
+        await asyncio.gather(*(_start(handle.vitals) for handle in stages.values()))
+        self._addresses = await _start(ingest.introduce, None, self._doors)
         # After a restart the ingest opens the very same ports again.
         doors = replace(self._doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
         self._hub = HubActor.remote(pack(self._parts, doors, self._plan.hang_seconds))
-        await _call(self._hub.start.remote())
-        await _call(ingest.introduce.remote(self._hub, doors))
+        await _start(self._hub.start)
+        await _start(ingest.introduce, self._hub, doors)
         self._hub_watch = asyncio.ensure_future(_keep_watching(self._hub))
         self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
 
@@ -203,6 +204,18 @@ def attach() -> bool:
 
 async def _call(ref: Any) -> Any:
     return await ref
+
+
+async def _start(method: Any, *arguments: object) -> Any:
+    """Call a method of an actor that is being started; one that dies meanwhile is started again by Ray."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return await method.remote(*arguments)
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 async def _keep_watching(hub: Any) -> None:
