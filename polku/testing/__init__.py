@@ -14,12 +14,14 @@ def test_my_plugin_keeps_the_contract():
 
 from __future__ import annotations
 
+from polku.testing.ahti import AhtiServer
 from polku.testing.conformance.check import assert_plugin, check_plugin
 from polku.testing.conformance.findings import Finding, Grade, Report
 from polku.testing.conformance.process import PluginProcess, plugin_process
 from polku.testing.oracle import Oracle, Verdict
 
 __all__ = [
+    "AhtiServer",
     "Finding",
     "Grade",
     "Oracle",
