@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,8 +32,9 @@ _Acks = AsyncIterator[AhtiAck]
 class AhtiServer:
     """Serve AHTI on a port of this machine; what it stored stays when it is stopped and started again.
 
-    `refuse` says why a batch is not taken (None: it is); `names` which of its events an ack names. `hold` and `release`
-    delay the acks; `end_after` ends a stream in good order once so many messages came on it, without their ack.
+    `refuse` says why a batch is not taken (None: it is); events whose ids are in `busy` are neither taken nor named in
+    an ack; `names` says which others it names. `hold` and `release` delay the acks, of which `waiting` are due;
+    `end_after` ends a stream in good order once so many messages came, the last of them without its ack.
     `message_bytes` is the size limit that gRPC keeps. With a `store` the events are written to that file before they
     are acknowledged.
     """
@@ -48,6 +49,7 @@ class AhtiServer:
         self.batches: list[Sequence[AhtiEvent]] = []
         self.metadata: list[dict[str, str]] = []
         self.refuse: Callable[[Sequence[AhtiEvent]], str | None] = lambda events: None
+        self.busy: Container[str] = ()
         self.names: Callable[[Sequence[AhtiEvent]], Sequence[str]] = _ids
         self.abort: grpc.StatusCode | None = None
         self.end_after: int | None = None
@@ -59,7 +61,7 @@ class AhtiServer:
         self._released = asyncio.Event()
         self._released.set()
         self._news = asyncio.Condition()
-        self.received = 0
+        self.received = self.waiting = 0
 
     @property
     def address(self) -> str:
@@ -128,11 +130,11 @@ class AhtiServer:
             if self.end_after is not None and self.received >= self.end_after:
                 self.end_after = None
                 return
-            await context.write(await self._take(batch.events))
+            await context.write(await self._take(batch.events, context))
 
     async def _send_event(self, event: AhtiEvent, context: Any) -> AhtiAck:
         await self._greet(context)
-        return await self._take([event])
+        return await self._take([event], context)
 
     async def _health(self, request: AhtiHealthRequest, context: Any) -> AhtiHealthResponse:
         return AhtiHealthResponse(healthy=True, version=__version__)
@@ -142,17 +144,24 @@ class AhtiServer:
         if self.abort is not None:
             await context.abort(self.abort, "as asked")
 
-    async def _take(self, events: Sequence[AhtiEvent]) -> AhtiAck:
+    async def _take(self, events: Sequence[AhtiEvent], context: Any) -> AhtiAck:
         self.received += 1
         error = self.refuse(events)
         if error is not None:
             return AhtiAck(success=False, error=error)
+        events = [event for event in events if event.id not in self.busy]
+        if not events:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
         self.batches.append(events)
         if self._store is not None:
             _append(self._store, events)
         async with self._news:
             self._news.notify_all()
-        await self._released.wait()
+        self.waiting += 1
+        try:
+            await self._released.wait()
+        finally:
+            self.waiting -= 1
         return AhtiAck(success=True, event_ids=self.names(events))
 
 
