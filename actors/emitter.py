@@ -43,6 +43,11 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._inlet.settle(push)
 
+    async def flush(self, everything: bool) -> None:
+        """Complete what is collected."""
+        await self.ensure_started()
+        await self._delivery.flush(everything)
+
     async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
         """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
         await self.ensure_started()

@@ -155,6 +155,7 @@ class RayRuntime:
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
             for stage in parts.stages.values():
                 await _call(stage.flush.remote())
+            await _call(parts.buffer.flush.remote())
             await asyncio.wait([drain], timeout=0.05)
         await drain
         await _call(parts.buffer.drain.remote())

@@ -7,6 +7,7 @@ places of the next batches at hand; where the log is on disk and it lags far beh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ from polku.link import Link
 from polku.receipt import Receipt, Refusal
 
 _LOG = logging.getLogger(__name__)
+_FLUSH_SECONDS = 0.05
 
 
 class Share(NamedTuple):
@@ -68,6 +70,8 @@ class Outlet:
         self.name = name
         self.share = share
         self._link = link
+        link.on_taken = self._on_taken
+        self._pressed = 0  # those who wait for room
         self._log = log
         self._awaited = awaited
         self._bury, self._let_go = bury, let_go
@@ -107,9 +111,14 @@ class Outlet:
 
     async def wait_for_room(self, events: int, size: int) -> None:
         """Return when so much more fits."""
-        while not self.fits(events, size):
-            self._moved.clear()
-            await self._moved.wait()
+        self._pressed += 1
+        try:
+            while not self.fits(events, size):
+                self._moved.clear()
+                self._link.flush_nowait()
+                await self._moved.wait()
+        finally:
+            self._pressed -= 1
 
     def reserve(self, slot: Slot) -> None:
         """Set aside room for a batch that is on its way into the log."""
@@ -181,7 +190,15 @@ class Outlet:
         """Return when nothing waits and nothing is under way."""
         while self._lag:
             self._moved.clear()
-            await self._moved.wait()
+            self.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await self._moved.wait()
+
+    def flush(self) -> None:
+        """Let the emitter complete what it collects, once it has everything that waits here."""
+        if not self._waiting and not self._behind:
+            self._link.flush_nowait(everything=True)
 
     async def close(self) -> None:
         """Close the link to the emitter; what is not confirmed stays unconfirmed."""
@@ -201,6 +218,11 @@ class Outlet:
             self._in_flight,
             self._unreadable,
         )
+
+    def _on_taken(self) -> None:
+        """Let a collecting emitter complete some of it before what it holds fills the share."""
+        if self._pressed or self._in_flight * 2 > self.share.events or self._lag_bytes * 2 > self.share.bytes:
+            self._link.flush_nowait()
 
     def _append(self, slot: Slot) -> None:
         self._log.claim(self.name, slot.position)

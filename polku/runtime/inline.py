@@ -148,6 +148,8 @@ class InlineRuntime:
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
             for stage in self._stages:
                 await stage.flush()
+            if self._buffer is not None:
+                await self._buffer.flush()
             await asyncio.wait([drain], timeout=0.01)
         if self._buffer is not None:
             await self._buffer.drain()

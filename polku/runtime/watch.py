@@ -42,6 +42,7 @@ class Watch:
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
+        self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
     def add(self, name: str, complaint: str) -> None:
@@ -71,6 +72,7 @@ class Watch:
             idle = self._progress.stalled(f"outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
                 self._why[name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._idle[name] = idle
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self._components["buffer"] = (True, f"{fullest} of {buffer.capacity} events")
 
@@ -88,6 +90,8 @@ class Watch:
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
         stall = self._why.get(name, "")
+        if delivery.collection and self._idle.get(name, 0.0) <= PATIENCE + delivery.collection.max_age:
+            stall = ""
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
