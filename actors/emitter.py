@@ -8,6 +8,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.assembly import build_delivery
 from polku.batch import Batch, Header
+from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -69,4 +70,5 @@ class EmitterShell(Shell):
             await self._delivery.close()
 
 
-EmitterActor = ray.remote(**ACTOR)(EmitterShell)
+# For each batch that an emitter collects a call waits for its outcome.
+EmitterActor = ray.remote(**{**ACTOR, "max_concurrency": 2 * MAX_BATCHES})(EmitterShell)

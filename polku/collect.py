@@ -22,6 +22,8 @@ from polku.receipt import Receipt, Refusal
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import join_frames, split_frames
 
+MAX_BATCHES = 5_000  # for each of them a call of the sender is open
+
 
 class CollectingDelivery(Delivery):
     """Collect events by group and call the emitter with one batch for each group that is complete."""
@@ -42,7 +44,7 @@ class CollectingDelivery(Delivery):
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Take a batch in, once there is room for it; return what will be its receipt."""
         async with self._turn:
-            while self._held and self._held_bytes + batch.size > self._limits.max_held_bytes:
+            while self._is_full(batch.size):
                 self._make_room()
                 self._settled.clear()
                 await self._settled.wait()
@@ -72,6 +74,11 @@ class CollectingDelivery(Delivery):
             len(self._groups), self._held_events, self._held_bytes, self._early, self._limits.max_age
         )
         return super().statistics()._replace(collection=held)
+
+    def _is_full(self, size: int) -> bool:
+        if len(self._held) >= MAX_BATCHES:
+            return True
+        return bool(self._held) and self._held_bytes + size > self._limits.max_held_bytes
 
     def _take(self, batch: Batch) -> _Held:
         self._number += 1
