@@ -20,7 +20,8 @@ SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _LATER = {"RequestTimeout", "NoSuchUpload", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"}
-_NOWHERE = ("169.254.169.254", "metadata.google.internal", "redential")
+# Where a store looks for the credentials of the machine that it runs on, when it was given none.
+_NOWHERE = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google.internal", "redential")
 _FULL = ("No space left", "os error 28", "quota")
 
 

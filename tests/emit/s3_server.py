@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ def free_port() -> int:
 class S3Server:
     """A running endpoint with one bucket, `events`."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        self.environment = {**os.environ, **environment}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.options = {**KEYS, "endpoint": self.url}
@@ -32,7 +34,9 @@ class S3Server:
     def start(self, *, bucket: bool = True) -> None:
         """Start it, on the same port as ever."""
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment
+        )
         deadline = time.monotonic() + 30
         while not self._answers():
             assert time.monotonic() < deadline, "moto's server does not answer"
