@@ -35,6 +35,8 @@ class CollectingDelivery(Delivery):
         self._groups: dict[str, _Group] = {}  # by key, in the order of their opening
         self._held: dict[int, _Held] = {}  # by rising number
         self._held_events = self._held_bytes = self._early = 0
+        self._open = self._under_way = 0  # bytes in groups that are not complete, and in those that are
+        self._wanted = False  # room was asked for, while groups were under way
         self._number = 0
         self._let_go = 0  # the last batch all of whose groups were completed for want of room
         self._turn = asyncio.Lock()
@@ -108,6 +110,7 @@ class CollectingDelivery(Delivery):
             timer = asyncio.get_running_loop().call_later(self._limits.max_age, self._complete_aged, key)
             group = self._groups[key] = _Group(key, held.number, timer)
         group.add(held, frame)
+        self._open += len(frame)
         if len(group.frames) >= self._limits.max_events:
             self._complete(group)
 
@@ -115,8 +118,14 @@ class CollectingDelivery(Delivery):
         self._complete(self._groups[key])
 
     def _make_room(self) -> None:
-        """Complete every group with events of the older half of the batches, unless that is under way."""
+        """Complete every group with events of the older half of the batches, unless room is about to be made.
+
+        Groups that are under way may make it. If no batch is answered with them, there is more to complete.
+        """
         if not self._held or next(iter(self._held)) <= self._let_go:
+            return
+        self._wanted = self._under_way >= self._open
+        if self._wanted:
             return
         self._let_go = (next(iter(self._held)) + self._number) // 2
         for group in list(self._groups.values()):
@@ -128,6 +137,8 @@ class CollectingDelivery(Delivery):
         self._early += early
         group.timer.cancel()
         del self._groups[group.key]
+        self._open -= group.size
+        self._under_way += group.size
         task = asyncio.get_running_loop().create_task(self._deliver(group))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -138,11 +149,16 @@ class CollectingDelivery(Delivery):
         receipt = await self.deliver(batch)
         refused = {refusal.event_id: refusal for refusal in receipt.refused}
         ids = batch.ids if refused else []
-        start = 0
+        self._under_way -= group.size
+        waiting, start = len(self._held), 0
         for held, count in group.runs:
             held.refused += [refused[event_id] for event_id in ids[start : start + count] if event_id in refused]
             start += count
             self._settle(held, count)
+        if len(self._held) < waiting:
+            self._wanted = False  # who needs more room than that asks again
+        elif self._wanted:
+            self._make_room()
 
     def _settle(self, held: _Held, count: int) -> None:
         """Count events of a batch that have an outcome; with the last one, answer the batch."""

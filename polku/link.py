@@ -158,9 +158,14 @@ class Link:
             self._left.clear()
             await self._left.wait()
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether the receiver has taken something whose outcome is open."""
+        return len(self._open) > len(self._in_window)
+
     def flush_nowait(self, *, everything: bool = False) -> None:
         """Ask the receiver to let go of what it has taken and holds, if there is anything."""
-        if len(self._open) > len(self._in_window) and not self._closed:
+        if self.is_holding and not self._closed:
             self._keep(self._flush(everything))
 
     async def drain(self) -> None:

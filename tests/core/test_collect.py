@@ -207,7 +207,9 @@ async def test_a_buffer_smaller_than_a_group_makes_smaller_groups_and_no_stop() 
         buffer = await piped(store, strategy)
         for start in range(0, 2_000, 10):
             await asyncio.wait_for(buffer.push(batch(start, 10)), 5)
-            await rest()
+            async with asyncio.timeout(5):
+                while buffer.statistics().outlets["store"].lag > 70:  # noqa: ASYNC110 - statistics wake nobody
+                    await asyncio.sleep(0.001)
         await asyncio.wait_for(buffer.drain(), 5)
         assert sorted(i for call in store.calls for i in call) == [f"{n:05d}" for n in range(2_000)]
         assert len(store.calls) <= 2_000 / 25
@@ -230,4 +232,29 @@ async def test_drain_completes_groups_only_when_all_that_waits_is_in_them() -> N
     await push_all(buffer, 2_500, 50)
     await asyncio.wait_for(buffer.drain(), 5)
     assert list(map(len, store.calls)) == [1_000, 1_000, 500]
+    await buffer.close()
+
+
+async def test_drop_oldest_drops_what_waits_behind_a_collector_that_is_stuck() -> None:
+    store = Store(LIMITS._replace(max_events=1_000_000))
+    store.gate.clear()
+    buffer = await piped(store, BufferStrategy.ring(100, overflow="drop_oldest"))
+    for start in range(0, 2_000, 10):
+        await asyncio.wait_for(buffer.push(batch(start, 10)), 5)
+        await rest()
+        assert buffer.statistics().outlets["store"].lag <= 100
+    store.gate.set()
+    await asyncio.wait_for(buffer.drain(), 5)
+    arrived = sorted(i for call in store.calls for i in call)
+    assert arrived[-20:] == [f"{n:05d}" for n in range(1_980, 2_000)]
+    assert len(arrived) == 2_000 - buffer.statistics().outlets["store"].dropped
+    await buffer.close()
+
+
+async def test_a_backlog_that_fills_the_buffer_makes_no_smaller_groups() -> None:
+    store = Store(LIMITS._replace(max_events=100))
+    buffer = await piped(store, BufferStrategy.ring(1_000))
+    await asyncio.wait_for(asyncio.gather(*(buffer.push(batch(start, 50)) for start in range(0, 10_000, 50))), 10)
+    await asyncio.wait_for(buffer.drain(), 5)
+    assert list(map(len, store.calls)) == [100] * 100
     await buffer.close()

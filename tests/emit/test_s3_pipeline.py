@@ -10,10 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from polku import BufferStrategy, Event, Hub, S3Emitter, new_event
-from polku.runtime import watch
 from tests.emit.s3_memory import LIMIT, NAMES
 
 
@@ -125,19 +122,16 @@ def test_a_buffer_smaller_than_an_object_makes_smaller_objects(tmp_path: Path) -
     assert len(lines(tmp_path)) < 60
 
 
-def test_collecting_is_no_illness_but_a_standstill_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "PATIENCE", 0.05)
-    with Hub(runtime="inline").emitter(S3Emitter(tmp_path.as_uri(), max_age=0.5)).start() as pipeline:
-        assert pipeline.sender().send(events(10)).ok
-        while not lines(tmp_path):
-            assert pipeline.health().components["emitter:s3"] == (True, "ok")
+def test_a_folder_that_cannot_be_made_is_an_illness_that_names_it(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with Hub(runtime="inline").emitter(S3Emitter((file / "x").as_uri(), max_age=0.05)).start() as pipeline:
         assert pipeline.sender().send(events(10)).ok
         wait_until(lambda: not pipeline.health().healthy)
         assert "file" in pipeline.health().components["emitter:s3"][1]
-        assert not pipeline.stop(0.1).complete
+        report = pipeline.stop(0.1)
+        assert not report.complete
+        assert report.emitters["s3"].left == 10
 
 
 def worker(*arguments: object) -> subprocess.Popen[str]:
