@@ -100,8 +100,9 @@ class CollectingDelivery(Delivery):
         return held
 
     def _put(self, key: str, held: _Held, frame: bytes) -> None:
+        size = len(frame)
         group = self._groups.get(key)
-        if group is not None and group.size + len(frame) > self._limits.max_bytes:
+        if group is not None and group.size + size > self._limits.max_bytes:
             self._complete(group)
             group = None
         if group is None:
@@ -109,8 +110,14 @@ class CollectingDelivery(Delivery):
                 self._complete(next(iter(self._groups.values())), early=True)
             timer = asyncio.get_running_loop().call_later(self._limits.max_age, self._complete_aged, key)
             group = self._groups[key] = _Group(key, held.number, timer)
-        group.add(held, frame)
-        self._open += len(frame)
+        group.frames.append(frame)
+        group.size += size
+        self._open += size
+        if group.last is held:
+            group.runs[-1].count += 1
+        else:
+            group.last = held
+            group.runs.append(_Run(held))
         if len(group.frames) >= self._limits.max_events:
             self._complete(group)
 
@@ -151,7 +158,8 @@ class CollectingDelivery(Delivery):
         ids = batch.ids if refused else []
         self._under_way -= group.size
         waiting, start = len(self._held), 0
-        for held, count in group.runs:
+        for run in group.runs:
+            held, count = run.held, run.count
             held.refused += [refused[event_id] for event_id in ids[start : start + count] if event_id in refused]
             start += count
             self._settle(held, count)
@@ -186,23 +194,26 @@ class _Held:
         self.done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
 
-class _Group:
-    """The serialised events of one group, and how many in a row are of which batch."""
+class _Run:
+    """How many events in a row are of one batch."""
 
-    __slots__ = ("frames", "key", "opened_by", "runs", "size", "timer")
+    __slots__ = ("count", "held")
+
+    def __init__(self, held: _Held) -> None:
+        self.held = held
+        self.count = 1
+
+
+class _Group:
+    """The serialised events of one group, and whose they are."""
+
+    __slots__ = ("frames", "key", "last", "opened_by", "runs", "size", "timer")
 
     def __init__(self, key: str, opened_by: int, timer: asyncio.TimerHandle) -> None:
         self.key = key
         self.opened_by = opened_by
         self.timer = timer
         self.frames: list[bytes] = []
-        self.runs: list[tuple[_Held, int]] = []
+        self.runs: list[_Run] = []
+        self.last: _Held | None = None
         self.size = 0
-
-    def add(self, held: _Held, frame: bytes) -> None:
-        self.frames.append(frame)
-        self.size += len(frame)
-        if self.runs and self.runs[-1][0] is held:
-            self.runs[-1] = (held, self.runs[-1][1] + 1)
-        else:
-            self.runs.append((held, 1))

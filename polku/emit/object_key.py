@@ -24,6 +24,7 @@ MAX_KEY = 1024  # bytes of a key: S3, GCS and Azure alike
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _LITERAL = re.compile(r"[A-Za-z0-9_\-=@.+,:/ ]*")
 _METADATA = "metadata."
+_MINUTE = 60_000_000_000
 
 _FIELDS: dict[str, Callable[[Event], str]] = {
     "source": lambda event: event.source,
@@ -63,22 +64,21 @@ class KeyTemplate:
         self._segment_limit = max_segment - len(suffix)
         self._texts: list[str] = []
         self._pieces: list[_Piece] = []
-        self._needs_time = False
         self._parse()
-        self._known: dict[tuple[str, ...], str] = {}
-        self._hours: dict[int, tuple[str, ...]] = {}
+        self._readers = [piece.read for piece in self._pieces]
+        self._known: dict[tuple[int | str, ...], str] = {}
 
     def group(self, event: Event) -> str:
         """Return the event's name, with `BATCH` in the place of the batch; raises `RejectedError`."""
-        values = tuple([piece.read(event) for piece in self._pieces])
-        if self._times:
-            values += self._time_values(event.timestamp_unix_ns // 60_000_000_000)
-        name = self._known.get(values)
+        minute = event.timestamp_unix_ns // _MINUTE if self._times else 0
+        values = [read(event) for read in self._readers]
+        known: tuple[int | str, ...] = (minute, *values)
+        name = self._known.get(known)
         if name is None:
-            name = self._render(values)
+            name = self._render(minute, values)
             if len(self._known) >= 4096:
                 self._known.clear()
-            self._known[values] = name
+            self._known[known] = name
         return name
 
     def _parse(self) -> None:
@@ -129,16 +129,8 @@ class KeyTemplate:
             raise _fault(self.template, f"{{{name}}} is no field; known are {known}")
         return _FIELDS[name]
 
-    def _time_values(self, minute: int) -> tuple[str, ...]:
-        values = self._hours.get(minute)
-        if values is None:
-            when = datetime.fromtimestamp(minute * 60, UTC)
-            if len(self._hours) >= 4096:
-                self._hours.clear()
-            values = self._hours[minute] = tuple(_format(when, name) for name in self._times)
-        return values
-
-    def _render(self, values: Sequence[str]) -> str:
+    def _render(self, minute: int, values: Sequence[str]) -> str:
+        when = datetime.fromtimestamp(minute * 60, UTC)
         parts = []
         for kind, index in self._order:
             if kind == "text":
@@ -146,7 +138,7 @@ class KeyTemplate:
             elif kind == "batch":
                 parts.append(BATCH)
             elif kind == "time":
-                parts.append(values[len(self._pieces) + index])
+                parts.append(_format(when, self._times[index]))
             else:
                 parts.append(escape(self._value(self._pieces[index], values[index])))
         name = "".join(parts)
