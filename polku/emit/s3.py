@@ -60,7 +60,8 @@ class S3Emitter:
     left unfinished), `concurrency` objects at once; a request may take `timeout` seconds. Timeouts, 5xx and lost
     connections are tried again; missing credentials, refused rights, an absent bucket and a wrong clock hold
     everything, with an alarm. `options` are the store's (`region`, `endpoint`, `access_key_id`, …: those of obstore);
-    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs `pip install 'polku[s3]'`, and Parquet pyarrow.
+    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs
+    `pip install 'polku[s3]'`, for Parquet `pip install 'polku[s3,parquet]'`.
     """
 
     url: str
@@ -130,7 +131,7 @@ class _Writer:
             try:
                 import pyarrow.parquet  # noqa: F401
             except ImportError:
-                fix = "format='parquet' needs pyarrow: pip install 'polku[s3]' pyarrow"
+                fix = "format='parquet' needs pyarrow: pip install 'polku[s3,parquet]'"
                 raise PlanError(fix, where=self._where) from None
 
     async def emit(self, batch: Batch) -> list[Failure]:

@@ -42,7 +42,7 @@ def main() -> None:
             assert sender.send(events).ok
             del events
             most = max(most, private())
-            collection = pipeline._runtime._deliveries[0].statistics().collection  # type: ignore[attr-defined]
+            collection = pipeline._runtime._lane.statistics().emitters["s3"].collection  # type: ignore[attr-defined]
             held, groups = max(held, collection.bytes), max(groups, collection.groups)
     print(before, most, held, groups)
 

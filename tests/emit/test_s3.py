@@ -206,7 +206,7 @@ def test_secrets_are_not_shown() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "format", "command"),
-    [("obstore", "ndjson", "pip install 'polku[s3]'"), ("pyarrow", "parquet", "pip install 'polku[s3]' pyarrow")],
+    [("obstore", "ndjson", "pip install 'polku[s3]'"), ("pyarrow", "parquet", "pip install 'polku[s3,parquet]'")],
 )
 def test_a_missing_package_names_the_pip_command(missing: str, format: str, command: str) -> None:
     program = f"""

@@ -12,6 +12,7 @@ from aiohttp import web
 from polku import (
     Batch,
     Breaker,
+    BufferStrategy,
     Event,
     Hub,
     MisconfiguredError,
@@ -178,13 +179,21 @@ def test_an_endpoint_that_dies_in_mid_upload_and_comes_back_has_everything_once(
 
 def _die_in_mid_upload(server: S3Server) -> None:
     config = S3Emitter(
-        "s3://events/in", options=server.options, format="protobuf", max_age=0.2, part_bytes=5 * MEGABYTE, timeout=5
+        "s3://events/in",
+        options=server.options,
+        format="protobuf",
+        max_events=40,
+        max_bytes=64 * MEGABYTE,
+        max_age=3600,
+        part_bytes=5 * MEGABYTE,
+        timeout=5,
     )
     quick = Resilience(config, retry=Retry(limit=0.2), breaker=Breaker(open_for=0.2))
-    events = random_events(40, MEGABYTE)
+    events = random_events(60, MEGABYTE)
     client = server.client()
-    with Hub(runtime="inline").emitter(quick).start() as pipeline:
-        for start in range(0, 40, 2):
+    strategy = BufferStrategy.ring(max_bytes=256 * MEGABYTE)
+    with Hub(runtime="inline").buffer_strategy(strategy).emitter(quick).start() as pipeline:
+        for start in range(0, 60, 2):
             assert pipeline.sender().send(events[start : start + 2]).ok
         while not client.list_multipart_uploads(Bucket="events").get("Uploads"):
             pass
@@ -194,6 +203,7 @@ def _die_in_mid_upload(server: S3Server) -> None:
         server.start()
         report = pipeline.stop(60)
         assert report.complete
-        assert report.emitters["s3"][:2] == (40, 0)
+        assert report.emitters["s3"][:2] == (60, 0)
     contents = list(server.objects().values())
-    assert [sum(event.payload in content for content in contents) for event in events] == [1] * 40
+    assert len(contents) == 2
+    assert [sum(event.payload in content for content in contents) for event in events] == [1] * 60
