@@ -18,7 +18,7 @@ from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, Object
 from polku.emit.object_key import BATCH, KeyTemplate
 from polku.emit.object_store import SCHEMES, Objects
 from polku.emit.parts import send_parts
-from polku.errors import PlanError
+from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import split_frames
@@ -172,7 +172,11 @@ class _Writer:
         return list(drafts.values()), failures
 
     def _finish(self, draft: _Draft) -> tuple[str, bytes]:
-        return draft.name.replace(BATCH, draft.identity()) + self._suffix, draft.encoder.finish()
+        try:
+            content = draft.encoder.finish()
+        except Exception as error:  # the same events will never do
+            raise RejectedError(f"cannot be written as {self._format}: {type(error).__name__}: {error}") from error
+        return draft.name.replace(BATCH, draft.identity()) + self._suffix, content
 
 
 class _Draft:
