@@ -8,6 +8,7 @@ from polku.codes import Code
 from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware
 from polku.emit import (
     ActorEmitter,
+    AhtiEmitter,
     Breaker,
     Compression,
     ExternalEmitter,
@@ -65,6 +66,7 @@ __all__ = [
     "AckLevel",
     "ActorEmitter",
     "Aggregator",
+    "AhtiEmitter",
     "Batch",
     "Breaker",
     "BufferStrategy",
