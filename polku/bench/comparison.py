@@ -69,12 +69,8 @@ def summarise(results: Sequence[Result]) -> Summary:
 
 
 def ratio(one: Sequence[Result], other: Sequence[Result]) -> float | None:
-    """Return the median, over the rounds, of how often faster the second one delivered; None where nothing came."""
-    pairs = [
-        second.delivered_per_s / first.delivered_per_s
-        for first, second in zip(one, other, strict=True)
-        if first.delivered_per_s
-    ]
+    """Return the median, over the rounds, of the second one's acknowledged rate over the first one's."""
+    pairs = [second.acked_per_s / first.acked_per_s for first, second in zip(one, other, strict=True) if first.acked]
     return round(statistics.median(pairs), 3) if pairs else None
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
@@ -40,18 +40,29 @@ class BenchError(PolkuError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is measured: a pipeline file on a runtime; with `keep` its emitters are left as they are."""
+    """What is measured: a pipeline file on a runtime; with `keep` its emitters are left as they are.
+
+    `environment` is added to that of the pipeline's process; `module` is what runs in it.
+    """
 
     file: str = BUILT_IN
     runtime: str = "inline"
     keep: bool = False
+    name: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    module: str = "polku.bench.host"
 
     @property
     def label(self) -> str:
         """Its name for people."""
+        if self.name:
+            return self.name
         built_in = self.file.removeprefix(BUILT_IN)
         name = f"built-in{built_in}" if self.file.startswith(BUILT_IN) else self.file
         return f"{name}, {self.runtime}"
+
+
+BARE = Subject(name="bare gRPC", module="polku.bench.bare")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +193,9 @@ def _sink(order: Order, check: bool) -> Iterator[Child]:
 def _host(subject: Subject, port: int) -> Child:
     sink = f"http://127.0.0.1:{port}"
     order = {"file": subject.file, "runtime": subject.runtime, "keep": subject.keep, "sink": sink}
-    return Child("pipeline", "polku.bench.host", order, answers=True, POLKU_BENCH_SINK=sink)
+    # A Ray of its own, unless another is asked for: one that runs already may have its actors anywhere.
+    environment = {"RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "local"), **subject.environment}
+    return Child("pipeline", subject.module, order, answers=True, POLKU_BENCH_SINK=sink, **environment)
 
 
 def _run(generator: Child, progress: Progress) -> dict[str, Any]:

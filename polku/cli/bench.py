@@ -49,7 +49,10 @@ def bench(
     vs_runtime: Annotated[
         str | None, typer.Option(help="The runtime of the other; alone: the same file on it.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How often to measure; 1, or 3 with --vs.")] = 0,
+    vs_bare: Annotated[
+        bool, typer.Option("--vs-bare", help="Against a bare gRPC relay that checks, buffers and promises nothing.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(help="How often to measure; 1, or 3 of a comparison.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that was measured, for programs.")] = False,
 ) -> None:
     """Measure a pipeline: rates, latencies, CPU and memory of each part, and by id what was lost or doubled.
@@ -62,6 +65,10 @@ def bench(
 
     load = _load(events, seconds, rate, in_flight, batch, size, unary, connections, event_type, source)
     subjects = _subjects(file, _runtime("--runtime", runtime), keep_emitters, vs, vs_runtime)
+    if vs_bare:
+        from polku.bench.trial import BARE
+
+        subjects.append(BARE)
     if rounds < 0:
         raise SettingError("--rounds", rounds, "write a whole number, at least 1")
     rounds = rounds or (3 if len(subjects) > 1 else 1)
@@ -182,9 +189,9 @@ def _everything(load: Load, results: Sequence[Sequence[Result]]) -> dict[str, An
     subjects = [
         {**summarise(rounds).to_json(), "rounds": [result.to_json() for result in rounds]} for rounds in results
     ]
-    compared = {"ratio": ratio(results[0], results[1])} if len(results) > 1 else {}
+    ratios = {one[0].subject: ratio(one, results[0]) for one in results[1:]}
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "machine": machine(), "load": asdict(load), "subjects": subjects, **compared}
+    return {"command": command, "machine": machine(), "load": asdict(load), "subjects": subjects, "ratios": ratios}
 
 
 def _show(results: Sequence[Sequence[Result]]) -> None:
@@ -204,9 +211,8 @@ def _show(results: Sequence[Sequence[Result]]) -> None:
     for name, *cells in _rows(summaries):
         table.add_row(name, *cells)
     console.print(table)
-    if len(results) > 1:
-        faster = ratio(results[0], results[1])
-        console.print(f"{summaries[1].subject} delivered {faster} times as much a second as {summaries[0].subject}")
+    for other, summary in zip(results[1:], summaries[1:], strict=True):
+        console.print(f"{summaries[0].subject} / {summary.subject}, acked/s: {ratio(other, results[0])}", markup=False)
     for summary in summaries:
         if summary.note:
             console.print(f"{summary.subject}: {summary.note}", markup=False)
