@@ -28,13 +28,13 @@ class Relay:
     """Take StreamEvents and SendEvent, and stream to the sink."""
 
     def __init__(self, sink: str) -> None:
-        self._channel = grpc.aio.insecure_channel(sink, _UNLIMITED)
-        self._out: Any = self._channel.stream_stream("/polku.v1.Gateway/StreamEvents")()
+        channel: Any = grpc.aio.insecure_channel(sink, _UNLIMITED)
+        self._out: Any = channel.stream_stream("/polku.v1.Gateway/StreamEvents")()
         self._places = asyncio.Semaphore(_SINK_BATCHES)
 
     async def read_acks(self) -> None:
         """Free a place for each Ack of the sink."""
-        while await self._out.read() is not grpc.aio.EOF:
+        async for _ in self._out:
             self._places.release()
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> None:

@@ -43,8 +43,8 @@ def main(order: dict[str, Any]) -> None:
         threading.Thread(target=_answer, args=(runner, answers), daemon=True).start()
         serve(runner, Doors("127.0.0.1:0"))
         report = runner.pipeline.stop()
-        emitters = {name: each._asdict() for name, each in report.emitters.items()}
-        print(json.dumps({"emitters": emitters, "complete": report.complete, "seconds": report.seconds}), file=answers)
+    emitters = {name: each._asdict() for name, each in report.emitters.items()}
+    print(json.dumps({"emitters": emitters, "complete": report.complete, "seconds": report.seconds}), file=answers)
 
 
 def _towards(plan: Plan, sink: str, stack: ExitStack) -> Plan:

@@ -178,9 +178,11 @@ class Child:
         return self.read()
 
     def stop(self) -> dict[str, Any]:
-        """Ask it to drain, and return its last word."""
+        """Ask it to drain, wait for its end, and return its last word."""
         self._process.terminate()
-        return self.read()
+        last = self.read()
+        self._process.wait(_STOP_SECONDS)
+        return last
 
 
 @contextmanager
