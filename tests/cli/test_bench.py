@@ -14,10 +14,11 @@ import pytest
 from tests.server import POLKU, environment, polku
 
 FILTERING = """
-from polku import BufferStrategy, Filter, Hub, StdoutEmitter
+from polku import BufferStrategy, Filter, Hub, Router, StdoutEmitter
 def is_wanted(event): return int(event.id[6:11]) % 10 != 0
 hub = Hub().buffer_strategy(BufferStrategy.durable("real.db")).middleware(Filter(is_wanted)).emitter(StdoutEmitter())
 other = Hub().emitter(StdoutEmitter())
+routed = Hub().middleware(Router().default("a")).emitter(StdoutEmitter(), name="a").emitter(StdoutEmitter(), name="b")
 """
 
 FAULTY = """
@@ -92,6 +93,9 @@ def test_a_file_is_measured_without_its_destinations_and_its_journal(tmp_path: P
     assert filtered["left_out"] == {"filtered": 1_000}
     assert (other["counts"]["delivered"], other["counts"]["lost"], other["left_out"]) == (10_000, 0, {})
     assert [len(subject["rounds"]) for subject in found["subjects"]] == [2, 2]
+    routed = bench("mine.py:routed", "--runtime", "inline", "--events", "2000", folder=tmp_path)["subjects"][0]
+    assert [routed["emitters"][name]["delivered"] for name in "ab"] == [2_000, 0]
+    assert routed["counts"]["lost"] == 0
     assert found["ratios"]["mine.py:other, inline"] > 0
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name != "__pycache__") == ["mine.py"]
 
