@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from polku.bench.child import BenchError
 from polku.bench.result import EmitterResult, PartResult, Result
-from polku.bench.trial import BenchError, Load, Subject, measure
+from polku.bench.trial import Load, Subject, measure
 from polku.bench.workload import Workload
 
 __all__ = ["BenchError", "EmitterResult", "Load", "PartResult", "Result", "Subject", "Workload", "measure"]

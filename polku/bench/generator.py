@@ -31,7 +31,8 @@ _OPEN_EVENTS = 200_000  # under way at most in an open loop: what is late then l
 class Order:
     """Say what to send where: for all `batches`, or as many as fit into `seconds`; `rate` in events a second.
 
-    `epoch_ns` is the difference between Unix time and this machine's monotonic clock.
+    `epoch_ns` is the difference between Unix time and this machine's monotonic clock; `first_batch` is the number of
+    the first batch.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Order:
     rate: float = 0.0
     in_flight: int = 32
     connections: int = 1
+    first_batch: int = 0
 
 
 class Generator:
@@ -117,9 +119,10 @@ class Generator:
             self.refusals[error.code] += 1
             self.example = self.example or f"{error.code}: {error.message}"
 
-    def failed_once(self) -> None:
+    def failed_once(self, status: str) -> None:
         """Note a call that ended without an answer."""
         self.failed += 1
+        self.refusals[status] += 1
         self.last = time.monotonic()
         self._room.set()
 
@@ -180,7 +183,7 @@ class _Lane:
         self._in_order: deque[tuple[int, float]] = deque()
         self._calls: dict[int, tuple[int, float]] = {}
         self._later: deque[tuple[int, float]] = deque()
-        self._next = number
+        self._next = generator.order.first_batch + number
 
     @property
     def open(self) -> int:
@@ -228,13 +231,15 @@ class _Lane:
         self._generator.answered(number, intended, message)
         self._go_on()
 
-    def ended(self, stream: int) -> None:
+    def ended(self, stream: int, status: str) -> None:
         """Note a call that ended; in a closed loop, one that was not answered is followed by another."""
         if self._unary:
             if self._calls.pop(stream, None) is not None:
-                self._generator.failed_once()
+                self._generator.failed_once(status)
                 self._go_on()
         else:
+            if status != "OK":
+                self._generator.refusals[status] += 1
             self._end()
 
     def lost(self, reason: str) -> None:

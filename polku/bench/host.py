@@ -76,9 +76,11 @@ def _answer(runner: Runner, answers: IO[str]) -> None:
         except Exception:
             threading.Event().wait(0.01)  # it has not begun to start, or could not: then this process ends
     print(json.dumps({"address": address}), file=answers)
-    for _ in sys.stdin:
-        used = usage_by_part(os.getpid(), _parts(runner), "others (Ray)")
-        print(json.dumps(used), file=answers)
+    for line in sys.stdin:
+        if line == "commits\n":
+            print(json.dumps({"commits": _commits(runner)}), file=answers)
+        else:
+            print(json.dumps(usage_by_part(os.getpid(), _parts(runner), "others (Ray)")), file=answers)
 
 
 def _parts(runner: Runner) -> dict[int, str]:
@@ -94,6 +96,14 @@ def _parts(runner: Runner) -> dict[int, str]:
         if sight.vitals is not None:
             names[sight.vitals.pid].append(name)
     return {os.getpid(): "driver", **{pid: "+".join(sorted(parts)) for pid, parts in names.items()}}
+
+
+def _commits(runner: Runner) -> int | None:
+    """Return the transactions of an inline pipeline's journal."""
+    runtime: Any = runner.pipeline._runtime
+    log = getattr(getattr(runtime, "_buffer", None), "_log", None)
+    commits: int | None = getattr(log, "commits", None)
+    return commits
 
 
 if __name__ == "__main__":

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
 
+from polku.bench.child import Child
 from polku.bench.generator import Order
 from polku.bench.result import Result, make_result
 from polku.bench.workload import Workload
-from polku.errors import PolkuError
 
 BUILT_IN = os.path.join(os.path.dirname(__file__), "pipelines.py")
 _SETTLED_SECONDS = 2.0  # without anything new at the sink, although something is missing
-_STOP_SECONDS = 60.0
 
 Progress = Callable[[int], None]
-
-
-class BenchError(PolkuError):
-    """Say which process of a measurement failed, its exit status, and what it printed."""
-
-    def __init__(self, process: str, status: int, said: str) -> None:
-        super().__init__(process, status, said)
-        self.process = process
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return self.said if self.status == 2 else f"the {self.process} ended with status {self.status}: {self.said}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,115 +63,93 @@ class Load:
         """The number of messages; 0 where time limits them."""
         return -(-self.events // self.workload.batch)
 
+    def order(self, epoch_ns: int) -> Order:
+        """Return what a generator is told."""
+        return Order(
+            target="",
+            workload=self.workload,
+            epoch_ns=epoch_ns,
+            batches=self.batches,
+            seconds=self.seconds,
+            rate=self.rate,
+            in_flight=self.in_flight,
+            connections=self.connections,
+        )
+
 
 def measure(subject: Subject, load: Load, progress: Progress = lambda acked: None) -> Result:
     """Measure once; raises `BenchError` where a process fails. `progress` gets the events acknowledged so far."""
-    epoch_ns = time.time_ns() - time.monotonic_ns()
-    order = Order(
-        target="",
-        workload=load.workload,
-        epoch_ns=epoch_ns,
-        batches=load.batches,
-        seconds=load.seconds,
-        rate=load.rate,
-        in_flight=load.in_flight,
-        connections=load.connections,
-    )
-    check = subject.file.startswith(BUILT_IN)
-    with _sink(order, check) as sink, _host(subject, sink.port) as host:
-        began = time.monotonic()
-        address = host.read()["address"]
-        start_seconds = time.monotonic() - began
-        with Child("generator", "polku.bench.generator", {**asdict(order), "target": address}) as generator:
+    with session(subject, load) as running:
+        before = running.usage()
+        sent = running.send(load, progress)
+        after = running.usage()
+        report, got = running.stop()
+    return make_result(subject.label, load, sent, got, report, before, after, running.start_seconds)
+
+
+class Session:
+    """A pipeline that runs between a sink and the generators that are sent at it, one after the other."""
+
+    def __init__(self, sink: Child, host: Child, address: str, start_seconds: float, epoch_ns: int) -> None:
+        self.address = address
+        self.start_seconds = start_seconds
+        self._sink = sink
+        self._host = host
+        self._epoch_ns = epoch_ns
+        self._sent = 0
+
+    def usage(self) -> dict[str, Any]:
+        """Return CPU seconds and private bytes of each part so far."""
+        return self._host.ask("usage")
+
+    def commits(self) -> int | None:
+        """Return the transactions of the journal so far; None where there is none, or none that can be looked at."""
+        found: int | None = self._host.ask("commits")["commits"]
+        return found
+
+    def send(self, load: Load, progress: Progress = lambda acked: None) -> dict[str, Any]:
+        """Send a load; wait until all that was acknowledged and not left out by rule has come, or nothing more does."""
+        order = asdict(load.order(self._epoch_ns)) | {"target": self.address, "first_batch": self._sent}
+        with Child("generator", "polku.bench.generator", order) as generator:
             generator.read()
-            before = host.ask("usage")
-            sent = _run(generator, progress)
-        _settle(sink, sent)
-        after = host.ask("usage")
-        report = host.stop()
-        got = sink.ask("result")
-    return make_result(subject.label, load, sent, got, report, before, after, start_seconds)
+            before = self._sink.ask("counts")
+            generator.write("go")
+            while "result" not in (told := generator.read()):
+                progress(told["acked"])
+        sent: dict[str, Any] = told["result"]
+        progress(sent["acked"])
+        self._sent += (sent["sent"] // load.workload.batch + 1) * load.connections  # one may be ahead of the others
+        self._settle(before, sent["acked"] - sum(sent["dropped"].values()))
+        return sent
 
+    def stop(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Drain the pipeline; return its report, and what came to the sink by emitter."""
+        report = self._host.stop()
+        return report, self._sink.ask("result")
 
-class Child:
-    """A process that answers in lines of JSON; what it writes to standard error is shown where it fails."""
-
-    def __init__(self, name: str, module: str, order: dict[str, Any], *, answers: bool = False, **env: str) -> None:
-        self._name = name
-        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
-        readable = None
-        descriptors: tuple[int, ...] = ()
-        if answers:
-            readable, writable = os.pipe()
-            descriptors = (writable,)
-            order = {**order, "answers": writable}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(order)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL if answers else subprocess.PIPE,
-            stderr=self._errors,
-            pass_fds=descriptors,
-            env={**os.environ, **env},
-            text=True,
-        )
-        for descriptor in descriptors:
-            os.close(descriptor)
-        self._answers: IO[str] = os.fdopen(readable) if readable is not None else self._process.stdout  # type: ignore[assignment]
-        self.port = 0
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS if error[0] is None else 10.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        for stream in (self._process.stdin, self._answers, self._errors):
-            if stream is not None:
-                stream.close()
-
-    def read(self) -> dict[str, Any]:
-        """Return the next line; raises `BenchError` where the process has ended instead."""
-        line = self._answers.readline()
-        if not line:
-            self._process.wait(_STOP_SECONDS)
-            self._errors.seek(0)
-            said = self._errors.read().strip()[-4000:]
-            raise BenchError(self._name, self._process.returncode, said)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def write(self, line: str) -> None:
-        """Send it a line."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `read` says why
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """Send it a line and return the answer."""
-        self.write(line)
-        return self.read()
-
-    def stop(self) -> dict[str, Any]:
-        """Ask it to drain, wait for its end, and return its last word."""
-        self._process.terminate()
-        last = self.read()
-        self._process.wait(_STOP_SECONDS)
-        return last
+    def _settle(self, before: dict[str, int], expected: int) -> None:
+        seen, since = 0, time.monotonic()
+        while time.monotonic() - since < _SETTLED_SECONDS:
+            counts = self._sink.ask("counts")
+            news = [count - before.get(name, 0) for name, count in counts.items()]
+            if news and min(news) >= expected:
+                return
+            if sum(news) != seen:
+                seen, since = sum(news), time.monotonic()
+            time.sleep(0.02)
 
 
 @contextmanager
-def _sink(order: Order, check: bool) -> Iterator[Child]:
-    with Child("sink", "polku.bench.sink", {**asdict(order), "check": check}) as sink:
-        sink.port = sink.read()["port"]
-        yield sink
+def session(subject: Subject, load: Load) -> Iterator[Session]:
+    """Start a sink and a pipeline for loads of this workload and so many connections."""
+    epoch_ns = time.time_ns() - time.monotonic_ns()
+    order = {**asdict(load.order(epoch_ns)), "check": subject.file.startswith(BUILT_IN)}
+    with Child("sink", "polku.bench.sink", order) as sink:
+        port = sink.read()["port"]
+        began = time.monotonic()
+        with _host(subject, port) as host:
+            address = host.read()["address"]
+            yield Session(sink, host, address, time.monotonic() - began, epoch_ns)
 
 
 def _host(subject: Subject, port: int) -> Child:
@@ -198,25 +158,3 @@ def _host(subject: Subject, port: int) -> Child:
     # A Ray of its own, unless another is asked for: one that runs already may have its actors anywhere.
     environment = {"RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "local"), **subject.environment}
     return Child("pipeline", subject.module, order, answers=True, POLKU_BENCH_SINK=sink, **environment)
-
-
-def _run(generator: Child, progress: Progress) -> dict[str, Any]:
-    generator.write("go")
-    while "result" not in (told := generator.read()):
-        progress(told["acked"])
-    result: dict[str, Any] = told["result"]
-    progress(result["acked"])
-    return result
-
-
-def _settle(sink: Child, sent: dict[str, Any]) -> None:
-    """Wait until all that was acknowledged and not left out by rule has come, or nothing more does."""
-    expected = sent["acked"] - sum(sent["dropped"].values())
-    seen, since = 0, time.monotonic()
-    while time.monotonic() - since < _SETTLED_SECONDS:
-        counts = sink.ask("counts")
-        if counts and min(counts.values()) >= expected:
-            return
-        if sum(counts.values()) != seen:
-            seen, since = sum(counts.values()), time.monotonic()
-        time.sleep(0.02)
