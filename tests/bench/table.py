@@ -116,10 +116,10 @@ def main() -> None:
         lines += middleware_lines()
     if _wanted("footprint", options.only):
         lines += footprint_lines(1 if options.quick else min(3, options.rounds), events)
-    write(lines, found, options.rounds)
+    write(lines, found, options.rounds, "quick" if options.quick else "table")
 
 
-def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int) -> None:
+def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, name: str) -> None:
     """Write the results, and print the table."""
     here = machine()
     command = shlex.join(["python", "-m", "tests.bench.table", *sys.argv[1:]])
@@ -134,8 +134,8 @@ def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int) ->
         "results": {key: [asdict(result) for result in results] for key, results in found.items()},
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "table.md").write_text(text)
-    (RESULTS / "table.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
     print(text)
 
 
