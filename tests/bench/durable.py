@@ -2,9 +2,10 @@
 
     python -m tests.bench.durable --runtime inline --runtime ray --rounds 5
 
-The same pipeline with a ring and with a journal on this disk takes turns: as fast as it goes, with 32 batches of 1,000 in
-flight, then in an open loop at a fixed rate, where the difference of the median latencies is what the disk adds. Each
-transaction is one `fsync` (WAL, `synchronous=FULL`; checkpoints come on top); they are counted in the inline runtime.
+The same pipeline with a ring and with a journal on this disk takes turns: as fast as it goes, with 32 batches of 1,000
+in flight, then in an open loop at a fixed rate, where the difference of the median latencies is what the disk adds.
+Each transaction is one `fsync` (WAL, `synchronous=FULL`; checkpoints come on top); they are counted in the inline
+runtime.
 """
 
 from __future__ import annotations
