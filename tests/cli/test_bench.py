@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_a_pipeline_that_loses_or_doubles_is_found_out(
     assert counts["lost"] == 2_000 - counts["delivered"]
 
 
-def test_people_get_a_table_and_a_bar_while_it_runs() -> None:
+def test_people_get_a_table() -> None:
     done = polku("bench", "--runtime", "inline", "--events", "2000", "--vs-bare", "--rounds", "1")
     assert done.returncode == 0, done.stderr
     assert re.search(r"lost +0 +0", done.stdout)
@@ -154,3 +155,25 @@ def test_a_file_that_cannot_run_says_why(tmp_path: Path) -> None:
     done = polku("bench", str(tmp_path / "none.py"), "--runtime", "inline", "--events", "10")
     assert done.returncode == 2
     assert "has no Hub named 'hub'" in done.stderr
+
+
+def test_a_terminal_sees_a_bar_for_each_measurement() -> None:
+    screen, terminal = os.openpty()
+    process = subprocess.Popen(
+        [*POLKU, "bench", "--runtime", "inline", "--seconds", "0.5", "--rounds", "2"],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=environment(TERM="xterm", COLUMNS="120"),
+        text=True,
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the other end is gone
+        while data := os.read(screen, 65536):
+            shown += data
+    os.close(screen)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "medians of 2 rounds" in out
+    assert "built-in, inline, round 1" in shown.decode()
+    assert "built-in, inline, round 2" in shown.decode()
