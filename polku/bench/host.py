@@ -101,7 +101,7 @@ def _parts(runner: Runner) -> dict[int, str]:
 def _commits(runner: Runner) -> int | None:
     """Return the transactions of an inline pipeline's journal."""
     runtime: Any = runner.pipeline._runtime
-    log = getattr(getattr(runtime, "_buffer", None), "_log", None)
+    log = getattr(getattr(getattr(runtime, "_lane", None), "_buffer", None), "_log", None)
     commits: int | None = getattr(log, "commits", None)
     return commits
 

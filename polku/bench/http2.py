@@ -1,8 +1,9 @@
-"""Call gRPC methods at a tenth of a client library's price, so that the generator does not eat what it measures.
+"""Call gRPC methods at a fraction of a client library's price, so that the generator does not eat what it measures.
 
 A call of ours has constant headers, so they are encoded once; frames are cut and put together by hand (RFC 9113, and
-gRPC's own framing). `grpc.aio` costs a client about 150 µs a message, this 10 to 20. It knows what a generator needs
-and no more: no compression, no TLS, and of the headers that come it reads the status alone.
+gRPC's own framing). Measured with unary calls, 32 in flight: 70 µs of CPU a call, most of it the kernel's, where a
+`grpc.aio` client takes 270. It knows what a generator needs and no more: no compression, no TLS, and of the headers
+that come it reads the status alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _TABLE_SIZE, _PUSH, _STREAMS, _INITIAL_WINDOW, _FRAME_SIZE = 1, 2, 3, 4, 5
 _WIDEST = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _REFILL = 2**29
+_HEADER = struct.Struct(">BHBBI")  # of a frame: its length in 24 bits, kind, flags, stream
 
 
 class Caller(Protocol):
@@ -44,8 +46,8 @@ class Connection(asyncio.Protocol):
         self._headers = _request(authority, method)
         self._caller = caller
         self._transport: asyncio.Transport | None = None
-        self._inbox = bytearray()
-        self._partial: dict[int, bytearray] = {}
+        self._inbox = b""
+        self._partial: dict[int, bytes] = {}
         self._waiting: deque[tuple[int, memoryview, bool]] = deque()
         self._window = _DEFAULT_WINDOW
         self._windows: dict[int, int] = {}
@@ -67,11 +69,19 @@ class Connection(asyncio.Protocol):
 
     def call(self, message: bytes) -> int:
         """Begin a call that has this one message, and return its number."""
-        outer, self._corked = self._corked, True
-        stream = self.open()
-        self.send(stream, message, last=True)
-        if not outer:
-            self._uncork()
+        size = len(message) + 5
+        if self._waiting or size > min(self._window, self._initial_window, self._frame_bytes):
+            stream = self.open()
+            self.send(stream, message, last=True)
+            return stream
+        stream, self._next = self._next, self._next + 2
+        self._windows[stream] = self._initial_window - size
+        self._window -= size
+        headers, data = (
+            _frame(_HEADERS, _END_HEADERS, stream, self._headers),
+            _HEADER.pack(size >> 16, size & 0xFFFF, _DATA, _END_STREAM, stream),
+        )
+        self._write(b"%b%b\x00%b%b" % (headers, data, len(message).to_bytes(4, "big"), message))
         return stream
 
     def send(self, stream: int, message: bytes, *, last: bool = False) -> None:
@@ -110,17 +120,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Cut what came into frames; what that lets the caller send goes out in one write."""
         self._corked = True
-        self._inbox += data
-        place, inbox = 0, self._inbox
-        while len(inbox) - place >= 9:
-            length = int.from_bytes(inbox[place : place + 3], "big")
-            end = place + 9 + length
-            if len(inbox) < end:
+        inbox = self._inbox + data if self._inbox else data
+        place, total = 0, len(inbox)
+        while total - place >= 9:
+            high, low, kind, flags, stream = _HEADER.unpack_from(inbox, place)
+            end = place + 9 + (high << 16) + low
+            if total < end:
                 break
-            stream = int.from_bytes(inbox[place + 5 : place + 9], "big") & _WIDEST
-            self._take(inbox[place + 3], inbox[place + 4], stream, bytes(inbox[place + 9 : end]))
+            self._take(kind, flags, stream & _WIDEST, inbox[place + 9 : end])
             place = end
-        del inbox[:place]
+        self._inbox = inbox[place:]
         self._uncork()
 
     def _take(self, kind: int, flags: int, stream: int, body: bytes) -> None:
@@ -142,7 +151,7 @@ class Connection(asyncio.Protocol):
 
     def _take_data(self, stream: int, body: bytes, consumed: int) -> None:
         before = self._partial.pop(stream, None)
-        data = bytes(before) + body if before else body
+        data = before + body if before else body
         place = 0
         while len(data) - place >= 5:
             end = place + 5 + int.from_bytes(data[place + 1 : place + 5], "big")
@@ -151,7 +160,7 @@ class Connection(asyncio.Protocol):
             self._caller.answered(stream, data[place + 5 : end])
             place = end
         if place < len(data):
-            self._partial[stream] = bytearray(data[place:])
+            self._partial[stream] = data[place:]
         self._refill(stream, consumed)
 
     def _refill(self, stream: int, consumed: int) -> None:
@@ -223,7 +232,7 @@ def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
 
 
 def _frame_header(kind: int, flags: int, stream: int, size: int) -> bytes:
-    return size.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
+    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
 
 
 def _huffman(text: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The process that receives: a gateway that acknowledges everything at once, and counts it by id.
 
 It decodes nothing: an event's id stands first in its bytes, in the very form in which an Ack lists it, so the joined
-heads of the events are the Ack (0.1 µs an event, where decoding and listing takes 0.35).
+heads of the events are the Ack (0.15 µs an event with the counting, where decoding and listing alone takes 0.27).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Ids are `RUN.INDEX.NUMBER`: the event's index in its batch and the batch's number, in fixed widths; behind the id comes
 the time of sending, in `timestamp_unix_ns`. So all that differs between two batches is one run of 20 bytes in each
-event, and a batch of a thousand events is one `bytes.join` (15 ns an event, where protobuf takes 900).
+event, and a batch of a thousand events is one `bytes.join` (15 ns an event, where building it takes 5 µs).
 """
 
 from __future__ import annotations
