@@ -13,6 +13,8 @@ import struct
 from collections import deque
 from typing import Protocol
 
+from polku.bench.hpack import read_status, request_headers
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK, _PADDED = 1, 4, 1, 8
@@ -43,7 +45,7 @@ class Connection(asyncio.Protocol):
     """Hold one connection to a gRPC server; `method` is all that is called on it."""
 
     def __init__(self, authority: str, method: str, caller: Caller) -> None:
-        self._headers = _request(authority, method)
+        self._headers = request_headers(authority, method)
         self._caller = caller
         self._transport: asyncio.Transport | None = None
         self._inbox = b""
@@ -147,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._windows.pop(stream, None)
             self._partial.pop(stream, None)
             self._unacknowledged.pop(stream, None)
-            self._caller.ended(stream, _status(body) if kind == _HEADERS else "UNKNOWN")
+            self._caller.ended(stream, read_status(body) if kind == _HEADERS else "UNKNOWN")
 
     def _take_data(self, stream: int, body: bytes, consumed: int) -> None:
         before = self._partial.pop(stream, None)
@@ -233,57 +235,3 @@ def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
 
 def _frame_header(kind: int, flags: int, stream: int, size: int) -> bytes:
     return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
-
-
-def _huffman(text: str) -> tuple[int, int]:
-    """Return the bits of a text in HPACK's code, and how many they are."""
-    bits = "".join(_CODES[character] for character in text)
-    return int(bits, 2), len(bits)
-
-
-def _packed(text: str) -> bytes:
-    """Return a text in HPACK's code, filled up with ones."""
-    bits, count = _huffman(text)
-    size = -(-count // 8)
-    filling = size * 8 - count
-    return bytes((0x80 | size,)) + ((bits << filling) | ((1 << filling) - 1)).to_bytes(size, "big")
-
-
-# Of HPACK's code (RFC 7541, appendix B) what `grpc-status` and its numbers need.
-_CODES = {"g": "100110", "r": "101100", "p": "101011", "c": "00100", "-": "010110", "s": "01000", "t": "01001"}
-_CODES |= {"a": "00011", "u": "101101", "0": "00000", "1": "00001", "2": "00010"}
-_CODES |= {str(digit): f"{0b011001 + digit - 3:06b}" for digit in range(3, 10)}
-_NAMES = (
-    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
-    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
-    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
-)
-_STATUS_NAMES = (b"\x0bgrpc-status", _packed("grpc-status"))
-_STATUSES = {
-    value: name
-    for number, name in enumerate(_NAMES)
-    for value in (bytes((len(str(number)),)) + str(number).encode(), _packed(str(number)))
-}
-
-
-def _status(block: bytes) -> str:
-    """Find `grpc-status` in encoded headers: a server that was told to keep no table spells it out."""
-    for name in _STATUS_NAMES:
-        _, found, value = block.partition(name)
-        if found and value:
-            return _STATUSES.get(value[: 1 + (value[0] & 0x7F)], "UNKNOWN")
-    return "UNKNOWN"
-
-
-def _request(authority: str, method: str) -> bytes:
-    """Encode the headers of a call: by number where the static table has them, else as plain text (RFC 7541)."""
-
-    def text(value: str) -> bytes:
-        data = value.encode()
-        if len(data) > 126:
-            raise ValueError(f"{value!r} is longer than 126 bytes")
-        return bytes((len(data),)) + data
-
-    fields = [b"\x83\x86", b"\x04" + text(method), b"\x01" + text(authority)]
-    fields += [b"\x0f\x10" + text("application/grpc"), b"\x00" + text("te") + text("trailers")]
-    return b"".join(fields)
