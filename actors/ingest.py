@@ -12,7 +12,7 @@ import ray.exceptions
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
-from polku.assembly import build_dead_letters, build_intake, build_registry, replay_to_intake
+from polku.assembly import build_dead_letters, build_intake, build_registry, build_sources, replay_to_intake
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.gateway.doors import Addresses, Doors
@@ -41,6 +41,7 @@ class IngestShell(Shell):
         bury = partial(self._dead_letters.bury, "")
         link = Link(f"{self._plan.name}/ingest", RayPeer(self._receiver, "next actor"), bury=bury)
         self._intake: Intake = build_intake(self._plan, link)
+        build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         replay_to_intake(self._plan, self._dead_letters, self._intake)
 

@@ -10,6 +10,7 @@ def outline(plan: Plan) -> list[str]:
     sources = ", ".join(source for source, _ in plan.ingestors)
     default = f"; others: {type(plan.default_ingestor).__name__}" if plan.default_ingestor is not None else ""
     lines = [f"ingest    protobuf events; raw bytes of {sources}{default}"]
+    lines += [f"source    {source.name}: {source.source!r}" for source in plan.sources]
     lines += [f"{stage.name:<9} {_middleware(stage)}{_needs(stage)}" for stage in plan.stages]
     buffer = plan.buffer
     lines.append(f"buffer    {buffer.kind}, {buffer.capacity} events an emitter, when full: {buffer.overflow}")
@@ -20,6 +21,9 @@ def outline(plan: Plan) -> list[str]:
 def mermaid(plan: Plan) -> str:
     """Return the plan as a Mermaid flowchart."""
     lines = ["flowchart LR", '  clients(["clients"]) --> ingest["ingest"]']
+    lines += [
+        f'  source_{number}(["{_escape(source.name)}"]) --> ingest' for number, source in enumerate(plan.sources, 1)
+    ]
     last = "ingest"
     for stage in plan.stages:
         node = stage.name.replace("-", "_")

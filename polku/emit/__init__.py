@@ -9,6 +9,7 @@ from polku.emit.actor import ActorEmitter
 from polku.emit.breaker import Breaker
 from polku.emit.external import ExternalEmitter
 from polku.emit.grpc import GrpcEmitter
+from polku.emit.kafka import KafkaEmitter
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
 from polku.emit.slot import PluginSlot
@@ -20,6 +21,7 @@ __all__ = [
     "Breaker",
     "ExternalEmitter",
     "GrpcEmitter",
+    "KafkaEmitter",
     "PluginSlot",
     "Resilience",
     "Retry",

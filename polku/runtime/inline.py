@@ -15,6 +15,7 @@ from polku.assembly import (
     build_delivery,
     build_intake,
     build_registry,
+    build_sources,
     build_stage,
     replay_to_intake,
     replay_to_outlets,
@@ -133,6 +134,7 @@ class InlineRuntime:
             self._stages.insert(0, stage)
             receiver = stage
         self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", Local(receiver), window=_JOINED))
+        build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         replay_to_outlets(self._plan, self._dead_letters, self._buffer)
         replay_to_intake(self._plan, self._dead_letters, self._intake)

@@ -94,9 +94,11 @@ class Watch:
         self._components[f"emitter:{name}"] = (not complaint, complaint or getattr(own, "text", "ok"))
 
     def add_ingestors(self, intake: IntakeStatistics) -> None:
-        """Add the ingestors that are plugins: each is unwell while it does not answer, or says so."""
+        """Add the ingestors that are plugins, and the sources: each is unwell while it does not answer, or says so."""
         for source, plugin in intake.plugins.items():
             self._components[f"ingestor:{source}"] = (not plugin.alarm, plugin.text)
+        for name, state in intake.sources.items():
+            self._components[f"source:{name}"] = (not state.alarm, state.alarm or state.text)
 
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""
