@@ -210,7 +210,8 @@ class Stream:
                     source, cluster, _ = self._context
                     wanted = [event for event in again if event.id in left]
                     admission = admit_events(wanted, source, cluster, self._intake.limits)
-                    left = _left(await (await self._take(admission, run.size)))
+                    before, left = len(left), _left(await (await self._take(admission, run.size)))
+                    pause = _FIRST_PAUSE if len(left) < before else pause
         finally:
             self._troubled -= 1
             if not self._troubled:

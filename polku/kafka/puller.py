@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polku.contracts import Pulled, PulledStream, SourceState
@@ -198,14 +199,20 @@ class Puller:
                 records = [record for message in chunk if (record := self._read(message)) is not None]
                 answer = asyncio.ensure_future(await partition.stream.push(records))
                 partition.left(chunk, answer)
-                answer.add_done_callback(lambda _: self._answered(place, partition))
+                answer.add_done_callback(partial(self._answered, place, partition))
         except DrainingError:
             partition.give_up()
         except Exception as error:
             partition.give_up()
             self.failed(error)
 
-    def _answered(self, place: Place, partition: Partition) -> None:
+    def _answered(self, place: Place, partition: Partition, answer: asyncio.Future[None]) -> None:
+        if (
+            not answer.cancelled()
+            and (error := answer.exception()) is not None
+            and not isinstance(error, DrainingError)
+        ):
+            self.failed(error)
         partition.settle()
         if partition.paused and not self._is_full(partition, share=0.5):
             partition.paused = False
