@@ -48,8 +48,8 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._console.next(confirmed, fault)
 
-    async def assign(self, address: str | None) -> None:
-        """Learn where the plugin is that this emitter is a place for."""
+    async def assign(self, name: str, address: str | None) -> None:
+        """Learn where the plugin is that this emitter, of this name, is a place for."""
         await self.ensure_started()
         await self._delivery.assign(address)
 

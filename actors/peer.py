@@ -19,23 +19,29 @@ _DEADLINE = 30.0
 
 
 class RayPeer:
-    """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`."""
+    """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
 
-    def __init__(self, handle: Any, name: str) -> None:
+    An actor that hosts several parts is told `after` which stage the batches come.
+    """
+
+    def __init__(self, handle: Any, name: str, after: str = "") -> None:
         self._handle = handle
         self._name = name
+        self._after = (after,) if after else ()
         self._life = 0
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
         """Send a batch: its header and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
-        answer: Receipt | Taken = await self._call(self._handle.push.remote(push, batch.header, batch.payload))
+        answer: Receipt | Taken = await self._call(
+            self._handle.push.remote(push, batch.header, batch.payload, *self._after)
+        )
         return answer
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""
-        receipt: Receipt = await self._call(self._handle.settle.remote(push))
+        receipt: Receipt = await self._call(self._handle.settle.remote(push, *self._after))
         return receipt
 
     async def _call(self, ref: Any) -> Any:

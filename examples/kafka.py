@@ -3,9 +3,9 @@
     pip install 'polku[kafka]'
     KAFKA=localhost:9092 polku run examples/kafka.py --runtime inline
 
-reads JSON records such as {"event_type": "order.paid", "metadata": {"tenant": "acme", "customer": "ada"}} from the topic
-`orders`. Each goes to `orders.<tenant>` under the key of its customer, so that a customer's orders stay in order. What
-is no JSON, and what has no tenant, is in `dead.db`: `polku dlq list dead.db`.
+reads JSON records such as {"event_type": "order.paid", "metadata": {"tenant": "acme", "customer": "ada"}} from the
+topic `orders`. Each goes to `orders.<tenant>` under the key of its customer, so that a customer's orders stay in order.
+What is no JSON, and what has no tenant, is in `dead.db`: `polku dlq list dead.db`.
 """
 
 from __future__ import annotations

@@ -256,10 +256,12 @@ class Link:
             return Receipt(poison)
         receipt = Receipt()
         refused: tuple[Refusal, ...] = ()
+        output: tuple[Batch, ...] = ()
         for part in divide(batch):
             receipt = await self._push_part(part)
             refused += receipt.refused
-        return receipt._replace(refused=refused)
+            output += receipt.output
+        return receipt._replace(refused=refused, output=output)
 
     async def _push_part(self, part: Batch) -> Receipt:
         """Push a part of a batch under an identity of its own, alone: its answer is awaited before the next one."""
@@ -315,6 +317,22 @@ class Local:
     async def settle(self, push: Push) -> Receipt:
         """Wait for the outcome."""
         return await self._outcomes.pop(push.seq)
+
+
+class Outgoing(Protocol):
+    """What a stage hands its batches to: a link, or something that chooses one."""
+
+    def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
+        """Queue the batch and return the future of its receipt."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Return when a batch pushed now would leave at once."""
+        ...
+
+    async def close(self) -> None:
+        """Stop."""
+        ...
 
 
 class Receiver(Protocol):

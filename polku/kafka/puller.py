@@ -104,7 +104,7 @@ class Puller:
         lag = consumer.lag if consumer is not None else 0
         flying = sum(partition.records for partition in list(self._partitions.values()))
         fault = next(iter(list(self._topic_faults.values())), "")
-        text = f"{len(self._partitions)} partitions, {self._records} records, lag {lag}"
+        text = f"{len(self._partitions)} partitions, {self._records} records, {flying} under way, lag {lag}"
         text += f", {self._skipped} without a value were skipped" if self._skipped else ""
         alarm = self._alarm.text or fault or self._commit_fault
         return SourceState(text, alarm, self._records, self._commits, lag, flying)

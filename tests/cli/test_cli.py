@@ -240,3 +240,34 @@ def test_serve_on_ray_prints_the_same(tmp_path: Path) -> None:
         assert event["id"] == "evt-ray"
     finally:
         server.stop(signal.SIGKILL)
+
+
+ARRANGED = """
+from polku import Deduplicator, Filter, Hub, StdoutEmitter
+
+def classify(event):
+    pass
+
+hub = Hub().chain().lanes(2).middleware(Filter(lambda event: True)).middleware(Deduplicator())
+hub.middleware(classify, replicas=3, num_cpus=1).emitter(StdoutEmitter())
+"""
+
+
+def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(ARRANGED)
+    drawn = polku("graph", str(file)).stdout.splitlines()
+    boxes = [line.strip() for line in drawn if "subgraph" in line]
+    assert boxes == ['subgraph lane_1["lane 1, one actor"]', 'subgraph lane_2["lane 2, one actor"]']
+    for arrow in ("stage_1_1 --> stage_2", "stage_1_2 --> stage_2", "stage_2 --> stage_3_2", "stage_3_1 --> buffer_1"):
+        assert f"  {arrow}" in drawn
+    assert '  stage_2["Deduplicator"]' in drawn
+    assert '  stage_3_2["classify<br/>3 replicas"]' in drawn
+    shown = polku("validate", str(file)).stdout
+    assert "2, side by side behind one port, each in one actor" in shown
+    assert "Deduplicator (one for all lanes: keeps state, Deduplicator by id)" in shown
+    assert "classify (needs 3 replicas, 1 CPUs)" in shown
+    inline = polku("validate", "--runtime", "inline", str(file)).stdout
+    assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
+    assert "lanes" not in inline
+    assert "replicas" not in inline
