@@ -93,7 +93,8 @@ class KafkaEmitter:
         """Make the running emitter; raises `PlanError` where the client is not installed."""
         load("KafkaEmitter")
         topic, key = self._maker()
-        maker = RecordMaker(topic, key, Value(self.value), self.headers)
+        fixed = topic(Event()) if is_constant(self.topic) else ""
+        maker = RecordMaker(topic, key, Value(self.value), self.headers, fixed=fixed)
         return _Sender(self, maker, clock)
 
     def _maker(self) -> tuple[Maker, Maker | None]:
@@ -178,7 +179,7 @@ class _Sender:
             except UnfitError as error:
                 failures.append(Failure(event.id, str(error), retryable=False))
                 continue
-            reason = self._absence(record.topic)
+            reason = self._absence(record.topic) if self._absent else ""
             if reason:
                 failures.append(Failure(event.id, reason, retryable=False))
             else:
@@ -212,12 +213,13 @@ class _Sender:
 
     async def _hand_in(self, producer: Producer, sending: Sending, records: list[Record]) -> None:
         for number, record in enumerate(records, 1):
-            sending.news.clear()
             while not producer.hand_in(sending, record):  # the queue is full until reports make room
-                await sending.news.wait()
                 sending.news.clear()
+                producer.handed_in()
+                await sending.news.wait()
             if number % _CHUNK == 0:
                 await asyncio.sleep(0)
+        producer.handed_in()
 
     def _judge(self, outcome: list[Left], total: int) -> list[Failure]:
         failures: list[Failure] = []

@@ -122,7 +122,9 @@ class Stream:
         """Hand records in, in order; see `PulledStream`."""
         await self._clear.wait()
         runs = await self._read(records)
-        answers = [await self._begin(run) for run in runs]
+        answers: list[asyncio.Future[Ack] | None] = []
+        for run in runs:
+            answers.append(await self._begin(run))
         return asyncio.ensure_future(self._settle(records, runs, answers))
 
     async def _read(self, records: Sequence[Pulled]) -> list[_Run]:
@@ -162,7 +164,7 @@ class Stream:
                     return []
             pause = await self._pause(pause)
 
-    async def _begin(self, run: _Run) -> Awaitable[Ack] | None:
+    async def _begin(self, run: _Run) -> asyncio.Future[Ack] | None:
         """Send a run's events on their way; what the limits refuse is dead."""
         source, cluster, _ = self._context
         by_id = {event.id: event for event in run.events}
@@ -170,7 +172,7 @@ class Stream:
             admission = admit_events(run.events, source, cluster, self._intake.limits)
             for refusal in admission.refused:
                 run.bury(by_id[refusal.event_id], refusal)
-            return await self._take(admission, run.size) if admission.ids else None
+            return asyncio.ensure_future(await self._take(admission, run.size)) if admission.ids else None
         except InputError as error:
             for event in run.events:
                 run.bury(event, Refusal(event.id, error.code, error.message))
@@ -184,7 +186,9 @@ class Stream:
                 raise DrainingError(error.message) from None
             raise
 
-    async def _settle(self, records: Sequence[Pulled], runs: list[_Run], answers: list[Awaitable[Ack] | None]) -> None:
+    async def _settle(
+        self, records: Sequence[Pulled], runs: list[_Run], answers: list[asyncio.Future[Ack] | None]
+    ) -> None:
         for number, (run, answer) in enumerate(zip(runs, answers, strict=True)):
             if run.dead and (stored := self._bury(run.dead)) is not None:
                 await stored

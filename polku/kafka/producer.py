@@ -67,6 +67,8 @@ class Producer:
         self._on_error, self._on_well = on_error, on_well
         self._client = open_client(where, confluent_kafka.Producer, {**settings, "error_cb": self._heard})
         self._sending: Sending | None = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._ended = False
         self._probe_at = 0.0
         self.broken = False
@@ -77,7 +79,12 @@ class Producer:
         return len(self._client)
 
     def begin(self) -> Sending:
-        """Begin to send some records; one sending at a time."""
+        """Begin to send some records; one sending at a time.
+
+        Nothing is reported until `handed_in`: the client takes Python's lock for each report, and would wrest it from
+        the thread that hands records in.
+        """
+        self._idle.clear()
         self._sending = Sending()
         return self._sending
 
@@ -96,8 +103,13 @@ class Producer:
         sending.handed_in = number + 1
         return True
 
+    def handed_in(self) -> None:
+        """Let reports come, for now: until the next `begin` or `hand_in`."""
+        self._idle.set()
+
     def purge(self) -> None:
         """Take back what is not confirmed: it fails, also what is on its way and may yet arrive."""
+        self._idle.set()
         self.broken = True  # an idempotent producer does not go on behind a gap in its numbers
         self._client.purge()
 
@@ -105,11 +117,12 @@ class Producer:
         """Let go of the client, with what is still in it."""
         self._client.purge()
         self._ended = True
+        self._idle.set()
         await asyncio.to_thread(self._thread.join, 5.0)
 
     def _poll(self) -> None:
         while not self._ended:
-            if self._client.poll(_POLL_SECONDS):
+            if self._idle.wait(_POLL_SECONDS) and self._client.poll(_POLL_SECONDS):
                 self._tell(self._wake)
             if self._probe_at and time.monotonic() >= self._probe_at:
                 self._probe()

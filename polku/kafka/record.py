@@ -54,10 +54,13 @@ class UnfitError(Exception):
 
 
 class RecordMaker:
-    """Make records; `frames` are the serialised events where they are at hand."""
+    """Make records; `fixed` is the topic's name where it is the same for every event."""
 
-    def __init__(self, topic: Maker, key: Maker | None, value: Value, headers: Sequence[str]) -> None:
+    def __init__(
+        self, topic: Maker, key: Maker | None, value: Value, headers: Sequence[str], *, fixed: str = ""
+    ) -> None:
         self._topic = topic
+        self._fixed = fixed
         self._key = key
         self._chosen = tuple(headers)
         forms: dict[Value, Callable[[Event, bytes], tuple[bytes, Headers]]] = {
@@ -71,7 +74,7 @@ class RecordMaker:
 
     def make(self, event: Event, frame: bytes) -> Record:
         """Return the record of an event, which is serialised as `frame`; raises `UnfitError`."""
-        topic = check_topic(_call("topic", self._topic, event))
+        topic = self._fixed or check_topic(_call("topic", self._topic, event))
         key = None if self._key is None else _call("key", self._key, event)
         if key is not None and not isinstance(key, (str, bytes)):
             raise UnfitError(f"key={shorten(key)}: the function must return text, bytes or None")
