@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from polku.clock import Clock
 from polku.codes import Code
@@ -24,6 +24,8 @@ from polku.v1.gateway_pb2 import Ack
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
+
+_Answer: TypeAlias = "asyncio.Future[Ack] | None"
 
 Bury = Callable[[Sequence[DeadEvent]], "Awaitable[None] | None"]
 
@@ -122,7 +124,7 @@ class Stream:
         """Hand records in, in order; see `PulledStream`."""
         await self._clear.wait()
         runs = await self._read(records)
-        answers: list[asyncio.Future[Ack] | None] = []
+        answers: list[_Answer] = []
         for run in runs:
             answers.append(await self._begin(run))
         return asyncio.ensure_future(self._settle(records, runs, answers))
@@ -164,7 +166,7 @@ class Stream:
                     return []
             pause = await self._pause(pause)
 
-    async def _begin(self, run: _Run) -> asyncio.Future[Ack] | None:
+    async def _begin(self, run: _Run) -> _Answer:
         """Send a run's events on their way; what the limits refuse is dead."""
         source, cluster, _ = self._context
         by_id = {event.id: event for event in run.events}
@@ -186,9 +188,7 @@ class Stream:
                 raise DrainingError(error.message) from None
             raise
 
-    async def _settle(
-        self, records: Sequence[Pulled], runs: list[_Run], answers: list[asyncio.Future[Ack] | None]
-    ) -> None:
+    async def _settle(self, records: Sequence[Pulled], runs: list[_Run], answers: list[_Answer]) -> None:
         for number, (run, answer) in enumerate(zip(runs, answers, strict=True)):
             if run.dead and (stored := self._bury(run.dead)) is not None:
                 await stored

@@ -2,9 +2,9 @@
 
     python -m tests.bench.kafka --events 200000 --rounds 3
 
-The bare producer sends the same values under the same keys with the same properties, all made beforehand, and counts its
-delivery reports; the bare consumer parses and counts. Each run is a process of its own; they take turns against the same brokers (librdkafka's
-mock cluster, in another process), each with a topic of its own, and medians are printed. CPU is that of the process.
+The bare producer sends the same values under the same keys with the same properties, all made beforehand, and counts
+its delivery reports; the bare consumer parses and counts. Each run is a process of its own; they take turns against the
+same brokers (librdkafka's mock cluster, in another process), and medians are printed. CPU is that of the process.
 """
 
 from __future__ import annotations

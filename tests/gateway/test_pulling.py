@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from polku import Event, Hub, IngestContext, RecordError, Source
@@ -34,10 +35,10 @@ class Lines:
         for start in range(0, len(records), 2):
             part = records[start : start + 2]
             answer = asyncio.ensure_future(await stream.push(part))
-            answer.add_done_callback(lambda _, count=len(part): self._take(count))  # type: ignore[misc]
+            answer.add_done_callback(partial(self._took, len(part)))
             self.answers.append(answer)
 
-    def _take(self, count: int) -> None:
+    def _took(self, count: int, answer: asyncio.Future[None]) -> None:
         self.taken += count
 
     def stop(self) -> None:
