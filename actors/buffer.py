@@ -26,7 +26,7 @@ class BufferShell(Shell):
         super().__init__()
         self._plan: Plan
         self._emitters: dict[str, Any]
-        self._plan, self._emitters = unpack(packed)
+        self._plan, self._emitters, self._replays = unpack(packed)
 
     async def open(self) -> None:
         """Build the buffer and begin to deliver."""
@@ -39,7 +39,8 @@ class BufferShell(Shell):
         self._inlet = Inlet(self._buffer)
         await self._buffer.open()
         self._buffer.start()
-        replay_to_outlets(self._plan, self._dead_letters, self._buffer)
+        if self._replays:
+            replay_to_outlets(self._plan, self._dead_letters, self._buffer)
 
     async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
         """Answer when the buffer holds the batch."""
@@ -61,7 +62,12 @@ class BufferShell(Shell):
         await self.ensure_started()
         return await self._dead_letters.stored()
 
-    async def drain(self) -> None:
+    async def flush(self) -> None:
+        """Let emitters that collect complete what they have."""
+        await self.ensure_started()
+        await self._buffer.flush()
+
+    async def drain_buffer(self) -> None:
         """Return when every outlet has delivered what it holds."""
         await self.ensure_started()
         await self._buffer.drain()

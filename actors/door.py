@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -16,10 +18,17 @@ _PAUSE = 0.5  # seconds; an actor that died is back within a few of them
 
 
 class RayDoor:
-    """Submit messages to the ingest actor; picklable."""
+    """Submit messages to the ingest actor of one lane, and of another one when it does not answer; picklable.
 
-    def __init__(self, ingest: Any) -> None:
-        self._ingest = ingest
+    Each copy chooses its lane for itself, and keeps to it, so that its events keep their order.
+    """
+
+    def __init__(self, lanes: Sequence[Any]) -> None:
+        self._lanes = tuple(lanes)
+        self._choice = random.randrange(len(self._lanes))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RayDoor, (self._lanes,)
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
         """Block until the answer is there; a message whose outcome is unknown is sent again, with the same ids."""
@@ -30,7 +39,7 @@ class RayDoor:
             except ray.exceptions.GetTimeoutError:
                 raise TimeoutError(f"no answer within {timeout} s; the events may have been accepted") from None
             except ray.exceptions.RayActorError as error:
-                _give_up(attempt, error)
+                self._next(attempt, error)
                 time.sleep(_PAUSE)
         raise AssertionError("unreachable")
 
@@ -41,11 +50,15 @@ class RayDoor:
                 answer: bytes = await self._ingest.submit.remote(message)
                 return answer
             except ray.exceptions.RayActorError as error:
-                _give_up(attempt, error)
+                self._next(attempt, error)
                 await asyncio.sleep(_PAUSE)
         raise AssertionError("unreachable")
 
+    @property
+    def _ingest(self) -> Any:
+        return self._lanes[self._choice]
 
-def _give_up(attempt: int, error: Exception) -> None:
-    if attempt == _ATTEMPTS:
-        raise UnavailableError(f"the pipeline does not answer: {error}") from None
+    def _next(self, attempt: int, error: Exception) -> None:
+        if attempt == _ATTEMPTS:
+            raise UnavailableError(f"the pipeline does not answer: {error}") from None
+        self._choice = (self._choice + 1) % len(self._lanes)

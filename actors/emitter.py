@@ -8,6 +8,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.assembly import build_delivery
 from polku.batch import Batch, Header
+from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -43,13 +44,18 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._inlet.settle(push)
 
+    async def flush(self, everything: bool) -> None:
+        """Complete what is collected."""
+        await self.ensure_started()
+        await self._delivery.flush(everything)
+
     async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
         """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
         await self.ensure_started()
         return await self._console.next(confirmed, fault)
 
-    async def assign(self, address: str | None) -> None:
-        """Learn where the plugin is that this emitter is a place for."""
+    async def assign(self, name: str, address: str | None) -> None:
+        """Learn where the plugin is that this emitter, of this name, is a place for."""
         await self.ensure_started()
         await self._delivery.assign(address)
 
@@ -64,4 +70,5 @@ class EmitterShell(Shell):
             await self._delivery.close()
 
 
-EmitterActor = ray.remote(**ACTOR)(EmitterShell)
+# For each batch that an emitter collects a call waits for its outcome.
+EmitterActor = ray.remote(**{**ACTOR, "max_concurrency": 2 * MAX_BATCHES})(EmitterShell)

@@ -14,8 +14,12 @@ import ray.exceptions
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.buffer.buffer import BufferStatistics
+from polku.delivery import DeliveryStatistics
 from polku.gateway.doors import Doors
 from polku.gateway.health import Health
+from polku.gateway.intake import IntakeStatistics
+from polku.lane import LaneStatistics
 from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
@@ -24,18 +28,47 @@ _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
 
-class Parts(NamedTuple):
-    """The handles of a pipeline's actors, by name."""
+class Column(NamedTuple):
+    """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all."""
 
+    name: str
     ingest: Any
     stages: Mapping[str, Any]
     buffer: Any
     emitters: Mapping[str, Any]
 
+    @property
+    def chained(self) -> bool:
+        """Whether the lane is in one actor."""
+        return self.ingest is self.buffer
+
+    @property
+    def door(self) -> str:
+        """The name of the actor that clients talk to."""
+        return (self.name.rstrip("/") or "lane") if self.chained else f"{self.name}ingest"
+
+    def all(self) -> dict[str, Any]:
+        """Return every handle of the lane under the name that health and statistics use, from front to back."""
+        stages = {f"{self.name}{name}": handle for name, handle in self.stages.items()}
+        if self.chained:
+            return {self.door: self.ingest, **stages}
+        emitters = {f"{self.name}emitter:{name}": handle for name, handle in self.emitters.items()}
+        return {self.door: self.ingest, **stages, f"{self.name}buffer": self.buffer, **emitters}
+
+
+class Parts(NamedTuple):
+    """The handles of a pipeline's actors: of every lane, and of the stages that they share."""
+
+    lanes: tuple[Column, ...]
+    shared: Mapping[str, Any]
+
     def all(self) -> dict[str, Any]:
         """Return every handle under the name that health and statistics use."""
-        emitters = {f"emitter:{name}": handle for name, handle in self.emitters.items()}
-        return {"ingest": self.ingest, **self.stages, "buffer": self.buffer, **emitters}
+        return {**{name: handle for lane in self.lanes for name, handle in lane.all().items()}, **self.shared}
+
+    def stages(self) -> list[Any]:
+        """Return the handles of all stages."""
+        return [handle for lane in self.lanes for handle in lane.stages.values()] + list(self.shared.values())
 
 
 class Sight(NamedTuple):
@@ -55,7 +88,8 @@ class HubShell:
         self._hang: float
         self._parts, self._doors, self._hang = unpack(packed)
         self._progress = Progress()
-        self._doors_shut = True  # as far as this life knows: the ingest may have been started again beside it
+        # As far as this life knows all are shut: an ingest may have been started again beside it.
+        self._doors_shut = {lane.door: lane.ingest for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
@@ -73,24 +107,18 @@ class HubShell:
             await self._look()
         watch = Watch(self._progress)
         processed = 0
-        for name, sight in self._seen.items():
-            if sight.complaint:
-                watch.add(name, sight.complaint)
-            elif name == "ingest":
-                watch.add_ingest(sight.statistics)
-                watch.add_ingestors(sight.statistics)
-                processed = sight.statistics.received
-            elif name == "buffer":
-                watch.add_buffer(sight.statistics)
-            elif name.startswith("emitter:"):
-                watch.add_delivery(name.partition(":")[2], sight.statistics)
-            else:
-                watch.add_stage(name, sight.statistics)
+        for lane in self._parts.lanes:
+            watch.lane = lane.name
+            processed += sum(_judge(watch, name.removeprefix(lane.name), self._seen[name]) for name in lane.all())
+        watch.lane = ""
+        for name in self._parts.shared:
+            _judge(watch, name, self._seen[name])
         return watch.health(processed)
 
     async def assign(self, name: str, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
-        await self._parts.emitters[name].assign.remote(address)
+        for lane in self._parts.lanes:
+            await lane.emitters[name].assign.remote(name, address)
 
     async def sights(self) -> tuple[dict[str, Sight], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""
@@ -112,11 +140,14 @@ class HubShell:
             if known and sight.vitals and known.epoch != sight.vitals.epoch:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
-                self._doors_shut = self._doors_shut or name == "ingest"
+                self._doors_shut |= {lane.door: lane.ingest for lane in self._parts.lanes if lane.door == name}
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
-        if self._doors_shut:  # after the loop: another look may run while this one waits, and must not count again
-            await self._parts.ingest.introduce.remote(_this_actor(), self._doors)
-            self._doors_shut = False
+        # After the loop: another look may run while this one waits, and must not count again.
+        for door, ingest in list(self._doors_shut.items()):
+            with contextlib.suppress(TimeoutError):  # one that user code blocks is asked again at the next look
+                async with asyncio.timeout(min(_PATIENCE, self._hang)):
+                    await ingest.introduce.remote(_this_actor(), self._doors)
+                    self._doors_shut.pop(door, None)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
         try:
@@ -153,6 +184,26 @@ class HubShell:
         seen = self._seen.get(name)
         opening = seen.vitals.open_seconds if seen and seen.vitals else 60.0
         self._answered[name] = time.monotonic() + _PROCESS_START + 2 * opening
+
+
+def _judge(watch: Watch, name: str, sight: Sight) -> int:
+    """Add what was seen of one part; return how many events it has taken in from clients."""
+    match sight.statistics:
+        case _ if sight.complaint:
+            watch.add(name, sight.complaint)
+        case LaneStatistics() as lane:
+            watch.add_lane(lane)
+            return lane.intake.received
+        case IntakeStatistics() as intake:
+            watch.add_ingest(intake)
+            return intake.received
+        case BufferStatistics() as buffer:
+            watch.add_buffer(buffer)
+        case DeliveryStatistics() as delivery:
+            watch.add_delivery(name.partition(":")[2], delivery)
+        case statistics:
+            watch.add_stage(name, statistics)
+    return 0
 
 
 def _this_actor() -> Any:

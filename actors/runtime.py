@@ -14,21 +14,19 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polku.actors.buffer import BufferActor
+from polku.actors.arrangement import arrange
 from polku.actors.door import RayDoor
-from polku.actors.emitter import EmitterActor
 from polku.actors.hub import HubActor, Parts
-from polku.actors.ingest import IngestActor
 from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.shell import pack
-from polku.actors.stage import StageActor
-from polku.assembly import EmitterReport, StopReport, report_outcome
+from polku.assembly import EmitterReport, StopReport, add_up, report_outcome
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
-from polku.plan import Plan, StagePlan
+from polku.lane import LaneStatistics
+from polku.plan import Plan
 from polku.sender import Door
 
 _START_SECONDS = 30.0  # how long an actor may be away while it is being started
@@ -111,67 +109,67 @@ class RayRuntime:
         """Return the latest events that could not be delivered, oldest first."""
         parts = self.parts
         # On disk all of them are in one file; in memory each part has its own.
-        where = [parts.buffer] if self._plan.dead_letters else [parts.ingest, *parts.stages.values(), parts.buffer]
+        where = [parts.lanes[0].buffer] if self._plan.dead_letters else _bury_places(parts)
         found = [letter for handle in where for letter in await _call(handle.dead_letters.remote())]
         return sorted(found, key=lambda letter: letter.time_ns)
 
     def door(self) -> Door:
         """The way in for senders, picklable."""
-        return RayDoor(self.parts.ingest)
+        return RayDoor([lane.ingest for lane in self.parts.lanes])
 
     async def _create(self) -> None:
-        emitters: dict[str, Any] = {outlet.name: EmitterActor.remote(pack(outlet)) for outlet in self._plan.outlets}
-        buffer: Any = BufferActor.remote(pack(self._plan, emitters))
-        stages: dict[str, Any] = {}
-        receiver: Any = buffer
-        for stage in reversed(self._plan.stages):
-            receiver = stages[stage.name] = self._stage(stage, receiver)
-        ingest: Any = IngestActor.remote(pack(self._plan, receiver))
-        self._parts = Parts(ingest, dict(reversed(stages.items())), buffer, emitters)
-        await asyncio.gather(*(_start(handle.vitals) for handle in [*emitters.values(), buffer]))
-        await asyncio.gather(*(_start(handle.vitals) for handle in stages.values()))
-        self._addresses = await _start(ingest.introduce, None, self._doors)
-        # After a restart the ingest opens the very same ports again.
-        doors = replace(self._doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
-        self._hub = HubActor.remote(pack(self._parts, doors, self._plan.hang_seconds))
+        self._parts = parts = arrange(self._plan)
+        shared = len(parts.lanes) > 1
+        doors = replace(self._doors, shared=shared)
+        behind = [handle for name, handle in parts.all().items() if name not in {lane.door for lane in parts.lanes}]
+        await asyncio.gather(*(_start(handle.vitals) for handle in behind))
+        if shared:
+            await _start(parts.lanes[0].ingest.claim, doors)
+        for lane in parts.lanes:
+            # The first lane finds the ports; the others open the very same ones, as they all do after a restart.
+            self._addresses = await _start(lane.ingest.introduce, None, doors)
+            doors = replace(doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
+        self._hub = HubActor.remote(pack(parts, doors, self._plan.hang_seconds))
         await _start(self._hub.start)
-        await _start(ingest.introduce, self._hub, doors)
+        for lane in parts.lanes:
+            await _start(lane.ingest.introduce, self._hub, doors)
         self._hub_watch = asyncio.ensure_future(_keep_watching(self._hub))
-        self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(emitters)]
+        self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(parts)]
 
-    def _stage(self, stage: StagePlan, receiver: Any) -> Any:
-        needs = stage.resources
-        actor: Any = StageActor
-        placed = actor.options(num_cpus=needs.num_cpus, num_gpus=needs.num_gpus, resources=dict(needs.custom))
-        return placed.remote(pack(self._plan, stage, receiver))
-
-    def _printing(self, emitters: dict[str, Any]) -> list[Any]:
-        return [emitters[o.name] for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
+    def _printing(self, parts: Parts) -> list[Any]:
+        names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
+        handles = [lane.emitters[name] for lane in parts.lanes for name in names]
+        return list({id(handle): handle for handle in handles}.values())
 
     async def _drain(self) -> None:
         parts = self.parts
-        drain = asyncio.ensure_future(_call(parts.ingest.drain.remote()))
+        drain = asyncio.gather(*(_call(lane.ingest.drain_ingest.remote()) for lane in parts.lanes))
+        drain.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits any more
+        flushed = [*parts.stages(), *(lane.buffer for lane in parts.lanes)]
         while not drain.done():
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
-            for stage in parts.stages.values():
+            for stage in flushed:
                 await _call(stage.flush.remote())
             await asyncio.wait([drain], timeout=0.05)
         await drain
-        await _call(parts.buffer.drain.remote())
-        await _call(parts.ingest.close.remote(1.0))  # until here it told clients that the pipeline is draining
+        await asyncio.gather(*(_call(lane.buffer.drain_buffer.remote()) for lane in parts.lanes))
+        for lane in parts.lanes:  # until here it told clients that the pipeline is draining
+            await _call(lane.ingest.close_doors.remote(1.0))
 
     async def _outcome(self) -> dict[str, EmitterReport]:
         if self._parts is None:
             return {}
         try:
-            statistics = await asyncio.wait_for(_call(self._parts.buffer.statistics.remote()), 5.0)
+            asked = asyncio.gather(*(_call(lane.buffer.statistics.remote()) for lane in self._parts.lanes))
+            seen = await asyncio.wait_for(asked, 5.0)
         except (TimeoutError, ray.exceptions.RayError):
             return {}
-        return report_outcome(self._plan, statistics.outlets)
+        buffers = [s.buffer if isinstance(s, LaneStatistics) else s for s in seen]
+        reports = [report_outcome(self._plan, statistics.outlets) for statistics in buffers]
+        return {name: add_up([report[name] for report in reports]) for name in reports[0]}
 
     async def _close(self) -> None:
-        parts = self.parts
-        for handle in [*parts.stages.values(), parts.buffer, *parts.emitters.values()]:
+        for handle in self.parts.all().values():
             await _call(handle.close.remote())
 
     async def _kill(self) -> None:
@@ -200,6 +198,11 @@ def attach() -> bool:
             _system_config=SYSTEM_CONFIG,
         )
     return True
+
+
+def _bury_places(parts: Parts) -> list[Any]:
+    lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
+    return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())
 
 
 async def _call(ref: Any) -> Any:

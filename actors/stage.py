@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import ray
 
 from polku.actors.options import ACTOR
-from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
+from polku.actors.target import Connection, Target, connect
 from polku.assembly import build_dead_letters, build_stage
 from polku.batch import Batch, Header
 from polku.dead_letters import DeadLetter, DeadLetters
+from polku.fork import Fork
 from polku.inlet import Inlet
-from polku.link import Link, Push, Window
+from polku.lane import single
+from polku.link import Link, Outgoing, Push
 from polku.plan import Plan, StagePlan
 from polku.receipt import Receipt, Taken
+from polku.replicas import Reply
 from polku.stage import Stage, StageStatistics
 
 
@@ -27,22 +30,14 @@ class StageShell(Shell):
         super().__init__()
         self._plan: Plan
         self._stage_plan: StagePlan
-        self._receiver: Any
-        self._plan, self._stage_plan, self._receiver = unpack(packed)
+        self._targets: Sequence[Target]
+        self._plan, self._stage_plan, self._targets = unpack(packed)
+        self._connections: list[Connection] = []
 
     async def open(self) -> None:
         """Build the middleware and start it."""
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
-        # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
-        # the buffer knows those that come a second time after a restart of this actor.
-        window = Window(join_events=0)
-        link = Link(
-            f"{self._plan.name}/{self._stage_plan.name}",
-            RayPeer(self._receiver, "next actor"),
-            window=window,
-            bury=partial(self._dead_letters.bury, ""),
-        )
-        self._stage: Stage = build_stage(self._plan, self._stage_plan, link, self._dead_letters)
+        self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
         self._inlet = Inlet(self._stage)
         await self._stage.start()
 
@@ -75,7 +70,26 @@ class StageShell(Shell):
         """Close the middleware."""
         if self._started:
             await self._stage.close()
+            for connection in self._connections:
+                await connection.close()
             await self._dead_letters.close()
+
+    def _way_out(self) -> Outgoing:
+        """Return the link to what comes next: none in a replica, one, or, where lanes share the stage, one each."""
+        lanes = [self._plan.lane(number).name for number in range(1, len(self._targets) + 1)]
+        if not self._targets:
+            return Reply()
+        if len(self._targets) == 1:
+            return self._link(self._plan.name, self._targets[0])
+        return Fork(lanes, [self._link(lane, target) for lane, target in zip(lanes, self._targets, strict=True)])
+
+    def _link(self, lane: str, target: Target) -> Link:
+        connection = connect(self._plan, target, self._dead_letters)
+        self._connections.append(connection)
+        # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
+        # the buffer knows those that come a second time after a restart of this actor.
+        bury = partial(self._dead_letters.bury, "")
+        return Link(f"{lane}/{self._stage_plan.name}", connection.peer, window=single(self._plan), bury=bury)
 
 
 StageActor = ray.remote(**ACTOR)(StageShell)

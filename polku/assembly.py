@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import Buffer
 from polku.buffer.outlet import OutletStatistics
 from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
-from polku.contracts import Ingestor
+from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
 from polku.gateway.intake import Intake
-from polku.link import Link
+from polku.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
+from polku.replicas import Replicas
 from polku.stage import Stage
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
     return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
 
 
+def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:
+    """Let the intake pull from the plan's sources once it is started."""
+    if plan.sources:
+        from polku.gateway.pulling import Sources, as_source
+
+        running = {source.name: as_source(source.source, clock or SystemClock()) for source in plan.sources}
+        intake.pull(Sources(running, intake, dead_letters.bury_events))
+
+
 def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryService | None:
     """Build what plugins register with, where the plan allows it; `assign` reaches the pipeline's plugin slots."""
     if plan.plugins is None:
@@ -50,7 +61,7 @@ def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryServic
 
 
 def build_stage(
-    plan: Plan, stage: StagePlan, link: Link, dead_letters: DeadLetters, clock: Clock | None = None
+    plan: Plan, stage: StagePlan, link: Outgoing, dead_letters: DeadLetters, clock: Clock | None = None
 ) -> Stage:
     """Build one stage of the plan."""
     from polku.middleware.adapt import as_step
@@ -63,6 +74,22 @@ def build_stage(
         steps.append(step)
     last = stage.name == plan.stages[-1].name
     return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage), reads_routes=last)
+
+
+def build_replicas(
+    plan: Plan, stage: StagePlan, replicas: Sequence[Peer], link: Link, dead_letters: DeadLetters
+) -> Replicas:
+    """Build what divides the work of one stage among its replicas."""
+    links = [
+        Link(
+            f"{plan.name}/{stage.name}/replica-{number}",
+            peer,
+            window=Window(join_events=0),
+            bury=partial(dead_letters.bury, ""),
+        )
+        for number, peer in enumerate(replicas, 1)
+    ]
+    return Replicas(links, link, two_steps=_holds_behind(plan, stage))
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
@@ -95,7 +122,11 @@ def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> N
 
 
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:
-    """Build the buffer with one outlet for each link, by the emitter's name."""
+    """Build the buffer with one outlet for each link, by the emitter's name; raises `JournalError`."""
+    if plan.buffer.path:
+        from polku.buffer.left import check_left
+
+        check_left(plan.buffer.path, plan.lanes)
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
     delivered = plan.ack is AckLevel.DELIVERED
     optional = [outlet.name for outlet in plan.outlets if not outlet.required]
@@ -106,7 +137,13 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
     """Build what calls one emitter."""
     from polku.emit.adapt import as_emitter
 
-    return Delivery(outlet.name, as_emitter(outlet.emitter, clock or SystemClock()))
+    emitter = as_emitter(outlet.emitter, clock or SystemClock())
+    collector = getattr(emitter, "inner", emitter)
+    if isinstance(collector, Collector):
+        from polku.collect import CollectingDelivery
+
+        return CollectingDelivery(outlet.name, emitter, collector)
+    return Delivery(outlet.name, emitter)
 
 
 class EmitterReport(NamedTuple):
@@ -144,6 +181,11 @@ def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[
         name: EmitterReport(s.confirmed, s.dead, s.dropped, 0 if durable else s.lag, s.lag if durable else 0)
         for name, s in outlets.items()
     }
+
+
+def add_up(reports: Sequence[EmitterReport]) -> EmitterReport:
+    """Return the sums of what became of one emitter's events in several lanes."""
+    return EmitterReport(*map(sum, zip(*reports, strict=True)))
 
 
 def _journaled(report: EmitterReport) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
@@ -17,9 +19,11 @@ from polku.plan import (
     OutletPlan,
     Plan,
     Resources,
+    SourcePlan,
     StagePlan,
     check_pickles,
     fuse,
+    state_keys,
 )
 from polku.sender import EventSender, RawSender
 
@@ -62,6 +66,7 @@ class Hub:
         self._runtime = _runtime(runtime) if runtime is not None else None
         self._ingestors: dict[str, object] = {}
         self._default_ingestor: object | None = None
+        self._sources: list[SourcePlan] = []
         self._stages: list[StagePlan] = []
         self._outlets: list[OutletPlan] = []
         self._buffer = BufferStrategy.ring()
@@ -70,6 +75,8 @@ class Hub:
         self._plugins: PluginRules | None = None
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
+        self._lanes = 1
+        self._chained = False
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -96,6 +103,19 @@ class Hub:
         self._default_ingestor = ingestor
         return self
 
+    def source(self, source: object, *, name: str | None = None) -> Hub:
+        """Pull events from somewhere, such as a `KafkaSource`; a pipeline with a source needs no gateway.
+
+        `name` is what health and statistics call it, if not what it calls itself.
+        """
+        name = name or str(getattr(source, "name", type(source).__name__))
+        if inspect.isclass(source) or not any(callable(getattr(source, way, None)) for way in ("build", "run")):
+            raise PlanError(f"{source!r} is no source; pass an object such as KafkaSource(...)", where="source")
+        if any(other.name == name for other in self._sources):
+            raise PlanError(f"two sources are called {name!r}; say .source(..., name='{name}-2')", where="source")
+        self._sources.append(SourcePlan(name, source))
+        return self
+
     def middleware(
         self,
         middleware: Middleware | Callable[..., object] | object,
@@ -105,18 +125,27 @@ class Hub:
         num_gpus: float = 0.0,
         resources: Mapping[str, float] | None = None,
         isolate: bool = False,
+        replicas: int = 1,
     ) -> Hub:
         """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
 
         Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
-        custom `resources`, as Ray has them).
+        custom `resources`, as Ray has them). A slow step can have `replicas`: so many actors that work on a batch
+        each, with the order kept; each has the `resources`. Middleware that remembers events cannot be divided so.
         """
         from polku.middleware.adapt import check_middleware, component_name
 
         check_middleware(middleware)
         plan = MiddlewarePlan(name or component_name(middleware), middleware)
         needs = Resources(num_cpus, num_gpus, dict(resources or {}))
-        self._stages.append(StagePlan("", (plan,), needs, isolate))
+        stage = StagePlan("", (plan,), needs, isolate, _count("middleware", "replicas", replicas))
+        if replicas > 1 and (keys := state_keys(stage)):
+            raise PlanError(
+                f"{plan.name} remembers events by {keys[plan.name]}, so replicas={replicas} would each see a part of "
+                "them; leave replicas out",
+                where="middleware",
+            )
+        self._stages.append(stage)
         return self
 
     def buffer_strategy(self, strategy: BufferStrategy) -> Hub:
@@ -225,6 +254,26 @@ class Hub:
         self._dead_letters = DeadLetterPlan(os.path.abspath(text), max_events, max_bytes)
         return self
 
+    def chain(self) -> Hub:
+        """Run the parts of a lane in one actor, as the inline runtime runs them: no hops, so less work an event.
+
+        Middleware with `isolate`, `replicas` or resources of its own keeps its actors. What dies with that actor dies
+        with its buffer: choose a durable one where that matters. The inline runtime is always chained.
+        """
+        self._chained = True
+        return self
+
+    def lanes(self, lanes: int) -> Hub:
+        """Run so many lanes (ingest, stages, buffer, emitters) side by side, behind one port.
+
+        A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
+        (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all
+        lanes feed. Each lane has a buffer of the whole capacity, and, if that is durable, a journal of its own beside
+        the first one. The inline runtime has one event loop and runs one lane.
+        """
+        self._lanes = _count("lanes", "lanes", lanes)
+        return self
+
     def limits(self, limits: Limits) -> Hub:
         """Choose what the gateway takes: sizes, counts, streams."""
         self._limits = limits
@@ -238,11 +287,16 @@ class Hub:
         for builtin in (PassthroughIngestor(), JsonIngestor(), CloudEventsIngestor()):
             for source in builtin.sources:
                 ingestors.setdefault(source, builtin)
+        chosen = self._chosen(runtime)
+        on_ray = chosen == "ray"
+        lanes = self._lanes if on_ray else 1
+        stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
         plan = Plan(
             name=self._name,
             ingestors=tuple(ingestors.items()),
             default_ingestor=self._default_ingestor,
-            stages=fuse(self._stages),
+            sources=tuple(self._sources),
+            stages=fuse(stages, lanes),
             buffer=self._buffer,
             outlets=tuple(self._outlets),
             limits=self._limits,
@@ -250,8 +304,10 @@ class Hub:
             plugins=self._plugins,
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),
+            lanes=lanes,
+            chained=self._chained and on_ray,
         )
-        if self._chosen(runtime) == "ray":
+        if on_ray:
             check_pickles(plan)
         return plan
 
@@ -326,11 +382,11 @@ class Runner:
         """Start, and return the running pipeline."""
         return self.open(Doors(grpc_addr, http_addr, http_token))
 
-    def open(self, doors: Doors) -> Pipeline:
-        """Start with these doors, and return the running pipeline."""
+    def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
+        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
-        self._pipeline = Pipeline(self.plan, self.runtime, doors)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
         return self._pipeline
 
     def run(self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None) -> None:
@@ -358,6 +414,12 @@ class Built(NamedTuple):
 def _beside(buffer: BufferStrategy) -> DeadLetterPlan | None:
     """Store the dead letters of a durable buffer beside its journal."""
     return DeadLetterPlan(f"{buffer.path}.dead") if buffer.path else None
+
+
+def _count(where: str, name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+        raise PlanError(f"{name}={value!r} must be a whole number from 1 to 1000", where=where)
+    return value
 
 
 def _runtime(name: str) -> str:

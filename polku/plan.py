@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
@@ -42,12 +42,22 @@ class MiddlewarePlan:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """Neighbouring middleware that shares one actor."""
+    """Neighbouring middleware that shares one actor.
+
+    One with `replicas` works on as many batches at once; one that is `shared` is fed by all lanes.
+    """
 
     name: str
     middleware: tuple[MiddlewarePlan, ...]
     resources: Resources = Resources()
     isolated: bool = False
+    replicas: int = 1
+    shared: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether it needs an actor of its own, also in a chained lane."""
+        return self.isolated or self.shared or self.replicas > 1 or self.resources != Resources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,14 @@ class OutletPlan:
     emitter: object
     overflow: Overflow | None = None
     required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """One source that the pipeline pulls from, by the name it has in statistics and health."""
+
+    name: str
+    source: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,7 @@ class Plan:
     outlets: tuple[OutletPlan, ...]
     ingestors: tuple[tuple[str, object], ...] = ()
     default_ingestor: object | None = None
+    sources: tuple[SourcePlan, ...] = ()
     stages: tuple[StagePlan, ...] = ()
     buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
     limits: Limits = field(default_factory=Limits)
@@ -87,28 +106,68 @@ class Plan:
     plugins: PluginRules | None = None
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
+    lanes: int = 1
+    chained: bool = False
 
     def __post_init__(self) -> None:
         if not self.outlets:
             raise PlanError("there is no emitter; add one with .emitter(StdoutEmitter())", where="Hub")
         _check_names(self.outlets)
         _check_level(self.ack, self.buffer, len(self.outlets))
+        _check_readers(self)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
+        if self.lanes > 1 and self.plugins is not None:
+            raise PlanError(
+                "plugins register with one lane, and the others would not know them; use one lane with allow_plugins, "
+                "or name the plugins: .ingestor(ExternalIngestor(...)), .emitter(ExternalEmitter(...))",
+                where="lanes",
+            )
+
+    @property
+    def batches_under_way(self) -> int:
+        """How many batches each link up to the buffer has under way: replicas all have one, and another at hand."""
+        return 2 * max((stage.replicas for stage in self.stages), default=1)
+
+    def lane(self, number: int) -> Plan:
+        """Return the plan of one of several lanes (from 1): its links and its journal have names of their own."""
+        if self.lanes == 1:
+            return self
+        buffer = self.buffer
+        if buffer.path:
+            buffer = replace(buffer, path=lane_path(buffer.path, number))
+        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer)
 
 
-def fuse(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
-    """Merge neighbouring stages that need no actor of their own: a hop costs a process and 0.8 ms a batch."""
+def lane_path(path: str, number: int) -> str:
+    """Return where one lane keeps its journal: the first at `path` itself, so that one lane more loses nothing."""
+    return path if number == 1 else f"{path}.lane-{number}"
+
+
+def fuse(stages: Sequence[StagePlan], lanes: int = 1) -> tuple[StagePlan, ...]:
+    """Merge neighbouring stages that need no actor of their own: a hop costs a process and 0.8 ms a batch.
+
+    With several lanes, middleware whose state must be seen whole stands in stages that all of them share.
+    """
     fused: list[StagePlan] = []
     for stage in stages:
-        last = fused[-1] if fused else None
-        if last is None or last.isolated or stage.isolated or last.resources != stage.resources:
-            fused.append(stage)
+        stage = replace(stage, shared=lanes > 1 and bool(state_keys(stage)))
+        if fused and _fit(fused[-1], stage):
+            fused[-1] = replace(fused[-1], middleware=fused[-1].middleware + stage.middleware)
         else:
-            fused[-1] = StagePlan(last.name, last.middleware + stage.middleware, last.resources)
-    return tuple(
-        StagePlan(f"stage-{number}", stage.middleware, stage.resources, stage.isolated)
-        for number, stage in enumerate(fused, 1)
-    )
+            fused.append(stage)
+    return tuple(replace(stage, name=f"stage-{number}") for number, stage in enumerate(fused, 1))
+
+
+def state_keys(stage: StagePlan) -> dict[str, str]:
+    """Return by what key each middleware of a stage keeps state that must be seen whole, by its name."""
+    keys = {m.name: getattr(m.component, "state_key", None) for m in stage.middleware}
+    return {name: str(key) for name, key in keys.items() if key}
+
+
+def _fit(left: StagePlan, right: StagePlan) -> bool:
+    if left.isolated or right.isolated:
+        return False
+    return (left.resources, left.replicas, left.shared) == (right.resources, right.replicas, right.shared)
 
 
 def check_pickles(plan: Plan) -> None:
@@ -127,6 +186,7 @@ def _components(plan: Plan) -> list[tuple[str, object]]:
     ingestors = [(f"ingestor for source {source!r}", ingestor) for source, ingestor in plan.ingestors]
     if plan.default_ingestor is not None:
         ingestors.append(("default ingestor", plan.default_ingestor))
+    ingestors += [(f"source {source.name!r}", source.source) for source in plan.sources]
     middleware = [(f"middleware {m.name}", m.component) for stage in plan.stages for m in stage.middleware]
     return [*ingestors, *middleware, *((f"emitter {outlet.name!r}", outlet.emitter) for outlet in plan.outlets)]
 
@@ -176,6 +236,20 @@ def _check_names(outlets: Sequence[OutletPlan]) -> None:
                 where="Hub",
             )
         seen.add(outlet.name)
+
+
+def _check_readers(plan: Plan) -> None:
+    """Make sure that somebody can read the bytes that a source will pull."""
+    if plan.default_ingestor is not None or plan.plugins is not None:
+        return
+    known = {source for source, _ in plan.ingestors}
+    for source in plan.sources:
+        for reader in getattr(source.source, "readers", ()):
+            if reader not in known:
+                raise PlanError(
+                    f"pulls bytes for source {reader!r}, which has no ingestor; add .ingestor(..., source={reader!r})",
+                    where=f"source {source.name!r}",
+                )
 
 
 def _check_targets(stages: Sequence[StagePlan], known: set[str]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.codes import Code
+
+if TYPE_CHECKING:
+    from polku.batch import Batch
 
 
 class Refusal(NamedTuple):
@@ -44,13 +47,14 @@ class Receipt(NamedTuple):
     """Answer a batch: the refused events, and how full the pipeline is.
 
     `counts` are running totals of everything between the answering actor and the buffer; `buffer_size` and
-    `buffer_capacity` are events.
+    `buffer_capacity` are events. A replica of a stage does not push on what it made of the batch: it is in `output`.
     """
 
     refused: tuple[Refusal, ...] = ()
     counts: Counts = Counts()
     buffer_size: int = 0
     buffer_capacity: int = 0
+    output: tuple[Batch, ...] = ()
 
     def about(self, ids: Collection[str]) -> Receipt:
         """Return the same receipt with the refusals of these events only."""

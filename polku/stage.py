@@ -21,7 +21,7 @@ from polku.contracts import DeadEvent, Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.delivery import call_hook
 from polku.event.v1.event_pb2 import Event
-from polku.link import Link
+from polku.link import Outgoing
 from polku.receipt import Counts, Receipt, Refusal
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Stage:
     def __init__(
         self,
         steps: Sequence[Step | Holder],
-        link: Link,
+        link: Outgoing,
         dead_letters: DeadLetters,
         clock: Clock,
         *,
@@ -212,7 +212,7 @@ class Stage:
             for wait in waits:
                 receipt = await wait
                 refused.extend(receipt.refused)
-                self._latest = receipt._replace(refused=())
+                self._latest = receipt._replace(refused=(), output=())
             for event_id, first in follows:
                 refused.extend(await _follow(event_id, first))
             done = True

@@ -13,6 +13,7 @@ import polku
 from polku import (
     AckLevel,
     BufferStrategy,
+    Deduplicator,
     Enricher,
     Filter,
     GrpcEmitter,
@@ -117,3 +118,23 @@ def test_everything_public_is_listed_and_there() -> None:
     assert sorted(set(polku.__all__)) == sorted(polku.__all__)
     for name in polku.__all__:
         assert getattr(polku, name) is not None
+
+
+@pytest.mark.parametrize("lanes", [0, -1, 1.5, True, 1001])
+def test_lanes_and_replicas_that_cannot_be_are_refused(lanes: Any) -> None:
+    with pytest.raises(PlanError, match=f"lanes={lanes!r} must be a whole number from 1 to 1000"):
+        Hub().lanes(lanes)
+    with pytest.raises(PlanError, match=f"replicas={lanes!r} must be a whole number from 1 to 1000"):
+        Hub().middleware(lambda event: None, replicas=lanes)
+
+
+def test_replicas_of_what_remembers_events_are_refused() -> None:
+    with pytest.raises(PlanError, match="Deduplicator remembers events by id, so replicas=2"):
+        Hub().middleware(Deduplicator(), replicas=2)
+
+
+def test_plugins_that_register_and_lanes_are_refused_together() -> None:
+    hub = Hub().lanes(2).allow_plugins("secret-token").emitter(StdoutEmitter())
+    with pytest.raises(PlanError, match="plugins register with one lane"):
+        hub.plan("ray")
+    assert hub.plan("inline").lanes == 1

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from polku.cli.bench import bench
 from polku.cli.dlq import app as dlq_app
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(plugin_app, name="plugin")
 app.add_typer(journal_app, name="journal")
 app.add_typer(dlq_app, name="dlq")
+app.command()(bench)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 
@@ -60,6 +62,8 @@ def run(
     runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
     grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="Run each lane in one actor.")] = False,
+    lanes: Annotated[int | None, typer.Option(min=1, max=1000, help="Run so many lanes side by side.")] = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
@@ -68,6 +72,8 @@ def run(
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime)
+    hub = hub.chain() if chain else hub
+    hub = hub.lanes(lanes) if lanes is not None else hub
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
 
@@ -88,11 +94,11 @@ def validate(file: File, runtime: Annotated[str | None, typer.Option(help="ray o
 
 
 @app.command()
-def graph(file: File) -> None:
-    """Print the plan of a Python file as a Mermaid flowchart."""
+def graph(file: File, runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None) -> None:
+    """Print the plan of a Python file as a Mermaid flowchart: what runs in which actor, and in how many lanes."""
     from polku.cli.graph import mermaid
 
-    print(mermaid(_load(file, "inline").plan("inline")))
+    print(mermaid(_load(file, runtime).plan(runtime)))
 
 
 @app.command()

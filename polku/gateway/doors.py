@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from polku.errors import SettingError
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
     """Say which doors to open: addresses (`host:port`, port 0 for any free one), None for a door that stays shut.
 
-    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`).
+    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). `shared` ports are open in
+    several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
     """
 
     grpc_addr: str | None = None
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
+    shared: bool = False
 
 
 class Addresses(NamedTuple):
@@ -23,3 +28,18 @@ class Addresses(NamedTuple):
 
     grpc: str | None = None
     http: str | None = None
+
+
+def check_free(field: str, address: str | None) -> None:
+    """Raise `SettingError` where somebody listens on an address already; one that is to be shared would not say so."""
+    if address is None or address.startswith("unix:") or address.endswith(":0"):
+        return
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+            probe.listen()
+        except OSError as error:
+            raise SettingError(field, address, f"cannot be opened ({error.strerror}); is the port in use?") from None

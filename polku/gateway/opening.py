@@ -38,12 +38,12 @@ class Gateway:
         try:
             if doors.grpc_addr is not None:
                 self._servers.append(server := GatewayServer(self._intake, self._health, self._registry))
-                grpc = await server.start(doors.grpc_addr)
+                grpc = await server.start(doors.grpc_addr, shared=doors.shared)
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer
 
                 self._servers.append(http_server := HttpServer(self._intake, self._health, doors.http_token))
-                http = await http_server.start(doors.http_addr)
+                http = await http_server.start(doors.http_addr, shared=doors.shared)
         except BaseException:
             await self.close(0)
             raise

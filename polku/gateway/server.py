@@ -55,12 +55,15 @@ class GatewayServer:
         self._baselines: OrderedDict[str, Counts] = OrderedDict()
         self._streams = 0
 
-    async def start(self, address: str) -> str:
-        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had."""
+    async def start(self, address: str, *, shared: bool = False) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
+
+        A `shared` port may be open in other processes too: the kernel divides the connections among them.
+        """
         limit = self._intake.limits.message_bytes
         server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.
                 ("grpc.max_receive_message_length", 4 * limit + 65536),
                 ("grpc.max_send_message_length", -1),

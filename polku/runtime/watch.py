@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
@@ -11,6 +11,9 @@ from polku.delivery import DeliveryStatistics
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
 from polku.stage import StageStatistics
+
+if TYPE_CHECKING:
+    from polku.lane import LaneStatistics
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 
@@ -36,17 +39,31 @@ class Progress:
 
 
 class Watch:
-    """Collect the state of each part; `progress` is what was seen of them before."""
+    """Collect the state of each part; `progress` is what was seen of them before.
+
+    Of several lanes each part's name begins with its lane's: set `lane` before it is added.
+    """
 
     def __init__(self, progress: Progress | None = None) -> None:
+        self.lane = ""
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
+        self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
-    def add(self, name: str, complaint: str) -> None:
+    def add(self, name: str, complaint: str, well: str = "ok") -> None:
         """Add a part that is well unless there is a complaint."""
-        self._components[name] = (not complaint, complaint or "ok")
+        self._components[f"{self.lane}{name}"] = (not complaint, complaint or well)
+
+    def add_lane(self, lane: LaneStatistics, complaint: str = "") -> None:
+        """Add every part of a lane that runs in one event loop."""
+        self.add_ingest(lane.intake, complaint)
+        for name, stage in lane.stages.items():
+            self.add_stage(name, stage)
+        self.add_buffer(lane.buffer)
+        for name, delivery in lane.emitters.items():
+            self.add_delivery(name, delivery)
 
     def add_stage(self, name: str, stage: StageStatistics) -> None:
         """Add a stage: it is unwell while one middleware has been busy for too long."""
@@ -54,11 +71,17 @@ class Watch:
         self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
     def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
-        """Add the ingest: it is unwell while messages wait for their answers and none comes."""
-        idle = self._progress.stalled("ingest", intake.open, intake.accepted + intake.refused, self._now)
+        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
+        and what it pulls from.
+        """
+        idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
         self.add("ingest", complaint)
+        for source, plugin in intake.plugins.items():
+            self.add(f"ingestor:{source}", plugin.alarm, plugin.text)
+        for name, state in intake.sources.items():
+            self.add(f"source:{name}", state.alarm, state.text)
 
     def add_buffer(self, buffer: BufferStatistics) -> None:
         """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""
@@ -68,11 +91,12 @@ class Watch:
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
             done = outlet.confirmed + outlet.dead + outlet.dropped
-            idle = self._progress.stalled(f"outlet {name}", outlet.lag, done, self._now)
+            idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
-                self._why[name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._idle[self.lane + name] = idle
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
-        self._components["buffer"] = (True, f"{fullest} of {buffer.capacity} events")
+        self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
 
     def add_dead_letters(self, letters: DeadLetterStatistics | None) -> None:
         """Add the dead letters: it is an illness when they cannot be stored, or push out others for want of room."""
@@ -81,22 +105,19 @@ class Watch:
         kept = f"{letters.total} since the start"
         forgotten = f"{kept}, {letters.forgotten} older ones were forgotten: there is no room for more"
         complaint = letters.fault or (forgotten if letters.forgotten else "")
-        self._components["dead_letters"] = (not complaint, complaint or kept)
+        self.add("dead_letters", complaint, kept)
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
-        stall = self._why.get(name, "")
+        stall = self._why.get(self.lane + name, "")
+        if delivery.collection and self._idle.get(self.lane + name, 0.0) <= PATIENCE + delivery.collection.max_age:
+            stall = ""
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
-        self._components[f"emitter:{name}"] = (not complaint, complaint or getattr(own, "text", "ok"))
-
-    def add_ingestors(self, intake: IntakeStatistics) -> None:
-        """Add the ingestors that are plugins: each is unwell while it does not answer, or says so."""
-        for source, plugin in intake.plugins.items():
-            self._components[f"ingestor:{source}"] = (not plugin.alarm, plugin.text)
+        self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
 
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""

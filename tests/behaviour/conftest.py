@@ -1,4 +1,4 @@
-"""Each behaviour is tested on both runtimes through `start`."""
+"""Each behaviour is tested on both runtimes through `start`, and on Ray with a chained lane too."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from polku import Hub, Pipeline
 Start = Callable[..., Pipeline]
 
 
-@pytest.fixture(params=["inline", "ray"])
-def runtime(request: pytest.FixtureRequest) -> str:
-    """Name the runtime."""
-    if request.param == "ray":
+@pytest.fixture(params=["inline", "ray", "chained"])
+def arrangement(request: pytest.FixtureRequest) -> str:
+    """Name the runtime, or `chained` for a lane that is one actor."""
+    if request.param != "inline":
         request.getfixturevalue("ray_session")
     return str(request.param)
 
 
 @pytest.fixture
-def start(runtime: str) -> Iterator[Start]:
+def runtime(arrangement: str) -> str:
+    """Name the runtime."""
+    return "ray" if arrangement == "chained" else arrangement
+
+
+@pytest.fixture
+def start(arrangement: str, runtime: str) -> Iterator[Start]:
     """Start hubs, and stop them at the end of the test."""
     started: list[Pipeline] = []
 
     def start(hub: Hub, **options: object) -> Pipeline:
+        if arrangement == "chained":
+            hub.chain()
         pipeline = hub.start(runtime=runtime, **options)  # type: ignore[arg-type]
         started.append(pipeline)
         return pipeline

@@ -23,9 +23,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from polku.batch import Batch
+from polku.bench.workload import Workload
 from polku.views import read_envelope
-from tests.bench.load import METHOD, UNLIMITED, batches
 
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 Took = Callable[[int], None]
 
 
@@ -55,7 +56,7 @@ class Gateway:
     """`polku.v1.Gateway`, by grpcio."""
 
     window = 8
-    method = METHOD
+    method = "/polku.v1.Gateway/StreamEvents"
 
     async def serve(self, took: Took) -> str:
         import grpc.aio
@@ -205,8 +206,10 @@ async def _push(push: Awaitable[Any], places: asyncio.Semaphore) -> None:
 
 def prebuilt(options: argparse.Namespace) -> list[Batch]:
     """Build the batches as the buffer has them: bytes, with a header."""
-    envelopes = batches(options.events, options.batch, options.payload)
-    return [Batch(payload=read_envelope(data).events, routes=()).sealed() for data in envelopes]
+    template = Workload(batch=options.batch, size=options.size).template()
+    now = time.time_ns()
+    messages = [template.message(number, now) for number in range(options.events // options.batch)]
+    return [Batch(payload=read_envelope(message).events, routes=()).sealed() for message in messages]
 
 
 async def send(contender: Contender, way: str, address: str, options: argparse.Namespace) -> dict[str, float]:
@@ -253,7 +256,7 @@ def once(name: str, way: str, arguments: list[str]) -> dict[str, float]:
 
 def report(names: list[str], options: argparse.Namespace) -> None:
     """Let emitter and bare client take turns, and print medians."""
-    arguments = [f"--{option}={getattr(options, option)}" for option in ("events", "batch", "payload")]
+    arguments = [f"--{option}={getattr(options, option)}" for option in ("events", "batch", "size")]
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(options.rounds):
         for name in names:
@@ -280,11 +283,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="destination", help=f"some of {', '.join(CONTENDERS)}")
     parser.add_argument("--events", type=int, default=500_000)
     parser.add_argument("--batch", type=int, default=1_000)
-    parser.add_argument("--payload", type=int, default=40)
+    parser.add_argument("--size", type=int, default=130, help="bytes an event")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--role", choices=["report", "sink", "emitter", "bare"], default="report")
     parser.add_argument("--address", default="")
     options = parser.parse_args()
+    options.events -= options.events % options.batch
     names = options.names or list(CONTENDERS)
     if options.role == "report":
         report(names, options)

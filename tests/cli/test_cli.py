@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -264,3 +265,68 @@ def test_serve_on_ray_prints_the_same(tmp_path: Path) -> None:
         assert event["id"] == "evt-ray"
     finally:
         server.stop(signal.SIGKILL)
+
+
+ARRANGED = """
+from polku import Deduplicator, Filter, Hub, StdoutEmitter
+
+def classify(event):
+    pass
+
+hub = Hub().chain().lanes(2).middleware(Filter(lambda event: True)).middleware(Deduplicator())
+hub.middleware(classify, replicas=3, num_cpus=1).emitter(StdoutEmitter())
+"""
+
+
+def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(ARRANGED)
+    drawn = polku("graph", str(file)).stdout.splitlines()
+    boxes = [line.strip() for line in drawn if "subgraph" in line]
+    assert boxes == ['subgraph lane_1["lane 1, one actor"]', 'subgraph lane_2["lane 2, one actor"]']
+    for arrow in ("stage_1_1 --> stage_2", "stage_1_2 --> stage_2", "stage_2 --> stage_3_2", "stage_3_1 --> buffer_1"):
+        assert f"  {arrow}" in drawn
+    assert '  stage_2["Deduplicator"]' in drawn
+    assert '  stage_3_2["classify<br/>3 replicas"]' in drawn
+    shown = polku("validate", str(file)).stdout
+    assert "2, side by side behind one port, each in one actor" in shown
+    assert "Deduplicator (one for all lanes: keeps state, Deduplicator by id)" in shown
+    assert "classify (needs 3 replicas, 1 CPUs)" in shown
+    inline = polku("validate", "--runtime", "inline", str(file)).stdout
+    assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
+    assert "lanes" not in inline
+    assert "replicas" not in inline
+
+
+SLOW_START = """
+import asyncio, sys
+from polku import Hub
+
+class Slow:
+    name = "slow"
+    async def start(self):
+        print("starting", file=sys.stderr, flush=True)
+        await asyncio.sleep(1)
+    async def emit(self, batch):
+        pass
+
+hub = Hub().emitter(Slow())
+"""
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_a_signal_while_the_pipeline_starts_ends_it_in_order(runtime: str, tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(SLOW_START)
+    command = [sys.executable, "-m", "polku", "run", str(file), "--runtime", runtime, "--grpc-addr", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        said = ""
+        while "starting" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.terminate()
+        said += process.stderr.read()
+        assert process.wait(60) == 0, said
+    assert "polku: stopped" in said

@@ -146,7 +146,7 @@ def test_hub_and_ingest_killed_together_come_back_with_the_door_open(tmp_path: P
         client.start()
         client.wait_for(2_000)
         runtime: Any = pipeline._runtime
-        for handle in (runtime.hub, runtime.parts.ingest):
+        for handle in (runtime.hub, runtime.parts.lanes[0].ingest):
             ray.kill(handle, no_restart=False)
         client.wait_for(len(client.acked) + 2_000)
         client.stop.set()

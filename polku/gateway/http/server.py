@@ -50,8 +50,11 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._connections: Connections | None = None
 
-    async def start(self, address: str) -> str:
-        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had."""
+    async def start(self, address: str, *, shared: bool = False) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
+
+        A `shared` port may be open in other processes too: the kernel divides the connections among them.
+        """
         app = web.Application(middlewares=[self._answer_errors])
         app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
         app.router.add_route("OPTIONS", "/v1/events", self._options)
@@ -63,7 +66,7 @@ class HttpServer:
         self._runner = runner
         make: Any = runner.server
         self._connections = Connections(make, self._intake.limits, lambda: self._intake.counts)
-        self._server = await _listen(self._connections, address)
+        self._server = await _listen(self._connections, address, shared)
         if address.startswith("unix:"):
             return address
         port = self._server.sockets[0].getsockname()[1]
@@ -200,13 +203,15 @@ def _allow(error: web.HTTPException) -> dict[str, str]:
     return {"Allow": allow} if allow else {}
 
 
-async def _listen(connections: Connections, address: str) -> asyncio.Server:
+async def _listen(connections: Connections, address: str, shared: bool) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
         if address.startswith("unix:"):
             return await loop.create_unix_server(connections, address.removeprefix("unix:"))
         host, _, port = address.rpartition(":")
-        return await loop.create_server(connections, host.strip("[]"), int(port), reuse_address=True, backlog=1024)
+        return await loop.create_server(
+            connections, host.strip("[]"), int(port), reuse_address=True, reuse_port=shared, backlog=1024
+        )
     except (OSError, ValueError, OverflowError) as error:
         reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
         raise SettingError("http_addr", address, reason) from None

@@ -1,0 +1,83 @@
+"""What the actors that clients talk to have in common: the gateway's doors in front of an intake."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray.exceptions
+
+from polku.actors.shell import Shell
+from polku.assembly import build_registry
+from polku.errors import UnavailableError
+from polku.gateway.doors import Addresses, Doors, check_free
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake
+from polku.gateway.opening import Gateway
+from polku.plan import Plan
+
+
+class Entrance(Shell):
+    """Open the doors once the supervisor says where, and answer what comes in through them."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._plan = plan
+        self._hub: Any = None
+        self._gateway: Gateway | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def intake(self) -> Intake:
+        """What takes messages in."""
+        raise NotImplementedError
+
+    async def claim(self, doors: Doors) -> None:
+        """Raise `SettingError` where somebody else has a port that the lanes are going to share."""
+        check_free("grpc_addr", doors.grpc_addr)
+        check_free("http_addr", doors.http_addr)
+
+    async def introduce(self, hub: Any, doors: Doors) -> Addresses:
+        """Learn who supervises, open the doors unless they are open, and return where they are."""
+        await self.ensure_started()
+        self._hub = hub
+        async with self._opening:
+            if self._gateway is None:
+                registry = build_registry(self._plan, self.intake, self._assign)
+                gateway = Gateway(self.intake, self._health, registry)
+                await gateway.open(doors)
+                self._gateway = gateway
+        return self._gateway.addresses
+
+    async def submit(self, message: bytes) -> bytes:
+        """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`."""
+        await self.ensure_started()
+        return (await self.intake.batch(message)).SerializeToString()
+
+    async def drain_ingest(self) -> None:
+        """Refuse what is new; return when everything taken in has its answer."""
+        await self.ensure_started()
+        self.intake.stop()
+        if self._gateway is not None:
+            await self._gateway.stop_serving()
+        await self.intake.drain()
+
+    async def close_doors(self, grace: float) -> None:
+        """Give open calls `grace` seconds to end, and close the ports."""
+        if self._gateway is not None:
+            await self._gateway.close(grace)
+
+    async def _assign(self, name: str, address: str | None) -> None:
+        """Tell the emitter that is a place for a plugin where its plugin is."""
+        if self._hub is None:
+            raise UnavailableError("the pipeline is still starting; register again later")
+        try:
+            await self._hub.assign.remote(name, address)
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
+
+    async def _health(self) -> Health:
+        if self._hub is None:
+            return Health(True, {"ingest": (True, "ok")}, self.intake.statistics().received)
+        health: Health = await self._hub.health.remote()
+        return health

@@ -1,0 +1,97 @@
+"""The actor around a whole chained lane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from polku.actors.entrance import Entrance
+from polku.actors.options import ACTOR
+from polku.actors.peer import RayPeer
+from polku.actors.shell import unpack
+from polku.assembly import build_dead_letters
+from polku.batch import Batch, Header
+from polku.dead_letters import DeadLetter, DeadLetters
+from polku.emit import console
+from polku.emit.console import RelayConsole
+from polku.gateway.intake import Intake
+from polku.lane import Lane, LaneStatistics
+from polku.link import Peer, Push
+from polku.plan import StagePlan
+from polku.receipt import Receipt, Taken
+
+
+class LaneShell(Entrance):
+    """Run a lane as the inline runtime runs it; some of its stages may have actors of their own."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._apart: Mapping[str, Sequence[Any]]
+        plan, self._apart, self._replays = unpack(packed)
+        super().__init__(plan)
+
+    @property
+    def intake(self) -> Intake:
+        """What takes messages in."""
+        return self._lane.intake
+
+    async def open(self) -> None:
+        """Build and start every part."""
+        self._console = RelayConsole()
+        console.use(self._console)
+        self._dead_letters: DeadLetters = build_dead_letters(self._plan)
+        self._lane = Lane(self._plan, self._dead_letters, self._elsewhere)
+        await self._lane.open(replays=self._replays)
+
+    async def push(self, push: Push, header: Header, payload: bytes, after: str) -> Receipt | Taken:
+        """Take what a stage with an actor of its own hands on."""
+        await self.ensure_started()
+        return await self._lane.push(push, Batch.from_wire(header, payload), after)
+
+    async def settle(self, push: Push, after: str) -> Receipt:
+        """Return the outcome of a batch of such a stage that was taken."""
+        await self.ensure_started()
+        return await self._lane.settle(push, after)
+
+    async def statistics(self) -> LaneStatistics:
+        """Return a snapshot of the counters of every part."""
+        await self.ensure_started()
+        return self._lane.statistics()
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters that are kept here."""
+        await self.ensure_started()
+        return await self._dead_letters.stored()
+
+    async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
+        """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
+        await self.ensure_started()
+        return await self._console.next(confirmed, fault)
+
+    async def assign(self, name: str, address: str | None) -> None:
+        """Tell an emitter that is a place for a plugin where its plugin is."""
+        await self.ensure_started()
+        await self._lane.assign(name, address)
+
+    async def flush(self) -> None:
+        """Let go of everything that is held."""
+        await self.ensure_started()
+        await self._lane.flush()
+
+    async def drain_buffer(self) -> None:
+        """Return when every outlet has delivered what it holds."""
+        await self.ensure_started()
+        await self._lane.drain_buffer()
+
+    async def close(self) -> None:
+        """Close the doors and every part."""
+        if self._started:
+            await self.close_doors(0)
+            await self._lane.close()
+
+    def _elsewhere(self, stage: StagePlan) -> list[Peer]:
+        return [RayPeer(handle, stage.name) for handle in self._apart.get(stage.name, ())]
+
+
+LaneActor = ray.remote(**ACTOR)(LaneShell)

@@ -1,0 +1,196 @@
+"""One lane in one event loop: intake, stages, buffer and deliveries, connected by plain awaits.
+
+The inline runtime is such a lane with a door; a chained lane on Ray is one inside an actor. There, stages that need an
+actor of their own are elsewhere: what they hand back comes in again through `push`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from polku.assembly import (
+    build_buffer,
+    build_delivery,
+    build_intake,
+    build_replicas,
+    build_sources,
+    build_stage,
+    replay_to_intake,
+    replay_to_outlets,
+)
+from polku.batch import Batch
+from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.dead_letters import DeadLetters
+from polku.delivery import Delivery, DeliveryStatistics
+from polku.errors import NotRunningError, UnavailableError
+from polku.gateway.intake import Intake, IntakeStatistics
+from polku.inlet import Inlet
+from polku.link import Link, Local, Peer, Push, Receiver, Window
+from polku.plan import Plan, StagePlan
+from polku.receipt import Receipt, Taken
+from polku.replicas import Replicas
+from polku.stage import Stage, StageStatistics
+
+Elsewhere = Callable[[StagePlan], Sequence[Peer]]
+
+# Without a hop to pay for, joins only have to spare small messages the work of each; 4,096 decoded events would no
+# longer fit into a core's cache between one step and the next.
+_JOINED = Window(join_events=1024, join_bytes=256 * 1024)
+
+
+def single(plan: Plan) -> Window:
+    """Return the window of links that do not join, so that each batch keeps its identity: all but the first."""
+    return Window(plan.batches_under_way, join_events=0)
+
+
+class LaneStatistics(NamedTuple):
+    """What every part of a lane has counted, stages and emitters by name."""
+
+    intake: IntakeStatistics
+    stages: Mapping[str, StageStatistics]
+    buffer: BufferStatistics
+    emitters: Mapping[str, DeliveryStatistics]
+
+
+class Lane:
+    """Build the parts of a lane from the back to the front, and empty them from the front to the back.
+
+    `elsewhere` returns the peers that run a stage in actors of their own: none (it runs here), one, which pushes what
+    goes on back to this lane, or several replicas, which answer with their work.
+    """
+
+    def __init__(self, plan: Plan, dead_letters: DeadLetters, elsewhere: Elsewhere = lambda stage: ()) -> None:
+        self._plan = plan
+        self._dead_letters = dead_letters
+        self._elsewhere = elsewhere
+        self._deliveries: dict[str, Delivery] = {}
+        self._stages: dict[str, Stage] = {}
+        self._replicas: list[Replicas] = []
+        self._inlets: dict[str, Inlet] = {}
+        self._buffer: Buffer | None = None
+        self._intake: Intake | None = None
+
+    @property
+    def intake(self) -> Intake:
+        """What takes messages in; raises `NotRunningError` before `open`."""
+        if self._intake is None:
+            raise NotRunningError("the pipeline has not started")
+        return self._intake
+
+    async def open(self, *, replays: bool = True) -> None:
+        """Start every part; where several lanes store dead letters in one file, one of them does the replays."""
+        for outlet in self._plan.outlets:
+            self._deliveries[outlet.name] = delivery = build_delivery(outlet)
+            await delivery.start()
+        links = {name: self._link(f"buffer/{name}", Local(d)) for name, d in self._deliveries.items()}
+        self._buffer = build_buffer(self._plan, links, self._dead_letters)
+        await self._buffer.open()
+        self._buffer.start()
+        peer = await self._connect(self._buffer)
+        self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", peer, window=self._first_window()))
+        build_sources(self._plan, self._intake, self._dead_letters)
+        await self._intake.start()
+        if replays:
+            replay_to_outlets(self._plan, self._dead_letters, self._buffer)
+            replay_to_intake(self._plan, self._dead_letters, self._intake)
+
+    async def _connect(self, buffer: Buffer) -> Peer:
+        """Build the stages that run here, from the back to the front; return what comes after the intake."""
+        receiver: Receiver = buffer
+        peer: Peer = Local(receiver)
+        here = True  # whether what comes next runs here
+        for position, stage in reversed(list(enumerate(self._plan.stages))):
+            others = self._elsewhere(stage)
+            if others and not (stage.replicas > 1 and self._begins_here(position)):
+                if here:
+                    self._inlets[stage.name] = Inlet(receiver)
+                here, peer = False, others[0]
+                continue
+            link = self._link(stage.name, peer)
+            if others:
+                receiver = replicas = build_replicas(self._plan, stage, others, link, self._dead_letters)
+                self._replicas.insert(0, replicas)
+            else:
+                receiver = self._stages[stage.name] = build_stage(self._plan, stage, link, self._dead_letters)
+                await self._stages[stage.name].start()
+            here, peer = True, Local(receiver)
+        return peer
+
+    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken:
+        """Take what a stage that runs elsewhere hands on."""
+        return await self._inlet(after).push(push, batch)
+
+    async def settle(self, push: Push, after: str) -> Receipt:
+        """Return the outcome of a batch of such a stage that was taken."""
+        return await self._inlet(after).settle(push)
+
+    async def assign(self, emitter: str, address: str | None) -> None:
+        """Tell an emitter that is a place for a plugin where its plugin is."""
+        await self._deliveries[emitter].assign(address)
+
+    def statistics(self) -> LaneStatistics:
+        """Return a snapshot of the counters of every part; from any thread."""
+        if self._buffer is None:
+            raise NotRunningError("the pipeline has not started")
+        return LaneStatistics(
+            self.intake.statistics(),
+            {stage.name: self._stages[stage.name].statistics() for stage in self._here()},
+            self._buffer.statistics(),
+            {name: delivery.statistics() for name, delivery in self._deliveries.items()},
+        )
+
+    async def flush(self) -> None:
+        """Let go of everything that the stages hold, and what is collected for emitters."""
+        for stage in self._here():
+            await self._stages[stage.name].flush()
+        if self._buffer is not None:
+            await self._buffer.flush()
+
+    async def drain_intake(self) -> None:
+        """Refuse what is new; return when everything taken in has its answer."""
+        self.intake.stop()
+        drain = asyncio.ensure_future(self.intake.drain())
+        while not drain.done():
+            # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
+            await self.flush()
+            await asyncio.wait([drain], timeout=0.01)
+        await drain
+
+    async def drain_buffer(self) -> None:
+        """Return when every outlet has delivered what it holds."""
+        if self._buffer is not None:
+            await self._buffer.drain()
+
+    async def close(self) -> None:
+        """Close every part, from the front to the back."""
+        if self._intake is not None:
+            await self._intake.close()
+        closing: list[Callable[[], Awaitable[None]]] = [stage.close for stage in self._stages.values()]
+        closing += [replicas.close for replicas in self._replicas]
+        closing += [self._buffer.close] if self._buffer is not None else []
+        closing.append(self._dead_letters.close)
+        closing += [delivery.close for delivery in self._deliveries.values()]
+        for close in closing:
+            await close()
+
+    def _begins_here(self, position: int) -> bool:
+        """Say whether the part that hands its batches to a stage's replicas runs here: it keeps their order."""
+        before = [stage for stage in self._plan.stages[:position] if stage.replicas == 1]
+        return not before or not self._elsewhere(before[-1])
+
+    def _here(self) -> list[StagePlan]:
+        return [stage for stage in self._plan.stages if stage.name in self._stages]
+
+    def _link(self, name: str, peer: Peer) -> Link:
+        return Link(f"{self._plan.name}/{name}", peer, window=single(self._plan))
+
+    def _first_window(self) -> Window:
+        here = not self._plan.stages or self._plan.stages[0].name in self._stages
+        return (_JOINED if here else Window())._replace(batches=self._plan.batches_under_way)
+
+    def _inlet(self, after: str) -> Inlet:
+        if after not in self._inlets:
+            raise UnavailableError(f"nothing here comes after {after}: the lane is starting")
+        return self._inlets[after]

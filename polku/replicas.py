@@ -1,0 +1,86 @@
+"""A stage that works on several batches at once: each goes to one of its replicas, and they go on in their order.
+
+Replicas answer a batch with what they made of it, so the order is restored here, by who sent the batches, and no
+sender or receiver knows of them. A replica that dies has its batches sent again, as over any link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+
+from polku.batch import Batch
+from polku.gateway.turns import Turns
+from polku.link import Link
+from polku.receipt import Counts, Receipt
+
+
+class Reply:
+    """Be the link of a replica's stage: what goes on goes into the receipt."""
+
+    def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
+        """Answer with the batch."""
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        answer.set_result(Receipt(output=(batch,)))
+        return answer
+
+    async def wait_room(self) -> None:
+        """Return: there is always room."""
+
+    async def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+
+class Replicas:
+    """Give each batch to the replica that has least to do; hand on what they made of them, in order."""
+
+    def __init__(self, links: Sequence[Link], link: Link, *, two_steps: bool = False) -> None:
+        self._links = tuple(links)
+        self._link = link
+        self._two_steps = two_steps
+        self._latest = Receipt()
+        self._under_way = [0] * len(self._links)
+        self._counts = [Counts()] * len(self._links)
+        self._turns = Turns()
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        """Return the receipt, or where something behind holds events back, its awaitable once there is room."""
+        turn = self._turns.take()
+        try:
+            work = await self._work(batch)
+            await turn.come()
+            waits = [self._link.push_nowait(out) for out in work.output]
+        finally:
+            turn.end()
+        outcome = asyncio.ensure_future(self._settle(work, waits))
+        if self._two_steps:
+            await self._link.wait_room()
+            return outcome
+        return await outcome
+
+    async def close(self) -> None:
+        """Close the links to the replicas and the one to what comes next."""
+        for link in (*self._links, self._link):
+            await link.close()
+
+    async def _work(self, batch: Batch) -> Receipt:
+        number = min(range(len(self._links)), key=self._under_way.__getitem__)
+        self._under_way[number] += 1
+        try:
+            receipt = await self._links[number].push(batch)
+        finally:
+            self._under_way[number] -= 1
+        self._counts[number] = receipt.counts
+        return receipt
+
+    async def _settle(self, work: Receipt, waits: Sequence[Awaitable[Receipt]]) -> Receipt:
+        refused = work.refused
+        receipt = self._latest
+        for wait in waits:
+            receipt = await wait
+            refused += receipt.refused
+        self._latest = receipt._replace(refused=())
+        counts = receipt.counts
+        for own in self._counts:
+            counts = counts.plus(own)
+        return receipt._replace(refused=refused, counts=counts)
