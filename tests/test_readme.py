@@ -128,4 +128,6 @@ def test_every_block_runs_as_printed(terminal: Terminal) -> None:
     assert "delivered ['order.paid']" in shown["python durable.py"]
     assert "1 journaled" in shown["python durable.py"]
     assert "partner" in shown["python durable.py"]
+    assert shown["python graph.py"] == "pod.created web-0 node-2\n"
+    assert "1 passed" in shown["pytest -q test_archive.py"]
     assert "[True, True, True]\n3\n" in shown["python application.py"]
