@@ -25,7 +25,7 @@ venv: .venv/stamp
 	@PYTHON="$(PYTHON)" .ci/venv
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: test
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from polku.batch import Batch
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
-from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware
+from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
 from polku.emit import (
     ActorEmitter,
+    AhtiEmitter,
     Breaker,
+    Compression,
     ExternalEmitter,
     GrpcEmitter,
+    KafkaEmitter,
+    ObjectFormat,
     PluginSlot,
     Resilience,
     Retry,
+    S3Emitter,
     StdoutEmitter,
     WebhookEmitter,
 )
@@ -32,7 +37,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, PassthroughIngestor
+from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, KafkaSource, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -62,11 +67,13 @@ __all__ = [
     "AckLevel",
     "ActorEmitter",
     "Aggregator",
+    "AhtiEmitter",
     "Batch",
     "Breaker",
     "BufferStrategy",
     "CloudEventsIngestor",
     "Code",
+    "Compression",
     "Deduplicator",
     "EmitError",
     "Emitter",
@@ -82,9 +89,12 @@ __all__ = [
     "Ingestor",
     "InputError",
     "JsonIngestor",
+    "KafkaEmitter",
+    "KafkaSource",
     "Limits",
     "Middleware",
     "MisconfiguredError",
+    "ObjectFormat",
     "OnInvalid",
     "Outcome",
     "Overflow",
@@ -103,11 +113,13 @@ __all__ = [
     "RetryableError",
     "Router",
     "Runner",
+    "S3Emitter",
     "Sampler",
     "SendReceipt",
     "Sender",
     "SettingError",
     "Severity",
+    "Source",
     "StdoutEmitter",
     "Strategy",
     "Throttle",

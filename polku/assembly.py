@@ -10,7 +10,7 @@ from polku.buffer.buffer import Buffer
 from polku.buffer.outlet import OutletStatistics
 from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
-from polku.contracts import Ingestor
+from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
 from polku.gateway.intake import Intake
@@ -36,6 +36,15 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
     default = plan.default_ingestor
     default_ingestor = None if default is None else as_ingestor(default, clock)
     return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
+
+
+def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:
+    """Let the intake pull from the plan's sources once it is started."""
+    if plan.sources:
+        from polku.gateway.pulling import Sources, as_source
+
+        running = {source.name: as_source(source.source, clock or SystemClock()) for source in plan.sources}
+        intake.pull(Sources(running, intake, dead_letters.bury_events))
 
 
 def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryService | None:
@@ -128,7 +137,13 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
     """Build what calls one emitter."""
     from polku.emit.adapt import as_emitter
 
-    return Delivery(outlet.name, as_emitter(outlet.emitter, clock or SystemClock()))
+    emitter = as_emitter(outlet.emitter, clock or SystemClock())
+    collector = getattr(emitter, "inner", emitter)
+    if isinstance(collector, Collector):
+        from polku.collect import CollectingDelivery
+
+        return CollectingDelivery(outlet.name, emitter, collector)
+    return Delivery(outlet.name, emitter)
 
 
 class EmitterReport(NamedTuple):

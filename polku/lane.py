@@ -15,6 +15,7 @@ from polku.assembly import (
     build_delivery,
     build_intake,
     build_replicas,
+    build_sources,
     build_stage,
     replay_to_intake,
     replay_to_outlets,
@@ -89,6 +90,7 @@ class Lane:
         self._buffer.start()
         peer = await self._connect(self._buffer)
         self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", peer, window=self._first_window()))
+        build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         if replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)
@@ -140,9 +142,11 @@ class Lane:
         )
 
     async def flush(self) -> None:
-        """Let go of everything that the stages hold."""
+        """Let go of everything that the stages hold, and what is collected for emitters."""
         for stage in self._here():
             await self._stages[stage.name].flush()
+        if self._buffer is not None:
+            await self._buffer.flush()
 
     async def drain_intake(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""

@@ -49,6 +49,7 @@ class Watch:
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
+        self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
     def add(self, name: str, complaint: str, well: str = "ok") -> None:
@@ -70,13 +71,17 @@ class Watch:
         self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
     def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
-        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins."""
+        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
+        and what it pulls from.
+        """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
         self.add("ingest", complaint)
         for source, plugin in intake.plugins.items():
             self.add(f"ingestor:{source}", plugin.alarm, plugin.text)
+        for name, state in intake.sources.items():
+            self.add(f"source:{name}", state.alarm, state.text)
 
     def add_buffer(self, buffer: BufferStatistics) -> None:
         """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""
@@ -89,6 +94,7 @@ class Watch:
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
                 self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._idle[self.lane + name] = idle
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
 
@@ -106,6 +112,8 @@ class Watch:
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
         stall = self._why.get(self.lane + name, "")
+        if delivery.collection and self._idle.get(self.lane + name, 0.0) <= PATIENCE + delivery.collection.max_age:
+            stall = ""
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
