@@ -18,7 +18,12 @@ FILTERING = """
 from polku import BufferStrategy, Filter, Hub, Router, StdoutEmitter
 def is_wanted(event): return int(event.id[6:11]) % 10 != 0
 hub = Hub().buffer_strategy(BufferStrategy.durable("real.db")).middleware(Filter(is_wanted)).emitter(StdoutEmitter())
-other = Hub().emitter(StdoutEmitter())
+
+class Real:
+    name = "real"
+    async def run(self, *arguments): open("pulled", "w").close()
+
+other = Hub().source(Real()).emitter(StdoutEmitter())
 routed = Hub().middleware(Router().default("a")).emitter(StdoutEmitter(), name="a").emitter(StdoutEmitter(), name="b")
 """
 
