@@ -10,7 +10,7 @@ from polku.actors.entrance import Entrance
 from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.target import Target, connect
-from polku.assembly import build_dead_letters, build_intake, replay_to_intake
+from polku.assembly import build_dead_letters, build_intake, build_sources, replay_to_intake
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.link import Link, Window
@@ -37,6 +37,7 @@ class IngestShell(Entrance):
         name = f"{self._plan.name}/ingest"
         link = Link(name, self._connection.peer, window=Window(self._plan.batches_under_way), bury=bury)
         self._intake: Intake = build_intake(self._plan, link)
+        build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         if self._replays:
             replay_to_intake(self._plan, self._dead_letters, self._intake)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from polku.batch import Batch
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
-from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware
+from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
 from polku.emit import (
     ActorEmitter,
     AhtiEmitter,
@@ -13,6 +13,7 @@ from polku.emit import (
     Compression,
     ExternalEmitter,
     GrpcEmitter,
+    KafkaEmitter,
     ObjectFormat,
     PluginSlot,
     Resilience,
@@ -36,7 +37,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.hub import Hub, Runner
-from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, PassthroughIngestor
+from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, KafkaSource, PassthroughIngestor
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -88,6 +89,8 @@ __all__ = [
     "Ingestor",
     "InputError",
     "JsonIngestor",
+    "KafkaEmitter",
+    "KafkaSource",
     "Limits",
     "Middleware",
     "MisconfiguredError",
@@ -116,6 +119,7 @@ __all__ = [
     "Sender",
     "SettingError",
     "Severity",
+    "Source",
     "StdoutEmitter",
     "Strategy",
     "Throttle",

@@ -38,6 +38,15 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
     return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
 
 
+def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:
+    """Let the intake pull from the plan's sources once it is started."""
+    if plan.sources:
+        from polku.gateway.pulling import Sources, as_source
+
+        running = {source.name: as_source(source.source, clock or SystemClock()) for source in plan.sources}
+        intake.pull(Sources(running, intake, dead_letters.bury_events))
+
+
 def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryService | None:
     """Build what plugins register with, where the plan allows it; `assign` reaches the pipeline's plugin slots."""
     if plan.plugins is None:

@@ -12,7 +12,7 @@ Sync methods run on the pipeline's event loop and hold it up while they run; asy
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from polku.batch import Batch
@@ -112,6 +112,75 @@ class Collector(Emitter, Protocol):
 
     def group(self, event: Event) -> str:
         """Return the group that an event belongs to. Raising makes a dead letter with the exception's text."""
+
+
+class Pulled(NamedTuple):
+    """One record that a source pulled: an event, bytes for an ingestor, or why it cannot be read.
+
+    `place` says for people where it stood. Events without an id get `id` (and a number behind it, where there are
+    several), so that the same record read twice gives the same ids; events without a time get `time_ns`, Unix
+    nanoseconds, if that is not 0. `metadata` goes to what lacks it.
+    """
+
+    content: Event | bytes | RecordError
+    place: str
+    id: str
+    time_ns: int = 0
+    metadata: Mapping[str, str] = {}
+
+
+class PulledStream(Protocol):
+    """The way in for one ordered stream of records."""
+
+    async def push(self, records: Sequence[Pulled]) -> Awaitable[None]:
+        """Hand records in; the returned awaitable is done when each of them is in, or is a dead letter.
+
+        Waits while the pipeline takes nothing. What it does not take now is tried again for as long as it takes.
+        Both raise `DrainingError` at the end of the pipeline: nothing is known about the records then.
+        """
+        ...
+
+
+class SourceState(NamedTuple):
+    """Say how a source is: `text` in a sentence, `alarm` why it gets nothing (else empty), and counts of records.
+
+    `lag` is how many records wait to be pulled, as far as known.
+    """
+
+    text: str
+    alarm: str = ""
+    records: int = 0
+    commits: int = 0
+    lag: int = 0
+    in_flight: int = 0
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Pull records from somewhere, and tell it which of them are taken for good."""
+
+    async def run(self, open_stream: Callable[..., PulledStream]) -> None:
+        """Pull until `drain` or `close`. What is out of reach is no error: it shows in `state` and is tried again.
+
+        `open_stream(source=…, cluster=…, format=…, reader=…)` gives a way in: events without a source get `source`,
+        bytes go to the ingestor that serves `reader` (if not given: `source`).
+        """
+        ...
+
+    def stop(self) -> None:
+        """Pull nothing more."""
+        ...
+
+    async def drain(self) -> None:
+        """Return when what was handed in is answered, and confirmed to where it came from."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of clients; may be called twice."""
+        ...
+
+    def state(self) -> SourceState:
+        """Return a snapshot; from any thread."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,7 @@ from polku.plan import (
     OutletPlan,
     Plan,
     Resources,
+    SourcePlan,
     StagePlan,
     check_pickles,
     fuse,
@@ -64,6 +66,7 @@ class Hub:
         self._runtime = _runtime(runtime) if runtime is not None else None
         self._ingestors: dict[str, object] = {}
         self._default_ingestor: object | None = None
+        self._sources: list[SourcePlan] = []
         self._stages: list[StagePlan] = []
         self._outlets: list[OutletPlan] = []
         self._buffer = BufferStrategy.ring()
@@ -98,6 +101,19 @@ class Hub:
 
         check_ingestor(ingestor)
         self._default_ingestor = ingestor
+        return self
+
+    def source(self, source: object, *, name: str | None = None) -> Hub:
+        """Pull events from somewhere, such as a `KafkaSource`; a pipeline with a source needs no gateway.
+
+        `name` is what health and statistics call it, if not what it calls itself.
+        """
+        name = name or str(getattr(source, "name", type(source).__name__))
+        if inspect.isclass(source) or not any(callable(getattr(source, way, None)) for way in ("build", "run")):
+            raise PlanError(f"{source!r} is no source; pass an object such as KafkaSource(...)", where="source")
+        if any(other.name == name for other in self._sources):
+            raise PlanError(f"two sources are called {name!r}; say .source(..., name='{name}-2')", where="source")
+        self._sources.append(SourcePlan(name, source))
         return self
 
     def middleware(
@@ -279,6 +295,7 @@ class Hub:
             name=self._name,
             ingestors=tuple(ingestors.items()),
             default_ingestor=self._default_ingestor,
+            sources=tuple(self._sources),
             stages=fuse(stages, lanes),
             buffer=self._buffer,
             outlets=tuple(self._outlets),
@@ -365,11 +382,11 @@ class Runner:
         """Start, and return the running pipeline."""
         return self.open(Doors(grpc_addr, http_addr, http_token))
 
-    def open(self, doors: Doors) -> Pipeline:
-        """Start with these doors, and return the running pipeline."""
+    def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
+        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
-        self._pipeline = Pipeline(self.plan, self.runtime, doors)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
         return self._pipeline
 
     def run(self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None) -> None:

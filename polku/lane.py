@@ -15,6 +15,7 @@ from polku.assembly import (
     build_delivery,
     build_intake,
     build_replicas,
+    build_sources,
     build_stage,
     replay_to_intake,
     replay_to_outlets,
@@ -89,6 +90,7 @@ class Lane:
         self._buffer.start()
         peer = await self._connect(self._buffer)
         self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", peer, window=self._first_window()))
+        build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         if replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)

@@ -74,6 +74,14 @@ class OutletPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """One source that the pipeline pulls from, by the name it has in statistics and health."""
+
+    name: str
+    source: object
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetterPlan:
     """Where dead letters are stored, and how many of them."""
 
@@ -90,6 +98,7 @@ class Plan:
     outlets: tuple[OutletPlan, ...]
     ingestors: tuple[tuple[str, object], ...] = ()
     default_ingestor: object | None = None
+    sources: tuple[SourcePlan, ...] = ()
     stages: tuple[StagePlan, ...] = ()
     buffer: BufferStrategy = field(default_factory=BufferStrategy.ring)
     limits: Limits = field(default_factory=Limits)
@@ -105,6 +114,7 @@ class Plan:
             raise PlanError("there is no emitter; add one with .emitter(StdoutEmitter())", where="Hub")
         _check_names(self.outlets)
         _check_level(self.ack, self.buffer, len(self.outlets))
+        _check_readers(self)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
         if self.lanes > 1 and self.plugins is not None:
             raise PlanError(
@@ -176,6 +186,7 @@ def _components(plan: Plan) -> list[tuple[str, object]]:
     ingestors = [(f"ingestor for source {source!r}", ingestor) for source, ingestor in plan.ingestors]
     if plan.default_ingestor is not None:
         ingestors.append(("default ingestor", plan.default_ingestor))
+    ingestors += [(f"source {source.name!r}", source.source) for source in plan.sources]
     middleware = [(f"middleware {m.name}", m.component) for stage in plan.stages for m in stage.middleware]
     return [*ingestors, *middleware, *((f"emitter {outlet.name!r}", outlet.emitter) for outlet in plan.outlets)]
 
@@ -225,6 +236,20 @@ def _check_names(outlets: Sequence[OutletPlan]) -> None:
                 where="Hub",
             )
         seen.add(outlet.name)
+
+
+def _check_readers(plan: Plan) -> None:
+    """Make sure that somebody can read the bytes that a source will pull."""
+    if plan.default_ingestor is not None or plan.plugins is not None:
+        return
+    known = {source for source, _ in plan.ingestors}
+    for source in plan.sources:
+        for reader in getattr(source.source, "readers", ()):
+            if reader not in known:
+                raise PlanError(
+                    f"pulls bytes for source {reader!r}, which has no ingestor; add .ingestor(..., source={reader!r})",
+                    where=f"source {source.name!r}",
+                )
 
 
 def _check_targets(stages: Sequence[StagePlan], known: set[str]) -> None:

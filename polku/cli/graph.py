@@ -13,6 +13,7 @@ def outline(plan: Plan) -> list[str]:
     default = f"; others: {type(plan.default_ingestor).__name__}" if plan.default_ingestor is not None else ""
     lines = [f"lanes     {_lanes(plan)}"] if plan.lanes > 1 or plan.chained else []
     lines.append(f"ingest    protobuf events; raw bytes of {sources}{default}")
+    lines += [f"source    {source.name}: {source.source!r}" for source in plan.sources]
     lines += [f"{stage.name:<9} {_middleware(stage)}{_needs(stage)}{_state(stage)}" for stage in plan.stages]
     buffer = plan.buffer
     lines.append(f"buffer    {buffer.kind}, {buffer.capacity} events an emitter, when full: {buffer.overflow}")
@@ -23,6 +24,7 @@ def outline(plan: Plan) -> list[str]:
 def mermaid(plan: Plan) -> str:
     """Return the plan as a Mermaid flowchart: a chained lane, and each of several, stands in a box."""
     lines = ["flowchart LR", '  clients(["clients"])']
+    lines += [f'  {node}(["{_escape(name)}"])' for node, name in _sources(plan).items()]
     for number in range(1, plan.lanes + 1):
         lines += _Lane(plan, number).lines()
     lines += [f'  {_node(stage)}["{_label(stage)}"]' for stage in plan.stages if stage.shared]
@@ -70,8 +72,14 @@ class _Lane:
     def _arrows(self) -> list[str]:
         stages = [_node(stage) + ("" if stage.shared else self._end) for stage in self._plan.stages]
         path = ["clients", f"ingest{self._end}", *stages, f"buffer{self._end}"]
-        arrows = [*pairwise(path), *((path[-1], node) for node in self._emitters())]
+        pulled = [(node, path[1]) for node in _sources(self._plan)]
+        arrows = [*pulled, *pairwise(path), *((path[-1], node) for node in self._emitters())]
         return [f"  {left} --> {right}" for left, right in arrows]
+
+
+def _sources(plan: Plan) -> dict[str, str]:
+    """Return the names of what is pulled from, by node."""
+    return {f"source_{number}": source.name for number, source in enumerate(plan.sources, 1)}
 
 
 def _lanes(plan: Plan) -> str:

@@ -10,6 +10,7 @@ from polku.emit.ahti import AhtiEmitter
 from polku.emit.breaker import Breaker
 from polku.emit.external import ExternalEmitter
 from polku.emit.grpc import GrpcEmitter
+from polku.emit.kafka import KafkaEmitter
 from polku.emit.object_format import Compression, ObjectFormat
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
@@ -25,6 +26,7 @@ __all__ = [
     "Compression",
     "ExternalEmitter",
     "GrpcEmitter",
+    "KafkaEmitter",
     "ObjectFormat",
     "PluginSlot",
     "Resilience",

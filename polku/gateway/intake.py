@@ -29,13 +29,18 @@ from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, Ra
 from polku.views import read_envelope
 
 if TYPE_CHECKING:
+    from polku.contracts import SourceState
     from polku.external.client import PluginState
+    from polku.gateway.pulling import Sources
 
 _LOG = logging.getLogger(__name__)
 
 
 class IntakeStatistics(NamedTuple):
-    """Count messages and events; `open` messages have no answer yet; `plugins` are the external ingestors by source."""
+    """Count messages and events; `open` messages have no answer yet.
+
+    `plugins` are the external ingestors by source, `sources` what is pulled from, by name.
+    """
 
     messages: int
     received: int
@@ -44,6 +49,7 @@ class IntakeStatistics(NamedTuple):
     open: int
     latest: Receipt
     plugins: Mapping[str, PluginState] = {}
+    sources: Mapping[str, SourceState] = {}
 
 
 class Intake:
@@ -69,14 +75,19 @@ class Intake:
         self._answered = asyncio.Event()
         self._ingesting: set[asyncio.Task[Ack]] = set()
         self._plugins_due = 0.0
+        self._sources: Sources | None = None
 
     async def start(self) -> None:
-        """Start the ingestors."""
+        """Start the ingestors, and then to pull."""
         for ingestor in self._components():
             await call_hook(ingestor, "start")
+        if self._sources is not None:
+            await self._sources.start()
 
     async def close(self) -> None:
         """Close the link and the ingestors; messages without an answer fail."""
+        if self._sources is not None:
+            await self._sources.close()
         await self._link.close()
         for ingestor in self._components():
             await call_hook(ingestor, "close")
@@ -152,6 +163,20 @@ class Intake:
         self._check_request(size)
         return await self._push(await admit(), size)
 
+    def pull(self, sources: Sources) -> None:
+        """Take what these sources pull too: they start, drain and close with this."""
+        self._sources = sources
+
+    async def take(self, admission: Admission, size: int) -> Awaitable[Ack]:
+        """Take what a source pulled, once there is room, and return the awaitable of its Ack; raises `InputError`."""
+        await self._wait_for_room(size)
+        self._check(size)
+        return self._push(admission, size)
+
+    async def read(self, data: bytes, context: IngestContext, reader: str) -> tuple[list[Event], list[Refusal]]:
+        """Let the ingestor of the source `reader` read bytes; raises `InputError`."""
+        return await self._ingest(data, context, reader)
+
     async def admit_raw(self, data: bytes, context: IngestContext, reader: str) -> Admission:
         """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`."""
         events, refused = await self._ingest(data, context, reader)
@@ -166,15 +191,24 @@ class Intake:
         """Whether there is an ingestor for all sources that have none of their own."""
         return self._default is not None
 
+    @property
+    def draining(self) -> bool:
+        """Whether new messages are refused."""
+        return self._draining
+
     def stop(self) -> None:
         """Refuse what comes from now on."""
         self._draining = True
+        if self._sources is not None:
+            self._sources.stop()
 
     async def drain(self) -> None:
         """Return when every message taken so far has its answer."""
         while self._ingesting:
             await asyncio.wait(self._ingesting)
         await self._link.drain()
+        if self._sources is not None:
+            await self._sources.drain()
 
     def stats_since(self, start: Counts) -> MiddlewareStats:
         """Return the pipeline's counters since `start`."""
@@ -197,7 +231,7 @@ class Intake:
     def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
         counts = (self._messages, self._received, self._accepted, self._refused, self._open)
-        return IntakeStatistics(*counts, self._latest, self._plugins())
+        return IntakeStatistics(*counts, self._latest, self._plugins(), self._sources.states() if self._sources else {})
 
     def _components(self) -> list[Ingestor]:
         default = [self._default] if self._default is not None else []

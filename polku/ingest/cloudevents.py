@@ -66,6 +66,11 @@ def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
     return _build(attributes, body)
 
 
+def event_from_attributes(attributes: Mapping[str, str], data: bytes) -> Event:
+    """Build the event of a CloudEvent's attributes and data; raises `FieldError`."""
+    return _build(dict(attributes), data)
+
+
 def _event_from_record(record: bytes, fields: Any) -> Event:
     if type(fields) is not dict:
         raise expected(fields, "an object: a CloudEvent's attributes by name", "record")

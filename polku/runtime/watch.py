@@ -71,7 +71,9 @@ class Watch:
         self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
 
     def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
-        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins."""
+        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
+        and what it pulls from.
+        """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
@@ -79,6 +81,8 @@ class Watch:
         self.add("ingest", complaint)
         for source, plugin in intake.plugins.items():
             self.add(f"ingestor:{source}", plugin.alarm, plugin.text)
+        for name, state in intake.sources.items():
+            self.add(f"source:{name}", state.alarm, state.text)
 
     def add_buffer(self, buffer: BufferStatistics) -> None:
         """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""

@@ -16,6 +16,8 @@ from backports import zstd
 
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import IngestEvent
+from tests.kafka.broker import Cluster
+from tests.kafka.clients import read, write
 from tests.server import Server, environment, polku
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -77,6 +79,25 @@ def test_routing_sends_each_event_where_it_belongs(run: Run, tmp_path: Path) -> 
     assert (tmp_path / "alarms.log").read_text().split()[1::2] == ["disk.full"]
     printed = [json.loads(line)["event_type"] for line in server.out.read_text().splitlines()]
     assert printed == ["audit.login", "disk.full", "tick"]
+
+
+def test_kafka_sorts_orders_by_tenant_and_keeps_what_cannot_go_on(run: Run, tmp_path: Path) -> None:
+    with Cluster("orders:1", "orders.acme:1") as cluster:
+        orders = [
+            {"event_type": "order.paid", "metadata": {"tenant": "acme", "customer": "ada"}},
+            {"event_type": "tick"},
+            {"event_type": "order.lost"},
+        ]
+        write(cluster.bootstrap, "orders", [*(json.dumps(order).encode() for order in orders), b"no json"])
+        server = run("kafka.py", KAFKA=cluster.bootstrap, FOLDER=str(tmp_path))
+        (record,) = read(cluster.bootstrap, "orders.acme", 1)
+        assert record.key() == b"ada"
+        assert json.loads(record.value())["id"] == "orders-0-0"
+        server.wait_for(server.err, "orders-0-2[\\s\\S]*orders-0-3|orders-0-3[\\s\\S]*orders-0-2")
+        assert server.stop() == 0
+    listed = polku("dlq", "list", str(tmp_path / "dead.db")).stdout
+    assert "orders-0-2" in listed
+    assert "orders-0-3" in listed
 
 
 def test_the_plain_client_is_told_what_was_accepted(run: Run) -> None:

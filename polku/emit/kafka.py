@@ -1,0 +1,273 @@
+"""Deliver events to Kafka topics; an event is confirmed by its delivery report and by nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from polku import arguments
+from polku.batch import Batch
+from polku.clock import Clock
+from polku.contracts import Failure
+from polku.errors import MisconfiguredError, PlanError, RetryableError
+from polku.event.v1.event_pb2 import Event
+from polku.kafka.client import Alarm, Kind, checked_config, explain, is_too_large, kind_of, load
+from polku.kafka.producer import Left, Producer, Sending
+from polku.kafka.record import Record, RecordMaker, UnfitError, Value, check_topic
+from polku.kafka.template import Maker, compile_template, is_constant
+from polku.views import split_frames
+
+_OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
+_OURS_TOO = ("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "dr_cb", "dr_msg_cb")
+_DEFAULTS = {
+    "client.id": "polku",
+    "linger.ms": 1,
+    "queue.buffering.max.kbytes": 64 * 1024,
+    "topic.metadata.propagation.max.ms": 5_000,
+}
+_CHUNK = 500  # records that are handed in before the event loop gets its turn
+_GRACE = 1.0  # seconds in which another broker may take what one does not let us send
+_PURGE_SECONDS = 5.0
+_ABSENT_SECONDS = 30.0  # how long a topic that was not there counts as absent
+_ABSENT_TOPICS = 1_000
+
+
+class KafkaStatistics(NamedTuple):
+    """Count records and producers; `queued` are in the client's queue, `alarm` says why no broker can be reached."""
+
+    records: int
+    confirmed: int
+    failed: int
+    queued: int
+    producers: int
+    alarm: str
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaEmitter:
+    """Send each event as a record, with an idempotent producer and `acks=all`.
+
+    `topic` and `key` are templates (`"events.{source}"`, `"{metadata[tenant]}"`) or functions of the event; a key may
+    also be bytes, or None. `value` is `protobuf`, `json`, `raw`, `cloudevents` or `cloudevents-binary`, as the table
+    in `polku.kafka.record` says; `headers` names the metadata that goes into headers beside id, type and source.
+    `config` are properties of librdkafka (`security.protocol`, `sasl.password`, `compression.type`, …).
+
+    What the brokers do not confirm within `timeout` seconds is taken back and sent again by the resilience around
+    this, in order. An event that cannot become a record (no legal topic, a field missing, too large) is a dead letter.
+    So is one whose topic does not exist or is not allowed, where the event chose the topic; where you did, everything
+    is held, with an alarm, until that is mended. A partition keeps the order of the events, except where a topic's
+    `max.message.bytes` is below the client's `message.max.bytes`: then records are sent again one by one.
+    """
+
+    topic: str | Callable[[Event], str]
+    key: str | Callable[[Event], str | bytes | None] | None = field(default=None, kw_only=True)
+    bootstrap_servers: str = field(default="", kw_only=True)
+    value: Value | str = field(default=Value.PROTOBUF, kw_only=True)
+    headers: Sequence[str] = field(default=("traceparent",), kw_only=True)
+    name: str = field(default="kafka", kw_only=True)
+    timeout: float = field(default=30.0, kw_only=True)
+    config: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+
+    may_recover = True
+
+    def __post_init__(self) -> None:
+        self._maker()
+        object.__setattr__(self, "value", arguments.choice("KafkaEmitter", "value", self.value, Value))
+        if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
+            raise arguments.fault("KafkaEmitter", "headers", self.headers, "must be a list of metadata keys")
+        object.__setattr__(self, "headers", tuple(self.headers))
+        arguments.positive("KafkaEmitter", "timeout", self.timeout)
+        object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
+        self.settings()
+
+    def settings(self) -> dict[str, Any]:
+        """Return all properties of the client."""
+        chosen = checked_config("KafkaEmitter", self.bootstrap_servers, self.config, (*_OURS, *_OURS_TOO))
+        ours = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 0}
+        return {**_DEFAULTS, **chosen, **ours}
+
+    def build(self, clock: Clock) -> _Sender:
+        """Make the running emitter; raises `PlanError` where the client is not installed."""
+        load("KafkaEmitter")
+        topic, key = self._maker()
+        fixed = topic(Event()) if is_constant(self.topic) else ""
+        maker = RecordMaker(topic, key, Value(self.value), self.headers, fixed=fixed)
+        return _Sender(self, maker, clock)
+
+    def _maker(self) -> tuple[Maker, Maker | None]:
+        topic = _compile("topic", self.topic)
+        if is_constant(self.topic):
+            try:
+                check_topic(topic(Event()))
+            except UnfitError as error:
+                raise PlanError(str(error), where="KafkaEmitter") from None
+        return topic, None if self.key is None else _compile("key", self.key)
+
+
+def _compile(option: str, value: object) -> Maker:
+    if isinstance(value, str):
+        return compile_template("KafkaEmitter", option, value)
+    if not callable(value):
+        raise arguments.fault("KafkaEmitter", option, value, "must be a template or a function of the event")
+    arguments.function("KafkaEmitter", option, value, sync=True)
+    return value
+
+
+class _Sender:
+    def __init__(self, config: KafkaEmitter, maker: RecordMaker, clock: Clock) -> None:
+        self._config = config
+        self._maker = maker
+        self._clock = clock
+        self._fixed_topic = is_constant(config.topic)
+        self._producer: Producer | None = None
+        self._started = False
+        self._sending: Sending | None = None
+        self._absent: dict[str, tuple[float, str]] = {}
+        self._records = self._confirmed = self._failed = self._producers = 0
+        self._alarm = Alarm()
+        self._denied = ""
+
+    async def start(self) -> None:
+        self._started = True
+        self._open()
+
+    async def close(self) -> None:
+        self._started = False
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.close()
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        """Send the batch; return the failures when each event has its report; raises `MisconfiguredError`."""
+        records, failures = self._make(batch)
+        outcome = await self._send(records) if records else []
+        large = [record for record, error in outcome if error is not None and is_too_large(error)]
+        if large and len(records) > 1:
+            # Brokers measure records that are sent together: only one that is refused alone is too large itself.
+            alone = [left for record in large for left in await self._send([record])]
+            outcome = [left for left in outcome if left[0] not in large] + alone
+        self._failed += len(failures) + len(outcome)
+        return failures + self._judge(outcome, len(batch))
+
+    def statistics(self) -> KafkaStatistics:
+        queued = len(self._producer) if self._producer is not None else 0
+        return KafkaStatistics(self._records, self._confirmed, self._failed, queued, self._producers, self._alarm.text)
+
+    def _open(self) -> Producer:
+        if not self._started:
+            raise RetryableError("the emitter is not started")
+        if self._producer is None:
+            self._producer = Producer("KafkaEmitter", self._config.settings(), self._heard, self._well)
+            self._producers += 1
+        return self._producer
+
+    async def _renew(self) -> None:
+        """Begin again with a new producer: a fatal error, or what was taken back, ended the life of the old one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.close()
+
+    def _make(self, batch: Batch) -> tuple[list[Record], list[Failure]]:
+        records: list[Record] = []
+        failures: list[Failure] = []
+        for event, frame in zip(batch.events, split_frames(batch.payload), strict=True):
+            try:
+                record = self._maker.make(event, frame)
+            except UnfitError as error:
+                failures.append(Failure(event.id, str(error), retryable=False))
+                continue
+            reason = self._absence(record.topic) if self._absent else ""
+            if reason:
+                failures.append(Failure(event.id, reason, retryable=False))
+            else:
+                records.append(record)
+        return records, failures
+
+    async def _send(self, records: list[Record]) -> list[Left]:
+        """Send records and return those that were not taken, in order."""
+        if self._producer is not None and self._producer.broken:
+            await self._renew()
+        producer = self._open()
+        sending = self._sending = producer.begin()
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                await self._hand_in(producer, sending, records)
+                await sending.wait()
+        except TimeoutError:
+            producer.purge()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(sending.wait(), _PURGE_SECONDS)
+        except asyncio.CancelledError:
+            producer.purge()
+            raise
+        finally:
+            self._sending = None
+            self._records += len(records)
+            self._confirmed += sending.confirmed
+        if sending.confirmed:
+            self._well()
+        return sending.left(records)
+
+    async def _hand_in(self, producer: Producer, sending: Sending, records: list[Record]) -> None:
+        for number, record in enumerate(records, 1):
+            while not producer.hand_in(sending, record):  # the queue is full until reports make room
+                sending.news.clear()
+                producer.handed_in()
+                await sending.news.wait()
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
+        producer.handed_in()
+
+    def _judge(self, outcome: list[Left], total: int) -> list[Failure]:
+        failures: list[Failure] = []
+        held = 0
+        for record, error in outcome:
+            kind = Kind.ACCESS if error is None and self._denied else Kind.RETRY if error is None else kind_of(error)
+            if kind is Kind.TOPIC:
+                kind = Kind.ACCESS if self._fixed_topic else Kind.RECORD
+                self._remember_absence(record.topic, error)
+            held += kind is Kind.ACCESS
+            failures.append(Failure(record.event_id, self._reason(record, error), kind is not Kind.RECORD))
+        if held and self._producer is not None:
+            self._producer.broken = True  # a client keeps such an answer in mind, for minutes
+        if held and held == total:
+            raise MisconfiguredError(failures[0].reason)
+        return failures
+
+    def _reason(self, record: Record, error: Any) -> str:
+        if error is None:
+            return self._denied or self._alarm.text or f"no confirmation within {self._config.timeout:g} s"
+        size = f" ({len(record.value)} bytes; key {len(record.key or '')})" if is_too_large(error) else ""
+        return f"topic {record.topic}: {explain(error)}{size}"
+
+    def _absence(self, topic: str) -> str:
+        """Say why a topic counts as absent: looking for it again would hold up everything else."""
+        until, reason = self._absent.get(topic, (0.0, ""))
+        return reason if until > self._clock.monotonic() else ""
+
+    def _remember_absence(self, topic: str, error: Any) -> None:
+        if not self._fixed_topic:
+            if len(self._absent) >= _ABSENT_TOPICS:
+                self._absent.pop(next(iter(self._absent)))
+            reason = f"topic {topic}: {explain(error)}; create it, or let the event name another"
+            self._absent[topic] = (self._clock.monotonic() + _ABSENT_SECONDS, reason)
+
+    def _heard(self, error: Any) -> None:
+        """Take what the client says about its connections."""
+        self._alarm.hear(error)
+        sending = self._sending
+        if sending is not None and kind_of(error) is Kind.ACCESS:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_GRACE, self._deny, sending, sending.confirmed, explain(error))
+
+    def _deny(self, sending: Sending, confirmed: int, reason: str) -> None:
+        if sending is self._sending and sending.confirmed == confirmed and self._producer is not None:
+            self._denied = reason
+            self._producer.purge()
+
+    def _well(self) -> None:
+        self._alarm.clear()
+        self._denied = ""

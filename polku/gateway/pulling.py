@@ -1,0 +1,276 @@
+"""What sources pull goes the way of what clients send: the same ingestors, limits, ids and links.
+
+A source hands in records by streams, each of which keeps its order. A record that is refused for good becomes a dead
+letter that says where it stood; what the pipeline cannot take now is tried again until it is in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from polku.clock import Clock
+from polku.codes import Code
+from polku.contracts import DeadEvent, IngestContext, Pulled, Source, SourceState
+from polku.errors import DrainingError, InputError, PlanError, RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.gateway.admission import Admission, admit_events
+from polku.gateway.intake import Intake
+from polku.receipt import Refusal
+from polku.v1.gateway_pb2 import Ack
+
+_LOG = logging.getLogger(__name__)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
+
+_Answer: TypeAlias = "asyncio.Future[Ack] | None"
+
+Bury = Callable[[Sequence[DeadEvent]], "Awaitable[None] | None"]
+
+
+def as_source(component: Any, clock: Clock) -> Source:
+    """Make the running object of a source; raises `PlanError` where that is none."""
+    running = component.build(clock) if callable(getattr(component, "build", None)) else component
+    if not isinstance(running, Source):
+        raise PlanError(f"{running!r} lacks one of run, stop, drain, close and state", where="source")
+    return running
+
+
+class Sources:
+    """Run the sources of a pipeline beside its intake; one that fails is started again, and health says so."""
+
+    def __init__(self, sources: Mapping[str, Source], intake: Intake, bury: Bury) -> None:
+        self._sources = sources
+        self._intake = intake
+        self._bury = bury
+        self._tasks: list[asyncio.Task[None]] = []
+        self._faults: dict[str, str] = {}
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Begin to pull; raises `PlanError` where a source can never work."""
+        for name, source in self._sources.items():
+            if callable(start := getattr(source, "start", None)):
+                await start()
+            self._tasks.append(asyncio.get_running_loop().create_task(self._run(name, source), name=f"source {name}"))
+
+    def stop(self) -> None:
+        """Pull nothing more."""
+        self._stopped = True
+        for source in self._sources.values():
+            source.stop()
+
+    async def drain(self) -> None:
+        """Return when what was pulled is answered and confirmed to where it came from."""
+        self.stop()
+        await asyncio.gather(*(source.drain() for source in self._sources.values()))
+
+    async def close(self) -> None:
+        """Let go of the sources."""
+        self.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for source in self._sources.values():
+            await source.close()
+
+    def states(self) -> dict[str, SourceState]:
+        """Return how each source is."""
+        states = {name: source.state() for name, source in self._sources.items()}
+        return {name: state._replace(alarm=self._faults.get(name) or state.alarm) for name, state in states.items()}
+
+    async def _run(self, name: str, source: Source) -> None:
+        def open_stream(source: str, **options: Any) -> Stream:
+            return Stream(self._intake, self._bury, source, **options)
+
+        while not self._stopped:
+            self._faults.pop(name, None)
+            try:
+                await source.run(open_stream)
+                return
+            except Exception as error:
+                _LOG.exception("source %r failed", name)
+                self._faults[name] = f"{type(error).__name__}: {error}"
+            await asyncio.sleep(_LONGEST_PAUSE)  # a fault of the code, not of the far end: that is the source's matter
+
+
+class Stream:
+    """The way in for one ordered stream of records."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        bury: Bury,
+        source: str,
+        *,
+        cluster: str = "",
+        format: str = "",
+        reader: str = "",
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._intake = intake
+        self._bury = bury
+        self._context = IngestContext(source, cluster, format)
+        self._reader = reader or source
+        self._sleep = sleep
+        self._clear = asyncio.Event()
+        self._clear.set()
+        self._turn = asyncio.Lock()
+        self._troubled = 0
+
+    async def push(self, records: Sequence[Pulled]) -> Awaitable[None]:
+        """Hand records in, in order; see `PulledStream`."""
+        await self._clear.wait()
+        runs = await self._read(records)
+        answers: list[_Answer] = []
+        for run in runs:
+            answers.append(await self._begin(run))
+        return asyncio.ensure_future(self._settle(records, runs, answers))
+
+    async def _read(self, records: Sequence[Pulled]) -> list[_Run]:
+        """Turn records into events, in runs in which no id stands twice: refusals go by id."""
+        limits = self._intake.limits
+        runs = [_Run()]
+        for record in records:
+            events = await self._events(record, runs[-1].dead)
+            for number, event in enumerate(events):
+                _fill_in(event, record, number)
+            size = len(record.content) if isinstance(record.content, bytes) else sum(map(Event.ByteSize, events))
+            run = runs[-1]
+            full = run.size + size > limits.message_bytes or len(run.ids) + len(events) > limits.batch_events
+            if run.ids and (full or any(event.id in run.places for event in events)):
+                runs.append(run := _Run())
+            run.add(events, record.place, size)
+        return runs
+
+    async def _events(self, record: Pulled, dead: list[DeadEvent]) -> list[Event]:
+        content = record.content
+        if isinstance(content, Event):
+            event = Event()
+            event.CopyFrom(content)  # middleware may change it in place, and it may have to be sent again
+            return [event]
+        if isinstance(content, RecordError):
+            dead.append(self._dead(record, Refusal(content.event_id, content.code, str(content)), 0))
+            return []
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                events, refused = await self._intake.read(content, self._context, self._reader)
+                dead += [self._dead(record, refusal, number) for number, refusal in enumerate(refused)]
+                return events
+            except InputError as error:
+                if error.code not in _AGAIN:  # a plugin that is down comes back
+                    dead.append(self._dead(record, Refusal("", error.code, error.message), 0))
+                    return []
+            pause = await self._pause(pause)
+
+    async def _begin(self, run: _Run) -> _Answer:
+        """Send a run's events on their way; what the limits refuse is dead."""
+        source, cluster, _ = self._context
+        by_id = {event.id: event for event in run.events}
+        try:
+            admission = admit_events(run.events, source, cluster, self._intake.limits)
+            for refusal in admission.refused:
+                run.bury(by_id[refusal.event_id], refusal)
+            return asyncio.ensure_future(await self._take(admission, run.size)) if admission.ids else None
+        except InputError as error:
+            for event in run.events:
+                run.bury(event, Refusal(event.id, error.code, error.message))
+            return None
+
+    async def _take(self, admission: Admission, size: int) -> Awaitable[Ack]:
+        try:
+            return await self._intake.take(admission, size)
+        except InputError as error:
+            if error.code is Code.DRAINING:
+                raise DrainingError(error.message) from None
+            raise
+
+    async def _settle(self, records: Sequence[Pulled], runs: list[_Run], answers: list[_Answer]) -> None:
+        for number, (run, answer) in enumerate(zip(runs, answers, strict=True)):
+            if run.dead and (stored := self._bury(run.dead)) is not None:
+                await stored
+            left = _left(await answer) if answer is not None else frozenset()
+            if left:
+                start = sum(len(before.ids) for before in runs[:number])
+                await self._insist(records, start, run, left)
+
+    async def _insist(self, records: Sequence[Pulled], start: int, run: _Run, left: frozenset[str]) -> None:
+        """Send again what the pipeline could not take; nothing that comes later starts before it is in."""
+        self._troubled += 1
+        self._clear.clear()
+        try:
+            async with self._turn:
+                pause = _FIRST_PAUSE
+                while left:
+                    pause = await self._pause(pause)
+                    # Read again, since middleware may have changed the events that were sent.
+                    events = [event for other in await self._read(records) for event in other.events]
+                    again = events[start : start + len(run.ids)]
+                    for event, event_id in zip(again, run.ids, strict=False):
+                        event.id = event_id
+                    source, cluster, _ = self._context
+                    wanted = [event for event in again if event.id in left]
+                    admission = admit_events(wanted, source, cluster, self._intake.limits)
+                    before, left = len(left), _left(await (await self._take(admission, run.size)))
+                    pause = _FIRST_PAUSE if len(left) < before else pause
+        finally:
+            self._troubled -= 1
+            if not self._troubled:
+                self._clear.set()
+
+    async def _pause(self, seconds: float) -> float:
+        if self._intake.draining:
+            raise DrainingError("the pipeline is stopping")
+        await self._sleep(seconds)
+        return min(2 * seconds, _LONGEST_PAUSE)
+
+    def _dead(self, record: Pulled, refusal: Refusal, number: int) -> DeadEvent:
+        """Make the dead letter of a record, with its bytes as the payload."""
+        event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
+        event.metadata.update(record.metadata)
+        _fill_in(event, record, number)
+        return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{record.place}: {refusal.message}"))
+
+
+class _Run:
+    """Events that go as one batch, where each stood, and what died before that."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.ids: list[str] = []
+        self.places: dict[str, str] = {}
+        self.dead: list[DeadEvent] = []
+        self.size = 0
+
+    def add(self, events: list[Event], place: str, size: int) -> None:
+        """Take in what one record became."""
+        for event in events:
+            self.events.append(event)
+            self.ids.append(event.id)
+            self.places[event.id] = place
+        self.size += size
+
+    def bury(self, event: Event, refusal: Refusal) -> None:
+        """Make an event a dead letter."""
+        place = self.places[event.id]
+        self.dead.append(DeadEvent(event, refusal._replace(event_id=event.id, message=f"{place}: {refusal.message}")))
+
+
+def _left(ack: Ack) -> frozenset[str]:
+    """Return the ids that may be taken later; what else was refused is a dead letter already, or dropped by rule."""
+    if any(error.code == Code.DRAINING for error in ack.errors):
+        raise DrainingError("the pipeline stopped before it took all of it")
+    return frozenset(error.event_id for error in ack.errors if error.code in _AGAIN)
+
+
+def _fill_in(event: Event, record: Pulled, number: int) -> None:
+    if not event.id:
+        event.id = f"{record.id}-{number}" if number else record.id
+    if not event.timestamp_unix_ns and record.time_ns > 0:
+        event.timestamp_unix_ns = record.time_ns
+    for key, value in record.metadata.items():
+        if key not in event.metadata:
+            event.metadata[key] = value

@@ -1,0 +1,220 @@
+"""One librdkafka consumer and the thread that polls it; what it hears it tells the event loop, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+from polku.kafka.client import LOG, explain, open_client
+
+_POLL_SECONDS = 0.1
+_PAUSED_SECONDS = 0.01  # while calls may come soon that this thread has to make
+_PROBE_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+_RECORDS = 1_000
+
+Place: TypeAlias = tuple[str, int]
+Offsets: TypeAlias = Mapping[Place, int]
+
+
+class Listener(Protocol):
+    """What a consumer tells; all of it is called in the event loop."""
+
+    def assigned(self, places: Sequence[Place]) -> None:
+        """These partitions are ours from now on."""
+
+    async def revoked(self, places: Sequence[Place]) -> Offsets:
+        """These will be somebody else's: finish what is under way, and return what may be committed."""
+        ...
+
+    def lost(self, places: Sequence[Place]) -> None:
+        """These are somebody else's already."""
+
+    def arrived(self, messages: Sequence[Any]) -> None:
+        """Records came, and errors between them."""
+
+    def committed(self, offsets: Offsets, fault: str) -> None:
+        """These offsets were committed, or not: then why."""
+
+    def heard(self, error: Any) -> None:
+        """The client says something about its connections."""
+
+    def well(self) -> None:
+        """A broker answered."""
+
+    def failed(self, error: BaseException) -> None:
+        """The thread ended."""
+
+
+class Consumer:
+    """Subscribe, and tell the listener; `close` leaves the group."""
+
+    def __init__(
+        self,
+        where: str,
+        settings: Mapping[str, Any],
+        topics: Sequence[str],
+        listener: Listener,
+        *,
+        revoke_timeout: float,
+    ) -> None:
+        import confluent_kafka
+
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._revoke_timeout = revoke_timeout
+        callbacks = {"error_cb": self._heard, "on_commit": self._on_commit}
+        self._client = open_client(where, confluent_kafka.Consumer, {**settings, **callbacks})
+        self._make = confluent_kafka.TopicPartition
+        self._error: type[Exception] = confluent_kafka.KafkaException
+        self._pulling, self._ended = True, False
+        self._probe_at = 0.0
+        self._calls: deque[Callable[[], object]] = deque()
+        self._paused: set[Place] = set()
+        self.lag = 0
+        self._thread = threading.Thread(target=self._run, args=(topics,), name="polku-kafka-source", daemon=True)
+        self._thread.start()
+
+    def pause(self, place: Place) -> None:
+        """Fetch nothing of a partition until `resume`."""
+        self._paused.add(place)
+        self._calls.append(partial(self._client.pause, [self._make(*place)]))
+
+    def resume(self, place: Place) -> None:
+        """Fetch from a partition again."""
+        self._paused.discard(place)
+        self._calls.append(partial(self._client.resume, [self._make(*place)]))
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commit, and tell the listener of it later."""
+        self._calls.append(partial(self._client.commit, offsets=self._partitions(offsets), asynchronous=True))
+
+    async def commit_now(self, offsets: Offsets) -> None:
+        """Commit and wait for the answer."""
+        done = asyncio.Event()
+        self._calls.append(partial(self._commit_and_tell, offsets))
+        self._calls.append(partial(self._tell, done.set))
+        await done.wait()
+
+    def stop(self) -> None:
+        """Pull nothing more; the group stays joined."""
+        self._pulling = False
+
+    async def close(self) -> None:
+        """Leave the group and let go of the client."""
+        self._ended = True
+        await asyncio.to_thread(self._thread.join, self._revoke_timeout + 10.0)
+
+    def _run(self, topics: Sequence[str]) -> None:
+        try:
+            self._client.subscribe(
+                list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            look_at = 0.0
+            while not self._ended:
+                self._make_calls()
+                self._poll()
+                now = time.monotonic()
+                if now >= look_at:
+                    look_at = now + _LOOK_SECONDS
+                    self._look()
+                if self._probe_at and now >= self._probe_at:
+                    self._probe()
+        except Exception as error:
+            self._tell(self._listener.failed, error)
+        finally:
+            self._make_calls()
+            self._client.close()
+
+    def _poll(self) -> None:
+        if not self._pulling:
+            time.sleep(_PAUSED_SECONDS)  # no poll: what it brings would only be dropped
+            return
+        # `consume` alone would wait for the whole time, or until there are so many.
+        first = self._client.poll(_PAUSED_SECONDS if self._paused else _POLL_SECONDS)
+        if first is not None:
+            self._tell(self._listener.arrived, [first, *self._client.consume(_RECORDS, 0)])
+
+    def _on_assign(self, client: Any, partitions: Sequence[Any]) -> None:
+        self._tell(self._listener.assigned, _places(partitions))
+
+    def _on_revoke(self, client: Any, partitions: Sequence[Any]) -> None:
+        self._paused.difference_update(_places(partitions))
+        offsets = self._ask(self._listener.revoked(_places(partitions)))
+        if offsets:
+            self._commit_and_tell(offsets)
+
+    def _on_lost(self, client: Any, partitions: Sequence[Any]) -> None:
+        self._tell(self._listener.lost, _places(partitions))
+
+    def _on_commit(self, error: Any, partitions: Sequence[Any]) -> None:
+        fault = next((explain(bad) for bad in (error, *(p.error for p in partitions)) if bad is not None), "")
+        self._tell(self._listener.committed, {(p.topic, p.partition): p.offset for p in partitions}, fault)
+
+    def _commit_and_tell(self, offsets: Offsets) -> None:
+        fault = ""
+        try:
+            self._client.commit(offsets=self._partitions(offsets), asynchronous=False)
+        except (self._error, RuntimeError) as error:
+            fault = str(error)
+            LOG.warning("offsets were not committed, and their records will be repeated: %s", fault)
+        self._tell(self._listener.committed, offsets, fault)
+
+    def _look(self) -> None:
+        """Count what waits on the brokers, as far as the client has heard of it."""
+        lag = 0
+        for partition in self._client.position(self._client.assignment()):
+            _, high = self._client.get_watermark_offsets(partition, cached=True)
+            lag += max(0, high - partition.offset) if partition.offset >= 0 else 0
+        self.lag = lag
+
+    def _probe(self) -> None:
+        """Ask a broker for its topics: an idle client says when brokers go, but not when they come back."""
+        try:
+            self._client.list_topics(timeout=_PROBE_SECONDS)
+        except self._error:
+            self._probe_at = time.monotonic() + _PROBE_SECONDS
+        else:
+            self._probe_at = 0.0
+            self._tell(self._listener.well)
+
+    def _heard(self, error: Any) -> None:
+        self._probe_at = self._probe_at or time.monotonic() + _PROBE_SECONDS
+        self._tell(self._listener.heard, error)
+
+    def _ask(self, question: Coroutine[Any, Any, Offsets]) -> Offsets:
+        """Ask the event loop, which answers within the time for a revocation, or nothing is committed."""
+        try:
+            return asyncio.run_coroutine_threadsafe(question, self._loop).result(self._revoke_timeout + 5.0)
+        except (concurrent.futures.CancelledError, TimeoutError, RuntimeError) as error:
+            question.close()
+            LOG.warning("a revocation was not answered: %r", error)
+            return {}
+
+    def _partitions(self, offsets: Offsets) -> list[Any]:
+        return [self._make(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+    def _make_calls(self) -> None:
+        """Call the client: made on the loop's thread, such calls would stop it until the client has time for them."""
+        while self._calls:
+            call = self._calls.popleft()
+            try:
+                call()
+            except self._error as error:  # too late: the partition is somebody else's by now
+                LOG.info("%s", error)
+
+    def _tell(self, call: Any, *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop is closed: nobody waits for this any more
+            self._ended = True
+
+
+def _places(partitions: Sequence[Any]) -> list[Place]:
+    return [(partition.topic, partition.partition) for partition in partitions]

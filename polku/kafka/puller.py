@@ -1,0 +1,265 @@
+"""Connect a consumer with the pipeline: a stream and a worker for each partition that is assigned."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from polku.contracts import Pulled, PulledStream, SourceState
+from polku.errors import DrainingError, RecordError
+from polku.ingest.cloudevents import event_from_attributes
+from polku.ingest.json_fields import FieldError
+from polku.kafka.client import Alarm, explain
+from polku.kafka.consumer import Consumer, Offsets, Place
+from polku.kafka.partition import Partition
+
+if TYPE_CHECKING:
+    from polku.ingest.kafka import KafkaSource
+
+
+class Decode(StrEnum):
+    """Say what the values are."""
+
+    INGESTOR = "ingestor"
+    """Bytes for the ingestor of the source."""
+    EVENT = "event"
+    """A serialised Event each, as `KafkaEmitter(value="protobuf")` sends them."""
+    JSON = "json"
+    """JSON, as the JsonIngestor reads it."""
+    CLOUDEVENTS = "cloudevents"
+    """CloudEvents, in structured or binary mode of their Kafka binding."""
+
+
+_READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), Decode.CLOUDEVENTS: ("cloudevents", "")}
+
+
+class Puller:
+    """Run a KafkaSource."""
+
+    def __init__(self, config: KafkaSource) -> None:
+        self._config = config
+        self._consumer: Consumer | None = None
+        self._open_stream: Callable[..., PulledStream] | None = None
+        self._partitions: dict[Place, Partition] = {}
+        self._workers: dict[Place, asyncio.Task[None]] = {}
+        self._ended: asyncio.Future[None] | None = None
+        self._stopped = False
+        self._alarm = Alarm()
+        self._topic_faults: dict[str, str] = {}
+        self._commit_fault = ""
+        self._records = self._commits = self._skipped = 0
+
+    async def run(self, open_stream: Callable[..., PulledStream]) -> None:
+        """Be a member of the group until `drain` or `close`."""
+        self._open_stream = open_stream
+        self._ended = asyncio.get_running_loop().create_future()
+        config = self._config
+        self._consumer = Consumer(
+            "KafkaSource", config.settings(), config.topics, self, revoke_timeout=config.revoke_seconds
+        )
+        try:
+            while not self._ended.done():
+                await asyncio.wait([self._ended], timeout=config.commit_seconds)
+                self._commit()
+            self._ended.result()
+        finally:
+            await self.close()
+
+    def stop(self) -> None:
+        """Pull nothing more."""
+        self._stopped = True
+        if self._consumer is not None:
+            self._consumer.stop()
+        for partition in self._partitions.values():
+            partition.forget_waiting()
+
+    async def drain(self) -> None:
+        """Wait for what is under way, commit it, and leave the group."""
+        self.stop()
+        for partition in list(self._partitions.values()):
+            await partition.idle()
+        offsets = self._committable(self._partitions)
+        if self._consumer is not None and offsets:
+            await self._consumer.commit_now(offsets)
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave the group; what is still under way will be pulled again."""
+        self.stop()
+        for partition in self._partitions.values():
+            partition.give_up()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+        self.lost(list(self._partitions))
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def state(self) -> SourceState:
+        """Return a snapshot."""
+        consumer = self._consumer
+        lag = consumer.lag if consumer is not None else 0
+        flying = sum(partition.records for partition in list(self._partitions.values()))
+        fault = next(iter(list(self._topic_faults.values())), "")
+        text = f"{len(self._partitions)} partitions, {self._records} records, {flying} under way, lag {lag}"
+        text += f", {self._skipped} without a value were skipped" if self._skipped else ""
+        alarm = self._alarm.text or fault or self._commit_fault
+        return SourceState(text, alarm, self._records, self._commits, lag, flying)
+
+    def assigned(self, places: Sequence[Place]) -> None:
+        """Begin to work on these partitions."""
+        for place in places:
+            self._topic_faults.pop(place[0], None)
+            self._begin(place)
+
+    async def revoked(self, places: Sequence[Place]) -> Offsets:
+        """Wait for what is under way, as long as that may take; what has not left will be pulled by somebody else."""
+        mine = {place: self._partitions[place] for place in places if place in self._partitions}
+        for partition in mine.values():
+            partition.forget_waiting()
+        try:
+            async with asyncio.timeout(self._config.revoke_seconds):
+                for partition in mine.values():
+                    await partition.idle()
+        except TimeoutError:
+            pass
+        offsets = {place: p.answered for place, p in mine.items() if p.answered > p.committed}
+        self.lost(places)
+        return offsets
+
+    def lost(self, places: Sequence[Place]) -> None:
+        """Forget these partitions; what is under way arrives, and will come again."""
+        for place in places:
+            self._partitions.pop(place, None)
+            worker = self._workers.pop(place, None)
+            if worker is not None:
+                worker.cancel()
+
+    def arrived(self, messages: Sequence[Any]) -> None:
+        """Queue records at their partitions."""
+        for message in messages:
+            if message.error() is not None:
+                self._topic_faults[message.topic() or ""] = explain(message.error())
+                continue
+            place = (message.topic(), message.partition())
+            partition = self._partitions.get(place)
+            if partition is None or self._stopped:
+                continue
+            self._topic_faults.pop(place[0], None)
+            self._records += 1
+            partition.arrived(message)
+            if not partition.paused and self._is_full(partition):
+                partition.paused = True
+                assert self._consumer is not None
+                self._consumer.pause(place)
+
+    def committed(self, offsets: Offsets, fault: str) -> None:
+        """Take note of a commit; one that failed is made again."""
+        self._commits += not fault
+        self._commit_fault = f"offsets cannot be committed: {fault}" if fault else ""
+        for place, offset in offsets.items():
+            partition = self._partitions.get(place)
+            if partition is not None and not fault:
+                partition.committed = max(partition.committed, offset)
+            elif partition is not None:
+                partition.requested = partition.committed
+
+    def heard(self, error: Any) -> None:
+        """Take what the client says about its connections."""
+        self._alarm.hear(error)
+
+    def well(self) -> None:
+        """Know that a broker answered."""
+        self._alarm.clear()
+
+    def failed(self, error: BaseException) -> None:
+        """End, to be started again."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _begin(self, place: Place) -> None:
+        assert self._open_stream is not None
+        assert self._consumer is not None
+        config = self._config
+        reader, format = _READERS.get(Decode(config.decode), ("", config.format))
+        source = config.source or place[0]
+        stream = self._open_stream(source, cluster=config.cluster, format=format, reader=reader)
+        partition = self._partitions[place] = Partition(stream)
+        self._consumer.resume(place)  # it may have been ours before, and paused
+        worker = asyncio.get_running_loop().create_task(self._work(place, partition))
+        self._workers[place] = worker
+
+    async def _work(self, place: Place, partition: Partition) -> None:
+        try:
+            while True:
+                chunk = await partition.chunk()
+                records = [record for message in chunk if (record := self._read(message)) is not None]
+                answer = asyncio.ensure_future(await partition.stream.push(records))
+                partition.left(chunk, answer)
+                answer.add_done_callback(partial(self._answered, place, partition))
+        except DrainingError:
+            partition.give_up()
+        except Exception as error:
+            partition.give_up()
+            self.failed(error)
+
+    def _answered(self, place: Place, partition: Partition, answer: asyncio.Future[None]) -> None:
+        if (
+            not answer.cancelled()
+            and (error := answer.exception()) is not None
+            and not isinstance(error, DrainingError)
+        ):
+            self.failed(error)
+        partition.settle()
+        if partition.paused and not self._is_full(partition, share=0.5):
+            partition.paused = False
+            if self._consumer is not None and self._partitions.get(place) is partition:
+                self._consumer.resume(place)
+
+    def _is_full(self, partition: Partition, share: float = 1.0) -> bool:
+        share /= max(1, len(self._partitions))
+        return partition.records > self._config.window * share or partition.bytes > self._config.window_bytes * share
+
+    def _commit(self) -> None:
+        offsets = self._committable({place: p for place, p in self._partitions.items() if p.dirty})
+        if self._consumer is not None and offsets:
+            for place, offset in offsets.items():
+                self._partitions[place].requested = offset
+            self._consumer.commit(offsets)
+
+    def _committable(self, partitions: Mapping[Place, Partition]) -> dict[Place, int]:
+        return {place: p.answered for place, p in partitions.items() if p.answered > p.committed}
+
+    def _read(self, message: Any) -> Pulled | None:
+        """Return a record for the pipeline; None for one without a value, which is no event."""
+        topic, partition, offset, value = message.topic(), message.partition(), message.offset(), message.value()
+        if value is None and self._config.decode is not Decode.INGESTOR:
+            self._skipped += 1
+            return None
+        kind, milliseconds = message.timestamp()
+        headers = _headers(message.headers())
+        metadata = {name: headers[name] for name in self._config.headers if name in headers}
+        return Pulled(
+            self._content(value or b"", headers),
+            f"topic {topic}, partition {partition}, offset {offset}",
+            f"{topic}-{partition}-{offset}",
+            milliseconds * 1_000_000 if kind else 0,
+            metadata,
+        )
+
+    def _content(self, value: bytes, headers: dict[str, str]) -> Any:
+        if self._config.decode is not Decode.CLOUDEVENTS or "ce_specversion" not in headers:
+            return value
+        attributes = {name[3:]: text for name, text in headers.items() if name.startswith("ce_")}
+        attributes["datacontenttype"] = headers.get("content-type", "") if value else ""
+        try:
+            return event_from_attributes(attributes, value)
+        except FieldError as error:
+            return RecordError(str(error))
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers or ()}

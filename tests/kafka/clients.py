@@ -1,0 +1,39 @@
+"""The other end: bare Kafka clients that write and read what a test needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+
+def read(bootstrap: str, topic: str, count: int, partitions: int = 1, timeout: float = 20.0) -> list[Any]:
+    """Return the first `count` records of a topic, by partition and offset."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"})
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+    records: list[Any] = []
+    deadline = time.monotonic() + timeout
+    while len(records) < count and time.monotonic() < deadline:
+        records += [message for message in consumer.consume(count, 0.2) if message.error() is None]
+    consumer.close()
+    assert len(records) >= count, f"{len(records)} of {count} records came"
+    return sorted(records, key=lambda message: (message.partition(), message.offset()))
+
+
+def write(bootstrap: str, topic: str, values: Sequence[bytes | None], **options: Any) -> None:
+    """Write records, in order, and wait until the brokers have them."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
+    for value in values:
+        producer.produce(topic, value, **options)
+    assert producer.flush(20) == 0
+
+
+def committed(bootstrap: str, group: str, topic: str, partitions: int = 1) -> list[int]:
+    """Return the committed offset of each partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    places = [TopicPartition(topic, number) for number in range(partitions)]
+    offsets = [place.offset for place in consumer.committed(places, timeout=10)]
+    consumer.close()
+    return offsets
