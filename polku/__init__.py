@@ -8,6 +8,7 @@ from polku.codes import Code
 from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
 from polku.emit import (
     ActorEmitter,
+    AhtiEmitter,
     Breaker,
     ExternalEmitter,
     GrpcEmitter,
@@ -63,6 +64,7 @@ __all__ = [
     "AckLevel",
     "ActorEmitter",
     "Aggregator",
+    "AhtiEmitter",
     "Batch",
     "Breaker",
     "BufferStrategy",

@@ -50,7 +50,7 @@ def _options(
 
 @app.command()
 def serve() -> None:
-    """Run the gateway as the environment's POLKU_* variables say: to stdout, or to POLKU_EMIT_GRPC_ENDPOINTS."""
+    """Run the gateway as the environment's POLKU_* variables say; to stdout without a POLKU_EMIT_… variable."""
     serve_environment()
 
 

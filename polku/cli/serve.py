@@ -22,12 +22,14 @@ def serve_environment() -> None:
     log(settings.log_level)
     for sentence in unknown_variables(os.environ):
         say(f"polku: warning: {sentence}")
-    from polku import BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
+    from polku import AhtiEmitter, BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
 
     hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))
     if settings.emit_grpc_endpoints:
-        hub.emitter(GrpcEmitter(list(settings.emit_grpc_endpoints)))
-    else:
+        hub.emitter(GrpcEmitter(settings.emit_grpc_endpoints))
+    if settings.emit_ahti_endpoint:
+        hub.emitter(AhtiEmitter(settings.emit_ahti_endpoint))
+    if not settings.emit_grpc_endpoints and not settings.emit_ahti_endpoint:
         hub.emitter(StdoutEmitter())
     if settings.plugin_token:
         hub.allow_plugins(settings.plugin_token)

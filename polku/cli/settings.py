@@ -25,6 +25,7 @@ class Settings:
     log_level: str = "info"
     runtime: str = "ray"
     emit_grpc_endpoints: tuple[str, ...] = ()
+    emit_ahti_endpoint: tuple[str, ...] = ()
     plugin_token: str | None = field(default=None, repr=False)
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
@@ -45,6 +46,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
+        emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),
         plugin_token=read("plugin_token", check_token, None),
         http_addr=read("http_addr", check_address, None),
         http_token=read("http_token", check_token, None),

@@ -6,6 +6,7 @@ Importing this package loads neither grpc nor aiohttp: an emitter loads what it 
 from __future__ import annotations
 
 from polku.emit.actor import ActorEmitter
+from polku.emit.ahti import AhtiEmitter
 from polku.emit.breaker import Breaker
 from polku.emit.external import ExternalEmitter
 from polku.emit.grpc import GrpcEmitter
@@ -18,6 +19,7 @@ from polku.emit.webhook import WebhookEmitter
 
 __all__ = [
     "ActorEmitter",
+    "AhtiEmitter",
     "Breaker",
     "ExternalEmitter",
     "GrpcEmitter",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,12 +9,10 @@ from typing import TYPE_CHECKING
 from polku import arguments
 from polku.clock import Clock
 from polku.emit.addresses import Address, parse_address
-from polku.errors import PlanError
+from polku.emit.grpc_arguments import check_stream, endpoint_list
 
 if TYPE_CHECKING:
     from polku.emit.grpc_client import GrpcClient
-
-_TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +44,10 @@ class GrpcEmitter:
     may_recover = True
 
     def __post_init__(self) -> None:
-        endpoints = (self.endpoints,) if isinstance(self.endpoints, str) else self.endpoints
-        if not isinstance(endpoints, Sequence) or not endpoints:
-            raise arguments.fault("GrpcEmitter", "endpoints", endpoints, "name at least one, as http://host:port")
-        object.__setattr__(self, "endpoints", tuple(endpoints))
-        self.addresses()
-        arguments.positive("GrpcEmitter", "timeout", self.timeout)
+        object.__setattr__(self, "endpoints", endpoint_list("GrpcEmitter", "endpoints", self.endpoints))
+        check_stream("GrpcEmitter", self)
         arguments.whole("GrpcEmitter", "window", self.window)
         arguments.whole("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
-        if self.root_certificates is not None and not isinstance(self.root_certificates, bytes):
-            raise PlanError("root_certificates must be the bytes of a PEM file", where="GrpcEmitter")
-        if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise PlanError("token must be printable ASCII without spaces at its ends", where="GrpcEmitter")
 
     def addresses(self) -> list[Address]:
         """Return the endpoints as gRPC wants them."""

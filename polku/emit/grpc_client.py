@@ -6,16 +6,14 @@ are counted, not decoded (22 ns an event instead of 60 and more).
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from polku.batch import Batch
 from polku.contracts import Failure
-from polku.emit.grpc_ack import Answer, read_failures
-from polku.emit.grpc_stream import GrpcStream
-from polku.emit.parts import TooLargeError, send_parts
-from polku.emit.size import read_excess
-from polku.errors import EmitError, RejectedError
+from polku.emit.grpc_ack import read_answer, read_failures
+from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
+from polku.emit.grpc_stream import Dialect
+from polku.emit.parts import send_parts
 from polku.v1.gateway_pb2 import IngestBatch
 from polku.views import events_field
 
@@ -23,16 +21,7 @@ if TYPE_CHECKING:
     from polku.emit.grpc import GrpcEmitter
 
 _FRAMING = 16
-
-
-class GrpcClientStatistics(NamedTuple):
-    """Count messages; `failovers` are those sent to a second endpoint, `connected` endpoints with an open stream."""
-
-    messages: int
-    acks: int
-    reconnects: int
-    failovers: int
-    connected: int
+_DIALECT = Dialect("/polku.v1.Gateway/StreamEvents", read_answer)
 
 
 class GrpcClient:
@@ -41,9 +30,7 @@ class GrpcClient:
     def __init__(self, config: GrpcEmitter) -> None:
         self.concurrency = config.window
         self._prefix = IngestBatch(source=config.source, cluster=config.cluster).SerializeToString()
-        self._limit = config.max_message_bytes
-        self._streams = [GrpcStream(address, config) for address in config.addresses()]
-        self._failovers = 0
+        self._endpoints = Endpoints(config.addresses(), config, _DIALECT, config.max_message_bytes)
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were refused; raises where none was taken."""
@@ -51,51 +38,17 @@ class GrpcClient:
 
     async def close(self) -> None:
         """Close the streams; what is not acknowledged within a second fails."""
-        await asyncio.gather(*(stream.close() for stream in self._streams))
+        await self._endpoints.close()
 
     def statistics(self) -> GrpcClientStatistics:
         """Return a snapshot of the counters."""
-        return GrpcClientStatistics(
-            sum(stream.messages for stream in self._streams),
-            sum(stream.acks for stream in self._streams),
-            sum(max(0, stream.connects - 1) for stream in self._streams),
-            self._failovers,
-            sum(stream.is_open for stream in self._streams),
-        )
+        return self._endpoints.statistics()
 
     async def _send(self, part: _Message) -> list[Failure]:
         payload = part.batch.payload
-        size = len(self._prefix) + _FRAMING + len(payload)
-        if size > self._limit:
-            raise TooLargeError(f"the event makes a message of {size} bytes, the limit is {self._limit}")
-        answer = await self._ask(b"".join((self._prefix, events_field(payload), payload)))
+        self._endpoints.check_size(len(self._prefix) + _FRAMING + len(payload))
+        answer = await self._endpoints.ask(b"".join((self._prefix, events_field(payload), payload)))
         return read_failures(part.batch, answer)
-
-    async def _ask(self, message: bytes) -> Answer:
-        """Ask the least loaded endpoint, then any other that works; raises the last one's error."""
-        left = list(self._streams)
-        while True:
-            stream = min(left, key=lambda stream: (stream.rests_until, stream.load))
-            try:
-                return await stream.ask(message)
-            except RejectedError:
-                raise
-            except EmitError as error:
-                self._learn_limit(error, len(message))
-                left = [other for other in left if other is not stream and not other.rests_until]
-                if not left:
-                    raise
-                self._failovers += 1
-
-    def _learn_limit(self, error: EmitError, size: int) -> None:
-        """Keep to the destination's own limit once it broke the stream over it."""
-        excess = read_excess(error.message)
-        if excess is None:
-            return
-        limit = excess.limit
-        self._limit = min(self._limit, limit)
-        if size > limit:
-            raise TooLargeError(f"the event makes a message of {size} bytes, the destination's limit is {limit}")
 
 
 class _Message:

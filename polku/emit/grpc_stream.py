@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
 from polku.emit.addresses import Address
-from polku.emit.grpc_ack import Answer, read_answer
+from polku.emit.grpc_arguments import StreamConfig
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 
-if TYPE_CHECKING:
-    from polku.emit.grpc import GrpcEmitter
-
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined] # its stub lags behind
-_METHOD = "/polku.v1.Gateway/StreamEvents"
 _CONNECT_TIMEOUT = 10.0
 _FRESH = 1.0
 _MISCONFIGURED = frozenset(
@@ -32,16 +30,40 @@ _MISCONFIGURED = frozenset(
 )
 
 
-class GrpcStream:
+class Answer(Protocol):
+    """What came back for a message."""
+
+    @property
+    def fullness(self) -> float:
+        """How full the other side's buffer is, from 0 to 1 (0 where it does not say)."""
+        ...
+
+
+A = TypeVar("A", bound=Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect(Generic[A]):
+    """What is said on a stream: a method that answers each message with one Ack, and how an Ack is read.
+
+    `read` raises protobuf's `DecodeError` for what is no Ack.
+    """
+
+    method: str
+    read: Callable[[bytes], A]
+
+
+class GrpcStream(Generic[A]):
     """Send messages and return their Acks, which come in order; several may be under way."""
 
-    def __init__(self, address: Address, config: GrpcEmitter) -> None:
+    def __init__(self, address: Address, config: StreamConfig, dialect: Dialect[A]) -> None:
         self._address = address
         self._config = config
+        self._dialect = dialect
         self._channel: Any = None
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
-        self._open: deque[asyncio.Future[Answer]] = deque()
+        self._open: deque[asyncio.Future[A]] = deque()
         self._turn = asyncio.Lock()
         self._closed = False
         self._faults = 0
@@ -74,14 +96,14 @@ class GrpcStream:
             return 0.0
         return self._rest_until
 
-    async def ask(self, message: bytes) -> Answer:
+    async def ask(self, message: bytes) -> A:
         """Send a message and return its Ack; raises an `EmitError` where none comes in time or the stream breaks.
 
         Cancelling it while the message is being written ends the call, as half a message cannot be taken back: what
         is open on it then fails, to be tried again. Cancelled later it leaves the call to those that wait for their
         Acks, but the next message does not queue up behind an Ack that somebody has given up: it begins a new call.
         """
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_seen)
         try:
             async with asyncio.timeout(self._config.timeout):
@@ -109,7 +131,7 @@ class GrpcStream:
         if channel is not None:
             await channel.close()
 
-    async def _write(self, message: bytes, answer: asyncio.Future[Answer]) -> None:
+    async def _write(self, message: bytes, answer: asyncio.Future[A]) -> None:
         if self._closed:
             raise RetryableError(f"{self._address.target}: the emitter was closed")
         if self._open and self._open[0].cancelled():
@@ -130,7 +152,7 @@ class GrpcStream:
                 await asyncio.wait((self._reader,))
 
     def _connect(self) -> Any:
-        method = self._open_channel().stream_stream(_METHOD)
+        method = self._open_channel().stream_stream(self._dialect.method)
         token = self._config.token
         self._call = method(metadata=(("authorization", f"Bearer {token}"),) if token else None)
         self._reader = asyncio.get_running_loop().create_task(self._read(self._call))
@@ -155,7 +177,7 @@ class GrpcStream:
     async def _read(self, call: Any) -> None:
         try:
             while (data := await call.read()) is not _END:
-                self._take(read_answer(data))
+                self._take(self._dialect.read(data))
             code, details = await call.code(), await call.details()
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details()
@@ -168,7 +190,7 @@ class GrpcStream:
         if self._call is call:
             self._end(code, details or "the stream ended")
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: A) -> None:
         self.acks += 1
         self._faults = 0
         self._fullness = (answer.fullness, asyncio.get_running_loop().time())
@@ -216,6 +238,6 @@ def _options(connect_timeout: float) -> list[tuple[str, int]]:
     ]
 
 
-def _seen(answer: asyncio.Future[Answer]) -> None:
+def _seen(answer: asyncio.Future[Any]) -> None:
     if not answer.cancelled():
         answer.exception()

@@ -10,23 +10,43 @@ def test_my_plugin_keeps_the_contract():
     with plugin_process("python", "plugin.py") as plugin:
         assert_plugin(plugin.address, sample=b"one line of my format")
 ```
+
+An emitter is checked against its real destination, which the test drives: see `polku.testing.emitters`.
 """
 
 from __future__ import annotations
 
+from polku.testing.ahti import AhtiServer
 from polku.testing.conformance.check import assert_plugin, check_plugin
 from polku.testing.conformance.findings import Finding, Grade, Report
 from polku.testing.conformance.process import PluginProcess, plugin_process
+from polku.testing.emitters import (
+    Ability,
+    Conformance,
+    Destination,
+    EmitterCheck,
+    assert_emitter,
+    check_emitter,
+    emitter_checks,
+)
 from polku.testing.oracle import Oracle, Verdict
 
 __all__ = [
+    "Ability",
+    "AhtiServer",
+    "Conformance",
+    "Destination",
+    "EmitterCheck",
     "Finding",
     "Grade",
     "Oracle",
     "PluginProcess",
     "Report",
     "Verdict",
+    "assert_emitter",
     "assert_plugin",
+    "check_emitter",
     "check_plugin",
+    "emitter_checks",
     "plugin_process",
 ]

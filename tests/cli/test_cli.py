@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from polku import __version__
+from polku.ahti.v1.events_pb2 import EventType
+from polku.testing import AhtiServer
 from tests.gateway.http_client import post
 from tests.server import POLKU, Server, environment, polku
 
@@ -63,6 +66,26 @@ def test_serve_forwards_to_other_gateways(server: Server, tmp_path: Path) -> Non
         assert front.out.read_text() == ""
     finally:
         front.stop()
+
+
+async def test_serve_sends_to_ahti_beside_other_gateways(server: Server, tmp_path: Path) -> None:
+    async with AhtiServer() as ahti:
+        variables = {
+            "POLKU_RUNTIME": "inline",
+            "POLKU_GRPC_ADDR": "127.0.0.1:0",
+            "POLKU_EMIT_AHTI_ENDPOINT": f"http://127.0.0.1:1, {ahti.address}",
+            "POLKU_EMIT_GRPC_ENDPOINTS": f"http://{server.address}",
+        }
+        front = await asyncio.to_thread(lambda: Server(tmp_path / "front", "serve", **variables))
+        try:
+            sent = await asyncio.to_thread(polku, "send", "--to", front.address, "--type", "k8s.pod.created")
+            assert sent.returncode == 0, sent.stderr
+            await ahti.arrived(1)
+            await asyncio.to_thread(server.wait_for, server.out, "k8s.pod.created")
+        finally:
+            await asyncio.to_thread(front.stop)
+        assert front.out.read_text() == ""
+    assert [(EventType.Name(event.type), event.subtype) for event in ahti.events] == [("EVENT_TYPE_POD", "pod.created")]
 
 
 def test_send_reads_ndjson_and_counts_what_is_refused(server: Server, tmp_path: Path) -> None:
@@ -116,6 +139,7 @@ def test_send_says_when_nobody_listens() -> None:
         ("POLKU_LOG_LEVEL", "loud", "debug, info, warn, error"),
         ("POLKU_RUNTIME", "java", "ray, inline"),
         ("POLKU_EMIT_GRPC_ENDPOINTS", "http://host", "port"),
+        ("POLKU_EMIT_AHTI_ENDPOINT", "ftp://host:1", "http://host:port"),
     ],
 )
 def test_a_wrong_variable_names_itself_its_value_and_what_is_allowed(name: str, value: str, allowed: str) -> None:

@@ -32,6 +32,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.batches: list[IngestBatch] = []
+        self.taken: list[str] = []
         self.metadata: list[dict[str, str]] = []
         self.refuse: Callable[[str], str | None] = lambda event_id: None
         self.refuse_whole: Callable[[IngestBatch], AckError | None] = lambda batch: None
@@ -42,7 +43,7 @@ class Sink:
         self.fullness = 0
         self.message_bytes = -1
         self.credentials: grpc.ServerCredentials | None = None
-        self.port = 0
+        self.port = self.waiting = 0
         self._server: Any = None
         self._released = asyncio.Event()
         self._released.set()
@@ -106,11 +107,16 @@ class Sink:
                 self.break_after = None
                 await context.abort(self.break_code, "broken on request")
             self.batches.append(batch)
+            self.taken += [event.id for event in batch.events.events if self.refuse(event.id) is None]
             async with self._news:
                 self._news.notify_all()
             if self.silent:
                 await asyncio.Event().wait()
-            await self._released.wait()
+            self.waiting += 1
+            try:
+                await self._released.wait()
+            finally:
+                self.waiting -= 1
             await context.write(self._ack(batch))
 
     def _ack(self, batch: IngestBatch) -> Ack:

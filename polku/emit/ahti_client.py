@@ -1,0 +1,99 @@
+"""The running form of the AhtiEmitter: one stream to each endpoint, several batches under way on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.ahti.mapping import ahti_batch
+from polku.batch import Batch
+from polku.contracts import Failure
+from polku.emit.ahti_ack import Verdict, read_failures, read_verdict
+from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
+from polku.emit.grpc_stream import Dialect
+from polku.emit.parts import TooLargeError, send_parts
+from polku.errors import RetryableError
+from polku.views import join_frames, split_frames
+
+if TYPE_CHECKING:
+    from polku.emit.ahti import AhtiEmitter
+
+_DIALECT = Dialect("/ahti.v1.AhtiService/StreamEvents", read_verdict)
+_REMEMBERED = 64
+
+
+class AhtiClient:
+    """Send batches and turn acks into failures."""
+
+    def __init__(self, config: AhtiEmitter) -> None:
+        self.concurrency = config.window
+        self._endpoints = Endpoints(config.addresses(), config, _DIALECT, config.max_message_bytes)
+        self._refused = _Refused(config.refusals)
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        """Return the events that were refused; raises where none was taken."""
+        message = _Message(batch.ids, ahti_batch(batch).SerializeToString())
+        return await send_parts([message], _Delivery(self._endpoints, self._refused).send)
+
+    async def close(self) -> None:
+        """Close the streams; what is not acknowledged within a second fails."""
+        await self._endpoints.close()
+
+    def statistics(self) -> GrpcClientStatistics:
+        """Return a snapshot of the counters."""
+        return self._endpoints.statistics()
+
+
+class _Delivery:
+    """One batch: the events that AHTI refuses are found by halving it, and are at fault if it takes others."""
+
+    def __init__(self, endpoints: Endpoints[Verdict], refused: _Refused) -> None:
+        self._endpoints = endpoints
+        self._refused = refused
+        self._has_taken = False
+
+    async def send(self, part: _Message) -> list[Failure]:
+        verdict = await self._endpoints.ask(part.data)
+        if verdict.success:
+            self._has_taken = True
+            self._refused.forget(part.ids[0])
+            return read_failures(part.ids, verdict)
+        if len(part.ids) > 1:
+            raise TooLargeError(verdict.error)
+        if self._has_taken or self._refused.is_final(part.ids[0]):
+            self._refused.forget(part.ids[0])
+            return [Failure(part.ids[0], verdict.error, retryable=False)]
+        raise RetryableError(verdict.error)
+
+
+class _Refused:
+    """Count how often in a row AHTI has refused an event that nothing was taken beside."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._counts: dict[str, int] = {}
+
+    def is_final(self, event_id: str) -> bool:
+        """Count a refusal and say whether it was the last that is waited for."""
+        count = self._counts.pop(event_id, 0) + 1
+        self._counts[event_id] = count
+        if len(self._counts) > _REMEMBERED:
+            self._counts.pop(next(iter(self._counts)))
+        return count >= self._limit
+
+    def forget(self, event_id: str) -> None:
+        self._counts.pop(event_id, None)
+
+
+class _Message(NamedTuple):
+    """The ids of some events and the serialised `AhtiEventBatch` that they make."""
+
+    ids: list[str]
+    data: bytes
+
+    def halves(self) -> list[_Message]:
+        middle = len(self.ids) // 2
+        frames = split_frames(self.data)
+        return [
+            _Message(self.ids[:middle], join_frames(frames[:middle])),
+            _Message(self.ids[middle:], join_frames(frames[middle:])),
+        ]
