@@ -2,7 +2,8 @@
 
 `python -m tests.kafka.broker --topic orders:3` prints the bootstrap servers, then obeys commands on standard input,
 each answered with `ok`: `down N`, `up N`, `topic NAME PARTITIONS`, `topic-error NAME CODE`, `errors API CODE…`,
-`withhold`, `confirm`, `rtt MS`. Python's client offers only a part of that, so functions of the library in it are called.
+`withhold`, `confirm`, `rtt MS`. Python's client offers only a part of that, so the library's own functions
+are called.
 """
 
 from __future__ import annotations
