@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test check lint proto matrix chaos clean
+.PHONY: help run venv test check lint proto matrix chaos bench clean
 
 BIN = .venv/bin
 
@@ -13,6 +13,7 @@ help:
 	@echo "make proto   generate the Python code of proto/ again"
 	@echo "make matrix  test every Python with every protobuf (minutes)"
 	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
+	@echo "make bench   measure the table of targets (an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make clean   remove everything that was made"
 
 run: venv
@@ -24,7 +25,7 @@ venv: .venv/stamp
 	@PYTHON="$(PYTHON)" .ci/venv
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: test
 
@@ -38,6 +39,9 @@ proto: venv
 
 chaos: venv
 	$(BIN)/python -m tests.chaos --seconds 600
+
+bench: venv
+	$(BIN)/python -m tests.bench.table --rounds $${ROUNDS:-5} $${QUICK:+--quick}
 
 matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py

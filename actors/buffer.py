@@ -62,6 +62,11 @@ class BufferShell(Shell):
         await self.ensure_started()
         return await self._dead_letters.stored()
 
+    async def flush(self) -> None:
+        """Let emitters that collect complete what they have."""
+        await self.ensure_started()
+        await self._buffer.flush()
+
     async def drain_buffer(self) -> None:
         """Return when every outlet has delivered what it holds."""
         await self.ensure_started()

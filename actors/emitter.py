@@ -8,6 +8,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.assembly import build_delivery
 from polku.batch import Batch, Header
+from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -43,6 +44,11 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._inlet.settle(push)
 
+    async def flush(self, everything: bool) -> None:
+        """Complete what is collected."""
+        await self.ensure_started()
+        await self._delivery.flush(everything)
+
     async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
         """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
         await self.ensure_started()
@@ -64,4 +70,5 @@ class EmitterShell(Shell):
             await self._delivery.close()
 
 
-EmitterActor = ray.remote(**ACTOR)(EmitterShell)
+# For each batch that an emitter collects a call waits for its outcome.
+EmitterActor = ray.remote(**{**ACTOR, "max_concurrency": 2 * MAX_BATCHES})(EmitterShell)

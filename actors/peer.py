@@ -18,6 +18,10 @@ _PAUSE = 0.2  # seconds between two questions to an actor that is on its way bac
 _DEADLINE = 30.0
 
 
+class _LateError(UnavailableError):
+    """Say that there is no answer yet."""
+
+
 class RayPeer:
     """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
 
@@ -41,15 +45,23 @@ class RayPeer:
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""
-        receipt: Receipt = await self._call(self._handle.settle.remote(push, *self._after))
-        return receipt
+        while True:
+            try:
+                receipt: Receipt = await self._call(self._handle.settle.remote(push, *self._after))
+            except _LateError:  # it is held for longer: pushing it again would not help
+                continue
+            return receipt
+
+    async def flush(self, everything: bool) -> None:
+        """Let the actor let go of what it holds."""
+        await self._call(self._handle.flush.remote(everything))
 
     async def _call(self, ref: Any) -> Any:
         answer = asyncio.ensure_future(_await(ref))
         done, _ = await asyncio.wait((answer,), timeout=_DEADLINE)
         if not done:
             answer.cancel()
-            raise UnavailableError(f"{self._name} has not answered within {_DEADLINE:.0f} s")
+            raise _LateError(f"{self._name} has not answered within {_DEADLINE:.0f} s")
         try:
             return answer.result()
         except ray.exceptions.RayActorError as error:

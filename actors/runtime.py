@@ -145,7 +145,7 @@ class RayRuntime:
         parts = self.parts
         drain = asyncio.gather(*(_call(lane.ingest.drain_ingest.remote()) for lane in parts.lanes))
         drain.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits any more
-        flushed = [*parts.stages(), *(lane.ingest for lane in parts.lanes if lane.chained)]
+        flushed = [*parts.stages(), *(lane.buffer for lane in parts.lanes)]
         while not drain.done():
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
             for stage in flushed:

@@ -10,7 +10,7 @@ from polku.buffer.buffer import Buffer
 from polku.buffer.outlet import OutletStatistics
 from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
-from polku.contracts import Ingestor
+from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
 from polku.gateway.intake import Intake
@@ -137,7 +137,13 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
     """Build what calls one emitter."""
     from polku.emit.adapt import as_emitter
 
-    return Delivery(outlet.name, as_emitter(outlet.emitter, clock or SystemClock()))
+    emitter = as_emitter(outlet.emitter, clock or SystemClock())
+    collector = getattr(emitter, "inner", emitter)
+    if isinstance(collector, Collector):
+        from polku.collect import CollectingDelivery
+
+        return CollectingDelivery(outlet.name, emitter, collector)
+    return Delivery(outlet.name, emitter)
 
 
 class EmitterReport(NamedTuple):

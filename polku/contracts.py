@@ -82,6 +82,38 @@ class Emitter(Protocol):
         ...
 
 
+class Collecting(NamedTuple):
+    """Say how much a destination wants in one call, and how much may be held for it meanwhile.
+
+    A group is complete with `max_events` events or `max_bytes` bytes of them (serialised, one event at least), or
+    `max_age` seconds after its first event; the oldest group is completed early where there would be more than
+    `max_groups`, or more than `max_held_bytes` of events without a confirmation.
+    """
+
+    max_events: int
+    max_bytes: int
+    max_age: float
+    max_groups: int
+    max_held_bytes: int
+
+
+@runtime_checkable
+class Collector(Emitter, Protocol):
+    """An emitter whose calls are filled from many batches: each `emit` gets a complete group, and confirms all of it.
+
+    Events are held for it outside of the windows of links (see `polku.collect`), so that a small window or buffer makes
+    small groups, and never a stop.
+    """
+
+    @property
+    def collecting(self) -> Collecting:
+        """How much it wants."""
+        ...
+
+    def group(self, event: Event) -> str:
+        """Return the group that an event belongs to. Raising makes a dead letter with the exception's text."""
+
+
 class Pulled(NamedTuple):
     """One record that a source pulled: an event, bytes for an ingestor, or why it cannot be read.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
+from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from polku.batch import Batch
@@ -15,13 +16,30 @@ from polku.receipt import Receipt, Refusal
 
 
 class DeliveryStatistics(NamedTuple):
-    """Count events and calls; `emitter` is the emitter's own snapshot, where it has one."""
+    """Count events and calls; `emitter` is the emitter's own snapshot, where it has one.
+
+    `collection` shows what is held for an emitter that collects.
+    """
 
     confirmed: int
     failed: int
     calls: int
     in_flight: int
     emitter: object
+    collection: CollectionStatistics | None = None
+
+
+class CollectionStatistics(NamedTuple):
+    """Show what is collected: groups that are open, events and bytes without a confirmation, the oldest's `max_age`.
+
+    `early` counts groups that were completed before they were full or old, for want of room or at a drain.
+    """
+
+    groups: int
+    events: int
+    bytes: int
+    early: int
+    max_age: float
 
 
 class Delivery:
@@ -37,8 +55,12 @@ class Delivery:
         """Start the emitter; a destination that is down is no error here."""
         await call_hook(self._emitter, "start")
 
-    async def push(self, batch: Batch) -> Receipt:
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Return when the destination has confirmed the batch; the receipt names what it refused for good."""
+        return await self.deliver(batch)
+
+    async def deliver(self, batch: Batch) -> Receipt:
+        """Call the emitter, when it is this batch's turn, and return what became of it."""
         async with self._places:
             self._calls += 1
             self._in_flight += 1
@@ -49,6 +71,9 @@ class Delivery:
         self._failed += len(failures)
         self._confirmed += len(batch) - len(failures)
         return Receipt(tuple(Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts) for f in failures))
+
+    async def flush(self, everything: bool) -> None:
+        """Do nothing: nothing is held here."""
 
     async def assign(self, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is, or that there is none."""

@@ -382,11 +382,11 @@ class Runner:
         """Start, and return the running pipeline."""
         return self.open(Doors(grpc_addr, http_addr, http_token))
 
-    def open(self, doors: Doors) -> Pipeline:
-        """Start with these doors, and return the running pipeline."""
+    def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
+        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
-        self._pipeline = Pipeline(self.plan, self.runtime, doors)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
         return self._pipeline
 
     def run(self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None) -> None:

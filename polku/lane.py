@@ -142,9 +142,11 @@ class Lane:
         )
 
     async def flush(self) -> None:
-        """Let go of everything that the stages hold."""
+        """Let go of everything that the stages hold, and what is collected for emitters."""
         for stage in self._here():
             await self._stages[stage.name].flush()
+        if self._buffer is not None:
+            await self._buffer.flush()
 
     async def drain_intake(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""

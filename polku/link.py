@@ -15,11 +15,12 @@ sends them until an answer comes → the answer is told apart again, so that eac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from polku.batch import Batch, Identity, join
 from polku.codes import Code
@@ -53,6 +54,10 @@ class Peer(Protocol):
 
     async def settle(self, push: Push) -> Receipt:
         """Wait for the outcome of a batch that was only taken; raise `UnavailableError` where it is unknown."""
+        ...
+
+    async def flush(self, everything: bool) -> None:
+        """Let the receiver let go of what it has taken and holds: all of it, or enough to make room."""
         ...
 
 
@@ -113,6 +118,7 @@ class Link:
         self._pushed = self._sent = self._resent = self._parts = 0
         self._suspects = Suspects()
         self._bury = bury
+        self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._left = asyncio.Event()
@@ -151,6 +157,16 @@ class Link:
         while self._waiting_events >= max(self._window.join_events, 1):
             self._left.clear()
             await self._left.wait()
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the receiver has taken something whose outcome is open."""
+        return len(self._open) > len(self._in_window)
+
+    def flush_nowait(self, *, everything: bool = False) -> None:
+        """Ask the receiver to let go of what it has taken and holds, if there is anything."""
+        if self.is_holding and not self._closed:
+            self._keep(self._flush(everything))
 
     async def drain(self) -> None:
         """Return when every batch pushed so far has its final answer."""
@@ -236,6 +252,7 @@ class Link:
                     return answer
                 taken = True
                 self._leave_window(seq)
+                self.on_taken()
                 return await self._peer.settle(self._identify(seq))
             except UnavailableError as error:
                 if error.died and not taken and self._suspects.accuse(seq):
@@ -244,6 +261,10 @@ class Link:
                 self._resent += 1
                 _LOG.info("%s: batch %d is sent again: %s", self.name, seq, error)
                 await asyncio.sleep(self._retry_delay(attempt))
+
+    async def _flush(self, everything: bool) -> None:
+        with contextlib.suppress(UnavailableError):  # then what it held is pushed again
+            await self._peer.flush(everything)
 
     async def _push_in_parts(self, batch: Batch) -> Receipt:
         """Push a batch that kills its receiver in parts; only the events that kill it alone are refused."""
@@ -318,6 +339,11 @@ class Local:
         """Wait for the outcome."""
         return await self._outcomes.pop(push.seq)
 
+    async def flush(self, everything: bool) -> None:
+        """Hand the wish on to a receiver that holds back."""
+        if isinstance(self._receiver, Holding):
+            await self._receiver.flush(everything)
+
 
 class Outgoing(Protocol):
     """What a stage hands its batches to: a link, or something that chooses one."""
@@ -341,6 +367,19 @@ class Receiver(Protocol):
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Return the receipt when the batch is discharged, or an awaitable of it once the batch is held."""
         ...
+
+
+@runtime_checkable
+class Holding(Receiver, Protocol):
+    """A receiver that takes batches and answers them later."""
+
+    async def flush(self, everything: bool) -> None:
+        """Let go of all that is held, or of enough to make room."""
+        ...
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _default_delay(attempt: int) -> float:

@@ -22,13 +22,17 @@ class Pipeline:
     `async with` and by the first use.
     """
 
-    def __init__(self, plan: Plan, runtime: str, doors: Doors) -> None:
+    def __init__(self, plan: Plan, runtime: str, doors: Doors, *, wait: bool = True) -> None:
         self.plan = plan
         self._runtime = _make_runtime(plan, runtime, doors)
         self._ready = loop_thread.submit(self._runtime.start())
         self._stopping: concurrent.futures.Future[StopReport] | None = None
-        if not _inside_event_loop():
-            self._ready.result()
+        if wait and not _inside_event_loop():
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Block until the pipeline is ready for events; raises what kept it from starting."""
+        self._ready.result()
 
     @property
     def address(self) -> str | None:

@@ -22,7 +22,8 @@ _LOOK_SECONDS = 5.0
 def serve(runner: Runner, doors: Doors) -> None:
     """Start, say on standard error which addresses are open, wait for SIGINT or SIGTERM, drain, and report.
 
-    A second signal stops at once, with exit status 130. Must be called in the main thread.
+    A second signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as
+    it has started. Must be called in the main thread.
     """
     stop = threading.Event()
 
@@ -31,10 +32,11 @@ def serve(runner: Runner, doors: Doors) -> None:
             os._exit(130)
         stop.set()
 
-    pipeline = runner.open(doors)
-    tune_collector()
+    pipeline = runner.open(doors, wait=False)
     for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
         signal.signal(number, on_signal)
+    pipeline.wait_ready()
+    tune_collector()
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     say(f"polku: ready on grpc {pipeline.address}{http} (runtime {runner.runtime})")
     complaints: dict[str, str] = {}

@@ -11,6 +11,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ["RAY_ADDRESS"] = "local"  # programs that tests start must not attach to a Ray that is none of theirs
 for name in [name for name in os.environ if name.startswith("POLKU_")]:
     del os.environ[name]
 
@@ -27,5 +28,7 @@ def ray_session() -> Iterator[None]:
         namespace="application",
         object_store_memory=200_000_000,
     )
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     yield
+    os.environ["RAY_ADDRESS"] = "local"
     ray.shutdown()

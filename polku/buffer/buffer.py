@@ -95,6 +95,11 @@ class Buffer:
             return known
         return await asyncio.shield(known)
 
+    async def flush(self) -> None:
+        """Let emitters that collect complete what they have, at a drain: senders may wait for it."""
+        for outlet in self._all:
+            outlet.flush()
+
     async def drain(self) -> None:
         """Return when every outlet has delivered what it holds."""
         await asyncio.gather(*(outlet.drain() for outlet in self._all))

@@ -7,6 +7,7 @@ places of the next batches at hand; where the log is on disk and it lags far beh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,8 @@ from polku.link import Link
 from polku.receipt import Receipt, Refusal
 
 _LOG = logging.getLogger(__name__)
+_FLUSH_SECONDS = 0.05
+_RELIEF_SECONDS = 0.02
 
 
 class Share(NamedTuple):
@@ -68,6 +71,9 @@ class Outlet:
         self.name = name
         self.share = share
         self._link = link
+        link.on_taken = self._relieve
+        self._pressed = 0  # those who wait for room
+        self._relief: asyncio.TimerHandle | None = None
         self._log = log
         self._awaited = awaited
         self._bury, self._let_go = bury, let_go
@@ -76,7 +82,7 @@ class Outlet:
         self._arrived = 0
         self._loaded = 0
         self._loading = asyncio.Lock()
-        self._lag = self._lag_bytes = self._in_flight = self._reserved = 0
+        self._lag = self._lag_bytes = self._in_flight = self._in_flight_bytes = self._reserved = 0
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
@@ -107,9 +113,14 @@ class Outlet:
 
     async def wait_for_room(self, events: int, size: int) -> None:
         """Return when so much more fits."""
-        while not self.fits(events, size):
-            self._moved.clear()
-            await self._moved.wait()
+        self._pressed += 1
+        try:
+            while not self.fits(events, size):
+                self._moved.clear()
+                self._relieve()
+                await self._moved.wait()
+        finally:
+            self._pressed -= 1
 
     def reserve(self, slot: Slot) -> None:
         """Set aside room for a batch that is on its way into the log."""
@@ -165,6 +176,10 @@ class Outlet:
         """Deliver for ever; cancel to stop."""
         while True:
             await self._link.wait_room()
+            while self._is_half_taken():
+                self._moved.clear()
+                self._relieve()
+                await self._moved.wait()
             while not await self._have_waiting():
                 self._changed.clear()
                 await self._changed.wait()
@@ -181,10 +196,20 @@ class Outlet:
         """Return when nothing waits and nothing is under way."""
         while self._lag:
             self._moved.clear()
-            await self._moved.wait()
+            self.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await self._moved.wait()
+
+    def flush(self) -> None:
+        """Let the emitter complete what it collects, once it has everything that waits here."""
+        if not self._waiting and not self._behind:
+            self._link.flush_nowait(everything=True)
 
     async def close(self) -> None:
         """Close the link to the emitter; what is not confirmed stays unconfirmed."""
+        if self._relief is not None:
+            self._relief.cancel()
         for delivery in list(self._deliveries):
             delivery.cancel()
         await asyncio.gather(*self._deliveries, return_exceptions=True)
@@ -201,6 +226,33 @@ class Outlet:
             self._in_flight,
             self._unreadable,
         )
+
+    def _relieve(self) -> None:
+        """Let a collecting emitter complete some of what it holds, where that is too much of the share, or all of it.
+
+        Half of the share is enough for it: of the rest more can wait, or be dropped. Answers that are on their way have
+        a moment to make room without that.
+        """
+        if self._relief is None and self._needs_relief():
+            later = asyncio.get_running_loop().call_later
+            self._relief = later(_RELIEF_SECONDS, self._flush_if_stuck, self._confirmed + self._dead)
+
+    def _flush_if_stuck(self, done: int) -> None:
+        self._relief = None
+        if done != self._confirmed + self._dead:
+            self._relieve()
+        elif self._needs_relief():
+            self._link.flush_nowait()
+
+    def _needs_relief(self) -> bool:
+        if not self._link.is_holding:
+            return False
+        return self._is_half_taken() or bool(self._pressed and not self._waiting and not self._behind)
+
+    def _is_half_taken(self) -> bool:
+        if not self._link.is_holding:
+            return False
+        return self._in_flight * 2 > self.share.events or self._in_flight_bytes * 2 > self.share.bytes
 
     def _append(self, slot: Slot) -> None:
         self._log.claim(self.name, slot.position)
@@ -259,6 +311,7 @@ class Outlet:
                 break
             claims.append(self._waiting.popleft())
         self._in_flight += sum(claim.count for claim in claims)
+        self._in_flight_bytes += sum(claim.size for claim in claims)
         return claims
 
     async def _assemble(self, claims: list[Claim]) -> tuple[list[Claim], Batch]:
@@ -311,6 +364,7 @@ class Outlet:
     def _pass(self, claim: Claim) -> None:
         self._account(-claim.count, -claim.size)
         self._in_flight -= claim.count
+        self._in_flight_bytes -= claim.size
         self._let_go(self.name, claim.slot.position)
 
     def _account(self, events: int, size: int) -> None:

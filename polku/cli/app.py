@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from polku.cli.bench import bench
 from polku.cli.dlq import app as dlq_app
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(plugin_app, name="plugin")
 app.add_typer(journal_app, name="journal")
 app.add_typer(dlq_app, name="dlq")
+app.command()(bench)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 

@@ -19,7 +19,7 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
     Files beside it can be imported. With `by_value` its functions are sent to actors as they are here, so that nodes
     that do not have the file can run them.
     """
-    path, name = _split(target)
+    path, name = split(target)
     if not path.is_file():
         raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
     module = _run(path)
@@ -35,7 +35,8 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
     raise SettingError("FILE", target, f"{path} has no Hub named {name!r}; {found}")
 
 
-def _split(target: str) -> tuple[Path, str]:
+def split(target: str) -> tuple[Path, str]:
+    """Return the path and the name of the hub in `FILE` or `FILE:NAME`."""
     file, colon, name = target.rpartition(":")
     if colon and name.isidentifier():
         return Path(file), name

@@ -49,6 +49,7 @@ class Watch:
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
+        self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
     def add(self, name: str, complaint: str, well: str = "ok") -> None:
@@ -93,6 +94,7 @@ class Watch:
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
                 self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._idle[self.lane + name] = idle
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
 
@@ -110,6 +112,8 @@ class Watch:
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
         stall = self._why.get(self.lane + name, "")
+        if delivery.collection and self._idle.get(self.lane + name, 0.0) <= PATIENCE + delivery.collection.max_age:
+            stall = ""
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm

@@ -1,15 +1,15 @@
-"""Private memory of `polku serve` after 500,000 events, and the time until it is ready.
+"""Private memory of an inline pipeline, and what Ray adds: memory of each actor and time until it is ready.
 
     python -m tests.bench.footprint
 
-Memory is RssAnon of the inline gateway, which forwards to a sink. Time runs from the start of the process to the line
-that says `ready`; beside Ray's stands a bare `ray.init` with as many empty actors as the pipeline has.
+Memory is RssAnon. Time runs from the start of the process to the line that says `ready`; beside Ray's stands a bare
+`ray.init` with as many empty actors as the pipeline has.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import statistics
 import subprocess
 import sys
@@ -17,48 +17,53 @@ import tempfile
 import time
 from pathlib import Path
 
+from polku.bench import Load, Subject, measure
 from tests.server import Server, environment
 
+TIMES = 4  # so many times the events, to see that memory stays flat
 BARE_RAY = """
+import json, re, time
+started = time.perf_counter()
 import ray
-ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 @ray.remote(num_cpus=0)
 class Empty:
-    def ping(self): pass
+    async def private(self):
+        return int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
 actors = [Empty.remote() for _ in range(4)]
-ray.get([actor.ping.remote() for actor in actors])
+print(json.dumps({"each": ray.get([actor.private.remote() for actor in actors])}))
 """
 
 
-def serve(folder: Path, runtime: str, **variables: str) -> tuple[Server, float]:
-    """Start a gateway and return it with the seconds that it took."""
+def serve(folder: Path, runtime: str) -> float:
+    """Start a gateway, stop it, and return the seconds until it was ready."""
     started = time.perf_counter()
-    server = Server(folder, "serve", POLKU_RUNTIME=runtime, POLKU_GRPC_ADDR="127.0.0.1:0", **variables)
-    return server, time.perf_counter() - started
-
-
-def private_megabytes(pid: int) -> float:
-    """Return the RssAnon of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) / 1000
-
-
-def memory(folder: Path, events: int) -> tuple[float, float]:
-    """Return the private megabytes of an inline gateway before and after so many events."""
-    load = [sys.executable, "-m", "tests.bench.load"]
-    sink = subprocess.Popen([*load, "sink", "--events", str(events)], stdin=-1, stdout=-1, text=True)
-    assert sink.stdin
-    assert sink.stdout
-    server, _ = serve(folder, "inline", POLKU_EMIT_GRPC_ENDPOINTS=f"127.0.0.1:{sink.stdout.readline().strip()}")
-    before = private_megabytes(server.process.pid)
-    command = [*load, "generate", "--target", server.address, "--events", str(events)]
-    subprocess.run(command, input="\n", text=True, check=True, stdout=subprocess.DEVNULL)
-    sink.communicate("\n")
-    after = private_megabytes(server.process.pid)
+    server = Server(folder, "serve", POLKU_RUNTIME=runtime, POLKU_GRPC_ADDR="127.0.0.1:0", RAY_ADDRESS="local")
+    seconds = time.perf_counter() - started
     server.stop()
-    return before, after
+    return seconds
+
+
+def bare_ray() -> tuple[float, float]:
+    """Return the seconds that four empty actors take, and the megabytes of one."""
+    started = time.perf_counter()
+    command = [sys.executable, "-c", BARE_RAY]
+    out = subprocess.run(command, check=True, env=environment(RAY_ADDRESS="local"), stdout=-1, text=True).stdout
+    told = json.loads(out.splitlines()[-1])["each"]
+    return time.perf_counter() - started, statistics.median(told)
+
+
+def once(folder: Path, events: int) -> dict[str, float]:
+    """Measure everything once."""
+    folder.mkdir(exist_ok=True)
+    found = {f"start {runtime}": serve(folder / runtime, runtime) for runtime in ("inline", "ray")}
+    found["start bare ray"], found["bare actor MB"] = bare_ray()
+    found["memory"] = measure(Subject(), Load(events=events)).memory_mb
+    found["memory more"] = measure(Subject(), Load(events=TIMES * events)).memory_mb
+    parts = measure(Subject(runtime="ray"), Load(events=events)).parts
+    actors = [part.memory_mb for name, part in parts.items() if name != "driver" and not name.startswith("others")]
+    found["actor MB"] = statistics.mean(actors)
+    return found
 
 
 def main() -> None:
@@ -66,23 +71,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=500_000)
     options = parser.parse_args()
-    ready: dict[str, list[float]] = {"inline": [], "ray": [], "bare ray": []}
-    after = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.rounds):
-            for runtime in ("inline", "ray"):
-                server, seconds = serve(Path(folder) / f"{runtime}{number}", runtime)
-                ready[runtime].append(seconds)
-                server.stop()
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", BARE_RAY], check=True, env=environment())
-            ready["bare ray"].append(time.perf_counter() - started)
-            before, later = memory(Path(folder) / f"memory{number}", options.events)
-            after.append(later)
-            print(f"private memory: {before:.1f} MB when ready, {later:.1f} MB after {options.events:,} events")
-    for name, seconds_each in ready.items():
-        print(f"ready, {name}: {statistics.median(seconds_each):.2f} s")
-    print(f"private memory after {options.events:,} events: {statistics.median(after):.1f} MB (median)")
+        found = [once(Path(folder) / str(number), options.events) for number in range(options.rounds)]
+    for name in found[0]:
+        print(f"{name}: {statistics.median(one[name] for one in found):.1f}")
 
 
 if __name__ == "__main__":

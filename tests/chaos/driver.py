@@ -77,6 +77,7 @@ class Chaos:
         self.sink: subprocess.Popen[bytes] | None = None
         self._stopped: list[int] = []
         self.ended = True
+        self.starts = 0
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
         """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
@@ -84,11 +85,13 @@ class Chaos:
         try:
             self.start_sink()
             self.start_pipeline()
+            self.wait_ready()
             for client in self.clients:
                 client.start()
             self.ended = False
             self.wait_until(lambda: min(self.arrived.values()) > 500, 60, "the first events")
-            while time.monotonic() - started < seconds:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
                 if pause:
                     self.harm()
                 self.watch(self.random.uniform(0.3, pause or 1.0))
@@ -161,6 +164,7 @@ class Chaos:
         assert self.pipeline is not None
         self.pipeline.wait(10)
         self.start_pipeline()
+        self.wait_ready()
         return "SIGKILL everything"
 
     def kill_sink(self) -> str:
@@ -207,9 +211,18 @@ class Chaos:
                 "a client has ended: see its traceback"
             )
             if time.monotonic() > deadline:
-                log = (self.folder / "pipeline.log").read_text()[-3000:]
-                raise AssertionError(f"waited {seconds:.0f} s for {what} (seed {self.seed}); the pipeline said:\n{log}")
+                raise AssertionError(f"waited {seconds:.0f} s for {what} (seed {self.seed}); {self.log()}")
             time.sleep(0.02)
+
+    def wait_ready(self) -> None:
+        """Return when the pipeline that was started last says that it is ready."""
+        log = self.folder / "pipeline.log"
+        self.starts += 1
+        self.wait_until(lambda: log.read_text().count("polku: ready") >= self.starts, 90, "the pipeline to be ready")
+
+    def log(self) -> str:
+        """Return the end of what the pipeline has said."""
+        return "the pipeline said:\n" + (self.folder / "pipeline.log").read_text()[-5000:]
 
     def come_to_rest(self) -> None:
         """Stop the load, then the pipeline by SIGTERM, which delivers what it holds."""
@@ -218,7 +231,7 @@ class Chaos:
         assert self.pipeline is not None
         self.pipeline.send_signal(signal.SIGTERM)
         code = self.pipeline.wait(60)
-        assert code == 0, f"exit status {code}"
+        assert code == 0, f"exit status {code} (seed {self.seed}); {self.log()}"
         self.look()
 
     def start_sink(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -295,3 +296,37 @@ def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_pat
     assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
     assert "lanes" not in inline
     assert "replicas" not in inline
+
+
+SLOW_START = """
+import asyncio, sys
+from polku import Hub
+
+class Slow:
+    name = "slow"
+    async def start(self):
+        print("starting", file=sys.stderr, flush=True)
+        await asyncio.sleep(1)
+    async def emit(self, batch):
+        pass
+
+hub = Hub().emitter(Slow())
+"""
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_a_signal_while_the_pipeline_starts_ends_it_in_order(runtime: str, tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(SLOW_START)
+    command = [sys.executable, "-m", "polku", "run", str(file), "--runtime", runtime, "--grpc-addr", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        said = ""
+        while "starting" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.terminate()
+        said += process.stderr.read()
+        assert process.wait(60) == 0, said
+    assert "polku: stopped" in said

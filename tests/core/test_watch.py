@@ -6,7 +6,7 @@ import pytest
 
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
-from polku.delivery import DeliveryStatistics
+from polku.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
 from polku.receipt import Receipt
 from polku.runtime import watch
@@ -49,3 +49,18 @@ def test_health_turns_bad_naming_who_since_when_and_why_and_good_again(monkeypat
     assert found["emitter:fine"] == (True, "ok")
     assert all(healthy for healthy, _ in judge(progress, 200, 110, 4).values())
     assert all(healthy for healthy, _ in judge(progress, 0, 310, 0).values())
+
+
+def test_collecting_for_as_long_as_it_may_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
+    def complaint(idle: float, max_age: float) -> bool:
+        look = Watch()
+        monkeypatch.setattr(look._progress, "stalled", lambda *_: idle)
+        outlets = {"store": outlet(300, 10)}
+        look.add_buffer(BufferStatistics(300, 300, 10_000, 500, 0, 0, 0, outlets))
+        held = CollectionStatistics(1, 300, 300, 0, max_age)
+        look.add_delivery("store", DeliveryStatistics(10, 0, 3, 0, None, held))
+        return not look.health(0).healthy
+
+    assert complaint(idle=31, max_age=0.5)
+    assert not complaint(idle=60, max_age=60)
+    assert complaint(idle=91, max_age=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ _builds: list[subprocess.Popen[bytes]] = []
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any(item.path.name == "test_plugins.py" for item in session.items)
-    if wanted and not session.config.option.collectonly and shutil.which("cargo"):
+    first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    if wanted and first and not session.config.option.collectonly and shutil.which("cargo"):
         command = ["nice", "cargo", "build", "--quiet"]
         silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         _builds.append(subprocess.Popen(command, cwd=_FOLDER, **silent))  # type: ignore[call-overload]

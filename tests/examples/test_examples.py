@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from backports import zstd
 
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import IngestEvent
@@ -125,3 +126,13 @@ def test_embedded_runs_inside_an_application() -> None:
         "monitor: (11, 0.1)",
         "ray goes on: True",
     ]
+
+
+def test_archive_writes_compressed_objects_by_tenant_and_day(run: Run, tmp_path: Path) -> None:
+    server = run("archive.py", FOLDER=str(tmp_path))
+    send(server, "--type", "order.paid", "--metadata", "tenant=../acme")
+    send(server, "--type", "order.paid")
+    assert server.stop() == 0
+    objects = sorted((tmp_path / "archive").rglob("*.ndjson.zst"))
+    assert [path.parts[-3] for path in objects] == ["tenant=..%2Facme", "tenant=none"]
+    assert [json.loads(zstd.decompress(path.read_bytes()))["event_type"] for path in objects] == ["order.paid"] * 2

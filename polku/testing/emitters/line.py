@@ -49,7 +49,7 @@ class Line:
 
     def push(self, batch: Batch) -> asyncio.Task[Receipt]:
         """Hand a batch over; the task ends when all of its events are confirmed or refused."""
-        task = asyncio.get_running_loop().create_task(self.delivery.push(batch))
+        task = asyncio.get_running_loop().create_task(self.delivery.deliver(batch))
         self._tasks.append(task)
         return task
 

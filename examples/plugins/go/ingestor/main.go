@@ -87,7 +87,11 @@ func main() {
 	if address == "" {
 		address = "127.0.0.1:9001"
 	}
-	listener, err := net.Listen("tcp", address)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	}
+	listener, err := net.Listen(network, address)
 	if err != nil {
 		log.Fatal(err)
 	}

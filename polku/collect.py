@@ -1,0 +1,219 @@
+"""Fill the calls of an emitter from many batches: groups of events that are complete by size, age, or for want of room.
+
+A batch is answered in two steps, as by a stage that holds events: `push` returns at once with an awaitable of the
+receipt, which comes when every group with events of the batch has been delivered. So a small window, or a small share
+of the buffer, does not make an end of it: what is upstream goes on pushing, and asks for room (`flush`) where what is
+held here fills its share. Then the oldest groups are completed early.
+
+What is held is bounded: over `Collecting.max_held_bytes` a push waits. Held are batches without an answer, since their
+sender keeps them for as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from polku.batch import Batch, Header
+from polku.codes import Code
+from polku.contracts import Collector, Emitter
+from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
+from polku.receipt import Receipt, Refusal
+from polku.v1.gateway_pb2 import EventPayload
+from polku.views import join_frames, split_frames
+
+MAX_BATCHES = 5_000  # for each of them a call of the sender is open
+
+
+class CollectingDelivery(Delivery):
+    """Collect events by group and call the emitter with one batch for each group that is complete."""
+
+    def __init__(self, name: str, emitter: Emitter, collector: Collector) -> None:
+        super().__init__(name, emitter)
+        self._limits = collector.collecting
+        self._group_of = collector.group
+        self._groups: dict[str, _Group] = {}  # by key, in the order of their opening
+        self._held: dict[int, _Held] = {}  # by rising number
+        self._held_events = self._held_bytes = self._early = 0
+        self._open = self._under_way = 0  # bytes in groups that are not complete, and in those that are
+        self._wanted = False  # room was asked for, while groups were under way
+        self._number = 0
+        self._let_go = 0  # the last batch all of whose groups were completed for want of room
+        self._turn = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        """Take a batch in, once there is room for it; return what will be its receipt."""
+        async with self._turn:
+            while self._is_full(batch.size):
+                self._make_room()
+                self._settled.clear()
+                await self._settled.wait()
+            return self._take(batch).done
+
+    async def flush(self, everything: bool) -> None:
+        """Complete every group, or those that keep the older half of the batches from their answers."""
+        if everything:
+            for group in list(self._groups.values()):
+                self._complete(group, early=True)
+        else:
+            self._make_room()
+
+    async def close(self) -> None:
+        """Give up what is held, which stays unconfirmed, and close the emitter."""
+        for group in self._groups.values():
+            group.timer.cancel()
+        self._groups.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await super().close()
+
+    def statistics(self) -> DeliveryStatistics:
+        """Return a snapshot of the counters."""
+        held = CollectionStatistics(
+            len(self._groups), self._held_events, self._held_bytes, self._early, self._limits.max_age
+        )
+        return super().statistics()._replace(collection=held)
+
+    def _is_full(self, size: int) -> bool:
+        if len(self._held) >= MAX_BATCHES:
+            return True
+        return bool(self._held) and self._held_bytes + size > self._limits.max_held_bytes
+
+    def _take(self, batch: Batch) -> _Held:
+        self._number += 1
+        held = self._held[self._number] = _Held(self._number, len(batch), batch.size)
+        self._held_events += held.events
+        self._held_bytes += held.size
+        payload = batch.payload  # decoded apart from the batch, which would keep the events for as long as it is held
+        for event, frame in zip(EventPayload.FromString(payload).events, split_frames(payload), strict=True):
+            try:
+                key = self._group_of(event)
+            except Exception as error:
+                held.refused.append(Refusal(event.id, Code.UNDELIVERED, str(error) or type(error).__name__))
+            else:
+                self._put(key, held, frame)
+        self._failed += len(held.refused)
+        self._settle(held, len(held.refused))
+        return held
+
+    def _put(self, key: str, held: _Held, frame: bytes) -> None:
+        size = len(frame)
+        group = self._groups.get(key)
+        if group is not None and group.size + size > self._limits.max_bytes:
+            self._complete(group)
+            group = None
+        if group is None:
+            if len(self._groups) >= self._limits.max_groups:
+                self._complete(next(iter(self._groups.values())), early=True)
+            timer = asyncio.get_running_loop().call_later(self._limits.max_age, self._complete_aged, key)
+            group = self._groups[key] = _Group(key, held.number, timer)
+        group.frames.append(frame)
+        group.size += size
+        self._open += size
+        if group.last is held:
+            group.runs[-1].count += 1
+        else:
+            group.last = held
+            group.runs.append(_Run(held))
+        if len(group.frames) >= self._limits.max_events:
+            self._complete(group)
+
+    def _complete_aged(self, key: str) -> None:
+        self._complete(self._groups[key])
+
+    def _make_room(self) -> None:
+        """Complete every group with events of the older half of the batches, unless room is about to be made.
+
+        Groups that are under way may make it. If no batch is answered with them, there is more to complete.
+        """
+        if not self._held or next(iter(self._held)) <= self._let_go:
+            return
+        self._wanted = self._under_way >= self._open
+        if self._wanted:
+            return
+        self._let_go = (next(iter(self._held)) + self._number) // 2
+        for group in list(self._groups.values()):
+            if group.opened_by > self._let_go:
+                break
+            self._complete(group, early=True)
+
+    def _complete(self, group: _Group, *, early: bool = False) -> None:
+        self._early += early
+        group.timer.cancel()
+        del self._groups[group.key]
+        self._open -= group.size
+        self._under_way += group.size
+        task = asyncio.get_running_loop().create_task(self._deliver(group))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, group: _Group) -> None:
+        batch = Batch.from_wire(Header(len(group.frames), None, None, 0, ""), join_frames(group.frames))
+        group.frames.clear()
+        receipt = await self.deliver(batch)
+        refused = {refusal.event_id: refusal for refusal in receipt.refused}
+        ids = batch.ids if refused else []
+        self._under_way -= group.size
+        waiting, start = len(self._held), 0
+        for run in group.runs:
+            held, count = run.held, run.count
+            held.refused += [refused[event_id] for event_id in ids[start : start + count] if event_id in refused]
+            start += count
+            self._settle(held, count)
+        if len(self._held) < waiting:
+            self._wanted = False  # who needs more room than that asks again
+        elif self._wanted:
+            self._make_room()
+
+    def _settle(self, held: _Held, count: int) -> None:
+        """Count events of a batch that have an outcome; with the last one, answer the batch."""
+        held.remaining -= count
+        if held.remaining:
+            return
+        del self._held[held.number]
+        self._held_events -= held.events
+        self._held_bytes -= held.size
+        self._settled.set()
+        if not held.done.done():  # its sender may have gone
+            held.done.set_result(Receipt(tuple(held.refused)))
+
+
+class _Held:
+    """A batch without an answer."""
+
+    __slots__ = ("done", "events", "number", "refused", "remaining", "size")
+
+    def __init__(self, number: int, events: int, size: int) -> None:
+        self.number = number
+        self.events = self.remaining = events
+        self.size = size
+        self.refused: list[Refusal] = []
+        self.done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+
+class _Run:
+    """How many events in a row are of one batch."""
+
+    __slots__ = ("count", "held")
+
+    def __init__(self, held: _Held) -> None:
+        self.held = held
+        self.count = 1
+
+
+class _Group:
+    """The serialised events of one group, and whose they are."""
+
+    __slots__ = ("frames", "key", "last", "opened_by", "runs", "size", "timer")
+
+    def __init__(self, key: str, opened_by: int, timer: asyncio.TimerHandle) -> None:
+        self.key = key
+        self.opened_by = opened_by
+        self.timer = timer
+        self.frames: list[bytes] = []
+        self.runs: list[_Run] = []
+        self.last: _Held | None = None
+        self.size = 0

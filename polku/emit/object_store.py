@@ -1,0 +1,137 @@
+"""Put whole objects into a store, and say what an error means for what comes next."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
+
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_LATER = {"RequestTimeout", "NoSuchUpload", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"}
+# Where a store looks for the credentials of the machine that it runs on, when it was given none.
+_NOWHERE = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google.internal", "redential")
+_FULL = ("No space left", "os error 28", "quota")
+
+
+class Objects:
+    """A folder of an object store, opened at the first use.
+
+    `put` returns when the object is complete; on the local file system, when it and its name are on disk.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str], *, timeout: float, part_bytes: int) -> None:
+        self._url = url
+        self._options = dict(options)
+        self._timeout = timeout
+        self._part_bytes = part_bytes
+        self._folder = unquote(urlsplit(url).path) if url.startswith("file:") else None
+        self._store: ObjectStore | None = None
+
+    async def put(self, key: str, content: bytes, content_type: str) -> None:
+        """Write an object, replacing what has its name; raises the `EmitError` that fits."""
+        import obstore
+
+        try:
+            store = await self._opened()
+            attributes = None if self._folder is not None else {"Content-Type": content_type}
+            await obstore.put_async(store, key, content, attributes=attributes, chunk_size=self._part_bytes)
+            if self._folder is not None:
+                await asyncio.to_thread(_sync, os.path.join(self._folder, key))
+        except Exception as error:  # obstore's errors have no class in common with those of files
+            raise explain(self._url, error) from None
+
+    def check(self) -> None:
+        """Raise `PlanError` where the package is missing or an option is unknown."""
+        try:
+            import obstore.exceptions
+        except ImportError:
+            raise PlanError("needs obstore: pip install 'polku[s3]'", where=f"S3Emitter(url={self._url!r})") from None
+        if self._folder is not None:
+            return  # a folder that cannot be made now may be there later
+        try:
+            self._store = self._open()
+        except obstore.exceptions.UnknownConfigurationKeyError as error:
+            raise PlanError(f"options: {_first(error)}", where=f"S3Emitter(url={self._url!r})") from None
+        except Exception:  # put says it again, with the reason, and holds the events
+            self._store = None
+
+    async def _opened(self) -> ObjectStore:
+        if self._store is None:
+            self._store = await asyncio.to_thread(self._open)
+        return self._store
+
+    def _open(self) -> ObjectStore:
+        from obstore.store import LocalStore, from_url
+
+        if self._folder is not None:
+            return LocalStore(self._folder, mkdir=True)
+        endpoint = self._options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        return from_url(  # type: ignore[call-overload, no-any-return]
+            self._url,
+            config=self._options or None,
+            client_options={
+                "timeout": timedelta(seconds=self._timeout),
+                "connect_timeout": timedelta(seconds=min(self._timeout, 5.0)),
+                "allow_http": endpoint.startswith("http://"),
+            },
+            # Parts of an object are tried again here, twice; the object, for as long as it takes, by Resilience.
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=self._timeout)},
+        )
+
+
+def explain(where: str, error: Exception) -> EmitError:
+    """Say what an error of a store means: mend something, try again, or never."""
+    if isinstance(error, EmitError):
+        return error
+    text = str(error)
+    found, answer = _CODE.search(text), _STATUS.search(text)
+    code, status = found[1] if found else "", int(answer[1]) if answer else 0
+    reason = f"{where}: {_first(error)}"
+    if "TooSkewed" in code:
+        return MisconfiguredError(f"{where}: clock skew ({code}): the clock of this machine is wrong; set it (NTP)")
+    if code in _LATER or status in (408, 409, 429) or status >= 500 or any(word in text for word in _FULL):
+        return RetryableError(reason)
+    if any(place in text for place in _NOWHERE):
+        fix = "no credentials: set them in the environment (AWS_ACCESS_KEY_ID, …) or in options"
+        return MisconfiguredError(f"{where}: {fix} ({_first(error)})")
+    if code == "EntityTooLarge" or "File name too long" in text:
+        return RejectedError(reason)
+    if 300 <= status < 500 or code or _is_configuration(error, text):
+        return MisconfiguredError(reason)
+    return RetryableError(reason)
+
+
+def _is_configuration(error: Exception, text: str) -> bool:
+    kinds = ("PermissionDeniedError", "UnauthenticatedError", "NotFoundError", "NotSupportedError", "InvalidPathError")
+    if isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError, NotImplementedError)):
+        return True
+    local = ("Permission denied", "Read-only file system", "Not a directory", "canonicalize", "File exists")
+    return type(error).__name__ in kinds or any(word in text for word in local)
+
+
+def _first(error: Exception) -> str:
+    """Return an error's text without what is for the library's authors, on one line."""
+    text = " ".join(str(error).partition("\n\nDebug source")[0].split())
+    return f"{text[:500]}…" if len(text) > 500 else text or type(error).__name__
+
+
+def _sync(path: str) -> None:
+    """Let a file and its name reach the disk."""
+    for name in (path, os.path.dirname(path)):
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,232 @@
+"""Write events to an object store, many to an object."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from polku import arguments
+from polku.batch import Batch
+from polku.clock import Clock
+from polku.contracts import Collecting, Failure
+from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
+from polku.emit.object_key import BATCH, KeyTemplate
+from polku.emit.object_store import SCHEMES, Objects
+from polku.emit.parts import send_parts
+from polku.errors import PlanError, RejectedError
+from polku.event.v1.event_pb2 import Event
+from polku.v1.gateway_pb2 import EventPayload
+from polku.views import split_frames
+
+_PART_BYTES = 5 * 1024 * 1024  # S3 takes no smaller part but the last
+
+
+class S3Statistics(NamedTuple):
+    """Count what was written: objects that are complete, their events and bytes, and puts that failed."""
+
+    objects: int
+    events: int
+    bytes: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class S3Emitter:
+    """Write events to S3 (`s3://bucket/prefix`), GCS (`gs://`), Azure (`az://`) or local files (`file:///folder`).
+
+    An object is complete with `max_events` events or `max_bytes` bytes of them (as protobuf, before `format` and
+    `compression`), or `max_age` seconds after its first event, and at a drain. There is one for each name that `key`
+    gives, up to `max_open`, and up to `max_held_bytes` of events are held for all of them; over that the oldest are
+    completed early, and then new events wait. A buffer's share is a bound as well: half of it at most is held, so
+    choose a buffer (best a durable one) larger than an object. An event is confirmed when its object is complete;
+    until then clients at the `delivered` level wait.
+
+    `key` may have text and `{source}`, `{type}`, `{id}`, `{severity}`, `{outcome}`, `{metadata.NAME}`, the UTC times
+    of the event `{date}`, `{year}`, `{month}`, `{day}`, `{hour}`, `{minute}`, and must have `{batch}`; an ending such
+    as `.ndjson.gz` is added. Values are escaped: none makes a folder. An event that lacks a field becomes a dead
+    letter, unless the field has a default: `{metadata.tenant|none}`.
+
+    `{batch}` is the time of the object's earliest event and a digest of all its events, whatever their order: a retry
+    writes the same object once more, under the same name. After a crash the events without a confirmation come again,
+    and may be cut into other objects: delivery is at least once. An event that is in two objects then has the same id
+    in both, and objects are never incomplete.
+
+    Larger objects are uploaded in parts of `part_bytes` (let the bucket's lifecycle rules remove uploads that a crash
+    left unfinished), `concurrency` objects at once; a request may take `timeout` seconds. Timeouts, 5xx and lost
+    connections are tried again; missing credentials, refused rights, an absent bucket and a wrong clock hold
+    everything, with an alarm. `options` are the store's (`region`, `endpoint`, `access_key_id`, …: those of obstore);
+    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs
+    `pip install 'polku[s3]'`, for Parquet `pip install 'polku[s3,parquet]'`.
+    """
+
+    url: str
+    key: str = field(default="{source}/{date}/{hour}/{batch}", kw_only=True)
+    format: ObjectFormat | str = field(default=ObjectFormat.NDJSON, kw_only=True)
+    compression: Compression | str = field(default=Compression.NONE, kw_only=True)
+    name: str = field(default="s3", kw_only=True)
+    max_events: int = field(default=100_000, kw_only=True)
+    max_bytes: int = field(default=32 * 1024 * 1024, kw_only=True)
+    max_age: float = field(default=60.0, kw_only=True)
+    max_open: int = field(default=1_000, kw_only=True)
+    max_held_bytes: int = field(default=128 * 1024 * 1024, kw_only=True)
+    part_bytes: int = field(default=8 * 1024 * 1024, kw_only=True)
+    concurrency: int = field(default=4, kw_only=True)
+    timeout: float = field(default=30.0, kw_only=True)
+    options: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+
+    may_recover = True
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        object.__setattr__(self, "format", arguments.choice("S3Emitter", "format", self.format, ObjectFormat))
+        compression = arguments.choice("S3Emitter", "compression", self.compression, Compression)
+        object.__setattr__(self, "compression", compression)
+        for option in ("max_events", "max_bytes", "max_open", "max_held_bytes", "part_bytes", "concurrency"):
+            arguments.whole("S3Emitter", option, getattr(self, option))
+        for option in ("max_age", "timeout"):
+            arguments.positive("S3Emitter", option, getattr(self, option))
+        if self.part_bytes < _PART_BYTES:
+            fix = f"must be at least {_PART_BYTES}: S3 takes no smaller parts"
+            raise arguments.fault("S3Emitter", "part_bytes", self.part_bytes, fix)
+        object.__setattr__(self, "options", _checked_options(self.options))
+        self.template()
+
+    def template(self) -> KeyTemplate:
+        """Return the names of its objects; raises `PlanError` where `key` gives none."""
+        if not isinstance(self.key, str):
+            raise arguments.fault("S3Emitter", "key", self.key, "must be a template such as '{source}/{date}/{batch}'")
+        url = urlsplit(self.url)
+        local = url.scheme == "file"
+        ending = suffix(ObjectFormat(self.format), Compression(self.compression))
+        # A file is written beside its name, with a number at its end, before it gets it.
+        segment, prefix = (240, 0) if local else (1024, len(url.path.encode()))
+        return KeyTemplate(self.key, suffix=ending, prefix_bytes=prefix, max_segment=segment)
+
+    def build(self, clock: Clock) -> _Writer:
+        """Make the running emitter."""
+        return _Writer(self)
+
+
+class _Writer:
+    def __init__(self, config: S3Emitter) -> None:
+        self.concurrency = config.concurrency
+        self.collecting = Collecting(
+            config.max_events, config.max_bytes, config.max_age, config.max_open, config.max_held_bytes
+        )
+        self._format, self._compression = ObjectFormat(config.format), Compression(config.compression)
+        self._suffix = suffix(self._format, self._compression)
+        self._where = f"S3Emitter(url={config.url!r})"
+        self.group = config.template().group
+        self._objects = Objects(config.url, config.options, timeout=config.timeout, part_bytes=config.part_bytes)
+        self._written = self._events = self._bytes = self._failed = 0
+
+    def start(self) -> None:
+        self._objects.check()
+        if self._format is ObjectFormat.PARQUET:
+            try:
+                import pyarrow.parquet  # noqa: F401
+            except ImportError:
+                fix = "format='parquet' needs pyarrow: pip install 'polku[s3,parquet]'"
+                raise PlanError(fix, where=self._where) from None
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        """Write the batch's events, one object for each name."""
+        drafts, failures = await asyncio.to_thread(self._draft, batch.payload)
+        return failures + await send_parts(drafts, self._put)
+
+    def statistics(self) -> S3Statistics:
+        return S3Statistics(self._written, self._events, self._bytes, self._failed)
+
+    async def _put(self, draft: _Draft) -> list[Failure]:
+        key, content = await asyncio.to_thread(self._finish, draft)
+        try:
+            await self._objects.put(key, content, CONTENT_TYPES[self._format])
+        except Exception:
+            self._failed += 1
+            raise
+        self._written += 1
+        self._events += len(draft.ids)
+        self._bytes += len(content)
+        return []
+
+    def _draft(self, payload: bytes) -> tuple[list[_Draft], list[Failure]]:
+        """Encode events into objects, and name those that cannot be."""
+        drafts: dict[str, _Draft] = {}
+        failures: list[Failure] = []
+        for event, frame in zip(EventPayload.FromString(payload).events, split_frames(payload), strict=True):
+            try:
+                name = self.group(event)
+                draft = drafts.get(name)
+                if draft is None:
+                    draft = _Draft(name, make_encoder(self._format, self._compression))
+                draft.add(event, frame)
+            except Exception as error:
+                failures.append(Failure(event.id, str(error) or type(error).__name__, retryable=False))
+            else:
+                drafts[name] = draft
+        return list(drafts.values()), failures
+
+    def _finish(self, draft: _Draft) -> tuple[str, bytes]:
+        try:
+            content = draft.encoder.finish()
+        except Exception as error:  # the same events will never do
+            raise RejectedError(f"cannot be written as {self._format}: {type(error).__name__}: {error}") from error
+        return draft.name.replace(BATCH, draft.identity()) + self._suffix, content
+
+
+class _Draft:
+    """An object that is about to be written."""
+
+    def __init__(self, name: str, encoder: Encoder) -> None:
+        self.name = name
+        self.encoder = encoder
+        self.ids: list[str] = []
+        self._frames: list[bytes] = []
+        self._earliest = (1 << 63) - 1
+
+    def add(self, event: Event, frame: bytes) -> None:
+        self.encoder.add(event, frame)
+        self.ids.append(event.id)
+        self._frames.append(frame)
+        self._earliest = min(self._earliest, event.timestamp_unix_ns)
+
+    def halves(self) -> Sequence[_Draft]:
+        """Return itself: no object is too large for a store that takes parts."""
+        return [self]
+
+    def identity(self) -> str:
+        """Return the time of the earliest event and a digest of all: the same for the same events in any order."""
+        digest = hashlib.blake2b(digest_size=12)
+        for frame in sorted(self._frames):
+            digest.update(len(frame).to_bytes(4, "little"))
+            digest.update(frame)
+        when = datetime.fromtimestamp(self._earliest // 1_000_000_000, UTC)
+        return f"{when.year:04d}{when:%m%dT%H%M%S}-{digest.hexdigest()}"
+
+
+def _check_url(url: object) -> None:
+    fix = f"write s3://bucket/prefix or file:///folder; known are {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in SCHEMES or parts.query or parts.fragment:
+        raise arguments.fault("S3Emitter", "url", url, fix)
+    if "@" in parts.netloc and parts.scheme.startswith("s3"):
+        raise PlanError("url: credentials belong in options or the environment, not in the address", where="S3Emitter")
+    local = parts.scheme == "file"
+    if (local and (parts.netloc or len(parts.path) < 2)) or (not local and not parts.netloc):
+        raise arguments.fault("S3Emitter", "url", url, fix)
+    if any(segment in (".", "..") for segment in parts.path.split("/")) or "\0" in parts.path:
+        raise arguments.fault("S3Emitter", "url", url, "must not contain '.' or '..' as a folder")
+
+
+def _checked_options(options: object) -> dict[str, str]:
+    if isinstance(options, Mapping) and all(isinstance(text, str) for pair in options.items() for text in pair):
+        return dict(options)
+    raise PlanError("options must map names to strings, such as {'region': 'eu-north-1'}", where="S3Emitter")

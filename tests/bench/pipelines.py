@@ -1,0 +1,48 @@
+"""The pipelines of the table; `variant` makes one with so many stages or emitters, from the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from polku import BufferStrategy, Filter, GrpcEmitter, Hub, Limits, Transform
+
+SINK = os.environ.get("POLKU_BENCH_SINK", "127.0.0.1:9")
+STAGES = int(os.environ.get("BENCH_STAGES", "1"))
+EMITTERS = int(os.environ.get("BENCH_EMITTERS", "1"))
+LANES = int(os.environ.get("BENCH_LANES", "2"))
+
+
+def is_about_users(event: Any) -> bool:
+    return bool(event.event_type.startswith("user."))
+
+
+def mark(event: Any) -> None:
+    event.metadata["processed"] = "true"
+
+
+def _hub() -> Hub:
+    return Hub(name="bench").middleware(Filter(is_about_users)).middleware(Transform(mark))
+
+
+def _variant() -> Hub:
+    hub = Hub(name="bench")
+    for number in range(STAGES):
+        hub.middleware(Transform(mark), name=f"mark-{number}", isolate=True)
+    for number in range(EMITTERS):
+        hub.emitter(GrpcEmitter(SINK, name=f"sink-{number}"))
+    return hub
+
+
+hub = _hub().emitter(GrpcEmitter(SINK))
+durable = _hub().buffer_strategy(BufferStrategy.durable("tests/bench/journal.db")).emitter(GrpcEmitter(SINK))
+variant = _variant()
+bounded = (
+    _hub()
+    .limits(Limits(open_bytes=8 * 1024 * 1024))
+    .buffer_strategy(BufferStrategy.ring(10_000, max_bytes=8 * 1024 * 1024))
+    .emitter(GrpcEmitter(SINK))
+)
+chained: Any = _hub().emitter(GrpcEmitter(SINK))
+if hasattr(chained, "chain"):
+    chained = chained.chain().lanes(LANES)

@@ -1,0 +1,147 @@
+"""The whole table of targets: `make bench`, or `python -m tests.bench.table --rounds 5`.
+
+All measurements of a round take turns; medians over the rounds are judged. `--quick` is a tenth of everything, to see
+that it works: its numbers mean little. Results go to `tests/bench/results/`, as Markdown and JSON, with the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from polku.bench import BenchError, Result, measure
+from polku.bench.machine import describe, machine
+from tests.bench import footprint, middleware
+from tests.bench.rows import Cell, Line, at_most, latency_cells, latency_lines, rows, work_cells, work_lines
+
+RESULTS = Path(__file__).with_name("results")
+_COST_NS = 2_000
+
+
+def in_turns(cells: Sequence[Cell], rounds: int, found: dict[str, list[Result]]) -> dict[str, str]:
+    """Measure every cell once a round; return what failed, by key."""
+    failed: dict[str, str] = {}
+    unique = list({cell.key: cell for cell in cells}.values())
+    for number in range(rounds):
+        for cell in unique:
+            if cell.key in failed:
+                continue
+            began = time.monotonic()
+            try:
+                result = measure(cell.subject, cell.load)
+            except BenchError as error:
+                failed[cell.key] = str(error)[-500:]
+                print(f"{cell.key}: {error}", file=sys.stderr)
+                continue
+            found.setdefault(cell.key, []).append(result)
+            print(
+                f"round {number + 1}, {cell.key}: {result.acked_per_s:,.0f}/s, {result.cpu_us_per_event:.2f} µs, "
+                f"lost {result.lost} ({time.monotonic() - began:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+    return failed
+
+
+def middleware_lines() -> list[Line]:
+    found = asyncio.run(middleware.middleware_costs())
+    lines = [
+        Line(f"{name}, batch of 1,000", f"≤ {_COST_NS:,} ns", f"{cost:,.0f} ns", at_most(cost, _COST_NS))
+        for name, cost in found.items()
+    ]
+    ingestors = middleware.ingestor_costs()
+    return lines + [
+        Line(f"{name}, 1,000 records", "reported", f"{cost:,.0f} ns", "") for name, cost in ingestors.items()
+    ]
+
+
+def footprint_lines(rounds: int, events: int) -> list[Line]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = [footprint.once(Path(folder) / str(number), events) for number in range(rounds)]
+    median = {name: statistics.median(one[name] for one in found) for name in found[0]}
+    after, more = median["memory"], median["memory more"]
+    flat = f"{after:.1f} MB, {more:.1f} MB after {footprint.TIMES} times as many"
+    actor = median["actor MB"] - median["bare actor MB"]
+    start = median["start ray"] - median["start bare ray"]
+    return [
+        Line(f"private memory, inline, after {events:,} events", "≤ 32 MB, flat", flat, at_most(after, 32.0)),
+        Line(
+            "Ray: private memory of an actor, above an empty one",
+            "reported",
+            f"{actor:.1f} MB ({median['actor MB']:.1f} MB of {median['bare actor MB']:.1f} MB bare)",
+            "",
+        ),
+        Line(
+            "Ray: from start to ready, above bare Ray with as many empty actors",
+            "reported",
+            f"{start:.1f} s ({median['start ray']:.1f} s of {median['start bare ray']:.1f} s; "
+            f"inline {median['start inline']:.1f} s)",
+            "",
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", help="only rows whose name contains this; repeatable")
+    options = parser.parse_args()
+    events, calls, most, seconds = (50_000, 2_000, 100_000, 2.0) if options.quick else (500_000, 40_000, 10**7, 20.0)
+    chosen = [row for row in rows(events, calls) if _wanted(row.name, options.only)]
+    found: dict[str, list[Result]] = {}
+    failed = in_turns([cell for row in chosen if not row.skip for cell in row.cells], options.rounds, found)
+    lines: list[Line] = []
+    for row in chosen:
+        why = row.skip or next((failed[cell.key] for cell in row.cells if cell.key in failed), "")
+        lines += [Line(row.name, "", "", f"skipped: {why}")] if why else row.judge(found)
+    half = latency_cells(found, seconds) if {"inline", "ray"} <= found.keys() else []
+    if half and _wanted("latency", options.only) and not in_turns(half, options.rounds, found):
+        lines += latency_lines(found)
+    if _wanted("work", options.only):
+        cells = work_cells(most)
+        failed = in_turns(cells, 1, found)
+        lines += work_lines(found, [cell for cell in cells if cell.key not in failed])
+    if _wanted("middleware", options.only):
+        lines += middleware_lines()
+    if _wanted("footprint", options.only):
+        lines += footprint_lines(1 if options.quick else min(3, options.rounds), events)
+    write(lines, found, options.rounds, "quick" if options.quick else "table")
+
+
+def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, name: str) -> None:
+    """Write the results, and print the table."""
+    here = machine()
+    command = shlex.join(["python", "-m", "tests.bench.table", *sys.argv[1:]])
+    head = "| what | target | measured | |\n|---|---|---|---|\n"
+    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = f"{head}{body}\nMedians of {rounds} rounds that took turns. {describe(here)}.\n\n`{command}`\n"
+    everything: dict[str, Any] = {
+        "command": command,
+        "machine": here,
+        "rounds": rounds,
+        "lines": [line._asdict() for line in lines],
+        "results": {key: [asdict(result) for result in results] for key, results in found.items()},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+    print(text)
+
+
+def _wanted(name: str, only: Sequence[str] | None) -> bool:
+    return not only or any(part in name for part in only)
+
+
+if __name__ == "__main__":
+    main()
