@@ -74,6 +74,13 @@ def test_the_built_in_pipeline_loses_nothing_and_everything_is_told() -> None:
     assert "bench --runtime inline --events 20500" in found["command"]
 
 
+def test_on_ray_each_actor_has_its_own_figures() -> None:
+    (subject,) = bench("--runtime", "ray", "--events", "5000")["subjects"]
+    assert (subject["counts"]["delivered"], subject["counts"]["lost"]) == (5_000, 0)
+    assert {"driver", "ingest", "stage-1", "buffer", "emitter:grpc"} <= subject["parts"].keys()
+    assert all(part["memory_mb"] > 5 for part in subject["parts"].values())
+
+
 def test_unary_calls_in_an_open_loop_keep_their_rate() -> None:
     found = bench("--runtime", "inline", "--unary", "--rate", "200", "--events", "200")
     (subject,) = found["subjects"]
