@@ -139,7 +139,21 @@ class Consumer:
         # `consume` alone would wait for the whole time, or until there are so many.
         first = self._client.poll(_PAUSED_SECONDS if self._paused else _POLL_SECONDS)
         if first is not None:
-            self._tell(self._listener.arrived, [first, *self._client.consume(_RECORDS, 0)])
+            self._hand_over([first, *self._client.consume(_RECORDS, 0)])
+
+    def _hand_over(self, messages: Sequence[Any]) -> None:
+        """Give records to the event loop, and wait until it has them: it may want partitions to be paused."""
+        taken = threading.Event()
+
+        def take() -> None:
+            try:
+                self._listener.arrived(messages)
+            finally:
+                taken.set()
+
+        self._tell(take)
+        while not self._ended and not taken.wait(_POLL_SECONDS):
+            pass
 
     def _on_assign(self, client: Any, partitions: Sequence[Any]) -> None:
         self._tell(self._listener.assigned, _places(partitions))

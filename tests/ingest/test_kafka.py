@@ -190,7 +190,7 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
 
         wait_for(lambda: under_way() > 300)
         time.sleep(0.5)
-        assert under_way() < 4_000
+        assert under_way() < 2_500
         out.release()
         got = out.wait_for(8_000, 60)
     for partition in range(3):

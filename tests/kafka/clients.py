@@ -10,16 +10,21 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 
 def read(bootstrap: str, topic: str, count: int, partitions: int = 1, timeout: float = 20.0) -> list[Any]:
-    """Return the first `count` records of a topic, by partition and offset."""
+    """Return the records of a topic, by partition and offset, once there are `count` that differ in their headers."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
     records: list[Any] = []
     deadline = time.monotonic() + timeout
-    while len(records) < count and time.monotonic() < deadline:
+    while _different(records) < count and time.monotonic() < deadline:
         records += [message for message in consumer.consume(count, 0.2) if message.error() is None]
     consumer.close()
-    assert len(records) >= count, f"{len(records)} of {count} records came"
+    assert _different(records) >= count, f"{_different(records)} of {count} records came"
     return sorted(records, key=lambda message: (message.partition(), message.offset()))
+
+
+def _different(records: Sequence[Any]) -> int:
+    """Count records; those that were sent again have the same headers."""
+    return len({str(message.headers() or (message.partition(), message.offset())) for message in records})
 
 
 def write(bootstrap: str, topic: str, values: Sequence[bytes | None], **options: Any) -> None:
