@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from polku.ahti.v1.events_pb2 import EntityState, EntityType, RelationshipState, RelationshipType
 from polku.event.v1.event_pb2 import Event
 
+IDENTIFYING = frozenset({"name", "resource"})
+"""The metadata without one of which an event that has no typed data is about nothing."""
 _KINDS = ("deployment", "pod", "service", "configmap", "secret", "node", "statefulset", "daemonset", "pvc")
 _TYPES = {kind: EntityType.Value(f"ENTITY_TYPE_{kind.upper()}") for kind in _KINDS}
 _NO_TYPE = EntityType.ENTITY_TYPE_UNSPECIFIED

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from polku.ahti.entities import add_entities
+from polku.ahti.entities import IDENTIFYING, add_entities
 from polku.ahti.v1.events_pb2 import AhtiEvent, AhtiEventBatch, EventType
 from polku.ahti.v1.events_pb2 import Outcome as AhtiOutcome
 from polku.ahti.v1.events_pb2 import Severity as AhtiSeverity
@@ -49,6 +49,7 @@ _NAMED = (
 )
 _OF_NAME = {name: EventType.Value(f"EVENT_TYPE_{name.upper()}") for name in (*_NAMED, "resource", "signal")}
 _COPIED = frozenset({"trace_id", "span_id", "parent_span_id", "namespace"})
+_TELLING = _COPIED | {"cluster", "cluster_id", "duration_us", "duration_ms"} | IDENTIFYING
 _NO_TYPE = EventType.EVENT_TYPE_UNSPECIFIED
 _INFO, _SEVERITIES = AhtiSeverity.SEVERITY_INFO, frozenset[int](AhtiSeverity.values())
 _UNKNOWN, _OUTCOMES = AhtiOutcome.OUTCOME_UNKNOWN, frozenset[int](AhtiOutcome.values())
@@ -85,13 +86,11 @@ def map_into(mapped: Any, event: Event) -> None:
         data = getattr(mapped, kind)
         data.SetInParent()
         data.MergeFromString(getattr(event, kind).SerializeToString())
-    metadata = dict(event.metadata)
-    if metadata:
-        _map_metadata(mapped, metadata)
-    if metadata or kind is not None:
-        if duration := _duration_us(event, metadata):
-            mapped.duration_us = duration
-        add_entities(mapped, event, metadata)
+    metadata, labels = event.metadata, mapped.labels
+    for name in metadata:
+        labels[name] = metadata[name]
+    if kind is not None or not _TELLING.isdisjoint(metadata):
+        _map_meaning(mapped, event, dict(metadata))
 
 
 def read_type(event_type: str) -> tuple[EventType.ValueType, str]:
@@ -103,13 +102,16 @@ def read_type(event_type: str) -> tuple[EventType.ValueType, str]:
     return (_NO_TYPE, event_type) if known is None else (known, rest)
 
 
-def _map_metadata(mapped: Any, metadata: Mapping[str, str]) -> None:
-    mapped.labels.update(metadata)
+def _map_meaning(mapped: Any, event: Event, metadata: Mapping[str, str]) -> None:
+    """Write what is read out of metadata and typed data; most events have neither, and are not asked."""
     for name in _COPIED & metadata.keys():
         setattr(mapped, name, metadata[name])
     cluster = metadata.get("cluster_id") or metadata.get("cluster")
     if cluster:
         mapped.cluster = cluster
+    if duration := _duration_us(event, metadata):
+        mapped.duration_us = duration
+    add_entities(mapped, event, metadata)
 
 
 def _duration_us(event: Event, metadata: Mapping[str, str]) -> int:

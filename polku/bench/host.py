@@ -1,8 +1,8 @@
 """The process of the pipeline under measurement: `polku run`, with a second ear for questions about its processes.
 
 A file's emitters are replaced by ones to the sink, under the same names and rules, so that no real destination gets
-made-up events; a journal and a file of dead letters are replaced by empty ones beside them, so that nothing real is
-delivered to the sink. With `keep` the file runs as it is.
+made-up events; a journal and a file of dead letters are replaced by empty ones beside them, and sources are left out,
+so that nothing real is delivered to the sink. With `keep` the file runs as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _towards(plan: Plan, sink: str, stack: ExitStack) -> Plan:
         buffer = replace(buffer, path=_fresh(buffer.path, stack))
     if letters is not None:
         letters = replace(letters, path=_fresh(letters.path, stack))
-    return replace(plan, outlets=outlets, buffer=buffer, dead_letters=letters)
+    return replace(plan, sources=(), outlets=outlets, buffer=buffer, dead_letters=letters)
 
 
 def _fresh(path: str, stack: ExitStack) -> str:

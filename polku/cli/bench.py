@@ -58,8 +58,8 @@ def bench(
     """Measure a pipeline: rates, latencies, CPU and memory of each part, and by id what was lost or doubled.
 
     Generator, pipeline and sink are processes of their own on this machine. The file's emitters are replaced by
-    ones to the sink, its journal by an empty one; --keep-emitters leaves all as it is. Exit status 1 if anything
-    acknowledged was lost.
+    ones to the sink, its journal by an empty one, its sources left out; --keep-emitters leaves all as it is. Exit
+    status 1 if anything acknowledged was lost.
     """
     from polku.bench.comparison import take_turns
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
-from polku.delivery import DeliveryStatistics
+from polku.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
 from polku.stage import StageStatistics
@@ -77,6 +77,7 @@ class Watch:
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
+            self._idle[f"{self.lane}ingest"] = idle
         self.add("ingest", complaint)
         for source, plugin in intake.plugins.items():
             self.add(f"ingestor:{source}", plugin.alarm, plugin.text)
@@ -94,7 +95,7 @@ class Watch:
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
                 self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
-                self._idle[self.lane + name] = idle
+                self._idle[f"{self.lane}outlet {name}"] = idle
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
 
@@ -112,12 +113,19 @@ class Watch:
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
         stall = self._why.get(self.lane + name, "")
-        if delivery.collection and self._idle.get(self.lane + name, 0.0) <= PATIENCE + delivery.collection.max_age:
-            stall = ""
+        if delivery.collection is not None:
+            stall = stall if self._is_late(f"outlet {name}", delivery.collection) else ""
+            waits = f"{self.lane}ingest" in self._idle  # and its clients may wait for the delivery
+            if waits and not self._is_late("ingest", delivery.collection):
+                self.add("ingest", "")
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
         self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
+
+    def _is_late(self, part: str, collection: CollectionStatistics) -> bool:
+        """Say whether a part has waited for longer than events may be collected."""
+        return self._idle.get(self.lane + part, 0.0) > PATIENCE + collection.max_age
 
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""

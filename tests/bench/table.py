@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", help="only rows whose name contains this; repeatable")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that they are written to")
     options = parser.parse_args()
     events, calls, most, seconds = (50_000, 2_000, 100_000, 2.0) if options.quick else (500_000, 40_000, 10**7, 20.0)
     chosen = [row for row in rows(events, calls) if _wanted(row.name, options.only)]
@@ -116,10 +117,10 @@ def main() -> None:
         lines += middleware_lines()
     if _wanted("footprint", options.only):
         lines += footprint_lines(1 if options.quick else min(3, options.rounds), events)
-    write(lines, found, options.rounds, "quick" if options.quick else "table")
+    write(lines, found, options.rounds, options.results / ("quick" if options.quick else "table"))
 
 
-def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, name: str) -> None:
+def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, path: Path) -> None:
     """Write the results, and print the table."""
     here = machine()
     command = shlex.join(["python", "-m", "tests.bench.table", *sys.argv[1:]])
@@ -133,9 +134,9 @@ def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, na
         "lines": [line._asdict() for line in lines],
         "results": {key: [asdict(result) for result in results] for key, results in found.items()},
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
-    (RESULTS / f"{name}.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
     print(text)
 
 

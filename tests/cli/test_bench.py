@@ -18,7 +18,12 @@ FILTERING = """
 from polku import BufferStrategy, Filter, Hub, Router, StdoutEmitter
 def is_wanted(event): return int(event.id[6:11]) % 10 != 0
 hub = Hub().buffer_strategy(BufferStrategy.durable("real.db")).middleware(Filter(is_wanted)).emitter(StdoutEmitter())
-other = Hub().emitter(StdoutEmitter())
+
+class Real:
+    name = "real"
+    async def run(self, *arguments): open("pulled", "w").close()
+
+other = Hub().source(Real()).emitter(StdoutEmitter())
 routed = Hub().middleware(Router().default("a")).emitter(StdoutEmitter(), name="a").emitter(StdoutEmitter(), name="b")
 """
 
@@ -72,6 +77,13 @@ def test_the_built_in_pipeline_loses_nothing_and_everything_is_told() -> None:
     assert 5 < subject["parts"]["pipeline"]["memory_mb"] < 500
     assert found["machine"]["cores"] == os.cpu_count()
     assert "bench --runtime inline --events 20500" in found["command"]
+
+
+def test_on_ray_each_actor_has_its_own_figures() -> None:
+    (subject,) = bench("--runtime", "ray", "--events", "5000")["subjects"]
+    assert (subject["counts"]["delivered"], subject["counts"]["lost"]) == (5_000, 0)
+    assert {"driver", "ingest", "stage-1", "buffer", "emitter:grpc"} <= subject["parts"].keys()
+    assert all(part["memory_mb"] > 5 for part in subject["parts"].values())
 
 
 def test_unary_calls_in_an_open_loop_keep_their_rate() -> None:

@@ -56,9 +56,12 @@ def test_collecting_for_as_long_as_it_may_is_no_illness(monkeypatch: pytest.Monk
         look = Watch()
         monkeypatch.setattr(look._progress, "stalled", lambda *_: idle)
         outlets = {"store": outlet(300, 10)}
+        look.add_ingest(IntakeStatistics(9, 9, 5, 0, 4, Receipt()))
         look.add_buffer(BufferStatistics(300, 300, 10_000, 500, 0, 0, 0, outlets))
         held = CollectionStatistics(1, 300, 300, 0, max_age)
         look.add_delivery("store", DeliveryStatistics(10, 0, 3, 0, None, held))
+        found = look.health(0).components
+        assert found["ingest"][0] == found["emitter:store"][0]
         return not look.health(0).healthy
 
     assert complaint(idle=31, max_age=0.5)

@@ -234,7 +234,7 @@ async def test_a_small_queue_is_waited_for(cluster: Cluster) -> None:
 
 
 async def test_what_is_not_confirmed_in_time_is_taken_back_and_keeps_its_order(own_cluster: Cluster) -> None:
-    async with running(own_cluster, "orders", key="{source}", timeout=0.5) as emitter:
+    async with running(own_cluster, "orders", key="{source}", timeout=3) as emitter:
         assert await emitter.emit(batch("a", "b")) == []
         own_cluster.tell("down", 1)
         failures = await emitter.emit(batch("c", "d"))

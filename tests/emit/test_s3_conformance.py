@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from polku import S3Emitter
-from polku.testing.emitters import Ability, Destination, EmitterCheck, emitter_checks
+from polku.testing import Ability, Destination, EmitterCheck, emitter_checks
 from tests.emit.s3_server import S3Server, free_port
 
 _HOP = {"host", "content-length", "transfer-encoding", "connection", "date", "server"}

@@ -2,7 +2,8 @@
 
 `python -m tests.kafka.broker --topic orders:3` prints the bootstrap servers, then obeys commands on standard input,
 each answered with `ok`: `down N`, `up N`, `topic NAME PARTITIONS`, `topic-error NAME CODE`, `errors API CODE…`,
-`rtt MS`. Python's client offers only a part of that, so the functions of the library inside it are called.
+`withhold`, `confirm`, `rtt MS`. Python's client offers only a part of that, so the library's own functions
+are called.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 PRODUCE, FETCH, METADATA, FIND_COORDINATOR, OFFSET_COMMIT = 0, 1, 3, 10, 8
 NONE, MSG_SIZE_TOO_LARGE, UNKNOWN_TOPIC, TOPIC_AUTHORIZATION, CLUSTER_AUTHORIZATION = 0, 10, 3, 29, 31
+
+_WITHHELD = 8
 
 
 def library() -> Any:
@@ -63,6 +66,25 @@ class Mock:
     def rtt(self, milliseconds: str) -> None:
         for broker in range(1, self.brokers + 1):
             self.lib.rd_kafka_mock_broker_set_rtt(self.cluster, broker, int(milliseconds))
+
+    def withhold(self) -> None:
+        """Take records from now on, and confirm none of them: the next eight requests are answered in an hour."""
+        pairs = [ctypes.c_int(value) for _ in range(_WITHHELD) for value in (NONE, 3_600_000)]
+        push = self.lib.rd_kafka_mock_broker_push_request_error_rtts
+        push(self.cluster, ctypes.c_int32(1), ctypes.c_int16(PRODUCE), ctypes.c_size_t(_WITHHELD), *pairs)
+
+    def confirm(self) -> None:
+        """Confirm again what comes from now on; what is withheld stays so until its connection ends."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.bootstrap, "batch.num.messages": 1, "linger.ms": 0})
+        left = ctypes.c_size_t(_WITHHELD)
+        count = self.lib.rd_kafka_mock_broker_error_stack_cnt
+        while left.value:  # nothing takes them back but requests
+            producer.produce("nobody-reads-this", b"")
+            producer.poll(0.02)
+            count(self.cluster, ctypes.c_int32(1), ctypes.c_int16(PRODUCE), ctypes.byref(left))
+        producer.purge()
 
     def errors(self, api: str, *codes: str) -> None:
         array = (ctypes.c_int * len(codes))(*map(int, codes))

@@ -82,7 +82,11 @@ func main() {
 	if path == "" {
 		path = "archive.log"
 	}
-	listener, err := net.Listen("tcp", address)
+	network := "tcp"
+	if socket, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", socket
+	}
+	listener, err := net.Listen(network, address)
 	if err != nil {
 		log.Fatal(err)
 	}

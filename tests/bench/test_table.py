@@ -1,0 +1,42 @@
+"""The table measures, judges and writes, misses included."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.rows import at_least, at_most
+from tests.server import environment
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (at_least(10, 10), "met"),
+        (at_least(9, 10), "missed by 10%"),
+        (at_most(10, 10), "met"),
+        (at_most(15, 10), "missed by 50%"),
+    ],
+)
+def test_a_miss_says_by_how_much(verdict: str, text: str) -> None:
+    assert verdict == text
+
+
+def test_a_row_is_measured_and_written_with_machine_and_command(tmp_path: Path) -> None:
+    options = ["--quick", "--rounds", "1", "--only", "pass-through", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.bench.table", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "quick.json").read_text())
+    (line,) = written["lines"]
+    assert line["what"] == "inline, pass-through"
+    assert line["verdict"] == "met" or line["verdict"].startswith("missed by")
+    (result,) = written["results"]["pass"]
+    assert (result["delivered"], result["lost"], result["duplicates"]) == (50_000, 0, 0)
+    assert "tests.bench.table --quick" in written["command"]
+    assert written["machine"]["cores"]
+    assert "| inline, pass-through | ≥ 900,000/s |" in (tmp_path / "quick.md").read_text()
