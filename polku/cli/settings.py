@@ -12,6 +12,7 @@ from polku.errors import PlanError, SettingError
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
+DOORS = ("grpcio", "fast")
 RUNTIMES = ("ray", "inline")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
@@ -29,6 +30,7 @@ class Settings:
     plugin_token: str | None = field(default=None, repr=False)
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
+    door: str | None = None
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -50,6 +52,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         plugin_token=read("plugin_token", check_token, None),
         http_addr=read("http_addr", check_address, None),
         http_token=read("http_token", check_token, None),
+        door=read("door", _one_of(DOORS), None),
     )
 
 

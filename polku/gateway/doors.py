@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,12 +16,19 @@ class Doors:
 
     Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). `shared` ports are open in
     several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
+    `door` forces the gRPC server: `grpcio` or `fast` (the extra `fast`); without it the
+    environment's `POLKU_DOOR` counts, else the gateway chooses.
     """
 
     grpc_addr: str | None = None
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
     shared: bool = False
+    door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
+
+    def __post_init__(self) -> None:
+        if self.door not in (None, "grpcio", "fast"):
+            raise SettingError("POLKU_DOOR", self.door, "is not a door; known are grpcio and fast, or leave it unset")
 
 
 class Addresses(NamedTuple):

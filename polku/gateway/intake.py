@@ -10,11 +10,12 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from polku.batch import Batch
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.delivery import call_hook
@@ -132,23 +133,48 @@ class Intake:
 
         Raises `InputError` where the message as a whole is refused and `DrainingError` at the end of the pipeline.
         """
+        request = self.parse(message)
+        admission = self.admit(request)
+        if admission is None:
+            context = IngestContext(request.source, request.cluster, request.format)
+            admission = await self.admit_raw(request.raw, context, request.source)
+        return await self._push(admission, len(message))
+
+    def parse(self, message: bytes) -> IngestEvent:
+        """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
         self._check_request(len(message))
         try:
-            request = IngestEvent.FromString(message)
+            return IngestEvent.FromString(message)
         except DecodeError as error:
             reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
             raise InputError(Code.MALFORMED, reason) from None
-        source, cluster = request.source, request.cluster
+
+    def admit(self, request: IngestEvent) -> Admission | None:
+        """Admit the events of a request; None where an ingestor has to read it first. Raises `InputError`."""
         which = request.WhichOneof("payload")
         if which == "event":
-            admission = admit_events([request.event], source, cluster, self.limits)
-        elif which == "events":
-            admission = admit_events(list(request.events.events), source, cluster, self.limits)
-        elif which == "raw":
-            admission = await self.admit_raw(request.raw, IngestContext(source, cluster, request.format), source)
-        else:
-            raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
-        return await self._push(admission, len(message))
+            return admit_events([request.event], request.source, request.cluster, self.limits)
+        if which == "events":
+            return admit_events(list(request.events.events), request.source, request.cluster, self.limits)
+        if which == "raw":
+            return None
+        raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
+
+    async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
+        """Push the events of several requests, `size` bytes in all, as one batch; return an Ack for each."""
+        ids = [event_id for admission in admissions for event_id in admission.ids]
+        if len(set(ids)) < len(ids):  # an id that two requests share could not tell whose refusal it is
+            share = size // len(admissions)
+            return list(await asyncio.gather(*[self._push(admission, share) for admission in admissions]))
+        self._received += len(ids)
+        self._refused += sum(len(admission.refused) for admission in admissions)
+        receipt = self._latest
+        if ids:
+            events = [event for admission in admissions for event in admission.batch.events]
+            receipt = await self._settle(ids, self._send(Batch.from_events(events), size))
+        if not receipt.refused:
+            return [self._ack(admission, receipt) for admission in admissions]
+        return [self._ack(admission, _of(admission, receipt)) for admission in admissions]
 
     def serve(self, source: str, ingestor: Ingestor) -> None:
         """Let an ingestor, which is started, serve a source from now on."""
@@ -330,13 +356,16 @@ class Intake:
         self._refused += len(admission.refused)
         if not admission.ids:
             return _ready(self._ack(admission, self._latest))
+        return self._acknowledge(admission, self._send(admission.batch, size))
+
+    def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         if self._reads_routes:
-            admission.batch.read_routes()
+            batch.read_routes()
         self._open += 1
         self._open_bytes += size
-        answer = self._link.push_nowait(admission.batch)
+        answer = self._link.push_nowait(batch)
         answer.add_done_callback(lambda _: self._close(size))
-        return self._acknowledge(admission, answer)
+        return answer
 
     def _close(self, size: int) -> None:
         self._open -= 1
@@ -344,16 +373,20 @@ class Intake:
         self._answered.set()
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt]) -> Ack:
+        return self._ack(admission, await self._settle(admission.ids, answer))
+
+    async def _settle(self, ids: Sequence[str], answer: asyncio.Future[Receipt]) -> Receipt:
+        """Wait for the receipt of these events and count what became of them."""
         try:
             receipt = await answer
         except DrainingError as error:
-            receipt = self._latest._replace(refused=_all(admission.ids, Code.DRAINING, str(error)))
+            receipt = self._latest._replace(refused=_all(ids, Code.DRAINING, str(error)))
         except PolkuError as error:
-            receipt = self._latest._replace(refused=_all(admission.ids, Code.UNAVAILABLE, str(error)))
+            receipt = self._latest._replace(refused=_all(ids, Code.UNAVAILABLE, str(error)))
         self._latest = receipt._replace(refused=())
         self._refused += len(receipt.refused)
-        self._accepted += len(admission.ids) - len(receipt.refused)
-        return self._ack(admission, receipt)
+        self._accepted += len(ids) - len(receipt.refused)
+        return receipt
 
     def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
         ids = admission.ids
@@ -390,6 +423,11 @@ def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
         else:
             raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
     return events, refused
+
+
+def _of(admission: Admission, receipt: Receipt) -> Receipt:
+    ids = set(admission.ids)
+    return receipt._replace(refused=tuple(refusal for refusal in receipt.refused if refusal.event_id in ids))
 
 
 def _all(ids: Iterable[str], code: Code, message: str) -> tuple[Refusal, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from polku.gateway.choice import choose
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
 
 if TYPE_CHECKING:
+    from polku.gateway.fast import FastServer
     from polku.gateway.http.server import HttpServer
     from polku.gateway.registry import RegistryService
 
@@ -24,7 +26,7 @@ class Gateway:
         self._intake = intake
         self._registry = registry
         self._health = health
-        self._servers: list[GatewayServer | HttpServer] = []
+        self._servers: list[GatewayServer | FastServer | HttpServer] = []
         self._addresses = Addresses()
 
     @property
@@ -37,7 +39,8 @@ class Gateway:
         grpc = http = None
         try:
             if doors.grpc_addr is not None:
-                self._servers.append(server := GatewayServer(self._intake, self._health, self._registry))
+                server = choose(doors)(self._intake, self._health, self._registry)
+                self._servers.append(server)
                 grpc = await server.start(doors.grpc_addr, shared=doors.shared)
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer

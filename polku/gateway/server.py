@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from polku.codes import Code
 from polku.errors import DrainingError, InputError, SettingError
+from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
@@ -30,21 +29,17 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "polku.v1.Gateway"
-_RETRY_AFTER_MS = "100"
-_STATUS = {
-    Code.BUFFER_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.DRAINING: grpc.StatusCode.UNAVAILABLE,
-    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Code.INGESTOR_ERROR: grpc.StatusCode.INTERNAL,
-}
 
 
 class GatewayServer:
     """Serve one intake over gRPC."""
 
     def __init__(
-        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+        self,
+        intake: Intake,
+        health: Callable[[], Awaitable[Health]],
+        registry: RegistryService | None = None,
+        baselines: Baselines | None = None,
     ) -> None:
         self._intake = intake
         self._registry = registry
@@ -52,7 +47,7 @@ class GatewayServer:
         self._server: grpc.aio.Server | None = None
         self._health_service: Any = None
         self._started = time.monotonic()
-        self._baselines: OrderedDict[str, Counts] = OrderedDict()
+        self._baselines = baselines or Baselines(intake)
         self._streams = 0
 
     async def start(self, address: str, *, shared: bool = False) -> str:
@@ -105,15 +100,10 @@ class GatewayServer:
         baseline = self._baseline(context)
         try:
             ack = await self._intake.event(message)
-        except DrainingError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except InputError as error:
-            await self._abort(context, error.code, error.message)
-        if ack.errors and not ack.event_ids:
-            codes = {error.code for error in ack.errors}
-            for code in (Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING):
-                if codes == {code}:
-                    await self._abort(context, code, ack.errors[0].message)
+            check_answer(ack)
+        except (DrainingError, InputError) as error:
+            failure = status_of(error)
+            await context.abort(failure.status, failure.details, trailing_metadata=failure.metadata)
         ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
         return ack
 
@@ -160,19 +150,8 @@ class GatewayServer:
             raise
         await acks.put(None)
 
-    async def _abort(self, context: Any, code: Code, message: str) -> None:
-        status = _STATUS.get(code, grpc.StatusCode.INVALID_ARGUMENT)
-        hint = (("grpc-retry-pushback-ms", _RETRY_AFTER_MS),) if code is Code.BUFFER_FULL else ()
-        await context.abort(status, f"{code}: {message}", trailing_metadata=hint)
-
     def _baseline(self, context: Any) -> Counts:
-        """Return the counters as they were when this connection first called; the latest 1,024 are remembered."""
-        peer = context.peer()
-        if peer not in self._baselines:
-            self._baselines[peer] = self._intake.counts
-            if len(self._baselines) > 1024:
-                self._baselines.popitem(last=False)
-        return self._baselines[peer]
+        return self._baselines.of(context.peer())
 
     def _handlers(self) -> Any:
         methods = {

@@ -1,0 +1,39 @@
+"""Choose the server behind the gRPC port, and say which and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import TYPE_CHECKING
+
+from polku.errors import SettingError
+from polku.gateway.doors import Doors
+from polku.gateway.server import GatewayServer
+
+if TYPE_CHECKING:
+    from polku.gateway.fast import FastServer
+
+_LOG = logging.getLogger(__name__)
+_PACKAGE = "pygrpc_native"
+
+
+def choose(doors: Doors) -> type[GatewayServer] | type[FastServer]:
+    """Return the class of the gRPC server; raises `SettingError` where the one that is asked for cannot be had."""
+    installed = importlib.util.find_spec(_PACKAGE) is not None
+    if doors.door == "fast" and not installed:
+        raise SettingError("POLKU_DOOR", "fast", "needs the extra `fast`: pip install 'polku[fast]'")
+    if doors.door == "grpcio":
+        return _say("grpcio", "it is asked for")
+    if doors.door == "fast":
+        return _say("fast", "it is asked for")
+    # pygrpc-native 0.5 reserves all metadata keys that begin with `grpc-`, so that this hint cannot be sent.
+    return _say("grpcio", "the fast one cannot send grpc-retry-pushback-ms; POLKU_DOOR=fast chooses it")
+
+
+def _say(door: str, reason: str) -> type[GatewayServer] | type[FastServer]:
+    _LOG.info("the gRPC door is %s: %s", door, reason)
+    if door == "grpcio":
+        return GatewayServer
+    from polku.gateway.fast import FastServer
+
+    return FastServer

@@ -1,0 +1,190 @@
+"""The fast gRPC door: HTTP/2 in Rust, outside the GIL (`pygrpc-native`), for unary SendEvent; all else as in `server`.
+
+Calls come in batches: what one trip brings becomes one batch of events and is answered by the ids of the calls. What
+is not SendEvent goes through a Unix socket to a `GatewayServer` behind this door.
+
+What differs from the other door, which is why it is opened only where it is asked for: a call that is refused because
+the buffer is full carries no `grpc-retry-pushback-ms` (the library reserves the key); a stream's statistics begin
+with the first stream that came through this door, not with its connection (all come from the one socket); a message is
+read whole before its size is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from polku.contracts import IngestContext
+from polku.errors import DrainingError, InputError, SettingError
+from polku.gateway.admission import Admission
+from polku.gateway.answers import Baselines, Failure, check_answer, status_of
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake
+from polku.gateway.server import GatewayServer
+from polku.v1.gateway_pb2 import Ack, IngestEvent
+
+if TYPE_CHECKING:
+    from polku.gateway.registry import RegistryService
+
+_LOG = logging.getLogger(__name__)
+_METHOD = "/polku.v1.Gateway/SendEvent"
+_CALLS = 256  # in one trip from Rust
+_BYTES = 1 << 20  # pushed together: so far the limit on open bytes may be passed
+
+
+class FastServer:
+    """Serve one intake over gRPC, unary calls at the least cost."""
+
+    def __init__(
+        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+    ) -> None:
+        self._intake = intake
+        self._baselines = Baselines(intake)
+        self._behind = GatewayServer(intake, health, registry)
+        self._front: Any = None
+        self._folder = ""
+        self._stopping = False
+        self._calls: set[int] = set()
+        self._ingesting: dict[int, asyncio.Task[None]] = {}
+        self._pushing: set[asyncio.Task[None]] = set()
+
+    async def start(self, address: str, *, shared: bool = False) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had."""
+        from pygrpc_native import NativeGrpcFront
+
+        try:
+            # grpcio pings only connections with calls; so does this door.
+            self._front = front = NativeGrpcFront(
+                address, [(_METHOD, False)], keepalive_permit_without_calls=False, reuse_port=shared
+            )
+        except OSError as error:
+            raise SettingError("grpc_addr", address, f"cannot be opened ({error}); is the port in use?") from None
+        self._folder = tempfile.mkdtemp(prefix="polku-door-")
+        path = str(Path(self._folder) / "grpc.sock")
+        await self._behind.start(f"unix:{path}")
+        front.set_fallback(path)
+        front.start()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._receive, args=(loop,), name="polku-fast-door", daemon=True).start()
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{front.bound_port}"
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, give open ones `grace` seconds to end, close the port."""
+        if self._front is None:
+            return
+        self._stopping = True
+        behind = asyncio.ensure_future(self._behind.stop(grace))
+        open_now = [*self._ingesting.values(), *self._pushing]
+        if open_now and grace > 0:
+            await asyncio.wait(open_now, timeout=grace)
+        await behind
+        front, self._front = self._front, None
+        await asyncio.get_running_loop().run_in_executor(None, front.close)
+        for task in [*self._ingesting.values(), *self._pushing]:
+            task.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say to `grpc.health.v1` clients whether the gateway serves."""
+        await self._behind.set_serving(serving)
+
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Bring calls to the loop until the port is closed; runs in a thread of its own."""
+        front = self._front
+        while (calls := front.recv_batch(_CALLS)) is not None:
+            try:
+                loop.call_soon_threadsafe(self._take, front, calls)
+            except RuntimeError:  # the loop is closed: nobody called stop()
+                front.close()
+                return
+
+    def _take(self, front: Any, calls: list[tuple[int, int, int, bytes | None, str | None]]) -> None:
+        requests: list[tuple[int, str, Admission]] = []
+        size = 0
+        for _, call_id, _, message, peer in calls:
+            if message is None or peer is None:
+                self._cancel(call_id)
+                continue
+            self._baselines.of(peer)
+            admission = self._admit(front, call_id, message, peer)
+            if admission is not None:
+                requests.append((call_id, peer, admission))
+                size += len(message)
+                if size >= _BYTES:
+                    self._push(front, requests, size)
+                    requests, size = [], 0
+        if requests:
+            self._push(front, requests, size)
+
+    def _cancel(self, call_id: int) -> None:
+        """The client left: what is being ingested for it is not pushed; what was pushed goes on, as with grpcio."""
+        task = self._ingesting.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    def _admit(self, front: Any, call_id: int, message: bytes, peer: str) -> Admission | None:
+        """Return what may be pushed; None where the call is answered already or an ingestor reads it beside."""
+        try:
+            if self._stopping:
+                raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
+            request = self._intake.parse(message)
+            admission = self._intake.admit(request)
+        except (DrainingError, InputError) as error:
+            _fail(front, call_id, status_of(error))
+            return None
+        if admission is None:
+            task = asyncio.ensure_future(self._ingest(front, call_id, request, len(message), peer))
+            self._ingesting[call_id] = task
+            task.add_done_callback(lambda _: self._ingesting.pop(call_id, None))
+        return admission
+
+    async def _ingest(self, front: Any, call_id: int, request: IngestEvent, size: int, peer: str) -> None:
+        context = IngestContext(request.source, request.cluster, request.format)
+        try:
+            admission = await self._intake.admit_raw(request.raw, context, request.source)
+        except InputError as error:
+            _fail(front, call_id, status_of(error))
+            return
+        await self._answer(front, [(call_id, peer, admission)], size)
+
+    def _push(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
+        task = asyncio.ensure_future(self._answer(front, requests, size))
+        self._pushing.add(task)
+        task.add_done_callback(self._pushing.discard)
+
+    async def _answer(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
+        try:
+            acks = await self._intake.together([admission for _, _, admission in requests], size)
+            self._respond(front, requests, acks)
+        except Exception as error:
+            _LOG.exception("the fast door could not answer")
+            failure = Failure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            for call_id, _, _ in requests:  # a call that has its answer takes no second one
+                _fail(front, call_id, failure)
+
+    def _respond(self, front: Any, requests: list[tuple[int, str, Admission]], acks: list[Ack]) -> None:
+        statistics: dict[str, bytes] = {}
+        for (call_id, peer, _), ack in zip(requests, acks, strict=True):
+            try:
+                check_answer(ack)
+            except InputError as error:
+                _fail(front, call_id, status_of(error))
+                continue
+            if peer not in statistics:
+                stats = self._intake.stats_since(self._baselines.of(peer))
+                statistics[peer] = Ack(middleware_stats=stats).SerializeToString()
+            # Messages written one after the other are one message: the numbers are encoded once for all of a client.
+            front.respond(call_id, ack.SerializeToString() + statistics[peer])
+
+
+def _fail(front: Any, call_id: int, failure: Failure) -> None:
+    metadata = [pair for pair in failure.metadata if not pair[0].startswith("grpc-")]
+    front.fail(call_id, failure.status.value[0], failure.details, metadata)
