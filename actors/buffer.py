@@ -9,14 +9,14 @@ import ray
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
+from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_buffer, build_dead_letters, replay_to_outlets
-from polku.batch import Batch, Header
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.inlet import Inlet
 from polku.link import Link, Push
 from polku.plan import Plan
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt
 
 
 class BufferShell(Shell):
@@ -42,10 +42,10 @@ class BufferShell(Shell):
         if self._replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)
 
-    async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
+    async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the buffer holds the batch."""
         await self.ensure_started()
-        return await self._inlet.push(push, Batch.from_wire(header, payload))
+        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch whose delivery is awaited."""

@@ -6,8 +6,8 @@ import ray
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
+from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_delivery
-from polku.batch import Batch, Header
 from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
@@ -15,7 +15,7 @@ from polku.emit.console import RelayConsole
 from polku.inlet import Inlet
 from polku.link import Push
 from polku.plan import OutletPlan
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt
 
 
 class EmitterShell(Shell):
@@ -34,10 +34,10 @@ class EmitterShell(Shell):
         self._inlet = Inlet(self._delivery)
         await self._delivery.start()
 
-    async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
+    async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the destination has confirmed the batch."""
         await self.ensure_started()
-        return await self._inlet.push(push, Batch.from_wire(header, payload))
+        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""

@@ -36,7 +36,7 @@ class IngestShell(Entrance):
         bury = partial(self._dead_letters.bury, "")
         name = f"{self._plan.name}/ingest"
         link = Link(name, self._connection.peer, window=Window(self._plan.batches_under_way), bury=bury)
-        self._intake: Intake = build_intake(self._plan, link)
+        self._intake: Intake = build_intake(self._plan, link, seals=True)
         build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         if self._replays:

@@ -11,8 +11,8 @@ from polku.actors.entrance import Entrance
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
+from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters
-from polku.batch import Batch, Header
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -20,7 +20,7 @@ from polku.gateway.intake import Intake
 from polku.lane import Lane, LaneStatistics
 from polku.link import Peer, Push
 from polku.plan import StagePlan
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt
 
 
 class LaneShell(Entrance):
@@ -44,10 +44,10 @@ class LaneShell(Entrance):
         self._lane = Lane(self._plan, self._dead_letters, self._elsewhere)
         await self._lane.open(replays=self._replays)
 
-    async def push(self, push: Push, header: Header, payload: bytes, after: str) -> Receipt | Taken:
+    async def push(self, head: bytes, payload: bytes, after: str) -> bytes:
         """Take what a stage with an actor of its own hands on."""
         await self.ensure_started()
-        return await self._lane.push(push, Batch.from_wire(header, payload), after)
+        return pack_answer(await self._lane.push(*unpack_push(head, payload), after))
 
     async def settle(self, push: Push, after: str) -> Receipt:
         """Return the outcome of a batch of such a stage that was taken."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray.exceptions
 
+from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
 from polku.errors import UnavailableError
 from polku.link import Push
@@ -35,13 +36,10 @@ class RayPeer:
         self._life = 0
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
-        """Send a batch: its header and, by value, its payload."""
+        """Send a batch: its head and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
-        answer: Receipt | Taken = await self._call(
-            self._handle.push.remote(push, batch.header, batch.payload, *self._after)
-        )
-        return answer
+        return unpack_answer(await self._call(self._handle.push.remote(*pack_push(push, batch), *self._after)))
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""

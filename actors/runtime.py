@@ -186,17 +186,18 @@ def attach() -> bool:
     """Connect to the Ray that runs here, or start one; return whether it was started (and is ours to stop)."""
     if ray.is_initialized():
         return False
-    try:
-        ray.init(address="auto", namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
-    except ConnectionError:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
-        ray.init(
-            address="local",
-            namespace="polku",
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            _system_config=SYSTEM_CONFIG,
-        )
+    if os.environ.get("RAY_ADDRESS") != "local":  # Ray would start one itself then, without what we set
+        with contextlib.suppress(ConnectionError):
+            ray.init(address="auto", namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
+            return False
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
+    ray.init(
+        address="local",
+        namespace="polku",
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        _system_config=SYSTEM_CONFIG,
+    )
     return True
 
 

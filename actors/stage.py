@@ -10,15 +10,15 @@ import ray
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.target import Connection, Target, connect
+from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters, build_stage
-from polku.batch import Batch, Header
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.fork import Fork
 from polku.inlet import Inlet
 from polku.lane import single
 from polku.link import Link, Outgoing, Push
 from polku.plan import Plan, StagePlan
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt
 from polku.replicas import Reply
 from polku.stage import Stage, StageStatistics
 
@@ -41,10 +41,10 @@ class StageShell(Shell):
         self._inlet = Inlet(self._stage)
         await self._stage.start()
 
-    async def push(self, push: Push, header: Header, payload: bytes) -> Receipt | Taken:
+    async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the next actor has answered."""
         await self.ensure_started()
-        return await self._inlet.push(push, Batch.from_wire(header, payload))
+        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from polku.gateway.registry import RegistryService
 
 
-def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
-    """Build what takes messages in; its ingestors are built, not yet started."""
+def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: bool) -> Intake:
+    """Build what takes messages in; its ingestors are built, not yet started.
+
+    `seals` where what comes next needs the events as bytes: another process, or the buffer.
+    """
     from polku.ingest.adapt import as_ingestor
 
     clock = clock or SystemClock()
@@ -35,7 +38,7 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None) -> Intake:
         ingestors[source] = built.setdefault(id(config), as_ingestor(config, clock))
     default = plan.default_ingestor
     default_ingestor = None if default is None else as_ingestor(default, clock)
-    return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages)
+    return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages, seals=seals)
 
 
 def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:

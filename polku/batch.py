@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import join_frames, split_frames
+from polku.views import has_routes, join_frames, split_frames
 
 _ROUTES = attrgetter("route_to")
 
@@ -176,7 +176,7 @@ class Batch:
 
     def read_routes(self) -> None:
         """Set `routes` where all events have the same `route_to`."""
-        if not any(map(_ROUTES, self.events)):
+        if not has_routes(self.payload):
             self.routes = ()
         else:
             distinct = set(map(tuple, map(_ROUTES, self.events)))

@@ -89,7 +89,8 @@ class Lane:
         await self._buffer.open()
         self._buffer.start()
         peer = await self._connect(self._buffer)
-        self._intake = build_intake(self._plan, Link(f"{self._plan.name}/ingest", peer, window=self._first_window()))
+        link = Link(f"{self._plan.name}/ingest", peer, window=self._first_window())
+        self._intake = build_intake(self._plan, link, seals=not self._first_stage_is_here)
         build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
         if replays:
@@ -186,8 +187,12 @@ class Lane:
     def _link(self, name: str, peer: Peer) -> Link:
         return Link(f"{self._plan.name}/{name}", peer, window=single(self._plan))
 
+    @property
+    def _first_stage_is_here(self) -> bool:
+        return bool(self._plan.stages) and self._plan.stages[0].name in self._stages
+
     def _first_window(self) -> Window:
-        here = not self._plan.stages or self._plan.stages[0].name in self._stages
+        here = not self._plan.stages or self._first_stage_is_here
         return (_JOINED if here else Window())._replace(batches=self._plan.batches_under_way)
 
     def _inlet(self, after: str) -> Inlet:

@@ -3,7 +3,9 @@
 `Envelope` reads an `IngestBatch` without parsing its events (3 ns an event instead of 134). `Frames` cuts an
 `EventPayload` into the bytes of its events, and joins such bytes into an `EventPayload` again (307 ns an event,
 where copying the messages costs 989). `AckSummary` reads an `Ack`'s errors and counts its ids without decoding
-them. Field numbers are those of the messages that they read.
+them. `AllRoutes` reads an `EventPayload` as if its events were one: protobuf merges what stands twice in a field that
+is not repeated, so that the `route_to` of all events is one list (38 ns an event, where looking at each takes 112).
+Field numbers are those of the messages that they read.
 """
 
 from __future__ import annotations
@@ -55,14 +57,18 @@ def _build() -> dict[str, Any]:
     summary = [(1, "event_ids", raw, True), (2, "errors", raw, True)]
     sizes = [(3, "buffer_size", integer, False), (4, "buffer_capacity", integer, False)]
     _message(file, "AckSummary", [*summary, *sizes])
+    _message(file, "EventRoutes", [(7, "route_to", raw, True)])
+    _message(file, "AllRoutes", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
+    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventRoutes"
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    names = ("Envelope", "Frames", "AckSummary")
+    names = ("Envelope", "Frames", "AckSummary", "AllRoutes")
     return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{n}")) for n in names}
 
 
 _CLASSES = _build()
-_ENVELOPE, _FRAMES, _ACK = _CLASSES["Envelope"], _CLASSES["Frames"], _CLASSES["AckSummary"]
+_ENVELOPE, _FRAMES, _ACK, _ALL_ROUTES = (_CLASSES[name] for name in ("Envelope", "Frames", "AckSummary", "AllRoutes"))
+_ROUTE_TAG = b"\x3a"
 
 
 def read_envelope(data: bytes) -> EnvelopeView:
@@ -78,6 +84,12 @@ def split_frames(payload: bytes) -> list[bytes]:
 def join_frames(frames: Iterable[bytes]) -> bytes:
     """Join serialised events into a serialised `EventPayload`."""
     return cast("bytes", _FRAMES(events=frames).SerializeToString())
+
+
+def has_routes(payload: bytes) -> bool:
+    """Say whether any event of a serialised `EventPayload` has a `route_to`."""
+    # The byte that every such field begins with is a colon, so that many payloads have none: 2 ns an event.
+    return _ROUTE_TAG in payload and bool(_ALL_ROUTES.FromString(payload).events.route_to)
 
 
 def read_ack(data: bytes) -> Any:

@@ -113,7 +113,9 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
     safe = limits.safe_event_bytes
     if len(payload) <= safe:
         return True
-    sizes = map(len, split_frames(payload))
+    sizes = list(map(len, split_frames(payload)))
+    if max(sizes) <= safe:
+        return True
     return not any(_metadata_fault(event, limits) for event, size in zip(events, sizes, strict=True) if size > safe)
 
 

@@ -65,7 +65,11 @@ class _Request(NamedTuple):
 
 
 class Intake:
-    """Take messages in and push their events down a link; `reads_routes` where the buffer comes next."""
+    """Take messages in and push their events down a link.
+
+    `reads_routes` where the buffer comes next, `seals` where nobody in this process looks at the events again: they are
+    let go of while they are still in the core's cache, and only their bytes wait.
+    """
 
     def __init__(
         self,
@@ -75,11 +79,13 @@ class Intake:
         limits: Limits,
         *,
         reads_routes: bool = True,
+        seals: bool = False,
     ) -> None:
         self._ingestors = dict(ingestors)
         self._default = default
         self._link = link
         self._reads_routes = reads_routes
+        self._seals = seals
         self.limits = limits
         self._draining = False
         self._latest = Receipt()
@@ -188,7 +194,7 @@ class Intake:
         receipt = self._latest
         if ids:
             events = [event for admission in admissions for event in admission.batch.events]
-            receipt = await self._settle(ids, self._send(Batch.from_events(events), size))
+            receipt = await self._settle(ids, self._send(self._prepared(Batch.from_events(events)), size))
         if not receipt.refused:
             return [self._ack(admission, receipt) for admission in admissions]
         return [self._ack(admission, _of(admission, receipt)) for admission in admissions]
@@ -436,11 +442,15 @@ class Intake:
         self._refused += len(admission.refused)
         if not admission.ids:
             return _ready(self._ack(admission, self._latest))
+        admission = admission._replace(batch=self._prepared(admission.batch))
         return self._acknowledge(admission, self._send(admission.batch, size))
 
-    def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
+    def _prepared(self, batch: Batch) -> Batch:
         if self._reads_routes:
             batch.read_routes()
+        return batch.sealed() if self._seals else batch
+
+    def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         self._open += 1
         self._open_bytes += size
         answer = self._link.push_nowait(batch)
