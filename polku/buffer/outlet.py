@@ -19,11 +19,12 @@ from polku.buffer.log import Log
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
-from polku.link import Link
+from polku.link import Link, Window
 from polku.receipt import Receipt, Refusal
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 0.05
+_JOIN = Window()
 _RELIEF_SECONDS = 0.02
 
 
@@ -88,7 +89,7 @@ class Outlet:
         self._moved: asyncio.Event = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
         # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
-        self._join_events = max(1, min(4096, share.events // 4))
+        self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
 
     def fits(self, events: int, size: int) -> bool:
         """Say whether so much more is within the share. An empty outlet takes anything."""
@@ -307,7 +308,7 @@ class Outlet:
         while self._waiting:
             events += self._waiting[0].count
             size += self._waiting[0].size
-            if events > self._join_events or size > 512 * 1024:
+            if events > self._join_events or size > _JOIN.join_bytes:
                 break
             claims.append(self._waiting.popleft())
         self._in_flight += sum(claim.count for claim in claims)
