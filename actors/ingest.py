@@ -13,7 +13,8 @@ from polku.actors.target import Target, connect
 from polku.assembly import build_dead_letters, build_intake, build_sources, replay_to_intake
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.gateway.intake import Intake, IntakeStatistics
-from polku.link import Link, Window
+from polku.lane import GATHERED
+from polku.link import Link
 
 
 class IngestShell(Entrance):
@@ -35,7 +36,8 @@ class IngestShell(Entrance):
         self._connection = connect(self._plan, self._target, self._dead_letters)
         bury = partial(self._dead_letters.bury, "")
         name = f"{self._plan.name}/ingest"
-        link = Link(name, self._connection.peer, window=Window(self._plan.batches_under_way), bury=bury)
+        window = GATHERED._replace(batches=self._plan.batches_under_way)
+        link = Link(name, self._connection.peer, window=window, bury=bury)
         self._intake: Intake = build_intake(self._plan, link, seals=True)
         build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()

@@ -29,6 +29,7 @@ from polku.receipt import Receipt, Refusal, Taken
 from polku.suspects import DEATHS, Suspects, divide
 
 _LOG = logging.getLogger(__name__)
+_ROUND_TRIP = 150e-6  # seconds: no client on a socket reads an answer and sends the next message sooner
 
 
 class Push(NamedTuple):
@@ -64,6 +65,10 @@ class Peer(Protocol):
 class Window(NamedTuple):
     """Bound a link: batches and bytes under way, events and bytes joined into one batch.
 
+    A small batch costs nearly as much as a large one. So while one is under way, fewer than `gather_events` wait for
+    more until it is answered, as Nagle's algorithm (RFC 896) has it for small packets; and where several came together,
+    also until none has come for `gather_turns` of the event loop. One that comes alone leaves at once.
+
     Measured as a chain of four actors on two cores: a window of 2 beat 1 (no overlap) and 4 (smaller joins). A call
     costs 0.8 ms, whatever is in it, and 0.5 ms more for 800 kB, but 3 ms more for 1.5 MB: joins of 6,144 events or
     just under a megabyte gave 520,000 events a second where 4,096 events or half a megabyte gave 455,000.
@@ -73,6 +78,8 @@ class Window(NamedTuple):
     bytes: int = 8 * 1024 * 1024
     join_events: int = 6144
     join_bytes: int = 960 * 1024
+    gather_events: int = 0
+    gather_turns: int = 0
 
 
 class LinkStatistics(NamedTuple):
@@ -116,6 +123,10 @@ class Link:
         self._in_window: dict[int, int] = {}  # seq -> bytes
         self._seq = 0
         self._waiting_events = 0
+        self._several = False  # whether the latest push was of several batches, or left some waiting
+        self._answered_at = 0.0
+        self._is_waiting_for_quiet = False
+        self._quiet = 0
         self._pushed = self._sent = self._resent = self._parts = 0
         self._suspects = Suspects()
         self._bury = bury
@@ -198,11 +209,39 @@ class Link:
 
     def _pump(self) -> None:
         while self._waiting and not self._closed and self._has_room(self._waiting[0].size):
+            if self._waiting_events < self._window.gather_events and self._is_gathering():
+                return
             parts = self._next_parts()
+            self._several = len(parts) > 1 or bool(self._waiting)
             self._seq += 1
             self._open[self._seq] = parts
             self._in_window[self._seq] = sum(part.size for part in parts)
             self._keep(self._carry(self._seq, parts))
+
+    def _is_gathering(self) -> bool:
+        """Say whether the few events that wait have to wait for more."""
+        if self._in_window:
+            return True
+        if self._quiet >= self._window.gather_turns or not self._come_several():
+            return False
+        if not self._is_waiting_for_quiet:
+            self._is_waiting_for_quiet = True
+            self._keep(self._wait_for_quiet())
+        return True
+
+    def _come_several(self) -> bool:
+        """Say whether batches come side by side: sooner after the latest answer than who was answered could send."""
+        return self._several or len(self._waiting) > 1 or time.monotonic() - self._answered_at < _ROUND_TRIP
+
+    async def _wait_for_quiet(self) -> None:
+        """Pump when nothing has come for some turns of the event loop, each of which brings one message at most."""
+        while self._quiet < self._window.gather_turns and self._waiting_events < self._window.gather_events:
+            have = len(self._waiting)
+            await asyncio.sleep(0)
+            self._quiet = self._quiet + 1 if len(self._waiting) == have else 0
+        self._is_waiting_for_quiet = False
+        self._pump()
+        self._quiet = 0
 
     def _has_room(self, size: int) -> bool:
         if not self._in_window:
@@ -235,6 +274,7 @@ class Link:
         else:
             _answer(parts, receipt)
         self._suspects.clear(seq)
+        self._answered_at = time.monotonic()
         self._leave_window(seq)
         del self._open[seq]
         if not self._open and not self._waiting:
