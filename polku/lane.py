@@ -41,7 +41,7 @@ Elsewhere = Callable[[StagePlan], Sequence[Peer]]
 _JOINED = Window(join_events=1024, join_bytes=256 * 1024, gather_events=128, gather_turns=16)
 
 
-GATHERED = Window(gather_events=768)
+GATHERED = Window(gather_events=768, gather_turns=40)
 """The window of the first link where a hop comes next: 10 events a message gave 25,000 events a second, now 36,000."""
 
 

@@ -7,7 +7,7 @@ nothing is encoded again. Only a message in which something is missing or wrong 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -48,26 +48,38 @@ def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> 
 
 
 def admit_events(
-    events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal] | None = None
+    events: Sequence[Event],
+    source: str,
+    cluster: str,
+    limits: Limits,
+    refused: list[Refusal] | None = None,
+    *,
+    size: int | None = None,
 ) -> Admission:
     """Admit events one by one, filling in id, time, source and cluster where they are missing.
 
-    Raises `InputError` where there are more events than `limits.batch_events`.
+    `size` is that of the message in bytes, where it is known: in a small one no metadata can break a limit. Raises
+    `InputError` where there are more events than `limits.batch_events`.
     """
     refused = [] if refused is None else refused
     _check_count(len(events), limits)
-    seen: set[str] = set()
+    is_small = size is not None and size <= limits.safe_event_bytes
+    ids: dict[str, None] = {}
     good: list[Event] = []
     now = time.time_ns()
     for position, event in enumerate(events):
-        refusal = _refuse(event, position, seen, limits)
-        if refusal is not None:
-            refused.append(refusal)
-            continue
-        _fill_in(event, source, cluster, now)
-        seen.add(event.id)
+        event_id = event.id
+        if event_id in ids or not is_small:
+            refusal = _refuse(event, position, ids, limits)
+            if refusal is not None:
+                refused.append(refusal)
+                continue
+        if not (event_id and event.timestamp_unix_ns and event.source) or cluster:
+            _fill_in(event, source, cluster, now)
+            event_id = event.id
+        ids[event_id] = None
         good.append(event)
-    return Admission(Batch.from_events(good), [event.id for event in good], refused)
+    return Admission(Batch.from_events(good), list(ids), refused)
 
 
 def _parse(payload: bytes, refused: list[Refusal], limits: Limits) -> EventPayload:
@@ -119,7 +131,7 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
     return not any(_metadata_fault(event, limits) for event, size in zip(events, sizes, strict=True) if size > safe)
 
 
-def _refuse(event: Event, position: int, seen: set[str], limits: Limits) -> Refusal | None:
+def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) -> Refusal | None:
     if event.id and event.id in seen:
         reason = f"events[{position}].id={event.id!r} stands twice in this message; give each event an id of its own"
         return Refusal(event.id, Code.DUPLICATE_ID, reason)

@@ -136,7 +136,7 @@ class FastServer:
             if self._stopping:
                 raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
             request = self._intake.parse(message)
-            admission = self._intake.admit(request)
+            admission = self._intake.admit(request, len(message))
         except (DrainingError, InputError) as error:
             _fail(front, call_id, status_of(error))
             return None

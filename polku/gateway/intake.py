@@ -143,7 +143,7 @@ class Intake:
         Raises `InputError` where the message as a whole is refused and `DrainingError` at the end of the pipeline.
         """
         request = self.parse(message)
-        admission = self.admit(request)
+        admission = self.admit(request, len(message))
         if admission is None:
             context = IngestContext(request.source, request.cluster, request.format)
             admission = await self.admit_raw(request.raw, context, request.source)
@@ -158,13 +158,16 @@ class Intake:
             reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
             raise InputError(Code.MALFORMED, reason) from None
 
-    def admit(self, request: IngestEvent) -> Admission | None:
-        """Admit the events of a request; None where an ingestor has to read it first. Raises `InputError`."""
+    def admit(self, request: IngestEvent, size: int) -> Admission | None:
+        """Admit the events of a request of `size` bytes; None where an ingestor has to read it first.
+
+        Raises `InputError`.
+        """
         which = request.WhichOneof("payload")
         if which == "event":
-            return admit_events([request.event], request.source, request.cluster, self.limits)
+            return admit_events([request.event], request.source, request.cluster, self.limits, size=size)
         if which == "events":
-            return admit_events(list(request.events.events), request.source, request.cluster, self.limits)
+            return admit_events(list(request.events.events), request.source, request.cluster, self.limits, size=size)
         if which == "raw":
             return None
         raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
