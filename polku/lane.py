@@ -2,6 +2,16 @@
 
 The inline runtime is such a lane with a door; a chained lane on Ray is one inside an actor. There, stages that need an
 actor of their own are elsewhere: what they hand back comes in again through `push`.
+
+Where the time of an event goes, in nanoseconds: messages of 1,000 events of 130 bytes through Filter and Transform, each
+step by itself on one core (AMD EPYC, protobuf 7):
+
+    parse 80 · an object for each event 45 · its id, time and source 124 · its size, for limits 42 · ids unique 8
+    filter 99 · transform 130
+    any route? 2 to 38 · encode 73 · let go of it 20 · its id in the Ack 18
+
+That is 640 of the 1,250 that the whole pipeline takes under load; the rest is gRPC in and out, most of it in the kernel,
+and the event loop, about 0.3 ms a batch whatever is in it.
 """
 
 from __future__ import annotations
@@ -36,13 +46,12 @@ from polku.stage import Stage, StageStatistics
 Elsewhere = Callable[[StagePlan], Sequence[Peer]]
 
 # Without a hop to pay for, joins only have to spare small messages the work of each; 4,096 decoded events would no
-# longer fit into a core's cache between one step and the next. Waiting for four quiet turns gave 74,000 events a second
-# of messages of ten, where 45,000 came through one by one; eight and sixteen gave no more.
+# longer fit into a core's cache between one step and the next. Of 32 unary calls in flight ten quiet turns brought some
+# together (4,300 a second), sixteen all (9,100), and more no more.
 _JOINED = Window(join_events=1024, join_bytes=256 * 1024, gather_events=128, gather_turns=16)
 
-
 GATHERED = Window(gather_events=768, gather_turns=40)
-"""The window of the first link where a hop comes next: 10 events a message gave 25,000 events a second, now 36,000."""
+"""The window of the first link where a hop comes next, which costs as much as the work on some 800 events."""
 
 
 def single(plan: Plan) -> Window:

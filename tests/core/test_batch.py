@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from polku import Batch, Event
 from polku.batch import Header, Identity, join
 from polku.v1.gateway_pb2 import EventPayload
+from polku.views import has_routes
 
 EVENTS = st.lists(
     st.builds(
@@ -153,3 +154,13 @@ def test_routes_are_set_where_all_events_have_the_same() -> None:
         batch = Batch.from_events([Event(route_to=one) for one in routes])
         batch.read_routes()
         assert batch.routes == expected
+
+
+@given(st.lists(st.builds(Event, id=st.text(), payload=st.binary(), route_to=st.lists(st.text(), max_size=2))))
+def test_routes_are_found_in_bytes_wherever_they_stand(events: list[Event]) -> None:
+    payload = Batch.from_events(events).payload
+    assert has_routes(payload) == any(event.route_to for event in events)
+
+
+def test_a_colon_is_no_route() -> None:
+    assert not has_routes(Batch.from_events([Event(id=":", payload=b":::", metadata={"at": "12:30"})]).payload)

@@ -208,7 +208,13 @@ async def test_an_error_that_is_no_unknown_outcome_is_the_caller_s_answer_and_th
 @settings(deadline=None)
 @given(
     window=st.builds(
-        Window, st.integers(1, 4), st.integers(1, 300), join_events=st.integers(1, 8), join_bytes=st.integers(1, 300)
+        Window,
+        st.integers(1, 4),
+        st.integers(1, 300),
+        join_events=st.integers(1, 8),
+        join_bytes=st.integers(1, 300),
+        gather_events=st.integers(0, 6),
+        gather_turns=st.integers(0, 3),
     ),
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 60)), min_size=1, max_size=20),
     picks=st.lists(st.integers(0, 3), max_size=20),

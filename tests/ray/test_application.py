@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,13 @@ def wait_until_gone(pids: list[int], timeout: float = 20.0) -> None:
     while any(map(alive, pids)):
         assert time.monotonic() < deadline, [pid for pid in pids if alive(pid)]
         time.sleep(0.05)
+
+
+def test_a_ray_that_is_started_for_a_pipeline_has_its_settings_and_is_its_own_to_stop() -> None:
+    program = """
+import ray, polku.actors.runtime as runtime
+print(runtime.attach(), ray._private.worker._global_node._ray_params._system_config["max_direct_call_object_size"])
+"""
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", str(4 * 1024 * 1024)], done.stderr

@@ -1,0 +1,123 @@
+"""A few events wait for more where that makes a batch of many, and never where it only makes them late."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from polku import new_event
+from polku.batch import Batch
+from polku.link import Link, Push, Window
+from polku.receipt import Receipt, Taken
+
+WINDOW = Window(batches=2, gather_events=10, gather_turns=4)
+
+
+class Receiver:
+    """Answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.answers: list[asyncio.Future[Receipt]] = []
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        self.batches.append(len(batch))
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+    async def settle(self, push: Push) -> Receipt:
+        raise AssertionError("nothing is only taken here")
+
+    async def flush(self, everything: bool) -> None:
+        raise AssertionError("nothing is held here")
+
+
+def batch_of(count: int) -> Batch:
+    return Batch.from_events([new_event("test.gathered") for _ in range(count)])
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    return Receiver()
+
+
+async def test_a_batch_that_comes_alone_leaves_at_once(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    link.push_nowait(batch_of(1))
+    await turns(1)
+    assert receiver.batches == [1]
+    await link.close()
+
+
+async def test_few_events_wait_while_a_batch_is_under_way_and_then_leave_as_one(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    answers = [link.push_nowait(batch_of(1))]
+    await turns()
+    answers += [link.push_nowait(batch_of(1)) for _ in range(3)]
+    await turns()
+    assert receiver.batches == [1]
+    receiver.answers[0].set_result(Receipt())
+    await turns()
+    assert receiver.batches == [1, 3]
+    receiver.answers[1].set_result(Receipt())
+    assert await asyncio.gather(*answers) == [Receipt()] * 4
+    await link.close()
+
+
+async def test_many_events_do_not_wait(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    link.push_nowait(batch_of(1))
+    link.push_nowait(batch_of(6))
+    await turns()
+    assert receiver.batches == [1]
+    link.push_nowait(batch_of(4))
+    await turns(1)
+    assert receiver.batches == [1, 10]
+    await link.close()
+
+
+async def test_what_comes_side_by_side_waits_until_no_more_comes(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    link.push_nowait(batch_of(1))
+    await turns()
+    link.push_nowait(batch_of(1))
+    link.push_nowait(batch_of(1))
+    receiver.answers[0].set_result(Receipt())
+    for _ in range(3):
+        await turns(2)
+        assert receiver.batches == [1]
+        link.push_nowait(batch_of(1))
+    await turns()
+    assert receiver.batches == [1, 5]
+    await link.close()
+
+
+async def test_a_window_for_several_receivers_is_filled_by_half_before_anything_waits(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW._replace(batches=4))
+    link.push_nowait(batch_of(1))
+    await turns()
+    link.push_nowait(batch_of(2))
+    await turns()
+    link.push_nowait(batch_of(3))
+    await turns()
+    assert receiver.batches == [1, 2]
+    await link.close()
+
+
+async def test_a_closed_link_listens_no_more(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW._replace(gather_turns=1_000_000))
+    link.push_nowait(batch_of(1))
+    await turns()
+    link.push_nowait(batch_of(1))
+    link.push_nowait(batch_of(1))
+    receiver.answers[0].set_result(Receipt())
+    await turns()
+    await link.close()
+    await turns()
+    assert receiver.batches == [1]
