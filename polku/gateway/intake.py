@@ -11,6 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -379,32 +380,40 @@ class Intake:
         return batch.sealed() if self._seals else batch
 
     def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
+        """Push a batch and return the future of its receipt, which may be cancelled.
+
+        A client that leaves takes nothing back: what it has sent counts as under way until it is discharged.
+        """
         self._open += 1
         self._open_bytes += size
         answer = self._link.push_nowait(batch)
-        answer.add_done_callback(lambda _: self._close(size))
-        return answer
+        answer.add_done_callback(partial(self._close, size, len(batch)))
+        return asyncio.shield(answer)
 
-    def _close(self, size: int) -> None:
+    def _close(self, size: int, count: int, answer: asyncio.Future[Receipt]) -> None:
+        """Count what became of a batch."""
         self._open -= 1
         self._open_bytes -= size
+        refused = count
+        if answer.exception() is None:
+            receipt = answer.result()
+            refused = len(receipt.refused)
+            self._latest = receipt._replace(refused=())
+        self._refused += refused
+        self._accepted += count - refused
         self._answered.set()
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt]) -> Ack:
         return self._ack(admission, await self._settle(admission.ids, answer))
 
     async def _settle(self, ids: Sequence[str], answer: asyncio.Future[Receipt]) -> Receipt:
-        """Wait for the receipt of these events and count what became of them."""
+        """Wait for the receipt of these events; where none came, all of them are refused."""
         try:
-            receipt = await answer
+            return await answer
         except DrainingError as error:
-            receipt = self._latest._replace(refused=_all(ids, Code.DRAINING, str(error)))
+            return self._latest._replace(refused=_all(ids, Code.DRAINING, str(error)))
         except PolkuError as error:
-            receipt = self._latest._replace(refused=_all(ids, Code.UNAVAILABLE, str(error)))
-        self._latest = receipt._replace(refused=())
-        self._refused += len(receipt.refused)
-        self._accepted += len(ids) - len(receipt.refused)
-        return receipt
+            return self._latest._replace(refused=_all(ids, Code.UNAVAILABLE, str(error)))
 
     def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
         ids = admission.ids
