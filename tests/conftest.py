@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow to draw examples, and slow to try them: neither says anything about the code.
+settings.register_profile("polku", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("polku")
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
