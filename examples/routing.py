@@ -1,6 +1,6 @@
 """Three destinations: a file for audits, a file for alarms that may lag only a little, and standard output.
 
-    polku run examples/routing.py --runtime inline
+    polku run examples/routing.py
 
 Audit events go to their file and are printed; errors go to the alarms; everything else is printed. If the alarms
 cannot be written, at most 1,000 wait and older ones are dropped: nobody wants yesterday's alarms. The other two wait.

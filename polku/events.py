@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import time
 from collections.abc import Mapping
-from typing import TypeAlias
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 from polku.event.v1 import event_pb2
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
@@ -17,6 +20,20 @@ EventData: TypeAlias = (
     | event_pb2.ProcessEventData
     | event_pb2.ResourceEventData
 )
+
+
+def _named(module: str, path: str) -> Any:
+    return attrgetter(path)(import_module(module))
+
+
+def _reduce_enum(enum: Any) -> tuple[Any, tuple[str, str]]:
+    file = enum.DESCRIPTOR.file
+    module = file.name.removesuffix(".proto").replace("-", "_").replace("/", ".") + "_pb2"  # as protoc names it
+    return _named, (module, enum.DESCRIPTOR.full_name.removeprefix(f"{file.package}."))
+
+
+# Functions that are sent to actors name enums, and protobuf's own objects cannot be pickled.
+copyreg.pickle(type(event_pb2.Severity), _reduce_enum)
 
 
 def new_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,15 +20,18 @@ from polku import (
     GrpcEmitter,
     Hub,
     JsonIngestor,
+    Outcome,
     PlanError,
     RateLimiter,
     Router,
     Sampler,
+    Severity,
     StdoutEmitter,
     Transform,
     WebhookEmitter,
 )
 from polku.errors import NotRunningError
+from polku.v1.plugin_pb2 import PluginType
 
 
 def nothing(batch: object) -> None:
@@ -138,3 +142,8 @@ def test_plugins_that_register_and_lanes_are_refused_together() -> None:
     with pytest.raises(PlanError, match="plugins register with one lane"):
         hub.plan("ray")
     assert hub.plan("inline").lanes == 1
+
+
+@pytest.mark.parametrize("enum", [Severity, Outcome, PluginType])
+def test_code_that_names_an_enum_can_be_sent_to_an_actor(enum: object) -> None:
+    assert pickle.loads(pickle.dumps(enum)) is enum

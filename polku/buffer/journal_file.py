@@ -17,6 +17,9 @@ from pathlib import Path
 from polku.errors import JournalCorruptError, JournalError
 
 VERSION = 1
+DEAD_LETTERS = 0x504F4C44
+"""`POLD`, the application id of files of dead letters."""
+
 PAGE = 32 * 1024
 _CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE
 _SCHEMA = f"""
@@ -49,6 +52,9 @@ def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
         if writable:
             db.execute(f"PRAGMA page_size={PAGE}")
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        (owner,) = db.execute("PRAGMA application_id").fetchone()
+        if owner == DEAD_LETTERS:
+            raise JournalError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, VERSION):
             raise JournalError(path, f"was written by another version of POLKU (format {version}, ours {VERSION})")

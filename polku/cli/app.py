@@ -121,8 +121,11 @@ def send(
     from polku.cli.send import progress, read_events
     from polku.cli.send import send as send_events
 
-    if (file is None) == (type is None):
-        raise SettingError("FILE", file or "", "give either a file (`-` is standard input) or --type, not both")
+    if file is not None and type is not None:
+        raise SettingError("FILE", file, f"--type={type!r} is given too; give one of them")
+    if not file and not type:
+        raise SettingError("FILE", file or "", "give a file (`-` is standard input), or the --type of one event")
+    address = _gateway("--to", to)
     total = None
     if type is not None:
         events: Any = iter([_one_event(id, type, payload, severity, metadata or [])])
@@ -131,7 +134,9 @@ def send(
         events = read_events(stream, say)
     try:
         with progress(total) as advance:
-            tally = asyncio.run(send_events(events, to=to, source=source, cluster=cluster, report=say, advance=advance))
+            tally = asyncio.run(
+                send_events(events, to=address, source=source, cluster=cluster, report=say, advance=advance)
+            )
     except grpc.RpcError as error:
         detail = getattr(error, "details", error.__str__)()
         say(f"polku: {to}: {detail}")
@@ -139,6 +144,19 @@ def send(
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:
         raise typer.Exit(1)
+
+
+def _gateway(option: str, value: str) -> str:
+    """Return an address as gRPC takes it; raises `SettingError`."""
+    from polku.emit.addresses import parse_address
+
+    try:
+        address = parse_address(option, value)
+    except PolkuError:
+        raise SettingError(option, value, "write HOST:PORT, http://HOST:PORT or unix:/PATH") from None
+    if address.tls:
+        raise SettingError(option, value, "polku send speaks plain gRPC only; write HOST:PORT")
+    return address.target
 
 
 def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Any:
@@ -154,7 +172,7 @@ def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[s
     try:
         number = event_from_fields({"severity": severity}).severity
     except FieldError as error:
-        raise SettingError("--severity", severity, str(error)) from None
+        raise SettingError("--severity", severity, str(error).removeprefix(f"severity={severity!r}: ")) from None
     return new_event(type, id=id, metadata=entries, payload=payload.encode(), severity=number)
 
 

@@ -32,7 +32,7 @@ _COUNT_ROWS = ("delivered", "lost", "duplicates", "reordered", "corrupted", "ref
 def bench(
     file: File = None,
     runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
-    events: Annotated[int, typer.Option(help="How many to send, rounded up to whole batches.")] = 0,
+    events: Annotated[int | None, typer.Option(help="How many to send, rounded up to whole batches.")] = None,
     seconds: Annotated[float, typer.Option(help="How long to send; 5 unless --events is given.")] = 0.0,
     rate: Annotated[float, typer.Option(help="Events a second (open loop); else as fast as --in-flight allows.")] = 0.0,
     in_flight: Annotated[int, typer.Option(help="Messages that wait for their Acks, over all connections.")] = 32,
@@ -83,7 +83,7 @@ def bench(
 
 
 def _load(
-    events: int,
+    events: int | None,
     seconds: float,
     rate: float,
     in_flight: int,
@@ -104,14 +104,16 @@ def _load(
     for name, count in (("--in-flight", in_flight), ("--connections", connections)):
         if count < 1:
             raise SettingError(name, count, "write a whole number, at least 1")
-    for option, value in (("--events", events), ("--seconds", seconds), ("--rate", rate)):
+    if events is not None and events < 1:
+        raise SettingError("--events", events, "write a whole number, at least 1")
+    for option, value in (("--seconds", seconds), ("--rate", rate)):
         if value < 0 or not math.isfinite(value):
             raise SettingError(option, value, "must not be below 0")
     if in_flight < connections:
         raise SettingError("--in-flight", in_flight, f"{connections} connections need at least one message each")
     return Load(
         workload=Workload(batch, size, unary, source, event_type),
-        events=events,
+        events=events or 0,
         seconds=seconds or (0.0 if events else _SECONDS),
         rate=rate,
         in_flight=in_flight,

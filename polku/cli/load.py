@@ -20,6 +20,8 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
     that do not have the file can run them.
     """
     path, name = split(target)
+    if path.is_dir():
+        raise SettingError("FILE", target, f"is a folder; {_ALLOWED}")
     if not path.is_file():
         raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
     module = _run(path)

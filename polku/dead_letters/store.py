@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from polku.buffer.journal_file import as_journal_error
+from polku.buffer.journal_file import DEAD_LETTERS, as_journal_error
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 
 VERSION = 1
-_MARK = 0x504F4C44  # "POLD", the application id of the file
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS letter(
     id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, emitter TEXT NOT NULL, code TEXT NOT NULL,
@@ -175,7 +174,7 @@ class DeadLetterStore:
         (mark,) = self._db.execute("PRAGMA application_id").fetchone()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and mark != _MARK:
+        if tables and mark != DEAD_LETTERS:
             raise JournalError(self.path, "is no file of dead letters")
         if version not in (0, VERSION):
             raise JournalError(self.path, f"was written by another version of POLKU (format {version})")
@@ -183,7 +182,7 @@ class DeadLetterStore:
         self._db.execute("PRAGMA synchronous=FULL")
         if not tables:
             self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            self._db.execute(f"PRAGMA application_id={_MARK}")
+            self._db.execute(f"PRAGMA application_id={DEAD_LETTERS}")
             self._db.execute(f"PRAGMA user_version={VERSION}")
         self._db.executescript(_SCHEMA)
         self._db.execute("INSERT OR IGNORE INTO counter VALUES('birth', abs(random()) >> 1)")

@@ -27,7 +27,8 @@ def choose(doors: Doors) -> type[GatewayServer] | type[FastServer]:
     if doors.door == "fast":
         return _say("fast", "it is asked for")
     # pygrpc-native 0.5 reserves all metadata keys that begin with `grpc-`, so that this hint cannot be sent.
-    return _say("grpcio", "the fast one cannot send grpc-retry-pushback-ms; POLKU_DOOR=fast chooses it")
+    reason = "the fast one cannot tell clients when to come back (grpc-retry-pushback-ms); POLKU_DOOR=fast chooses it"
+    return _say("grpcio", reason)
 
 
 def _say(door: str, reason: str) -> type[GatewayServer] | type[FastServer]:

@@ -143,7 +143,7 @@ def test_people_get_a_table() -> None:
         (["--batch", "0"], "--batch=0: write a number of events from 1 to 100000"),
         (["--in-flight", "0"], "--in-flight=0: write a whole number, at least 1"),
         (["--in-flight", "2", "--connections", "3"], "--in-flight=2: 3 connections need at least one message each"),
-        (["--events", "-1"], "--events=-1: must not be below 0"),
+        (["--events", "0"], "--events=0: write a whole number, at least 1"),
         (["--rate", "nan"], "--rate=nan: must not be below 0"),
         (["--size", "5"], "--size=5: an event takes at least"),
         (["--rounds", "-2"], "--rounds=-2: write a whole number"),

@@ -120,6 +120,26 @@ def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -
     assert "━".encode() in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--type", "x", "--to", "foo"], "--to='foo': write HOST:PORT"),
+        (["--type", "x", "--to", "https://h:1"], "--to='https://h:1': polku send speaks plain gRPC only"),
+        ([], "FILE='': give a file"),
+        (["-", "--type", "x"], "FILE='-': --type='x' is given too"),
+        (["--type", "x", "--severity", "loud"], "--severity='loud': is not known; choose one of"),
+    ],
+)
+def test_send_names_what_is_wrong_with_its_options(arguments: list[str], message: str) -> None:
+    sent = polku("send", *arguments)
+    assert sent.returncode == 2
+    assert message in sent.stderr
+
+
+def test_send_takes_an_address_as_emitters_do(server: Server) -> None:
+    assert polku("send", "--to", f"http://{server.address}", "--type", "x").returncode == 0
+
+
 def test_send_says_when_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -12,6 +12,7 @@ import pytest
 
 from polku.batch import Header
 from polku.buffer.journal import Journal, Row, Work
+from polku.dead_letters.store import DeadLetterStore
 from tests.server import Server, polku
 
 
@@ -99,6 +100,13 @@ def test_a_path_that_is_no_journal_is_said_so(command: str, tmp_path: Path) -> N
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "there is no such file" in missing.stderr
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "nothing.db.lock"])
+
+
+def test_a_file_of_dead_letters_is_called_that(tmp_path: Path) -> None:
+    DeadLetterStore(tmp_path / "dead.db").close()
+    done = polku("journal", "stat", str(tmp_path / "dead.db"))
+    assert done.returncode != 0
+    assert "is a file of dead letters and no journal" in done.stderr
 
 
 def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
