@@ -126,17 +126,19 @@ def flat(life: list[list[str]]) -> list[str]:
     fault_rate=st.sampled_from([0.0, 0.1, 0.3]),
     two_steps=st.booleans(),
     window=st.integers(1, 4),
+    gather=st.tuples(st.sampled_from([0, 3, 100]), st.integers(0, 5)),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=30),
 )
 def test_every_batch_is_applied_once_a_life_in_order_and_answered_for_its_own_events(
-    seed: int, fault_rate: float, two_steps: bool, window: int, sizes: list[int]
+    seed: int, fault_rate: float, two_steps: bool, window: int, gather: tuple[int, int], sizes: list[int]
 ) -> None:
-    asyncio.run(_check(seed, fault_rate, two_steps, window, sizes))
+    rule = Window(batches=window, join_events=6, gather_events=gather[0], gather_turns=gather[1])
+    asyncio.run(_check(seed, fault_rate, two_steps, rule, sizes))
 
 
-async def _check(seed: int, fault_rate: float, two_steps: bool, window: int, sizes: list[int]) -> None:
+async def _check(seed: int, fault_rate: float, two_steps: bool, window: Window, sizes: list[int]) -> None:
     peer = FaultyPeer(seed, fault_rate, two_steps=two_steps)
-    link = Link("link", peer, window=Window(batches=window, join_events=6), retry_delay=lambda attempt: 0)
+    link = Link("link", peer, window=window, retry_delay=lambda attempt: 0)
     numbers = iter(range(1_000))
     sent = [[f"{next(numbers):04d}{'x' if size == 3 else ''}" for _ in range(size)] for size in sizes]
     receipts = await asyncio.wait_for(asyncio.gather(*(link.push(batch(*ids)) for ids in sent)), 20)
@@ -148,7 +150,7 @@ async def _check(seed: int, fault_rate: float, two_steps: bool, window: int, siz
         assert len(life) == len(set(life))
         assert life == sorted(life)
     if fault_rate == 0:  # what is repeated may go beside the window
-        assert peer.most_under_way <= window
+        assert peer.most_under_way <= window.batches
     if fault_rate == 0:
         assert flat(peer.lives[0]) == everything
         assert link.statistics().resent == 0
