@@ -45,6 +45,8 @@ class Reader:
 class Direct:
     """In a link's place: calls the receiver, and keeps nothing."""
 
+    is_holding = False
+
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
 
@@ -54,6 +56,9 @@ class Direct:
     async def push(self, batch: Batch) -> Receipt:
         answer = await self._receiver.push(batch)
         return answer if isinstance(answer, Receipt) else await answer
+
+    def flush_nowait(self, *, everything: bool = False) -> None:
+        return
 
     async def wait_room(self) -> None:
         return
