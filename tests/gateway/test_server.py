@@ -104,6 +104,19 @@ def test_many_unary_calls_travel_together(pipeline: Pipeline, stub: Any, recorde
     assert len(recorder.batches()) < 100
 
 
+def test_calls_over_the_limit_of_a_connection_wait_at_the_client(recorder: Recorder) -> None:
+    recorder.hold()
+    hub = Hub(runtime="inline").limits(Limits(streams=1, calls=3)).ack("delivered").emitter(recorder)
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        calls = [stub.SendEvent.future(IngestEvent(event=Event(id=f"{n}", event_type="test"))) for n in range(20)]
+        assert [call.done() for call in calls] == [False] * 20
+        time.sleep(0.5)  # long enough for all of them to come, if they could
+        assert pipeline.health().processed <= 3
+        recorder.release()
+        assert [list(call.result(timeout=20).event_ids) for call in calls] == [[f"{n}"] for n in range(20)]
+
+
 def test_a_stream_is_acknowledged_batch_by_batch_in_order(channel: grpc.Channel, recorder: Recorder) -> None:
     messages = [
         IngestBatch(source="s", events=events(*(f"{batch}-{n}" for n in range(10)))).SerializeToString()
