@@ -13,11 +13,11 @@ class Limits:
 
     `message_bytes` is the size of one gRPC or HTTP message (4 MiB is what gRPC clients expect), `batch_events` the
     events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
-    `streams` are concurrent StreamEvents calls; `calls` are the calls that one connection may have open: further ones wait
-    at the client; `stream_batches` are the batches of one stream that may be under
-    way before the gateway stops reading from it; `open_bytes` are the bytes of all messages together that may be under
-    way: over it streams are not read and unary calls are refused; `connections` are open HTTP connections;
-    `read_seconds` is the time that an HTTP client may take to send its headers, and again for its body.
+    `streams` are concurrent StreamEvents calls; `calls` are the calls that one gRPC connection may have open: further
+    ones wait at the client; `stream_batches` are the batches of one stream that may be under way before the gateway
+    stops reading from it; `open_bytes` are the bytes of all messages together that may be under way: over it streams
+    are not read and unary calls are refused; `connections` are open HTTP connections; `read_seconds` is the time that
+    an HTTP client may take to send its headers, and again for its body.
     """
 
     message_bytes: int = 4 * 1024 * 1024
