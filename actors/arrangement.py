@@ -30,7 +30,8 @@ def this_node() -> dict[str, float]:
     Ray gives every node a resource that is called after its address; a node's id would change.
     """
     node = ray.get_runtime_context().get_node_id()
-    address = next(each["NodeManagerAddress"] for each in ray.nodes() if each["NodeID"] == node)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    address = next(each["NodeManagerAddress"] for each in nodes if each["NodeID"] == node)
     return {f"node:{address}": _SLIVER}
 
 

@@ -39,6 +39,11 @@ class Limits:
                 raise PlanError(f"{field.name}={value!r} must be a whole number of at least 1", where="Limits")
 
     @property
+    def connection_calls(self) -> int:
+        """The calls that one connection may have open: enough for a stream too many to come and be told so."""
+        return max(self.calls, self.streams + 1)
+
+    @property
     def safe_event_bytes(self) -> int:
         """The largest event that cannot break a metadata limit, so that nobody needs to look at its metadata.
 

@@ -173,7 +173,7 @@ class GatewayServer:
 
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
-    calls = max(limits.calls, limits.streams + 1)  # a stream too many is to be told so
+    calls = limits.connection_calls
     return [
         ("grpc.so_reuseport", int(shared)),
         # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.

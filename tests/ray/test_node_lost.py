@@ -1,4 +1,4 @@
-"""On several nodes: who runs where, and what becomes of it when a node is lost under load."""
+"""A node is lost under load: what ran there starts elsewhere, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ def run(program: str, folder: Path) -> Any:
     done = subprocess.run(command, capture_output=True, text=True, timeout=140, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-
-
-@pytest.mark.timeout(150)
-def test_all_parts_are_on_the_node_of_the_program_but_those_that_need_something_from_elsewhere(tmp_path: Path) -> None:
-    found = run("placed", tmp_path)
-    assert found["complete"]
-    where = found["where"]
-    assert where.pop("stage-2") == "127.0.0.3"
-    assert {"ingest", "stage-1", "buffer", "emitter:recorder"} <= where.keys()
-    assert set(where.values()) == {"127.0.0.1"}
 
 
 @pytest.mark.timeout(150)
