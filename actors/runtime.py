@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polku.actors.arrangement import arrange
+from polku.actors.arrangement import arrange, this_node
 from polku.actors.door import RayDoor
 from polku.actors.hub import HubActor, Parts
 from polku.actors.options import SYSTEM_CONFIG
@@ -129,7 +129,8 @@ class RayRuntime:
             # The first lane finds the ports; the others open the very same ones, as they all do after a restart.
             self._addresses = await _start(lane.ingest.introduce, None, doors)
             doors = replace(doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
-        self._hub = HubActor.remote(pack(parts, doors, self._plan.hang_seconds))
+        hub: Any = HubActor
+        self._hub = hub.options(resources=this_node()).remote(pack(parts, doors, self._plan.hang_seconds))
         await _start(self._hub.start)
         for lane in parts.lanes:
             await _start(lane.ingest.introduce, self._hub, doors)

@@ -130,8 +130,9 @@ class Hub:
         """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
 
         Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
-        custom `resources`, as Ray has them). A slow step can have `replicas`: so many actors that work on a batch
-        each, with the order kept; each has the `resources`. Middleware that remembers events cannot be divided so.
+        custom `resources`, as Ray has them): those go where these are, all else stays on the node on which the
+        pipeline is started. A slow step can have `replicas`: so many actors that work on a batch each, with the order
+        kept; each has the `resources`. Middleware that remembers events cannot be divided so.
         """
         from polku.middleware.adapt import check_middleware, component_name
 

@@ -13,10 +13,11 @@ class Limits:
 
     `message_bytes` is the size of one gRPC or HTTP message (4 MiB is what gRPC clients expect), `batch_events` the
     events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
-    `streams` are concurrent StreamEvents calls; `stream_batches` are the batches of one stream that may be under
-    way before the gateway stops reading from it; `open_bytes` are the bytes of all messages together that may be under
-    way: over it streams are not read and unary calls are refused; `connections` are open HTTP connections;
-    `read_seconds` is the time that an HTTP client may take to send its headers, and again for its body.
+    `streams` are concurrent StreamEvents calls; `calls` are the calls that one gRPC connection may have open: further
+    ones wait at the client; `stream_batches` are the batches of one stream that may be under way before the gateway
+    stops reading from it; `open_bytes` are the bytes of all messages together that may be under way: over it streams
+    are not read and unary calls are refused; `connections` are open HTTP connections; `read_seconds` is the time that
+    an HTTP client may take to send its headers, and again for its body.
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -25,6 +26,7 @@ class Limits:
     metadata_key_bytes: int = 256
     metadata_value_bytes: int = 16 * 1024
     streams: int = 1_000
+    calls: int = 1_000
     stream_batches: int = 32
     open_bytes: int = 64 * 1024 * 1024
     connections: int = 1_000
@@ -35,6 +37,11 @@ class Limits:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise PlanError(f"{field.name}={value!r} must be a whole number of at least 1", where="Limits")
+
+    @property
+    def connection_calls(self) -> int:
+        """The calls that one connection may have open: enough for a stream too many to come and be told so."""
+        return max(self.calls, self.streams + 1)
 
     @property
     def safe_event_bytes(self) -> int:

@@ -63,7 +63,11 @@ class FastServer:
         try:
             # grpcio pings only connections with calls; so does this door.
             self._front = front = NativeGrpcFront(
-                address, [(_METHOD, False)], keepalive_permit_without_calls=False, reuse_port=shared
+                address,
+                [(_METHOD, False)],
+                keepalive_permit_without_calls=False,
+                max_concurrent_streams=self._intake.limits.connection_calls,
+                reuse_port=shared,
             )
         except OSError as error:
             raise SettingError("grpc_addr", address, f"cannot be opened ({error}); is the port in use?") from None

@@ -21,6 +21,7 @@ from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
+from polku.limits import Limits
 from polku.receipt import Counts
 from polku.v1.gateway_pb2 import Ack, ComponentHealth, HealthRequest, HealthResponse
 
@@ -55,15 +56,7 @@ class GatewayServer:
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them.
         """
-        limit = self._intake.limits.message_bytes
-        server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", int(shared)),
-                # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.
-                ("grpc.max_receive_message_length", 4 * limit + 65536),
-                ("grpc.max_send_message_length", -1),
-            ]
-        )
+        server = grpc.aio.server(options=_options(self._intake.limits, shared=shared))
         server.add_generic_rpc_handlers((self._handlers(),))
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
@@ -177,6 +170,21 @@ class GatewayServer:
         if self._registry is not None:
             services.append("polku.v1.PluginRegistry")
         reflection.enable_server_reflection(services, server)
+
+
+def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
+    calls = limits.connection_calls
+    return [
+        ("grpc.so_reuseport", int(shared)),
+        # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.
+        ("grpc.max_receive_message_length", 4 * limits.message_bytes + 65536),
+        ("grpc.max_send_message_length", -1),
+        # What is over this waits at the client. Without it gRPC itself takes in any number, of some 10 kB each, and
+        # cancels at random those that the process does not get round to.
+        ("grpc.max_concurrent_streams", calls),
+        ("grpc.server.max_pending_requests", 2 * calls),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * calls),
+    ]
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:

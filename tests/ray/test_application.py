@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,27 @@ print(runtime.attach(), ray._private.worker._global_node._ray_params._system_con
     environment = os.environ | {"RAY_ADDRESS": "local"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["True", str(4 * 1024 * 1024)], done.stderr
+
+
+def test_what_needs_nothing_of_its_own_stays_on_the_node_of_the_program(tmp_path: Path) -> None:
+    import ray
+
+    def taken() -> int:
+        """Count the actors that are bound to this node: each takes a sliver of it."""
+        node = f"node:{ray.util.get_node_ip_address()}"
+        return round((1 - ray.available_resources()[node]) * 10_000)
+
+    def pass_on(event: Event) -> None:
+        pass
+
+    def wait_until(expected: int) -> None:
+        deadline = time.monotonic() + 20
+        while taken() != expected:
+            assert time.monotonic() < deadline, f"{taken()} actors are bound to this node, not {expected}"
+            time.sleep(0.05)
+
+    wait_until(0)
+    hub = Hub(runtime="ray").middleware(pass_on).middleware(pass_on, num_cpus=0.5)
+    with hub.emitter(Recorder(tmp_path / "out")).start():
+        wait_until(5)  # ingest, stage-1, buffer, emitter and hub; stage-2 goes where half a CPU is free
+    wait_until(0)

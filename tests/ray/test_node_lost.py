@@ -7,17 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-@pytest.mark.timeout(150)
-def test_a_stage_whose_node_is_lost_goes_on_elsewhere_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.ray.node_lost", str(tmp_path)]
+def run(program: str, folder: Path) -> Any:
+    command = [sys.executable, "-m", f"tests.ray.{program}", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=140, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"verdict"')))
-    print(found)
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+@pytest.mark.timeout(150)
+def test_a_stage_whose_node_is_lost_goes_on_elsewhere_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    found = run("node_lost", tmp_path)
     assert found["complete"]
     verdict = found["verdict"]
     assert verdict["acknowledged"] > 1_000
