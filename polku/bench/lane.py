@@ -65,7 +65,7 @@ class Lane:
         if not self._unary:
             self._in_order.append((number, intended))
             self._connection.send(self._stream, self._generator.message(number, intended))
-        elif len(self._calls) < self._connection.streams:
+        elif len(self._calls) < self._connection.streams // 2:  # those that are answered are open until they end
             stream = self._connection.call(self._generator.message(number, intended))
             self._calls[stream] = number, intended
         else:
