@@ -31,7 +31,12 @@ def write(bootstrap: str, topic: str, values: Sequence[bytes | None], **options:
     """Write records, in order, and wait until the brokers have them."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
     for value in values:
-        producer.produce(topic, value, **options)
+        while True:
+            try:
+                producer.produce(topic, value, **options)
+                break
+            except BufferError:  # the client's own queue is full
+                producer.poll(0.1)
     assert producer.flush(20) == 0
 
 
