@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from polku.gateway.pulling import Sources
 
 _LOG = logging.getLogger(__name__)
-_JOINED_EVENTS = 1024  # of requests that are pushed together
-_REQUESTS = 64  # so many are enough for one batch
-_QUIET_TURNS = 5
 
 
 class IntakeStatistics(NamedTuple):
