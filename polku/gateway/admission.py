@@ -126,7 +126,7 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
     if len(payload) <= safe:
         return True
     sizes = list(map(len, split_frames(payload)))
-    if max(sizes) <= safe:
+    if max(sizes, default=0) <= safe:
         return True
     return not any(_metadata_fault(event, limits) for event, size in zip(events, sizes, strict=True) if size > safe)
 

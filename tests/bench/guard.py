@@ -12,7 +12,7 @@ from polku.bench import Load, Result, Subject
 from polku.bench.comparison import take_turns
 from polku.bench.trial import BARE
 
-MOST = 2.6  # times the CPU of the bare relay for an event; it was 1.4 to 1.7 when this was written
+MOST = 2.6  # times the CPU of the bare relay for an event; it was 1.5 to 1.8 when this was written
 LOAD = Load(events=40_000)
 
 

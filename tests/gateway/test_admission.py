@@ -81,6 +81,11 @@ def test_metadata_over_a_limit_costs_its_event_alone(metadata: dict[str, str], r
     assert admission.refused[0].message.startswith(f"events[1].{reason}")
 
 
+def test_a_large_payload_without_any_event_is_an_empty_one() -> None:
+    unknown_field = b"\x12\xac\x02" + 300 * b"x"
+    assert admit_payload(unknown_field, "client", "", LIMITS)[1:] == ([], [])
+
+
 def test_metadata_at_its_limits_passes() -> None:
     assert refused(admit(complete("1", metadata={"k" * 7: "v" * 10, "b": "", "c": ""}))) == []
 
