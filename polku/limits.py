@@ -40,8 +40,11 @@ class Limits:
 
     @property
     def connection_calls(self) -> int:
-        """The calls that one connection may have open: enough for a stream too many to come and be told so."""
-        return max(self.calls, self.streams + 1)
+        """The calls that one connection may have open: enough for a stream too many to come and be told so.
+
+        Calls of health and reflection count too, and behind the fast door all streams are on one connection.
+        """
+        return max(self.calls, self.streams + 10)
 
     @property
     def safe_event_bytes(self) -> int:
