@@ -21,6 +21,11 @@ def mark(event: Any) -> None:
     event.metadata["processed"] = "true"
 
 
+def take_50_us(event: Any) -> None:
+    for _ in range(3_900):  # without a look at the clock: a core that is shared makes it last longer
+        pass
+
+
 def _hub() -> Hub:
     return Hub(name="bench").middleware(Filter(is_about_users)).middleware(Transform(mark))
 
@@ -46,3 +51,7 @@ bounded = (
 chained: Any = _hub().emitter(GrpcEmitter(SINK))
 if hasattr(chained, "chain"):
     chained = chained.chain().lanes(LANES)
+slow = Hub(name="bench").middleware(take_50_us).emitter(GrpcEmitter(SINK))
+slow_replicas = Hub(name="bench").middleware(take_50_us, replicas=2).emitter(GrpcEmitter(SINK))
+slow_chained = Hub(name="bench").chain().middleware(take_50_us).emitter(GrpcEmitter(SINK))
+slow_lanes = Hub(name="bench").chain().lanes(2).middleware(take_50_us).emitter(GrpcEmitter(SINK))
