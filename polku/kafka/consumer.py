@@ -17,7 +17,6 @@ _POLL_SECONDS = 0.1
 _PAUSED_SECONDS = 0.01  # while calls may come soon that this thread has to make
 _PROBE_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
-_RECORDS = 1_000
 
 Place: TypeAlias = tuple[str, int]
 Offsets: TypeAlias = Mapping[Place, int]
@@ -53,7 +52,7 @@ class Listener(Protocol):
 
 
 class Consumer:
-    """Subscribe, and tell the listener; `close` leaves the group."""
+    """Subscribe, and tell the listener, `at_once` records at most; `close` leaves the group."""
 
     def __init__(
         self,
@@ -62,12 +61,14 @@ class Consumer:
         topics: Sequence[str],
         listener: Listener,
         *,
+        at_once: int,
         revoke_timeout: float,
     ) -> None:
         import confluent_kafka
 
         self._loop = asyncio.get_running_loop()
         self._listener = listener
+        self._at_once = at_once
         self._revoke_timeout = revoke_timeout
         callbacks = {"error_cb": self._heard, "on_commit": self._on_commit}
         self._client = open_client(where, confluent_kafka.Consumer, {**settings, **callbacks})
@@ -139,7 +140,7 @@ class Consumer:
         # `consume` alone would wait for the whole time, or until there are so many.
         first = self._client.poll(_PAUSED_SECONDS if self._paused else _POLL_SECONDS)
         if first is not None:
-            self._hand_over([first, *self._client.consume(_RECORDS, 0)])
+            self._hand_over([first, *self._client.consume(self._at_once - 1, 0)])
 
     def _hand_over(self, messages: Sequence[Any]) -> None:
         """Give records to the event loop, and wait until it has them: it may want partitions to be paused."""

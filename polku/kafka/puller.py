@@ -19,6 +19,8 @@ from polku.kafka.partition import Partition
 if TYPE_CHECKING:
     from polku.ingest.kafka import KafkaSource
 
+_AT_ONCE = 1_000  # records handed over, at most a tenth of the window: a partition is paused only when it is over it
+
 
 class Decode(StrEnum):
     """Say what the values are."""
@@ -58,7 +60,12 @@ class Puller:
         self._ended = asyncio.get_running_loop().create_future()
         config = self._config
         self._consumer = Consumer(
-            "KafkaSource", config.settings(), config.topics, self, revoke_timeout=config.revoke_seconds
+            "KafkaSource",
+            config.settings(),
+            config.topics,
+            self,
+            at_once=min(_AT_ONCE, 1 + config.window // 10),
+            revoke_timeout=config.revoke_seconds,
         )
         try:
             while not self._ended.done():

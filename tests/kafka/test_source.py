@@ -190,7 +190,7 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
 
         wait_for(lambda: under_way() > 300)
         time.sleep(0.5)
-        assert under_way() < 2_500
+        assert under_way() <= 3 * (101 + 31)
         out.release()
         got = out.wait_for(8_000, 60)
     for partition in range(3):
@@ -313,11 +313,13 @@ def test_a_killed_process_repeats_and_loses_nothing(cluster: Cluster, topic: str
     write(cluster.bootstrap, topic, events(500, 2_000), partition=0)
     heir = begin(0.1)
     try:
-        got = out.wait_for(4_500, 60)
-        wait_for(lambda: committed(cluster.bootstrap, f"group-{topic}", topic, 3)[0] == 2_500)
+        wait_for(lambda: committed(cluster.bootstrap, f"group-{topic}", topic, 3)[0] == 2_500, 60)
+        wait_for(lambda: len({event.id for event in out.events()}) == 2_500)  # and some twice, out of its journal
     finally:
         heir.terminate()
         heir.communicate()
+    got = out.events()
+    assert len(got) >= 4_500
     assert list(dict.fromkeys(event.id for event in got)) == [f"e{n:05d}" for n in range(2_500)]
 
 
