@@ -99,6 +99,22 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
             journal.write(Work([row(2, "a"), row(1, "a")], (), {"a": 1}))
         assert positions(journal) == [1]
         assert journal.cursors() == [("a", 0, 0)]
+        with pytest.raises(JournalError):
+            journal.write(Work((), [Answer(Identity("one", 2**70, 1), 1, 1)], {"a": 1}))
+        assert positions(journal) == [1]
+
+
+def test_what_failed_can_be_done_again_and_frees_what_it_frees(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        journal.write(Work([row(1, "a")]))
+        late = sqlite3.connect(tmp_path / "j")
+        late.execute("CREATE TRIGGER full BEFORE DELETE ON batch BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        with pytest.raises(JournalError, match="no room"):
+            journal.write(Work((), (), {"a": 1}))
+        late.execute("DROP TRIGGER full")
+        late.close()
+        assert journal.write(Work((), (), {"a": 1}))[0] == 1, "the cursor had not moved"
+        assert positions(journal) == []
 
 
 def test_answers_are_kept_for_the_latest_batches_of_the_latest_life(tmp_path: Path) -> None:
