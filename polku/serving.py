@@ -32,9 +32,14 @@ def serve(runner: Runner, doors: Doors) -> None:
             os._exit(130)
         stop.set()
 
+    def listen() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+
+    if runner.runtime != "ray":  # a start of Ray can take long: one signal ends it
+        listen()
     pipeline = runner.open(doors, wait=False)
-    for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which puts its own handlers in
-        signal.signal(number, on_signal)
+    listen()  # again: ray.init puts its own handlers in
     pipeline.wait_ready()
     tune_collector()
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
