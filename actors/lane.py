@@ -21,6 +21,7 @@ from polku.lane import Lane, LaneStatistics
 from polku.link import Peer, Push
 from polku.plan import StagePlan
 from polku.receipt import Receipt
+from polku.serving import favour_journal
 
 
 class LaneShell(Entrance):
@@ -43,6 +44,7 @@ class LaneShell(Entrance):
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._lane = Lane(self._plan, self._dead_letters, self._elsewhere)
         await self._lane.open(replays=self._replays)
+        favour_journal(self._plan.buffer)
 
     async def push(self, head: bytes, payload: bytes, after: str) -> bytes:
         """Take what a stage with an actor of its own hands on."""

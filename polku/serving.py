@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polku.buffer.strategy import BufferStrategy
     from polku.gateway.doors import Doors
     from polku.hub import Runner
     from polku.pipeline import Pipeline
@@ -42,6 +43,8 @@ def serve(runner: Runner, doors: Doors) -> None:
     listen()  # again: ray.init puts its own handlers in
     pipeline.wait_ready()
     tune_collector()
+    if runner.runtime != "ray":
+        favour_journal(runner.plan.buffer)
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     say(f"polku: ready on grpc {pipeline.address}{http} (runtime {runner.runtime})")
     complaints: dict[str, str] = {}
@@ -73,6 +76,16 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+
+
+def favour_journal(strategy: BufferStrategy) -> None:
+    """Let the thread that writes a journal wait half a millisecond for the interpreter, in processes of our own.
+
+    At Python's 5 ms it waited so long after each statement, and a durable pipeline had 0.64 of the rate of one in
+    memory instead of 0.77; 0.2 ms gave no more. A buffer in an actor of its own has nothing to wait for.
+    """
+    if strategy.path:
+        sys.setswitchinterval(0.0005)
 
 
 def say(text: str) -> None:

@@ -36,6 +36,26 @@ CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL
 PRAGMA user_version={VERSION};
 COMMIT;
 """
+ENTRY = 13
+"""The number of columns of `entry`, the view through which one statement writes all that a commit holds."""
+
+BATCH, ANSWER, CURSOR = range(3)
+"""What an entry is: the columns after this one are those of the table, and then nothing."""
+
+_COLUMNS = [f"c{number}" for number in range(1, ENTRY)]
+_ENTRY = f"""
+PRAGMA temp_store=MEMORY;
+CREATE TEMP VIEW entry AS SELECT 0 AS kind, {", ".join(f"0 AS {column}" for column in _COLUMNS)};
+CREATE TEMP TRIGGER write_batch INSTEAD OF INSERT ON entry WHEN NEW.kind={BATCH} BEGIN
+    INSERT INTO batch VALUES({", ".join(f"NEW.{column}" for column in _COLUMNS)});
+END;
+CREATE TEMP TRIGGER write_answer INSTEAD OF INSERT ON entry WHEN NEW.kind={ANSWER} BEGIN
+    INSERT OR REPLACE INTO answered VALUES({", ".join(f"NEW.{column}" for column in _COLUMNS[:6])});
+END;
+CREATE TEMP TRIGGER write_cursor INSTEAD OF INSERT ON entry WHEN NEW.kind={CURSOR} BEGIN
+    UPDATE outlet SET cursor=NEW.c2 WHERE name=NEW.c1;
+END;
+"""
 _DAMAGED = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
@@ -108,6 +128,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.create_function("seal", 11, seal, deterministic=True)
     try:
         db.executescript(_SCHEMA)
+        db.executescript(_ENTRY)
     except sqlite3.Error:
         if db.in_transaction:
             db.execute("ROLLBACK")

@@ -68,9 +68,9 @@ def test_a_row_goes_when_every_outlet_of_its_set_has_passed_it(
             }
             last += len(rows)
             cursors.update({name: max(cursors[name], min(to, last)) for name, to in moves.items()})
-            freed = journal.write(Work(rows, (), {name: cursors[name] for name in moves}))
+            freed = [journal.write(work) for work in (Work(rows, (), {name: cursors[name] for name in moves}), Work())]
             gone = [p for p, takers in waiting.items() if all(cursors[name] >= p for name in takers)]
-            assert freed[0] == sum(weights[p] for p in gone)
+            assert sum(events for events, _ in freed) == sum(weights[p] for p in gone)
             for position in gone:
                 del waiting[position]
             assert positions(journal) == sorted(waiting)
@@ -139,8 +139,46 @@ def test_answers_that_wait_for_delivery_stay_until_it(tmp_path: Path) -> None:
     journal.write(Work((), (), {"a": KEPT_ANSWERS}))
     for seq in range(KEPT_ANSWERS + 50, KEPT_ANSWERS + 150):
         journal.write(Work([row(seq, "a")], [Answer(Identity("one", 1, seq), seq, seq)]))
+    journal.write(Work())
     assert len(journal.answers()) == KEPT_ANSWERS
     journal.close()
+
+
+def test_what_was_passed_goes_also_where_there_is_always_more_to_write(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        freed = 0
+        for position in range(1, 200):
+            freed += journal.write(Work([row(position, "a")], (), {"a": position - 1}))[0]
+            assert len(positions(journal)) <= 9
+            assert journal.statistics().batches == 1, "what waits to be swept out is not held"
+        assert freed + len(positions(journal)) == 199
+        large = 100_000
+        for position in range(200, 300):
+            journal.write(Work([row(position, "a", size=large, events=9)], (), {"a": position - 1}))
+            assert len(positions(journal)) * large <= 5 * 1024 * 1024
+
+
+def test_what_a_killed_process_did_not_sweep_out_goes_when_the_journal_is_opened(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", lock=False)
+    journal.register(["a", "b"])
+    journal.write(Work([row(1, "a"), row(2, "b"), row(3, "a", "b")]))
+    journal.write(Work([row(4, "b")], (), {"a": 4}))
+    assert positions(journal) == [1, 2, 3, 4]
+    with opened(tmp_path / "j", "a", "b") as again:
+        assert positions(again) == [2, 3, 4]
+        assert again.write(Work((), (), {"b": 3}))[0] == 2
+    journal.close()
+
+
+def test_one_commit_of_many_batches_is_one_transaction(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        rows = [row(n, "a", size=100_000 if n % 50 == 0 else 10) for n in range(1, 1001)]
+        with pytest.raises(JournalError):
+            journal.write(Work([*rows, row(1, "a")]))
+        assert positions(journal) == []
+        journal.write(Work(rows, [Answer(Identity("one", 1, n), n, n) for n in range(1, 201)]))
+        assert [journal.read(r.position).payload for r in rows] == [r.payload for r in rows]
+        assert len(journal.answers()) == 200
 
 
 def test_a_new_outlet_begins_at_the_end_and_an_old_one_can_be_forgotten(tmp_path: Path) -> None:
