@@ -17,6 +17,7 @@ from typing import Any
 import grpc.aio
 
 from polku.bench.processes import usage
+from polku.loops import new_event_loop
 from polku.serving import tune_collector
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent
 
@@ -88,4 +89,5 @@ def _answer(answers: Any) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main(json.loads(sys.argv[1])))

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from types import TracebackType
 
+from polku.loops import new_event_loop
 from polku.plugin.registration import Registrar, Registration
 from polku.plugin.server import Certificate, PluginServer
 from polku.plugin.service import Service
@@ -17,7 +18,8 @@ def run(
     service: Service, address: str, certificate: Certificate | None, register: Registration | None, grace: float
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish within `grace` seconds."""
-    asyncio.run(_serve(service, address, certificate, register, grace))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(service, address, certificate, register, grace))
 
 
 async def _serve(

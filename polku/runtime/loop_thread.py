@@ -12,6 +12,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from polku.loops import new_event_loop
+
 T = TypeVar("T")
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -22,7 +24,7 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         running = _loops.get(os.getpid())
         if running is None:
-            running = asyncio.new_event_loop()
+            running = new_event_loop()
             threading.Thread(target=running.run_forever, name="polku", daemon=True).start()
             _loops.clear()
             _loops[os.getpid()] = running
