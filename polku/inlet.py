@@ -8,7 +8,6 @@ too early waits for its predecessor, for a while; answers below the sender's flo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from polku.batch import Batch
@@ -25,6 +24,52 @@ class InletStatistics(NamedTuple):
     open: int
 
 
+class _Answer:
+    """An answer that several pushes may wait for; that one of them is cancelled is nothing to the others.
+
+    As `asyncio.shield` around a future, at half the price.
+    """
+
+    __slots__ = ("_error", "_result", "_waiters")
+
+    def __init__(self) -> None:
+        self._result: Receipt | Taken | None = None
+        self._error: Exception | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is known by now."""
+        return self._result is not None or self._error is not None
+
+    def give(self, result: Receipt | Taken) -> None:
+        """Answer all who wait."""
+        self._result = result
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Have it raised wherever it is waited for."""
+        self._error = error
+        self._wake()
+
+    async def wait(self) -> Receipt | Taken:
+        """Return it once it is known, or raise what it failed with."""
+        if not self.is_there:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+
 class _Sender:
     """What is known of one sender in one of its lives."""
 
@@ -34,7 +79,7 @@ class _Sender:
         self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
         self.applied: set[int] = set()
         self.early: dict[int, tuple[int, Batch]] = {}  # seq -> what it must come after, and the batch
-        self.answers: dict[int, asyncio.Future[Receipt | Taken]] = {}
+        self.answers: dict[int, _Answer] = {}
         self.outcomes: dict[int, asyncio.Future[Receipt]] = {}
 
     def raise_floor(self, floor: int) -> None:
@@ -53,7 +98,7 @@ class _Sender:
         """Refuse a batch that waits for its predecessor: its sender must push it again, if it still has it."""
         if seq in self.early:
             del self.early[seq]
-            self.answers.pop(seq).set_exception(UnavailableError(reason))
+            self.answers.pop(seq).fail(UnavailableError(reason))
 
     def is_stale(self, seq: int) -> bool:
         """Say whether the sender has the final answer of a number already: a late copy must not be applied."""
@@ -89,8 +134,7 @@ class Inlet:
         # What comes before it can only have been answered since: of two copies the lower predecessor is the newer one.
         after = sender.after[push.seq] = min(push.after, sender.after.get(push.seq, push.after))
         if answer is None:
-            answer = sender.answers[push.seq] = asyncio.get_running_loop().create_future()
-            answer.add_done_callback(_retrieved)
+            answer = sender.answers[push.seq] = _Answer()
             sender.early[push.seq] = (after, batch)
             self._apply_ready(sender)
             if push.seq in sender.early:
@@ -102,7 +146,7 @@ class Inlet:
             if push.seq in sender.early:  # what it waited for may have been answered meanwhile
                 sender.early[push.seq] = (after, batch)
             self._apply_ready(sender)
-        return await asyncio.shield(answer)
+        return await answer.wait()
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was answered with `Taken`.
@@ -116,7 +160,7 @@ class Inlet:
 
     def statistics(self) -> InletStatistics:
         """Return a snapshot of the counters."""
-        open_answers = sum(not a.done() for sender in self._senders.values() for a in sender.answers.values())
+        open_answers = sum(not a.is_there for sender in self._senders.values() for a in sender.answers.values())
         return InletStatistics(self._applied, self._duplicates, open_answers)
 
     def _sender_of(self, push: Push) -> _Sender:
@@ -134,21 +178,22 @@ class Inlet:
             _, batch = sender.early.pop(seq)
             task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch, sender.answers[seq]))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
-    async def _apply(self, sender: _Sender, seq: int, batch: Batch, answer: asyncio.Future[Receipt | Taken]) -> None:
+    async def _apply(self, sender: _Sender, seq: int, batch: Batch, answer: _Answer) -> None:
         self._applied += 1
         try:
-            result: Receipt | Awaitable[Receipt] = await self._receiver.push(batch)
+            result = await self._receiver.push(batch)
         except Exception as error:
-            answer.set_exception(error)
-            return
-        if isinstance(result, Receipt):
-            answer.set_result(result)
-            return
-        outcome = sender.outcomes[seq] = asyncio.ensure_future(result)
-        outcome.add_done_callback(_retrieved)
-        answer.set_result(Taken())
+            answer.fail(error)
+        else:
+            if isinstance(result, Receipt):
+                answer.give(result)
+            else:
+                outcome = sender.outcomes[seq] = asyncio.ensure_future(result)
+                outcome.add_done_callback(_retrieved)
+                answer.give(Taken())
+        finally:
+            self._tasks.discard(asyncio.current_task())
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:

@@ -221,7 +221,7 @@ class Link:
             self._seq += 1
             self._open[self._seq] = parts
             self._in_window[self._seq] = sum(part.size for part in parts)
-            self._keep(self._carry(self._seq, parts))
+            self._tasks.add(asyncio.get_running_loop().create_task(self._carry(self._seq, parts)))
 
     def _has_room(self, size: int) -> bool:
         if not self._in_window:
@@ -260,6 +260,7 @@ class Link:
         del self._open[seq]
         if not self._open and not self._waiting:
             self._idle.set()
+        self._tasks.discard(asyncio.current_task())
 
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from polku import BufferStrategy, Filter, Hub, Transform
@@ -24,6 +24,7 @@ from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
 from polku.inlet import Inlet
 from polku.link import Link, Receiver, Window
+from polku.loops import new_event_loop
 from polku.receipt import Receipt
 from polku.v1.gateway_pb2 import IngestBatch
 
@@ -103,14 +104,18 @@ async def microseconds(connect: Callable[[str, Receiver], Any], batches: int) ->
     return used / (batches * BATCH) * 1e6
 
 
+def _run(measuring: Coroutine[Any, Any, float]) -> float:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(measuring)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batches", type=int, default=200)
     options = parser.parse_args()
     rounds = [
-        [asyncio.run(microseconds(connect, options.batches)) for connect in (direct, linked)]
-        for _ in range(options.rounds)
+        [_run(microseconds(connect, options.batches)) for connect in (direct, linked)] for _ in range(options.rounds)
     ]
     plain, links = (min(each[place] for each in rounds) for place in (0, 1))
     added = links / plain - 1
