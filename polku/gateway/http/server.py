@@ -209,6 +209,8 @@ async def _listen(connections: Connections, address: str, shared: bool) -> async
         if address.startswith("unix:"):
             return await loop.create_unix_server(connections, address.removeprefix("unix:"))
         host, _, port = address.rpartition(":")
+        if int(port) not in range(65_536):  # uvloop would take what is left of it
+            raise OverflowError(f"{port} is no port")
         return await loop.create_server(
             connections, host.strip("[]"), int(port), reuse_address=True, reuse_port=shared, backlog=1024
         )
