@@ -12,15 +12,15 @@ import os
 
 from polku.errors import SettingError
 
-_KNOWN = ("uvloop", "asyncio")
+LOOPS = ("uvloop", "asyncio")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Make the loop that `POLKU_LOOP` asks for, or the best that is installed; raises `SettingError`."""
-    wanted = os.environ.get("POLKU_LOOP") or None
-    if wanted is not None and wanted not in _KNOWN:
+    wanted = os.environ.get("POLKU_LOOP", "").strip().lower() or None
+    if wanted is not None and wanted not in LOOPS:
         raise SettingError(
-            "POLKU_LOOP", wanted, f"is no event loop; known are {' and '.join(_KNOWN)}, or leave it unset"
+            "POLKU_LOOP", wanted, f"is no event loop; known are {' and '.join(LOOPS)}, or leave it unset"
         )
     if wanted != "asyncio":
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from polku.errors import PlanError, SettingError
+from polku.loops import LOOPS
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
@@ -31,6 +32,7 @@ class Settings:
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
     door: str | None = None
+    loop: str | None = None
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -53,6 +55,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         http_addr=read("http_addr", check_address, None),
         http_token=read("http_token", check_token, None),
         door=read("door", _one_of(DOORS), None),
+        loop=read("loop", _one_of(LOOPS), None),
     )
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from polku.errors import SettingError
 from polku.loops import new_event_loop
 
 T = TypeVar("T")
@@ -32,5 +33,10 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-    """Run a coroutine on the loop and return its future."""
-    return asyncio.run_coroutine_threadsafe(work, loop())
+    """Run a coroutine on the loop and return its future; raises `SettingError` where there can be no such loop."""
+    try:
+        running = loop()
+    except SettingError:
+        work.close()
+        raise
+    return asyncio.run_coroutine_threadsafe(work, running)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from polku.cli.settings import unknown_variables
 from polku.errors import SettingError
 from polku.loops import new_event_loop
 
@@ -43,6 +44,25 @@ def test_a_pipeline_runs_on_the_loop_that_is_asked_for(wanted: str, module: str,
     environment = {**os.environ, "POLKU_LOOP": wanted, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == [module], done.stderr
+
+
+def test_serve_knows_the_variable_and_names_the_loops() -> None:
+    assert unknown_variables({"POLKU_LOOP": "asyncio"}) == []
+    settings = {"POLKU_LOOP": "trio", "POLKU_RUNTIME": "inline", "POLKU_GRPC_ADDR": "127.0.0.1:0"}
+    command = [sys.executable, "-m", "polku", "serve"]
+    refused = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60)
+    sentence = "polku: POLKU_LOOP='trio': choose one of uvloop, asyncio\n"
+    assert (refused.returncode, refused.stderr) == (2, sentence)
+
+
+def test_a_program_with_another_loop_is_told_so_in_one_sentence(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PIPELINE)
+    environment = {**os.environ, "POLKU_LOOP": "trio", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "POLKU_LOOP='trio': is no event loop; known are uvloop and asyncio" in done.stderr
+    assert "never awaited" not in done.stderr
 
 
 def test_without_uvloop_it_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
