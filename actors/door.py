@@ -20,12 +20,15 @@ _PAUSE = 0.5  # seconds; an actor that died is back within a few of them
 class RayDoor:
     """Submit messages to the ingest actor of one lane, and of another one when it does not answer; picklable.
 
-    Each copy chooses its lane for itself, and keeps to it, so that its events keep their order.
+    `lanes` are handles, each with the address of its node. Each copy chooses its lane for itself, on its own node
+    where there is one, and keeps to it, so that its events keep their order.
     """
 
-    def __init__(self, lanes: Sequence[Any]) -> None:
+    def __init__(self, lanes: Sequence[tuple[Any, str]]) -> None:
         self._lanes = tuple(lanes)
-        self._choice = random.randrange(len(self._lanes))
+        here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        near = [number for number, (_, address) in enumerate(self._lanes) if address == here]
+        self._choice = random.choice(near or range(len(self._lanes)))
 
     def __reduce__(self) -> tuple[object, ...]:
         return RayDoor, (self._lanes,)
@@ -56,7 +59,7 @@ class RayDoor:
 
     @property
     def _ingest(self) -> Any:
-        return self._lanes[self._choice]
+        return self._lanes[self._choice][0]
 
     def _next(self, attempt: int, error: Exception) -> None:
         if attempt == _ATTEMPTS:

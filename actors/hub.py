@@ -29,13 +29,20 @@ _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unl
 
 
 class Column(NamedTuple):
-    """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all."""
+    """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all.
+
+    `address` is its node's. `is_first` on its host: the only one there that replays and lists dead letters, which are
+    in one file.
+    """
 
     name: str
+    number: int
     ingest: Any
     stages: Mapping[str, Any]
     buffer: Any
     emitters: Mapping[str, Any]
+    address: str
+    is_first: bool
 
     @property
     def chained(self) -> bool:
@@ -55,12 +62,20 @@ class Column(NamedTuple):
         emitters = {f"{self.name}emitter:{name}": handle for name, handle in self.emitters.items()}
         return {self.door: self.ingest, **stages, f"{self.name}buffer": self.buffer, **emitters}
 
+    def behind(self) -> list[Any]:
+        """Return the handles of all parts but the one that clients talk to."""
+        return [handle for name, handle in self.all().items() if name != self.door]
+
 
 class Parts(NamedTuple):
     """The handles of a pipeline's actors: of every lane, and of the stages that they share."""
 
     lanes: tuple[Column, ...]
     shared: Mapping[str, Any]
+
+    def behind(self) -> list[Any]:
+        """Return the handles of all parts of lanes but those that clients talk to."""
+        return [handle for lane in self.lanes for handle in lane.behind()]
 
     def all(self) -> dict[str, Any]:
         """Return every handle under the name that health and statistics use."""
@@ -95,15 +110,23 @@ class HubShell:
         self._restarts: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to watch."""
+    async def start(self) -> int:
+        """Begin to watch; return how many lanes it knows."""
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
+        return len(self._parts.lanes)
+
+    async def adopt(self, packed: bytes) -> None:
+        """Watch these parts from now on, which are more than before: a lane has come."""
+        known = {lane.number for lane in self._parts.lanes}
+        (self._parts,) = unpack(packed)
+        self._doors_shut |= {lane.door: lane.ingest for lane in self._parts.lanes if lane.number not in known}
+        await self._look()
 
     async def health(self) -> Health:
         """Judge from what was last seen; looks now if nothing was seen yet."""
         await self.start()
-        if not self._seen:
+        if any(name not in self._seen for name in self._parts.all()):
             await self._look()
         watch = Watch(self._progress)
         processed = 0

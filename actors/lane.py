@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ray
 
@@ -11,6 +10,7 @@ from polku.actors.entrance import Entrance
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
+from polku.actors.target import find
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters
 from polku.dead_letters import DeadLetter, DeadLetters
@@ -28,7 +28,7 @@ class LaneShell(Entrance):
     """Run a lane as the inline runtime runs it; some of its stages may have actors of their own."""
 
     def __init__(self, packed: bytes) -> None:
-        self._apart: Mapping[str, Sequence[Any]]
+        self._apart: Mapping[str, Sequence[str]]
         plan, self._apart, self._replays = unpack(packed)
         super().__init__(plan)
 
@@ -93,7 +93,7 @@ class LaneShell(Entrance):
             await self._lane.close()
 
     def _elsewhere(self, stage: StagePlan) -> list[Peer]:
-        return [RayPeer(handle, stage.name) for handle in self._apart.get(stage.name, ())]
+        return [RayPeer(find(actor), stage.name) for actor in self._apart.get(stage.name, ())]
 
 
 LaneActor = ray.remote(**ACTOR)(LaneShell)

@@ -8,29 +8,35 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.exceptions
 
-from polku.actors.arrangement import arrange, this_node
+from polku.actors.arrangement import Arrangement
 from polku.actors.door import RayDoor
-from polku.actors.hub import HubActor, Parts
+from polku.actors.drain import close, drain, kill, outcome
+from polku.actors.hub import Column, HubActor, Parts
+from polku.actors.opening import open_doors, open_lane, start, start_all
 from polku.actors.options import SYSTEM_CONFIG
+from polku.actors.places import places, spread, this_node, workers
 from polku.actors.shell import pack
-from polku.assembly import EmitterReport, StopReport, add_up, report_outcome
+from polku.assembly import StopReport
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
-from polku.lane import LaneStatistics
 from polku.plan import Plan
 from polku.sender import Door
 
-_START_SECONDS = 30.0  # how long an actor may be away while it is being started
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
+_NODES_INTERVAL = 2.0  # seconds between two looks for nodes that have joined
+_NODES_PAUSE = 30.0  # seconds until one that could not be given a lane is tried again
+_CLOSE_SECONDS = 5.0
+_LOG = logging.getLogger(__name__)
 
 
 class RayRuntime:
@@ -40,13 +46,13 @@ class RayRuntime:
         self._plan = plan
         self._doors = doors
         self._addresses = Addresses()
-        self._parts: Parts | None = None
+        self._arrangement: Arrangement | None = None
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
         self._started_ray = attach() if main else False
-        self._consoles: list[asyncio.Task[None]] = []
-        self._hub_watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -56,9 +62,9 @@ class RayRuntime:
     @property
     def parts(self) -> Parts:
         """The handles of the actors."""
-        if self._parts is None:
+        if self._arrangement is None:
             raise NotRunningError("the pipeline has not started")
-        return self._parts
+        return self._arrangement.parts()
 
     @property
     def hub(self) -> Any:
@@ -82,14 +88,16 @@ class RayRuntime:
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
         started = time.monotonic()
+        if self._following is not None:
+            self._following.cancel()
         complete = True
         try:
-            await asyncio.wait_for(self._drain(), timeout)
+            await asyncio.wait_for(drain(self.parts), timeout)
         except (TimeoutError, ray.exceptions.RayError):
             complete = False
-        emitters = await self._outcome()
-        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-            await asyncio.wait_for(self._close(), 5.0)
+        emitters = await outcome(self._plan, self.parts)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
         await self._kill()
         return StopReport(emitters, complete, time.monotonic() - started)
 
@@ -106,79 +114,76 @@ class RayRuntime:
         return
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """Return the latest events that could not be delivered, oldest first."""
+        """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
         parts = self.parts
-        # On disk all of them are in one file; in memory each part has its own.
-        where = [parts.lanes[0].buffer] if self._plan.dead_letters else _bury_places(parts)
-        found = [letter for handle in where for letter in await _call(handle.dead_letters.remote())]
+        # On disk all of a host's are in one file; in memory each part has its own.
+        first = [lane.buffer for lane in parts.lanes if lane.is_first]
+        where = first if self._plan.dead_letters else _bury_places(parts)
+        found: list[DeadLetter] = []
+        for handle in where:
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                found += await handle.dead_letters.remote()
         return sorted(found, key=lambda letter: letter.time_ns)
 
     def door(self) -> Door:
         """The way in for senders, picklable."""
-        return RayDoor([lane.ingest for lane in self.parts.lanes])
+        return RayDoor([(lane.ingest, lane.address) for lane in self.parts.lanes])
 
     async def _create(self) -> None:
-        self._parts = parts = arrange(self._plan)
-        shared = len(parts.lanes) > 1
-        doors = replace(self._doors, shared=shared)
-        behind = [handle for name, handle in parts.all().items() if name not in {lane.door for lane in parts.lanes}]
-        await asyncio.gather(*(_start(handle.vitals) for handle in behind))
-        if shared:
-            await _start(parts.lanes[0].ingest.claim, doors)
-        for lane in parts.lanes:
-            # The first lane finds the ports; the others open the very same ones, as they all do after a restart.
-            self._addresses = await _start(lane.ingest.introduce, None, doors)
-            doors = replace(doors, grpc_addr=self._addresses.grpc, http_addr=self._addresses.http)
+        where = await asyncio.to_thread(places, self._plan)
+        self._arrangement = arrangement = await asyncio.to_thread(Arrangement, self._plan)
+        parts = await asyncio.to_thread(arrangement.create, where)
+        await start_all([*parts.behind(), *parts.shared.values()])
+        doors = replace(self._doors, shared=self._plan.side_by_side)
+        opened = []
+        for lane, place in zip(parts.lanes, where, strict=True):
+            addresses, doors = await open_doors(lane, place, doors)
+            opened.append(addresses)
+        self._addresses = opened[0]
         hub: Any = HubActor
-        self._hub = hub.options(resources=this_node()).remote(pack(parts, doors, self._plan.hang_seconds))
-        await _start(self._hub.start)
+        self._hub = hub.options(resources=this_node().needs).remote(pack(parts, doors, self._plan.hang_seconds))
+        await start(self._hub.start)
         for lane in parts.lanes:
-            await _start(lane.ingest.introduce, self._hub, doors)
-        self._hub_watch = asyncio.ensure_future(_keep_watching(self._hub))
-        self._consoles = [asyncio.ensure_future(_write_console(handle)) for handle in self._printing(parts)]
+            await start(lane.ingest.introduce, self._hub, doors)
+        self._tasks = [asyncio.ensure_future(self._keep_watching())]
+        self._write_out(parts.lanes)
+        if self._plan.per_node:
+            _LOG.info("lanes: %s", ", ".join(f"{n} on {place.node.address}" for n, place in enumerate(where, 1)))
+            self._following = asyncio.ensure_future(self._follow_nodes(arrangement, doors))
 
-    def _printing(self, parts: Parts) -> list[Any]:
+    async def _follow_nodes(self, arrangement: Arrangement, doors: Doors) -> None:
+        """Give every node that joins a lane."""
+        while True:
+            await asyncio.sleep(_NODES_INTERVAL)
+            try:
+                nodes = await asyncio.to_thread(workers)
+                for place in spread(nodes, arrangement.here, arrangement.places):
+                    lane = await open_lane(arrangement, place, self._hub, doors)
+                    self._write_out([lane])
+                    _LOG.info("lane %d on %s, which has joined", lane.number, place.node.address)
+            except (TimeoutError, PolkuError, ray.exceptions.RayError) as error:
+                _LOG.error("a node that has joined could not be given a lane: %s; tried again soon", error)
+                await asyncio.sleep(_NODES_PAUSE)
+
+    async def _keep_watching(self) -> None:
+        """See to it that a hub that Ray has started again begins to watch again, and that it knows every lane."""
+        while True:
+            await asyncio.sleep(_HUB_INTERVAL)
+            with contextlib.suppress(ray.exceptions.RayError):
+                if await self._hub.start.remote() != len(self.parts.lanes):
+                    await self._hub.adopt.remote(pack(self.parts))
+
+    def _write_out(self, lanes: Sequence[Column]) -> None:
+        """Write what emitters of lanes print to this program's standard output."""
         names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
-        handles = [lane.emitters[name] for lane in parts.lanes for name in names]
-        return list({id(handle): handle for handle in handles}.values())
-
-    async def _drain(self) -> None:
-        parts = self.parts
-        drain = asyncio.gather(*(_call(lane.ingest.drain_ingest.remote()) for lane in parts.lanes))
-        drain.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits any more
-        flushed = [*parts.stages(), *(lane.buffer for lane in parts.lanes)]
-        while not drain.done():
-            # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
-            for stage in flushed:
-                await _call(stage.flush.remote())
-            await asyncio.wait([drain], timeout=0.05)
-        await drain
-        await asyncio.gather(*(_call(lane.buffer.drain_buffer.remote()) for lane in parts.lanes))
-        for lane in parts.lanes:  # until here it told clients that the pipeline is draining
-            await _call(lane.ingest.close_doors.remote(1.0))
-
-    async def _outcome(self) -> dict[str, EmitterReport]:
-        if self._parts is None:
-            return {}
-        try:
-            asked = asyncio.gather(*(_call(lane.buffer.statistics.remote()) for lane in self._parts.lanes))
-            seen = await asyncio.wait_for(asked, 5.0)
-        except (TimeoutError, ray.exceptions.RayError):
-            return {}
-        buffers = [s.buffer if isinstance(s, LaneStatistics) else s for s in seen]
-        reports = [report_outcome(self._plan, statistics.outlets) for statistics in buffers]
-        return {name: add_up([report[name] for report in reports]) for name in reports[0]}
-
-    async def _close(self) -> None:
-        for handle in self.parts.all().values():
-            await _call(handle.close.remote())
+        handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
+        self._tasks += [asyncio.ensure_future(_write_console(handle)) for handle in handles.values()]
 
     async def _kill(self) -> None:
-        for task in [*self._consoles, *([self._hub_watch] if self._hub_watch else [])]:
+        for task in [*self._tasks, *([self._following] if self._following else [])]:
             task.cancel()
-        handles = [*self._parts.all().values()] if self._parts else []
-        for handle in [self._hub, *handles] if self._hub else handles:
-            ray.kill(handle, no_restart=True)
+        handles = self._arrangement.parts().all().values() if self._arrangement else ()
+        kill([self._hub, *handles] if self._hub else handles)
         if self._started_ray:
             await asyncio.to_thread(ray.shutdown)
 
@@ -205,30 +210,6 @@ def attach() -> bool:
 def _bury_places(parts: Parts) -> list[Any]:
     lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
     return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())
-
-
-async def _call(ref: Any) -> Any:
-    return await ref
-
-
-async def _start(method: Any, *arguments: object) -> Any:
-    """Call a method of an actor that is being started; one that dies meanwhile is started again by Ray."""
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            return await method.remote(*arguments)
-        except ray.exceptions.ActorUnavailableError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.2)
-
-
-async def _keep_watching(hub: Any) -> None:
-    """See to it that a hub that Ray has started again begins to watch again."""
-    while True:
-        await asyncio.sleep(_HUB_INTERVAL)
-        with contextlib.suppress(ray.exceptions.RayError):
-            await hub.start.remote()
 
 
 async def _write_console(emitter: Any) -> None:

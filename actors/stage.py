@@ -30,8 +30,9 @@ class StageShell(Shell):
         super().__init__()
         self._plan: Plan
         self._stage_plan: StagePlan
-        self._targets: Sequence[Target]
-        self._plan, self._stage_plan, self._targets = unpack(packed)
+        self._behind: Target | None
+        self._lanes: Sequence[int] | None
+        self._plan, self._stage_plan, self._behind, self._lanes = unpack(packed)
         self._connections: list[Connection] = []
 
     async def open(self) -> None:
@@ -76,12 +77,15 @@ class StageShell(Shell):
 
     def _way_out(self) -> Outgoing:
         """Return the link to what comes next: none in a replica, one, or, where lanes share the stage, one each."""
-        lanes = [self._plan.lane(number).name for number in range(1, len(self._targets) + 1)]
-        if not self._targets:
+        if self._behind is None:
             return Reply()
-        if len(self._targets) == 1:
-            return self._link(self._plan.name, self._targets[0])
-        return Fork(lanes, [self._link(lane, target) for lane, target in zip(lanes, self._targets, strict=True)])
+        if self._lanes is None:
+            return self._link(self._plan.name, self._behind)
+        return Fork(f"{self._plan.name}/lane-", self._lanes, self._link_of)
+
+    def _link_of(self, lane: int) -> Link:
+        assert self._behind is not None
+        return self._link(self._plan.lane(lane).name, self._behind.in_lane(lane))
 
     def _link(self, lane: str, target: Target) -> Link:
         connection = connect(self._plan, target, self._dead_letters)

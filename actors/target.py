@@ -10,25 +10,92 @@ import ray
 from polku.actors.peer import RayPeer
 from polku.assembly import build_replicas
 from polku.dead_letters import DeadLetters
+from polku.errors import UnavailableError
 from polku.lane import single
 from polku.link import Link, Local, Peer
 from polku.plan import Plan, StagePlan
 
 NAMESPACE = "polku"
+_ANY_LANE = "/*/"
+
+
+class Names(NamedTuple):
+    """The names of a pipeline's actors: by them one finds another, also in a lane that came later than itself.
+
+    `run` is what only this run of the pipeline has, without a slash.
+    """
+
+    run: str
+
+    def shared(self, part: str) -> str:
+        """Return the name of a part that all lanes share."""
+        return f"{self.run}/{part}"
+
+    def in_any_lane(self, part: str) -> str:
+        """Return the name of a part with a blank for the lane, see `Target.in_lane`."""
+        return f"{self.run}{_ANY_LANE}{part}"
+
+    def in_lane(self, number: int, part: str) -> str:
+        """Return the name of a part of one lane."""
+        return _fill(self.in_any_lane(part), number)
 
 
 class Target(NamedTuple):
     """Name what comes next.
 
-    `actor` is a handle, or the name of a lane's actor, which takes batches `after` a stage that is elsewhere. With
-    `workers`, replicas of `stage`, these come first and the sender itself keeps their order.
+    `actor` takes batches, a lane's actor `after` a stage that is elsewhere. With `workers`, replicas of `stage`, these
+    come first, `then` what is next; the sender itself keeps their order.
     """
 
-    actor: Any = None
+    actor: str = ""
     after: str = ""
     stage: StagePlan | None = None
-    workers: tuple[Any, ...] = ()
+    workers: tuple[str, ...] = ()
     then: Target | None = None
+
+    def in_lane(self, number: int) -> Target:
+        """Return the same with the names of one lane's actors."""
+        return self._replace(
+            actor=_fill(self.actor, number),
+            workers=tuple(_fill(worker, number) for worker in self.workers),
+            then=self.then.in_lane(number) if self.then else None,
+        )
+
+
+class Route(NamedTuple):
+    """The way of the batches: where those of the ingest go, and those of each stage with an actor, by its name.
+
+    In a chained lane a `front` of None is the first part of the lane's own actor.
+    """
+
+    front: Target | None
+    behind: dict[str, Target]
+
+
+def route(plan: Plan, names: Names) -> Route:
+    """Return the way through a plan; the lane is left blank."""
+    target = None if plan.chained else Target(names.in_any_lane("buffer"))
+    behind: dict[str, Target] = {}
+    for stage in reversed(plan.stages):
+        if plan.chained and not stage.apart:
+            target = None
+            continue
+        behind[stage.name] = target or Target(names.in_any_lane("lane"), stage.name)
+        if stage.shared:
+            target = Target(names.shared(stage.name))
+        elif stage.replicas == 1:
+            target = Target(names.in_any_lane(stage.name))
+        else:
+            workers = tuple(names.in_any_lane(part) for part in workers_of(stage))
+            target = Target(stage=stage, workers=workers, then=behind[stage.name])
+    return Route(target, behind)
+
+
+def workers_of(stage: StagePlan) -> list[str]:
+    """Return the names that the actors of a stage have within their lane: its own, or those of its replicas."""
+    if stage.replicas == 1:
+        return [stage.name]
+    return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
 
 
 class Connection(NamedTuple):
@@ -39,11 +106,12 @@ class Connection(NamedTuple):
 
 
 def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection:
-    """Make the peer that reaches a target."""
+    """Make the peer that reaches a target; raises `UnavailableError` where there is no such actor."""
     if target.stage is None or target.then is None:
-        return Connection(RayPeer(_find(target.actor), target.after or "next actor", target.after), _nothing)
+        return Connection(RayPeer(find(target.actor), target.after or "next actor", target.after), _nothing)
     behind = connect(plan, target.then, dead_letters)
-    peers = [RayPeer(handle, f"{target.stage.name}/replica-{n}") for n, handle in enumerate(target.workers, 1)]
+    parts = zip(workers_of(target.stage), target.workers, strict=True)
+    peers = [RayPeer(find(worker), part) for part, worker in parts]
     link = Link(f"{plan.name}/{target.stage.name}", behind.peer, window=single(plan))
     replicas = build_replicas(plan, target.stage, peers, link, dead_letters)
 
@@ -54,8 +122,17 @@ def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection
     return Connection(Local(replicas), close)
 
 
-def _find(actor: Any) -> Any:
-    return ray.get_actor(actor, namespace=NAMESPACE) if isinstance(actor, str) else actor
+def find(actor: str) -> Any:
+    """Return the handle of an actor by its name; raises `UnavailableError` where it is gone."""
+    try:
+        return ray.get_actor(actor, namespace=NAMESPACE)
+    except ValueError:
+        raise UnavailableError(f"{actor} is not there") from None
+
+
+def _fill(name: str, lane: int) -> str:
+    head, blank, part = name.partition(_ANY_LANE)
+    return f"{head}/lane-{lane}/{part}" if blank else name
 
 
 async def _nothing() -> None:

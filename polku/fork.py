@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polku.batch import Batch
+from polku.errors import UnavailableError
 from polku.link import Link
 from polku.receipt import Receipt
 
@@ -14,32 +15,58 @@ from polku.receipt import Receipt
 class Fork:
     """Choose among one link for each lane, by the batch's origin.
 
-    `lanes` are the names that the origins of each lane's batches begin with. What was made anew of several batches (an
-    aggregate) has no origin: its first event's source chooses, so that those of one source keep their order.
+    The origins of a lane's batches begin with `prefix` and its number (`polku/lane-2/…`); `open_link` makes its link,
+    for `lanes` at once and for others when their first batch comes, and raises `UnavailableError` where there is no
+    such lane. What was made anew of several batches (an aggregate) has no origin: its first event's source chooses, so
+    that those of one source keep their order, unless that lane has no room while another has.
     """
 
-    def __init__(self, lanes: Sequence[str], links: Sequence[Link]) -> None:
-        self._lanes = {f"{name}/": link for name, link in zip(lanes, links, strict=True)}
-        self._links = tuple(links)
+    def __init__(self, prefix: str, lanes: Sequence[int], open_link: Callable[[int], Link]) -> None:
+        self._prefix = prefix
+        self._open_link = open_link
+        self._links = {number: open_link(number) for number in lanes}
+        self._closed = False
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
         """Queue the batch and return the future of its receipt."""
-        return self._choose(batch).push_nowait(batch)
+        try:
+            link = self._by_source(batch) if batch.identity is None else self._by_origin(batch.identity.origin)
+        except UnavailableError as error:
+            answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            answer.set_exception(error)
+            return answer
+        return link.push_nowait(batch)
 
     async def wait_room(self) -> None:
-        """Return when every lane has room."""
-        for link in self._links:
-            await link.wait_room()
+        """Return when a lane has room: one that is away holds up no other, and its own senders wait for its answers."""
+        if any(link.has_room for link in self._links.values()):
+            return
+        waits = [asyncio.ensure_future(link.wait_room()) for link in self._links.values()]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def close(self) -> None:
         """Close the links."""
-        for link in self._links:
+        self._closed = True
+        for link in self._links.values():
             await link.close()
 
-    def _choose(self, batch: Batch) -> Link:
-        if batch.identity is not None:
-            for begin, link in self._lanes.items():
-                if batch.identity.origin.startswith(begin):
-                    return link
+    def _by_origin(self, origin: str) -> Link:
+        number = origin.removeprefix(self._prefix).partition("/")[0]
+        if not origin.startswith(self._prefix) or not number.isdecimal():
+            raise UnavailableError(f"a batch of {origin} belongs to no lane")
+        link = self._links.get(int(number))
+        if link is None:
+            if self._closed:
+                raise UnavailableError("the stage is closed")
+            link = self._links[int(number)] = self._open_link(int(number))
+        return link
+
+    def _by_source(self, batch: Batch) -> Link:
+        links = list(self._links.values())
         source = batch.events[0].source if len(batch) else ""
-        return self._links[zlib.crc32(source.encode()) % len(self._links)]
+        first = zlib.crc32(source.encode()) % len(links)
+        return next((link for link in links[first:] + links[:first] if link.has_room), links[first])

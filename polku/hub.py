@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
@@ -13,6 +13,7 @@ from polku.external.rules import PluginRules
 from polku.gateway.doors import Doors
 from polku.limits import Limits
 from polku.plan import (
+    PER_NODE,
     AckLevel,
     DeadLetterPlan,
     MiddlewarePlan,
@@ -76,6 +77,7 @@ class Hub:
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
         self._lanes = 1
+        self._per_node = False
         self._chained = False
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
@@ -264,15 +266,21 @@ class Hub:
         self._chained = True
         return self
 
-    def lanes(self, lanes: int) -> Hub:
+    def lanes(self, lanes: int | Literal["per-node"]) -> Hub:
         """Run so many lanes (ingest, stages, buffer, emitters) side by side, behind one port.
 
         A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
         (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all
         lanes feed. Each lane has a buffer of the whole capacity, and, if that is durable, a journal of its own beside
         the first one. The inline runtime has one event loop and runs one lane.
+
+        With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
+        capacity grows with the cluster. Clients reach each node at its own address, at the same port. A durable buffer
+        keeps each lane's journal at its path on the lane's node, so the lane of a node that was lost goes on when a
+        node of the same address comes back.
         """
-        self._lanes = _count("lanes", "lanes", lanes)
+        self._per_node = lanes == PER_NODE
+        self._lanes = 1 if self._per_node else _count("lanes", "lanes", lanes, or_else=repr(PER_NODE))
         return self
 
     def limits(self, limits: Limits) -> Hub:
@@ -291,13 +299,14 @@ class Hub:
         chosen = self._chosen(runtime)
         on_ray = chosen == "ray"
         lanes = self._lanes if on_ray else 1
+        per_node = self._per_node and on_ray
         stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
         plan = Plan(
             name=self._name,
             ingestors=tuple(ingestors.items()),
             default_ingestor=self._default_ingestor,
             sources=tuple(self._sources),
-            stages=fuse(stages, lanes),
+            stages=fuse(stages, side_by_side=lanes > 1 or per_node),
             buffer=self._buffer,
             outlets=tuple(self._outlets),
             limits=self._limits,
@@ -306,6 +315,7 @@ class Hub:
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),
             lanes=lanes,
+            per_node=per_node,
             chained=self._chained and on_ray,
         )
         if on_ray:
@@ -417,9 +427,10 @@ def _beside(buffer: BufferStrategy) -> DeadLetterPlan | None:
     return DeadLetterPlan(f"{buffer.path}.dead") if buffer.path else None
 
 
-def _count(where: str, name: str, value: object) -> int:
+def _count(where: str, name: str, value: object, *, or_else: str = "") -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
-        raise PlanError(f"{name}={value!r} must be a whole number from 1 to 1000", where=where)
+        choice = f", or {or_else}" if or_else else ""
+        raise PlanError(f"{name}={value!r} must be a whole number from 1 to 1000{choice}", where=where)
     return value
 
 

@@ -159,9 +159,14 @@ class Link:
 
     async def wait_room(self) -> None:
         """Return when nothing waits and the window has a place: a batch pushed now leaves at once."""
-        while not self._closed and (self._waiting or not self._has_room(0)):
+        while not self._closed and not self.has_room:
             self._left.clear()
             await self._left.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a batch pushed now leaves at once."""
+        return not self._waiting and self._has_place(0)
 
     async def wait_backlog(self) -> None:
         """Return when less waits than fits into one joined batch: who prepares more than that prepares too early."""
@@ -212,7 +217,7 @@ class Link:
         return Backlog(len(self._waiting), self._waiting_events)
 
     def _pump(self) -> None:
-        while self._waiting and not self._closed and self._has_room(self._waiting[0].size):
+        while self._waiting and not self._closed and self._has_place(self._waiting[0].size):
             if self._gathering is not None and self._gathering.holds(2 * len(self._in_window) >= self._window.batches):
                 return
             parts = self._next_parts()
@@ -223,7 +228,7 @@ class Link:
             self._in_window[self._seq] = sum(part.size for part in parts)
             self._tasks.add(asyncio.get_running_loop().create_task(self._carry(self._seq, parts)))
 
-    def _has_room(self, size: int) -> bool:
+    def _has_place(self, size: int) -> bool:
         if not self._in_window:
             return True
         if len(self._in_window) >= self._window.batches:

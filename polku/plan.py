@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
 from polku.external.rules import PluginRules
 from polku.limits import Limits
+
+PER_NODE: Final = "per-node"
+"""Of lanes: one on each node."""
 
 
 class AckLevel(StrEnum):
@@ -107,6 +111,7 @@ class Plan:
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1
+    per_node: bool = False  # a lane for each node: `lanes` is their number once they are known, see `over`
     chained: bool = False
 
     def __post_init__(self) -> None:
@@ -116,7 +121,7 @@ class Plan:
         _check_level(self.ack, self.buffer, len(self.outlets))
         _check_readers(self)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
-        if self.lanes > 1 and self.plugins is not None:
+        if (self.lanes > 1 or self.per_node) and self.plugins is not None:
             raise PlanError(
                 "plugins register with one lane, and the others would not know them; use one lane with allow_plugins, "
                 "or name the plugins: .ingestor(ExternalIngestor(...)), .emitter(ExternalEmitter(...))",
@@ -128,14 +133,23 @@ class Plan:
         """How many batches each link up to the buffer has under way: replicas all have one, and another at hand."""
         return 2 * max((stage.replicas for stage in self.stages), default=1)
 
-    def lane(self, number: int) -> Plan:
-        """Return the plan of one of several lanes (from 1): its links and its journal have names of their own."""
-        if self.lanes == 1:
+    @property
+    def side_by_side(self) -> bool:
+        """Whether there are several lanes, or may be once nodes join: their parts' names begin with the lane's."""
+        return self.lanes > 1 or self.per_node
+
+    def lane(self, number: int, beside: tuple[int, int] | None = None) -> Plan:
+        """Return the plan of one of several lanes (from 1): its links and its journal have names of their own.
+
+        `beside` says as which of how many it stands on a disk; without it all lanes share one.
+        """
+        if not self.side_by_side:
             return self
+        place, lanes = beside or (number, self.lanes)
         buffer = self.buffer
         if buffer.path:
-            buffer = replace(buffer, path=lane_path(buffer.path, number))
-        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer)
+            buffer = replace(buffer, path=lane_path(buffer.path, place))
+        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer, lanes=lanes)
 
 
 def lane_path(path: str, number: int) -> str:
@@ -143,14 +157,14 @@ def lane_path(path: str, number: int) -> str:
     return path if number == 1 else f"{path}.lane-{number}"
 
 
-def fuse(stages: Sequence[StagePlan], lanes: int = 1) -> tuple[StagePlan, ...]:
+def fuse(stages: Sequence[StagePlan], *, side_by_side: bool = False) -> tuple[StagePlan, ...]:
     """Merge neighbouring stages that need no actor of their own: a hop costs a process and 0.8 ms a batch.
 
-    With several lanes, middleware whose state must be seen whole stands in stages that all of them share.
+    With lanes side by side, middleware whose state must be seen whole stands in stages that all of them share.
     """
     fused: list[StagePlan] = []
     for stage in stages:
-        stage = replace(stage, shared=lanes > 1 and bool(state_keys(stage)))
+        stage = replace(stage, shared=side_by_side and bool(state_keys(stage)))
         if fused and _fit(fused[-1], stage):
             fused[-1] = replace(fused[-1], middleware=fused[-1].middleware + stage.middleware)
         else:

@@ -124,6 +124,19 @@ def test_everything_public_is_listed_and_there() -> None:
         assert getattr(polku, name) is not None
 
 
+def test_one_lane_a_node_is_a_number_that_the_cluster_knows() -> None:
+    plan = Hub().lanes("per-node").middleware(Deduplicator()).emitter(StdoutEmitter()).plan("ray")
+    assert plan.per_node
+    assert plan.stages[0].shared
+    inline = Hub(runtime="inline").lanes("per-node").middleware(Deduplicator()).emitter(StdoutEmitter()).plan()
+    assert not inline.per_node
+    assert not inline.stages[0].shared
+    with pytest.raises(PlanError, match="lanes='per_node' must be a whole number from 1 to 1000, or 'per-node'"):
+        Hub().lanes("per_node")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="plugins register with one lane"):
+        Hub().lanes("per-node").allow_plugins("secret-token").emitter(StdoutEmitter()).plan("ray")
+
+
 @pytest.mark.parametrize("lanes", [0, -1, 1.5, True, 1001])
 def test_lanes_and_replicas_that_cannot_be_are_refused(lanes: Any) -> None:
     with pytest.raises(PlanError, match=f"lanes={lanes!r} must be a whole number from 1 to 1000"):

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
 from polku.cli.settings import RUNTIMES, check_address, read_settings
 from polku.errors import PlanError, PolkuError, SettingError
+from polku.plan import PER_NODE
 from polku.serving import say
 from polku.version import __version__
 
@@ -63,7 +64,9 @@ def run(
     grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
     chain: Annotated[bool, typer.Option("--chain", help="Run each lane in one actor.")] = False,
-    lanes: Annotated[int | None, typer.Option(min=1, max=1000, help="Run so many lanes side by side.")] = None,
+    lanes: Annotated[
+        str | None, typer.Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")
+    ] = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
@@ -73,7 +76,7 @@ def run(
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime)
     hub = hub.chain() if chain else hub
-    hub = hub.lanes(lanes) if lanes is not None else hub
+    hub = hub.lanes(_lanes(lanes)) if lanes is not None else hub
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
 
@@ -186,6 +189,14 @@ def _open(file: str) -> tuple[Any, int | None]:
             return stream, sum(1 for line in count if line.strip())
     except OSError as error:
         raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None
+
+
+def _lanes(value: str) -> int | Literal["per-node"]:
+    if value == PER_NODE:
+        return PER_NODE
+    if not value.isdecimal() or not 1 <= int(value) <= 1000:
+        raise SettingError("--lanes", value, f"write a whole number from 1 to 1000, or {PER_NODE}")
+    return int(value)
 
 
 def _load(file: str, runtime: str | None) -> Any:

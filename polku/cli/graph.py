@@ -11,7 +11,7 @@ def outline(plan: Plan) -> list[str]:
     """Return a line for each part of a plan, in the order in which events pass."""
     sources = ", ".join(source for source, _ in plan.ingestors)
     default = f"; others: {type(plan.default_ingestor).__name__}" if plan.default_ingestor is not None else ""
-    lines = [f"lanes     {_lanes(plan)}"] if plan.lanes > 1 or plan.chained else []
+    lines = [f"lanes     {_lanes(plan)}"] if plan.side_by_side or plan.chained else []
     lines.append(f"ingest    protobuf events; raw bytes of {sources}{default}")
     lines += [f"source    {source.name}: {source.source!r}" for source in plan.sources]
     lines += [f"{stage.name:<9} {_middleware(stage)}{_needs(stage)}{_state(stage)}" for stage in plan.stages]
@@ -41,12 +41,13 @@ class _Lane:
 
     def lines(self) -> list[str]:
         inside = [self._ingest(), *self._stages(apart=False), self._buffer(), *self._emitters().values()]
-        if self._plan.chained or self._end:
+        if self._plan.chained or self._plan.side_by_side:
             inside = [f"  subgraph lane{self._end}[{self._title()}]", *(f"  {node}" for node in inside), "  end"]
         return [*inside, *self._stages(apart=True), *self._arrows()]
 
     def _title(self) -> str:
         name = f"lane {self._number}" if self._end else "lane"
+        name = "lane of each node" if self._plan.per_node else name
         return f'"{name}, one actor"' if self._plan.chained else f'"{name}"'
 
     def _ingest(self) -> str:
@@ -84,6 +85,7 @@ def _sources(plan: Plan) -> dict[str, str]:
 
 def _lanes(plan: Plan) -> str:
     side = f"{plan.lanes}, side by side behind one port" if plan.lanes > 1 else "1"
+    side = "one on each node, at the same port" if plan.per_node else side
     return f"{side}, each in one actor" if plan.chained else side
 
 

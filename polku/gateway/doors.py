@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from dataclasses import dataclass, field
@@ -50,4 +51,8 @@ def check_free(field: str, address: str | None) -> None:
             probe.bind((host, int(port)))
             probe.listen()
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise SettingError(
+                    field, address, f"is no address of {socket.gethostname()}; use 0.0.0.0:{port}"
+                ) from None
             raise SettingError(field, address, f"cannot be opened ({error.strerror}); is the port in use?") from None

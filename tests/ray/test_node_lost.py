@@ -1,4 +1,4 @@
-"""A node is lost under load: what ran there starts elsewhere, and nothing acknowledged is lost."""
+"""A node is lost under load: what ran there starts elsewhere or waits for it, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 
-def run(program: str, folder: Path) -> Any:
-    command = [sys.executable, "-m", f"tests.ray.{program}", str(folder)]
+def run(program: str, *arguments: str) -> Any:
+    command = [sys.executable, "-m", f"tests.ray.{program}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=140, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
@@ -21,8 +21,31 @@ def run(program: str, folder: Path) -> Any:
 
 @pytest.mark.timeout(150)
 def test_a_stage_whose_node_is_lost_goes_on_elsewhere_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    found = run("node_lost", tmp_path)
+    found = run("node_lost", str(tmp_path))
     assert found["complete"]
     verdict = found["verdict"]
     assert verdict["acknowledged"] > 1_000
     assert (verdict["lost"], verdict["invented"], verdict["corrupted"], verdict["reordered"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.timeout(150)
+def test_every_node_has_a_lane_and_the_journal_of_a_lost_one_goes_on_when_it_comes_back(tmp_path: Path) -> None:
+    found = run("per_node", str(tmp_path), "back")
+    assert found["lanes"] == ["lane-1", "lane-2"]  # not the node without CPUs
+    assert found["on its node"]
+    assert found["journaled"] >= 40
+    assert found["complete"]
+    check(found["verdict"])
+
+
+@pytest.mark.timeout(150)
+def test_a_node_that_stays_away_takes_nothing_from_the_lanes_of_others(tmp_path: Path) -> None:
+    found = run("per_node", str(tmp_path), "gone")
+    assert not found["complete"]
+    assert found["stop"] < 20
+    check(found["verdict"])
+
+
+def check(verdict: dict[str, Any]) -> None:
+    assert verdict["acknowledged"] > 1_000
+    assert (verdict["lost"], verdict["invented"], verdict["corrupted"]) == (0, 0, 0)

@@ -1,0 +1,85 @@
+"""The end of a pipeline: its lanes drain side by side, and one that does not answer takes nothing from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import ray.exceptions
+
+from polku.actors.hub import Column, Parts
+from polku.assembly import EmitterReport, add_up, report_outcome
+from polku.lane import LaneStatistics
+from polku.plan import Plan
+
+_FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again
+_REPORT_SECONDS = 5.0
+
+
+async def drain(parts: Parts) -> None:
+    """Refuse what is new, flush the stages, empty the outlets, close the doors; raises what a lane failed with."""
+    taking = [asyncio.ensure_future(call(lane.ingest.drain_ingest.remote())) for lane in parts.lanes]
+    pairs = zip(parts.lanes, taking, strict=True)
+    lanes = [asyncio.ensure_future(_drain_lane(lane, taken)) for lane, taken in pairs]
+    flushed = [*parts.stages(), *(lane.buffer for lane in parts.lanes)]
+    try:
+        while not all(taken.done() for taken in taking):
+            # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
+            await asyncio.gather(*(_answer(stage.flush.remote(), _FLUSH_SECONDS) for stage in flushed))
+            await asyncio.wait(taking, timeout=0.05)
+        await asyncio.wait(lanes)
+    finally:
+        for task in (*taking, *lanes):
+            task.cancel()
+        outcomes = await asyncio.gather(*taking, *lanes, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def outcome(plan: Plan, parts: Parts) -> dict[str, EmitterReport]:
+    """Add up what became of the events of every lane that answers, by emitter."""
+    seen = await asyncio.gather(*(_answer(lane.buffer.statistics.remote(), _REPORT_SECONDS) for lane in parts.lanes))
+    buffers = [s.buffer if isinstance(s, LaneStatistics) else s for s in seen if s is not None]
+    reports = [report_outcome(plan, statistics.outlets) for statistics in buffers]
+    return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}
+
+
+async def close(parts: Parts) -> None:
+    """Close the lanes, each from the front to the back, and then what they share."""
+    await asyncio.gather(*(_close_all(lane.all().values()) for lane in parts.lanes))
+    await _close_all(parts.shared.values())
+
+
+def kill(handles: Iterable[Any]) -> None:
+    """End actors for good."""
+    for handle in handles:
+        ray.kill(handle, no_restart=True)
+
+
+async def call(ref: Any) -> Any:
+    """Return an actor's answer, in a coroutine as asyncio's functions want it."""
+    return await ref
+
+
+async def _drain_lane(lane: Column, taken: asyncio.Future[None]) -> None:
+    await asyncio.wait([taken])
+    taken.result()
+    await call(lane.buffer.drain_buffer.remote())
+    await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
+
+
+async def _close_all(handles: Iterable[Any]) -> None:
+    for handle in handles:
+        with contextlib.suppress(ray.exceptions.RayError):
+            await call(handle.close.remote())
+
+
+async def _answer(ref: Any, seconds: float) -> Any:
+    """Return an actor's answer; None where it does not come in time."""
+    try:
+        return await asyncio.wait_for(call(ref), seconds)
+    except (TimeoutError, ray.exceptions.RayError):
+        return None

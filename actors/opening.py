@@ -1,0 +1,63 @@
+"""The beginning of a pipeline's actors, and of those of a lane that comes later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import ray.exceptions
+
+from polku.actors.arrangement import Arrangement
+from polku.actors.drain import kill
+from polku.actors.hub import Column
+from polku.actors.places import Place
+from polku.gateway.doors import Addresses, Doors
+
+START_SECONDS = 30.0
+"""How long an actor may be away while it is being started."""
+
+
+async def start(method: Any, *arguments: object) -> Any:
+    """Call a method of an actor that is being started; one that dies meanwhile is started again by Ray."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return await method.remote(*arguments)
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def start_all(handles: Iterable[Any]) -> None:
+    """Start parts that nobody outside talks to."""
+    await asyncio.gather(*(start(handle.vitals) for handle in handles))
+
+
+async def open_doors(lane: Column, place: Place, doors: Doors) -> tuple[Addresses, Doors]:
+    """Open a lane's doors; return where they are, and the doors of the other lanes: the ports that the first one found.
+
+    Raises `SettingError` where a port that the lanes of a host share is somebody else's.
+    """
+    if doors.shared and place.is_first:
+        await start(lane.ingest.claim, doors)
+    opened: Addresses = await start(lane.ingest.introduce, None, doors)
+    return opened, replace(doors, grpc_addr=opened.grpc, http_addr=opened.http)
+
+
+async def open_lane(arrangement: Arrangement, place: Place, hub: Any, doors: Doors) -> Column:
+    """Create and start one lane more, and add it to the parts; nothing is left of one that cannot be started."""
+    lane = await asyncio.to_thread(arrangement.create_lane, place)
+    try:
+        async with asyncio.timeout(2 * START_SECONDS):
+            await start_all(lane.behind())
+            await open_doors(lane, place, doors)
+            await start(lane.ingest.introduce, hub, doors)
+    except BaseException:
+        kill(lane.all().values())
+        raise
+    arrangement.add(lane, place)
+    return lane

@@ -1,0 +1,75 @@
+"""Where lanes are put, and by which names the parts of a pipeline find each other."""
+
+from __future__ import annotations
+
+from polku import BufferStrategy, Deduplicator, Hub, StdoutEmitter
+from polku.actors.places import Node, Place, spread
+from polku.actors.target import Names, Target, route
+from polku.plan import Plan
+
+HERE = Node("10.0.0.9", "nine")
+TWO, TEN = Node("10.0.0.2", "two"), Node("10.0.0.10", "ten")
+NAMES = Names("run")
+
+
+def hub(*, per_node: bool = False, chained: bool = False) -> Hub:
+    def first(event: object) -> None:
+        pass
+
+    def slow(event: object) -> None:
+        pass
+
+    hub = Hub().lanes("per-node" if per_node else 2).buffer_strategy(BufferStrategy.durable("/journal.db"))
+    hub = hub.chain() if chained else hub
+    return hub.middleware(first).middleware(Deduplicator()).middleware(slow, replicas=2).emitter(StdoutEmitter())
+
+
+def test_each_node_has_a_lane_the_first_on_this_one_then_by_address() -> None:
+    assert spread([TEN, TWO, HERE], HERE) == [Place(node, 1, 1) for node in (HERE, TWO, TEN)]
+    assert all(place.is_first for place in spread([TEN, TWO], HERE))
+
+
+def test_nodes_on_one_host_share_its_disk_and_two_of_one_address_are_one() -> None:
+    twin = Node("10.0.0.3", "two")
+    places = spread([twin, TWO, HERE, Node("10.0.0.3", "two")], HERE)
+    assert places == [Place(HERE, 1, 1), Place(TWO, 1, 2), Place(twin, 2, 2)]
+    assert not places[-1].is_first
+
+
+def test_a_node_that_joins_is_given_a_lane_and_one_that_came_back_has_its_own() -> None:
+    before = spread([HERE, TWO], HERE)
+    twin = Node("10.0.0.3", "two")
+    assert spread([HERE, TWO], HERE, before) == []
+    assert spread([TEN, twin, TWO], HERE, before) == [Place(twin, 2, 2), Place(TEN, 1, 1)]
+
+
+def test_the_journals_of_nodes_are_all_at_the_path_and_those_on_one_disk_beside_it() -> None:
+    plan = hub(per_node=True).plan("ray")
+    assert plan.lane(3, (1, 1)).buffer.path == "/journal.db"
+    assert plan.lane(4, (2, 2)).buffer.path == "/journal.db.lane-2"
+    assert plan.lane(4, (2, 2)).name == "polku/lane-4"
+    assert [hub().plan("ray").lane(n).buffer.path for n in (1, 2)] == ["/journal.db", "/journal.db.lane-2"]
+
+
+def test_parts_find_what_comes_next_by_name_in_every_lane() -> None:
+    plan = hub(per_node=True).plan("ray")
+    way = route(plan, NAMES)
+    assert [stage.shared for stage in plan.stages] == [False, True, False]
+    assert way.front == Target("run/*/stage-1")
+    assert way.behind["stage-1"] == Target("run/stage-2")
+    last = way.behind["stage-2"].in_lane(12)
+    assert last.workers == ("run/lane-12/stage-3/replica-1", "run/lane-12/stage-3/replica-2")
+    assert last.then == way.behind["stage-3"].in_lane(12) == Target("run/lane-12/buffer")
+    assert way.behind["stage-1"].in_lane(12) == Target("run/stage-2")
+
+
+def test_in_a_chained_lane_its_own_actor_takes_what_others_hand_on() -> None:
+    way = route(hub(chained=True).plan("ray"), NAMES)
+    assert way.front is None
+    assert way.behind["stage-2"].then == Target("run/*/lane", "stage-3")
+    assert "stage-1" not in way.behind
+
+
+def test_the_plan_of_a_lane_is_the_plan_itself_where_there_is_one() -> None:
+    plan: Plan = Hub().emitter(StdoutEmitter()).plan("ray")
+    assert plan.lane(1) is plan

@@ -1,0 +1,28 @@
+"""An address that cannot be opened is refused by name, with the way out."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from polku.errors import SettingError
+from polku.gateway.doors import check_free
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingError, match=f"grpc_addr='{address}': .*in use"):
+            check_free("grpc_addr", address)
+    check_free("grpc_addr", address)
+
+
+def test_the_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"http_addr='203.0.113.1:80': is no address of .*; use 0.0.0.0:80"):
+        check_free("http_addr", "203.0.113.1:80")
+
+
+@pytest.mark.parametrize("address", [None, "unix:/run/polku", "127.0.0.1:0"])
+def test_what_is_surely_free_is_not_tried(address: str | None) -> None:
+    check_free("grpc_addr", address)
