@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
-from polku.serving import tune_collector
+from polku.serving import tune_process
 
 
 class Vitals(NamedTuple):
@@ -49,7 +49,7 @@ class Shell:
                 began = time.monotonic()
                 await self.open()
                 self._open_seconds = time.monotonic() - began
-                tune_collector()
+                tune_process()
                 self._started = True
 
     async def open(self) -> None:

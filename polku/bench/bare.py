@@ -18,7 +18,7 @@ import grpc.aio
 
 from polku.bench.processes import usage
 from polku.loops import new_event_loop
-from polku.serving import tune_collector
+from polku.serving import tune_process
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
@@ -69,7 +69,7 @@ async def main(order: dict[str, Any]) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("polku.v1.Gateway", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    tune_collector()
+    tune_process()
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     print(json.dumps({"address": f"127.0.0.1:{port}"}), file=answers)

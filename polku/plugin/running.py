@@ -11,7 +11,7 @@ from polku.plugin.registration import Registrar, Registration
 from polku.plugin.server import Certificate, PluginServer
 from polku.plugin.service import Service
 from polku.runtime import loop_thread
-from polku.serving import say, tune_collector
+from polku.serving import say, tune_process
 
 
 def run(
@@ -30,7 +30,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plugin = _Serving(service)
     bound = await plugin.start(address, certificate, register)
-    tune_collector()
+    tune_process()
     say(f"{service.info.name}: listening on {bound}")
     await stop.wait()
     say(f"{service.info.name}: stopping")

@@ -2,8 +2,8 @@
 
     python -m tests.bench.footprint
 
-Memory is RssAnon. Time runs from the start of the process to the line that says `ready`; beside Ray's stands a bare
-`ray.init` with as many empty actors as the pipeline has.
+Memory is RssAnon, right after the last event and at rest, some seconds later. Time runs from the start of the process
+to the line that says `ready`; beside Ray's stands a bare `ray.init` with as many empty actors as the pipeline has.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from polku.bench import Load, Subject, measure
+from polku.bench import Load, Subject
+from polku.bench.trial import session
 from tests.server import Server, environment
 
 TIMES = 4  # so many times the events, to see that memory stays flat
+REST_SECONDS = 3.0
 BARE_RAY = """
 import json, re, time
 started = time.perf_counter()
@@ -58,12 +61,30 @@ def once(folder: Path, events: int) -> dict[str, float]:
     folder.mkdir(exist_ok=True)
     found = {f"start {runtime}": serve(folder / runtime, runtime) for runtime in ("inline", "ray")}
     found["start bare ray"], found["bare actor MB"] = bare_ray()
-    found["memory"] = measure(Subject(), Load(events=events)).memory_mb
-    found["memory more"] = measure(Subject(), Load(events=TIMES * events)).memory_mb
-    parts = measure(Subject(runtime="ray"), Load(events=events)).parts
-    actors = [part.memory_mb for name, part in parts.items() if name != "driver" and not name.startswith("others")]
-    found["actor MB"] = statistics.mean(actors)
+    for name, times in (("memory", 1), ("memory more", TIMES)):
+        at_once, at_rest = memory_after(times * events, "inline")
+        found[name], found[f"{name} at rest"] = at_once["pipeline"], at_rest["pipeline"]
+    at_once, at_rest = memory_after(events, "ray")
+    actors = [name for name in at_once if name != "driver" and not name.startswith("others")]
+    found["actor MB"] = statistics.mean(at_once[name] for name in actors)
+    found["actor MB at rest"] = statistics.mean(at_rest[name] for name in actors)
     return found
+
+
+def memory_after(events: int, runtime: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the megabytes of each part right after so many events, and after a rest."""
+    load = Load(events=events)
+    with session(Subject(runtime=runtime), load) as running:
+        running.send(load)
+        at_once = running.usage()
+        time.sleep(REST_SECONDS)
+        at_rest = running.usage()
+        running.stop()
+    return _megabytes(at_once), _megabytes(at_rest)
+
+
+def _megabytes(usage: dict[str, Any]) -> dict[str, float]:
+    return {name: memory / 1e6 for name, (_, memory) in usage.items()}
 
 
 def main() -> None:
