@@ -20,6 +20,7 @@ ERROR = "polku.aggregate.error"
 """The metadata key under which an event that could not be given a group says why."""
 
 _LOG = logging.getLogger(__name__)
+_part: Callable[[type[Part], tuple[int, str]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,7 +105,12 @@ class _Groups:
                 continue
             if group is None:
                 group = self._groups[key] = _Group(due)
-            self._add(group, event, batch)
+            size = event.ByteSize()
+            group.events.append(event)
+            group.parts.append(_part(Part, (batch, event.id)))
+            group.bytes += size
+            self._events += 1
+            self._bytes += size
             if len(group.events) >= self._config.size:
                 flushes.append(self._let_go(key))
         return flushes
@@ -115,14 +121,6 @@ class _Groups:
     def flush(self, *, everything: bool = False) -> Sequence[Flush]:
         now = self._clock.monotonic()
         return [self._let_go(key) for key, group in list(self._groups.items()) if everything or group.due <= now]
-
-    def _add(self, group: _Group, event: Event, batch: int) -> None:
-        size = event.ByteSize()
-        group.events.append(event)
-        group.parts.append(Part(batch, event.id))
-        group.bytes += size
-        self._events += 1
-        self._bytes += size
 
     def _let_go(self, key: Hashable) -> Flush:
         group = self._groups.pop(key)
