@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -199,8 +200,15 @@ def _lanes(value: str) -> int | Literal["per-node"]:
     return int(value)
 
 
+def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | None:
+    """Leave out what called the user's file; all of it where the file never ran (a syntax error)."""
+    while frames is not None and Path(frames.tb_frame.f_code.co_filename).resolve() != path.resolve():
+        frames = frames.tb_next
+    return frames
+
+
 def _load(file: str, runtime: str | None) -> Any:
-    from polku.cli.load import load_hub
+    from polku.cli.load import load_hub, split
 
     chosen = runtime or os.environ.get("POLKU_RUNTIME") or "ray"
     try:
@@ -208,5 +216,5 @@ def _load(file: str, runtime: str | None) -> Any:
     except PolkuError:
         raise
     except Exception as error:
-        traceback.print_exc()
+        traceback.print_exception(error.with_traceback(_frames_from(error.__traceback__, split(file)[0])))
         raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None

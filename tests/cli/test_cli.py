@@ -248,6 +248,22 @@ def test_run_takes_a_hub_by_name(tmp_path: Path) -> None:
     assert server.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.parametrize("code", ["import helper_that_raises", "hub = ("], ids=["raises", "syntax"])
+def test_the_traceback_of_a_file_shows_the_users_code_alone(code: str, tmp_path: Path) -> None:
+    (tmp_path / "helper_that_raises.py").write_text("def deep():\n    return {}['key']\ndeep()\n")
+    file = tmp_path / "pipeline.py"
+    file.write_text(f"{code}\n")
+    failed = polku("validate", f"{file}:hub")
+    assert failed.returncode == 2
+    lines = failed.stderr.splitlines()
+    frames = [line for line in lines if line.strip().startswith("File ")]
+    assert f'"{file}", line 1' in frames[0]
+    assert not any("polku/" in frame for frame in frames)
+    assert lines[-1].endswith(
+        f"FILE='{file}:hub': raised {'SyntaxError' if 'hub' in code else 'KeyError'} while it was run (see above)"
+    )
+
+
 def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)
