@@ -44,12 +44,18 @@ class Arrangement:
 
     def create_lane(self, place: Place) -> Column:
         """Create the actors of one lane more."""
-        return _Lane(self._plan, len(self._lanes) + 1, place, self._names, self._route).create()
+        number = max((lane.number for lane in self._lanes), default=0) + 1
+        return _Lane(self._plan, number, place, self._names, self._route).create()
 
     def add(self, lane: Column, place: Place) -> None:
         """Count a lane among the parts."""
         self._lanes.append(lane)
         self._places.append(place)
+
+    def drop(self, lane: Column) -> None:
+        """Count a lane among the parts no more."""
+        position = self._lanes.index(lane)
+        del self._lanes[position], self._places[position]
 
     def create(self, where: Sequence[Place]) -> Parts:
         """Create a lane at each place, and what they share."""

@@ -117,10 +117,12 @@ class HubShell:
         return len(self._parts.lanes)
 
     async def adopt(self, packed: bytes) -> None:
-        """Watch these parts from now on, which are more than before: a lane has come."""
+        """Watch these parts from now on: a lane has come."""
         known = {lane.number for lane in self._parts.lanes}
         (self._parts,) = unpack(packed)
-        self._doors_shut |= {lane.door: lane.ingest for lane in self._parts.lanes if lane.number not in known}
+        new = {lane.door: lane.ingest for lane in self._parts.lanes if lane.number not in known}
+        there = {lane.door for lane in self._parts.lanes}
+        self._doors_shut = {door: ingest for door, ingest in {**self._doors_shut, **new}.items() if door in there}
         await self._look()
 
     async def health(self) -> Health:
@@ -167,7 +169,8 @@ class HubShell:
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
         # After the loop: another look may run while this one waits, and must not count again.
         for door, ingest in list(self._doors_shut.items()):
-            with contextlib.suppress(TimeoutError):  # one that user code blocks is asked again at the next look
+            # One that user code blocks, or that is away, is asked again at the next look.
+            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
                 async with asyncio.timeout(min(_PATIENCE, self._hang)):
                     await ingest.introduce.remote(_this_actor(), self._doors)
                     self._doors_shut.pop(door, None)

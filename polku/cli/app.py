@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,8 @@ from polku.cli.dlq import app as dlq_app
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
-from polku.cli.settings import RUNTIMES, check_address, read_settings
+from polku.cli.settings import RUNTIMES, check_address, check_lanes, read_settings
 from polku.errors import PlanError, PolkuError, SettingError
-from polku.plan import PER_NODE
 from polku.serving import say
 from polku.version import __version__
 
@@ -77,7 +76,7 @@ def run(
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime)
     hub = hub.chain() if chain else hub
-    hub = hub.lanes(_lanes(lanes)) if lanes is not None else hub
+    hub = hub.lanes(check_lanes("--lanes", lanes)) if lanes is not None else hub
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
 
@@ -190,14 +189,6 @@ def _open(file: str) -> tuple[Any, int | None]:
             return stream, sum(1 for line in count if line.strip())
     except OSError as error:
         raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None
-
-
-def _lanes(value: str) -> int | Literal["per-node"]:
-    if value == PER_NODE:
-        return PER_NODE
-    if not value.isdecimal() or not 1 <= int(value) <= 1000:
-        raise SettingError("--lanes", value, f"write a whole number from 1 to 1000, or {PER_NODE}")
-    return int(value)
 
 
 def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | None:

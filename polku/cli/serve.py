@@ -31,6 +31,7 @@ def serve_environment() -> None:
         hub.emitter(AhtiEmitter(settings.emit_ahti_endpoint))
     if not settings.emit_grpc_endpoints and not settings.emit_ahti_endpoint:
         hub.emitter(StdoutEmitter())
+    hub.lanes(settings.lanes)
     if settings.plugin_token:
         hub.allow_plugins(settings.plugin_token)
     hub.run(grpc_addr=settings.grpc_addr, http_addr=settings.http_addr, http_token=settings.http_token)

@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from polku.errors import PlanError, SettingError
 from polku.loops import LOOPS
+from polku.plan import PER_NODE
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
@@ -33,6 +34,7 @@ class Settings:
     http_token: str | None = field(default=None, repr=False)
     door: str | None = None
     loop: str | None = None
+    lanes: int | Literal["per-node"] = 1
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -56,6 +58,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         http_token=read("http_token", check_token, None),
         door=read("door", _one_of(DOORS), None),
         loop=read("loop", _one_of(LOOPS), None),
+        lanes=read("lanes", check_lanes, default.lanes),
     )
 
 
@@ -86,6 +89,15 @@ def check_token(name: str, text: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise SettingError(name, "…", "write a bearer token: letters, digits and -._~+/ (and = at its end)")
     return text
+
+
+def check_lanes(name: str, text: str) -> int | Literal["per-node"]:
+    """Return a number of lanes, or `per-node`; raises `SettingError`."""
+    if text == PER_NODE:
+        return PER_NODE
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise SettingError(name, text, f"write a whole number from 1 to 1000, or {PER_NODE}")
+    return int(text)
 
 
 def _count(name: str, text: str) -> int:

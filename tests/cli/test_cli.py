@@ -159,6 +159,7 @@ def test_send_says_when_nobody_listens() -> None:
         ("POLKU_BUFFER_CAPACITY", "0", "at least 1"),
         ("POLKU_LOG_LEVEL", "loud", "debug, info, warn, error"),
         ("POLKU_RUNTIME", "java", "ray, inline"),
+        ("POLKU_LANES", "per node", "a whole number from 1 to 1000, or per-node"),
         ("POLKU_EMIT_GRPC_ENDPOINTS", "http://host", "port"),
         ("POLKU_EMIT_AHTI_ENDPOINT", "ftp://host:1", "http://host:port"),
     ],
@@ -290,8 +291,8 @@ def test_graph_prints_mermaid(tmp_path: Path) -> None:
     assert "stdout" in drawn
 
 
-def test_serve_on_ray_prints_the_same(tmp_path: Path) -> None:
-    server = Server(tmp_path, "serve", POLKU_GRPC_ADDR="127.0.0.1:0")
+def test_serve_on_ray_prints_the_same_from_the_lane_of_its_node(tmp_path: Path) -> None:
+    server = Server(tmp_path, "serve", POLKU_GRPC_ADDR="127.0.0.1:0", POLKU_LANES="per-node")
     try:
         assert polku("send", "--to", server.address, "--type", "user.login", "--id", "evt-ray").returncode == 0
         server.wait_for(server.out, "evt-ray")
