@@ -6,18 +6,22 @@ Each actor knows by name where its batches go next. Stages that need CPUs, GPUs 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
+
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polku.actors.buffer import BufferActor
 from polku.actors.emitter import EmitterActor
 from polku.actors.hub import Column, Parts
 from polku.actors.ingest import IngestActor
 from polku.actors.lane import LaneActor
-from polku.actors.places import Node, Place, this_node
+from polku.actors.names import NAMESPACE, Names
+from polku.actors.places import Node, Place
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
-from polku.actors.target import NAMESPACE, Names, Route, Target, route, workers_of
+from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import Plan, Resources, StagePlan
 
 
@@ -28,53 +32,47 @@ class Arrangement:
         self._plan = plan
         self._names = Names(f"polku-{plan.name.replace('/', '-')}-{uuid.uuid4().hex}")
         self._route = route(plan, self._names)
-        self.here = this_node()
-        self._places: list[Place] = []
-        self._lanes: list[Column] = []
+        self._numbers = count(1)  # of lanes; none is given twice
+        self._lanes: dict[int, tuple[Column, Place]] = {}
         self._shared: dict[str, Any] = {}
 
     @property
     def places(self) -> tuple[Place, ...]:
         """Where the lanes are."""
-        return tuple(self._places)
+        return tuple(place for _, place in self._lanes.values())
 
     def parts(self) -> Parts:
         """Return the handles of all that was created."""
-        return Parts(tuple(self._lanes), self._shared)
-
-    def create_lane(self, place: Place) -> Column:
-        """Create the actors of one lane more."""
-        number = max((lane.number for lane in self._lanes), default=0) + 1
-        return _Lane(self._plan, number, place, self._names, self._route).create()
-
-    def add(self, lane: Column, place: Place) -> None:
-        """Count a lane among the parts."""
-        self._lanes.append(lane)
-        self._places.append(place)
-
-    def drop(self, lane: Column) -> None:
-        """Count a lane among the parts no more."""
-        position = self._lanes.index(lane)
-        del self._lanes[position], self._places[position]
+        return Parts(tuple(lane for lane, _ in self._lanes.values()), self._shared)
 
     def create(self, where: Sequence[Place]) -> Parts:
         """Create a lane at each place, and what they share."""
         for place in where:
             self.add(self.create_lane(place), place)
-        lanes = [lane.number for lane in self._lanes]
         for stage in reversed(self._plan.stages):
             if stage.shared:
-                name = self._names.shared(stage.name)
-                behind = self._route.behind[stage.name]
-                self._shared[stage.name] = _stage_actor(self._plan, stage, self.here, name, behind, lanes)
+                name, behind = self._names.shared(stage.name), self._route.behind[stage.name]
+                self._shared[stage.name] = _stage_actor(self._plan, stage, where[0].node, name, behind)
         return self.parts()
+
+    def create_lane(self, place: Place) -> Column:
+        """Create the actors of one lane more."""
+        return _Lane(self._plan, next(self._numbers), place, self._names, self._route).create()
+
+    def add(self, lane: Column, place: Place) -> None:
+        """Count a lane among the parts."""
+        self._lanes[lane.number] = lane, place
+
+    def drop(self, lane: Column) -> None:
+        """Count a lane among the parts no more."""
+        self._lanes.pop(lane.number, None)
 
 
 class _Lane:
     """Create the actors of one lane."""
 
     def __init__(self, plan: Plan, number: int, place: Place, names: Names, way: Route) -> None:
-        self._plan = plan.lane(number, (place.number, place.lanes))
+        self._plan = plan.lane(number, place.number)
         self._number = number
         self._place = place
         self._names = names
@@ -83,20 +81,21 @@ class _Lane:
     def create(self) -> Column:
         """Create the parts from the back to the front."""
         name = f"lane-{self._number}/" if self._plan.side_by_side else ""
-        node, replays = self._place.node.address, self._place.is_first
+        replays = self._place.is_first
+        rest = (self._place.node.address, replays, name if self._plan.per_node else "")
         own = [stage for stage in self._plan.stages if not stage.shared and (stage.apart or not self._plan.chained)]
         if self._plan.chained:
             stages, workers = self._create_stages(own)
             workers |= {stage.name: (self._names.shared(stage.name),) for stage in self._plan.stages if stage.shared}
             actor = self._actor(LaneActor, "lane", self._plan, workers, replays)
             emitters = {outlet.name: actor for outlet in self._plan.outlets}
-            return Column(name, self._number, actor, stages, actor, emitters, node, replays)
+            return Column(name, self._number, actor, stages, actor, emitters, *rest)
         emitters = {o.name: self._actor(EmitterActor, f"emitter:{o.name}", o) for o in self._plan.outlets}
         buffer = self._actor(BufferActor, "buffer", self._plan, emitters, replays)
         stages, _ = self._create_stages(own)
         assert self._way.front is not None
         ingest = self._actor(IngestActor, "ingest", self._plan, self._way.front.in_lane(self._number), replays)
-        return Column(name, self._number, ingest, stages, buffer, emitters, node, replays)
+        return Column(name, self._number, ingest, stages, buffer, emitters, *rest)
 
     def _create_stages(self, own: list[StagePlan]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
         """Return the handles by part, in the order of the stages, and the actors' names by stage."""
@@ -117,11 +116,12 @@ class _Lane:
         return placed.remote(pack(*arguments))
 
 
-def _stage_actor(
-    plan: Plan, stage: StagePlan, node: Node, name: str, behind: Target | None, lanes: list[int] | None = None
-) -> Any:
+def _stage_actor(plan: Plan, stage: StagePlan, node: Node, name: str, behind: Target | None) -> Any:
     needs = stage.resources
+    options: dict[str, Any] = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "resources": dict(needs.custom)}
+    if needs == Resources() and stage.shared:  # elsewhere, where its node is lost: the lanes of other nodes need it
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.identity, soft=True)
+    elif needs == Resources():
+        options["resources"] = node.needs
     actor: Any = StageActor
-    custom: Mapping[str, float] = needs.custom if needs != Resources() else node.needs
-    options = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "resources": dict(custom)}
-    return actor.options(name=name, namespace=NAMESPACE, **options).remote(pack(plan, stage, behind, lanes))
+    return actor.options(name=name, namespace=NAMESPACE, **options).remote(pack(plan, stage, behind))

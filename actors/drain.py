@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from polku.assembly import EmitterReport, add_up, report_outcome
 from polku.lane import LaneStatistics
 from polku.plan import Plan
 
+_LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again
 _REPORT_SECONDS = 5.0
 
@@ -42,6 +44,9 @@ async def drain(parts: Parts) -> None:
 async def outcome(plan: Plan, parts: Parts) -> dict[str, EmitterReport]:
     """Add up what became of the events of every lane that answers, by emitter."""
     seen = await asyncio.gather(*(_answer(lane.buffer.statistics.remote(), _REPORT_SECONDS) for lane in parts.lanes))
+    silent = [lane.door for lane, statistics in zip(parts.lanes, seen, strict=True) if statistics is None]
+    if silent:
+        _LOG.warning("what became of the events of %s is not known: no answer", ", ".join(silent))
     buffers = [s.buffer if isinstance(s, LaneStatistics) else s for s in seen if s is not None]
     reports = [report_outcome(plan, statistics.outlets) for statistics in buffers]
     return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}

@@ -24,6 +24,7 @@ class Entrance(Shell):
         super().__init__()
         self._plan = plan
         self._hub: Any = None
+        self._scope = ""
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
 
@@ -37,10 +38,13 @@ class Entrance(Shell):
         check_free("grpc_addr", doors.grpc_addr)
         check_free("http_addr", doors.http_addr)
 
-    async def introduce(self, hub: Any, doors: Doors) -> Addresses:
-        """Learn who supervises, open the doors unless they are open, and return where they are."""
+    async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
+        """Learn who supervises, open the doors unless they are open, and return where they are.
+
+        `scope` is what health at these doors is about: the name of one lane, or (empty) the whole pipeline.
+        """
         await self.ensure_started()
-        self._hub = hub
+        self._hub, self._scope = hub, scope
         async with self._opening:
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)
@@ -79,5 +83,5 @@ class Entrance(Shell):
     async def _health(self) -> Health:
         if self._hub is None:
             return Health(True, {"ingest": (True, "ok")}, self.intake.statistics().received)
-        health: Health = await self._hub.health.remote()
+        health: Health = await self._hub.health.remote(self._scope)
         return health

@@ -13,6 +13,7 @@ import ray
 import ray.exceptions
 
 from polku.actors.options import ACTOR
+from polku.actors.places import living
 from polku.actors.shell import Vitals, unpack
 from polku.buffer.buffer import BufferStatistics
 from polku.delivery import DeliveryStatistics
@@ -31,8 +32,8 @@ _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unl
 class Column(NamedTuple):
     """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all.
 
-    `address` is its node's. `is_first` on its host: the only one there that replays and lists dead letters, which are
-    in one file.
+    `address` is its node's. `is_first` on its disk: the only one there that replays and lists dead letters, which are
+    in one file. `scope` is what health at its doors is about: it alone where each node has a lane, else (empty) all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column(NamedTuple):
     emitters: Mapping[str, Any]
     address: str
     is_first: bool
+    scope: str
 
     @property
     def chained(self) -> bool:
@@ -104,39 +106,46 @@ class HubShell:
         self._parts, self._doors, self._hang = unpack(packed)
         self._progress = Progress()
         # As far as this life knows all are shut: an ingest may have been started again beside it.
-        self._doors_shut = {lane.door: lane.ingest for lane in self._parts.lanes}
+        self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
+        self._lost: frozenset[int] = frozenset()  # lanes whose nodes are away
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self) -> int:
-        """Begin to watch; return how many lanes it knows."""
+    async def start(self) -> list[int]:
+        """Begin to watch; return the numbers of the lanes that it knows."""
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
-        return len(self._parts.lanes)
+        return [lane.number for lane in self._parts.lanes]
 
     async def adopt(self, packed: bytes) -> None:
-        """Watch these parts from now on: a lane has come."""
+        """Watch these parts from now on: a lane has come, or gone."""
         known = {lane.number for lane in self._parts.lanes}
         (self._parts,) = unpack(packed)
-        new = {lane.door: lane.ingest for lane in self._parts.lanes if lane.number not in known}
-        there = {lane.door for lane in self._parts.lanes}
-        self._doors_shut = {door: ingest for door, ingest in {**self._doors_shut, **new}.items() if door in there}
+        names = self._parts.all()
+        self._seen = {name: sight for name, sight in self._seen.items() if name in names}
+        self._now_lost(self._lost | (known - {lane.number for lane in self._parts.lanes}))
+        shut = self._doors_shut.keys()
+        self._doors_shut = {n.door: n for n in self._parts.lanes if n.number not in known or n.door in shut}
         await self._look()
 
-    async def health(self) -> Health:
-        """Judge from what was last seen; looks now if nothing was seen yet."""
+    async def health(self, scope: str = "") -> Health:
+        """Judge from what was last seen, or now if nothing was; `scope` is the name of the one lane it is about."""
         await self.start()
-        if any(name not in self._seen for name in self._parts.all()):
+        parts = self._parts
+        while any(name not in self._seen for name in parts.all()):
             await self._look()
+            parts = self._parts
         watch = Watch(self._progress)
         processed = 0
-        for lane in self._parts.lanes:
+        for lane in parts.lanes:
+            if not lane.name.startswith(scope):
+                continue
             watch.lane = lane.name
             processed += sum(_judge(watch, name.removeprefix(lane.name), self._seen[name]) for name in lane.all())
         watch.lane = ""
-        for name in self._parts.shared:
+        for name in parts.shared:
             _judge(watch, name, self._seen[name])
         return watch.health(processed)
 
@@ -165,15 +174,34 @@ class HubShell:
             if known and sight.vitals and known.epoch != sight.vitals.epoch:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
                 _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
-                self._doors_shut |= {lane.door: lane.ingest for lane in self._parts.lanes if lane.door == name}
+                self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
         # After the loop: another look may run while this one waits, and must not count again.
-        for door, ingest in list(self._doors_shut.items()):
+        for door, lane in list(self._doors_shut.items()):
             # One that user code blocks, or that is away, is asked again at the next look.
             with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
                 async with asyncio.timeout(min(_PATIENCE, self._hang)):
-                    await ingest.introduce.remote(_this_actor(), self._doors)
+                    await lane.ingest.introduce.remote(_this_actor(), self._doors, lane.scope)
                     self._doors_shut.pop(door, None)
+        await self._free_shared()
+
+    async def _free_shared(self) -> None:
+        """Start the shared stages again when a lane is lost with its node.
+
+        They would wait for it with what came from it, and let others wait: a Deduplicator the copies of its events, an
+        Aggregator what it has put together. What they held comes again from those who sent it.
+        """
+        seen = [(lane, self._seen.get(lane.door)) for lane in self._parts.lanes]
+        away = [lane for lane, sight in seen if sight is not None and sight.complaint]
+        alive = await asyncio.to_thread(living) if away and self._parts.shared else frozenset()
+        self._now_lost(frozenset(lane.number for lane in away if lane.address not in alive))
+
+    def _now_lost(self, lost: frozenset[int]) -> None:
+        new, self._lost = lost - self._lost, lost
+        for name, handle in self._parts.shared.items() if new else ():
+            _LOG.warning("%s is started again: it may wait for a lane that is lost with its node", name)
+            self._expect(name)
+            ray.kill(handle, no_restart=False)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
         try:

@@ -10,7 +10,6 @@ from polku.actors.entrance import Entrance
 from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
-from polku.actors.target import find
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters
 from polku.dead_letters import DeadLetter, DeadLetters
@@ -93,7 +92,7 @@ class LaneShell(Entrance):
             await self._lane.close()
 
     def _elsewhere(self, stage: StagePlan) -> list[Peer]:
-        return [RayPeer(find(actor), stage.name) for actor in self._apart.get(stage.name, ())]
+        return [RayPeer(actor, stage.name) for actor in self._apart.get(stage.name, ())]
 
 
 LaneActor = ray.remote(**ACTOR)(LaneShell)

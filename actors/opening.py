@@ -10,11 +10,8 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.arrangement import Arrangement
-from polku.actors.drain import kill
 from polku.actors.hub import Column
 from polku.actors.places import Place
-from polku.errors import PolkuError
 from polku.gateway.doors import Addresses, Doors
 
 START_SECONDS = 30.0
@@ -47,27 +44,3 @@ async def open_doors(lane: Column, place: Place, doors: Doors) -> tuple[Addresse
         await start(lane.ingest.claim, doors)
     opened: Addresses = await start(lane.ingest.introduce, None, doors)
     return opened, replace(doors, grpc_addr=opened.grpc, http_addr=opened.http)
-
-
-async def open_lane(arrangement: Arrangement, place: Place, hub: Any, doors: Doors) -> Column:
-    """Create and start one lane more; nothing is left of one that cannot be started.
-
-    It is a part before it takes anything in, so that a stop that comes now drains that. One that is lost meanwhile
-    stays a part: its supervisor opens it when it is back.
-    """
-    lane = await asyncio.to_thread(arrangement.create_lane, place)
-    try:
-        async with asyncio.timeout(2 * START_SECONDS):
-            await start_all(lane.behind())
-    except BaseException:
-        kill(lane.all().values())
-        raise
-    arrangement.add(lane, place)
-    try:
-        await open_doors(lane, place, doors)
-    except (PolkuError, ray.exceptions.RayTaskError):
-        arrangement.drop(lane)
-        kill(lane.all().values())
-        raise
-    await start(lane.ingest.introduce, hub, doors)
-    return lane

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray.exceptions
 
+from polku.actors.names import find
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
 from polku.errors import UnavailableError
@@ -26,11 +27,13 @@ class _LateError(UnavailableError):
 class RayPeer:
     """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
 
-    An actor that hosts several parts is told `after` which stage the batches come.
+    `actor` is a handle, or the name of one that is looked for when it is needed. One that hosts several parts is told
+    `after` which stage the batches come.
     """
 
-    def __init__(self, handle: Any, name: str, after: str = "") -> None:
-        self._handle = handle
+    def __init__(self, actor: Any, name: str, after: str = "") -> None:
+        self._actor_name = actor if isinstance(actor, str) else ""
+        self._handle = None if self._actor_name else actor
         self._name = name
         self._after = (after,) if after else ()
         self._life = 0
@@ -39,20 +42,23 @@ class RayPeer:
         """Send a batch: its head and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
-        return unpack_answer(await self._call(self._handle.push.remote(*pack_push(push, batch), *self._after)))
+        handle = self._handle or await self._find()
+        return unpack_answer(await self._call(handle.push.remote(*pack_push(push, batch), *self._after)))
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""
         while True:
             try:
-                receipt: Receipt = await self._call(self._handle.settle.remote(push, *self._after))
+                handle = self._handle or await self._find()
+                receipt: Receipt = await self._call(handle.settle.remote(push, *self._after))
             except _LateError:  # it is held for longer: pushing it again would not help
                 continue
             return receipt
 
     async def flush(self, everything: bool) -> None:
         """Let the actor let go of what it holds."""
-        await self._call(self._handle.flush.remote(everything))
+        handle = self._handle or await self._find()
+        await self._call(handle.flush.remote(everything))
 
     async def _call(self, ref: Any) -> Any:
         answer = asyncio.ensure_future(_await(ref))
@@ -77,11 +83,18 @@ class RayPeer:
             async with asyncio.timeout(_DEADLINE):
                 while True:
                     try:
-                        return int(await self._handle.life.remote())
-                    except ray.exceptions.RayActorError:
+                        handle = self._handle or await self._find()
+                        return int(await handle.life.remote())
+                    except (ray.exceptions.RayActorError, UnavailableError):
+                        if self._actor_name:  # another may have its name by now
+                            self._handle = None
                         await asyncio.sleep(_PAUSE)
         except TimeoutError:
             return 0
+
+    async def _find(self) -> Any:
+        self._handle = await asyncio.to_thread(find, self._actor_name)
+        return self._handle
 
 
 async def _await(ref: Any) -> Any:

@@ -7,84 +7,118 @@ disk is where a journal is; or on every node.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import ray
 
-from polku.errors import PlanError
+from polku.buffer.left import check_left
+from polku.errors import NotRunningError, PlanError
 from polku.plan import Plan
 
 _SLIVER = 0.0001  # of a node: it has one, and this is the least that Ray counts
 
 
 class Node(NamedTuple):
-    """A node of the cluster; two on one `host` share its disk and its ports."""
+    """A node of the cluster; `identity` is of this life of it."""
 
     address: str
     host: str
+    identity: str = ""
 
     @property
     def needs(self) -> dict[str, float]:
         """What only this node has: an actor that needs it is here, and comes back with the node if that is lost.
 
-        Ray gives every node a resource that is called after its address; a node's id would change.
+        Ray gives every node a resource that is called after its address; a node's identity would change.
         """
         return {f"node:{self.address}": _SLIVER}
 
+    def shares_disk_with(self, other: Node) -> bool:
+        """Say whether two nodes are on one machine: one has an address of the loopback network, which only tests do.
+
+        Names of hosts alone do not tell: two machines may be called the same.
+        """
+        alike = self.host == other.host and (_is_loopback(self.address) or _is_loopback(other.address))
+        return alike or self.address == other.address
+
 
 class Place(NamedTuple):
-    """Where a lane is: on a node, as which of how many lanes of its host, from 1."""
+    """Where a lane is: on a node, as which lane of its disk, from 1."""
 
     node: Node
     number: int
-    lanes: int
 
     @property
     def is_first(self) -> bool:
-        """Whether the lane stands for all of its host in what these share: the check of the ports, dead letters."""
+        """Whether the lane stands for all of its machine in what these share: the check of the ports, dead letters."""
         return self.number == 1
 
 
 def this_node() -> Node:
     """Return the node on which this process is."""
     here = ray.get_runtime_context().get_node_id()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return next(_node(each) for each in nodes if each["NodeID"] == here)
+    return next(_node(each) for each in _nodes() if each["NodeID"] == here)
 
 
-def places(plan: Plan) -> list[Place]:
+def places(plan: Plan, here: Node) -> list[Place]:
     """Return where the lanes of a plan are to be; raises `PlanError` where no node can have one."""
-    here = this_node()
     if not plan.per_node:
-        return [Place(here, number, plan.lanes) for number in range(1, plan.lanes + 1)]
+        return [Place(here, number) for number in range(1, plan.lanes + 1)]
     found = spread(workers(), here)
     if not found:
         raise PlanError("no node of the cluster has CPUs; start one with some, or use lanes(1)", where="lanes")
     return found
 
 
+def check_journals(plan: Plan, where: Sequence[Place], here: Node) -> None:
+    """Raise `JournalError` where lanes that were on this node, and are no more, have left events behind.
+
+    Lanes of nodes may come in any order, so this is looked at once, before any of them is there.
+    """
+    if plan.per_node and plan.buffer.path:
+        check_left(plan.buffer.path, sum(place.node.shares_disk_with(here) for place in where))
+
+
 def workers() -> list[Node]:
     """Return the nodes that live and have CPUs; one that is to hold no work is started with `--num-cpus=0`."""
-    nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [_node(each) for each in nodes if each["Alive"] and each["Resources"].get("CPU", 0) > 0]
+    return [_node(each) for each in _nodes() if each["Alive"] and each["Resources"].get("CPU", 0) > 0]
+
+
+def living() -> frozenset[str]:
+    """Return the addresses of the nodes that live."""
+    return frozenset(each["NodeManagerAddress"] for each in _nodes() if each["Alive"])
 
 
 def spread(nodes: Sequence[Node], here: Node, taken: Sequence[Place] = ()) -> list[Place]:
     """Return a place on every node that has none of those that are `taken`: first on this node, then by address."""
     known = {place.node.address for place in taken}
     new = {node.address: node for node in nodes if node.address not in known}
-    numbers = Counter(place.node.host for place in taken)
-    numbered: list[tuple[Node, int]] = []
-    for node in sorted(new.values(), key=lambda node: (node != here, _by_number(node.address))):
-        numbers[node.host] += 1
-        numbered.append((node, numbers[node.host]))
-    return [Place(node, number, numbers[node.host]) for node, number in numbered]
+    found: list[Place] = []
+    for node in sorted(new.values(), key=lambda node: (node.address != here.address, _by_number(node.address))):
+        beside = {place.number for place in (*taken, *found) if place.node.shares_disk_with(node)}
+        number = next(number for number in count(1) if number not in beside)
+        found.append(Place(node, number))
+    return found
+
+
+def _nodes() -> list[Mapping[str, Any]]:
+    if not ray.is_initialized():  # or Ray would start itself
+        raise NotRunningError("Ray has been shut down")
+    nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
 
 
 def _node(each: Mapping[str, Any]) -> Node:
-    return Node(each["NodeManagerAddress"], each["NodeManagerHostname"])
+    return Node(each["NodeManagerAddress"], each["NodeManagerHostname"], each["NodeID"])
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _by_number(address: str) -> tuple[int, int, str]:

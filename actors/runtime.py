@@ -18,10 +18,11 @@ import ray.exceptions
 from polku.actors.arrangement import Arrangement
 from polku.actors.door import RayDoor
 from polku.actors.drain import close, drain, kill, outcome
+from polku.actors.following import Following
 from polku.actors.hub import Column, HubActor, Parts
-from polku.actors.opening import open_doors, open_lane, start, start_all
+from polku.actors.opening import open_doors, start, start_all
 from polku.actors.options import SYSTEM_CONFIG
-from polku.actors.places import places, spread, this_node, workers
+from polku.actors.places import check_journals, places, this_node
 from polku.actors.shell import pack
 from polku.assembly import StopReport
 from polku.dead_letters import DeadLetter
@@ -33,8 +34,6 @@ from polku.plan import Plan
 from polku.sender import Door
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
-_NODES_INTERVAL = 2.0  # seconds between two looks for nodes that have joined
-_NODES_PAUSE = 30.0  # seconds until one that could not be given a lane is tried again
 _CLOSE_SECONDS = 5.0
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class RayRuntime:
         main = threading.current_thread() is threading.main_thread()
         self._started_ray = attach() if main else False
         self._tasks: list[asyncio.Task[None]] = []
-        self._following: asyncio.Task[None] | None = None
+        self._following: Following | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -89,7 +88,7 @@ class RayRuntime:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
         started = time.monotonic()
         if self._following is not None:
-            self._following.cancel()
+            await self._following.stop()
         complete = True
         try:
             await asyncio.wait_for(drain(self.parts), timeout)
@@ -130,8 +129,10 @@ class RayRuntime:
         return RayDoor([(lane.ingest, lane.address) for lane in self.parts.lanes])
 
     async def _create(self) -> None:
-        where = await asyncio.to_thread(places, self._plan)
-        self._arrangement = arrangement = await asyncio.to_thread(Arrangement, self._plan)
+        here = await asyncio.to_thread(this_node)
+        where = await asyncio.to_thread(places, self._plan, here)
+        await asyncio.to_thread(check_journals, self._plan, where, here)
+        self._arrangement = arrangement = Arrangement(self._plan)
         parts = await asyncio.to_thread(arrangement.create, where)
         await start_all([*parts.behind(), *parts.shared.values()])
         doors = replace(self._doors, shared=self._plan.side_by_side)
@@ -141,36 +142,24 @@ class RayRuntime:
             opened.append(addresses)
         self._addresses = opened[0]
         hub: Any = HubActor
-        self._hub = hub.options(resources=this_node().needs).remote(pack(parts, doors, self._plan.hang_seconds))
+        self._hub = hub.options(resources=here.needs).remote(pack(parts, doors, self._plan.hang_seconds))
         await start(self._hub.start)
         for lane in parts.lanes:
-            await start(lane.ingest.introduce, self._hub, doors)
+            await start(lane.ingest.introduce, self._hub, doors, lane.scope)
         self._tasks = [asyncio.ensure_future(self._keep_watching())]
         self._write_out(parts.lanes)
         if self._plan.per_node:
-            _LOG.info("lanes: %s", ", ".join(f"{n} on {place.node.address}" for n, place in enumerate(where, 1)))
-            self._following = asyncio.ensure_future(self._follow_nodes(arrangement, doors))
-
-    async def _follow_nodes(self, arrangement: Arrangement, doors: Doors) -> None:
-        """Give every node that joins a lane."""
-        while True:
-            await asyncio.sleep(_NODES_INTERVAL)
-            try:
-                nodes = await asyncio.to_thread(workers)
-                for place in spread(nodes, arrangement.here, arrangement.places):
-                    lane = await open_lane(arrangement, place, self._hub, doors)
-                    self._write_out([lane])
-                    _LOG.info("lane %d on %s, which has joined", lane.number, place.node.address)
-            except (TimeoutError, PolkuError, ray.exceptions.RayError) as error:
-                _LOG.error("a node that has joined could not be given a lane: %s; tried again soon", error)
-                await asyncio.sleep(_NODES_PAUSE)
+            _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))
+            self._following = Following(
+                self._plan, arrangement, here, self._hub, doors, lambda lane: self._write_out([lane])
+            )
 
     async def _keep_watching(self) -> None:
         """See to it that a hub that Ray has started again begins to watch again, and that it knows every lane."""
         while True:
             await asyncio.sleep(_HUB_INTERVAL)
             with contextlib.suppress(ray.exceptions.RayError):
-                if await self._hub.start.remote() != len(self.parts.lanes):
+                if await self._hub.start.remote() != [lane.number for lane in self.parts.lanes]:
                     await self._hub.adopt.remote(pack(self.parts))
 
     def _write_out(self, lanes: Sequence[Column]) -> None:
@@ -180,7 +169,7 @@ class RayRuntime:
         self._tasks += [asyncio.ensure_future(_write_console(handle)) for handle in handles.values()]
 
     async def _kill(self) -> None:
-        for task in [*self._tasks, *([self._following] if self._following else [])]:
+        for task in self._tasks:
             task.cancel()
         handles = self._arrangement.parts().all().values() if self._arrangement else ()
         kill([self._hub, *handles] if self._hub else handles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import ray
@@ -31,8 +30,7 @@ class StageShell(Shell):
         self._plan: Plan
         self._stage_plan: StagePlan
         self._behind: Target | None
-        self._lanes: Sequence[int] | None
-        self._plan, self._stage_plan, self._behind, self._lanes = unpack(packed)
+        self._plan, self._stage_plan, self._behind = unpack(packed)
         self._connections: list[Connection] = []
 
     async def open(self) -> None:
@@ -79,9 +77,9 @@ class StageShell(Shell):
         """Return the link to what comes next: none in a replica, one, or, where lanes share the stage, one each."""
         if self._behind is None:
             return Reply()
-        if self._lanes is None:
+        if not self._stage_plan.shared:
             return self._link(self._plan.name, self._behind)
-        return Fork(f"{self._plan.name}/lane-", self._lanes, self._link_of)
+        return Fork(f"{self._plan.name}/lane-", self._link_of)
 
     def _link_of(self, lane: int) -> Link:
         assert self._behind is not None

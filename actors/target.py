@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ray
-
+from polku.actors.names import Names, fill
 from polku.actors.peer import RayPeer
 from polku.assembly import build_replicas
 from polku.dead_letters import DeadLetters
-from polku.errors import UnavailableError
 from polku.lane import single
 from polku.link import Link, Local, Peer
 from polku.plan import Plan, StagePlan
-
-NAMESPACE = "polku"
-_ANY_LANE = "/*/"
-
-
-class Names(NamedTuple):
-    """The names of a pipeline's actors: by them one finds another, also in a lane that came later than itself.
-
-    `run` is what only this run of the pipeline has, without a slash.
-    """
-
-    run: str
-
-    def shared(self, part: str) -> str:
-        """Return the name of a part that all lanes share."""
-        return f"{self.run}/{part}"
-
-    def in_any_lane(self, part: str) -> str:
-        """Return the name of a part with a blank for the lane, see `Target.in_lane`."""
-        return f"{self.run}{_ANY_LANE}{part}"
-
-    def in_lane(self, number: int, part: str) -> str:
-        """Return the name of a part of one lane."""
-        return _fill(self.in_any_lane(part), number)
 
 
 class Target(NamedTuple):
@@ -56,8 +30,8 @@ class Target(NamedTuple):
     def in_lane(self, number: int) -> Target:
         """Return the same with the names of one lane's actors."""
         return self._replace(
-            actor=_fill(self.actor, number),
-            workers=tuple(_fill(worker, number) for worker in self.workers),
+            actor=fill(self.actor, number),
+            workers=tuple(fill(worker, number) for worker in self.workers),
             then=self.then.in_lane(number) if self.then else None,
         )
 
@@ -106,12 +80,12 @@ class Connection(NamedTuple):
 
 
 def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection:
-    """Make the peer that reaches a target; raises `UnavailableError` where there is no such actor."""
+    """Make the peer that reaches a target."""
     if target.stage is None or target.then is None:
-        return Connection(RayPeer(find(target.actor), target.after or "next actor", target.after), _nothing)
+        return Connection(RayPeer(target.actor, target.after or "next actor", target.after), _nothing)
     behind = connect(plan, target.then, dead_letters)
     parts = zip(workers_of(target.stage), target.workers, strict=True)
-    peers = [RayPeer(find(worker), part) for part, worker in parts]
+    peers = [RayPeer(worker, part) for part, worker in parts]
     link = Link(f"{plan.name}/{target.stage.name}", behind.peer, window=single(plan))
     replicas = build_replicas(plan, target.stage, peers, link, dead_letters)
 
@@ -120,19 +94,6 @@ def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection
         await behind.close()
 
     return Connection(Local(replicas), close)
-
-
-def find(actor: str) -> Any:
-    """Return the handle of an actor by its name; raises `UnavailableError` where it is gone."""
-    try:
-        return ray.get_actor(actor, namespace=NAMESPACE)
-    except ValueError:
-        raise UnavailableError(f"{actor} is not there") from None
-
-
-def _fill(name: str, lane: int) -> str:
-    head, blank, part = name.partition(_ANY_LANE)
-    return f"{head}/lane-{lane}/{part}" if blank else name
 
 
 async def _nothing() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from polku.batch import Batch
 from polku.errors import UnavailableError
@@ -15,16 +14,15 @@ from polku.receipt import Receipt
 class Fork:
     """Choose among one link for each lane, by the batch's origin.
 
-    The origins of a lane's batches begin with `prefix` and its number (`polku/lane-2/…`); `open_link` makes its link,
-    for `lanes` at once and for others when their first batch comes, and raises `UnavailableError` where there is no
-    such lane. What was made anew of several batches (an aggregate) has no origin: its first event's source chooses, so
-    that those of one source keep their order, unless that lane has no room while another has.
+    The origins of a lane's batches begin with `prefix` and its number (`polku/lane-2/…`); `open_link` makes its link
+    when the first one comes. What was made anew of several batches (an aggregate) has no origin: its first event's
+    source chooses among the lanes that are known by then, so that those of one source keep their order.
     """
 
-    def __init__(self, prefix: str, lanes: Sequence[int], open_link: Callable[[int], Link]) -> None:
+    def __init__(self, prefix: str, open_link: Callable[[int], Link]) -> None:
         self._prefix = prefix
         self._open_link = open_link
-        self._links = {number: open_link(number) for number in lanes}
+        self._links: dict[int, Link] = {}
         self._closed = False
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
@@ -38,8 +36,11 @@ class Fork:
         return link.push_nowait(batch)
 
     async def wait_room(self) -> None:
-        """Return when a lane has room: one that is away holds up no other, and its own senders wait for its answers."""
-        if any(link.has_room for link in self._links.values()):
+        """Return when a lane has room: one that is full or away holds up no other.
+
+        What piles up for it meanwhile is bounded by what its own ingest may have open.
+        """
+        if not self._links or any(link.has_room for link in self._links.values()):
             return
         waits = [asyncio.ensure_future(link.wait_room()) for link in self._links.values()]
         try:
@@ -66,7 +67,8 @@ class Fork:
         return link
 
     def _by_source(self, batch: Batch) -> Link:
-        links = list(self._links.values())
+        """Choose by the highest hash, so that one lane more takes only its own share from the others."""
+        if not self._links:
+            raise UnavailableError("no lane is known yet")
         source = batch.events[0].source if len(batch) else ""
-        first = zlib.crc32(source.encode()) % len(links)
-        return next((link for link in links[first:] + links[:first] if link.has_room), links[first])
+        return self._links[max(self._links, key=lambda number: hash((number, source)))]

@@ -111,7 +111,7 @@ class Plan:
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1
-    per_node: bool = False  # a lane for each node: `lanes` is their number once they are known, see `over`
+    per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
     chained: bool = False
 
     def __post_init__(self) -> None:
@@ -138,18 +138,17 @@ class Plan:
         """Whether there are several lanes, or may be once nodes join: their parts' names begin with the lane's."""
         return self.lanes > 1 or self.per_node
 
-    def lane(self, number: int, beside: tuple[int, int] | None = None) -> Plan:
+    def lane(self, number: int, place: int | None = None) -> Plan:
         """Return the plan of one of several lanes (from 1): its links and its journal have names of their own.
 
-        `beside` says as which of how many it stands on a disk; without it all lanes share one.
+        `place` says as which lane of its disk it stands there; without it all lanes share one.
         """
         if not self.side_by_side:
             return self
-        place, lanes = beside or (number, self.lanes)
         buffer = self.buffer
         if buffer.path:
-            buffer = replace(buffer, path=lane_path(buffer.path, place))
-        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer, lanes=lanes)
+            buffer = replace(buffer, path=lane_path(buffer.path, place or number))
+        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer)
 
 
 def lane_path(path: str, number: int) -> str:

@@ -137,6 +137,8 @@ class _Begun:
         try:
             yield self._first
         except BaseException as error:
+            if not hasattr(self._steps, "throw"):  # an iterator of its own kind
+                raise
             try:
                 first = self._steps.throw(error)
             except StopIteration as end:

@@ -17,23 +17,30 @@ from tests.core.test_link import Peer
 
 
 class Lanes:
-    """Make links with a window of one batch; of the lanes that are not there yet, none."""
+    """Make links with a window of one batch, and keep what came through them."""
 
-    def __init__(self, *there: int) -> None:
-        self.peers = {number: Peer() for number in there}
+    def __init__(self) -> None:
+        self.peers: dict[int, Peer] = {}
+        self.fork = Fork("p/lane-", self.open_link)
 
     def open_link(self, number: int) -> Link:
-        if number not in self.peers:
-            raise UnavailableError(f"lane {number} is not there")
+        self.peers[number] = Peer()
         return Link(f"p/lane-{number}/s", self.peers[number], window=Window(batches=1, join_events=0))
+
+    async def push(self, batch: Batch) -> asyncio.Future[Receipt]:
+        answer = self.fork.push_nowait(batch)
+        await rest()
+        return answer
 
     def got(self, number: int) -> list[str]:
         return [event_id for _, batch in self.peers[number].pushes for event_id in batch.ids]
 
-    def answer(self, number: int) -> None:
-        for answer in self.peers[number].answers:
-            if not answer.done():
-                answer.set_result(Receipt())
+    async def answer(self, *numbers: int) -> None:
+        for number in numbers:
+            for answer in self.peers[number].answers:
+                if not answer.done():
+                    answer.set_result(Receipt())
+        await rest()
 
 
 def batch_of(lane: str, event_id: str = "1") -> Batch:
@@ -42,78 +49,65 @@ def batch_of(lane: str, event_id: str = "1") -> Batch:
     return batch
 
 
-def made_anew(source: str) -> Batch:
-    return Batch.from_events([Event(id=source, source=source)])
+def made_anew(source: str, event_id: str = "x") -> Batch:
+    return Batch.from_events([Event(id=event_id, source=source)])
 
 
-async def test_a_batch_goes_on_in_its_lane_also_where_that_came_later() -> None:
-    lanes = Lanes(1, 2)
-    fork = Fork("p/lane-", [1, 2], lanes.open_link)
-    fork.push_nowait(batch_of("lane-2", "two"))
-    refused = fork.push_nowait(batch_of("lane-12", "early"))
-    await rest()
-    with pytest.raises(UnavailableError, match="lane 12 is not there"):
-        await refused
-    lanes.peers[12] = Peer()
-    fork.push_nowait(batch_of("lane-12", "twelve"))
-    await rest()
-    assert (lanes.got(1), lanes.got(2), lanes.got(12)) == ([], ["two"], ["twelve"])
-    await fork.close()
+async def test_a_batch_goes_on_in_its_lane() -> None:
+    lanes = Lanes()
+    for lane in (2, 12, 1, 2):
+        await lanes.push(batch_of(f"lane-{lane}", f"of {lane}"))
+        await lanes.answer(lane)
+    assert (lanes.got(1), lanes.got(2), lanes.got(12)) == (["of 1"], ["of 2", "of 2"], ["of 12"])
+    await lanes.fork.close()
     with pytest.raises(UnavailableError, match="closed"):
-        await fork.push_nowait(batch_of("lane-3"))
+        await lanes.fork.push_nowait(batch_of("lane-3"))
 
 
 @pytest.mark.parametrize("origin", ["q/lane-1/ingest", "p/lane-x/ingest", "p"])
 async def test_a_batch_of_no_lane_is_not_handed_to_another(origin: str) -> None:
-    lanes = Lanes(1)
-    fork = Fork("p/lane-", [1], lanes.open_link)
+    lanes = Lanes()
+    await lanes.push(batch_of("lane-1"))
     batch = made_anew("s")
     batch.identity = Identity(origin, 1, 1)
     with pytest.raises(UnavailableError, match="belongs to no lane"):
-        await fork.push_nowait(batch)
-    assert lanes.got(1) == []
+        await lanes.fork.push_nowait(batch)
+    assert lanes.got(1) == ["1"]
 
 
-async def test_a_lane_that_is_away_holds_up_no_other() -> None:
-    lanes = Lanes(1, 2)
-    fork = Fork("p/lane-", [1, 2], lanes.open_link)
-    fork.push_nowait(batch_of("lane-2", "never answered"))
-    await rest()
-    await asyncio.wait_for(fork.wait_room(), 1)  # lane 1 has room
-    for source in "abcdef":  # some of these sources would choose lane 2
-        fork.push_nowait(made_anew(source))
-        await rest()
-        lanes.answer(1)
-        await rest()
-    assert lanes.got(1) == list("abcdef")
-    assert lanes.got(2) == ["never answered"]
-
-
-async def test_without_room_in_any_lane_it_waits_for_the_first_that_has() -> None:
-    lanes = Lanes(1, 2)
-    fork = Fork("p/lane-", [1, 2], lanes.open_link)
-    for lane in ("lane-1", "lane-2"):
-        fork.push_nowait(batch_of(lane))
-    await rest()
-    waits = asyncio.ensure_future(fork.wait_room())
+async def test_a_lane_without_room_holds_up_no_other() -> None:
+    lanes = Lanes()
+    await asyncio.wait_for(lanes.fork.wait_room(), 1)  # nothing is known to be full
+    await lanes.push(batch_of("lane-2", "never answered"))
+    await lanes.push(batch_of("lane-1"))
+    waits = asyncio.ensure_future(lanes.fork.wait_room())
     await rest()
     assert not waits.done()
-    lanes.answer(2)
+    await lanes.answer(1)
     await asyncio.wait_for(waits, 1)
+    await asyncio.wait_for(lanes.fork.wait_room(), 1)
 
 
-async def test_what_is_made_anew_keeps_the_order_of_its_source() -> None:
-    lanes = Lanes(1, 2)
-    fork = Fork("p/lane-", [1, 2], lanes.open_link)
-    for _ in range(2):
-        for source in "abcdefgh":
-            fork.push_nowait(made_anew(source))
+async def test_what_is_made_anew_keeps_the_order_of_its_source_and_moves_only_to_a_lane_that_is_new() -> None:
+    lanes = Lanes()
+    with pytest.raises(UnavailableError, match="no lane is known"):
+        await lanes.fork.push_nowait(made_anew("early"))
+    sources = [f"source-{number}" for number in range(200)]
+    where: list[dict[str, int]] = []
+    for known in (1, 2, 3):
+        await lanes.push(batch_of(f"lane-{known}"))
+        await lanes.answer(known)
+        for source in sources:
+            answers = [lanes.fork.push_nowait(made_anew(source, f"{source} {known} {n}")) for n in range(3)]
             await rest()
-            for number in lanes.peers:
-                lanes.answer(number)
-            await rest()
-    one, two = lanes.got(1), lanes.got(2)
-    assert set(one) | set(two) == set("abcdefgh")
-    assert one
-    assert two
-    assert not set(one) & set(two)
+            while not all(answer.done() for answer in answers):
+                await lanes.answer(*lanes.peers)
+        got = {number: lanes.got(number) for number in lanes.peers}
+        where.append({s: n for n, ids in got.items() for s in sources if f"{s} {known} 0" in ids})
+        for source in sources:
+            mine = [event_id for event_id in got[where[-1][source]] if event_id.startswith(f"{source} {known} ")]
+            assert mine == [f"{source} {known} {n}" for n in range(3)]
+    for before, after, new in ((where[0], where[1], 2), (where[1], where[2], 3)):
+        moved = [source for source in sources if before[source] != after[source]]
+        assert all(after[source] == new for source in moved)
+        assert 30 < len(moved) < 140

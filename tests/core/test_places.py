@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from polku import BufferStrategy, Deduplicator, Hub, StdoutEmitter
+from polku.actors.names import Names
 from polku.actors.places import Node, Place, spread
-from polku.actors.target import Names, Target, route
+from polku.actors.target import Target, route
 from polku.plan import Plan
 
 HERE = Node("10.0.0.9", "nine")
@@ -25,29 +26,37 @@ def hub(*, per_node: bool = False, chained: bool = False) -> Hub:
 
 
 def test_each_node_has_a_lane_the_first_on_this_one_then_by_address() -> None:
-    assert spread([TEN, TWO, HERE], HERE) == [Place(node, 1, 1) for node in (HERE, TWO, TEN)]
+    assert spread([TEN, TWO, HERE], HERE) == [Place(node, 1) for node in (HERE, TWO, TEN)]
     assert all(place.is_first for place in spread([TEN, TWO], HERE))
 
 
-def test_nodes_on_one_host_share_its_disk_and_two_of_one_address_are_one() -> None:
-    twin = Node("10.0.0.3", "two")
-    places = spread([twin, TWO, HERE, Node("10.0.0.3", "two")], HERE)
-    assert places == [Place(HERE, 1, 1), Place(TWO, 1, 2), Place(twin, 2, 2)]
+def test_nodes_on_one_machine_share_its_disk_and_two_of_one_address_are_one() -> None:
+    local, other = Node("127.0.0.2", "nine"), Node("127.0.0.3", "nine")
+    places = spread([other, TWO, HERE, local, Node("10.0.0.2", "two", "again")], HERE)
+    assert [place.node.address for place in places] == ["10.0.0.9", "10.0.0.2", "127.0.0.2", "127.0.0.3"]
+    assert [place.number for place in places] == [1, 1, 2, 3]
     assert not places[-1].is_first
 
 
+def test_machines_that_are_called_the_same_are_still_two() -> None:
+    pi, other = Node("10.0.0.3", "raspberrypi"), Node("10.0.0.4", "raspberrypi")
+    assert [place.number for place in spread([pi, other], HERE)] == [1, 1]
+
+
 def test_a_node_that_joins_is_given_a_lane_and_one_that_came_back_has_its_own() -> None:
-    before = spread([HERE, TWO], HERE)
-    twin = Node("10.0.0.3", "two")
-    assert spread([HERE, TWO], HERE, before) == []
-    assert spread([TEN, twin, TWO], HERE, before) == [Place(twin, 2, 2), Place(TEN, 1, 1)]
+    local, other = Node("127.0.0.2", "nine"), Node("127.0.0.3", "nine")
+    before = spread([HERE, TWO, local, other], HERE)
+    assert spread([HERE, TWO._replace(identity="another life")], HERE, before) == []
+    assert spread([TEN, local], HERE, before) == [Place(TEN, 1)]
+    without = [place for place in before if place.node != local]
+    assert spread([TEN, local], HERE, without) == [Place(TEN, 1), Place(local, 2)]  # the place that is free
 
 
 def test_the_journals_of_nodes_are_all_at_the_path_and_those_on_one_disk_beside_it() -> None:
     plan = hub(per_node=True).plan("ray")
-    assert plan.lane(3, (1, 1)).buffer.path == "/journal.db"
-    assert plan.lane(4, (2, 2)).buffer.path == "/journal.db.lane-2"
-    assert plan.lane(4, (2, 2)).name == "polku/lane-4"
+    assert plan.lane(3, 1).buffer.path == "/journal.db"
+    assert plan.lane(4, 2).buffer.path == "/journal.db.lane-2"
+    assert plan.lane(4, 2).name == "polku/lane-4"
     assert [hub().plan("ray").lane(n).buffer.path for n in (1, 2)] == ["/journal.db", "/journal.db.lane-2"]
 
 

@@ -1,7 +1,6 @@
-"""A lane on every node, and a node that is lost under load: `python -m tests.ray.per_node FOLDER back|gone`.
+"""A lane on every node, and one that is lost under load: `python -m tests.ray.per_node FOLDER back|gone|forgotten`.
 
-Prints what came of it as JSON. With `back` a node joins too, and the lost one comes back. Every node is a Ray of its
-own on this machine, with an address of the loopback network.
+Prints what came of it as JSON. Every node is a Ray of its own on this machine, with an address of the loopback network.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from polku import BufferStrategy, Deduplicator, Hub, Pipeline
 from polku.buffer.journal import Journal
 from polku.testing import Oracle
 from polku.v1 import gateway_pb2_grpc
-from polku.v1.gateway_pb2 import EventPayload, IngestBatch
+from polku.v1.gateway_pb2 import EventPayload, HealthRequest, IngestBatch
 from tests.ray.node_lost import QUICK, Sender, mark, node_of
 from tests.recorder import Recorder
 
@@ -36,6 +36,7 @@ class Client:
 
     def __init__(self, address: str, oracle: Oracle) -> None:
         self.address, self.oracle = address, oracle
+        self.ids: list[str] = []
 
     def reach(self, pipeline: Pipeline, lane: str, more: int = 20) -> None:
         goal = received(pipeline, lane) + more
@@ -46,6 +47,7 @@ class Client:
                 batch = IngestBatch(source="client", events=EventPayload(events=events))
                 (ack,) = stub.StreamEvents(iter([batch]), wait_for_ready=True, timeout=30)
             self.oracle.acknowledged(ack.event_ids)
+            self.ids += ack.event_ids
             if received(pipeline, lane) >= goal:
                 return
         raise AssertionError(f"{lane} was given no connection")
@@ -69,6 +71,13 @@ def received(pipeline: Pipeline, lane: str) -> int:
     return int(getattr(sight.statistics, "intake", sight.statistics).received) if sight.statistics else 0
 
 
+def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout, "never came to be"
+        time.sleep(0.2)
+
+
 def wait_for_health(pipeline: Pipeline, *, lane: str, well: bool, timeout: float = 60) -> float:
     """Return how many seconds it took until every part of a lane, or one at least, was so."""
     started = time.monotonic()
@@ -80,59 +89,109 @@ def wait_for_health(pipeline: Pipeline, *, lane: str, well: bool, timeout: float
     raise AssertionError(f"{lane} is not {'well' if well else 'unwell'}: {pipeline.health().components}")
 
 
-def lose(side: Any, sender: Sender, pipeline: Pipeline) -> float:
-    """Kill a node under load; return how many seconds it took until health said so."""
+def lose(side: Any, sender: Sender) -> None:
+    """Kill a node under load."""
     os.kill(side.all_processes["raylet"][0].process.pid, signal.SIGKILL)
     sender.wait_for(2_000, 60)
-    return wait_for_health(pipeline, lane="lane-2", well=False)
 
 
-def main(folder: Path, mode: str) -> None:
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "_system_config": QUICK}
-    )
-    side = cluster.add_node(num_cpus=1, node_ip_address=LOST)
-    cluster.add_node(num_cpus=0, node_ip_address="127.0.0.3")  # one without CPUs has no lane
-    ray.init(address=cluster.address, log_to_driver=False, namespace="application")
-    recorder, oracle = Recorder(folder / "out"), Oracle(["recorder"], ordered=())
+class Run:
+    """A cluster of three nodes, two of which have a lane, and a pipeline under load."""
+
+    def __init__(self, folder: Path, hub: Hub) -> None:
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "_system_config": QUICK}
+        )
+        self.side = self.cluster.add_node(num_cpus=1, node_ip_address=LOST)
+        self.cluster.add_node(num_cpus=0, node_ip_address="127.0.0.3")  # one without CPUs has no lane
+        ray.init(address=self.cluster.address, log_to_driver=False, namespace="application")
+        self.recorder, self.oracle = Recorder(folder / "out"), Oracle(["recorder"], ordered=())
+        hub = hub.lanes("per-node").middleware(mark).middleware(Deduplicator()).emitter(self.recorder)
+        self.pipeline = hub.start(grpc_addr="0.0.0.0:0")
+        seen = sights(self.pipeline)
+        self.found: dict[str, Any] = {"lanes": sorted({n.partition("/")[0] for n in seen if "lane-" in n})}
+        part = "lane-2" if "lane-2" in seen else "lane-2/buffer"
+        self.pid = seen[part].vitals.pid
+        self.found["on its node"] = node_of(self.pid, [self.side]) is self.side
+        self.client = Client(str(self.pipeline.address).replace("0.0.0.0", "127.0.0.1"), self.oracle)
+        for lane in ("lane-1", "lane-2"):
+            self.client.reach(self.pipeline, lane)
+        self.sender = Sender(self.pipeline.sender(), self.oracle)
+        self.sender.start()
+        self.sender.wait_for(1_000, 30)
+
+    def end(self, timeout: float) -> None:
+        """Stop everything and print what was found."""
+        self.sender.stop.set()
+        self.sender.join(60)
+        report = self.pipeline.stop(timeout)
+        self.oracle.delivered("recorder", self.recorder.events())
+        verdict = self.oracle.verdict()._asdict()
+        found = {"verdict": verdict, "complete": report.complete, "stop": report.seconds, **self.found}
+        print(json.dumps(found), flush=True)
+        ray.shutdown()
+        self.cluster.shutdown()
+
+
+def back(folder: Path) -> None:
+    """A node joins; one is lost while its journal holds something, and comes back."""
     journal = folder / "journal.db"
-    hub = Hub(runtime="ray").lanes("per-node").buffer_strategy(BufferStrategy.durable(journal))
-    hub = (hub.chain() if mode == "back" else hub).middleware(mark).middleware(Deduplicator()).emitter(recorder)
-    pipeline = hub.start(grpc_addr="0.0.0.0:0")
-    seen = sights(pipeline)
-    found: dict[str, Any] = {"lanes": sorted({name.partition("/")[0] for name in seen if "lane-" in name})}
-    part = "lane-2" if "lane-2" in seen else "lane-2/buffer"
-    found["on its node"] = node_of(seen[part].vitals.pid, [side]) is side
-    client = Client(str(pipeline.address).replace("0.0.0.0", "127.0.0.1"), oracle)
-    for lane in ("lane-1", "lane-2"):
-        client.reach(pipeline, lane)
-    sender = Sender(pipeline.sender(), oracle)
-    sender.start()
-    sender.wait_for(1_000, 30)
-    if mode == "back":
-        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.4")
-        found["joined"] = wait_for_health(pipeline, lane="lane-3", well=True)
-        client.reach(pipeline, "lane-3")
-        recorder.hold()  # so that the lane's journal has something in it when its node is lost
-        client.reach(pipeline, "lane-2", more=40)
-        found["noticed"] = lose(side, sender, pipeline)
-        found["journaled"] = events_in(Path(f"{journal}.lane-2"))
-        recorder.release()
-        cluster.remove_node(side, allow_graceful=False)
-        cluster.add_node(num_cpus=1, node_ip_address=LOST)
-        found["back"] = wait_for_health(pipeline, lane="lane-2", well=True)
-        client.reach(pipeline, "lane-2")
-    else:
-        found["noticed"] = lose(side, sender, pipeline)
-    sender.stop.set()
-    sender.join(60)
-    report = pipeline.stop(30 if mode == "back" else 8)
-    oracle.delivered("recorder", recorder.events())
-    verdict = oracle.verdict()._asdict()
-    print(json.dumps({"verdict": verdict, "complete": report.complete, "stop": report.seconds, **found}), flush=True)
-    ray.shutdown()
-    cluster.shutdown()
+    run = Run(folder, Hub(runtime="ray").chain().buffer_strategy(BufferStrategy.durable(journal)))
+    run.cluster.add_node(num_cpus=1, node_ip_address="127.0.0.4")
+    run.found["joined"] = wait_for_health(run.pipeline, lane="lane-3", well=True)
+    run.client.reach(run.pipeline, "lane-3")
+    run.recorder.hold()
+    run.client.reach(run.pipeline, "lane-2", more=40)
+    lose(run.side, run.sender)
+    run.found["noticed"] = wait_for_health(run.pipeline, lane="lane-2", well=False)
+    with grpc.insecure_channel(run.client.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        told = gateway_pb2_grpc.GatewayStub(channel).Health(HealthRequest(), wait_for_ready=True, timeout=30)
+        run.found["door"] = [told.healthy, sorted({name.partition("/")[0] for name in told.components})]
+    run.found["journaled"] = events_in(Path(f"{journal}.lane-2"))
+    run.recorder.release()
+    run.cluster.remove_node(run.side, allow_graceful=False)
+    run.cluster.add_node(num_cpus=1, node_ip_address=LOST)
+    run.found["back"] = wait_for_health(run.pipeline, lane="lane-2", well=True)
+    run.client.reach(run.pipeline, "lane-2")
+    run.end(30)
+
+
+def gone(folder: Path) -> None:
+    """A node is lost while the stage that lanes share waits for it; its client turns to another lane with that."""
+    run = Run(folder, Hub(runtime="ray").buffer_strategy(BufferStrategy.durable(folder / "journal.db")))
+    os.kill(run.pid, signal.SIGSTOP)
+    events = run.oracle.events("turns", 20)
+    lost = run.pipeline._runtime.parts.lanes[1]  # type: ignore[attr-defined]
+    message = IngestBatch(source="turns", events=EventPayload(events=events)).SerializeToString()
+    unanswered = lost.ingest.submit.remote(message)
+    wait_until(lambda: sights(run.pipeline)["lane-2/stage-1"].statistics.received >= 40)
+    os.kill(run.side.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    os.kill(run.pid, signal.SIGKILL)
+    started = time.monotonic()
+    receipt = run.pipeline.sender().send(events, timeout=60)
+    run.found["turned"] = time.monotonic() - started
+    assert not receipt.refused, receipt
+    run.oracle.acknowledged(receipt.event_ids)
+    del unanswered
+    run.sender.wait_for(2_000, 60)
+    run.found["noticed"] = wait_for_health(run.pipeline, lane="lane-2", well=False)
+    run.end(8)
+
+
+def forgotten(folder: Path) -> None:
+    """A node is lost whose buffer is in memory: its lane is forgotten, and a node of its address has a new one."""
+    run = Run(folder, Hub(runtime="ray").chain())
+    run.client.reach(run.pipeline, "lane-2")
+    wait_until(lambda: {event.id for event in run.recorder.events()}.issuperset(run.client.ids))
+    lose(run.side, run.sender)
+    wait_until(lambda: not any(name.startswith("lane-2") for name in run.pipeline.health().components))
+    run.cluster.remove_node(run.side, allow_graceful=False)
+    run.cluster.add_node(num_cpus=1, node_ip_address=LOST)
+    wait_for_health(run.pipeline, lane="lane-3", well=True)
+    run.client.reach(run.pipeline, "lane-3")
+    run.found["well"] = run.pipeline.health().healthy
+    run.end(30)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    {"back": back, "gone": gone, "forgotten": forgotten}[sys.argv[2]](Path(sys.argv[1]))

@@ -34,6 +34,9 @@ def test_every_node_has_a_lane_and_the_journal_of_a_lost_one_goes_on_when_it_com
     assert found["lanes"] == ["lane-1", "lane-2"]  # not the node without CPUs
     assert found["on its node"]
     assert found["journaled"] >= 40
+    healthy, parts = found["door"]
+    assert healthy  # a balancer that asks the doors of other nodes goes on sending there
+    assert parts in (["lane-1", "stage-2"], ["lane-3", "stage-2"])
     assert found["complete"]
     check(found["verdict"])
 
@@ -43,6 +46,14 @@ def test_a_node_that_stays_away_takes_nothing_from_the_lanes_of_others(tmp_path:
     found = run("per_node", str(tmp_path), "gone")
     assert not found["complete"]
     assert found["stop"] < 20
+    check(found["verdict"])
+
+
+@pytest.mark.timeout(150)
+def test_a_lane_in_memory_is_forgotten_with_its_node(tmp_path: Path) -> None:
+    found = run("per_node", str(tmp_path), "forgotten")
+    assert found["well"]
+    assert found["complete"]
     check(found["verdict"])
 
 

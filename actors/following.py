@@ -1,0 +1,121 @@
+"""Follow the nodes of a cluster: one that joins has a lane soon, one that is lost may take its own with it.
+
+A lane whose buffer is in memory has nothing to come back for: it is forgotten with its node. One with a journal stays a
+part, unwell, and goes on when a node of its address comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ray.exceptions
+
+from polku.actors.arrangement import Arrangement
+from polku.actors.drain import kill
+from polku.actors.hub import Column
+from polku.actors.opening import open_doors, start, start_all
+from polku.actors.places import Node, Place, living, spread, workers
+from polku.errors import NotRunningError, PolkuError
+from polku.gateway.doors import Doors
+from polku.plan import Plan
+
+_LOG = logging.getLogger(__name__)
+_LOOK_SECONDS = 2.0
+_PAUSE_SECONDS = 30.0  # until a node that could not be given a lane is tried again
+
+
+class Following:
+    """Add and drop the lanes of one pipeline; `on_lane` is told of each that is added."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        arrangement: Arrangement,
+        here: Node,
+        hub: Any,
+        doors: Doors,
+        on_lane: Callable[[Column], None],
+    ) -> None:
+        self._plan = plan
+        self._arrangement = arrangement
+        self._here = here
+        self._hub = hub
+        self._doors = doors
+        self._on_lane = on_lane
+        self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def stop(self) -> None:
+        """Add and drop no more; a lane that is being started and has taken nothing in yet goes."""
+        tasks = [self._watching, *(task for _, task in self._joining.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                nodes, alive = await asyncio.to_thread(workers), await asyncio.to_thread(living)
+            except (NotRunningError, RuntimeError):  # the program ends without a stop
+                return
+            except Exception as error:  # whatever Ray raises where its own service does not answer
+                _LOG.warning("the nodes of the cluster cannot be listed: %s", error)
+                continue
+            if not self._plan.buffer.path:
+                self._drop_lost(alive)
+            taken = [*self._arrangement.places, *(place for place, _ in self._joining.values())]
+            for place in spread(nodes, self._here, taken):
+                task = asyncio.ensure_future(self._join(place))
+                self._joining[place.node.address] = place, task
+
+    def _drop_lost(self, alive: frozenset[str]) -> None:
+        for lane in self._arrangement.parts().lanes:
+            if lane.address not in alive and lane.address != self._here.address:
+                _LOG.error("%s is lost with its node %s, and what its buffer held", lane.door, lane.address)
+                self._arrangement.drop(lane)
+                kill(lane.all().values())
+
+    async def _join(self, place: Place) -> None:
+        address = place.node.address
+        try:
+            await self._add(place)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error
+            _LOG.error("node %s could not be given a lane: %s; it is tried again soon", address, cause)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            self._joining.pop(address, None)
+
+    async def _add(self, place: Place) -> None:
+        """Create and start a lane; nothing is left of one that cannot be started.
+
+        It is a part before it takes anything in, so that a stop that comes then drains that. One that is lost meanwhile
+        stays a part: the supervisor opens it when it is back.
+        """
+        creating = asyncio.ensure_future(asyncio.to_thread(self._arrangement.create_lane, place))
+        try:
+            lane = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            kill((await creating).all().values())
+            raise
+        try:
+            await start_all(lane.behind())
+        except BaseException:
+            kill(lane.all().values())
+            raise
+        self._arrangement.add(lane, place)
+        self._on_lane(lane)
+        try:
+            await open_doors(lane, place, self._doors)
+            await start(lane.ingest.introduce, self._hub, self._doors, lane.scope)
+        except (PolkuError, ray.exceptions.RayTaskError):
+            self._arrangement.drop(lane)
+            kill(lane.all().values())
+            raise
+        _LOG.info("%s is on node %s, which has joined", lane.door, place.node.address)
