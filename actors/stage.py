@@ -32,6 +32,7 @@ class StageShell(Shell):
         self._behind: Target | None
         self._plan, self._stage_plan, self._behind = unpack(packed)
         self._connections: list[Connection] = []
+        self._fork: Fork | None = None  # where lanes share the stage
 
     async def open(self) -> None:
         """Build the middleware and start it."""
@@ -43,7 +44,10 @@ class StageShell(Shell):
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the next actor has answered."""
         await self.ensure_started()
-        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
+        push, batch = unpack_push(head, payload)
+        if self._fork is not None:
+            self._fork.hear(push.link)
+        return pack_answer(await self._inlet.push(push, batch))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
@@ -79,7 +83,8 @@ class StageShell(Shell):
             return Reply()
         if not self._stage_plan.shared:
             return self._link(self._plan.name, self._behind)
-        return Fork(f"{self._plan.name}/lane-", self._link_of)
+        self._fork = Fork(f"{self._plan.name}/lane-", self._link_of)
+        return self._fork
 
     def _link_of(self, lane: int) -> Link:
         assert self._behind is not None

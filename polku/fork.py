@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from polku.batch import Batch
@@ -15,15 +16,23 @@ class Fork:
     """Choose among one link for each lane, by the batch's origin.
 
     The origins of a lane's batches begin with `prefix` and its number (`polku/lane-2/…`); `open_link` makes its link
-    when the first one comes. What was made anew of several batches (an aggregate) has no origin: its first event's
-    source chooses among the lanes that are known by then, so that those of one source keep their order.
+    when it is heard from. What was made anew of several batches (an aggregate) has no origin: its first event's source
+    chooses among the lanes that were heard from, so that those of one source keep their order.
     """
 
     def __init__(self, prefix: str, open_link: Callable[[int], Link]) -> None:
         self._prefix = prefix
         self._open_link = open_link
         self._links: dict[int, Link] = {}
+        self._heard: set[str] = set()
         self._closed = False
+
+    def hear(self, origin: str) -> None:
+        """Know the lane of a batch that has come, also where the stage is going to hold what is in it."""
+        if origin not in self._heard:
+            self._heard.add(origin)
+            with contextlib.suppress(UnavailableError):
+                self._by_origin(origin)
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
         """Queue the batch and return the future of its receipt."""

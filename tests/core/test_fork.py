@@ -75,6 +75,15 @@ async def test_a_batch_of_no_lane_is_not_handed_to_another(origin: str) -> None:
     assert lanes.got(1) == ["1"]
 
 
+async def test_a_lane_is_known_when_a_batch_of_it_comes_that_is_held() -> None:
+    lanes = Lanes()
+    lanes.fork.hear("p/lane-3/ingest")
+    lanes.fork.hear("nobody's")
+    await lanes.push(made_anew("s"))
+    assert lanes.got(3) == ["x"]
+    assert list(lanes.peers) == [3]
+
+
 async def test_a_lane_without_room_holds_up_no_other() -> None:
     lanes = Lanes()
     await asyncio.wait_for(lanes.fork.wait_room(), 1)  # nothing is known to be full
