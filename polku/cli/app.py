@@ -16,7 +16,7 @@ from polku.cli.dlq import app as dlq_app
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
-from polku.cli.settings import RUNTIMES, check_address, check_lanes, read_settings
+from polku.cli.settings import RUNTIMES, check_address, check_lanes, read_settings, unknown_variables
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.serving import say
 from polku.version import __version__
@@ -71,6 +71,8 @@ def run(
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
     log(settings.log_level)
+    for sentence in unknown_variables(os.environ, misspelt=True):
+        say(f"polku: warning: {sentence}")
     if runtime is not None and runtime not in RUNTIMES:
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr

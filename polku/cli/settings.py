@@ -62,14 +62,16 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that looks like ours and is none."""
-    known = [f"POLKU_{field.upper()}" for field in Settings.__slots__]
+def unknown_variables(environment: Mapping[str, str], *, misspelt: bool = False) -> list[str]:
+    """Return a sentence for each variable that looks like ours and is none, or for those that are nearly one."""
+    known = {field.upper(): f"POLKU_{field.upper()}" for field in Settings.__slots__}
     sentences = []
     for name in sorted(environment):
-        if name.startswith("POLKU_") and name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            meant = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+        if name.startswith("POLKU_") and name not in known.values():
+            close = difflib.get_close_matches(name.removeprefix("POLKU_"), known, 1)
+            if misspelt and not close:  # a pipeline may have variables of its own
+                continue
+            meant = f"; did you mean {known[close[0]]}?" if close else f"; known are {', '.join(known.values())}"
             sentences.append(f"{name} is not a setting{meant}")
     return sentences
 

@@ -40,7 +40,7 @@ class Addresses(NamedTuple):
 
 
 def check_free(field: str, address: str | None) -> None:
-    """Raise `SettingError` where somebody listens on an address already; one that is to be shared would not say so."""
+    """Raise `SettingError` where an address cannot be opened: one that is to be shared would not say so."""
     if address is None or address.startswith("unix:") or address.endswith(":0"):
         return
     host, _, port = address.rpartition(":")
@@ -51,8 +51,25 @@ def check_free(field: str, address: str | None) -> None:
             probe.bind((host, int(port)))
             probe.listen()
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise SettingError(
-                    field, address, f"is no address of {socket.gethostname()}; use 0.0.0.0:{port}"
-                ) from None
-            raise SettingError(field, address, f"cannot be opened ({error.strerror}); is the port in use?") from None
+            raise SettingError(field, address, _explain(error, port)) from None
+
+
+def cannot_open(field: str, address: str, error: object) -> SettingError:
+    """Return the error of a server that could not open its address: servers do not all pass on why."""
+    try:
+        check_free(field, address)
+    except SettingError as reason:
+        return reason
+    except (ValueError, OverflowError):  # no port at all
+        pass
+    return SettingError(field, address, f"cannot be opened ({error}); is the port in use?")
+
+
+def _explain(error: OSError, port: str) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"is no address of {socket.gethostname()}; use 0.0.0.0:{port}"
+    if isinstance(error, socket.gaierror):
+        return f"cannot be opened ({error.strerror}); use an address of {socket.gethostname()}, or 0.0.0.0:{port}"
+    if error.errno == errno.EACCES:
+        return f"cannot be opened ({error.strerror}); choose a port above 1023"
+    return f"cannot be opened ({error.strerror}); is the port in use?"

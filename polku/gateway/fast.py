@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from polku.contracts import IngestContext
-from polku.errors import DrainingError, InputError, SettingError
+from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
 from polku.gateway.answers import Baselines, Failure, check_answer, status_of
+from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
@@ -70,7 +71,7 @@ class FastServer:
                 reuse_port=shared,
             )
         except OSError as error:
-            raise SettingError("grpc_addr", address, f"cannot be opened ({error}); is the port in use?") from None
+            raise cannot_open("grpc_addr", address, error) from None
         self._folder = tempfile.mkdtemp(prefix="polku-door-")
         path = str(Path(self._folder) / "grpc.sock")
         await self._behind.start(f"unix:{path}")

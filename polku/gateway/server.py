@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from polku.errors import DrainingError, InputError, SettingError
+from polku.errors import DrainingError, InputError
 from polku.gateway.answers import Baselines, check_answer, status_of
+from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
@@ -191,7 +192,7 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise SettingError("grpc_addr", address, f"cannot be opened ({error}); is the port in use?") from None
+        raise cannot_open("grpc_addr", address, error) from None
     if port == 0:
-        raise SettingError("grpc_addr", address, "cannot be opened; is the port in use?")
+        raise cannot_open("grpc_addr", address, "no port")
     return port

@@ -240,13 +240,16 @@ def test_an_unknown_variable_is_pointed_out(tmp_path: Path) -> None:
     assert "POLKU_BUFER_CAPACITY is not a setting; did you mean POLKU_BUFFER_CAPACITY?" in server.err.read_text()
 
 
-def test_run_takes_a_hub_by_name(tmp_path: Path) -> None:
+def test_run_takes_a_hub_by_name_and_points_out_a_misspelt_variable(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)
-    server = Server(tmp_path, "run", f"{file}:other", "--runtime", "inline", "--grpc-addr", "127.0.0.1:0")
+    arguments = ("run", f"{file}:other", "--runtime", "inline", "--grpc-addr", "127.0.0.1:0")
+    server = Server(tmp_path, *arguments, POLKU_HTP_ADDR="127.0.0.1:0", POLKU_OF_THE_PIPELINE="1")
     assert polku("send", "--to", server.address, "--type", "twice").returncode == 0
     server.wait_for(server.out, r"twice[\s\S]*twice")
     assert server.stop(signal.SIGINT) == 0
+    assert "POLKU_HTP_ADDR is not a setting; did you mean POLKU_HTTP_ADDR?" in server.err.read_text()
+    assert "OF_THE_PIPELINE" not in server.err.read_text()
 
 
 @pytest.mark.parametrize("code", ["import helper_that_raises", "hub = ("], ids=["raises", "syntax"])

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from polku.errors import SettingError
-from polku.gateway.doors import check_free
+from polku.gateway.doors import cannot_open, check_free
 
 
 def test_a_port_that_is_taken_is_refused() -> None:
@@ -21,6 +21,21 @@ def test_a_port_that_is_taken_is_refused() -> None:
 def test_the_address_of_another_machine_is_refused() -> None:
     with pytest.raises(SettingError, match=r"http_addr='203.0.113.1:80': is no address of .*; use 0.0.0.0:80"):
         check_free("http_addr", "203.0.113.1:80")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("203.0.113.1:80", "is no address of"),
+        ("nowhere.invalid:5000", ".*use an address of"),
+        ("unix:/nowhere/at/all", r"cannot be opened \(why\)"),
+        ("127.0.0.1:0", r"cannot be opened \(why\)"),
+        ("127.0.0.1:99999", r"cannot be opened \(why\)"),
+    ],
+)
+def test_a_server_that_does_not_say_why_is_explained(address: str, reason: str) -> None:
+    with pytest.raises(SettingError, match=f"grpc_addr='{address}': {reason}"):
+        raise cannot_open("grpc_addr", address, "why")
 
 
 @pytest.mark.parametrize("address", [None, "unix:/run/polku", "127.0.0.1:0"])

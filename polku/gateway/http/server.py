@@ -18,6 +18,7 @@ from aiohttp import web
 
 from polku.codes import Code
 from polku.errors import DrainingError, InputError, SettingError
+from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
@@ -214,6 +215,8 @@ async def _listen(connections: Connections, address: str, shared: bool) -> async
         return await loop.create_server(
             connections, host.strip("[]"), int(port), reuse_address=True, reuse_port=shared, backlog=1024
         )
-    except (OSError, ValueError, OverflowError) as error:
+    except OSError as error:
+        raise cannot_open("http_addr", address, error) from None
+    except (ValueError, OverflowError) as error:
         reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
         raise SettingError("http_addr", address, reason) from None
