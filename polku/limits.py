@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from polku.errors import PlanError
 
+_CALL_BYTES = 40 * 1024
+_LEAST_CALLS = 100  # what HTTP/2 recommends that every connection may have
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -14,10 +17,11 @@ class Limits:
     `message_bytes` is the size of one gRPC or HTTP message (4 MiB is what gRPC clients expect), `batch_events` the
     events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
     `streams` are concurrent StreamEvents calls; `calls` are the calls that one gRPC connection may have open: further
-    ones wait at the client; `stream_batches` are the batches of one stream that may be under way before the gateway
-    stops reading from it; `open_bytes` are the bytes of all messages together that may be under way: over it streams
-    are not read and unary calls are refused; `connections` are open HTTP connections; `read_seconds` is the time that
-    an HTTP client may take to send its headers, and again for its body.
+    ones wait at the client (fewer where `open_bytes` has not room for so many of 40 KiB each); `stream_batches` are the
+    batches of one stream that may be under way before the gateway stops reading from it; `open_bytes` are the bytes of
+    all messages together that may be under way: over it streams are not read and unary calls are refused; `connections`
+    are open HTTP connections; `read_seconds` is the time that an HTTP client may take to send its headers, and again
+    for its body.
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -42,9 +46,10 @@ class Limits:
     def connection_calls(self) -> int:
         """The calls that one connection may have open: enough for a stream too many to come and be told so.
 
-        Calls of health and reflection count too, and behind the fast door all streams are on one connection.
+        Calls of health and reflection count too, and behind the fast door all streams are on one connection. An open
+        call takes memory beside its message, 22 KB inline and 34 KB in an actor, which `open_bytes` must have room for.
         """
-        return max(self.calls, self.streams + 10)
+        return min(max(self.calls, self.streams + 10), max(_LEAST_CALLS, self.open_bytes // _CALL_BYTES))
 
     @property
     def safe_event_bytes(self) -> int:

@@ -23,6 +23,20 @@ from tests.recorder import Recorder
 LIMITS = Limits(message_bytes=200_000, batch_events=100, metadata_entries=8, metadata_key_bytes=32)
 
 
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        (Limits(), 1_010),  # a stream too many can come and be told so
+        (Limits(streams=1, calls=12), 12),
+        (Limits(open_bytes=8 * 1024 * 1024), 204),
+        (Limits(streams=5_000), 1_638),
+        (Limits(open_bytes=1), 100),
+    ],
+)
+def test_a_connection_may_have_no_more_calls_open_than_there_is_memory_for(limits: Limits, calls: int) -> None:
+    assert limits.connection_calls == calls
+
+
 @pytest.fixture(params=["grpcio", "fast"], autouse=True)
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every behaviour, with each of the doors."""
