@@ -83,8 +83,9 @@ class Following:
         address = place.node.address
         try:
             await self._add(place)
-        except asyncio.CancelledError:
-            raise
+        except ray.exceptions.RayActorError as error:
+            _LOG.error("the lane of node %s was lost while it was started: %s", address, error)
+            await asyncio.sleep(_PAUSE_SECONDS)
         except Exception as error:
             cause = getattr(error, "cause", None) or error
             _LOG.error("node %s could not be given a lane: %s; it is tried again soon", address, cause)
