@@ -110,7 +110,6 @@ class HubShell:
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
-        self._lost: frozenset[int] = frozenset()  # lanes whose nodes are away
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> list[int]:
@@ -125,7 +124,6 @@ class HubShell:
         (self._parts,) = unpack(packed)
         names = self._parts.all()
         self._seen = {name: sight for name, sight in self._seen.items() if name in names}
-        self._now_lost(self._lost | (known - {lane.number for lane in self._parts.lanes}))
         shut = self._doors_shut.keys()
         self._doors_shut = {n.door: n for n in self._parts.lanes if n.number not in known or n.door in shut}
         await self._look()
@@ -183,25 +181,29 @@ class HubShell:
                 async with asyncio.timeout(min(_PATIENCE, self._hang)):
                     await lane.ingest.introduce.remote(_this_actor(), self._doors, lane.scope)
                     self._doors_shut.pop(door, None)
-        await self._free_shared()
+        await self._tell_shared()
 
-    async def _free_shared(self) -> None:
-        """Start the shared stages again when a lane is lost with its node.
+    async def _tell_shared(self) -> None:
+        """Tell the shared stages which lanes they serve, and start one again that waits for a lane lost with its node.
 
-        They would wait for it with what came from it, and let others wait: a Deduplicator the copies of its events, an
-        Aggregator what it has put together. What they held comes again from those who sent it.
+        It would let others wait: a Deduplicator the copies of what came from there, an Aggregator what it has put
+        together with that. What it held comes again from those who sent it.
         """
+        if not self._parts.shared:
+            return
         seen = [(lane, self._seen.get(lane.door)) for lane in self._parts.lanes]
         away = [lane for lane, sight in seen if sight is not None and sight.complaint]
-        alive = await asyncio.to_thread(living) if away and self._parts.shared else frozenset()
-        self._now_lost(frozenset(lane.number for lane in away if lane.address not in alive))
-
-    def _now_lost(self, lost: frozenset[int]) -> None:
-        new, self._lost = lost - self._lost, lost
-        for name, handle in self._parts.shared.items() if new else ():
-            _LOG.warning("%s is started again: it may wait for a lane that is lost with its node", name)
-            self._expect(name)
-            ray.kill(handle, no_restart=False)
+        alive = await asyncio.to_thread(living) if away else frozenset()
+        lost = {lane.number for lane in away if lane.address not in alive}
+        lanes = frozenset(lane.number for lane, _ in seen if lane.number not in lost)
+        for name, handle in self._parts.shared.items():
+            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+                async with asyncio.timeout(min(_PATIENCE, self._hang)):
+                    waits = await handle.serve.remote(lanes)
+                if waits:
+                    _LOG.warning("%s is started again: it waits for a lane that is lost with its node", name)
+                    self._expect(name)
+                    ray.kill(handle, no_restart=False)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
         try:

@@ -12,6 +12,7 @@ from polku.actors.target import Connection, Target, connect
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters, build_stage
 from polku.dead_letters import DeadLetter, DeadLetters
+from polku.errors import UnavailableError
 from polku.fork import Fork
 from polku.inlet import Inlet
 from polku.lane import single
@@ -45,9 +46,14 @@ class StageShell(Shell):
         """Answer when the next actor has answered."""
         await self.ensure_started()
         push, batch = unpack_push(head, payload)
-        if self._fork is not None:
-            self._fork.hear(push.link)
+        if self._fork is not None and not await self._fork.hears(push.link):
+            raise UnavailableError(f"{push} comes from a lane that is lost")
         return pack_answer(await self._inlet.push(push, batch))
+
+    async def serve(self, lanes: frozenset[int]) -> bool:
+        """Serve these lanes alone; return whether something of another is here, which waits for it."""
+        await self.ensure_started()
+        return self._fork is not None and self._fork.serve(lanes)
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
@@ -83,7 +89,7 @@ class StageShell(Shell):
             return Reply()
         if not self._stage_plan.shared:
             return self._link(self._plan.name, self._behind)
-        self._fork = Fork(f"{self._plan.name}/lane-", self._link_of)
+        self._fork = Fork(f"{self._plan.name}/lane-", self._link_of, told=self._plan.per_node)
         return self._fork
 
     def _link_of(self, lane: int) -> Link:

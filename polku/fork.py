@@ -17,22 +17,37 @@ class Fork:
 
     The origins of a lane's batches begin with `prefix` and its number (`polku/lane-2/…`); `open_link` makes its link
     when it is heard from. What was made anew of several batches (an aggregate) has no origin: its first event's source
-    chooses among the lanes that were heard from, so that those of one source keep their order.
+    chooses among the lanes that were heard from, so that those of one source keep their order. One that is `told` which
+    lanes to serve lets nothing in before that: processes of a lost node may still send, until they notice.
     """
 
-    def __init__(self, prefix: str, open_link: Callable[[int], Link]) -> None:
+    def __init__(self, prefix: str, open_link: Callable[[int], Link], *, told: bool = False) -> None:
         self._prefix = prefix
         self._open_link = open_link
         self._links: dict[int, Link] = {}
-        self._heard: set[str] = set()
+        self._served: frozenset[int] | None = None  # all, until somebody says which
+        self._told = asyncio.Event()
+        if not told:
+            self._told.set()
         self._closed = False
 
-    def hear(self, origin: str) -> None:
-        """Know the lane of a batch that has come, also where the stage is going to hold what is in it."""
-        if origin not in self._heard:
-            self._heard.add(origin)
-            with contextlib.suppress(UnavailableError):
-                self._by_origin(origin)
+    def serve(self, lanes: frozenset[int]) -> bool:
+        """Serve these lanes alone: the others are lost. Return whether something waits for one of those."""
+        self._served = lanes
+        self._told.set()
+        return any(
+            number not in lanes and (counts := link.statistics()).open + counts.waiting > 0
+            for number, link in self._links.items()
+        )
+
+    async def hears(self, origin: str) -> bool:
+        """Know the lane of a batch that has come, also where the stage will hold what is in it; False if it is lost."""
+        await self._told.wait()
+        if self._served is not None and self._number(origin) not in self._served:
+            return False
+        with contextlib.suppress(UnavailableError):
+            self._by_origin(origin)
+        return True
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
         """Queue the batch and return the future of its receipt."""
@@ -65,19 +80,24 @@ class Fork:
             await link.close()
 
     def _by_origin(self, origin: str) -> Link:
-        number = origin.removeprefix(self._prefix).partition("/")[0]
-        if not origin.startswith(self._prefix) or not number.isdecimal():
+        number = self._number(origin)
+        if number is None:
             raise UnavailableError(f"a batch of {origin} belongs to no lane")
-        link = self._links.get(int(number))
+        link = self._links.get(number)
         if link is None:
             if self._closed:
                 raise UnavailableError("the stage is closed")
-            link = self._links[int(number)] = self._open_link(int(number))
+            link = self._links[number] = self._open_link(number)
         return link
+
+    def _number(self, origin: str) -> int | None:
+        number = origin.removeprefix(self._prefix).partition("/")[0]
+        return int(number) if origin.startswith(self._prefix) and number.isdecimal() else None
 
     def _by_source(self, batch: Batch) -> Link:
         """Choose by the highest hash, so that one lane more takes only its own share from the others."""
-        if not self._links:
+        known = [number for number in self._links if self._served is None or number in self._served]
+        if not known:
             raise UnavailableError("no lane is known yet")
         source = batch.events[0].source if len(batch) else ""
-        return self._links[max(self._links, key=lambda number: hash((number, source)))]
+        return self._links[max(known, key=lambda number: hash((number, source)))]

@@ -279,7 +279,7 @@ class Hub:
         doors is that of its lane and of what all share. A durable buffer keeps each lane's journal at its path on the
         lane's node, so the lane of a node that was lost goes on when a node of the same address comes back (let it
         deliver before you choose fewer lanes); a lane with a buffer in memory is forgotten with its node. A stage that
-        all lanes share is started again when a node is lost, and forgets what it has seen.
+        all lanes share may be started again when a node is lost, and then forgets what it has seen.
         """
         self._per_node = lanes == PER_NODE
         self._lanes = 1 if self._per_node else _count("lanes", "lanes", lanes, or_else=repr(PER_NODE))

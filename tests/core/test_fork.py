@@ -77,11 +77,39 @@ async def test_a_batch_of_no_lane_is_not_handed_to_another(origin: str) -> None:
 
 async def test_a_lane_is_known_when_a_batch_of_it_comes_that_is_held() -> None:
     lanes = Lanes()
-    lanes.fork.hear("p/lane-3/ingest")
-    lanes.fork.hear("nobody's")
+    assert await lanes.fork.hears("p/lane-3/ingest")
+    assert await lanes.fork.hears("nobody's")
     await lanes.push(made_anew("s"))
     assert lanes.got(3) == ["x"]
     assert list(lanes.peers) == [3]
+
+
+async def test_a_lane_that_is_lost_is_served_no_more_and_what_waits_for_it_is_noticed() -> None:
+    lanes = Lanes()
+    await lanes.push(batch_of("lane-1"))
+    await lanes.push(batch_of("lane-2"))
+    await lanes.answer(1)
+    assert not lanes.fork.serve(frozenset({1, 2}))
+    assert lanes.fork.serve(frozenset({1}))
+    assert not await lanes.fork.hears("p/lane-2/ingest")
+    assert await lanes.fork.hears("p/lane-1/ingest")
+    for source in "abcdef":
+        await lanes.push(made_anew(source))
+        await lanes.answer(1)
+    assert lanes.got(1) == ["1", *"xxxxxx"]
+    await lanes.answer(2)
+    assert not lanes.fork.serve(frozenset({1}))
+    assert lanes.fork.serve(frozenset({1, 2})) is False
+    assert await lanes.fork.hears("p/lane-2/ingest")
+
+
+async def test_one_that_is_told_which_lanes_to_serve_lets_nothing_in_before() -> None:
+    fork = Fork("p/lane-", Lanes().open_link, told=True)
+    lost, served = (asyncio.ensure_future(fork.hears(f"p/lane-{number}/ingest")) for number in (1, 2))
+    await rest()
+    assert not served.done()
+    fork.serve(frozenset({2}))
+    assert (await lost, await served) == (False, True)
 
 
 async def test_a_lane_without_room_holds_up_no_other() -> None:
