@@ -35,10 +35,10 @@ async def drain(parts: Parts) -> None:
     finally:
         for task in (*taking, *lanes):
             task.cancel()
-        outcomes = await asyncio.gather(*taking, *lanes, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
+        results = await asyncio.gather(*taking, *lanes, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def outcome(plan: Plan, parts: Parts) -> dict[str, EmitterReport]:

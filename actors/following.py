@@ -24,6 +24,7 @@ from polku.plan import Plan
 
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
+_STOP_SECONDS = 2.0  # for what cannot be interrupted: the drain must have its time
 _PAUSE_SECONDS = 30.0  # until a node that could not be given a lane is tried again
 
 
@@ -53,7 +54,7 @@ class Following:
         tasks = [self._watching, *(task for _, task in self._joining.values())]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     async def _watch(self) -> None:
         while True:
@@ -65,7 +66,8 @@ class Following:
             except Exception as error:  # whatever Ray raises where its own service does not answer
                 _LOG.warning("the nodes of the cluster cannot be listed: %s", error)
                 continue
-            if not self._plan.buffer.path:
+            # A list without this very node is no list of the cluster.
+            if not self._plan.buffer.path and self._here.address in alive:
                 self._drop_lost(alive)
             taken = [*self._arrangement.places, *(place for place, _ in self._joining.values())]
             for place in spread(nodes, self._here, taken):
@@ -74,7 +76,7 @@ class Following:
 
     def _drop_lost(self, alive: frozenset[str]) -> None:
         for lane in self._arrangement.parts().lanes:
-            if lane.address not in alive and lane.address != self._here.address:
+            if lane.address not in alive:
                 _LOG.error("%s is lost with its node %s, and what its buffer held", lane.door, lane.address)
                 self._arrangement.drop(lane)
                 kill(lane.all().values())
@@ -114,9 +116,9 @@ class Following:
         self._on_lane(lane)
         try:
             await open_doors(lane, place, self._doors)
-            await start(lane.ingest.introduce, self._hub, self._doors, lane.scope)
         except (PolkuError, ray.exceptions.RayTaskError):
             self._arrangement.drop(lane)
             kill(lane.all().values())
             raise
+        await start(lane.ingest.introduce, self._hub, self._doors, lane.scope)
         _LOG.info("%s is on node %s, which has joined", lane.door, place.node.address)

@@ -186,7 +186,7 @@ def attach() -> bool:
             ray.init(address="auto", namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
             return False
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 10 MB less in each actor at the same rate, and overloads add half
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
     ray.init(
         address="local",
         namespace="polku",

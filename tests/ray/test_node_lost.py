@@ -34,9 +34,8 @@ def test_every_node_has_a_lane_and_the_journal_of_a_lost_one_goes_on_when_it_com
     assert found["lanes"] == ["lane-1", "lane-2"]  # not the node without CPUs
     assert found["on its node"]
     assert found["journaled"] >= 40
-    healthy, parts = found["door"]
-    assert healthy  # a balancer that asks the doors of other nodes goes on sending there
-    assert parts in (["lane-1", "stage-2"], ["lane-3", "stage-2"])
+    assert found["near"] == [0, 1]  # a sender uses the lane of its node
+    assert not found["all well"]  # while the doors of other nodes were, so that a balancer goes on sending there
     assert found["complete"]
     check(found["verdict"])
 
