@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from polku.batch import Batch, Identity, join
+from polku.begin import begin
 from polku.codes import Code
 from polku.errors import DrainingError, UnavailableError
 from polku.gathering import Backlog, Gathering
@@ -101,6 +102,7 @@ class Link:
     """Push batches to one receiver, in order, within a window; join what has to wait.
 
     `bury` is handed events that kill the receiver, each as a batch of its own with the refusal that answers it.
+    `at_once`: a push begins with the receiver's work, as `begin` has it, instead of in a task.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Link:
         window: Window | None = None,
         retry_delay: Callable[[int], float] | None = None,
         bury: Callable[[Batch, tuple[Refusal, ...]], Awaitable[None] | None] | None = None,
+        at_once: bool = False,
     ) -> None:
         self.name = name
         self.epoch = time.time_ns()
@@ -130,6 +133,9 @@ class Link:
         self._suspects = Suspects()
         self._bury = bury
         self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
+        self._at_once = at_once
+        self._pumping = False
+        self._carrying: dict[int, asyncio.Future[None]] = {}  # by number
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._left = asyncio.Event()
@@ -193,9 +199,10 @@ class Link:
         self._closed = True
         if self._gathering is not None:
             self._gathering.close()
-        for task in list(self._tasks):
+        tasks = [*self._carrying.values(), *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         error = DrainingError(f"link {self.name} was closed")
         for parts in [*self._open.values(), list(self._waiting)]:
             _fail(parts, error)
@@ -217,16 +224,29 @@ class Link:
         return Backlog(len(self._waiting), self._waiting_events)
 
     def _pump(self) -> None:
-        while self._waiting and not self._closed and self._has_place(self._waiting[0].size):
-            if self._gathering is not None and self._gathering.holds(2 * len(self._in_window) >= self._window.batches):
-                return
-            parts = self._next_parts()
-            if self._gathering is not None:
-                self._gathering.pushed(len(parts), len(self._waiting))
-            self._seq += 1
-            self._open[self._seq] = parts
-            self._in_window[self._seq] = sum(part.size for part in parts)
-            self._tasks.add(asyncio.get_running_loop().create_task(self._carry(self._seq, parts)))
+        if self._pumping:  # what is carried at once makes room while it is being sent: the loop below looks again
+            return
+        self._pumping = True
+        try:
+            while self._waiting and not self._closed and self._has_place(self._waiting[0].size):
+                is_under_way = 2 * len(self._in_window) >= self._window.batches
+                if self._gathering is not None and self._gathering.holds(is_under_way):
+                    return
+                parts = self._next_parts()
+                if self._gathering is not None:
+                    self._gathering.pushed(len(parts), len(self._waiting))
+                self._send(parts)
+        finally:
+            self._pumping = False
+
+    def _send(self, parts: list[_Waiting]) -> None:
+        self._seq = seq = self._seq + 1
+        self._open[seq] = parts
+        self._in_window[seq] = sum(part.size for part in parts)
+        work = self._carry(seq, parts)
+        carrying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
+        if seq in self._open:
+            self._carrying[seq] = carrying
 
     def _has_place(self, size: int) -> bool:
         if not self._in_window:
@@ -259,13 +279,11 @@ class Link:
         else:
             _answer(parts, receipt)
         self._suspects.clear(seq)
-        if self._gathering is not None:
-            self._gathering.answered()
         self._leave_window(seq)
         del self._open[seq]
+        self._carrying.pop(seq, None)
         if not self._open and not self._waiting:
             self._idle.set()
-        self._tasks.discard(asyncio.current_task())
 
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0

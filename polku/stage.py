@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch import Batch
+from polku.begin import begin
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Holder, Outcome, Step
@@ -159,7 +160,7 @@ class Stage:
             events = outcome.events
         if events or not steps:
             waits.append(self._hand_on(_outgoing(batch, events, changed=changed)))
-        settled = asyncio.ensure_future(self._settle(number, batch, waits, refused, follows, inner=inner))
+        settled = begin(self._settle(number, batch, waits, refused, follows, inner=inner))
         if not settled.done():
             self._outcomes[number] = settled
         return settled
@@ -168,7 +169,8 @@ class Stage:
         self._step, self._since = step.name, self._clock.monotonic()
         try:
             result = step.process(events, number)
-            return await result if isinstance(result, Awaitable) else result
+            # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong task.
+            return await asyncio.ensure_future(result) if isinstance(result, Awaitable) else result
         except Exception as error:
             detail = traceback.format_exc()
             reason = f"{step.name}: {type(error).__name__}: {error}"

@@ -27,6 +27,10 @@ _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
 
+# So few events wait for more while others are under way, and at most so long: a delivery costs nearly as much with one.
+_FEW = 128
+_GATHER_SECONDS = 0.001
+
 
 class Share(NamedTuple):
     """What one outlet may hold: events, bytes, and the rule for what does not fit."""
@@ -88,6 +92,7 @@ class Outlet:
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._gathering: asyncio.Future[None] | None = None
         # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
         self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
 
@@ -184,6 +189,10 @@ class Outlet:
             while not await self._have_waiting():
                 self._changed.clear()
                 await self._changed.wait()
+            if self._in_flight and self._are_few():
+                await self._gather()
+                if not self._waiting:  # dropped meanwhile
+                    continue
             claims = self._next_claims()
             claims, batch = await self._assemble(claims)
             if not claims:
@@ -259,6 +268,25 @@ class Outlet:
         self._log.claim(self.name, slot.position)
         self._waiting.append(Claim(slot))
         self._loaded = slot.position
+        if self._gathering is not None and not self._are_few():
+            self._go_on()
+
+    def _are_few(self) -> bool:
+        """Say whether less waits than is worth a delivery of its own while another is under way."""
+        return self._lag - self._in_flight - self._reserved < min(_FEW, self._join_events)
+
+    async def _gather(self) -> None:
+        """Wait until what is under way is confirmed, no longer few events wait, or for `_GATHER_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        self._gathering = loop.create_future()
+        timer = loop.call_later(_GATHER_SECONDS, self._go_on)
+        await self._gathering
+        timer.cancel()
+
+    def _go_on(self) -> None:
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None and not gathering.done():
+            gathering.set_result(None)
 
     async def _have_waiting(self) -> bool:
         """Say whether something waits, after asking the log where this outlet is behind."""
@@ -366,6 +394,8 @@ class Outlet:
         self._account(-claim.count, -claim.size)
         self._in_flight -= claim.count
         self._in_flight_bytes -= claim.size
+        if not self._in_flight and self._gathering is not None:
+            self._go_on()
         self._let_go(self.name, claim.slot.position)
 
     def _account(self, events: int, size: int) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from polku.begin import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
@@ -55,7 +56,7 @@ class FastServer:
         self._stopping = False
         self._calls: set[int] = set()
         self._ingesting: dict[int, asyncio.Task[None]] = {}
-        self._pushing: set[asyncio.Task[None]] = set()
+        self._pushing: set[asyncio.Future[None]] = set()
 
     async def start(self, address: str, *, shared: bool = False) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had."""
@@ -161,9 +162,10 @@ class FastServer:
         await self._answer(front, [(call_id, peer, admission)], size)
 
     def _push(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
-        task = asyncio.ensure_future(self._answer(front, requests, size))
-        self._pushing.add(task)
-        task.add_done_callback(self._pushing.discard)
+        answering = begin(self._answer(front, requests, size))
+        if not answering.done():
+            self._pushing.add(answering)
+            answering.add_done_callback(self._pushing.discard)
 
     async def _answer(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
         try:

@@ -384,6 +384,9 @@ class Intake:
         self._open += 1
         self._open_bytes += size
         answer = self._link.push_nowait(batch)
+        if answer.done():
+            self._close(size, len(batch), answer)
+            return answer
         answer.add_done_callback(partial(self._close, size, len(batch)))
         return asyncio.shield(answer)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from polku.arguments import is_async, shorten
+from polku.begin import Begun
 from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
@@ -112,7 +113,7 @@ class Each:
             if hasattr(awaitable, "__await__"):  # not so: a generator that `types.coroutine` has marked
                 steps = awaitable.__await__()
                 try:
-                    awaitable = _Begun(steps, next(steps))
+                    awaitable = Begun(steps, next(steps))
                 except StopIteration as end:
                     return end.value
         except Exception as error:
@@ -122,29 +123,6 @@ class Each:
                 return await awaitable
         except Exception as error:
             return Failed(late(self.name, event, self._timeout) if limit.expired() else died(self.name, event, error))
-
-
-class _Begun:
-    """What is left of an awaitable whose first step was taken in the task that goes on with it."""
-
-    __slots__ = ("_first", "_steps")
-
-    def __init__(self, steps: Iterator[Any], first: Any) -> None:
-        self._steps: Any = steps
-        self._first = first
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        try:
-            yield self._first
-        except BaseException as error:
-            if not hasattr(self._steps, "throw"):  # an iterator of its own kind
-                raise
-            try:
-                first = self._steps.throw(error)
-            except StopIteration as end:
-                return end.value
-            return (yield from _Begun(self._steps, first).__await__())
-        return (yield from self._steps)
 
 
 def died(name: str, event: Event, error: BaseException) -> DeadEvent:

@@ -123,6 +123,41 @@ async def test_a_slow_outlet_holds_no_other_until_its_share_is_full() -> None:
     assert slow.ids == fast.ids == numbered(0, 11)
 
 
+async def test_a_few_events_wait_for_a_delivery_that_is_under_way_and_leave_as_one() -> None:
+    a = Destination(is_open=False)
+    bench = Bench(BufferStrategy.ring(1_000), {"a": a})
+    await bench.push(batch("0"))
+    await until(lambda: a.calls == 1)
+    for event_id in ("1", "2", "3"):
+        await bench.push(batch(event_id))
+        await asyncio.sleep(0)
+    assert a.calls == 1
+    a.gate.set()
+    await bench.buffer.drain()
+    assert [one.ids for one in a.batches] == [["0"], ["1", "2", "3"]]
+
+
+async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all() -> None:
+    a = Destination(is_open=False)
+    bench = Bench(BufferStrategy.ring(1_000), {"a": a})
+    await bench.push(batch("0"))
+    await until(lambda: a.calls == 1)
+    await bench.push(batch("1"))
+    await asyncio.sleep(0.1)
+    assert a.calls == 2
+    a.gate.set()
+    await bench.buffer.drain()
+    a.gate.clear()
+    await bench.push(batch("2"))
+    await until(lambda: a.calls == 3)
+    await bench.push(batch("3"))
+    await bench.push(batch(*numbered(0, 200)))
+    await until(lambda: a.calls == 4)
+    a.gate.set()
+    await bench.buffer.drain()
+    assert a.batches[-1].ids == ["3", *numbered(0, 200)]
+
+
 async def test_one_outlet_may_drop_while_another_blocks() -> None:
     a, b = Destination(is_open=False), Destination()
     rules = {"a": Overflow.DROP_NEWEST}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -52,6 +53,40 @@ async def test_a_batch_that_comes_alone_leaves_at_once(receiver: Receiver) -> No
     link.push_nowait(batch_of(1))
     await turns(1)
     assert receiver.batches == [1]
+    await link.close()
+
+
+async def test_of_those_that_come_alone_one_in_128_waits_for_others(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    waited = []
+    for number in range(400):
+        link.push_nowait(batch_of(1))
+        await turns(2)
+        if len(receiver.batches) == number:
+            waited.append(number)
+        await turns()
+        receiver.answers[-1].set_result(Receipt())
+        await turns()
+    assert receiver.batches == [1] * 400
+    assert [after - before for before, after in pairwise(waited)] == [128, 128, 128]
+    await link.close()
+
+
+async def test_when_others_have_come_the_next_ones_wait_too(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    for _ in range(3):
+        link.push_nowait(batch_of(1))
+        await turns()
+    receiver.answers[0].set_result(Receipt())
+    await turns()
+    receiver.answers[1].set_result(Receipt())
+    await turns()
+    link.push_nowait(batch_of(1))
+    await turns(2)
+    assert receiver.batches == [1, 2]
+    link.push_nowait(batch_of(1))
+    await turns()
+    assert receiver.batches == [1, 2, 2]
     await link.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given, settings
@@ -45,8 +46,19 @@ def batch(*ids: str, payload: bytes = b"") -> Batch:
     return Batch.from_events([Event(id=i, payload=payload) for i in ids])
 
 
+@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["in a task", "at once"])
+def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.at_once", request.param)
+        yield
+
+
+at_once = False
+
+
 def link_to(peer: Peer, *, batches: int = 1, join_events: int = 100) -> Link:
-    return Link("link", peer, window=Window(batches=batches, join_events=join_events), retry_delay=lambda attempt: 0.0)
+    window = Window(batches=batches, join_events=join_events)
+    return Link("link", peer, window=window, retry_delay=lambda attempt: 0.0, at_once=at_once)
 
 
 async def test_callers_whose_batches_travelled_together_hear_about_their_own_events() -> None:
@@ -121,6 +133,7 @@ async def test_a_push_says_what_is_answered_and_what_it_comes_after() -> None:
     link.push_nowait(batch("3"))
     await rest()
     peer.answers[0].set_result(Receipt())
+    await rest()
     link.push_nowait(batch("4"))
     await rest()
     assert [(push.seq, push.floor, push.after) for push, _ in peer.pushes[3:]] == [(4, 1, 3), (5, 3, 4)]
@@ -228,7 +241,7 @@ def test_the_window_is_never_exceeded_and_a_batch_that_is_larger_goes_alone(
 
 async def _check_window(window: Window, sizes: list[tuple[int, int]], picks: list[int]) -> None:
     peer = Peer()
-    link = Link("link", peer, window=window)
+    link = Link("link", peer, window=window, at_once=at_once)
     batches = [batch(*(f"{n}.{i}" for i in range(count)), payload=b"." * size) for n, (count, size) in enumerate(sizes)]
     largest = max(one.size_hint for one in batches)
     answers = [link.push_nowait(one) for one in batches]
@@ -244,3 +257,42 @@ async def _check_window(window: Window, sizes: list[tuple[int, int]], picks: lis
         still_open[next(choices, 0) % len(still_open)].set_result(Receipt())
         await rest()
     assert [i for _, one in peer.pushes for i in one.ids] == [i for one in batches for i in one.ids]
+
+
+class Ready:
+    """Answer everything at once."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        self.ids += batch.ids
+        return Receipt(buffer_size=len(self.ids))
+
+    async def settle(self, push: Push) -> Receipt:
+        raise AssertionError("nothing is only taken here")
+
+    async def flush(self, everything: bool) -> None:
+        raise AssertionError("nothing is held here")
+
+
+async def test_a_receiver_that_waits_for_nothing_has_answered_when_the_push_returns() -> None:
+    link = Link("link", Ready(), at_once=True)
+    answers = [link.push_nowait(batch(event_id)) for event_id in ("1", "2")]
+    assert [answer.result().buffer_size for answer in answers] == [1, 2]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await link.drain()
+    await link.close()
+
+
+async def test_thousands_that_waited_leave_in_order_when_the_receiver_comes_back() -> None:
+    peer, ready = Peer(), Ready()
+    link = link_to(peer, join_events=0)
+    ids = [str(number) for number in range(3_000)]
+    answers = [link.push_nowait(batch(event_id)) for event_id in ids]
+    await rest()
+    link.retarget(ready)
+    peer.answers[0].set_result(Receipt())
+    await asyncio.gather(*answers)
+    assert ready.ids == ids[1:]
+    await link.close()
