@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from polku.batch import Batch
+from polku.batch import Batch, join
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.delivery import call_hook
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
 from polku.gateway.turns import Turn, Turns
 from polku.limits import Limits
 from polku.link import Link
@@ -163,7 +163,7 @@ class Intake:
         """
         which = request.WhichOneof("payload")
         if which == "event":
-            return admit_events([request.event], request.source, request.cluster, self.limits, size=size)
+            return admit_event(request.event, request.source, request.cluster, self.limits, size)
         if which == "events":
             return admit_events(list(request.events.events), request.source, request.cluster, self.limits, size=size)
         if which == "raw":
@@ -182,8 +182,8 @@ class Intake:
         self._refused += sum(len(admission.refused) for admission in admissions)
         receipt = self._latest
         if ids:
-            events = [event for admission in admissions for event in admission.batch.events]
-            receipt = await self._settle(ids, self._send(self._prepared(Batch.from_events(events)), size))
+            batch = join([admission.batch for admission in admissions])
+            receipt = await self._settle(ids, self._send(self._prepared(batch), size))
         if not receipt.refused:
             return [self._ack(admission, receipt) for admission in admissions]
         return [self._ack(admission, _of(admission, receipt)) for admission in admissions]
