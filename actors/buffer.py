@@ -36,7 +36,7 @@ class BufferShell(Shell):
             for name, handle in self._emitters.items()
         }
         self._buffer: Buffer = build_buffer(self._plan, links, self._dead_letters)
-        self._inlet = Inlet(self._buffer)
+        self._inlet = Inlet(self._buffer, at_once=True)
         await self._buffer.open()
         self._buffer.start()
         if self._replays:

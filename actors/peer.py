@@ -61,7 +61,7 @@ class RayPeer:
         await self._call(handle.flush.remote(everything))
 
     async def _call(self, ref: Any) -> Any:
-        answer = asyncio.ensure_future(_await(ref))
+        answer = asyncio.wrap_future(ref.future())
         done, _ = await asyncio.wait((answer,), timeout=_DEADLINE)
         if not done:
             answer.cancel()
@@ -95,7 +95,3 @@ class RayPeer:
     async def _find(self) -> Any:
         self._handle = await asyncio.to_thread(find, self._actor_name)
         return self._handle
-
-
-async def _await(ref: Any) -> Any:
-    return await ref

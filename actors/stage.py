@@ -39,7 +39,7 @@ class StageShell(Shell):
         """Build the middleware and start it."""
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
-        self._inlet = Inlet(self._stage)
+        self._inlet = Inlet(self._stage, at_once=True)
         await self._stage.start()
 
     async def push(self, head: bytes, payload: bytes) -> bytes:

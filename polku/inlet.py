@@ -11,6 +11,7 @@ import asyncio
 from typing import Any, NamedTuple
 
 from polku.batch import Batch
+from polku.begin import begin
 from polku.errors import UnavailableError
 from polku.link import Push, Receiver
 from polku.receipt import Receipt, Taken
@@ -113,13 +114,14 @@ class _Sender:
 
 
 class Inlet:
-    """Receive pushes of many links for one receiver."""
+    """Receive pushes of many links for one receiver; `at_once` as at a `Link`."""
 
-    def __init__(self, receiver: Receiver, *, patience: float = 1.0) -> None:
+    def __init__(self, receiver: Receiver, *, patience: float = 1.0, at_once: bool = False) -> None:
         self._receiver = receiver
+        self._at_once = at_once
         self._patience = patience
         self._senders: dict[str, _Sender] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._applied = self._duplicates = 0
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
@@ -176,8 +178,10 @@ class Inlet:
         while (seq := sender.ready()) is not None:
             sender.applied.add(seq)
             _, batch = sender.early.pop(seq)
-            task = asyncio.get_running_loop().create_task(self._apply(sender, seq, batch, sender.answers[seq]))
-            self._tasks.add(task)
+            work = self._apply(sender, seq, batch, sender.answers[seq])
+            applying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
+            if not applying.done():
+                self._tasks.add(applying)
 
     async def _apply(self, sender: _Sender, seq: int, batch: Batch, answer: _Answer) -> None:
         self._applied += 1
@@ -193,7 +197,9 @@ class Inlet:
                 outcome.add_done_callback(_retrieved)
                 answer.give(Taken())
         finally:
-            self._tasks.discard(asyncio.current_task())
+            task = asyncio.current_task()
+            if task is not None:
+                self._tasks.discard(task)
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:

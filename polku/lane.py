@@ -131,7 +131,7 @@ class Lane:
             others = self._elsewhere(stage)
             if others and not (stage.replicas > 1 and self._begins_here(position)):
                 if here:
-                    self._inlets[stage.name] = Inlet(receiver)
+                    self._inlets[stage.name] = Inlet(receiver, at_once=True)
                 here, peer = False, others[0]
                 continue
             link = self._link(stage.name, peer, at_once=here and (position + 1) % _AT_ONCE > 0)

@@ -14,6 +14,8 @@ from polku.link import Push
 from polku.receipt import Receipt, Taken
 from tests.buffer.parts import rest
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 class Receiver:
     """Write down what is applied; answer when the gate is open, in two steps if asked to."""

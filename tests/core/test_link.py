@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +14,8 @@ from polku.errors import UnavailableError
 from polku.link import Link, Push, Window
 from polku.receipt import Receipt, Taken
 from tests.buffer.parts import rest
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 class Peer:
@@ -46,19 +47,9 @@ def batch(*ids: str, payload: bytes = b"") -> Batch:
     return Batch.from_events([Event(id=i, payload=payload) for i in ids])
 
 
-@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["in a task", "at once"])
-def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.at_once", request.param)
-        yield
-
-
-at_once = False
-
-
 def link_to(peer: Peer, *, batches: int = 1, join_events: int = 100) -> Link:
     window = Window(batches=batches, join_events=join_events)
-    return Link("link", peer, window=window, retry_delay=lambda attempt: 0.0, at_once=at_once)
+    return Link("link", peer, window=window, retry_delay=lambda attempt: 0.0)
 
 
 async def test_callers_whose_batches_travelled_together_hear_about_their_own_events() -> None:
@@ -241,7 +232,7 @@ def test_the_window_is_never_exceeded_and_a_batch_that_is_larger_goes_alone(
 
 async def _check_window(window: Window, sizes: list[tuple[int, int]], picks: list[int]) -> None:
     peer = Peer()
-    link = Link("link", peer, window=window, at_once=at_once)
+    link = Link("link", peer, window=window)
     batches = [batch(*(f"{n}.{i}" for i in range(count)), payload=b"." * size) for n, (count, size) in enumerate(sizes)]
     largest = max(one.size_hint for one in batches)
     answers = [link.push_nowait(one) for one in batches]

@@ -19,6 +19,8 @@ from polku.receipt import Receipt, Taken
 
 T = TypeVar("T")
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 class Receiver:
     """Apply batches to a list, refuse ids that end in `x`, and answer late where asked."""

@@ -1,0 +1,19 @@
+"""What several tests of links run under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from polku.inlet import Inlet
+from polku.link import Link
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["in a task", "at once"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let links and inlets begin their receiver's work in a task, and then at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Link, Inlet):
+            patch.setitem(kind.__init__.__kwdefaults__, "at_once", request.param)
+        yield
