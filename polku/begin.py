@@ -1,7 +1,8 @@
 """Begin work in the turn of the event loop in which it is asked for, and make a task only of what has to wait.
 
 A batch that nothing stands in the way of then goes from the door to the buffer in one turn: a task for each step of its
-way costs a turn each, and more than the work on a small batch. (Python 3.12 has eager tasks; 3.11 does not.)
+way costs a turn each, and more than the work on a small batch: calls one by one, to an emitter that does nothing, were
+twice as many without them. (Python 3.12 has eager tasks; 3.11 does not.)
 
 What is begun has no task of its own before it waits for the first time: it must not use `asyncio.timeout` or
 `asyncio.current_task` until then, nor call user code that might.
