@@ -195,10 +195,17 @@ def _journaled(report: EmitterReport) -> str:
     return f", {report.journaled} journaled" if report.journaled else ""
 
 
+def answers_late(plan: Plan, stage: StagePlan) -> bool:
+    """Say whether this stage or something behind it does: an Aggregator, or a buffer that awaits delivery."""
+    return _holds(stage) or _holds_behind(plan, stage)
+
+
 def _holds_behind(plan: Plan, stage: StagePlan) -> bool:
-    """Say whether something behind this stage answers late: an Aggregator, or a buffer that awaits delivery."""
     if plan.ack is AckLevel.DELIVERED:
         return True
     names = [other.name for other in plan.stages]
-    behind = plan.stages[names.index(stage.name) + 1 :]
-    return any(getattr(m.component, "holds", False) for later in behind for m in later.middleware)
+    return any(map(_holds, plan.stages[names.index(stage.name) + 1 :]))
+
+
+def _holds(stage: StagePlan) -> bool:
+    return any(getattr(middleware.component, "holds", False) for middleware in stage.middleware)

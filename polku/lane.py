@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from polku.assembly import (
+    answers_late,
     build_buffer,
     build_delivery,
     build_intake,
@@ -37,7 +38,8 @@ from polku.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.inlet import Inlet
-from polku.link import Link, Local, Peer, Push, Receiver, Window
+from polku.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
+from polku.neighbour import Neighbour
 from polku.plan import Plan, StagePlan
 from polku.receipt import Receipt, Taken
 from polku.replicas import Replicas
@@ -134,12 +136,16 @@ class Lane:
                     self._inlets[stage.name] = Inlet(receiver, at_once=True)
                 here, peer = False, others[0]
                 continue
-            link = self._link(stage.name, peer, at_once=here and (position + 1) % _AT_ONCE > 0)
+            near = here and (position + 1) % _AT_ONCE > 0
             if others:
+                link = self._link(stage.name, peer, at_once=near)
                 receiver = replicas = build_replicas(self._plan, stage, others, link, self._dead_letters)
                 self._replicas.insert(0, replicas)
             else:
-                receiver = self._stages[stage.name] = build_stage(self._plan, stage, link, self._dead_letters)
+                outgoing: Outgoing = self._link(stage.name, peer, at_once=near)
+                if near and not answers_late(self._plan, stage):
+                    outgoing = Neighbour(f"{self._plan.name}/{stage.name}", receiver)
+                receiver = self._stages[stage.name] = build_stage(self._plan, stage, outgoing, self._dead_letters)
                 await self._stages[stage.name].start()
             here, peer = True, Local(receiver)
         return peer

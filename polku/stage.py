@@ -170,7 +170,7 @@ class Stage:
         try:
             result = step.process(events, number)
             # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong task.
-            return await asyncio.ensure_future(result) if isinstance(result, Awaitable) else result
+            return result if isinstance(result, Outcome) else await asyncio.ensure_future(result)
         except Exception as error:
             detail = traceback.format_exc()
             reason = f"{step.name}: {type(error).__name__}: {error}"

@@ -27,9 +27,10 @@ _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
 
-# So few events wait for more while others are under way, and at most so long: a delivery costs nearly as much with one.
+# So few events leave so long after the delivery before began, at the earliest: one costs nearly as much as a hundred.
+# Calls one by one were a fifth more than with 1 ms (0.4 ms later end to end, p50); 4 ms gave no more of them.
 _FEW = 128
-_GATHER_SECONDS = 0.001
+_PAUSE_SECONDS = 0.002
 
 
 class Share(NamedTuple):
@@ -93,6 +94,7 @@ class Outlet:
         self._moved: asyncio.Event = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._gathering: asyncio.Future[None] | None = None
+        self._began = 0.0  # when the latest delivery did, by the loop's clock
         # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
         self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
 
@@ -189,7 +191,7 @@ class Outlet:
             while not await self._have_waiting():
                 self._changed.clear()
                 await self._changed.wait()
-            if self._in_flight and self._are_few():
+            if self._should_gather():
                 await self._gather()
                 if not self._waiting:  # dropped meanwhile
                     continue
@@ -197,6 +199,7 @@ class Outlet:
             claims, batch = await self._assemble(claims)
             if not claims:
                 continue
+            self._began = asyncio.get_running_loop().time()
             answer = self._link.push_nowait(batch)
             delivery = asyncio.get_running_loop().create_task(self._deliver(claims, batch, answer))
             self._deliveries.add(delivery)
@@ -272,14 +275,20 @@ class Outlet:
             self._go_on()
 
     def _are_few(self) -> bool:
-        """Say whether less waits than is worth a delivery of its own while another is under way."""
+        """Say whether less waits than is worth a delivery of its own so soon after another."""
         return self._lag - self._in_flight - self._reserved < min(_FEW, self._join_events)
 
+    def _should_gather(self) -> bool:
+        """Say whether what waits should wait for more: where senders wait for it, only while others are under way."""
+        if not self._are_few() or (self._awaited and not self._in_flight):
+            return False
+        return asyncio.get_running_loop().time() < self._began + _PAUSE_SECONDS
+
     async def _gather(self) -> None:
-        """Wait until what is under way is confirmed, no longer few events wait, or for `_GATHER_SECONDS`."""
+        """Wait until no longer few events wait, or the time has come for a few."""
         loop = asyncio.get_running_loop()
         self._gathering = loop.create_future()
-        timer = loop.call_later(_GATHER_SECONDS, self._go_on)
+        timer = loop.call_at(self._began + _PAUSE_SECONDS, self._go_on)
         await self._gathering
         timer.cancel()
 
@@ -394,7 +403,7 @@ class Outlet:
         self._account(-claim.count, -claim.size)
         self._in_flight -= claim.count
         self._in_flight_bytes -= claim.size
-        if not self._in_flight and self._gathering is not None:
+        if self._gathering is not None and not self._should_gather():
             self._go_on()
         self._let_go(self.name, claim.slot.position)
 

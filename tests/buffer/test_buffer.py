@@ -123,21 +123,22 @@ async def test_a_slow_outlet_holds_no_other_until_its_share_is_full() -> None:
     assert slow.ids == fast.ids == numbered(0, 11)
 
 
-async def test_a_few_events_wait_for_a_delivery_that_is_under_way_and_leave_as_one() -> None:
-    a = Destination(is_open=False)
+async def test_a_few_events_wait_a_moment_after_a_delivery_and_leave_as_one() -> None:
+    a = Destination()
     bench = Bench(BufferStrategy.ring(1_000), {"a": a})
     await bench.push(batch("0"))
-    await until(lambda: a.calls == 1)
+    await until(lambda: a.ids == ["0"])
     for event_id in ("1", "2", "3"):
         await bench.push(batch(event_id))
         await asyncio.sleep(0)
     assert a.calls == 1
-    a.gate.set()
     await bench.buffer.drain()
     assert [one.ids for one in a.batches] == [["0"], ["1", "2", "3"]]
 
 
-async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all() -> None:
+async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     a = Destination(is_open=False)
     bench = Bench(BufferStrategy.ring(1_000), {"a": a})
     await bench.push(batch("0"))
@@ -147,15 +148,31 @@ async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all
     assert a.calls == 2
     a.gate.set()
     await bench.buffer.drain()
-    a.gate.clear()
+    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 60)
     await bench.push(batch("2"))
-    await until(lambda: a.calls == 3)
-    await bench.push(batch("3"))
+    await rest()
+    assert a.calls == 2
     await bench.push(batch(*numbered(0, 200)))
-    await until(lambda: a.calls == 4)
-    a.gate.set()
+    await until(lambda: a.calls == 3)
     await bench.buffer.drain()
-    assert a.batches[-1].ids == ["3", *numbered(0, 200)]
+    assert a.batches[-1].ids == ["2", *numbered(0, 200)]
+
+
+async def test_who_waits_for_the_delivery_waits_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 60)
+    a = Destination()
+    bench = Bench(BufferStrategy.ring(1_000), {"a": a}, await_delivery=True)
+    for event_id in numbered(0, 5):
+        await asyncio.wait_for(bench.push(batch(event_id)), 5)
+    a.gate.clear()
+    pushes = [asyncio.ensure_future(bench.push(batch("0005")))]
+    await until(lambda: a.calls == 6)
+    pushes += [asyncio.ensure_future(bench.push(batch(event_id))) for event_id in numbered(6, 10)]
+    await rest()
+    assert a.calls == 6
+    a.gate.set()
+    await asyncio.wait_for(asyncio.gather(*pushes), 5)
+    assert [one.ids for one in a.batches[5:]] == [["0005"], numbered(6, 10)]
 
 
 async def test_one_outlet_may_drop_while_another_blocks() -> None:
