@@ -100,7 +100,7 @@ def _latency_row(name: str, key: str, subject: Subject, load: Load, rate: float,
         text = (
             f"{measured:,.0f}/s, p50 {p50:.2f} ms, p99 {latency(found, key, 'p99'):.2f} ms{'; ' + bad if bad else ''}"
         )
-        return [Line(name, ", ".join(target), text, "; ".join(verdict))]
+        return [Line(name, ", ".join(target) or "reported", text, "; ".join(verdict))]
 
     return Row(name, [Cell(key, subject, load)], judge, skip)
 
@@ -131,14 +131,17 @@ def knows_doors() -> bool:
 def rows(events: int, calls: int) -> list[Row]:
     """Return the rows that need rounds, for so many events on streams and so many unary calls."""
     stream, one_by_one = Load(events=events), Load(workload=UNARY, events=calls // 4, in_flight=1)
-    unary = Load(workload=UNARY, events=calls)
+    unary, crowd = Load(workload=UNARY, events=calls), Load(workload=UNARY, events=calls, in_flight=128)
     small = Load(workload=Workload(batch=10), events=events // 5)
     inline, ray = Subject(), Subject(runtime="ray")
     grpcio, fast = {"POLKU_DOOR": "grpcio"}, {"POLKU_DOOR": "fast"}
     slow_door, fast_door = Subject(environment=grpcio), Subject(environment=fast)
     no_door = "" if knows_doors() else "the fast door is not there yet"
     no_lanes = "" if hasattr(Hub, "lanes") and hasattr(Hub, "chain") else "Hub().chain().lanes(n) is not there yet"
+    ray_fast = Subject(runtime="ray", environment=fast)
     chained = Subject(file=f"{FILE}:chained", runtime="ray")
+    one_lane = Subject(file=f"{FILE}:chained", runtime="ray", environment={**fast, "BENCH_LANES": "1"})
+    no_fast_lane = no_door or no_lanes
     wide = Subject(file=f"{FILE}:variant", environment={"BENCH_EMITTERS": "3"})
     narrow = Subject(file=f"{FILE}:variant")
     bare = Row("bare", [Cell("bare", BARE, stream)], lambda found: _compare_bare(found))
@@ -172,7 +175,10 @@ def rows(events: int, calls: int) -> list[Row]:
         ),
         _latency_row("unary, inline, fast door, 32 in flight", "fast", fast_door, unary, 30_000, 1.0, no_door),
         _latency_row("unary, inline, fast door, one by one", "fast 1", fast_door, one_by_one, 5_000, 0.2, no_door),
+        _latency_row("unary, inline, fast door, 128 in flight", "fast 128", fast_door, crowd, 0.0, 0.0, no_door),
         _latency_row("unary, Ray, 32 in flight", "unary ray", ray, unary, 5_000, 0.0),
+        _latency_row("unary, Ray, fast door, 32 in flight", "fast ray", ray_fast, unary, 5_000, 0.0, no_door),
+        _latency_row("unary, Ray, a chained lane, fast door", "fast lane", one_lane, unary, 5_000, 0.0, no_fast_lane),
         _latency_row("unary, Ray, one by one", "unary ray 1", ray, one_by_one, 0.0, 4.0),
         _rate("10 events a message, inline", "small", inline, small, 60_000, None),
         _rate("10 events a message, Ray", "small ray", ray, small, 30_000, None),

@@ -72,6 +72,21 @@ async def test_of_those_that_come_alone_one_in_128_waits_for_others(receiver: Re
     await link.close()
 
 
+async def test_what_never_ends_to_come_is_not_waited_for(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW._replace(gather_events=1_000))
+    link.push_nowait(batch_of(1))
+    await turns()
+    link.push_nowait(batch_of(1))
+    receiver.answers[0].set_result(Receipt())
+    for _ in range(100):
+        link.push_nowait(batch_of(1))
+        await turns(1)
+    first, second = receiver.batches
+    assert first == 1
+    assert second in range(15, 25)
+    await link.close()
+
+
 async def test_when_others_have_come_the_next_ones_wait_too(receiver: Receiver) -> None:
     link = Link("link", receiver, window=WINDOW)
     for _ in range(3):
