@@ -24,7 +24,8 @@ from polku.bench.machine import describe, machine
 from tests.bench import footprint, middleware
 from tests.bench.rows import Cell, Line, at_most, latency_cells, latency_lines, rows, work_cells, work_lines
 
-RESULTS = Path(__file__).with_name("results")
+PROJECT = Path(__file__).resolve().parents[2]
+RESULTS = PROJECT / "tests/bench/results"
 _COST_NS = 2_000
 
 
@@ -138,7 +139,8 @@ def write(lines: Sequence[Line], found: dict[str, list[Result]], rounds: int, pa
     }
     path.parent.mkdir(exist_ok=True)
     path.with_suffix(".md").write_text(text)
-    path.with_suffix(".json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+    dumped = json.dumps(everything, indent=1, ensure_ascii=False).replace(f"{PROJECT}/", "")
+    path.with_suffix(".json").write_text(f"{dumped}\n")
     print(text)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.rows import at_least, at_most
+from tests.bench.rows import Line, at_least, at_most
+from tests.bench.table import PROJECT, write
 from tests.server import environment
 
 
@@ -24,6 +25,12 @@ from tests.server import environment
 )
 def test_a_miss_says_by_how_much(verdict: str, text: str) -> None:
     assert verdict == text
+
+
+def test_results_name_no_folder_of_the_machine(tmp_path: Path) -> None:
+    write([Line("row", "", str(PROJECT / "tests/bench/pipelines.py"), "")], {}, 1, tmp_path / "table")
+    (line,) = json.loads((tmp_path / "table.json").read_text())["lines"]
+    assert line["measured"] == "tests/bench/pipelines.py"
 
 
 def test_a_row_is_measured_and_written_with_machine_and_command(tmp_path: Path) -> None:
