@@ -57,19 +57,17 @@ def salvage(path: str | Path, *, locked: bool = False) -> Salvage:
     then the old one is as it was.
     """
     path = Path(path)
-    try:
-        lock = None if locked else FileLock(path)
-    except OSError as error:
-        raise as_journal_error(path, error) from error
-    try:
+    with contextlib.nullcontext() if locked else _locked(path), _errors(path):
         if not path.exists():
             raise JournalError(path, "there is no such file")
         return _salvage(path)
-    except OSError as error:
-        raise as_journal_error(path, error) from error
-    finally:
-        if lock is not None:
-            lock.release()
+
+
+def mend(path: str | Path) -> Salvage | None:
+    """Salvage a journal that has faults; return None where it has none and is left as it is. Raises like `salvage`."""
+    path = Path(path)
+    with _locked(path), _errors(path):
+        return _salvage(path) if next(faults(path), "") else None
 
 
 def finish_salvage(path: str | Path) -> None:
@@ -109,6 +107,24 @@ def faults(path: str | Path) -> Iterator[str]:
         _read(lambda: db.execute("SELECT * FROM outlet").fetchall(), "the cursors", found)
         _read(lambda: read_answers(db), "the answers", found)
     yield from (damage.text for damage in found)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with _errors(path):
+        lock = FileLock(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise as_journal_error(path, error) from error
 
 
 def _salvage(path: Path) -> Salvage:

@@ -31,6 +31,11 @@ app.add_typer(dlq_app, name="dlq")
 app.command()(bench)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
+Runtime = Annotated[str | None, typer.Option(help="ray or inline.")]
+Chain = Annotated[bool, typer.Option("--chain", help="Run each lane in one actor.")]
+Lanes = Annotated[
+    str | None, typer.Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")
+]
 
 
 def main() -> None:
@@ -60,37 +65,30 @@ def serve() -> None:
 @app.command()
 def run(
     file: File,
-    runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
+    runtime: Runtime = None,
     grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
-    chain: Annotated[bool, typer.Option("--chain", help="Run each lane in one actor.")] = False,
-    lanes: Annotated[
-        str | None, typer.Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")
-    ] = None,
+    chain: Chain = False,
+    lanes: Lanes = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes, then drain it."""
     settings = read_settings(os.environ)
     log(settings.log_level)
     for sentence in unknown_variables(os.environ, misspelt=True):
         say(f"polku: warning: {sentence}")
-    if runtime is not None and runtime not in RUNTIMES:
-        raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
-    hub = _load(file, runtime)
-    hub = hub.chain() if chain else hub
-    hub = hub.lanes(check_lanes("--lanes", lanes)) if lanes is not None else hub
+    hub = _load(file, runtime, chain=chain, lanes=lanes)
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
 
 
 @app.command()
-def validate(file: File, runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None) -> None:
+def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lanes = None) -> None:
     """Build the plan of a Python file without running it; print its parts, or what is wrong with it."""
     from polku.cli.graph import outline
 
     try:
-        hub = _load(file, runtime)
-        plan = hub.plan(runtime)
+        plan = _load(file, runtime, chain=chain, lanes=lanes).plan(runtime)
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
@@ -99,11 +97,11 @@ def validate(file: File, runtime: Annotated[str | None, typer.Option(help="ray o
 
 
 @app.command()
-def graph(file: File, runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None) -> None:
+def graph(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lanes = None) -> None:
     """Print the plan of a Python file as a Mermaid flowchart: what runs in which actor, and in how many lanes."""
     from polku.cli.graph import mermaid
 
-    print(mermaid(_load(file, runtime).plan(runtime)))
+    print(mermaid(_load(file, runtime, chain=chain, lanes=lanes).plan(runtime)))
 
 
 @app.command()
@@ -200,14 +198,20 @@ def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | No
     return frames
 
 
-def _load(file: str, runtime: str | None) -> Any:
+def _load(file: str, runtime: str | None, *, chain: bool = False, lanes: str | None = None) -> Any:
+    """Return the hub of a file, in the arrangement that the options ask for; raises `SettingError`."""
     from polku.cli.load import load_hub, split
 
+    if runtime is not None and runtime not in RUNTIMES:
+        raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
+    count = check_lanes("--lanes", lanes) if lanes is not None else None
     chosen = runtime or os.environ.get("POLKU_RUNTIME") or "ray"
     try:
-        return load_hub(file, by_value=chosen == "ray")
+        hub = load_hub(file, by_value=chosen == "ray")
     except PolkuError:
         raise
     except Exception as error:
         traceback.print_exception(error.with_traceback(_frames_from(error.__traceback__, split(file)[0])))
         raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None
+    hub = hub.chain() if chain else hub
+    return hub.lanes(count) if count is not None else hub

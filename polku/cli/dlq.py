@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,7 +36,7 @@ def list_letters(
 ) -> None:
     """List dead letters, the latest first."""
     store = _open(path)
-    letters = list(store.select(_selection((), emitter, code, since), limit))
+    letters = list(store.select(_selection(store, (), emitter, code, since), limit))
     if as_json:
         for letter in letters:
             print(json.dumps(_describe(letter)))
@@ -106,9 +106,18 @@ def _open(path: Path) -> DeadLetterStore:
     return DeadLetterStore(path, create=False)
 
 
-def _selection(ids: tuple[int, ...], emitter: str | None, code: str | None, since: float) -> Selection:
+def _selection(
+    store: DeadLetterStore, ids: tuple[int, ...], emitter: str | None, code: str | None, since: float
+) -> Selection:
+    """Return what the options choose; an emitter or a code that no letter has is a mistake, if there are letters."""
     from polku.dead_letters.store import Selection
 
+    columns: tuple[Literal["emitter", "code"], ...] = ("emitter", "code")
+    for column, value in zip(columns, (emitter, code), strict=True):
+        known = store.names(column) if value is not None else []
+        if known and value not in known:
+            fix = f"no letter in {store.path} has it; there are letters with {', '.join(map(repr, known))}"
+            raise SettingError(f"--{column}", value, fix)
     return Selection(ids, emitter, code, time.time_ns() - round(since * 1e9) if since else 0)
 
 
@@ -118,7 +127,7 @@ def _chosen(
     """Return what the options choose; nothing said is a mistake, and so is a letter that is not there."""
     if not (ids or everything or since) and emitter is None and code is None:
         raise SettingError("ID", "", "say which letters: their numbers, --emitter, --code, --since, or --all")
-    selection = _selection(tuple(ids or ()), emitter, code, since)
+    selection = _selection(store, tuple(ids or ()), emitter, code, since)
     missing = set(ids or ()) - {letter.id for letter in store.select(selection)}
     if missing:
         raise JournalError(

@@ -51,14 +51,14 @@ def repair(
         list[str] | None, typer.Option(metavar="NAME", help="Let go of an emitter that is no more; repeatable.")
     ] = None,
 ) -> None:
-    """Write a journal anew from what can be read of it, or, with --forget, only let go of emitters."""
-    from polku.buffer.repair import salvage
+    """Write a journal that has faults anew from what can be read of it, or, with --forget, only let go of emitters."""
+    from polku.buffer.repair import mend
 
     if forget:
         for name, events in _forget(path, forget).items():
             print(f"journal {path}: {name!r} is forgotten; {events} events that waited for it alone have gone")
         return
-    print(salvage(path))
+    print(mend(path) or f"journal {path}: no faults; it was left as it is")
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from polku.buffer.journal_file import DEAD_LETTERS, as_journal_error
 from polku.errors import JournalError
@@ -124,6 +124,11 @@ class DeadLetterStore:
         with self._errors():
             for row in self._db.execute(query, [*values, limit]):
                 yield Letter(*row)
+
+    def names(self, column: Literal["emitter", "code"]) -> list[str]:
+        """Return the emitters, or the codes, that there are letters of."""
+        with self._errors():
+            return [name for (name,) in self._db.execute(f"SELECT DISTINCT {column} FROM letter ORDER BY {column}")]
 
     def mark(self, selection: Selection) -> int:
         """Ask for the replay of letters; return how many."""

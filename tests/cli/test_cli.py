@@ -332,14 +332,16 @@ def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_pat
     assert "2, side by side behind one port, each in one actor" in shown
     assert "Deduplicator (one for all lanes: keeps state, Deduplicator by id)" in shown
     assert "classify (needs 3 replicas, 1 CPUs)" in shown
-    file.write_text(ARRANGED.replace("lanes(2)", "lanes('per-node')"))
-    assert "lanes     one on each node, at the same port, each in one actor" in polku("validate", str(file)).stdout
-    drawn = polku("graph", str(file)).stdout.splitlines()
+    per_node = polku("validate", "--lanes", "per-node", str(file)).stdout
+    assert "lanes     one on each node, at the same port, each in one actor" in per_node
+    file.write_text(ARRANGED.replace(".chain().lanes(2)", ""))
+    drawn = polku("graph", "--chain", "--lanes", "per-node", str(file)).stdout.splitlines()
     assert '  subgraph lane["lane of each node, one actor"]' in drawn
     assert "  stage_2 --> stage_3" in drawn
-    refused = polku("run", "--lanes", "per_node", str(file))
-    assert refused.returncode == 2
-    assert "--lanes='per_node'" in refused.stderr
+    for command in ("run", "validate", "graph"):
+        refused = polku(command, "--lanes", "per_node", str(file))
+        assert refused.returncode == 2
+        assert "--lanes='per_node'" in refused.stderr
     inline = polku("validate", "--runtime", "inline", str(file)).stdout
     assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
     assert "lanes" not in inline

@@ -75,6 +75,12 @@ def test_verify_says_ok_or_names_each_fault(path: Path) -> None:
     assert json.loads(polku("journal", "stat", str(path), "--json").stdout)["lost_batches"] == 1
 
 
+def test_repair_leaves_a_journal_without_faults_as_it_is(path: Path) -> None:
+    done = polku("journal", "repair", str(path))
+    assert (done.returncode, "no faults" in done.stdout) == (0, True)
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
 def test_repair_is_refused_while_a_process_has_the_journal(path: Path, live: Journal) -> None:
     for options in ([], ["--forget", "a"]):
         refused = polku("journal", "repair", str(path), *options)
