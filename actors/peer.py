@@ -1,4 +1,7 @@
-"""The next actor, as a link sees it."""
+"""The next actor, as a link sees it.
+
+What a link pushes goes through a socket where the actor is on this machine, and by calls of Ray where it is not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.names import find
+from polku.actors.shortcut import LostError, Shortcut, reach
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
 from polku.errors import UnavailableError
@@ -37,38 +41,63 @@ class RayPeer:
         self._name = name
         self._after = (after,) if after else ()
         self._life = 0
+        self._shortcut: Shortcut | None = None
+        self._tried = 0  # the life of the actor in which it was asked for a shortcut
+        self._trying = asyncio.Lock()
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
         """Send a batch: its head and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
+        head, payload = pack_push(push, batch)
+        shortcut = await self._short_way()
+        if shortcut is not None:
+            return unpack_answer(await self._wait(shortcut.ask("push", (head, *self._after), payload)))
         handle = self._handle or await self._find()
-        return unpack_answer(await self._call(handle.push.remote(*pack_push(push, batch), *self._after)))
+        return unpack_answer(await self._call(handle.push.remote(head, payload, *self._after)))
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""
         while True:
             try:
+                shortcut = await self._short_way()
+                if shortcut is not None:
+                    return _receipt(unpack_answer(await self._wait(shortcut.ask("settle", (push, *self._after)))))
                 handle = self._handle or await self._find()
-                receipt: Receipt = await self._call(handle.settle.remote(push, *self._after))
+                return _receipt(await self._call(handle.settle.remote(push, *self._after)))
             except _LateError:  # it is held for longer: pushing it again would not help
                 continue
-            return receipt
 
     async def flush(self, everything: bool) -> None:
         """Let the actor let go of what it holds."""
         handle = self._handle or await self._find()
         await self._call(handle.flush.remote(everything))
 
+    async def _short_way(self) -> Shortcut | None:
+        """Return the shortcut, asked for once in each life of the actor; None where there is none."""
+        if self._shortcut is not None and self._shortcut.is_open:
+            return self._shortcut
+        if self._tried == self._life:
+            return None
+        async with self._trying:
+            if self._tried != self._life:
+                handle = self._handle or await self._find()
+                life = self._life
+                self._shortcut = await reach(await self._call(handle.listen.remote()))
+                self._tried = life
+        return self._shortcut if self._shortcut is not None and self._shortcut.is_open else None
+
     async def _call(self, ref: Any) -> Any:
-        answer = asyncio.wrap_future(ref.future())
+        return await self._wait(asyncio.wrap_future(ref.future()))
+
+    async def _wait(self, answer: asyncio.Future[Any]) -> Any:
         done, _ = await asyncio.wait((answer,), timeout=_DEADLINE)
         if not done:
             answer.cancel()
             raise _LateError(f"{self._name} has not answered within {_DEADLINE:.0f} s")
         try:
             return answer.result()
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, LostError) as error:
             died = await self._has_died()
             raise UnavailableError(f"{self._name} does not answer: {error}", died=died) from None
 
@@ -95,3 +124,8 @@ class RayPeer:
     async def _find(self) -> Any:
         self._handle = await asyncio.to_thread(find, self._actor_name)
         return self._handle
+
+
+def _receipt(answer: Receipt | Taken) -> Receipt:
+    assert isinstance(answer, Receipt)
+    return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
+from polku.actors import shortcut
 from polku.serving import tune_process
 
 
@@ -55,6 +57,20 @@ class Shell:
     async def open(self) -> None:
         """Build the running object and open its files, sockets and clients."""
         raise NotImplementedError
+
+    async def listen(self) -> str:
+        """Open a shortcut for the one actor that asks; return the path of its socket."""
+        await self.ensure_started()
+        return await shortcut.listen(self._serve)
+
+    async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
+        """Do what came in by a shortcut."""
+        actor: Any = self
+        if method == "push":
+            head, *after = arguments
+            answer: bytes = await actor.push(head, payload, *after)
+            return answer
+        return pickle.dumps(await actor.settle(*arguments))
 
     async def life(self) -> int:
         """Return a number that only this life of the actor has."""

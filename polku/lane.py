@@ -55,8 +55,8 @@ _JOINED = Window(join_events=1024, join_bytes=256 * 1024, gather_events=512, gat
 # Of so many links in a row one begins in a task: what is begun at once lies on the stack of who pushes.
 _AT_ONCE = 8
 
-GATHERED = Window(gather_events=768, gather_turns=300)
-"""The window of the first link where a hop comes next, which costs as much as the work on some 800 events."""
+GATHERED = Window(gather_events=768, gather_turns=40)
+"""The window of the first link where a hop comes next, which costs as much as the work on some hundred events."""
 
 
 def single(plan: Plan) -> Window:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 DOORS = ("grpcio", "fast")
 RUNTIMES = ("ray", "inline")
+HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
 
@@ -34,6 +35,7 @@ class Settings:
     http_token: str | None = field(default=None, repr=False)
     door: str | None = None
     loop: str | None = None
+    hops: str | None = None
     lanes: int | Literal["per-node"] = 1
 
 
@@ -58,6 +60,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         http_token=read("http_token", check_token, None),
         door=read("door", _one_of(DOORS), None),
         loop=read("loop", _one_of(LOOPS), None),
+        hops=read("hops", _one_of(HOPS), None),
         lanes=read("lanes", check_lanes, default.lanes),
     )
 
