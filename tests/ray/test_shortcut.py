@@ -1,0 +1,68 @@
+"""A push to an actor goes by its socket while that is there, and by Ray's calls otherwise; it is applied once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import ray
+
+from polku import Batch, Event
+from polku.actors.options import ACTOR
+from polku.actors.peer import RayPeer
+from polku.actors.shell import Shell
+from polku.actors.wire import pack_answer, unpack_push
+from polku.inlet import Inlet
+from polku.link import Link
+from polku.receipt import Receipt
+
+
+class Recorder(Shell):
+    """Take a while for each batch, and count by which way it came."""
+
+    async def open(self) -> None:
+        self._ids: list[str] = []
+        self._ways = {"socket": 0, "call": 0}
+        self._by_socket = False
+        self._inlet = Inlet(self)
+
+    async def push(self, batch: Any, payload: bytes = b"") -> Any:
+        if isinstance(batch, Batch):
+            await asyncio.sleep(0.02)
+            self._ids += batch.ids
+            return Receipt()
+        await self.ensure_started()
+        self._ways["socket" if self._by_socket else "call"] += 1
+        self._by_socket = False
+        return pack_answer(await self._inlet.push(*unpack_push(batch, payload)))
+
+    async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
+        self._by_socket = True
+        return await super()._serve(method, arguments, payload)
+
+    async def found(self) -> tuple[list[str], dict[str, int]]:
+        return self._ids, self._ways
+
+
+def _batch(number: int) -> Batch:
+    return Batch.from_events([Event(id=f"{number:03d}")])
+
+
+@pytest.mark.usefixtures("ray_session")
+async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without() -> None:
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote()
+    peer = RayPeer(actor, "recorder")
+    link = Link("test", peer, retry_delay=lambda _: 0.01)
+    assert await link.push(_batch(0)) == Receipt()
+    assert (await actor.found.remote())[1] == {"socket": 1, "call": 0}
+    answers = [link.push_nowait(_batch(number)) for number in range(1, 10)]
+    await asyncio.sleep(0.01)
+    assert peer._shortcut is not None
+    peer._shortcut.close()
+    assert await asyncio.wait_for(asyncio.gather(*answers), 30) == [Receipt()] * 9
+    ids, ways = await actor.found.remote()
+    assert ids == [f"{number:03d}" for number in range(10)]
+    assert ways["call"] > 0
+    await link.close()
+    ray.kill(actor)
