@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pickle
 import shutil
@@ -24,6 +25,7 @@ from typing import Any
 from polku.begin import begin
 from polku.errors import UnavailableError
 
+_LOG = logging.getLogger(__name__)
 _FRAME = struct.Struct("<III")
 _UNUSED_SECONDS = 10.0
 
@@ -62,8 +64,9 @@ class _Frames(asyncio.Protocol):
             self.received(number, *parts)
 
     def send(self, number: int, head: bytes, payload: bytes) -> None:
-        """Send a frame; a lost connection takes it and does nothing."""
-        self._transport.writelines((_FRAME.pack(number, len(head), len(payload)), head, payload))
+        """Send a frame, unless the connection is lost."""
+        if not self._transport.is_closing():
+            self._transport.writelines((_FRAME.pack(number, len(head), len(payload)), head, payload))
 
     def received(self, number: int, head: bytes, payload: bytes) -> None:
         """Take a frame."""
@@ -149,8 +152,7 @@ class _Serving(_Frames):
 
 
 async def listen(serve: Serve) -> str:
-    """Wait for one connection, for some seconds at most, and return the path of its socket."""
-    folder = Path(tempfile.mkdtemp(prefix="polku-"))
+    """Wait for one connection, for some seconds at most; return the path of its socket, empty where none can be had."""
     loop = asyncio.get_running_loop()
 
     def close() -> None:
@@ -158,14 +160,22 @@ async def listen(serve: Serve) -> str:
         server.close()
         shutil.rmtree(folder, ignore_errors=True)
 
-    server = await loop.create_unix_server(lambda: _Serving(serve, close), folder / "hop")
+    folder = Path()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="polku-"))
+        server = await loop.create_unix_server(lambda: _Serving(serve, close), folder / "hop")
+    except OSError as error:  # no room, or a path that is too long for a socket
+        if folder.name:
+            shutil.rmtree(folder, ignore_errors=True)
+        _LOG.warning("batches come by calls of Ray: a socket cannot be had: %s", error)
+        return ""
     timer = loop.call_later(_UNUSED_SECONDS, close)
     return str(folder / "hop")
 
 
 async def reach(path: str) -> Shortcut | None:
     """Connect to what listens; None where it is on another machine, or sockets are not wanted."""
-    if os.environ.get("POLKU_HOPS", "").strip().lower() == "ray":
+    if not path or os.environ.get("POLKU_HOPS", "").strip().lower() == "ray":
         return None
     with contextlib.suppress(OSError):
         _, shortcut = await asyncio.get_running_loop().create_unix_connection(Shortcut, path)

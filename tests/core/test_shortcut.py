@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ async def test_a_socket_that_nobody_connects_to_goes(monkeypatch: pytest.MonkeyP
     path = Path(await listen(Echo().serve))
     await asyncio.sleep(0.1)
     assert not path.parent.exists()
+
+
+async def test_where_no_socket_can_be_had_there_is_no_shortcut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 110)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    path = await listen(Echo().serve)
+    assert path == ""
+    assert not list(long.iterdir())
+    assert await reach(path) is None
 
 
 async def test_sockets_may_be_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
