@@ -1,6 +1,6 @@
 """The next actor, as a link sees it.
 
-What a link pushes goes through a socket where the actor is on this machine, and by calls of Ray where it is not.
+What a link pushes goes through a socket where the actor is on this node, and by calls of Ray where it is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.names import find
-from polku.actors.shortcut import LostError, Shortcut, reach
+from polku.actors.shortcut import LostError, Shortcut, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
 from polku.errors import UnavailableError
@@ -22,6 +22,9 @@ _PAUSE = 0.2  # seconds between two questions to an actor that is on its way bac
 
 # A push that takes longer is repeated under the same identity: the receiver, if it lives, answers both alike.
 _DEADLINE = 30.0
+
+# Of an actor that takes longer to answer over a socket Ray is asked whether it lives: its process may go on without it.
+_DOUBT = 2.0
 
 
 class _LateError(UnavailableError):
@@ -52,7 +55,7 @@ class RayPeer:
         head, payload = pack_push(push, batch)
         shortcut = await self._short_way()
         if shortcut is not None:
-            return unpack_answer(await self._wait(shortcut.ask("push", (head, *self._after), payload)))
+            return unpack_answer(await self._hear(shortcut, shortcut.ask("push", (head, *self._after), payload)))
         handle = self._handle or await self._find()
         return unpack_answer(await self._call(handle.push.remote(head, payload, *self._after)))
 
@@ -62,7 +65,8 @@ class RayPeer:
             try:
                 shortcut = await self._short_way()
                 if shortcut is not None:
-                    return _receipt(unpack_answer(await self._wait(shortcut.ask("settle", (push, *self._after)))))
+                    asked = shortcut.ask("settle", (push, *self._after))
+                    return _receipt(unpack_answer(await self._hear(shortcut, asked)))
                 handle = self._handle or await self._find()
                 return _receipt(await self._call(handle.settle.remote(push, *self._after)))
             except _LateError:  # it is held for longer: pushing it again would not help
@@ -83,9 +87,24 @@ class RayPeer:
             if self._tried != self._life:
                 handle = self._handle or await self._find()
                 life = self._life
-                self._shortcut = await reach(await self._call(handle.listen.remote()))
+                self._shortcut = await reach(await self._call(handle.listen.remote(this_node())))
                 self._tried = life
         return self._shortcut if self._shortcut is not None and self._shortcut.is_open else None
+
+    async def _hear(self, shortcut: Shortcut, answer: asyncio.Future[bytes]) -> bytes:
+        """Wait for an answer over a socket, which is closed where Ray knows of another life of the actor."""
+        before = self._life
+        done, _ = await asyncio.wait((answer,), timeout=_DOUBT)
+        if not done:
+            asking = asyncio.ensure_future(self._ask_life())
+            await asyncio.wait((answer, asking), return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and not answer.done() and asking.result() not in (0, before):
+                self._life = asking.result()
+                shortcut.close()
+                raise UnavailableError(f"{self._name} does not answer: it has another process by now", died=True)
+            asking.cancel()
+        heard: bytes = await self._wait(answer)
+        return heard
 
     async def _call(self, ref: Any) -> Any:
         return await self._wait(asyncio.wrap_future(ref.future()))

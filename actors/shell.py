@@ -58,10 +58,10 @@ class Shell:
         """Build the running object and open its files, sockets and clients."""
         raise NotImplementedError
 
-    async def listen(self) -> str:
-        """Open a shortcut for the one actor that asks; return the path of its socket."""
+    async def listen(self, node: str) -> str:
+        """Open a shortcut for the one actor that asks, and return the path of its socket; empty on another node."""
         await self.ensure_started()
-        return await shortcut.listen(self._serve)
+        return await shortcut.listen(self._serve) if node == shortcut.this_node() else ""
 
     async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
         """Do what came in by a shortcut."""

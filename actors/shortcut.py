@@ -1,8 +1,10 @@
-"""The short way from one actor to another of the same machine: a Unix socket beside Ray's calls.
+"""The short way from one actor to another of the same node: a Unix socket beside Ray's calls.
 
 A call of Ray costs sender and receiver 0.8 ms of CPU together whatever is in it, a push over a socket a tenth of that.
-What Ray knows, it alone tells: where a connection is lost, who pushed asks Ray whether the other has died, and pushes
-again under the same identity; in that life of the other it does so by calls. `POLKU_HOPS=ray` leaves sockets out.
+What Ray knows, it alone tells: where a connection is lost, or an answer slow to come, who pushed asks Ray whether the
+other has died, and pushes again under the same identity; where it lives, by calls. Actors of one node share its fate;
+those of other nodes are reached by calls even on one machine, as processes of a lost node may go on for a while.
+`POLKU_HOPS=ray` leaves sockets out.
 
 A socket lies in a folder that only this user may look into, and is gone as soon as its one connection stands. Frames in
 both directions: a number (of the request that is answered), the sizes of head and payload, head, payload.
@@ -173,8 +175,16 @@ async def listen(serve: Serve) -> str:
     return str(folder / "hop")
 
 
+def this_node() -> str:
+    """Return the node that this process belongs to."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
 async def reach(path: str) -> Shortcut | None:
-    """Connect to what listens; None where it is on another machine, or sockets are not wanted."""
+    """Connect to what listens; None where nothing does, or sockets are not wanted."""
     if not path or os.environ.get("POLKU_HOPS", "").strip().lower() == "ray":
         return None
     with contextlib.suppress(OSError):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -65,4 +68,28 @@ async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without()
     assert ids == [f"{number:03d}" for number in range(10)]
     assert ways["call"] > 0
     await link.close()
+    ray.kill(actor)
+
+
+@pytest.mark.usefixtures("ray_session")
+async def test_an_actor_that_ray_has_started_again_is_pushed_to_where_it_is_now() -> None:
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote()
+    peer = RayPeer(actor, "recorder")
+    link = Link("test", peer, retry_delay=lambda _: 0.01)
+    assert await link.push(_batch(0)) == Receipt()
+    pid = (await actor.vitals.remote()).pid
+    os.kill(pid, signal.SIGSTOP)  # its socket stays open
+    try:
+        answer = link.push_nowait(_batch(1))
+        await asyncio.sleep(0.1)
+        ray.kill(actor, no_restart=False)
+        assert await asyncio.wait_for(answer, 60) == Receipt()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert (await actor.found.remote())[0] == ["001"]
+    await link.close()
+    if peer._shortcut is not None:
+        peer._shortcut.close()
+    await asyncio.sleep(0.1)
     ray.kill(actor)
