@@ -97,12 +97,14 @@ class RayPeer:
         done, _ = await asyncio.wait((answer,), timeout=_DOUBT)
         if not done:
             asking = asyncio.ensure_future(self._ask_life())
-            await asyncio.wait((answer, asking), return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait((answer, asking), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                asking.cancel()  # does nothing to one that has its answer
             if asking.done() and not answer.done() and asking.result() not in (0, before):
                 self._life = asking.result()
                 shortcut.close()
                 raise UnavailableError(f"{self._name} does not answer: it has another process by now", died=True)
-            asking.cancel()
         heard: bytes = await self._wait(answer)
         return heard
 

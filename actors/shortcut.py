@@ -1,6 +1,7 @@
 """The short way from one actor to another of the same node: a Unix socket beside Ray's calls.
 
-A call of Ray costs sender and receiver 0.8 ms of CPU together whatever is in it, a push over a socket a tenth of that.
+A call of Ray costs sender and receiver 0.8 ms of CPU together whatever is in it. One event by itself took 13 ms of CPU
+through four actors by calls, and 2.4 ms over sockets (in turns, on a slow day, `polku bench --unary --in-flight 1`).
 What Ray knows, it alone tells: where a connection is lost, or an answer slow to come, who pushed asks Ray whether the
 other has died, and pushes again under the same identity; where it lives, by calls. Actors of one node share its fate;
 those of other nodes are reached by calls even on one machine, as processes of a lost node may go on for a while.

@@ -8,7 +8,7 @@ leaves at once, but for one in 128, which waits to find out whether that is stil
 
 Measured on two cores (in turns, on slow days) with 32 unary calls in flight: inline 1,350 a second without, 4,000 with
 it, where 24 or 48 turns do the same within the noise and 16 a twentieth less; on Ray, fast door, 5,700 with 40 turns,
-4,900 with 300 (where hops are calls of Ray, which cost ten times as much, 300 gave a sixth more than 40).
+4,900 with 300 (where hops are calls of Ray, which cost several times as much, 300 gave a sixth more than 40).
 """
 
 from __future__ import annotations
