@@ -1,8 +1,14 @@
-"""Give memory back to the operating system once a process is quiet.
+"""Keep the memory that one batch needed for the next; give it back to the operating system once a process is quiet.
 
-The C library keeps what a burst of events needed, for the next one. Measured inline: 36 to 41 MB right after bursts of
-500,000 events, 29 MB two seconds later; of four actors 320 and 287 MB. Giving it back takes 1 to 2 ms, in which nobody
-else can allocate, so it waits for a moment in which nothing happens.
+By itself the C library returns to the system what is free at the top of a heap beyond twice the largest block so far:
+most pages of joined batches are new each time, and each is paid for with a page fault. Kept, a frame of 860 kB takes
+0.16 ms at the receiving end of a socket instead of 0.81. A million events through four actors then cost the stage 4,000
+page faults instead of 18,000, buffer and emitter next to none instead of 15,000 and 50,000; delivered a second, in
+turns: 4 to 15 % more.
+
+Of what a burst needed, most is given back two seconds later. Measured inline: 36 to 41 MB right after bursts of 500,000
+events, then 29 MB; of four actors 320 and 287 MB. Giving it back takes 1 to 2 ms, in which nobody else can allocate, so
+it waits for a moment in which nothing happens.
 """
 
 from __future__ import annotations
@@ -16,6 +22,11 @@ _NAME = "polku-memory"
 _LOOK_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # of CPU between two looks: Ray's own threads need 0.01 to 0.02
 _WORTH_SECONDS = 0.5  # of CPU since memory was given back: less work has not taken much
+
+# By their numbers in malloc.h. Larger blocks than the largest message of gRPC's default (4 MB) come from the system
+# still; less than 16 MB free at the top of a heap stays there. 2 and 32 MB, or 64 MB, spare no more page faults.
+_M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 16 * 1024 * 1024
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 4 * 1024 * 1024
 
 
 class Quiet:
@@ -33,11 +44,15 @@ class Quiet:
         return True
 
 
-def give_back_when_quiet() -> None:
-    """Watch this process from a thread, where the C library can give memory back (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None and _NAME not in {thread.name for thread in threading.enumerate()}:
-        threading.Thread(target=_watch, args=(trim,), name=_NAME, daemon=True).start()
+def keep_while_busy() -> None:
+    """Keep freed memory until this process is quiet, which a thread watches for, where the C library can (glibc)."""
+    library = ctypes.CDLL(None)
+    trim, option = getattr(library, "malloc_trim", None), getattr(library, "mallopt", None)
+    if trim is None or option is None or _NAME in {thread.name for thread in threading.enumerate()}:
+        return
+    option(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    option(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+    threading.Thread(target=_watch, args=(trim,), name=_NAME, daemon=True).start()
 
 
 def _watch(trim: Callable[[int], int]) -> None:

@@ -1,4 +1,4 @@
-"""A process that has become quiet gives its memory back."""
+"""A process keeps the memory that its batches need, and gives it back once it is quiet."""
 
 from __future__ import annotations
 
@@ -34,6 +34,24 @@ print(high, private_mb(), [thread.name for thread in threading.enumerate()].coun
 """
 
 
+KEPT = """
+import resource
+from polku.memory import keep_while_busy
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [bytearray(b"x") * 1_000_000 for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+keep_while_busy()
+faults()
+print(before, faults())
+"""
+
+
 def test_it_is_quiet_once_after_each_piece_of_work() -> None:
     quiet = Quiet(10.0)
     assert not quiet.has_come(10.01)  # nothing worth it was done
@@ -52,3 +70,11 @@ def test_what_a_burst_needed_is_given_back() -> None:
     assert float(high) > 90
     assert float(low) < float(high) - 80
     assert threads == "1"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library always gives memory back")
+def test_large_blocks_are_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 10_000  # 160 blocks of 244 pages
+    assert after < 1_000
