@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ray import cloudpickle
 
 from polku.actors import shortcut
+from polku.memory import keep_until_quiet
 from polku.serving import tune_process
 
 
@@ -52,6 +53,7 @@ class Shell:
                 await self.open()
                 self._open_seconds = time.monotonic() - began
                 tune_process()
+                keep_until_quiet()
                 self._started = True
 
     async def open(self) -> None:

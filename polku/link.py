@@ -69,10 +69,12 @@ class Window(NamedTuple):
     Fewer than `gather_events` wait for more, as `Gathering` says: while half of the window is under way, and where they
     come side by side until none has come for `gather_turns` of the event loop.
 
-    Measured as a chain of four actors on two cores whose hops were calls of Ray: a window of 2 beat 1 (no overlap)
-    and 4 (smaller joins). A call costs 0.8 ms, whatever is in it, and 0.5 ms more for 800 kB, but 3 ms more for 1.5
-    MB: joins of 6,144 events or just under a megabyte gave 520,000 events a second where 4,096 events or half a
-    megabyte gave 455,000.
+    Measured as a chain of four actors on two cores, in turns. Over sockets a window of 2 and joins of 3,072 to 8,192
+    events gave 421,000 to 452,000 events a second, which is one number on that machine, and so did windows of 1 and 4:
+    both cores are busy anyhow, but a window of 1 would leave a core idle where there are more. Smaller and larger joins
+    gave less: 1,024 events a tenth, 12,288 (1.9 MB) a sixth. By calls of Ray, as between nodes, it matters: one costs
+    0.8 ms, whatever is in it, and 0.5 ms more for 800 kB, but 3 ms more for 1.5 MB, so that 6,144 events or just under
+    a megabyte gave 520,000 events a second where 4,096 or half a megabyte gave 455,000, and 2 beat 1 and 4.
     """
 
     batches: int = 2

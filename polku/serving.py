@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from polku.memory import keep_while_busy
+from polku.memory import give_back_when_quiet
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
@@ -70,7 +70,7 @@ def _report_changes(pipeline: Pipeline, before: dict[str, str]) -> dict[str, str
 
 
 def tune_process() -> None:
-    """Let Python's cycle collector run less often, and keep memory while busy: in processes that do nothing but serve.
+    """Let Python's cycle collector run less often, and give memory back: in processes that do nothing but serve.
 
     The collector runs after so many new objects, and each event that is looked at is one: at the default of 700 it took
     0.2 to 0.3 µs an event. What exists by now is not looked at again.
@@ -78,7 +78,7 @@ def tune_process() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-    keep_while_busy()
+    give_back_when_quiet()
 
 
 def favour_journal(strategy: BufferStrategy) -> None:

@@ -1,4 +1,4 @@
-"""A process keeps the memory that its batches need, and gives it back once it is quiet."""
+"""A process that has become quiet gives its memory back, and an actor keeps what its batches need until then."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(high, private_mb(), [thread.name for thread in threading.enumerate()].coun
 
 KEPT = """
 import resource
-from polku.memory import keep_while_busy
+from polku.memory import keep_until_quiet
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,7 +46,7 @@ def faults():
 
 faults()
 before = faults()
-keep_while_busy()
+keep_until_quiet()
 faults()
 print(before, faults())
 """
