@@ -13,7 +13,7 @@ help:
 	@echo "make proto   generate the Python code of proto/ again"
 	@echo "make matrix  test every Python with every protobuf (minutes)"
 	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
-	@echo "make bench   measure the table of targets (an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
+	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make clean   remove everything that was made"
 
 run: venv
