@@ -72,7 +72,7 @@ class Window(NamedTuple):
     Measured as a chain of four actors on two cores, in turns. Over sockets a window of 2 and joins of 3,072 to 8,192
     events gave 421,000 to 452,000 events a second, which is one number on that machine, and so did windows of 1 and 4:
     both cores are busy anyhow, but a window of 1 would leave a core idle where there are more. Smaller and larger joins
-    gave less: 1,024 events a tenth, 12,288 (1.9 MB) a sixth. By calls of Ray, as between nodes, it matters: one costs
+    gave less: 2,048 events a sixth, 12,288 (1.9 MB) too. By calls of Ray, as between nodes, it matters: one costs
     0.8 ms, whatever is in it, and 0.5 ms more for 800 kB, but 3 ms more for 1.5 MB, so that 6,144 events or just under
     a megabyte gave 520,000 events a second where 4,096 or half a megabyte gave 455,000, and 2 beat 1 and 4.
     """
