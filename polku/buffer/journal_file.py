@@ -14,28 +14,14 @@ import sqlite3
 import zlib
 from pathlib import Path
 
+from polku.buffer.schema import VERSION, is_journal, read_as_present, upgrade
 from polku.errors import JournalCorruptError, JournalError
 
-VERSION = 1
 DEAD_LETTERS = 0x504F4C44
 """`POLD`, the application id of files of dead letters."""
 
 PAGE = 32 * 1024
 _CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS batch(
-    position INTEGER PRIMARY KEY, takers INTEGER NOT NULL, events INTEGER NOT NULL, size INTEGER NOT NULL,
-    origin TEXT, epoch INTEGER, seq INTEGER, routes TEXT, enqueued_ns INTEGER, trace TEXT,
-    payload BLOB NOT NULL, seal INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS outlet(name TEXT PRIMARY KEY, bit INTEGER NOT NULL UNIQUE, cursor INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS answered(
-    origin TEXT, epoch INTEGER, seq INTEGER, first INTEGER, last INTEGER, refused TEXT,
-    PRIMARY KEY(origin, epoch, seq)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-PRAGMA user_version={VERSION};
-COMMIT;
-"""
 ENTRY = 13
 """The number of columns of `entry`, the view through which one statement writes all that a commit holds."""
 
@@ -72,16 +58,12 @@ def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
         if writable:
             db.execute(f"PRAGMA page_size={PAGE}")
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        (owner,) = db.execute("PRAGMA application_id").fetchone()
-        if owner == DEAD_LETTERS:
-            raise JournalError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
-            raise JournalError(path, f"was written by another version of POLKU (format {version}, ours {VERSION})")
-        if version == 0 and (not writable or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
-            raise JournalError(path, "is no journal; choose another path")
+        db.create_function("seal", -1, seal, deterministic=True)
+        _check_made_by_us(db, path, writable=writable)
         if writable:
             _prepare(db)
+        else:
+            read_as_present(db)
     except BaseException:
         db.close()
         raise
@@ -119,20 +101,29 @@ def as_journal_error(path: Path, error: Exception) -> JournalError:
     return JournalError(path, str(error))
 
 
+def _check_made_by_us(db: sqlite3.Connection, path: Path, *, writable: bool) -> None:
+    """Raise `JournalError` where this is another program's database, or not one that this version can use."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application == DEAD_LETTERS:
+        raise JournalError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    is_empty = not (application or version or db.execute("SELECT 1 FROM sqlite_master").fetchone())
+    if is_empty and writable:
+        return
+    if is_empty or not is_journal(db):
+        raise JournalError(path, "is no journal; choose another path")
+    if version > VERSION:
+        raise JournalError(path, f"was written by a newer version of POLKU (format {version}, ours {VERSION})")
+
+
 def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA secure_delete=OFF")  # some builds overwrite what is deleted: all that was written, once more
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute(f"PRAGMA journal_size_limit={_CHECKPOINT_PAGES * PAGE}")
-    db.create_function("seal", 11, seal, deterministic=True)
-    try:
-        db.executescript(_SCHEMA)
-        db.executescript(_ENTRY)
-    except sqlite3.Error:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    upgrade(db)
+    db.executescript(_ENTRY)
 
 
 def _escape(path: Path) -> str:

@@ -19,6 +19,7 @@ from polku.buffer.entry import Answer
 from polku.buffer.journal import KEPT_ANSWERS, Journal, Row, Work
 from polku.buffer.lock import holder
 from polku.buffer.repair import faults, finish_salvage, salvage
+from polku.buffer.schema import VERSION
 from polku.codes import Code
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
@@ -223,7 +224,7 @@ def test_another_format_and_another_programs_file_are_left_alone(tmp_path: Path)
     with sqlite3.connect(tmp_path / "newer") as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(JournalError, match=r"format 99, ours 1"):
+    with pytest.raises(JournalError, match=rf"newer version of POLKU \(format 99, ours {VERSION}\)"):
         Journal(tmp_path / "newer")
     with sqlite3.connect(tmp_path / "theirs") as db:
         db.execute("CREATE TABLE users(name)")
