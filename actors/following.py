@@ -20,9 +20,11 @@ from polku.actors.opening import open_doors, start, start_all
 from polku.actors.places import Node, Place, living, spread, workers
 from polku.errors import NotRunningError, PolkuError
 from polku.gateway.doors import Doors
+from polku.log import RepeatedLog
 from polku.plan import Plan
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _LOOK_SECONDS = 2.0
 _STOP_SECONDS = 2.0  # for what cannot be interrupted: the drain must have its time
 _PAUSE_SECONDS = 30.0  # until a node that could not be given a lane is tried again
@@ -64,7 +66,7 @@ class Following:
             except (NotRunningError, RuntimeError):  # the program ends without a stop
                 return
             except Exception as error:  # whatever Ray raises where its own service does not answer
-                _LOG.warning("the nodes of the cluster cannot be listed: %s", error)
+                _REPEATED.warning("nodes", "the nodes of the cluster cannot be listed: %s", error)
                 continue
             # A list without this very node is no list of the cluster.
             if not self._plan.buffer.path and self._here.address in alive:
@@ -86,11 +88,13 @@ class Following:
         try:
             await self._add(place)
         except ray.exceptions.RayActorError as error:
-            _LOG.error("the lane of node %s was lost while it was started: %s", address, error)
+            _REPEATED.error((address, "lost"), "the lane of node %s was lost while it was started: %s", address, error)
             await asyncio.sleep(_PAUSE_SECONDS)
         except Exception as error:
             cause = getattr(error, "cause", None) or error
-            _LOG.error("node %s could not be given a lane: %s; it is tried again soon", address, cause)
+            _REPEATED.error(
+                (address, "join"), "node %s could not be given a lane: %s; it is tried again soon", address, cause
+            )
             await asyncio.sleep(_PAUSE_SECONDS)
         finally:
             self._joining.pop(address, None)

@@ -21,9 +21,11 @@ from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
 from polku.lane import LaneStatistics
+from polku.log import RepeatedLog
 from polku.runtime.watch import Progress, Watch
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _INTERVAL = 1.0  # seconds between two looks
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
@@ -171,7 +173,9 @@ class HubShell:
             known = before.vitals if before else None
             if known and sight.vitals and known.epoch != sight.vitals.epoch:
                 self._restarts[name] = self._restarts.get(name, 0) + 1
-                _LOG.warning("%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid)
+                _REPEATED.warning(
+                    (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
+                )
                 self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
             self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
         # After the loop: another look may run while this one waits, and must not count again.
@@ -201,7 +205,9 @@ class HubShell:
                 async with asyncio.timeout(min(_PATIENCE, self._hang)):
                     waits = await handle.serve.remote(lanes)
                 if waits:
-                    _LOG.warning("%s is started again: it waits for a lane that is lost with its node", name)
+                    _REPEATED.warning(
+                        (name, "again"), "%s is started again: it waits for a lane that is lost with its node", name
+                    )
                     self._expect(name)
                     ray.kill(handle, no_restart=False)
 
@@ -230,7 +236,9 @@ class HubShell:
             self._expect(name)
         silent = time.monotonic() - self._answered[name]
         if silent >= self._hang:
-            _LOG.error("%s has not answered for %.0f s: something in it blocks; it is killed", name, silent)
+            _REPEATED.error(
+                (name, "hangs"), "%s has not answered for %.0f s: something in it blocks; it is killed", name, silent
+            )
             self._expect(name)
             ray.kill(handle, no_restart=False)
         return max(silent, 0.0)

@@ -27,8 +27,10 @@ from typing import Any
 
 from polku.begin import begin
 from polku.errors import UnavailableError
+from polku.log import RepeatedLog
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _FRAME = struct.Struct("<III")
 _UNUSED_SECONDS = 10.0
 
@@ -170,7 +172,7 @@ async def listen(serve: Serve) -> str:
     except OSError as error:  # no room, or a path that is too long for a socket
         if folder.name:
             shutil.rmtree(folder, ignore_errors=True)
-        _LOG.warning("batches come by calls of Ray: a socket cannot be had: %s", error)
+        _REPEATED.warning("socket", "batches come by calls of Ray: a socket cannot be had: %s", error)
         return ""
     timer = loop.call_later(_UNUSED_SECONDS, close)
     return str(folder / "hop")

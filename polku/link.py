@@ -27,10 +27,12 @@ from polku.begin import begin
 from polku.codes import Code
 from polku.errors import DrainingError, UnavailableError
 from polku.gathering import Backlog, Gathering
+from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal, Taken
 from polku.suspects import DEATHS, Suspects, divide
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 
 
 class Push(NamedTuple):
@@ -308,7 +310,7 @@ class Link:
                     return await self._push_in_parts(batch)
                 attempt += 1
                 self._resent += 1
-                _LOG.info("%s: batch %d is sent again: %s", self.name, seq, error)
+                _REPEATED.info(self.name, "%s: batch %d is sent again: %s", self.name, seq, error)
                 await asyncio.sleep(self._retry_delay(attempt))
 
     async def _flush(self, everything: bool) -> None:

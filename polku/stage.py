@@ -23,12 +23,14 @@ from polku.dead_letters import DeadLetters
 from polku.delivery import call_hook
 from polku.event.v1.event_pb2 import Event
 from polku.link import Outgoing
+from polku.log import RepeatedLog
 from polku.receipt import Counts, Receipt, Refusal
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 
 
 class StageStatistics(NamedTuple):
@@ -174,7 +176,7 @@ class Stage:
         except Exception as error:
             detail = traceback.format_exc()
             reason = f"{step.name}: {type(error).__name__}: {error}"
-            _LOG.exception("%s failed on a batch of %d events", step.name, len(events))
+            _REPEATED.exception(step.name, "%s failed on a batch of %d events", step.name, len(events))
             dead = [DeadEvent(e, Refusal(e.id, Code.MIDDLEWARE_ERROR, reason), detail) for e in events]
             return Outcome([], dead)
         finally:

@@ -31,11 +31,13 @@ from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
 from polku.daemon import DaemonExecutor
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
+from polku.log import RepeatedLog
 from polku.receipt import Refusal
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _AT_HAND = 16 * 1024 * 1024  # bytes of the latest batches that are not read from the disk again
 _BATCH_COSTS = 1024  # bytes that a batch takes in memory beside its payload
 _CURSORS_ALONE = 0.05  # seconds until cursors are written that nothing else travels with
@@ -303,7 +305,7 @@ class DurableLog:
                 try:
                     self._work_on(units, aside)
                 except Exception as error:
-                    _LOG.exception("journal %s", self._path)
+                    _REPEATED.exception((self._path, "work"), "journal %s", self._path)
                     self._post(self._failed, units, JournalError(self._path, f"{type(error).__name__}: {error}"))
                 if closing and not units:
                     return
@@ -396,7 +398,7 @@ class DurableLog:
                     if self._units or self._closing:
                         return
         except JournalError as error:
-            _LOG.warning("%s (while it was to be made smaller)", error)
+            _REPEATED.warning((self._path, "shrink"), "%s (while it was to be made smaller)", error)
 
     def _reopen(self, units: list[_Unit]) -> bool:
         """Try to open the journal again; those who wait for it are refused."""
@@ -425,7 +427,7 @@ class DurableLog:
     def _written(self, units: list[_Unit], events: int, size: int) -> None:
         self._commits += 1
         if self._fault:
-            _LOG.warning("journal %s can be written again", self._path)
+            _REPEATED.warning((self._path, "well"), "journal %s can be written again", self._path)
         self._fault = ""
         self._freed(events, size)
         for unit in units:
@@ -452,7 +454,7 @@ class DurableLog:
 
     def _say_fault(self, text: str) -> None:
         if text != self._fault:
-            _LOG.error("%s", text)
+            _REPEATED.error((self._path, "fault"), "%s", text)
         self._fault = text
 
     def _keep_at_hand(self, position: int, batch: Batch, owners: int) -> None:
@@ -483,10 +485,12 @@ class DurableLog:
             try:
                 batches.append(reader.read(position))
             except JournalCorruptError as error:
-                _LOG.error("%s", error)
+                _REPEATED.error((self._path, "damaged"), "%s", error)
                 batches.append(None)
             except KeyError:
-                _LOG.error("journal %s: the batch at position %d has gone", self._path, position)
+                _REPEATED.error(
+                    (self._path, "gone"), "journal %s: the batch at position %d has gone", self._path, position
+                )
                 batches.append(None)
         return batches
 

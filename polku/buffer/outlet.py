@@ -20,9 +20,11 @@ from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
 from polku.link import Link, Window
+from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
@@ -311,7 +313,7 @@ class Outlet:
         try:
             slots = await self._log.next_slots(self.name, self._loaded, limit)
         except JournalError as error:
-            _LOG.error("%s", error)
+            _REPEATED.error((self.name, "load"), "emitter %r: %s", self.name, error)
             await asyncio.sleep(1.0)
             return
         for slot in slots:
@@ -320,7 +322,9 @@ class Outlet:
             self._behind = False
             missing = self._lag - self._in_flight - self._reserved - sum(claim.count for claim in self._waiting)
             if missing > 0:
-                _LOG.error("emitter %r: %d events are no longer in the journal", self.name, missing)
+                _REPEATED.error(
+                    (self.name, "gone"), "emitter %r: %d events are no longer in the journal", self.name, missing
+                )
                 self._unreadable += missing
                 self._account(-missing, 0)
 
@@ -358,7 +362,9 @@ class Outlet:
         good = []
         for claim, batch in zip(claims, await self._fetch([claim.slot.position for claim in claims]), strict=True):
             if batch is None:
-                _LOG.error("emitter %r: %d events are lost: they cannot be read", self.name, claim.count)
+                _REPEATED.error(
+                    (self.name, "lost"), "emitter %r: %d events are lost: they cannot be read", self.name, claim.count
+                )
                 self._unreadable += claim.count
                 self._pass(claim)
                 continue
@@ -371,7 +377,7 @@ class Outlet:
             try:
                 return await self._log.fetch(positions)
             except JournalError as error:  # they are there, and can be read another time
-                _LOG.error("emitter %r: %s", self.name, error)
+                _REPEATED.error((self.name, "fetch"), "emitter %r: %s", self.name, error)
                 await asyncio.sleep(1.0)
 
     async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:

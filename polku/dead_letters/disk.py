@@ -16,12 +16,14 @@ from polku.daemon import DaemonExecutor
 from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics
 from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.errors import JournalError
+from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _AGAIN = 1.0  # seconds until what could not be stored is tried again
 _LOOK = 1.0  # seconds between two looks for letters that are to be replayed
 
@@ -154,7 +156,7 @@ class StoredDeadLetters(DeadLetters):
                 left = True
         if gone:
             await self._call(lambda store: store.replayed(gone))
-            _LOG.info("%d dead letters go through the pipeline again", len(gone))
+            _REPEATED.info("replay", "%d dead letters go through the pipeline again", len(gone))
         return left
 
     @property
@@ -163,7 +165,7 @@ class StoredDeadLetters(DeadLetters):
 
     def _say_fault(self, work: str, text: str) -> None:
         if text and text != self._faults.get(work):
-            _LOG.error("dead letters: %s", text)
+            _REPEATED.error(work, "dead letters: %s", text)
         self._faults[work] = text
 
     async def _call(self, work: Callable[[DeadLetterStore], T]) -> T:

@@ -11,9 +11,11 @@ from polku.batch import Batch
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
 from polku.event.v1.event_pb2 import Event
+from polku.log import RepeatedLog
 from polku.receipt import Refusal
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 
 
 class DeadLetter(NamedTuple):
@@ -93,6 +95,7 @@ class DeadLetters:
         self._counts[letter.emitter, letter.code] += 1
         self._letters.append(letter)
         where = f" for {letter.emitter}" if letter.emitter else ""
-        _LOG.warning("dead letter%s: event %s: %s: %s", where, letter.event.id, letter.code, letter.reason)
+        kind = (letter.emitter, letter.code)
+        _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, letter.event.id, letter.code, letter.reason)
         if letter.detail:
-            _LOG.info("%s", letter.detail)
+            _REPEATED.info((*kind, "detail"), "%s", letter.detail)

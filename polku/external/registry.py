@@ -18,9 +18,11 @@ from polku.external.connection import Connection
 from polku.external.ingest import PluginIngestor
 from polku.external.introduction import emitter_fault, ingestor_fault, routing_name
 from polku.external.rules import PluginRules
+from polku.log import RepeatedLog
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _CONCURRENCY = 64
 _MOST_SOURCES = 1_000
 
@@ -115,7 +117,7 @@ class Registry:
             self._entries[entry.plugin_id] = entry
             if before is not None:
                 await self._remove(before, f"plugin {info.name!r} registered again without it", alarm=True, by=entry)
-            _LOG.info("plugin %r %s at %s is registered", info.name, info.version, address)
+            _REPEATED.info(info.name, "plugin %r %s at %s is registered", info.name, info.version, address)
             return entry.plugin_id
 
     async def heartbeat(self, plugin_id: str) -> bool:
@@ -142,7 +144,7 @@ class Registry:
                 silence = self._clock.monotonic() - entry.heard
                 if silence > self.rules.silent_after:
                     reason = f"plugin {entry.info.name!r} has given no sign of life for {silence:.0f} s"
-                    _LOG.warning("%s: it is taken out", reason)
+                    _REPEATED.warning((entry.info.name, "silent"), "%s: it is taken out", reason)
                     await self._remove(entry, reason, alarm=True)
 
     async def _sweep(self) -> None:
@@ -151,7 +153,7 @@ class Registry:
             try:
                 await self.remove_silent()
             except Exception:  # a slot that cannot be reached must not end the watch over the others
-                _LOG.exception("a silent plugin could not be taken out")
+                _REPEATED.exception("sweep", "a silent plugin could not be taken out")
 
     def _refuse_conflicts(self, info: PluginInfo) -> None:
         if not info.name:

@@ -31,12 +31,14 @@ from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
+from polku.log import RepeatedLog
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 
 if TYPE_CHECKING:
     from polku.gateway.registry import RegistryService
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _METHOD = "/polku.v1.Gateway/SendEvent"
 _CALLS = 256  # in one trip from Rust
 _BYTES = 1 << 20  # pushed together: so far the limit on open bytes may be passed
@@ -172,7 +174,7 @@ class FastServer:
             acks = await self._intake.together([admission for _, _, admission in requests], size)
             self._respond(front, requests, acks)
         except Exception as error:
-            _LOG.exception("the fast door could not answer")
+            _REPEATED.exception("answer", "the fast door could not answer")
             failure = Failure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
             for call_id, _, _ in requests:  # a call that has its answer takes no second one
                 _fail(front, call_id, failure)

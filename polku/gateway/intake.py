@@ -26,6 +26,7 @@ from polku.gateway.admission import Admission, admit_event, admit_events, admit_
 from polku.gateway.turns import Turn, Turns
 from polku.limits import Limits
 from polku.link import Link
+from polku.log import RepeatedLog
 from polku.receipt import Counts, Receipt, Refusal
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
 from polku.views import read_envelope
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from polku.gateway.pulling import Sources
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 
 
 class IntakeStatistics(NamedTuple):
@@ -359,7 +361,7 @@ class Intake:
         except PolkuError as error:
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={context.source!r}: {error}") from error
         except Exception as error:
-            _LOG.exception("the ingestor for source %r failed", context.source)
+            _REPEATED.exception(context.source, "the ingestor for source %r failed", context.source)
             reason = f"ingestor for source={context.source!r}: {type(error).__name__}: {error}"
             raise InputError(Code.INGESTOR_ERROR, reason) from error
 

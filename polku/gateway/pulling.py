@@ -18,10 +18,12 @@ from polku.errors import DrainingError, InputError, PlanError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
+from polku.log import RepeatedLog
 from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import Ack
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
 
@@ -91,7 +93,7 @@ class Sources:
                 await source.run(open_stream)
                 return
             except Exception as error:
-                _LOG.exception("source %r failed", name)
+                _REPEATED.exception(name, "source %r failed", name)
                 self._faults[name] = f"{type(error).__name__}: {error}"
             await asyncio.sleep(_LONGEST_PAUSE)  # a fault of the code, not of the far end: that is the source's matter
 

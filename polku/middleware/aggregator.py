@@ -10,6 +10,7 @@ from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Flush, Holder, Part
 from polku.event.v1.event_pb2 import Event
+from polku.log import RepeatedLog
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import died
@@ -20,6 +21,7 @@ ERROR = "polku.aggregate.error"
 """The metadata key under which an event that could not be given a group says why."""
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _part: Callable[[type[Part], tuple[int, str]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
 
 
@@ -130,7 +132,7 @@ class _Groups:
 
     def _alone(self, event: Event, batch: int, error: Exception) -> Flush:
         dead = died(f"{self.name}: key", event, error)
-        _LOG.warning("event %s goes on alone: %s", event.id, dead.refusal.message)
+        _REPEATED.warning(self.name, "event %s goes on alone: %s", event.id, dead.refusal.message)
         event.metadata[ERROR] = dead.refusal.message
         return Flush([event], [Part(batch, event.id)])
 

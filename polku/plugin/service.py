@@ -21,6 +21,7 @@ from polku.delivery import call_hook
 from polku.emit.outcome import read_outcome
 from polku.errors import InputError, MisconfiguredError, RecordError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event
+from polku.log import RepeatedLog
 from polku.v1.gateway_pb2 import EventPayload
 from polku.v1.plugin_pb2 import (
     EmitError,
@@ -34,6 +35,7 @@ from polku.v1.plugin_pb2 import (
 )
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 
 
 class Service:
@@ -125,7 +127,9 @@ class IngestorService(Service):
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Exception as error:
-            _LOG.exception("%s could not ingest %d bytes", self.info.name, len(request.data))
+            _REPEATED.exception(
+                (self.info.name, "ingest"), "%s could not ingest %d bytes", self.info.name, len(request.data)
+            )
             await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
         raise AssertionError("unreachable: abort raises")
 
@@ -172,7 +176,7 @@ class EmitterService(Service):
         except RetryableError as error:
             await context.abort(grpc.StatusCode.ABORTED, str(error))
         except Exception as error:
-            _LOG.exception("%s could not emit %d events", self.info.name, len(batch))
+            _REPEATED.exception((self.info.name, "emit"), "%s could not emit %d events", self.info.name, len(batch))
             await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
         failed = {f.event_id: EmitError(event_id=f.event_id, message=f.reason, retryable=f.retryable) for f in failures}
         delivered = sum(event_id not in failed for event_id in batch.ids)

@@ -26,9 +26,11 @@ from polku.gateway.http.connections import Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
+from polku.log import RepeatedLog
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
 _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _JSON = "application/json"
@@ -119,7 +121,7 @@ class HttpServer:
         try:
             health = await self._health()
         except Exception as error:
-            _LOG.exception("the pipeline's health cannot be told")
+            _REPEATED.exception("health", "the pipeline's health cannot be told")
             health = Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
         status = 200 if health.healthy and self._serving else 503
         body = health_json(health._replace(healthy=status == 200), int(time.monotonic() - self._started))
@@ -151,7 +153,7 @@ class HttpServer:
             ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
             return self._answer(request, error.status, ack, _allow(error))
         except Exception as error:
-            _LOG.exception("%s %s failed", request.method, request.path)
+            _REPEATED.exception("failed", "%s %s failed", request.method, request.path)
             reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
             ack = self._refuse(Code.UNAVAILABLE, reason)
             return self._answer(request, 500, ack, {})

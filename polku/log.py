@@ -1,0 +1,140 @@
+"""Log lines that may repeat: the first at once, then one a minute that says how many there were.
+
+A destination that is down, or a client that sends thousands of bad events, otherwise writes more log than it sends
+data. Lines of one `kind` count as the same, whatever their arguments; the latest one stands for all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+PERIOD = 60.0
+_MAX_KINDS = 1_000
+
+
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class RepeatedLog:
+    """Write lines to a logger, each kind once in a period; from any thread.
+
+    The lines that were left out are counted, and the period ends with the latest of them and that number, as does the
+    process. More than a thousand kinds at once are not told apart in time: the oldest begins a new period.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        *,
+        period: float = PERIOD,
+        clock: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], None]], _Timer] | None = None,
+    ) -> None:
+        self._logger = logger
+        self._period = period
+        self._clock = clock
+        self._call_later = call_later or _call_later
+        self._kinds: dict[Hashable, _Kind] = {}
+        self._lock = threading.RLock()
+        self._timer: _Timer | None = None
+        _ALL.add(self)
+
+    def info(self, kind: Hashable, message: str, *arguments: object) -> None:
+        """Write a line of level INFO."""
+        self.log(logging.INFO, kind, message, *arguments)
+
+    def warning(self, kind: Hashable, message: str, *arguments: object) -> None:
+        """Write a line of level WARNING."""
+        self.log(logging.WARNING, kind, message, *arguments)
+
+    def error(self, kind: Hashable, message: str, *arguments: object) -> None:
+        """Write a line of level ERROR."""
+        self.log(logging.ERROR, kind, message, *arguments)
+
+    def exception(self, kind: Hashable, message: str, *arguments: object) -> None:
+        """Write a line of level ERROR with the traceback of the exception that is being handled."""
+        self.log(logging.ERROR, kind, message, *arguments, exc_info=True)
+
+    def log(self, level: int, kind: Hashable, message: str, *arguments: object, exc_info: bool = False) -> None:
+        """Write a line, or count it where its kind was written less than a period ago."""
+        if not self._logger.isEnabledFor(level):
+            return
+        with self._lock:
+            known = self._kinds.get(kind)
+            now = self._clock()
+            if known is not None and (known.count or now < known.until):
+                known.count += 1
+                known.latest = (level, message, arguments)
+                self._schedule(known.until - now)
+                return
+            self._forget_oldest()
+            self._kinds[kind] = _Kind(now + self._period)
+        self._logger.log(level, message, *arguments, exc_info=exc_info, stacklevel=3)
+
+    def flush(self, *, everything: bool = True) -> None:
+        """Write the lines that stand for others now, or only those whose period is over."""
+        with self._lock:
+            now = self._clock()
+            self._timer = None
+            for kind, known in list(self._kinds.items()):
+                if not everything and now < known.until:
+                    continue
+                if known.count:
+                    self._tell(known, now)
+                    self._kinds[kind] = _Kind(now + self._period)
+                else:
+                    del self._kinds[kind]
+            waiting = [known.until for known in self._kinds.values() if known.count]
+            if waiting:
+                self._schedule(min(waiting) - now)
+
+    def _tell(self, known: _Kind, now: float) -> None:
+        level, message, arguments = known.latest
+        seconds = max(1, round(now - known.until + self._period))
+        text = f"{message} (the latest of %s such lines in %d s)"
+        self._logger.log(level, text, *arguments, f"{known.count:,}", seconds)
+
+    def _schedule(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._call_later(max(0.0, seconds), lambda: self.flush(everything=False))
+
+    def _forget_oldest(self) -> None:
+        if len(self._kinds) >= _MAX_KINDS:
+            known = self._kinds.pop(next(iter(self._kinds)))
+            if known.count:
+                self._tell(known, self._clock())
+
+
+class _Kind:
+    """A kind of line: how long its period is, how many lines were left out of it, and the latest of them."""
+
+    __slots__ = ("count", "latest", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.count = 0
+        self.latest: tuple[int, str, tuple[Any, ...]] = (0, "", ())
+
+
+_ALL: weakref.WeakSet[RepeatedLog] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    for log in list(_ALL):
+        log.flush()
+
+
+def _call_later(seconds: float, call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.name = "polku-log"
+    timer.start()
+    return timer

@@ -1,0 +1,156 @@
+"""Lines that repeat: the first, then one a period with the number of those left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from polku import Batch, Event
+from polku.codes import Code
+from polku.dead_letters import DeadLetters
+from polku.log import RepeatedLog
+from polku.receipt import Refusal
+from tests.clock import FakeClock
+
+LOGGER = logging.getLogger("polku.test.log")
+
+
+class Timers:
+    """Timers that fire when the test says so."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.waiting: list[tuple[float, Callable[[], None]]] = []
+
+    def cancel(self) -> None: ...
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timers:
+        self.waiting.append((self.clock.monotonic() + seconds, call))
+        return self
+
+    def fire(self) -> None:
+        ((due, call),) = self.waiting
+        self.waiting.clear()
+        self.clock.advance(due - self.clock.monotonic())
+        call()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def timers(clock: FakeClock) -> Timers:
+    return Timers(clock)
+
+
+@pytest.fixture
+def log(clock: FakeClock, timers: Timers, caplog: pytest.LogCaptureFixture) -> RepeatedLog:
+    caplog.set_level(logging.INFO, "polku.test.log")
+    return RepeatedLog(LOGGER, period=60, clock=clock.monotonic, call_later=timers.call_later)
+
+
+def test_ten_thousand_lines_of_a_kind_are_two(
+    log: RepeatedLog, clock: FakeClock, timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(10_000):
+        log.warning("down", "no answer from %s: attempt %d", "host", number)
+        clock.advance(0.001)
+    timers.fire()
+    assert caplog.messages == [
+        "no answer from host: attempt 0",
+        "no answer from host: attempt 9999 (the latest of 9,999 such lines in 60 s)",
+    ]
+
+
+def test_what_continues_is_written_once_a_period(
+    log: RepeatedLog, timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        for _ in range(50):
+            log.error("down", "down")
+        timers.fire()
+    assert caplog.messages == [
+        "down",
+        "down (the latest of 49 such lines in 60 s)",
+        "down (the latest of 50 such lines in 60 s)",
+        "down (the latest of 50 such lines in 60 s)",
+    ]
+
+
+def test_a_line_after_a_quiet_period_is_written_at_once(
+    log: RepeatedLog, clock: FakeClock, timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.info("down", "down")
+    clock.advance(61)
+    log.info("down", "down again")
+    assert caplog.messages == ["down", "down again"]
+    assert not timers.waiting  # nothing repeated, so nothing waits
+
+
+def test_kinds_are_counted_apart(log: RepeatedLog, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in "abab":
+        log.warning(kind, "%s is down", kind)
+    log.flush()
+    assert caplog.messages == [
+        "a is down",
+        "b is down",
+        "a is down (the latest of 1 such lines in 1 s)",
+        "b is down (the latest of 1 such lines in 1 s)",
+    ]
+
+
+def test_more_kinds_than_are_remembered_lose_no_count(log: RepeatedLog, caplog: pytest.LogCaptureFixture) -> None:
+    log.warning("first", "first")
+    log.warning("first", "first")
+    for kind in range(1_000):
+        log.warning(kind, "other")
+    assert caplog.messages.count("first (the latest of 1 such lines in 1 s)") == 1
+    assert len(caplog.messages) == 1_002
+
+
+def test_a_level_that_is_off_costs_and_counts_nothing(
+    log: RepeatedLog, timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "polku.test.log")
+    for _ in range(3):
+        log.info("quiet", "quiet")
+    log.flush()
+    assert caplog.messages == []
+    assert not timers.waiting
+
+
+def test_the_traceback_stands_at_the_first_line(log: RepeatedLog, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        try:
+            raise ValueError("bug")
+        except ValueError:
+            log.exception("failed", "it failed")
+    assert "ValueError: bug" in caplog.text
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_the_count_is_written_when_the_process_ends() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import logging; from polku.log import RepeatedLog; logging.basicConfig()\n"
+        "log = RepeatedLog(logging.getLogger('x'))\n"
+        "for n in range(5): log.warning('k', 'line %d', n)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.splitlines() == [
+        "WARNING:x:line 0",
+        "WARNING:x:line 4 (the latest of 4 such lines in 1 s)",
+    ]
+
+
+def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    events = [Event(id=str(n)) for n in range(10_000)]
+    refused = [Refusal(event.id, Code.UNDELIVERED, "no such table") for event in events]
+    DeadLetters().bury("warehouse-of-this-test", Batch.from_events(events), refused)
+    assert caplog.messages == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
