@@ -3,7 +3,8 @@
 Everything beside that method is optional. A component may have
 
 * `build(clock)`: the object is an immutable configuration and this makes the object that runs, inside its actor;
-* `start()`: open files, sockets and clients (sync or async); called before the first batch;
+* `start()`: open files, sockets and clients (sync or async); called before the first batch. Raising ends the start of a
+  pipeline; an emitter in an actor that was restarted is started again until it works;
 * `close()`: let go of them (sync or async); called after the last batch, also when draining timed out;
 * `name`: what it is called in plans, statistics and messages.
 

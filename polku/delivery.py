@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import traceback
+import logging
 from collections.abc import Awaitable
+from itertools import count
 from typing import Any, NamedTuple
 
 from polku.batch import Batch
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
-from polku.errors import EmitError
+from polku.emit.retry import Retry
+from polku.errors import RejectedError
 from polku.receipt import Receipt, Refusal
+
+_LOG = logging.getLogger(__name__)
+_LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
 
 
 class DeliveryStatistics(NamedTuple):
     """Count events and calls; `emitter` is the emitter's own snapshot, where it has one.
 
-    `collection` shows what is held for an emitter that collects.
+    `collection` shows what is held for an emitter that collects. `fault` is why it takes nothing, where it cannot start
+    or its call fails.
     """
 
     confirmed: int
@@ -27,6 +33,7 @@ class DeliveryStatistics(NamedTuple):
     in_flight: int
     emitter: object
     collection: CollectionStatistics | None = None
+    fault: str = ""
 
 
 class CollectionStatistics(NamedTuple):
@@ -50,10 +57,27 @@ class Delivery:
         self._emitter = emitter
         self._places = asyncio.Semaphore(getattr(emitter, "concurrency", 1))
         self._confirmed = self._failed = self._calls = self._in_flight = 0
+        self._pauses = Retry(limit=_LONGEST_PAUSE)
+        self._starting: asyncio.Task[None] | None = None
+        self._start_error: Exception | None = None
+        self._fault = ""
 
     async def start(self) -> None:
-        """Start the emitter; a destination that is down is no error here."""
+        """Start the emitter, and raise what its `start` raises: at the start of a pipeline."""
         await call_hook(self._emitter, "start")
+
+    async def start_again(self) -> None:
+        """Start the emitter in a new life of its process; what it raises is tried again until it does not.
+
+        Batches wait meanwhile, as for a destination that is down.
+        """
+        if not await self._try_to_start():
+            self._starting = asyncio.get_running_loop().create_task(self._keep_starting())
+
+    @property
+    def start_error(self) -> Exception | None:
+        """What the emitter's `start` raised, until it works."""
+        return self._start_error
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Return when the destination has confirmed the batch; the receipt names what it refused for good."""
@@ -62,6 +86,8 @@ class Delivery:
     async def deliver(self, batch: Batch) -> Receipt:
         """Call the emitter, when it is this batch's turn, and return what became of it."""
         async with self._places:
+            if self._starting is not None:
+                await asyncio.wait([self._starting])
             self._calls += 1
             self._in_flight += 1
             try:
@@ -82,25 +108,54 @@ class Delivery:
 
     async def close(self) -> None:
         """Close the emitter."""
+        if self._starting is not None:
+            self._starting.cancel()
         await call_hook(self._emitter, "close")
 
     def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
         own = getattr(self._emitter, "statistics", None)
         snapshot = own() if callable(own) else None
-        return DeliveryStatistics(self._confirmed, self._failed, self._calls, self._in_flight, snapshot)
+        return DeliveryStatistics(
+            self._confirmed, self._failed, self._calls, self._in_flight, snapshot, fault=self._fault
+        )
 
     async def _emit(self, batch: Batch) -> list[Failure]:
+        """Call the emitter until it answers; what it raises itself concerns no event, so nothing is given up for it."""
+        for attempt in count(1):
+            try:
+                result = self._emitter.emit(batch)
+                failures = await result if inspect.isawaitable(result) else result
+                self._fault = ""
+                return list(failures or ())
+            except RejectedError as error:
+                return [Failure(event_id, str(error), retryable=False) for event_id in batch.ids]
+            except Exception as error:
+                self._note_fault("its call failed", error)
+            await asyncio.sleep(self._pauses.delay(attempt))
+        raise AssertionError("unreachable")
+
+    async def _keep_starting(self) -> None:
+        for attempt in count(1):
+            await asyncio.sleep(self._pauses.delay(attempt))
+            if await self._try_to_start():
+                return
+
+    async def _try_to_start(self) -> bool:
         try:
-            result = self._emitter.emit(batch)
-            failures = await result if inspect.isawaitable(result) else result
-            return list(failures or ())
-        except EmitError as error:
-            return [Failure(event_id, str(error), retryable=False) for event_id in batch.ids]
+            await self.start()
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
-            return [Failure(event_id, reason, retryable=False) for event_id in batch.ids]
+            self._start_error = error
+            self._note_fault("cannot start", error)
+            return False
+        self._start_error, self._fault = None, ""
+        return True
+
+    def _note_fault(self, what: str, error: Exception) -> None:
+        fault = f"{what}: {type(error).__name__}: {error}"
+        if fault != self._fault:
+            _LOG.warning("emitter %r %s; it is tried again", self.name, fault)
+        self._fault = fault
 
 
 async def call_hook(component: object, hook: str) -> None:

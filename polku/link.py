@@ -20,6 +20,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from polku.batch import Batch, Identity, join
@@ -138,6 +139,8 @@ class Link:
         self._suspects = Suspects()
         self._bury = bury
         self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
+        # What is told of a push that ended with an exception, and tried again under its number; None: its caller is.
+        self.on_fault: Callable[[Exception], None] | None = None
         self._at_once = at_once
         self._pumping = False
         self._carrying: dict[int, asyncio.Future[None]] = {}  # by number
@@ -278,7 +281,7 @@ class Link:
             batch = join([part.batch for part in parts])
             if batch.identity is None:
                 batch.identity = Identity(self.name, self.epoch, seq)
-            receipt = await self._send_until_answered(seq, batch)
+            receipt = await self._send_despite_faults(seq, batch)
         except Exception as error:
             _fail(parts, error)
         else:
@@ -289,6 +292,19 @@ class Link:
         self._carrying.pop(seq, None)
         if not self._open and not self._waiting:
             self._idle.set()
+
+    async def _send_despite_faults(self, seq: int, batch: Batch) -> Receipt:
+        """Send until there is an answer; an exception that is none ends it only where nobody watches the faults."""
+        for attempt in count(1):
+            try:
+                return await self._send_until_answered(seq, batch)
+            except Exception as error:
+                if self.on_fault is None:
+                    raise
+                self.on_fault(error)
+            self._resent += 1
+            await asyncio.sleep(self._retry_delay(attempt))
+        raise AssertionError("unreachable")
 
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0

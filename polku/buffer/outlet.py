@@ -28,6 +28,7 @@ _REPEATED = RepeatedLog(_LOG)
 _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
+_AGAIN_SECONDS = 1.0  # until a batch that the link gave back is pushed again
 
 # So few events leave so long after the delivery before began, at the earliest: one costs nearly as much as a hundred.
 # Calls one by one were a fifth more than with 1 ms (0.4 ms later end to end, p50); 4 ms gave no more of them.
@@ -46,7 +47,8 @@ class Share(NamedTuple):
 class OutletStatistics(NamedTuple):
     """Count what an outlet has done with events; `lag` and `lag_bytes` wait or are under way now.
 
-    `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk.
+    `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk. `fault` is why
+    the latest push to the emitter ended without an answer, until one is answered.
     """
 
     confirmed: int
@@ -56,6 +58,7 @@ class OutletStatistics(NamedTuple):
     lag_bytes: int
     in_flight: int
     unreadable: int = 0
+    fault: str = ""
 
 
 Bury = Callable[[str, Batch, tuple[Refusal, ...]], Awaitable[None] | None]
@@ -80,6 +83,8 @@ class Outlet:
         self.share = share
         self._link = link
         link.on_taken = self._relieve
+        link.on_fault = self._note_fault
+        self._fault = ""
         self._pressed = 0  # those who wait for room
         self._relief: asyncio.TimerHandle | None = None
         self._log = log
@@ -240,6 +245,7 @@ class Outlet:
             self._lag_bytes,
             self._in_flight,
             self._unreadable,
+            self._fault,
         )
 
     def _relieve(self) -> None:
@@ -381,13 +387,9 @@ class Outlet:
                 await asyncio.sleep(1.0)
 
     async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
-        try:
-            receipt = await answer
-        except DrainingError:
-            return  # the link was closed: what is not confirmed stays so
-        except Exception as error:
-            reason = f"emitter {self.name!r} failed: {type(error).__name__}: {error}"
-            receipt = Receipt(tuple(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in batch.ids))
+        receipt = await self._wait_for_receipt(batch, answer)
+        if receipt is None:
+            return
         if receipt.refused:
             stored = self._bury(self.name, batch, receipt.refused)
             if stored is not None:
@@ -404,6 +406,28 @@ class Outlet:
             self._pass(claim)
         self._dead += len(refused)
         self._confirmed += len(batch) - len(refused)
+
+    async def _wait_for_receipt(self, batch: Batch, answer: asyncio.Future[Receipt]) -> Receipt | None:
+        """Return what became of a batch: only the emitter can tell; None where the link was closed before it did."""
+        while True:
+            try:
+                receipt = await answer
+            except DrainingError:
+                return None
+            except Exception as error:  # not even the link could try again: behind what it has, but nothing is lost
+                self._note_fault(error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+                answer = self._link.push_nowait(batch)
+            else:
+                self._fault = ""
+                return receipt
+
+    def _note_fault(self, error: Exception) -> None:
+        """Have health show what a push ended with: it is no verdict about an event, so the events are held."""
+        fault = f"{type(error).__name__}: {error}"
+        if fault != self._fault:
+            _LOG.warning("emitter %r cannot be reached, its events are held: %s", self.name, fault)
+        self._fault = fault
 
     def _pass(self, claim: Claim) -> None:
         self._account(-claim.count, -claim.size)

@@ -53,8 +53,9 @@ def emitter_name(component: object) -> str:
 
 def as_emitter(component: Any, clock: Clock) -> Emitter:
     """Make the running emitter of a component, with the default resilience unless it has its own."""
+    from polku.emit.away import counts_in_code
     from polku.emit.breaker import Breaker
-    from polku.emit.resilience import Resilience
+    from polku.emit.resilience import Resilience, Resilient
     from polku.emit.retry import Retry
 
     if isinstance(component, Resilience):
@@ -62,7 +63,8 @@ def as_emitter(component: Any, clock: Clock) -> Emitter:
     # What is outside of this process comes back some day. Code in it that fails five times will go on failing.
     if getattr(component, "may_recover", False):
         return Resilience(component).build(clock)
-    return Resilience(component, retry=Retry(attempts=5, limit=1.0), breaker=Breaker(open_for=1.0)).build(clock)
+    own = Resilience(component, retry=Retry(attempts=5, limit=1.0), breaker=Breaker(open_for=1.0))
+    return Resilient(built(component, clock), own, own.breaker.build(clock), counts=counts_in_code)
 
 
 def built(component: Any, clock: Clock) -> Emitter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.delivery import call_hook
+from polku.emit.away import counts
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.outcome import read_outcome
 from polku.emit.parts import fail
@@ -40,8 +42,9 @@ class Resilience:
 
     Events that the destination refuses for good, and those that failed `retry.attempts` times, become dead letters.
     While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and do not
-    count, and health shows the alarm. A destination's own `retry_after` is respected up to an hour. One call may take
-    `timeout` seconds. The emitter's name, its routing address, stays as it is.
+    count, and health shows the alarm. Nor do attempts count for which this process had no memory, files or threads. A
+    destination's own `retry_after` is respected up to an hour. One call may take `timeout` seconds. The emitter's name,
+    its routing address, stays as it is.
 
     Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
     that had started before it failed may overtake it.
@@ -92,12 +95,14 @@ class Resilient:
         *,
         sleep: Sleep = asyncio.sleep,
         draw: Callable[[], float] = random.random,
+        counts: Callable[[Exception | None], bool] = counts,
     ) -> None:
         self._inner = inner
         self._config = config
         self._circuit = circuit
         self._sleep = sleep
         self._draw = draw
+        self._counts = counts
         self._gate = asyncio.Lock()
         self._troubled = 0
         self._clear = asyncio.Event()
@@ -148,18 +153,19 @@ class Resilient:
 
     async def _retry(self, batch: Batch, attempt: _Attempt) -> list[Failure]:
         final = attempt.final
-        count = 0
-        while attempt.retryable:
+        counted = 0
+        for tried in itertools.count(1):
+            if not attempt.retryable:
+                return final
             batch = _select(batch, attempt.retryable)
-            if not isinstance(attempt.error, MisconfiguredError):
-                count += 1
-                if self._config.retry.gives_up(count):
-                    return final + [f._replace(retryable=False, attempts=count) for f in attempt.retryable]
-            await self._sleep(self._pause(count, attempt.error))
+            counted += self._counts(attempt.error)
+            if self._config.retry.gives_up(counted):
+                return final + [f._replace(retryable=False, attempts=tried) for f in attempt.retryable]
+            await self._sleep(self._pause(tried, attempt.error))
             self._retries += 1
             attempt = await self._attempt(batch)
-            final = final + [failure._replace(attempts=count + 1) for failure in attempt.final]
-        return final
+            final = final + [failure._replace(attempts=tried + 1) for failure in attempt.final]
+        raise AssertionError("unreachable")
 
     def _pause(self, count: int, error: Exception | None) -> float:
         retry = self._config.retry

@@ -49,6 +49,7 @@ class Watch:
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
+        self._faults: dict[str, str] = {}  # of pushes to emitters
         self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
 
@@ -91,6 +92,8 @@ class Watch:
             return
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
+            if outlet.fault:
+                self._faults[self.lane + name] = f"{outlet.lag} events are held, pushing them fails: {outlet.fault}"
             done = outlet.confirmed + outlet.dead + outlet.dropped
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
@@ -112,6 +115,7 @@ class Watch:
         """Add an emitter: it is unwell while its destination does not take anything."""
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
+        alarm = delivery.fault or alarm or self._faults.get(self.lane + name, "")
         stall = self._why.get(self.lane + name, "")
         if delivery.collection is not None:
             stall = stall if self._is_late(f"outlet {name}", delivery.collection) else ""

@@ -54,10 +54,11 @@ class Bench:
         overflow: Mapping[str, Overflow] | None = None,
         await_delivery: bool = False,
         running: bool = True,
+        retry_delay: Callable[[int], float] | None = None,
     ) -> None:
         self.dead_letters = DeadLetters()
         self.destinations = destinations
-        links = {name: Link(name, Local(destination)) for name, destination in destinations.items()}
+        links = {name: Link(name, Local(d), retry_delay=retry_delay) for name, d in destinations.items()}
         self.buffer = Buffer(strategy, links, self.dead_letters, overflow=overflow, await_delivery=await_delivery)
         if running:
             self.buffer.start()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polku import Batch, BufferStrategy, Code, Event
+from polku import Batch, BufferStrategy, Code, Event, PlanError
 from polku.batch import Identity
 from polku.buffer.strategy import Overflow
 from polku.receipt import Receipt
@@ -368,22 +369,58 @@ async def _check_routes(
     assert statistics[:2] == (0, 0)
 
 
-async def test_an_emitter_whose_answer_is_an_error_costs_that_batch_and_the_outlet_goes_on() -> None:
-    class Broken(Destination):
-        async def push(self, batch: Batch) -> Receipt:
-            if batch.ids == ["1"]:
-                raise ValueError("broken")
-            return await super().push(batch)
+class Unreachable(Destination):
+    """Raise instead of answering, until it is back."""
 
-    a = Broken()
-    bench = Bench(BufferStrategy.ring(1), {"a": a}, await_delivery=True)
-    first = asyncio.ensure_future(finish(await bench.buffer.push(batch("1"))))
-    second = asyncio.ensure_future(finish(await bench.buffer.push(batch("2"))))
-    assert [(r.event_id, r.code) for r in (await first).refused] == [("1", Code.UNDELIVERED)]
-    assert (await second).refused == ()
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+
+    async def push(self, batch: Batch) -> Receipt:
+        if self.error is not None:
+            self.calls += 1
+            raise self.error
+        return await super().push(batch)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("the database is down"),
+        OSError(24, "Too many open files"),
+        MemoryError(),
+        pickle.PicklingError("cannot be pickled"),
+        PlanError("build() makes no emitter"),
+    ],
+    ids=repr,
+)
+async def test_what_a_push_ends_with_is_no_verdict_its_events_are_held_in_order_and_the_fault_is_named(
+    error: Exception,
+) -> None:
+    a, b = Unreachable(error), Destination()
+    bench = Bench(BufferStrategy.ring(100), {"a": a, "b": b}, retry_delay=lambda attempt: 0)
+    for event_id in numbered(0, 30):
+        await bench.push(batch(event_id))
+    await until(lambda: a.calls > 20)
+    state = bench.buffer.statistics().outlets
+    assert (state["a"].lag, state["a"].dead, state["a"].confirmed) == (30, 0, 0)
+    assert state["a"].fault == f"{type(error).__name__}: {error}"
+    assert state["b"].fault == ""
+    await asyncio.wait_for(bench.buffer._outlets["b"].drain(), 20)
+    assert b.ids == numbered(0, 30)
+    a.error = None
     await bench.buffer.drain()
-    assert a.ids == ["2"]
-    letters = bench.dead_letters.latest()
-    assert [(letter.event.id, letter.emitter, letter.reason) for letter in letters] == [
-        ("1", "a", "emitter 'a' failed: ValueError: broken")
-    ]
+    assert a.ids == numbered(0, 30)
+    assert bench.buffer.statistics().outlets["a"].fault == ""
+    assert bench.dead_letters.latest() == []
+
+
+async def test_a_sender_that_waits_for_the_delivery_waits_while_the_emitter_is_out_of_reach() -> None:
+    a = Unreachable(ConnectionError("down"))
+    bench = Bench(BufferStrategy.ring(1), {"a": a}, await_delivery=True, retry_delay=lambda attempt: 0)
+    sent = asyncio.ensure_future(bench.push(batch("1")))
+    await until(lambda: a.calls > 20)
+    assert not sent.done()
+    a.error = None
+    assert (await sent).refused == ()
+    assert a.ids == ["1"]

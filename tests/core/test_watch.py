@@ -51,6 +51,21 @@ def test_health_turns_bad_naming_who_since_when_and_why_and_good_again(monkeypat
     assert all(healthy for healthy, _ in judge(progress, 0, 310, 0).values())
 
 
+def test_an_emitter_that_cannot_start_or_be_reached_is_unwell_by_its_reason() -> None:
+    look = Watch()
+    unreachable = outlet(300, 10)._replace(fault="MemoryError: no room")
+    look.add_buffer(BufferStatistics(300, 300, 10_000, 500, 0, 0, 0, {"far": unreachable, "db": outlet(9, 0)}))
+    look.add_delivery("far", DeliveryStatistics(10, 0, 3, 1, None))
+    look.add_delivery("db", DeliveryStatistics(0, 0, 0, 0, None, fault="cannot start: ConnectionError: down"))
+    health = look.health(0)
+    assert not health.healthy
+    assert health.components["emitter:far"] == (
+        False,
+        "300 events are held, pushing them fails: MemoryError: no room",
+    )
+    assert health.components["emitter:db"] == (False, "cannot start: ConnectionError: down")
+
+
 def test_collecting_for_as_long_as_it_may_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
     def complaint(idle: float, max_age: float) -> bool:
         look = Watch()

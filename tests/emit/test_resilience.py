@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import ray.exceptions
 
 from polku import (
     Batch,
@@ -20,6 +22,8 @@ from polku import (
     Retry,
     RetryableError,
 )
+from polku.clock import SystemClock
+from polku.emit.adapt import as_emitter
 from polku.emit.breaker import State
 from polku.emit.resilience import Resilient
 from tests.clock import FakeClock
@@ -188,6 +192,74 @@ async def test_attempts_that_wrong_settings_cost_do_not_count() -> None:
     inner = Scripted(*[MisconfiguredError("401")] * 5, RetryableError("busy"))
     running, _, _ = resilient(inner, retry=Retry(attempts=2))
     assert await running.emit(batch("a")) == []
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")],
+    ids=repr,
+)
+async def test_attempts_for_which_the_process_lacks_something_do_not_count(shortage: Exception) -> None:
+    running, slept, _ = resilient(Scripted(*[shortage] * 9), retry=Retry(attempts=2))
+    assert await running.emit(batch("a")) == []
+    assert slept[:3] == [0.1, 0.2, 0.4]
+
+
+class Unreachable:
+    """Fail so many times with the same exception, and keep what comes after that."""
+
+    def __init__(self, error: Exception, failures: int) -> None:
+        self.error = error
+        self.failures = failures
+        self.ids: list[str] = []
+
+    def emit(self, batch: Batch) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        self.ids += batch.ids
+
+
+async def emit_with_defaults(emitter: Unreachable) -> list[Failure]:
+    running = as_emitter(emitter, SystemClock())
+    assert isinstance(running, Resilient)
+    running._sleep = lambda seconds: asyncio.sleep(0)
+    running._circuit = Breaker(failures=1_000).build(SystemClock())
+    return await running.emit(batch("a"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError("down"),
+        TimeoutError("slow"),
+        OSError("an HTTP library's own"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RetryableError("later"),
+        MemoryError(),
+        ray.exceptions.OutOfMemoryError("a worker was killed"),
+        ray.exceptions.RaySystemError(Exception("no raylet")),
+    ],
+    ids=repr,
+)
+async def test_code_with_no_number_of_attempts_waits_for_what_is_out_of_reach(error: Exception) -> None:
+    emitter = Unreachable(error, failures=50)
+    assert await emit_with_defaults(emitter) == []
+    assert emitter.ids == ["a"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("user"),
+        OSError(errno.ENAMETOOLONG, "File name too long"),
+        ray.exceptions.RayTaskError("take", "…", KeyError("user")).as_instanceof_cause(),
+    ],
+    ids=["code", "a path made of the event", "a task"],
+)
+async def test_code_that_fails_by_itself_gives_its_events_up(error: Exception) -> None:
+    (failure,) = await emit_with_defaults(Unreachable(error, failures=50))
+    assert (failure.event_id, failure.retryable, failure.attempts) == ("a", False, 5)
 
 
 async def test_a_destination_that_refuses_everything_event_by_event_opens_the_circuit_too() -> None:
