@@ -14,6 +14,7 @@
     │   └── JournalCorruptError  ... it, or a part of it, cannot be read
     └── PipelineError        the pipeline cannot take events now
         ├── UnavailableError     a part of it does not answer; the outcome is unknown
+        │   └── PastLifeError        ... it knows another sender of this name, with a higher epoch
         ├── DrainingError        it is stopping
         └── NotRunningError      it was not started, or has stopped
 
@@ -167,6 +168,17 @@ class UnavailableError(PipelineError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (type(self), (self.message,), {"died": self.died})
+
+
+class PastLifeError(UnavailableError):
+    """Say that the receiver has heard from another life of the sender; a sender that lives takes a higher epoch."""
+
+    def __init__(self, message: str, *, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), (self.message,), {"epoch": self.epoch})
 
 
 class DrainingError(PipelineError):

@@ -1,19 +1,23 @@
 """The receiver's side of a link: every batch is applied once, in the order of its numbers.
 
-An inlet keeps, for each sender, the numbers that were applied and the answers that the sender may still ask for. A
-batch that is pushed twice gets the answer of the first push, also while that is still being worked on; one that comes
-too early waits for its predecessor, for a while; answers below the sender's floor are forgotten.
+An inlet keeps, for each sender, the answers that the sender may still ask for, and as ranges the numbers that it has
+the final answers of. A batch that is pushed twice gets the answer of the first push, also while that is still being
+worked on; one that comes too early waits for its predecessor, for a while; a late copy of what was answered is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from functools import partial
+from typing import NamedTuple
 
 from polku.batch import Batch
 from polku.begin import begin
-from polku.errors import UnavailableError
+from polku.errors import PastLifeError, UnavailableError
 from polku.link import Push, Receiver
+from polku.numbers import Ranges
 from polku.receipt import Receipt, Taken
 
 
@@ -71,46 +75,128 @@ class _Answer:
         self._waiters.clear()
 
 
+class _Entry:
+    """What is known of a number without a final answer: nothing yet, that it waits for another one, or its answer."""
+
+    __slots__ = ("answer", "batch", "followers", "outcome")
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None  # while it waits
+        self.answer: _Answer | None = None
+        self.outcome: asyncio.Future[Receipt] | None = None
+        self.followers: list[int] = []  # who waits for it
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it has come and waits for its predecessor."""
+        return self.batch is not None
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the receiver has it, or had it."""
+        return self.answer is not None and self.batch is None
+
+    def give_back(self, error: Exception) -> None:
+        """Refuse a batch that waits for its predecessor: its sender must push it again, if it still has it."""
+        if self.batch is not None and self.answer is not None:
+            answer, self.batch, self.answer = self.answer, None, None
+            answer.fail(error)
+
+    def forget(self) -> None:
+        """Have it applied again when it comes again."""
+        self.answer = self.outcome = None
+
+
 class _Sender:
-    """What is known of one sender in one of its lives."""
+    """What is known of one sender in one of its lives.
+
+    Every number is closed (its sender has the final answer: a late copy must not be applied), has an entry, or was
+    never heard of. A sender has few open numbers at a time, and tells with every push of some that were closed, so
+    there are few entries, and few ranges of closed numbers between them, however many numbers there were.
+    """
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
-        self.floor = 0
+        self.answers: dict[int, _Entry] = {}
         self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
-        self.applied: set[int] = set()
-        self.early: dict[int, tuple[int, Batch]] = {}  # seq -> what it must come after, and the batch
-        self.answers: dict[int, _Answer] = {}
-        self.outcomes: dict[int, asyncio.Future[Receipt]] = {}
+        self.closed = Ranges()
+        self._order: list[int] = []  # the numbers of the entries, rising
+        self._ready: deque[int] = deque()  # numbers whose predecessor was applied or closed
 
-    def raise_floor(self, floor: int) -> None:
-        """Forget what the sender has the final answers of."""
-        if floor <= self.floor:
-            return
-        self.floor = floor
-        self.applied = {seq for seq in self.applied if seq >= floor}
-        self.after = {seq: after for seq, after in self.after.items() if seq >= floor}
-        for seq in [seq for seq in self.early if seq < floor]:
-            self.give_back(seq, f"number {seq} comes after its sender was answered")
-        self.answers = {seq: answer for seq, answer in self.answers.items() if seq >= floor}
-        self.outcomes = {seq: outcome for seq, outcome in self.outcomes.items() if seq >= floor}
+    def learn(self, push: Push) -> None:
+        """Close what a push says is closed."""
+        self._close(0, push.floor - 1)
+        self._close(push.after + 1, push.seq - 1)
+        self._close(push.gap[0] + 1, push.gap[1] - 1)
 
-    def give_back(self, seq: int, reason: str) -> None:
-        """Refuse a batch that waits for its predecessor: its sender must push it again, if it still has it."""
-        if seq in self.early:
-            del self.early[seq]
-            self.answers.pop(seq).fail(UnavailableError(reason))
+    def entry(self, seq: int) -> _Entry:
+        """Return what is known of a number that is not closed."""
+        entry = self.answers.get(seq)
+        if entry is None:
+            entry = self.answers[seq] = _Entry()
+            insort(self._order, seq)
+        return entry
 
-    def is_stale(self, seq: int) -> bool:
-        """Say whether the sender has the final answer of a number already: a late copy must not be applied."""
-        return seq < self.floor or any(after < seq < later for later, after in self.after.items())
+    def put(self, seq: int, after: int, batch: Batch) -> _Entry:
+        """Take what was pushed, unless it was applied: to be applied once its predecessor was."""
+        entry = self.entry(seq)
+        if entry.is_applied:
+            return entry
+        # What comes before it can only have been answered since: of two copies the lower predecessor is the newer one.
+        after = self.after[seq] = min(after, self.after.get(seq, after))
+        entry.batch = batch
+        if entry.answer is None:
+            entry.answer = _Answer()
+        if self.is_done(after):
+            self._ready.append(seq)
+        else:
+            self.entry(after).followers.append(seq)
+        return entry
 
-    def ready(self) -> int | None:
-        """Return a number whose predecessor has been applied, if there is one."""
-        for seq, (after, _) in self.early.items():
-            if after < self.floor or after in self.applied:
+    def is_done(self, seq: int) -> bool:
+        """Return whether a number was applied or closed: what comes after it need not wait."""
+        entry = self.answers.get(seq)
+        return seq in self.closed if entry is None else entry.is_applied
+
+    def next_ready(self) -> int | None:
+        """Return a number that may be applied now, if there is one."""
+        while self._ready:
+            seq = self._ready[0]
+            if (entry := self.answers.get(seq)) is not None and entry.is_early and self.is_done(self.after[seq]):
                 return seq
+            self._ready.popleft()
         return None
+
+    def begin(self, seq: int) -> tuple[_Entry, Batch]:
+        """Return a number's entry and its batch, which is applied from now on."""
+        entry = self.answers[seq]
+        batch, entry.batch = entry.batch, None
+        assert batch is not None
+        self._wake(entry)
+        return entry, batch
+
+    def retire(self, error: Exception) -> None:
+        """Refuse what waits: another life of the sender was heard from."""
+        for entry in self.answers.values():
+            entry.give_back(error)
+
+    def _close(self, first: int, last: int) -> None:
+        """Forget numbers that the sender has the final answers of, except that they are closed."""
+        if first > last or self.closed.covers(first, last):
+            return
+        self.closed.add(first, last)
+        start, end = bisect_left(self._order, first), bisect_right(self._order, last)
+        numbers = self._order[start:end]
+        del self._order[start:end]
+        for seq in numbers:
+            entry = self.answers.pop(seq)
+            self.after.pop(seq, None)
+            entry.give_back(UnavailableError(f"number {seq} comes after its sender was answered"))
+            self._wake(entry)
+
+    def _wake(self, entry: _Entry) -> None:
+        self._ready.extend(entry.followers)
+        entry.followers.clear()
 
 
 class Inlet:
@@ -127,27 +213,20 @@ class Inlet:
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
         """Apply the batch, unless it was applied before, and return its answer.
 
-        Raises what the receiver raised, and `UnavailableError` for a push from a past life of its sender.
+        Raises what the receiver raised, and `PastLifeError` for a push from a past life of its sender.
         """
         sender = self._sender_of(push)
-        answer = sender.answers.get(push.seq)
-        if answer is None and sender.is_stale(push.seq):
+        if push.seq in sender.closed:
             raise UnavailableError(f"{push} comes after its sender was answered")
-        # What comes before it can only have been answered since: of two copies the lower predecessor is the newer one.
-        after = sender.after[push.seq] = min(push.after, sender.after.get(push.seq, push.after))
-        if answer is None:
-            answer = sender.answers[push.seq] = _Answer()
-            sender.early[push.seq] = (after, batch)
-            self._apply_ready(sender)
-            if push.seq in sender.early:
-                # A past life of this receiver may have answered the predecessor: then it never comes.
-                reason = f"what comes before number {push.seq} is missing"
-                asyncio.get_running_loop().call_later(self._patience, sender.give_back, push.seq, reason)
-        else:
-            self._duplicates += 1
-            if push.seq in sender.early:  # what it waited for may have been answered meanwhile
-                sender.early[push.seq] = (after, batch)
-            self._apply_ready(sender)
+        is_new = sender.entry(push.seq).answer is None
+        self._duplicates += not is_new
+        entry = sender.put(push.seq, push.after, batch)
+        answer = entry.answer
+        assert answer is not None
+        self._apply_ready(sender)
+        if is_new and entry.is_early:
+            # A past life of this receiver may have answered the predecessor: then it never comes.
+            asyncio.get_running_loop().call_later(self._patience, self._lose_patience, sender, push.seq)
         return await answer.wait()
 
     async def settle(self, push: Push) -> Receipt:
@@ -155,46 +234,57 @@ class Inlet:
 
         Raises `UnavailableError` where this inlet does not know the batch: it must be pushed again.
         """
-        outcome = self._sender_of(push).outcomes.get(push.seq)
-        if outcome is None:
+        sender = self._sender_of(push)
+        self._apply_ready(sender)
+        entry = sender.answers.get(push.seq)
+        if entry is None or entry.outcome is None:
             raise UnavailableError(f"{push} is not known here")
-        return await asyncio.shield(outcome)
+        return await asyncio.shield(entry.outcome)
 
     def statistics(self) -> InletStatistics:
         """Return a snapshot of the counters."""
-        open_answers = sum(not a.is_there for sender in self._senders.values() for a in sender.answers.values())
+        answers = [entry.answer for sender in self._senders.values() for entry in sender.answers.values()]
+        open_answers = sum(answer is not None and not answer.is_there for answer in answers)
         return InletStatistics(self._applied, self._duplicates, open_answers)
 
     def _sender_of(self, push: Push) -> _Sender:
         sender = self._senders.get(push.link)
+        if sender is not None and sender.epoch > push.epoch:
+            raise PastLifeError(f"{push} comes from a past life of its sender", epoch=sender.epoch)
         if sender is None or sender.epoch < push.epoch:
+            if sender is not None:
+                sender.retire(PastLifeError(f"{push} comes from a later life of its sender", epoch=push.epoch))
             sender = self._senders[push.link] = _Sender(push.epoch)
-        elif sender.epoch > push.epoch:
-            raise UnavailableError(f"{push} comes from a past life of its sender")
-        sender.raise_floor(push.floor)
+        sender.learn(push)
         return sender
 
+    def _lose_patience(self, sender: _Sender, seq: int) -> None:
+        entry = sender.answers.get(seq)
+        if entry is not None and not sender.is_done(sender.after[seq]):
+            entry.give_back(UnavailableError(f"what comes before number {seq} is missing"))
+
     def _apply_ready(self, sender: _Sender) -> None:
-        while (seq := sender.ready()) is not None:
-            sender.applied.add(seq)
-            _, batch = sender.early.pop(seq)
-            work = self._apply(sender, seq, batch, sender.answers[seq])
+        while (seq := sender.next_ready()) is not None:
+            work = self._apply(*sender.begin(seq))
             applying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
             if not applying.done():
                 self._tasks.add(applying)
 
-    async def _apply(self, sender: _Sender, seq: int, batch: Batch, answer: _Answer) -> None:
+    async def _apply(self, entry: _Entry, batch: Batch) -> None:
         self._applied += 1
+        answer = entry.answer
+        assert answer is not None
         try:
             result = await self._receiver.push(batch)
         except Exception as error:
+            entry.forget()  # a sender that pushes it again would hear the same for ever
             answer.fail(error)
         else:
             if isinstance(result, Receipt):
                 answer.give(result)
             else:
-                outcome = sender.outcomes[seq] = asyncio.ensure_future(result)
-                outcome.add_done_callback(_retrieved)
+                entry.outcome = asyncio.ensure_future(result)
+                entry.outcome.add_done_callback(partial(_retrieved, entry))
                 answer.give(Taken())
         finally:
             task = asyncio.current_task()
@@ -202,7 +292,7 @@ class Inlet:
                 self._tasks.discard(task)
 
 
-def _retrieved(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: where the sender has gone nobody else asks for it."""
-    if not future.cancelled():
-        future.exception()
+def _retrieved(entry: _Entry, outcome: asyncio.Future[Receipt]) -> None:
+    """Mark a failure as seen: where the sender has gone nobody else asks for it. A push that follows tries again."""
+    if outcome.cancelled() or outcome.exception() is not None:
+        entry.forget()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
@@ -26,9 +25,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from polku.batch import Batch, Identity, join
 from polku.begin import begin
 from polku.codes import Code
-from polku.errors import DrainingError, UnavailableError
+from polku.epoch import new_epoch
+from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.gathering import Backlog, Gathering
 from polku.log import RepeatedLog
+from polku.numbers import OpenNumbers
 from polku.receipt import Receipt, Refusal, Taken
 from polku.suspects import DEATHS, Suspects, divide
 
@@ -39,8 +40,9 @@ _REPEATED = RepeatedLog(_LOG)
 class Push(NamedTuple):
     """Identify one push: which link, in which life of its sender, and its number.
 
-    `floor` is the sender's lowest number without a final answer, `after` the highest such number below this one (0:
-    there is none): the push that must be applied first.
+    Numbers without a final answer are open. `floor` is the sender's lowest open number, `after` the highest one below
+    this (0: there is none): the push that must be applied first. `gap` are two neighbours among the open numbers, each
+    time other ones: between them all have their answers, and the receiver may forget what it keeps of them.
     """
 
     link: str
@@ -48,6 +50,7 @@ class Push(NamedTuple):
     seq: int
     floor: int
     after: int
+    gap: tuple[int, int] = (0, 0)
 
 
 class Peer(Protocol):
@@ -122,12 +125,13 @@ class Link:
         at_once: bool = False,
     ) -> None:
         self.name = name
-        self.epoch = time.time_ns()
+        self.epoch = new_epoch()
         self._peer = peer
         self._window = window or Window()
         self._retry_delay = retry_delay or _default_delay
         self._waiting: deque[_Waiting] = deque()
         self._open: dict[int, list[_Waiting]] = {}  # every push without a final answer, by its rising number
+        self._numbers = OpenNumbers()  # those of `_open`
         self._in_window: dict[int, int] = {}  # seq -> bytes
         self._seq = 0
         self._waiting_events = 0
@@ -215,6 +219,7 @@ class Link:
         for parts in [*self._open.values(), list(self._waiting)]:
             _fail(parts, error)
         self._open.clear()
+        self._numbers.clear()
         self._waiting.clear()
         self._waiting_events = 0
         self._idle.set()
@@ -250,6 +255,7 @@ class Link:
     def _send(self, parts: list[_Waiting]) -> None:
         self._seq = seq = self._seq + 1
         self._open[seq] = parts
+        self._numbers.add(seq)
         self._in_window[seq] = sum(part.size for part in parts)
         work = self._carry(seq, parts)
         carrying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
@@ -289,6 +295,7 @@ class Link:
         self._suspects.clear(seq)
         self._leave_window(seq)
         del self._open[seq]
+        self._numbers.remove(seq)
         self._carrying.pop(seq, None)
         if not self._open and not self._waiting:
             self._idle.set()
@@ -324,6 +331,7 @@ class Link:
             except UnavailableError as error:
                 if error.died and not taken and self._suspects.accuse(seq):
                     return await self._push_in_parts(batch)
+                self._outlive(error)
                 attempt += 1
                 self._resent += 1
                 _REPEATED.info(self.name, "%s: batch %d is sent again: %s", self.name, seq, error)
@@ -376,9 +384,16 @@ class Link:
         task.add_done_callback(self._tasks.discard)
 
     def _identify(self, seq: int) -> Push:
-        floor = next(iter(self._open))  # numbers are added in rising order
-        after = next((number for number in reversed(self._open) if number < seq), 0)
-        return Push(self.name, self.epoch, seq, floor, after)
+        numbers = self._numbers
+        return Push(self.name, self.epoch, seq, numbers.lowest, numbers.below(seq), numbers.next_gap())
+
+    def _outlive(self, error: UnavailableError) -> None:
+        """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead."""
+        if isinstance(error, PastLifeError) and error.epoch >= self.epoch:
+            _REPEATED.warning(
+                ("epoch", self.name), "%s: %s; this one lives, and takes a higher epoch", self.name, error
+            )
+            self.epoch = new_epoch(error.epoch)
 
     def _leave_window(self, seq: int) -> None:
         if seq in self._in_window:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
-from polku.errors import UnavailableError
+from polku.errors import PastLifeError, UnavailableError
 from polku.inlet import Inlet
 from polku.link import Push
 from polku.receipt import Receipt, Taken
@@ -161,3 +161,61 @@ async def test_links_do_not_wait_for_each_other() -> None:
     await inlet.push(Push("other", 1, 1, 1, 0), batch(9))
     assert receiver.applied == ["9"]
     await asyncio.gather(push(inlet, 1), early)
+
+
+async def test_a_batch_that_the_receiver_could_not_take_is_applied_when_it_comes_again() -> None:
+    class Recovering(Receiver):
+        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+            self.applied += batch.ids
+            if len(self.applied) == 1:
+                raise MemoryError("not now")
+            outcome: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            if len(self.applied) == 2:
+                outcome.set_exception(UnavailableError("lost behind"))
+            else:
+                outcome.set_result(Receipt())
+            return outcome
+
+    receiver = Recovering()
+    inlet = Inlet(receiver)
+    with pytest.raises(MemoryError, match="not now"):
+        await push(inlet, 1)
+    assert await push(inlet, 1) == Taken()
+    with pytest.raises(UnavailableError):
+        await inlet.settle(Push("link", 1, 1, 1, 0))
+    assert await push(inlet, 1) == Taken()
+    assert await inlet.settle(Push("link", 1, 1, 1, 0)) == Receipt()
+    assert receiver.applied == ["1", "1", "1"]
+
+
+async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the_others_are_refused() -> None:
+    class HoldsTheFirst(Receiver):
+        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+            self.applied += batch.ids
+            return asyncio.get_running_loop().create_future() if batch.ids == ["1"] else Receipt()
+
+    receiver = HoldsTheFirst()
+    inlet = Inlet(receiver)
+    assert await push(inlet, 1) == Taken()
+    for seq in range(2, 3_000):  # two are in the window: only `gap` tells that those before them were answered
+        await inlet.push(Push("link", 1, seq, 1, seq - 1, (1, seq - 1)), batch(seq))
+    sender = inlet._senders["link"]
+    assert len(sender.answers) == len(sender.after) == 3
+    assert len(sender.closed) == 2
+    for seq in (2, 1_500, 2_997):
+        with pytest.raises(UnavailableError, match="answered"):
+            await push(inlet, seq, after=1)
+    assert await push(inlet, 1) == Taken()
+    assert receiver.applied == [str(seq) for seq in range(1, 3_000)]
+
+
+async def test_a_later_life_of_a_sender_sends_back_what_waits_of_the_past_one() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)
+    early = push(inlet, 2, after=1)
+    await rest()
+    await push(inlet, 1, epoch=2)
+    with pytest.raises(PastLifeError) as refused:
+        await asyncio.wait_for(early, 1)
+    assert refused.value.epoch == 2
+    assert receiver.applied == ["1"]

@@ -160,6 +160,108 @@ async def _check(seed: int, fault_rate: float, two_steps: bool, window: Window, 
     await link.drain()
 
 
+class Keeper:
+    """Hold batches as the seed says, for as long as it says."""
+
+    def __init__(self, seed: random.Random, held: list[asyncio.Future[Receipt]], hold_rate: float) -> None:
+        self.applied: list[int] = []
+        self.random, self.held, self.hold_rate = seed, held, hold_rate
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        self.applied += map(int, batch.ids)
+        await asyncio.sleep(0)
+        if self.random.random() >= self.hold_rate:
+            return Receipt()
+        outcome: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.held.append(outcome)
+        return outcome
+
+
+class CopyingPeer:
+    """Bring copies of any earlier push at any time; restart the receiver now and then."""
+
+    def __init__(self, seed: int, hold_rate: float, restarts: bool) -> None:
+        self.random = random.Random(seed)
+        self.hold_rate = hold_rate
+        self.restarts = restarts
+        self.lives: list[Keeper] = []
+        self.past: list[tuple[Push, Batch]] = []
+        self.link: Link | None = None
+        self.most_open = self.largest = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.held: list[asyncio.Future[Receipt]] = []
+        self.lives.append(Keeper(self.random, self.held, self.hold_rate))
+        self.inlet = Inlet(self.lives[-1], patience=0.002)
+
+    def release(self) -> None:
+        if self.held:
+            outcome = self.held.pop(self.random.randrange(1 + int(len(self.held) * self.random.random())))
+            if not outcome.done():
+                outcome.set_result(Receipt())
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        self.past.append((push, batch))
+        if self.random.random() < 0.2:
+            copy = self.random.choice(self.past[-500:] if self.random.random() < 0.5 else self.past)
+            asyncio.ensure_future(self.inlet.push(*copy)).add_done_callback(_ignore)
+        if self.restarts and self.random.random() < 0.003:
+            self.restart()
+        if self.random.random() < self.hold_rate * 1.1:
+            self.release()
+        inlet = self.inlet
+        answer = await inlet.push(push, batch)
+        if inlet is not self.inlet:
+            raise UnavailableError("the receiver died", died=False)
+        self.look()
+        return answer
+
+    async def settle(self, push: Push) -> Receipt:
+        inlet = self.inlet
+        outcome = asyncio.ensure_future(inlet.settle(push))
+        while not outcome.done():
+            await asyncio.wait((outcome,), timeout=0.01)
+            if inlet is not self.inlet:
+                outcome.cancel()
+                raise UnavailableError("the receiver died")
+        return outcome.result()
+
+    async def flush(self, everything: bool) -> None:
+        return
+
+    def look(self) -> None:
+        assert self.link is not None
+        self.most_open = max(self.most_open, self.link.statistics().open)
+        sender = self.inlet._senders["link"]
+        self.largest = max(self.largest, len(sender.answers), len(sender.after), len(sender.closed))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("hold_rate", [0.005, 0.3])
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_thousands_of_numbers_some_held_are_applied_once_in_order_in_bounded_state(
+    seed: int, hold_rate: float, restarts: bool
+) -> None:
+    peer = CopyingPeer(seed, hold_rate, restarts)
+    peer.link = link = Link("link", peer, window=Window(batches=3, join_events=1), retry_delay=lambda attempt: 0)
+    answers = []
+    for number in range(3_000):
+        answers.append(link.push_nowait(batch(f"{number:05d}")))
+        await link.wait_room()
+    while not all(answer.done() for answer in answers):
+        peer.release()
+        await asyncio.sleep(0)
+    for life in peer.lives:
+        assert life.applied == sorted(set(life.applied))
+    assert {number for life in peer.lives for number in life.applied} == set(range(3_000))
+    assert len(peer.lives) > 1 or not restarts
+    # Each push tells one gap: in one round of them all that was answered before the round is told.
+    assert peer.largest <= 3 * peer.most_open + 10, (peer.largest, peer.most_open)
+    assert peer.most_open < 1_000
+    await link.close()
+
+
 async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None:
     applied: list[list[str]] = []
     gate = asyncio.Event()
@@ -198,7 +300,7 @@ async def test_an_inlet_forgets_what_its_sender_has_the_answers_of() -> None:
     for seq in range(1, 50):
         await inlet.push(Push("link", 1, seq, seq, 0), batch(str(seq)))
     sender = inlet._senders["link"]
-    assert (len(sender.answers), len(sender.applied), sender.early) == (1, 1, {})
+    assert (len(sender.answers), len(sender.after), len(sender.closed)) == (1, 1, 1)
 
 
 async def test_a_new_life_of_a_sender_starts_afresh_and_the_old_one_is_refused() -> None:
