@@ -22,25 +22,24 @@ from polku.receipt import Receipt
 class BufferShell(Shell):
     """Receive the batches of the last stage and feed the emitters' actors."""
 
-    def __init__(self, packed: bytes) -> None:
-        super().__init__()
-        self._plan: Plan
-        self._emitters: dict[str, Any]
-        self._plan, self._emitters, self._replays = unpack(packed)
-
     async def open(self) -> None:
         """Build the buffer and begin to deliver."""
-        self._dead_letters: DeadLetters = build_dead_letters(self._plan)
+        plan: Plan
+        emitters: dict[str, Any]
+        plan, emitters, replays = unpack(self._packed)
+        self._dead_letters: DeadLetters = build_dead_letters(plan)
+        self._opened.push_async_callback(self._dead_letters.close)
         links = {
-            name: Link(f"{self._plan.name}/buffer/{name}", RayPeer(handle, f"emitter {name}"))
-            for name, handle in self._emitters.items()
+            name: Link(f"{plan.name}/buffer/{name}", RayPeer(handle, f"emitter {name}"))
+            for name, handle in emitters.items()
         }
-        self._buffer: Buffer = build_buffer(self._plan, links, self._dead_letters)
+        self._buffer: Buffer = build_buffer(plan, links, self._dead_letters)
         self._inlet = Inlet(self._buffer, at_once=True)
+        self._opened.push_async_callback(self._buffer.close)
         await self._buffer.open()
         self._buffer.start()
-        if self._replays:
-            replay_to_outlets(self._plan, self._dead_letters, self._buffer)
+        if replays:
+            replay_to_outlets(plan, self._dead_letters, self._buffer)
 
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the buffer holds the batch."""
@@ -71,12 +70,6 @@ class BufferShell(Shell):
         """Return when every outlet has delivered what it holds."""
         await self.ensure_started()
         await self._buffer.drain()
-
-    async def close(self) -> None:
-        """Stop delivering."""
-        if self._started:
-            await self._buffer.close()
-            await self._dead_letters.close()
 
 
 BufferActor = ray.remote(**ACTOR)(BufferShell)

@@ -21,18 +21,21 @@ from polku.receipt import Receipt
 class EmitterShell(Shell):
     """Receive the batches of one outlet and hand them to the emitter."""
 
-    def __init__(self, packed: bytes) -> None:
-        super().__init__()
-        self._outlet: OutletPlan
-        (self._outlet,) = unpack(packed)
-
     async def open(self) -> None:
-        """Build and start the emitter."""
+        """Build the emitter and start it, again and again until that works."""
+        outlet: OutletPlan
+        (outlet,) = unpack(self._packed)
         self._console = RelayConsole()
         console.use(self._console)
-        self._delivery: Delivery = build_delivery(self._outlet)
+        self._delivery: Delivery = build_delivery(outlet)
         self._inlet = Inlet(self._delivery)
-        await self._delivery.start()
+        self._opened.push_async_callback(self._delivery.close)
+        await self._delivery.start_again()
+
+    def check(self) -> None:
+        """Raise what the emitter's `start` raised."""
+        if self._delivery.start_error is not None:
+            raise self._delivery.start_error
 
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the destination has confirmed the batch."""
@@ -63,11 +66,6 @@ class EmitterShell(Shell):
         """Return a snapshot of the counters."""
         await self.ensure_started()
         return self._delivery.statistics()
-
-    async def close(self) -> None:
-        """Close the emitter."""
-        if self._started:
-            await self._delivery.close()
 
 
 # For each batch that an emitter collects a call waits for its outcome.

@@ -20,9 +20,9 @@ from polku.plan import Plan
 class Entrance(Shell):
     """Open the doors once the supervisor says where, and answer what comes in through them."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self._plan = plan
+    def __init__(self, packed: bytes) -> None:
+        super().__init__(packed)
+        self._plan: Plan
         self._hub: Any = None
         self._scope = ""
         self._gateway: Gateway | None = None
@@ -70,6 +70,11 @@ class Entrance(Shell):
         """Give open calls `grace` seconds to end, and close the ports."""
         if self._gateway is not None:
             await self._gateway.close(grace)
+
+    async def close(self) -> None:
+        """Close the doors, and then what is behind them."""
+        await self.close_doors(0)
+        await super().close()
 
     async def _assign(self, name: str, address: str | None) -> None:
         """Tell the emitter that is a place for a plugin where its plugin is."""

@@ -212,9 +212,10 @@ class HubShell:
                     ray.kill(handle, no_restart=False)
 
     async def _look_at(self, name: str, handle: Any) -> Sight:
+        vitals: Vitals | None = None
         try:
             async with asyncio.timeout(min(_PATIENCE, self._hang)):
-                vitals: Vitals = await handle.vitals.remote()
+                vitals = await handle.vitals.remote()
                 sight = Sight(vitals, await handle.statistics.remote(), "")
                 self._answered[name] = time.monotonic()
                 return sight
@@ -225,7 +226,9 @@ class HubShell:
             self._expect(name)
             return Sight(None, None, f"does not answer: {type(error).__name__}")
         except ray.exceptions.RayError as error:
-            return Sight(None, None, str(getattr(error, "cause", None) or error))
+            cause = getattr(error, "cause", None) or error
+            what = "cannot start" if vitals is None else "does not report"
+            return Sight(None, None, f"{what}: {type(cause).__name__}: {cause}")
 
     def _end_if_hanging(self, name: str, handle: Any) -> float:
         """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.

@@ -20,11 +20,6 @@ from polku.link import Link
 class IngestShell(Entrance):
     """Take messages in, push their events to the next actor, acknowledge them."""
 
-    def __init__(self, packed: bytes) -> None:
-        self._target: Target
-        plan, self._target, self._replays = unpack(packed)
-        super().__init__(plan)
-
     @property
     def intake(self) -> Intake:
         """What takes messages in."""
@@ -32,16 +27,21 @@ class IngestShell(Entrance):
 
     async def open(self) -> None:
         """Build the intake and start its ingestors; the doors open once the supervisor says where."""
+        target: Target
+        self._plan, target, replays = unpack(self._packed)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
-        self._connection = connect(self._plan, self._target, self._dead_letters)
+        self._opened.push_async_callback(self._dead_letters.close)
+        connection = connect(self._plan, target, self._dead_letters)
+        self._opened.push_async_callback(connection.close)
         bury = partial(self._dead_letters.bury, "")
         name = f"{self._plan.name}/ingest"
         window = GATHERED._replace(batches=self._plan.batches_under_way)
-        link = Link(name, self._connection.peer, window=window, bury=bury)
+        link = Link(name, connection.peer, window=window, bury=bury)
         self._intake: Intake = build_intake(self._plan, link, seals=True)
         build_sources(self._plan, self._intake, self._dead_letters)
+        self._opened.push_async_callback(self._intake.close)
         await self._intake.start()
-        if self._replays:
+        if replays:
             replay_to_intake(self._plan, self._dead_letters, self._intake)
 
     async def dead_letters(self) -> list[DeadLetter]:
@@ -53,14 +53,6 @@ class IngestShell(Entrance):
         """Return a snapshot of the counters."""
         await self.ensure_started()
         return self._intake.statistics()
-
-    async def close(self) -> None:
-        """Close the doors and the ingestors."""
-        if self._started:
-            await self.close_doors(0)
-            await self._intake.close()
-            await self._connection.close()
-            await self._dead_letters.close()
 
 
 IngestActor = ray.remote(**ACTOR)(IngestShell)

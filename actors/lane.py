@@ -26,24 +26,26 @@ from polku.serving import favour_journal
 class LaneShell(Entrance):
     """Run a lane as the inline runtime runs it; some of its stages may have actors of their own."""
 
-    def __init__(self, packed: bytes) -> None:
-        self._apart: Mapping[str, Sequence[str]]
-        plan, self._apart, self._replays = unpack(packed)
-        super().__init__(plan)
-
     @property
     def intake(self) -> Intake:
         """What takes messages in."""
         return self._lane.intake
 
     async def open(self) -> None:
-        """Build and start every part."""
+        """Build and start every part; an emitter that cannot start is started again, and again, beside the others."""
+        self._apart: Mapping[str, Sequence[str]]
+        self._plan, self._apart, replays = unpack(self._packed)
         self._console = RelayConsole()
         console.use(self._console)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._lane = Lane(self._plan, self._dead_letters, self._elsewhere)
-        await self._lane.open(replays=self._replays)
+        self._opened.push_async_callback(self._lane.close)
+        await self._lane.open(replays=replays, patient=True)
         favour_journal(self._plan.buffer)
+
+    def check(self) -> None:
+        """Raise what an emitter's `start` raised."""
+        self._lane.check()
 
     async def push(self, head: bytes, payload: bytes, after: str) -> bytes:
         """Take what a stage with an actor of its own hands on."""
@@ -84,12 +86,6 @@ class LaneShell(Entrance):
         """Return when every outlet has delivered what it holds."""
         await self.ensure_started()
         await self._lane.drain_buffer()
-
-    async def close(self) -> None:
-        """Close the doors and every part."""
-        if self._started:
-            await self.close_doors(0)
-            await self._lane.close()
 
     def _elsewhere(self, stage: StagePlan) -> list[Peer]:
         return [RayPeer(actor, stage.name) for actor in self._apart.get(stage.name, ())]

@@ -32,7 +32,7 @@ async def start(method: Any, *arguments: object) -> Any:
 
 async def start_all(handles: Iterable[Any]) -> None:
     """Start parts that nobody outside talks to."""
-    await asyncio.gather(*(start(handle.vitals) for handle in handles))
+    await asyncio.gather(*(start(handle.begin) for handle in handles))
 
 
 async def open_doors(lane: Column, place: Place, doors: Doors) -> tuple[Addresses, Doors]:
@@ -40,6 +40,7 @@ async def open_doors(lane: Column, place: Place, doors: Doors) -> tuple[Addresse
 
     Raises `SettingError` where a port that the lanes of a host share is somebody else's.
     """
+    await start(lane.ingest.begin)
     if doors.shared and place.is_first:
         await start(lane.ingest.claim, doors)
     opened: Addresses = await start(lane.ingest.introduce, None, doors)

@@ -14,7 +14,7 @@ from polku.actors.names import find
 from polku.actors.shortcut import LostError, Shortcut, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
-from polku.errors import UnavailableError
+from polku.errors import PolkuError, UnavailableError
 from polku.link import Push
 from polku.receipt import Receipt, Taken
 
@@ -33,6 +33,8 @@ class _LateError(UnavailableError):
 
 class RayPeer:
     """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
+
+    That is every exception but those of our own tree, which a receiver raises on purpose.
 
     `actor` is a handle, or the name of one that is looked for when it is needed. One that hosts several parts is told
     `after` which stage the batches come.
@@ -56,8 +58,7 @@ class RayPeer:
         shortcut = await self._short_way()
         if shortcut is not None:
             return unpack_answer(await self._hear(shortcut, shortcut.ask("push", (head, *self._after), payload)))
-        handle = self._handle or await self._find()
-        return unpack_answer(await self._call(handle.push.remote(head, payload, *self._after)))
+        return unpack_answer(await self._call("push", head, payload, *self._after))
 
     async def settle(self, push: Push) -> Receipt:
         """Ask for the outcome of a batch that was taken."""
@@ -67,15 +68,13 @@ class RayPeer:
                 if shortcut is not None:
                     asked = shortcut.ask("settle", (push, *self._after))
                     return _receipt(unpack_answer(await self._hear(shortcut, asked)))
-                handle = self._handle or await self._find()
-                return _receipt(await self._call(handle.settle.remote(push, *self._after)))
+                return _receipt(await self._call("settle", push, *self._after))
             except _LateError:  # it is held for longer: pushing it again would not help
                 continue
 
     async def flush(self, everything: bool) -> None:
         """Let the actor let go of what it holds."""
-        handle = self._handle or await self._find()
-        await self._call(handle.flush.remote(everything))
+        await self._call("flush", everything)
 
     async def _short_way(self) -> Shortcut | None:
         """Return the shortcut, asked for once in each life of the actor; None where there is none."""
@@ -85,9 +84,8 @@ class RayPeer:
             return None
         async with self._trying:
             if self._tried != self._life:
-                handle = self._handle or await self._find()
                 life = self._life
-                self._shortcut = await reach(await self._call(handle.listen.remote(this_node())))
+                self._shortcut = await reach(await self._call("listen", this_node()))
                 self._tried = life
         return self._shortcut if self._shortcut is not None and self._shortcut.is_open else None
 
@@ -108,7 +106,12 @@ class RayPeer:
         heard: bytes = await self._wait(answer)
         return heard
 
-    async def _call(self, ref: Any) -> Any:
+    async def _call(self, method: str, *arguments: object) -> Any:
+        handle = self._handle or await self._find()
+        try:
+            ref = getattr(handle, method).remote(*arguments)
+        except ray.exceptions.RayError as error:  # too many calls are open, or Ray does not answer
+            raise UnavailableError(f"{self._name} cannot be called: {_named(error)}") from None
         return await self._wait(asyncio.wrap_future(ref.future()))
 
     async def _wait(self, answer: asyncio.Future[Any]) -> Any:
@@ -121,6 +124,8 @@ class RayPeer:
         except (ray.exceptions.RayActorError, LostError) as error:
             died = await self._has_died()
             raise UnavailableError(f"{self._name} does not answer: {error}", died=died) from None
+        except Exception as error:
+            raise _explain(self._name, error) from None
 
     async def _has_died(self) -> bool:
         """Wait until the actor answers again, and say whether that is another life of it."""
@@ -135,7 +140,7 @@ class RayPeer:
                     try:
                         handle = self._handle or await self._find()
                         return int(await handle.life.remote())
-                    except (ray.exceptions.RayActorError, UnavailableError):
+                    except (ray.exceptions.RayError, UnavailableError):
                         if self._actor_name:  # another may have its name by now
                             self._handle = None
                         await asyncio.sleep(_PAUSE)
@@ -145,6 +150,19 @@ class RayPeer:
     async def _find(self) -> Any:
         self._handle = await asyncio.to_thread(find, self._actor_name)
         return self._handle
+
+
+def _explain(name: str, error: Exception) -> PolkuError:
+    """Return what an actor says with an exception: an error of ours, or that nothing is known of the batch.
+
+    The latter is what Ray raises itself, and what kept an actor that was restarted from starting.
+    """
+    cause = getattr(error, "cause", None) or error
+    return cause if isinstance(cause, PolkuError) else UnavailableError(f"{name} failed: {_named(cause)}")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _receipt(answer: Receipt | Taken) -> Receipt:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
 import resource
+import secrets
 import sys
 import time
 from typing import Any, NamedTuple
@@ -16,6 +18,8 @@ from ray import cloudpickle
 from polku.actors import shortcut
 from polku.memory import keep_until_quiet
 from polku.serving import tune_process
+
+_LOG = logging.getLogger(__name__)
 
 
 class Vitals(NamedTuple):
@@ -32,11 +36,17 @@ class Vitals(NamedTuple):
 
 
 class Shell:
-    """Be the base of the actors. Constructors only keep their arguments: one that raises is never restarted by Ray."""
+    """The base of the actors, made with what `pack` returned.
 
-    def __init__(self) -> None:
-        self._epoch = time.time_ns()
+    The constructor does nothing that can fail, not even unpickle user code: Ray never restarts an actor after that.
+    `open` may raise at any time; what it had opened by then is closed, and the next call tries again.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+        self._epoch = secrets.randbits(62) + 1  # compared with that of other lives only: clocks may go back
         self._started = False
+        self._opened = contextlib.AsyncExitStack()  # closes what `open` has opened, the latest first
         self._open_seconds = 0.0
         self._starting: asyncio.Lock | None = None
 
@@ -50,7 +60,11 @@ class Shell:
             if not self._started:
                 _send_prints_to_stderr()
                 began = time.monotonic()
-                await self.open()
+                try:
+                    await self.open()
+                except BaseException:
+                    await self._close_opened()
+                    raise
                 self._open_seconds = time.monotonic() - began
                 tune_process()
                 keep_until_quiet()
@@ -59,6 +73,24 @@ class Shell:
     async def open(self) -> None:
         """Build the running object and open its files, sockets and clients."""
         raise NotImplementedError
+
+    async def begin(self) -> None:
+        """Start, and raise what keeps this part from its work: at the start of a pipeline that ends it."""
+        await self.ensure_started()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a part of this actor that is still being started again failed with."""
+
+    async def close(self) -> None:
+        """Close what is open, also where something raises in the middle of it."""
+        await self._close_opened()
+
+    async def _close_opened(self) -> None:
+        try:
+            await self._opened.aclose()
+        except Exception as error:
+            _LOG.warning("something could not be closed: %s: %s", type(error).__name__, error)
 
     async def listen(self, node: str) -> str:
         """Open a shortcut for the one actor that asks, and return the path of its socket; empty on another node."""

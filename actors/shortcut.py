@@ -148,8 +148,8 @@ class _Serving(_Frames):
             working.add_done_callback(self._working.discard)
 
     async def _answer(self, number: int, head: bytes, payload: bytes) -> None:
-        method, arguments = pickle.loads(head)
         try:
+            method, arguments = pickle.loads(head)
             answer, fault = await self._serve(method, arguments, payload), b""
         except Exception as error:
             answer, fault = b"", _pickled(error)

@@ -8,7 +8,7 @@ import ray
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
-from polku.actors.target import Connection, Target, connect
+from polku.actors.target import Target, connect
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters, build_stage
 from polku.dead_letters import DeadLetter, DeadLetters
@@ -26,20 +26,18 @@ from polku.stage import Stage, StageStatistics
 class StageShell(Shell):
     """Receive batches, run the middleware on them, push on what is left."""
 
-    def __init__(self, packed: bytes) -> None:
-        super().__init__()
+    async def open(self) -> None:
+        """Build the middleware and start it."""
         self._plan: Plan
         self._stage_plan: StagePlan
         self._behind: Target | None
-        self._plan, self._stage_plan, self._behind = unpack(packed)
-        self._connections: list[Connection] = []
+        self._plan, self._stage_plan, self._behind = unpack(self._packed)
         self._fork: Fork | None = None  # where lanes share the stage
-
-    async def open(self) -> None:
-        """Build the middleware and start it."""
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
+        self._opened.push_async_callback(self._dead_letters.close)
         self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
         self._inlet = Inlet(self._stage, at_once=True)
+        self._opened.push_async_callback(self._stage.close)
         await self._stage.start()
 
     async def push(self, head: bytes, payload: bytes) -> bytes:
@@ -75,14 +73,6 @@ class StageShell(Shell):
         await self.ensure_started()
         await self._stage.flush()
 
-    async def close(self) -> None:
-        """Close the middleware."""
-        if self._started:
-            await self._stage.close()
-            for connection in self._connections:
-                await connection.close()
-            await self._dead_letters.close()
-
     def _way_out(self) -> Outgoing:
         """Return the link to what comes next: none in a replica, one, or, where lanes share the stage, one each."""
         if self._behind is None:
@@ -98,7 +88,7 @@ class StageShell(Shell):
 
     def _link(self, lane: str, target: Target) -> Link:
         connection = connect(self._plan, target, self._dead_letters)
-        self._connections.append(connection)
+        self._opened.push_async_callback(connection.close)
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         bury = partial(self._dead_letters.bury, "")

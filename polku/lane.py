@@ -106,11 +106,15 @@ class Lane:
             raise NotRunningError("the pipeline has not started")
         return self._intake
 
-    async def open(self, *, replays: bool = True) -> None:
-        """Start every part; where several lanes store dead letters in one file, one of them does the replays."""
+    async def open(self, *, replays: bool = True, patient: bool = False) -> None:
+        """Start every part; where several lanes store dead letters in one file, one of them does the replays.
+
+        Raises what a part raises. With `patient`, in an actor that may have been restarted, an emitter's `start` is
+        called again until it works instead, and only its own events wait.
+        """
         for outlet in self._plan.outlets:
             self._deliveries[outlet.name] = delivery = build_delivery(outlet)
-            await delivery.start()
+            await (delivery.start_again() if patient else delivery.start())
         links = {name: self._link(f"buffer/{name}", Local(d)) for name, d in self._deliveries.items()}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)
         await self._buffer.open()
@@ -123,6 +127,12 @@ class Lane:
         if replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)
             replay_to_intake(self._plan, self._dead_letters, self._intake)
+
+    def check(self) -> None:
+        """Raise what the `start` of an emitter raised that is still being started again."""
+        for delivery in self._deliveries.values():
+            if delivery.start_error is not None:
+                raise delivery.start_error
 
     async def _connect(self, buffer: Buffer) -> Peer:
         """Build the stages that run here, from the back to the front; return what comes after the intake."""

@@ -54,7 +54,7 @@ def _batch(number: int) -> Batch:
 
 @pytest.mark.usefixtures("ray_session")
 async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without() -> None:
-    actor: Any = ray.remote(**ACTOR)(Recorder).remote()
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
     peer = RayPeer(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
@@ -73,7 +73,7 @@ async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without()
 
 @pytest.mark.usefixtures("ray_session")
 async def test_an_actor_that_ray_has_started_again_is_pushed_to_where_it_is_now() -> None:
-    actor: Any = ray.remote(**ACTOR)(Recorder).remote()
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
     peer = RayPeer(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
