@@ -108,7 +108,7 @@ class Sink:
                 order = self._order
                 arguments = (self._workload, order["connections"], order["epoch_ns"], order["check"])
                 received = self.received[envelope.source] = Received(*arguments)
-            await context.write(received.take(envelope.events))
+            await context.write(received.take(envelope.content))
 
     def counts(self) -> dict[str, int]:
         """Return how many events have come from each emitter."""

@@ -157,7 +157,8 @@ class FastServer:
     async def _ingest(self, front: Any, call_id: int, request: IngestEvent, size: int, peer: str) -> None:
         context = IngestContext(request.source, request.cluster, request.format)
         try:
-            admission = await self._intake.admit_raw(request.raw, context, request.source)
+            with self._intake.reading(size):
+                admission = await self._intake.admit_raw(request.raw, context, request.source)
         except InputError as error:
             _fail(front, call_id, status_of(error))
             return

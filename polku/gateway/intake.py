@@ -7,10 +7,11 @@ An intake is what every door (gRPC, HTTP, senders inside an application) hands i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,15 +115,15 @@ class Intake:
             self._check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
-            which = envelope.WhichOneof("payload")
-            if which == "events":
-                admission = admit_payload(envelope.events, source, cluster, self.limits)
-            elif which == "raw":
-                raw = RawPayload.FromString(envelope.raw)
+            if envelope.which == "events":
+                admission = admit_payload(envelope.content, source, cluster, self.limits)
+            elif envelope.which == "raw":
+                raw = RawPayload.FromString(envelope.content)
                 context = IngestContext(source, cluster, raw.format)
                 if turns is not None and self._takes_several(source):
                     return self._ingest_beside(raw.data, context, turns, len(message))
-                admission = await self.admit_raw(raw.data, context, source)
+                with self.reading(len(message)):
+                    admission = await self.admit_raw(raw.data, context, source)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
@@ -146,7 +147,8 @@ class Intake:
         admission = self.admit(request, len(message))
         if admission is None:
             context = IngestContext(request.source, request.cluster, request.format)
-            admission = await self.admit_raw(request.raw, context, request.source)
+            with self.reading(len(message)):
+                admission = await self.admit_raw(request.raw, context, request.source)
         return await self._push(admission, len(message))
 
     def parse(self, message: bytes) -> IngestEvent:
@@ -201,7 +203,19 @@ class Intake:
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
         self._check_request(size)
-        return await self._push(await admit(), size)
+        with self.reading(size):
+            admission = await admit()
+        return await self._push(admission, size)
+
+    @contextlib.contextmanager
+    def reading(self, size: int) -> Iterator[None]:
+        """Count the bytes of a message as in flight while an ingestor reads it; pushed, they count as its events'."""
+        self._open_bytes += size
+        try:
+            yield
+        finally:
+            self._open_bytes -= size
+            self._answered.set()
 
     def pull(self, sources: Sources) -> None:
         """Take what these sources pull too: they start, drain and close with this."""

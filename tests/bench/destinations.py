@@ -209,7 +209,7 @@ def prebuilt(options: argparse.Namespace) -> list[Batch]:
     template = Workload(batch=options.batch, size=options.size).template()
     now = time.time_ns()
     messages = [template.message(number, now) for number in range(options.events // options.batch)]
-    return [Batch(payload=read_envelope(message).events, routes=()).sealed() for message in messages]
+    return [Batch(payload=read_envelope(message).content, routes=()).sealed() for message in messages]
 
 
 async def send(contender: Contender, way: str, address: str, options: argparse.Namespace) -> dict[str, float]:

@@ -1,26 +1,31 @@
-"""What was pushed counts as under way until it is discharged, whoever still waits for it."""
+"""What was taken counts as in flight until it is discharged, whoever still waits for it and whoever reads it first."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from polku import Event, new_event
 from polku.batch import Batch
+from polku.contracts import IngestContext
 from polku.errors import InputError
 from polku.gateway.intake import Intake
 from polku.limits import Limits
 from polku.link import Link, Local
 from polku.receipt import Receipt
-from polku.v1.gateway_pb2 import IngestEvent
+from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 
 class Stuck:
     """Take batches and answer when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_open: bool = False) -> None:
         self.go_on = asyncio.Event()
+        if is_open:
+            self.go_on.set()
 
     async def push(self, batch: Batch) -> Receipt:
         await self.go_on.wait()
@@ -48,4 +53,66 @@ async def test_a_client_that_leaves_takes_nothing_back() -> None:
     await intake.drain()
     assert (intake.statistics().open, intake.statistics().accepted) == (0, 3)
     assert (await intake.event(message)).event_ids
+    await intake.close()
+
+
+class Reading:
+    """Read payloads when the test says so."""
+
+    sources = ("test",)
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def ingest(self, data: bytes, context: IngestContext) -> list[Event]:
+        await self.go_on.wait()
+        return [new_event("user.login", source="test", payload=data)]
+
+
+Call = Callable[[Intake], Awaitable[Ack]]
+BODY = b"." * 100
+UNARY = IngestEvent(source="test", raw=BODY).SerializeToString()
+STREAMED = IngestBatch(source="test", raw=RawPayload(data=BODY)).SerializeToString()
+
+
+def of_http(intake: Intake) -> Awaitable[Ack]:
+    return intake.request(len(BODY), lambda: intake.admit_raw(BODY, IngestContext("test", "", ""), "test"))
+
+
+CALLS: dict[str, Call] = {
+    "unary": lambda intake: intake.event(UNARY),
+    "http": of_http,
+    "streamed": lambda intake: intake.batch(STREAMED),
+}
+
+
+@pytest.mark.parametrize("first", CALLS.values(), ids=CALLS.keys())
+async def test_bytes_count_as_in_flight_while_an_ingestor_reads_them(first: Call) -> None:
+    reading = Reading()
+    intake = Intake({"test": reading}, None, Link("link", Local(Stuck(is_open=True))), Limits(open_bytes=150))
+    call = asyncio.ensure_future(first(intake))
+    await asyncio.sleep(0)
+    for another in (CALLS["unary"], CALLS["http"]):
+        with pytest.raises(InputError, match="under way already"):
+            await another(intake)
+    waiting = asyncio.ensure_future(CALLS["streamed"](intake))  # a stream waits for room
+    await asyncio.sleep(0)
+    assert intake.statistics().messages == 3
+    reading.go_on.set()
+    assert [len(ack.event_ids) for ack in await asyncio.gather(call, waiting)] == [1, 1]
+    assert (await intake.event(UNARY)).event_ids, "nothing is counted any more"
+    await intake.close()
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call) -> None:
+    class Fails:
+        def ingest(self, data: bytes, context: IngestContext) -> list[Event]:
+            raise ValueError("not today")
+
+    intake = Intake({"test": Fails()}, None, Link("link", Local(Stuck(is_open=True))), Limits(open_bytes=150))
+    for _ in range(3):
+        with contextlib.suppress(InputError):
+            await call(intake)
+    assert (await intake.event(request(new_event("user.login", source="test", payload=BODY)))).event_ids
     await intake.close()
