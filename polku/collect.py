@@ -88,18 +88,20 @@ class CollectingDelivery(Delivery):
         self._held_events += held.events
         self._held_bytes += held.size
         payload = batch.payload  # decoded apart from the batch, which would keep the events for as long as it is held
-        for event, frame in zip(EventPayload.FromString(payload).events, split_frames(payload), strict=True):
+        frames = split_frames(payload)
+        for position, (event, frame) in enumerate(zip(EventPayload.FromString(payload).events, frames, strict=True)):
             try:
                 key = self._group_of(event)
             except Exception as error:
-                held.refused.append(Refusal(event.id, Code.UNDELIVERED, str(error) or type(error).__name__))
+                reason = str(error) or type(error).__name__
+                held.refused.append(Refusal(event.id, Code.UNDELIVERED, reason, position=position))
             else:
-                self._put(key, held, frame)
+                self._put(key, held, position, frame)
         self._failed += len(held.refused)
         self._settle(held, len(held.refused))
         return held
 
-    def _put(self, key: str, held: _Held, frame: bytes) -> None:
+    def _put(self, key: str, held: _Held, position: int, frame: bytes) -> None:
         size = len(frame)
         group = self._groups.get(key)
         if group is not None and group.size + size > self._limits.max_bytes:
@@ -113,11 +115,10 @@ class CollectingDelivery(Delivery):
         group.frames.append(frame)
         group.size += size
         self._open += size
-        if group.last is held:
-            group.runs[-1].count += 1
-        else:
+        if group.last is not held:
             group.last = held
             group.runs.append(_Run(held))
+        group.runs[-1].positions.append(position)
         if len(group.frames) >= self._limits.max_events:
             self._complete(group)
 
@@ -154,13 +155,14 @@ class CollectingDelivery(Delivery):
         batch = Batch.from_wire(Header(len(group.frames), None, None, 0, ""), join_frames(group.frames))
         group.frames.clear()
         receipt = await self.deliver(batch)
-        refused = {refusal.event_id: refusal for refusal in receipt.refused}
-        ids = batch.ids if refused else []
+        refused = {refusal.position: refusal for refusal in receipt.refused}
         self._under_way -= group.size
         waiting, start = len(self._held), 0
         for run in group.runs:
-            held, count = run.held, run.count
-            held.refused += [refused[event_id] for event_id in ids[start : start + count] if event_id in refused]
+            held, count = run.held, len(run.positions)
+            if refused:
+                places = enumerate(run.positions, start)
+                held.refused += [refused[at]._replace(position=own) for at, own in places if at in refused]
             start += count
             self._settle(held, count)
         if len(self._held) < waiting:
@@ -195,13 +197,13 @@ class _Held:
 
 
 class _Run:
-    """How many events in a row are of one batch."""
+    """Events in a row that are of one batch: their positions there."""
 
-    __slots__ = ("count", "held")
+    __slots__ = ("held", "positions")
 
     def __init__(self, held: _Held) -> None:
         self.held = held
-        self.count = 1
+        self.positions: list[int] = []
 
 
 class _Group:

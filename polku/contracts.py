@@ -186,32 +186,46 @@ class Source(Protocol):
 
 
 class DeadEvent(NamedTuple):
-    """An event that cannot go on, why (for its sender), and the details (for the pipeline's owner)."""
+    """An event that cannot go on, why (for its sender), and the details (for the pipeline's owner).
+
+    Of a step's, `refusal.position` is the event's index in the list that the step was given.
+    """
 
     event: Event
     refusal: Refusal
     detail: str = ""
 
 
+class Follows(NamedTuple):
+    """An event whose answer is that of an event of an earlier batch: positions in what the step was given."""
+
+    position: int
+    batch: int
+    first: int
+
+
 class Outcome(NamedTuple):
     """Say what a step did with a batch: the events that go on, and those that are refused.
 
-    `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's): pairs of their id
-    and the number of that batch.
+    `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's). `origins` has for
+    each event that goes on the positions of the given events that it was made of, so that those are refused with it;
+    None where each is one of the given objects, or where that is not known (see `polku.lineage`).
     """
 
     events: list[Event]
     refused: Sequence[DeadEvent] = ()
-    follows: Sequence[tuple[str, int]] = ()
+    follows: Sequence[Follows] = ()
+    origins: Sequence[tuple[int, ...]] | None = None
 
 
 class Step(Protocol):
     """A running middleware, as a stage drives it: built-in middleware builds to it, users' is adapted to it.
 
     `drop_reason` is the counter of `Counts` that events which do not come back are added to. `batch` numbers the
-    batch (rising within one stage); `settled` is called once for each number, with the ids that were refused further
-    down, when the batch's outcome is known. A step that drops events but changes none may have `reads_only = True`:
-    the stage then passes on the bytes that came, instead of encoding the events again.
+    batch (rising within one stage); `settled` is called once for each number, when the batch's outcome is known, with
+    the positions of the given events that were refused, here or further down. A step that drops events but changes
+    none may have `reads_only = True`: the stage then passes on the bytes that came, instead of encoding the events
+    again.
     """
 
     name: str
@@ -221,16 +235,16 @@ class Step(Protocol):
         """Return what goes on."""
         ...
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Learn the outcome of a batch."""
         ...
 
 
 class Part(NamedTuple):
-    """One input of a held event: the number of its batch and its id."""
+    """One input of a held event: the number of its batch and its position in what the holder was given of it."""
 
     batch: int
-    event_id: str
+    position: int
 
 
 class Flush(NamedTuple):

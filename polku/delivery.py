@@ -14,7 +14,7 @@ from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
-from polku.receipt import Receipt, Refusal
+from polku.receipt import Receipt, Refusal, located
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
@@ -94,9 +94,11 @@ class Delivery:
                 failures = await self._emit(batch)
             finally:
                 self._in_flight -= 1
-        self._failed += len(failures)
-        self._confirmed += len(batch) - len(failures)
-        return Receipt(tuple(Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts) for f in failures))
+        refusals = [Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts) for f in failures]
+        refused = located(refusals, batch)
+        self._failed += len(refused)
+        self._confirmed += len(batch) - len(refused)
+        return Receipt(refused)
 
     async def flush(self, everything: bool) -> None:
         """Do nothing: nothing is held here."""

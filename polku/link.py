@@ -30,7 +30,7 @@ from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.gathering import Backlog, Gathering
 from polku.log import RepeatedLog
 from polku.numbers import OpenNumbers
-from polku.receipt import Receipt, Refusal, Taken
+from polku.receipt import Output, Receipt, Refusal, Taken, located, shifted
 from polku.suspects import DEATHS, Suspects, divide
 
 _LOG = logging.getLogger(__name__)
@@ -288,6 +288,7 @@ class Link:
             if batch.identity is None:
                 batch.identity = Identity(self.name, self.epoch, seq)
             receipt = await self._send_despite_faults(seq, batch)
+            receipt = receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
         except Exception as error:
             _fail(parts, error)
         else:
@@ -345,18 +346,20 @@ class Link:
         """Push a batch that kills its receiver in parts; only the events that kill it alone are refused."""
         if len(batch) == 1:
             reason = f"{self.name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
-            poison = (Refusal(batch.ids[0], Code.POISON, reason),)
+            poison = (Refusal(batch.ids[0], Code.POISON, reason, position=0),)
             stored = self._bury(batch, poison) if self._bury is not None else None
             if stored is not None:
                 await stored
             return Receipt(poison)
         receipt = Receipt()
         refused: tuple[Refusal, ...] = ()
-        output: tuple[Batch, ...] = ()
+        output: tuple[Output, ...] = ()
+        start = 0
         for part in divide(batch):
             receipt = await self._push_part(part)
-            refused += receipt.refused
-            output += receipt.output
+            refused += shifted(located(receipt.refused, part), start)
+            output += tuple(made.after(start) for made in receipt.output)
+            start += len(part)
         return receipt._replace(refused=refused, output=output)
 
     async def _push_part(self, part: Batch) -> Receipt:
@@ -469,9 +472,11 @@ def _default_delay(attempt: int) -> float:
 
 
 def _answer(parts: list[_Waiting], receipt: Receipt) -> None:
+    start = 0
     for part in parts:
         if not part.answer.done():
-            part.answer.set_result(receipt.about(set(part.batch.ids)) if receipt.refused else receipt)
+            part.answer.set_result(receipt.part(start, len(part.batch)))
+        start += len(part.batch)
 
 
 def _fail(parts: list[_Waiting], error: Exception) -> None:

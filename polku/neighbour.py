@@ -12,7 +12,7 @@ from polku.batch import Batch
 from polku.begin import begin
 from polku.errors import DrainingError
 from polku.link import Receiver
-from polku.receipt import Receipt
+from polku.receipt import Receipt, located
 
 
 class Neighbour:
@@ -49,7 +49,8 @@ class Neighbour:
     async def _hand_over(self, batch: Batch) -> Receipt:
         try:
             answer = await self._receiver.push(batch)
-            return answer if isinstance(answer, Receipt) else await answer
+            receipt = answer if isinstance(answer, Receipt) else await answer
+            return receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
         except asyncio.CancelledError:
             if self._closed:
                 raise DrainingError(f"{self._name} was closed") from None

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from polku.batch import Batch
 from polku.gateway.turns import Turns
 from polku.link import Link
-from polku.receipt import Counts, Receipt
+from polku.receipt import Counts, Output, Receipt
 
 
 class Reply:
@@ -21,7 +21,7 @@ class Reply:
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
         """Answer with the batch."""
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        answer.set_result(Receipt(output=(batch,)))
+        answer.set_result(Receipt(output=(Output(batch),)))
         return answer
 
     async def wait_room(self) -> None:
@@ -49,7 +49,7 @@ class Replicas:
         try:
             work = await self._work(batch)
             await turn.come()
-            waits = [self._link.push_nowait(out) for out in work.output]
+            waits = [self._link.push_nowait(out.batch) for out in work.output]
         finally:
             turn.end()
         outcome = asyncio.ensure_future(self._settle(work, waits))
@@ -74,13 +74,15 @@ class Replicas:
         return receipt
 
     async def _settle(self, work: Receipt, waits: Sequence[Awaitable[Receipt]]) -> Receipt:
-        refused = work.refused
+        refused = {refusal.position: refusal for refusal in work.refused}
         receipt = self._latest
-        for wait in waits:
+        for out, wait in zip(work.output, waits, strict=True):
             receipt = await wait
-            refused += receipt.refused
+            for refusal in receipt.refused:
+                for position in out.inputs(refusal.position):
+                    refused.setdefault(position, refusal._replace(position=position))
         self._latest = receipt._replace(refused=())
         counts = receipt.counts
         for own in self._counts:
             counts = counts.plus(own)
-        return receipt._replace(refused=refused, counts=counts)
+        return receipt._replace(refused=tuple(refused[at] for at in sorted(refused)), counts=counts)

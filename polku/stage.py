@@ -18,19 +18,23 @@ from polku.batch import Batch
 from polku.begin import begin
 from polku.clock import Clock
 from polku.codes import Code
-from polku.contracts import DeadEvent, Flush, Holder, Outcome, Step
+from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.delivery import call_hook
 from polku.event.v1.event_pb2 import Event
+from polku.lineage import through, trace_back
 from polku.link import Outgoing
 from polku.log import RepeatedLog
-from polku.receipt import Counts, Receipt, Refusal
+from polku.receipt import Counts, Output, Receipt, Refusal
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
+
+_Refused = dict[int, Refusal]  # by position
 
 
 class StageStatistics(NamedTuple):
@@ -58,6 +62,16 @@ class _Holding:
     refused: list[Refusal] = field(default_factory=list)
 
 
+class _Passed(NamedTuple):
+    """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share."""
+
+    at: int
+    step: Step
+    given: list[Event]
+    outcome: Outcome
+    follows: Sequence[tuple[Follows, asyncio.Future[_Refused] | None]]
+
+
 class Stage:
     """Run steps on batches and push what goes on down a link; `reads_routes` where the buffer comes next."""
 
@@ -81,7 +95,8 @@ class Stage:
         self._turn = asyncio.Lock()
         self._held_something = asyncio.Event()
         self._number = 0
-        self._outcomes: dict[int, asyncio.Future[Receipt]] = {}
+        self._open: set[int] = set()  # numbers of batches without an outcome
+        self._followers: dict[tuple[int, int], asyncio.Future[_Refused]] = {}  # by number and index of the step
         self._holdings: dict[int, _Holding] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._latest = Receipt()
@@ -141,9 +156,9 @@ class Stage:
         """Run the steps from a position on, hand on what is left, and return the future of the batch's receipt."""
         self._number += 1
         number = self._number
-        waits: list[Awaitable[Receipt]] = []
-        refused: list[Refusal] = []
-        follows: list[tuple[str, asyncio.Future[Receipt] | None]] = []
+        self._open.add(number)
+        wait: Awaitable[Receipt] | None = None
+        trail: list[_Passed] = []
         changed = False
         steps = self._steps[position:]
         events = batch.events if steps else []
@@ -152,20 +167,26 @@ class Stage:
                 break
             changed = changed or not getattr(step, "reads_only", False)
             if is_holder(step):
-                waits.append(await self._hold(step, events, number, index))
+                wait = await self._hold(step, events, number, index)
                 events = []
                 break
             outcome = await self._work(step, events, number)
             self._count(step, events, outcome)
-            refused.extend(dead.refusal for dead in outcome.refused)
-            follows.extend((event_id, self._outcomes.get(first)) for event_id, first in outcome.follows)
+            follows = [(follow, self._follow(follow, number, index)) for follow in outcome.follows]
+            trail.append(_Passed(index, step, events, outcome, follows))
             events = outcome.events
         if events or not steps:
-            waits.append(self._hand_on(_outgoing(batch, events, changed=changed)))
-        settled = begin(self._settle(number, batch, waits, refused, follows, inner=inner))
-        if not settled.done():
-            self._outcomes[number] = settled
-        return settled
+            wait = self._hand_on(_outgoing(batch, events, changed=changed))
+        return begin(self._settle(number, wait, trail, inner=inner))
+
+    def _follow(self, follow: Follows, number: int, index: int) -> asyncio.Future[_Refused] | None:
+        """Return the future of what is refused of the followed event's batch; None: its outcome is this batch's own."""
+        if follow.batch == number:
+            return None
+        key = (follow.batch, index)
+        if key not in self._followers:
+            self._followers[key] = asyncio.get_running_loop().create_future()
+        return self._followers[key]
 
     async def _work(self, step: Step, events: list[Event], number: int) -> Outcome:
         self._step, self._since = step.name, self._clock.monotonic()
@@ -177,7 +198,8 @@ class Stage:
             detail = traceback.format_exc()
             reason = f"{step.name}: {type(error).__name__}: {error}"
             _REPEATED.exception(step.name, "%s failed on a batch of %d events", step.name, len(events))
-            dead = [DeadEvent(e, Refusal(e.id, Code.MIDDLEWARE_ERROR, reason), detail) for e in events]
+            refusal = Refusal("", Code.MIDDLEWARE_ERROR, reason)
+            dead = [DeadEvent(e, refusal._replace(event_id=e.id, position=i), detail) for i, e in enumerate(events)]
             return Outcome([], dead)
         finally:
             self._step = ""
@@ -200,35 +222,42 @@ class Stage:
         return self._link.push_nowait(batch)
 
     async def _settle(
-        self,
-        number: int,
-        batch: Batch,
-        waits: Sequence[Awaitable[Receipt]],
-        refused: list[Refusal],
-        follows: Sequence[tuple[str, asyncio.Future[Receipt] | None]],
-        *,
-        inner: bool,
+        self, number: int, wait: Awaitable[Receipt] | None, trail: Sequence[_Passed], *, inner: bool
     ) -> Receipt:
         """Wait for what became of a batch and tell the steps; what failed as a whole counts as refused as a whole."""
         receipt = self._latest
-        done = False
+        settled = len(trail)
         try:
-            for wait in waits:
+            if wait is not None:
                 receipt = await wait
-                refused.extend(receipt.refused)
                 self._latest = receipt._replace(refused=(), output=())
-            for event_id, first in follows:
-                refused.extend(await _follow(event_id, first))
-            done = True
+            refused = {refusal.position: refusal for refusal in receipt.refused}
+            while settled:
+                passed = trail[settled - 1]
+                refused = trace_back(passed.given, passed.outcome, refused)
+                for follow, first in passed.follows:
+                    await _add_followed(refused, follow, first)
+                settled -= 1
+                self._tell(number, passed, refused)
         finally:
-            ids = frozenset(refusal.event_id for refusal in refused) if done else frozenset(batch.ids)
-            for step in self._steps:
-                if not is_holder(step):
-                    step.settled(number, ids)
-            self._outcomes.pop(number, None)
+            for passed in trail[:settled]:
+                self._tell(number, passed, None)
+            self._open.discard(number)
         # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
-        return receipt._replace(refused=tuple(refused), counts=counts)
+        output = tuple(_traced(made, trail) for made in receipt.output)
+        return receipt._replace(refused=tuple(refused[at] for at in sorted(refused)), counts=counts, output=output)
+
+    def _tell(self, number: int, passed: _Passed, refused: _Refused | None) -> None:
+        """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
+        everything = range(len(passed.given))
+        passed.step.settled(number, frozenset(everything if refused is None else refused))
+        following = self._followers.pop((number, passed.at), None)
+        if following is None or following.done():
+            return
+        if refused is None:
+            refused = {at: Refusal(passed.given[at].id, Code.UNAVAILABLE, _UNKNOWN, position=at) for at in everything}
+        following.set_result(refused)
 
     async def _hold(self, holder: Holder, events: list[Event], number: int, position: int) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
@@ -260,7 +289,7 @@ class Stage:
             if holding is None:
                 continue
             if why is not None:
-                holding.refused.append(why._replace(event_id=part.event_id))
+                holding.refused.append(why._replace(position=part.position))
             holding.remaining -= 1
             if holding.remaining == 0:
                 del self._holdings[part.batch]
@@ -289,12 +318,16 @@ class Stage:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _follow(event_id: str, first: asyncio.Future[Receipt] | None) -> list[Refusal]:
-    """Answer a duplicate when the first one is, and as it is; without one it stands in the same batch."""
-    if first is None:
-        return []
-    receipt = await asyncio.shield(first)
-    return [refusal for refusal in receipt.refused if refusal.event_id == event_id]
+async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Future[_Refused] | None) -> None:
+    """Answer a duplicate when the first one is, and as it is; without a future that stands in the same batch."""
+    others = refused if first is None else await asyncio.shield(first)
+    if follow.first in others:
+        refused[follow.position] = others[follow.first]._replace(position=follow.position)
+
+
+def _traced(made: Output, trail: Sequence[_Passed]) -> Output:
+    """Return what a replica made of a batch, with what each event was made of."""
+    return made._replace(origins=through([(passed.given, passed.outcome) for passed in trail], len(made.batch)))
 
 
 def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:

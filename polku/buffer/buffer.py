@@ -8,7 +8,7 @@ claimed by its outlets, each of which delivers it at its own pace → the last o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from polku.codes import Code
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import JournalError
 from polku.link import Link
-from polku.receipt import Counts, Receipt, Refusal
+from polku.receipt import Counts, Receipt, Refusal, shifted
 
 
 class BufferStatistics(NamedTuple):
@@ -157,14 +157,16 @@ class Buffer:
     async def _take_in(self, batch: Batch) -> Receipt | asyncio.Future[Receipt]:
         self._received += len(batch)
         filing = _Filing(batch.identity)
+        start = 0
         for piece in batch.runs():
-            await self._admit(piece.sealed(), self._targets(piece, filing.refused), filing)
+            await self._admit(piece.sealed(), self._targets(piece, start, filing.refused), filing, start)
+            start += len(piece)
         self._commit(filing, last=True)
         if not filing.held and not filing.waits:
             return self._receipt(filing.refused)
         return asyncio.ensure_future(self._settle(filing, batch))
 
-    def _targets(self, piece: Batch, refused: list[Refusal]) -> tuple[Outlet, ...]:
+    def _targets(self, piece: Batch, start: int, refused: list[Refusal]) -> tuple[Outlet, ...]:
         if not piece.routes:
             return self._all
         known = tuple(self._outlets[name] for name in dict.fromkeys(piece.routes) if name in self._outlets)
@@ -174,18 +176,22 @@ class Buffer:
             reason = (
                 f"route_to={list(piece.routes)}: no emitter is called {unknown[0]!r}; known are {sorted(self._outlets)}"
             )
-            refusals = tuple(Refusal(event_id, Code.UNROUTABLE, reason) for event_id in piece.ids)
+            refusals = _refuse_all(piece, Code.UNROUTABLE, reason)
             self._dead_letters.bury("", piece, refusals)
             if not known:
-                refused.extend(refusals)
+                refused.extend(shifted(refusals, start))
         return known
 
-    async def _admit(self, piece: Batch, outlets: tuple[Outlet, ...], filing: _Filing) -> None:
-        """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole."""
+    async def _admit(self, piece: Batch, outlets: tuple[Outlet, ...], filing: _Filing, start: int) -> None:
+        """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole.
+
+        `start` is where its first event stands in the batch that was pushed.
+        """
         while len(piece) and outlets:
             part = _largest_part(piece, outlets)
             head, piece = (piece, Batch.from_events([])) if part == len(piece) else piece.split(part)
-            takers = [outlet for outlet in outlets if await self._make_room(outlet, head, filing)]
+            takers = [outlet for outlet in outlets if await self._make_room(outlet, head, filing, start)]
+            start += part
             if not takers:
                 continue
             slot = await self._log.put(head, [outlet.name for outlet in takers])
@@ -195,9 +201,9 @@ class Buffer:
             filing.first, filing.last = filing.first or slot.position, slot.position
             owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
             if owners:
-                filing.waits.append(self._await(slot.position, owners, filing.identity))
+                filing.waits.append(self._await(slot.position, owners, filing.identity, start - part))
 
-    async def _make_room(self, outlet: Outlet, head: Batch, filing: _Filing) -> bool:
+    async def _make_room(self, outlet: Outlet, head: Batch, filing: _Filing, start: int) -> bool:
         count, size = len(head), self._log.weigh(head)
         if outlet.fits(count, size):
             return True
@@ -214,7 +220,7 @@ class Buffer:
         if outlet.name not in self._best_effort:
             share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
-            filing.refused.extend(Refusal(event_id, Code.BUFFER_FULL, reason) for event_id in head.ids)
+            filing.refused.extend(shifted(_refuse_all(head, Code.BUFFER_FULL, reason), start))
         return False
 
     def _commit(self, filing: _Filing, *, last: bool) -> None:
@@ -244,8 +250,8 @@ class Buffer:
             if slot.position in self._awaited:
                 self._awaited.pop(slot.position).done.set_result(None)
 
-    def _await(self, position: int, owners: int, identity: Identity | None) -> Awaited:
-        awaited = self._awaited[position] = Awaited(owners, identity)
+    def _await(self, position: int, owners: int, identity: Identity | None, start: int = 0) -> Awaited:
+        awaited = self._awaited[position] = Awaited(owners, identity, start)
         return awaited
 
     def _let_go(self, outlet: str, position: int) -> None:
@@ -262,7 +268,9 @@ class Buffer:
             for held in filing.held:
                 await asyncio.shield(held)
         except JournalError as error:
-            return self._receipt([*filing.refused, *_refuse_all(batch.ids if batch else (), error)])
+            reason = f"{error}; send again later"
+            everything = _refuse_all(batch, Code.BUFFER_FULL, reason) if batch is not None else ()
+            return self._receipt([*filing.refused, *everything])
         refused = list(filing.refused)
         for awaited in filing.waits:
             await asyncio.shield(awaited.done)
@@ -272,7 +280,7 @@ class Buffer:
     def _receipt(self, refused: Sequence[Refusal]) -> Receipt:
         fullest = max((outlet.lag for outlet in self._all), default=0)
         counts = Counts(overflowed=self._overflowed, forwarded=self._received)
-        return Receipt(_by_id(refused), counts, fullest, self._strategy.capacity)
+        return Receipt(_each_once(refused), counts, fullest, self._strategy.capacity)
 
 
 @dataclass(slots=True)
@@ -326,14 +334,15 @@ def _is_final(answer: Receipt | asyncio.Future[Receipt]) -> bool:
     return isinstance(answer, Receipt) or answer.done()
 
 
-def _refuse_all(ids: Iterable[str], error: JournalError) -> list[Refusal]:
-    """Refuse the events of a batch that could not be written."""
-    return [Refusal(event_id, Code.BUFFER_FULL, f"{error}; send again later") for event_id in ids]
+def _refuse_all(batch: Batch, code: Code, reason: str) -> tuple[Refusal, ...]:
+    """Refuse every event of a batch."""
+    return tuple(Refusal(event_id, code, reason, position=place) for place, event_id in enumerate(batch.ids))
 
 
-def _by_id(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
+def _each_once(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """Keep one refusal for each event: two outlets may have refused the same one."""
-    return tuple({refusal.event_id: refusal for refusal in reversed(refused)}.values())[::-1] if refused else ()
+    found = {(refusal.position, refusal.event_id): refusal for refusal in reversed(refused)} if refused else {}
+    return tuple(found.values())[::-1]
 
 
 def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:

@@ -37,13 +37,17 @@ class OutletState(NamedTuple):
 
 
 class Awaited:
-    """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused."""
+    """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused.
 
-    __slots__ = ("done", "identity", "owners", "refused", "told")
+    `start` is where its first event stands in the batch that was pushed: refusals are about that one.
+    """
 
-    def __init__(self, owners: int, identity: Identity | None) -> None:
+    __slots__ = ("done", "identity", "owners", "refused", "start", "told")
+
+    def __init__(self, owners: int, identity: Identity | None, start: int = 0) -> None:
         self.owners = owners
         self.identity = identity
+        self.start = start
         self.told = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []

@@ -447,8 +447,9 @@ def read_answers(db: sqlite3.Connection) -> list[Answer]:
 
 
 def _text(refused: Sequence[Refusal]) -> str:
-    return json.dumps([(r.event_id, r.code, r.message) for r in refused]) if refused else ""
+    return json.dumps([(r.event_id, r.code, r.message, r.attempts, r.position) for r in refused]) if refused else ""
 
 
 def _refusals(text: str) -> tuple[Refusal, ...]:
-    return tuple(Refusal(i, Code(code), message) for i, code, message in json.loads(text)) if text else ()
+    """Read refusals; those of an older version have no number of attempts and no position."""
+    return tuple(Refusal(i, Code(code), message, *more) for i, code, message, *more in json.loads(text)) if text else ()

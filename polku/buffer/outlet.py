@@ -21,7 +21,7 @@ from polku.codes import Code
 from polku.errors import DrainingError, JournalError
 from polku.link import Link, Window
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal
+from polku.receipt import Receipt, Refusal, shifted
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -339,8 +339,9 @@ class Outlet:
         awaited = self._awaited.get(claim.slot.position)
         if awaited is not None:
             reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
-            dropped = ids[claim.skip : claim.skip + count]
-            awaited.refused.extend(Refusal(event_id, Code.UNDELIVERED, reason) for event_id in dropped)
+            for place in range(claim.skip, claim.skip + count):
+                event_id = ids[place] if place < len(ids) else ""
+                awaited.refused.append(Refusal(event_id, Code.UNDELIVERED, reason, position=awaited.start + place))
         before = claim.size
         claim.skip += count
         self._account(-count, claim.size - before)
@@ -394,18 +395,16 @@ class Outlet:
             stored = self._bury(self.name, batch, receipt.refused)
             if stored is not None:
                 await stored
-        refused = {refusal.event_id: refusal for refusal in receipt.refused}
-        ids = batch.ids if refused else []
         start = 0
         for claim in claims:
             awaited = self._awaited.get(claim.slot.position)
-            if refused and awaited is not None:
-                own = ids[start : start + claim.count]
-                awaited.refused.extend(refused[event_id] for event_id in own if event_id in refused)
+            if receipt.refused and awaited is not None:
+                own = receipt.part(start, claim.count).refused
+                awaited.refused.extend(shifted(own, awaited.start + claim.skip))
             start += claim.count
             self._pass(claim)
-        self._dead += len(refused)
-        self._confirmed += len(batch) - len(refused)
+        self._dead += len(receipt.refused)
+        self._confirmed += len(batch) - len(receipt.refused)
 
     async def _wait_for_receipt(self, batch: Batch, answer: asyncio.Future[Receipt]) -> Receipt | None:
         """Return what became of a batch: only the emitter can tell; None where the link was closed before it did."""

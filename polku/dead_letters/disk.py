@@ -17,7 +17,7 @@ from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatist
 from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.errors import JournalError
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal
+from polku.receipt import Receipt, Refusal, located
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
 
 T = TypeVar("T")
@@ -48,8 +48,8 @@ class StoredDeadLetters(DeadLetters):
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
         """Keep those events of a batch that are refused; the awaitable is done when they are on disk."""
         super().bury(emitter, batch, refused)
-        reasons = {refusal.event_id: refusal for refusal in refused}
-        dead = [DeadEvent(event, reasons[event.id]) for event in batch.events if event.id in reasons]
+        events = batch.events
+        dead = [DeadEvent(events[refusal.position], refusal) for refusal in located(refused, batch)]
         return self._hand_in(emitter, dead)
 
     def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:

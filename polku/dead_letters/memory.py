@@ -12,7 +12,7 @@ from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
-from polku.receipt import Refusal
+from polku.receipt import Refusal, located
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -57,13 +57,10 @@ class DeadLetters:
 
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
         """Keep those events of a batch that are refused; None means that they are kept."""
-        reasons = {refusal.event_id: refusal for refusal in refused}
-        for event in batch.events:
-            refusal = reasons.get(event.id)
-            if refusal is not None:
-                now = self._clock.time_ns()
-                reason = refusal.message
-                self._keep(DeadLetter(event, emitter, refusal.code, reason, "", now, refusal.attempts))
+        events = batch.events
+        for refusal in located(refused, batch):
+            event, now = events[refusal.position], self._clock.time_ns()
+            self._keep(DeadLetter(event, emitter, refusal.code, refusal.message, "", now, refusal.attempts))
         return None
 
     def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:

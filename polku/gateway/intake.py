@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,19 +178,19 @@ class Intake:
         """Push the events of several requests, `size` bytes in all, as one batch; return an Ack for each."""
         if not admissions:
             return []
-        ids = [event_id for admission in admissions for event_id in admission.ids]
-        if len(set(ids)) < len(ids):  # an id that two requests share could not tell whose refusal it is
-            share = size // len(admissions)
-            return list(await asyncio.gather(*[self._push(admission, share) for admission in admissions]))
-        self._received += len(ids)
+        count = sum(len(admission.ids) for admission in admissions)
+        self._received += count
         self._refused += sum(len(admission.refused) for admission in admissions)
         receipt = self._latest
-        if ids:
+        if count:
             batch = join([admission.batch for admission in admissions])
-            receipt = await self._settle(ids, self._send(self._prepared(batch), size))
-        if not receipt.refused:
-            return [self._ack(admission, receipt) for admission in admissions]
-        return [self._ack(admission, _of(admission, receipt)) for admission in admissions]
+            receipt = await self._settle(count, self._send(self._prepared(batch), size))
+        acks = []
+        start = 0
+        for admission in admissions:
+            acks.append(self._ack(admission, receipt.part(start, len(admission.ids))))
+            start += len(admission.ids)
+        return acks
 
     def serve(self, source: str, ingestor: Ingestor) -> None:
         """Let an ingestor, which is started, serve a source from now on."""
@@ -420,23 +420,25 @@ class Intake:
         self._answered.set()
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt]) -> Ack:
-        return self._ack(admission, await self._settle(admission.ids, answer))
+        return self._ack(admission, await self._settle(len(admission.ids), answer))
 
-    async def _settle(self, ids: Sequence[str], answer: asyncio.Future[Receipt]) -> Receipt:
-        """Wait for the receipt of these events; where none came, all of them are refused."""
+    async def _settle(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
+        """Wait for the receipt of so many events; where none came, all of them are refused."""
         try:
             return await answer
         except DrainingError as error:
-            return self._latest._replace(refused=_all(ids, Code.DRAINING, str(error)))
+            return self._latest._replace(refused=_all(count, Code.DRAINING, str(error)))
         except PolkuError as error:
-            return self._latest._replace(refused=_all(ids, Code.UNAVAILABLE, str(error)))
+            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, str(error)))
 
     def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
-        ids = admission.ids
+        """Answer a client about its own events, by the ids that it knows them by."""
+        given = ids = admission.ids
+        errors = [AckError(event_id=r.event_id, code=r.code, message=r.message) for r in admission.refused]
         if receipt.refused:
-            out = {refusal.event_id for refusal in receipt.refused}
-            ids = [event_id for event_id in ids if event_id not in out]
-        errors = [AckError(event_id=i, code=c, message=m) for i, c, m, _ in (*admission.refused, *receipt.refused)]
+            out = {refusal.position for refusal in receipt.refused}
+            ids = [event_id for position, event_id in enumerate(given) if position not in out]
+            errors += [_error(given[refusal.position], refusal) for refusal in receipt.refused]
         return Ack(
             event_ids=ids, errors=errors, buffer_size=receipt.buffer_size, buffer_capacity=receipt.buffer_capacity
         )
@@ -468,13 +470,15 @@ def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
     return events, refused
 
 
-def _of(admission: Admission, receipt: Receipt) -> Receipt:
-    ids = set(admission.ids)
-    return receipt._replace(refused=tuple(refusal for refusal in receipt.refused if refusal.event_id in ids))
+def _error(event_id: str, refusal: Refusal) -> AckError:
+    message = refusal.message
+    if refusal.event_id not in ("", event_id):  # middleware made another event of it
+        message = f"{message} (it was event {refusal.event_id!r} by then)"
+    return AckError(event_id=event_id, code=refusal.code, message=message)
 
 
-def _all(ids: Iterable[str], code: Code, message: str) -> tuple[Refusal, ...]:
-    return tuple(Refusal(event_id, code, message) for event_id in ids)
+def _all(count: int, code: Code, message: str) -> tuple[Refusal, ...]:
+    return tuple(Refusal("", code, message, position=position) for position in range(count))
 
 
 async def _ready(ack: Ack) -> Ack:

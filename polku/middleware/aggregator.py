@@ -22,7 +22,7 @@ ERROR = "polku.aggregate.error"
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
-_part: Callable[[type[Part], tuple[int, str]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
+_part: Callable[[type[Part], tuple[int, int]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,19 +97,19 @@ class _Groups:
     def hold(self, events: list[Event], batch: int) -> Sequence[Flush]:
         flushes = []
         due = self._clock.monotonic() + self._config.within
-        for event in events:
+        for position, event in enumerate(events):
             try:
                 routes = event.route_to
                 key = (self._key(event), tuple(routes) if routes else ())
                 group = self._groups.get(key)
             except Exception as error:
-                flushes.append(self._alone(event, batch, error))
+                flushes.append(self._alone(event, Part(batch, position), error))
                 continue
             if group is None:
                 group = self._groups[key] = _Group(due)
             size = event.ByteSize()
             group.events.append(event)
-            group.parts.append(_part(Part, (batch, event.id)))
+            group.parts.append(_part(Part, (batch, position)))
             group.bytes += size
             self._events += 1
             self._bytes += size
@@ -130,11 +130,11 @@ class _Groups:
         self._bytes -= group.bytes
         return Flush([combine(group.events, self._strategy)], group.parts)
 
-    def _alone(self, event: Event, batch: int, error: Exception) -> Flush:
+    def _alone(self, event: Event, part: Part, error: Exception) -> Flush:
         dead = died(f"{self.name}: key", event, error)
         _REPEATED.warning(self.name, "event %s goes on alone: %s", event.id, dead.refusal.message)
         event.metadata[ERROR] = dead.refusal.message
-        return Flush([event], [Part(batch, event.id)])
+        return Flush([event], [part])
 
 
 def _source_and_type(event: Event) -> Hashable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from polku import arguments
 from polku.clock import Clock
-from polku.contracts import Outcome, Step
+from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 
@@ -46,7 +46,7 @@ class _Memory:
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()  # id -> when it was settled, oldest first
         self._open: dict[str, int] = {}  # id -> the batch that it is under way in; the pipeline's windows bound it
-        self._batches: dict[int, list[str]] = {}
+        self._batches: dict[int, list[str]] = {}  # what each open batch brought first, by position; empty: not this one
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
@@ -64,26 +64,27 @@ class _Memory:
 
     def _sift(self, events: list[Event], given: list[str], batch: int) -> Outcome:
         fresh: list[Event] = []
-        follows: list[tuple[str, int]] = []
-        ids: list[str] = []
-        for event, event_id in zip(events, given, strict=True):
-            if event_id in self._open:
-                follows.append((event_id, self._open[event_id]))
+        follows: list[Follows] = []
+        ids = [""] * len(given)  # those that this batch is the first to bring, at their positions
+        self._batches[batch] = ids
+        for position, (event, event_id) in enumerate(zip(events, given, strict=True)):
+            first = self._open.get(event_id)
+            if first is not None:
+                follows.append(Follows(position, first, self._batches[first].index(event_id)))
             elif event_id not in self._seen:
                 fresh.append(event)
                 if event_id:
                     self._open[event_id] = batch
-                    ids.append(event_id)
-        if ids:
-            self._batches[batch] = ids
+                    ids[position] = event_id
         return Outcome(events if len(fresh) == len(events) else fresh, (), follows)
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         now = self._clock.monotonic()
-        for event_id in self._batches.pop(batch, ()):
-            del self._open[event_id]
-            if event_id not in refused:
-                self._seen[event_id] = now
+        for position, event_id in enumerate(self._batches.pop(batch, ())):
+            if event_id:
+                del self._open[event_id]
+                if position not in refused:
+                    self._seen[event_id] = now
         while len(self._seen) > self._max_ids:
             self._seen.popitem(last=False)
 

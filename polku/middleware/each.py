@@ -67,7 +67,7 @@ class Each:
             return self._await_each(events, _itself, results)  # a lambda around an async function
         return self._combine(self.name, events, results, Failed in kinds)
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Keep nothing."""
 
     def _call_each(self, events: list[Event]) -> list[Any]:
@@ -145,15 +145,22 @@ def wrong_result(name: str, event: Event, value: object, expected: str) -> DeadE
 
 
 def separate(results: Iterable[Event | DeadEvent | None]) -> Outcome:
-    """Make an outcome of events that go on, dead ones, and None for those that are dropped."""
+    """Make an outcome of a result for each given event, in order: one that continues, a dead one, or None (dropped)."""
     events: list[Event] = []
+    origins: list[tuple[int, ...]] = []
     dead: list[DeadEvent] = []
-    for result in results:
+    for position, result in enumerate(results):
         if isinstance(result, Event):
             events.append(result)
+            origins.append((position,))
         elif result is not None:
-            dead.append(result)
-    return Outcome(events, dead)
+            dead.append(placed(result, position))
+    return Outcome(events, dead, (), origins)
+
+
+def placed(dead: DeadEvent, position: int) -> DeadEvent:
+    """Return a dead event with its position in the list that the step was given."""
+    return dead._replace(refusal=dead.refusal._replace(position=position))
 
 
 def _itself(value: Any) -> Any:

@@ -47,5 +47,5 @@ class _Limit:
         allowed = self._bucket.take(len(events), self._clock.monotonic())
         return Outcome(events if allowed == len(events) else events[:allowed])
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass

@@ -67,7 +67,7 @@ class _Chance:
         chosen = [draw() < rate for _ in events]
         return Outcome(events if all(chosen) else list(compress(events, chosen)))
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
 
 

@@ -67,7 +67,7 @@ class _Buckets:
                 kept.append(event)
         return Outcome(kept)
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
 
     def _bucket(self, source: str, now: float) -> TokenBucket:

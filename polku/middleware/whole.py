@@ -13,7 +13,8 @@ from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.middleware.each import died, late
+from polku.lineage import origins
+from polku.middleware.each import died, late, placed
 
 Accept = Callable[[list[Event], Any], list[Event]]
 
@@ -57,26 +58,28 @@ class Whole:
         except Exception as error:
             return await self._halve(kept, error, self._timeout, give_up)
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Keep nothing."""
 
-    async def _halve(self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float) -> Outcome:
+    async def _halve(
+        self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float, start: int = 0
+    ) -> Outcome:
+        """Call again with halves of the events, which stand from `start` on in what the step was given."""
         is_late = isinstance(error, _TookTooLongError)
         if len(kept) == 1 or (is_late and asyncio.get_running_loop().time() >= give_up):
-            return Outcome([], [self._dead(event, error) for event in map(_event, kept)])
+            dead = [placed(self._dead(_event(one), error), place) for place, one in enumerate(kept, start)]
+            return Outcome([], dead)
         if is_late:
             limit = max(limit / 2, self._timeout / 16)
-        events: list[Event] = []
-        dead: list[DeadEvent] = []
+        outcomes = []
         middle = len(kept) // 2
-        for half in (kept[:middle], kept[middle:]):
+        for half, place in ((kept[:middle], start), (kept[middle:], start + middle)):
+            given = [_event(event) for event in half]
             try:
-                outcome = await self._call([_event(event) for event in half], limit)
+                outcomes.append(_at(place, given, await self._call(given, limit)))
             except Exception as deeper:
-                outcome = await self._halve(half, deeper, limit, give_up)
-            events.extend(outcome.events)
-            dead.extend(outcome.refused)
-        return Outcome(events, dead)
+                outcomes.append(await self._halve(half, deeper, limit, give_up, place))
+        return _together(outcomes)
 
     async def _call(self, events: list[Event], limit: float) -> Outcome:
         given = list(events)  # user code may change its list
@@ -109,6 +112,19 @@ class _TookTooLongError(Exception):
     def __init__(self, limit: float) -> None:
         super().__init__(limit)
         self.limit = limit
+
+
+def _at(start: int, given: list[Event], outcome: Outcome) -> Outcome:
+    """Return what became of some of the events, which stand from `start` on, with what each was made of."""
+    sources = origins(given, outcome, range(len(outcome.events)))
+    return outcome._replace(origins=[tuple(start + position for position in own) for own in sources])
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    events = [event for outcome in outcomes for event in outcome.events]
+    dead = [one for outcome in outcomes for one in outcome.refused]
+    sources = [own for outcome in outcomes for own in outcome.origins or ()]
+    return Outcome(events, dead, (), sources)
 
 
 def accept_events(clock: Clock, *, none_is_in_place: bool = False) -> Accept:

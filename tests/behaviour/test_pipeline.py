@@ -345,3 +345,27 @@ def test_user_code_that_blocks_turns_health_bad_by_name_and_loses_nothing(
     while not pipeline.health().healthy:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+class Rejects:
+    """Refuse every event of one type for good."""
+
+    name = "rejects"
+
+    def emit(self, batch: Batch) -> list[Failure]:
+        return [Failure(event.id, "no", retryable=False) for event in batch if event.event_type == "bad"]
+
+
+def replaced(event: Event) -> Event:
+    return new_event(event.event_type, source=event.source, metadata=dict(event.metadata))
+
+
+def test_what_was_replaced_by_another_event_and_refused_is_refused_to_its_sender(start: Start) -> None:
+    pipeline = start(Hub().ack("delivered").middleware(Transform(replaced)).emitter(Rejects()))
+    receipt = pipeline.sender().send([new_event("bad", id="1"), new_event("good", id="2"), new_event("bad", id="3")])
+    assert receipt.event_ids == ("2",)
+    assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [
+        ("1", Code.UNDELIVERED),
+        ("3", Code.UNDELIVERED),
+    ]
+    assert all("it was event" in refusal.message for refusal in receipt.refused)

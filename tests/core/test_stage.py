@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from polku import Aggregator, Batch, Code, Deduplicator, Event, Filter, Refusal
+from polku import Aggregator, Batch, Code, Deduplicator, Event, Filter, Refusal, Transform
 from polku.batch import Identity
 from polku.contracts import Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
@@ -76,12 +76,12 @@ class Recorded:
     drop_reason = "filtered"
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, list[str]]] = []
+        self.told: list[tuple[int, list[int]]] = []
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         return Outcome([event for event in events if event.id[0] != "d"])
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         self.told.append((batch, sorted(refused)))
 
 
@@ -96,7 +96,7 @@ class SlowFirst:
             await asyncio.sleep(0)
         return Outcome(events)
 
-    def settled(self, batch: int, refused: frozenset[str]) -> None:
+    def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
 
 
@@ -123,7 +123,7 @@ async def test_steps_are_told_once_of_every_batch_and_what_was_refused_in_it() -
     await until(lambda: len(bench.next.batches) == 1)
     bench.next.answer(0, "2")
     await asyncio.gather(*answers)
-    assert sorted(step.told) == [(1, ["2"]), (2, [])]
+    assert sorted(step.told) == [(1, [1]), (2, [])]
 
 
 async def test_a_batch_of_which_nothing_is_left_is_answered_at_once_and_its_events_are_counted() -> None:
@@ -238,8 +238,11 @@ async def test_what_becomes_of_an_aggregate_is_what_all_its_inputs_are_told() ->
     await until(lambda: len(bench.next.batches) == 1)
     bench.next.answer(0, *bench.next.batches[0].ids)
     first, second = await asyncio.gather(*answers)
-    assert refused(first) == [("1", Code.BUFFER_FULL)]
-    assert refused(second) == [("2", Code.BUFFER_FULL), ("3", Code.BUFFER_FULL)]
+    assert [(refusal.position, refusal.code) for refusal in first.refused] == [(0, Code.BUFFER_FULL)]
+    assert [(refusal.position, refusal.code) for refusal in second.refused] == [
+        (0, Code.BUFFER_FULL),
+        (1, Code.BUFFER_FULL),
+    ]
 
 
 async def test_a_flush_lets_go_of_everything_through_all_holders() -> None:
@@ -323,3 +326,95 @@ async def test_hooks_of_middleware_are_called_at_start_and_close() -> None:
     await bench.stage.start()
     await bench.stage.close()
     assert step.told == [(0, ["start"]), (0, ["close"])]
+
+
+def places(receipt: Receipt) -> list[int]:
+    return [refusal.position for refusal in receipt.refused]
+
+
+def renamed(event: Event) -> Event:
+    return Event(id=f"new-{event.id}", event_type="t", source="s")
+
+
+async def test_what_an_event_became_is_refused_and_so_is_the_event() -> None:
+    bench = Bench(Transform(renamed), at_once=False)
+    answer = bench.push("1", "2", "3")
+    await until(lambda: len(bench.next.batches) == 1)
+    bench.next.answer(0, "new-2")
+    assert places(await answer) == [1]
+
+
+async def test_an_event_that_was_renamed_in_place_is_refused_by_its_place() -> None:
+    def rename(event: Event) -> None:
+        event.id = "all the same"
+
+    bench = Bench(Transform(rename), Filter(lambda event: True), at_once=False)
+    answer = bench.push("1", "2")
+    await until(lambda: len(bench.next.batches) == 1)
+    bench.next.answers[0].set_result(Receipt((Refusal("all the same", Code.BUFFER_FULL, "full", position=1),)))
+    assert places(await answer) == [1]
+
+
+async def test_a_whole_batch_function_that_splits_events_has_them_refused_together() -> None:
+    def split(events: list[Event]) -> list[Event]:
+        return [Event(id=f"{event.id}/{n}", event_type="t", source="s") for event in events for n in range(2)]
+
+    bench = Bench(Transform(split, batch=True), at_once=False)
+    answer = bench.push("1", "2")
+    await until(lambda: len(bench.next.batches) == 1)
+    bench.next.answer(0, "2/1")
+    assert places(await answer) == [0, 1]  # nobody knows of which it was made: rather twice than never
+
+
+async def test_a_whole_batch_function_that_replaces_events_under_their_ids_costs_only_the_one() -> None:
+    def replace(events: list[Event]) -> list[Event]:
+        return [Event(id=event.id, event_type="u", source="s") for event in events]
+
+    bench = Bench(Transform(replace, batch=True), at_once=False)
+    answer = bench.push("1", "2", "3")
+    await until(lambda: len(bench.next.batches) == 1)
+    bench.next.answer(0, "2")
+    assert places(await answer) == [1]
+
+
+async def test_events_behind_one_that_raises_keep_their_places_in_a_whole_batch_function() -> None:
+    def replace(events: list[Event]) -> list[Event]:
+        if any(event.id == "bad" for event in events):
+            raise ValueError("no")
+        return [renamed(event) for event in events]
+
+    bench = Bench(Transform(replace, batch=True), at_once=False)
+    answer = bench.push("1", "bad", "3", "4")
+    await until(lambda: len(bench.next.batches) == 1)
+    bench.next.answer(0, "new-1")
+    assert [(refusal.position, refusal.code) for refusal in (await answer).refused] == [
+        (0, Code.BUFFER_FULL),
+        (1, Code.MIDDLEWARE_ERROR),
+    ]
+
+
+async def test_a_duplicate_in_another_place_hears_of_the_first_ones_fate_and_of_nobody_elses() -> None:
+    bench = Bench(Filter(lambda event: event.id != "x"), Deduplicator(), Transform(renamed), at_once=False)
+    first = bench.push("x", "a", "b")
+    second = bench.push("c", "x", "b", "a")
+    await until(lambda: len(bench.next.batches) == 2)
+    assert bench.next.ids == [["new-a", "new-b"], ["new-c"]]
+    bench.next.answer(0, "new-b")
+    bench.next.answer(1)
+    assert (places(await first), places(await second)) == ([2], [2])
+    third = bench.push("a", "b")  # what was refused gets through, what was taken does not
+    await until(lambda: len(bench.next.batches) == 3)
+    assert bench.next.ids[2] == ["new-b"]
+    bench.next.answer(2)
+    assert places(await third) == []
+
+
+async def test_a_duplicate_of_an_event_that_nobody_answered_for_must_be_sent_again() -> None:
+    bench = Bench(Deduplicator(), at_once=False)
+    first, second = bench.push("a"), bench.push("b", "a")
+    await until(lambda: len(bench.next.batches) == 2)
+    bench.next.answers[0].set_exception(RuntimeError("a fault in the next part"))
+    bench.next.answer(1)
+    with pytest.raises(RuntimeError):
+        await first
+    assert [(refusal.position, refusal.code) for refusal in (await second).refused] == [(1, Code.UNAVAILABLE)]

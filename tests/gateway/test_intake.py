@@ -10,12 +10,14 @@ import pytest
 
 from polku import Event, new_event
 from polku.batch import Batch
+from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
+from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
 from polku.link import Link, Local
-from polku.receipt import Receipt
+from polku.receipt import Receipt, Refusal
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 
@@ -115,4 +117,40 @@ async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call)
         with contextlib.suppress(InputError):
             await call(intake)
     assert (await intake.event(request(new_event("user.login", source="test", payload=BODY)))).event_ids
+    await intake.close()
+
+
+class Refuses:
+    """Refuse the event at one place of every batch, under a name of its own."""
+
+    def __init__(self, position: int, name: str) -> None:
+        self.batches: list[Batch] = []
+        self._refusal = Refusal(name, Code.UNDELIVERED, "no such account", position=position)
+
+    async def push(self, batch: Batch) -> Receipt:
+        self.batches.append(batch)
+        return Receipt((self._refusal,))
+
+
+async def test_two_clients_with_the_same_ids_hear_each_of_its_own_events() -> None:
+    destination = Refuses(3, "b")
+    intake = Intake({}, None, Link("link", Local(destination)), Limits())
+    requests = [
+        admit_events([new_event("x", id=event_id, source=source) for event_id in "ab"], source, "", Limits())
+        for source in ("shop", "stranger")
+    ]
+    shop, stranger = await intake.together(requests, 100)
+    assert [len(batch) for batch in destination.batches] == [4]
+    assert (list(shop.event_ids), list(shop.errors)) == (["a", "b"], [])
+    assert (list(stranger.event_ids), [error.event_id for error in stranger.errors]) == (["a"], ["b"])
+    await intake.close()
+
+
+async def test_a_client_hears_of_its_event_by_its_own_id_and_what_it_was_called_when_it_was_refused() -> None:
+    intake = Intake({}, None, Link("link", Local(Refuses(0, "new"))), Limits())
+    ack = await intake.event(request(new_event("x", id="old", source="test")))
+    assert list(ack.event_ids) == []
+    (error,) = ack.errors
+    assert (error.event_id, error.code) == ("old", "UNDELIVERED")
+    assert error.message == "no such account (it was event 'new' by then)"
     await intake.close()

@@ -1,12 +1,13 @@
 import pytest
 
+from polku.contracts import Follows
 from polku.errors import PlanError
 from polku.middleware import Deduplicator
 from polku.middleware.adapt import as_step
 from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, work
 
-NONE: frozenset[str] = frozenset()
+NONE: frozenset[int] = frozenset()
 
 
 async def test_a_settled_id_is_dropped_and_follows_nobody() -> None:
@@ -24,19 +25,19 @@ async def test_a_duplicate_of_an_open_id_follows_the_batch_of_the_first() -> Non
     await work(step, events("a", "b"), 1)
     outcome = await work(step, events("b", "c"), 2)
     assert ids(outcome) == ["c"]
-    assert list(outcome.follows) == [("b", 1)]
+    assert list(outcome.follows) == [Follows(0, 1, 1)]
 
 
 async def test_a_duplicate_within_one_batch_follows_its_own_batch() -> None:
     outcome = await work(as_step(Deduplicator(), FakeClock()), events("a", "a", "b"), 7)
     assert ids(outcome) == ["a", "b"]
-    assert list(outcome.follows) == [("a", 7)]
+    assert list(outcome.follows) == [Follows(1, 7, 0)]
 
 
 async def test_a_refused_id_gets_through_when_it_is_sent_again() -> None:
     step = as_step(Deduplicator(), FakeClock())
     await work(step, events("a", "b"), 1)
-    step.settled(1, frozenset({"a"}))
+    step.settled(1, frozenset({0}))
     assert ids(await work(step, events("a", "b"), 2)) == ["a"]
 
 

@@ -1,0 +1,77 @@
+"""Which of the events that a step was given an event that goes on was made of.
+
+When something further down refuses an event, those that it was made of are refused with it: their senders must learn
+that they are not in. Where a step does not say what it made of what, it is found by looking: an object that was given
+is itself, whatever its id is now; another one belongs to the given event of the same id, if just one of those that did
+not come back, and no other new event, is called so; else to all that did not come back, or, if all did, to all of them.
+So in doubt an event is refused that is in, and sent twice, and never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from polku.contracts import Outcome
+from polku.event.v1.event_pb2 import Event
+from polku.receipt import Refusal
+
+
+def trace_back(given: Sequence[Event], outcome: Outcome, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
+    """Return the refusals of what a step was given, by position, from those of what it made of it."""
+    found: dict[int, Refusal] = {}
+    if refused:
+        for position, sources in zip(refused, origins(given, outcome, refused), strict=True):
+            for source in sources:
+                found.setdefault(source, refused[position]._replace(position=source))
+    for dead in outcome.refused:
+        found[dead.refusal.position] = dead.refusal
+    return found
+
+
+def origins(given: Sequence[Event], outcome: Outcome, positions: Iterable[int]) -> list[tuple[int, ...]]:
+    """Return for each of these positions of what a step made the positions of what it was made of."""
+    if outcome.origins is not None:
+        return [outcome.origins[position] for position in positions]
+    if outcome.events is given:
+        return [(position,) for position in positions]
+    return _found(given, outcome, positions)
+
+
+def through(trail: Sequence[tuple[Sequence[Event], Outcome]], count: int) -> tuple[tuple[int, ...], ...] | None:
+    """Return for each of `count` events that came out of several steps the positions of what went into the first.
+
+    None where each is the one at its own place.
+    """
+    if all(outcome.events is given and outcome.origins is None for given, outcome in trail):
+        return None
+    sources: list[tuple[int, ...]] = [(position,) for position in range(count)]
+    for given, outcome in reversed(trail):
+        before = origins(given, outcome, range(len(outcome.events)))
+        sources = [tuple(sorted({p for position in own for p in before[position]})) for own in sources]
+    return tuple(sources)
+
+
+def _found(given: Sequence[Event], outcome: Outcome, positions: Iterable[int]) -> list[tuple[int, ...]]:
+    places = {id(event): position for position, event in enumerate(given)}
+    back = {id(event) for event in outcome.events}
+    dead = {refusal.refusal.position for refusal in outcome.refused}
+    gone = [p for p, event in enumerate(given) if id(event) not in back and p not in dead]
+    by_id = _unique(gone, given)
+    new = Counter(event.id for event in outcome.events if id(event) not in places)
+
+    def sources(position: int) -> tuple[int, ...]:
+        event = outcome.events[position]
+        place = places.get(id(event))
+        if place is not None:
+            return (place,)
+        named = by_id.get(event.id) if new[event.id] == 1 else None
+        return tuple(gone or range(len(given))) if named is None else (named,)
+
+    return [sources(position) for position in positions]
+
+
+def _unique(positions: Collection[int], given: Sequence[Event]) -> dict[str, int]:
+    """Return the positions of the events whose id no other of them has."""
+    counts = Counter(given[position].id for position in positions)
+    return {given[position].id: position for position in positions if counts[given[position].id] == 1}

@@ -1,0 +1,53 @@
+"""Refusals are matched to events by their places; ids are text of strangers."""
+
+from __future__ import annotations
+
+from polku import Batch, Code, Event, Refusal
+from polku.receipt import Output, Receipt, located, shifted
+
+
+def batch(*ids: str) -> Batch:
+    return Batch.from_events([Event(id=event_id) for event_id in ids])
+
+
+def refusal(event_id: str, position: int = -1) -> Refusal:
+    return Refusal(event_id, Code.BUFFER_FULL, "full", position=position)
+
+
+def places(refused: tuple[Refusal, ...]) -> list[int]:
+    return [one.position for one in refused]
+
+
+def test_a_refusal_with_a_place_means_that_event_whatever_it_is_called() -> None:
+    assert places(located([refusal("b", 0)], batch("a", "b"))) == [0]
+
+
+def test_an_id_that_stands_twice_means_both_events() -> None:
+    assert places(located([refusal("a")], batch("a", "b", "a"))) == [0, 2]
+
+
+def test_an_id_that_nobody_has_means_everything() -> None:
+    assert places(located([refusal("new")], batch("a", "b"))) == [0, 1]
+
+
+def test_a_place_outside_of_the_batch_is_none() -> None:
+    assert places(located([refusal("b", 7)], batch("a", "b"))) == [1]
+
+
+def test_of_two_refusals_of_one_event_the_first_counts() -> None:
+    first = Refusal("a", Code.BUFFER_FULL, "first", position=0)
+    assert located([first, Refusal("a", Code.POISON, "second", position=0)], batch("a")) == (first,)
+
+
+def test_each_part_of_a_joined_batch_hears_of_its_own_events() -> None:
+    receipt = Receipt((refusal("x", 0), refusal("x", 2), refusal("x", 3)))
+    assert [places(receipt.part(start, 2).refused) for start in (0, 2)] == [[0], [0, 1]]
+
+
+def test_places_are_shifted_by_what_stands_in_front() -> None:
+    assert places(shifted([refusal("x", 1)], 3)) == [4]
+
+
+def test_what_a_replica_made_names_its_inputs_also_behind_other_events() -> None:
+    assert Output(batch("a")).after(3).inputs(0) == (3,)
+    assert Output(batch("a"), ((0, 2),)).after(3).inputs(0) == (3, 5)
