@@ -310,6 +310,7 @@ class Link:
                 if self.on_fault is None:
                     raise
                 self.on_fault(error)
+            self._suspects.hold_others(seq)
             self._resent += 1
             await asyncio.sleep(self._retry_delay(attempt))
         raise AssertionError("unreachable")

@@ -35,6 +35,10 @@ class Suspects:
         self._deaths[seq] = self._deaths.get(seq, 0) + 1
         return self._deaths[seq] >= DEATHS
 
+    def hold_others(self, seq: int) -> None:
+        """Let nothing behind this batch be pushed before it is answered: what failed is tried again in order."""
+        self._deaths.setdefault(seq, 0)
+
     def clear(self, seq: int) -> None:
         """Forget a batch that was answered."""
         if self._deaths.pop(seq, None) is not None:
