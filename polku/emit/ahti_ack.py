@@ -28,4 +28,5 @@ def read_failures(ids: Sequence[str], verdict: Verdict) -> list[Failure]:
     """Return the events that an ack with success does not confirm: those that it does not name, if it names any."""
     if not verdict.named:
         return []
-    return [Failure(event_id, "the ack does not name it") for event_id in ids if event_id not in verdict.named]
+    left = [(place, event_id) for place, event_id in enumerate(ids) if event_id not in verdict.named]
+    return [Failure(event_id, "the ack does not name it", position=place) for place, event_id in left]

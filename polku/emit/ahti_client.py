@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.ahti.mapping import ahti_batch
+from polku.ahti.mapping import ahti_batch, ahti_event
 from polku.batch import Batch
 from polku.contracts import Failure
 from polku.emit.ahti_ack import Verdict, read_failures, read_verdict
+from polku.emit.encode import write_each
 from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc_stream import Dialect
 from polku.emit.parts import TooLargeError, send_parts
@@ -31,8 +33,10 @@ class AhtiClient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were refused; raises where none was taken."""
-        message = _Message(batch.ids, ahti_batch(batch).SerializeToString())
-        return await send_parts([message], _Delivery(self._endpoints, self._refused).send)
+        message, failures = _message(batch)
+        if not message.ids:
+            return failures
+        return failures + await send_parts([message], _Delivery(self._endpoints, self._refused).send)
 
     async def close(self) -> None:
         """Close the streams; what is not acknowledged within a second fails."""
@@ -61,7 +65,7 @@ class _Delivery:
             raise TooLargeError(verdict.error)
         if self._has_taken or self._refused.is_final(part.ids[0]):
             self._refused.forget(part.ids[0])
-            return [Failure(part.ids[0], verdict.error, retryable=False)]
+            return [Failure(part.ids[0], verdict.error, retryable=False, position=0)]
         raise RetryableError(verdict.error)
 
 
@@ -85,15 +89,30 @@ class _Refused:
 
 
 class _Message(NamedTuple):
-    """The ids of some events and the serialised `AhtiEventBatch` that they make."""
+    """The ids of some events, where they are in the batch, and the serialised `AhtiEventBatch` that they make."""
 
-    ids: list[str]
+    ids: Sequence[str]
+    positions: Sequence[int]
     data: bytes
 
     def halves(self) -> list[_Message]:
         middle = len(self.ids) // 2
         frames = split_frames(self.data)
         return [
-            _Message(self.ids[:middle], join_frames(frames[:middle])),
-            _Message(self.ids[middle:], join_frames(frames[middle:])),
+            _Message(self.ids[:middle], self.positions[:middle], join_frames(frames[:middle])),
+            _Message(self.ids[middle:], self.positions[middle:], join_frames(frames[middle:])),
         ]
+
+
+def _message(batch: Batch) -> tuple[_Message, list[Failure]]:
+    """Return the message that a batch makes, and the failures of those events that cannot be mapped."""
+    ids = batch.ids
+    try:
+        return _Message(ids, range(len(ids)), ahti_batch(batch).SerializeToString()), []
+    except MemoryError:
+        raise
+    except Exception:  # one of them, as it seems: each is mapped alone
+        events = write_each(batch.events, lambda event: ahti_event(event).SerializeToString())
+    return _Message([ids[place] for place in events.positions], events.positions, join_frames(events.contents)), (
+        events.failures
+    )

@@ -42,13 +42,15 @@ def read_failures(batch: Batch, answer: Answer) -> list[Failure]:
     if unnamed is not None and not refused and not ack.event_ids:
         raise _whole(unnamed)
     taken = set(ack.event_ids)  # an id that is taken and refused stood twice in the message: the destination has it
-    return [_failure(event_id, refused.get(event_id, unnamed)) for event_id in batch.ids if event_id not in taken]
+    left = [(place, event_id) for place, event_id in enumerate(batch.ids) if event_id not in taken]
+    return [_failure(place, event_id, refused.get(event_id, unnamed)) for place, event_id in left]
 
 
-def _failure(event_id: str, error: AckError | None) -> Failure:
+def _failure(place: int, event_id: str, error: AckError | None) -> Failure:
     if error is None:
-        return Failure(event_id, "the Ack names it neither as taken nor as refused")
-    return Failure(event_id, f"{error.code}: {error.message}", retryable=error.code in _AGAIN)
+        return Failure(event_id, "the Ack names it neither as taken nor as refused", position=place)
+    text = f"{error.code}: {error.message}"
+    return Failure(event_id, text, retryable=error.code in _AGAIN, position=place)
 
 
 def _whole(error: AckError) -> EmitError:

@@ -34,7 +34,7 @@ class GrpcClient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were refused; raises where none was taken."""
-        return await send_parts([_Message(batch)], self._send)
+        return await send_parts([_Message(batch, range(len(batch)))], self._send)
 
     async def close(self) -> None:
         """Close the streams; what is not acknowledged within a second fails."""
@@ -54,12 +54,15 @@ class GrpcClient:
 class _Message:
     """The events of one message."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, positions: range) -> None:
         self.batch = batch
+        self.positions = positions
 
     @property
     def ids(self) -> list[str]:
         return self.batch.ids
 
     def halves(self) -> list[_Message]:
-        return [_Message(half) for half in self.batch.split(len(self.batch) // 2)]
+        middle = len(self.batch) // 2
+        first, second = self.batch.split(middle)
+        return [_Message(first, self.positions[:middle]), _Message(second, self.positions[middle:])]

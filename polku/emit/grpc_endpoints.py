@@ -10,6 +10,7 @@ from polku.emit.addresses import Address
 from polku.emit.grpc_arguments import StreamConfig
 from polku.emit.grpc_stream import A, Dialect, GrpcStream
 from polku.emit.parts import TooLargeError
+from polku.emit.progress import current
 from polku.emit.size import read_excess
 from polku.errors import EmitError, RejectedError
 
@@ -31,6 +32,7 @@ class Endpoints(Generic[A]):
         self.limit = limit
         self._streams = [GrpcStream(address, config, dialect) for address in addresses]
         self._failovers = 0
+        self._timeout = config.timeout
 
     async def ask(self, message: bytes) -> A:
         """Ask the least loaded endpoint, then any other that works; raises the last one's error."""
@@ -38,6 +40,7 @@ class Endpoints(Generic[A]):
         left = list(self._streams)
         while True:
             stream = min(left, key=lambda stream: (stream.rests_until, stream.load))
+            current().step(self._timeout)
             try:
                 return await stream.ask(message)
             except RejectedError:

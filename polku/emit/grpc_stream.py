@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from polku.emit.addresses import Address
 from polku.emit.grpc_arguments import StreamConfig
+from polku.emit.parts import LateError
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined] # its stub lags behind
@@ -111,7 +112,7 @@ class GrpcStream(Generic[A]):
                     await self._write(message, answer)
                 return await answer
         except TimeoutError:
-            error = RetryableError(f"{self._address.target}: no Ack within {self._config.timeout:g} s")
+            error = LateError(f"{self._address.target}: no Ack within {self._config.timeout:g} s")
             if answer in self._open:
                 self._fail(error)
             raise error from None

@@ -25,10 +25,14 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
     failures = list(result)
     if not failures:
         return failures
-    known = set(batch.ids)
+    ids = batch.ids
+    known = set(ids)
     for failure in failures:
         if not isinstance(failure, Failure):
             raise RejectedError(f"the emitter returned {shorten(failure)} among its failures; return Failure objects")
         if failure.event_id not in known:
             raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r}, which is not in the batch")
+        place = failure.position
+        if place is not None and not (0 <= place < len(ids) and ids[place] == failure.event_id):
+            raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r} at {place}, which is another")
     return failures

@@ -7,11 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
 from polku.contracts import Failure
-from polku.errors import EmitError, RejectedError
+from polku.emit.progress import Progress, current
+from polku.errors import EmitError, RejectedError, RetryableError
 
 
 class TooLargeError(RejectedError):
     """Say that the destination takes smaller messages only."""
+
+
+class LateError(RetryableError):
+    """Say that no answer came in time, for which too many events at once may be the reason."""
 
 
 class Part(Protocol):
@@ -22,6 +27,11 @@ class Part(Protocol):
         """The ids of its events, in order."""
         ...
 
+    @property
+    def positions(self) -> Sequence[int]:
+        """Where its events are in the batch."""
+        ...
+
     def halves(self) -> Sequence[Self]:
         """Return the two halves of a part of several events."""
         ...
@@ -30,37 +40,64 @@ class Part(Protocol):
 P = TypeVar("P", bound=Part)
 
 
-async def send_parts(parts: Sequence[P], send: Callable[[P], Awaitable[list[Failure]]]) -> list[Failure]:
-    """Send one part after the other and return the failures.
+async def send_parts(
+    parts: Sequence[P], send: Callable[[P], Awaitable[list[Failure]]], *, progress: Progress | None = None
+) -> list[Failure]:
+    """Send one part after the other and return the failures, with their positions in the batch.
 
-    What comes behind a part that may be tried again is not sent before it. An error is raised only where nothing was
-    decided about any event; otherwise what is left fails with the error's text, to be tried again alone.
+    `send` may give the position of a failure in the part; without, its id counts. What comes behind a part that may be
+    tried again is not sent before it. An error is raised only where nothing was decided about any event; otherwise what
+    is left fails with the error's text, to be tried again alone. What is decided is noted in the call's `Progress`.
     """
+    progress = progress or current()
     left = deque(parts)
     failures: list[Failure] = []
     decided = False
     while left:
         part = left.popleft()
+        progress.step()
         try:
-            failures += await send(part)
+            refused = place(await send(part), part.ids, part.positions)
         except TooLargeError as error:
             if len(part.ids) > 1:
                 left.extendleft(reversed(part.halves()))
                 continue
-            failures += fail(part.ids, error, retryable=False)
+            refused = fail(part, error, retryable=False)
         except RejectedError as error:
             if not decided and not left:
                 raise
-            failures += fail(part.ids, error, retryable=False)
+            refused = fail(part, error, retryable=False)
         except EmitError as error:
             if not decided:
                 raise
-            return failures + [failure for rest in (part, *left) for failure in fail(rest.ids, error, retryable=True)]
+            progress.stopped(error)
+            failures += fail(part, error, retryable=True)
+            return failures + [failure for rest in left for failure in fail(rest, error, retryable=True, attempts=0)]
+        progress.settle(part.positions, refused)
+        failures += refused
         decided = True
     return failures
 
 
-def fail(ids: Sequence[str], reason: object, *, retryable: bool) -> list[Failure]:
-    """Return a failure for each event."""
+def fail(part: Part, reason: object, *, retryable: bool, attempts: int = 1) -> list[Failure]:
+    """Return a failure for each event of a part."""
     text = str(reason)
-    return [Failure(event_id, text, retryable) for event_id in ids]
+    pairs = zip(part.ids, part.positions, strict=True)
+    return [Failure(event_id, text, retryable, attempts, position) for event_id, position in pairs]
+
+
+def place(failures: Sequence[Failure], ids: Sequence[str], positions: Sequence[int]) -> list[Failure]:
+    """Return failures with their positions in the batch; one that has none is about every event of its id.
+
+    `ids` and `positions` are those of the events that the failures are about.
+    """
+    if not failures:
+        return []
+    placed: list[Failure] = []
+    for failure in failures:
+        if failure.position is not None:
+            placed.append(failure._replace(position=positions[failure.position]))
+        else:
+            pairs = zip(ids, positions, strict=True)
+            placed += [failure._replace(position=where) for event_id, where in pairs if event_id == failure.event_id]
+    return placed

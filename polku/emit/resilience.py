@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,13 +17,19 @@ from polku.delivery import call_hook
 from polku.emit.away import counts
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.outcome import read_outcome
-from polku.emit.parts import fail
+from polku.emit.parts import LateError, place
+from polku.emit.progress import Progress, watching
+from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
-from polku.errors import MisconfiguredError, RejectedError, RetryableError
+from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 
 Sleep = Callable[[float], Awaitable[None]]
 
 _LONGEST = 3600.0
+_LIMIT = 60.0  # seconds without progress
+_SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
+_HOPELESS = 8  # events that fail alone, one after the other: the others would too
+_ALL = 1 << 16  # a piece of so many events is every batch
 
 
 class ResilienceStatistics(NamedTuple):
@@ -43,8 +49,16 @@ class Resilience:
     Events that the destination refuses for good, and those that failed `retry.attempts` times, become dead letters.
     While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and do not
     count, and health shows the alarm. Nor do attempts count for which this process had no memory, files or threads. A
-    destination's own `retry_after` is respected up to an hour. One call may take `timeout` seconds. The emitter's name,
-    its routing address, stays as it is.
+    destination's own `retry_after` is respected up to an hour. The emitter's name, its routing address, stays as it is.
+
+    A call is cut off after `timeout` seconds without progress; by default after 60, or 30 more than the emitter's own
+    `timeout`. Built-in emitters confirm a batch request by request, and only what is not confirmed is sent again. Of an
+    emitter of yours nothing is known before it returns: its whole batch is sent again, in calls of half as many events
+    each time one is late, so that a slow destination takes what it can. A method that is not async is not cut off, it
+    holds up the event loop; a thread that yours waits for is not ended, and may still deliver what is sent again.
+
+    Where code raises what is no `EmitError` and no `OSError` for a whole batch, `retry.attempts` times, the batch is
+    sent in smaller and smaller calls: only the events that fail alone are given up.
 
     Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
     that had started before it failed may overtake it.
@@ -53,7 +67,7 @@ class Resilience:
     emitter: Any
     retry: Retry = field(default=Retry(), kw_only=True)
     breaker: Breaker = field(default=Breaker(), kw_only=True)
-    timeout: float = field(default=60.0, kw_only=True)
+    timeout: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         from polku.emit.adapt import check_emitter
@@ -63,7 +77,8 @@ class Resilience:
             if not isinstance(getattr(self, option), kind):
                 fix = f"must be a {kind.__name__}(...)"
                 raise arguments.fault("Resilience", option, getattr(self, option), fix)
-        arguments.positive("Resilience", "timeout", self.timeout)
+        if self.timeout is not None:
+            arguments.positive("Resilience", "timeout", self.timeout)
 
     @property
     def name(self) -> str:
@@ -76,6 +91,13 @@ class Resilience:
     def writes_to_console(self) -> bool:
         """Whether the emitter inside prints to the program's standard output."""
         return bool(getattr(self.emitter, "writes_to_console", False))
+
+    @property
+    def limit(self) -> float:
+        """The seconds that a call may take without progress."""
+        own = getattr(self.emitter, "timeout", None)
+        own = own if isinstance(own, (int, float)) else 0.0
+        return self.timeout or max(_LIMIT, own + _SLACK)
 
     def build(self, clock: Clock) -> Resilient:
         """Make the running emitter."""
@@ -110,6 +132,9 @@ class Resilient:
         self._turn = asyncio.Lock()
         self._attempts = self._retries = 0
         self._alarm = ""
+        self._limit = config.limit
+        self._piece: int | None = None  # events in a call, while larger calls have been too late
+        self._late_after = 0.0
         self.concurrency: int = getattr(inner, "concurrency", 1)
 
     @property
@@ -127,23 +152,19 @@ class Resilient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the failures that are final; later batches do not start while an earlier one is being retried."""
-        trial: _Attempt | None = None
+        rest = Remainder(batch)
+        error: Exception | None = None
+        is_tried = False
         async with self._gate:  # first come, first served
             await self._clear.wait()
             if self._circuit.state is not State.CLOSED:
-                trial = await self._attempt(batch)  # alone: a half-open circuit lets one through at a time
-        attempt = trial or await self._attempt(batch)
-        if not attempt.retryable:
-            return attempt.final
-        self._troubled += 1
-        self._clear.clear()
-        try:
-            async with self._turn:
-                return await self._retry(batch, attempt)
-        finally:
-            self._troubled -= 1
-            if not self._troubled:
-                self._clear.set()
+                # Alone: a half-open circuit lets one through at a time.
+                is_tried, error = True, await self._attempt(rest)
+        if not is_tried:
+            error = await self._attempt(rest)
+        if rest.left:
+            await self._retry_alone(rest, error)
+        return rest.final
 
     def statistics(self) -> ResilienceStatistics:
         """Return a snapshot of the counters."""
@@ -151,21 +172,40 @@ class Resilient:
         snapshot = own() if callable(own) else None
         return ResilienceStatistics(self._attempts, self._retries, self._circuit.state, self._alarm, snapshot)
 
-    async def _retry(self, batch: Batch, attempt: _Attempt) -> list[Failure]:
-        final = attempt.final
-        counted = 0
-        for tried in itertools.count(1):
-            if not attempt.retryable:
-                return final
-            batch = _select(batch, attempt.retryable)
-            counted += self._counts(attempt.error)
-            if self._config.retry.gives_up(counted):
-                return final + [f._replace(retryable=False, attempts=tried) for f in attempt.retryable]
-            await self._sleep(self._pause(tried, attempt.error))
+    async def _retry_alone(self, rest: Remainder, error: Exception | None) -> None:
+        self._troubled += 1
+        self._clear.clear()
+        try:
+            async with self._turn:
+                await self._retry(rest, error)
+        finally:
+            self._troubled -= 1
+            if not self._troubled:
+                self._clear.set()
+
+    async def _retry(self, rest: Remainder, error: Exception | None) -> None:
+        count = 0
+        while rest.left:
+            count = 1 if rest.has_moved else count + 1
+            rest.has_moved = False
+            self._give_up(rest, error)
+            if not rest.left:
+                return
+            await self._sleep(self._pause(count, error))
             self._retries += 1
-            attempt = await self._attempt(batch)
-            final = final + [failure._replace(attempts=tried + 1) for failure in attempt.final]
-        raise AssertionError("unreachable")
+            error = await self._attempt(rest)
+
+    def _give_up(self, rest: Remainder, error: Exception | None) -> None:
+        """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
+        exhausted = rest.exhausted(self._config.retry)
+        piece = rest.stopped_at
+        if not exhausted or error is None or isinstance(error, (EmitError, OSError)):
+            rest.give_up(exhausted)
+        elif len(piece) > 1:
+            self._piece, self._late_after = len(piece) // 2, math.inf
+        else:
+            rest.failed_alone += 1
+            rest.give_up(exhausted if rest.failed_alone >= _HOPELESS else [e for e in exhausted if e in piece])
 
     def _pause(self, count: int, error: Exception | None) -> float:
         retry = self._config.retry
@@ -174,48 +214,109 @@ class Resilient:
         asked = min(getattr(error, "retry_after", None) or 0.0, _LONGEST)
         return max(retry.delay(count, self._draw), asked, self._circuit.wait())
 
-    async def _attempt(self, batch: Batch) -> _Attempt:
+    async def _attempt(self, rest: Remainder) -> Exception | None:
+        """Send what is left once, up to the first piece of which nothing is taken; return why that was."""
+        waiting = rest.left
+        start = 0
+        while start < len(waiting):
+            piece = waiting[start : start + (self._piece or len(waiting))]
+            answer = await self._call(rest.select(piece))
+            rest.settle(piece, answer.failures, counts=answer.counts)
+            if answer.error is not None:
+                rest.stopped_at = piece
+                return answer.error
+            start += len(piece)
+        return None
+
+    async def _call(self, batch: Batch) -> _Answer:
         """Call the emitter inside once, as soon as the circuit lets it through."""
         while (wait := self._circuit.wait()) > 0:
             await self._sleep(wait)
         self._attempts += 1
+        began = asyncio.get_running_loop().time()
+        progress = Progress()
         try:
-            async with asyncio.timeout(self._config.timeout):
-                failures = await read_outcome(self._inner.emit(batch), batch)
+            async with asyncio.timeout(self._limit) as timer:
+                progress = Progress(timer, self._limit)
+                with watching(progress):
+                    failures = await read_outcome(self._inner.emit(batch), batch)
         except RejectedError as error:
             self._succeed()
-            return _Attempt([], fail(batch.ids, error, retryable=False), None)
+            return _Answer(_undecided(batch, progress, str(error), retryable=False), None, True)
         except Exception as error:  # an emitter may raise anything: it is tried again, and counted
-            return self._fail(batch, error)
-        retryable = [failure for failure in failures if failure.retryable]
-        if len({failure.event_id for failure in retryable}) == len(batch):
-            return self._fail(batch, RetryableError(retryable[0].reason))
+            return self._failed(batch, progress, error, began)
+        return self._answered(batch, failures, progress.error, began)
+
+    def _answered(self, batch: Batch, failures: list[Failure], error: Exception | None, began: float) -> _Answer:
+        placed = _by_position(batch, failures) if failures else {}
+        if len(placed) == len(batch) and all(failure.retryable for failure in placed.values()):
+            error = error or RetryableError(failures[0].reason)
+            self._note_failure(error)
+            return _Answer(placed, error, self._counts(error))
         self._succeed()
-        return _Attempt(retryable, [failure for failure in failures if not failure.retryable], None)
+        if not failures:
+            self._grow(len(batch), began)
+        return _Answer(placed, error, self._counts(error))
+
+    def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> _Answer:
+        """Take an exception as what became of all events that had no outcome before it."""
+        if isinstance(error, TimeoutError) and not str(error):
+            error = LateError(f"no answer within {self._limit:g} s")
+        if progress.is_confirming:
+            self._succeed()
+        else:
+            self._note_failure(error)
+        known = isinstance(error, (RetryableError, MisconfiguredError))
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1
+        if is_late and not progress.is_confirming:
+            self._shrink(len(batch), began)
+        counts = self._counts(error) and not is_late
+        return _Answer(_undecided(batch, progress, reason, retryable=True), error, counts)
+
+    def _shrink(self, events: int, began: float) -> None:
+        """Send half as many events at once from now on: so many took too long."""
+        self._piece = max(1, events // 2)
+        self._late_after = asyncio.get_running_loop().time() - began
+
+    def _grow(self, events: int, began: float) -> None:
+        """Send twice as many at once where as many as we send have taken a small part of what was too long."""
+        if self._piece == events and 4 * (asyncio.get_running_loop().time() - began) < self._late_after:
+            self._piece *= 2
+            if self._piece >= _ALL:
+                self._piece = None
 
     def _succeed(self) -> None:
         self._circuit.succeeded()
         self._alarm = ""
 
-    def _fail(self, batch: Batch, error: Exception) -> _Attempt:
+    def _note_failure(self, error: Exception) -> None:
         self._circuit.failed()
-        if isinstance(error, TimeoutError) and not str(error):
-            error = RetryableError(f"no answer within {self._config.timeout:g} s")
-        kind = "" if isinstance(error, (RetryableError, MisconfiguredError)) else f"{type(error).__name__}: "
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
-            self._alarm = f"{kind}{error}"
-        return _Attempt(fail(batch.ids, f"{kind}{error}", retryable=True), [], error)
+            known = isinstance(error, (RetryableError, MisconfiguredError))
+            self._alarm = str(error) if known else f"{type(error).__name__}: {error}"
 
 
-class _Attempt(NamedTuple):
-    """What one call achieved: failures that may be tried again, those that may not, and why if nothing was taken."""
+class _Answer(NamedTuple):
+    """What came of one call: the failures by position, and why it stopped if nothing more can be sent now.
 
-    retryable: list[Failure]
-    final: list[Failure]
+    `counts` says whether it was one of the attempts after which events are given up.
+    """
+
+    failures: dict[int, Failure]
     error: Exception | None
+    counts: bool
 
 
-def _select(batch: Batch, failures: list[Failure]) -> Batch:
-    wanted = {failure.event_id for failure in failures}
-    positions = [position for position, event_id in enumerate(batch.ids) if event_id in wanted]
-    return batch if len(positions) == len(batch) else batch.select(positions)
+def _by_position(batch: Batch, failures: list[Failure]) -> dict[int, Failure]:
+    placed = place(failures, batch.ids, range(len(batch)))
+    return {failure.position: failure for failure in placed if failure.position is not None}
+
+
+def _undecided(batch: Batch, progress: Progress, reason: str, *, retryable: bool) -> dict[int, Failure]:
+    """Return the failures of a call that raised: those noted before, and one for each event without an outcome."""
+    failures = {place: failure for place, failure in progress.outcomes.items() if failure is not None}
+    for position, event_id in enumerate(batch.ids):
+        if position not in progress.outcomes:
+            failures[position] = Failure(event_id, reason, retryable, position=position)
+    return failures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Collecting, Failure
+from polku.emit.encode import note_unwritable, unwritable
 from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
 from polku.emit.object_key import BATCH, KeyTemplate
 from polku.emit.object_store import SCHEMES, Objects
-from polku.emit.parts import send_parts
+from polku.emit.parts import TooLargeError, send_parts
 from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
@@ -137,6 +138,7 @@ class _Writer:
     async def emit(self, batch: Batch) -> list[Failure]:
         """Write the batch's events, one object for each name."""
         drafts, failures = await asyncio.to_thread(self._draft, batch.payload)
+        note_unwritable(failures)
         return failures + await send_parts(drafts, self._put)
 
     def statistics(self) -> S3Statistics:
@@ -154,19 +156,25 @@ class _Writer:
         self._bytes += len(content)
         return []
 
+    def _make_encoder(self) -> Encoder:
+        return make_encoder(self._format, self._compression)
+
     def _draft(self, payload: bytes) -> tuple[list[_Draft], list[Failure]]:
         """Encode events into objects, and name those that cannot be."""
         drafts: dict[str, _Draft] = {}
         failures: list[Failure] = []
-        for event, frame in zip(EventPayload.FromString(payload).events, split_frames(payload), strict=True):
+        events = EventPayload.FromString(payload).events
+        for position, (event, frame) in enumerate(zip(events, split_frames(payload), strict=True)):
             try:
                 name = self.group(event)
                 draft = drafts.get(name)
                 if draft is None:
-                    draft = _Draft(name, make_encoder(self._format, self._compression))
-                draft.add(event, frame)
+                    draft = _Draft(name, self._make_encoder)
+                draft.add(position, event, frame)
+            except RejectedError as error:
+                failures.append(Failure(event.id, str(error), retryable=False, position=position))
             except Exception as error:
-                failures.append(Failure(event.id, str(error) or type(error).__name__, retryable=False))
+                failures.append(unwritable(event.id, position, error))
             else:
                 drafts[name] = draft
         return list(drafts.values()), failures
@@ -174,30 +182,44 @@ class _Writer:
     def _finish(self, draft: _Draft) -> tuple[str, bytes]:
         try:
             content = draft.encoder.finish()
-        except Exception as error:  # the same events will never do
-            raise RejectedError(f"cannot be written as {self._format}: {type(error).__name__}: {error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # one of the events, which is found by halving
+            raise TooLargeError(f"cannot be written as {self._format}: {type(error).__name__}: {error}") from error
         return draft.name.replace(BATCH, draft.identity()) + self._suffix, content
 
 
 class _Draft:
     """An object that is about to be written."""
 
-    def __init__(self, name: str, encoder: Encoder) -> None:
+    def __init__(self, name: str, make: Callable[[], Encoder]) -> None:
         self.name = name
-        self.encoder = encoder
+        self.encoder = make()
         self.ids: list[str] = []
+        self.positions: list[int] = []
+        self._make = make
         self._frames: list[bytes] = []
         self._earliest = (1 << 63) - 1
 
-    def add(self, event: Event, frame: bytes) -> None:
+    def add(self, position: int, event: Event, frame: bytes) -> None:
+        """Write an event; raises where it cannot be written, and is as before then."""
         self.encoder.add(event, frame)
         self.ids.append(event.id)
+        self.positions.append(position)
         self._frames.append(frame)
         self._earliest = min(self._earliest, event.timestamp_unix_ns)
 
     def halves(self) -> Sequence[_Draft]:
-        """Return itself: no object is too large for a store that takes parts."""
-        return [self]
+        """Return two objects in place of one that cannot be written whole."""
+        events = list(zip(self.positions, self._frames, strict=True))
+        middle = len(events) // 2
+        return [self._with(events[:middle]), self._with(events[middle:])]
+
+    def _with(self, events: Sequence[tuple[int, bytes]]) -> _Draft:
+        draft = _Draft(self.name, self._make)
+        for position, frame in events:
+            draft.add(position, Event.FromString(frame), frame)
+        return draft
 
     def identity(self) -> str:
         """Return the time of the earliest event and a digest of all: the same for the same events in any order."""

@@ -12,7 +12,9 @@ import msgspec
 from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
+from polku.contracts import Failure
 from polku.emit import console
+from polku.emit.encode import write_each
 from polku.emit.json_form import event_fields
 from polku.event.v1.event_pb2 import Event
 from polku.events import severity_name
@@ -63,11 +65,13 @@ class _Printer:
         self._line = {Format.JSON: _json_line, Format.COMPACT: _compact_line, Format.PRETTY: _pretty}[format]
         self._events = self._bytes = 0
 
-    async def emit(self, batch: Batch) -> None:
-        text = b"".join(map(self._line, batch))
+    async def emit(self, batch: Batch) -> list[Failure]:
+        lines = write_each(batch.events, self._line)
+        text = b"".join(lines.contents)
         await console.current().write(text)
-        self._events += len(batch)
+        self._events += len(lines.contents)
         self._bytes += len(text)
+        return lines.failures
 
     def statistics(self) -> StdoutStatistics:
         return StdoutStatistics(self._events, self._bytes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from polku import arguments
@@ -16,8 +16,9 @@ from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.cloudevents import cloud_event
+from polku.emit.encode import write_each
 from polku.emit.json_form import event_fields
-from polku.emit.parts import TooLargeError, send_parts
+from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
 
 if TYPE_CHECKING:
@@ -111,21 +112,23 @@ class _Poster:
         """Post the batch in as many requests as it needs."""
         import msgspec
 
-        records = [(event.id, msgspec.json.encode(self._form(event))) for event in batch]
-        return await send_parts(self._cut(records), self._post)
+        bodies = write_each(batch.events, lambda event: msgspec.json.encode(self._form(event)))
+        ids = batch.ids
+        records = [(where, ids[where], body) for where, body in zip(bodies.positions, bodies.contents, strict=True)]
+        return bodies.failures + await send_parts(self._cut(records), self._post)
 
     def statistics(self) -> WebhookStatistics:
         return WebhookStatistics(self._requests, self._refused, self._broken)
 
-    def _cut(self, records: list[tuple[str, bytes]]) -> list[_Request]:
+    def _cut(self, records: list[_Record]) -> list[_Request]:
         requests: list[_Request] = []
         size = 0
         for record in records:
-            size += len(record[1]) + 1
+            size += len(record[2]) + 1
             too_much = size > self._config.max_body_bytes
             if not requests or too_much or len(requests[-1].records) == self._config.max_events:
                 requests.append(_Request([]))
-                size = len(record[1]) + 2
+                size = len(record[2]) + 2
             requests[-1].records.append(record)
         return requests
 
@@ -143,9 +146,9 @@ class _Poster:
             raise MisconfiguredError(f"{self._server}: {type(error).__name__}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
             self._broken += 1
-            late = isinstance(error, TimeoutError)
-            reason = f"no answer within {self._config.timeout:g} s" if late else f"{type(error).__name__}: {error}"
-            raise RetryableError(f"{self._server}: {reason}") from None
+            if isinstance(error, TimeoutError):
+                raise LateError(f"{self._server}: no answer within {self._config.timeout:g} s") from None
+            raise RetryableError(f"{self._server}: {type(error).__name__}: {error}") from None
         if not 200 <= response.status < 300:
             self._refused += 1
             text = content[:200].decode(errors="replace")
@@ -166,18 +169,26 @@ class _Poster:
         return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._clock.time_ns() / 1e9)
 
 
-class _Request(NamedTuple):
-    """The ids of some events, each with its JSON."""
+_Record: TypeAlias = tuple[int, str, bytes]
+"""An event's position in the batch, its id and its JSON."""
 
-    records: list[tuple[str, bytes]]
+
+class _Request(NamedTuple):
+    """Some events of a batch."""
+
+    records: list[_Record]
 
     @property
     def ids(self) -> list[str]:
-        return [event_id for event_id, _ in self.records]
+        return [event_id for _, event_id, _ in self.records]
+
+    @property
+    def positions(self) -> list[int]:
+        return [position for position, _, _ in self.records]
 
     @property
     def body(self) -> bytes:
-        return b"[" + b",".join([record for _, record in self.records]) + b"]"
+        return b"[" + b",".join([record for _, _, record in self.records]) + b"]"
 
     def halves(self) -> list[_Request]:
         middle = len(self.records) // 2

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from polku.batch import Batch
 from polku.contracts import Failure
-from polku.emit.parts import TooLargeError, send_parts
+from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.emit.size import read_excess
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
@@ -63,7 +63,7 @@ class PluginEmitter:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were not delivered; raises an `EmitError` where nothing is known to be."""
-        return await send_parts([_Request(batch)], self._send)
+        return await send_parts([_Request(batch, range(len(batch)))], self._send)
 
     def statistics(self) -> PluginState:
         """Return how the plugin is."""
@@ -89,6 +89,8 @@ class PluginEmitter:
         if excess is not None and excess.size >= size:
             self._limit = min(self._limit, excess.limit)
             return TooLargeError(str(error))
+        if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return LateError(str(error))
         if error.status in _MISCONFIGURED:
             return MisconfiguredError(str(error))
         return RejectedError(str(error)) if error.status in _REJECTED else RetryableError(str(error))
@@ -107,12 +109,15 @@ class PluginEmitter:
 class _Request:
     """The events of one call."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, positions: range) -> None:
         self.batch = batch
+        self.positions = positions
 
     @property
     def ids(self) -> list[str]:
         return self.batch.ids
 
     def halves(self) -> list[_Request]:
-        return [_Request(half) for half in self.batch.split(len(self.batch) // 2)]
+        middle = len(self.batch) // 2
+        first, second = self.batch.split(middle)
+        return [_Request(first, self.positions[:middle]), _Request(second, self.positions[middle:])]

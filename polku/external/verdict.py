@@ -21,9 +21,11 @@ def read_failures(ids: Sequence[str], response: EmitResponse) -> list[Failure]:
         return []
     known = named.intersection(ids)
     doubt = _doubt(ids, known, named, response.success_count)
-    failures = [_failure(event_id, errors.get(event_id)) for event_id in ids if event_id in known]
+    places = [(place, event_id) for place, event_id in enumerate(ids) if event_id in known]
+    failures = [_failure(event_id, errors.get(event_id))._replace(position=place) for place, event_id in places]
     if doubt:
-        failures += [Failure(event_id, doubt) for event_id in ids if event_id not in known]
+        others = [(place, event_id) for place, event_id in enumerate(ids) if event_id not in known]
+        failures += [Failure(event_id, doubt, position=place) for place, event_id in others]
     return failures
 
 

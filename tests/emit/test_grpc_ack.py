@@ -39,7 +39,7 @@ def test_an_error_without_an_id_is_about_the_whole_message(code: str, kind: type
 
 def test_an_error_without_an_id_explains_the_events_that_are_missing() -> None:
     ack = Ack(event_ids=["a"], errors=[AckError(code="MALFORMED", message="no event")])
-    assert failures("ab", ack) == [Failure("b", "MALFORMED: no event", retryable=False)]
+    assert failures("ab", ack) == [Failure("b", "MALFORMED: no event", retryable=False, position=1)]
 
 
 def test_an_event_that_is_named_nowhere_may_be_tried_again() -> None:

@@ -12,10 +12,14 @@ from polku.emit.parts import TooLargeError, send_parts
 
 class Letters(NamedTuple):
     ids: list[str]
+    positions: range
 
     def halves(self) -> list[Letters]:
         middle = len(self.ids) // 2
-        return [Letters(self.ids[:middle]), Letters(self.ids[middle:])]
+        return [
+            Letters(self.ids[:middle], self.positions[:middle]),
+            Letters(self.ids[middle:], self.positions[middle:]),
+        ]
 
 
 class Destination:
@@ -36,7 +40,13 @@ class Destination:
 
 
 def letters(*words: str) -> list[Letters]:
-    return [Letters(list(word)) for word in words]
+    """Return a part for each word, one after the other in a batch."""
+    parts: list[Letters] = []
+    start = 0
+    for word in words:
+        parts.append(Letters(list(word), range(start, start + len(word))))
+        start += len(word)
+    return parts
 
 
 async def test_parts_go_in_order_and_what_is_too_large_in_halves() -> None:
@@ -47,21 +57,29 @@ async def test_parts_go_in_order_and_what_is_too_large_in_halves() -> None:
 
 async def test_what_is_too_large_alone_is_refused_for_good() -> None:
     destination = Destination(b=TooLargeError("too large"))
-    assert await send_parts(letters("abc"), destination.take) == [Failure("b", "too large", retryable=False)]
+    assert await send_parts(letters("abc"), destination.take) == [
+        Failure("b", "too large", retryable=False, position=1)
+    ]
     assert destination.sent == ["a", "c"]
 
 
 async def test_nothing_is_sent_behind_a_part_that_may_be_tried_again() -> None:
     destination = Destination(c=RetryableError("later"))
     failures = await send_parts(letters("ab", "cd", "ef"), destination.take)
-    assert failures == [Failure(name, "later") for name in "cdef"]
+    # What was not sent was not tried.
+    assert failures == [
+        Failure("c", "later", position=2),
+        Failure("d", "later", position=3),
+        Failure("e", "later", attempts=0, position=4),
+        Failure("f", "later", attempts=0, position=5),
+    ]
     assert destination.sent == ["ab"]
 
 
 async def test_a_part_that_is_refused_for_good_does_not_stop_the_others() -> None:
     destination = Destination(c=RejectedError("never"))
     failures = await send_parts(letters("ab", "cd", "ef"), destination.take)
-    assert failures == [Failure(name, "never", retryable=False) for name in "cd"]
+    assert failures == [Failure("c", "never", False, position=2), Failure("d", "never", False, position=3)]
     assert destination.sent == ["ab", "ef"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import ray.exceptions
@@ -21,10 +21,13 @@ from polku import (
     Resilience,
     Retry,
     RetryableError,
+    WebhookEmitter,
 )
 from polku.clock import SystemClock
-from polku.emit.adapt import as_emitter
+from polku.emit.adapt import as_emitter, built
 from polku.emit.breaker import State
+from polku.emit.parts import send_parts
+from polku.emit.progress import current
 from polku.emit.resilience import Resilient
 from tests.clock import FakeClock
 
@@ -58,7 +61,7 @@ def resilient(
         await asyncio.sleep(0)
 
     config = Resilience(inner, **options)
-    return Resilient(inner, config, config.breaker.build(clock), sleep=sleep, draw=draw), slept, clock
+    return Resilient(built(inner, clock), config, config.breaker.build(clock), sleep=sleep, draw=draw), slept, clock
 
 
 async def until(state: Callable[[], bool]) -> None:
@@ -91,7 +94,7 @@ async def test_pauses_have_full_jitter_and_a_limit() -> None:
 async def test_only_the_failed_events_are_tried_again() -> None:
     inner = Scripted([Failure("b", "full"), Failure("c", "bad", retryable=False)], [Failure("b", "full")])
     running, _, _ = resilient(inner)
-    assert await running.emit(batch("a", "b", "c")) == [Failure("c", "bad", retryable=False)]
+    assert await running.emit(batch("a", "b", "c")) == [Failure("c", "bad", retryable=False, position=2)]
     assert inner.calls == [["a", "b", "c"], ["b"], ["b"]]
 
 
@@ -106,7 +109,7 @@ async def test_what_is_refused_for_good_is_not_tried_again() -> None:
 async def test_after_so_many_attempts_events_are_given_up() -> None:
     running, _, _ = resilient(Scripted(*[ValueError("bug")] * 9), retry=Retry(attempts=3))
     (failure,) = await running.emit(batch("a"))
-    assert failure == Failure("a", "ValueError: bug", retryable=False, attempts=3)
+    assert failure == Failure("a", "ValueError: bug", retryable=False, attempts=3, position=0)
 
 
 async def test_the_destination_s_own_pause_is_respected() -> None:
@@ -318,3 +321,163 @@ def test_wrapping_keeps_the_name() -> None:
             pass
 
     assert Resilience(NamedEmitter()).name == "mine"
+
+
+class One(NamedTuple):
+    """A part of one event."""
+
+    ids: list[str]
+    positions: list[int]
+
+    def halves(self) -> list[One]:
+        return [self]
+
+
+class OneByOne:
+    """Send each event alone, as a request that takes a while; the named ones hang once."""
+
+    def __init__(self, seconds: float = 0.0, hanging: str = "") -> None:
+        self.seconds = seconds
+        self.hanging = set(hanging)
+        self.sent: list[str] = []
+        self.calls = 0
+
+    async def emit(self, batch: Batch) -> list[Failure]:
+        self.calls += 1
+        return await send_parts([One([event.id], [n]) for n, event in enumerate(batch)], self._send)
+
+    async def _send(self, part: One) -> list[Failure]:
+        self.sent += part.ids
+        if part.ids[0] in self.hanging:
+            self.hanging.discard(part.ids[0])
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.seconds)
+        return []
+
+
+async def test_what_was_confirmed_when_the_time_was_up_is_not_sent_again() -> None:
+    inner = OneByOne(hanging="c")
+    running, _, _ = resilient(inner, timeout=0.05)
+    assert await running.emit(batch("a", "b", "c", "d")) == []
+    assert inner.sent == ["a", "b", "c", "c", "d"]
+
+
+async def test_a_call_may_take_as_long_as_it_confirms_something_in_time() -> None:
+    inner = OneByOne(seconds=0.02)
+    running, slept, _ = resilient(inner, timeout=0.15)
+    assert await running.emit(batch(*map(str, range(20)))) == []
+    assert inner.calls == 1
+    assert slept == []
+
+
+async def test_what_was_confirmed_before_an_exception_is_not_sent_again() -> None:
+    class Half(Scripted):
+        async def emit(self, batch: Batch) -> list[Failure] | None:
+            self.calls.append(batch.ids)
+            if len(self.calls) == 1:
+                current().settle([0, 2], [Failure("c", "bad", retryable=False, position=2)])
+                raise OSError("cut")
+            return None
+
+    inner = Half()
+    running, _, _ = resilient(inner)
+    (failure,) = await running.emit(batch("a", "b", "c", "d"))
+    assert (failure.event_id, failure.reason) == ("c", "bad")
+    assert inner.calls == [["a", "b", "c", "d"], ["b", "d"]]
+
+
+async def test_a_slow_emitter_that_says_nothing_in_between_gets_smaller_calls_until_it_is_in_time() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.calls: list[int] = []
+            self.done: list[str] = []
+
+        async def emit(self, batch: Batch) -> None:
+            self.calls.append(len(batch))
+            await asyncio.sleep(0.004 * len(batch))
+            self.done += batch.ids
+
+    inner = Slow()
+    running, _, _ = resilient(inner, timeout=0.2, retry=Retry(attempts=1))
+    names = [str(n) for n in range(200)]  # 0.8 s in one call
+    assert await running.emit(batch(*names)) == []
+    assert inner.done == names
+    assert inner.calls[0] == 200
+    assert len(inner.calls) < 40
+
+
+async def test_calls_become_large_again_when_the_destination_is_quick_again() -> None:
+    class Hanging:
+        def __init__(self) -> None:
+            self.calls: list[int] = []
+            self.hangs = True
+
+        async def emit(self, batch: Batch) -> None:
+            self.calls.append(len(batch))
+            if self.hangs and len(batch) > 1:
+                await asyncio.Event().wait()
+            self.hangs = False
+
+    inner = Hanging()
+    running, _, _ = resilient(inner, timeout=0.02)
+    names = [str(n) for n in range(64)]
+    assert await running.emit(batch(*names)) == []
+    assert inner.calls == [64, 32, 16, 8, 4, 2, 1, 2, 4, 8, 16, 32, 1]
+
+
+def test_an_emitter_s_own_time_limit_wins_over_the_default() -> None:
+    webhook = WebhookEmitter("http://localhost/", timeout=120)
+    assert Resilience(webhook).limit > 120
+    assert Resilience(webhook, timeout=5).limit == 5
+    assert Resilience(Scripted()).limit == 60
+
+
+async def test_one_event_on_which_code_fails_does_not_cost_the_others() -> None:
+    done: list[str] = []
+
+    def emit(batch: Batch) -> None:
+        if "bad" in batch.ids:
+            raise ValueError("no such column")
+        done.extend(batch.ids)
+
+    running, slept, _ = resilient(emit, retry=Retry(attempts=5))
+    names = [str(n) for n in range(500)]
+    (failure,) = await running.emit(batch(*names[:300], "bad", *names[300:]))
+    assert (failure.event_id, failure.position, failure.retryable) == ("bad", 300, False)
+    assert failure.reason == "ValueError: no such column"
+    assert sorted(done) == sorted(names)
+    assert len(slept) < 40
+
+
+async def test_code_that_fails_on_every_event_is_given_up_after_a_few() -> None:
+    inner = Scripted(*[KeyError("user")] * 200)
+    running, _, _ = resilient(inner, retry=Retry(attempts=5))
+    failures = await running.emit(batch(*map(str, range(500))))
+    assert len({failure.position for failure in failures}) == 500
+    assert len(inner.calls) < 30
+
+
+async def test_of_two_events_with_one_id_only_the_one_that_failed_is_tried_again() -> None:
+    events = [Event(id="same", payload=b"first"), Event(id="same", payload=b"second")]
+    payloads: list[list[bytes]] = []
+
+    async def emit(batch: Batch) -> list[Failure] | None:
+        payloads.append([event.payload for event in batch])
+        return [Failure("same", "busy", position=1)] if len(payloads) == 1 else None
+
+    running, _, _ = resilient(emit)
+    assert await running.emit(Batch.from_events(events)) == []
+    assert payloads == [[b"first", b"second"], [b"second"]]
+
+
+async def test_a_pause_that_the_destination_asks_for_after_some_parts_is_respected() -> None:
+    class Busy(OneByOne):
+        async def _send(self, part: One) -> list[Failure]:
+            if part.ids == ["b"] and "b" not in self.sent:
+                self.sent.append("b")
+                raise RetryableError("busy", retry_after=42)
+            return await super()._send(part)
+
+    running, slept, _ = resilient(Busy())
+    assert await running.emit(batch("a", "b")) == []
+    assert slept == [42]

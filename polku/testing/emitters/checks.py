@@ -56,6 +56,22 @@ async def tries_only_again_what_failed(destination: Destination) -> str:
     return "what failed was tried again, alone"
 
 
+async def lets_an_event_that_cannot_be_written_cost_only_itself(destination: Destination) -> str:
+    """An event that JSON has no form for, a time in the year 55,840, arrives or fails alone; the others arrive."""
+    one = batch(0)
+    odd = one.events[3]
+    odd.process.pid = 1
+    odd.process.start_time.seconds = 1_700_000_000_000
+    async with Line(destination, attempts=5) as line:
+        receipt = await line.push(Batch.from_events(one.events, routes=()))
+        refused = [refusal.event_id for refusal in receipt.refused]
+        if refused not in ([], [odd.id]):
+            fix = "serialise events one by one, and return a Failure with retryable=False for one that cannot be"
+            raise BrokenError(f"one event cannot be written, and {refused} failed", fix)
+        await _holds_exactly(destination, [event_id for event_id in one.ids if event_id not in refused])
+    return "it failed alone" if refused else "it arrived too"
+
+
 async def waits_for_the_confirmation(destination: Destination) -> str:
     """The destination takes but does not confirm: nothing is confirmed, and everything goes on when it does."""
     batches = [batch(number) for number in range(12)]

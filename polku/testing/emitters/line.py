@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from polku.batch import Batch, Identity
@@ -33,10 +34,11 @@ class BrokenError(Exception):
 class Line:
     """A running emitter and the batches that are under way to it."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, *, attempts: int | None = None) -> None:
         component: Any = destination.emitter()
         own = isinstance(component, Resilience)
-        quick = component if own else Resilience(component, retry=_QUICK, breaker=Breaker(open_for=0.2))
+        retry = replace(_QUICK, attempts=None if getattr(component, "may_recover", False) else attempts)
+        quick = component if own else Resilience(component, retry=retry, breaker=Breaker(open_for=0.2))
         self.delivery = Delivery(emitter_name(component), built(quick, SystemClock()))
         self._tasks: list[asyncio.Task[Receipt]] = []
 

@@ -100,6 +100,7 @@ _CHECKS = tuple(
         (Ability.NONE, checks.keeps_order_and_repeats_nothing),
         (Ability.REFUSE, checks.names_what_was_refused),
         (Ability.BUSY, checks.tries_only_again_what_failed),
+        (Ability.NONE, checks.lets_an_event_that_cannot_be_written_cost_only_itself),
         (Ability.HANG, checks.waits_for_the_confirmation),
         (Ability.KILL, checks.finds_it_again),
         (Ability.KILL, checks.starts_without_it),

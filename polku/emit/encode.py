@@ -1,0 +1,56 @@
+"""Serialise the events of a batch one by one: one that cannot be written fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from polku.contracts import Failure
+from polku.emit.progress import current
+from polku.event.v1.event_pb2 import Event
+
+T = TypeVar("T")
+
+
+class Written(NamedTuple):
+    """The events that could be written, and where they are in the batch; a failure for each other one."""
+
+    contents: list[bytes]
+    positions: Sequence[int]
+    failures: list[Failure]
+
+
+def write_each(events: Sequence[Event], write: Callable[[Event], bytes]) -> Written:
+    """Call `write` for each event; events for which it raises are noted as refused for good."""
+    try:
+        return Written([write(event) for event in events], range(len(events)), [])
+    except Exception as error:
+        _pass_on(error)
+    contents: list[bytes] = []
+    positions: list[int] = []
+    failures: list[Failure] = []
+    for position, event in enumerate(events):
+        try:
+            contents.append(write(event))
+            positions.append(position)
+        except Exception as error:
+            failures.append(unwritable(event.id, position, error))
+    note_unwritable(failures)
+    return Written(contents, positions, failures)
+
+
+def unwritable(event_id: str, position: int, error: Exception) -> Failure:
+    """Return the failure of an event that cannot be written; raises what says nothing about the event."""
+    _pass_on(error)
+    reason = f"the event cannot be written: {type(error).__name__}: {error}"
+    return Failure(event_id, reason, retryable=False, position=position)
+
+
+def note_unwritable(failures: Sequence[Failure]) -> None:
+    """Note failures in the call's `Progress`: they are final, also where the rest cannot be sent now."""
+    current().settle([failure.position for failure in failures if failure.position is not None], failures)
+
+
+def _pass_on(error: Exception) -> None:
+    if isinstance(error, MemoryError):
+        raise error

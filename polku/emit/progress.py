@@ -1,0 +1,60 @@
+"""What one call of an emitter has achieved so far: it stays true where the call is cut off or fails.
+
+An emitter that sends a batch in parts notes each part here (`send_parts` does). Whoever calls it, `Resilience`, gives
+it until nothing was noted for too long, and sends only what was not noted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+from polku.contracts import Failure
+
+
+class Progress:
+    """The events of a call that have an outcome, by position in its batch; None stands for a confirmation."""
+
+    def __init__(self, timer: asyncio.Timeout | None = None, limit: float = 0.0) -> None:
+        self.outcomes: dict[int, Failure | None] = {}
+        self.is_confirming = False  # whether the destination has taken anything
+        self.error: Exception | None = None
+        self._timer = timer
+        self._limit = limit
+
+    def settle(self, positions: Sequence[int], failures: Sequence[Failure] = ()) -> None:
+        """Note the outcome of the events at these positions: confirmed, but for failures, which name theirs."""
+        refused = {failure.position: failure for failure in failures}
+        self.is_confirming = self.is_confirming or len(refused) < len(positions)
+        for position in positions:
+            self.outcomes[position] = refused.get(position)
+
+    def step(self, seconds: float = 0.0) -> None:
+        """Begin something that has a limit of its own of so many seconds: the time limit of the call begins again."""
+        timer = self._timer
+        if timer is not None and timer.when() is not None and not timer.expired():
+            timer.reschedule(asyncio.get_running_loop().time() + max(self._limit, seconds))
+
+    def stopped(self, error: Exception) -> None:
+        """Note why the rest was not sent."""
+        self.error = error
+
+
+_CURRENT: ContextVar[Progress | None] = ContextVar("polku_progress", default=None)
+
+
+def current() -> Progress:
+    """Return the progress of the call that this code is part of; where nobody asks for it, one that nobody reads."""
+    return _CURRENT.get() or Progress()
+
+
+@contextlib.contextmanager
+def watching(progress: Progress) -> Iterator[Progress]:
+    """Make `progress` the current one."""
+    token = _CURRENT.set(progress)
+    try:
+        yield progress
+    finally:
+        _CURRENT.reset(token)
