@@ -289,7 +289,8 @@ class DurableLog:
         with self._wake:
             units, self._units = self._units, []
         self._refuse(units, late)  # their positions may be those of batches in the journal
-        self._events, self._bytes = size
+        self._events = size[0] + sum(row.header.events for row in self._draft)
+        self._bytes = size[1] + sum(weigh(len(row.payload)) for row in self._draft)
         if self._recovered:
             return
         self._recovered = True

@@ -95,7 +95,8 @@ class Outlet:
         self._arrived = 0
         self._loaded = 0
         self._loading = asyncio.Lock()
-        self._lag = self._lag_bytes = self._in_flight = self._in_flight_bytes = self._reserved = 0
+        self._lag = self._lag_bytes = self._in_flight = self._in_flight_bytes = 0
+        self._reserved = self._reserved_bytes = 0  # on their way into the log
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
@@ -139,17 +140,17 @@ class Outlet:
 
     def reserve(self, slot: Slot) -> None:
         """Set aside room for a batch that is on its way into the log."""
-        self._reserved += slot.events
+        self._reserve(slot.events, slot.size)
         self._account(slot.events, slot.size)
 
     def cancel(self, slot: Slot) -> None:
         """Give back what was set aside for a batch that never got into the log."""
-        self._reserved -= slot.events
+        self._reserve(-slot.events, -slot.size)
         self._account(-slot.events, -slot.size)
 
     def claim(self, slot: Slot) -> None:
         """Add a batch of the log to what this outlet must deliver; its room is set aside."""
-        self._reserved -= slot.events
+        self._reserve(-slot.events, -slot.size)
         self._arrived += 1
         if self._behind or len(self._waiting) >= self._log.window:
             self._behind = True
@@ -326,13 +327,19 @@ class Outlet:
             self._append(slot)
         if len(slots) < limit and arrived == self._arrived:
             self._behind = False
-            missing = self._lag - self._in_flight - self._reserved - sum(claim.count for claim in self._waiting)
-            if missing > 0:
-                _REPEATED.error(
-                    (self.name, "gone"), "emitter %r: %d events are no longer in the journal", self.name, missing
-                )
-                self._unreadable += missing
-                self._account(-missing, 0)
+            self._count_missing()
+
+    def _count_missing(self) -> None:
+        """Count what this outlet was to deliver and the log no longer has; nothing else waits anywhere now."""
+        events = self._lag - self._in_flight - self._reserved - sum(claim.count for claim in self._waiting)
+        size = self._lag_bytes - self._in_flight_bytes - self._reserved_bytes
+        size -= sum(claim.size for claim in self._waiting)
+        if events > 0:
+            text = "emitter %r: %d events are no longer in the journal"
+            _REPEATED.error((self.name, "gone"), text, self.name, events)
+            self._unreadable += events
+        if events > 0 or size > 0:
+            self._account(-max(events, 0), -max(size, 0))
 
     def _drop(self, claim: Claim, count: int, ids: list[str]) -> int:
         """Drop the first events of the claim that waits longest; `ids` where their sender waits for the delivery."""
@@ -435,6 +442,10 @@ class Outlet:
         if self._gathering is not None and not self._should_gather():
             self._go_on()
         self._let_go(self.name, claim.slot.position)
+
+    def _reserve(self, events: int, size: int) -> None:
+        self._reserved += events
+        self._reserved_bytes += size
 
     def _account(self, events: int, size: int) -> None:
         self._lag += events

@@ -302,6 +302,31 @@ async def test_what_is_damaged_is_counted_and_the_rest_is_served(path: Path) -> 
     journal.close()
 
 
+@pytest.mark.parametrize("lost", ["30", "20 AND 50", "60"], ids=["one", "many", "the last"])
+async def test_events_and_bytes_of_rows_that_are_gone_leave_the_share(
+    path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(DurableLog, "window", 4)
+    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 1)
+    a = shut()
+    async with durable(path, {"a": a}) as bench:
+        for i in numbered(0, 60):
+            await bench.push(batch_of(i, payload=b"." * 300))
+        first, _, last = lost.partition(" AND ")
+        with sqlite3.connect(path) as db:
+            db.execute("DELETE FROM batch WHERE position BETWEEN ? AND ?", (int(first), int(last or first)))
+        db.close()
+        a.gate.set()
+        await bench.buffer.drain()
+        outlet = bench.buffer.statistics().outlets["a"]
+        gone = int(last or first) - int(first) + 1
+        assert (outlet.unreadable, outlet.confirmed) == (gone, 60 - gone)
+        assert (outlet.lag, outlet.lag_bytes, outlet.in_flight) == (0, 0, 0)
+        assert (await bench.push(batch_of("later"))).refused == ()
+        await bench.buffer.drain()
+        assert bench.buffer.statistics().outlets["a"].lag_bytes == 0
+
+
 def wipe_pages(path: Path, *pages: int) -> None:
     with path.open("r+b") as file:
         for page in pages:
