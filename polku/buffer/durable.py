@@ -30,6 +30,7 @@ from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
 from polku.daemon import DaemonExecutor
+from polku.disk import make_folder
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.log import RepeatedLog
 from polku.receipt import Refusal
@@ -248,7 +249,7 @@ class DurableLog:
         if self._lock is not None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             self._lock = FileLock(self._path)
         except OSError as error:
             raise as_journal_error(self._path, error) from error

@@ -33,6 +33,7 @@ from polku.buffer.journal_file import (
 from polku.buffer.lock import FileLock
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.codes import Code
+from polku.disk import make_folder, sync_folders
 from polku.errors import JournalCorruptError, JournalError
 from polku.receipt import Refusal
 
@@ -119,10 +120,12 @@ class Journal:
             if not writable and not self.path.exists():
                 raise JournalError(self.path, "there is no such file")
             if writable and lock:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path.parent)
                 self._lock = FileLock(self.path)
             self._db = open_file(self.path, writable=writable)
             undo.callback(self._db.close)
+            if writable:
+                sync_folders(self.path.parent)  # it may be new
             self._know_outlets()
             undo.pop_all()
 

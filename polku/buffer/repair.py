@@ -8,7 +8,6 @@ name.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from polku.buffer.journal import Journal, Work, batch_of, read_answers
 from polku.buffer.journal_file import as_journal_error, files_of, open_file
 from polku.buffer.lock import FileLock
+from polku.disk import sync_folders
 from polku.errors import JournalError
 
 T = TypeVar("T")
@@ -76,6 +76,7 @@ def finish_salvage(path: str | Path) -> None:
     new = Path(f"{path}.repaired")
     if not new.exists():
         return
+    sync_folders(path.parent)  # before the old one goes the new one is there, also after a loss of power
     stem = f"{path}.damaged-{time.time_ns()}"
     for file in files_of(path)[1:]:
         if file.exists():
@@ -83,7 +84,7 @@ def finish_salvage(path: str | Path) -> None:
     if path.exists():
         path.rename(stem)
     new.rename(path)
-    _sync(path.parent)
+    sync_folders(path.parent)
 
 
 def faults(path: str | Path) -> Iterator[str]:
@@ -259,11 +260,3 @@ def _last_known(db: sqlite3.Connection) -> int:
         with contextlib.suppress(sqlite3.Error):
             last = max(last, db.execute(query).fetchone()[0] or 0)
     return last
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

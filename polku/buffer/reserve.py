@@ -10,6 +10,7 @@ import errno
 import os
 from pathlib import Path
 
+from polku.disk import sync
 from polku.errors import JournalError
 
 SIZE = 6 * 1024 * 1024  # one write-ahead log up to its checkpoint (4 MB), and some
@@ -31,8 +32,10 @@ class Reserve:
             file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 _allocate(file)
+                os.fsync(file)
             finally:
                 os.close(file)
+            sync(self._file.parent)
         except OSError as error:
             self.give_up()
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

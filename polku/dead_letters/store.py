@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from polku.buffer.journal_file import DEAD_LETTERS, as_journal_error
+from polku.disk import make_folder, sync_folders
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 
@@ -93,12 +94,14 @@ class DeadLetterStore:
         self._max_events, self._max_bytes = max_events, max_bytes
         with self._errors():
             if create:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path.parent)
             elif not self.path.exists():
                 raise JournalError(self.path, "there is no such file")
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
             try:
                 self._prepare()
+                if create:
+                    sync_folders(self.path.parent)
             except BaseException:
                 self._db.close()
                 raise

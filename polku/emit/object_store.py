@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from polku.disk import sync_file
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Objects:
         self._part_bytes = part_bytes
         self._folder = unquote(urlsplit(url).path) if url.startswith("file:") else None
         self._store: ObjectStore | None = None
+        self._is_on_disk = False
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:
         """Write an object, replacing what has its name; raises the `EmitError` that fits."""
@@ -48,7 +51,7 @@ class Objects:
             attributes = None if self._folder is not None else {"Content-Type": content_type}
             await obstore.put_async(store, key, content, attributes=attributes, chunk_size=self._part_bytes)
             if self._folder is not None:
-                await asyncio.to_thread(_sync, os.path.join(self._folder, key))
+                await asyncio.to_thread(self._sync, Path(self._folder), key)
         except Exception as error:  # obstore's errors have no class in common with those of files
             raise explain(self._url, error) from None
 
@@ -71,6 +74,11 @@ class Objects:
         if self._store is None:
             self._store = await asyncio.to_thread(self._open)
         return self._store
+
+    def _sync(self, folder: Path, key: str) -> None:
+        """Let an object and its whole name reach the disk; the path of the store itself, the first time."""
+        sync_file(folder / key, upto=folder if self._is_on_disk else None)
+        self._is_on_disk = True
 
     def _open(self) -> ObjectStore:
         from obstore.store import LocalStore, from_url
@@ -125,13 +133,3 @@ def _first(error: Exception) -> str:
     """Return an error's text without what is for the library's authors, on one line."""
     text = " ".join(str(error).partition("\n\nDebug source")[0].split())
     return f"{text[:500]}…" if len(text) > 500 else text or type(error).__name__
-
-
-def _sync(path: str) -> None:
-    """Let a file and its name reach the disk."""
-    for name in (path, os.path.dirname(path)):
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

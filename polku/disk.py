@@ -1,0 +1,62 @@
+"""Make the names of files and folders survive the loss of power, not only what is in them.
+
+To `fsync` a file says nothing about its name, which stands in its folder; to `fsync` that folder says nothing about the
+folder's own name in the one above it (POSIX; ext4 happens to write both at once, others do not).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from itertools import pairwise
+from pathlib import Path
+
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that sync no folders, or have nothing to sync
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing, and those above it; its whole path is on disk at the return.
+
+    Also where it was there already: who made it may have been killed before its name was on disk. Raises `OSError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sync_folders(folder)
+
+
+def sync_file(path: Path, *, upto: Path | None = None) -> None:
+    """Bring a file, its name and those of the folders above it to the disk, as `sync_folders` does; raises `OSError`.
+
+    Not for the file of a database that this process may have open: to close a file ends all locks of its process on it.
+    """
+    sync(path)
+    sync_folders(path.parent, upto=upto)
+
+
+def sync_folders(folder: Path, *, upto: Path | None = None) -> None:
+    """Bring the names in a folder, and its own in those above it, to the disk; raises `OSError`.
+
+    `upto` is the last folder above it whose names may be new; without it all are synced. Those that this process may
+    not read are left out, for it made nothing there, and so are those of another file system: they hold a mount point.
+    """
+    folder = Path(os.path.realpath(folder))
+    last = None if upto is None else Path(os.path.realpath(upto))
+    sync(folder)
+    device = folder.stat().st_dev
+    for below, above in pairwise((folder, *folder.parents)):
+        if below == last or above.stat().st_dev != device:
+            return
+        with contextlib.suppress(PermissionError):
+            sync(above)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk; raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    finally:
+        os.close(descriptor)
