@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from polku.buffer.journal import Journal
 from polku.errors import JournalError
 
+_LANE = re.compile(r"\.lane-([1-9][0-9]*)")
+
 
 def check_left(path: str, lanes: int) -> None:
     """Raise `JournalError` where a lane that the plan no longer has left events behind: nobody would deliver them."""
-    first = Path(path)
-    for journal in first.parent.glob(f"{first.name}.lane-*"):
-        number = journal.name.rpartition("-")[2]
-        if number.isdecimal() and int(number) > lanes and (events := _events(journal)):
+    for number, journal in sorted(_journals(Path(path))):
+        if number > lanes and (events := _events(journal)):
             raise JournalError(
                 journal,
                 f"holds {events} events of lane {number}, and there are lanes={lanes} now; run with lanes({number}) "
                 "until they are delivered",
             )
+
+
+def _journals(first: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the lanes' journals with their numbers: not what a repair left, nor their logs, locks or dead letters."""
+    for file in first.parent.iterdir() if first.parent.is_dir() else ():
+        if file.name.startswith(first.name) and (lane := _LANE.fullmatch(file.name.removeprefix(first.name))):
+            yield int(lane[1]), file
 
 
 def _events(path: Path) -> int:

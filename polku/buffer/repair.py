@@ -70,12 +70,12 @@ def mend(path: str | Path) -> Salvage | None:
         return _salvage(path) if next(faults(path), "") else None
 
 
-def finish_salvage(path: str | Path) -> None:
-    """Put a repaired journal in its place where a repair was interrupted after writing it."""
+def finish_salvage(path: str | Path) -> str:
+    """Put a repaired journal in its place, if there is one; return where the old file is then, or an empty string."""
     path = Path(path)
     new = Path(f"{path}.repaired")
     if not new.exists():
-        return
+        return ""
     sync_folders(path.parent)  # before the old one goes the new one is there, also after a loss of power
     stem = f"{path}.damaged-{time.time_ns()}"
     for file in files_of(path)[1:]:
@@ -85,6 +85,7 @@ def finish_salvage(path: str | Path) -> None:
         path.rename(stem)
     new.rename(path)
     sync_folders(path.parent)
+    return stem
 
 
 def faults(path: str | Path) -> Iterator[str]:
@@ -146,11 +147,9 @@ def _salvage(path: Path) -> Salvage:
         raise as_journal_error(path, error) from error
     finally:
         journal.close()
-    before = set(path.parent.glob(f"{path.name}.damaged-*"))
     new.rename(f"{path}.repaired")
-    finish_salvage(path)
-    (old, *_) = sorted(set(path.parent.glob(f"{path.name}.damaged-*")) - before, key=lambda file: len(file.name))
-    return Salvage(str(path), kept, lost, tuple(damage.text for damage in found), str(old))
+    old = finish_salvage(path)
+    return Salvage(str(path), kept, lost, tuple(damage.text for damage in found), old)
 
 
 def _copy(path: Path, journal: Journal, found: list[Damage]) -> int:
