@@ -16,7 +16,7 @@ from polku.actors.wire import pack_push, unpack_answer
 from polku.batch import Batch
 from polku.errors import PolkuError, UnavailableError
 from polku.link import Push
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt, Taken, Turn
 
 _PAUSE = 0.2  # seconds between two questions to an actor that is on its way back
 
@@ -50,7 +50,7 @@ class RayPeer:
         self._tried = 0  # the life of the actor in which it was asked for a shortcut
         self._trying = asyncio.Lock()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
         """Send a batch: its head and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
@@ -165,6 +165,6 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _receipt(answer: Receipt | Taken) -> Receipt:
+def _receipt(answer: Receipt | Taken | Turn) -> Receipt:
     assert isinstance(answer, Receipt)
     return answer

@@ -18,7 +18,7 @@ import pickle
 
 from polku.batch import Batch
 from polku.link import Push
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt, Taken, Turn
 
 
 def pack_push(push: Push, batch: Batch) -> tuple[bytes, bytes]:
@@ -32,12 +32,12 @@ def unpack_push(head: bytes, payload: bytes) -> tuple[Push, Batch]:
     return push, Batch.from_wire(header, payload)
 
 
-def pack_answer(answer: Receipt | Taken) -> bytes:
+def pack_answer(answer: Receipt | Taken | Turn) -> bytes:
     """Return the answer to a push."""
     return pickle.dumps(answer)
 
 
-def unpack_answer(data: bytes) -> Receipt | Taken:
+def unpack_answer(data: bytes) -> Receipt | Taken | Turn:
     """Return an answer again."""
-    answer: Receipt | Taken = pickle.loads(data)
+    answer: Receipt | Taken | Turn = pickle.loads(data)
     return answer

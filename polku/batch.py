@@ -7,6 +7,7 @@ nobody changed is never encoded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from polku.v1.gateway_pb2 import EventPayload
 from polku.views import has_routes, join_frames, split_frames
 
 _ROUTES = attrgetter("route_to")
+_PART = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
 
 
 class Identity(NamedTuple):
@@ -24,6 +26,20 @@ class Identity(NamedTuple):
     origin: str
     epoch: int
     seq: int
+
+    def part(self, start: int, events: int) -> Identity:
+        """Return the identity of a part: so many events of the batch, or of this part of it, from `start` on."""
+        whole, place = self.place
+        first = start if place is None else place.start + start
+        return whole._replace(origin=f"{whole.origin}#{first}-{first + events}")
+
+    @property
+    def place(self) -> tuple[Identity, range | None]:
+        """The identity of the whole batch, and which of its events this part has; None: it is the whole."""
+        found = _PART.search(self.origin)
+        if found is None:
+            return self, None
+        return self._replace(origin=self.origin[: found.start()]), range(int(found[1]), int(found[2]))
 
 
 class Header(NamedTuple):

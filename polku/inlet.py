@@ -16,9 +16,10 @@ from typing import NamedTuple
 from polku.batch import Batch
 from polku.begin import begin
 from polku.errors import PastLifeError, UnavailableError
-from polku.link import Push, Receiver
+from polku.link import Holding, Push, Receiver
 from polku.numbers import Ranges
-from polku.receipt import Receipt, Taken
+from polku.quarantine import Key, Patience, Quarantine, Work
+from polku.receipt import Receipt, Taken, Turn
 
 
 class InletStatistics(NamedTuple):
@@ -115,7 +116,8 @@ class _Sender:
     there are few entries, and few ranges of closed numbers between them, however many numbers there were.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, link: str, epoch: int) -> None:
+        self.link = link
         self.epoch = epoch
         self.answers: dict[int, _Entry] = {}
         self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
@@ -200,24 +202,38 @@ class _Sender:
 
 
 class Inlet:
-    """Receive pushes of many links for one receiver; `at_once` as at a `Link`."""
+    """Receive pushes of many links for one receiver; `at_once` as at a `Link`, `alone` bounds turns of suspects."""
 
-    def __init__(self, receiver: Receiver, *, patience: float = 1.0, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        *,
+        patience: float = 1.0,
+        at_once: bool = False,
+        alone: Patience = Patience(),  # noqa: B008 - it is immutable
+    ) -> None:
         self._receiver = receiver
         self._at_once = at_once
         self._patience = patience
         self._senders: dict[str, _Sender] = {}
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._work = Work(partial(receiver.flush, True) if isinstance(receiver, Holding) else None)
+        self._quarantine = Quarantine(self._work, self._apply_waiting, alone)
         self._applied = self._duplicates = 0
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
         """Apply the batch, unless it was applied before, and return its answer.
 
-        Raises what the receiver raised, and `PastLifeError` for a push from a past life of its sender.
+        One that asks to be alone is answered with `Turn`, and applied when it comes again. Raises what the receiver
+        raised, and `PastLifeError` for a push from a past life of its sender.
         """
         sender = self._sender_of(push)
         if push.seq in sender.closed:
             raise UnavailableError(f"{push} comes after its sender was answered")
+        key = Key(push.link, push.epoch, push.seq)
+        if push.alone and not sender.entry(push.seq).is_applied and not self._quarantine.has_turn(key):
+            return await self._quarantine.ask(key)
+        if not push.alone:
+            self._quarantine.hear(key)
         is_new = sender.entry(push.seq).answer is None
         self._duplicates += not is_new
         entry = sender.put(push.seq, push.after, batch)
@@ -227,7 +243,7 @@ class Inlet:
         if is_new and entry.is_early:
             # A past life of this receiver may have answered the predecessor: then it never comes.
             asyncio.get_running_loop().call_later(self._patience, self._lose_patience, sender, push.seq)
-        return await answer.wait()
+        return await (self._hear_alone(key, answer) if push.alone else answer.wait())
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was answered with `Taken`.
@@ -254,7 +270,7 @@ class Inlet:
         if sender is None or sender.epoch < push.epoch:
             if sender is not None:
                 sender.retire(PastLifeError(f"{push} comes from a later life of its sender", epoch=push.epoch))
-            sender = self._senders[push.link] = _Sender(push.epoch)
+            sender = self._senders[push.link] = _Sender(push.link, push.epoch)
         sender.learn(push)
         return sender
 
@@ -263,12 +279,36 @@ class Inlet:
         if entry is not None and not sender.is_done(sender.after[seq]):
             entry.give_back(UnavailableError(f"what comes before number {seq} is missing"))
 
+    async def _hear_alone(self, key: Key, answer: _Answer) -> Turn:
+        """Return when a batch in its turn need not be alone any longer; raise what it failed with."""
+        worked = asyncio.ensure_future(self._quarantine.wait_worked(key))
+        answered = asyncio.ensure_future(answer.wait())
+        try:
+            await asyncio.wait((worked, answered), return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                if answered.exception() is not None:
+                    self._quarantine.end(key)
+                answered.result()
+                await worked
+            return Turn(alone=False)
+        finally:
+            for waiting in (worked, answered):
+                waiting.cancel()
+
+    def _apply_waiting(self) -> None:
+        """Apply what had to wait for the end of a turn."""
+        for sender in list(self._senders.values()):
+            self._apply_ready(sender)
+
     def _apply_ready(self, sender: _Sender) -> None:
         while (seq := sender.next_ready()) is not None:
+            key = Key(sender.link, sender.epoch, seq)
+            if not self._quarantine.admits(key):
+                return
             work = self._apply(*sender.begin(seq))
             applying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
-            if not applying.done():
-                self._tasks.add(applying)
+            self._work.begin(applying)
+            self._quarantine.begin(key, applying)
 
     async def _apply(self, entry: _Entry, batch: Batch) -> None:
         self._applied += 1
@@ -284,12 +324,9 @@ class Inlet:
                 answer.give(result)
             else:
                 entry.outcome = asyncio.ensure_future(result)
+                self._work.hold(entry.outcome)
                 entry.outcome.add_done_callback(partial(_retrieved, entry))
                 answer.give(Taken())
-        finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.discard(task)
 
 
 def _retrieved(entry: _Entry, outcome: asyncio.Future[Receipt]) -> None:

@@ -41,7 +41,7 @@ from polku.inlet import Inlet
 from polku.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
 from polku.neighbour import Neighbour
 from polku.plan import Plan, StagePlan
-from polku.receipt import Receipt, Taken
+from polku.receipt import Receipt, Taken, Turn
 from polku.replicas import Replicas
 from polku.stage import Stage, StageStatistics
 
@@ -160,7 +160,7 @@ class Lane:
             here, peer = True, Local(receiver)
         return peer
 
-    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken | Turn:
         """Take what a stage that runs elsewhere hands on."""
         return await self._inlet(after).push(push, batch)
 

@@ -19,6 +19,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -30,8 +31,8 @@ from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.gathering import Backlog, Gathering
 from polku.log import RepeatedLog
 from polku.numbers import OpenNumbers
-from polku.receipt import Output, Receipt, Refusal, Taken, located, shifted
-from polku.suspects import DEATHS, Suspects, divide
+from polku.receipt import Output, Receipt, Refusal, Taken, Turn, located, shifted
+from polku.suspects import ALONE, DEATHS, Suspects, Trial, divide
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -42,7 +43,8 @@ class Push(NamedTuple):
 
     Numbers without a final answer are open. `floor` is the sender's lowest open number, `after` the highest one below
     this (0: there is none): the push that must be applied first. `gap` are two neighbours among the open numbers, each
-    time other ones: between them all have their answers, and the receiver may forget what it keeps of them.
+    time other ones: between them all have their answers, and the receiver may forget what it keeps of them. `alone` is
+    the wish to be worked on alone: the batch may be one that kills its receiver.
     """
 
     link: str
@@ -51,12 +53,13 @@ class Push(NamedTuple):
     floor: int
     after: int
     gap: tuple[int, int] = (0, 0)
+    alone: bool = False
 
 
 class Peer(Protocol):
     """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
         """Deliver; raise `UnavailableError` where the outcome is unknown."""
         ...
 
@@ -318,20 +321,20 @@ class Link:
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0
         while True:
-            taken = False
             await self._suspects.wait_turn(seq)
+            trial = Trial(suspect=seq in self._suspects)
             try:
                 self._sent += 1
-                answer = await self._peer.push(self._identify(seq), batch)
-                self._suspects.clear(seq)
+                answer = await trial.push(self._peer, partial(self._identify, seq), batch)
                 if isinstance(answer, Receipt):
                     return answer
-                taken = True
+                if not trial.is_alone:
+                    self._suspects.release(seq)
                 self._leave_window(seq)
                 self.on_taken()
                 return await self._peer.settle(self._identify(seq))
             except UnavailableError as error:
-                if error.died and not taken and self._suspects.accuse(seq):
+                if error.died and self._suspects.accuse(seq, alone=trial.is_alone, held=trial.is_taken):
                     return await self._push_in_parts(batch)
                 self._outlive(error)
                 attempt += 1
@@ -364,20 +367,21 @@ class Link:
         return receipt._replace(refused=refused, output=output)
 
     async def _push_part(self, part: Batch) -> Receipt:
-        """Push a part of a batch under an identity of its own, alone: its answer is awaited before the next one."""
+        """Push a part of a batch alone: its answer is awaited before the next one."""
         self._parts += 1
-        push = Push(f"{self.name}/parts", self.epoch, self._parts, self._parts, 0)
-        part.identity = Identity(push.link, push.epoch, push.seq)
+        identify = partial(self._identify_part, self._parts)
         attempt = deaths = 0
         while True:
+            trial = Trial(suspect=True)
             try:
                 self._sent += 1
-                answer = await self._peer.push(push, part)
-                return answer if isinstance(answer, Receipt) else await self._peer.settle(push)
+                answer = await trial.push(self._peer, identify, part)
+                return answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
             except UnavailableError as error:
-                deaths += error.died
-                if deaths >= (1 if len(part) > 1 else DEATHS - 1):
+                deaths += error.died and trial.is_alone
+                if deaths >= (1 if len(part) > 1 else ALONE):
                     return await self._push_in_parts(part)
+                self._outlive(error)
                 attempt += 1
                 self._resent += 1
                 await asyncio.sleep(self._retry_delay(attempt))
@@ -387,9 +391,12 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _identify(self, seq: int) -> Push:
+    def _identify(self, seq: int, alone: bool = False) -> Push:
         numbers = self._numbers
-        return Push(self.name, self.epoch, seq, numbers.lowest, numbers.below(seq), numbers.next_gap())
+        return Push(self.name, self.epoch, seq, numbers.lowest, numbers.below(seq), numbers.next_gap(), alone)
+
+    def _identify_part(self, number: int, alone: bool) -> Push:
+        return Push(f"{self.name}/parts", self.epoch, number, number, 0, alone=alone)
 
     def _outlive(self, error: UnavailableError) -> None:
         """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead."""

@@ -119,3 +119,13 @@ class Taken(NamedTuple):
 
     The sender asks for the outcome with `settle` under the batch's own link identity.
     """
+
+
+class Turn(NamedTuple):
+    """Answer a push that asked to be worked on alone: it was not begun, and must come again.
+
+    With `alone` its turn has come: nothing else is worked on until it has come, as a push that asks for the same, and
+    is answered. Without, others are worked on beside it, or may be from now on: it must come as any other.
+    """
+
+    alone: bool

@@ -122,7 +122,7 @@ class Stage:
                 return outcome
         return await outcome
 
-    async def flush(self) -> None:
+    async def flush(self, everything: bool = True) -> None:
         """Let go of everything that is held: at a drain, once nothing more comes in."""
         async with self._turn:
             for position, step in enumerate(self._steps):

@@ -1,58 +1,130 @@
 """Find out which batch kills its receiver.
 
-When a receiver dies, every batch that was under way to it is a suspect. Suspects are pushed again one at a time, lowest
-number first, and nothing behind them; who survives is cleared. A batch that was alone when its receiver died, for the
-third death in all, is cut into parts that are pushed one by one, down to the single event that is at fault.
+When a receiver dies, every batch that was in flight to it is a suspect; one that it held is at the second death.
+Suspects are pushed again one at a time, lowest number first, and nothing behind them, each with the wish to be worked
+on alone, next to nothing of other senders either (see `quarantine`); who is answered is cleared. A batch whose receiver
+died twice while it was alone is cut into parts that are pushed in the same way, down to the single event that is at
+fault. A death that another batch may have caused says nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from math import isqrt
+from typing import TYPE_CHECKING
 
-from polku.batch import Batch
+from polku.batch import Batch, Identity
+from polku.receipt import Receipt, Taken, Turn
+
+if TYPE_CHECKING:
+    from polku.link import Peer, Push
 
 DEATHS = 3
 """So many deaths of its receiver make a batch a culprit: the first may be chance, and another's fault."""
 
+ALONE = DEATHS - 1
+"""So many of them it must have been worked on alone."""
+
 
 class Suspects:
-    """Count the deaths that each batch under way has seen, and let suspects go one at a time."""
+    """Count the deaths that each batch in flight has seen, and let suspects go one at a time."""
 
     def __init__(self) -> None:
-        self._deaths: dict[int, int] = {}
-        self._cleared = asyncio.Event()
+        self._deaths: dict[int, int] = {}  # suspects, and the deaths that nothing else can have caused
+        self._spared: set[int] = set()  # held at one death: a receiver that holds much must not crawl after each chance
+        self._ahead: set[int] = set()  # no suspects, but nothing behind them may be pushed either
+        self._order: list[int] = []  # a heap of those two, also some that were cleared
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap of numbers that wait for their turn
+        self._waits = 0
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._deaths
 
     async def wait_turn(self, seq: int) -> None:
-        """Return when a batch may be pushed: at once, unless another with a lower number is under suspicion."""
-        while self._deaths and seq > min(self._deaths):
-            self._cleared.clear()
-            await self._cleared.wait()
+        """Return when a batch may be pushed: at once, unless another with a lower number must be answered first."""
+        while (lowest := self._lowest()) is not None and seq > lowest:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waits += 1
+            heappush(self._waiting, (seq, self._waits, turn))
+            await turn
 
-    def accuse(self, seq: int) -> bool:
-        """Count a death of the receiver of this batch; return whether the batch is a culprit."""
-        self._deaths[seq] = self._deaths.get(seq, 0) + 1
-        return self._deaths[seq] >= DEATHS
+    def accuse(self, seq: int, *, alone: bool, held: bool = False) -> bool:
+        """Count a death of the receiver that had this batch; return whether the batch is a culprit."""
+        if seq not in self._deaths:
+            if held and not alone and seq not in self._spared:
+                self._spared.add(seq)
+                return False
+            self._deaths[seq] = 0
+            heappush(self._order, seq)
+        self._deaths[seq] += alone
+        return self._deaths[seq] >= ALONE
 
     def hold_others(self, seq: int) -> None:
         """Let nothing behind this batch be pushed before it is answered: what failed is tried again in order."""
-        self._deaths.setdefault(seq, 0)
+        if seq not in self._ahead:
+            self._ahead.add(seq)
+            heappush(self._order, seq)
 
     def clear(self, seq: int) -> None:
-        """Forget a batch that was answered."""
-        if self._deaths.pop(seq, None) is not None:
-            self._cleared.set()
+        """Forget a batch that has its final answer."""
+        self._spared.discard(seq)
+        self.release(seq)
+
+    def release(self, seq: int) -> None:
+        """Let the others pass a batch that is held: it is no longer a suspect until the next death."""
+        if seq not in self._deaths and seq not in self._ahead:
+            return
+        self._deaths.pop(seq, None)
+        self._ahead.discard(seq)
+        lowest = self._lowest()
+        while self._waiting and (lowest is None or self._waiting[0][0] <= lowest):
+            _, _, turn = heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+
+    def _lowest(self) -> int | None:
+        while self._order and self._order[0] not in self._deaths and self._order[0] not in self._ahead:
+            heappop(self._order)
+        return self._order[0] if self._order else None
+
+
+class Trial:
+    """One try to have a batch taken; a suspect is pushed with the wish to be worked on alone."""
+
+    def __init__(self, *, suspect: bool) -> None:
+        self._wishes = suspect
+        self.is_alone = False  # whether nothing else is worked on: a death is the fault of this batch
+        self.is_taken = False
+
+    async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Receipt | Taken:
+        """Push the batch, a suspect when its turn has come, and return the answer."""
+        while True:
+            answer = await peer.push(identify(self._wishes), batch)
+            if not isinstance(answer, Turn):
+                # A receiver that takes a suspect without a turn has one sender, and nothing else to die of.
+                self.is_alone, self.is_taken = self._wishes, not isinstance(answer, Receipt)
+                return answer
+            self.is_alone = self._wishes = answer.alone
 
 
 def divide(batch: Batch) -> Iterator[Batch]:
     """Cut a batch into about the square root of its number of parts: two levels lead to the single event.
 
-    Halves would need fewer pushes, but a death for each level, and deaths are what costs time.
+    Halves would need fewer pushes, but a death for each level, and deaths are what costs time. The identity of a part
+    follows from that of the batch, so that what comes behind the receiver knows one that it has had.
     """
     size = max(1, isqrt(len(batch)))
+    identity, start = batch.identity, 0
     rest = batch
     while len(rest) > size:
         part, rest = rest.split(size)
-        yield part
-    yield rest
+        yield _named(part, identity, start)
+        start += size
+    yield _named(rest, identity, start)
+
+
+def _named(part: Batch, identity: Identity | None, start: int) -> Batch:
+    part.identity = None if identity is None else identity.part(start, len(part))
+    return part

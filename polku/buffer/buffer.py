@@ -95,7 +95,7 @@ class Buffer:
             return known
         return await asyncio.shield(known)
 
-    async def flush(self) -> None:
+    async def flush(self, everything: bool = True) -> None:
         """Let emitters that collect complete what they have, at a drain: senders may wait for it."""
         for outlet in self._all:
             outlet.flush()
