@@ -61,15 +61,15 @@ class Middleware(Protocol):
 class Failure(NamedTuple):
     """Name one event that a destination did not take; `retryable` says whether trying again can help.
 
-    `attempts` is how often it was tried. `position` is its index in the batch, for an emitter that knows it: without,
-    every event of that id counts as failed.
+    `attempts` is how often it was tried. `position` is its index in the batch, for an emitter that knows it; -1: every
+    event of that id counts as failed.
     """
 
     event_id: str
     reason: str
     retryable: bool = True
     attempts: int = 1
-    position: int | None = None
+    position: int = -1
 
 
 @runtime_checkable

@@ -94,7 +94,7 @@ class Delivery:
                 failures = await self._emit(batch)
             finally:
                 self._in_flight -= 1
-        refusals = [Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts) for f in failures]
+        refusals = [Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts, f.position) for f in failures]
         refused = located(refusals, batch)
         self._failed += len(refused)
         self._confirmed += len(batch) - len(refused)

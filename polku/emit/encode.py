@@ -48,7 +48,7 @@ def unwritable(event_id: str, position: int, error: Exception) -> Failure:
 
 def note_unwritable(failures: Sequence[Failure]) -> None:
     """Note failures in the call's `Progress`: they are final, also where the rest cannot be sent now."""
-    current().settle([failure.position for failure in failures if failure.position is not None], failures)
+    current().settle([failure.position for failure in failures], failures)
 
 
 def _pass_on(error: Exception) -> None:

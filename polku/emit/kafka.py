@@ -12,11 +12,13 @@ from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
+from polku.emit.encode import note_unwritable
+from polku.emit.progress import current
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
-from polku.kafka.client import Alarm, Kind, checked_config, explain, is_too_large, kind_of, load
+from polku.kafka.client import Alarm, Kind, UnfitError, checked_config, explain, is_too_large, kind_of, load
 from polku.kafka.producer import Left, Producer, Sending
-from polku.kafka.record import Record, RecordMaker, UnfitError, Value, check_topic
+from polku.kafka.record import Record, RecordMaker, Value, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.views import split_frames
 
@@ -51,7 +53,8 @@ class KafkaEmitter:
     """Send each event as a record, with an idempotent producer and `acks=all`.
 
     `topic` and `key` are templates (`"events.{source}"`, `"{metadata[tenant]}"`) or functions of the event; a key may
-    also be bytes, or None. `value` is `protobuf`, `json`, `raw`, `cloudevents` or `cloudevents-binary`, as the table
+    also be bytes, or None. Without `key` a record gets the key that its event came with (`polku.kafka.keys`), if any.
+    `value` is `protobuf`, `json`, `raw`, `cloudevents` or `cloudevents-binary`, as the table
     in `polku.kafka.record` says; `headers` names the metadata that goes into headers beside id, type and source.
     `config` are properties of librdkafka (`security.protocol`, `sasl.password`, `compression.type`, …).
 
@@ -127,7 +130,7 @@ class _Sender:
         self._sending: Sending | None = None
         self._absent: dict[str, tuple[float, str]] = {}
         self._records = self._confirmed = self._failed = self._producers = 0
-        self._alarm = Alarm()
+        self._alarm = Alarm("KafkaEmitter")
         self._denied = ""
 
     async def start(self) -> None:
@@ -143,12 +146,13 @@ class _Sender:
     async def emit(self, batch: Batch) -> list[Failure]:
         """Send the batch; return the failures when each event has its report; raises `MisconfiguredError`."""
         records, failures = self._make(batch)
+        note_unwritable(failures)
         outcome = await self._send(records) if records else []
-        large = [record for record, error in outcome if error is not None and is_too_large(error)]
+        large = [record for record, error in outcome if is_too_large(error)]
         if large and len(records) > 1:
             # Brokers measure records that are sent together: only one that is refused alone is too large itself.
             alone = [left for record in large for left in await self._send([record])]
-            outcome = [left for left in outcome if left[0] not in large] + alone
+            outcome = [left for left in outcome if not is_too_large(left.error)] + alone
         self._failed += len(failures) + len(outcome)
         return failures + self._judge(outcome, len(batch))
 
@@ -173,15 +177,15 @@ class _Sender:
     def _make(self, batch: Batch) -> tuple[list[Record], list[Failure]]:
         records: list[Record] = []
         failures: list[Failure] = []
-        for event, frame in zip(batch.events, split_frames(batch.payload), strict=True):
+        for position, (event, frame) in enumerate(zip(batch.events, split_frames(batch.payload), strict=True)):
             try:
-                record = self._maker.make(event, frame)
+                record = self._maker.make(event, frame, position)
             except UnfitError as error:
-                failures.append(Failure(event.id, str(error), retryable=False))
+                failures.append(Failure(event.id, str(error), retryable=False, position=position))
                 continue
             reason = self._absence(record.topic) if self._absent else ""
             if reason:
-                failures.append(Failure(event.id, reason, retryable=False))
+                failures.append(Failure(event.id, reason, retryable=False, position=position))
             else:
                 records.append(record)
         return records, failures
@@ -191,7 +195,9 @@ class _Sender:
         if self._producer is not None and self._producer.broken:
             await self._renew()
         producer = self._open()
-        sending = self._sending = producer.begin()
+        sending = self._sending = producer.begin(len(records))
+        progress = current()
+        progress.step(self._config.timeout + _PURGE_SECONDS)
         try:
             async with asyncio.timeout(self._config.timeout):
                 await self._hand_in(producer, sending, records)
@@ -207,6 +213,8 @@ class _Sender:
             self._sending = None
             self._records += len(records)
             self._confirmed += sending.confirmed
+            if sending.confirmed < len(records) or len(records) == 1:
+                progress.settle([record.position for record in sending.taken(records)])
         if sending.confirmed:
             self._well()
         return sending.left(records)
@@ -230,7 +238,8 @@ class _Sender:
                 kind = Kind.ACCESS if self._fixed_topic else Kind.RECORD
                 self._remember_absence(record.topic, error)
             held += kind is Kind.ACCESS
-            failures.append(Failure(record.event_id, self._reason(record, error), kind is not Kind.RECORD))
+            retryable = kind is not Kind.RECORD
+            failures.append(Failure(record.event_id, self._reason(record, error), retryable, position=record.position))
         if held and self._producer is not None:
             self._producer.broken = True  # a client keeps such an answer in mind, for minutes
         if held and held == total:
@@ -240,7 +249,9 @@ class _Sender:
     def _reason(self, record: Record, error: Any) -> str:
         if error is None:
             return self._denied or self._alarm.text or f"no confirmation within {self._config.timeout:g} s"
-        size = f" ({len(record.value)} bytes; key {len(record.key or '')})" if is_too_large(error) else ""
+        if isinstance(error, UnfitError):
+            return str(error)
+        size = f" ({len(record.value)} bytes; key {len(record.key or b'')})" if is_too_large(error) else ""
         return f"topic {record.topic}: {explain(error)}{size}"
 
     def _absence(self, topic: str) -> str:

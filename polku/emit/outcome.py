@@ -33,6 +33,6 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
         if failure.event_id not in known:
             raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r}, which is not in the batch")
         place = failure.position
-        if place is not None and not (0 <= place < len(ids) and ids[place] == failure.event_id):
+        if place != -1 and not (0 <= place < len(ids) and ids[place] == failure.event_id):
             raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r} at {place}, which is another")
     return failures

@@ -95,7 +95,7 @@ def place(failures: Sequence[Failure], ids: Sequence[str], positions: Sequence[i
         return []
     placed: list[Failure] = []
     for failure in failures:
-        if failure.position is not None:
+        if failure.position >= 0:
             placed.append(failure._replace(position=positions[failure.position]))
         else:
             pairs = zip(ids, positions, strict=True)

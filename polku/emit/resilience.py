@@ -309,8 +309,7 @@ class _Answer(NamedTuple):
 
 
 def _by_position(batch: Batch, failures: list[Failure]) -> dict[int, Failure]:
-    placed = place(failures, batch.ids, range(len(batch)))
-    return {failure.position: failure for failure in placed if failure.position is not None}
+    return {failure.position: failure for failure in place(failures, batch.ids, range(len(batch)))}
 
 
 def _undecided(batch: Batch, progress: Progress, reason: str, *, retryable: bool) -> dict[int, Failure]:

@@ -18,6 +18,7 @@ from polku.errors import DrainingError, InputError, PlanError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
+from polku.kafka.keys import RESERVED
 from polku.log import RepeatedLog
 from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import Ack
@@ -273,6 +274,9 @@ def _fill_in(event: Event, record: Pulled, number: int) -> None:
         event.id = f"{record.id}-{number}" if number else record.id
     if not event.timestamp_unix_ns and record.time_ns > 0:
         event.timestamp_unix_ns = record.time_ns
+    if not record.metadata.keys().isdisjoint(RESERVED):
+        for key in RESERVED:  # those of a record on its way here are not those of this one
+            event.metadata.pop(key, None)
     for key, value in record.metadata.items():
         if key not in event.metadata:
             event.metadata[key] = value

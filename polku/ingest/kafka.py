@@ -28,10 +28,10 @@ class KafkaSource:
 
     `decode` says what the values are: `ingestor` (bytes for the ingestor of `source`, with `format` as its hint),
     `event`, `json` or `cloudevents`. `source` is the topic's name if not given. `headers` are record headers that
-    become metadata. At most about `window` records and `window_bytes` bytes are under way, shared by the partitions.
-    When partitions are taken away, what is under way has `revoke_seconds` to arrive. A topic may be a pattern
-    (`"^orders-.*"`). `config` are properties of librdkafka; new groups begin with the oldest record unless its
-    `auto.offset.reset` says otherwise.
+    become metadata, and so does the key (`kafka.key`, `kafka.key.base64`: see `polku.kafka.keys`). At most about
+    `window` records and `window_bytes` bytes are in flight, shared by the partitions. When partitions are taken away,
+    what is under way has `revoke_seconds` to arrive. A topic may be a pattern (`"^orders-.*"`). `config` are properties
+    of librdkafka; new groups begin with the oldest record unless its `auto.offset.reset` says otherwise.
     """
 
     topics: str | Sequence[str]

@@ -9,8 +9,9 @@ from typing import Any
 
 from polku import arguments
 from polku.errors import PlanError
+from polku.log import RepeatedLog
 
-LOG = logging.getLogger("polku.kafka")
+LOG = RepeatedLog(logging.getLogger("polku.kafka"))
 _CALLBACKS = ("error_cb", "logger", "log_cb", "on_commit", "on_delivery", "stats_cb", "throttle_cb")
 
 
@@ -40,13 +41,21 @@ _RECORD = (
 _KINDS = dict.fromkeys(_TOPIC, Kind.TOPIC) | dict.fromkeys(_ACCESS, Kind.ACCESS) | dict.fromkeys(_RECORD, Kind.RECORD)
 
 
+class UnfitError(Exception):
+    """Say why an event cannot become a record."""
+
+
 def kind_of(error: Any) -> Kind:
-    """Sort a `KafkaError`; what is not known is worth another try."""
+    """Sort a `KafkaError` or an `UnfitError`; what is not known is worth another try."""
+    if isinstance(error, UnfitError):
+        return Kind.RECORD
     return _KINDS.get(error.name(), Kind.RETRY)
 
 
 def is_too_large(error: Any) -> bool:
-    """Say whether a `KafkaError` is about a size: that of the record, or of those that were sent with it."""
+    """Return whether an error is about a size: that of the record, or of those that were sent with it."""
+    if error is None or isinstance(error, UnfitError):
+        return False
     return error.name() in ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE")
 
 
@@ -55,15 +64,27 @@ def explain(error: Any) -> str:
     return f"{error.str()} ({error.name()})"
 
 
+class ClientLog:
+    """Take the lines that a client of librdkafka logs; those of one component and facility count as one kind."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def log(self, level: int, message: str, facility: str, *arguments: object) -> None:
+        """Write a line, or count it where it repeats."""
+        LOG.log(level, (self._where, facility), message, facility, *arguments)
+
+
 class Alarm:
     """Know why no broker can be reached, from what a client says about its connections; empty while one can."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str) -> None:
         self.text = ""
+        self._where = where
 
     def hear(self, error: Any) -> None:
         """Take an error that concerns no record: that one broker of several is away is no alarm."""
-        LOG.info("%s", explain(error))
+        LOG.info((self._where, error.name()), "%s: %s", self._where, explain(error))
         if kind_of(error) is Kind.ACCESS:
             self.text = explain(error)
         elif error.name() in ("_ALL_BROKERS_DOWN", "_RESOLVE") or (error.name() == "_TRANSPORT" and self.text):
@@ -88,7 +109,7 @@ def open_client(where: str, make: Any, settings: Mapping[str, Any]) -> Any:
     import confluent_kafka
 
     try:
-        return make(dict(settings), logger=LOG)
+        return make(dict(settings), logger=ClientLog(where))
     except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
         inner = error.args[0] if error.args else error
         reason = explain(inner) if isinstance(inner, confluent_kafka.KafkaError) else str(error)

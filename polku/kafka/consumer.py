@@ -7,7 +7,7 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -78,6 +78,9 @@ class Consumer:
         self._probe_at = 0.0
         self._calls: deque[Callable[[], object]] = deque()
         self._paused: set[Place] = set()
+        # How often each partition became ours: counted by the thread, and as far as the loop has heard of it.
+        self._lives: dict[Place, int] = {}
+        self._heard_lives: dict[Place, int] = {}
         self.lag = 0
         self._thread = threading.Thread(target=self._run, args=(topics,), name="polku-kafka-source", daemon=True)
         self._thread.start()
@@ -93,13 +96,13 @@ class Consumer:
         self._calls.append(partial(self._client.resume, [self._make(*place)]))
 
     def commit(self, offsets: Offsets) -> None:
-        """Commit, and tell the listener of it later."""
-        self._calls.append(partial(self._client.commit, offsets=self._partitions(offsets), asynchronous=True))
+        """Commit, and tell the listener of it later; partitions that are somebody else's by then are left out."""
+        self._calls.append(partial(self._commit_ours, offsets, dict(self._heard_lives)))
 
     async def commit_now(self, offsets: Offsets) -> None:
         """Commit and wait for the answer."""
         done = asyncio.Event()
-        self._calls.append(partial(self._commit_and_tell, offsets))
+        self._calls.append(partial(self._commit_and_tell, offsets, dict(self._heard_lives)))
         self._calls.append(partial(self._tell, done.set))
         await done.wait()
 
@@ -130,8 +133,10 @@ class Consumer:
         except Exception as error:
             self._tell(self._listener.failed, error)
         finally:
-            self._make_calls()
-            self._client.close()
+            try:
+                self._make_calls()
+            finally:
+                self._client.close()
 
     def _poll(self) -> None:
         if not self._pulling:
@@ -149,6 +154,8 @@ class Consumer:
         def take() -> None:
             try:
                 self._listener.arrived(messages)
+            except Exception as error:
+                self._listener.failed(error)
             finally:
                 taken.set()
 
@@ -157,28 +164,56 @@ class Consumer:
             pass
 
     def _on_assign(self, client: Any, partitions: Sequence[Any]) -> None:
-        self._tell(self._listener.assigned, _places(partitions))
+        lives = {place: self._lives.get(place, 0) + 1 for place in _places(partitions)}
+        self._lives.update(lives)
+        self._tell(self._hear_of_assignment, lives)
+
+    def _hear_of_assignment(self, lives: Mapping[Place, int]) -> None:
+        self._heard_lives.update(lives)
+        try:
+            self._listener.assigned(list(lives))
+        except Exception as error:
+            self._listener.failed(error)
 
     def _on_revoke(self, client: Any, partitions: Sequence[Any]) -> None:
-        self._paused.difference_update(_places(partitions))
-        offsets = self._ask(self._listener.revoked(_places(partitions)))
+        places = _places(partitions)
+        self._paused.difference_update(places)
+        lives = {place: self._lives[place] for place in places if place in self._lives}
+        offsets = self._ask(places)
         if offsets:
-            self._commit_and_tell(offsets)
+            self._commit_and_tell(offsets, lives)
+        self._end_lives(places)
 
     def _on_lost(self, client: Any, partitions: Sequence[Any]) -> None:
+        self._end_lives(_places(partitions))
         self._tell(self._listener.lost, _places(partitions))
+
+    def _end_lives(self, places: Sequence[Place]) -> None:
+        """Know that these partitions are not ours: what was still to be committed of them is not committed any more."""
+        for place in places:
+            self._lives[place] = self._lives.get(place, 0) + 1
+
+    def _still_ours(self, offsets: Offsets, lives: Mapping[Place, int]) -> Offsets:
+        return {place: offset for place, offset in offsets.items() if lives.get(place) == self._lives.get(place)}
 
     def _on_commit(self, error: Any, partitions: Sequence[Any]) -> None:
         fault = next((explain(bad) for bad in (error, *(p.error for p in partitions)) if bad is not None), "")
         self._tell(self._listener.committed, {(p.topic, p.partition): p.offset for p in partitions}, fault)
 
-    def _commit_and_tell(self, offsets: Offsets) -> None:
+    def _commit_ours(self, offsets: Offsets, lives: Mapping[Place, int]) -> None:
+        if offsets := self._still_ours(offsets, lives):
+            self._client.commit(offsets=self._partitions(offsets), asynchronous=True)
+
+    def _commit_and_tell(self, offsets: Offsets, lives: Mapping[Place, int]) -> None:
+        offsets = self._still_ours(offsets, lives)
+        if not offsets:
+            return
         fault = ""
         try:
             self._client.commit(offsets=self._partitions(offsets), asynchronous=False)
         except (self._error, RuntimeError) as error:
             fault = str(error)
-            LOG.warning("offsets were not committed, and their records will be repeated: %s", fault)
+            LOG.warning("commit", "offsets were not committed, and their records will be repeated: %s", fault)
         self._tell(self._listener.committed, offsets, fault)
 
     def _look(self) -> None:
@@ -203,14 +238,25 @@ class Consumer:
         self._probe_at = self._probe_at or time.monotonic() + _PROBE_SECONDS
         self._tell(self._listener.heard, error)
 
-    def _ask(self, question: Coroutine[Any, Any, Offsets]) -> Offsets:
-        """Ask the event loop, which answers within the time for a revocation, or nothing is committed."""
+    def _ask(self, places: Sequence[Place]) -> Offsets:
+        """Tell the event loop of a revocation; it answers within the time for that, or nothing is committed."""
+        question = self._listener.revoked(places)
         try:
-            return asyncio.run_coroutine_threadsafe(question, self._loop).result(self._revoke_timeout + 5.0)
-        except (concurrent.futures.CancelledError, TimeoutError, RuntimeError) as error:
+            answer = asyncio.run_coroutine_threadsafe(question, self._loop)
+        except RuntimeError:  # the loop is closed
             question.close()
-            LOG.warning("a revocation was not answered: %r", error)
             return {}
+        try:
+            return answer.result(self._revoke_timeout + 5.0)
+        except concurrent.futures.CancelledError:
+            pass
+        except TimeoutError:
+            answer.cancel()
+            LOG.warning("revocation", "the event loop did not answer a revocation of %s", places)
+        except Exception as error:
+            self._tell(self._listener.failed, error)
+        self._tell(self._listener.lost, places)
+        return {}
 
     def _partitions(self, offsets: Offsets) -> list[Any]:
         return [self._make(topic, partition, offset) for (topic, partition), offset in offsets.items()]
@@ -222,7 +268,7 @@ class Consumer:
             try:
                 call()
             except self._error as error:  # too late: the partition is somebody else's by now
-                LOG.info("%s", error)
+                LOG.info("late", "%s", error)
 
     def _tell(self, call: Any, *arguments: object) -> None:
         try:

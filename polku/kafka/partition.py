@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from polku.contracts import PulledStream
 
 _CHUNK_RECORDS = 500
 _CHUNK_BYTES = 512 * 1024
+
+
+OnRestart: TypeAlias = Callable[[int, int], None]
+"""Called with the offset that was expected and the lower one that came."""
 
 
 class _Chunk(NamedTuple):
@@ -23,8 +27,9 @@ class _Chunk(NamedTuple):
 class Partition:
     """Keep the records of one partition in order, and count what is not answered yet."""
 
-    def __init__(self, stream: PulledStream) -> None:
+    def __init__(self, stream: PulledStream, on_restart: OnRestart = lambda before, offset: None) -> None:
         self.stream = stream
+        self._on_restart = on_restart
         self.next = -1  # the offset after the last record that came
         self.answered = -1  # every record below it is in: it may be committed
         self.requested = -1  # the commit that is under way
@@ -39,14 +44,23 @@ class Partition:
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something to commit."""
-        return self.answered > max(self.requested, self.committed)
+        """Whether there is something to commit that no commit in flight is about."""
+        return self.is_ahead and self.answered != self.requested
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something else may be committed than is: an offset further on, or one of a log that began again."""
+        return self.answered >= 0 and self.answered != self.committed
 
     def arrived(self, message: Any) -> None:
-        """Take a record in, unless it came before."""
+        """Take a record in.
+
+        Offsets go back where a topic was made again under its name, or where its brokers lost records: what comes then
+        is new. A record that came before all the same is repeated, which is no loss.
+        """
         offset = message.offset()
         if offset < self.next:
-            return
+            self._on_restart(self.next, offset)
         self.next = offset + 1
         self.records += 1
         self.bytes += _size(message)

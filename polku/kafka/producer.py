@@ -9,50 +9,67 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from polku.kafka.client import open_client
+from polku.errors import RetryableError
+from polku.kafka.client import LOG, UnfitError, open_client
 from polku.kafka.record import Record
 
 _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 1.0
+_LAST_SECONDS = 2.0  # in which what is taken back at the end must be reported
 _PURGED = ("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_FATAL", "_DESTROY")
 
 
 class Left(NamedTuple):
-    """A record that was not taken, and its `KafkaError`; None where it was taken back for want of a report."""
+    """A record that was not taken, and why: a `KafkaError`, an `UnfitError`, or None for want of a report."""
 
     record: Record
     error: Any
 
 
 class Sending:
-    """Some records under way. The polling thread writes down what was reported, and the loop reads it."""
+    """Some records in flight. The polling thread writes down what was reported, and the loop reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.handed_in = self.confirmed = 0
         self.failed: dict[int, Any] = {}
+        self.is_over = False  # nothing more will be reported
+        self._taken = bytearray(count)
         self.news = asyncio.Event()
 
     def report(self, number: int, error: Any, message: Any) -> None:
         """Take a delivery report, on the polling thread."""
         if error is None:
+            self._taken[number] = 1
             self.confirmed += 1
         else:
             self.failed[number] = error
 
     async def wait(self) -> None:
-        """Return when every record has its report."""
-        while self.confirmed + len(self.failed) < self.handed_in:
+        """Return when every record has its report, or none will come any more."""
+        while not self._is_complete():
             self.news.clear()
-            if self.confirmed + len(self.failed) < self.handed_in:
+            if not self._is_complete():
                 await self.news.wait()
 
     def left(self, records: Sequence[Record]) -> list[Left]:
         """Return those of the records that were not taken, in order."""
         if self.confirmed == len(records):
             return []
-        failed = {number: None if error.name() in _PURGED else error for number, error in self.failed.items()}
-        failed.update(dict.fromkeys(range(self.handed_in, len(records))))
-        return [Left(records[number], failed[number]) for number in sorted(failed)]
+        waiting = [number for number, taken in enumerate(self._taken) if not taken]
+        return [Left(records[number], self._error(number)) for number in waiting]
+
+    def taken(self, records: Sequence[Record]) -> list[Record]:
+        """Return those of the records that were taken, in order."""
+        return [record for record, taken in zip(records, self._taken, strict=True) if taken]
+
+    def _is_complete(self) -> bool:
+        return self.is_over or self.confirmed + len(self.failed) >= self.handed_in
+
+    def _error(self, number: int) -> Any:
+        error = self.failed.get(number)
+        if error is None or isinstance(error, UnfitError):
+            return error
+        return None if error.name() in _PURGED else error
 
 
 class Producer:
@@ -72,34 +89,40 @@ class Producer:
         self._ended = False
         self._probe_at = 0.0
         self.broken = False
-        self._thread = threading.Thread(target=self._poll, name="polku-kafka-reports", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="polku-kafka-reports", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        return len(self._client)
+        client = self._client
+        return len(client) if client is not None else 0
 
-    def begin(self) -> Sending:
-        """Begin to send some records; one sending at a time.
+    def begin(self, count: int) -> Sending:
+        """Begin to send so many records; one sending at a time.
 
         Nothing is reported until `handed_in`: the client takes Python's lock for each report, and would wrest it from
         the thread that hands records in.
         """
         self._idle.clear()
-        self._sending = Sending()
+        self._sending = Sending(count)
         return self._sending
 
     def hand_in(self, sending: Sending, record: Record) -> bool:
-        """Put the next record into the local queue; False while that is full."""
+        """Put the next record into the local queue; False while that is full. Raises `RetryableError` once closed."""
         import confluent_kafka
 
+        client = self._client
+        if client is None:
+            raise RetryableError("the emitter was closed")
         number = sending.handed_in
         report = partial(sending.report, number)
         try:
-            self._client.produce(record.topic, record.value, record.key, on_delivery=report, headers=record.headers)
+            client.produce(record.topic, record.value, record.key, on_delivery=report, headers=record.headers)
         except BufferError:
             return False
         except confluent_kafka.KafkaException as error:
             sending.failed[number] = error.args[0]
+        except (TypeError, ValueError) as error:  # what the record is made of
+            sending.failed[number] = UnfitError(f"the client does not take the record: {error}")
         sending.handed_in = number + 1
         return True
 
@@ -108,17 +131,32 @@ class Producer:
         self._idle.set()
 
     def purge(self) -> None:
-        """Take back what is not confirmed: it fails, also what is on its way and may yet arrive."""
+        """Take back what is not confirmed: it fails, also what is on its way and may yet arrive.
+
+        The failures are reported later: to wait for the client's threads here would stop the event loop, for seconds
+        where they look up a host.
+        """
         self._idle.set()
         self.broken = True  # an idempotent producer does not go on behind a gap in its numbers
-        self._client.purge()
+        if self._client is not None:
+            self._client.purge(blocking=False)
 
     async def close(self) -> None:
-        """Let go of the client, with what is still in it."""
-        self._client.purge()
+        """Release the client, with what is still in it."""
+        self.purge()
         self._ended = True
         self._idle.set()
         await asyncio.to_thread(self._thread.join, 5.0)
+
+    def _run(self) -> None:
+        try:
+            self._poll()
+        except Exception:  # a fault of ours: another producer takes over
+            LOG.exception("reports", "the thread that reads Kafka's delivery reports ended")
+        finally:
+            self.broken = True
+            self._client = None  # here, since letting go of it waits for its threads
+            self._tell(self._end)
 
     def _poll(self) -> None:
         while not self._ended:
@@ -126,9 +164,9 @@ class Producer:
                 self._tell(self._wake)
             if self._probe_at and time.monotonic() >= self._probe_at:
                 self._probe()
-        while self._client.poll(0):
-            pass
-        self._tell(self._wake)
+        deadline = time.monotonic() + _LAST_SECONDS
+        while len(self._client) and time.monotonic() < deadline:
+            self._client.poll(0.02)
 
     def _heard(self, error: Any) -> None:
         if error.fatal():
@@ -147,6 +185,11 @@ class Producer:
         else:
             self._probe_at = 0.0
             self._tell(self._on_well)
+
+    def _end(self) -> None:
+        if self._sending is not None:
+            self._sending.is_over = True
+        self._wake()
 
     def _wake(self) -> None:
         if self._sending is not None:

@@ -12,8 +12,9 @@ from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import DrainingError, RecordError
 from polku.ingest.cloudevents import event_from_attributes
 from polku.ingest.json_fields import FieldError
-from polku.kafka.client import Alarm, explain
+from polku.kafka.client import LOG, Alarm, explain
 from polku.kafka.consumer import Consumer, Offsets, Place
+from polku.kafka.keys import MAX_KEY_BYTES, key_metadata
 from polku.kafka.partition import Partition
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class Puller:
         self._workers: dict[Place, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[None] | None = None
         self._stopped = False
-        self._alarm = Alarm()
+        self._alarm = Alarm("KafkaSource")
         self._topic_faults: dict[str, str] = {}
         self._commit_fault = ""
-        self._records = self._commits = self._skipped = 0
+        self._records = self._commits = self._skipped = self._restarts = self._keys_left_out = 0
 
     async def run(self, open_stream: Callable[..., PulledStream]) -> None:
         """Be a member of the group until `drain` or `close`."""
@@ -73,7 +74,7 @@ class Puller:
                 self._commit()
             self._ended.result()
         finally:
-            await self.close()
+            await self._leave()  # not `close`: after a fault it is run again
 
     def stop(self) -> None:
         """Pull nothing more."""
@@ -96,6 +97,9 @@ class Puller:
     async def close(self) -> None:
         """Leave the group; what is still under way will be pulled again."""
         self.stop()
+        await self._leave()
+
+    async def _leave(self) -> None:
         for partition in self._partitions.values():
             partition.give_up()
         consumer, self._consumer = self._consumer, None
@@ -113,6 +117,8 @@ class Puller:
         fault = next(iter(list(self._topic_faults.values())), "")
         text = f"{len(self._partitions)} partitions, {self._records} records, {flying} under way, lag {lag}"
         text += f", {self._skipped} without a value were skipped" if self._skipped else ""
+        text += f", offsets began again {self._restarts} times" if self._restarts else ""
+        text += f", {self._keys_left_out} keys over {MAX_KEY_BYTES} bytes were left out" if self._keys_left_out else ""
         alarm = self._alarm.text or fault or self._commit_fault
         return SourceState(text, alarm, self._records, self._commits, lag, flying)
 
@@ -133,7 +139,7 @@ class Puller:
                     await partition.idle()
         except TimeoutError:
             pass
-        offsets = {place: p.answered for place, p in mine.items() if p.answered > p.committed}
+        offsets = self._committable(mine)
         self.lost(places)
         return offsets
 
@@ -170,7 +176,7 @@ class Puller:
         for place, offset in offsets.items():
             partition = self._partitions.get(place)
             if partition is not None and not fault:
-                partition.committed = max(partition.committed, offset)
+                partition.committed = offset
             elif partition is not None:
                 partition.requested = partition.committed
 
@@ -194,37 +200,45 @@ class Puller:
         reader, format = _READERS.get(Decode(config.decode), ("", config.format))
         source = config.source or place[0]
         stream = self._open_stream(source, cluster=config.cluster, format=format, reader=reader)
-        partition = self._partitions[place] = Partition(stream)
+        partition = self._partitions[place] = Partition(stream, partial(self._began_again, place))
         self._consumer.resume(place)  # it may have been ours before, and paused
         worker = asyncio.get_running_loop().create_task(self._work(place, partition))
+        worker.add_done_callback(partial(self._ended_working, place, partition))
         self._workers[place] = worker
 
     async def _work(self, place: Place, partition: Partition) -> None:
-        try:
-            while True:
-                chunk = await partition.chunk()
-                records = [record for message in chunk if (record := self._read(message)) is not None]
-                answer = asyncio.ensure_future(await partition.stream.push(records))
-                partition.left(chunk, answer)
-                answer.add_done_callback(partial(self._answered, place, partition))
-        except DrainingError:
-            partition.give_up()
-        except Exception as error:
-            partition.give_up()
-            self.failed(error)
+        while True:
+            chunk = await partition.chunk()
+            records = [record for message in chunk if (record := self._read(message)) is not None]
+            answer = asyncio.ensure_future(await partition.stream.push(records))
+            partition.left(chunk, answer)
+            answer.add_done_callback(partial(self._answered, place, partition))
+
+    def _ended_working(self, place: Place, partition: Partition, worker: asyncio.Task[None]) -> None:
+        """Begin again as a member of the group where a partition's task ended although the partition is ours."""
+        partition.give_up()
+        if self._workers.get(place) is worker:
+            self._fail_with(worker, f"the work on partition {place[1]} of topic {place[0]} was cancelled")
 
     def _answered(self, place: Place, partition: Partition, answer: asyncio.Future[None]) -> None:
-        if (
-            not answer.cancelled()
-            and (error := answer.exception()) is not None
-            and not isinstance(error, DrainingError)
-        ):
-            self.failed(error)
+        if self._partitions.get(place) is partition:
+            self._fail_with(answer, f"an answer about partition {place[1]} of topic {place[0]} was cancelled")
         partition.settle()
         if partition.paused and not self._is_full(partition, share=0.5):
             partition.paused = False
             if self._consumer is not None and self._partitions.get(place) is partition:
                 self._consumer.resume(place)
+
+    def _fail_with(self, done: asyncio.Future[None], cancelled: str) -> None:
+        """End, to be started again, unless what is done succeeded or ended with the pipeline."""
+        error = RuntimeError(cancelled) if done.cancelled() else done.exception()
+        if error is not None and not isinstance(error, DrainingError):
+            self.failed(error)
+
+    def _began_again(self, place: Place, before: int, offset: int) -> None:
+        self._restarts += 1
+        text = "topic %s, partition %d: after offset %d came %d: its topic was made again, or brokers lost records"
+        LOG.warning((place, "restart"), text, place[0], place[1], before - 1, offset)
 
     def _is_full(self, partition: Partition, share: float = 1.0) -> bool:
         share /= max(1, len(self._partitions))
@@ -238,7 +252,7 @@ class Puller:
             self._consumer.commit(offsets)
 
     def _committable(self, partitions: Mapping[Place, Partition]) -> dict[Place, int]:
-        return {place: p.answered for place, p in partitions.items() if p.answered > p.committed}
+        return {place: partition.answered for place, partition in partitions.items() if partition.is_ahead}
 
     def _read(self, message: Any) -> Pulled | None:
         """Return a record for the pipeline; None for one without a value, which is no event."""
@@ -249,6 +263,8 @@ class Puller:
         kind, milliseconds = message.timestamp()
         headers = _headers(message.headers())
         metadata = {name: headers[name] for name in self._config.headers if name in headers}
+        if (key := message.key()) is not None:
+            metadata.update(self._key(key))
         return Pulled(
             self._content(value or b"", headers),
             f"topic {topic}, partition {partition}, offset {offset}",
@@ -256,6 +272,12 @@ class Puller:
             milliseconds * 1_000_000 if kind else 0,
             metadata,
         )
+
+    def _key(self, key: bytes) -> dict[str, str]:
+        if len(key) <= MAX_KEY_BYTES:
+            return key_metadata(key)
+        self._keys_left_out += 1
+        return {}
 
     def _content(self, value: bytes, headers: dict[str, str]) -> Any:
         if self._config.decode is not Decode.CLOUDEVENTS or "ce_specversion" not in headers:

@@ -22,6 +22,8 @@ from polku.arguments import shorten
 from polku.emit.cloudevents import cloud_event
 from polku.emit.json_form import data_fields, event_fields
 from polku.event.v1.event_pb2 import Event
+from polku.kafka.client import UnfitError
+from polku.kafka.keys import read_key
 from polku.kafka.template import AbsentError, Maker
 
 Headers = list[tuple[str, str]]
@@ -44,13 +46,11 @@ class Record(NamedTuple):
 
     event_id: str
     topic: str
-    key: str | bytes | None
+    key: bytes | None
     value: bytes
     headers: Headers
-
-
-class UnfitError(Exception):
-    """Say why an event cannot become a record."""
+    position: int = 0
+    """Where the event is in its batch."""
 
 
 class RecordMaker:
@@ -61,7 +61,7 @@ class RecordMaker:
     ) -> None:
         self._topic = topic
         self._fixed = fixed
-        self._key = key
+        self._key = key or read_key
         self._chosen = tuple(headers)
         forms: dict[Value, Callable[[Event, bytes], tuple[bytes, Headers]]] = {
             Value.PROTOBUF: self._protobuf,
@@ -72,14 +72,17 @@ class RecordMaker:
         }
         self._form = forms[value]
 
-    def make(self, event: Event, frame: bytes) -> Record:
+    def make(self, event: Event, frame: bytes, position: int = 0) -> Record:
         """Return the record of an event, which is serialised as `frame`; raises `UnfitError`."""
         topic = self._fixed or check_topic(_call("topic", self._topic, event))
-        key = None if self._key is None else _call("key", self._key, event)
-        if key is not None and not isinstance(key, (str, bytes)):
-            raise UnfitError(f"key={shorten(key)}: the function must return text, bytes or None")
-        value, headers = self._form(event, frame)
-        return Record(event.id, topic, key, value, headers)
+        key = check_key(_call("key", self._key, event))
+        try:
+            value, headers = self._form(event, frame)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UnfitError(f"value: the event cannot be written: {type(error).__name__}: {error}") from error
+        return Record(event.id, topic, key, value, headers, position)
 
     def _protobuf(self, event: Event, frame: bytes) -> tuple[bytes, Headers]:
         return frame, [*self._headers(event), ("content-type", "application/x-protobuf")]
@@ -109,11 +112,25 @@ def check_topic(topic: object) -> str:
     raise UnfitError(f"topic={shorten(topic)}: a topic's name has 1 to 249 letters, digits, '.', '_' and '-'")
 
 
+def check_key(key: object) -> bytes | None:
+    """Return a key as its bytes; raises `UnfitError` for what is none."""
+    if key is None or isinstance(key, bytes):
+        return key
+    if not isinstance(key, str):
+        raise UnfitError(f"key={shorten(key)}: the function must return text, bytes or None")
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise UnfitError(f"key={shorten(key)}: this text cannot be encoded as UTF-8 ({error.reason})") from None
+
+
 def _call(field: str, make: Maker, event: Event) -> object:
     try:
         return make(event)
     except AbsentError as error:
         raise UnfitError(str(error)) from None
+    except MemoryError:
+        raise
     except Exception as error:  # a user's function may raise anything
         raise UnfitError(f"{field}: the function raised {type(error).__name__}: {error}") from error
 

@@ -68,9 +68,26 @@ async def test_what_failed_is_never_passed(partition: Partition) -> None:
     await asyncio.wait_for(partition.idle(), 1)
 
 
-async def test_a_record_that_comes_again_is_passed_over(partition: Partition) -> None:
-    fill(partition, 3, 4, 3, 4, 5)
-    assert [message.offset() for message in await partition.chunk()] == [3, 4, 5]
+async def test_offsets_that_begin_again_are_taken_counted_and_committed() -> None:
+    restarts: list[tuple[int, int]] = []
+    unused: Any = None
+    partition = Partition(unused, lambda before, offset: restarts.append((before, offset)))
+    fill(partition, *range(100, 110))
+    old = await leave(partition)
+    fill(partition, 0, 1, 2)  # the topic was made again
+    new = await leave(partition)
+    assert restarts == [(110, 0)]
+    old.set_result(None)
+    partition.settle()
+    assert (partition.answered, partition.dirty) == (110, True)
+    partition.requested = partition.committed = 110
+    assert not partition.dirty
+    new.set_result(None)
+    partition.settle()
+    assert (partition.answered, partition.dirty, partition.is_ahead) == (3, True, True)
+    partition.requested = 3
+    assert not partition.dirty  # its commit is in flight
+    await asyncio.wait_for(partition.idle(), 1)
 
 
 async def test_chunks_are_bounded_by_records_and_by_bytes(partition: Partition) -> None:

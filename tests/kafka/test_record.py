@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
+from polku.kafka.keys import key_metadata
 from polku.kafka.record import RecordMaker, UnfitError, Value, check_topic
 from polku.kafka.template import AbsentError, compile_template, is_constant
 from tests.ingest.strategies import EVENTS
@@ -49,3 +50,32 @@ def test_no_event_makes_it_raise_anything_else(event: Event, value: Value) -> No
         return
     assert isinstance(record.value, bytes)
     assert all(isinstance(name, str) and isinstance(text, str) for name, text in record.headers)
+
+
+@pytest.mark.parametrize("value", [Value.JSON, Value.RAW, Value.CLOUDEVENTS, Value.CLOUDEVENTS_BINARY])
+def test_an_event_that_has_no_such_form_is_unfit(value: Value) -> None:
+    event = Event(id="a")
+    event.process.start_time.seconds = 1_700_000_000_000
+    maker = RecordMaker(lambda event: "t", None, value, ())
+    with pytest.raises(UnfitError, match=r"value: the event cannot be written: "):
+        maker.make(event, event.SerializeToString())
+
+
+def test_a_key_that_is_no_text_is_unfit() -> None:
+    maker = RecordMaker(lambda event: "t", lambda event: "\udcff", Value.PROTOBUF, ())
+    with pytest.raises(UnfitError, match="cannot be encoded as UTF-8"):
+        maker.make(Event(id="a"), b"")
+
+
+@pytest.mark.parametrize("key", [b"", b"order-7", "ä".encode(), b"\xff\x00\x01"])
+def test_the_key_that_an_event_came_with_is_its_record_s(key: bytes) -> None:
+    event = Event(id="a", metadata=key_metadata(key))
+    maker = RecordMaker(lambda event: "t", None, Value.PROTOBUF, ())
+    assert maker.make(event, event.SerializeToString()).key == key
+
+
+def test_without_such_a_key_there_is_none_and_a_wrong_one_is_unfit() -> None:
+    maker = RecordMaker(lambda event: "t", None, Value.PROTOBUF, ())
+    assert maker.make(Event(id="a"), b"").key is None
+    with pytest.raises(UnfitError, match=r"'kafka.key.base64' is no base64"):
+        maker.make(Event(id="a", metadata={"kafka.key.base64": "?"}), b"")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import logging
 import re
 import subprocess
 import sys
@@ -27,8 +29,11 @@ from polku import (
 )
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
+from polku.kafka import client
+from polku.kafka.puller import Puller
+from polku.log import RepeatedLog
 from tests.kafka.broker import OFFSET_COMMIT, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
-from tests.kafka.clients import committed, write
+from tests.kafka.clients import committed, read, write
 from tests.recorder import Recorder
 
 QUICK = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 200, "reconnect.backoff.max.ms": 200}
@@ -159,6 +164,70 @@ def test_what_the_emitter_sends_the_source_reads(cluster: Cluster, topic: str, o
     decode = {"protobuf": "event", "json": "json"}.get(value, "cloudevents")
     with Hub(runtime="inline").source(source(cluster, topic, decode=decode)).emitter(out).start():
         assert out.wait_for(1) == [sent]
+
+
+def test_keys_are_kept_from_topic_to_topic(cluster: Cluster, topic: str, out: Recorder) -> None:
+    keys = [b"order-7", b"\xff\x00", None, b""]
+    for event, key in zip(events(4), keys, strict=True):
+        write(cluster.bootstrap, topic, [event], partition=0, key=key)
+    other = f"{topic}-out"
+    cluster.tell("topic", other, 1)
+    emitter = KafkaEmitter(other, bootstrap_servers=cluster.bootstrap)
+    with Hub(runtime="inline").source(source(cluster, topic)).emitter(emitter).emitter(out).start():
+        got = out.wait_for(4)
+        records = read(cluster.bootstrap, other, 4)
+    assert [dict(event.metadata) for event in got] == [
+        {"kafka.key": "order-7"},
+        {"kafka.key.base64": "/wA="},
+        {},
+        {"kafka.key": ""},
+    ]
+    assert [record.key() for record in records] == keys
+
+
+def test_the_key_of_a_record_wins_over_one_that_its_event_has_from_before(
+    cluster: Cluster, topic: str, out: Recorder
+) -> None:
+    event = Event(id="a", event_type="t", source="s", metadata={"kafka.key.base64": "/wA=", "tenant": "x"})
+    write(cluster.bootstrap, topic, [event.SerializeToString()], partition=0, key=b"new")
+    with Hub(runtime="inline").source(source(cluster, topic)).emitter(out).start():
+        (got,) = out.wait_for(1)
+    assert dict(got.metadata) == {"kafka.key": "new", "tenant": "x"}
+
+
+def test_a_partition_whose_work_ends_is_an_alarm_and_begins_again(
+    cluster: Cluster, topic: str, out: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_record = Puller._read
+    failing = True
+
+    def cancelled(self: Puller, message: Any) -> Any:
+        if failing:
+            raise asyncio.CancelledError
+        return read_record(self, message)
+
+    monkeypatch.setattr(Puller, "_read", cancelled)
+    write(cluster.bootstrap, topic, events(3), partition=1)
+    with Hub(runtime="inline").source(source(cluster, topic)).emitter(out).start() as pipeline:
+        wait_for(lambda: not pipeline.health().components["source:kafka"][0])
+        assert f"the work on partition 1 of topic {topic} was cancelled" in str(pipeline.health().components)
+        failing = False
+        assert [event.id for event in out.wait_for(3)] == ["e00000", "e00001", "e00002"]
+
+
+def test_brokers_that_cannot_be_reached_write_one_line_for_each_component(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client, "LOG", RepeatedLog(logging.getLogger("polku.kafka")))
+    quick = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20}
+    pulled = KafkaSource("t", "g", bootstrap_servers="127.0.0.1:1", decode="event", config=quick)
+    emitter = KafkaEmitter("t", bootstrap_servers="127.0.0.1:1", config=quick, name="out")
+    with Hub(runtime="inline").source(pulled).emitter(emitter).start() as pipeline:
+        wait_for(lambda: not pipeline.health().components["source:kafka"][0])
+        time.sleep(1.5)  # some sixty tries to connect
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) <= 2, caplog.messages
+    assert "Connection refused" in caplog.text
 
 
 def test_nothing_is_committed_before_it_is_delivered_where_that_is_asked_for(
