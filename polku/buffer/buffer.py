@@ -1,25 +1,31 @@
 """Hold batches until every destination has them: one log, one outlet for each emitter.
 
 A batch's life here: `push` → known already? answer as then → cut into stretches with the same routes → room made or
-waited for in every outlet concerned → put into the log once → held there (in memory at once, on disk after a commit) →
+waited for in every outlet concerned → put into the log → held there (in memory at once, on disk after a commit) →
 claimed by its outlets, each of which delivers it at its own pace → the last one lets go of it.
+
+An outlet that is full and blocks holds up only what goes to it: the rest of the batch, and later batches for other
+outlets, pass; what waits for it is put into the log for it alone, in order, when there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from polku.batch import Batch, Identity
-from polku.buffer.entry import Answer, Awaited, Slot
+from polku.buffer.answers import Answer, Answered, Known, answer_of
+from polku.buffer.entry import Awaited
+from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
-from polku.errors import JournalError
+from polku.errors import DrainingError, JournalError
+from polku.gateway.turns import Turn
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal, shifted
 
@@ -69,6 +75,8 @@ class Buffer:
         self._answered = Answered()
         self._turn = asyncio.Lock()
         self._running: list[asyncio.Task[None]] = []
+        self._late: set[asyncio.Task[None]] = set()  # each waits for room in one outlet
+        self._closed = False
         self._received = self._duplicates = self._overflowed = self._unroutable = 0
 
     async def open(self) -> None:
@@ -84,16 +92,23 @@ class Buffer:
 
         Waits while an outlet that the batch goes to is full and its rule is `block`.
         """
+        late: Sequence[asyncio.Task[None]] = ()
         async with self._turn:
             known = self._answered.get(batch.identity)
-            if known is not None:
-                self._duplicates += 1
-            else:
-                known = await self._take_in(batch)
+            if known is None or isinstance(known, Filing):
+                filing = known or Filing(batch.identity)
+                known = await self._take_in(batch, filing)
                 self._answered.put(batch.identity, known)
-        if self._await_delivery or isinstance(known, Receipt):
+                late = filing.late
+            else:
+                self._duplicates += 1
+        if isinstance(known, Receipt):
             return known
-        return await asyncio.shield(known)
+        if not self._await_delivery:
+            return await asyncio.shield(known)
+        if late:
+            await asyncio.wait(late)
+        return known
 
     async def flush(self, everything: bool = True) -> None:
         """Let emitters that collect complete what they have, at a drain: senders may wait for it."""
@@ -106,9 +121,10 @@ class Buffer:
 
     async def close(self) -> None:
         """Stop delivering; what is held stays held."""
-        for task in self._running:
+        self._closed = True
+        for task in [*self._running, *self._late]:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._running, *self._late, return_exceptions=True)
         await asyncio.gather(*(outlet.close() for outlet in self._all))
         await self._log.close()
 
@@ -141,32 +157,39 @@ class Buffer:
         for answer in recovered.answers:
             self._answered.put(answer.identity, self._recovered_answer(answer, recovered))
 
-    def _recovered_answer(self, answer: Answer, recovered: Recovered) -> Receipt | asyncio.Future[Receipt]:
-        receipt = self._receipt(answer.refused)
-        if not self._await_delivery:
-            return receipt
+    def _recovered_answer(self, answer: Answer, recovered: Recovered) -> Known:
+        waits = self._recovered_waits(answer, recovered) if self._await_delivery else []
+        filing = Filing(answer.identity, list(answer.refused), waits, pieces=list(answer.pieces))
+        if answer.taken is not None:
+            filing.taken, filing.resumed = dict(answer.taken), True
+            return filing
+        return self._receipt(answer.refused) if filing.is_settled else self._settling(filing)
+
+    def _recovered_waits(self, answer: Answer, recovered: Recovered) -> list[Awaited]:
         waits = []
         for position, takers in recovered.takers(answer.first, answer.last):
+            place = answer.place(position)
             owners = [name for name in takers if name in self._outlets and name not in self._best_effort]
-            if owners:
-                waits.append(self._await(position, len(owners), answer.identity))
-        if not waits:
-            return receipt
-        return asyncio.ensure_future(self._settle(_Filing(answer.identity, list(answer.refused), waits), None))
+            if owners and place is not None:
+                waits.append(self._await(position, len(owners), answer.identity, place))
+        return waits
 
-    async def _take_in(self, batch: Batch) -> Receipt | asyncio.Future[Receipt]:
+    async def _take_in(self, batch: Batch, filing: Filing) -> Receipt | asyncio.Future[Receipt]:
         self._received += len(batch)
-        filing = _Filing(batch.identity)
         start = 0
         for piece in batch.runs():
-            await self._admit(piece.sealed(), self._targets(piece, start, filing.refused), filing, start)
+            outlets = self._targets(piece, start, filing)
+            if filing.resumed:
+                await self._resume(piece.sealed(), outlets, filing, start)
+            else:
+                await self._admit(piece.sealed(), outlets, filing, start)
             start += len(piece)
-        self._commit(filing, last=True)
-        if not filing.held and not filing.waits:
-            return self._receipt(filing.refused)
-        return asyncio.ensure_future(self._settle(filing, batch))
+        if filing.held:
+            await self._see_held(filing)
+        self._commit(filing)
+        return self._receipt(filing.refused) if filing.is_settled else self._settling(filing)
 
-    def _targets(self, piece: Batch, start: int, refused: list[Refusal]) -> tuple[Outlet, ...]:
+    def _targets(self, piece: Batch, start: int, filing: Filing) -> tuple[Outlet, ...]:
         if not piece.routes:
             return self._all
         known = tuple(self._outlets[name] for name in dict.fromkeys(piece.routes) if name in self._outlets)
@@ -177,74 +200,125 @@ class Buffer:
                 f"route_to={list(piece.routes)}: no emitter is called {unknown[0]!r}; known are {sorted(self._outlets)}"
             )
             refusals = _refuse_all(piece, Code.UNROUTABLE, reason)
-            self._dead_letters.bury("", piece, refusals)
+            stored = self._dead_letters.bury("", piece, refusals)
+            if stored is not None:
+                filing.letters.append(stored)
             if not known:
-                refused.extend(shifted(refusals, start))
+                filing.refused.extend(shifted(refusals, start))
         return known
 
-    async def _admit(self, piece: Batch, outlets: tuple[Outlet, ...], filing: _Filing, start: int) -> None:
+    async def _resume(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:
+        """Put in what each outlet does not have yet of a piece that a past life of this buffer dealt with in part."""
+        for outlet in outlets:
+            done = max(filing.taken.get(outlet.name, 0) - start, 0)
+            if done < len(piece):
+                rest = piece.split(done)[1] if done else piece
+                await self._admit(rest, (outlet,), filing, start + done)
+
+    async def _admit(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:
         """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole.
 
         `start` is where its first event stands in the batch that was pushed.
         """
         while len(piece) and outlets:
-            part = _largest_part(piece, outlets)
-            head, piece = (piece, Batch.from_events([])) if part == len(piece) else piece.split(part)
-            takers = [outlet for outlet in outlets if await self._make_room(outlet, head, filing, start)]
-            start += part
-            if not takers:
-                continue
-            slot = await self._log.put(head, [outlet.name for outlet in takers])
-            for outlet in takers:
-                outlet.reserve(slot)
-            filing.drafted.append((slot, takers))
-            filing.first, filing.last = filing.first or slot.position, slot.position
-            owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
-            if owners:
-                filing.waits.append(self._await(slot.position, owners, filing.identity, start - part))
+            head, rest = _cut(piece, _largest_part(piece, outlets))
+            rooms = [(outlet, await self._make_room(outlet, head, filing, start)) for outlet in outlets]
+            await self._put(head, [outlet for outlet, room in rooms if room is Room.HERE], filing, start)
+            for outlet, room in rooms:
+                if room is Room.LATER:
+                    self._wait_for_room(outlet, piece, filing, start)
+                else:
+                    filing.taken[outlet.name] = start + len(head)
+            outlets = [outlet for outlet, room in rooms if room is not Room.LATER]
+            start += len(head)
+            piece = rest
 
-    async def _make_room(self, outlet: Outlet, head: Batch, filing: _Filing, start: int) -> bool:
+    async def _put(self, head: Batch, takers: Sequence[Outlet], filing: Filing, start: int) -> None:
+        if not takers:
+            return
+        slot = await self._log.put(head, [outlet.name for outlet in takers])
+        for outlet in takers:
+            outlet.reserve(slot)
+        filing.drafts.append(Draft(slot, takers, start, head))
+        filing.pieces.append((slot.position, start))
+        owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
+        if owners:
+            filing.waits.append(self._await(slot.position, owners, filing.identity, start))
+
+    async def _make_room(self, outlet: Outlet, head: Batch, filing: Filing, start: int) -> Room:
         count, size = len(head), self._log.weigh(head)
-        if outlet.fits(count, size):
-            return True
-        if outlet.share.overflow is not Overflow.DROP_NEWEST:
-            self._commit(filing, last=False)  # room comes when what was put before is delivered
+        if outlet.queue.is_over and outlet.fits(count, size):
+            return Room.HERE
         if outlet.share.overflow is Overflow.BLOCK:
-            await outlet.wait_for_room(count, size)
-            return True
+            return Room.LATER
         if outlet.share.overflow is Overflow.DROP_OLDEST:
+            self._commit(filing, last=False)  # room comes when what was put before is delivered
             self._overflowed += await outlet.drop_oldest(count, size)
-            return True
+            return Room.HERE
         outlet.count_dropped(count)
         self._overflowed += count
         if outlet.name not in self._best_effort:
             share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
             filing.refused.extend(shifted(_refuse_all(head, Code.BUFFER_FULL, reason), start))
-        return False
+        return Room.NONE
 
-    def _commit(self, filing: _Filing, *, last: bool) -> None:
-        """Have the log hold what was put; the outlets claim it as soon as it is held."""
-        if not filing.drafted and not (last and filing.held):
+    def _wait_for_room(self, outlet: Outlet, piece: Batch, filing: Filing, start: int) -> None:
+        """Put a piece in for one outlet when there is room, behind what else waits for it."""
+        filing.taken.setdefault(outlet.name, start)
+        filing.unfinished += 1
+        work = self._admit_late(outlet, outlet.queue.take(), piece, filing, start)
+        task = asyncio.get_running_loop().create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+        filing.late.append(task)
+
+    async def _admit_late(self, outlet: Outlet, turn: Turn, piece: Batch, filing: Filing, start: int) -> None:
+        try:
+            await turn.come()
+            while len(piece):
+                head, piece = _cut(piece, min(len(piece), outlet.piece))
+                await outlet.wait_for_room(len(head), self._log.weigh(head))
+                await self._see_held(filing)
+                async with self._turn:
+                    await self._put(head, (outlet,), filing, start)
+                    start += len(head)
+                    filing.taken[outlet.name] = start
+                    filing.unfinished -= not len(piece)
+                    self._commit(filing)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise DrainingError(f"the buffer was closed before emitter {outlet.name!r} had room") from None
+            raise
+        finally:
+            turn.end()
+
+    def _commit(self, filing: Filing, *, last: bool = True) -> None:
+        """Have the log hold what was put; the outlets claim it as soon as it is held.
+
+        Without `last` there is more to come of this push, so that the answer that goes with it is not the whole one.
+        """
+        complete = last and not filing.unfinished
+        if not filing.drafts and not (complete and filing.pieces):
             return
-        drafted, filing.drafted = filing.drafted, []
-        held = self._log.commit(filing.answer() if last else None)
+        drafts, filing.drafts = filing.drafts, []
+        held = self._log.commit(answer_of(filing, complete=complete))
         if held is None:
-            self._claim(drafted)
+            self._claim(drafts)
         else:
-            held.add_done_callback(lambda done: self._on_held(drafted, done))
-            filing.held.append(held)
+            held.add_done_callback(lambda done: self._on_held(drafts, done))
+            filing.held.append((held, drafts))
 
-    def _claim(self, drafted: Sequence[tuple[Slot, Sequence[Outlet]]]) -> None:
-        for slot, takers in drafted:
+    def _claim(self, drafts: Sequence[Draft]) -> None:
+        for slot, takers, *_ in drafts:
             for outlet in takers:
                 outlet.claim(slot)
 
-    def _on_held(self, drafted: Sequence[tuple[Slot, Sequence[Outlet]]], held: asyncio.Future[None]) -> None:
+    def _on_held(self, drafts: Sequence[Draft], held: asyncio.Future[None]) -> None:
         if held.cancelled() or held.exception() is None:
-            self._claim(drafted)
+            self._claim(drafts)
             return
-        for slot, takers in drafted:
+        for slot, takers, *_ in drafts:
             for outlet in takers:
                 outlet.cancel(slot)
             if slot.position in self._awaited:
@@ -262,15 +336,31 @@ class Buffer:
         if awaited is not None and outlet not in self._best_effort and awaited.let_go():
             del self._awaited[position]
 
-    async def _settle(self, filing: _Filing, batch: Batch | None) -> Receipt:
-        """Wait until what was put is held, and delivered where the sender waits for that."""
-        try:
-            for held in filing.held:
+    async def _see_held(self, filing: Filing) -> None:
+        """Wait until what was committed is held; what could not be written is refused."""
+        while filing.held:
+            held, drafts = filing.held[0]
+            try:
                 await asyncio.shield(held)
-        except JournalError as error:
-            reason = f"{error}; send again later"
-            everything = _refuse_all(batch, Code.BUFFER_FULL, reason) if batch is not None else ()
-            return self._receipt([*filing.refused, *everything])
+            except JournalError as error:
+                reason = f"{error}; send again later"
+                for draft in drafts:
+                    filing.refused.extend(shifted(_refuse_all(draft.piece, Code.BUFFER_FULL, reason), draft.start))
+            if filing.held and filing.held[0][0] is held:
+                filing.held.pop(0)
+
+    def _settling(self, filing: Filing) -> asyncio.Future[Receipt]:
+        settling = asyncio.ensure_future(self._settle(filing))
+        settling.add_done_callback(_seen)
+        return settling
+
+    async def _settle(self, filing: Filing) -> Receipt:
+        """Wait until what was put is held, and delivered where the sender waits for that."""
+        for late in filing.late:
+            await asyncio.shield(late)
+        await self._see_held(filing)
+        for stored in filing.letters:
+            await stored
         refused = list(filing.refused)
         for awaited in filing.waits:
             await asyncio.shield(awaited.done)
@@ -283,55 +373,22 @@ class Buffer:
         return Receipt(_each_once(refused), counts, fullest, self._strategy.capacity)
 
 
-@dataclass(slots=True)
-class _Filing:
-    """What becomes of one push: what lies in the log's draft, what is on its way to be held, who waits for it."""
+class Room(Enum):
+    """Whether an outlet has room for some events: here and now, later, or not at all: they are dropped."""
 
-    identity: Identity | None
-    refused: list[Refusal] = field(default_factory=list)
-    waits: list[Awaited] = field(default_factory=list)
-    drafted: list[tuple[Slot, Sequence[Outlet]]] = field(default_factory=list)
-    held: list[asyncio.Future[None]] = field(default_factory=list)
-    first: int = 0
-    last: int = -1
-
-    def answer(self) -> Answer | None:
-        """Return the answer as far as it is known when the batch is held."""
-        if self.identity is None:
-            return None
-        return Answer(self.identity, self.first, self.last, tuple(self.refused))
+    HERE = 1
+    LATER = 2
+    NONE = 3
 
 
-class Answered:
-    """Remember the answers of the latest batches of each origin, for those that come a second time."""
-
-    _KEPT = 256  # far more than a window; what is older and was answered cannot be sent again
-
-    def __init__(self) -> None:
-        self._answers: dict[tuple[str, int], dict[int, Receipt | asyncio.Future[Receipt]]] = {}
-
-    def get(self, identity: Identity | None) -> Receipt | asyncio.Future[Receipt] | None:
-        """Return the answer that a batch of this identity was given, if it was here."""
-        if identity is None:
-            return None
-        return self._answers.get((identity.origin, identity.epoch), {}).get(identity.seq)
-
-    def put(self, identity: Identity | None, answer: Receipt | asyncio.Future[Receipt]) -> None:
-        """Remember an answer; a new life of an origin ends the memory of the old one."""
-        if identity is None:
-            return
-        key = (identity.origin, identity.epoch)
-        if key not in self._answers:
-            self._answers = {k: v for k, v in self._answers.items() if k[0] != identity.origin}
-            self._answers[key] = {}
-        answers = self._answers[key]
-        answers[identity.seq] = answer
-        while len(answers) > self._KEPT and _is_final(answers[next(iter(answers))]):
-            del answers[next(iter(answers))]
+def _seen(settling: asyncio.Future[Receipt]) -> None:
+    """Mark a failure as seen: who pushed may have gone."""
+    if not settling.cancelled():
+        settling.exception()
 
 
-def _is_final(answer: Receipt | asyncio.Future[Receipt]) -> bool:
-    return isinstance(answer, Receipt) or answer.done()
+def _cut(piece: Batch, count: int) -> tuple[Batch, Batch]:
+    return (piece, Batch.from_events([])) if count == len(piece) else piece.split(count)
 
 
 def _refuse_all(batch: Batch, code: Code, reason: str) -> tuple[Refusal, ...]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from polku.batch import Batch, Identity
-from polku.buffer.entry import Answer, Slot
+from polku.buffer.answers import Answer
+from polku.buffer.entry import Slot
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_file import as_journal_error, weigh
 from polku.buffer.lock import FileLock

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from polku.batch import Identity
-from polku.receipt import Refusal
-
-
-class Answer(NamedTuple):
-    """The answer that a batch was given: the positions that it lies at (`last` below `first`: none), its refusals."""
-
-    identity: Identity
-    first: int
-    last: int
-    refused: tuple[Refusal, ...] = ()
+from polku.receipt import Refusal, shifted
 
 
 class Slot(NamedTuple):
@@ -39,7 +31,7 @@ class OutletState(NamedTuple):
 class Awaited:
     """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused.
 
-    `start` is where its first event stands in the batch that was pushed: refusals are about that one.
+    `start` is where its first event stands in the batch that was pushed: refusals are about that one. -1: nobody knows.
     """
 
     __slots__ = ("done", "identity", "owners", "refused", "start", "told")
@@ -51,6 +43,13 @@ class Awaited:
         self.told = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []
+
+    def refuse(self, refused: Iterable[Refusal], skip: int = 0) -> None:
+        """Add refusals of events, whose positions are counted from `skip` on in what lies in the log."""
+        if self.start < 0:
+            self.refused.extend(refusal._replace(position=-1) for refusal in refused)
+        else:
+            self.refused.extend(shifted(refused, self.start + skip))
 
     def news(self) -> list[Refusal]:
         """Return the refusals that came since the last call."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from polku.batch import Batch, Header, Identity
-from polku.buffer.entry import Answer, OutletState, Slot
+from polku.buffer.answers import Answer, read_answer, read_refusals, write_pieces, write_refusals
+from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal_file import (
     ANSWER,
     BATCH,
@@ -32,7 +33,6 @@ from polku.buffer.journal_file import (
 )
 from polku.buffer.lock import FileLock
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
-from polku.codes import Code
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalCorruptError, JournalError
 from polku.receipt import Refusal
@@ -340,7 +340,14 @@ class Journal:
             values = (*place, *identity, routes, header.enqueued_ns, header.trace, row.payload)
             yield BATCH, *values, seal(*values)
         for answer in work.answers:
-            yield ANSWER, *answer.identity, answer.first, answer.last, _text(answer.refused)
+            yield (
+                ANSWER,
+                *answer.identity,
+                answer.first,
+                answer.last,
+                write_refusals(answer.refused),
+                write_pieces(answer),
+            )
         for name, cursor in cursors.items():
             if cursor > self._cursors[name]:
                 yield CURSOR, name, cursor
@@ -364,7 +371,7 @@ class Journal:
         key = "origin=? AND epoch=? AND seq=?"
         found = self._db.execute(f"SELECT refused FROM answered WHERE {key}", identity).fetchone()
         if found is not None:
-            text = _text((*_refusals(found[0]), *refused))
+            text = write_refusals((*read_refusals(found[0]), *refused))
             self._db.execute(f"UPDATE answered SET refused=? WHERE {key}", (text, *identity))
 
     def _sweep(self, swept: Mapping[str, int], cursors: Mapping[str, int]) -> tuple[int, int]:
@@ -442,17 +449,5 @@ def batch_of(path: Path, found: Sequence[object]) -> Batch:
 
 def read_answers(db: sqlite3.Connection) -> list[Answer]:
     """Return the answers that are remembered, oldest first."""
-    query = "SELECT origin, epoch, seq, first, last, refused FROM answered ORDER BY origin, epoch, seq"
-    return [
-        Answer(Identity(origin, epoch, seq), first, last, _refusals(refused))
-        for origin, epoch, seq, first, last, refused in db.execute(query)
-    ]
-
-
-def _text(refused: Sequence[Refusal]) -> str:
-    return json.dumps([(r.event_id, r.code, r.message, r.attempts, r.position) for r in refused]) if refused else ""
-
-
-def _refusals(text: str) -> tuple[Refusal, ...]:
-    """Read refusals; those of an older version have no number of attempts and no position."""
-    return tuple(Refusal(i, Code(code), message, *more) for i, code, message, *more in json.loads(text)) if text else ()
+    query = "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered ORDER BY origin, epoch, seq"
+    return [read_answer(Identity(*row[:3]), *row[3:]) for row in db.execute(query)]

@@ -36,7 +36,7 @@ CREATE TEMP TRIGGER write_batch INSTEAD OF INSERT ON entry WHEN NEW.kind={BATCH}
     INSERT INTO batch VALUES({", ".join(f"NEW.{column}" for column in _COLUMNS)});
 END;
 CREATE TEMP TRIGGER write_answer INSTEAD OF INSERT ON entry WHEN NEW.kind={ANSWER} BEGIN
-    INSERT OR REPLACE INTO answered VALUES({", ".join(f"NEW.{column}" for column in _COLUMNS[:6])});
+    INSERT OR REPLACE INTO answered VALUES({", ".join(f"NEW.{column}" for column in _COLUMNS[:7])});
 END;
 CREATE TEMP TRIGGER write_cursor INSTEAD OF INSERT ON entry WHEN NEW.kind={CURSOR} BEGIN
     UPDATE outlet SET cursor=NEW.c2 WHERE name=NEW.c1;

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from polku.batch import Batch, Identity
-from polku.buffer.entry import Answer, OutletState, Slot
+from polku.buffer.answers import Answer
+from polku.buffer.entry import OutletState, Slot
 from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.receipt import Refusal

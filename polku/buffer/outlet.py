@@ -19,9 +19,10 @@ from polku.buffer.log import Log
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
+from polku.gateway.turns import Turns
 from polku.link import Link, Window
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal, shifted
+from polku.receipt import Receipt, Refusal
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -91,6 +92,7 @@ class Outlet:
         self._awaited = awaited
         self._bury, self._let_go = bury, let_go
         self._waiting: deque[Claim] = deque()
+        self.queue = Turns()  # of those whose events are to be put in for this outlet when it has room
         self._behind = False  # there are more batches for this outlet than wait here
         self._arrived = 0
         self._loaded = 0
@@ -346,9 +348,8 @@ class Outlet:
         awaited = self._awaited.get(claim.slot.position)
         if awaited is not None:
             reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
-            for place in range(claim.skip, claim.skip + count):
-                event_id = ids[place] if place < len(ids) else ""
-                awaited.refused.append(Refusal(event_id, Code.UNDELIVERED, reason, position=awaited.start + place))
+            dropped = [(ids[at] if at < len(ids) else "", at) for at in range(claim.skip, claim.skip + count)]
+            awaited.refuse(Refusal(event_id, Code.UNDELIVERED, reason, position=at) for event_id, at in dropped)
         before = claim.size
         claim.skip += count
         self._account(-count, claim.size - before)
@@ -406,8 +407,7 @@ class Outlet:
         for claim in claims:
             awaited = self._awaited.get(claim.slot.position)
             if receipt.refused and awaited is not None:
-                own = receipt.part(start, claim.count).refused
-                awaited.refused.extend(shifted(own, awaited.start + claim.skip))
+                awaited.refuse(receipt.part(start, claim.count).refused, claim.skip)
             start += claim.count
             self._pass(claim)
         self._dead += len(receipt.refused)

@@ -43,7 +43,11 @@ _OWNER = Step(
     (f"CREATE TABLE owner({_OWNER_COLUMNS})", f"PRAGMA application_id={APPLICATION}"),
     reading=(f"CREATE TEMP TABLE owner({_OWNER_COLUMNS})",),
 )
-STEPS = (_TABLES, _OWNER)
+_PIECES = Step(
+    ("ALTER TABLE answered ADD COLUMN pieces TEXT NOT NULL DEFAULT ''",),
+    reading=("CREATE TEMP VIEW answered AS SELECT *, '' AS pieces FROM main.answered",),
+)
+STEPS = (_TABLES, _OWNER, _PIECES)
 VERSION = len(STEPS)
 
 

@@ -17,6 +17,11 @@ class Turns:
         self._last = turn.over
         return turn
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every turn that was taken is over."""
+        return self._last is None or self._last.done()
+
     async def all_over(self) -> None:
         """Return when every turn that was taken is over."""
         await _done(self._last)

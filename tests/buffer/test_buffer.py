@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from polku import Batch, BufferStrategy, Code, Event, PlanError
 from polku.batch import Identity
 from polku.buffer.strategy import Overflow
+from polku.errors import DrainingError
 from polku.receipt import Receipt
 from tests.buffer.parts import Bench, Destination, batch, finish, numbered, rest, until
 
@@ -305,6 +306,55 @@ async def test_what_is_held_when_the_buffer_closes_stays_held() -> None:
     await bench.buffer.close()
     assert bench.buffer.statistics().events == 2
     assert bench.buffer.statistics().outlets["a"].confirmed == 0
+
+
+async def test_a_full_outlet_holds_up_what_goes_to_it_and_nothing_else() -> None:
+    dead, well = Destination(is_open=False), Destination()
+    bench = Bench(BufferStrategy.ring(4), {"dead": dead, "well": well})
+    waiting = asyncio.ensure_future(bench.push(batch(*numbered(0, 10), to=["dead"])))
+    both = asyncio.ensure_future(bench.push(batch("b", to=["dead", "well"])))
+    await rest()
+    assert not (await asyncio.wait_for(bench.push(batch("w", to=["well"])), 1)).refused
+    await until(lambda: well.ids == ["b", "w"])
+    assert (waiting.done(), both.done()) == (False, False)
+    dead.gate.set()
+    assert [(await push).refused for push in (waiting, both)] == [(), ()]
+    await bench.buffer.drain()
+    assert dead.ids == [*numbered(0, 10), "b"]
+    assert (bench.buffer.statistics().events, bench.buffer.statistics().received) == (0, 12)
+
+
+async def test_one_message_for_a_full_outlet_and_for_others_comes_to_the_others() -> None:
+    dead, well = Destination(is_open=False), Destination()
+    bench = Bench(BufferStrategy.ring(4), {"dead": dead, "well": well})
+    pushed = asyncio.ensure_future(bench.push(batch(*numbered(0, 20))))
+    await until(lambda: len(well.ids) == 20)
+    assert well.ids == numbered(0, 20)
+    assert not pushed.done()
+    dead.gate.set()
+    assert (await pushed).refused == ()
+    await bench.buffer.drain()
+    assert dead.ids == numbered(0, 20)
+
+
+async def test_who_waits_for_room_in_a_buffer_that_closes_is_told_so() -> None:
+    bench = Bench(BufferStrategy.ring(4), {"a": Destination(is_open=False)})
+    pushed = asyncio.ensure_future(bench.push(batch(*numbered(0, 10))))
+    await rest()
+    await bench.buffer.close()
+    with pytest.raises(DrainingError, match="before emitter 'a' had room"):
+        await pushed
+
+
+async def test_at_the_level_delivered_a_push_waits_for_room_and_its_answer_for_the_delivery() -> None:
+    a = Destination(is_open=False, refuses=["0007"])
+    bench = Bench(BufferStrategy.ring(4), {"a": a}, await_delivery=True)
+    pushed = asyncio.ensure_future(bench.buffer.push(batch(*numbered(0, 10))))
+    await rest()
+    assert not pushed.done()
+    a.gate.set()
+    receipt = await finish(await pushed)
+    assert [(refusal.event_id, refusal.position) for refusal in receipt.refused] == [("0007", 7)]
 
 
 ROUTES = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("nobody",)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from polku import BufferStrategy, Code
+from polku import Batch, BufferStrategy, Code, Event
+from polku.batch import Identity
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Work
+from polku.buffer.reserve import Reserve
 from polku.buffer.strategy import Overflow
-from polku.errors import JournalError, JournalLockedError
+from polku.errors import DrainingError, JournalError, JournalLockedError
 from polku.receipt import Receipt
 from tests.buffer.durable import batch_of, durable, soon
 from tests.buffer.parts import Destination, numbered
@@ -364,3 +367,72 @@ async def test_a_receipt_names_the_fullest_outlet(path: Path) -> None:
         receipt = await bench.push(batch_of("1", "2"))
         assert isinstance(receipt, Receipt)
         assert receipt.buffer_size == 2
+
+
+async def in_part(path: Path, *, rule: Overflow = Overflow.BLOCK, **options: bool) -> None:
+    """Have a batch of 30 events die with the buffer after 20 of them were held for `a`, and all for `b`."""
+    strategy = BufferStrategy.durable(path, capacity=20)
+    a, b = Destination(is_open=False), Destination()
+    async with durable(path, {"a": a, "b": b}, strategy=strategy, overflow={"b": rule}, **options) as bench:
+        pushing = asyncio.ensure_future(bench.push(batch_of(*numbered(0, 30), seq=1)))
+        await soon(lambda: len(b.ids) == 30)
+        assert not pushing.done()
+    with contextlib.suppress(DrainingError):
+        await pushing
+
+
+@pytest.mark.parametrize("await_delivery", [False, True])
+async def test_what_was_held_in_part_when_the_buffer_died_is_completed_and_nothing_applied_twice(
+    path: Path, await_delivery: bool
+) -> None:
+    await in_part(path, await_delivery=await_delivery)
+    a, b = Destination(refuses=["0003", "0025"]), Destination()
+    async with durable(path, {"a": a, "b": b}, await_delivery=await_delivery) as bench:
+        receipt = await bench.push(batch_of(*numbered(0, 30), seq=1))
+        again = await bench.push(batch_of(*numbered(0, 30), seq=1))
+        await bench.buffer.drain()
+    assert sorted(a.ids) == numbered(0, 30)
+    assert b.ids == []
+    expected = [3, 25] if await_delivery else []
+    assert [refusal.position for refusal in receipt.refused] == expected
+    assert [refusal.position for refusal in again.refused] == expected
+
+
+async def test_a_part_that_could_not_be_written_is_refused_and_no_more_than_that(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = BufferStrategy.durable(path, capacity=20)
+    a, b = Destination(is_open=False), Destination()
+    full = False
+
+    def take(reserve: Reserve) -> None:
+        if full:
+            raise JournalError(path, "the disk is full")
+
+    monkeypatch.setattr(Reserve, "take", take)
+    async with durable(path, {"a": a, "b": b}, strategy=strategy) as bench:
+        pushing = asyncio.ensure_future(bench.push(batch_of(*numbered(0, 30), seq=1)))
+        await soon(lambda: len(b.ids) == 30)
+        full = True
+        a.gate.set()  # there is room in the share now, and none on the disk
+        receipt = await pushing
+        full = False
+        assert [refusal.position for refusal in receipt.refused] == list(range(20, 30))
+        assert {refusal.event_id for refusal in receipt.refused} == set(numbered(20, 30))
+        await bench.buffer.drain()
+    assert a.ids == numbered(0, 20)
+
+
+async def test_refusals_of_pieces_that_lie_apart_name_the_right_events_after_a_restart(path: Path) -> None:
+    ids = numbered(0, 6)
+    batch = Batch.from_events([Event(id=i, route_to=["a" if n % 2 else "b"]) for n, i in enumerate(ids)])
+    batch.identity = Identity("link", 7, 1)
+    copy = Batch.from_wire(batch.header, batch.payload)
+    shut = {name: Destination(is_open=False) for name in "ab"}
+    async with durable(path, shut, await_delivery=True) as bench:
+        await bench.buffer.push(batch)
+        await soon(lambda: bench.log.commits > 0)
+    refusing = {"a": Destination(refuses=["0003"]), "b": Destination(refuses=["0004"])}
+    async with durable(path, refusing, await_delivery=True) as bench:
+        receipt = await bench.push(copy)
+    assert [(refusal.position, refusal.event_id) for refusal in receipt.refused] == [(3, "0003"), (4, "0004")]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku.batch import Header, Identity
-from polku.buffer.entry import Answer
+from polku.buffer.answers import Answer
 from polku.buffer.journal import KEPT_ANSWERS, Journal, Row, Work
 from polku.buffer.lock import holder
 from polku.buffer.repair import faults, finish_salvage, salvage

@@ -1,0 +1,50 @@
+"""What becomes of one push on its way into the buffer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.batch import Batch, Identity
+from polku.buffer.entry import Awaited, Slot
+from polku.receipt import Refusal
+
+if TYPE_CHECKING:
+    from polku.buffer.outlet import Outlet
+
+
+class Draft(NamedTuple):
+    """A piece in the log's draft: where it lies, which outlets it goes to, its place in the batch, and itself."""
+
+    slot: Slot
+    takers: Sequence[Outlet]
+    start: int
+    piece: Batch
+
+
+@dataclass(slots=True)
+class Filing:
+    """What of a push lies in the log's draft, is being written, waits for room or for its delivery, and is refused.
+
+    `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the
+    batch's first events were dealt with. `resumed`: a past life of the buffer did so with a part of the batch.
+    """
+
+    identity: Identity | None
+    refused: list[Refusal] = field(default_factory=list)
+    waits: list[Awaited] = field(default_factory=list)
+    letters: list[Awaitable[None]] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    held: list[tuple[asyncio.Future[None], Sequence[Draft]]] = field(default_factory=list)
+    late: list[asyncio.Task[None]] = field(default_factory=list)
+    unfinished: int = 0
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    taken: dict[str, int] = field(default_factory=dict)
+    resumed: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is waited for."""
+        return not (self.held or self.waits or self.letters or self.late)
