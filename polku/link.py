@@ -35,6 +35,7 @@ from polku.receipt import Output, Receipt, Refusal, Taken, Turn, located, shifte
 from polku.suspects import ALONE, DEATHS, Suspects, Trial, divide
 
 _LOG = logging.getLogger(__name__)
+_BUSY_SECONDS = 0.05  # so long small batches wait for the answer to one that is in flight
 _REPEATED = RepeatedLog(_LOG)
 
 
@@ -150,6 +151,8 @@ class Link:
         self.on_fault: Callable[[Exception], None] | None = None
         self._at_once = at_once
         self._pumping = False
+        self._sent_at = 0.0
+        self._again: asyncio.TimerHandle | None = None
         self._carrying: dict[int, asyncio.Future[None]] = {}  # by number
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -214,6 +217,8 @@ class Link:
         self._closed = True
         if self._gathering is not None:
             self._gathering.close()
+        if self._again is not None:
+            self._again.cancel()
         tasks = [*self._carrying.values(), *self._tasks]
         for task in tasks:
             task.cancel()
@@ -245,8 +250,7 @@ class Link:
         self._pumping = True
         try:
             while self._waiting and not self._closed and self._has_place(self._waiting[0].size):
-                is_under_way = 2 * len(self._in_window) >= self._window.batches
-                if self._gathering is not None and self._gathering.holds(is_under_way):
+                if self._gathering is not None and self._gathering.holds(self._is_busy()):
                     return
                 parts = self._next_parts()
                 if self._gathering is not None:
@@ -255,7 +259,26 @@ class Link:
         finally:
             self._pumping = False
 
+    def _is_busy(self) -> bool:
+        """Return whether enough is in flight to keep the receiver busy, and small batches should wait for its answer.
+
+        Not for one that takes long: what it waits for may be nothing to those behind it.
+        """
+        if 2 * len(self._in_window) < self._window.batches:
+            return False
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._sent_at + _BUSY_SECONDS:
+            return False
+        if self._again is None:
+            self._again = loop.call_at(self._sent_at + _BUSY_SECONDS, self._pump_again)
+        return True
+
+    def _pump_again(self) -> None:
+        self._again = None
+        self._pump()
+
     def _send(self, parts: list[_Waiting]) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
         self._seq = seq = self._seq + 1
         self._open[seq] = parts
         self._numbers.add(seq)

@@ -171,3 +171,20 @@ async def test_a_closed_link_listens_no_more(receiver: Receiver) -> None:
     await link.close()
     await turns()
     assert receiver.batches == [1]
+
+
+async def test_a_few_events_do_not_wait_for_an_answer_that_takes_long(receiver: Receiver) -> None:
+    link = Link("link", receiver, window=WINDOW)
+    link.push_nowait(batch_of(20))
+    await turns()
+    link.push_nowait(batch_of(1))
+    await turns()
+    assert receiver.batches == [20]
+    async with asyncio.timeout(10):
+        while receiver.batches != [20, 1]:  # noqa: ASYNC110 - a timer brings it about
+            await asyncio.sleep(0.005)
+    assert not receiver.answers[0].done()
+    for answer in receiver.answers:
+        answer.set_result(Receipt())
+    await link.drain()
+    await link.close()
