@@ -19,6 +19,7 @@ from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
 from polku.receipt import Receipt, Refusal
+from polku.text import said
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import join_frames, split_frames
 
@@ -93,8 +94,7 @@ class CollectingDelivery(Delivery):
             try:
                 key = self._group_of(event)
             except Exception as error:
-                reason = str(error) or type(error).__name__
-                held.refused.append(Refusal(event.id, Code.UNDELIVERED, reason, position=position))
+                held.refused.append(Refusal(event.id, Code.UNDELIVERED, said(error), position=position))
             else:
                 self._put(key, held, position, frame)
         self._failed += len(held.refused)

@@ -15,6 +15,7 @@ from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
 from polku.receipt import Receipt, Refusal, located
+from polku.text import named, said
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
@@ -131,7 +132,7 @@ class Delivery:
                 self._fault = ""
                 return list(failures or ())
             except RejectedError as error:
-                return [Failure(event_id, str(error), retryable=False) for event_id in batch.ids]
+                return [Failure(event_id, said(error), retryable=False) for event_id in batch.ids]
             except Exception as error:
                 self._note_fault("its call failed", error)
             await asyncio.sleep(self._pauses.delay(attempt))
@@ -154,7 +155,7 @@ class Delivery:
         return True
 
     def _note_fault(self, what: str, error: Exception) -> None:
-        fault = f"{what}: {type(error).__name__}: {error}"
+        fault = f"{what}: {named(error)}"
         if fault != self._fault:
             _LOG.warning("emitter %r %s; it is tried again", self.name, fault)
         self._fault = fault

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
+
+from polku.text import trace
 
 PERIOD = 60.0
 _MAX_KINDS = 1_000
@@ -76,7 +79,10 @@ class RepeatedLog:
                 return
             self._forget_oldest()
             self._kinds[kind] = _Kind(now + self._period)
-        self._logger.log(level, message, *arguments, exc_info=exc_info, stacklevel=3)
+        error = sys.exc_info()[1] if exc_info else None
+        if error is not None:
+            message, arguments = f"{message}\n%s", (*arguments, trace(error))
+        self._logger.log(level, message, *arguments, stacklevel=3)
 
     def flush(self, *, everything: bool = True) -> None:
         """Write the lines that stand for others now, or only those whose period is over."""

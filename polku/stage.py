@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +25,7 @@ from polku.lineage import through, trace_back
 from polku.link import Outgoing
 from polku.log import RepeatedLog
 from polku.receipt import Counts, Output, Receipt, Refusal
+from polku.text import named, trace
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -195,8 +195,7 @@ class Stage:
             # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong task.
             return result if isinstance(result, Outcome) else await asyncio.ensure_future(result)
         except Exception as error:
-            detail = traceback.format_exc()
-            reason = f"{step.name}: {type(error).__name__}: {error}"
+            reason, detail = f"{step.name}: {named(error)}", trace(error)
             _REPEATED.exception(step.name, "%s failed on a batch of %d events", step.name, len(events))
             refusal = Refusal("", Code.MIDDLEWARE_ERROR, reason)
             dead = [DeadEvent(e, refusal._replace(event_id=e.id, position=i), detail) for i, e in enumerate(events)]

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from polku.arguments import shorten
 from polku.batch import Batch, Identity
 from polku.buffer.answers import Answer, Answered, Known, answer_of
 from polku.buffer.entry import Awaited
@@ -28,6 +29,7 @@ from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turn
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal, shifted
+from polku.text import line
 
 
 class BufferStatistics(NamedTuple):
@@ -196,8 +198,9 @@ class Buffer:
         unknown = [name for name in piece.routes if name not in self._outlets]
         if unknown:
             self._unroutable += len(piece)
+            names = line(sorted(self._outlets))
             reason = (
-                f"route_to={list(piece.routes)}: no emitter is called {unknown[0]!r}; known are {sorted(self._outlets)}"
+                f"route_to={shorten(list(piece.routes))}: no emitter is called {shorten(unknown[0])}; known are {names}"
             )
             refusals = _refuse_all(piece, Code.UNROUTABLE, reason)
             stored = self._dead_letters.bury("", piece, refusals)

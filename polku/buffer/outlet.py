@@ -23,6 +23,7 @@ from polku.gateway.turns import Turns
 from polku.link import Link, Window
 from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal
+from polku.text import named
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -430,7 +431,7 @@ class Outlet:
 
     def _note_fault(self, error: Exception) -> None:
         """Have health show what a push ended with: it is no verdict about an event, so the events are held."""
-        fault = f"{type(error).__name__}: {error}"
+        fault = named(error)
         if fault != self._fault:
             _LOG.warning("emitter %r cannot be reached, its events are held: %s", self.name, fault)
         self._fault = fault

@@ -12,6 +12,7 @@ from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.text import named, said
 
 
 class ActorStatistics(NamedTuple):
@@ -75,11 +76,11 @@ class _Caller:
         if isinstance(cause, EmitError):
             return cause
         if isinstance(error, ray.exceptions.RayTaskError):
-            return RetryableError(f"{self._config.method} raised {type(cause).__name__}: {cause}")
+            return RetryableError(f"{self._config.method} raised {named(cause)}")
         if isinstance(error, ray.exceptions.ActorDiedError):
-            return MisconfiguredError(f"the actor is dead: {error}")
+            return MisconfiguredError(f"the actor is dead: {said(error)}")
         if isinstance(error, ray.exceptions.RayActorError):
-            return RetryableError(f"the actor does not answer: {error}")
+            return RetryableError(f"the actor does not answer: {said(error)}")
         if isinstance(error, TimeoutError):
             return RetryableError(f"{self._config.method} did not return within {self._config.timeout:g} s")
         return error

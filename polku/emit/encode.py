@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from polku.contracts import Failure
 from polku.emit.progress import current
 from polku.event.v1.event_pb2 import Event
+from polku.text import named
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def write_each(events: Sequence[Event], write: Callable[[Event], bytes]) -> Writ
 def unwritable(event_id: str, position: int, error: Exception) -> Failure:
     """Return the failure of an event that cannot be written; raises what says nothing about the event."""
     _pass_on(error)
-    reason = f"the event cannot be written: {type(error).__name__}: {error}"
+    reason = f"the event cannot be written: {named(error)}"
     return Failure(event_id, reason, retryable=False, position=position)
 
 

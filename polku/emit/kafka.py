@@ -20,6 +20,7 @@ from polku.kafka.client import Alarm, Kind, UnfitError, checked_config, explain,
 from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Value, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
+from polku.text import said
 from polku.views import split_frames
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
@@ -181,7 +182,7 @@ class _Sender:
             try:
                 record = self._maker.make(event, frame, position)
             except UnfitError as error:
-                failures.append(Failure(event.id, str(error), retryable=False, position=position))
+                failures.append(Failure(event.id, said(error), retryable=False, position=position))
                 continue
             reason = self._absence(record.topic) if self._absent else ""
             if reason:

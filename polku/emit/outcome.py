@@ -9,6 +9,7 @@ from polku.arguments import shorten
 from polku.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RejectedError
+from polku.text import line
 
 
 async def read_outcome(result: object, batch: Batch) -> list[Failure]:
@@ -31,8 +32,12 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
         if not isinstance(failure, Failure):
             raise RejectedError(f"the emitter returned {shorten(failure)} among its failures; return Failure objects")
         if failure.event_id not in known:
-            raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r}, which is not in the batch")
+            raise RejectedError(
+                f"the emitter returned a Failure for {shorten(failure.event_id)}, which is not in the batch"
+            )
         place = failure.position
         if place != -1 and not (0 <= place < len(ids) and ids[place] == failure.event_id):
-            raise RejectedError(f"the emitter returned a Failure for {failure.event_id!r} at {place}, which is another")
-    return failures
+            raise RejectedError(
+                f"the emitter returned a Failure for {shorten(failure.event_id)} at {place}, which is another"
+            )
+    return [failure._replace(reason=line(failure.reason)) for failure in failures]

@@ -9,6 +9,7 @@ from typing import Protocol, Self, TypeVar
 from polku.contracts import Failure
 from polku.emit.progress import Progress, current
 from polku.errors import EmitError, RejectedError, RetryableError
+from polku.text import line, said
 
 
 class TooLargeError(RejectedError):
@@ -81,7 +82,7 @@ async def send_parts(
 
 def fail(part: Part, reason: object, *, retryable: bool, attempts: int = 1) -> list[Failure]:
     """Return a failure for each event of a part."""
-    text = str(reason)
+    text = said(reason) if isinstance(reason, BaseException) else line(reason)
     pairs = zip(part.ids, part.positions, strict=True)
     return [Failure(event_id, text, retryable, attempts, position) for event_id, position in pairs]
 

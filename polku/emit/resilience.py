@@ -22,6 +22,7 @@ from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.text import line, named, said
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -242,7 +243,7 @@ class Resilient:
                     failures = await read_outcome(self._inner.emit(batch), batch)
         except RejectedError as error:
             self._succeed()
-            return _Answer(_undecided(batch, progress, str(error), retryable=False), None, True)
+            return _Answer(_undecided(batch, progress, said(error), retryable=False), None, True)
         except Exception as error:  # an emitter may raise anything: it is tried again, and counted
             return self._failed(batch, progress, error, began)
         return self._answered(batch, failures, progress.error, began)
@@ -260,14 +261,14 @@ class Resilient:
 
     def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> _Answer:
         """Take an exception as what became of all events that had no outcome before it."""
-        if isinstance(error, TimeoutError) and not str(error):
+        if isinstance(error, TimeoutError) and not line(error):
             error = LateError(f"no answer within {self._limit:g} s")
         if progress.is_confirming:
             self._succeed()
         else:
             self._note_failure(error)
         known = isinstance(error, (RetryableError, MisconfiguredError))
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        reason = said(error) if known else named(error)
         is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1
         if is_late and not progress.is_confirming:
             self._shrink(len(batch), began)
@@ -294,7 +295,7 @@ class Resilient:
         self._circuit.failed()
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
             known = isinstance(error, (RetryableError, MisconfiguredError))
-            self._alarm = str(error) if known else f"{type(error).__name__}: {error}"
+            self._alarm = said(error) if known else named(error)
 
 
 class _Answer(NamedTuple):

@@ -21,6 +21,7 @@ from polku.emit.object_store import SCHEMES, Objects
 from polku.emit.parts import TooLargeError, send_parts
 from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
+from polku.text import named, said
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import split_frames
 
@@ -172,7 +173,7 @@ class _Writer:
                     draft = _Draft(name, self._make_encoder)
                 draft.add(position, event, frame)
             except RejectedError as error:
-                failures.append(Failure(event.id, str(error), retryable=False, position=position))
+                failures.append(Failure(event.id, said(error), retryable=False, position=position))
             except Exception as error:
                 failures.append(unwritable(event.id, position, error))
             else:
@@ -185,7 +186,7 @@ class _Writer:
         except MemoryError:
             raise
         except Exception as error:  # one of the events, which is found by halving
-            raise TooLargeError(f"cannot be written as {self._format}: {type(error).__name__}: {error}") from error
+            raise TooLargeError(f"cannot be written as {self._format}: {named(error)}") from error
         return draft.name.replace(BATCH, draft.identity()) + self._suffix, content
 
 

@@ -19,6 +19,7 @@ from polku.errors import EmitError, MisconfiguredError, RejectedError, Retryable
 from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.introduction import emitter_fault
 from polku.external.verdict import read_failures
+from polku.text import line, said
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ class PluginEmitter:
             answer = await self._client.call("Shutdown", b"", self._config.shutdown_timeout)
             response = ShutdownResponse.FromString(answer)
         except (CallError, DecodeError) as error:
-            _LOG.warning("emitter %r: Shutdown failed: %s", self._config.name, error)
+            _LOG.warning("emitter %r: Shutdown failed: %s", self._config.name, said(error))
             return
         if not response.success:
-            _LOG.warning("emitter %r: the plugin did not finish well: %s", self._config.name, response.message)
+            _LOG.warning("emitter %r: the plugin did not finish well: %s", self._config.name, line(response.message))
 
 
 class _Request:

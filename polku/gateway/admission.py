@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from polku.arguments import shorten
 from polku.batch import Batch
 from polku.codes import Code
 from polku.errors import InputError
@@ -141,7 +142,9 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
 
 def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) -> Refusal | None:
     if event.id and event.id in seen:
-        reason = f"events[{position}].id={event.id!r} stands twice in this message; give each event an id of its own"
+        reason = (
+            f"events[{position}].id={shorten(event.id)} stands twice in this message; give each event an id of its own"
+        )
         return Refusal(event.id, Code.DUPLICATE_ID, reason)
     fault = _metadata_fault(event, limits)
     return Refusal(event.id, Code.METADATA_LIMIT, f"events[{position}].{fault}") if fault else None

@@ -11,10 +11,12 @@ from polku.codes import Code
 from polku.errors import DrainingError, InputError
 from polku.gateway.intake import Intake
 from polku.receipt import Counts
+from polku.text import line, said
 from polku.v1.gateway_pb2 import Ack
 
 _RETRY_AFTER_MS = "100"
 _CONNECTIONS = 1024
+_DETAILS = 1_000  # they are a header, and clients take 8 KiB of headers
 _STATUS = {
     Code.BUFFER_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -35,10 +37,10 @@ class Failure(NamedTuple):
 def status_of(error: DrainingError | InputError) -> Failure:
     """Return the status that tells a client of an error."""
     if isinstance(error, DrainingError):
-        return Failure(grpc.StatusCode.UNAVAILABLE, str(error))
+        return Failure(grpc.StatusCode.UNAVAILABLE, said(error))
     hint = (("grpc-retry-pushback-ms", _RETRY_AFTER_MS),) if error.code is Code.BUFFER_FULL else ()
     status = _STATUS.get(error.code, grpc.StatusCode.INVALID_ARGUMENT)
-    return Failure(status, f"{error.code}: {error.message}", hint)
+    return Failure(status, f"{error.code}: {line(error.message, _DETAILS)}", hint)
 
 
 def check_answer(ack: Ack) -> None:

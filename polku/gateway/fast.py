@@ -32,6 +32,7 @@ from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
 from polku.log import RepeatedLog
+from polku.text import named
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class FastServer:
             self._respond(front, requests, acks)
         except Exception as error:
             _REPEATED.exception("answer", "the fast door could not answer")
-            failure = Failure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            failure = Failure(grpc.StatusCode.INTERNAL, named(error))
             for call_id, _, _ in requests:  # a call that has its answer takes no second one
                 _fail(front, call_id, failure)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from polku.arguments import shorten
 from polku.batch import Batch, join
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
@@ -29,6 +30,7 @@ from polku.limits import Limits
 from polku.link import Link
 from polku.log import RepeatedLog
 from polku.receipt import Counts, Receipt, Refusal
+from polku.text import as_id, named, said
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
 from polku.views import read_envelope
 
@@ -355,29 +357,27 @@ class Intake:
 
     async def _ingest(self, data: bytes, context: IngestContext, reader: str) -> tuple[list[Event], list[Refusal]]:
         ingestor = self._ingestors.get(reader, self._default)
+        source = shorten(context.source)
         if ingestor is None:
             known = ", ".join(sorted(self._ingestors)) or "none"
             if time.monotonic() < self._plugins_due:
-                reason = f"source={context.source!r}: no plugin has registered for it yet; send again later"
+                reason = f"source={source}: no plugin has registered for it yet; send again later"
                 raise InputError(Code.UNAVAILABLE, reason)
             raise InputError(
                 Code.UNKNOWN_SOURCE,
-                f"source={context.source!r}: no ingestor serves it and there is no default one; known are {known}",
+                f"source={source}: no ingestor serves it and there is no default one; known are {known}",
             )
         try:
             result = ingestor.ingest(data, context)
             records = await result if inspect.isawaitable(result) else result
             return _sort(records, self.limits.batch_events)
-        except InputError:
-            raise
-        except RecordError as error:
-            raise InputError(error.code, str(error)) from error
+        except (InputError, RecordError) as error:
+            raise InputError(error.code, said(error)) from error
         except PolkuError as error:
-            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={context.source!r}: {error}") from error
+            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {said(error)}") from error
         except Exception as error:
-            _REPEATED.exception(context.source, "the ingestor for source %r failed", context.source)
-            reason = f"ingestor for source={context.source!r}: {type(error).__name__}: {error}"
-            raise InputError(Code.INGESTOR_ERROR, reason) from error
+            _REPEATED.exception(context.source, "the ingestor for source %s failed", source)
+            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
 
     def _push(self, admission: Admission, size: int) -> Awaitable[Ack]:
         self._received += len(admission.ids)
@@ -459,7 +459,7 @@ def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
     refused: list[Refusal] = []
     for record in records:
         if isinstance(record, RecordError):
-            refused.append(Refusal(record.event_id, record.code, str(record)))
+            refused.append(Refusal(as_id(record.event_id), record.code, said(record)))
         elif isinstance(record, Event):
             events.append(record)
             if len(events) > limit:

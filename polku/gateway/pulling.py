@@ -21,6 +21,7 @@ from polku.gateway.intake import Intake
 from polku.kafka.keys import RESERVED
 from polku.log import RepeatedLog
 from polku.receipt import Refusal
+from polku.text import as_id, line, named, said
 from polku.v1.gateway_pb2 import Ack
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Sources:
                 return
             except Exception as error:
                 _REPEATED.exception(name, "source %r failed", name)
-                self._faults[name] = f"{type(error).__name__}: {error}"
+                self._faults[name] = named(error)
             await asyncio.sleep(_LONGEST_PAUSE)  # a fault of the code, not of the far end: that is the source's matter
 
 
@@ -155,7 +156,7 @@ class Stream:
             event.CopyFrom(content)  # middleware may change it in place, and it may have to be sent again
             return [event]
         if isinstance(content, RecordError):
-            dead.append(self._dead(record, Refusal(content.event_id, content.code, str(content)), 0))
+            dead.append(self._dead(record, Refusal(as_id(content.event_id), content.code, said(content)), 0))
             return []
         pause = _FIRST_PAUSE
         while True:
@@ -235,7 +236,7 @@ class Stream:
         event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
         event.metadata.update(record.metadata)
         _fill_in(event, record, number)
-        return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{record.place}: {refusal.message}"))
+        return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(record.place)}: {refusal.message}"))
 
 
 class _Run:
@@ -259,7 +260,9 @@ class _Run:
     def bury(self, event: Event, refusal: Refusal) -> None:
         """Make an event a dead letter."""
         place = self.places[event.id]
-        self.dead.append(DeadEvent(event, refusal._replace(event_id=event.id, message=f"{place}: {refusal.message}")))
+        self.dead.append(
+            DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(place)}: {refusal.message}"))
+        )
 
 
 def _left(ack: Ack) -> frozenset[str]:

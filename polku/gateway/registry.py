@@ -10,6 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from polku.errors import PipelineError
 from polku.external.registry import RefusedError, Registry
+from polku.text import said
 from polku.v1.plugin_pb2 import (
     HeartbeatRequest,
     HeartbeatResponse,
@@ -43,7 +44,7 @@ class RegistryService:
         try:
             plugin_id = await self.registry.register(request.info, request.address)
         except (RefusedError, PipelineError) as error:
-            return RegisterResponse(accepted=False, message=str(error))
+            return RegisterResponse(accepted=False, message=said(error))
         return RegisterResponse(accepted=True, plugin_id=plugin_id)
 
     async def _heartbeat(self, request: HeartbeatRequest, context: Any) -> HeartbeatResponse:

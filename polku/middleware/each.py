@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +13,7 @@ from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.receipt import Refusal
-
-REASON_LENGTH = 500
-"""How many characters of an exception's text a sender is told; the dead letter has all of it."""
+from polku.text import line, named, trace
 
 
 class Failed(NamedTuple):
@@ -127,9 +124,8 @@ class Each:
 
 def died(name: str, event: Event, error: BaseException) -> DeadEvent:
     """Make a dead event of an exception that user code raised."""
-    reason = f"{name}: {type(error).__name__}: {_text(error)}".rstrip(": ")
-    detail = "".join(traceback.format_exception(error))
-    return DeadEvent(event, Refusal(event.id, Code.MIDDLEWARE_ERROR, reason), detail)
+    reason = f"{name}: {named(error)}"
+    return DeadEvent(event, Refusal(event.id, Code.MIDDLEWARE_ERROR, reason), trace(error))
 
 
 def late(name: str, event: Event, timeout: float) -> DeadEvent:
@@ -140,7 +136,7 @@ def late(name: str, event: Event, timeout: float) -> DeadEvent:
 
 def wrong_result(name: str, event: Event, value: object, expected: str) -> DeadEvent:
     """Make a dead event of a return value that cannot be used."""
-    reason = f"{name}: returned {shorten(value)} ({type(value).__name__}), expected {expected}"
+    reason = line(f"{name}: returned {shorten(value)} ({type(value).__name__}), expected {expected}")
     return DeadEvent(event, Refusal(event.id, Code.MIDDLEWARE_ERROR, reason))
 
 
@@ -165,11 +161,3 @@ def placed(dead: DeadEvent, position: int) -> DeadEvent:
 
 def _itself(value: Any) -> Any:
     return value
-
-
-def _text(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception as deeper:
-        text = f"(its text cannot be had: {type(deeper).__name__})"
-    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"

@@ -15,6 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import Each, Failed, separate, wrong_result
 from polku.receipt import Refusal
+from polku.text import line
 
 TAG = "polku.invalid"
 """The metadata key under which `on_invalid="tag"` writes the reason."""
@@ -86,7 +87,7 @@ class _Judge:
             elif result is None or result is True or result == "":
                 yield event
             elif result is False or isinstance(result, str):
-                yield self._act(event, f"{name}: {result or 'did not pass'}")
+                yield self._act(event, f"{name}: {line(result or 'did not pass')}")
             else:
                 yield wrong_result(name, event, result, "True or None (passes), False or a reason (does not)")
 
@@ -94,6 +95,6 @@ class _Judge:
         if self._rule is OnInvalid.DROP:
             return None
         if self._rule is OnInvalid.TAG:
-            event.metadata[TAG] = reason.encode("utf-8", "replace").decode()
+            event.metadata[TAG] = reason
             return event
         return DeadEvent(event, Refusal(event.id, Code.INVALID_EVENT, reason))

@@ -15,6 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
 from polku.lineage import origins
 from polku.middleware.each import died, late, placed
+from polku.text import said
 
 Accept = Callable[[list[Event], Any], list[Event]]
 
@@ -95,7 +96,7 @@ class Whole:
             return late(self.name, event, error.limit)
         dead = died(self.name, event, error)
         if isinstance(error, WrongResultError):
-            return DeadEvent(event, dead.refusal._replace(message=f"{self.name}: {error}"))
+            return DeadEvent(event, dead.refusal._replace(message=f"{self.name}: {said(error)}"))
         return dead
 
 

@@ -22,6 +22,7 @@ from polku.emit.outcome import read_outcome
 from polku.errors import InputError, MisconfiguredError, RecordError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
+from polku.text import line, named, said, trace
 from polku.v1.gateway_pb2 import EventPayload
 from polku.v1.plugin_pb2 import (
     EmitError,
@@ -89,8 +90,10 @@ class Service:
         try:
             answer = await self._call(ask)
         except Exception as error:  # the author's code may raise anything: that is an answer too
-            return PluginHealthResponse(healthy=False, message=f"{type(error).__name__}: {error}")
-        return PluginHealthResponse(healthy=answer is not False, message=answer if isinstance(answer, str) else "")
+            return PluginHealthResponse(healthy=False, message=named(error))
+        return PluginHealthResponse(
+            healthy=answer is not False, message=line(answer) if isinstance(answer, str) else ""
+        )
 
     async def _call(self, function: Callable[..., Any], *given: Any) -> Any:
         """Call the author's code: async on the event loop, sync in a thread, and a generator to its end there."""
@@ -125,12 +128,12 @@ class IngestorService(Service):
         except RecordError as error:
             return IngestResponse(errors=[_ingest_error(error)])
         except InputError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, said(error))
         except Exception as error:
             _REPEATED.exception(
                 (self.info.name, "ingest"), "%s could not ingest %d bytes", self.info.name, len(request.data)
             )
-            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            await context.abort(grpc.StatusCode.INTERNAL, named(error))
         raise AssertionError("unreachable: abort raises")
 
 
@@ -170,14 +173,14 @@ class EmitterService(Service):
                 await self.open()
                 failures = await read_outcome(await self._call(self._component.emit, batch), batch)
         except RejectedError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, said(error))
         except MisconfiguredError as error:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, said(error))
         except RetryableError as error:
-            await context.abort(grpc.StatusCode.ABORTED, str(error))
+            await context.abort(grpc.StatusCode.ABORTED, said(error))
         except Exception as error:
             _REPEATED.exception((self.info.name, "emit"), "%s could not emit %d events", self.info.name, len(batch))
-            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+            await context.abort(grpc.StatusCode.INTERNAL, named(error))
         failed = {f.event_id: EmitError(event_id=f.event_id, message=f.reason, retryable=f.retryable) for f in failures}
         delivered = sum(event_id not in failed for event_id in batch.ids)
         return EmitResponse(success_count=delivered, failed_event_ids=list(failed), errors=list(failed.values()))
@@ -186,8 +189,8 @@ class EmitterService(Service):
         try:
             await self.close()
         except Exception as error:
-            _LOG.exception("%s could not finish", self.info.name)
-            return ShutdownResponse(success=False, message=f"{type(error).__name__}: {error}")
+            _LOG.error("%s could not finish\n%s", self.info.name, trace(error))
+            return ShutdownResponse(success=False, message=named(error))
         return ShutdownResponse(success=True)
 
 
@@ -209,4 +212,4 @@ def _response(records: Any) -> IngestResponse:
 
 
 def _ingest_error(error: RecordError) -> IngestError:
-    return IngestError(message=str(error), offset=error.offset or 0)
+    return IngestError(message=said(error), offset=error.offset or 0)

@@ -27,6 +27,7 @@ from polku.gateway.http.content import ACCEPTED, Head, reader_of
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
+from polku.text import line
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _JSON = "application/json"
 _PATHS = "POST /v1/events and GET /health"
+_MESSAGE = 1_000
 
 
 class HttpServer:
@@ -153,7 +155,7 @@ class HttpServer:
             ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
             return self._answer(request, error.status, ack, _allow(error))
         except Exception as error:
-            _REPEATED.exception("failed", "%s %s failed", request.method, request.path)
+            _REPEATED.exception("failed", "%s %s failed", line(request.method), line(request.path))
             reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
             ack = self._refuse(Code.UNAVAILABLE, reason)
             return self._answer(request, 500, ack, {})
@@ -166,7 +168,7 @@ class HttpServer:
 
     def _refuse(self, code: Code, message: str) -> Ack:
         latest = self._intake.statistics().latest
-        error = AckError(code=code, message=message)
+        error = AckError(code=code, message=line(message, _MESSAGE))
         return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
 
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:

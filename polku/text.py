@@ -1,0 +1,87 @@
+"""Make foreign text fit to be passed on: it can be encoded, stays on its line, and has a bounded length.
+
+Foreign is what user code, destinations, plugins and clients say: texts of exceptions, reasons, ids. It comes through
+here once, where it enters, and stands as it is from then on in Acks, dead letters, health and the log. What could break
+one of them is written as a backslash escape: half of a surrogate pair (`json.loads` makes them of what clients send)
+cannot be encoded, line breaks forge lines of the log, and control characters and overrides of the direction of writing
+act on the terminal that shows them.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+LINE = 500
+"""How many characters of a foreign sentence are passed on."""
+
+BLOCK = 16_000
+"""How many characters of a traceback are kept: its beginning and its end."""
+
+_ID = 256
+_BEYOND_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BEYOND_BLOCK = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def line(text: object, limit: int = LINE) -> str:
+    """Return text as one printable line of at most `limit` characters; never raises."""
+    return _cut(_BEYOND_LINE.sub(_escaped, _cut(_string(text), limit)), limit)
+
+
+def block(text: object, limit: int = BLOCK) -> str:
+    """Return text of several lines, printable, its middle left out where it is too long; never raises."""
+    whole = _string(text)
+    if len(whole) > limit:
+        left_out = f"\n… {len(whole) - limit} characters …\n"
+        whole = whole[: limit // 2] + left_out + whole[-(limit // 2) :]
+    return _BEYOND_BLOCK.sub(_escaped, whole)
+
+
+def said(error: BaseException, limit: int = LINE) -> str:
+    """Return what an exception says, or its type where it says nothing."""
+    return line(error, limit) or line(type(error).__name__)
+
+
+def named(error: BaseException, limit: int = LINE) -> str:
+    """Return an exception's type and what it says: `ValueError: too odd`."""
+    name = line(type(error).__name__)
+    text = line(error, limit)
+    return f"{name}: {text}" if text else name
+
+
+def trace(error: BaseException) -> str:
+    """Return the traceback of an exception."""
+    try:
+        return block("".join(traceback.format_exception(error)))
+    except Exception as deeper:
+        return f"{named(error)} (its traceback cannot be had: {type(deeper).__name__})"
+
+
+def as_id(value: object) -> str:
+    """Return an event's id as it is where a message can hold it; what user code gave instead of one, as a line."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return line(value, _ID)
+        return value
+    return "" if value is None else line(value, _ID)
+
+
+def _string(text: object) -> str:
+    if type(text) is str:
+        return text
+    try:
+        return str.__str__(str(text))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an exception's own code may raise anything, `SystemExit` too
+        return f"(its text cannot be had: {type(error).__name__})"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()

@@ -1,0 +1,79 @@
+"""Foreign text can be encoded, stays on its line and is bounded, whatever it was."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polku.text import BLOCK, LINE, as_id, block, line, named, said, trace
+
+ANY = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY, st.integers(1, 600))
+def test_a_line_can_be_encoded_printed_and_is_never_longer_than_asked(text: str, limit: int) -> None:
+    out = line(text, limit)
+    out.encode()
+    assert len(out) <= limit
+    assert len(out.splitlines()) <= 1
+    assert line(out, limit) == out
+
+
+@given(ANY)
+def test_a_block_can_be_encoded_and_keeps_its_lines(text: str) -> None:
+    out = block(text)
+    out.encode()
+    assert out.count("\n") == text.count("\n")
+    assert "\x1b" not in out
+
+
+def test_what_could_break_a_line_is_written_as_an_escape() -> None:
+    lone = json.loads('"\\ud800"')
+    assert line(f"user {lone}\r\n2026 ERROR forged \x1b[2J \u202e \u2028 ü 日本 👩\u200d🚀") == (
+        "user \\ud800\\r\\n2026 ERROR forged \\x1b[2J \\u202e \\u2028 ü 日本 👩\u200d🚀"
+    )
+
+
+def test_a_block_that_is_too_long_keeps_its_beginning_and_its_end() -> None:
+    out = block("begin" + "x" * 2 * BLOCK + "end")
+    assert out.startswith("begin")
+    assert out.endswith("end")
+    assert len(out) < BLOCK + 100
+    assert f"{BLOCK + 8} characters" in out
+
+
+class Mute(Exception):  # noqa: N818 - what it is called does not matter
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+class Strange(str):
+    def __str__(self) -> str:
+        return "\ud800"
+
+
+def test_exceptions_say_what_they_are_also_where_their_own_code_raises() -> None:
+    assert named(ValueError("too odd")) == "ValueError: too odd"
+    assert (named(TimeoutError()), said(TimeoutError())) == ("TimeoutError", "TimeoutError")
+    assert said(Mute()) == "(its text cannot be had: SystemExit)"
+    assert "Mute" in trace(Mute())
+    assert line(Strange("x")) == "\\ud800"
+    assert len(said(ValueError("x" * 10_000))) == LINE
+
+
+def test_a_traceback_can_be_encoded() -> None:
+    try:
+        raise ValueError("\udfff\x00")
+    except ValueError as error:
+        text = trace(error)
+    text.encode()
+    assert "ValueError: \\udfff\\x00" in text
+    assert "test_text.py" in text
+
+
+def test_an_id_that_a_message_can_hold_stays_as_it_is() -> None:
+    assert as_id("a\nb\x00") == "a\nb\x00"
+    assert as_id("\ud800") == "\\ud800"
+    assert (as_id(None), as_id(7)) == ("", "7")
