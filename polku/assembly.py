@@ -108,20 +108,21 @@ def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
 def replay_to_outlets(plan: Plan, dead_letters: DeadLetters, buffer: Buffer) -> None:
     """Let letters of emitters go back through their outlets when somebody asks for it."""
     if plan.dead_letters is not None:
-        from polku.dead_letters.disk import StoredDeadLetters, to_outlet
+        from polku.dead_letters.disk import StoredDeadLetters
+        from polku.dead_letters.replay import to_outlet
 
         assert isinstance(dead_letters, StoredDeadLetters)
-        names = frozenset(outlet.name for outlet in plan.outlets)
-        dead_letters.replay(to_outlet(buffer.push, names), emitters=True)
+        dead_letters.replay(to_outlet(buffer.push), [outlet.name for outlet in plan.outlets])
 
 
 def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> None:
     """Let letters that got to no emitter go through the whole pipeline again when somebody asks for it."""
     if plan.dead_letters is not None:
-        from polku.dead_letters.disk import StoredDeadLetters, to_intake
+        from polku.dead_letters.disk import StoredDeadLetters
+        from polku.dead_letters.replay import to_intake
 
         assert isinstance(dead_letters, StoredDeadLetters)
-        dead_letters.replay(to_intake(intake.batch), emitters=False)
+        dead_letters.replay(to_intake(intake.batch), [""])
 
 
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:

@@ -1,4 +1,4 @@
-"""`polku dlq`: look at dead letters, send them through the pipeline again, or let them go."""
+"""`polku dlq`: look at dead letters, send them through the pipeline again, or remove them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def list_letters(
         print(
             f"{letter.id:>8} {when} {where} {letter.code} ×{letter.attempts} {letter.event_id}: {letter.reason}{replay}"
         )
-    forgotten = f", {counters['forgotten']} forgotten for want of room" if counters["forgotten"] else ""
-    say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{forgotten}")
+    say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{_forgotten(store)}")
 
 
 @app.command()
@@ -94,7 +93,7 @@ def drop(
     since: Since = 0.0,
     everything: Everything = False,
 ) -> None:
-    """Let go of letters for good."""
+    """Remove letters."""
     store = _open(path)
     count = store.drop(_chosen(store, ids, emitter, code, since, everything))
     print(f"{count} dead letters have gone")
@@ -104,6 +103,15 @@ def _open(path: Path) -> DeadLetterStore:
     from polku.dead_letters.store import DeadLetterStore
 
     return DeadLetterStore(path, create=False)
+
+
+def _forgotten(store: DeadLetterStore) -> str:
+    """Say how many letters went for want of room, and of which kinds."""
+    from polku.dead_letters.kinds import describe
+
+    total = store.counters()["forgotten"]
+    kinds = describe({one.kind: one.forgotten for one in store.kinds() if one.forgotten})
+    return f", {total} forgotten for want of room{f' ({kinds})' if kinds else ''}" if total else ""
 
 
 def _selection(

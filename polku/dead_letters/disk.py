@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from polku.batch import Batch, Identity
+from polku.batch import Batch
 from polku.clock import Clock
-from polku.codes import Code
 from polku.contracts import DeadEvent
 from polku.daemon import DaemonExecutor
-from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics
-from polku.dead_letters.store import DeadLetterStore, Letter, as_event
-from polku.errors import JournalError
+from polku.dead_letters.kinds import Kind
+from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, refused_of
+from polku.dead_letters.replay import Replayer, Send
+from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
+from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal, located
-from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
+from polku.receipt import Refusal
+from polku.text import said
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _AGAIN = 1.0  # seconds until what could not be stored is tried again
-_LOOK = 1.0  # seconds between two looks for letters that are to be replayed
-
-Replay = Callable[[Letter, Identity], Awaitable[bool]]
+_LAST_CHANCE = 5.0  # seconds that `close` waits for what is still to be stored
 
 
 class StoredDeadLetters(DeadLetters):
@@ -41,27 +41,22 @@ class StoredDeadLetters(DeadLetters):
         self._pending: list[Letter] = []
         self._writing: asyncio.Task[None] | None = None
         self._written: asyncio.Future[None] | None = None
+        self._replayers: list[Replayer] = []
         self._looking: list[asyncio.Task[None]] = []
-        self._faults: dict[str, str] = {}
-        self._forgotten = 0
+        self._fault = ""
+        self._pushed_out: Counter[tuple[str, str]] = Counter()
 
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
         """Keep those events of a batch that are refused; the awaitable is done when they are on disk."""
-        super().bury(emitter, batch, refused)
-        events = batch.events
-        dead = [DeadEvent(events[refusal.position], refusal) for refusal in located(refused, batch)]
-        return self._hand_in(emitter, dead)
+        return self._hand_in(emitter, refused_of(batch, refused))
 
     def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
         """Keep events on which middleware failed; the awaitable is done when they are on disk."""
-        super().bury_events(dead)
         return self._hand_in("", dead)
 
     async def stored(self) -> list[DeadLetter]:
         """Return the latest dead letters that are on disk, oldest first."""
-        from polku.dead_letters.store import Selection
-
-        letters = await self._call(lambda store: list(store.select(Selection(), 1_000)))
+        letters = await self._call(_latest)
         return [
             DeadLetter(as_event(x), x.emitter, x.code, x.reason, x.detail, x.last_ns, x.attempts)
             for x in reversed(letters)
@@ -69,11 +64,21 @@ class StoredDeadLetters(DeadLetters):
 
     def statistics(self) -> DeadLetterStatistics:
         """Return a snapshot of the counters."""
-        return super().statistics()._replace(forgotten=self._forgotten, fault=self._fault)
+        faults = filter(None, (self._fault, *(replayer.fault for replayer in self._replayers)))
+        waiting = {name: count for replayer in self._replayers for name, count in replayer.absent.items()}
+        statistics = super().statistics()
+        return statistics._replace(
+            forgotten=self._pushed_out.total(),
+            forgotten_by=dict(self._pushed_out),
+            fault=next(faults, ""),
+            waiting=waiting,
+        )
 
-    def replay(self, replay: Replay, *, emitters: bool) -> None:
-        """Send letters whose replay is asked for back, from now on: those of emitters, or those that got to none."""
-        self._looking.append(asyncio.ensure_future(self._look_for_replays(replay, emitters)))
+    def replay(self, send: Send, emitters: Collection[str]) -> None:
+        """Send letters of these emitters whose replay is asked for back, from now on; `""` are those of none."""
+        replayer = Replayer(self._call, send, emitters)
+        self._replayers.append(replayer)
+        self._looking.append(asyncio.ensure_future(replayer.run()))
 
     async def close(self) -> None:
         """Store what is still to be stored, as far as that goes in five seconds, and close the file."""
@@ -81,7 +86,8 @@ class StoredDeadLetters(DeadLetters):
             task.cancel()
         await asyncio.gather(*self._looking, return_exceptions=True)
         if self._writing is not None:
-            await asyncio.wait((self._writing,), timeout=5.0)
+            await asyncio.wait((self._writing,), timeout=_LAST_CHANCE)
+            self._writing.cancel()
         store = self._store
         if store is not None:
             await asyncio.get_running_loop().run_in_executor(self._calls, store.close)
@@ -90,24 +96,9 @@ class StoredDeadLetters(DeadLetters):
     def _hand_in(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
         if not dead:
             return None
+        self._keep_all(emitter, dead)
         now = self._clock.time_ns()
-        for event, refusal, detail in dead:
-            letter = Letter(
-                id=0,
-                event_id=event.id,
-                emitter=emitter,
-                code=refusal.code,
-                reason=refusal.message,
-                detail=detail,
-                attempts=refusal.attempts,
-                first_ns=now,
-                last_ns=now,
-                type=event.event_type,
-                source=event.source,
-                replay=0,
-                event=event.SerializeToString(),
-            )
-            self._pending.append(letter)
+        self._pending += [_letter(emitter, event, refusal, detail, now) for event, refusal, detail in dead]
         if self._written is None:
             self._written = asyncio.get_running_loop().create_future()
         if self._writing is None or self._writing.done():
@@ -119,54 +110,34 @@ class StoredDeadLetters(DeadLetters):
         while self._pending and self._written is not None:
             letters, self._pending = self._pending, []
             written, self._written = self._written, None
-            while True:
-                try:
-                    self._forgotten += await self._call(partial(_add, letters))
-                except JournalError as error:
-                    self._say_fault("storing", str(error))
-                    await asyncio.sleep(_AGAIN)
-                else:
-                    self._say_fault("storing", "")
-                    break
-            written.set_result(None)
+            try:
+                for kind, count in (await self._store_all(letters)).items():
+                    self._pushed_out[kind] += count
+            except asyncio.CancelledError:
+                lost = len(letters) + len(self._pending)
+                _LOG.error("dead letters: %d could not be stored before the end: %s", lost, self._fault or "no time")
+                for future in filter(None, (written, self._written)):
+                    future.cancel()  # who waits for it must not take it for stored
+                raise
+            if not written.done():
+                written.set_result(None)
 
-    async def _look_for_replays(self, replay: Replay, emitters: bool) -> None:
-        seen = -1
+    async def _store_all(self, letters: Sequence[Letter]) -> Mapping[Kind, int]:
+        """Store letters, and try until that succeeds: nobody else has them. Return what had to go for them."""
         while True:
             try:
-                changes = await self._call(DeadLetterStore.changes)
-                if changes != seen:
-                    again = await self._replay_all(replay, emitters)
-                    seen = -1 if again else changes
-                self._say_fault("looking", "")
-            except JournalError as error:
-                self._say_fault("looking", str(error))
-            await asyncio.sleep(_LOOK)
-
-    async def _replay_all(self, replay: Replay, emitters: bool) -> bool:
-        """Send back what is asked for; return whether something is left to be tried again."""
-        birth = await self._call(lambda store: store.birth)
-        letters = await self._call(lambda store: store.replays(emitters=emitters))
-        left = len(letters) == 256
-        gone = []
-        for letter in letters:
-            if await replay(letter, Identity(f"dlq/{'emitters' if emitters else 'intake'}", birth, letter.replay)):
-                gone.append(letter)
+                forgotten = await self._call(partial(_add, letters))
+            except Exception as error:  # most often the disk; whatever it is, letters are not given up for it
+                self._say_fault(said(error))
+                await asyncio.sleep(_AGAIN)
             else:
-                left = True
-        if gone:
-            await self._call(lambda store: store.replayed(gone))
-            _REPEATED.info("replay", "%d dead letters go through the pipeline again", len(gone))
-        return left
+                self._say_fault("")
+                return forgotten
 
-    @property
-    def _fault(self) -> str:
-        return next(filter(None, self._faults.values()), "")
-
-    def _say_fault(self, work: str, text: str) -> None:
-        if text and text != self._faults.get(work):
-            _REPEATED.error(work, "dead letters: %s", text)
-        self._faults[work] = text
+    def _say_fault(self, text: str) -> None:
+        if text and text != self._fault:
+            _REPEATED.error("storing", "dead letters: %s", text)
+        self._fault = text
 
     async def _call(self, work: Callable[[DeadLetterStore], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._with_store, work)
@@ -177,31 +148,27 @@ class StoredDeadLetters(DeadLetters):
         return work(self._store)
 
 
-def _add(letters: Sequence[Letter], store: DeadLetterStore) -> int:
+def _letter(emitter: str, event: Event, refusal: Refusal, detail: str, now: int) -> Letter:
+    return Letter(
+        id=0,
+        event_id=event.id,
+        emitter=emitter,
+        code=refusal.code,
+        reason=refusal.message,
+        detail=detail,
+        attempts=refusal.attempts,
+        first_ns=now,
+        last_ns=now,
+        type=event.event_type,
+        source=event.source,
+        replay=0,
+        event=event.SerializeToString(deterministic=True),
+    )
+
+
+def _add(letters: Sequence[Letter], store: DeadLetterStore) -> Mapping[Kind, int]:
     return store.add(letters)
 
 
-def to_outlet(push: Callable[[Batch], Awaitable[Receipt | Awaitable[Receipt]]], known: frozenset[str]) -> Replay:
-    """Send a letter back through its emitter's outlet; one of an emitter that is no more stays."""
-
-    async def replay(letter: Letter, identity: Identity) -> bool:
-        if letter.emitter not in known:
-            return False
-        batch = Batch(payload=None, events=[as_event(letter)], routes=(letter.emitter,), identity=identity)
-        answer = await push(batch)
-        return (isinstance(answer, Receipt) and not answer.refused) or not isinstance(answer, Receipt)
-
-    return replay
-
-
-def to_intake(take: Callable[[bytes], Awaitable[Ack]]) -> Replay:
-    """Send a letter that got to no emitter through the whole pipeline again."""
-
-    async def replay(letter: Letter, identity: Identity) -> bool:
-        message = IngestBatch(source=letter.source, events=EventPayload(events=[as_event(letter)]))
-        ack = await take(message.SerializeToString())
-        codes = {error.code for error in ack.errors}
-        # What dies again is a new letter by now; what was not taken because there is no room stays to be tried again.
-        return not codes & {Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING}
-
-    return replay
+def _latest(store: DeadLetterStore) -> list[Letter]:
+    return list(store.select(Selection(), 1_000))

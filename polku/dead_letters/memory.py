@@ -10,12 +10,15 @@ from typing import NamedTuple
 from polku.batch import Batch
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
+from polku.dead_letters.kinds import Kind, next_cut
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.receipt import Refusal, located
+from polku.text import block, line
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_REASON = 2_000
 
 
 class DeadLetter(NamedTuple):
@@ -37,7 +40,8 @@ class DeadLetter(NamedTuple):
 class DeadLetterStatistics(NamedTuple):
     """Count dead letters by emitter and code; `forgotten` were pushed out by newer ones.
 
-    `fault` says why letters cannot be stored now.
+    `fault` says why letters cannot be stored or replayed now. `waiting` counts letters whose replay was asked for, by
+    emitters that the pipeline does not have.
     """
 
     total: int
@@ -45,28 +49,28 @@ class DeadLetterStatistics(NamedTuple):
     forgotten: int
     by_reason: Mapping[tuple[str, str], int]
     fault: str = ""
+    forgotten_by: Mapping[tuple[str, str], int] = {}
+    waiting: Mapping[str, int] = {}
 
 
 class DeadLetters:
-    """Keep the latest `limit` dead letters, and count them all."""
+    """Keep the latest dead letters, `limit` in all, and count every one; see `kinds` for which ones go."""
 
     def __init__(self, limit: int = 1_000, *, clock: Clock | None = None) -> None:
-        self._letters: deque[DeadLetter] = deque(maxlen=limit)
+        self._limit = limit
+        self._letters: dict[Kind, deque[tuple[int, DeadLetter]]] = {}
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._forgotten: Counter[tuple[str, str]] = Counter()
 
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
         """Keep those events of a batch that are refused; None means that they are kept."""
-        events = batch.events
-        for refusal in located(refused, batch):
-            event, now = events[refusal.position], self._clock.time_ns()
-            self._keep(DeadLetter(event, emitter, refusal.code, refusal.message, "", now, refusal.attempts))
+        self._keep_all(emitter, refused_of(batch, refused))
         return None
 
     def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
         """Keep events on which middleware failed; None means that they are kept."""
-        for event, refusal, detail in dead:
-            self._keep(DeadLetter(event, "", refusal.code, refusal.message, detail, self._clock.time_ns()))
+        self._keep_all("", dead)
         return None
 
     async def stored(self) -> list[DeadLetter]:
@@ -78,21 +82,51 @@ class DeadLetters:
 
     def latest(self) -> list[DeadLetter]:
         """Return the dead letters that are kept, oldest first."""
-        return list(self._letters)
+        numbered = [pair for letters in self._letters.values() for pair in letters]
+        return [letter for _, letter in sorted(numbered, key=lambda pair: pair[0])]
 
     def statistics(self) -> DeadLetterStatistics:
         """Return a snapshot of the counters."""
-        total = sum(self._counts.values())
-        return DeadLetterStatistics(total, len(self._letters), total - len(self._letters), dict(self._counts))
+        kept = sum(map(len, self._letters.values()))
+        return DeadLetterStatistics(
+            self._counts.total(),
+            kept,
+            self._forgotten.total(),
+            dict(self._counts),
+            forgotten_by=dict(self._forgotten),
+        )
+
+    def _keep_all(self, emitter: str, dead: Sequence[DeadEvent]) -> None:
+        now = self._clock.time_ns()
+        for event, refusal, detail in dead:
+            own = Event()
+            own.CopyFrom(event)  # the original would keep its whole batch in memory
+            reason = line(refusal.message, _REASON)
+            letter = DeadLetter(own, emitter, refusal.code, reason, block(detail), now, refusal.attempts)
+            self._keep(letter)
+            _log(letter)
 
     def _keep(self, letter: DeadLetter) -> None:
-        event = Event()
-        event.CopyFrom(letter.event)  # the original would keep its whole batch in memory
-        letter = letter._replace(event=event)
-        self._counts[letter.emitter, letter.code] += 1
-        self._letters.append(letter)
-        where = f" for {letter.emitter}" if letter.emitter else ""
-        kind = (letter.emitter, letter.code)
-        _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, letter.event.id, letter.code, letter.reason)
-        if letter.detail:
-            _REPEATED.info((*kind, "detail"), "%s", letter.detail)
+        kind = Kind(letter.emitter, letter.code)
+        self._counts[kind] += 1
+        self._letters.setdefault(kind, deque()).append((self._counts.total(), letter))
+        sizes = {kind: len(letters) for kind, letters in self._letters.items()}
+        while (cut := next_cut(sizes, (kind,), self._limit)) is not None:
+            self._letters[cut.kind].popleft()
+            self._forgotten[cut.kind] += 1
+            sizes[cut.kind] -= 1
+
+
+def refused_of(batch: Batch, refused: Sequence[Refusal]) -> list[DeadEvent]:
+    """Return the events of a batch that are refused, with their refusals."""
+    events = batch.events
+    return [DeadEvent(events[refusal.position], refusal) for refusal in located(refused, batch)]
+
+
+def _log(letter: DeadLetter) -> None:
+    where = f" for {letter.emitter}" if letter.emitter else ""
+    kind = Kind(letter.emitter, letter.code)
+    event_id = line(letter.event.id)
+    _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, event_id, letter.code, letter.reason)
+    if letter.detail:
+        _REPEATED.info((*kind, "detail"), "%s", letter.detail)

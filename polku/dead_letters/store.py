@@ -1,48 +1,40 @@
 """Dead letters in a SQLite file: every part of a pipeline on a node writes it, and `polku dlq` reads and marks it.
 
-One row for each event and emitter: the same event dying there again counts its attempts up. A letter that is to be
-replayed carries a number, which names the replay for good: a crash between delivery and removal doubles nothing.
+One row for each event and emitter, where an event is its source, its id and its content: the same event dying there
+again counts its attempts up, another event of the same id is a row of its own. Where there is no room, `kinds` says
+which letters go. A letter that is to be replayed carries a number, which names this attempt: a crash between delivery
+and removal doubles nothing, and what was refused gets another number before it is tried again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from polku.buffer.journal_file import DEAD_LETTERS, as_journal_error
+from polku.buffer.journal_file import as_journal_error
+from polku.dead_letters.kinds import Cut, Kind, next_cut
+from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
+from polku.text import as_id, block, line
 
-VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS letter(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, emitter TEXT NOT NULL, code TEXT NOT NULL,
-    reason TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL, first_ns INTEGER NOT NULL,
-    last_ns INTEGER NOT NULL, type TEXT NOT NULL, source TEXT NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
-    size INTEGER NOT NULL, event BLOB NOT NULL, UNIQUE(event_id, emitter));
-CREATE INDEX IF NOT EXISTS replays ON letter(replay) WHERE replay > 0;
-CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counter VALUES ('letters', 0), ('bytes', 0), ('forgotten', 0), ('total', 0), ('replays', 0);
-CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON letter BEGIN
-    UPDATE counter SET value = value + 1 WHERE name = 'letters';
-    UPDATE counter SET value = value + new.size WHERE name = 'bytes'; END;
-CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON letter BEGIN
-    UPDATE counter SET value = value - 1 WHERE name = 'letters';
-    UPDATE counter SET value = value - old.size WHERE name = 'bytes'; END;
-CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF size ON letter BEGIN
-    UPDATE counter SET value = value + new.size - old.size WHERE name = 'bytes'; END;
+_LOG = logging.getLogger(__name__)
+_INSERT = """
+INSERT INTO letter(event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, size, digest,
+    event) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)
+ON CONFLICT(event_id, source, emitter, digest) DO UPDATE SET code=excluded.code, reason=excluded.reason,
+    detail=excluded.detail, attempts=min(attempts+excluded.attempts, 1<<40), last_ns=excluded.last_ns,
+    replay=0, size=excluded.size, event=excluded.event
 """
-_UPSERT = """
-INSERT INTO letter(event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, size, event)
-VALUES(?,?,?,?,?,?,?,?,?,?,?,?)
-ON CONFLICT(event_id, emitter) DO UPDATE SET code=excluded.code, reason=excluded.reason, detail=excluded.detail,
-    attempts=attempts+excluded.attempts, last_ns=excluded.last_ns, replay=0, size=excluded.size, event=excluded.event
-"""
-_COLUMNS = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"
+_REASON = 2_000
+_MOST = 2**63 - 1
+_ATTEMPTS = 2**40
 
 
 class Letter(NamedTuple):
@@ -61,6 +53,11 @@ class Letter(NamedTuple):
     source: str
     replay: int
     event: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """Which letters it competes with for room."""
+        return Kind(self.emitter, self.code)
 
 
 class Selection(NamedTuple):
@@ -85,6 +82,22 @@ class Selection(NamedTuple):
         return condition, values
 
 
+class Marked(NamedTuple):
+    """A letter that is to be replayed; `deaths_elsewhere` are the attempts in its event's other letters so far."""
+
+    letter: Letter
+    deaths_elsewhere: int
+
+
+class KindCount(NamedTuple):
+    """Count the letters of one kind: those that are there, their bytes, and those that were forgotten."""
+
+    kind: Kind
+    letters: int
+    bytes: int
+    forgotten: int
+
+
 class DeadLetterStore:
     """Read and write a file of dead letters; every method blocks and raises `JournalError`."""
 
@@ -96,10 +109,10 @@ class DeadLetterStore:
             if create:
                 make_folder(self.path.parent)
             elif not self.path.exists():
-                raise JournalError(self.path, "there is no such file")
+                raise JournalError(self.path, f"there is no such file{beside(self.path)}")
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
             try:
-                self._prepare()
+                prepare(self._db, self.path)
                 if create:
                     sync_folders(self.path.parent)
             except BaseException:
@@ -111,38 +124,43 @@ class DeadLetterStore:
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 
-    def add(self, letters: Sequence[Letter]) -> int:
-        """Store letters (their `id` and `replay` are given here); return how many old ones had to go for them."""
+    def add(self, letters: Sequence[Letter]) -> Mapping[Kind, int]:
+        """Store letters (their `id` and `replay` are given here); return how many old ones of each kind had to go.
+
+        Whatever a letter holds, it is stored, and the others with it: what the file cannot hold is left out of it.
+        """
         with self._errors(), self._transaction():
-            for letter in letters:
-                size = len(letter.event) + len(letter.reason) + len(letter.detail)
-                self._db.execute(_UPSERT, (*letter[1:11], size, letter.event))
+            grown = {self._add(letter) for letter in letters}
             self._db.execute("UPDATE counter SET value = value + ? WHERE name = 'total'", (len(letters),))
-            return self._push_out()
+            return self._push_out(grown)
 
     def select(self, selection: Selection, limit: int = -1) -> Iterator[Letter]:
         """Yield letters, the latest first."""
         condition, values = selection.where()
-        query = f"SELECT {_COLUMNS} FROM letter WHERE {condition} ORDER BY last_ns DESC, id DESC LIMIT ?"
+        query = f"SELECT {COLUMNS} FROM letter WHERE {condition} ORDER BY last_ns DESC, id DESC LIMIT ?"
         with self._errors():
             for row in self._db.execute(query, [*values, limit]):
                 yield Letter(*row)
 
     def names(self, column: Literal["emitter", "code"]) -> list[str]:
         """Return the emitters, or the codes, that there are letters of."""
+        query = f"SELECT DISTINCT {column} FROM kind WHERE letters > 0 ORDER BY {column}"
         with self._errors():
-            return [name for (name,) in self._db.execute(f"SELECT DISTINCT {column} FROM letter ORDER BY {column}")]
+            return [name for (name,) in self._db.execute(query)]
+
+    def kinds(self) -> list[KindCount]:
+        """Return what there is, and was forgotten, of each kind."""
+        query = "SELECT emitter, code, letters, bytes, forgotten FROM kind ORDER BY emitter, code"
+        with self._errors():
+            return [KindCount(Kind(emitter, code), *counts) for emitter, code, *counts in self._db.execute(query)]
 
     def mark(self, selection: Selection) -> int:
-        """Ask for the replay of letters; return how many."""
+        """Ask for the replay of letters; return how many. Those that it was asked for already keep their numbers."""
         condition, values = selection.where()
         with self._errors(), self._transaction():
-            ids = self._db.execute(f"SELECT id FROM letter WHERE {condition} ORDER BY id", values).fetchall()
-            (number,) = self._db.execute("SELECT value FROM counter WHERE name='replays'").fetchone()
-            for offset, (letter_id,) in enumerate(ids, 1):
-                self._db.execute("UPDATE letter SET replay=? WHERE id=?", (number + offset, letter_id))
-            self._db.execute("UPDATE counter SET value=? WHERE name='replays'", (number + len(ids),))
-            return len(ids)
+            found = self._db.execute(f"SELECT id, replay FROM letter WHERE {condition} ORDER BY id", values).fetchall()
+            self._number([letter_id for letter_id, replay in found if not replay])
+            return len(found)
 
     def drop(self, selection: Selection) -> int:
         """Remove letters; return how many."""
@@ -150,27 +168,49 @@ class DeadLetterStore:
         with self._errors(), self._transaction():
             return self._db.execute(f"DELETE FROM letter WHERE {condition}", values).rowcount
 
-    def replays(self, *, emitters: bool, limit: int = 256) -> list[Letter]:
-        """Return letters whose replay was asked for, in that order: those of emitters, or those that got to none."""
-        kind = "emitter<>''" if emitters else "emitter=''"
-        query = f"SELECT {_COLUMNS} FROM letter WHERE replay>0 AND {kind} ORDER BY replay LIMIT ?"
+    def waiting(self) -> dict[str, int]:
+        """Return how many letters are to be replayed, by emitter; those that got to none are under an empty name."""
         with self._errors():
-            return [Letter(*row) for row in self._db.execute(query, (limit,))]
+            return dict(self._db.execute("SELECT emitter, count(*) FROM letter WHERE replay>0 GROUP BY emitter"))
+
+    def replays(self, emitter: str, limit: int) -> list[Marked]:
+        """Return letters of an emitter whose replay was asked for, in that order."""
+        query = f"SELECT {COLUMNS} FROM letter WHERE replay>0 AND emitter=? ORDER BY replay LIMIT ?"
+        with self._errors():
+            letters = [Letter(*row) for row in self._db.execute(query, (emitter, limit))]
+            return [Marked(letter, self._deaths_elsewhere(letter)) for letter in letters]
 
     def replayed(self, letters: Sequence[Letter]) -> None:
-        """Remove letters that are on their way again, unless they have died again meanwhile."""
+        """Remove letters whose events are in the pipeline again, unless they have died again meanwhile."""
         with self._errors(), self._transaction():
             self._db.executemany("DELETE FROM letter WHERE id=? AND replay=?", [(x.id, x.replay) for x in letters])
 
-    def changes(self) -> int:
-        """Return a number that changes when another connection has written."""
-        with self._errors():
-            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+    def try_again(self, letters: Sequence[Letter]) -> None:
+        """Give letters whose replay found no room another number: the next attempt is one of its own."""
+        with self._errors(), self._transaction():
+            marked = "SELECT id FROM letter WHERE id=? AND replay=?"
+            self._number([x.id for x in letters if self._db.execute(marked, (x.id, x.replay)).fetchone()])
+
+    def refused(self, marked: Marked, reason: str) -> None:
+        """Note that a replay was refused: a letter goes whose event left another one since, any other stays.
+
+        What stays is no longer marked, and says why.
+        """
+        letter = marked.letter
+        with self._errors(), self._transaction():
+            if self._deaths_elsewhere(letter) > marked.deaths_elsewhere:
+                self._db.execute("DELETE FROM letter WHERE id=? AND replay=?", (letter.id, letter.replay))
+            else:
+                text = line(f"its replay was refused: {reason}", _REASON)
+                change = "UPDATE letter SET replay=0, reason=? WHERE id=? AND replay=?"
+                self._db.execute(change, (text, letter.id, letter.replay))
 
     def counters(self) -> dict[str, int]:
         """Return the letters and bytes now, the total ever, and how many were forgotten."""
         with self._errors():
-            return dict(self._db.execute("SELECT name, value FROM counter"))
+            counters = dict(self._db.execute("SELECT name, value FROM counter"))
+            sums = self._db.execute("SELECT coalesce(sum(letters), 0), coalesce(sum(bytes), 0) FROM kind").fetchone()
+            return counters | dict(zip(("letters", "bytes"), sums, strict=True))
 
     @property
     def birth(self) -> int:
@@ -178,36 +218,48 @@ class DeadLetterStore:
         with self._errors():
             return int(self._db.execute("SELECT value FROM counter WHERE name='birth'").fetchone()[0])
 
-    def _prepare(self) -> None:
-        (mark,) = self._db.execute("PRAGMA application_id").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and mark != DEAD_LETTERS:
-            raise JournalError(self.path, "is no file of dead letters")
-        if version not in (0, VERSION):
-            raise JournalError(self.path, f"was written by another version of POLKU (format {version})")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if not tables:
-            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            self._db.execute(f"PRAGMA application_id={DEAD_LETTERS}")
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-        self._db.executescript(_SCHEMA)
-        self._db.execute("INSERT OR IGNORE INTO counter VALUES('birth', abs(random()) >> 1)")
+    def _deaths_elsewhere(self, letter: Letter) -> int:
+        query = "SELECT coalesce(sum(attempts), 0) FROM letter WHERE event_id=? AND source=? AND id<>?"
+        return int(self._db.execute(query, (letter.event_id, letter.source, letter.id)).fetchone()[0])
 
-    def _push_out(self) -> int:
-        counters = self.counters()
-        over = counters["letters"] - self._max_events if self._max_events else 0
-        gone = self._drop_oldest(over) if over > 0 else 0
-        while self._max_bytes and self.counters()["bytes"] > self._max_bytes:
-            gone += self._drop_oldest(max(1, self.counters()["letters"] // 100))
-        if gone:
-            self._db.execute("UPDATE counter SET value = value + ? WHERE name = 'forgotten'", (gone,))
-        return gone
+    def _number(self, ids: Sequence[int]) -> None:
+        (number,) = self._db.execute("SELECT value FROM counter WHERE name='replays'").fetchone()
+        numbered = [(number + offset, letter_id) for offset, letter_id in enumerate(ids, 1)]
+        self._db.executemany("UPDATE letter SET replay=? WHERE id=?", numbered)
+        self._db.execute("UPDATE counter SET value=? WHERE name='replays'", (number + len(ids),))
 
-    def _drop_oldest(self, count: int) -> int:
-        query = "DELETE FROM letter WHERE id IN (SELECT id FROM letter ORDER BY id LIMIT ?)"
-        return self._db.execute(query, (count,)).rowcount
+    def _add(self, letter: Letter) -> Kind:
+        letter = _fit(letter)
+        size = len(letter.event) + len(letter.reason) + len(letter.detail)
+        try:
+            self._db.execute(_INSERT, (*letter[1:11], size, digest(letter.event), letter.event))
+        except (sqlite3.DataError, OverflowError, ValueError) as error:  # larger than a row may be
+            _LOG.error("dead letters: event %s cannot be stored whole: %s", line(letter.event_id), line(error))
+            return self._add(_without_content(letter, error)) if letter.event else letter.kind
+        return letter.kind
+
+    def _push_out(self, grown: set[Kind]) -> Mapping[Kind, int]:
+        forgotten: Counter[Kind] = Counter()
+        for column, weight, room in (("letters", "1", self._max_events), ("bytes", "size", self._max_bytes)):
+            while room and (cut := next_cut(self._sizes(column), grown, room)) is not None:
+                forgotten[cut.kind] += self._drop_oldest(cut, weight)
+        note = "UPDATE kind SET forgotten = forgotten + ? WHERE emitter=? AND code=?"
+        self._db.executemany(note, [(count, *kind) for kind, count in forgotten.items()])
+        self._db.execute("UPDATE counter SET value = value + ? WHERE name = 'forgotten'", (forgotten.total(),))
+        return forgotten
+
+    def _sizes(self, column: str) -> dict[Kind, int]:
+        query = f"SELECT emitter, code, {column} FROM kind WHERE letters > 0"
+        return {Kind(emitter, code): size for emitter, code, size in self._db.execute(query)}
+
+    def _drop_oldest(self, cut: Cut, weight: str) -> int:
+        query = f"SELECT id, {weight} FROM letter WHERE emitter=? AND code=? ORDER BY id"
+        last, left = 0, cut.amount
+        for letter_id, size in self._db.execute(query, cut.kind):
+            last, left = letter_id, left - size
+            if left <= 0:
+                break
+        return self._db.execute("DELETE FROM letter WHERE emitter=? AND code=? AND id<=?", (*cut.kind, last)).rowcount
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -231,3 +283,28 @@ class DeadLetterStore:
 def as_event(letter: Letter) -> Event:
     """Return the event of a letter."""
     return Event.FromString(letter.event)
+
+
+def _fit(letter: Letter) -> Letter:
+    """Return a letter with values that a row can hold."""
+    return letter._replace(
+        event_id=as_id(letter.event_id),
+        emitter=as_id(letter.emitter),
+        code=line(letter.code),
+        reason=line(letter.reason, _REASON),
+        detail=block(letter.detail),
+        attempts=min(_whole(letter.attempts), _ATTEMPTS),
+        first_ns=_whole(letter.first_ns),
+        last_ns=_whole(letter.last_ns),
+        type=as_id(letter.type),
+        source=as_id(letter.source),
+    )
+
+
+def _whole(value: object) -> int:
+    return min(max(value, 0), _MOST) if isinstance(value, int) else 1
+
+
+def _without_content(letter: Letter, error: Exception) -> Letter:
+    reason = f"{letter.reason} (of {len(letter.event)} bytes, which cannot be stored: {line(error)})"
+    return letter._replace(event_id=line(letter.event_id), type=line(letter.type), reason=reason, event=b"")

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
+from polku.dead_letters.kinds import Kind, describe
 from polku.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
 from polku.stage import StageStatistics
+from polku.text import line
 
 if TYPE_CHECKING:
     from polku.lane import LaneStatistics
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
+_TEXT = 2_000
 
 
 class _Seen(NamedTuple):
@@ -55,7 +58,7 @@ class Watch:
 
     def add(self, name: str, complaint: str, well: str = "ok") -> None:
         """Add a part that is well unless there is a complaint."""
-        self._components[f"{self.lane}{name}"] = (not complaint, complaint or well)
+        self._components[line(f"{self.lane}{name}")] = (not complaint, line(complaint or well, _TEXT))
 
     def add_lane(self, lane: LaneStatistics, complaint: str = "") -> None:
         """Add every part of a lane that runs in one event loop."""
@@ -104,12 +107,15 @@ class Watch:
 
     def add_dead_letters(self, letters: DeadLetterStatistics | None) -> None:
         """Add the dead letters: it is an illness when they cannot be stored, or push out others for want of room."""
-        if letters is None or not (letters.total or letters.fault):
+        if letters is None or not (letters.total or letters.fault or letters.waiting):
             return
-        kept = f"{letters.total} since the start"
-        forgotten = f"{kept}, {letters.forgotten} older ones were forgotten: there is no room for more"
+        text = f"{letters.total} since the start"
+        for name, count in letters.waiting.items():
+            text += f"; {count} are to be replayed to emitter {name!r}, which is not in the pipeline"
+        kinds = describe({Kind(*kind): count for kind, count in letters.forgotten_by.items()})
+        forgotten = f"{text}, {letters.forgotten} older ones were forgotten: there is no room for more ({kinds})"
         complaint = letters.fault or (forgotten if letters.forgotten else "")
-        self.add("dead_letters", complaint, kept)
+        self.add("dead_letters", complaint, text)
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""

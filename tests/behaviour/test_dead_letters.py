@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Code, Event, Failure, Hub
+from polku import Batch, BufferStrategy, Code, Event, Failure, Hub
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection
 from tests.behaviour.conftest import Start
 from tests.recorder import Recorder
@@ -154,3 +154,27 @@ def test_letters_are_listed_shown_and_dropped(tmp_path: Path) -> None:
     assert polku("dlq", "drop", str(path), "--all").stdout == "2 dead letters have gone\n"
     assert store.counters()["letters"] == store.counters()["bytes"] == 0
     store.close()
+
+
+def test_who_names_a_journal_is_told_where_its_letters_are(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    (tmp_path / "refused").write_text("a")
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.durable(str(journal))).emitter(Picky(tmp_path))
+    with hub.start() as pipeline:
+        pipeline.sender().send(events("a"))
+        wait_for(lambda: len(pipeline.dead_letters()) == 1)
+    wrong = polku("dlq", "list", str(journal))
+    assert wrong.returncode == 2
+    assert f"is no file of dead letters; those of a journal are beside it, in {journal}.dead" in wrong.stderr
+    assert "1 of 1 dead letters" in polku("dlq", "list", f"{journal}.dead").stderr
+
+
+def test_the_list_says_what_was_forgotten_of_which_kind(tmp_path: Path) -> None:
+    store = DeadLetterStore(tmp_path / "dead.db", max_events=2)
+    event = Event(id="x").SerializeToString()
+    letter = Letter(0, "x", "sink", "UNDELIVERED", "why", "", 1, 1, 2, "t", "s", 0, event)
+    store.add([letter._replace(event_id=f"x{n}") for n in range(5)])
+    store.close()
+    listed = polku("dlq", "list", str(tmp_path / "dead.db"))
+    assert "2 of 2 dead letters" in listed.stderr
+    assert "3 forgotten for want of room (sink UNDELIVERED 3)" in listed.stderr

@@ -1,0 +1,181 @@
+"""The way of dead letters back into the pipeline: each emitter's at its own pace, so that none waits for another's.
+
+A letter leaves its file when its event is as safe as one that a client has an answer for. What found no room is tried
+again, as an attempt of its own; what was refused stays, unless it is another letter by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+from polku.batch import Batch, Identity
+from polku.codes import Code
+from polku.dead_letters.store import DeadLetterStore, Marked, as_event
+from polku.errors import UnavailableError
+from polku.log import RepeatedLog
+from polku.receipt import Receipt, Refusal
+from polku.text import line, named, said
+from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
+
+T = TypeVar("T")
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_LOOK = 1.0  # seconds between two looks for letters that are to be replayed
+_AT_ONCE = 64  # of one emitter; fewer than the answers that the buffer remembers of one origin
+_ROOM = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
+
+Send = Callable[[Marked, Identity], Awaitable[Sequence[Refusal]]]
+"""Send a letter's event into the pipeline and return its refusals: none, once it is as safe as it gets."""
+
+
+class Call(Protocol):
+    """Run a function of the store outside of the event loop; raises `JournalError`."""
+
+    def __call__(self, work: Callable[[DeadLetterStore], T]) -> Awaitable[T]:
+        """Return the awaitable of what the function returns."""
+        ...
+
+
+class Replayer:
+    """Look for letters that are to be replayed, and replay those of the `emitters` (an empty name: of none).
+
+    `fault` says why that cannot be done now, `absent` counts letters of emitters that nobody replays.
+    """
+
+    def __init__(self, call: Call, send: Send, emitters: Collection[str]) -> None:
+        self._call = call
+        self._send = send
+        self._emitters = frozenset(emitters)
+        self._replaying: dict[str, asyncio.Task[None]] = {}
+        self._faults: dict[str, str] = {}
+        self.absent: dict[str, int] = {}
+
+    @property
+    def fault(self) -> str:
+        """Why letters cannot be replayed now; empty where they can."""
+        return next(filter(None, self._faults.values()), "")
+
+    async def run(self) -> None:
+        """Replay what is asked for until this is cancelled."""
+        try:
+            while True:
+                await self._guarded("", self._look())
+                await asyncio.sleep(_LOOK)
+        finally:
+            for task in self._replaying.values():
+                task.cancel()
+            await asyncio.gather(*self._replaying.values(), return_exceptions=True)
+
+    async def _look(self) -> None:
+        waiting = await self._call(DeadLetterStore.waiting)
+        self._note_absent({name: count for name, count in waiting.items() if name and name not in self._emitters})
+        self._replaying = {name: task for name, task in self._replaying.items() if not task.done()}
+        for name in self._emitters.intersection(waiting).difference(self._replaying):
+            work = self._guarded(name, self._replay(name))
+            self._replaying[name] = asyncio.get_running_loop().create_task(work)
+
+    def _note_absent(self, absent: dict[str, int]) -> None:
+        if "" in self._emitters:
+            return  # whoever replays those of emitters knows which ones there are
+        for name in absent.keys() - self.absent.keys():
+            text = "%d dead letters wait for emitter %r, which is not in the pipeline"
+            _REPEATED.warning(("absent", name), text, absent[name], name)
+        self.absent = absent
+
+    async def _replay(self, emitter: str) -> None:
+        """Replay the letters of one emitter, until none is left or one has to wait."""
+        birth = await self._call(_birth)
+        while letters := await self._call(partial(_replays, emitter)):
+            sending = [
+                self._send(marked, Identity(f"dlq/{emitter}", birth, marked.letter.replay)) for marked in letters
+            ]
+            answers = await asyncio.gather(*sending, return_exceptions=True)
+            taken, refused = [], []
+            for marked, answer in zip(letters, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    continue  # what became of it is not known: the same attempt is made again
+                refused.append((marked, answer)) if answer else taken.append(marked)
+            await self._call(partial(_taken, taken))
+            if taken:
+                where = f" of {emitter}" if emitter else ""
+                _REPEATED.info(
+                    ("replayed", emitter), "%d dead letters%s went through the pipeline again", len(taken), where
+                )
+            has_to_wait = await self._settle_refused(refused)
+            for error in (answer for answer in answers if isinstance(answer, BaseException)):
+                raise UnavailableError(named(error)) from error
+            if has_to_wait:
+                return
+
+    async def _settle_refused(self, refused: Sequence[tuple[Marked, Sequence[Refusal]]]) -> bool:
+        """Return whether some of them have to wait for room."""
+        waiting = []
+        for marked, refusals in refused:
+            if any(refusal.code in _ROOM for refusal in refusals):
+                waiting.append(marked)
+                continue
+            reason = f"{refusals[0].code}: {refusals[0].message}"
+            await self._call(partial(_refused, marked, reason))
+        if waiting:
+            await self._call(partial(_try_again, waiting))
+        return bool(waiting)
+
+    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
+        """Do some work; whatever it fails with is shown, and it is done again a little later."""
+        try:
+            await work
+            self._faults[name] = ""
+        except Exception as error:
+            text = line(f"replaying{f' to {name}' if name else ''}: {said(error)}")
+            if text != self._faults.get(name):
+                _REPEATED.error(name, "dead letters: %s", text)
+            self._faults[name] = text
+
+
+def to_outlet(push: Callable[[Batch], Awaitable[Receipt | Awaitable[Receipt]]]) -> Send:
+    """Send letters back through their emitter's outlet."""
+
+    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
+        letter = marked.letter
+        batch = Batch(payload=None, events=[as_event(letter)], routes=(letter.emitter,), identity=identity)
+        answer = await push(batch)
+        receipt = answer if isinstance(answer, Receipt) else await answer
+        return receipt.refused
+
+    return send
+
+
+def to_intake(take: Callable[[bytes], Awaitable[Ack]]) -> Send:
+    """Send letters that got to no emitter through the whole pipeline again."""
+
+    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
+        event = as_event(marked.letter)
+        message = IngestBatch(source=event.source, events=EventPayload(events=[event])).SerializeToString()
+        ack = await take(message)
+        return [Refusal(error.event_id, Code(error.code), error.message) for error in ack.errors]
+
+    return send
+
+
+def _birth(store: DeadLetterStore) -> int:
+    return store.birth
+
+
+def _replays(emitter: str, store: DeadLetterStore) -> list[Marked]:
+    return store.replays(emitter, _AT_ONCE)
+
+
+def _taken(letters: Sequence[Marked], store: DeadLetterStore) -> None:
+    store.replayed([marked.letter for marked in letters])
+
+
+def _try_again(letters: Sequence[Marked], store: DeadLetterStore) -> None:
+    store.try_again([marked.letter for marked in letters])
+
+
+def _refused(marked: Marked, reason: str, store: DeadLetterStore) -> None:
+    store.refused(marked, reason)

@@ -1,0 +1,118 @@
+"""The tables of a file of dead letters, and how a file of an earlier version becomes one of this.
+
+Version 1 had one row for each event id and emitter, and the later event of an id took the place of the earlier one.
+In version 2 a row is one event: the same source, id and content at the same emitter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from polku.buffer.journal_file import DEAD_LETTERS
+from polku.errors import JournalError
+from polku.event.v1.event_pb2 import Event
+
+VERSION = 2
+COLUMNS = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"
+_TABLES = """
+CREATE TABLE letter(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, emitter TEXT NOT NULL, code TEXT NOT NULL,
+    reason TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL, first_ns INTEGER NOT NULL,
+    last_ns INTEGER NOT NULL, type TEXT NOT NULL, source TEXT NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL, digest BLOB NOT NULL, event BLOB NOT NULL, UNIQUE(event_id, source, emitter, digest));
+CREATE INDEX of_kind ON letter(emitter, code, id);
+CREATE INDEX replays ON letter(emitter, replay) WHERE replay > 0;
+CREATE TABLE kind(
+    emitter TEXT NOT NULL, code TEXT NOT NULL, letters INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    forgotten INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(emitter, code)) WITHOUT ROWID;
+CREATE TRIGGER added AFTER INSERT ON letter BEGIN
+    INSERT INTO kind(emitter, code) SELECT new.emitter, new.code
+        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE emitter=new.emitter AND code=new.code);
+    UPDATE kind SET letters=letters+1, bytes=bytes+new.size WHERE emitter=new.emitter AND code=new.code; END;
+CREATE TRIGGER removed AFTER DELETE ON letter BEGIN
+    UPDATE kind SET letters=letters-1, bytes=bytes-old.size WHERE emitter=old.emitter AND code=old.code; END;
+CREATE TRIGGER changed AFTER UPDATE OF code, size ON letter BEGIN
+    UPDATE kind SET letters=letters-1, bytes=bytes-old.size WHERE emitter=old.emitter AND code=old.code;
+    INSERT INTO kind(emitter, code) SELECT new.emitter, new.code
+        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE emitter=new.emitter AND code=new.code);
+    UPDATE kind SET letters=letters+1, bytes=bytes+new.size WHERE emitter=new.emitter AND code=new.code; END;
+"""
+_COUNTERS = """
+CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT OR IGNORE INTO counter VALUES ('forgotten', 0), ('total', 0), ('replays', 0), ('birth', abs(random()) >> 1);
+DELETE FROM counter WHERE name IN ('letters', 'bytes');
+"""
+_FROM_VERSION_1 = f"""
+DROP TRIGGER IF EXISTS added; DROP TRIGGER IF EXISTS removed; DROP TRIGGER IF EXISTS changed;
+DROP INDEX IF EXISTS replays;
+ALTER TABLE letter RENAME TO letter_1;
+{_TABLES}
+INSERT INTO letter({COLUMNS}, size, digest) SELECT {COLUMNS}, size, digest(event) FROM letter_1 ORDER BY id;
+UPDATE sqlite_sequence SET seq = (SELECT max(seq) FROM sqlite_sequence WHERE name IN ('letter', 'letter_1'))
+    WHERE name = 'letter';
+INSERT INTO sqlite_sequence SELECT 'letter', seq FROM sqlite_sequence WHERE name = 'letter_1'
+    AND NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'letter');
+DROP TABLE letter_1;
+"""
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new file, or bring those of an older version up to this one, in one transaction."""
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and mark != DEAD_LETTERS:
+        raise JournalError(path, f"is no file of dead letters{beside(path)}")
+    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.create_function("digest", 1, digest, deterministic=True)
+    if _version(db, path) == VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(db, path)  # another process may have done it meanwhile
+        if version < VERSION:
+            is_new = db.execute("SELECT 1 FROM sqlite_master WHERE name='letter'").fetchone() is None
+            _run(db, _TABLES if is_new else _FROM_VERSION_1)
+            _run(db, _COUNTERS)
+            db.execute(f"PRAGMA application_id={DEAD_LETTERS}")
+            db.execute(f"PRAGMA user_version={VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def digest(event: bytes) -> bytes:
+    """Return what tells the content of a serialised event from that of others, in whatever order its map stands."""
+    with contextlib.suppress(DecodeError):  # the bytes as they are serve as well
+        event = Event.FromString(event).SerializeToString(deterministic=True)
+    return hashlib.blake2b(event, digest_size=16).digest()
+
+
+def beside(path: Path) -> str:
+    """Return where a journal's dead letters are, for somebody who named the journal."""
+    letters = Path(f"{path}.dead")
+    return f"; those of a journal are beside it, in {letters}" if letters.exists() else ""
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in range(VERSION + 1):
+        raise JournalError(path, f"was written by another version of POLKU (format {version}, ours {VERSION})")
+    return int(version)
+
+
+def _run(db: sqlite3.Connection, script: str) -> None:
+    """Run statements within the transaction: `executescript` would commit it first."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""

@@ -1,0 +1,34 @@
+"""Dead letters in memory: the latest of each kind, all of them counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from polku import Batch, Code, Event
+from polku.dead_letters import DeadLetters
+from polku.receipt import Refusal
+
+
+def bury(letters: DeadLetters, emitter: str, code: Code, *ids: str) -> None:
+    batch = Batch.from_events([Event(id=event_id) for event_id in ids])
+    letters.bury(emitter, batch, [Refusal(event_id, code, "why") for event_id in ids])
+
+
+def test_a_flood_of_one_kind_leaves_the_letters_of_others() -> None:
+    letters = DeadLetters(10)
+    bury(letters, "ledger", Code.UNDELIVERED, "a", "b")
+    for n in range(50):
+        bury(letters, "", Code.UNROUTABLE, f"n{n}")
+    assert [letter.event.id for letter in letters.latest()] == ["a", "b", *(f"n{n}" for n in range(42, 50))]
+    statistics = letters.statistics()
+    assert (statistics.total, statistics.kept, statistics.forgotten) == (52, 10, 42)
+    assert statistics.forgotten_by == {("", Code.UNROUTABLE): 42}
+
+
+def test_ids_that_clients_chose_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    letters = DeadLetters()
+    bury(letters, "forged", Code.UNDELIVERED, "x\n2026-01-01 ERROR all is lost\x1b[2J")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "dead letter for forged: event x\\n2026-01-01 ERROR all is lost\\x1b[2J: UNDELIVERED: why"
+    )
