@@ -42,6 +42,11 @@ class Identity(NamedTuple):
         return self._replace(origin=self.origin[: found.start()]), range(int(found[1]), int(found[2]))
 
 
+def parts_of(origin: str) -> tuple[str, str]:
+    """Return two texts between which the origins of the parts of an origin's batches stand, and no others."""
+    return f"{origin}#", f"{origin}$"
+
+
 class Header(NamedTuple):
     """What travels beside a batch's payload from actor to actor.
 

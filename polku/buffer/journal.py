@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from polku.batch import Batch, Header, Identity
+from polku.batch import Batch, Header, Identity, parts_of
 from polku.buffer.answers import Answer, read_answer, read_refusals, write_pieces, write_refusals
 from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal_file import (
@@ -43,7 +43,10 @@ _SWEEP_BYTES = 4 * 1024 * 1024
 _AT_ONCE = 64  # entries in one statement
 _AT_ONCE_BYTES = 1024 * 1024  # of payload: what one statement writes is copied once
 _PLACES = "(" + ",".join("?" * ENTRY) + ")"
-_FROM_OLD = "FROM answered WHERE origin=? AND (epoch<? OR (epoch=? AND seq<=?)) ORDER BY epoch, seq LIMIT ?"
+# Answers to a sender's batches and their parts; of its other lives too, whose epochs may be higher: clocks go back.
+_FROM_OLD = (
+    "FROM answered WHERE (origin=? OR (origin>? AND origin<?)) AND (epoch<>? OR seq<=?) ORDER BY epoch, seq LIMIT ?"
+)
 _OLD_ANSWERS = f"SELECT origin, epoch, seq {_FROM_OLD}"
 _OLD_ANSWERS_PLACES = f"SELECT origin, epoch, seq, first, last {_FROM_OLD}"
 
@@ -82,7 +85,8 @@ class _Unswept(NamedTuple):
     def plus(self, work: Work) -> _Unswept:
         """Count one commit more."""
         size = sum(len(row.payload) for row in work.rows)
-        latest = {answer.identity.origin: answer.identity for answer in work.answers}
+        wholes = [answer.identity.place[0] for answer in work.answers]
+        latest = {whole.origin: whole for whole in wholes}
         counts = (self.commits + 1, self.bytes + size, self.answers + len(work.answers))
         return _Unswept(*counts, {**self.latest, **latest})
 
@@ -355,7 +359,7 @@ class Journal:
     def _forget_answers(self, unswept: _Unswept) -> None:
         count = 2 * unswept.answers  # two go for one that came, so old ones are caught up with
         for origin, epoch, seq in unswept.latest.values():
-            old = (origin, epoch, epoch, seq - KEPT_ANSWERS, count)
+            old = (origin, *parts_of(origin), epoch, seq - KEPT_ANSWERS, count)
             if self._final:
                 self._db.execute(f"DELETE FROM answered WHERE (origin, epoch, seq) IN ({_OLD_ANSWERS})", old)
                 continue

@@ -131,6 +131,19 @@ def test_answers_are_kept_for_the_latest_batches_of_the_latest_life(tmp_path: Pa
         assert journal.answers()[0].refused == refused
 
 
+def test_answers_of_parts_go_with_their_batches_and_those_of_a_life_with_a_clock_ahead_too(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        for seq in range(1, 20):
+            whole = Identity("p/one", 1 << 62, seq)
+            answers = [Answer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8))]
+            journal.write(Work([], [*answers, Answer(Identity("p/one2", 5, seq), 1, 0)]))
+        for seq in range(1, KEPT_ANSWERS):
+            journal.write(Work([], [Answer(Identity("p/one", 7, seq), 1, 0)]))
+        kept = [answer.identity for answer in journal.answers()]
+        assert {identity.epoch for identity in kept if identity.place[0].origin == "p/one"} == {7}
+        assert sum(identity.origin == "p/one2" for identity in kept) == 19
+
+
 def test_answers_that_wait_for_delivery_stay_until_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", final=False)
     journal.register(["a"])
