@@ -36,7 +36,7 @@ class Identity(NamedTuple):
     @property
     def place(self) -> tuple[Identity, range | None]:
         """The identity of the whole batch, and which of its events this part has; None: it is the whole."""
-        found = _PART.search(self.origin)
+        found = _PART.search(self.origin) if "#" in self.origin else None
         if found is None:
             return self, None
         return self._replace(origin=self.origin[: found.start()]), range(int(found[1]), int(found[2]))

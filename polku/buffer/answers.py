@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from polku.batch import Identity
+from polku.batch import Batch, Identity
 from polku.buffer.filing import Filing
 from polku.codes import Code
-from polku.receipt import Receipt, Refusal
+from polku.receipt import Receipt, Refusal, located
 
 Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | Filing"
 
@@ -74,23 +74,33 @@ def read_answer(identity: Identity, first: int, last: int, refused: str, pieces:
 
 
 class Answered:
-    """Remember the answers of the latest batches of each origin."""
+    """Remember the answers of the latest batches of each origin, and of the parts that some were sent in."""
 
     _KEPT = 256  # far more than a window; what is older and was answered cannot be sent again
     _LIVES = 4  # a sender may take another epoch, and then send again what it sent under the one before
 
     def __init__(self) -> None:
         self._lives: dict[str, dict[int, dict[int, Known]]] = {}  # by origin, epoch and number
+        self._parts: dict[Identity, dict[range, Known]] = {}  # by the whole batch, and which of its events they are
 
-    def get(self, identity: Identity | None) -> Known | None:
-        """Return the answer of a batch of this identity if it was here; a `Filing` where it was dealt with in part."""
-        if identity is None:
+    def get(self, batch: Batch) -> Known | None:
+        """Return the answer of a batch of this identity if it was here; a `Filing` where it was dealt with in part.
+
+        A part of what was here is answered as that was.
+        """
+        if batch.identity is None:
             return None
-        return self._lives.get(identity.origin, {}).get(identity.epoch, {}).get(identity.seq)
+        whole, place = batch.identity.place
+        known = self._lives.get(whole.origin, {}).get(whole.epoch, {}).get(whole.seq)
+        return known if place is None else self._of_part(batch, known, self._parts.get(whole, {}), place)
 
     def put(self, identity: Identity | None, answer: Known) -> None:
         """Remember an answer; the latest lives of an origin end the memory of those before."""
         if identity is None:
+            return
+        whole, place = identity.place
+        if place is not None:
+            self._put_part(whole, place, answer)
             return
         lives = self._lives.setdefault(identity.origin, {})
         answers = lives.setdefault(identity.epoch, {})
@@ -99,6 +109,36 @@ class Answered:
             del answers[next(iter(answers))]
         while len(lives) > self._LIVES:
             del lives[next(iter(lives))]
+
+    def _put_part(self, whole: Identity, place: range, answer: Known) -> None:
+        self._parts.setdefault(whole, {})[place] = answer
+        while len(self._parts) > self._KEPT and all(map(_is_final, self._parts[next(iter(self._parts))].values())):
+            del self._parts[next(iter(self._parts))]
+
+    def _of_part(self, batch: Batch, whole: Known | None, parts: dict[range, Known], place: range) -> Known | None:
+        if place in parts:
+            return parts[place]
+        larger = (known for part, known in parts.items() if part.start <= place.start and place.stop <= part.stop)
+        known = next(larger, whole)
+        if isinstance(known, asyncio.Future):
+            return asyncio.ensure_future(_narrow_later(known, batch))
+        return _narrow(known, batch) if isinstance(known, Receipt) else None
+
+
+def _narrow(receipt: Receipt, batch: Batch) -> Receipt:
+    """Return an answer for a part of the batch that was given it.
+
+    Middleware may have left more or less of the batch than of its parts, so that ids alone tell what was refused.
+    """
+    if not receipt.refused:
+        return receipt
+    ids = set(batch.ids)
+    refused = [refusal._replace(position=-1) for refusal in receipt.refused if refusal.event_id in ids]
+    return receipt._replace(refused=located(refused, batch))
+
+
+async def _narrow_later(answer: asyncio.Future[Receipt], batch: Batch) -> Receipt:
+    return _narrow(await asyncio.shield(answer), batch)
 
 
 def _is_final(answer: Known) -> bool:

@@ -96,7 +96,7 @@ class Buffer:
         """
         late: Sequence[asyncio.Task[None]] = ()
         async with self._turn:
-            known = self._answered.get(batch.identity)
+            known = self._answered.get(batch)
             if known is None or isinstance(known, Filing):
                 filing = known or Filing(batch.identity)
                 known = await self._take_in(batch, filing)

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Code, Event
+from polku import Batch, BufferStrategy, Code, Event
 from polku.batch import Identity
 from polku.errors import UnavailableError
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
 from polku.quarantine import Patience
 from polku.receipt import Receipt, Refusal, Taken, Turn
+from tests.buffer.parts import Bench, Destination
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -54,7 +55,7 @@ class Life:
     async def work(self, batch: Batch) -> None:
         for _ in range(self.world.random.randrange(5)):
             await asyncio.sleep(0)
-        if self.world.deadly & set(batch.ids) or self.world.is_hit(batch):
+        if self.world.deadly & set(batch.ids) or await self.world.forward(batch):
             self.world.die(self)
         if self.died.is_set():  # nothing of a dead life goes on
             await asyncio.Event().wait()
@@ -77,7 +78,7 @@ class World:
         self.life = Life(self)
         self.past: list[Life] = []
 
-    def is_hit(self, batch: Batch) -> bool:
+    async def forward(self, batch: Batch) -> bool:
         """Return whether the receiver dies now by chance, which does not strike twice on one event."""
         if not self.hits or self.random.random() > 0.1 or self.struck & set(batch.ids):
             return False
@@ -183,6 +184,27 @@ async def test_what_was_sent_in_parts_has_one_identity_for_each_event_whatever_h
         assert whole == Identity("polku/lane-2/ingest", 5, 9)
         assert place is not None
         assert ids == [f"{number:02d}" for number in place]
+    await world.end()
+
+
+async def test_what_the_buffer_has_is_not_held_again_when_its_sender_dies_before_it_can_say_so() -> None:
+    destination = Destination()
+    bench = Bench(BufferStrategy.ring(100), {"a": destination})
+
+    class Forwards(World):
+        async def forward(self, batch: Batch) -> bool:
+            await bench.push(batch)
+            self.hits -= 1
+            return self.hits >= 0
+
+    world = Forwards(
+        1, set(), hits=5
+    )  # two deaths alone, after the first one, divide a batch; two more some parts of it
+    receipt = await asyncio.wait_for(world.link("link").push(batch(*(f"{n:02d}" for n in range(9)))), 10)
+    await bench.buffer.drain()
+    assert receipt.refused == ()
+    assert world.deaths == 5
+    assert destination.ids == [f"{n:02d}" for n in range(9)]
     await world.end()
 
 
