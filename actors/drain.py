@@ -11,9 +11,9 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.hub import Column, Parts
-from polku.assembly import EmitterReport, add_up, report_outcome
 from polku.lane import LaneStatistics
 from polku.plan import Plan
+from polku.report import EmitterReport, add_up, report_outcome
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again
@@ -41,15 +41,20 @@ async def drain(parts: Parts) -> None:
             raise result
 
 
-async def outcome(plan: Plan, parts: Parts) -> dict[str, EmitterReport]:
-    """Add up what became of the events of every lane that answers, by emitter."""
+async def look(parts: Parts) -> list[LaneStatistics]:
+    """Return what every lane has counted, without its stages; raises `RayError` where a part does not answer."""
+    return list(await asyncio.gather(*map(_look_at, parts.lanes)))
+
+
+async def outcome(plan: Plan, parts: Parts) -> tuple[dict[str, EmitterReport], list[str]]:
+    """Add up what became of the events of every lane that answers, by emitter; return that and who did not answer."""
     seen = await asyncio.gather(*(_answer(lane.buffer.statistics.remote(), _REPORT_SECONDS) for lane in parts.lanes))
     silent = [lane.door for lane, statistics in zip(parts.lanes, seen, strict=True) if statistics is None]
     if silent:
         _LOG.warning("what became of the events of %s is not known: no answer", ", ".join(silent))
     buffers = [s.buffer if isinstance(s, LaneStatistics) else s for s in seen if s is not None]
     reports = [report_outcome(plan, statistics.outlets) for statistics in buffers]
-    return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}
+    return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}, silent
 
 
 async def close(parts: Parts) -> None:
@@ -74,6 +79,15 @@ async def _drain_lane(lane: Column, taken: asyncio.Future[None]) -> None:
     taken.result()
     await call(lane.buffer.drain_buffer.remote())
     await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
+
+
+async def _look_at(lane: Column) -> LaneStatistics:
+    if lane.chained:
+        seen: LaneStatistics = await lane.ingest.statistics.remote()
+        return seen
+    calls = [lane.ingest, lane.buffer, *lane.emitters.values()]
+    intake, buffer, *emitters = await asyncio.gather(*(call(handle.statistics.remote()) for handle in calls))
+    return LaneStatistics(intake, {}, buffer, dict(zip(lane.emitters, emitters, strict=True)))
 
 
 async def _close_all(handles: Iterable[Any]) -> None:

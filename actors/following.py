@@ -49,6 +49,7 @@ class Following:
         self._doors = doors
         self._on_lane = on_lane
         self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
+        self.lost: list[str] = []  # lanes that were lost with what their buffers held in memory
         self._watching = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
@@ -80,6 +81,7 @@ class Following:
         for lane in self._arrangement.parts().lanes:
             if lane.address not in alive:
                 _LOG.error("%s is lost with its node %s, and what its buffer held", lane.door, lane.address)
+                self.lost.append(lane.door)
                 self._arrangement.drop(lane)
                 kill(lane.all().values())
 

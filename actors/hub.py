@@ -105,13 +105,14 @@ class HubShell:
         self._parts: Parts
         self._doors: Doors
         self._hang: float
-        self._parts, self._doors, self._hang = unpack(packed)
+        self._parts, self._doors, self._hang, self._in_memory = unpack(packed)
         self._progress = Progress()
         # As far as this life knows all are shut: an ingest may have been started again beside it.
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
+        self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> list[int]:
@@ -159,6 +160,14 @@ class HubShell:
         await self._look()
         return self._seen, self._restarts
 
+    async def vanished(self) -> dict[str, int]:
+        """Look at every part; return how many events, by emitter, were in buffers in memory that died: about that many.
+
+        It is what the last look before had seen.
+        """
+        await self._look()
+        return self._vanished
+
     async def _watch(self) -> None:
         while True:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -176,8 +185,11 @@ class HubShell:
                 _REPEATED.warning(
                     (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
                 )
+                self._count_vanished(name, before.statistics if before else None)
                 self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
-            self._seen[name] = sight if sight.vitals or not known else sight._replace(vitals=known)
+            if before is not None and known and sight.vitals is None:  # what is known of it until it is back
+                sight = sight._replace(vitals=known, statistics=before.statistics)
+            self._seen[name] = sight
         # After the loop: another look may run while this one waits, and must not count again.
         for door, lane in list(self._doors_shut.items()):
             # One that user code blocks, or that is away, is asked again at the next look.
@@ -186,6 +198,16 @@ class HubShell:
                     await lane.ingest.introduce.remote(_this_actor(), self._doors, lane.scope)
                     self._doors_shut.pop(door, None)
         await self._tell_shared()
+
+    def _count_vanished(self, name: str, statistics: Any) -> None:
+        """Count what a buffer in memory held that died, once."""
+        buffer = statistics.buffer if isinstance(statistics, LaneStatistics) else statistics
+        if not self._in_memory or not isinstance(buffer, BufferStatistics):
+            return
+        for emitter, outlet in buffer.outlets.items():
+            if outlet.lag:
+                _LOG.error("%s died with about %d events for emitter %s: they are lost", name, outlet.lag, emitter)
+                self._vanished[emitter] = self._vanished.get(emitter, 0) + outlet.lag
 
     async def _tell_shared(self) -> None:
         """Tell the shared stages which lanes they serve, and start one again that waits for a lane lost with its node.

@@ -17,20 +17,23 @@ import ray.exceptions
 
 from polku.actors.arrangement import Arrangement
 from polku.actors.door import RayDoor
-from polku.actors.drain import close, drain, kill, outcome
+from polku.actors.drain import call, close, drain, kill, look, outcome
 from polku.actors.following import Following
 from polku.actors.hub import Column, HubActor, Parts
 from polku.actors.opening import open_doors, start, start_all
 from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.places import check_journals, places, this_node
 from polku.actors.shell import pack
-from polku.assembly import StopReport
+from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
+from polku.lane import LaneStatistics
 from polku.plan import Plan
+from polku.report import StopReport, stop_report
+from polku.runtime.standstill import drain_within
 from polku.sender import Door
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
@@ -89,16 +92,19 @@ class RayRuntime:
         started = time.monotonic()
         if self._following is not None:
             await self._following.stop()
-        complete = True
-        try:
-            await asyncio.wait_for(drain(self.parts), timeout)
-        except (TimeoutError, ray.exceptions.RayError):
-            complete = False
-        emitters = await outcome(self._plan, self.parts)
+        complete = False
+        with contextlib.suppress(ray.exceptions.RayError):
+            complete = await drain_within(timeout, drain(self.parts), self._look if self._is_durable else None)
+        emitters, silent = await outcome(self._plan, self.parts)
+        silent += self._following.lost if self._following is not None else []
+        for name, count in (await self._vanished()).items():
+            if name in emitters:
+                emitters[name] = emitters[name]._replace(vanished=count)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
         await self._kill()
-        return StopReport(emitters, complete, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return stop_report(self._plan, emitters, complete=complete, seconds=seconds, silent=silent)
 
     async def health(self) -> Health:
         """Ask the supervising actor."""
@@ -128,6 +134,25 @@ class RayRuntime:
         """The way in for senders, picklable."""
         return RayDoor([(lane.ingest, lane.address) for lane in self.parts.lanes])
 
+    @property
+    def _is_durable(self) -> bool:
+        return self._plan.buffer.kind is Kind.DURABLE
+
+    async def _look(self) -> list[LaneStatistics]:
+        """Return what every lane has counted; nothing while a part does not answer."""
+        try:
+            return await look(self.parts)
+        except ray.exceptions.RayError:
+            return []
+
+    async def _vanished(self) -> dict[str, int]:
+        """Ask the supervising actor how many events died with buffers in memory."""
+        try:
+            counted: dict[str, int] = await asyncio.wait_for(call(self._hub.vanished.remote()), _CLOSE_SECONDS)
+        except (TimeoutError, ray.exceptions.RayError):
+            return {}
+        return counted
+
     async def _create(self) -> None:
         here = await asyncio.to_thread(this_node)
         where = await asyncio.to_thread(places, self._plan, here)
@@ -142,7 +167,9 @@ class RayRuntime:
             opened.append(addresses)
         self._addresses = opened[0]
         hub: Any = HubActor
-        self._hub = hub.options(resources=here.needs).remote(pack(parts, doors, self._plan.hang_seconds))
+        self._hub = hub.options(resources=here.needs).remote(
+            pack(parts, doors, self._plan.hang_seconds, not self._is_durable)
+        )
         await start(self._hub.start)
         for lane in parts.lanes:
             await start(lane.ingest.introduce, self._hub, doors, lane.scope)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from polku.buffer.buffer import Buffer
-from polku.buffer.outlet import OutletStatistics
-from polku.buffer.strategy import Kind
 from polku.clock import Clock, SystemClock
 from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
@@ -148,52 +146,6 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
 
         return CollectingDelivery(outlet.name, emitter, collector)
     return Delivery(outlet.name, emitter)
-
-
-class EmitterReport(NamedTuple):
-    """What became of one emitter's events: counts since the start.
-
-    At the end `left` were still held in memory, and are lost; `journaled` are on disk, and wait for the next start.
-    """
-
-    delivered: int
-    dead: int
-    dropped: int
-    left: int
-    journaled: int = 0
-
-
-class StopReport(NamedTuple):
-    """What a drain achieved: by emitter, whether all was delivered in time, and how long it took in seconds."""
-
-    emitters: Mapping[str, EmitterReport]
-    complete: bool
-    seconds: float
-
-    def __str__(self) -> str:
-        parts = [
-            f"{name}: {r.delivered} delivered, {r.dead} dead letters, {r.dropped} dropped, {r.left} lost{_journaled(r)}"
-            for name, r in self.emitters.items()
-        ]
-        return "; ".join(parts)
-
-
-def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[str, EmitterReport]:
-    """Say what became of each emitter's events: what a durable buffer still holds is journaled, not lost."""
-    durable = plan.buffer.kind is Kind.DURABLE
-    return {
-        name: EmitterReport(s.confirmed, s.dead, s.dropped, 0 if durable else s.lag, s.lag if durable else 0)
-        for name, s in outlets.items()
-    }
-
-
-def add_up(reports: Sequence[EmitterReport]) -> EmitterReport:
-    """Return the sums of what became of one emitter's events in several lanes."""
-    return EmitterReport(*map(sum, zip(*reports, strict=True)))
-
-
-def _journaled(report: EmitterReport) -> str:
-    return f", {report.journaled} journaled" if report.journaled else ""
 
 
 def answers_late(plan: Plan, stage: StagePlan) -> bool:

@@ -14,10 +14,11 @@ from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
+from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal, located
 from polku.text import named, said
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
 
 
@@ -155,10 +156,8 @@ class Delivery:
         return True
 
     def _note_fault(self, what: str, error: Exception) -> None:
-        fault = f"{what}: {named(error)}"
-        if fault != self._fault:
-            _LOG.warning("emitter %r %s; it is tried again", self.name, fault)
-        self._fault = fault
+        self._fault = f"{what}: {named(error)}"
+        _REPEATED.warning((self.name, what), "emitter %r %s; it is tried again", self.name, self._fault)
 
 
 async def call_hook(component: object, hook: str) -> None:

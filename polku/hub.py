@@ -353,15 +353,20 @@ class Hub:
         grpc_addr: str | None = None,
         http_addr: str | None = None,
         http_token: str | None = None,
+        drain: float | None = None,
     ) -> None:
-        """Open the gateway and serve until SIGINT or SIGTERM, then drain. Blocks; call it in the main thread.
+        """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
         The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`. HTTP is open where
         there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
-        there is one.
+        there is one. A drain takes `drain` seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer
+        it ends as soon as everything is delivered, or in the journal for destinations that take nothing.
+
+        Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
+        on standard error says how many.
         """
         runner = Runner(self.plan(runtime), self._chosen(runtime))
-        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token)
+        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token, drain=drain)
 
     def __repr__(self) -> str:
         middleware = [m.name for stage in self._stages for m in stage.middleware]
@@ -402,8 +407,15 @@ class Runner:
         self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
         return self._pipeline
 
-    def run(self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None) -> None:
-        """Open the gateway and serve until SIGINT or SIGTERM, then drain."""
+    def run(
+        self,
+        *,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+        drain: float | None = None,
+    ) -> None:
+        """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
         from polku.serving import serve
 
         serve(
@@ -413,6 +425,7 @@ class Runner:
                 http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
                 http_token or os.environ.get("POLKU_HTTP_TOKEN") or None,
             ),
+            drain=drain,
         )
 
 

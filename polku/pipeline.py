@@ -6,11 +6,11 @@ import asyncio
 import concurrent.futures
 from types import TracebackType
 
-from polku.assembly import StopReport
 from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Doors
 from polku.gateway.health import Health
 from polku.plan import Plan
+from polku.report import StopReport
 from polku.runtime import Runtime, loop_thread
 from polku.sender import Sender
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from polku.errors import SettingError
 from polku.memory import give_back_when_quiet
+from polku.report import LOST_STATUS
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
@@ -18,16 +22,20 @@ if TYPE_CHECKING:
     from polku.hub import Runner
     from polku.pipeline import Pipeline
 
-_DRAIN_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 
 
-def serve(runner: Runner, doors: Doors) -> None:
-    """Start, say on standard error which addresses are open, wait for SIGINT or SIGTERM, drain, and report.
+def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
+    """Start, say on standard error which addresses are open, wait for SIGINT, SIGTERM or SIGHUP, drain, and report.
 
-    A second signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as
-    it has started. Must be called in the main thread.
+    A drain takes `drain` seconds at most, or as many as the environment's `POLKU_DRAIN_SECONDS` says, or 30. A second
+    signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as it has
+    started. SIGHUP is left alone where it is ignored, as under `nohup`. Must be called in the main thread.
+
+    Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
+    seconds = drain_seconds(drain, os.environ)
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -35,8 +43,12 @@ def serve(runner: Runner, doors: Doors) -> None:
             os._exit(130)
         stop.set()
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
     def listen() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, on_signal)
 
     if runner.runtime != "ray":  # a start of Ray can take long: one signal ends it
@@ -53,8 +65,30 @@ def serve(runner: Runner, doors: Doors) -> None:
     while not stop.wait(_LOOK_SECONDS):
         complaints = _report_changes(pipeline, complaints)
     say("polku: draining")
-    report = pipeline.stop(_DRAIN_SECONDS)
+    report = pipeline.stop(seconds)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
+    if report.loss:
+        say(f"polku: {report.loss}; exit status {LOST_STATUS}")
+        sys.exit(LOST_STATUS)
+
+
+def drain_seconds(chosen: float | None, environment: Mapping[str, str]) -> float:
+    """Return how long a drain may take; raises `SettingError`."""
+    if chosen is not None:
+        return check_seconds("drain", chosen)
+    text = environment.get("POLKU_DRAIN_SECONDS", "").strip()
+    return check_seconds("POLKU_DRAIN_SECONDS", text) if text else DRAIN_SECONDS
+
+
+def check_seconds(name: str, value: str | float) -> float:
+    """Return a number of seconds; raises `SettingError`."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 <= seconds < math.inf:
+        raise SettingError(name, value, "write a number of seconds, 0 or more")
+    return seconds
 
 
 def _report_changes(pipeline: Pipeline, before: dict[str, str]) -> dict[str, str]:

@@ -431,10 +431,10 @@ class Outlet:
 
     def _note_fault(self, error: Exception) -> None:
         """Have health show what a push ended with: it is no verdict about an event, so the events are held."""
-        fault = named(error)
-        if fault != self._fault:
-            _LOG.warning("emitter %r cannot be reached, its events are held: %s", self.name, fault)
-        self._fault = fault
+        self._fault = named(error)
+        _REPEATED.warning(
+            (self.name, "push"), "emitter %r cannot be reached, its events are held: %s", self.name, self._fault
+        )
 
     def _pass(self, claim: Claim) -> None:
         self._account(-claim.count, -claim.size)

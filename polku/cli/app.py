@@ -18,7 +18,7 @@ from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
 from polku.cli.settings import RUNTIMES, check_address, check_lanes, read_settings, unknown_variables
 from polku.errors import PlanError, PolkuError, SettingError
-from polku.serving import say
+from polku.serving import check_seconds, say
 from polku.version import __version__
 
 app = typer.Typer(
@@ -70,8 +70,15 @@ def run(
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
     chain: Chain = False,
     lanes: Lanes = None,
+    drain: Annotated[
+        str | None, typer.Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
+    ] = None,
 ) -> None:
-    """Run the pipeline of a Python file until a signal comes, then drain it."""
+    """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
+
+    Exit status: 0, nothing that was acknowledged is lost; 1, it failed; 2, an option, a setting or the plan is wrong;
+    3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain.
+    """
     settings = read_settings(os.environ)
     log(settings.log_level)
     for sentence in unknown_variables(os.environ, misspelt=True):
@@ -79,7 +86,8 @@ def run(
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime, chain=chain, lanes=lanes)
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
-    hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token)
+    seconds = check_seconds("--drain", drain) if drain is not None else settings.drain_seconds
+    hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token, drain=seconds)
 
 
 @app.command()

@@ -34,7 +34,12 @@ def serve_environment() -> None:
     hub.lanes(settings.lanes)
     if settings.plugin_token:
         hub.allow_plugins(settings.plugin_token)
-    hub.run(grpc_addr=settings.grpc_addr, http_addr=settings.http_addr, http_token=settings.http_token)
+    hub.run(
+        grpc_addr=settings.grpc_addr,
+        http_addr=settings.http_addr,
+        http_token=settings.http_token,
+        drain=settings.drain_seconds,
+    )
 
 
 def log(level: str) -> None:

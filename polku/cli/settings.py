@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from polku.errors import PlanError, SettingError
 from polku.loops import LOOPS
 from polku.plan import PER_NODE
+from polku.serving import DRAIN_SECONDS, check_seconds
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
@@ -37,6 +38,7 @@ class Settings:
     loop: str | None = None
     hops: str | None = None
     lanes: int | Literal["per-node"] = 1
+    drain_seconds: float = DRAIN_SECONDS
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -62,6 +64,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         loop=read("loop", _one_of(LOOPS), None),
         hops=read("hops", _one_of(HOPS), None),
         lanes=read("lanes", check_lanes, default.lanes),
+        drain_seconds=read("drain_seconds", check_seconds, default.drain_seconds),
     )
 
 

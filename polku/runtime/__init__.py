@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from polku.assembly import StopReport
 from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Addresses
 from polku.gateway.health import Health
+from polku.report import StopReport
 from polku.sender import Door
 
 

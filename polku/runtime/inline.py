@@ -7,16 +7,19 @@ import concurrent.futures
 import time
 from collections.abc import Awaitable
 
-from polku.assembly import EmitterReport, StopReport, build_dead_letters, build_registry, report_outcome
+from polku.assembly import build_dead_letters, build_registry
+from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import NotRunningError
 from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.opening import Gateway
-from polku.lane import Lane
+from polku.lane import Lane, LaneStatistics
 from polku.plan import Plan
+from polku.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime import loop_thread
+from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
 from polku.sender import Door
 
@@ -57,12 +60,9 @@ class InlineRuntime:
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
         started = time.monotonic()
-        complete = True
-        try:
-            await asyncio.wait_for(self._drain(), timeout)
-        except TimeoutError:
-            complete = False
-        report = StopReport(self._outcome(), complete, time.monotonic() - started)
+        look = self._look if self._plan.buffer.kind is Kind.DURABLE else None
+        complete = await drain_within(timeout, self._drain(), look)
+        report = stop_report(self._plan, self._outcome(), complete=complete, seconds=time.monotonic() - started)
         await self._close()
         return report
 
@@ -96,6 +96,9 @@ class InlineRuntime:
         if self._gateway is not None:
             await self._gateway.close(0)
         await self._lane.close()
+
+    async def _look(self) -> list[LaneStatistics]:
+        return [self._lane.statistics()]
 
     def _outcome(self) -> dict[str, EmitterReport]:
         try:

@@ -120,8 +120,7 @@ class Watch:
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
         """Add an emitter: it is unwell while its destination does not take anything."""
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
-        alarm = str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))
-        alarm = delivery.fault or alarm or self._faults.get(self.lane + name, "")
+        alarm = trouble(delivery) or self._faults.get(self.lane + name, "")
         stall = self._why.get(self.lane + name, "")
         if delivery.collection is not None:
             stall = stall if self._is_late(f"outlet {name}", delivery.collection) else ""
@@ -140,3 +139,9 @@ class Watch:
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is."""
         return Health(all(healthy for healthy, _ in self._components.values()), self._components, processed)
+
+
+def trouble(delivery: DeliveryStatistics) -> str:
+    """Return why an emitter's destination takes nothing now; empty where it does."""
+    own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
+    return delivery.fault or str(getattr(delivery.emitter, "alarm", "") or getattr(own, "alarm", ""))

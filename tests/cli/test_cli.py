@@ -268,6 +268,81 @@ def test_the_traceback_of_a_file_shows_the_users_code_alone(code: str, tmp_path:
     )
 
 
+DOWN = """
+from polku import BufferStrategy, Hub
+
+class Down:
+    name = "down"
+    def emit(self, batch):
+        raise ConnectionError("nobody is there")
+
+async def hangs(batch):
+    import asyncio
+    await asyncio.sleep(3600)
+
+memory = Hub().emitter(hangs, name="out")
+durable = Hub().buffer_strategy(BufferStrategy.durable("journal")).emitter(Down())
+at_once = Hub().emitter(lambda batch: None, name="out")
+"""
+
+
+def run_down(folder: Path, name: str, *arguments: str, **variables: str) -> Server:
+    (folder / "pipeline.py").write_text(DOWN.replace('durable("', f'durable("{folder}/'))
+    where = ("--runtime", "inline", "--grpc-addr", "127.0.0.1:0")
+    return Server(folder, "run", f"{folder}/pipeline.py:{name}", *where, *arguments, **variables)
+
+
+def send_one(server: Server) -> None:
+    assert polku("send", "--to", server.address, "--type", "x").returncode == 0
+
+
+@pytest.mark.parametrize(("option", "variable"), [("0.2", ""), ("", "0.2")])
+def test_a_stop_that_loses_acknowledged_events_says_so_and_ends_with_status_3(
+    option: str, variable: str, tmp_path: Path
+) -> None:
+    arguments = ("--drain", option) if option else ()
+    server = run_down(tmp_path, "memory", *arguments, POLKU_DRAIN_SECONDS=variable)
+    send_one(server)
+    assert server.stop() == 3
+    last = server.err.read_text().splitlines()[-1]
+    assert last == "polku: acknowledged events are lost: 1 of emitter out; exit status 3"
+
+
+def test_a_stop_with_a_journal_ends_as_soon_as_only_destinations_that_are_down_are_waited_for(tmp_path: Path) -> None:
+    server = run_down(tmp_path, "durable", "--drain", "3600")
+    send_one(server)
+    assert server.stop() == 0
+    assert "0 lost, 1 journaled" in server.err.read_text()
+
+
+def test_sighup_drains_and_is_left_alone_where_it_is_ignored(tmp_path: Path) -> None:
+    server = run_down(tmp_path, "at_once")
+    send_one(server)
+    assert server.stop(signal.SIGHUP) == 0
+    assert "polku: draining" in server.err.read_text()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; programs that are started inherit it
+    try:
+        ignoring = run_down(tmp_path, "at_once")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ignoring.process.send_signal(signal.SIGHUP)
+    send_one(ignoring)
+    assert "draining" not in ignoring.err.read_text()
+    assert ignoring.stop() == 0
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf"])
+def test_a_wrong_time_for_the_drain_is_named(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(DOWN)
+    for result, name in (
+        (polku("run", f"{file}:at_once", "--runtime", "inline", f"--drain={value}"), "--drain"),
+        (polku("run", f"{file}:at_once", "--runtime", "inline", POLKU_DRAIN_SECONDS=value), "POLKU_DRAIN_SECONDS"),
+    ):
+        assert result.returncode == 2
+        assert f"{name}={value!r}: write a number of seconds, 0 or more" in result.stderr
+
+
 def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)

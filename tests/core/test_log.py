@@ -153,4 +153,5 @@ def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: p
     events = [Event(id=str(n)) for n in range(10_000)]
     refused = [Refusal(event.id, Code.UNDELIVERED, "no such table") for event in events]
     DeadLetters().bury("warehouse-of-this-test", Batch.from_events(events), refused)
-    assert caplog.messages == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
+    said = [message for message in caplog.messages if "warehouse-of-this-test" in message]
+    assert said == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
