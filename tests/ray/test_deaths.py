@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from polku import Event, Hub, Pipeline
+from polku import Event, Hub, Pipeline, new_event
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch
 from tests.gateway.http_client import post
@@ -153,3 +153,20 @@ def test_hub_and_ingest_killed_together_come_back_with_the_door_open(tmp_path: P
         client.join(60)
         assert pipeline.stop(30).complete
     check(client.acked, recorder.events(), may_repeat=True)
+
+
+def test_what_a_buffer_in_memory_held_when_it_died_is_counted_as_lost(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    recorder.hold()
+    with Hub(runtime="ray").emitter(recorder).start() as pipeline:
+        assert pipeline.sender().send([new_event("t") for _ in range(500)]).ok
+        seen, _ = sights(pipeline)  # the supervisor looks, as it does once a second
+        assert seen["buffer"].statistics.outlets["recorder"].lag == 500
+        os.kill(seen["buffer"].vitals.pid, signal.SIGKILL)
+        wait_for_restart(pipeline, "buffer")
+        recorder.release()
+        assert pipeline.sender().send(new_event("t")).ok
+        report = pipeline.stop(30)
+    assert report.complete
+    assert report.emitters["recorder"].vanished == 500
+    assert report.loss == "acknowledged events are lost: 500 of emitter recorder"
