@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -24,13 +26,18 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _LATER = {"RequestTimeout", "NoSuchUpload", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"}
 # Where a store looks for the credentials of the machine that it runs on, when it was given none.
 _NOWHERE = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google.internal", "redential")
+_AT_ONCE = 12  # parts of one object that are sent side by side
+_TRIES_AGAIN = 2
+_CLOSE_SECONDS = 5.0
 _FULL = ("No space left", "os error 28", "quota")
 
 
 class Objects:
     """A folder of an object store, opened at the first use.
 
-    `put` returns when the object is complete; on the local file system, when it and its name are on disk.
+    `put` returns when the object is complete; on the local file system, when it and its name are on disk. An upload
+    continues where nobody waits for it any more: cut off, it would leave its parts in the bucket, unseen and paid for.
+    Whoever puts the same object again waits for it instead of beginning another.
     """
 
     def __init__(self, url: str, options: Mapping[str, str], *, timeout: float, part_bytes: int) -> None:
@@ -41,15 +48,52 @@ class Objects:
         self._folder = unquote(urlsplit(url).path) if url.startswith("file:") else None
         self._store: ObjectStore | None = None
         self._is_on_disk = False
+        self._uploads: dict[str, asyncio.Task[None]] = {}
+
+    def seconds(self, size: int) -> float:
+        """Return how long an object of a size may take at most, each of its requests with its tries."""
+        rounds = 2 + math.ceil(size / self._part_bytes / _AT_ONCE)  # the beginning and the end of an upload are two
+        return rounds * (1 + _TRIES_AGAIN) * self._timeout
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:
-        """Write an object, replacing what has its name; raises the `EmitError` that fits."""
+        """Write an object, replacing what has its name; raises the `EmitError` that fits.
+
+        The name must stand for the content: the same name again means the same bytes.
+        """
+        upload = self._uploads.get(key)
+        if upload is None:
+            upload = asyncio.get_running_loop().create_task(self._put(key, content, content_type))
+            self._uploads[key] = upload
+            upload.add_done_callback(partial(self._uploaded, key))
+        await asyncio.shield(upload)
+
+    async def close(self) -> None:
+        """Wait a few seconds for uploads that nobody waits for; what is not complete then is cut off."""
+        uploads = list(self._uploads.values())
+        if uploads:
+            await asyncio.wait(uploads, timeout=_CLOSE_SECONDS)
+        for upload in uploads:
+            upload.cancel()
+
+    def _uploaded(self, key: str, upload: asyncio.Task[None]) -> None:
+        del self._uploads[key]
+        if not upload.cancelled():
+            upload.exception()  # whoever waited for it has it; if nobody did, the object is put again
+
+    async def _put(self, key: str, content: bytes, content_type: str) -> None:
         import obstore
 
         try:
             store = await self._opened()
             attributes = None if self._folder is not None else {"Content-Type": content_type}
-            await obstore.put_async(store, key, content, attributes=attributes, chunk_size=self._part_bytes)
+            await obstore.put_async(
+                store,
+                key,
+                content,
+                attributes=attributes,
+                chunk_size=self._part_bytes,
+                max_concurrency=_AT_ONCE,
+            )
             if self._folder is not None:
                 await asyncio.to_thread(self._sync, Path(self._folder), key)
         except Exception as error:  # obstore's errors have no class in common with those of files
@@ -95,7 +139,7 @@ class Objects:
                 "allow_http": endpoint.startswith("http://"),
             },
             # Parts of an object are tried again here, twice; the object, for as long as it takes, by Resilience.
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=self._timeout)},
+            retry_config={"max_retries": _TRIES_AGAIN, "retry_timeout": timedelta(seconds=self._timeout)},
         )
 
 

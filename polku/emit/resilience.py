@@ -59,7 +59,8 @@ class Resilience:
     holds up the event loop; a thread that yours waits for is not ended, and may still deliver what is sent again.
 
     Where code raises what is no `EmitError` and no `OSError` for a whole batch, `retry.attempts` times, the batch is
-    sent in smaller and smaller calls: only the events that fail alone are given up.
+    sent in smaller and smaller calls: only the events that fail alone are given up. An emitter with an attribute
+    `indivisible = True` always gets what is left of a batch whole.
 
     Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
     that had started before it failed may overtake it.
@@ -134,6 +135,8 @@ class Resilient:
         self._attempts = self._retries = 0
         self._alarm = ""
         self._limit = config.limit
+        # A collected group is one object, and printed text is one text: sent in pieces they would be others.
+        self._may_cut = not (getattr(inner, "indivisible", False) or hasattr(inner, "collecting"))
         self._piece: int | None = None  # events in a call, while larger calls have been too late
         self._late_after = 0.0
         self.concurrency: int = getattr(inner, "concurrency", 1)
@@ -200,7 +203,7 @@ class Resilient:
         """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
         exhausted = rest.exhausted(self._config.retry)
         piece = rest.stopped_at
-        if not exhausted or error is None or isinstance(error, (EmitError, OSError)):
+        if not exhausted or error is None or isinstance(error, (EmitError, OSError)) or not self._may_cut:
             rest.give_up(exhausted)
         elif len(piece) > 1:
             self._piece, self._late_after = len(piece) // 2, math.inf
@@ -269,7 +272,7 @@ class Resilient:
             self._note_failure(error)
         known = isinstance(error, (RetryableError, MisconfiguredError))
         reason = said(error) if known else named(error)
-        is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1
+        is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1 and self._may_cut
         if is_late and not progress.is_confirming:
             self._shrink(len(batch), began)
         counts = self._counts(error) and not is_late

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from polku import arguments
@@ -19,12 +20,15 @@ from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, Object
 from polku.emit.object_key import BATCH, KeyTemplate
 from polku.emit.object_store import SCHEMES, Objects
 from polku.emit.parts import TooLargeError, send_parts
+from polku.emit.progress import current
 from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.text import named, said
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import split_frames
 
+A = TypeVar("A")
+R = TypeVar("R")
 _PART_BYTES = 5 * 1024 * 1024  # S3 takes no smaller part but the last
 
 
@@ -58,12 +62,13 @@ class S3Emitter:
     and may be cut into other objects: delivery is at least once. An event that is in two objects then has the same id
     in both, and objects are never incomplete.
 
-    Larger objects are uploaded in parts of `part_bytes` (let the bucket's lifecycle rules remove uploads that a crash
-    left unfinished), `concurrency` objects at once; a request may take `timeout` seconds. Timeouts, 5xx and lost
-    connections are tried again; missing credentials, refused rights, an absent bucket and a wrong clock hold
+    Larger objects are uploaded in parts of `part_bytes`, `concurrency` objects at once; a request may take `timeout`
+    seconds. An upload that fails is aborted, one that takes long is waited for and never cut off; only a crash, or a
+    drain whose time is up, leaves parts behind, which the bucket's lifecycle rules should remove. Timeouts, 5xx and
+    lost connections are tried again; missing credentials, refused rights, an absent bucket and a wrong clock hold
     everything, with an alarm. `options` are the store's (`region`, `endpoint`, `access_key_id`, …: those of obstore);
-    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs
-    `pip install 'polku[s3]'`, for Parquet `pip install 'polku[s3,parquet]'`.
+    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs `pip install 'polku[s3]'`, for Parquet
+    `pip install 'polku[s3,parquet]'`.
     """
 
     url: str
@@ -125,6 +130,7 @@ class _Writer:
         self._where = f"S3Emitter(url={config.url!r})"
         self.group = config.template().group
         self._objects = Objects(config.url, config.options, timeout=config.timeout, part_bytes=config.part_bytes)
+        self._threads: ThreadPoolExecutor | None = None
         self._written = self._events = self._bytes = self._failed = 0
 
     def start(self) -> None:
@@ -138,15 +144,29 @@ class _Writer:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Write the batch's events, one object for each name."""
-        drafts, failures = await asyncio.to_thread(self._draft, batch.payload)
+        drafts, failures = await self._in_thread(self._draft, batch.payload)
         note_unwritable(failures)
         return failures + await send_parts(drafts, self._put)
+
+    async def close(self) -> None:
+        """Wait a moment for uploads that nobody waits for any more."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
+        await self._objects.close()
 
     def statistics(self) -> S3Statistics:
         return S3Statistics(self._written, self._events, self._bytes, self._failed)
 
+    async def _in_thread(self, call: Callable[[A], R], argument: A) -> R:
+        """Run in one of `concurrency` threads: one that nobody waits for any more is taken until it ends."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.concurrency, "polku-s3")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, argument)
+
     async def _put(self, draft: _Draft) -> list[Failure]:
-        key, content = await asyncio.to_thread(self._finish, draft)
+        key, content = await self._in_thread(self._finish, draft)
+        current().step(self._objects.seconds(len(content)))
         try:
             await self._objects.put(key, content, CONTENT_TYPES[self._format])
         except Exception:

@@ -61,6 +61,8 @@ class StdoutEmitter:
 
 
 class _Printer:
+    indivisible = True  # a text whose writing was begun can only be waited for
+
     def __init__(self, format: Format) -> None:
         self._line = {Format.JSON: _json_line, Format.COMPACT: _compact_line, Format.PRETTY: _pretty}[format]
         self._events = self._bytes = 0

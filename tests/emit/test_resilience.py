@@ -481,3 +481,14 @@ async def test_a_pause_that_the_destination_asks_for_after_some_parts_is_respect
     running, slept, _ = resilient(Busy())
     assert await running.emit(batch("a", "b")) == []
     assert slept == [42]
+
+
+async def test_an_emitter_whose_batches_are_indivisible_gets_them_whole() -> None:
+    class Whole(Scripted):
+        indivisible = True
+
+    late: list[Any] = [TimeoutError(), ValueError("bug"), ValueError("bug")]
+    inner = Whole(*late)
+    running, _, _ = resilient(inner, retry=Retry(attempts=3))
+    assert len(await running.emit(batch("a", "b"))) == 2
+    assert inner.calls == [["a", "b"]] * 3

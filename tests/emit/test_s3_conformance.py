@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
 
-from polku import S3Emitter
+from polku import Batch, S3Emitter, new_event
+from polku.clock import SystemClock
 from polku.testing import Ability, Destination, EmitterCheck, emitter_checks
 from tests.emit.s3_server import S3Server, free_port
 
@@ -90,7 +95,10 @@ class EndpointDestination(Destination):
         async with (
             ClientSession(auto_decompress=False) as session,
             session.request(
-                request.method, f"{self.server.url}{request.raw_path}", data=await request.read(), headers=headers
+                request.method,
+                f"{self.server.url}{request.raw_path}",
+                data=BytesIO(await request.read()),
+                headers=headers,
             ) as answer,
         ):
             body = await answer.read()
@@ -120,3 +128,85 @@ async def test_with_a_folder(check: EmitterCheck) -> None:
 @pytest.mark.parametrize("check", emitter_checks(EndpointDestination.abilities), ids=str)
 async def test_with_an_endpoint(check: EmitterCheck) -> None:
     await check.run(EndpointDestination())
+
+
+class Slow(EndpointDestination):
+    """An endpoint that takes no part and no object before it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taking = asyncio.Event()
+        self.requests: list[str] = []
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        self.requests.append(f"{request.method} {request.query_string.partition('=')[0]}")
+        if request.method == "PUT":
+            await self.taking.wait()
+        return await super()._pass_on(request)
+
+
+@pytest.mark.usefixtures("server")
+async def test_an_upload_that_is_given_up_is_finished_and_not_begun_again() -> None:
+    destination = Slow()
+    await destination.start()
+    events = [new_event("t", source="s", id=str(n), payload=os.urandom(1024 * 1024)) for n in range(12)]
+    config = replace(destination.emitter(), format="protobuf", part_bytes=5 * 1024 * 1024, timeout=20)
+    running = config.build(SystemClock())
+    first = asyncio.ensure_future(running.emit(Batch.from_events(events)))
+    await until(lambda: destination.requests.count("PUT partNumber") == 3)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.ensure_future(running.emit(Batch.from_events(events)))
+    await asyncio.sleep(0.2)
+    destination.taking.set()
+    assert await second == []
+    assert destination.requests.count("POST uploads") == 1
+    assert len(destination.server.objects()) == 1
+    assert not destination.server.client().list_multipart_uploads(Bucket="events").get("Uploads")
+    await running.close()
+    await destination.stop()
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_close_waits_a_moment_for_an_upload_that_was_given_up() -> None:
+    destination = Slow()
+    await destination.start()
+    running = destination.emitter().build(SystemClock())
+    emitting = asyncio.ensure_future(running.emit(Batch.from_events([new_event("t", source="s")])))
+    await until(lambda: bool(destination.requests))
+    emitting.cancel()
+    closing = asyncio.ensure_future(running.close())
+    await asyncio.sleep(0.1)
+    assert not closing.done()
+    destination.taking.set()
+    await asyncio.wait_for(closing, 5)
+    assert len(destination.server.objects()) == 1
+    await destination.stop()
+
+
+async def test_work_that_nobody_waits_for_takes_no_more_threads_than_objects_at_once(tmp_path: Path) -> None:
+    let, working = threading.Event(), []
+    running = S3Emitter(tmp_path.as_uri(), concurrency=2).build(SystemClock())
+
+    def draft(payload: bytes) -> tuple[list[object], list[object]]:
+        working.append(threading.current_thread())
+        let.wait(10)
+        return [], []
+
+    running._draft = draft  # type: ignore[method-assign, assignment]
+    for _ in range(20):
+        emitting = asyncio.ensure_future(running.emit(Batch.from_events([new_event("t")])))
+        await asyncio.sleep(0.005)
+        emitting.cancel()
+        await asyncio.wait([emitting])
+    assert len(working) == 2
+    let.set()
+    assert await asyncio.wait_for(running.emit(Batch.from_events([new_event("t")])), 5) == []
+    await running.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - the endpoint has no event for it
+            await asyncio.sleep(0.01)
