@@ -37,13 +37,19 @@ def read_failures(batch: Batch, answer: Answer) -> list[Failure]:
     if not answer.refused and answer.taken == len(batch):
         return []
     ack = Ack.FromString(answer.data)
-    refused = {error.event_id: error for error in ack.errors}
-    unnamed = refused.pop("", None)
+    refused = {error.event_id: error for error in ack.errors if error.event_id}
+    unnamed = _about_the_rest(ack)
     if unnamed is not None and not refused and not ack.event_ids:
         raise _whole(unnamed)
     taken = set(ack.event_ids)  # an id that is taken and refused stood twice in the message: the destination has it
     left = [(place, event_id) for place, event_id in enumerate(batch.ids) if event_id not in taken]
     return [_failure(place, event_id, refused.get(event_id, unnamed)) for place, event_id in left]
+
+
+def _about_the_rest(ack: Ack) -> AckError | None:
+    """Return the error about what is not named; where there are several, one after which sending again may help."""
+    unnamed = [error for error in ack.errors if not error.event_id]
+    return next((error for error in unnamed if error.code in _AGAIN), unnamed[0] if unnamed else None)
 
 
 def _failure(place: int, event_id: str, error: AckError | None) -> Failure:

@@ -25,6 +25,7 @@ import grpc
 from polku.begin import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
+from polku.gateway.ack import bounded
 from polku.gateway.admission import Admission
 from polku.gateway.answers import Baselines, Failure, check_answer, status_of
 from polku.gateway.doors import cannot_open
@@ -193,7 +194,7 @@ class FastServer:
                 stats = self._intake.stats_since(self._baselines.of(peer))
                 statistics[peer] = Ack(middleware_stats=stats).SerializeToString()
             # Messages written one after the other are one message: the numbers are encoded once for all of a client.
-            front.respond(call_id, ack.SerializeToString() + statistics[peer])
+            front.respond(call_id, bounded(ack).SerializeToString() + statistics[peer])
 
 
 def _fail(front: Any, call_id: int, failure: Failure) -> None:

@@ -30,7 +30,7 @@ from polku.limits import Limits
 from polku.link import Link
 from polku.log import RepeatedLog
 from polku.receipt import Counts, Receipt, Refusal
-from polku.text import as_id, named, said
+from polku.text import as_id, line, named, said
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
 from polku.views import read_envelope
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_MESSAGE = 1_000  # characters of what is said about a whole message
 
 
 class IntakeStatistics(NamedTuple):
@@ -446,7 +447,7 @@ class Intake:
     def _refuse(self, code: Code, message: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""
         ack = Ack(
-            errors=[AckError(code=code, message=message)],
+            errors=[AckError(code=code, message=line(message, _MESSAGE))],
             buffer_size=self._latest.buffer_size,
             buffer_capacity=self._latest.buffer_capacity,
         )

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from polku.errors import DrainingError, InputError
+from polku.gateway.ack import bounded
 from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
@@ -99,7 +100,7 @@ class GatewayServer:
             failure = status_of(error)
             await context.abort(failure.status, failure.details, trailing_metadata=failure.metadata)
         ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
-        return ack
+        return bounded(ack)
 
     async def stream_events(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answer StreamEvents: one Ack for each batch, in order."""
@@ -114,7 +115,7 @@ class GatewayServer:
             while (answer := await acks.get()) is not None:
                 ack = await answer
                 ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
-                await context.write(ack)
+                await context.write(bounded(ack))
             await reader
         finally:
             self._streams -= 1

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from polku.codes import Code
+from polku.gateway.ack import bounded
 from polku.gateway.health import Health
-from polku.v1.gateway_pb2 import Ack, MiddlewareStats
+from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 
 _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
 _RETRY_SOON = {"Retry-After": "1"}
@@ -43,16 +44,25 @@ def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
 
 
 def ack_json(ack: Ack) -> bytes:
-    """Return an Ack as JSON."""
+    """Return an Ack as JSON, of bounded length."""
+    ack = bounded(ack, lambda error: _size(_error(error)) + 1, lambda ids: _size(list(ids)))
     stats = ack.middleware_stats
     fields: dict[str, Any] = {
         "event_ids": list(ack.event_ids),
-        "errors": [{"event_id": e.event_id, "code": e.code, "message": e.message} for e in ack.errors],
+        "errors": list(map(_error, ack.errors)),
         "buffer_size": ack.buffer_size,
         "buffer_capacity": ack.buffer_capacity,
         "middleware_stats": {name: getattr(stats, name) for name in _STATS},
     }
     return msgspec.json.encode(fields) + b"\n"
+
+
+def _size(value: object) -> int:
+    return len(msgspec.json.encode(value))
+
+
+def _error(error: AckError) -> dict[str, str]:
+    return {"event_id": error.event_id, "code": error.code, "message": error.message}
 
 
 def health_json(health: Health, uptime_seconds: int) -> bytes:
