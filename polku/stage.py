@@ -159,6 +159,7 @@ class Stage:
         self._open.add(number)
         wait: Awaitable[Receipt] | None = None
         trail: list[_Passed] = []
+        letters: list[Awaitable[None]] = []
         changed = False
         steps = self._steps[position:]
         events = batch.events if steps else []
@@ -172,12 +173,13 @@ class Stage:
                 break
             outcome = await self._work(step, events, number)
             self._count(step, events, outcome)
+            letters += self._bury(outcome)
             follows = [(follow, self._follow(follow, number, index)) for follow in outcome.follows]
             trail.append(_Passed(index, step, events, outcome, follows))
             events = outcome.events
         if events or not steps:
             wait = self._hand_on(_outgoing(batch, events, changed=changed))
-        return begin(self._settle(number, wait, trail, inner=inner))
+        return begin(self._settle(number, wait, trail, letters, inner=inner))
 
     def _follow(self, follow: Follows, number: int, index: int) -> asyncio.Future[_Refused] | None:
         """Return the future of what is refused of the followed event's batch; None: its outcome is this batch's own."""
@@ -206,13 +208,15 @@ class Stage:
     def _count(self, step: Step, events: list[Event], outcome: Outcome) -> None:
         if outcome.refused:
             self._dead += len(outcome.refused)
-            stored = self._dead_letters.bury_events(outcome.refused)
-            if stored is not None:
-                self._keep(stored)
         if outcome.events is not events:
             gone = len(events) - len(outcome.events) - len(outcome.refused)
             if gone > 0:
                 self._counts[step.drop_reason] = self._counts.get(step.drop_reason, 0) + gone
+
+    def _bury(self, outcome: Outcome) -> list[Awaitable[None]]:
+        """Make dead letters of what a step refused; return what is done once they are stored."""
+        stored = self._dead_letters.bury_events(outcome.refused) if outcome.refused else None
+        return [] if stored is None else [stored]
 
     def _hand_on(self, batch: Batch) -> asyncio.Future[Receipt]:
         self._forwarded += len(batch)
@@ -221,7 +225,13 @@ class Stage:
         return self._link.push_nowait(batch)
 
     async def _settle(
-        self, number: int, wait: Awaitable[Receipt] | None, trail: Sequence[_Passed], *, inner: bool
+        self,
+        number: int,
+        wait: Awaitable[Receipt] | None,
+        trail: Sequence[_Passed],
+        letters: Sequence[Awaitable[None]],
+        *,
+        inner: bool,
     ) -> Receipt:
         """Wait for what became of a batch and tell the steps; what failed as a whole counts as refused as a whole."""
         receipt = self._latest
@@ -238,6 +248,8 @@ class Stage:
                     await _add_followed(refused, follow, first)
                 settled -= 1
                 self._tell(number, passed, refused)
+            for stored in letters:
+                await stored
         finally:
             for passed in trail[:settled]:
                 self._tell(number, passed, None)

@@ -1,0 +1,92 @@
+"""Nobody is answered about an event that became a dead letter before the letter is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from polku import Batch, BufferStrategy, Code, Event, Transform
+from polku.buffer.buffer import Buffer
+from polku.dead_letters import disk
+from polku.dead_letters.disk import StoredDeadLetters
+from polku.dead_letters.store import DeadLetterStore
+from polku.link import Link, Local
+from polku.middleware.adapt import as_step
+from polku.receipt import Receipt
+from polku.stage import Stage
+from tests.buffer.parts import Destination, finish
+from tests.clock import FakeClock
+from tests.dead_letters.letters import ids, wait_for
+
+
+class Disk:
+    """A folder for dead letters that is not there yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.write_text("a file where the folder should be")
+        self.letters = StoredDeadLetters(str(folder / "dead.db"), 1_000, 1_000_000)
+
+    async def fails(self) -> None:
+        await wait_for(lambda: bool(self.letters.statistics().fault))
+
+    def recover(self) -> None:
+        self._folder.unlink()
+
+    def ids(self) -> list[str]:
+        store = DeadLetterStore(self._folder / "dead.db", create=False)
+        try:
+            return ids(store)
+        finally:
+            store.close()
+
+
+@pytest.fixture
+async def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Disk]:
+    monkeypatch.setattr(disk, "_AGAIN", 0.01)
+    away = Disk(tmp_path / "folder")
+    yield away
+    await away.letters.close()
+
+
+async def push(receiver: Buffer | Stage, *events: Event) -> Receipt:
+    return await finish(await receiver.push(Batch.from_events(list(events))))
+
+
+async def test_an_event_that_also_goes_nowhere_is_accepted_once_its_letter_is_stored(away: Disk) -> None:
+    sink = Destination()
+    buffer = Buffer(BufferStrategy.ring(10), {"sink": Link("sink", Local(sink))}, away.letters)
+    buffer.start()
+    answer = asyncio.ensure_future(push(buffer, Event(id="a", route_to=["sink", "nobody"])))
+    await away.fails()
+    assert not answer.done()
+    assert sink.ids == ["a"]
+    away.recover()
+    assert (await asyncio.wait_for(answer, 10)).refused == ()
+    assert away.ids() == ["a"]
+    await buffer.close()
+
+
+@pytest.mark.parametrize("two_steps", [False, True])
+async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_stored(
+    away: Disk, two_steps: bool
+) -> None:
+    def fragile(event: Event) -> None:
+        if event.id == "bad":
+            raise ValueError("not this one")
+
+    sink, clock = Destination(), FakeClock()
+    link = Link("sink", Local(sink))
+    stage = Stage([as_step(Transform(fragile), clock)], link, away.letters, clock, two_steps=two_steps)
+    answer = asyncio.ensure_future(push(stage, Event(id="bad"), Event(id="good")))
+    await away.fails()
+    assert not answer.done()
+    assert sink.ids == ["good"]
+    away.recover()
+    receipt = await asyncio.wait_for(answer, 10)
+    assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("bad", Code.MIDDLEWARE_ERROR)]
+    assert away.ids() == ["bad"]
+    await stage.close()
