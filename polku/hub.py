@@ -244,9 +244,9 @@ class Hub:
     ) -> Hub:
         """Store dead letters in a file, from which `polku dlq` lists and replays them.
 
-        When there are more than `max_events` or `max_bytes` of them the oldest are forgotten, counted, and health says
-        so. Without this the latest 1,000 are kept in memory, or, with a durable buffer, all in a file beside its
-        journal.
+        When there are more than `max_events` or `max_bytes` of them the oldest of the same emitter and code are
+        forgotten, counted, and health says so. Without this the latest 1,000 are kept in memory, or, with a durable
+        buffer, all in a file beside its journal.
         """
         for name, value in (("max_events", max_events), ("max_bytes", max_bytes)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
