@@ -16,8 +16,8 @@ from typing import NamedTuple
 from polku.batch import Batch
 from polku.begin import begin
 from polku.errors import PastLifeError, UnavailableError
-from polku.link import Holding, Push, Receiver
 from polku.numbers import Ranges
+from polku.peer import Holding, Push, Receiver
 from polku.quarantine import Key, Patience, Quarantine, Work
 from polku.receipt import Receipt, Taken, Turn
 

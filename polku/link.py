@@ -18,59 +18,28 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import count
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from polku.batch import Batch, Identity, join
 from polku.begin import begin
-from polku.codes import Code
 from polku.epoch import new_epoch
 from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.gathering import Backlog, Gathering
 from polku.log import RepeatedLog
 from polku.numbers import OpenNumbers
-from polku.receipt import Output, Receipt, Refusal, Taken, Turn, located, shifted
-from polku.suspects import ALONE, DEATHS, Suspects, Trial, divide
+from polku.peer import Holding, Local, Outgoing, Peer, Push, Receiver
+from polku.poison import Bury, Search
+from polku.receipt import Receipt, located
+from polku.suspects import Suspects, Trial
+
+__all__ = ["Holding", "Link", "LinkStatistics", "Local", "Outgoing", "Peer", "Push", "Receiver", "Window"]
 
 _LOG = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # so long small batches wait for the answer to one that is in flight
 _REPEATED = RepeatedLog(_LOG)
-
-
-class Push(NamedTuple):
-    """Identify one push: which link, in which life of its sender, and its number.
-
-    Numbers without a final answer are open. `floor` is the sender's lowest open number, `after` the highest one below
-    this (0: there is none): the push that must be applied first. `gap` are two neighbours among the open numbers, each
-    time other ones: between them all have their answers, and the receiver may forget what it keeps of them. `alone` is
-    the wish to be worked on alone: the batch may be one that kills its receiver.
-    """
-
-    link: str
-    epoch: int
-    seq: int
-    floor: int
-    after: int
-    gap: tuple[int, int] = (0, 0)
-    alone: bool = False
-
-
-class Peer(Protocol):
-    """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
-
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
-        """Deliver; raise `UnavailableError` where the outcome is unknown."""
-        ...
-
-    async def settle(self, push: Push) -> Receipt:
-        """Wait for the outcome of a batch that was only taken; raise `UnavailableError` where it is unknown."""
-        ...
-
-    async def flush(self, everything: bool) -> None:
-        """Let the receiver let go of what it has taken and holds: all of it, or enough to make room."""
-        ...
 
 
 class Window(NamedTuple):
@@ -125,7 +94,7 @@ class Link:
         *,
         window: Window | None = None,
         retry_delay: Callable[[int], float] | None = None,
-        bury: Callable[[Batch, tuple[Refusal, ...]], Awaitable[None] | None] | None = None,
+        bury: Bury | None = None,
         at_once: bool = False,
     ) -> None:
         self.name = name
@@ -143,8 +112,9 @@ class Link:
         if self._window.gather_events:
             rule = (self._window.gather_events, self._window.gather_turns)
             self._gathering = Gathering(*rule, self._look, self._pump)
-        self._pushed = self._sent = self._resent = self._parts = 0
+        self._pushed = self._sent = self._resent = 0
         self._suspects = Suspects()
+        self._search = Search(name, self._push_part, self._pause)
         self._bury = bury
         self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
         # What is told of a push that ended with an exception, and tried again under its number; None: its caller is.
@@ -358,56 +328,27 @@ class Link:
                 return await self._peer.settle(self._identify(seq))
             except UnavailableError as error:
                 if error.died and self._suspects.accuse(seq, alone=trial.is_alone, held=trial.is_taken):
-                    return await self._push_in_parts(batch)
-                self._outlive(error)
+                    return await self._search.run(batch, self._bury)
                 attempt += 1
-                self._resent += 1
                 _REPEATED.info(self.name, "%s: batch %d is sent again: %s", self.name, seq, error)
-                await asyncio.sleep(self._retry_delay(attempt))
+                await self._pause(error, attempt)
 
     async def _flush(self, everything: bool) -> None:
         with contextlib.suppress(UnavailableError):  # then what it held is pushed again
             await self._peer.flush(everything)
 
-    async def _push_in_parts(self, batch: Batch) -> Receipt:
-        """Push a batch that kills its receiver in parts; only the events that kill it alone are refused."""
-        if len(batch) == 1:
-            reason = f"{self.name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
-            poison = (Refusal(batch.ids[0], Code.POISON, reason, position=0),)
-            stored = self._bury(batch, poison) if self._bury is not None else None
-            if stored is not None:
-                await stored
-            return Receipt(poison)
-        receipt = Receipt()
-        refused: tuple[Refusal, ...] = ()
-        output: tuple[Output, ...] = ()
-        start = 0
-        for part in divide(batch):
-            receipt = await self._push_part(part)
-            refused += shifted(located(receipt.refused, part), start)
-            output += tuple(made.after(start) for made in receipt.output)
-            start += len(part)
-        return receipt._replace(refused=refused, output=output)
+    async def _push_part(self, trial: Trial, number: int, part: Batch) -> Receipt:
+        """Push a part of a batch that kills its receiver once, and return its outcome."""
+        self._sent += 1
+        identify = partial(self._identify_part, number)
+        answer = await trial.push(self._peer, identify, part)
+        return answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
 
-    async def _push_part(self, part: Batch) -> Receipt:
-        """Push a part of a batch alone: its answer is awaited before the next one."""
-        self._parts += 1
-        identify = partial(self._identify_part, self._parts)
-        attempt = deaths = 0
-        while True:
-            trial = Trial(suspect=True)
-            try:
-                self._sent += 1
-                answer = await trial.push(self._peer, identify, part)
-                return answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
-            except UnavailableError as error:
-                deaths += error.died and trial.is_alone
-                if deaths >= (1 if len(part) > 1 else ALONE):
-                    return await self._push_in_parts(part)
-                self._outlive(error)
-                attempt += 1
-                self._resent += 1
-                await asyncio.sleep(self._retry_delay(attempt))
+    async def _pause(self, error: UnavailableError, attempt: int) -> None:
+        """Wait before something is sent again."""
+        self._outlive(error)
+        self._resent += 1
+        await asyncio.sleep(self._retry_delay(attempt))
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -434,64 +375,6 @@ class Link:
             del self._in_window[seq]
             self._pump()
             self._left.set()
-
-
-class Local:
-    """Make a link's peer of any object with `async push(batch)`: the neighbour in the same process."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-        self._outcomes: dict[int, Awaitable[Receipt]] = {}
-
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
-        """Hand the batch over."""
-        answer = await self._receiver.push(batch)
-        if isinstance(answer, Receipt):
-            return answer
-        self._outcomes[push.seq] = answer
-        return Taken()
-
-    async def settle(self, push: Push) -> Receipt:
-        """Wait for the outcome."""
-        return await self._outcomes.pop(push.seq)
-
-    async def flush(self, everything: bool) -> None:
-        """Hand the wish on to a receiver that holds back."""
-        if isinstance(self._receiver, Holding):
-            await self._receiver.flush(everything)
-
-
-class Outgoing(Protocol):
-    """What a stage hands its batches to: a link, or something that chooses one."""
-
-    def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
-        """Queue the batch and return the future of its receipt."""
-        ...
-
-    async def wait_room(self) -> None:
-        """Return when a batch pushed now would leave at once."""
-        ...
-
-    async def close(self) -> None:
-        """Stop."""
-        ...
-
-
-class Receiver(Protocol):
-    """Take batches: a stage, a buffer, an emitter's runner."""
-
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        """Return the receipt when the batch is discharged, or an awaitable of it once the batch is held."""
-        ...
-
-
-@runtime_checkable
-class Holding(Receiver, Protocol):
-    """A receiver that takes batches and answers them later."""
-
-    async def flush(self, everything: bool) -> None:
-        """Let go of all that is held, or of enough to make room."""
-        ...
 
 
 def _nothing() -> None:

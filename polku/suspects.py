@@ -3,23 +3,22 @@
 When a receiver dies, every batch that was in flight to it is a suspect; one that it held is at the second death.
 Suspects are pushed again one at a time, lowest number first, and nothing behind them, each with the wish to be worked
 on alone, next to nothing of other senders either (see `quarantine`); who is answered is cleared. A batch whose receiver
-died twice while it was alone is cut into parts that are pushed in the same way, down to the single event that is at
-fault. A death that another batch may have caused says nothing.
+died twice while it was alone is at fault, or an event of it (see `poison`). A death that another batch may have caused
+says nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from heapq import heappop, heappush
-from math import isqrt
 from typing import TYPE_CHECKING
 
-from polku.batch import Batch, Identity
+from polku.batch import Batch
 from polku.receipt import Receipt, Taken, Turn
 
 if TYPE_CHECKING:
-    from polku.link import Peer, Push
+    from polku.peer import Peer, Push
 
 DEATHS = 3
 """So many deaths of its receiver make a batch a culprit: the first may be chance, and another's fault."""
@@ -107,24 +106,3 @@ class Trial:
                 self.is_alone, self.is_taken = self._wishes, not isinstance(answer, Receipt)
                 return answer
             self.is_alone = self._wishes = answer.alone
-
-
-def divide(batch: Batch) -> Iterator[Batch]:
-    """Cut a batch into about the square root of its number of parts: two levels lead to the single event.
-
-    Halves would need fewer pushes, but a death for each level, and deaths are what costs time. The identity of a part
-    follows from that of the batch, so that what comes behind the receiver knows one that it has had.
-    """
-    size = max(1, isqrt(len(batch)))
-    identity, start = batch.identity, 0
-    rest = batch
-    while len(rest) > size:
-        part, rest = rest.split(size)
-        yield _named(part, identity, start)
-        start += size
-    yield _named(rest, identity, start)
-
-
-def _named(part: Batch, identity: Identity | None, start: int) -> Batch:
-    part.identity = None if identity is None else identity.part(start, len(part))
-    return part

@@ -6,8 +6,8 @@ import pytest
 
 from polku import BufferStrategy
 from polku.batch import Identity
+from polku.poison import divide
 from polku.receipt import Receipt
-from polku.suspects import divide
 from tests.buffer.parts import Bench, Destination, batch, finish, numbered
 
 WHOLE = Identity("p/lane-1/ingest", 7, 3)

@@ -1,0 +1,102 @@
+"""What a link sends, and to whom: the contracts between the parts of a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from polku.batch import Batch
+from polku.receipt import Receipt, Taken, Turn
+
+
+class Push(NamedTuple):
+    """Identify one push: which link, in which life of its sender, and its number.
+
+    Numbers without a final answer are open. `floor` is the sender's lowest open number, `after` the highest one below
+    this (0: there is none): the push that must be applied first. `gap` are two neighbours among the open numbers, each
+    time other ones: between them all have their answers, and the receiver may forget what it keeps of them. `alone` is
+    the wish to be worked on alone: the batch may be one that kills its receiver.
+    """
+
+    link: str
+    epoch: int
+    seq: int
+    floor: int
+    after: int
+    gap: tuple[int, int] = (0, 0)
+    alone: bool = False
+
+
+class Peer(Protocol):
+    """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+        """Deliver; raise `UnavailableError` where the outcome is unknown."""
+        ...
+
+    async def settle(self, push: Push) -> Receipt:
+        """Wait for the outcome of a batch that was only taken; raise `UnavailableError` where it is unknown."""
+        ...
+
+    async def flush(self, everything: bool) -> None:
+        """Let the receiver let go of what it has taken and holds: all of it, or enough to make room."""
+        ...
+
+
+class Local:
+    """Make a link's peer of any object with `async push(batch)`: the neighbour in the same process."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._outcomes: dict[int, Awaitable[Receipt]] = {}
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        """Hand the batch over."""
+        answer = await self._receiver.push(batch)
+        if isinstance(answer, Receipt):
+            return answer
+        self._outcomes[push.seq] = answer
+        return Taken()
+
+    async def settle(self, push: Push) -> Receipt:
+        """Wait for the outcome."""
+        return await self._outcomes.pop(push.seq)
+
+    async def flush(self, everything: bool) -> None:
+        """Hand the wish on to a receiver that holds back."""
+        if isinstance(self._receiver, Holding):
+            await self._receiver.flush(everything)
+
+
+class Outgoing(Protocol):
+    """What a stage hands its batches to: a link, or something that chooses one."""
+
+    def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
+        """Queue the batch and return the future of its receipt."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Return when a batch pushed now would leave at once."""
+        ...
+
+    async def close(self) -> None:
+        """Stop."""
+        ...
+
+
+class Receiver(Protocol):
+    """Take batches: a stage, a buffer, an emitter's runner."""
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        """Return the receipt when the batch is discharged, or an awaitable of it once the batch is held."""
+        ...
+
+
+@runtime_checkable
+class Holding(Receiver, Protocol):
+    """A receiver that takes batches and answers them later."""
+
+    async def flush(self, everything: bool) -> None:
+        """Let go of all that is held, or of enough to make room."""
+        ...

@@ -1,0 +1,93 @@
+"""Take out of a batch the events that kill whatever works on them.
+
+A batch that was found to kill its receiver (see `suspects`) is pushed in parts, each alone, down to the single event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from math import isqrt
+from typing import TypeAlias
+
+from polku.batch import Batch, Identity
+from polku.codes import Code
+from polku.errors import UnavailableError
+from polku.receipt import Output, Receipt, Refusal, located, shifted
+from polku.suspects import ALONE, DEATHS, Trial
+
+Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
+
+
+class Search:
+    """Push batches in parts: `push_part` tries once, under a number, `pause` waits before the next time."""
+
+    def __init__(
+        self,
+        name: str,
+        push_part: Callable[[Trial, int, Batch], Awaitable[Receipt]],
+        pause: Callable[[UnavailableError, int], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._push_part = push_part
+        self._pause = pause
+        self._parts = 0
+
+    async def run(self, batch: Batch, bury: Bury | None) -> Receipt:
+        """Push a batch that kills its receiver; only the events that kill it alone are refused, and buried."""
+        if len(batch) == 1:
+            return await self._take_out(batch, bury)
+        receipt = Receipt()
+        refused: tuple[Refusal, ...] = ()
+        output: tuple[Output, ...] = ()
+        start = 0
+        for part in divide(batch):
+            receipt = await self._send(part, bury)
+            refused += shifted(located(receipt.refused, part), start)
+            output += tuple(made.after(start) for made in receipt.output)
+            start += len(part)
+        return receipt._replace(refused=refused, output=output)
+
+    async def _take_out(self, batch: Batch, bury: Bury | None) -> Receipt:
+        reason = f"{self._name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
+        poison = (Refusal(batch.ids[0], Code.POISON, reason, position=0),)
+        stored = bury(batch, poison) if bury is not None else None
+        if stored is not None:
+            await stored
+        return Receipt(poison)
+
+    async def _send(self, part: Batch, bury: Bury | None) -> Receipt:
+        """Push a part alone: its answer is awaited before the next one."""
+        self._parts += 1
+        number = self._parts
+        attempt = deaths = 0
+        while True:
+            trial = Trial(suspect=True)
+            try:
+                return await self._push_part(trial, number, part)
+            except UnavailableError as error:
+                deaths += error.died and trial.is_alone
+                if deaths >= (1 if len(part) > 1 else ALONE):
+                    return await self.run(part, bury)
+                attempt += 1
+                await self._pause(error, attempt)
+
+
+def divide(batch: Batch) -> Iterator[Batch]:
+    """Cut a batch into about the square root of its number of parts: two levels lead to the single event.
+
+    Halves would need fewer pushes, but a death for each level, and deaths are what costs time. The identity of a part
+    follows from that of the batch, so that what comes behind the receiver knows one that it has had.
+    """
+    size = max(1, isqrt(len(batch)))
+    identity, start = batch.identity, 0
+    rest = batch
+    while len(rest) > size:
+        part, rest = rest.split(size)
+        yield _named(part, identity, start)
+        start += size
+    yield _named(rest, identity, start)
+
+
+def _named(part: Batch, identity: Identity | None, start: int) -> Batch:
+    part.identity = None if identity is None else identity.part(start, len(part))
+    return part
