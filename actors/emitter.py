@@ -12,6 +12,7 @@ from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
 from polku.emit.console import RelayConsole
+from polku.hooks import close_each
 from polku.inlet import Inlet
 from polku.link import Push
 from polku.plan import OutletPlan
@@ -29,7 +30,7 @@ class EmitterShell(Shell):
         console.use(self._console)
         self._delivery: Delivery = build_delivery(outlet)
         self._inlet = Inlet(self._delivery)
-        self._opened.push_async_callback(self._delivery.close)
+        self._opened.push_async_callback(close_each, [(f"emitter {outlet.name!r}", self._delivery.close)])
         await self._delivery.start_again()
 
     def check(self) -> None:

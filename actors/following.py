@@ -7,6 +7,7 @@ part, unwell, and goes on when a node of its address comes back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from polku.errors import NotRunningError, PolkuError
 from polku.gateway.doors import Doors
 from polku.log import RepeatedLog
 from polku.plan import Plan
+from polku.tasks import TaskSet
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -50,14 +52,13 @@ class Following:
         self._on_lane = on_lane
         self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
         self.lost: list[str] = []  # lanes that were lost with what their buffers held in memory
-        self._watching = asyncio.ensure_future(self._watch())
+        self._tasks = TaskSet("lanes of nodes")
+        self._tasks.keep_alive("watching the nodes", self._watch)
 
     async def stop(self) -> None:
         """Add and drop no more; a lane that is being started and has taken nothing in yet goes."""
-        tasks = [self._watching, *(task for _, task in self._joining.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._tasks.close(), _STOP_SECONDS)
 
     async def _watch(self) -> None:
         while True:
@@ -74,7 +75,7 @@ class Following:
                 self._drop_lost(alive)
             taken = [*self._arrangement.places, *(place for place, _ in self._joining.values())]
             for place in spread(nodes, self._here, taken):
-                task = asyncio.ensure_future(self._join(place))
+                task = self._tasks.start("joining", self._join(place))
                 self._joining[place.node.address] = place, task
 
     def _drop_lost(self, alive: frozenset[str]) -> None:

@@ -23,9 +23,11 @@ from polku.gateway.intake import IntakeStatistics
 from polku.lane import LaneStatistics
 from polku.log import RepeatedLog
 from polku.runtime.watch import Progress, Watch
+from polku.tasks import TaskSet
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_WATCH = "watching the parts"
 _INTERVAL = 1.0  # seconds between two looks
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
@@ -113,12 +115,12 @@ class HubShell:
         self._seen: dict[str, Sight] = {}
         self._restarts: dict[str, int] = {}
         self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks = TaskSet("supervisor")
 
     async def start(self) -> list[int]:
         """Begin to watch; return the numbers of the lanes that it knows."""
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
+        if not len(self._tasks):
+            self._tasks.keep_alive(_WATCH, self._watch)
         return [lane.number for lane in self._parts.lanes]
 
     async def adopt(self, packed: bytes) -> None:
@@ -146,6 +148,8 @@ class HubShell:
             watch.lane = lane.name
             processed += sum(_judge(watch, name.removeprefix(lane.name), self._seen[name]) for name in lane.all())
         watch.lane = ""
+        if self._tasks.fault:
+            watch.add("supervisor", self._tasks.fault)
         for name in parts.shared:
             _judge(watch, name, self._seen[name])
         return watch.health(processed)
@@ -172,6 +176,7 @@ class HubShell:
         while True:
             with contextlib.suppress(ray.exceptions.RayError):
                 await self._look()
+            self._tasks.works(_WATCH)
             await asyncio.sleep(_INTERVAL)
 
     async def _look(self) -> None:

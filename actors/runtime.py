@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -35,6 +36,7 @@ from polku.plan import Plan
 from polku.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import Door
+from polku.tasks import TaskSet
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
@@ -53,7 +55,7 @@ class RayRuntime:
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
         self._started_ray = attach() if main else False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = TaskSet("pipeline")
         self._following: Following | None = None
 
     @property
@@ -173,7 +175,7 @@ class RayRuntime:
         await start(self._hub.start)
         for lane in parts.lanes:
             await start(lane.ingest.introduce, self._hub, doors, lane.scope)
-        self._tasks = [asyncio.ensure_future(self._keep_watching())]
+        self._tasks.keep_alive("watching the supervisor", self._keep_watching)
         self._write_out(parts.lanes)
         if self._plan.per_node:
             _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))
@@ -193,11 +195,11 @@ class RayRuntime:
         """Write what emitters of lanes print to this program's standard output."""
         names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
         handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
-        self._tasks += [asyncio.ensure_future(_write_console(handle)) for handle in handles.values()]
+        for handle in handles.values():
+            self._tasks.keep_alive("writing to the console", partial(_write_console, handle))
 
     async def _kill(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await self._tasks.close()
         handles = self._arrangement.parts().all().values() if self._arrangement else ()
         kill([self._hub, *handles] if self._hub else handles)
         if self._started_ray:

@@ -25,7 +25,10 @@ def fault(where: str, field: str, value: object, fix: str) -> PlanError:
 
 def shorten(value: object) -> str:
     """Return a value's `repr`, cut to some 60 characters; never raises."""
-    return _REPR.repr(value)
+    try:
+        return _REPR.repr(value)
+    except BaseException:  # reprlib itself catches each Exception
+        return f"<{type(value).__name__} without a repr>"
 
 
 def positive(where: str, field: str, value: object) -> None:

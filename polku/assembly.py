@@ -58,7 +58,9 @@ def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryServic
 
     taken = {source: type(ingestor).__name__ for source, ingestor in plan.ingestors}
     slots = {name: outlet.name for outlet in plan.outlets if (name := slot_name(outlet.emitter)) is not None}
-    return RegistryService(Registry(plan.plugins, intake, taken, slots, assign))
+    registry = Registry(plan.plugins, intake, taken, slots, assign)
+    intake.watch(registry.tasks)
+    return RegistryService(registry)
 
 
 def build_stage(

@@ -14,7 +14,11 @@ import asyncio
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
+from polku.usercode import as_exception
+
 T = TypeVar("T")
+
+_FATAL = (SystemExit, KeyboardInterrupt, GeneratorExit)  # raised by a task, they end the event loop or who awaits it
 
 
 def begin(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
@@ -30,9 +34,9 @@ def begin(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         done = loop.create_future()
         done.cancel()
         return done
-    except Exception as error:
+    except BaseException as error:
         done = loop.create_future()
-        done.set_exception(error)
+        done.set_exception(as_exception(error))
         return done
     return loop.create_task(_Rest(work, first))
 
@@ -49,6 +53,10 @@ class Begun:
     def __await__(self) -> Generator[Any, Any, Any]:
         try:
             yield self._first
+        except GeneratorExit:
+            if hasattr(self._steps, "close"):
+                self._steps.close()
+            raise
         except BaseException as error:
             if not hasattr(self._steps, "throw"):  # an iterator of its own kind
                 raise
@@ -72,14 +80,20 @@ class _Rest(Coroutine[Any, Any, T]):
 
     def send(self, value: Any) -> Any:
         if self._goes_on:
-            return self._work.send(value)
+            try:
+                return self._work.send(value)
+            except _FATAL as error:
+                raise as_exception(error) from error
         self._goes_on = True
         first, self._first = self._first, None
         return first
 
     def throw(self, *error: Any) -> Any:
         self._goes_on = True
-        return self._work.throw(*error)
+        try:
+            return self._work.throw(*error)
+        except _FATAL as deeper:
+            raise as_exception(deeper) from deeper
 
     def close(self) -> None:
         self._work.close()

@@ -19,7 +19,9 @@ from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
 from polku.receipt import Receipt, Refusal
+from polku.tasks import TaskSet
 from polku.text import said
+from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload
 from polku.views import join_frames, split_frames
 
@@ -42,7 +44,7 @@ class CollectingDelivery(Delivery):
         self._let_go = 0  # the last batch all of whose groups were completed for want of room
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet(f"emitter {name!r}")
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Take a batch in, once there is room for it; return what will be its receipt."""
@@ -66,9 +68,7 @@ class CollectingDelivery(Delivery):
         for group in self._groups.values():
             group.timer.cancel()
         self._groups.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await super().close()
 
     def statistics(self) -> DeliveryStatistics:
@@ -93,7 +93,7 @@ class CollectingDelivery(Delivery):
         for position, (event, frame) in enumerate(zip(EventPayload.FromString(payload).events, frames, strict=True)):
             try:
                 key = self._group_of(event)
-            except Exception as error:
+            except BaseException as error:
                 held.refused.append(Refusal(event.id, Code.UNDELIVERED, said(error), position=position))
             else:
                 self._put(key, held, position, frame)
@@ -147,14 +147,18 @@ class CollectingDelivery(Delivery):
         del self._groups[group.key]
         self._open -= group.size
         self._under_way += group.size
-        task = asyncio.get_running_loop().create_task(self._deliver(group))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start("group", self._deliver(group))
 
     async def _deliver(self, group: _Group) -> None:
         batch = Batch.from_wire(Header(len(group.frames), None, None, 0, ""), join_frames(group.frames))
         group.frames.clear()
-        receipt = await self.deliver(batch)
+        try:
+            receipt = await self.deliver(batch)
+        except BaseException as error:
+            self._give_up(group, as_exception(error))
+            if is_ours(error):
+                raise
+            return
         refused = {refusal.position: refusal for refusal in receipt.refused}
         self._under_way -= group.size
         waiting, start = len(self._held), 0
@@ -170,10 +174,23 @@ class CollectingDelivery(Delivery):
         elif self._wanted:
             self._make_room()
 
+    def _give_up(self, group: _Group, error: Exception) -> None:
+        """Answer the batches of a group that has no outcome with the reason; their sender keeps them."""
+        self._under_way -= group.size
+        for run in group.runs:
+            held = self._held.pop(run.held.number, None)
+            if held is None:  # another group of it has failed before
+                continue
+            self._held_events -= held.events
+            self._held_bytes -= held.size
+            if not held.done.done():
+                held.done.set_exception(error)
+        self._settled.set()
+
     def _settle(self, held: _Held, count: int) -> None:
         """Count events of a batch that have an outcome; with the last one, answer the batch."""
         held.remaining -= count
-        if held.remaining:
+        if held.remaining or held.number not in self._held:
             return
         del self._held[held.number]
         self._held_events -= held.events

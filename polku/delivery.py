@@ -14,9 +14,11 @@ from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
+from polku.hooks import CLOSE_SECONDS, call_hook, snapshot_of, start_hook
 from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal, located
 from polku.text import named, said
+from polku.usercode import as_exception, is_ours
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
@@ -66,7 +68,7 @@ class Delivery:
 
     async def start(self) -> None:
         """Start the emitter, and raise what its `start` raises: at the start of a pipeline."""
-        await call_hook(self._emitter, "start")
+        await start_hook(f"emitter {self.name!r}", self._emitter)
 
     async def start_again(self) -> None:
         """Start the emitter in a new life of its process; what it raises is tried again until it does not.
@@ -114,12 +116,11 @@ class Delivery:
         """Close the emitter."""
         if self._starting is not None:
             self._starting.cancel()
-        await call_hook(self._emitter, "close")
+        await call_hook(self._emitter, "close", seconds=CLOSE_SECONDS)
 
     def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
-        own = getattr(self._emitter, "statistics", None)
-        snapshot = own() if callable(own) else None
+        snapshot = snapshot_of(self._emitter)
         return DeliveryStatistics(
             self._confirmed, self._failed, self._calls, self._in_flight, snapshot, fault=self._fault
         )
@@ -134,7 +135,9 @@ class Delivery:
                 return list(failures or ())
             except RejectedError as error:
                 return [Failure(event_id, said(error), retryable=False) for event_id in batch.ids]
-            except Exception as error:
+            except BaseException as error:
+                if is_ours(error):
+                    raise
                 self._note_fault("its call failed", error)
             await asyncio.sleep(self._pauses.delay(attempt))
         raise AssertionError("unreachable")
@@ -148,22 +151,15 @@ class Delivery:
     async def _try_to_start(self) -> bool:
         try:
             await self.start()
-        except Exception as error:
-            self._start_error = error
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            self._start_error = as_exception(error)
             self._note_fault("cannot start", error)
             return False
         self._start_error, self._fault = None, ""
         return True
 
-    def _note_fault(self, what: str, error: Exception) -> None:
+    def _note_fault(self, what: str, error: BaseException) -> None:
         self._fault = f"{what}: {named(error)}"
         _REPEATED.warning((self.name, what), "emitter %r %s; it is tried again", self.name, self._fault)
-
-
-async def call_hook(component: object, hook: str) -> None:
-    """Call an optional hook of a component, sync or async."""
-    method: Any = getattr(component, hook, None)
-    if callable(method):
-        result = method()
-        if inspect.isawaitable(result):
-            await result

@@ -12,6 +12,7 @@
     ├── JournalError         a journal on disk cannot be used now
     │   ├── JournalLockedError   ... another process has it
     │   └── JournalCorruptError  ... it, or a part of it, cannot be read
+    ├── UserCodeError        user code raised what ends a task or a process: `SystemExit`, `CancelledError`, a panic
     └── PipelineError        the pipeline cannot take events now
         ├── UnavailableError     a part of it does not answer; the outcome is unknown
         │   └── PastLifeError        ... it knows another sender of this name, with a higher epoch
@@ -149,6 +150,10 @@ class JournalLockedError(JournalError):
 
 class JournalCorruptError(JournalError):
     """Say what of a journal cannot be read."""
+
+
+class UserCodeError(PolkuError):
+    """Stand for an exception of user code that is no `Exception`; `__cause__` is that one, where it was not pickled."""
 
 
 class PipelineError(PolkuError):

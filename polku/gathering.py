@@ -19,6 +19,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
+from polku.tasks import TaskSet
+
 _ALONE = 8
 _TRY = 128
 _PATIENCE = 4
@@ -43,6 +45,7 @@ class Gathering:
         self._alone = _TRY - _ALONE  # pushes of one message in a row
         self._quiet = 0
         self._listening: asyncio.Task[None] | None = None
+        self._tasks = TaskSet("gathering")
 
     def holds(self, is_under_way: bool) -> bool:
         """Say whether what waits has to wait; `is_under_way`: enough is under way to keep the receiver busy."""
@@ -54,7 +57,7 @@ class Gathering:
         if self._quiet >= self._turns or not (batches > 1 or self._come_several()):
             return False
         if self._listening is None:
-            self._listening = asyncio.get_running_loop().create_task(self._listen())
+            self._listening = self._tasks.start("listening", self._listen())
         return True
 
     def pushed(self, batches: int, left: int) -> None:

@@ -20,6 +20,7 @@ from polku.numbers import Ranges
 from polku.peer import Holding, Push, Receiver
 from polku.quarantine import Key, Patience, Quarantine, Work
 from polku.receipt import Receipt, Taken, Turn
+from polku.usercode import as_exception, contained, is_ours
 
 
 class InletStatistics(NamedTuple):
@@ -255,7 +256,7 @@ class Inlet:
         entry = sender.answers.get(push.seq)
         if entry is None or entry.outcome is None:
             raise UnavailableError(f"{push} is not known here")
-        return await asyncio.shield(entry.outcome)
+        return await contained(asyncio.shield(entry.outcome))
 
     def statistics(self) -> InletStatistics:
         """Return a snapshot of the counters."""
@@ -316,9 +317,11 @@ class Inlet:
         assert answer is not None
         try:
             result = await self._receiver.push(batch)
-        except Exception as error:
+        except BaseException as error:
             entry.forget()  # a sender that pushes it again would hear the same for ever
-            answer.fail(error)
+            answer.fail(as_exception(error))
+            if is_ours(error):
+                raise
         else:
             if isinstance(result, Receipt):
                 answer.give(result)

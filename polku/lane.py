@@ -37,6 +37,7 @@ from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
 from polku.gateway.intake import Intake, IntakeStatistics
+from polku.hooks import close_each
 from polku.inlet import Inlet
 from polku.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
 from polku.neighbour import Neighbour
@@ -194,11 +195,14 @@ class Lane:
         """Refuse what is new; return when everything taken in has its answer."""
         self.intake.stop()
         drain = asyncio.ensure_future(self.intake.drain())
-        while not drain.done():
-            # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
-            await self.flush()
-            await asyncio.wait([drain], timeout=0.01)
-        await drain
+        try:
+            while not drain.done():
+                # Inputs of a holder are only answered when it lets go, so stages are flushed while the intake drains.
+                await self.flush()
+                await asyncio.wait([drain], timeout=0.01)
+            await drain
+        finally:
+            drain.cancel()
 
     async def drain_buffer(self) -> None:
         """Return when every outlet has delivered what it holds."""
@@ -207,15 +211,16 @@ class Lane:
 
     async def close(self) -> None:
         """Close every part, from the front to the back."""
+        closing: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         if self._intake is not None:
-            await self._intake.close()
-        closing: list[Callable[[], Awaitable[None]]] = [stage.close for stage in self._stages.values()]
-        closing += [replicas.close for replicas in self._replicas]
-        closing += [self._buffer.close] if self._buffer is not None else []
-        closing.append(self._dead_letters.close)
-        closing += [delivery.close for delivery in self._deliveries.values()]
-        for close in closing:
-            await close()
+            closing.append(("the ingest", self._intake.close))
+        closing += [(name, stage.close) for name, stage in self._stages.items()]
+        closing += [("the replicas of a stage", replicas.close) for replicas in self._replicas]
+        if self._buffer is not None:
+            closing.append(("the buffer", self._buffer.close))
+        closing.append(("the dead letters", self._dead_letters.close))
+        closing += [(f"emitter {name!r}", delivery.close) for name, delivery in self._deliveries.items()]
+        await close_each(closing)
 
     def _begins_here(self, position: int) -> bool:
         """Say whether the part that hands its batches to a stage's replicas runs here: it keeps their order."""

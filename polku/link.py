@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -34,6 +34,8 @@ from polku.peer import Holding, Local, Outgoing, Peer, Push, Receiver
 from polku.poison import Bury, Search
 from polku.receipt import Receipt, located
 from polku.suspects import Suspects, Trial
+from polku.tasks import TaskSet
+from polku.usercode import as_exception, is_ours
 
 __all__ = ["Holding", "Link", "LinkStatistics", "Local", "Outgoing", "Peer", "Push", "Receiver", "Window"]
 
@@ -124,7 +126,7 @@ class Link:
         self._sent_at = 0.0
         self._again: asyncio.TimerHandle | None = None
         self._carrying: dict[int, asyncio.Future[None]] = {}  # by number
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet(f"link {name}")
         self._idle = asyncio.Event()
         self._left = asyncio.Event()
         self._idle.set()
@@ -176,7 +178,7 @@ class Link:
     def flush_nowait(self, *, everything: bool = False) -> None:
         """Ask the receiver to let go of what it has taken and holds, if there is anything."""
         if self.is_holding and not self._closed:
-            self._keep(self._flush(everything))
+            self._tasks.start("flush", self._flush(everything))
 
     async def drain(self) -> None:
         """Return when every batch pushed so far has its final answer."""
@@ -189,10 +191,11 @@ class Link:
             self._gathering.close()
         if self._again is not None:
             self._again.cancel()
-        tasks = [*self._carrying.values(), *self._tasks]
-        for task in tasks:
+        carrying = list(self._carrying.values())
+        for task in carrying:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*carrying, return_exceptions=True)
+        await self._tasks.close()
         error = DrainingError(f"link {self.name} was closed")
         for parts in [*self._open.values(), list(self._waiting)]:
             _fail(parts, error)
@@ -285,8 +288,10 @@ class Link:
                 batch.identity = Identity(self.name, self.epoch, seq)
             receipt = await self._send_despite_faults(seq, batch)
             receipt = receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
-        except Exception as error:
-            _fail(parts, error)
+        except BaseException as error:
+            if is_ours(error, cancelled=self._closed):
+                raise  # `close` answers what is open
+            _fail(parts, as_exception(error))
         else:
             _answer(parts, receipt)
         self._suspects.clear(seq)
@@ -302,10 +307,10 @@ class Link:
         for attempt in count(1):
             try:
                 return await self._send_until_answered(seq, batch)
-            except Exception as error:
-                if self.on_fault is None:
+            except BaseException as error:
+                if self.on_fault is None or is_ours(error, cancelled=self._closed):
                     raise
-                self.on_fault(error)
+                self.on_fault(as_exception(error))
             self._suspects.hold_others(seq)
             self._resent += 1
             await asyncio.sleep(self._retry_delay(attempt))
@@ -349,11 +354,6 @@ class Link:
         self._outlive(error)
         self._resent += 1
         await asyncio.sleep(self._retry_delay(attempt))
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _identify(self, seq: int, alone: bool = False) -> Push:
         numbers = self._numbers

@@ -13,6 +13,7 @@ from polku.begin import begin
 from polku.errors import DrainingError
 from polku.link import Receiver
 from polku.receipt import Receipt, located
+from polku.usercode import as_exception, is_ours
 
 
 class Neighbour:
@@ -51,7 +52,9 @@ class Neighbour:
             answer = await self._receiver.push(batch)
             receipt = answer if isinstance(answer, Receipt) else await answer
             return receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
-        except asyncio.CancelledError:
-            if self._closed:
+        except BaseException as error:
+            if self._closed and isinstance(error, asyncio.CancelledError):
                 raise DrainingError(f"{self._name} was closed") from None
-            raise
+            if isinstance(error, Exception) or is_ours(error, cancelled=False):
+                raise
+            raise as_exception(error) from error

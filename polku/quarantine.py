@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
 from polku.receipt import Turn
+from polku.tasks import TaskSet
+from polku.usercode import as_exception
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class Quarantine:
         self._is_shut = False
         self._turn: _Held | None = None
         self._asked: dict[Key, asyncio.Future[Turn]] = {}
-        self._giving: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet("quarantine")
 
     def admits(self, key: Key) -> bool:
         """Return whether work on a batch may begin."""
@@ -115,7 +117,7 @@ class Quarantine:
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = asyncio.get_running_loop().create_future()
-            self._keep(self._give_turn(key, asked))
+            self._tasks.start("turn", self._give_turn(key, asked))
         return await asyncio.shield(asked)
 
     def begin(self, key: Key, applying: asyncio.Future[None]) -> None:
@@ -151,6 +153,11 @@ class Quarantine:
                 asked.set_result(Turn(alone=is_quiet))
                 if self._turn is not None:
                     await self._watch(self._turn)
+            except BaseException as error:
+                if not asked.done():
+                    self._asked.pop(key, None)
+                    asked.set_exception(as_exception(error))
+                raise
             finally:
                 self._turn = None
                 self._is_shut = False
@@ -165,11 +172,6 @@ class Quarantine:
         turn.worked.set()
         if applying is not None:
             await asyncio.wait((turn.heard,), timeout=self._patience.push)
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._giving.add(task)
-        task.add_done_callback(self._giving.discard)
 
 
 def _log_failure(flushing: asyncio.Future[None]) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch import Batch
@@ -19,19 +20,23 @@ from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
-from polku.delivery import call_hook
+from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.lineage import through, trace_back
 from polku.link import Outgoing
 from polku.log import RepeatedLog
 from polku.receipt import Counts, Output, Receipt, Refusal
+from polku.tasks import TaskSet
 from polku.text import named, trace
+from polku.usercode import as_exception, contained, is_ours
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_TIMER = "flush timer"
 _UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
 
 _Refused = dict[int, Refusal]  # by position
@@ -40,7 +45,7 @@ _Refused = dict[int, Refusal]  # by position
 class StageStatistics(NamedTuple):
     """Count events and batches; `step` is the middleware that is at work now (empty: none), `since` when it began.
 
-    `since` is the clock's monotonic time in seconds.
+    `since` is the clock's monotonic time in seconds. `fault` says what does not work in the background.
     """
 
     batches: int
@@ -51,6 +56,7 @@ class StageStatistics(NamedTuple):
     counts: Counts
     step: str
     since: float
+    fault: str = ""
 
 
 @dataclass(slots=True)
@@ -92,13 +98,14 @@ class Stage:
         self._holds = any(is_holder(step) for step in steps)
         self._two_steps = two_steps or self._holds
         self._reads_routes = reads_routes
+        self._opened: list[Step | Holder] = []
         self._turn = asyncio.Lock()
         self._held_something = asyncio.Event()
         self._number = 0
         self._open: set[int] = set()  # numbers of batches without an outcome
         self._followers: dict[tuple[int, int], asyncio.Future[_Refused]] = {}  # by number and index of the step
         self._holdings: dict[int, _Holding] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet("stage")
         self._latest = Receipt()
         self._batches = self._received = self._forwarded = self._dead = 0
         self._counts: dict[str, int] = {}
@@ -107,9 +114,10 @@ class Stage:
     async def start(self) -> None:
         """Start the middleware, and begin to flush held events when they are due."""
         for step in self._steps:
-            await call_hook(step, "start")
+            self._opened.append(step)
+            await start_hook(f"middleware {step.name!r}", step)
         if self._holds:
-            self._keep(self._flush_when_due())
+            self._tasks.keep_alive(_TIMER, self._flush_when_due)
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Work on a batch and hand it on; see the module for when this returns and what."""
@@ -131,12 +139,15 @@ class Stage:
 
     async def close(self) -> None:
         """Stop the flush timer, close the middleware and the link."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._link.close()
-        for step in self._steps:
-            await call_hook(step, "close")
+        await self._tasks.close()
+        for holding in self._holdings.values():
+            if not holding.done.done():
+                holding.done.set_exception(DrainingError("the stage was closed"))
+                holding.done.exception()  # its sender may be closed too
+        closing: list[tuple[str, Callable[[], Awaitable[None]]]] = [("the link", self._link.close)]
+        for step in self._opened:
+            closing.append((f"middleware {step.name!r}", partial(call_hook, step, "close", seconds=CLOSE_SECONDS)))
+        await close_each(closing)
 
     def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
@@ -150,6 +161,7 @@ class Stage:
             Counts(**self._counts),
             self._step,
             self._since,
+            self._tasks.fault,
         )
 
     async def _advance(self, batch: Batch, position: int, *, inner: bool = False) -> asyncio.Future[Receipt]:
@@ -157,9 +169,25 @@ class Stage:
         self._number += 1
         number = self._number
         self._open.add(number)
-        wait: Awaitable[Receipt] | None = None
         trail: list[_Passed] = []
         letters: list[Awaitable[None]] = []
+        try:
+            wait = await self._run(batch, number, position, trail, letters)
+        except BaseException as error:
+            # The steps that it has passed must hear of it: of a retry a Deduplicator would say that it is there.
+            self._holdings.pop(number, None)
+            settled = begin(self._settle(number, _failed(error), trail, letters, inner=inner))
+            if is_ours(error):
+                settled.add_done_callback(_seen)
+                raise
+            return settled
+        return begin(self._settle(number, wait, trail, letters, inner=inner))
+
+    async def _run(
+        self, batch: Batch, number: int, position: int, trail: list[_Passed], letters: list[Awaitable[None]]
+    ) -> Awaitable[Receipt] | None:
+        """Run the steps and write down which the batch has passed; return the awaitable of what its rest became."""
+        wait: Awaitable[Receipt] | None = None
         changed = False
         steps = self._steps[position:]
         events = batch.events if steps else []
@@ -179,7 +207,7 @@ class Stage:
             events = outcome.events
         if events or not steps:
             wait = self._hand_on(_outgoing(batch, events, changed=changed))
-        return begin(self._settle(number, wait, trail, letters, inner=inner))
+        return wait
 
     def _follow(self, follow: Follows, number: int, index: int) -> asyncio.Future[_Refused] | None:
         """Return the future of what is refused of the followed event's batch; None: its outcome is this batch's own."""
@@ -195,8 +223,10 @@ class Stage:
         try:
             result = step.process(events, number)
             # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong task.
-            return result if isinstance(result, Outcome) else await asyncio.ensure_future(result)
-        except Exception as error:
+            return result if isinstance(result, Outcome) else await asyncio.ensure_future(contained(result))
+        except BaseException as error:
+            if is_ours(error):
+                raise
             reason, detail = f"{step.name}: {named(error)}", trace(error)
             _REPEATED.exception(step.name, "%s failed on a batch of %d events", step.name, len(events))
             refusal = Refusal("", Code.MIDDLEWARE_ERROR, reason)
@@ -282,17 +312,19 @@ class Stage:
     async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
             outcome = await self._advance(Batch.from_events(flush.events), position, inner=True)
-            self._keep(self._discharge(flush, outcome))
+            self._tasks.start("answers", self._discharge(flush, outcome))
 
     async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt]) -> None:
         """Tell the batches that a flush was made of what became of it."""
         try:
             receipt = await outcome
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             for part in flush.parts:
                 holding = self._holdings.pop(part.batch, None)
                 if holding is not None and not holding.done.done():
-                    holding.done.set_exception(error)
+                    holding.done.set_exception(as_exception(error))
             return
         why = receipt.refused[0] if receipt.refused else None
         for part in flush.parts:
@@ -311,6 +343,8 @@ class Stage:
         while True:
             due = min((at for _, holder in holders if (at := holder.due()) is not None), default=None)
             self._held_something.clear()
+            if due is None:
+                self._tasks.works(_TIMER)
             wait = None if due is None else max(0.0, due - self._clock.monotonic())
             if wait != 0.0:
                 try:
@@ -320,13 +354,21 @@ class Stage:
                 else:
                     continue
             async with self._turn:
-                for position, holder in holders:
-                    await self._let_go(holder.flush(), position + 1)
+                await self._flush_each(holders)
+            self._tasks.works(_TIMER)
 
-    def _keep(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _flush_each(self, holders: Sequence[tuple[int, Holder]]) -> None:
+        """Have every holder let go of what is due; raise what one failed with once the others have."""
+        fault: BaseException | None = None
+        for position, holder in holders:
+            try:
+                await self._let_go(holder.flush(), position + 1)
+            except BaseException as error:
+                if is_ours(error):
+                    raise
+                fault = error
+        if fault is not None:
+            raise fault
 
 
 async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Future[_Refused] | None) -> None:
@@ -351,6 +393,17 @@ def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:
         return batch
     kept = set(map(id, events))
     return batch.select([position for position, event in enumerate(batch.events) if id(event) in kept])
+
+
+def _seen(settled: asyncio.Future[Receipt]) -> None:
+    if not settled.cancelled():
+        settled.exception()
+
+
+def _failed(error: BaseException) -> asyncio.Future[Receipt]:
+    failed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    failed.set_exception(as_exception(error))
+    return failed
 
 
 def is_holder(step: Step | Holder) -> TypeIs[Holder]:

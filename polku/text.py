@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import traceback
 
+from polku.errors import UserCodeError
+
 LINE = 500
 """How many characters of a foreign sentence are passed on."""
 
@@ -46,6 +48,8 @@ def named(error: BaseException, limit: int = LINE) -> str:
     """Return an exception's type and what it says: `ValueError: too odd`."""
     name = line(type(error).__name__)
     text = line(error, limit)
+    if isinstance(error, UserCodeError):  # it has the name of what it stands for in its text
+        return text
     return f"{name}: {text}" if text else name
 
 

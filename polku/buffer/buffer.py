@@ -27,8 +27,10 @@ from polku.codes import Code
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turn
+from polku.hooks import close_each
 from polku.link import Link
 from polku.receipt import Counts, Receipt, Refusal, shifted
+from polku.tasks import TaskSet
 from polku.text import line
 
 
@@ -76,8 +78,7 @@ class Buffer:
         self._all = tuple(self._outlets.values())
         self._answered = Answered()
         self._turn = asyncio.Lock()
-        self._running: list[asyncio.Task[None]] = []
-        self._late: set[asyncio.Task[None]] = set()  # each waits for room in one outlet
+        self._late = TaskSet("buffer")  # each waits for room in one outlet
         self._closed = False
         self._received = self._duplicates = self._overflowed = self._unroutable = 0
 
@@ -87,7 +88,8 @@ class Buffer:
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._running = [asyncio.get_running_loop().create_task(outlet.run()) for outlet in self._all]
+        for outlet in self._all:
+            outlet.start()
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Hold a batch; return its receipt once it is held, or what will be its receipt once it is delivered.
@@ -124,11 +126,9 @@ class Buffer:
     async def close(self) -> None:
         """Stop delivering; what is held stays held."""
         self._closed = True
-        for task in [*self._running, *self._late]:
-            task.cancel()
-        await asyncio.gather(*self._running, *self._late, return_exceptions=True)
-        await asyncio.gather(*(outlet.close() for outlet in self._all))
-        await self._log.close()
+        await self._late.close()
+        outlets = [(f"outlet {outlet.name!r}", outlet.close) for outlet in self._all]
+        await close_each([*outlets, ("the log", self._log.close)])
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""
@@ -271,10 +271,7 @@ class Buffer:
         filing.taken.setdefault(outlet.name, start)
         filing.unfinished += 1
         work = self._admit_late(outlet, outlet.queue.take(), piece, filing, start)
-        task = asyncio.get_running_loop().create_task(work)
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
-        filing.late.append(task)
+        filing.late.append(self._late.start("late", work))
 
     async def _admit_late(self, outlet: Outlet, turn: Turn, piece: Batch, filing: Filing, start: int) -> None:
         try:

@@ -23,13 +23,16 @@ from polku.gateway.turns import Turns
 from polku.link import Link, Window
 from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal
+from polku.tasks import TaskSet
 from polku.text import named
+from polku.usercode import as_exception, is_ours
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
+_FEEDING = "feeding"
 _AGAIN_SECONDS = 1.0  # until a batch that the link gave back is pushed again
 
 # So few events leave so long after the delivery before began, at the earliest: one costs nearly as much as a hundred.
@@ -103,7 +106,7 @@ class Outlet:
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet(f"outlet {name!r}")
         self._gathering: asyncio.Future[None] | None = None
         self._began = 0.0  # when the latest delivery did, by the loop's clock
         # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
@@ -191,8 +194,11 @@ class Outlet:
         """Count events that never came in because the share was full."""
         self._dropped += events
 
-    async def run(self) -> None:
-        """Deliver for ever; cancel to stop."""
+    def start(self) -> None:
+        """Deliver from now on, until `close`."""
+        self._tasks.keep_alive(_FEEDING, self._run)
+
+    async def _run(self) -> None:
         while True:
             await self._link.wait_room()
             while self._is_half_taken():
@@ -200,21 +206,29 @@ class Outlet:
                 self._relieve()
                 await self._moved.wait()
             while not await self._have_waiting():
+                self._tasks.works(_FEEDING)
                 self._changed.clear()
                 await self._changed.wait()
             if self._should_gather():
                 await self._gather()
                 if not self._waiting:  # dropped meanwhile
                     continue
-            claims = self._next_claims()
-            claims, batch = await self._assemble(claims)
-            if not claims:
-                continue
+            await self._send(self._next_claims())
+            self._tasks.works(_FEEDING)
+
+    async def _send(self, taken: list[Claim]) -> None:
+        """Push a batch that has been taken from what waits; it waits again where that fails."""
+        try:
+            claims, batch = await self._assemble(taken)
+            answer = self._link.push_nowait(batch) if claims else None
+        except BaseException:
+            self._waiting.extendleft(reversed(taken))
+            self._in_flight -= sum(claim.count for claim in taken)
+            self._in_flight_bytes -= sum(claim.size for claim in taken)
+            raise
+        if answer is not None:
             self._began = asyncio.get_running_loop().time()
-            answer = self._link.push_nowait(batch)
-            delivery = asyncio.get_running_loop().create_task(self._deliver(claims, batch, answer))
-            self._deliveries.add(delivery)
-            delivery.add_done_callback(self._deliveries.discard)
+            self._tasks.start("delivery", self._deliver(claims, batch, answer))
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing is under way."""
@@ -234,9 +248,7 @@ class Outlet:
         """Close the link to the emitter; what is not confirmed stays unconfirmed."""
         if self._relief is not None:
             self._relief.cancel()
-        for delivery in list(self._deliveries):
-            delivery.cancel()
-        await asyncio.gather(*self._deliveries, return_exceptions=True)
+        await self._tasks.close()
         await self._link.close()
 
     def statistics(self) -> OutletStatistics:
@@ -249,7 +261,7 @@ class Outlet:
             self._lag_bytes,
             self._in_flight,
             self._unreadable,
-            self._fault,
+            self._fault or self._tasks.fault,
         )
 
     def _relieve(self) -> None:
@@ -376,17 +388,21 @@ class Outlet:
         """Fetch the batches of the claims and join them; those that cannot be read are counted and passed."""
         batches = []
         good = []
+        unreadable = []
         for claim, batch in zip(claims, await self._fetch([claim.slot.position for claim in claims]), strict=True):
             if batch is None:
                 _REPEATED.error(
                     (self.name, "lost"), "emitter %r: %d events are lost: they cannot be read", self.name, claim.count
                 )
-                self._unreadable += claim.count
-                self._pass(claim)
+                unreadable.append(claim)
                 continue
             batches.append(batch.split(claim.skip)[1] if claim.skip else batch)
             good.append(claim)
-        return good, join(batches).unidentified() if batches else Batch.from_events([])
+        joined = join(batches).unidentified() if batches else Batch.from_events([])
+        for claim in unreadable:
+            self._unreadable += claim.count
+            self._pass(claim)
+        return good, joined
 
     async def _fetch(self, positions: list[int]) -> list[Batch | None]:
         while True:
@@ -421,8 +437,10 @@ class Outlet:
                 receipt = await answer
             except DrainingError:
                 return None
-            except Exception as error:  # not even the link could try again: behind what it has, but nothing is lost
-                self._note_fault(error)
+            except BaseException as error:  # not even the link could try again: behind what it has, but nothing is lost
+                if is_ours(error):
+                    raise
+                self._note_fault(as_exception(error))
                 await asyncio.sleep(_AGAIN_SECONDS)
                 answer = self._link.push_nowait(batch)
             else:

@@ -13,7 +13,6 @@ from polku import arguments
 from polku.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
-from polku.delivery import call_hook
 from polku.emit.away import counts
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.outcome import read_outcome
@@ -22,7 +21,9 @@ from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.hooks import call_hook, snapshot_of
 from polku.text import line, named, said
+from polku.usercode import as_exception, is_ours
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -172,8 +173,7 @@ class Resilient:
 
     def statistics(self) -> ResilienceStatistics:
         """Return a snapshot of the counters."""
-        own = getattr(self._inner, "statistics", None)
-        snapshot = own() if callable(own) else None
+        snapshot = snapshot_of(self._inner)
         return ResilienceStatistics(self._attempts, self._retries, self._circuit.state, self._alarm, snapshot)
 
     async def _retry_alone(self, rest: Remainder, error: Exception | None) -> None:
@@ -247,8 +247,10 @@ class Resilient:
         except RejectedError as error:
             self._succeed()
             return _Answer(_undecided(batch, progress, said(error), retryable=False), None, True)
-        except Exception as error:  # an emitter may raise anything: it is tried again, and counted
-            return self._failed(batch, progress, error, began)
+        except BaseException as error:  # an emitter may raise anything: it is tried again, and counted
+            if is_ours(error):
+                raise
+            return self._failed(batch, progress, as_exception(error), began)
         return self._answered(batch, failures, progress.error, began)
 
     def _answered(self, batch: Batch, failures: list[Failure], error: Exception | None, began: float) -> _Answer:

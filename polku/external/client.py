@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from polku.errors import PolkuError
 from polku.external.connection import Connection
+from polku.tasks import TaskSet
 from polku.v1.plugin_pb2 import PluginHealthResponse, PluginInfo
 
 _SOON = 1.0  # seconds until a plugin that is unwell is asked again
@@ -58,23 +59,24 @@ class PluginClient:
         self._methods: dict[str, Any] = {}
         self._info: PluginInfo | None = None
         self._introduction: asyncio.Task[PluginInfo] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = TaskSet(f"plugin at {connection.address}")
+        self._is_open = False
         self._complaint = ""
         self._remark = "connecting"
         self._calls = self._failures = self._in_flight = 0
 
     async def start(self) -> None:
         """Begin to connect and to ask for its health; a plugin that is down is no error here."""
-        if not self._tasks:
+        if not self._is_open:
+            self._is_open = True
             self._open()
-            self._tasks = [asyncio.create_task(self._watch_health()), asyncio.create_task(self._watch_connection())]
+            self._tasks.keep_alive("health", self._watch_health)
+            self._tasks.keep_alive("connection", self._watch_connection)
 
     async def close(self) -> None:
         """Let go of the connection; calls that are open fail."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await self._tasks.close()
+        self._is_open = False
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -106,8 +108,9 @@ class PluginClient:
         who = self._connection.address
         if self._info is not None:
             who = " ".join(part for part in (self._info.name, self._info.version, f"at {who}") if part)
-        text = self._complaint or f"{who}: {self._remark or 'ok'}"
-        return PluginState(text, self._complaint, self._calls, self._failures, self._in_flight)
+        alarm = self._complaint or self._tasks.fault
+        text = alarm or f"{who}: {self._remark or 'ok'}"
+        return PluginState(text, alarm, self._calls, self._failures, self._in_flight)
 
     def fault(self, status: grpc.StatusCode, text: str) -> CallError:
         """Make the error that says what is wrong with this plugin."""
@@ -173,6 +176,7 @@ class PluginClient:
 
     async def _watch_connection(self) -> None:
         state = self._channel.get_state(try_to_connect=True)
+        self._tasks.works("connection")
         while state is not _SHUTDOWN:
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state(try_to_connect=True)
@@ -185,6 +189,7 @@ class PluginClient:
                 self._complaint, self._remark = await self._read_health()
             except CallError as error:
                 self._complaint = str(error)
+            self._tasks.works("health")
             interval = self._connection.health_interval
             await asyncio.sleep(min(_SOON, interval) if self._complaint else interval)
 

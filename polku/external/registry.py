@@ -18,13 +18,17 @@ from polku.external.connection import Connection
 from polku.external.ingest import PluginIngestor
 from polku.external.introduction import emitter_fault, ingestor_fault, routing_name
 from polku.external.rules import PluginRules
+from polku.hooks import close_each
 from polku.log import RepeatedLog
+from polku.tasks import TaskSet
+from polku.usercode import is_ours
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _CONCURRENCY = 64
 _MOST_SOURCES = 1_000
+_SWEEP = "silent plugins"
 
 Assign = Callable[[str, str | None], Awaitable[None]]
 
@@ -81,24 +85,22 @@ class Registry:
         self._entries: dict[str, _Entry] = {}
         self._gone: set[str] = set()
         self._turn = asyncio.Lock()
-        self._sweeping: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self.tasks = TaskSet("plugin registry")
 
     async def start(self) -> None:
         """Begin to look for plugins that are silent."""
         self._routes.expect_plugins(self.rules.silent_after)
-        self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        self.tasks.keep_alive(_SWEEP, self._sweep)
 
     async def close(self) -> None:
         """Let go of every plugin."""
-        tasks = [*self._retiring, *([self._sweeping] if self._sweeping else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for entry in self._entries.values():
-            if entry.ingestor is not None:
-                await entry.ingestor.close()
-        self._entries.clear()
+        await self.tasks.close()
+        entries, self._entries = self._entries, {}
+        await close_each(
+            (f"plugin {entry.info.name!r}", entry.ingestor.close)
+            for entry in entries.values()
+            if entry.ingestor is not None
+        )
 
     async def register(self, info: PluginInfo, address: str) -> str:
         """Call the plugin back and take it in; returns its id, raises `RefusedError`.
@@ -126,9 +128,13 @@ class Registry:
         if entry is None:
             return False
         entry.heard = self._clock.monotonic()
-        if entry.slot is not None:  # the emitter may have been restarted since
-            await self._assign(self._slots[entry.slot], entry.address)
-        return True
+        if entry.slot is None:
+            return True
+        async with self._turn:  # it may be taken out, or replaced, meanwhile: then its slot is another's, or nobody's
+            if plugin_id not in self._entries:
+                return False
+            await self._assign(self._slots[entry.slot], entry.address)  # the emitter may have been restarted since
+            return True
 
     async def unregister(self, plugin_id: str) -> None:
         """Take a plugin out; an unknown id is no error."""
@@ -140,20 +146,26 @@ class Registry:
     async def remove_silent(self) -> None:
         """Take out what has been silent for too long."""
         async with self._turn:
+            fault: BaseException | None = None
             for entry in list(self._entries.values()):
                 silence = self._clock.monotonic() - entry.heard
                 if silence > self.rules.silent_after:
                     reason = f"plugin {entry.info.name!r} has given no sign of life for {silence:.0f} s"
                     _REPEATED.warning((entry.info.name, "silent"), "%s: it is taken out", reason)
-                    await self._remove(entry, reason, alarm=True)
+                    try:
+                        await self._remove(entry, reason, alarm=True)
+                    except BaseException as error:  # a slot that cannot be reached keeps no other from it
+                        if is_ours(error):
+                            raise
+                        fault = error
+            if fault is not None:
+                raise fault
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(1.0, self.rules.silent_after / 4))
-            try:
-                await self.remove_silent()
-            except Exception:  # a slot that cannot be reached must not end the watch over the others
-                _REPEATED.exception("sweep", "a silent plugin could not be taken out")
+            await self.remove_silent()
+            self.tasks.works(_SWEEP)
 
     def _refuse_conflicts(self, info: PluginInfo) -> None:
         if not info.name:
@@ -245,9 +257,7 @@ class Registry:
             finally:
                 await ingestor.close()
 
-        task = asyncio.get_running_loop().create_task(close_later())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self.tasks.start("closing", close_later())
 
     def _connection(self, address: str) -> Connection:
         return Connection(

@@ -18,6 +18,7 @@ from polku.codes import Code
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
+from polku.gateway.times import may_have_times, time_fault
 from polku.limits import Limits
 from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import EventPayload
@@ -42,7 +43,8 @@ def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> 
     _check_count(len(events), limits)
     # One look at each event: what lacks a time or a source is missing from the list.
     ids = [event.id for event in events if event.timestamp_unix_ns and event.source]
-    if len(ids) == len(events) and _complete(events, ids, cluster) and _metadata_in_bounds(events, payload, limits):
+    is_complete = len(ids) == len(events) and _complete(events, ids, cluster)
+    if is_complete and _metadata_in_bounds(events, payload, limits) and _times_in_bounds(events, payload):
         batch = Batch.from_parsed(message, events, payload)
         return Admission(batch, ids, refused)
     return admit_events(events, source, cluster, limits, refused)
@@ -51,7 +53,8 @@ def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> 
 def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: int) -> Admission:
     """Admit the one event of a message of `size` bytes, as `admit_events` does; most need no more than a look."""
     event_id = event.id
-    if event_id and event.timestamp_unix_ns and event.source and not cluster and size <= limits.safe_event_bytes:
+    is_complete = event_id and event.timestamp_unix_ns and event.source and not cluster
+    if is_complete and size <= limits.safe_event_bytes and event.WhichOneof("data") is None:
         return Admission(Batch.from_events([event]), [event_id], [])
     return admit_events([event], source, cluster, limits, size=size)
 
@@ -78,7 +81,7 @@ def admit_events(
     now = time.time_ns()
     for position, event in enumerate(events):
         event_id = event.id
-        if event_id in ids or not is_small:
+        if event_id in ids or not is_small or event.WhichOneof("data") is not None:
             refusal = _refuse(event, position, ids, limits)
             if refusal is not None:
                 refused.append(refusal)
@@ -140,14 +143,23 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
     return not any(_metadata_fault(event, limits) for event, size in zip(events, sizes, strict=True) if size > safe)
 
 
+def _times_in_bounds(events: list[Event], payload: bytes) -> bool:
+    return not (may_have_times(payload) and any(map(time_fault, events)))
+
+
 def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) -> Refusal | None:
     if event.id and event.id in seen:
         reason = (
             f"events[{position}].id={shorten(event.id)} stands twice in this message; give each event an id of its own"
         )
         return Refusal(event.id, Code.DUPLICATE_ID, reason)
-    fault = _metadata_fault(event, limits)
-    return Refusal(event.id, Code.METADATA_LIMIT, f"events[{position}].{fault}") if fault else None
+    for code, fault in (
+        (Code.METADATA_LIMIT, _metadata_fault(event, limits)),
+        (Code.INVALID_EVENT, time_fault(event)),
+    ):
+        if fault:
+            return Refusal(event.id, code, f"events[{position}].{fault}")
+    return None
 
 
 def _metadata_fault(event: Event, limits: Limits) -> str:

@@ -16,6 +16,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
 from polku.log import RepeatedLog
 from polku.text import named
+from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _METHOD = "/polku.v1.Gateway/SendEvent"
 _CALLS = 256  # in one trip from Rust
+_AGAIN_SECONDS = 1.0
 _BYTES = 1 << 20  # pushed together: so far the limit on open bytes may be passed
 
 
@@ -95,9 +98,11 @@ class FastServer:
         open_now = [*self._ingesting.values(), *self._pushing]
         if open_now and grace > 0:
             await asyncio.wait(open_now, timeout=grace)
-        await behind
         front, self._front = self._front, None
-        await asyncio.get_running_loop().run_in_executor(None, front.close)
+        try:
+            await behind
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, front.close)
         for task in [*self._ingesting.values(), *self._pushing]:
             task.cancel()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -109,7 +114,7 @@ class FastServer:
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         """Bring calls to the loop until the port is closed; runs in a thread of its own."""
         front = self._front
-        while (calls := front.recv_batch(_CALLS)) is not None:
+        while (calls := _next_calls(front)) is not None:
             try:
                 loop.call_soon_threadsafe(self._take, front, calls)
             except RuntimeError:  # the loop is closed: nobody called stop()
@@ -123,7 +128,6 @@ class FastServer:
             if message is None or peer is None:
                 self._cancel(call_id)
                 continue
-            self._baselines.of(peer)
             admission = self._admit(front, call_id, message, peer)
             if admission is not None:
                 requests.append((call_id, peer, admission))
@@ -145,10 +149,14 @@ class FastServer:
         try:
             if self._stopping:
                 raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
+            self._baselines.of(peer)
             request = self._intake.parse(message)
             admission = self._intake.admit(request, len(message))
         except (DrainingError, InputError) as error:
             _fail(front, call_id, status_of(error))
+            return None
+        except BaseException as error:  # the calls that came with it must not go without an answer for it
+            _fail(front, call_id, _failure(error))
             return None
         if admission is None:
             task = asyncio.ensure_future(self._ingest(front, call_id, request, len(message), peer))
@@ -164,6 +172,11 @@ class FastServer:
         except InputError as error:
             _fail(front, call_id, status_of(error))
             return
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _fail(front, call_id, _failure(error))
+            return
         await self._answer(front, [(call_id, peer, admission)], size)
 
     def _push(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
@@ -176,9 +189,10 @@ class FastServer:
         try:
             acks = await self._intake.together([admission for _, _, admission in requests], size)
             self._respond(front, requests, acks)
-        except Exception as error:
-            _REPEATED.exception("answer", "the fast door could not answer")
-            failure = Failure(grpc.StatusCode.INTERNAL, named(error))
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            failure = _failure(error)
             for call_id, _, _ in requests:  # a call that has its answer takes no second one
                 _fail(front, call_id, failure)
 
@@ -195,6 +209,23 @@ class FastServer:
                 statistics[peer] = Ack(middleware_stats=stats).SerializeToString()
             # Messages written one after the other are one message: the numbers are encoded once for all of a client.
             front.respond(call_id, bounded(ack).SerializeToString() + statistics[peer])
+
+
+def _next_calls(front: Any) -> list[tuple[int, int, int, bytes | None, str | None]] | None:
+    """Return the calls that have come; None once the port is closed."""
+    while True:
+        try:
+            calls: list[tuple[int, int, int, bytes | None, str | None]] | None = front.recv_batch(_CALLS)
+        except BaseException:  # the thread must live as long as the port, or nobody gets an answer any more
+            _REPEATED.exception("receive", "the fast door could not receive calls")
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return calls
+
+
+def _failure(error: BaseException) -> Failure:
+    _REPEATED.exception("answer", "the fast door could not answer")
+    return Failure(grpc.StatusCode.INTERNAL, named(error))
 
 
 def _fail(front: Any, call_id: int, failure: Failure) -> None:

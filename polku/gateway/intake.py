@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from polku.arguments import shorten
+from polku.arguments import label, shorten
 from polku.batch import Batch, join
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
-from polku.delivery import call_hook
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
 from polku.gateway.turns import Turn, Turns
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link import Link
 from polku.log import RepeatedLog
 from polku.receipt import Counts, Receipt, Refusal
+from polku.tasks import TaskSet
 from polku.text import as_id, line, named, said
+from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
 from polku.views import read_envelope
 
@@ -47,7 +49,8 @@ _MESSAGE = 1_000  # characters of what is said about a whole message
 class IntakeStatistics(NamedTuple):
     """Count messages and events; `open` messages have no answer yet.
 
-    `plugins` are the external ingestors by source, `sources` what is pulled from, by name.
+    `plugins` are the external ingestors by source, `sources` what is pulled from, by name. `fault` says what does not
+    work in the background.
     """
 
     messages: int
@@ -58,6 +61,7 @@ class IntakeStatistics(NamedTuple):
     latest: Receipt
     plugins: Mapping[str, PluginState] = {}
     sources: Mapping[str, SourceState] = {}
+    fault: str = ""
 
 
 class Intake:
@@ -79,6 +83,7 @@ class Intake:
     ) -> None:
         self._ingestors = dict(ingestors)
         self._default = default
+        self._unopened = set(map(id, self._components()))
         self._link = link
         self._reads_routes = reads_routes
         self._seals = seals
@@ -90,21 +95,27 @@ class Intake:
         self._ingesting: set[asyncio.Task[Any]] = set()
         self._plugins_due = 0.0
         self._sources: Sources | None = None
+        self._watched: list[TaskSet] = []
 
     async def start(self) -> None:
         """Start the ingestors, and then to pull."""
         for ingestor in self._components():
-            await call_hook(ingestor, "start")
+            self._unopened.discard(id(ingestor))
+            await start_hook(f"ingestor {label(ingestor)}", ingestor)
         if self._sources is not None:
             await self._sources.start()
 
     async def close(self) -> None:
         """Close the link and the ingestors; messages without an answer fail."""
+        closing: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         if self._sources is not None:
-            await self._sources.close()
-        await self._link.close()
+            closing.append(("the sources", self._sources.close))
+        closing.append(("the link", self._link.close))
         for ingestor in self._components():
-            await call_hook(ingestor, "close")
+            if id(ingestor) not in self._unopened:
+                name = f"ingestor {label(ingestor)}"
+                closing.append((name, partial(call_hook, ingestor, "close", seconds=CLOSE_SECONDS)))
+        await close_each(closing)
 
     async def begin(self, message: bytes, turns: Turns | None = None) -> Awaitable[Ack]:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
@@ -199,6 +210,10 @@ class Intake:
         """Let an ingestor, which is started, serve a source from now on."""
         self._ingestors[source] = ingestor
 
+    def watch(self, tasks: TaskSet) -> None:
+        """Show in the statistics what of these tasks fails."""
+        self._watched.append(tasks)
+
     def expect_plugins(self, seconds: float) -> None:
         """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""
         self._plugins_due = time.monotonic() + seconds
@@ -288,7 +303,9 @@ class Intake:
     def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
         counts = (self._messages, self._received, self._accepted, self._refused, self._open)
-        return IntakeStatistics(*counts, self._latest, self._plugins(), self._sources.states() if self._sources else {})
+        sources = self._sources.states() if self._sources else {}
+        fault = "; ".join(tasks.fault for tasks in self._watched if tasks.fault)
+        return IntakeStatistics(*counts, self._latest, self._plugins(), sources, fault)
 
     def _components(self) -> list[Ingestor]:
         default = [self._default] if self._default is not None else []
@@ -376,7 +393,9 @@ class Intake:
             raise InputError(error.code, said(error)) from error
         except PolkuError as error:
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {said(error)}") from error
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             _REPEATED.exception(context.source, "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
 
@@ -412,7 +431,7 @@ class Intake:
         self._open -= 1
         self._open_bytes -= size
         refused = count
-        if answer.exception() is None:
+        if not answer.cancelled() and answer.exception() is None:
             receipt = answer.result()
             refused = len(receipt.refused)
             self._latest = receipt._replace(refused=())
@@ -431,6 +450,11 @@ class Intake:
             return self._latest._replace(refused=_all(count, Code.DRAINING, str(error)))
         except PolkuError as error:
             return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, str(error)))
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _REPEATED.exception("answer", "a batch has no answer")
+            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, named(error)))
 
     def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
         """Answer a client about its own events, by the ids that it knows them by."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polku.gateway.choice import choose
@@ -10,6 +11,7 @@ from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
+from polku.hooks import close_each
 
 if TYPE_CHECKING:
     from polku.gateway.fast import FastServer
@@ -61,5 +63,4 @@ class Gateway:
     async def close(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the ports."""
         servers, self._servers = self._servers, []
-        for server in servers:
-            await server.stop(grace)
+        await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])

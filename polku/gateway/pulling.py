@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from polku.clock import Clock
@@ -18,10 +19,12 @@ from polku.errors import DrainingError, InputError, PlanError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.kafka.keys import RESERVED
 from polku.log import RepeatedLog
 from polku.receipt import Refusal
 from polku.text import as_id, line, named, said
+from polku.usercode import contained, is_ours
 from polku.v1.gateway_pb2 import Ack
 
 _LOG = logging.getLogger(__name__)
@@ -56,34 +59,43 @@ class Sources:
     async def start(self) -> None:
         """Begin to pull; raises `PlanError` where a source can never work."""
         for name, source in self._sources.items():
-            if callable(start := getattr(source, "start", None)):
-                await start()
+            await start_hook(f"source {name!r}", source)
             self._tasks.append(asyncio.get_running_loop().create_task(self._run(name, source), name=f"source {name}"))
 
     def stop(self) -> None:
         """Pull nothing more."""
         self._stopped = True
-        for source in self._sources.values():
-            source.stop()
+        for name, source in self._sources.items():
+            try:
+                source.stop()
+            except BaseException as error:
+                _LOG.error("source %r could not be stopped: %s", name, named(error), exc_info=error)
 
     async def drain(self) -> None:
         """Return when what was pulled is answered and confirmed to where it came from."""
         self.stop()
-        await asyncio.gather(*(source.drain() for source in self._sources.values()))
+        await asyncio.gather(*(self._drain(name, source) for name, source in self._sources.items()))
 
     async def close(self) -> None:
         """Let go of the sources."""
         self.stop()
+        sources = list(self._sources.items())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for source in self._sources.values():
-            await source.close()
+        await close_each([(f"source {n!r}", partial(call_hook, s, "close", seconds=CLOSE_SECONDS)) for n, s in sources])
 
     def states(self) -> dict[str, SourceState]:
         """Return how each source is."""
-        states = {name: source.state() for name, source in self._sources.items()}
+        states = {name: _state(source) for name, source in self._sources.items()}
         return {name: state._replace(alarm=self._faults.get(name) or state.alarm) for name, state in states.items()}
+
+    async def _drain(self, name: str, source: Source) -> None:
+        """Wait for one source; one that fails keeps nobody else from the drain."""
+        try:
+            await contained(source.drain())
+        except Exception as error:
+            _LOG.error("source %r could not be drained: %s", name, named(error), exc_info=error)
 
     async def _run(self, name: str, source: Source) -> None:
         def open_stream(source: str, **options: Any) -> Stream:
@@ -92,9 +104,12 @@ class Sources:
         while not self._stopped:
             self._faults.pop(name, None)
             try:
-                await source.run(open_stream)
+                # A task of its own: the code may cancel the one that it runs in.
+                await asyncio.ensure_future(contained(source.run(open_stream)))
                 return
-            except Exception as error:
+            except BaseException as error:
+                if is_ours(error):
+                    raise
                 _REPEATED.exception(name, "source %r failed", name)
                 self._faults[name] = named(error)
             await asyncio.sleep(_LONGEST_PAUSE)  # a fault of the code, not of the far end: that is the source's matter
@@ -263,6 +278,13 @@ class _Run:
         self.dead.append(
             DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(place)}: {refusal.message}"))
         )
+
+
+def _state(source: Source) -> SourceState:
+    try:
+        return source.state()
+    except BaseException as error:
+        return SourceState("unknown", f"its state() raises {named(error)}")
 
 
 def _left(ack: Ack) -> frozenset[str]:

@@ -25,6 +25,7 @@ from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
 from polku.limits import Limits
 from polku.receipt import Counts
+from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, ComponentHealth, HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
@@ -140,8 +141,9 @@ class GatewayServer:
         try:
             async for message in requests:
                 await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns)))
-        except Exception:
-            await acks.put(None)
+        except BaseException as error:
+            if not is_ours(error):
+                await acks.put(None)
             raise
         await acks.put(None)
 

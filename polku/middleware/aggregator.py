@@ -30,14 +30,15 @@ class Aggregator(Configuration):
     """Collect events of one group and let one event go for `size` of them, or `within` seconds after the first.
 
     A group is all events of one source and type, or of one `key(event)`; events that are routed to different emitters
-    are never put together. The aggregate has a new id, the source, type and time of the group's first event, its
+    are never put together. The aggregate has an id that derives from the sources and ids of its parts and the time of
+    the first (made again of the same parts, after a crash, it has the same), the source, type and time of that one, the
     highest severity, the outcome and the metadata that all have alike, and metadata `polku.aggregate.count`,
     `.first_unix_ns`, `.last_unix_ns` and `.strategy`; its payload is as `strategy` says. Senders are answered when the
     aggregate has been taken further, so they wait for up to `within`. At most `max_held` events and `max_bytes` bytes
     are kept back; over it, all groups are let go at once. A drain lets everything go.
 
-    An event on which `key` raises (or for which it returns something unhashable) goes on alone, with the reason in
-    metadata `polku.aggregate.error`.
+    An event on which `key` raises (or for which it returns something unhashable), or which the strategy cannot put into
+    a payload, goes on alone, with the reason in metadata `polku.aggregate.error`.
     """
 
     size: int
@@ -102,7 +103,7 @@ class _Groups:
                 routes = event.route_to
                 key = (self._key(event), tuple(routes) if routes else ())
                 group = self._groups.get(key)
-            except Exception as error:
+            except BaseException as error:
                 flushes.append(self._alone(event, Part(batch, position), error))
                 continue
             if group is None:
@@ -114,7 +115,7 @@ class _Groups:
             self._events += 1
             self._bytes += size
             if len(group.events) >= self._config.size:
-                flushes.append(self._let_go(key))
+                flushes += self._let_go(key)
         return flushes
 
     def due(self) -> float | None:
@@ -122,16 +123,40 @@ class _Groups:
 
     def flush(self, *, everything: bool = False) -> Sequence[Flush]:
         now = self._clock.monotonic()
-        return [self._let_go(key) for key, group in list(self._groups.items()) if everything or group.due <= now]
+        due = [key for key, group in self._groups.items() if everything or group.due <= now]
+        return [flush for key in due for flush in self._let_go(key)]
 
-    def _let_go(self, key: Hashable) -> Flush:
+    def _let_go(self, key: Hashable) -> list[Flush]:
         group = self._groups.pop(key)
         self._events -= len(group.events)
         self._bytes -= group.bytes
-        return Flush([combine(group.events, self._strategy)], group.parts)
+        try:
+            return [self._together(group.events, group.parts)]
+        except BaseException as error:
+            return self._apart(group, error)
 
-    def _alone(self, event: Event, part: Part, error: Exception) -> Flush:
-        dead = died(f"{self.name}: key", event, error)
+    def _together(self, events: list[Event], parts: list[Part]) -> Flush:
+        return Flush([combine(events, self._strategy)], parts)
+
+    def _apart(self, group: _Group, error: BaseException) -> list[Flush]:
+        """Let events that cannot be put together with any others go alone, and the others together."""
+        flushes, events, parts = [], [], []
+        for event, part in zip(group.events, group.parts, strict=True):
+            try:
+                combine([event], self._strategy)
+            except BaseException as own:
+                flushes.append(self._alone(event, part, own, what="strategy"))
+            else:
+                events.append(event)
+                parts.append(part)
+        try:
+            return [*flushes, self._together(events, parts)] if events else flushes
+        except BaseException:
+            pairs = zip(events, parts, strict=True)
+            return [*flushes, *(self._alone(event, part, error, what="strategy") for event, part in pairs)]
+
+    def _alone(self, event: Event, part: Part, error: BaseException, *, what: str = "key") -> Flush:
+        dead = died(f"{self.name}: {what}", event, error)
         _REPEATED.warning(self.name, "event %s goes on alone: %s", event.id, dead.refusal.message)
         event.metadata[ERROR] = dead.refusal.message
         return Flush([event], [part])

@@ -14,6 +14,7 @@ from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.receipt import Refusal
 from polku.text import line, named, trace
+from polku.usercode import is_ours
 
 
 class Failed(NamedTuple):
@@ -62,10 +63,24 @@ class Each:
         kinds = set(map(type, results))
         if not kinds <= _PLAIN and any(map(inspect.isawaitable, results)):
             return self._await_each(events, _itself, results)  # a lambda around an async function
-        return self._combine(self.name, events, results, Failed in kinds)
+        return self._conclude(events, results, Failed in kinds)
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Keep nothing."""
+
+    def _conclude(self, events: list[Event], results: list[Any], failed: bool) -> Outcome:
+        """Make the outcome of the results; one that raises when it is looked at costs its own event alone."""
+        try:
+            return self._combine(self.name, events, results, failed)
+        except BaseException:
+            return self._combine(self.name, events, list(map(self._checked, events, results)), True)
+
+    def _checked(self, event: Event, result: Any) -> Any:
+        try:
+            self._combine(self.name, [event], [result], isinstance(result, Failed))
+        except BaseException as error:
+            return Failed(died(self.name, event, error))
+        return result
 
     def _call_each(self, events: list[Event]) -> list[Any]:
         """Return a result for each event, in order: 30 ns an event beside the function's own time."""
@@ -77,7 +92,7 @@ class Each:
                 results.extend(map(self._function, remaining))
                 if len(results) < len(events):
                     raise RuntimeError("raised StopIteration")
-            except Exception as error:
+            except BaseException as error:
                 results.append(Failed(died(self.name, events[len(results)], error)))
         return results
 
@@ -85,18 +100,28 @@ class Each:
         """Await what `call` returns for each of the given, up to `concurrency` at a time."""
         results: list[Any] = [None] * len(events)
         places = iter(range(len(events)))
+        ended = False
 
         async def work() -> None:
             for place in places:
-                results[place] = await self._bounded(events[place], call, given[place])
+                try:
+                    results[place] = await self._bounded(events[place], call, given[place])
+                except BaseException as error:
+                    if is_ours(error, cancelled=ended):
+                        raise
+                    _uncancel()  # the function has cancelled the task that it runs in
+                    results[place] = Failed(died(self.name, events[place], error))
 
         workers = [asyncio.ensure_future(work()) for _ in range(min(self._concurrency, len(events)))]
         try:
-            await asyncio.gather(*workers)
+            await asyncio.wait(workers)
         finally:
+            ended = True
             for worker in workers:
                 worker.cancel()
-        return self._combine(self.name, events, results, Failed in map(type, results))
+        for worker in workers:
+            worker.result()
+        return self._conclude(events, results, Failed in map(type, results))
 
     async def _bounded(self, event: Event, call: Callable[[Any], Any], given: Any) -> Any:
         """Return the result, awaited. What returns without having waited for anything needs no time limit.
@@ -113,12 +138,14 @@ class Each:
                     awaitable = Begun(steps, next(steps))
                 except StopIteration as end:
                     return end.value
-        except Exception as error:
+        except BaseException as error:
             return Failed(died(self.name, event, error))
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 return await awaitable
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             return Failed(late(self.name, event, self._timeout) if limit.expired() else died(self.name, event, error))
 
 
@@ -161,3 +188,9 @@ def placed(dead: DeadEvent, position: int) -> DeadEvent:
 
 def _itself(value: Any) -> Any:
     return value
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

@@ -51,7 +51,7 @@ def keep(name: str, events: list[Event], results: list[Any], failed: bool) -> Ou
     try:
         if not failed:
             return Outcome(events if all(results) else list(compress(events, results)))
-    except Exception:  # results without a truth value, such as arrays; found one by one below
+    except BaseException:  # results without a truth value, such as arrays; found one by one below
         pass
     return separate(_kept(name, events, results))
 
@@ -63,7 +63,7 @@ def _kept(name: str, events: list[Event], results: list[Any]) -> Iterator[Event 
             continue
         try:
             yield event if result else None
-        except Exception:
+        except BaseException:
             yield wrong_result(name, event, result, "true or false")
 
 

@@ -84,7 +84,7 @@ class _Judge:
         for event, result in zip(events, results, strict=True):
             if isinstance(result, Failed):
                 yield result.dead
-            elif result is None or result is True or result == "":
+            elif result is None or result is True or (isinstance(result, str) and not result):
                 yield event
             elif result is False or isinstance(result, str):
                 yield self._act(event, f"{name}: {line(result or 'did not pass')}")

@@ -16,6 +16,7 @@ from polku.events import new_id
 from polku.lineage import origins
 from polku.middleware.each import died, late, placed
 from polku.text import said
+from polku.usercode import is_ours
 
 Accept = Callable[[list[Event], Any], list[Event]]
 
@@ -56,14 +57,16 @@ class Whole:
         give_up = asyncio.get_running_loop().time() + 3 * self._timeout
         try:
             return await self._call(events, self._timeout)
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             return await self._halve(kept, error, self._timeout, give_up)
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Keep nothing."""
 
     async def _halve(
-        self, kept: Sequence[Event | bytes], error: Exception, limit: float, give_up: float, start: int = 0
+        self, kept: Sequence[Event | bytes], error: BaseException, limit: float, give_up: float, start: int = 0
     ) -> Outcome:
         """Call again with halves of the events, which stand from `start` on in what the step was given."""
         is_late = isinstance(error, _TookTooLongError)
@@ -78,7 +81,9 @@ class Whole:
             given = [_event(event) for event in half]
             try:
                 outcomes.append(_at(place, given, await self._call(given, limit)))
-            except Exception as deeper:
+            except BaseException as deeper:
+                if is_ours(deeper):
+                    raise
                 outcomes.append(await self._halve(half, deeper, limit, give_up, place))
         return _together(outcomes)
 
@@ -91,7 +96,7 @@ class Whole:
         same = len(going) == len(events) and all(map(is_, going, events))
         return Outcome(events if same else going)
 
-    def _dead(self, event: Event, error: Exception) -> DeadEvent:
+    def _dead(self, event: Event, error: BaseException) -> DeadEvent:
         if isinstance(error, _TookTooLongError):
             return late(self.name, event, error.limit)
         dead = died(self.name, event, error)
@@ -159,8 +164,8 @@ async def _bounded(result: Any, limit: float) -> Any:
     try:
         async with asyncio.timeout(limit) as bound:
             return await result
-    except Exception:
-        if bound.expired():
+    except BaseException as error:
+        if bound.expired() and not is_ours(error):
             raise _TookTooLongError(limit) from None
         raise
 

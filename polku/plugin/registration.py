@@ -16,6 +16,7 @@ from polku import arguments
 from polku.errors import PlanError
 from polku.external.connection import Connection
 from polku.serving import say
+from polku.tasks import TaskSet
 from polku.v1.plugin_pb2 import (
     HeartbeatRequest,
     HeartbeatResponse,
@@ -69,20 +70,17 @@ class Registrar:
         self._info = info
         self._address = config.address or _reachable(bound, config, encrypted)
         self._channel: Any = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = TaskSet(f"plugin {info.name!r}")
         self._plugin_id = ""
 
     def start(self) -> None:
         """Begin to register; a gateway that is down is tried again."""
         self._channel = self._config.connection().open()
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._tasks.keep_alive("registration", self._keep)
 
     async def stop(self) -> None:
         """Unregister, where the gateway answers within a second."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._tasks.close()
         if self._plugin_id:
             with contextlib.suppress(grpc.RpcError):
                 request = UnregisterRequest(plugin_id=self._plugin_id)

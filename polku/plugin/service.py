@@ -17,10 +17,10 @@ from polku import arguments
 from polku.batch import Batch
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
-from polku.delivery import call_hook
 from polku.emit.outcome import read_outcome
 from polku.errors import InputError, MisconfiguredError, RecordError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event
+from polku.hooks import call_hook
 from polku.log import RepeatedLog
 from polku.text import line, named, said, trace
 from polku.v1.gateway_pb2 import EventPayload

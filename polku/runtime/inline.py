@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import time
 from collections.abc import Awaitable
+from functools import partial
 
 from polku.assembly import build_dead_letters, build_registry
 from polku.buffer.strategy import Kind
@@ -15,6 +17,7 @@ from polku.gateway.doors import Addresses, Doors
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.opening import Gateway
+from polku.hooks import close_each
 from polku.lane import Lane, LaneStatistics
 from polku.plan import Plan
 from polku.report import EmitterReport, StopReport, report_outcome, stop_report
@@ -22,6 +25,10 @@ from polku.runtime import loop_thread
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
 from polku.sender import Door
+from polku.text import named
+from polku.usercode import contained
+
+_LOG = logging.getLogger(__name__)
 
 
 class InlineRuntime:
@@ -61,7 +68,11 @@ class InlineRuntime:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
         started = time.monotonic()
         look = self._look if self._plan.buffer.kind is Kind.DURABLE else None
-        complete = await drain_within(timeout, self._drain(), look)
+        try:
+            complete = await drain_within(timeout, contained(self._drain()), look)
+        except Exception as error:  # the rest is closed all the same
+            _LOG.error("the drain ended early: %s", named(error), exc_info=error)
+            complete = False
         report = stop_report(self._plan, self._outcome(), complete=complete, seconds=time.monotonic() - started)
         await self._close()
         return report
@@ -93,9 +104,8 @@ class InlineRuntime:
 
     async def _close(self) -> None:
         self._stopped = True
-        if self._gateway is not None:
-            await self._gateway.close(0)
-        await self._lane.close()
+        gateway = [("the gateway", partial(self._gateway.close, 0))] if self._gateway is not None else []
+        await close_each([*gateway, ("the lane", self._lane.close)])
 
     async def _look(self) -> list[LaneStatistics]:
         return [self._lane.statistics()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import os
 import threading
 from collections.abc import Coroutine
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 
 from polku.errors import SettingError
 from polku.loops import new_event_loop
+from polku.usercode import contained
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -26,10 +29,20 @@ def loop() -> asyncio.AbstractEventLoop:
         running = _loops.get(os.getpid())
         if running is None:
             running = new_event_loop()
-            threading.Thread(target=running.run_forever, name="polku", daemon=True).start()
+            threading.Thread(target=run, args=(running,), name="polku", daemon=True).start()
             _loops.clear()
             _loops[os.getpid()] = running
         return running
+
+
+def run(running: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped: `sys.exit` in a task or callback of user code ends that task and nothing else."""
+    while True:
+        try:
+            running.run_forever()
+            return
+        except (SystemExit, KeyboardInterrupt) as error:
+            _LOG.error("%s in a task of user code: the event loop continues", type(error).__name__, exc_info=error)
 
 
 def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
@@ -39,4 +52,4 @@ def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     except SettingError:
         work.close()
         raise
-    return asyncio.run_coroutine_threadsafe(work, running)
+    return asyncio.run_coroutine_threadsafe(contained(work), running)

@@ -16,6 +16,7 @@ from polku.runtime.watch import trouble
 _LOOK_SECONDS = 0.25
 # While messages have no answer yet, which may be on their way to the journal, or wait for room or for a delivery.
 _PATIENCE = 3.0
+_CANCEL_SECONDS = 1.0  # user code may take its time to end after a cancellation
 
 Look = Callable[[], Awaitable[Sequence[LaneStatistics]]]
 
@@ -55,7 +56,10 @@ async def drain_within(seconds: float, drain: Coroutine[Any, Any, None], look: L
     finally:
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        done, _ = await asyncio.wait(waiting, timeout=_CANCEL_SECONDS)
+        for task in done:
+            if not task.cancelled():
+                task.exception()
 
 
 async def _wait_for_standstill(look: Look) -> None:

@@ -70,15 +70,17 @@ class Watch:
             self.add_delivery(name, delivery)
 
     def add_stage(self, name: str, stage: StageStatistics) -> None:
-        """Add a stage: it is unwell while one middleware has been busy for too long."""
+        """Add a stage: it is unwell while one middleware has been busy for too long, or something behind it fails."""
         busy = time.monotonic() - stage.since if stage.step else 0.0
-        self.add(name, f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else "")
+        hangs = f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else ""
+        self.add(name, hangs or stage.fault)
 
     def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
         """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
         and what it pulls from.
         """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
+        complaint = complaint or intake.fault
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
             self._idle[f"{self.lane}ingest"] = idle

@@ -9,15 +9,16 @@ import pytest
 
 from polku import Aggregator, Batch, Code, Deduplicator, Event, Filter, Refusal, Transform
 from polku.batch import Identity
-from polku.contracts import Holder, Outcome, Step
+from polku.contracts import Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
-from polku.errors import DrainingError
+from polku.errors import DrainingError, UserCodeError
 from polku.link import Link, Local, Window
 from polku.middleware.adapt import as_step
 from polku.receipt import Counts, Receipt
 from polku.stage import Stage
 from tests.buffer.parts import rest, until
 from tests.clock import FakeClock
+from tests.hostile import HOSTILE
 
 
 class Next:
@@ -418,3 +419,49 @@ async def test_a_duplicate_of_an_event_that_nobody_answered_for_must_be_sent_aga
     with pytest.raises(RuntimeError):
         await first
     assert [(refusal.position, refusal.code) for refusal in (await second).refused] == [(1, Code.UNAVAILABLE)]
+
+
+class BrokenHolder:
+    """Be a holder that cannot hold."""
+
+    name = "BrokenHolder"
+    drop_reason = "filtered"
+    held = (0, 0)
+    limit = (1, 1)
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def hold(self, events: list[Event], batch: int) -> Sequence[Flush]:
+        raise self.error
+
+    def due(self) -> float | None:
+        return None
+
+    def flush(self, *, everything: bool = False) -> Sequence[Flush]:
+        return []
+
+
+@pytest.mark.parametrize("error", [*HOSTILE, ValueError])
+async def test_what_a_batch_has_passed_before_it_failed_is_not_taken_for_done(error: type[BaseException]) -> None:
+    bench = Bench(Deduplicator(), BrokenHolder(error))
+    for _ in range(2):  # the second one is no duplicate: nothing became of the first
+        with pytest.raises((UserCodeError, ValueError)):
+            await asyncio.wait_for(bench.push("1"), 5)
+
+
+@pytest.mark.parametrize("error", HOSTILE)
+async def test_a_step_that_raises_no_exception_costs_its_batch_and_no_other(error: type[BaseException]) -> None:
+    class Broken(Recorded):
+        async def process(self, events: list[Event], batch: int) -> Outcome:  # type: ignore[override]
+            await asyncio.sleep(0)
+            if events[0].id == "bad":
+                raise error
+            return Outcome(events)
+
+    bench = Bench(Deduplicator(), Broken())
+    for _ in range(2):
+        receipt = await asyncio.wait_for(bench.push("bad"), 5)
+        assert refused(receipt) == [("bad", Code.MIDDLEWARE_ERROR)]
+        assert error.__name__ in receipt.refused[0].message
+    assert refused(await asyncio.wait_for(bench.push("good"), 5)) == []

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ulid import ULID
 
 from polku.contracts import Flush, IngestContext
 from polku.errors import PlanError
@@ -163,3 +164,73 @@ def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> Non
 
 def test_its_limits_are_what_it_was_given() -> None:
     assert build(max_held=5, max_bytes=6).limit == (5, 6)
+
+
+def made(given: list[Event], **options: Any) -> Event:
+    step: Any = as_step(Aggregator(len(given), 60.0, **options), FakeClock())
+    (flush,) = step.hold(given, 1)
+    (out,) = flush.events
+    return out
+
+
+def at(*pairs: tuple[str, str], time_ns: int = 1_700_000_000_123_456_789) -> list[Event]:
+    return [Event(id=i, source=s, event_type="t", timestamp_unix_ns=time_ns + n) for n, (s, i) in enumerate(pairs)]
+
+
+def test_what_is_made_again_of_the_same_parts_has_the_same_id() -> None:
+    parts = (("s", "a"), ("s", "b"))
+    assert made(at(*parts)).id == made(at(*parts)).id
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        ((("s", "b"), ("s", "a")), {}),  # another order
+        ((("s", "a"), ("s", "c")), {}),
+        ((("s", "a"), ("s", "b"), ("s", "c")), {}),
+        ((("s", "ab"), ("s", "")), {}),
+        ((("r", "a"), ("r", "b")), {}),
+        ((("s", "a"), ("s", "b")), {"strategy": "concat"}),
+    ],
+)
+def test_what_is_made_of_other_parts_or_otherwise_has_another_id(
+    parts: tuple[tuple[str, str], ...], options: dict[str, str]
+) -> None:
+    assert made(at(*parts), **options).id != made(at(("s", "a"), ("s", "b"))).id
+
+
+@pytest.mark.parametrize("time_ns", [-5, 0, 1_700_000_000_123_456_789, 2**63 - 1])
+def test_its_id_is_a_ulid_with_the_time_of_the_first_part(time_ns: int) -> None:
+    (part,) = at(("s", "a"), time_ns=time_ns)
+    got = ULID.from_str(made([part]).id)
+    assert got.milliseconds == max(0, min(time_ns // 1_000_000, 2**48 - 1))
+
+
+def impossible(event_id: str) -> Event:
+    event = Event(id=event_id, source="s", event_type="t")
+    event.process.start_time.seconds = 1_700_000_000_000
+    return event
+
+
+def test_an_event_that_cannot_be_written_goes_alone_and_the_others_of_its_group_together() -> None:
+    step: Any = as_step(Aggregator(4, 60.0), FakeClock())
+    a, b = at(("s", "a"), ("s", "b"))
+    flushes = step.hold([a, impossible("bad"), b, impossible("worse")], 1)
+    assert [[event.id for event in flush.events] for flush in flushes[:2]] == [["bad"], ["worse"]]
+    assert "Timestamp" in flushes[0].events[0].metadata["polku.aggregate.error"]
+    assert flushes[2].events[0].metadata["polku.aggregate.count"] == "2"
+    assert [part.position for flush in flushes for part in flush.parts] == [1, 3, 0, 2]
+    assert step.held == (0, 0)
+
+
+def test_so_it_does_when_it_is_due_and_at_a_drain() -> None:
+    clock = FakeClock()
+    step: Any = as_step(Aggregator(4, 60.0), clock)
+    assert step.hold([impossible("bad")], 1) == []
+    clock.advance(60.0)
+    (flush,) = step.flush()
+    assert flush.events[0].id == "bad"
+    step.hold([impossible("bad")], 2)
+    (flush,) = step.flush(everything=True)
+    assert flush.events[0].id == "bad"
+    assert step.due() is None

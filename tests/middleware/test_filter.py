@@ -92,14 +92,6 @@ async def test_a_lambda_that_returns_a_coroutine_for_some_events_is_awaited() ->
     assert ids(outcome) == ["a"]
 
 
-async def test_cancelling_the_stage_is_not_swallowed() -> None:
-    async def cancelled(event):
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        await run(Filter(cancelled), events("a", "b"))
-
-
 async def test_a_result_without_a_truth_value_is_refused() -> None:
     class Array:
         def __bool__(self) -> bool:

@@ -156,11 +156,3 @@ async def test_a_batch_function_that_always_hangs_is_given_up_after_three_timeou
     outcome = await run(Transform(hang, batch=True, timeout=0.005), events(*map(str, range(1000))))
     assert len(outcome.refused) == 1000
     assert calls < 60
-
-
-async def test_cancellation_passes_through_a_batch_function() -> None:
-    def cancel(given: list[Event]) -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        await run(Transform(cancel, batch=True), events("a"))

@@ -28,6 +28,7 @@ from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.text import line
+from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _LOG = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ class HttpServer:
     async def _get_health(self, request: web.Request) -> web.Response:
         try:
             health = await self._health()
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             _REPEATED.exception("health", "the pipeline's health cannot be told")
             health = Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
         status = 200 if health.healthy and self._serving else 503
@@ -154,7 +157,9 @@ class HttpServer:
         except web.HTTPException as error:
             ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
             return self._answer(request, error.status, ack, _allow(error))
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             _REPEATED.exception("failed", "%s %s failed", line(request.method), line(request.path))
             reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
             ack = self._refuse(Code.UNAVAILABLE, reason)

@@ -1,0 +1,121 @@
+"""Background tasks with an owner that notices their end.
+
+A task that nobody awaits and that raises ends in silence, and whatever it was there for never happens again. So every
+task that lives in the background belongs to a `TaskSet`: it is logged and counted when it fails, started again where it
+is to live as long as its owner, and ended with it. `fault` says what does not work, for the owner's statistics and, by
+way of them, for health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from polku.log import RepeatedLog
+from polku.text import named
+from polku.usercode import as_exception, is_ours
+
+T = TypeVar("T")
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+
+
+class TaskSet:
+    """The background tasks of one part of a pipeline, each under a name; `owner` is what the log calls the part.
+
+    `pause` is in seconds: how long after a failure a task that is kept alive begins again.
+    """
+
+    def __init__(self, owner: str, *, pause: float = 1.0) -> None:
+        self._owner = owner
+        self._pause = pause
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._faults: dict[str, str] = {}
+        self._failures = 0
+
+    @property
+    def fault(self) -> str:
+        """What failed and has not worked since; empty while all is well."""
+        return "; ".join(f"{name}: {text}" for name, text in self._faults.items())
+
+    @property
+    def failures(self) -> int:
+        """How often a task has failed since the start."""
+        return self._failures
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def keep_alive(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `work()` until it returns or the set is closed; where it raises, begin again after a pause.
+
+        The work reports by `works(name)` that it got something done, or waits for something to do: until then a failure
+        stays in `fault`.
+        """
+        self._add(name, self._keep_alive(name, work))
+
+    def start(self, name: str, work: Awaitable[T]) -> asyncio.Task[T]:
+        """Run work that ends by itself; a failure stays in `fault` until work of the same name has ended well."""
+        return self._add(name, self._run(name, work))
+
+    def works(self, name: str) -> None:
+        """Forget the failure of a task: it works."""
+        if self._faults:
+            self._faults.pop(name, None)
+
+    async def wait(self) -> None:
+        """Return when every task has ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Cancel every task and return when they have ended."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _add(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, name))
+        return task
+
+    def _ended(self, name: str, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # it was told of: nobody needs to ask
+
+    async def _keep_alive(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await work()
+            except BaseException as error:
+                if is_ours(error):
+                    raise
+                self._note(name, error)
+            else:
+                self.works(name)
+                return
+            await asyncio.sleep(self._pause)
+
+    async def _run(self, name: str, work: Awaitable[T]) -> T:
+        try:
+            result = await work
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            self._note(name, error)
+            if isinstance(error, Exception):
+                raise
+            raise as_exception(error) from error
+        self.works(name)
+        return result
+
+    def _note(self, name: str, error: BaseException) -> None:
+        self._failures += 1
+        self._faults[name] = named(error)
+        _REPEATED.exception((self._owner, name), "%s: %s failed", self._owner, name)

@@ -1,0 +1,239 @@
+"""Every push is answered, whatever the work on it ends with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable
+
+import pytest
+
+from polku import Batch, Event
+from polku.begin import begin
+from polku.collect import CollectingDelivery
+from polku.contracts import Collecting
+from polku.errors import PolkuError, UserCodeError
+from polku.gateway.intake import Intake
+from polku.inlet import Inlet
+from polku.limits import Limits
+from polku.link import Link, Local, Push, Window
+from polku.loops import new_event_loop
+from polku.neighbour import Neighbour
+from polku.receipt import Receipt, Taken
+from polku.runtime import loop_thread
+from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
+from tests.hostile import HOSTILE
+
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+
+class Broken:
+    """Take batches in one or two steps; the ones called `bad` end with an exception."""
+
+    def __init__(self, error: type[BaseException], *, two_steps: bool = False, late: bool = True) -> None:
+        self.error = error
+        self.two_steps = two_steps
+        self.late = late
+
+    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        return begin(self._work(batch)) if self.two_steps else await self._work(batch)
+
+    async def _work(self, batch: Batch) -> Receipt:
+        if self.late:
+            await asyncio.sleep(0)
+        if "bad" in batch.ids:
+            raise self.error
+        return Receipt()
+
+
+def batch(event_id: str) -> Batch:
+    return Batch.from_events([Event(id=event_id)])
+
+
+def message(event_id: str) -> bytes:
+    return IngestBatch(source="s", events=EventPayload(events=[Event(id=event_id)])).SerializeToString()
+
+
+CASES = pytest.mark.parametrize(
+    ("error", "two_steps", "late"),
+    [(error, two_steps, late) for error in HOSTILE for two_steps in (False, True) for late in (False, True)],
+)
+
+
+@CASES
+async def test_a_link_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
+    link = Link("link", Local(Broken(error, two_steps=two_steps, late=late)), window=Window(batches=1))
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            with pytest.raises(UserCodeError, match=error.__name__):
+                await link.push(batch("bad"))
+        assert await link.push(batch("good")) == Receipt()
+        await link.drain()
+    await link.close()
+
+
+@CASES
+async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
+    inlet = Inlet(Broken(error, two_steps=two_steps, late=late))
+    pushes = [Push("link", 1, seq, seq, 0) for seq in (1, 2)]
+    answers = {}
+    async with asyncio.timeout(5):
+        for event_id, push in zip(("bad", "good"), pushes, strict=True):
+            answers[event_id] = await outcome(inlet, push, batch(event_id))
+    assert answers["good"] == Receipt()
+    # A batch that failed before anybody asked for its outcome has to be pushed again.
+    assert answers["bad"] == error.__name__ or (two_steps and "is not known here" in str(answers["bad"]))
+
+
+async def outcome(inlet: Inlet, push: Push, given: Batch) -> Receipt | Taken | str:
+    try:
+        answer = await inlet.push(push, given)
+        return await inlet.settle(push) if isinstance(answer, Taken) else answer
+    except PolkuError as error:
+        return str(error)
+
+
+@CASES
+async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
+    neighbour = Neighbour("next", Broken(error, two_steps=two_steps, late=late))
+    async with asyncio.timeout(5):
+        with pytest.raises(UserCodeError, match=error.__name__):
+            await neighbour.push_nowait(batch("bad"))
+        assert await neighbour.push_nowait(batch("good")) == Receipt()
+
+
+@CASES
+async def test_an_intake_says_that_the_outcome_is_unknown(
+    error: type[BaseException], two_steps: bool, late: bool
+) -> None:
+    intake = Intake({}, None, Link("link", Local(Broken(error, two_steps=two_steps, late=late))), Limits())
+    async with asyncio.timeout(5):
+        ack = await intake.batch(message("bad"))
+        assert [(e.event_id, e.code) for e in ack.errors] == [("bad", "UNAVAILABLE")]
+        assert error.__name__ in ack.errors[0].message
+        assert (await intake.batch(message("good"))).event_ids == ["good"]
+        await intake.drain()
+    assert intake.statistics()[:5] == (2, 2, 1, 1, 0)
+
+
+class Cancelled:
+    """Be a link whose answers are cancelled."""
+
+    def push_nowait(self, given: Batch) -> asyncio.Future[Receipt]:
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(answer.cancel)
+        return answer
+
+    async def wait_backlog(self) -> None:
+        pass
+
+
+async def test_an_intake_answers_where_the_answer_was_cancelled() -> None:
+    intake = Intake({}, None, Cancelled(), Limits(open_bytes=1))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        for _ in range(2):  # the second one needs the room of the first
+            ack = await intake.batch(message("a"))
+            assert [(e.event_id, e.code) for e in ack.errors] == [("a", "UNAVAILABLE")]
+    assert intake.statistics().open == 0
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "iterator"])
+@pytest.mark.parametrize("error", HOSTILE)
+async def test_an_ingestor_that_fails_costs_its_own_message(error: type[BaseException], kind: str) -> None:
+    def fail() -> None:
+        raise error
+
+    async def fail_later() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    class Reader:
+        def ingest(self, data: bytes, context: object) -> object:
+            if kind == "iterator":
+                return (fail() for _ in range(1))
+            return fail_later() if kind == "async" else fail()
+
+    intake = Intake({"s": Reader()}, None, Link("link", Local(Broken(error))), Limits())  # type: ignore[dict-item]
+    raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
+    async with asyncio.timeout(5):
+        ack = await intake.batch(raw)
+    assert [e.code for e in ack.errors] == ["INGESTOR_ERROR"]
+    assert error.__name__ in ack.errors[0].message
+
+
+class Stuck:
+    """Be an emitter that collects, whose call cannot even be made."""
+
+    collecting = Collecting(10, 10_000, 3600.0, 100, 1_000_000)
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def group(self, event: Event) -> str:
+        if event.id == "bad":
+            raise self.error
+        return "all"
+
+    def emit(self, given: Batch) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("error", HOSTILE)
+async def test_an_event_whose_group_cannot_be_had_is_refused_alone(error: type[BaseException]) -> None:
+    stuck = Stuck(error)
+    collected = CollectingDelivery("stuck", stuck, stuck)
+    answer = await collected.push(Batch.from_events([Event(id="bad")]))
+    assert isinstance(answer, Awaitable)
+    assert [(r.event_id, r.message) for r in (await answer).refused] == [("bad", error.__name__)]
+
+
+async def test_a_group_that_cannot_be_delivered_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = Stuck(SystemExit)
+    collected = CollectingDelivery("stuck", stuck, stuck)
+
+    async def deliver(given: Batch) -> Receipt:
+        raise SystemExit
+
+    monkeypatch.setattr(collected, "deliver", deliver)
+    answers = [await collected.push(batch(event_id)) for event_id in "ab"]
+    await collected.flush(True)
+    async with asyncio.timeout(5):
+        for answer in answers:
+            assert isinstance(answer, Awaitable)
+            with pytest.raises(PolkuError, match="SystemExit"):
+                await answer
+    assert collected.statistics().collection == (0, 0, 0, 1, 3600.0)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_the_loop_of_pipelines_survives_what_a_task_of_user_code_raises(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def spawn() -> str:
+        task = asyncio.ensure_future(fail())
+        await asyncio.wait([task])
+        return "still here"
+
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop_thread.run, args=(loop,), daemon=True)
+    thread.start()
+    with caplog.at_level(logging.ERROR):
+        assert asyncio.run_coroutine_threadsafe(spawn(), loop).result(5) == "still here"
+    assert error.__name__ in caplog.text
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    assert not thread.is_alive()
+    loop.close()
+
+
+@pytest.mark.parametrize("error", HOSTILE)
+def test_what_is_submitted_to_the_loop_of_pipelines_fails_with_an_error_of_ours(error: type[BaseException]) -> None:
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(UserCodeError, match=error.__name__):
+        loop_thread.submit(fail()).result(5)

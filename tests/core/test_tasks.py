@@ -1,0 +1,252 @@
+"""Background tasks have an owner that notices their end."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import polku
+from polku import Aggregator, Event
+from polku.batch import Batch
+from polku.buffer.strategy import BufferStrategy
+from polku.clock import SystemClock
+from polku.contracts import Flush, Part
+from polku.dead_letters import DeadLetters
+from polku.link import Link, Local
+from polku.middleware.adapt import as_step
+from polku.receipt import Receipt
+from polku.runtime.watch import Watch
+from polku.stage import Stage
+from polku.tasks import TaskSet
+from tests.buffer.parts import Bench, Destination, batch, until
+from tests.hostile import HOSTILE
+
+
+class Timer:
+    """Fail as often as a test says, and then work."""
+
+    def __init__(self, tasks: TaskSet, *errors: type[BaseException]) -> None:
+        self.tasks = tasks
+        self.errors = list(errors)
+        self.rounds = 0
+
+    async def run(self) -> None:
+        while True:
+            self.rounds += 1
+            await asyncio.sleep(0)
+            if self.errors:
+                raise self.errors.pop(0)
+            self.tasks.works("timer")
+
+
+async def test_a_task_that_raises_is_begun_again_and_unwell_until_it_works() -> None:
+    tasks = TaskSet("part", pause=0)
+    timer = Timer(tasks, *HOSTILE, ValueError)
+    tasks.keep_alive("timer", timer.run)
+    await until(lambda: tasks.failures == 1)
+    assert tasks.fault == "timer: CancelledError"
+    await until(lambda: timer.rounds > 10)
+    assert (tasks.fault, tasks.failures) == ("", len(HOSTILE) + 1)
+    await tasks.close()
+    assert len(tasks) == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_it_stays_unwell_while_it_fails_and_waits_between() -> None:
+    tasks = TaskSet("part", pause=3600)
+    timer = Timer(tasks, ValueError)
+    tasks.keep_alive("timer", timer.run)
+    await until(lambda: tasks.fault == "timer: ValueError")
+    await asyncio.sleep(0)
+    assert timer.rounds == 1
+    await tasks.close()
+
+
+async def test_a_task_that_returns_has_ended_well() -> None:
+    tasks = TaskSet("part")
+
+    async def once() -> None:
+        pass
+
+    tasks.keep_alive("once", once)
+    await tasks.wait()
+    assert (tasks.fault, tasks.failures) == ("", 0)
+
+
+@pytest.mark.parametrize("error", HOSTILE)
+async def test_work_that_fails_is_seen_until_the_like_of_it_ends_well(error: type[BaseException]) -> None:
+    tasks = TaskSet("part")
+
+    async def work(*, well: bool) -> int:
+        if not well:
+            raise error
+        return 3
+
+    failing = tasks.start("work", work(well=False))
+    await tasks.wait()
+    assert tasks.fault == f"work: {error.__name__}"
+    assert failing.exception() is not None
+    assert await tasks.start("work", work(well=True)) == 3
+    assert tasks.fault == ""
+
+
+class Sulky:
+    """Be a holder whose timer fails while a test says so."""
+
+    name = "Sulky"
+    drop_reason = "filtered"
+    limit = (10, 1000)
+
+    def __init__(self) -> None:
+        self.fails = True
+        self.events: list[Event] = []
+        self.parts: list[Part] = []
+
+    @property
+    def held(self) -> tuple[int, int]:
+        return len(self.events), 0
+
+    def hold(self, events: list[Event], number: int) -> Sequence[Flush]:
+        self.events += events
+        self.parts += [Part(number, position) for position in range(len(events))]
+        return []
+
+    def due(self) -> float | None:
+        return 0.0 if self.events else None
+
+    def flush(self, *, everything: bool = False) -> Sequence[Flush]:
+        if self.fails:
+            raise SystemExit
+        flush = Flush(self.events, self.parts)
+        self.events, self.parts = [], []
+        return [flush]
+
+
+async def test_a_flush_timer_that_fails_is_begun_again_and_keeps_no_other_holder_from_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sulky = Sulky()
+    destination = Destination()
+    link = Link("stage", Local(destination))
+    step = as_step(Aggregator(10, 0.001), SystemClock())
+    stage = Stage([sulky, step], link, DeadLetters(), SystemClock())
+    monkeypatch.setattr(stage._tasks, "_pause", 0.001)
+    await stage.start()
+    answer = asyncio.ensure_future(push(stage, batch("a")))
+    await until(lambda: stage.statistics().fault != "")
+    watch = Watch()
+    watch.add_stage("stage", stage.statistics())
+    assert watch.health(0).components["stage"] == (False, "flush timer: SystemExit")
+    sulky.fails = False
+    assert await asyncio.wait_for(answer, 5) == Receipt()
+    await until(lambda: stage.statistics().fault == "")
+    await stage.close()
+
+
+async def push(stage: Stage, given: Batch) -> Receipt:
+    answer = await stage.push(given)
+    receipt = answer if isinstance(answer, Receipt) else await answer
+    return Receipt(receipt.refused)
+
+
+async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    destination = Destination()
+    bench = Bench(BufferStrategy.ring(100), {"out": destination})
+    outlet = bench.buffer._outlets["out"]
+    monkeypatch.setattr(outlet._tasks, "_pause", 0.001)
+    fetch, faults = outlet._log.fetch, [MemoryError, KeyboardInterrupt, ValueError]
+
+    async def broken(positions: list[int]) -> object:
+        if faults:
+            raise faults.pop(0)
+        return await fetch(positions)
+
+    monkeypatch.setattr(outlet._log, "fetch", broken)
+    for number in range(5):
+        await bench.push(batch(f"{number}"))
+    await until(lambda: outlet._tasks.failures == 1)
+    assert bench.buffer.statistics().outlets["out"].fault == "feeding: MemoryError"
+    await asyncio.wait_for(bench.buffer.drain(), 5)
+    assert destination.ids == ["0", "1", "2", "3", "4"]
+    await until(lambda: bench.buffer.statistics().outlets["out"].fault == "")
+    assert bench.buffer.statistics().outlets["out"].lag == 0
+    await bench.buffer.close()
+
+
+# Where tasks may be made without a `TaskSet`, and who is told how they end.
+OWNED = {
+    "polku/actors/drain.py:drain": "awaited there",
+    "polku/actors/following.py:Following._add": "awaited there",
+    "polku/actors/peer.py:RayPeer._hear": "awaited there",
+    "polku/begin.py:begin": "whoever begins the work awaits it",
+    "polku/buffer/answers.py:Answered._of_part": "the push awaits it",
+    "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
+    "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",
+    "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",
+    "polku/delivery.py:Delivery.start_again": "says its fault itself; deliveries wait for it",
+    "polku/dead_letters/replay.py:Replayer._look": "says its fault itself",
+    "polku/emit/object_store.py:Objects.put": "calls await it, and close does",
+    "polku/emit/grpc_stream.py:GrpcStream._connect": "its calls are told of its end",
+    "polku/external/client.py:PluginClient._introduce": "calls await it",
+    "polku/fork.py:Fork.wait_room": "awaited there",
+    "polku/gateway/fast.py:FastServer._admit": "answers its call, whatever it ends with",
+    "polku/gateway/fast.py:FastServer.stop": "awaited there",
+    "polku/gateway/intake.py:Intake._ingest_beside": "the stream awaits it",
+    "polku/gateway/pulling.py:Sources._run": "awaited there",
+    "polku/gateway/pulling.py:Sources.start": "begins a source again itself and says its fault",
+    "polku/gateway/pulling.py:Stream._begin": "the source awaits it",
+    "polku/gateway/pulling.py:Stream.push": "the source awaits it",
+    "polku/gateway/server.py:GatewayServer._read": "the stream awaits it",
+    "polku/gateway/server.py:GatewayServer.stream_events": "awaited there",
+    "polku/hooks.py:_await_within": "awaited there",
+    "polku/inlet.py:Inlet._apply": "its sender asks for the outcome",
+    "polku/inlet.py:Inlet._apply_ready": "answers its push, whatever it ends with",
+    "polku/inlet.py:Inlet._hear_alone": "awaited there",
+    "polku/kafka/puller.py:Puller._begin": "says its fault itself",
+    "polku/kafka/puller.py:Puller._work": "awaited there",
+    "polku/lane.py:Lane.drain_intake": "awaited there",
+    "polku/link.py:Link._send": "answers its pushes, whatever it ends with",
+    "polku/middleware/each.py:Each._await_each": "awaited there",
+    "polku/quarantine.py:Work.release": "awaited there",
+    "polku/replicas.py:Replicas.push": "the push awaits it",
+    "polku/runtime/standstill.py:drain_within": "awaited there",
+    "polku/stage.py:Stage._work": "awaited there",
+    "polku/tasks.py:TaskSet._add": "the set itself",
+}
+
+
+def functions(tree: ast.AST, before: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Yield each function with its qualified name; nested functions count as the one around them."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from functions(node, f"{before}{node.name}.")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield f"{before}{node.name}", node
+
+
+def makes_tasks(node: ast.AST) -> bool:
+    return any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("create_task", "ensure_future")
+        for call in ast.walk(node)
+    )
+
+
+def sources() -> Iterator[tuple[str, ast.AST]]:
+    root = Path(polku.__file__).parent
+    for path in sorted([*root.glob("**/*.py"), *(root / "actors").glob("*.py")]):
+        name = f"polku/{path.relative_to(root)}"
+        if not name.startswith(("polku/bench/", "polku/testing/")):
+            yield name, ast.parse(path.read_text())
+
+
+def test_no_task_is_made_that_nobody_owns() -> None:
+    made = {f"{path}:{name}" for path, tree in sources() for name, node in functions(tree) if makes_tasks(node)}
+    assert made - OWNED.keys() == set()
