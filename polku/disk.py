@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and such in the kernel's table of mounts
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that sync no folders, or have nothing to sync
 
 
@@ -60,3 +62,19 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def mount_of(path: Path, table: Path = Path("/proc/self/mountinfo")) -> tuple[Path, str]:
+    """Return the mount that a path lies on and the kind of its file system; an empty one where that is not known."""
+    real = Path(os.path.realpath(path))
+    mount, kind = Path("/"), ""
+    try:
+        mounts = table.read_text(errors="surrogateescape")
+    except OSError:
+        return mount, kind
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split(" ")[4]))
+        if real.is_relative_to(point) and point.is_relative_to(mount):  # what is mounted later lies on top
+            mount, kind = point, rest.split(" ")[0]
+    return mount, kind

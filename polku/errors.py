@@ -11,6 +11,7 @@
     │   └── MisconfiguredError   ... until somebody mends credentials, address or rights
     ├── JournalError         a journal on disk cannot be used now
     │   ├── JournalLockedError   ... another process has it
+    │   ├── JournalPathError     ... its path or disk can never have one
     │   └── JournalCorruptError  ... it, or a part of it, cannot be read
     ├── UserCodeError        user code raised what ends a task or a process: `SystemExit`, `CancelledError`, a panic
     └── PipelineError        the pipeline cannot take events now
@@ -138,14 +139,27 @@ class JournalError(PolkuError):
 
 
 class JournalLockedError(JournalError):
-    """Say which process has the journal open."""
+    """Say which process has the journal open: `other` is the name that it uses, where that is another one.
 
-    def __init__(self, path: object, pid: str) -> None:
-        super().__init__(path, f"process {pid} has it open; stop that one first, or choose another path")
+    With a `host` that process has taken the journal over, and this one can write it no more.
+    """
+
+    def __init__(self, path: object, pid: str, *, other: str = "", host: str = "") -> None:
+        name = f" as {other}, which is the same file" if other else ""
+        reason = f"process {pid} has it open{name}; stop that one first, or choose another path"
+        if host:
+            reason = f"process {pid} on {host} has taken it over, and nothing more is written here; stop one of the two"
+        super().__init__(path, reason)
         self.pid = pid
+        self.other = other
+        self.host = host
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.path, self.pid)
+        return _restore, (type(self), (self.path, self.pid), {"other": self.other, "host": self.host})
+
+
+class JournalPathError(JournalError):
+    """Say why a path, or the disk that it is on, can never have a journal."""
 
 
 class JournalCorruptError(JournalError):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -28,11 +30,13 @@ from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_file import as_journal_error, weigh
 from polku.buffer.lock import FileLock
 from polku.buffer.log import OnOpen, Recovered
+from polku.buffer.owner import new_owner
+from polku.buffer.place import check_ours, check_place, warn_of_place
 from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
 from polku.daemon import DaemonExecutor
 from polku.disk import make_folder
-from polku.errors import JournalCorruptError, JournalError, JournalLockedError
+from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog
 from polku.receipt import Refusal
 
@@ -84,7 +88,9 @@ class DurableLog:
     window = 4096
 
     def __init__(self, path: str, *, final: bool = True) -> None:
-        self._path = Path(path)
+        self._name = Path(path)
+        self._path = Path(os.path.realpath(path))
+        self._owner = new_owner(self._name)
         self._final = final
         self._reserve = Reserve(self._path)
         self._names: tuple[str, ...] = ()
@@ -92,7 +98,7 @@ class DurableLog:
         self._journal: Journal | None = None
         self._reader: Journal | None = None
         self._on_open: OnOpen = _ignore
-        self._recovered = False
+        self._recovered = self._was_open = False
         self._salvaged = float("-inf")
         self._position = self._held = 0
         self._draft: list[Row] = []
@@ -109,6 +115,7 @@ class DurableLog:
         self._units: list[_Unit] = []
         self._aside = _Aside()
         self._must_mend = False
+        self._taken_over: JournalLockedError | None = None
         self._failing = False  # the writer's own view of the fault, which it needs at once
         self._closing = False
         self._writing: asyncio.Future[None] | None = None
@@ -116,13 +123,17 @@ class DurableLog:
         self._calls: concurrent.futures.Executor = DaemonExecutor("polku-journal-reader")
 
     async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
-        """Open the journal and start its writer; raises `JournalLockedError` where another process has it."""
+        """Open the journal and start its writer.
+
+        Raises `JournalLockedError` where another process has it and `JournalPathError` where there can be none.
+        """
         self._loop = asyncio.get_running_loop()
         self._names, self._on_open = tuple(outlets), on_open
         self._claimed = {name: OrderedDict() for name in outlets}
         try:
             opened = await self._call(self._open)
-        except JournalLockedError:
+        except (JournalLockedError, JournalPathError):
+            await self._call(self._release)
             raise
         except JournalError as error:
             self._say_fault(str(error))
@@ -223,17 +234,16 @@ class DurableLog:
             self._wake.notify()
         if self._writing is not None:
             await self._writing
-        await self._call(self._close_files)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        await self._call(self._release)
         self._calls.shutdown(wait=False)
 
     def _open(self) -> tuple[Journal, Recovered, int, tuple[int, int]]:
         """Open the journal, or open it again; in the reader's thread."""
         damaged, self._must_mend = self._must_mend, False
-        self._close_files()
+        self._close_files(leave=False)
         self._take_lock()
+        if self._was_open:
+            self._check_still_ours()
         lately = time.monotonic() - self._salvaged < _SALVAGE_AGAIN
         if lately or not damaged:
             try:
@@ -241,17 +251,19 @@ class DurableLog:
             except JournalCorruptError as error:
                 if lately:
                     raise
+                check_ours(self._path)
                 _LOG.error("%s; what can be read of it is served", error)
         self._salvaged = time.monotonic()
-        _LOG.error("%s", salvage(self._path, locked=True))
+        _LOG.error("%s", salvage(self._path, owner=self._owner))
         return self._open_journal()
 
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
+        check_place(self._path)
         try:
             make_folder(self._path.parent)
-            self._lock = FileLock(self._path)
+            self._lock = FileLock(self._name)
         except OSError as error:
             raise as_journal_error(self._path, error) from error
 
@@ -260,16 +272,23 @@ class DurableLog:
             finish_salvage(self._path)
         except OSError as error:
             raise as_journal_error(self._path, error) from error
-        journal = Journal(self._path, lock=False, final=self._final)
+        assert self._lock is not None
+        self._lock.hold_file()
+        journal = Journal(self._path, lock=False, final=self._final, owner=self._owner)
         try:
+            self._lock.hold_file()  # it may be new
+            self._lock.confirm()
             journal.register(self._names)
             states = {state.name: state for state in journal.outlets()}
             total = journal.statistics()
             recovered = Recovered({name: states[name] for name in self._names}, journal.answers(), journal.takers)
             last = journal.last_position
         except BaseException:
-            journal.close()
+            journal.close(leave=False)
             raise
+        if not self._was_open:
+            warn_of_place(self._path)
+        self._was_open = True
         for name in states.keys() - set(self._names):
             if states[name].events:
                 _LOG.warning(
@@ -279,11 +298,33 @@ class DurableLog:
                 )
         return journal, recovered, last, (total.events, total.bytes)
 
-    def _close_files(self) -> None:
+    def _check_still_ours(self) -> None:
+        """Raise `JournalLockedError` where somebody has taken the journal over while this one had it open."""
+        try:
+            journal = Journal(self._path, writable=False)
+        except JournalError:  # damaged: that is why it is opened again
+            return
+        try:
+            owner = journal.owner()
+        except sqlite3.Error:
+            return
+        finally:
+            journal.close()
+        if owner is None or owner.token != self._owner.token:
+            pid, host = (str(owner.pid), owner.host) if owner else ("unknown", "another host")
+            raise JournalLockedError(self._path, pid, host=host)
+
+    def _close_files(self, *, leave: bool = True) -> None:
         for journal in (self._reader, self._journal):
             if journal is not None:
-                journal.close()
+                journal.close(leave=leave)
         self._reader = self._journal = None
+
+    def _release(self) -> None:
+        self._close_files()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _opened(self, journal: Journal, recovered: Recovered, last: int, size: tuple[int, int]) -> None:
         self._journal, self._fault = journal, ""
@@ -317,6 +358,9 @@ class DurableLog:
             self._post(self._writing.set_result, None)
 
     def _work_on(self, units: list[_Unit], aside: _Aside) -> None:
+        if self._taken_over is not None:
+            self._post(self._refuse, units, self._taken_over)
+            return
         if (self._journal is None or self._must_mend) and not self._reopen(units):
             self._keep(aside)
             return
@@ -337,6 +381,8 @@ class DurableLog:
             return units, aside, self._closing
 
     def _pause(self) -> float | None:
+        if self._taken_over is not None:
+            return None
         if self._journal is None:
             return _REOPEN
         if self._aside:
@@ -354,6 +400,9 @@ class DurableLog:
             self._failing = True
             self._must_mend |= isinstance(error, JournalCorruptError)
             self._post(self._failed, units, error)
+            if isinstance(error, JournalLockedError):
+                self._taken_over = error
+                return
             if aside and not self._write_alone(journal, aside):
                 self._keep(aside)
         else:
@@ -388,6 +437,7 @@ class DurableLog:
             journal.probe()
         except JournalError as error:
             self._must_mend |= isinstance(error, JournalCorruptError)
+            self._taken_over = error if isinstance(error, JournalLockedError) else None
             self._post(self._say_fault, str(error))
         else:
             self._failing = False
@@ -408,6 +458,8 @@ class DurableLog:
         try:
             opened = self._calls.submit(self._open).result()
         except JournalError as error:
+            if self._was_open and isinstance(error, JournalLockedError):
+                self._taken_over = error
             self._post(self._failed, units, error)
             return False
         self._failing = False

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,8 @@ from polku.buffer.journal_file import (
     BATCH,
     CURSOR,
     ENTRY,
+    OWNER,
+    TAKEN_OVER,
     as_journal_error,
     files_of,
     open_file,
@@ -32,11 +36,15 @@ from polku.buffer.journal_file import (
     weigh,
 )
 from polku.buffer.lock import FileLock
+from polku.buffer.owner import Owner, current, new_owner, take
+from polku.buffer.owner import leave as leave_to_others
+from polku.buffer.place import check_place
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.disk import make_folder, sync_folders
-from polku.errors import JournalCorruptError, JournalError
+from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
 
+_LOG = logging.getLogger(__name__)
 KEPT_ANSWERS = 256  # for each sender: far more than a window
 _SWEEP_COMMITS = 8
 _SWEEP_BYTES = 4 * 1024 * 1024
@@ -106,13 +114,23 @@ class JournalStatistics(NamedTuple):
 class Journal:
     """Read and write a journal; every method blocks, and is called by one thread at a time."""
 
-    def __init__(self, path: str | Path, *, writable: bool = True, lock: bool = True, final: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        writable: bool = True,
+        lock: bool = True,
+        final: bool = True,
+        owner: Owner | None = None,
+    ) -> None:
         """Open a journal, making it where there is none; with `final` answers are final when they are written.
 
-        Raises `JournalLockedError` where another process has it, `JournalCorruptError` where the file cannot be read
-        as one, and `JournalError` where the path cannot be used.
+        A writer takes it over as `owner`, a new one if none is given; without `lock` the caller holds its lock. Raises
+        `JournalLockedError` where another process has it, `JournalCorruptError` where the file cannot be read as one,
+        `JournalPathError` where there cannot be one, and `JournalError` where the path cannot be used now.
         """
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))
+        self._owner = (owner or new_owner(Path(path))) if writable else None
         self._final = final
         self._bits: dict[str, int] = {}
         self._cursors: dict[str, int] = {}
@@ -124,17 +142,24 @@ class Journal:
             if not writable and not self.path.exists():
                 raise JournalError(self.path, "there is no such file")
             if writable and lock:
+                check_place(self.path)
                 make_folder(self.path.parent)
-                self._lock = FileLock(self.path)
+                self._lock = FileLock(Path(path))
             self._db = open_file(self.path, writable=writable)
             undo.callback(self._db.close)
-            if writable:
+            if self._lock is not None:
+                self._lock.hold_file()
+                self._lock.confirm()
+            if self._owner is not None:
+                self._take_over(self._owner)
                 sync_folders(self.path.parent)  # it may be new
             self._know_outlets()
             undo.pop_all()
 
-    def close(self) -> None:
-        """Close the file and let go of it."""
+    def close(self, *, leave: bool = True) -> None:
+        """Close the file and release it; its owner stays in it without `leave`, as of one who opens it again."""
+        if self._owner is not None and leave:
+            leave_to_others(self._db, self._owner)
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         self._unlock()
@@ -175,6 +200,10 @@ class Journal:
         """Return the name, bit and cursor of each outlet."""
         return self._db.execute("SELECT name, bit, cursor FROM outlet").fetchall()
 
+    def owner(self) -> Owner | None:
+        """Return who has taken the journal and not closed it."""
+        return current(self._db)
+
     def forget(self, outlet: str) -> int:
         """Take an outlet out, and what only it waits for; return the number of events that go."""
         with self._told(), self._transaction():
@@ -200,7 +229,7 @@ class Journal:
         statements = list(_statements(self._entries(work, cursors)))
         alone = len(statements) == 1 and not (sweeps or work.refused or work.lost)
         freed = (0, 0)
-        with self._told(), contextlib.nullcontext() if alone else self._transaction():
+        with self._told(), contextlib.nullcontext() if alone else self._transaction(checked=False):
             for places, values in statements:
                 self._db.execute(f"INSERT INTO entry VALUES{places}", values)
             for identity, refused in work.refused:
@@ -300,7 +329,24 @@ class Journal:
         try:
             yield
         except (OSError, sqlite3.Error, ValueError, OverflowError) as error:
+            if str(error) == TAKEN_OVER:
+                raise self._taken_over() from error
             raise as_journal_error(self.path, error) from error
+
+    def _take_over(self, owner: Owner) -> None:
+        """Make this the only one that can write, and have that stand in the file, where other names find it."""
+        with self._transaction(checked=False):
+            before = self.owner()
+            take(self._db, owner)
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if before is not None and before.host != owner.host:
+            _LOG.warning("journal %s: is taken over from %s, which did not close it", self.path, before)
+
+    def _taken_over(self) -> JournalLockedError:
+        owner = self.owner()
+        if owner is None:
+            return JournalLockedError(self.path, "unknown", host="another host")
+        return JournalLockedError(self.path, str(owner.pid), host=owner.host)
 
     def _free_bit(self) -> int:
         taken = set(self._bits.values())
@@ -324,9 +370,11 @@ class Journal:
         self._db.execute(query, (name, number, number))
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, checked: bool = True) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            if checked and self._owner is not None:
+                self._db.execute("INSERT INTO entry(kind, c1) VALUES(?,?)", (OWNER, self._owner.token))
             yield
             self._db.execute("COMMIT")
         except BaseException:
@@ -335,6 +383,8 @@ class Journal:
             raise
 
     def _entries(self, work: Work, cursors: Mapping[str, int]) -> Iterator[tuple[object, ...]]:
+        if self._owner is not None:
+            yield OWNER, self._owner.token
         for row in work.rows:
             header = row.header
             routes = None if header.routes is None else json.dumps(header.routes)

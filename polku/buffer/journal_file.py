@@ -14,19 +14,22 @@ import sqlite3
 import zlib
 from pathlib import Path
 
-from polku.buffer.schema import VERSION, is_journal, read_as_present, upgrade
-from polku.errors import JournalCorruptError, JournalError
-
-DEAD_LETTERS = 0x504F4C44
-"""`POLD`, the application id of files of dead letters."""
+from polku.buffer.connection import connect
+from polku.buffer.schema import DEAD_LETTERS, VERSION, is_journal, read_as_present, upgrade
+from polku.errors import JournalCorruptError, JournalError, JournalPathError
 
 PAGE = 32 * 1024
 _CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE
 ENTRY = 13
 """The number of columns of `entry`, the view through which one statement writes all that a commit holds."""
 
-BATCH, ANSWER, CURSOR = range(3)
-"""What an entry is: the columns after this one are those of the table, and then nothing."""
+BATCH, ANSWER, CURSOR, OWNER = range(4)
+"""What an entry is: the columns after this one are those of the table, and then nothing.
+
+`OWNER` writes nothing: with another token than that of the journal's owner, nothing of its transaction is done.
+"""
+
+TAKEN_OVER = "another owner has taken the journal over"
 
 _COLUMNS = [f"c{number}" for number in range(1, ENTRY)]
 _ENTRY = f"""
@@ -41,6 +44,9 @@ END;
 CREATE TEMP TRIGGER write_cursor INSTEAD OF INSERT ON entry WHEN NEW.kind={CURSOR} BEGIN
     UPDATE outlet SET cursor=NEW.c2 WHERE name=NEW.c1;
 END;
+CREATE TEMP TRIGGER check_owner INSTEAD OF INSERT ON entry WHEN NEW.kind={OWNER} BEGIN
+    SELECT RAISE(ABORT, '{TAKEN_OVER}') WHERE NOT EXISTS (SELECT 1 FROM owner WHERE token=NEW.c1);
+END;
 """
 _DAMAGED = {
     sqlite3.SQLITE_IOERR_READ,
@@ -53,7 +59,7 @@ def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
     """Connect to a journal, making it where it is missing and `writable`; raises SQLite's errors and `JournalError`."""
     mode = "rwc" if writable else "ro"
     target = f"file:{_escape(path)}?mode={mode}"
-    db = sqlite3.connect(target, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+    db = connect(target, path)
     try:
         if writable:
             db.execute(f"PRAGMA page_size={PAGE}")
@@ -105,15 +111,15 @@ def _check_made_by_us(db: sqlite3.Connection, path: Path, *, writable: bool) -> 
     """Raise `JournalError` where this is another program's database, or not one that this version can use."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application == DEAD_LETTERS:
-        raise JournalError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
+        raise JournalPathError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     is_empty = not (application or version or db.execute("SELECT 1 FROM sqlite_master").fetchone())
     if is_empty and writable:
         return
     if is_empty or not is_journal(db):
-        raise JournalError(path, "is no journal; choose another path")
+        raise JournalPathError(path, "is no journal; choose another path")
     if version > VERSION:
-        raise JournalError(path, f"was written by a newer version of POLKU (format {version}, ours {VERSION})")
+        raise JournalPathError(path, f"was written by a newer version of POLKU (format {version}, ours {VERSION})")
 
 
 def _prepare(db: sqlite3.Connection) -> None:

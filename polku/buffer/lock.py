@@ -1,57 +1,147 @@
-"""One process at a time: a lock that goes with the process that holds it, and names it."""
+"""One process at a time has a journal, whatever the name that it opens it under.
+
+Two locks, which end with their process: one on `PATH.lock`, where symbolic links are followed, also while there is no
+file at the path yet; and one on the file itself, which hard links and mounts of a file lead to as well. Hosts that
+share a volume do not see each other's locks: of those the journal's owner row lets only the latest write.
+
+`PATH.lock` has three lines: the process, the name that it uses, and `journal` once there was one at the path.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
+from polku.buffer.connection import FileId, close_descriptor, file_id
 from polku.errors import JournalLockedError
+
+_MARK = "journal"
+_MUTEX = threading.Lock()
+_held: dict[FileId, Path] = {}  # the files that this process has locked, and the names that it uses
 
 
 class FileLock:
-    """Hold `PATH.lock` until `release`; raises `JournalLockedError` naming the process that has it."""
+    """Hold a journal's path and its file until `release`; raises `JournalLockedError` naming the process that has it.
+
+    `path` is the name that is used, which may be a link.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = path
+        self._real = Path(os.path.realpath(path))
+        self._file: FileId | None = None
+        self._descriptor = -1
+        self._beside = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            # Who only asks for the holder has the lock for a moment, and a new holder has not written its pid yet.
-            for attempt in range(5):
-                time.sleep(0.02 * attempt)
-                if _try_lock(self._file):
-                    break
-            else:
-                raise JournalLockedError(path, _read_pid(self._file) or "unknown")
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+            if not _lock_patiently(self._beside):
+                pid, name, _ = _read(self._beside)
+                raise JournalLockedError(path, pid or "unknown", other=_other(path, name))
+            self.hold_file()
+            self._write(_read(self._beside)[2])
         except BaseException:
             self.release()
             raise
 
+    def hold_file(self) -> None:
+        """Lock the file that is at the path now, if there is one: it may be new, or have taken another one's place."""
+        while (now := _status(self._real)) and file_id(now) != self._file:
+            self._lock_file()
+
+    def confirm(self) -> None:
+        """Note beside it that the file at the path is a journal, so that it counts as one also when it is damaged."""
+        if not _read(self._beside)[2]:
+            self._write(_MARK)
+            os.fsync(self._beside)
+
     def release(self) -> None:
-        """Let go."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Give the journal up; connections to it must be closed."""
+        self._release_file()
+        if self._beside >= 0:
+            os.close(self._beside)
+            self._beside = -1
+
+    def _lock_file(self) -> None:
+        """Lock what is at the path; another file may be there afterwards."""
+        try:
+            descriptor = os.open(self._real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        file = file_id(os.fstat(descriptor))
+        with _MUTEX:
+            name = _held.get(file)
+            if name is None and _lock_patiently(descriptor):
+                _held[file] = self._path
+            else:
+                close_descriptor(descriptor)
+                raise self._taken(name)
+        self._release_file()
+        self._file, self._descriptor = file, descriptor
+
+    def _release_file(self) -> None:
+        if self._file is None:
+            return
+        with _MUTEX:
+            _held.pop(self._file, None)
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            close_descriptor(self._descriptor)
+        self._file, self._descriptor = None, -1
+
+    def _taken(self, name: Path | None) -> JournalLockedError:
+        if name is not None:
+            return JournalLockedError(self._path, str(os.getpid()), other=_other(self._path, str(name)))
+        from polku.buffer.owner import peek
+
+        owner = peek(self._real)
+        if owner is None:
+            return JournalLockedError(self._path, "unknown", other="another name (a link or a mount of the file)")
+        return JournalLockedError(self._path, str(owner.pid), other=_other(self._path, owner.path))
+
+    def _write(self, mark: str) -> None:
+        text = f"{os.getpid()}\n{self._path}\n{mark}\n".encode(errors="surrogateescape")
+        os.pwrite(self._beside, text, 0)
+        os.ftruncate(self._beside, len(text))
 
 
 def holder(path: Path) -> str:
     """Return the pid of the process that has `path` open, or an empty string."""
     try:
-        file = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        beside = os.open(f"{os.path.realpath(path)}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        return "" if _try_lock(file) else _read_pid(file)
+        return "" if _try_lock(beside) else _read(beside)[0]
     finally:
-        os.close(file)
+        os.close(beside)
 
 
-def _try_lock(file: int) -> bool:
+def was_journal(path: Path) -> bool:
+    """Return whether it is noted beside a path that there was a journal."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        beside = os.open(f"{os.path.realpath(path)}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return bool(_read(beside)[2])
+    finally:
+        os.close(beside)
+
+
+def _lock_patiently(descriptor: int) -> bool:
+    # Who only asks for the holder has the lock for a moment, and a new holder has not written its pid yet.
+    for attempt in range(5):
+        time.sleep(0.02 * attempt)
+        if _try_lock(descriptor):
+            return True
+    return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
@@ -59,5 +149,19 @@ def _try_lock(file: int) -> bool:
     return True
 
 
-def _read_pid(file: int) -> str:
-    return os.pread(file, 32, 0).decode(errors="replace").strip()
+def _read(beside: int) -> tuple[str, str, str]:
+    """Return the pid, the name and the mark that stand in a lock's file; versions before had the pid alone."""
+    lines = os.pread(beside, 8192, 0).decode(errors="surrogateescape").splitlines()
+    pid, name, mark, *_ = (*lines, "", "", "")
+    return pid.strip(), name, mark
+
+
+def _other(path: Path, name: str) -> str:
+    return name if name and name != str(path) else ""
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

@@ -8,6 +8,7 @@ name.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from typing import NamedTuple, TypeVar
 from polku.buffer.journal import Journal, Work, batch_of, read_answers
 from polku.buffer.journal_file import as_journal_error, files_of, open_file
 from polku.buffer.lock import FileLock
+from polku.buffer.owner import Owner
+from polku.buffer.place import check_ours, check_place
 from polku.disk import sync_folders
 from polku.errors import JournalError
 
@@ -50,29 +53,31 @@ class Salvage(NamedTuple):
         )
 
 
-def salvage(path: str | Path, *, locked: bool = False) -> Salvage:
-    """Write a journal anew with every batch, cursor and answer that can be read; `locked`: the caller has its lock.
+def salvage(path: str | Path, *, owner: Owner | None = None) -> Salvage:
+    """Write a journal again with every batch, cursor and answer that can be read.
+
+    With an `owner` the caller has its lock, and the new one is that owner's too.
 
     Raises `JournalLockedError` where a process has it open, and `JournalError` where the new one cannot be written:
     then the old one is as it was.
     """
-    path = Path(path)
-    with contextlib.nullcontext() if locked else _locked(path), _errors(path):
+    path = _real(path)
+    with contextlib.nullcontext() if owner else _locked(path), _errors(path):
         if not path.exists():
             raise JournalError(path, "there is no such file")
-        return _salvage(path)
+        return _salvage(path, owner)
 
 
 def mend(path: str | Path) -> Salvage | None:
     """Salvage a journal that has faults; return None where it has none and is left as it is. Raises like `salvage`."""
-    path = Path(path)
+    path = _real(path)
     with _locked(path), _errors(path):
         return _salvage(path) if next(faults(path), "") else None
 
 
 def finish_salvage(path: str | Path) -> str:
     """Put a repaired journal in its place, if there is one; return where the old file is then, or an empty string."""
-    path = Path(path)
+    path = _real(path)
     new = Path(f"{path}.repaired")
     if not new.exists():
         return ""
@@ -90,7 +95,7 @@ def finish_salvage(path: str | Path) -> str:
 
 def faults(path: str | Path) -> Iterator[str]:
     """Yield a sentence for each fault of a journal, which may be open elsewhere; raises `JournalError`."""
-    path = Path(path)
+    path = _real(path)
     if not path.exists():
         raise JournalError(path, "there is no such file")
     try:
@@ -114,6 +119,7 @@ def faults(path: str | Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with _errors(path):
+        check_place(path)
         lock = FileLock(path)
     try:
         yield
@@ -129,14 +135,20 @@ def _errors(path: Path) -> Iterator[None]:
         raise as_journal_error(path, error) from error
 
 
-def _salvage(path: Path) -> Salvage:
+def _real(path: str | Path) -> Path:
+    """Follow links, so that a journal's own files are moved."""
+    return Path(os.path.realpath(path))
+
+
+def _salvage(path: Path, owner: Owner | None = None) -> Salvage:
+    check_ours(path)
     with contextlib.suppress(sqlite3.Error):
         open_file(path, writable=False).close()  # of another program, or another version: not ours to repair
     new = Path(f"{path}.repairing")
     for file in files_of(new):
         file.unlink(missing_ok=True)
     found: list[Damage] = []
-    journal = Journal(new, lock=False)
+    journal = Journal(new, lock=False, owner=owner)
     try:
         kept = _copy(path, journal, found)
         lost = sum(damage.batches for damage in found)
@@ -146,7 +158,7 @@ def _salvage(path: Path) -> Salvage:
     except sqlite3.Error as error:
         raise as_journal_error(path, error) from error
     finally:
-        journal.close()
+        journal.close(leave=owner is None)
     new.rename(f"{path}.repaired")
     old = finish_salvage(path)
     return Salvage(str(path), kept, lost, tuple(damage.text for damage in found), old)

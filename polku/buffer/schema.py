@@ -13,6 +13,9 @@ from typing import NamedTuple
 APPLICATION = 0x504F4C4A
 """`POLJ`, the application id of journals; files of format 1 have none."""
 
+DEAD_LETTERS = 0x504F4C44
+"""`POLD`, the application id of files of dead letters."""
+
 
 class Step(NamedTuple):
     """What a format adds: `upgrade` changes the file, `reading` shows a file without it as if it had it.
@@ -38,7 +41,7 @@ _TABLES = Step(
         "CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     )
 )
-_OWNER_COLUMNS = "token TEXT NOT NULL, pid INTEGER NOT NULL, host TEXT NOT NULL, path TEXT NOT NULL, since_ns INTEGER"
+_OWNER_COLUMNS = "token TEXT, pid INTEGER, host TEXT, boot TEXT, path TEXT, since_ns INTEGER"
 _OWNER = Step(
     (f"CREATE TABLE owner({_OWNER_COLUMNS})", f"PRAGMA application_id={APPLICATION}"),
     reading=(f"CREATE TEMP TABLE owner({_OWNER_COLUMNS})",),

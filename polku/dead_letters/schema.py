@@ -13,7 +13,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from polku.buffer.journal_file import DEAD_LETTERS
+from polku.buffer.schema import DEAD_LETTERS
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 

@@ -241,9 +241,9 @@ async def test_a_journal_has_one_owner(path: Path) -> None:
 
 
 async def test_a_path_that_cannot_be_used_refuses_and_heals_by_itself(tmp_path: Path) -> None:
-    blocker = tmp_path / "folder"
-    blocker.write_text("a file where the folder should be")
-    path = blocker / "deep" / "journal.db"
+    path = tmp_path / "folder" / "deep" / "journal.db"
+    blocker = f"{path}.lock"
+    os.makedirs(blocker)  # a folder where a file should be
     a = Destination()
     async with durable(path, {"a": a}) as bench:
         receipt = await bench.push(batch_of("1"))
@@ -252,7 +252,7 @@ async def test_a_path_that_cannot_be_used_refuses_and_heals_by_itself(tmp_path: 
         assert str(path) in bench.buffer.statistics().fault
         assert bench.buffer.statistics()[:2] == (0, 0)
         assert bench.buffer.statistics().outlets["a"].lag == 0
-        blocker.unlink()
+        os.rmdir(blocker)
         await soon(lambda: bench.buffer.statistics().fault == "")
         assert (await bench.push(batch_of("2"))).refused == ()
         await bench.buffer.drain()
