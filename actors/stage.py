@@ -78,21 +78,21 @@ class StageShell(Shell):
         if self._behind is None:
             return Reply()
         if not self._stage_plan.shared:
-            return self._link(self._plan.name, self._behind)
+            return self._link(self._plan, self._behind)
         self._fork = Fork(f"{self._plan.name}/lane-", self._link_of, told=self._plan.per_node)
         return self._fork
 
     def _link_of(self, lane: int) -> Link:
         assert self._behind is not None
-        return self._link(self._plan.lane(lane).name, self._behind.in_lane(lane))
+        return self._link(self._plan.lane(lane), self._behind.in_lane(lane))
 
-    def _link(self, lane: str, target: Target) -> Link:
-        connection = connect(self._plan, target, self._dead_letters)
+    def _link(self, plan: Plan, target: Target) -> Link:
+        connection = connect(plan, target, self._dead_letters)
         self._opened.push_async_callback(connection.close)
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         bury = partial(self._dead_letters.bury, "")
-        return Link(f"{lane}/{self._stage_plan.name}", connection.peer, window=single(self._plan), bury=bury)
+        return Link(f"{plan.name}/{self._stage_plan.name}", connection.peer, window=single(self._plan), bury=bury)
 
 
 StageActor = ray.remote(**ACTOR)(StageShell)

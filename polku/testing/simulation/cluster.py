@@ -1,0 +1,545 @@
+"""The parts of pipelines as processes that die one by one, connected by a network that loses, doubles and delays.
+
+Each part has what the actor of its kind has (`polku.actors`): the same objects, built by the same functions. In place
+of Ray stands a network: a call is a copy of its arguments, and ends as a call of an actor does: with an answer, with
+the error of the part, or without a known outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from polku.assembly import (
+    build_buffer,
+    build_dead_letters,
+    build_delivery,
+    build_intake,
+    build_replicas,
+    build_stage,
+    replay_to_intake,
+    replay_to_outlets,
+)
+from polku.batch import Batch
+from polku.buffer.buffer import Buffer
+from polku.delivery import Delivery
+from polku.errors import UnavailableError
+from polku.fork import Fork
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake
+from polku.inlet import Inlet
+from polku.lane import GATHERED, LaneStatistics, single
+from polku.link import Link, Local, Outgoing, Peer, Push
+from polku.plan import OutletPlan, Plan, StagePlan
+from polku.receipt import Receipt, Taken, Turn
+from polku.replicas import Reply
+from polku.report import StopReport, add_up, report_outcome
+from polku.runtime.watch import Progress, Watch
+from polku.stage import Stage
+from polku.testing.simulation.inline import IntakeDoor
+from polku.testing.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from polku.testing.simulation.world import World
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 1.0  # between two looks of the supervisor, which starts what was restarted
+_FLUSH_SECONDS = 1.0
+_LATE_SECONDS = 3.0  # until a call whose answer was lost counts as one (30 s in earnest)
+
+
+@dataclass(slots=True)
+class Network:
+    """How calls between parts fare: chances of a loss and of a request that comes twice, seconds of delay."""
+
+    lost: float = 0.0
+    doubled: float = 0.0
+    slow: float = 0.0
+
+
+class Part:
+    """One part in its lives: `open` builds what runs in each of them."""
+
+    def __init__(self, cluster: Cluster, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
+        self.name = name
+        self.life = 0
+        self.running: Any = None
+        self._cluster = cluster
+        self._open = open_
+        self._up = asyncio.Event()
+        self.process = Process(name)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a life: nothing runs in it until it is asked for something."""
+        self.life += 1
+        self.running = None
+        self._starting = asyncio.Lock()
+        self.process = Process(self.name)
+        self.process.on_death.append(self._die)
+        self.death: asyncio.Future[None] = self._cluster.world.loop.create_future()
+        self._up.set()
+        _forget_epochs()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process lives and runs."""
+        return not self.process.dead and self.running is not None
+
+    async def wait_up(self) -> None:
+        """Return when its process lives."""
+        await self._up.wait()
+
+    async def serve(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do something in its process, which starts itself first."""
+        await self.ensure_started()
+        return await work(self.running)
+
+    async def ensure_started(self) -> None:
+        """Start what runs in it, once a life."""
+        if self.running is None:
+            async with self._starting:
+                if self.running is None:
+                    self.running = await self._open(self)
+
+    def _die(self) -> None:
+        world = self._cluster.world
+        world.trace(f"{self.name} dies")
+        world.ledger.count("deaths")
+        self._cluster.on_death(self)
+        self._up.clear()
+        self.running = None
+        self.death.set_result(None)
+        world.loop.call_later(self._cluster.downtime(), self.begin, context=self._cluster.process.context.copy())
+
+
+class SimulatedPeer:
+    """The receiving end of a link, in another part."""
+
+    def __init__(self, cluster: Cluster, target: str) -> None:
+        self._cluster = cluster
+        self._target = target
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+        """Send a copy of a batch."""
+        header, payload = batch.header, batch.payload
+        answer: Receipt | Taken | Turn = await self._cluster.call(
+            self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload))
+        )
+        return answer
+
+    async def settle(self, push: Push) -> Receipt:
+        """Ask for an outcome; an answer that is late is asked for again, as by calls of actors."""
+        while True:
+            try:
+                receipt: Receipt = await self._cluster.call(self._target, lambda shell: shell.settle(push))
+            except _LateError:
+                continue
+            return receipt
+
+    async def flush(self, everything: bool) -> None:
+        """Let the part release what it holds."""
+        await self._cluster.call(self._target, lambda shell: shell.flush(everything))
+
+
+class _LateError(UnavailableError):
+    """Say that no answer came in time."""
+
+
+class Cluster:
+    """All parts of a plan, the network between them, and who looks after them."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world = world
+        self.plan = plan
+        self.network = Network()
+        self.process = Process("supervisor")
+        self.downtime: Callable[[], float] = lambda: 0.05 + world.random.random()
+        self.deaths: list[Callable[[Part], None]] = []
+        self.parts: dict[str, Part] = {}
+        self.doors: dict[int, IntakeDoor] = {}
+        self._progress = Progress()
+        self._stopping = False
+        self._looking: asyncio.Task[None] | None = None
+        self._lanes = range(1, plan.lanes + 1)
+        self._knows: dict[tuple[str, str], int] = {}
+
+    def on_death(self, part: Part) -> None:
+        """Tell those who want to know."""
+        for call in self.deaths:
+            call(part)
+
+    async def start(self) -> None:
+        """Create every part, and start them from the back to the front."""
+        for number in self._lanes:
+            self._create_lane(number)
+        for stage in self.plan.stages:
+            if stage.shared:
+                self._add(stage.name, partial(_StageShell.open, self, self.plan, stage, 0))
+        for part in reversed(self.parts.values()):
+            await self.world.loop.spawn(part.process, part.ensure_started())
+        self._looking = self.world.loop.spawn(self.process, self._look_after())
+
+    async def stop(self, timeout: float) -> StopReport:
+        """Drain it, as the supervisor does, and close every part."""
+        began = self.world.now
+        complete = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._drain()
+        except TimeoutError:
+            complete = False
+        outcomes = [report_outcome(self.plan, lane.buffer.outlets) for lane in self.statistics()]
+        self._stopping = True
+        if self._looking is not None:
+            self._looking.cancel()
+        for part in self.parts.values():
+            if part.is_up:
+                await self.world.loop.spawn(part.process, part.running.close())
+        report = {name: add_up([o[name] for o in outcomes]) for name in outcomes[0]} if outcomes else {}
+        return StopReport(report, complete, self.world.now - began)
+
+    def kill(self, name: str) -> None:
+        """End the process of a part: it is started again a moment later."""
+        self.world.loop.kill(self.parts[name].process)
+
+    def health(self) -> Health:
+        """Judge by what every part counts."""
+        watch = Watch(self._progress)
+        for number in self._lanes:
+            watch.lane = f"lane-{number}/" if self.plan.side_by_side else ""
+            for name, part in self.parts.items():
+                if _lane_of(name) == number:
+                    self._judge(watch, name.partition("/")[2], part)
+        watch.lane = ""
+        for name, part in self.parts.items():
+            if _lane_of(name) == 0:
+                self._judge(watch, name, part)
+        return watch.health(0)
+
+    def _judge(self, watch: Watch, name: str, part: Part) -> None:
+        if not part.is_up:
+            watch.add(name, "does not answer")
+            return
+        match part.running:
+            case _IngestShell() as shell:
+                watch.add_ingest(shell.intake.statistics(), "draining" if shell.intake.draining else "")
+            case _BufferShell() as shell:
+                watch.add_buffer(shell.buffer.statistics())
+            case _EmitterShell() as shell:
+                watch.add_delivery(name.partition(":")[2], shell.delivery.statistics())
+            case shell:
+                watch.add_stage(name, shell.stage.statistics())
+
+    def statistics(self) -> list[LaneStatistics]:
+        """Return the counters of the lanes whose parts are all up."""
+        return [self._lane_statistics(number) for number in self._lanes if self._is_lane_up(number)]
+
+    def _is_lane_up(self, number: int) -> bool:
+        return all(part.is_up for name, part in self.parts.items() if _lane_of(name) in (0, number))
+
+    def _lane_statistics(self, number: int) -> LaneStatistics:
+        parts = {name.partition("/")[2]: p.running for name, p in self.parts.items() if _lane_of(name) == number}
+        parts |= {name: p.running for name, p in self.parts.items() if _lane_of(name) == 0}
+        stages = {name: shell.stage.statistics() for name, shell in parts.items() if isinstance(shell, _StageShell)}
+        emitters = {
+            n.partition(":")[2]: s.delivery.statistics() for n, s in parts.items() if isinstance(s, _EmitterShell)
+        }
+        return LaneStatistics(
+            parts["ingest"].intake.statistics(), stages, parts["buffer"].buffer.statistics(), emitters
+        )
+
+    def intakes(self) -> list[Intake]:
+        """Return the intakes of the lanes."""
+        parts = [self.parts[f"lane-{number}/ingest"] for number in self._lanes]
+        return [part.running.intake for part in parts if part.is_up]
+
+    async def call(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Call a part over the network; raises `UnavailableError` where the outcome is unknown."""
+        part, net, chance = self.parts[name], self.network, self.world.random.random
+        known = part.life
+        await asyncio.sleep(self._delay())
+        if chance() < net.lost:
+            self.world.ledger.count("requests lost")
+            await asyncio.sleep(_LATE_SECONDS)
+            raise _LateError(f"{name} has not answered")
+        if part.process.dead:
+            await part.wait_up()
+            raise UnavailableError(f"{name} does not answer", died=part.life != known)
+        death = part.death
+        task = self.world.loop.spawn(part.process, part.serve(work))
+        if chance() < net.doubled:
+            self.world.ledger.count("requests doubled")
+            self._send_again(part, work)
+        await asyncio.wait((task, death), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await part.wait_up()
+            raise UnavailableError(f"{name} died", died=True)
+        await asyncio.sleep(self._delay())
+        if chance() < net.lost:
+            self.world.ledger.count("answers lost")
+            task.exception()
+            await asyncio.sleep(_LATE_SECONDS)
+            raise _LateError(f"{name} has not answered")
+        return task.result()
+
+    def _send_again(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
+        async def again() -> None:
+            await asyncio.sleep(self._delay() * 10)
+            with contextlib.suppress(Exception):
+                await part.serve(work)
+
+        self.world.loop.spawn(part.process, again())
+
+    def _delay(self) -> float:
+        random = self.world.random.random
+        delay = random() * 0.002
+        if self.network.slow and random() < 0.2:
+            delay += random() * self.network.slow
+        return delay
+
+    async def _look_after(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for part in self.parts.values():
+                if not part.process.dead and part.running is None:
+                    with contextlib.suppress(Exception):
+                        await self._spawned(part, part.ensure_started())
+
+    async def _spawned(self, part: Part, work: Coroutine[Any, Any, T]) -> T | None:
+        task = self.world.loop.spawn(part.process, work)
+        await asyncio.wait((task, part.death), return_when=asyncio.FIRST_COMPLETED, timeout=5.0)
+        return task.result() if task.done() else None
+
+    async def _drain(self) -> None:
+        ingests = [self.parts[f"lane-{number}/ingest"] for number in self._lanes]
+        taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
+        while not all(task.done() for task in taking):
+            for part in self.parts.values():
+                if isinstance(part.running, (_StageShell, _BufferShell)):
+                    running = part.running
+                    await self._spawned(part, running.flush(everything=True))
+            await asyncio.wait(taking, timeout=0.05)
+        for number in self._lanes:
+            await self._until_done(self.parts[f"lane-{number}/buffer"], lambda shell: shell.buffer.drain())
+
+    async def _until_done(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
+        while True:
+            task = self.world.loop.spawn(part.process, part.serve(work))
+            await asyncio.wait((task, part.death), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return
+            await part.wait_up()
+
+    def _create_lane(self, number: int) -> None:
+        plan = self.plan.lane(number)
+        lane = f"lane-{number}/"
+        self.doors[number] = IntakeDoor(self.world)
+        self._add(f"{lane}ingest", partial(_IngestShell.open, self, plan, number))
+        for stage in plan.stages:
+            if not stage.shared:
+                for name in _workers(stage):
+                    self._add(lane + name, partial(_StageShell.open, self, plan, stage, number))
+        self._add(f"{lane}buffer", partial(_BufferShell.open, self, plan, number))
+        for outlet in plan.outlets:
+            self._add(f"{lane}emitter:{outlet.name}", partial(_EmitterShell.open, outlet))
+
+    def _add(self, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
+        self.parts[name] = Part(self, name, open_)
+
+    def connect(self, plan: Plan, lane: int, position: int, letters: Any) -> tuple[Peer, Callable[[], Awaitable[None]]]:
+        """Make the peer for the part at a position of the plan's stages, or the buffer behind the last one."""
+        if position == len(plan.stages):
+            return SimulatedPeer(self, f"lane-{lane}/buffer"), _nothing
+        stage = plan.stages[position]
+        if stage.shared:
+            return SimulatedPeer(self, stage.name), _nothing
+        if stage.replicas == 1:
+            return SimulatedPeer(self, f"lane-{lane}/{stage.name}"), _nothing
+        peer, close_behind = self.connect(plan, lane, position + 1, letters)
+        peers = [SimulatedPeer(self, f"lane-{lane}/{name}") for name in _workers(stage)]
+        link = Link(f"{plan.name}/{stage.name}", peer, window=single(plan))
+        replicas = build_replicas(plan, stage, peers, link, letters)
+
+        async def close() -> None:
+            await replicas.close()
+            await close_behind()
+
+        return Local(replicas), close
+
+
+class _IngestShell:
+    """As `polku.actors.ingest.IngestShell`."""
+
+    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any) -> None:
+        self.intake = intake
+        self._close = close
+        self._letters = letters
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> _IngestShell:
+        letters = build_dead_letters(plan)
+        peer, close = cluster.connect(plan, lane, 0, letters)
+        window = GATHERED._replace(batches=plan.batches_under_way)
+        link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
+        intake = build_intake(plan, link, seals=True)
+        await intake.start()
+        if lane == 1:
+            replay_to_intake(plan, letters, intake)
+        cluster.doors[lane].open(intake, part.process)
+        return cls(intake, close, letters)
+
+    async def drain(self) -> None:
+        self.intake.stop()
+        await self.intake.drain()
+
+    async def close(self) -> None:
+        await self.intake.close()
+        await self._close()
+        await self._letters.close()
+
+
+class _StageShell:
+    """As `polku.actors.stage.StageShell`."""
+
+    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any]) -> None:
+        self.stage = stage
+        self._inlet = Inlet(stage, at_once=True)
+        self._fork = fork
+        self._letters = letters
+        self._closing = closing
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: Part) -> _StageShell:
+        letters = build_dead_letters(plan)
+        closing: list[Any] = []
+        position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
+
+        def link_of(number: int) -> Link:
+            own = plan.lane(number) if stage_plan.shared else plan
+            peer, close = cluster.connect(own, number, position, letters)
+            closing.append(close)
+            return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
+
+        out: Outgoing
+        fork = None
+        if stage_plan.replicas > 1:
+            out = Reply()
+        elif stage_plan.shared:
+            out = fork = Fork(f"{plan.name}/lane-", link_of)
+        else:
+            out = link_of(lane)
+        stage = build_stage(plan, stage_plan, out, letters)
+        await stage.start()
+        return cls(stage, fork, letters, closing)
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+        if self._fork is not None and not await self._fork.hears(push.link):
+            raise UnavailableError(f"{push} comes from a lane that is lost")
+        return await self._inlet.push(push, batch)
+
+    async def settle(self, push: Push) -> Receipt:
+        return await self._inlet.settle(push)
+
+    async def flush(self, everything: bool) -> None:
+        await self.stage.flush()
+
+    async def close(self) -> None:
+        await self.stage.close()
+        for close in self._closing:
+            await close()
+        await self._letters.close()
+
+
+class _BufferShell:
+    """As `polku.actors.buffer.BufferShell`."""
+
+    def __init__(self, buffer: Buffer, letters: Any) -> None:
+        self.buffer = buffer
+        self._inlet = Inlet(buffer, at_once=True)
+        self._letters = letters
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> _BufferShell:
+        letters = build_dead_letters(plan)
+        links: Mapping[str, Link] = {
+            outlet.name: Link(
+                f"{plan.name}/buffer/{outlet.name}", SimulatedPeer(cluster, f"lane-{lane}/emitter:{outlet.name}")
+            )
+            for outlet in plan.outlets
+        }
+        buffer = build_buffer(plan, links, letters)
+        shell = cls(buffer, letters)
+        await buffer.open()
+        buffer.start()
+        if lane == 1:
+            replay_to_outlets(plan, letters, buffer)
+        return shell
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+        return await self._inlet.push(push, batch)
+
+    async def settle(self, push: Push) -> Receipt:
+        return await self._inlet.settle(push)
+
+    async def flush(self, everything: bool) -> None:
+        await self.buffer.flush()
+
+    async def close(self) -> None:
+        await self.buffer.close()
+        await self._letters.close()
+
+
+class _EmitterShell:
+    """As `polku.actors.emitter.EmitterShell`."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self._inlet = Inlet(delivery)
+
+    @classmethod
+    async def open(cls, outlet: OutletPlan, part: Part) -> _EmitterShell:
+        delivery = build_delivery(outlet)
+        await delivery.start()
+        return cls(delivery)
+
+    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+        return await self._inlet.push(push, batch)
+
+    async def settle(self, push: Push) -> Receipt:
+        return await self._inlet.settle(push)
+
+    async def flush(self, everything: bool) -> None:
+        await self.delivery.flush(everything)
+
+    async def close(self) -> None:
+        await self.delivery.close()
+
+
+def _workers(stage: StagePlan) -> Sequence[str]:
+    if stage.replicas == 1:
+        return [stage.name]
+    return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
+
+
+def _lane_of(name: str) -> int:
+    """Return the number of the lane that a part belongs to; 0: all lanes share it."""
+    lane = name.partition("/")[0]
+    return int(lane.removeprefix("lane-")) if lane.startswith("lane-") else 0
+
+
+async def _nothing() -> None:
+    """Close nothing."""
+
+
+def _forget_epochs() -> None:
+    """Let a process begin without what the one before it knew."""
+    from polku import epoch
+
+    epoch._latest = 0

@@ -1,0 +1,287 @@
+"""A model of the durable buffer's log: what its journal promises, without SQLite and without threads.
+
+A `Disk` outlives the processes that use it. What a `ModelLog` commits is there at once and as a whole, or not at all: a
+process that dies while it commits may find either. It has the same contract as `polku.buffer.durable.DurableLog`, and a
+property test holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from polku.batch import Batch, Header, Identity
+from polku.buffer.answers import Answer
+from polku.buffer.entry import OutletState, Slot
+from polku.buffer.journal import KEPT_ANSWERS
+from polku.buffer.journal_file import weigh
+from polku.buffer.log import OnOpen, Recovered
+from polku.errors import JournalError
+from polku.receipt import Refusal
+
+if TYPE_CHECKING:
+    from polku.testing.simulation.world import World
+
+
+@dataclass(slots=True)
+class StoredBatch:
+    """A batch on a disk, and the outlets that it goes to."""
+
+    takers: frozenset[str]
+    header: Header
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Disk:
+    """What was committed; `mode` says how it behaves: `ok`, `slow`, `full`, `broken` or `hangs`."""
+
+    batches: dict[int, StoredBatch] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=dict)
+    answers: OrderedDict[Identity, Answer] = field(default_factory=OrderedDict)
+    last: int = 0
+    mode: str = "ok"
+    commits: int = 0
+    applied: set[tuple[Identity, int, str]] = field(default_factory=set)
+
+    def states(self) -> dict[str, OutletState]:
+        """Return how far each outlet is."""
+        states = {}
+        for name, cursor in self.cursors.items():
+            mine = [b for at, b in self.batches.items() if at > cursor and name in b.takers]
+            size = sum(weigh(len(b.payload)) for b in mine)
+            states[name] = OutletState(name, cursor, len(mine), sum(b.header.events for b in mine), size)
+        return states
+
+    def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
+        """Return the positions between two that hold a batch, and the outlets that have not passed it."""
+        return [
+            (at, tuple(name for name, cursor in self.cursors.items() if name in batch.takers and cursor < at))
+            for at, batch in sorted(self.batches.items())
+            if first <= at <= last
+        ]
+
+    def sweep(self) -> None:
+        """Delete what no outlet waits for."""
+        for at in [at for at, b in self.batches.items() if all(self.cursors.get(n, at) >= at for n in b.takers)]:
+            del self.batches[at]
+
+
+@dataclass(slots=True)
+class _Unit:
+    done: asyncio.Future[None]
+    rows: list[tuple[int, StoredBatch]]
+    answer: Answer | None
+
+
+class ModelLog:
+    """The contract of `polku.buffer.log.Log` on a simulated disk."""
+
+    def __init__(self, world: World, disk: Disk, *, path: str, final: bool, window: int = 4096) -> None:
+        self.window = window
+        self._world = world
+        self._disk = disk
+        self._path = path
+        self._final = final
+        self._fault = ""
+        self._draft: list[tuple[int, StoredBatch]] = []
+        self._units: list[_Unit] = []
+        self._refused: list[tuple[Identity, Sequence[Refusal]]] = []
+        self._cursors: dict[str, int] = {}
+        self._claimed: dict[str, OrderedDict[int, None]] = {}
+        self._latest: dict[str, int] = {}
+        self._held = self._position = 0
+        self._pending: dict[int, Batch] = {}
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
+        """Open it and tell what it holds; outlets that are new begin at its end."""
+        disk = self._disk
+        for name in outlets:
+            disk.cursors.setdefault(name, disk.last)
+        disk.sweep()
+        self._claimed = {name: OrderedDict() for name in outlets}
+        self._position = self._held = disk.last
+        states = disk.states()
+        self._latest = {name: states[name].cursor for name in outlets}
+        recovered = Recovered({name: states[name] for name in outlets}, list(disk.answers.values()), disk.takers)
+        on_open(recovered)
+        self._writer = asyncio.ensure_future(self._write_for_ever())
+
+    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+        """Give a batch its place."""
+        self._position += 1
+        self._draft.append((self._position, StoredBatch(frozenset(takers), batch.header, batch.payload)))
+        self._pending[self._position] = batch
+        return Slot(self._position, len(batch), self.weigh(batch))
+
+    def commit(self, answer: Answer | None) -> asyncio.Future[None]:
+        """Write what was put since the last commit."""
+        unit = _Unit(asyncio.get_running_loop().create_future(), self._draft, answer)
+        self._draft = []
+        self._units.append(unit)
+        self._wake.set()
+        return unit.done
+
+    def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
+        """Add refusals to an answer."""
+        self._refused.append((identity, refused))
+
+    async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches."""
+        if self._world.random.random() < 0.3:
+            await asyncio.sleep(self._world.random.random() * 0.001)
+        if self._disk.mode == "broken" and self._world.random.random() < 0.5:
+            raise JournalError(self._path, "cannot be read")
+        return [self._read(position) for position in positions]
+
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+        """Return the next places with batches for an outlet."""
+        upto = self._held
+        await asyncio.sleep(self._world.random.random() * 0.001)
+        if self._disk.mode == "broken":
+            raise JournalError(self._path, "cannot be read")
+        found = sorted(at for at, b in self._disk.batches.items() if after < at <= upto and outlet in b.takers)
+        return [self._slot(at) for at in found[:limit]]
+
+    def claim(self, outlet: str, position: int) -> None:
+        """Let an outlet begin with a batch."""
+        self._claimed[outlet][position] = None
+        self._latest[outlet] = position
+
+    def let_go(self, outlet: str, position: int) -> None:
+        """Move the outlet's cursor up to the first batch that it is not done with."""
+        claimed = self._claimed[outlet]
+        del claimed[position]
+        self._cursors[outlet] = next(iter(claimed)) - 1 if claimed else self._latest[outlet]
+        self._wake.set()
+
+    def weigh(self, batch: Batch) -> int:
+        """Return the bytes that the batch takes."""
+        return weigh(batch.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The events and bytes that are held now."""
+        rows = [*self._disk.batches.values(), *(row for unit in self._units for _, row in unit.rows)]
+        rows += [row for _, row in self._draft]
+        return sum(row.header.events for row in rows), sum(weigh(len(row.payload)) for row in rows)
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be held now."""
+        return self._fault
+
+    async def close(self) -> None:
+        """Write the last cursors."""
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            await self._writer
+
+    async def _write_for_ever(self) -> None:
+        while not (self._closing and not self._units):
+            if not self._units and not self._closing:
+                self._wake.clear()
+                await self._wait()
+            units, self._units = self._units, []
+            await asyncio.sleep(self._latency())
+            if self._disk.mode == "broken" or (self._disk.mode == "full" and any(unit.rows for unit in units)):
+                self._fail(units)
+                if self._disk.mode == "full":
+                    self._write([])
+                continue
+            self._write(units)
+        self._write([])
+
+    async def _wait(self) -> None:
+        """Return when there is something to do: also to look whether the disk can be written again."""
+        pause = 1.0 if self._fault else None
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        if not self._units:
+            await asyncio.sleep(0.05)  # cursors alone wait a moment
+
+    def _latency(self) -> float:
+        latency = 0.003 * self._world.random.random()
+        if self._disk.mode == "slow":
+            latency += 0.7 * self._world.random.random()
+        if self._disk.mode == "hangs":
+            latency += 5.0
+        return latency
+
+    def _fail(self, units: Sequence[_Unit]) -> None:
+        reason = "the disk is full" if self._disk.mode == "full" else "input/output error"
+        error = JournalError(self._path, reason)
+        self._fault = str(error)
+        for unit in units:
+            for position, _ in unit.rows:
+                self._pending.pop(position, None)
+            if not unit.done.done():
+                unit.done.set_exception(error)
+
+    def _write(self, units: Sequence[_Unit]) -> None:
+        disk = self._disk
+        disk.commits += bool(units)
+        for unit in units:
+            for position, row in unit.rows:
+                self._check_new(position, row, unit.answer)
+                disk.batches[position] = row
+                disk.last = max(disk.last, position)
+            if unit.answer is not None:
+                disk.answers[unit.answer.identity] = unit.answer
+        for name, cursor in self._cursors.items():
+            disk.cursors[name] = max(cursor, disk.cursors[name])
+        for identity, refused in self._refused:
+            answer = disk.answers.get(identity)
+            if answer is not None:
+                disk.answers[identity] = answer._replace(refused=(*answer.refused, *refused))
+        self._refused.clear()
+        disk.sweep()
+        self._forget_answers()
+        self._fault = ""
+        for unit in units:
+            for position, _ in unit.rows:
+                self._held = max(self._held, position)
+                self._pending.pop(position, None)
+            if not unit.done.done():
+                unit.done.set_result(None)
+
+    def _check_new(self, position: int, row: StoredBatch, answer: Answer | None) -> None:
+        """See that what a push brought is applied once for each outlet, however often it is pushed."""
+        identity = row.header.identity
+        place = None if answer is None else answer.place(position) if answer.pieces else 0
+        if identity is None or place is None:
+            return
+        for at in range(place, place + row.header.events):
+            for name in sorted(row.takers):
+                if (identity, at, name) in self._disk.applied:
+                    self._world.ledger.fault(f"twice: the buffer applied event {at} of {identity} for {name} twice")
+                self._disk.applied.add((identity, at, name))
+
+    def _forget_answers(self) -> None:
+        answers = self._disk.answers
+        if len(answers) <= KEPT_ANSWERS:
+            return
+        for identity in list(answers)[: len(answers) - KEPT_ANSWERS]:
+            first, last = answers[identity].first, answers[identity].last
+            if self._final or not any(first <= at <= last for at in self._disk.batches):
+                del answers[identity]
+
+    def _read(self, position: int) -> Batch | None:
+        if position in self._pending:
+            return self._pending[position]
+        row = self._disk.batches.get(position)
+        return None if row is None else Batch.from_wire(row.header, row.payload)
+
+    def _slot(self, position: int) -> Slot:
+        row = self._disk.batches[position]
+        return Slot(position, row.header.events, weigh(len(row.payload)))

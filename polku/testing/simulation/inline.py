@@ -1,0 +1,193 @@
+"""The inline runtime in a simulated world: the very objects of `polku.runtime.inline`, and its doors without a wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from polku.errors import DrainingError, InputError, UnavailableError
+from polku.gateway.doors import Doors
+from polku.gateway.health import Health
+from polku.gateway.intake import Intake
+from polku.gateway.turns import Turns
+from polku.lane import LaneStatistics
+from polku.plan import Plan
+from polku.report import StopReport
+from polku.runtime.inline import InlineRuntime
+from polku.testing.simulation.loop import Process
+from polku.v1.gateway_pb2 import Ack
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any, TypeVar
+
+    from polku.gateway.admission import Admission
+    from polku.testing.simulation.world import World
+
+    T = TypeVar("T")
+
+
+class IntakeDoor:
+    """Bring the messages of clients to an intake in its process; answers take a moment too."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._intake: Intake | None = None
+        self._process: Process | None = None
+        self._turns: dict[str, Turns] = {}
+        self._requests: list[tuple[bytes, asyncio.Future[Ack]]] = []
+        self._lost: set[asyncio.Future[None]] = set()
+
+    def open(self, intake: Intake, process: Process) -> None:
+        """Let calls in."""
+        self._intake, self._process = intake, process
+        self._turns.clear()
+        self._requests.clear()
+        process.on_death.append(self._lose)
+
+    def _lose(self) -> None:
+        self._intake = None
+        for lost in self._lost:
+            if not lost.done():
+                lost.set_result(None)
+
+    async def batch(self, message: bytes) -> Ack:
+        """Send an `IngestBatch`."""
+        ack: Ack = await self._ask(lambda intake: intake.batch(message))
+        return ack
+
+    async def event(self, message: bytes) -> Ack:
+        """Send an `IngestEvent`."""
+        ack: Ack = await self._ask(lambda intake: intake.event(message))
+        return ack
+
+    async def stream(self, client: str, message: bytes) -> Awaitable[Ack]:
+        """Send an `IngestBatch` down a stream."""
+
+        async def begin(intake: Intake) -> Awaitable[Ack]:
+            turns = self._turns.setdefault(client, Turns())
+            return asyncio.ensure_future(await intake.begin(message, turns))
+
+        answer = await self._ask(begin)
+        return self._ask(lambda intake: answer)
+
+    async def together(self, message: bytes) -> Ack:
+        """Send an `IngestEvent` with those that come in the same moment."""
+        _, process = self._at()
+        answer: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self._requests.append((message, answer))
+        if len(self._requests) == 1:
+            self._world.loop.call_later(0.001, self._gather, context=process.context.copy())
+
+        async def wait(intake: Intake) -> Ack:
+            return await answer
+
+        ack: Ack = await self._ask(wait)
+        return ack
+
+    def _gather(self) -> None:
+        requests, self._requests = self._requests, []
+        self._world.loop.create_task(self._answer(requests))
+
+    async def _answer(self, requests: list[tuple[bytes, asyncio.Future[Ack]]]) -> None:
+        intake, _ = self._at()
+        ready: list[tuple[asyncio.Future[Ack], Admission]] = []
+        size = 0
+        for message, answer in requests:
+            try:
+                request = intake.parse(message)
+                admission = intake.admit(request, len(message))
+            except (InputError, DrainingError) as error:
+                if not answer.done():
+                    answer.set_exception(error)
+                continue
+            if admission is None:
+                self._world.loop.create_task(_pass_on(intake.event(message), answer))
+                continue
+            ready.append((answer, admission))
+            size += len(message)
+        try:
+            acks = await intake.together([admission for _, admission in ready], size)
+        except Exception as error:
+            for answer, _ in ready:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (answer, _), ack in zip(ready, acks, strict=True):
+            if not answer.done():
+                answer.set_result(ack)
+
+    def _at(self) -> tuple[Intake, Process]:
+        if self._intake is None or self._process is None:
+            raise UnavailableError("connection refused")
+        return self._intake, self._process
+
+    async def _ask(self, call: Any) -> Any:
+        """Run a call in the intake's process; that it dies, or the client leaves, ends it as gRPC does."""
+        await asyncio.sleep(self._world.random.random() * 0.002)
+        intake, process = self._at()
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost.add(lost)
+        work = self._world.loop.spawn(process, _await(call, intake))
+        try:
+            await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        finally:
+            self._lost.discard(lost)
+        if not work.done():
+            raise UnavailableError("connection lost")
+        await asyncio.sleep(self._world.random.random() * 0.002)
+        return work.result()
+
+
+class InlineSystem:
+    """A pipeline on the inline runtime, in one process."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world = world
+        self.plan = plan
+        self.process = Process("polku")
+        self.doors = {1: IntakeDoor(world)}
+        self.runtime = InlineRuntime(plan, Doors(door=None))
+
+    async def start(self) -> None:
+        """Start it, and let clients in."""
+        await self._in(self.runtime.start())
+        self.doors[1].open(self.runtime._lane.intake, self.process)
+
+    async def stop(self, timeout: float) -> StopReport:
+        """Drain it."""
+        return await self._in(self.runtime.stop(timeout))
+
+    def health(self) -> Health:
+        """Return its health."""
+        return self.runtime.health_nowait()
+
+    def statistics(self) -> list[LaneStatistics]:
+        """Return the counters of its lane."""
+        return [self.runtime._lane.statistics()]
+
+    def intakes(self) -> list[Intake]:
+        """Return its intake."""
+        return [self.runtime._lane.intake]
+
+    async def _in(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self._world.loop.spawn(self.process, work)
+
+
+async def _await(call: Any, intake: Intake) -> Any:
+    return await call(intake)
+
+
+async def _pass_on(call: Awaitable[Ack], answer: asyncio.Future[Ack]) -> None:
+    try:
+        ack = await call
+    except Exception as error:
+        if not answer.done():
+            answer.set_exception(error)
+    else:
+        if not answer.done():
+            answer.set_result(ack)

@@ -1,0 +1,238 @@
+"""The verdict about a simulated case: what each acknowledgement, refusal, dead letter and counter promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polku.codes import Code
+from polku.testing.simulation.ledger import Destination, Input, Ledger
+from polku.testing.simulation.lineage import client_of, number_of, part_of, root_of
+
+if TYPE_CHECKING:
+    from polku.lane import LaneStatistics
+
+_BAD_CODES = frozenset({Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.INGESTOR_ERROR})
+
+_LATE = ("block", "hang", "slow")  # code that makes others late too: all of its process, or of its batch
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """Say what a case's plan and faults promise.
+
+    `delivered`: an acknowledged event has arrived. `breaks`: processes die or the network fails, so that outcomes may
+    be unknown. `full`: something may be full, or a disk may fail, so that events are refused with BUFFER_FULL.
+    `ordered`: nothing in the plan changes the order of a client's events. `vague`: code makes lists of lists of events,
+    so that nobody knows what became of which: a refusal is about all of them.
+    """
+
+    delivered: bool = False
+    breaks: bool = False
+    full: bool = False
+    ordered: bool = True
+    vague: bool = False
+
+
+class Judge:
+    """Compare a ledger with what was promised."""
+
+    def __init__(self, ledger: Ledger, promises: Promises) -> None:
+        self._ledger = ledger
+        self._promises = promises
+
+    def faults(self) -> list[str]:
+        """Return the broken promises, each as one line that begins with its kind."""
+        found = list(self._ledger.faults)
+        found += self._lost()
+        found += self._refusals()
+        found += self._letters()
+        if self._promises.ordered:
+            found += self._order()
+        return found
+
+    def accepted(self, token: str) -> None:
+        """Check what an acknowledgement means at the level `delivered`, at the moment of its arrival."""
+        for name in sorted(self._ledger.routes.get(token, ())):
+            destination = self._ledger.destinations[name]
+            if destination.required and not self._has(token, destination, letters=False, seen=set()):
+                self._ledger.fault(f"undelivered: {token} is acknowledged as delivered, and not at {name}")
+
+    def _lost(self) -> Iterator[str]:
+        missing: dict[str, list[str]] = {}
+        for entry in self._ledger.inputs.values():
+            if not entry.accepted or root_of(entry.token) in self._ledger.excused:
+                continue
+            if not self._is_known(entry.token, set()):
+                yield f"lost: {entry.token} was acknowledged, and never came to the buffer"
+                continue
+            for name in self._wanted(entry.token):
+                destination = self._ledger.destinations[name]
+                if not destination.required and entry.token in self._ledger.excused_optional:
+                    continue
+                if not self._has(entry.token, destination, letters=True, seen=set()):
+                    missing.setdefault(name, []).append(entry.token)
+        for name, tokens in missing.items():
+            destination = self._ledger.destinations[name]
+            rule = destination.drops
+            if rule == "drop_oldest" or not destination.required:
+                most = max(map(len, self._ledger.merged.values()), default=1)  # tokens in one event
+                if len(tokens) > destination.dropped * most:
+                    yield f"lost: {len(tokens)} acknowledged events never came to {name}, {destination.dropped} dropped"
+            else:
+                yield f"lost: {len(tokens)} acknowledged events never came to {name}: {tokens[:5]}"
+
+    def _is_known(self, token: str, seen: set[str]) -> bool:
+        """Return whether something in the ledger says what became of a token at all."""
+        ledger = self._ledger
+        if token in seen:
+            return False
+        seen = seen | {token}
+        if token in ledger.routes or token in ledger.letters or token in ledger.dropped:
+            return True
+        if any(self._is_known(other, seen) for other in ledger.same_id.get(token, ())):
+            return True
+        count = ledger.parts.get(token)
+        return count is not None and all(self._is_known(part_of(token, i, count), seen) for i in range(count))
+
+    def _wanted(self, token: str) -> set[str]:
+        """Return the destinations that a token, or a part of it, goes to."""
+        ledger = self._ledger
+        wanted = set(ledger.routes.get(token, ()))
+        for i in range(count := ledger.parts.get(token, 0)):
+            wanted |= self._wanted(part_of(token, i, count))
+        return wanted
+
+    def _has(self, token: str, destination: Destination, *, letters: bool, seen: set[str]) -> bool:
+        """Return whether a token has arrived, or why not is known."""
+        ledger = self._ledger
+        if token in seen:
+            return False
+        seen = seen | {token}
+        if token in destination.arrived or token in ledger.dropped:
+            return True
+        if letters and (ledger.is_buried(token, destination.name) or token in ledger.unroutable):
+            return True
+        if destination.name not in self._wanted(token) and (token in ledger.routes or token in ledger.letters):
+            return True
+        if any(self._has(other, destination, letters=letters, seen=seen) for other in ledger.same_id.get(token, ())):
+            return True
+        count = ledger.parts.get(token)
+        return count is not None and all(
+            self._has(part_of(token, i, count), destination, letters=letters, seen=seen) for i in range(count)
+        )
+
+    def _refusals(self) -> Iterator[str]:
+        for entry in self._ledger.inputs.values():
+            for code, reason in entry.refused:
+                if not self._is_explained(entry, code):
+                    yield f"refused: {entry.token} ({entry.event_id!r}), without cause: {code}: {reason:.200}"
+
+    def _is_explained(self, entry: Input, code: str) -> bool:
+        ledger, promises = self._ledger, self._promises
+        family = self._family(entry.token)
+        if promises.vague:
+            family |= {
+                *ledger.bad,
+                *ledger.unroutable,
+                *(t for d in ledger.destinations.values() for t in d.refused | d.failed),
+            }
+        if code in _BAD_CODES:
+            return self._is_blamed(family, code)
+        if code == Code.UNROUTABLE:
+            return any(token in ledger.unroutable for token in family)
+        if code == Code.UNDELIVERED:
+            return any(self._was_refused(token, d) for token in family for d in ledger.destinations.values())
+        if code == Code.BUFFER_FULL:
+            return promises.full
+        if code == Code.POISON:
+            return any(ledger.bad.get(token, "").startswith("poison") for token in family)
+        if code in (Code.UNAVAILABLE, Code.DRAINING):
+            return promises.breaks
+        return code != Code.MALFORMED
+
+    def _is_blamed(self, family: set[str], code: str) -> bool:
+        bad = self._ledger.bad
+        if code == Code.MIDDLEWARE_TIMEOUT and any(self._ledger.counts[f"code {deed}"] for deed in _LATE):
+            return True
+        return any(name in bad for name in family)
+
+    def _was_refused(self, token: str, destination: Destination) -> bool:
+        if token in destination.refused:
+            return True
+        if destination.attempts is not None and token in destination.failed:
+            return True
+        return destination.drops == "drop_oldest" and destination.dropped > 0
+
+    def _family(self, token: str) -> set[str]:
+        """Return a token with its parts, and all that was merged with any of them or had its id."""
+        ledger = self._ledger
+        found: set[str] = set()
+        open_ = [token]
+        while open_:
+            name = open_.pop()
+            if name in found:
+                continue
+            found.add(name)
+            open_ += ledger.merged.get(name, ())
+            open_ += ledger.same_id.get(name, ())
+            count = ledger.parts.get(name, 0)
+            open_ += [part_of(name, i, count) for i in range(count)]
+            if "/" in name:
+                open_.append(name.rpartition("/")[0])
+        return found
+
+    def _letters(self) -> Iterator[str]:
+        ledger = self._ledger
+        for token, letters in ledger.letters.items():
+            for emitter, code, reason in letters:
+                if not self._is_deserved(token, emitter, code):
+                    yield f"innocent: {token} died at {emitter!r}, without cause: {code}: {reason:.200}"
+
+    def _is_deserved(self, token: str, emitter: str, code: str) -> bool:
+        family = self._family(token)
+        if code == Code.UNROUTABLE:
+            return any(name in self._ledger.unroutable for name in family)
+        if code == Code.POISON:
+            return any(self._ledger.bad.get(name, "").startswith("poison") for name in family)
+        if not emitter:
+            return self._is_blamed(family, code)
+        destination = self._ledger.destinations[emitter]
+        return any(self._was_refused(name, destination) for name in family)
+
+    def _order(self) -> Iterator[str]:
+        """Check that the events of each client came to each destination in the order in which it sent them."""
+        ledger = self._ledger
+        for destination in ledger.destinations.values():
+            if not destination.is_ordered:
+                continue
+            highest: dict[str, int] = {}
+            for token in destination.arrived:
+                entry = ledger.inputs.get(root_of(token))
+                if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
+                    continue
+                if token in ledger.letters:  # it may have come by a replay
+                    continue
+                client, number = client_of(token), number_of(token)
+                if number < highest.get(client, -1):
+                    yield f"order: {token} came to {destination.name} after number {highest[client]} of {client}"
+                highest[client] = max(number, highest.get(client, -1))
+
+
+def check_counters(ledger: Ledger, lanes: list[LaneStatistics], emitters: Mapping[str, object]) -> Iterator[str]:
+    """Check the counters of a pipeline that has done all its work."""
+    for lane in lanes:
+        if lane.intake.open:
+            yield f"counters: {lane.intake.open} messages are open at the end"
+        for name, outlet in lane.buffer.outlets.items():
+            if outlet.lag or outlet.lag_bytes or outlet.in_flight:
+                yield f"counters: outlet {name} ends with lag {outlet.lag}, {outlet.lag_bytes} bytes: {outlet}"
+        if lane.buffer.events or lane.buffer.bytes:
+            yield f"counters: the buffer ends with {lane.buffer.events} events, {lane.buffer.bytes} bytes"
+        for name, stage in lane.stages.items():
+            if stage.held:
+                yield f"counters: {name} ends with {stage.held} held events"
+        intake = lane.intake
+        if intake.accepted + intake.refused < intake.received:
+            yield f"counters: of {intake.received} received {intake.accepted} accepted, {intake.refused} refused"

@@ -1,0 +1,112 @@
+"""What happened in a simulated world: written down by all its parts, read by the judge."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from polku.event.v1.event_pb2 import Event
+from polku.testing.simulation.lineage import is_intact, root_of, tokens_of
+
+
+@dataclass(slots=True)
+class Input:
+    """One event as a client sent it, and the answers that it got; `doubtful` calls ended without an answer."""
+
+    token: str
+    event_id: str
+    attempts: int = 0
+    accepted: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    doubtful: int = 0
+    resent: bool = False
+
+
+@dataclass(slots=True)
+class Destination:
+    """What one destination was given: tokens in the order of their first arrival, and what it did about them."""
+
+    name: str
+    required: bool = True
+    drops: str = ""
+    attempts: int | None = None
+    is_ordered: bool = True
+    arrived: dict[str, int] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    troubled: set[str] = field(default_factory=set)
+    dropped: int = 0
+    starts: dict[str, int] = field(default_factory=dict)
+    latest: dict[str, str] = field(default_factory=dict)
+
+
+class Ledger:
+    """Keep what clients, code, buffer and destinations saw of each token."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Input] = {}
+        self.destinations: dict[str, Destination] = {}
+        self.routes: dict[str, set[str]] = defaultdict(set)
+        self.unroutable: set[str] = set()
+        self.dropped: dict[str, set[str]] = defaultdict(set)
+        self.same_id: dict[str, set[str]] = defaultdict(set)
+        self.parts: dict[str, int] = {}
+        self.bad: dict[str, str] = {}
+        self.merged: dict[str, set[str]] = defaultdict(set)
+        self.letters: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        self.excused: set[str] = set()
+        self.excused_optional: set[str] = set()
+        self.faults: list[str] = []
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def fault(self, text: str) -> None:
+        """Write down that a promise was broken."""
+        if len(self.faults) < 20:
+            self.faults.append(text)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something for the report."""
+        self.counts[what] += number
+
+    def pushed(self, events: Iterable[Event], routes: Sequence[str] | None, known: Iterable[str]) -> None:
+        """Learn what reached the buffer, and which emitters it goes to."""
+        everyone = set(known)
+        for event in events:
+            wanted = tuple(event.route_to) if routes is None else tuple(routes)
+            targets = everyone & set(wanted) if wanted else everyone
+            for token in tokens_of(event):
+                self.routes[token] |= targets
+                if wanted and set(wanted) - everyone:
+                    self.unroutable.add(token)
+
+    def arrive(self, emitter: str, events: Iterable[Event]) -> None:
+        """Learn what a destination has stored."""
+        destination = self.destinations[emitter]
+        for event in events:
+            tokens = tokens_of(event)
+            if not tokens or any(root_of(token) not in self.inputs for token in tokens):
+                self.fault(f"invented: {event.id!r} arrived at {emitter}")
+                continue
+            if not is_intact(event):
+                self.fault(f"corrupted: {tokens} arrived changed at {emitter}")
+            for token in tokens:
+                destination.arrived[token] = destination.arrived.get(token, 0) + 1
+            if len(tokens) > 1:
+                self.merge(tokens)
+
+    def merge(self, tokens: Sequence[str]) -> None:
+        """Learn that events became one."""
+        for token in tokens:
+            self.merged[token].update(tokens)
+
+    def letter(self, emitter: str, event: Event, code: str, reason: str) -> None:
+        """Learn of a dead letter."""
+        for token in tokens_of(event):
+            self.letters[token].append((emitter, code, reason))
+        if not tokens_of(event):
+            self.fault(f"invented: a dead letter for {emitter!r} of {event.id!r} without a token")
+
+    def is_buried(self, token: str, emitter: str) -> bool:
+        """Return whether there is a dead letter of it, for an emitter or for all."""
+        return any(name in ("", emitter) for name, _, _ in self.letters.get(token, ()))

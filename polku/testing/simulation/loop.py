@@ -1,0 +1,268 @@
+"""An event loop in virtual time, in which a seed decides what runs next.
+
+Nothing is waited for: when nothing is ready the clock jumps to the next timer. Callbacks belong to the process
+(`Process`) in whose context they were scheduled. Callbacks of one process run in the order in which they were
+scheduled, as asyncio promises; among processes the seed chooses, as operating systems and networks do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import warnings
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from random import Random
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_TICK = 2e-5  # seconds that a turn takes: a loop without an end cannot hold the clock
+
+
+class StuckError(Exception):
+    """Say that nothing is ready, no timer is set, and somebody still waits."""
+
+
+class EndlessError(Exception):
+    """Say that more callbacks ran than a case may need."""
+
+
+class Process:
+    """One simulated operating system process: its callbacks run in order, and none after it was killed."""
+
+    __slots__ = ("context", "dead", "fuse", "name", "on_death", "paused_until", "ready", "steps")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready: deque[asyncio.Handle] = deque()
+        self.dead = False
+        self.steps = 0
+        self.fuse = 0  # callbacks until it is killed; 0: it is not
+        self.paused_until = 0.0
+        self.on_death: list[Callable[[], object]] = []
+        self.context = copy_context()
+        self.context.run(_PROCESS.set, self)
+
+    def __repr__(self) -> str:
+        return f"Process({self.name!r})"
+
+
+_PROCESS: ContextVar[Process] = ContextVar("polku-simulated-process")
+
+
+def current_process() -> Process | None:
+    """Return the process that the running callback belongs to."""
+    return _PROCESS.get(None)
+
+
+class SimulatedTask(asyncio.Task[T]):
+    """A task whose hash is its number, so that sets of tasks have the same order in each run."""
+
+    number = 0
+    process: Process
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulatedFuture(asyncio.Future[T]):
+    """A future whose hash is its number."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """Run callbacks in virtual time; `limit` bounds their number, and `horizon` the virtual seconds."""
+
+    def __init__(self, random: Random, *, limit: int = 200_000, horizon: float = 5_000.0) -> None:
+        super().__init__()
+        self.random = random
+        self.limit = limit
+        self.horizon = horizon
+        self.steps = 0
+        self.tasks: list[SimulatedTask[Any]] = []
+        self.complaints: list[str] = []
+        self.escaped: list[tuple[str, BaseException]] = []
+        self.outside = Process("outside")
+        self._instant = 1_000.0
+        self._number = 0
+        self._active: list[Process] = []
+        self._scheduled: list[Any] = []
+        self._stopping = False
+        self.set_exception_handler(self._complain)
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._instant
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass without running anything, as code does that blocks."""
+        self._instant += seconds
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Create a future."""
+        future: SimulatedFuture[Any] = SimulatedFuture(loop=self)
+        self._number += 1
+        future.number = self._number
+        return future
+
+    def create_task(  # type: ignore[override]
+        self, coro: Any, *, name: str | None = None, context: Context | None = None, **options: Any
+    ) -> asyncio.Task[Any]:
+        """Create a task, and remember it until the end."""
+        self._number += 1
+        number = self._number
+        task: SimulatedTask[Any] = SimulatedTask.__new__(SimulatedTask)
+        task.number = number  # before its constructor puts it into asyncio's own set of tasks
+        task.__init__(coro, loop=self, name=name or "", context=context)  # type: ignore[misc]
+        task.process = _PROCESS.get(self.outside) if context is None else context.get(_PROCESS, self.outside)
+        self.tasks.append(task)
+        return task
+
+    def spawn(self, process: Process, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Create a task in a process."""
+        return process.context.copy().run(self.create_task, work)
+
+    def kill(self, process: Process) -> None:
+        """End a process: its callbacks, timers and tasks never run again."""
+        if process.dead:
+            return
+        process.dead = True
+        process.ready.clear()
+        if process in self._active:
+            self._active.remove(process)
+        for call in process.on_death:
+            call()
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Run a blocking call a moment later, as a thread would, whoever still waits for it."""
+        future: asyncio.Future[T] = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except BaseException as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self.call_later(self.random.random() * 1e-3, work)
+        return future
+
+    def _call_soon(self, callback: Any, args: Any, context: Context | None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._file(handle)
+        return handle
+
+    def _add_callback(self, handle: asyncio.Handle) -> None:
+        self._file(handle)
+
+    def _file(self, handle: asyncio.Handle) -> None:
+        process: Process = handle._context.get(_PROCESS, self.outside)  # type: ignore[attr-defined]
+        if process.dead:
+            return
+        if not process.ready:
+            self._active.append(process)
+        process.ready.append(handle)
+
+    def _run_once(self) -> None:
+        """Run some callbacks of one process; jump to the next timer where none is ready."""
+        self._instant += _TICK
+        active = self._active
+        if not active:
+            self._jump()
+        scheduled = self._scheduled
+        if scheduled and scheduled[0]._when <= self._instant:
+            self._fire()
+        if not active:
+            return
+        if len(active) == 1:
+            process = active[0]
+            count = len(process.ready)
+        else:
+            process = active[int(self.random.random() * len(active))]
+            count = 1 + int(self.random.random() * 4)
+        self._run_some(process, count)
+        if self.steps > self.limit or self._instant > 1_000 + self.horizon:
+            raise EndlessError(f"{self.steps} callbacks, at {self._instant - 1_000:.1f} s")
+
+    def _run_some(self, process: Process, count: int) -> None:
+        ready = process.ready
+        while count and ready:
+            count -= 1
+            handle: Any = ready.popleft()
+            if handle._cancelled:
+                continue
+            self.steps += 1
+            process.steps += 1
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt) as error:
+                self.escaped.append((process.name, error))
+                self.kill(process)
+                return
+            except BaseException as error:
+                self.call_exception_handler({"message": f"in {handle._callback!r}", "exception": error})
+            if process.fuse and not process.dead:
+                process.fuse -= 1
+                if not process.fuse:
+                    self.kill(process)
+            if process.dead:
+                return
+        if not ready and process in self._active:
+            self._active.remove(process)
+
+    def _jump(self) -> None:
+        scheduled = self._scheduled
+        while scheduled and self._is_void(scheduled[0]):
+            heapq.heappop(scheduled)._scheduled = False
+        if scheduled:
+            self._instant = max(self._instant, scheduled[0].when())
+        elif not self._stopping:
+            raise StuckError(f"nothing will happen any more, at {self._instant - 1_000:.1f} s")
+
+    def _fire(self) -> None:
+        scheduled = self._scheduled
+        while scheduled and scheduled[0]._when <= self._instant:
+            timer = heapq.heappop(scheduled)
+            timer._scheduled = False
+            if not self._is_void(timer):
+                self._file(timer)
+
+    def _is_void(self, timer: asyncio.TimerHandle) -> bool:
+        process: Process = timer._context.get(_PROCESS, self.outside)  # type: ignore[attr-defined]
+        return bool(timer._cancelled or process.dead)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.complaints.append(f"{context.get('message')}: {type(error).__name__}: {error!r}")
+
+    def bury(self) -> None:
+        """Close what is left of tasks that will never run again, so that nothing speaks after the end."""
+        for task in self.tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with contextlib.suppress(BaseException), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    coro = task.get_coro()
+                    assert coro is not None
+                    coro.close()
+        self.tasks.clear()
+        self._active.clear()
+        self._scheduled.clear()

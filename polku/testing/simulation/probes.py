@@ -1,0 +1,132 @@
+"""What a world listens in on: steps that drop, aggregates, the buffer's entrance, dead letters."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from polku.batch import Batch
+from polku.buffer.log import Log, open_log
+from polku.buffer.strategy import BufferStrategy, Kind
+from polku.contracts import Outcome
+from polku.event.v1.event_pb2 import Event
+from polku.inlet import Inlet
+from polku.link import Push
+from polku.testing.simulation.disk import Disk, ModelLog
+from polku.testing.simulation.lineage import mark, tokens_of
+from polku.v1.gateway_pb2 import EventPayload
+
+if TYPE_CHECKING:
+    from polku.testing.simulation.world import World
+
+_MOST_KEPT = 150  # entries about one sender, in all containers: a window is 2 to 8, and a few are held
+
+
+class ProbedStep:
+    """A step, and which tokens go into it and come out of it."""
+
+    def __init__(self, step: Any, world: World) -> None:
+        self._step = step
+        self._world = world
+        self._passed: dict[str, set[str]] = defaultdict(set)
+        self.name = step.name
+        self.drop_reason = step.drop_reason
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def process(self, events: list[Event], batch: int) -> Outcome | Awaitable[Outcome]:
+        """Let the step work."""
+        given = [(event.id, tokens_of(event)) for event in events]
+        result = self._step.process(events, batch)
+        if inspect.isawaitable(result):
+            return self._await(given, result)
+        self._compare(given, result)
+        outcome: Outcome = result
+        return outcome
+
+    async def _await(self, given: Sequence[tuple[str, tuple[str, ...]]], result: Awaitable[Outcome]) -> Outcome:
+        outcome = await result
+        self._compare(given, outcome)
+        return outcome
+
+    def _compare(self, given: Sequence[tuple[str, tuple[str, ...]]], outcome: Outcome) -> None:
+        ledger = self._world.ledger
+        left = {token for event in outcome.events for token in tokens_of(event)}
+        left.update(token for dead in outcome.refused for token in tokens_of(dead.event))
+        cut = {token.rpartition("/")[0] for token in left}
+        for event_id, tokens in given:
+            for token in tokens:
+                if token in left or token in cut:
+                    self._passed[event_id].add(token)
+                elif self.drop_reason == "deduplicated":
+                    ledger.same_id[token] |= self._passed[event_id] - {token}
+                    ledger.count("events deduplicated")
+                else:
+                    ledger.dropped[token].add(self.name)
+                    ledger.count("events dropped by middleware")
+
+
+def install(world: World) -> None:
+    """Put the probes of a world in place."""
+    from polku.buffer import buffer
+    from polku.buffer.buffer import Buffer
+    from polku.dead_letters.memory import DeadLetter, DeadLetters
+    from polku.middleware import adapt, aggregator
+
+    ledger = world.ledger
+    as_step, push, keep = adapt.as_step, Buffer.push, DeadLetters._keep
+    combine: Any = vars(aggregator)["combine"]
+
+    def probed(component: object, clock: Any) -> Any:
+        step = as_step(component, clock)
+        return step if hasattr(step, "hold") else ProbedStep(step, world)
+
+    def combined(events: Sequence[Event], *rest: Any, **options: Any) -> Event:
+        tokens = list(dict.fromkeys(token for event in events for token in tokens_of(event)))
+        ledger.merge(tokens)
+        return mark(combine(events, *rest, **options), tokens)
+
+    async def pushed(self: Buffer, batch: Batch) -> Any:
+        events = EventPayload.FromString(batch.payload).events
+        ledger.pushed(events, batch.routes, self._outlets)
+        world.trace(f"buffer: {batch.identity} {[' '.join(tokens_of(event)) for event in events]}")
+        return await push(self, batch)
+
+    def kept(self: DeadLetters, letter: DeadLetter) -> None:
+        ledger.letter(letter.emitter, letter.event, letter.code, letter.reason)
+        world.trace(f"dead letter for {letter.emitter!r}: {letter.event.id!r} {letter.code}: {letter.reason!r}")
+        keep(self, letter)
+
+    received = Inlet.push
+
+    async def receive(self: Inlet, push: Push, batch: Batch) -> Any:
+        ledger.counts["pushes"] += 1
+        if ledger.counts["pushes"] % 16 == 0:
+            _check_size(world, self)
+        return await received(self, push, batch)
+
+    def opened(strategy: BufferStrategy, *, final: bool) -> Log:
+        if strategy.kind is not Kind.DURABLE:
+            return open_log(strategy, final=final)
+        disk = world.disks.setdefault(strategy.path, Disk())
+        return ModelLog(world, disk, path=strategy.path, final=final, window=world.random.choice([1, 3, 4096]))
+
+    _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
+    _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
+    _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept))
+
+
+def _check_size(world: World, inlet: Inlet) -> None:
+    """See that what a receiver keeps of its senders does not grow with what they have sent."""
+    for link, sender in inlet._senders.items():
+        kept = sum(len(value) for value in vars(sender).values() if hasattr(value, "__len__"))
+        if kept > _MOST_KEPT:
+            world.ledger.fault(f"growth: a receiver keeps {kept} entries of {link}")
+
+
+def _patch_all(world: World, *patches: tuple[Any, str, Callable[..., Any]]) -> None:
+    for owner, name, value in patches:
+        world.patch(owner, name, value)

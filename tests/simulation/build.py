@@ -1,0 +1,231 @@
+"""Make the objects of a case: the plan, the scripts of clients and destinations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from polku import (
+    Aggregator,
+    BufferStrategy,
+    Deduplicator,
+    Enricher,
+    Event,
+    Filter,
+    Hub,
+    Limits,
+    RateLimiter,
+    Resilience,
+    Retry,
+    Router,
+    Sampler,
+    StdoutEmitter,
+    Throttle,
+    Transform,
+    Validator,
+)
+from polku.emit import console
+from polku.plan import MiddlewarePlan, Plan, StagePlan, fuse
+from polku.testing.simulation.clients import ClientScript, Message
+from polku.testing.simulation.destination import Phase, Script, SimulatedConsole, SimulatedEmitter
+from polku.testing.simulation.ledger import Destination
+from polku.testing.simulation.lineage import mark, tokens_of
+from tests.simulation.code import Code
+
+
+def path() -> str:
+    """Return where this process has what its cases store."""
+    return f"/dev/shm/polku-simulated-{os.getpid()}/journal.db"
+
+
+def build_plan(world, case: dict[str, Any]) -> Plan:
+    """Return the plan of a case."""
+    code = Code(world)
+    hub = Hub(runtime="inline").ack(case["ack"]).buffer_strategy(_buffer(case["buffer"]))
+    hub.default_ingestor(code.ingest_async if case["seed"] % 2 else code.ingest)
+    if case["letters"] == "disk":
+        hub.dead_letters(f"{path()}.dead")
+    for number, step in enumerate(case["steps"]):
+        component = _component(code, number, step)
+        hub.middleware(component, name=f"{step['kind']}-{number}", isolate=step.get("isolate", False))
+    for emitter in case["emitters"]:
+        hub.emitter(_emitter(world, case, emitter), overflow=emitter["overflow"], required=emitter["required"])
+    if case["limits"]:
+        hub.limits(Limits(**case["limits"]))
+    plan = hub.plan("inline")
+    stages = plan.stages
+    if case["shape"] == "actors":
+        apart = [
+            StagePlan("", (m,), isolated=s.isolated, replicas=_replicas(case, m)) for s in stages for m in s.middleware
+        ]
+        stages = fuse(apart, side_by_side=case["lanes"] > 1)
+    letters = plan.dead_letters if case["letters"] == "disk" else None
+    return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"])
+
+
+def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
+    if getattr(middleware.component, "state_key", None):
+        return 1
+    return case["steps"][_number(middleware.name)].get("replicas", 1)
+
+
+def clients(case: dict[str, Any]) -> list[ClientScript]:
+    """Return the scripts of the clients."""
+    return [
+        ClientScript(
+            client["name"],
+            client["way"],
+            [
+                Message([_event(client["name"], e) for e in m["events"]], m["pause"], m["raw"], m["leaves"])
+                for m in client["messages"]
+            ],
+            client["attempts"],
+        )
+        for client in case["clients"]
+    ]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _buffer(buffer: dict[str, Any]) -> BufferStrategy:
+    options = {"overflow": buffer["overflow"], "max_bytes": buffer["max_bytes"]}
+    match buffer["kind"]:
+        case "tiered":
+            return BufferStrategy.tiered(buffer["capacity"], buffer["secondary"], **options)
+        case "durable":
+            return BufferStrategy.durable(path(), capacity=buffer["capacity"], **options)
+    return BufferStrategy.ring(buffer["capacity"], **options)
+
+
+def _emitter(world, case: dict[str, Any], emitter: dict[str, Any]) -> object:
+    drops = emitter["overflow"] or (case["buffer"]["overflow"] if emitter["required"] else "drop_oldest")
+    record = Destination(
+        emitter["name"],
+        required=emitter["required"],
+        drops="" if drops == "block" else drops,
+        attempts=None if emitter["recovers"] else 5,
+        is_ordered=emitter["concurrency"] == 1 and emitter.get("kind") != "collect",
+    )
+    world.ledger.destinations[emitter["name"]] = record
+    script = Script(
+        latency=emitter["latency"],
+        per_event=emitter["per_event"],
+        phases=tuple(Phase(*phase) for phase in emitter["phases"]),
+        refuse_every=emitter["refuse_every"],
+        concurrency=emitter["concurrency"],
+        recovers=emitter["recovers"],
+        kind=emitter.get("kind", "plain"),
+    )
+    if script.kind == "stdout":
+        world.patch(console, "_current", [SimulatedConsole(world, record, script)])
+        record.attempts = None
+        return StdoutEmitter(name=record.name)
+    config = SimulatedEmitter(world, record, script)
+    if emitter["timeout"]:
+        retry = Retry() if emitter["recovers"] else Retry(attempts=5, limit=1.0)
+        return Resilience(config, retry=retry, timeout=emitter["timeout"])
+    return config
+
+
+def _event(client: str, spec: dict[str, Any]) -> Event:
+    payload = {"": b"", "{}": b"{}", "NaN": b"NaN", "big": b"x" * 3000, "binary": bytes(range(256))}
+    event = Event(
+        id=spec["id"],
+        source=client,
+        event_type=spec.get("type", "a.x"),
+        timestamp_unix_ns=spec.get("time", 1_700_000_000_000_000_000 + spec["n"]),
+        payload=payload[spec["payload"]] if "payload" in spec else f'{{"n":{spec["n"]}}}'.encode(),
+        route_to=spec.get("to", ()),
+    )
+    if "stamp" in spec:
+        event.container.start_time.seconds = spec["stamp"]
+    if "nan" in spec:
+        event.network.latency_ms = float("nan")
+    if "flaw" in spec:
+        event.metadata["flaw"] = spec["flaw"]
+    return mark(event, [f"{client}.{spec['n']}"])
+
+
+def _component(code: Code, number: int, step: dict[str, Any]) -> object:
+    is_async = step["async"]
+    match step["kind"]:
+        case "filter":
+            return Filter(code.each(number, code.keeps(step["every"]), is_async=is_async), timeout=2.0)
+        case "filter_batch":
+            keeps = code.keeps(step["every"])
+            return Filter(code.whole(number, lambda events: list(map(keeps, events)), is_async=is_async), batch=True,
+                          timeout=2.0)  # fmt: skip
+        case "touch":
+            return Transform(code.each(number, code.touch, is_async=is_async), timeout=2.0)
+        case "touch_batch":
+            return Transform(code.whole(number, lambda events: events, is_async=is_async), batch=True, timeout=2.0)
+        case "replace":
+            return Transform(code.each(number, code.replace(step["ids"]), is_async=is_async), timeout=2.0)
+        case "split":
+            work = code.split(step["count"], step["ids"])
+            return Transform(code.whole(number, work, is_async=is_async), batch=True, timeout=2.0)
+        case "object":
+            return _Object(code, number, step)
+        case "router":
+            router = Router()
+            for prefix, name in step["rules"]:
+                router = router.type_prefix(prefix, to=name)
+            return router.default(step["default"]) if step["default"] else router
+        case "enricher":
+            look_up = code.each(number, lambda event: {"table": "yes"}, is_async=is_async)
+            return Enricher(look_up, timeout=2.0, concurrency=3)
+        case "validator":
+            return Validator(code.each(number, _check(code, step), is_async=is_async), on_invalid=step["on_invalid"],
+                             timeout=2.0)  # fmt: skip
+        case "sampler":
+            return Sampler(step["rate"], seed=number, key=step["key"])
+        case "throttle":
+            return Throttle(step["rate"])
+        case "limiter":
+            return RateLimiter(step["rate"])
+        case "dedup":
+            return Deduplicator(ttl=step["ttl"], max_ids=step["max_ids"])
+    return Aggregator(step["size"], step["within"], strategy=step["strategy"], max_held=step["max_held"])
+
+
+def _check(code: Code, step: dict[str, Any]):
+    def check(event: Event) -> bool:
+        valid = code.keeps(step["every"])(event)
+        if not valid and step["on_invalid"] == "dead_letter":
+            for token in tokens_of(event):
+                code.ledger.bad[token] = "invalid"
+        return valid
+
+    return check
+
+
+class _Object:
+    """A user's middleware object, with hooks."""
+
+    timeout = 2.0
+
+    def __init__(self, code: Code, number: int, step: dict[str, Any]) -> None:
+        self.name = f"object-{number}"
+        work = {
+            "touch": lambda events: [self._touched(code, event) for event in events],
+            "split": code.split(2, step.get("ids", "same")),
+            "drop": lambda events: [event for event in events if code.keeps(3)(event)],
+            "reverse": lambda events: list(events),
+        }[step["work"]]
+        self._call = code.whole(number, work, is_async=step["async"])
+
+    def process(self, events):
+        return self._call(events)
+
+    def _touched(self, code: Code, event: Event) -> Event:
+        code.touch(event)
+        return event
+
+    async def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

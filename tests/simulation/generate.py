@@ -1,0 +1,226 @@
+"""Make cases out of seeds. A case is plain data (JSON), so that it can be shrunk, printed and kept."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from polku.testing.simulation.destination import MODES
+from tests.simulation.code import DEEDS_ASYNC, DEEDS_SYNC
+
+Case = dict[str, Any]
+
+STEPS = (
+    "filter", "filter_batch", "touch", "touch_batch", "replace", "split", "object", "router", "enricher", "validator",
+    "sampler", "throttle", "limiter", "dedup", "aggregator",
+)  # fmt: skip
+
+
+def generate(seed: int, known: frozenset[str] = frozenset()) -> Case:
+    """Return the case of a seed, without what is `known` to fail."""
+    case = _generate(seed)
+    for emitter in case["emitters"]:
+        emitter["phases"] = [phase for phase in emitter["phases"] if phase[1] not in known]
+        if "per_event" in known:
+            emitter["per_event"] = 0.0
+    if case["letters"] in known:
+        case["letters"] = "memory"
+    for step in case["steps"]:
+        if step.get("ids") in known:
+            step["ids"] = "same"
+    for client in case["clients"]:
+        for message in client["messages"]:
+            for event in message["events"]:
+                if event.get("flaw", ":").split(":")[1] in known:
+                    del event["flaw"]
+                for key in known & event.keys():
+                    del event[key]
+                if "shared-ids" in known and event["id"].startswith("id-"):
+                    event["id"] = f"{client['name']}-{event['n']}"
+    return case
+
+
+def _generate(seed: int) -> Case:
+    random = Random(seed)
+    shape = random.choice(["inline", "actors"])
+    calm = random.random() < 0.2  # nothing fails: then nothing may be refused either
+    buffer = _buffer(random)
+    ack = random.choice(["accepted", "accepted", "delivered", "durable" if buffer["kind"] == "durable" else "accepted"])
+    emitters = [_emitter(random, number, calm) for number in range(1, random.choice([2, 2, 2, 3, 3, 5]))]
+    names = [emitter["name"] for emitter in emitters]
+    steps = [_step(random, names) for _ in range(random.choice([0, 1, 1, 1, 2, 2, 3]))]
+    if any(step["kind"] == "aggregator" for step in steps) and buffer["capacity"] < 5:
+        buffer["capacity"] = 5
+    clients = _clients(random, steps, names, calm)
+    if shape == "actors" and not calm and random.random() < 0.1:
+        _poison(random, steps, clients)
+    return {
+        "seed": seed,
+        "shape": shape,
+        "lanes": random.choice([1, 1, 2]) if shape == "actors" else 1,
+        "ack": ack,
+        "buffer": buffer,
+        "letters": "memory" if random.random() < 0.85 else "disk",
+        "steps": steps,
+        "emitters": emitters,
+        "clients": clients,
+        "limits": {"open_bytes": 600} if random.random() < 0.05 else {},
+        "faults": [] if calm else _faults(random, buffer, shape),
+    }
+
+
+def _buffer(random: Random) -> Case:
+    kind = random.choice(["ring", "ring", "tiered", "durable"])
+    capacity = random.choice([1, 2, 4, 8, 20, 1000])
+    overflow = random.choice(["block", "block", "block", "drop_oldest", "drop_newest"])
+    max_bytes = random.choice([10_000_000, 10_000_000, 10_000_000, 2_000])
+    return {"kind": kind, "capacity": capacity, "secondary": random.choice([0, 1, 10]), "overflow": overflow,
+            "max_bytes": max_bytes}  # fmt: skip
+
+
+def _emitter(random: Random, number: int, calm: bool) -> Case:
+    required = random.random() < 0.8
+    rules = [None, None, "block", "drop_oldest", "drop_newest"] if required else [None, "drop_oldest", "drop_newest"]
+    phases = []
+    until = 0.0
+    kind = random.choice(["plain", "plain", "plain", "parts", "collect", "stdout" if number == 1 else "plain"])
+    if not calm:
+        for _ in range(random.choice([0, 0, 1, 1, 2, 3])):
+            until += random.choice([0.05, 0.5, 3.0, 20.0, 70.0])
+            phases.append([round(until, 3), random.choice([*MODES, "start"])])
+    return {
+        "name": f"out{number}",
+        "required": required,
+        "overflow": random.choice(rules),
+        "latency": random.choice([0.0, 0.001, 0.001, 0.02, 0.3]),
+        "per_event": random.choice([0.0, 0.0, 0.0, 0.05, 1.5 if kind == "parts" else 0.0]),
+        "phases": phases,
+        "refuse_every": 0 if kind == "stdout" else random.choice([0, 0, 0, 3, 7]),
+        "concurrency": random.choice([1, 1, 1, 3]),
+        "recovers": random.random() < 0.7,
+        "timeout": random.choice([None, None, 5.0]),
+        "kind": kind,
+    }
+
+
+def _step(random: Random, names: list[str]) -> Case:
+    kind = random.choice(STEPS)
+    step: Case = {"kind": kind, "async": random.random() < 0.5, "isolate": random.random() < 0.4}
+    if random.random() < 0.1:
+        step["replicas"] = 2
+    match kind:
+        case "filter" | "filter_batch":
+            step["every"] = random.choice([2, 3, 1000])
+        case "replace" | "split":
+            step["ids"] = random.choice(["fresh", "derived", "derived", "shared", "same"])
+            step["count"] = random.choice([1, 2, 3])
+        case "object":
+            step["work"] = random.choice(["touch", "split", "drop", "reverse"])
+            step["ids"] = random.choice(["fresh", "derived", "shared", "same"])
+        case "router":
+            step["rules"] = [[random.choice(["a", "b"]), random.choice(names)] for _ in range(random.choice([1, 2]))]
+            step["default"] = random.choice([None, random.choice(names)])
+        case "validator":
+            step["on_invalid"] = random.choice(["drop", "tag", "dead_letter"])
+            step["every"] = random.choice([3, 5, 1000])
+        case "sampler":
+            step["rate"] = random.choice([0.3, 0.9])
+            step["key"] = random.choice([None, "id", "source"])
+        case "throttle" | "limiter":
+            step["rate"] = random.choice([5.0, 100.0])
+        case "dedup":
+            step["ttl"] = random.choice([2.0, 300.0])
+            step["max_ids"] = random.choice([3, 10_000])
+        case "aggregator":
+            step["size"] = random.choice([2, 3, 10])
+            step["within"] = random.choice([0.05, 1.0, 5.0])
+            step["strategy"] = random.choice(["json_array", "concat", "first", "last"])
+            step["max_held"] = random.choice([5, 10_000])
+    return step
+
+
+def _clients(random: Random, steps: list[Case], names: list[str], calm: bool) -> list[Case]:
+    shares_ids = random.random() < 0.35
+    clients = []
+    for number in range(1, random.choice([2, 2, 3, 4])):
+        name = f"c{number}"
+        messages = []
+        count = 0
+        way = random.choice(["batch", "stream", "stream", "event", "together"])
+        for _ in range(random.choice([1, 1, 2, 3, 5, 12])):
+            size = 1 if way in ("event", "together") and random.random() < 0.7 else random.choice([1, 1, 2, 3, 9])
+            events = []
+            for _ in range(size):
+                count += 1
+                events.append(_event(random, name, count, shares_ids, steps, names, calm))
+            messages.append({
+                "events": events,
+                "pause": random.choice([0.0, 0.0, 0.001, 0.05, 2.0]),
+                "raw": random.random() < 0.1,
+                "leaves": 0.0 if calm or random.random() < 0.93 else random.choice([0.0005, 0.003, 0.3]),
+            })  # fmt: skip
+        clients.append({"name": name, "way": way, "messages": messages, "attempts": random.choice([1, 3, 6])})
+    return clients
+
+
+def _poison(random: Random, steps: list[Case], clients: list[Case]) -> None:
+    """Let one event kill the process of a step, each time that it comes to it."""
+    able = [number for number, step in enumerate(steps) if step["kind"] in ("touch", "replace", "object", "enricher")]
+    if able:
+        number = random.choice(able)
+        steps[number]["async"] = True
+        message = random.choice(random.choice(clients)["messages"])
+        random.choice(message["events"])["flaw"] = f"{number}:poison"
+
+
+def _event(
+    random: Random, client: str, number: int, shares_ids: bool, steps: list[Case], names: list[str], calm: bool
+) -> Case:
+    event: Case = {"n": number, "id": f"{client}-{number}"}
+    if shares_ids and random.random() < 0.7:
+        event["id"] = f"id-{random.randrange(6)}"
+    elif random.random() < 0.03:
+        event["id"] = ""
+    if random.random() < 0.3:
+        event["type"] = random.choice(["a.x", "b.y", ""])
+    if random.random() < 0.08:
+        event["to"] = random.choice([[random.choice(names)], ["nowhere"], [random.choice(names), "nowhere"]])
+    if random.random() < 0.15:
+        event["payload"] = random.choice(["", "{}", "NaN", "big", "binary"])
+    if random.random() < 0.05:
+        event["stamp"] = random.choice([-62135596801, 253402300800, 9223372036854775807, 0])
+    elif random.random() < 0.03:
+        event["nan"] = True
+    if random.random() < 0.05:
+        event["time"] = random.choice([-1, 2**63 - 1, -(2**63), 1])
+    if not calm and steps and random.random() < 0.04:
+        step = random.randrange(len(steps))
+        deeds = DEEDS_ASYNC if steps[step].get("async") else DEEDS_SYNC
+        event["flaw"] = f"{step}:{random.choice(deeds)}"
+    elif not calm and random.random() < 0.01:
+        event["flaw"] = f"-1:{random.choice(DEEDS_SYNC)}"
+    return event
+
+
+def _faults(random: Random, buffer: Case, shape: str) -> list[Case]:
+    faults: list[Case] = []
+    if random.random() < 0.3:
+        faults.append({"at": random.choice([0.5, 30.0, 100.0]), "what": "replay"})
+    if random.random() < 0.2:
+        for _ in range(random.choice([1, 2])):
+            seconds = random.choice([-3600.0, 3600.0, -1.0, 1e7])
+            faults.append({"at": random.choice([0.0, 0.01, 0.3, 5.0]), "what": "clock", "seconds": seconds})
+    if buffer["kind"] == "durable" and random.random() < 0.4:
+        start = random.choice([0.0, 0.005, 0.1, 2.0])
+        faults.append({"at": start, "what": "disk", "mode": random.choice(["full", "slow", "broken", "hangs"]),
+                       "seconds": random.choice([0.05, 1.0, 15.0])})  # fmt: skip
+    if shape == "actors":
+        for _ in range(random.choice([0, 1, 1, 2, 4])):
+            faults.append({"at": random.choice([0.0, 0.003, 0.01, 0.03, 0.3, 2.0, 8.0]), "what": "kill",
+                           "part": random.choice(["ingest", "stage", "buffer", "buffer", "emitter"]),
+                           "which": random.randrange(8), "fuse": random.choice([1, 1, 2, 3, 5, 10, 20])})  # fmt: skip
+        if random.random() < 0.4:
+            faults.append({"at": random.choice([0.0, 0.01]), "what": "net", "lost": random.choice([0.0, 0.1, 0.3]),
+                           "doubled": random.choice([0.0, 0.2]), "slow": random.choice([0.0, 0.05, 1.0]),
+                           "seconds": random.choice([0.1, 3.0, 20.0])})  # fmt: skip
+    return faults

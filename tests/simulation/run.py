@@ -1,0 +1,260 @@
+"""Run one case in a world of its own, and return what broke."""
+
+from __future__ import annotations
+
+import asyncio
+import time as real_time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from polku.testing.simulation import letters, probes
+from polku.testing.simulation.clients import Client, ClientScript, Message
+from polku.testing.simulation.cluster import Cluster, Network
+from polku.testing.simulation.disk import Disk
+from polku.testing.simulation.inline import InlineSystem
+from polku.testing.simulation.judge import Judge, Promises, check_counters
+from polku.testing.simulation.loop import EndlessError, Process, StuckError
+from polku.testing.simulation.world import World
+from tests.simulation import build
+
+BOUND = 400.0
+"""Virtual seconds after the last fault in which everything must be answered, delivered and healthy."""
+
+_clock = real_time.perf_counter
+
+
+@dataclass
+class Result:
+    """What became of a case."""
+
+    case: dict[str, Any]
+    faults: list[str]
+    seconds: float
+    virtual: float
+    steps: int
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def run(case: dict[str, Any], *, trace: bool = False) -> Result:
+    """Run a case."""
+    began = _clock()
+    world = World(case["seed"], trace=trace, limit=case.get("limit", 300_000))
+    faults: list[str] = []
+    letters.forget(f"{build.path()}.dead")
+    with world:
+        probes.install(world)
+        try:
+            faults += world.run(_main(world, case))
+        except (StuckError, EndlessError) as error:
+            faults.append(f"stuck: {error}")
+            faults += world.ledger.faults
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            faults.append(f"raised: {type(error).__name__}: {error!s:.200} ({last.name}, line {last.lineno})")
+            faults += world.ledger.faults
+        for name, error in world.loop.escaped:
+            faults.append(f"escaped: {type(error).__name__} ended the process {name}")
+        faults += [f"complaint: {text}" for text in world.loop.complaints]
+        virtual, steps = world.now, world.loop.steps
+    return Result(case, list(dict.fromkeys(faults)), _clock() - began, virtual, steps, dict(world.ledger.counts))
+
+
+async def _main(world: World, case: dict[str, Any]) -> list[str]:
+    plan = build.build_plan(world, case)
+    system = InlineSystem(world, plan) if case["shape"] == "inline" else Cluster(world, plan)
+    promises = _promises(case)
+    judge = Judge(world.ledger, promises)
+    if promises.delivered:
+        world.on_accepted.append(judge.accepted)
+    await system.start()
+    healed = _healed(case)
+
+    def deadline() -> float:
+        return max(world.now, healed) + BOUND
+
+    work = [world.loop.spawn(Process("faults"), _inject(world, system, case))]
+    watch = world.loop.spawn(Process("health"), _watch_health(world, system, case))
+    if case["shape"] != "inline":
+        system.deaths.append(lambda part: _excuse(world, plan, part))
+    doors = list(system.doors.values())
+    for number, script in enumerate(build.clients(case)):
+        client = Client(world, doors[number % len(doors)], script, deadline=deadline)
+        work.append(world.loop.spawn(Process(script.name), client.run()))
+    await asyncio.gather(*work)
+    if world.loop.escaped:
+        return world.ledger.faults
+    await asyncio.sleep(max(0.0, healed - world.now))
+    for part in getattr(system, "parts", {}).values():
+        part.process.fuse = 0
+    last = Client(world, doors[-1], _last_words(case), deadline=deadline)
+    await last.run()
+    faults = await _settle(world, system, case)
+    watch.cancel()
+    faults += judge.faults()
+    return faults
+
+
+async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> list[str]:
+    """Wait until all is delivered and well, stop, and check what is left."""
+    faults = []
+    limit = world.now + BOUND
+    while any(outlet.lag for lane in system.statistics() for outlet in lane.buffer.outlets.values()):
+        if world.now > limit:
+            lags = {n: o for lane in system.statistics() for n, o in lane.buffer.outlets.items()}
+            faults.append(f"undrained: after {BOUND:.0f} s without faults: {lags}")
+            break
+        await asyncio.sleep(0.5)
+    health = system.health()
+    while not health.healthy and world.now < limit:
+        await asyncio.sleep(1.0)
+        health = system.health()
+    if not health.healthy and not faults:
+        # An emitter whose latest call failed, and that has had no other since, cannot know better.
+        failing = {f"emitter:{d.name}" for d in world.ledger.destinations.values() if set(d.latest.values()) - {"ok"}}
+        ill = {
+            n: text
+            for n, (healthy, text) in health.components.items()
+            if not healthy and n.rpartition("/")[2] not in failing
+        }
+        if ill:
+            faults.append(f"health: unwell {BOUND:.0f} s after the last fault: {ill}")
+    if case["letters"] == "disk" and not faults:
+        faults += await _replay(world, limit)
+    report = await system.stop(BOUND)
+    for name, emitter in report.emitters.items():
+        world.ledger.destinations[name].dropped += emitter.dropped
+    if not report.complete and not faults:
+        faults.append(f"drain: incomplete: {report}")
+    if not faults:
+        faults += check_counters(world.ledger, system.statistics(), report.emitters)
+        for intake in system.intakes():
+            if intake._open_bytes:
+                faults.append(f"counters: {intake._open_bytes} bytes are open at the end")
+    await asyncio.sleep(0.1)
+    if case["shape"] == "inline":  # actors end with their processes
+        faults += _leftovers(world)
+    return faults
+
+
+async def _replay(world: World, limit: float) -> list[str]:
+    """Ask for all letters again: those whose destination takes them now come through, no other holds them up."""
+    path = f"{build.path()}.dead"
+    await asyncio.sleep(6.0)
+    faults = list(letters.check_stored(world.ledger, path))
+    asked = letters.ask_replay(path)
+    world.ledger.count("letters replayed", asked)
+    while asked and any(letter.replay for letter in letters.stored(path)):
+        if world.now > limit + BOUND:
+            left = [(x.emitter, x.event_id, x.code) for x in letters.stored(path) if x.replay]
+            return [*faults, f"replay: {len(left)} letters are still to be replayed: {left[:4]}"]
+        await asyncio.sleep(2.0)
+    return faults
+
+
+def _leftovers(world: World) -> list[str]:
+    me = asyncio.current_task()
+    left = [task for task in world.loop.tasks if not task.done() and task is not me and not task.process.dead]
+    names = sorted({getattr(task.get_coro(), "__qualname__", type(task.get_coro()).__name__) for task in left})
+    names = [name for name in names if not name.startswith(("_watch_health", "_inject", "Cluster._send_again"))]
+    faults = [f"leftover: tasks that have not ended: {names}"] if names else []
+    for task in world.loop.tasks:
+        if task.done() and not task.cancelled() and task._log_traceback and not task.process.dead:
+            task._log_traceback = False
+            name = getattr(task.get_coro(), "__qualname__", "")
+            faults.append(f"unheard: {name} failed, and nobody noticed: {task._exception!r}")
+    return faults
+
+
+async def _inject(world: World, system, case: dict[str, Any]) -> None:
+    for fault in sorted(case["faults"], key=lambda fault: fault["at"]):
+        await asyncio.sleep(max(0.0, fault["at"] - world.now))
+        world.ledger.count(f"fault {fault['what']}")
+        match fault["what"]:
+            case "clock":
+                world.set_clock(fault["seconds"])
+            case "replay":
+                if case["letters"] == "disk":
+                    world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
+            case "kill":
+                names = [name for name in system.parts if fault["part"] in name]
+                if names:
+                    process = system.parts[names[fault["which"] % len(names)]].process
+                    process.fuse = fault["fuse"]
+            case "net":
+                system.network = Network(fault["lost"], fault["doubled"], fault["slow"])
+                world.loop.call_later(fault["seconds"], setattr, system, "network", Network())
+            case "disk":
+                disk = world.disks.setdefault(build.path(), Disk())
+                disk.mode = fault["mode"]
+                world.loop.call_later(fault["seconds"], setattr, disk, "mode", "ok")
+
+
+def _excuse(world: World, plan, part) -> None:
+    """What was acknowledged and lay in memory dies with its process; at the level `delivered` it was delivered."""
+    if not part.name.endswith("/buffer"):
+        return
+    if not plan.buffer.path:
+        tokens = [entry.token for entry in world.ledger.inputs.values()]
+        world.ledger.excused_optional.update(tokens)
+        if plan.ack != "delivered":
+            world.ledger.excused.update(tokens)
+    if part.running is not None:
+        for name, outlet in part.running.buffer.statistics().outlets.items():
+            world.ledger.destinations[name].dropped += outlet.dropped
+
+
+async def _watch_health(world: World, system, case: dict[str, Any]) -> None:
+    """See that health says so when nothing has moved for a long time."""
+    slack = max([step["within"] for step in case["steps"] if step["kind"] == "aggregator"], default=0.0)
+
+    def outlets(lane):
+        return lane.buffer.outlets.values()
+
+    marker, since = None, world.now
+    while True:
+        await asyncio.sleep(5.0)
+        lanes = system.statistics()
+        health = system.health()
+        open_ = sum(lane.intake.open for lane in lanes)
+        lag = sum(outlet.lag for lane in lanes for outlet in lane.buffer.outlets.values())
+        if case["shape"] != "inline" and not all(part.is_up for part in system.parts.values()):
+            marker = None
+            continue
+        now = [
+            (lane.intake.accepted, lane.intake.refused, [(o.confirmed, o.dead, o.dropped) for o in outlets(lane)])
+            for lane in lanes
+        ]
+        if now != marker or not (open_ or lag):
+            marker, since = now, world.now
+        elif world.now - since > 75.0 + slack and health.healthy:
+            world.ledger.fault(
+                f"health: well although nothing moved for {world.now - since:.0f} s: {open_} messages open, lag {lag}"
+            )
+            since = world.now
+
+
+def _promises(case: dict[str, Any]) -> Promises:
+    kinds = {step["kind"] for step in case["steps"]}
+    broken = any(fault["what"] in ("kill", "net") for fault in case["faults"])
+    rules = {case["buffer"]["overflow"], *(emitter["overflow"] for emitter in case["emitters"])}
+    disk = any(fault["what"] == "disk" for fault in case["faults"])
+    return Promises(
+        delivered=case["ack"] == "delivered",
+        breaks=broken,
+        full=disk or "drop_newest" in rules or bool(case["limits"]),
+        vague=bool(kinds & {"split", "object"}),
+        ordered="aggregator" not in kinds and not broken,
+    )
+
+
+def _healed(case: dict[str, Any]) -> float:
+    ends = [phase[0] for emitter in case["emitters"] for phase in emitter["phases"]]
+    ends += [fault["at"] + fault.get("seconds", 0.0) for fault in case["faults"] if fault["what"] != "clock"]
+    return max(ends, default=0.0)
+
+
+def _last_words(case: dict[str, Any]) -> ClientScript:
+    """Make a client that sends two good events after everything: they must get through."""
+    events = [build._event("last", {"n": number, "id": f"last-{number}"}) for number in (1, 2)]
+    return ClientScript("last", "batch", [Message([event], 0.1) for event in events], 6)
