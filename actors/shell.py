@@ -18,6 +18,7 @@ from ray import cloudpickle
 from polku.actors import shortcut
 from polku.memory import keep_until_quiet
 from polku.serving import tune_process
+from polku.usercode import contained
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Shell:
                 _send_prints_to_stderr()
                 began = time.monotonic()
                 try:
-                    await self.open()
+                    await contained(self.open())
                 except BaseException:
                     await self._close_opened()
                     raise

@@ -19,6 +19,7 @@ from polku.errors import UnavailableError
 from polku.log import RepeatedLog
 from polku.receipt import Receipt, Refusal
 from polku.text import line, named, said
+from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
 
 T = TypeVar("T")
@@ -129,7 +130,9 @@ class Replayer:
         try:
             await work
             self._faults[name] = ""
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             text = line(f"replaying{f' to {name}' if name else ''}: {said(error)}")
             if text != self._faults.get(name):
                 _REPEATED.error(name, "dead letters: %s", text)

@@ -16,6 +16,7 @@ import threading
 from typing import Protocol
 
 from polku.errors import MisconfiguredError
+from polku.text import said
 
 UNWRITABLE = "standard output cannot be written: "
 
@@ -147,8 +148,8 @@ def _write_to_replacement(text: bytes) -> None:
 def _write_text(text: _Text) -> None:
     try:
         write_out(text.content)
-    except Exception as error:  # whatever stands in for standard output: the emitter must hear of it
-        text.finish(str(error) or type(error).__name__)
+    except BaseException as error:  # whatever stands in for standard output: the emitter must hear of it
+        text.finish(said(error))
     else:
         text.finish("")
 

@@ -238,6 +238,8 @@ class Registry:
 
     async def _remove(self, entry: _Entry, reason: str, *, alarm: bool, by: _Entry | None = None) -> None:
         """Take an entry out; what its successor has from now on stays in place."""
+        if entry.slot is not None and (by is None or by.slot != entry.slot):
+            await self._assign(self._slots[entry.slot], None)  # where it fails, the entry stays to be tried again
         self._entries.pop(entry.plugin_id, None)
         for source in entry.sources:
             if by is None or source not in by.sources:
@@ -245,8 +247,6 @@ class Registry:
                 self._gone.add(source)
         if entry.ingestor is not None:
             self._retire(entry.ingestor)
-        if entry.slot is not None and (by is None or by.slot != entry.slot):
-            await self._assign(self._slots[entry.slot], None)
 
     def _retire(self, ingestor: PluginIngestor) -> None:
         """Close an ingestor once the calls that are open have had their time."""

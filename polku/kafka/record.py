@@ -25,6 +25,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.kafka.client import UnfitError
 from polku.kafka.keys import read_key
 from polku.kafka.template import AbsentError, Maker
+from polku.text import named
 
 Headers = list[tuple[str, str]]
 _LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -131,8 +132,8 @@ def _call(field: str, make: Maker, event: Event) -> object:
         raise UnfitError(str(error)) from None
     except MemoryError:
         raise
-    except Exception as error:  # a user's function may raise anything
-        raise UnfitError(f"{field}: the function raised {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a user's function may raise anything
+        raise UnfitError(f"{field}: the function raised {named(error)}") from error
 
 
 def _structured(event: Event, frame: bytes) -> tuple[bytes, Headers]:

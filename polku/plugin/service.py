@@ -23,6 +23,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.hooks import call_hook
 from polku.log import RepeatedLog
 from polku.text import line, named, said, trace
+from polku.usercode import as_exception, contained, is_ours
 from polku.v1.gateway_pb2 import EventPayload
 from polku.v1.plugin_pb2 import (
     EmitError,
@@ -96,7 +97,13 @@ class Service:
         )
 
     async def _call(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Call the author's code: async on the event loop, sync in a thread, and a generator to its end there."""
+        """Call the author's code: async on the event loop, sync in a thread, and a generator to its end there.
+
+        Whatever it raises comes as an `Exception`.
+        """
+        return await contained(self._called(function, *given))
+
+    async def _called(self, function: Callable[..., Any], *given: Any) -> Any:
         if arguments.is_async(function):
             return await function(*given)
         loop = asyncio.get_running_loop()
@@ -129,7 +136,9 @@ class IngestorService(Service):
             return IngestResponse(errors=[_ingest_error(error)])
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, said(error))
-        except Exception as error:
+        except BaseException as error:  # what it returned may raise when it is read
+            if is_ours(error):
+                raise
             _REPEATED.exception(
                 (self.info.name, "ingest"), "%s could not ingest %d bytes", self.info.name, len(request.data)
             )
@@ -178,7 +187,9 @@ class EmitterService(Service):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, said(error))
         except RetryableError as error:
             await context.abort(grpc.StatusCode.ABORTED, said(error))
-        except Exception as error:
+        except BaseException as error:  # what it returned may raise when it is read
+            if is_ours(error):
+                raise
             _REPEATED.exception((self.info.name, "emit"), "%s could not emit %d events", self.info.name, len(batch))
             await context.abort(grpc.StatusCode.INTERNAL, named(error))
         failed = {f.event_id: EmitError(event_id=f.event_id, message=f.reason, retryable=f.retryable) for f in failures}
@@ -195,8 +206,13 @@ class EmitterService(Service):
 
 
 def _run(function: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-    result = function(*given)
-    return list(result) if inspect.isgenerator(result) else result
+    try:
+        result = function(*given)
+        return list(result) if inspect.isgenerator(result) else result
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise as_exception(error) from error  # no future can hold what it was
 
 
 def _response(records: Any) -> IngestResponse:

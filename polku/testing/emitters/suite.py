@@ -11,6 +11,7 @@ from polku.testing.conformance.findings import Finding, Grade, fails, holds
 from polku.testing.emitters import checks
 from polku.testing.emitters.destination import Ability, Destination
 from polku.testing.emitters.line import BrokenError
+from polku.usercode import is_ours
 
 _PATIENCE = 30.0
 
@@ -44,7 +45,9 @@ class EmitterCheck(NamedTuple):
         except TimeoutError:
             fix = "see what emit waits for, or tries again although it can never succeed"
             return fails(self.name, f"it did not come to an end within {patience:g} s", fix)
-        except Exception as error:  # the emitter under test may raise anything from start and close
+        except BaseException as error:  # the emitter under test may raise anything from start and close
+            if is_ours(error):
+                raise
             return fails(self.name, f"{type(error).__name__}: {error}", "start and close must not raise")
         finally:
             await destination.stop()
