@@ -4,11 +4,13 @@ Everything beside that method is optional. A component may have
 
 * `build(clock)`: the object is an immutable configuration and this makes the object that runs, inside its actor;
 * `start()`: open files, sockets and clients (sync or async); called before the first batch. Raising ends the start of a
-  pipeline; an emitter in an actor that was restarted is started again until it works;
-* `close()`: let go of them (sync or async); called after the last batch, also when draining timed out;
+  pipeline; an emitter in an actor that was restarted is started again until it works. An async one may take 300 s;
+* `close()`: let go of them (sync or async); called after the last batch, also when draining timed out. What it raises
+  is logged and keeps no other part from being closed; an async one may take 10 s;
 * `name`: what it is called in plans, statistics and messages.
 
-Sync methods run on the pipeline's event loop and hold it up while they run; async ones do not.
+Sync methods run on the pipeline's event loop and hold it up while they run; async ones do not. Any of them may raise
+anything: `CancelledError`, `SystemExit` and panics of extensions count as any other exception does.
 """
 
 from __future__ import annotations

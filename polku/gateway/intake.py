@@ -342,6 +342,11 @@ class Intake:
             answer = self._push(admission, size)
         except InputError as error:
             answer = self._refuse(error.code, error.message)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _REPEATED.exception("answer", "raw bytes could not be taken in")
+            answer = self._refuse(Code.UNAVAILABLE, f"the gateway failed: {named(error)}; send it again")
         finally:
             self._open_bytes -= counted
             self._answered.set()

@@ -15,6 +15,7 @@ from polku.collect import CollectingDelivery
 from polku.contracts import Collecting
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
+from polku.gateway.turns import Turns
 from polku.inlet import Inlet
 from polku.limits import Limits
 from polku.link import Link, Local, Push, Window
@@ -160,6 +161,32 @@ async def test_an_ingestor_that_fails_costs_its_own_message(error: type[BaseExce
         ack = await intake.batch(raw)
     assert [e.code for e in ack.errors] == ["INGESTOR_ERROR"]
     assert error.__name__ in ack.errors[0].message
+
+
+@pytest.mark.parametrize("error", [*HOSTILE, RuntimeError])
+async def test_raw_bytes_that_are_read_beside_a_stream_are_answered(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reader:
+        concurrency = 8
+
+        async def ingest(self, data: bytes, context: object) -> list[Event]:
+            return [Event(id="a")]
+
+    async def fail(*given: object) -> None:
+        raise error
+
+    intake = Intake({"s": Reader()}, None, Link("link", Local(Broken(SystemExit))), Limits())  # type: ignore[dict-item]
+    raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
+    turns = Turns()
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "admit_raw", fail)
+        failing = await intake.begin(raw, turns)
+        async with asyncio.timeout(5):
+            ack = await failing
+    assert [(e.code, error.__name__ in e.message) for e in ack.errors] == [("UNAVAILABLE", True)]
+    async with asyncio.timeout(5):  # and its turn is over
+        assert (await (await intake.begin(raw, turns))).event_ids == ["a"]
 
 
 class Stuck:
