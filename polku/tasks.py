@@ -66,6 +66,12 @@ class TaskSet:
         if self._faults:
             self._faults.pop(name, None)
 
+    def note(self, name: str, error: BaseException) -> None:
+        """Show in `fault` what work failed with that its own code does again; `works` ends it."""
+        self._failures += 1
+        self._faults[name] = named(error)
+        _REPEATED.exception((self._owner, name), "%s: %s failed", self._owner, name)
+
     async def wait(self) -> None:
         """Return when every task has ended."""
         while self._tasks:
@@ -96,7 +102,7 @@ class TaskSet:
             except BaseException as error:
                 if is_ours(error):
                     raise
-                self._note(name, error)
+                self.note(name, error)
             else:
                 self.works(name)
                 return
@@ -108,14 +114,9 @@ class TaskSet:
         except BaseException as error:
             if is_ours(error):
                 raise
-            self._note(name, error)
+            self.note(name, error)
             if isinstance(error, Exception):
                 raise
             raise as_exception(error) from error
         self.works(name)
         return result
-
-    def _note(self, name: str, error: BaseException) -> None:
-        self._failures += 1
-        self._faults[name] = named(error)
-        _REPEATED.exception((self._owner, name), "%s: %s failed", self._owner, name)

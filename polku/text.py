@@ -57,7 +57,7 @@ def trace(error: BaseException) -> str:
     """Return the traceback of an exception."""
     try:
         return block("".join(traceback.format_exception(error)))
-    except Exception as deeper:
+    except BaseException as deeper:
         return f"{named(error)} (its traceback cannot be had: {type(deeper).__name__})"
 
 
@@ -77,8 +77,6 @@ def _string(text: object) -> str:
         return text
     try:
         return str.__str__(str(text))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # an exception's own code may raise anything, `SystemExit` too
         return f"(its text cannot be had: {type(error).__name__})"
 

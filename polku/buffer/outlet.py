@@ -417,9 +417,7 @@ class Outlet:
         if receipt is None:
             return
         if receipt.refused:
-            stored = self._bury(self.name, batch, receipt.refused)
-            if stored is not None:
-                await stored
+            await self._keep_refused(batch, receipt.refused)
         start = 0
         for claim in claims:
             awaited = self._awaited.get(claim.slot.position)
@@ -429,6 +427,22 @@ class Outlet:
             self._pass(claim)
         self._dead += len(receipt.refused)
         self._confirmed += len(batch) - len(receipt.refused)
+
+    async def _keep_refused(self, batch: Batch, refused: tuple[Refusal, ...]) -> None:
+        """Return when the dead letters of refused events are kept: until then this outlet does not move past them."""
+        while True:
+            try:
+                stored = self._bury(self.name, batch, refused)
+                if stored is not None:
+                    await stored
+            except BaseException as error:
+                if is_ours(error):
+                    raise
+                self._tasks.note("dead letters", error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                self._tasks.works("dead letters")
+                return
 
     async def _wait_for_receipt(self, batch: Batch, answer: asyncio.Future[Receipt]) -> Receipt | None:
         """Return what became of a batch: only the emitter can tell; None where the link was closed before it did."""

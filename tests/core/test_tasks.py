@@ -6,6 +6,7 @@ import ast
 import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,6 +177,32 @@ async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_a
     assert destination.ids == ["0", "1", "2", "3", "4"]
     await until(lambda: bench.buffer.statistics().outlets["out"].fault == "")
     assert bench.buffer.statistics().outlets["out"].lag == 0
+    await bench.buffer.close()
+
+
+@pytest.mark.parametrize("error", [*HOSTILE, ValueError])
+async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_kept(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polku.buffer.outlet._AGAIN_SECONDS", 0.001)
+    bench = Bench(BufferStrategy.ring(100), {"out": Destination(refuses=["bad"])})
+    outlet = bench.buffer._outlets["out"]
+    bury, faults = outlet._bury, [error]
+
+    def broken(*given: Any) -> Any:
+        if faults:
+            raise faults[0]
+        return bury(*given)
+
+    monkeypatch.setattr(outlet, "_bury", broken)
+    await bench.push(batch("good", "bad"))
+    await until(lambda: error.__name__ in bench.buffer.statistics().outlets["out"].fault)
+    assert bench.buffer.statistics().outlets["out"].lag == 2
+    faults.clear()
+    await asyncio.wait_for(bench.buffer.drain(), 5)
+    state = bench.buffer.statistics().outlets["out"]
+    assert (state.confirmed, state.dead, state.fault) == (1, 1, "")
+    assert [letter.event.id for letter in bench.dead_letters.latest()] == ["bad"]
     await bench.buffer.close()
 
 

@@ -126,6 +126,10 @@ def exit_process() -> str:
     raise SystemExit
 
 
+def interrupt() -> str:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
@@ -133,6 +137,7 @@ def exit_process() -> str:
         (SystemExit(), "SystemExit"),
         (as_exception(SystemExit(2)), "SystemExit: 2"),
         (RudeError(exit_process), "RudeError: (its text cannot be had: SystemExit)"),
+        (RudeError(interrupt), "RudeError: (its text cannot be had: KeyboardInterrupt)"),
         (RudeError(lambda: "x" * 600), f"RudeError: {'x' * 499}…"),
     ],
 )
