@@ -134,7 +134,16 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
     delivered = plan.ack is AckLevel.DELIVERED
     optional = [outlet.name for outlet in plan.outlets if not outlet.required]
-    return Buffer(plan.buffer, links, dead_letters, overflow=rules, best_effort=optional, await_delivery=delivered)
+    former = {outlet.name: outlet.formerly for outlet in plan.outlets if outlet.formerly is not None}
+    return Buffer(
+        plan.buffer,
+        links,
+        dead_letters,
+        overflow=rules,
+        best_effort=optional,
+        await_delivery=delivered,
+        formerly=former,
+    )
 
 
 def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:

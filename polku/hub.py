@@ -165,12 +165,14 @@ class Hub:
         name: str | None = None,
         overflow: Overflow | str | None = None,
         required: bool = True,
+        formerly: str | None = None,
     ) -> Hub:
         """Add a destination: a built-in emitter, a class with `emit(batch)`, or a function of a batch.
 
         `name` is its routing address; `overflow` the rule for its own share of the buffer, if not the buffer's. With
         `required=False` it gets what it can take (best effort): nobody waits for it, neither clients at the `delivered`
         level nor, when its share is full, the other emitters; its oldest events are dropped then.
+        `formerly` is the name that it had before: what a durable buffer holds for that one goes to this one.
         """
         from polku.emit.adapt import check_emitter, emitter_name
 
@@ -178,7 +180,9 @@ class Hub:
         rule = None if overflow is None else overflow_rule(overflow)
         if not required and rule is None:
             rule = Overflow.DROP_OLDEST
-        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required)
+        if formerly is not None and (not isinstance(formerly, str) or not formerly):
+            raise PlanError(f"formerly={formerly!r} must be the name that the emitter had", where="emitter")
+        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required, formerly)
         if not required and rule is Overflow.BLOCK:
             raise PlanError(
                 f"emitter {outlet.name!r}: required=False with overflow='block' would make clients wait for it after "

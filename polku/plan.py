@@ -75,6 +75,7 @@ class OutletPlan:
     emitter: object
     overflow: Overflow | None = None
     required: bool = True
+    formerly: str | None = None  # the name that it had when it left events in the journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Plan:
         if not self.outlets:
             raise PlanError("there is no emitter; add one with .emitter(StdoutEmitter())", where="Hub")
         _check_names(self.outlets)
+        _check_former_names(self.outlets)
         _check_level(self.ack, self.buffer, len(self.outlets))
         _check_readers(self)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
@@ -249,6 +251,21 @@ def _check_names(outlets: Sequence[OutletPlan]) -> None:
                 where="Hub",
             )
         seen.add(outlet.name)
+
+
+def _check_former_names(outlets: Sequence[OutletPlan]) -> None:
+    names = {outlet.name for outlet in outlets}
+    successors: dict[str, str] = {}
+    for outlet in outlets:
+        former, where = outlet.formerly, f"emitter {outlet.name!r}"
+        if former is None:
+            continue
+        if former in names:
+            raise PlanError(f"formerly={former!r} is the name of an emitter that there is; leave it out", where=where)
+        if former in successors:
+            other = successors[former]
+            raise PlanError(f"formerly={former!r} was {other!r} too, by its own word; only one takes over", where=where)
+        successors[former] = outlet.name
 
 
 def _check_readers(plan: Plan) -> None:

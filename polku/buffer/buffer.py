@@ -18,7 +18,7 @@ from typing import NamedTuple
 from polku.arguments import shorten
 from polku.batch import Batch, Identity
 from polku.buffer.answers import Answer, Answered, Known, answer_of
-from polku.buffer.entry import Awaited
+from polku.buffer.entry import Awaited, describe_orphan
 from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
@@ -37,7 +37,8 @@ from polku.text import line
 class BufferStatistics(NamedTuple):
     """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
 
-    `fault` says why nothing can be written to disk now.
+    `fault` says why nothing can be written to disk now; `orphans` what waits in the journal for names that no emitter
+    has, and what to do about it.
     """
 
     events: int
@@ -50,6 +51,7 @@ class BufferStatistics(NamedTuple):
     outlets: Mapping[str, OutletStatistics]
     fault: str = ""
     dead_letters: DeadLetterStatistics | None = None
+    orphans: Mapping[str, str] = {}
 
 
 class Buffer:
@@ -64,12 +66,13 @@ class Buffer:
         overflow: Mapping[str, Overflow] | None = None,
         best_effort: Collection[str] = (),
         await_delivery: bool = False,
+        formerly: Mapping[str, str] | None = None,
     ) -> None:
         self._strategy = strategy
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
         self._best_effort = frozenset(best_effort)
-        self._log = open_log(strategy, final=not await_delivery)
+        self._log = open_log(strategy, final=not await_delivery, formerly=formerly)
         self._awaited: dict[int, Awaited] = {}
         rules = overflow or {}
         self._outlets = {
@@ -145,6 +148,7 @@ class Buffer:
             outlets,
             self._log.fault,
             self._dead_letters.statistics(),
+            {orphan.name: describe_orphan(orphan, self._strategy.path) for orphan in self._log.orphans},
         )
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:

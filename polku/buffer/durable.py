@@ -18,14 +18,14 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from polku.batch import Batch, Identity
 from polku.buffer.answers import Answer
-from polku.buffer.entry import Slot
+from polku.buffer.entry import OutletState, Slot, describe_orphan
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_file import as_journal_error, weigh
 from polku.buffer.lock import FileLock
@@ -87,11 +87,13 @@ class DurableLog:
 
     window = 4096
 
-    def __init__(self, path: str, *, final: bool = True) -> None:
+    def __init__(self, path: str, *, final: bool = True, formerly: Mapping[str, str] | None = None) -> None:
         self._name = Path(path)
         self._path = Path(os.path.realpath(path))
         self._owner = new_owner(self._name)
         self._final = final
+        self._formerly = dict(formerly or {})
+        self._orphans: tuple[OutletState, ...] = ()
         self._reserve = Reserve(self._path)
         self._names: tuple[str, ...] = ()
         self._lock: FileLock | None = None
@@ -223,6 +225,11 @@ class DurableLog:
         return self._fault
 
     @property
+    def orphans(self) -> tuple[OutletState, ...]:
+        """The outlets with events in the journal for which there is no emitter."""
+        return self._orphans
+
+    @property
     def commits(self) -> int:
         """The number of transactions so far."""
         return self._commits
@@ -278,7 +285,7 @@ class DurableLog:
         try:
             self._lock.hold_file()  # it may be new
             self._lock.confirm()
-            journal.register(self._names)
+            journal.register(self._names, self._formerly)
             states = {state.name: state for state in journal.outlets()}
             total = journal.statistics()
             recovered = Recovered({name: states[name] for name in self._names}, journal.answers(), journal.takers)
@@ -289,13 +296,9 @@ class DurableLog:
         if not self._was_open:
             warn_of_place(self._path)
         self._was_open = True
-        for name in states.keys() - set(self._names):
-            if states[name].events:
-                _LOG.warning(
-                    "journal %s holds %d events for %r, which is no emitter now; "
-                    "`polku journal repair %s --forget %s` lets go of them",
-                    *(self._path, states[name].events, name, self._path, name),
-                )
+        self._orphans = tuple(state for state in states.values() if state.orphaned and state.events)
+        for orphan in self._orphans:
+            _LOG.warning("journal %s: emitter %r: %s", self._path, orphan.name, describe_orphan(orphan, self._path))
         return journal, recovered, last, (total.events, total.bytes)
 
     def _check_still_ours(self) -> None:

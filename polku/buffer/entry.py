@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import NamedTuple
 
 from polku.batch import Identity
@@ -19,13 +22,36 @@ class Slot(NamedTuple):
 
 
 class OutletState(NamedTuple):
-    """How far an outlet is: its cursor, and the batches, events and bytes that it has not passed."""
+    """How far an outlet is: its cursor, and the batches, events and bytes that it has not passed.
+
+    `oldest_ns` is when the first of those was written, in Unix nanoseconds (0 if unknown). An outlet is `orphaned` when
+    the latest pipeline that had the journal has no emitter of its name: nobody delivers what waits for it.
+    """
 
     name: str
     cursor: int
     batches: int
     events: int
     bytes: int
+    oldest_ns: int = 0
+    orphaned: bool = False
+
+
+def age_of(outlet: OutletState) -> str:
+    """Say for how long the first event of an outlet has waited."""
+    if not outlet.events or not outlet.oldest_ns:
+        return "-"
+    return str(timedelta(seconds=max(time.time_ns() - outlet.oldest_ns, 0) // 1_000_000_000))
+
+
+def describe_orphan(orphan: OutletState, path: object) -> str:
+    """Say what waits for an outlet that no emitter serves, for how long, and what to do."""
+    name = shlex.quote(orphan.name)
+    return (
+        f"there is no such emitter, and {orphan.events} events wait for it in the journal (age {age_of(orphan)}); if "
+        f"it has another name now, give it formerly={orphan.name!r}, or stop and run `polku journal rename {path} "
+        f"{name} NEW`; if it is no more, `polku journal repair {path} --forget {name}`"
+    )
 
 
 class Awaited:

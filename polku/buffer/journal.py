@@ -14,6 +14,7 @@ import logging
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +41,7 @@ from polku.buffer.owner import Owner, current, new_owner, take
 from polku.buffer.owner import leave as leave_to_others
 from polku.buffer.place import check_place
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
+from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
@@ -164,29 +166,46 @@ class Journal:
             self._db.close()
         self._unlock()
 
-    def register(self, outlets: Sequence[str]) -> None:
-        """Give each outlet that is new a cursor at the end of the log.
+    def register(self, outlets: Sequence[str], formerly: Mapping[str, str] | None = None) -> None:
+        """Give each outlet that is new a cursor at the end of the log, or all that waits for what it was `formerly`.
 
         In a journal whose outlets could not be read any more every batch goes to all of these.
         """
         with self._told(), self._transaction():
+            for new, old in (formerly or {}).items():
+                if old in self._bits and old not in outlets:
+                    self._succeed(old, new)
             unowned = self._db.execute("DELETE FROM counter WHERE name='unowned'").rowcount > 0
             start = 0 if unowned else self.last_position
             for name in outlets:
                 if name not in self._bits:
-                    bit = self._free_bit()
-                    self._db.execute("INSERT INTO outlet VALUES(?,?,?)", (name, bit, start))
-                    self._bits[name], self._cursors[name] = bit, start
+                    self._db.execute(
+                        "INSERT INTO outlet(name, bit, cursor) VALUES(?,?,?)", (name, self._free_bit(), start)
+                    )
+                    self._know_outlets()
+            self._db.execute("UPDATE outlet SET served=0")
+            self._db.executemany("UPDATE outlet SET served=1 WHERE name=?", [(name,) for name in outlets])
             self._sweep({}, self._cursors)  # what the latest process that wrote here did not come to
             if unowned:
-                everyone = sum(1 << self._bits[name] for name in outlets)
-                self._change_takers("?", everyone)
+                change_takers(self._db, str(sum(1 << self._bits[name] for name in outlets)))
         self._swept = dict(self._cursors)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give all that waits for one outlet to another, which may be there already."""
+        with self._told(), self._transaction():
+            self._succeed(old, new)
+            self._sweep({}, self._cursors)
+        self._swept = dict(self._cursors)
+
+    def _succeed(self, old: str, new: str) -> None:
+        take_place(self._db, old, new)
+        self._know_outlets()
+        _LOG.info("journal %s: what waited for %r waits for %r now", self.path, old, new)
 
     def adopt(self, cursors: Sequence[tuple[str, int, int]]) -> None:
         """Take over another journal's outlets (name, bit, cursor); none means that they are not known."""
         with self._told(), self._transaction():
-            self._db.executemany("INSERT INTO outlet VALUES(?,?,?)", cursors)
+            self._db.executemany("INSERT INTO outlet(name, bit, cursor) VALUES(?,?,?)", cursors)
             if not cursors:
                 self._db.execute("INSERT OR REPLACE INTO counter VALUES('unowned', 1)")
         self._know_outlets()
@@ -211,7 +230,7 @@ class Journal:
             self._sweep(self._swept, self._cursors)
             freed, _ = self._sweep(self._cursors, cursors)
             self._db.execute("DELETE FROM outlet WHERE name=?", (outlet,))
-            self._change_takers("takers & ?", ~(1 << self._bits[outlet]))
+            change_takers(self._db, f"(takers & {~(1 << self._bits[outlet])})")
         for known in (self._bits, self._cursors, self._swept):
             known.pop(outlet, None)
         return freed
@@ -298,10 +317,11 @@ class Journal:
     def outlets(self) -> list[OutletState]:
         """Return how far each outlet is, also those that the pipeline no longer has."""
         with self._told():
+            served = {name for (name,) in self._db.execute("SELECT name FROM outlet WHERE served")}
             states = []
             for name, bit, cursor in sorted(self.cursors()):
-                sums = self._sum("WHERE position>? AND takers & ?", cursor, 1 << bit)
-                states.append(OutletState(name, cursor, *sums))
+                waits = ("WHERE position>? AND takers & ?", cursor, 1 << bit)
+                states.append(OutletState(name, cursor, *self._sum(*waits), self._oldest(*waits), name not in served))
             return states
 
     def statistics(self) -> JournalStatistics:
@@ -356,15 +376,6 @@ class Journal:
             raise JournalError(self.path, f"{reason} (`polku journal repair {self.path} --forget NAME`)")
         return free[0]
 
-    def _change_takers(self, to: str, value: int) -> None:
-        """Give all batches other takers and a new seal; those that are damaged stay so."""
-        columns = "events, size, origin, epoch, seq, routes, enqueued_ns, trace, payload"
-        self._db.execute(
-            f"UPDATE batch SET takers={to}, seal=seal(position, {to}, {columns}) "
-            f"WHERE takers<>{to} AND seal=seal(position, takers, {columns})",
-            (value, value, value),
-        )
-
     def _count(self, name: str, number: int) -> None:
         query = "INSERT INTO counter VALUES(?,?) ON CONFLICT(name) DO UPDATE SET value=value+?"
         self._db.execute(query, (name, number, number))
@@ -385,13 +396,14 @@ class Journal:
     def _entries(self, work: Work, cursors: Mapping[str, int]) -> Iterator[tuple[object, ...]]:
         if self._owner is not None:
             yield OWNER, self._owner.token
+        now = time.time_ns()
         for row in work.rows:
             header = row.header
             routes = None if header.routes is None else json.dumps(header.routes)
             takers = sum(1 << self._bits[name] for name in row.takers)
             place = (row.position, takers, header.events, weigh(len(row.payload)))
             identity = header.identity or (None, None, None)
-            values = (*place, *identity, routes, header.enqueued_ns, header.trace, row.payload)
+            values = (*place, *identity, routes, header.enqueued_ns or now, header.trace, row.payload)
             yield BATCH, *values, seal(*values)
         for answer in work.answers:
             yield (
@@ -460,6 +472,10 @@ class Journal:
         query = f"SELECT count(*), coalesce(sum(events), 0), coalesce(sum(size), 0) FROM batch {where}"
         batches, events, size = self._db.execute(query, values).fetchone()
         return batches, events, size
+
+    def _oldest(self, where: str, *values: int) -> int:
+        query = f"SELECT coalesce(min(nullif(enqueued_ns, 0)), 0) FROM batch {where}"
+        return int(self._db.execute(query, values).fetchone()[0])
 
     def _know_outlets(self) -> None:
         known = self.cursors()

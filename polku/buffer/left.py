@@ -1,4 +1,4 @@
-"""Journals of lanes that are no more."""
+"""The journals of lanes: where those of a plan are to be, and those that are no more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polku.buffer.journal import Journal
+from polku.buffer.place import check_place
 from polku.errors import JournalError
+from polku.plan import lane_path
 
 _LANE = re.compile(r"\.lane-([1-9][0-9]*)")
 
@@ -21,6 +23,12 @@ def check_left(path: str, lanes: int) -> None:
                 f"holds {events} events of lane {number}, and there are lanes={lanes} now; run with lanes({number}) "
                 "until they are delivered",
             )
+
+
+def check_places(path: str, lanes: int) -> None:
+    """Raise `JournalPathError` where a lane's journal can never be; an empty path is that of a buffer in memory."""
+    for number in range(1, lanes + 1) if path else ():
+        check_place(Path(lane_path(path, number)))
 
 
 def _journals(first: Path) -> Iterator[tuple[int, Path]]:

@@ -82,6 +82,11 @@ class Log(Protocol):
         ...
 
     @property
+    def orphans(self) -> Sequence[OutletState]:
+        """The outlets with events in the log for which there is no emitter."""
+        ...
+
+    @property
     def window(self) -> int:
         """How many batches an outlet keeps at hand; the rest it asks for with `next_slots`."""
         ...
@@ -95,6 +100,7 @@ class MemoryLog:
     """Keep batches in memory: in a ring or in two tiers."""
 
     fault = ""
+    orphans: Sequence[OutletState] = ()
     window = 1 << 62
 
     def __init__(self, store: Store) -> None:
@@ -148,10 +154,13 @@ class MemoryLog:
         """Keep everything as it is."""
 
 
-def open_log(strategy: BufferStrategy, *, final: bool) -> Log:
-    """Make the log that a strategy asks for; with `final` answers are final as soon as the batch is held."""
+def open_log(strategy: BufferStrategy, *, final: bool, formerly: Mapping[str, str] | None = None) -> Log:
+    """Make the log that a strategy asks for; with `final` answers are final as soon as the batch is held.
+
+    `formerly` are the names that outlets had before, by the names that they have now.
+    """
     if strategy.kind is Kind.DURABLE:
         from polku.buffer.durable import DurableLog
 
-        return DurableLog(strategy.path, final=final)
+        return DurableLog(strategy.path, final=final, formerly=formerly)
     return MemoryLog(open_store(strategy))

@@ -50,7 +50,11 @@ _PIECES = Step(
     ("ALTER TABLE answered ADD COLUMN pieces TEXT NOT NULL DEFAULT ''",),
     reading=("CREATE TEMP VIEW answered AS SELECT *, '' AS pieces FROM main.answered",),
 )
-STEPS = (_TABLES, _OWNER, _PIECES)
+_SERVED = Step(
+    ("ALTER TABLE outlet ADD COLUMN served INTEGER NOT NULL DEFAULT 1",),  # whether the latest pipeline has it
+    reading=("CREATE TEMP VIEW outlet AS SELECT *, 1 AS served FROM main.outlet",),
+)
+STEPS = (_TABLES, _OWNER, _PIECES, _SERVED)
 VERSION = len(STEPS)
 
 

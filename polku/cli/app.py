@@ -93,6 +93,7 @@ def run(
 @app.command()
 def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lanes = None) -> None:
     """Build the plan of a Python file without running it; print its parts, or what is wrong with it."""
+    from polku.buffer.left import check_places
     from polku.cli.graph import outline
 
     try:
@@ -100,6 +101,7 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
+    check_places(plan.buffer.path, plan.lanes)
     for line in outline(plan):
         print(line)
 

@@ -61,6 +61,29 @@ def repair(
     print(mend(path) or f"journal {path}: no faults; it was left as it is")
 
 
+@app.command()
+def rename(
+    path: Target,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The name that the emitter had.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name that it has now.")],
+) -> None:
+    """Give all that waits for one emitter to another, as `hub.emitter(..., formerly=OLD)` does at the next start."""
+    from polku.buffer.journal import Journal
+
+    if not path.exists():
+        raise JournalError(path, "there is no such file")
+    journal = Journal(path)
+    try:
+        states = {state.name: state for state in journal.outlets()}
+        if old not in states or not new or new == old:
+            known = ", ".join(states) or "none"
+            raise JournalError(path, f"rename {old!r} {new!r}: name an emitter that it has ({known}), and another one")
+        journal.rename(old, new)
+        print(f"journal {path}: {states[old].events} events that waited for {old!r} wait for {new!r} now")
+    finally:
+        journal.close()
+
+
 def _describe(path: Path) -> dict[str, Any]:
     from polku.buffer.journal import Journal
     from polku.buffer.lock import holder
@@ -75,16 +98,22 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _print(shown: dict[str, Any]) -> None:
+    from polku.buffer.entry import OutletState, age_of, describe_orphan
+
     owner = f"open in process {shown['pid']}" if shown["pid"] else "not open"
     print(f"journal {shown['path']}: {owner}")
     print(f"holds {shown['batches']} batches, {shown['events']} events, {shown['bytes']} bytes")
     print(f"files take {shown['file_bytes']} bytes, {shown['free_bytes']} of them free")
     print(f"lost to damage: {shown['lost_batches']} batches")
-    table = [("emitter", "cursor", "batches", "events", "bytes")]
-    table += [tuple(str(value) for value in outlet.values()) for outlet in shown["outlets"]]  # type: ignore[misc]
+    table = [("emitter", "cursor", "batches", "events", "bytes", "age")]
+    outlets = [OutletState(**outlet) for outlet in shown["outlets"]]
+    table += [(o.name, str(o.cursor), str(o.batches), str(o.events), str(o.bytes), age_of(o)) for o in outlets]
     width = max(len(row[0]) for row in table)
     for name, *numbers in table:
         print(name.ljust(width), *(number.rjust(12) for number in numbers))
+    for outlet in outlets:
+        if outlet.orphaned and outlet.events:
+            print(f"emitter {outlet.name!r}: {describe_orphan(outlet, shown['path'])}")
 
 
 def _forget(path: Path, names: list[str]) -> dict[str, int]:

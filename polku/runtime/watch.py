@@ -104,6 +104,8 @@ class Watch:
             if idle > PATIENCE:
                 self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
                 self._idle[f"{self.lane}outlet {name}"] = idle
+        for name, complaint in buffer.orphans.items():
+            self.add(f"emitter:{name}", complaint)
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
 

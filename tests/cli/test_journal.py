@@ -41,8 +41,11 @@ def test_stat_shows_each_emitter(path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert lines[0][-2:] == ["not", "open"]
-    assert ["a", "1", "1", "10", "164"] in lines
-    assert ["b", "0", "3", "30", "492"] in lines
+    assert ["a", "1", "1", "10", "164"] in [line[:5] for line in lines]
+    assert ["b", "0", "3", "30", "492"] in [line[:5] for line in lines]
+    (age,) = [line[5] for line in lines if line[0] == "b"]
+    assert age.startswith("0:0"), "some seconds"
+    assert "there is no such emitter" not in shown.stdout
 
 
 def test_stat_of_a_live_journal_names_its_process(path: Path, live: Journal) -> None:
@@ -148,3 +151,50 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -
         assert shown["pid"] == str(server.process.pid)
     finally:
         assert server.stop() == 0
+
+
+def test_stat_names_emitters_that_are_no_more_and_rename_gives_what_waits_for_them_to_another(path: Path) -> None:
+    journal = Journal(path)
+    journal.register(["b-2"])
+    journal.close()
+    told = polku("journal", "stat", str(path)).stdout
+    assert "emitter 'b': there is no such emitter, and 30 events wait for it in the journal (age 0:0" in told
+    assert "formerly='b'" in told
+    assert f"`polku journal rename {path} b NEW`" in told
+    renamed = polku("journal", "rename", str(path), "b", "b-2")
+    assert renamed.stdout == f"journal {path}: 30 events that waited for 'b' wait for 'b-2' now\n"
+    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    assert [(o["name"], o["events"], o["orphaned"]) for o in shown["outlets"]] == [("a", 10, True), ("b-2", 30, False)]
+    assert polku("journal", "verify", str(path)).stdout == "ok\n"
+
+
+def test_rename_wants_an_emitter_that_there_is(path: Path, live: Journal) -> None:
+    busy = polku("journal", "rename", str(path), "a", "c")
+    assert (busy.returncode, f"process {os.getpid()} has it open" in busy.stderr) == (2, True)
+    live.close()
+    for old, new in (("nobody", "c"), ("a", "a"), ("a", "")):
+        wrong = polku("journal", "rename", str(path), old, new)
+        assert (wrong.returncode, "an emitter that it has (a, b)" in wrong.stderr) == (2, True)
+    missing = polku("journal", "rename", str(path.parent / "nothing.db"), "a", "c")
+    assert (missing.returncode, "no such file" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("run", "--runtime", "inline", "--grpc-addr", "127.0.0.1:0"), ("validate",)])
+def test_a_path_that_can_have_no_journal_ends_with_status_2_and_one_sentence(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not yours")
+    for path, reason in (
+        ("/dev/null/x", "/dev/null is no folder; choose another path"),
+        (str(notes), "is no journal, and is left as it is; choose another path, or move it away"),
+    ):
+        file = tmp_path / "pipeline.py"
+        file.write_text(
+            "from polku import BufferStrategy, Hub, StdoutEmitter\n"
+            f"hub = Hub().buffer_strategy(BufferStrategy.durable({path!r})).emitter(StdoutEmitter())\n"
+        )
+        ended = polku(*command, str(file))
+        assert (ended.returncode, ended.stderr) == (2, f"polku: journal {path}: {reason}\n")
+    assert notes.read_text() == "not yours"
+    assert sorted(file.name for file in tmp_path.iterdir() if file.suffix) == ["notes.txt", "pipeline.py"]

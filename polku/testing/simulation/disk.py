@@ -80,6 +80,8 @@ class _Unit:
 class ModelLog:
     """The contract of `polku.buffer.log.Log` on a simulated disk."""
 
+    orphans: Sequence[OutletState] = ()
+
     def __init__(self, world: World, disk: Disk, *, path: str, final: bool, window: int = 4096) -> None:
         self.window = window
         self._world = world
