@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polku.batch import Batch
@@ -108,9 +108,9 @@ def install(world: World) -> None:
             _check_size(world, self)
         return await received(self, push, batch)
 
-    def opened(strategy: BufferStrategy, *, final: bool) -> Log:
+    def opened(strategy: BufferStrategy, *, final: bool, formerly: Mapping[str, str] | None = None) -> Log:
         if strategy.kind is not Kind.DURABLE:
-            return open_log(strategy, final=final)
+            return open_log(strategy, final=final, formerly=formerly)
         disk = world.disks.setdefault(strategy.path, Disk())
         return ModelLog(world, disk, path=strategy.path, final=final, window=world.random.choice([1, 3, 4096]))
 
