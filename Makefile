@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test check lint proto matrix chaos bench clean
+.PHONY: help run venv test check lint proto matrix chaos fuzz bench clean
 
 BIN = .venv/bin
 
@@ -13,6 +13,7 @@ help:
 	@echo "make proto   generate the Python code of proto/ again"
 	@echo "make matrix  test every Python with every protobuf (minutes)"
 	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
+	@echo "make fuzz    fuzz what reads bytes of strangers, a minute each (FUZZ_SECONDS=600 for longer); installs atheris"
 	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make clean   remove everything that was made"
 
@@ -39,6 +40,10 @@ proto: venv
 
 chaos: venv
 	$(BIN)/python -m tests.chaos --seconds 600
+
+fuzz: venv
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install atheris
+	$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60}
 
 bench: venv
 	$(BIN)/python -m tests.bench.table --rounds $${ROUNDS:-5} $${QUICK:+--quick}

@@ -61,6 +61,7 @@ _CLASSES = _build()
 _ENVELOPE, _NOTHING = _CLASSES["Envelope"], _CLASSES["Nothing"]
 _FRAMES, _ACK, _ALL_ROUTES = (_CLASSES[name] for name in ("Frames", "AckSummary", "AllRoutes"))
 _ROUTE_TAG = b"\x3a"
+_LONG_ROUTE_TAGS = (b"\xba\x00", b"\xba\x80")  # the same number in more bytes than it takes: parsers read it alike
 
 
 def read_envelope(data: bytes) -> Envelope:
@@ -101,9 +102,11 @@ def join_frames(frames: Iterable[bytes]) -> bytes:
 
 
 def has_routes(payload: bytes) -> bool:
-    """Say whether any event of a serialised `EventPayload` has a `route_to`."""
+    """Return whether any event of a serialised `EventPayload` has a `route_to`."""
     # The byte that every such field begins with is a colon, so that many payloads have none: 2 ns an event.
-    return _ROUTE_TAG in payload and bool(_ALL_ROUTES.FromString(payload).events.route_to)
+    if _ROUTE_TAG not in payload and not any(tag in payload for tag in _LONG_ROUTE_TAGS):
+        return False
+    return bool(_ALL_ROUTES.FromString(payload).events.route_to)
 
 
 def read_ack(data: bytes) -> Any:
