@@ -17,6 +17,7 @@ from polku.batch import Batch
 from polku.errors import PolkuError, UnavailableError
 from polku.link import Push
 from polku.receipt import Receipt, Taken, Turn
+from polku.text import named
 
 _PAUSE = 0.2  # seconds between two questions to an actor that is on its way back
 
@@ -162,7 +163,7 @@ def _explain(name: str, error: Exception) -> PolkuError:
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return named(error)
 
 
 def _receipt(answer: Receipt | Taken | Turn) -> Receipt:

@@ -28,6 +28,7 @@ from typing import Any
 from polku.begin import begin
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
+from polku.text import named
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -201,5 +202,5 @@ def _pickled(error: Exception) -> bytes:
         data = pickle.dumps(error)
         pickle.loads(data)
     except Exception:
-        return pickle.dumps(UnavailableError(f"{type(error).__name__}: {error}"))
+        return pickle.dumps(UnavailableError(named(error)))
     return data

@@ -161,8 +161,12 @@ class Stage:
             Counts(**self._counts),
             self._step,
             self._since,
-            self._tasks.fault,
+            self._tasks.fault or self._letters_fault(),
         )
+
+    def _letters_fault(self) -> str:
+        fault = self._dead_letters.statistics().fault
+        return f"its dead letters cannot be stored: {fault}" if fault else ""
 
     async def _advance(self, batch: Batch, position: int, *, inner: bool = False) -> asyncio.Future[Receipt]:
         """Run the steps from a position on, hand on what is left, and return the future of the batch's receipt."""

@@ -11,6 +11,7 @@ import typer
 
 from polku.errors import JournalError, SettingError
 from polku.serving import say
+from polku.text import line
 
 if TYPE_CHECKING:
     from polku.dead_letters.store import DeadLetterStore, Letter, Selection
@@ -44,11 +45,10 @@ def list_letters(
     counters = store.counters()
     for letter in letters:
         replay = " (to be replayed)" if letter.replay else ""
-        where = letter.emitter or "-"
+        where = line(letter.emitter) or "-"
+        said = f"{line(letter.event_id)}: {line(letter.reason)}"
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(letter.last_ns // 1_000_000_000))
-        print(
-            f"{letter.id:>8} {when} {where} {letter.code} ×{letter.attempts} {letter.event_id}: {letter.reason}{replay}"
-        )
+        print(f"{letter.id:>8} {when} {where} {line(letter.code)} ×{letter.attempts} {said}{replay}")
     say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{_forgotten(store)}")
 
 

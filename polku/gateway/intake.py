@@ -452,9 +452,9 @@ class Intake:
         try:
             return await answer
         except DrainingError as error:
-            return self._latest._replace(refused=_all(count, Code.DRAINING, str(error)))
+            return self._latest._replace(refused=_all(count, Code.DRAINING, said(error)))
         except PolkuError as error:
-            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, str(error)))
+            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, said(error)))
         except BaseException as error:
             if is_ours(error):
                 raise

@@ -249,7 +249,6 @@ class Stream:
     def _dead(self, record: Pulled, refusal: Refusal, number: int) -> DeadEvent:
         """Make the dead letter of a record, with its bytes as the payload."""
         event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
-        event.metadata.update(record.metadata)
         _fill_in(event, record, number)
         return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(record.place)}: {refusal.message}"))
 
@@ -295,6 +294,15 @@ def _left(ack: Ack) -> frozenset[str]:
 
 
 def _fill_in(event: Event, record: Pulled, number: int) -> None:
+    """Give an event what it lacks and its record has."""
+    try:
+        _set_missing(event, record, number)
+    except UnicodeEncodeError:
+        metadata = {as_id(key): as_id(value) for key, value in record.metadata.items()}
+        _set_missing(event, record._replace(id=as_id(record.id), metadata=metadata), number)
+
+
+def _set_missing(event: Event, record: Pulled, number: int) -> None:
     if not event.id:
         event.id = f"{record.id}-{number}" if number else record.id
     if not event.timestamp_unix_ns and record.time_ns > 0:

@@ -82,7 +82,7 @@ class RecordMaker:
         except MemoryError:
             raise
         except Exception as error:
-            raise UnfitError(f"value: the event cannot be written: {type(error).__name__}: {error}") from error
+            raise UnfitError(f"value: the event cannot be written: {named(error)}") from error
         return Record(event.id, topic, key, value, headers, position)
 
     def _protobuf(self, event: Event, frame: bytes) -> tuple[bytes, Headers]:

@@ -178,3 +178,11 @@ def test_the_list_says_what_was_forgotten_of_which_kind(tmp_path: Path) -> None:
     listed = polku("dlq", "list", str(tmp_path / "dead.db"))
     assert "2 of 2 dead letters" in listed.stderr
     assert "3 forgotten for want of room (sink UNDELIVERED 3)" in listed.stderr
+
+
+def test_what_clients_chose_as_ids_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    store = DeadLetterStore(tmp_path / "dead.db")
+    event = Event(id="x").SerializeToString()
+    store.add([Letter(0, "x\n\x1b[2J", "sink", "UNDELIVERED", "why", "", 1, 1, 2, "t", "s", 0, event)])
+    store.close()
+    assert "UNDELIVERED ×1 x\\n\\x1b[2J: why\n" in polku("dlq", "list", str(tmp_path / "dead.db")).stdout

@@ -16,6 +16,7 @@ from polku.dead_letters.store import DeadLetterStore
 from polku.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.receipt import Receipt
+from polku.runtime.watch import Watch
 from polku.stage import Stage
 from tests.buffer.parts import Destination, finish
 from tests.clock import FakeClock
@@ -85,6 +86,10 @@ async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_s
     await away.fails()
     assert not answer.done()
     assert sink.ids == ["good"]
+    look = Watch()
+    look.add_stage("stage-1", stage.statistics())
+    healthy, text = look.health(0).components["stage-1"]
+    assert (healthy, "its dead letters cannot be stored: journal " in text) == (False, True)
     away.recover()
     receipt = await asyncio.wait_for(answer, 10)
     assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("bad", Code.MIDDLEWARE_ERROR)]

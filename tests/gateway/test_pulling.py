@@ -106,3 +106,26 @@ def test_a_source_that_raises_shows_in_health(tmp_path: Path) -> None:
     with hub.start() as pipeline:
         wait_for(lambda: not pipeline.health().healthy)
         assert pipeline.health().components["source:lines"] == (False, "OSError: the disk is gone")
+
+
+class Odd(Lines):
+    """Name records as no message can hold it."""
+
+    async def run(self, open_stream: Callable[..., PulledStream]) -> None:
+        stream = open_stream("lines")
+        records = [
+            Pulled(Event(), "line\n0", "\ud800", 7, {"\udfff": "\ud800", "k": "v"}),
+            Pulled(Event(), "1", "good"),
+        ]
+        records.append(Pulled(RecordError("\ud800"), "line\x1b[2J", "\ud800", 7, {"k": "\ud800"}))
+        self.answers.append(asyncio.ensure_future(await stream.push(records)))
+
+
+def test_a_source_that_names_records_as_no_message_can_hold_it_is_not_stopped_by_it(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    with Hub(runtime="inline").source(Odd()).emitter(recorder).start() as pipeline:
+        odd, good = recorder.wait_for(2)
+        wait_for(pipeline.dead_letters)
+        (letter,) = pipeline.dead_letters()
+    assert (odd.id, dict(odd.metadata), good.id) == ("\\ud800", {"\\udfff": "\\ud800", "k": "v"}, "good")
+    assert (letter.event.id, letter.reason) == ("\\ud800", "line\\x1b[2J: \\ud800")
