@@ -260,7 +260,7 @@ class AckError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """The event's id. Empty: it had none, or the error is about a record or a whole message."""
+    """The event's id. Empty: it had none, or the error is about a record, a whole message, or several events."""
     code: _builtins.str
     """One word of a closed set. Worth sending again: BUFFER_FULL, UNAVAILABLE, DRAINING. To be mended by the sender
     first: MALFORMED, NO_PAYLOAD, UNKNOWN_SOURCE, INVALID_RECORD, INVALID_EVENT, DUPLICATE_ID, TOO_LARGE,
