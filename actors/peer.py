@@ -112,7 +112,7 @@ class RayPeer:
         try:
             ref = getattr(handle, method).remote(*arguments)
         except ray.exceptions.RayError as error:  # too many calls are open, or Ray does not answer
-            raise UnavailableError(f"{self._name} cannot be called: {_named(error)}") from None
+            raise UnavailableError(f"{self._name} cannot be called: {named(error)}") from None
         return await self._wait(asyncio.wrap_future(ref.future()))
 
     async def _wait(self, answer: asyncio.Future[Any]) -> Any:
@@ -159,11 +159,7 @@ def _explain(name: str, error: Exception) -> PolkuError:
     The latter is what Ray raises itself, and what kept an actor that was restarted from starting.
     """
     cause = getattr(error, "cause", None) or error
-    return cause if isinstance(cause, PolkuError) else UnavailableError(f"{name} failed: {_named(cause)}")
-
-
-def _named(error: Exception) -> str:
-    return named(error)
+    return cause if isinstance(cause, PolkuError) else UnavailableError(f"{name} failed: {named(cause)}")
 
 
 def _receipt(answer: Receipt | Taken | Turn) -> Receipt:
