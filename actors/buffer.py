@@ -71,5 +71,15 @@ class BufferShell(Shell):
         await self.ensure_started()
         await self._buffer.drain()
 
+    async def halt(self) -> None:
+        """Hand nothing more to emitters."""
+        await self.ensure_started()
+        self._buffer.halt()
+
+    async def settled(self) -> None:
+        """Return when everything that is in flight to emitters has its answer."""
+        await self.ensure_started()
+        await self._buffer.settled()
+
 
 BufferActor = ray.remote(**ACTOR)(BufferShell)

@@ -11,7 +11,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.hub import Column, Parts
-from polku.lane import LaneStatistics
+from polku.lane import RELEASE_SECONDS, LaneStatistics
 from polku.plan import Plan
 from polku.report import EmitterReport, add_up, report_outcome
 
@@ -39,6 +39,11 @@ async def drain(parts: Parts) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+async def release(parts: Parts) -> None:
+    """Take note of what is confirmed of what is in flight, when the time is up."""
+    await asyncio.gather(*map(_release, parts.lanes))
 
 
 async def look(parts: Parts) -> list[LaneStatistics]:
@@ -79,6 +84,15 @@ async def _drain_lane(lane: Column, taken: asyncio.Future[None]) -> None:
     taken.result()
     await call(lane.buffer.drain_buffer.remote())
     await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
+
+
+async def _release(lane: Column) -> None:
+    if lane.chained:
+        await _answer(lane.ingest.release.remote(), 2 * RELEASE_SECONDS)
+        return
+    await _answer(lane.buffer.halt.remote(), RELEASE_SECONDS)
+    await asyncio.gather(*(_answer(emitter.release.remote(), RELEASE_SECONDS) for emitter in lane.emitters.values()))
+    await _answer(lane.buffer.settled.remote(), RELEASE_SECONDS)
 
 
 async def _look_at(lane: Column) -> LaneStatistics:

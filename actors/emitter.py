@@ -63,6 +63,11 @@ class EmitterShell(Shell):
         await self.ensure_started()
         await self._delivery.assign(address)
 
+    async def release(self) -> None:
+        """Answer what is in flight with what is confirmed so far."""
+        await self.ensure_started()
+        self._delivery.release()
+
     async def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()

@@ -87,6 +87,10 @@ class LaneShell(Entrance):
         await self.ensure_started()
         await self._lane.drain_buffer()
 
+    async def release(self) -> None:
+        """Take note of what is confirmed of what is in flight."""
+        await self._lane.release()
+
     def _elsewhere(self, stage: StagePlan) -> list[Peer]:
         return [RayPeer(actor, stage.name) for actor in self._apart.get(stage.name, ())]
 

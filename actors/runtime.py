@@ -18,7 +18,7 @@ import ray.exceptions
 
 from polku.actors.arrangement import Arrangement
 from polku.actors.door import RayDoor
-from polku.actors.drain import call, close, drain, kill, look, outcome
+from polku.actors.drain import call, close, drain, kill, look, outcome, release
 from polku.actors.following import Following
 from polku.actors.hub import Column, HubActor, Parts
 from polku.actors.opening import open_doors, start, start_all
@@ -97,6 +97,8 @@ class RayRuntime:
         complete = False
         with contextlib.suppress(ray.exceptions.RayError):
             complete = await drain_within(timeout, drain(self.parts), self._look if self._is_durable else None)
+        if not complete:
+            await release(self.parts)
         emitters, silent = await outcome(self._plan, self.parts)
         silent += self._following.lost if self._following is not None else []
         for name, count in (await self._vanished()).items():

@@ -65,6 +65,7 @@ class Delivery:
         self._starting: asyncio.Task[None] | None = None
         self._start_error: Exception | None = None
         self._fault = ""
+        self._is_released = False
 
     async def start(self) -> None:
         """Start the emitter, and raise what its `start` raises: at the start of a pipeline."""
@@ -98,11 +99,23 @@ class Delivery:
                 failures = await self._emit(batch)
             finally:
                 self._in_flight -= 1
-        refusals = [Refusal(f.event_id, Code.UNDELIVERED, f.reason, f.attempts, f.position) for f in failures]
+        refusals = [Refusal(f.event_id, self._code(f), f.reason, f.attempts, f.position) for f in failures]
         refused = located(refusals, batch)
-        self._failed += len(refused)
+        self._failed += sum(refusal.code is Code.UNDELIVERED for refusal in refused)
         self._confirmed += len(batch) - len(refused)
         return Receipt(refused)
+
+    def release(self) -> None:
+        """Answer what is in flight, at a drain whose time is up: `UNAVAILABLE` where nothing is confirmed."""
+        self._is_released = True
+        if self._starting is not None:
+            self._starting.cancel()
+        release = getattr(self._emitter, "release_calls", None)
+        if callable(release):
+            release()
+
+    def _code(self, failure: Failure) -> Code:
+        return Code.UNAVAILABLE if self._is_released and failure.retryable else Code.UNDELIVERED
 
     async def flush(self, everything: bool) -> None:
         """Do nothing: nothing is held here."""
@@ -139,6 +152,8 @@ class Delivery:
                 if is_ours(error):
                     raise
                 self._note_fault("its call failed", error)
+            if self._is_released:
+                return [Failure(event_id, self._fault) for event_id in batch.ids]
             await asyncio.sleep(self._pauses.delay(attempt))
         raise AssertionError("unreachable")
 

@@ -17,6 +17,7 @@ kernel, and the event loop, about 0.3 ms a batch whatever is in it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -55,6 +56,9 @@ _JOINED = Window(join_events=1024, join_bytes=256 * 1024, gather_events=512, gat
 
 # Of so many links in a row one begins in a task: what is begun at once lies on the stack of who pushes.
 _AT_ONCE = 8
+
+RELEASE_SECONDS = 1.0
+"""How long emitters may take to say what is confirmed of what is in flight, when a drain's time is up."""
 
 GATHERED = Window(gather_events=768, gather_turns=40)
 """The window of the first link where a hop comes next, which costs as much as the work on some hundred events."""
@@ -208,6 +212,17 @@ class Lane:
         """Return when every outlet has delivered what it holds."""
         if self._buffer is not None:
             await self._buffer.drain()
+
+    async def release(self) -> None:
+        """Take note of what is confirmed of what is in flight, at a drain whose time is up."""
+        if self._buffer is None:
+            return
+        self._buffer.halt()
+        for delivery in self._deliveries.values():
+            delivery.release()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._buffer.settled()
 
     async def close(self) -> None:
         """Close every part, from the front to the back."""

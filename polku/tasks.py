@@ -77,6 +77,12 @@ class TaskSet:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def cancel(self, name: str) -> None:
+        """Cancel the tasks of a name, also those that are kept alive."""
+        for task in self._tasks:
+            if task.get_name() == f"{self._owner}: {name}":
+                task.cancel()
+
     async def close(self) -> None:
         """Cancel every task and return when they have ended."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]

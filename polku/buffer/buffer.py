@@ -126,6 +126,15 @@ class Buffer:
         """Return when every outlet has delivered what it holds."""
         await asyncio.gather(*(outlet.drain() for outlet in self._all))
 
+    def halt(self) -> None:
+        """Hand nothing more to emitters."""
+        for outlet in self._all:
+            outlet.halt()
+
+    async def settled(self) -> None:
+        """Return, after `halt`, when everything that is in flight to emitters has its answer."""
+        await asyncio.gather(*(outlet.settled() for outlet in self._all))
+
     async def close(self) -> None:
         """Stop delivering; what is held stays held."""
         self._closed = True

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 from polku.batch import Batch, join
@@ -244,6 +245,14 @@ class Outlet:
         if not self._waiting and not self._behind:
             self._link.flush_nowait(everything=True)
 
+    def halt(self) -> None:
+        """Hand nothing more to the emitter."""
+        self._tasks.cancel(_FEEDING)
+
+    async def settled(self) -> None:
+        """Return, after `halt`, when everything that is in flight to the emitter has its answer."""
+        await self._tasks.wait()
+
     async def close(self) -> None:
         """Close the link to the emitter; what is not confirmed stays unconfirmed."""
         if self._relief is not None:
@@ -416,17 +425,19 @@ class Outlet:
         receipt = await self._wait_for_receipt(batch, answer)
         if receipt is None:
             return
+        placed = list(zip(accumulate((claim.count for claim in claims), initial=0), claims, strict=False))
+        if receipt.refused:
+            placed, receipt = _decided(placed, receipt)
         if receipt.refused:
             await self._keep_refused(batch, receipt.refused)
-        start = 0
-        for claim in claims:
+        for start, claim in placed:
             awaited = self._awaited.get(claim.slot.position)
             if receipt.refused and awaited is not None:
                 awaited.refuse(receipt.part(start, claim.count).refused, claim.skip)
-            start += claim.count
+            self._confirmed += claim.count
             self._pass(claim)
         self._dead += len(receipt.refused)
-        self._confirmed += len(batch) - len(receipt.refused)
+        self._confirmed -= len(receipt.refused)
 
     async def _keep_refused(self, batch: Batch, refused: tuple[Refusal, ...]) -> None:
         """Return when the dead letters of refused events are kept: until then this outlet does not move past them."""
@@ -484,3 +495,16 @@ class Outlet:
         self._lag += events
         self._lag_bytes += size
         self._moved.set()
+
+
+def _decided(placed: list[tuple[int, Claim]], receipt: Receipt) -> tuple[list[tuple[int, Claim]], Receipt]:
+    """Leave out the claims, each given with its start in the batch, of which an event has no outcome yet.
+
+    So answers an emitter that had to return before the end. What it knows of such a claim will be found out again.
+    """
+    unknown = [refusal.position for refusal in receipt.refused if refusal.code is Code.UNAVAILABLE]
+    if not unknown:
+        return placed, receipt
+    known = [(start, claim) for start, claim in placed if not any(0 <= at - start < claim.count for at in unknown)]
+    refused = [r for r in receipt.refused if any(0 <= r.position - start < claim.count for start, claim in known)]
+    return known, receipt._replace(refused=tuple(refused))

@@ -17,12 +17,16 @@ from polku.contracts import Failure
 class Progress:
     """The events of a call that have an outcome, by position in its batch; None stands for a confirmation."""
 
-    def __init__(self, timer: asyncio.Timeout | None = None, limit: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.outcomes: dict[int, Failure | None] = {}
         self.is_confirming = False  # whether the destination has taken anything
         self.error: Exception | None = None
-        self._timer = timer
-        self._limit = limit
+        self._timer: asyncio.Timeout | None = None
+        self._limit = 0.0
+
+    def limit(self, timer: asyncio.Timeout, seconds: float) -> None:
+        """Let the timer of the call, of so many seconds, begin again with each step."""
+        self._timer, self._limit = timer, seconds
 
     def settle(self, positions: Sequence[int], failures: Sequence[Failure] = ()) -> None:
         """Note the outcome of the events at these positions: confirmed, but for failures, which name theirs."""

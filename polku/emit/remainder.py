@@ -50,6 +50,17 @@ class Remainder:
                 self.final.append(failure)
         self.left = [position for position in self.left if position not in gone]
 
+    def note(self, positions: Sequence[int], outcomes: Mapping[int, Failure | None]) -> None:
+        """Take what is known of a call that did not come to its end; outcomes go by the index among these events."""
+        known = sorted(outcomes)
+        failures = {n: failure for n, index in enumerate(known) if (failure := outcomes[index]) is not None}
+        self.settle([positions[index] for index in known], failures, counts=False)
+
+    def open(self, reason: str) -> list[Failure]:
+        """Return a failure, `retryable`, for each event that is left."""
+        ids = self._batch.ids if self.left else []
+        return [Failure(ids[position], reason, attempts=0, position=position) for position in self.left]
+
     def exhausted(self, retry: Retry) -> list[int]:
         """Return the positions that were tried often enough."""
         if retry.attempts is None:

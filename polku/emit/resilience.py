@@ -28,6 +28,7 @@ from polku.usercode import as_exception, is_ours
 Sleep = Callable[[float], Awaitable[None]]
 
 _LONGEST = 3600.0
+_RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
 _HOPELESS = 8  # events that fail alone, one after the other: the others would too
@@ -135,6 +136,8 @@ class Resilient:
         self._turn = asyncio.Lock()
         self._attempts = self._retries = 0
         self._alarm = ""
+        self._tasks: set[asyncio.Task[Any]] = set()  # those that emit
+        self._is_released = False
         self._limit = config.limit
         # A collected group is one object, and printed text is one text: sent in pieces they would be others.
         self._may_cut = not (getattr(inner, "indivisible", False) or hasattr(inner, "collecting"))
@@ -156,8 +159,31 @@ class Resilient:
         await call_hook(self._inner, "close")
 
     async def emit(self, batch: Batch) -> list[Failure]:
-        """Return the failures that are final; later batches do not start while an earlier one is being retried."""
+        """Return the failures that are final; later batches do not start while an earlier one is being retried.
+
+        After `release_calls` the events without an outcome are among them, and `retryable`.
+        """
         rest = Remainder(batch)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if not self._is_released:
+                await self._deliver(rest)
+        except asyncio.CancelledError:
+            if not self._is_released or task.uncancel():
+                raise
+        finally:
+            self._tasks.discard(task)
+        return rest.final + rest.open(_RELEASED)
+
+    def release_calls(self) -> None:
+        """Let every call return at once with what is confirmed so far, and take no more batches."""
+        self._is_released = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _deliver(self, rest: Remainder) -> None:
         error: Exception | None = None
         is_tried = False
         async with self._gate:  # first come, first served
@@ -169,7 +195,6 @@ class Resilient:
             error = await self._attempt(rest)
         if rest.left:
             await self._retry_alone(rest, error)
-        return rest.final
 
     def statistics(self) -> ResilienceStatistics:
         """Return a snapshot of the counters."""
@@ -224,7 +249,12 @@ class Resilient:
         start = 0
         while start < len(waiting):
             piece = waiting[start : start + (self._piece or len(waiting))]
-            answer = await self._call(rest.select(piece))
+            progress = Progress()
+            try:
+                answer = await self._call(rest.select(piece), progress)
+            except asyncio.CancelledError:
+                rest.note(piece, progress.outcomes)
+                raise
             rest.settle(piece, answer.failures, counts=answer.counts)
             if answer.error is not None:
                 rest.stopped_at = piece
@@ -232,16 +262,15 @@ class Resilient:
             start += len(piece)
         return None
 
-    async def _call(self, batch: Batch) -> _Answer:
+    async def _call(self, batch: Batch, progress: Progress) -> _Answer:
         """Call the emitter inside once, as soon as the circuit lets it through."""
         while (wait := self._circuit.wait()) > 0:
             await self._sleep(wait)
         self._attempts += 1
         began = asyncio.get_running_loop().time()
-        progress = Progress()
         try:
             async with asyncio.timeout(self._limit) as timer:
-                progress = Progress(timer, self._limit)
+                progress.limit(timer, self._limit)
                 with watching(progress):
                     failures = await read_outcome(self._inner.emit(batch), batch)
         except RejectedError as error:

@@ -73,6 +73,8 @@ class InlineRuntime:
         except Exception as error:  # the rest is closed all the same
             _LOG.error("the drain ended early: %s", named(error), exc_info=error)
             complete = False
+        if not complete:
+            await self._lane.release()
         report = stop_report(self._plan, self._outcome(), complete=complete, seconds=time.monotonic() - started)
         await self._close()
         return report

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
 import pytest
 
-from polku import BufferStrategy, Code, Event, Hub, new_event
+from polku import BufferStrategy, Code, Event, Hub, WebhookEmitter, new_event
 from polku.errors import JournalLockedError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
@@ -50,6 +55,66 @@ def test_stopping_and_starting_again_goes_on_at_the_cursor_of_each_emitter(start
     assert ids(quick) == expected
     # What was under way to the slow one when it was stopped may come twice; nothing is out of order.
     assert list(dict.fromkeys(ids(slow))) == expected
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Take one event a request; answer the first one once `gathered`, and the 21st and later ones once `answering`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), EndpointHandler)
+        self.seen: list[str] = []
+        self.gathered, self.answering = threading.Event(), threading.Event()
+
+
+class EndpointHandler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        (event,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append(event["id"])
+        self.server.gathered.wait(30)
+        if len(self.server.seen) > 20:
+            self.server.answering.wait(30)
+        with contextlib.suppress(OSError):  # the emitter may be gone
+            self.send_response(204)
+            self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with Endpoint() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.gathered.set()
+        server.answering.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_confirmed_of_a_batch_when_the_time_of_a_drain_is_up_is_not_sent_again(
+    start: Start, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    webhook = WebhookEmitter(f"http://127.0.0.1:{endpoint.server_port}/", max_events=1)
+    hub = Hub().buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db")).emitter(webhook)
+    first = start(hub)
+    for number in range(40):
+        assert first.sender().send(numbered(number, number + 1)).ok
+    endpoint.gathered.set()  # all but the first wait now, and go as one batch
+    while len(endpoint.seen) <= 20:
+        time.sleep(0.01)
+    report = first.stop(0.5)
+    assert not report.complete
+    assert report.emitters["webhook"][:2] == (20, 0)
+    assert report.emitters["webhook"].journaled == 20
+    endpoint.answering.set()
+    second = start(hub)
+    assert second.stop(20).complete
+    assert list(dict.fromkeys(endpoint.seen)) == [event.id for event in numbered(0, 40)]
+    twice = {event_id for event_id in endpoint.seen if endpoint.seen.count(event_id) > 1}
+    assert twice <= {"00020"}  # it was taken, and not confirmed
 
 
 def test_a_journal_that_another_pipeline_has_is_refused_by_pid(start: Start, tmp_path: Path, runtime: str) -> None:

@@ -67,6 +67,28 @@ async def test_it_stays_unwell_while_it_fails_and_waits_between() -> None:
     await tasks.close()
 
 
+async def test_the_tasks_of_one_name_are_cancelled_and_the_others_can_be_waited_for() -> None:
+    tasks = TaskSet("part")
+    done: list[str] = []
+    wanted = asyncio.Event()
+
+    async def feed() -> None:
+        await asyncio.Event().wait()
+
+    async def deliver() -> None:
+        await wanted.wait()
+        done.append("delivered")
+
+    tasks.keep_alive("feeding", feed)
+    tasks.start("delivery", deliver())
+    await asyncio.sleep(0)
+    tasks.cancel("feeding")
+    wanted.set()
+    await asyncio.wait_for(tasks.wait(), 5)
+    assert done == ["delivered"]
+    assert tasks.fault == ""
+
+
 async def test_a_task_that_returns_has_ended_well() -> None:
     tasks = TaskSet("part")
 

@@ -12,6 +12,7 @@ from polku import Batch, Event, Failure, Resilience, RetryableError, S3Emitter, 
 from polku.ahti.mapping import ahti_event
 from polku.clock import SystemClock
 from polku.emit.encode import write_each
+from polku.emit.progress import Progress
 from polku.emit.stdout import Format, StdoutEmitter
 from polku.emit.webhook import Body, WebhookEmitter
 from polku.testing import emitter_checks
@@ -64,7 +65,7 @@ async def test_the_event_is_final_also_while_the_destination_is_away() -> None:
             raise RetryableError("away")
 
     running = Resilience(Away()).build(SystemClock())
-    answer = await running._call(among_others())
+    answer = await running._call(among_others(), Progress())
     assert [failure.retryable for failure in answer.failures.values()] == [False, True, True, True, True]
     assert answer.failures[2].event_id == "odd"
 

@@ -492,3 +492,47 @@ async def test_an_emitter_whose_batches_are_indivisible_gets_them_whole() -> Non
     running, _, _ = resilient(inner, retry=Retry(attempts=3))
     assert len(await running.emit(batch("a", "b"))) == 2
     assert inner.calls == [["a", "b"]] * 3
+
+
+async def test_released_calls_say_what_is_confirmed_and_that_the_rest_is_open() -> None:
+    inner = OneByOne(hanging="c")
+    running, _, _ = resilient(inner)
+    emitting = asyncio.ensure_future(running.emit(batch("a", "b", "c", "d")))
+    waiting = asyncio.ensure_future(running.emit(batch("e")))
+    await until(lambda: sorted(inner.sent) == ["a", "b", "c", "e"])
+    await rest()
+    running.release_calls()
+    assert [(f.event_id, f.position, f.retryable) for f in await emitting] == [("c", 2, True), ("d", 3, True)]
+    assert await waiting == []
+    (later,) = await running.emit(batch("f"))
+    assert (later.event_id, later.retryable) == ("f", True)
+    assert "f" not in inner.sent
+
+
+async def test_calls_that_wait_for_another_try_are_released_too() -> None:
+    inner = Scripted([Failure("b", "no", retryable=False), Failure("c", "busy")])
+    config = Resilience(inner)
+    running = Resilient(inner, config, config.breaker.build(FakeClock()), sleep=forever)
+    emitting = asyncio.ensure_future(running.emit(batch("a", "b", "c")))
+    behind = asyncio.ensure_future(running.emit(batch("d")))
+    await until(lambda: bool(inner.calls))
+    await rest()
+    running.release_calls()
+    assert [(f.event_id, f.retryable) for f in await emitting] == [("b", False), ("c", True)]
+    assert [(f.event_id, f.retryable) for f in await behind] == [("d", True)]
+
+
+async def test_a_call_that_is_cancelled_after_the_release_ends() -> None:
+    running, _, _ = resilient(OneByOne(hanging="a"))
+    emitting = asyncio.ensure_future(running.emit(batch("a")))
+    await rest()
+    emitting.cancel()
+    running.release_calls()
+    with pytest.raises(asyncio.CancelledError):
+        await emitting
+
+
+async def rest() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
