@@ -51,7 +51,8 @@ def _is_safe(ledger: Ledger, kept: set[tuple[str, str]], emitter: str, token: st
     names = [emitter] if emitter else sorted(ledger.routes.get(token, ()))
     if any(token in ledger.destinations[name].arrived for name in names):
         return True
-    if any(ledger.destinations[name].drops == "drop_oldest" for name in names):  # as a replay may have been
+    dropping = [d for name in names if (d := ledger.destinations[name]).drops == "drop_oldest" or not d.required]
+    if dropping:  # the replay may have been dropped by its emitter's rule
         return True
     if any((name, token) in kept for name in names):
         return True
