@@ -23,7 +23,7 @@ class Code(StrEnum):
     INVALID_EVENT = "INVALID_EVENT"
     """The event was read, but a field of it breaks a rule (a Validator's, for instance)."""
     DUPLICATE_ID = "DUPLICATE_ID"
-    """Two events of one message carry the same id; the first was taken."""
+    """Two events of one message carry the same id; the first was looked at, and taken or refused."""
     TOO_LARGE = "TOO_LARGE"
     """The message or the event is over the size limit."""
     TOO_MANY_EVENTS = "TOO_MANY_EVENTS"

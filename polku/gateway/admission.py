@@ -77,14 +77,16 @@ def admit_events(
     _check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
     ids: dict[str, None] = {}
+    out = {refusal.event_id for refusal in refused}  # an Ack knows events by their ids alone
     good: list[Event] = []
     now = time.time_ns()
     for position, event in enumerate(events):
         event_id = event.id
-        if event_id in ids or not is_small or event.WhichOneof("data") is not None:
-            refusal = _refuse(event, position, ids, limits)
+        if event_id in ids or event_id in out or not is_small or event.WhichOneof("data") is not None:
+            refusal = _refuse(event, position, ids if event_id in ids else out, limits)
             if refusal is not None:
                 refused.append(refusal)
+                out.add(event_id)
                 continue
         if not (event_id and event.timestamp_unix_ns and event.source) or cluster:
             _fill_in(event, source, cluster, now)

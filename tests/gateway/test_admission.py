@@ -65,6 +65,14 @@ def test_an_id_that_stands_twice_is_refused_the_second_time() -> None:
     assert admission.refused[0].message.startswith("events[2].id='1' stands twice")
 
 
+def test_an_id_that_was_refused_is_not_accepted_for_another_event_of_the_same_message() -> None:
+    bad = Event(id="1", source="s", timestamp_unix_ns=1, metadata={"k" * 300: "v"})
+    good = Event(id="1", source="s", timestamp_unix_ns=1)
+    admission = admit_events([bad, good, Event(id="2", source="s", timestamp_unix_ns=1)], "s", "", Limits())
+    assert admission.ids == ["2"]
+    assert refused(admission) == [("1", Code.METADATA_LIMIT), ("1", Code.DUPLICATE_ID)]
+
+
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [

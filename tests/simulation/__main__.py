@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 
 from tests.simulation import known, many
 from tests.simulation.generate import generate
@@ -19,8 +20,9 @@ from tests.simulation.shrink import kind_of, shrink
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say; return 1 where a promise was broken."""
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")  # those of processes that died
     options = _parser().parse_args(arguments)
-    if options.mutants:
+    if options.mutants is not None:
         from tests.simulation.mutants.table import find_all
 
         return find_all(options.mutants, seconds=options.seconds or 60.0)

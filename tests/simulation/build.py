@@ -41,7 +41,7 @@ def path() -> str:
 
 def build_plan(world, case: dict[str, Any]) -> Plan:
     """Return the plan of a case."""
-    code = Code(world)
+    code = Code(world, case.get("poison"))
     hub = Hub(runtime="inline").ack(case["ack"]).buffer_strategy(_buffer(case["buffer"]))
     hub.default_ingestor(code.ingest_async if case["seed"] % 2 else code.ingest)
     if case["letters"] == "disk":
@@ -209,6 +209,8 @@ class _Object:
 
     def __init__(self, code: Code, number: int, step: dict[str, Any]) -> None:
         self.name = f"object-{number}"
+        if step.get("shared"):  # so that lanes share its stage
+            self.state_key = "everything"
         work = {
             "touch": lambda events: [self._touched(code, event) for event in events],
             "split": code.split(2, step.get("ids", "same")),

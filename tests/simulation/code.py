@@ -13,7 +13,7 @@ from polku import Event
 from polku.middleware.bucket import TokenBucket  # noqa: F401  (imported once, not in the first case)
 from polku.testing.simulation.destination import AbandonError
 from polku.testing.simulation.ledger import Ledger
-from polku.testing.simulation.lineage import mark, number_of, part_of, tokens_of
+from polku.testing.simulation.lineage import mark, number_of, part_of, root_of, tokens_of
 from polku.testing.simulation.loop import current_process
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -29,12 +29,15 @@ class _NoTextError(Exception):
 class Code:
     """What the steps of one case call."""
 
-    def __init__(self, world) -> None:
+    def __init__(self, world, poison: dict | None = None) -> None:
         self.world = world
+        self.poison = poison
         self.ledger: Ledger = world.ledger
 
     def flaw(self, step: int, event: Event) -> str:
         text = event.metadata.get("flaw", "")
+        if self.poison and self.poison["step"] == step and self.poison["token"] in map(root_of, tokens_of(event)):
+            return "poison"
         number, _, deed = text.partition(":")
         return deed if number == str(step) else ""
 

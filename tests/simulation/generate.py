@@ -52,20 +52,30 @@ def _generate(seed: int) -> Case:
     if any(step["kind"] == "aggregator" for step in steps) and buffer["capacity"] < 5:
         buffer["capacity"] = 5
     clients = _clients(random, steps, names, calm)
-    if shape == "actors" and not calm and random.random() < 0.1:
-        _poison(random, steps, clients)
+    lanes = random.choice([1, 1, 2]) if shape == "actors" else 1
+    poison = None
+    if shape == "actors" and not calm and random.random() < 0.12:
+        poison = _poison(random, steps, clients, lanes)
+    faults = [] if calm else _faults(random, buffer, shape)
+    if shape == "actors" and not calm and random.random() < 0.06:
+        _cannot_start(random, emitters, faults)
+    if shape == "actors" and not calm and random.random() < 0.06:
+        _between_commits(random, buffer, emitters, clients, faults)
+    if shape == "actors" and random.random() < 0.015:
+        steps, clients, poison = _held_for_long(random)
     return {
         "seed": seed,
         "shape": shape,
-        "lanes": random.choice([1, 1, 2]) if shape == "actors" else 1,
+        "lanes": lanes,
         "ack": ack,
         "buffer": buffer,
         "letters": "memory" if random.random() < 0.85 else "disk",
         "steps": steps,
         "emitters": emitters,
         "clients": clients,
+        "poison": poison,
         "limits": {"open_bytes": 600} if random.random() < 0.05 else {},
-        "faults": [] if calm else _faults(random, buffer, shape),
+        "faults": faults,
     }
 
 
@@ -163,14 +173,58 @@ def _clients(random: Random, steps: list[Case], names: list[str], calm: bool) ->
     return clients
 
 
-def _poison(random: Random, steps: list[Case], clients: list[Case]) -> None:
-    """Let one event kill the process of a step, each time that it comes to it."""
-    able = [number for number, step in enumerate(steps) if step["kind"] in ("touch", "replace", "object", "enricher")]
-    if able:
-        number = random.choice(able)
-        steps[number]["async"] = True
-        message = random.choice(random.choice(clients)["messages"])
-        random.choice(message["events"])["flaw"] = f"{number}:poison"
+def _cannot_start(random: Random, emitters: list[Case], faults: list[Case]) -> None:
+    """Let an emitter die with work in flight, and not be able to start for a while."""
+    number = random.randrange(len(emitters))
+    emitters[number]["phases"] = [[0.02, "hang"], [random.choice([3.0, 20.0]), "start"]]
+    faults.append({"at": 0.015, "what": "kill", "part": "emitter", "which": number, "fuse": 1})
+
+
+def _between_commits(
+    random: Random, buffer: Case, emitters: list[Case], clients: list[Case], faults: list[Case]
+) -> None:
+    """Let a durable buffer die while it puts a large message in, piece by piece."""
+    buffer.update(kind="durable", capacity=random.choice([2, 4]), overflow=random.choice(["block", "drop_oldest"]))
+    for emitter in emitters:
+        emitter["latency"] = 0.02
+    name = clients[0]["name"]
+    events = [{"n": 900 + number, "id": f"{name}-{900 + number}"} for number in range(12)]
+    clients[0]["messages"].insert(0, {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0})
+    at = random.choice([0.005, 0.01, 0.02, 0.04, 0.08])
+    faults.append({"at": at, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8])})
+
+
+def _held_for_long(random: Random) -> tuple[list[Case], list[Case], None]:
+    """Hold one event back while many others pass it."""
+    steps = [{"kind": "aggregator", "async": False, "isolate": True, "size": 2, "within": 60.0, "strategy": "first",
+              "max_held": 10_000}]  # fmt: skip
+    clients = []
+    for name, count in (("c1", 1), ("c2", random.choice([120, 180]))):
+        messages = []
+        for number in range(count):
+            events = [{"n": 2 * number + place, "id": f"{name}-{2 * number + place}"} for place in (1, 2)]
+            messages.append({"events": events[:1] if name == "c1" else events, "pause": 0.0, "raw": False,
+                             "leaves": 0.0})  # fmt: skip
+        clients.append({"name": name, "way": "event", "messages": messages, "attempts": 1})
+    return steps, clients, None
+
+
+def _poison(random: Random, steps: list[Case], clients: list[Case], lanes: int) -> Case:
+    """Let one event kill the process of a step, each time that it comes to it: also after it was held there."""
+    if lanes > 1 and random.random() < 0.5:
+        steps.append({"kind": "object", "work": "touch", "async": True, "isolate": False, "shared": True})
+        return _poisoned(random, steps, clients)
+    if random.random() < 0.6:
+        steps.append({"kind": "aggregator", "async": False, "isolate": False, "size": random.choice([2, 3]),
+                      "within": random.choice([0.05, 1.0]), "strategy": "concat", "max_held": 10_000})  # fmt: skip
+    steps.append({"kind": "touch", "async": True, "isolate": False})
+    return _poisoned(random, steps, clients)
+
+
+def _poisoned(random: Random, steps: list[Case], clients: list[Case]) -> Case:
+    client = random.choice(clients)
+    event = random.choice(random.choice(client["messages"])["events"])
+    return {"step": len(steps) - 1, "token": f"{client['name']}.{event['n']}"}
 
 
 def _event(

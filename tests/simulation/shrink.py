@@ -54,7 +54,7 @@ def _smaller(case: Case) -> Iterator[Case]:
         plain = {"refuse_every": 0, "per_event": 0.0, "timeout": None, "concurrency": 1, "kind": "plain",
                  "overflow": None, "required": True, "latency": 0.001}  # fmt: skip
         yield from _plainer(case, ["emitters", number], plain)
-    yield from _plainer(case, [], {"lanes": 1, "letters": "memory", "limits": {}, "ack": "accepted"})
+    yield from _plainer(case, [], {"poison": None, "lanes": 1, "letters": "memory", "limits": {}, "ack": "accepted"})
     yield from _plainer(
         case, ["buffer"], {"kind": "ring", "capacity": 1000, "max_bytes": 10_000_000, "overflow": "block"}
     )
@@ -100,6 +100,11 @@ def _without_steps(case: Case) -> Iterator[Case]:
     for number in range(len(case["steps"])):
         other = copy.deepcopy(case)
         del other["steps"][number]
+        if other.get("poison"):
+            if other["poison"]["step"] == number:
+                other["poison"] = None
+            elif other["poison"]["step"] > number:
+                other["poison"]["step"] -= 1
         for client in other["clients"]:
             for message in client["messages"]:
                 for event in message["events"]:

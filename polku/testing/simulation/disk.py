@@ -21,6 +21,8 @@ from polku.buffer.journal_file import weigh
 from polku.buffer.log import OnOpen, Recovered
 from polku.errors import JournalError
 from polku.receipt import Refusal
+from polku.testing.simulation.lineage import tokens_of
+from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
     from polku.testing.simulation.world import World
@@ -46,6 +48,7 @@ class Disk:
     mode: str = "ok"
     commits: int = 0
     applied: set[tuple[Identity, int, str]] = field(default_factory=set)
+    untold: dict[tuple[Identity, str, str], object] = field(default_factory=dict)
 
     def states(self) -> dict[str, OutletState]:
         """Return how far each outlet is."""
@@ -261,13 +264,27 @@ class ModelLog:
         """See that what a push brought is applied once for each outlet, however often it is pushed."""
         identity = row.header.identity
         place = None if answer is None else answer.place(position) if answer.pieces else 0
-        if identity is None or place is None:
+        if identity is None:
+            return
+        self._check_untold(row, identity, is_told=place is not None)
+        if place is None:
             return
         for at in range(place, place + row.header.events):
             for name in sorted(row.takers):
                 if (identity, at, name) in self._disk.applied:
                     self._world.ledger.fault(f"twice: the buffer applied event {at} of {identity} for {name} twice")
                 self._disk.applied.add((identity, at, name))
+
+    def _check_untold(self, row: StoredBatch, identity: Identity, *, is_told: bool) -> None:
+        """See that what was applied without an answer is not applied again by another life of the buffer."""
+        for event in EventPayload.FromString(row.payload).events if self._disk.untold or not is_told else ():
+            for name in sorted(row.takers):
+                key = (identity, f"{event.id} {' '.join(tokens_of(event))}", name)
+                life = self._disk.untold.get(key, self)
+                if life is not self:
+                    self._world.ledger.fault(f"twice: the buffer applied {key[1]} of {identity} for {name} twice")
+                if not is_told:
+                    self._disk.untold[key] = self
 
     def _forget_answers(self) -> None:
         answers = self._disk.answers

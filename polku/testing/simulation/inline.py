@@ -69,8 +69,9 @@ class IntakeDoor:
             turns = self._turns.setdefault(client, Turns())
             return asyncio.ensure_future(await intake.begin(message, turns))
 
+        _, process = self._at()
         answer = await self._ask(begin)
-        return self._ask(lambda intake: answer)
+        return self._ask(lambda intake: answer, process)
 
     async def together(self, message: bytes) -> Ack:
         """Send an `IngestEvent` with those that come in the same moment."""
@@ -123,10 +124,12 @@ class IntakeDoor:
             raise UnavailableError("connection refused")
         return self._intake, self._process
 
-    async def _ask(self, call: Any) -> Any:
+    async def _ask(self, call: Any, connected: Process | None = None) -> Any:
         """Run a call in the intake's process; that it dies, or the client leaves, ends it as gRPC does."""
         await asyncio.sleep(self._world.random.random() * 0.002)
         intake, process = self._at()
+        if connected not in (None, process):
+            raise UnavailableError("connection lost")
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost.add(lost)
         work = self._world.loop.spawn(process, _await(call, intake))

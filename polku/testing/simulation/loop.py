@@ -255,14 +255,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def bury(self) -> None:
         """Close what is left of tasks that will never run again, so that nothing speaks after the end."""
-        for task in self.tasks:
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with contextlib.suppress(BaseException), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    coro = task.get_coro()
-                    assert coro is not None
-                    coro.close()
-        self.tasks.clear()
-        self._active.clear()
-        self._scheduled.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some were never begun
+            while self.tasks:
+                task = self.tasks.pop()
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    with contextlib.suppress(BaseException):
+                        task.get_coro().close()
+            self._active.clear()
+            self._scheduled.clear()

@@ -1,0 +1,243 @@
+"""The faults of the first review, by their numbers there: each mutant undoes one mend for as long as it is entered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Mutant = Callable[[], contextlib.AbstractContextManager[None]]
+MUTANTS: dict[str, tuple[str, Mutant]] = {}
+
+
+def mutant(number: str, text: str) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
+    """Register a generator function as a mutant."""
+
+    def register(function: Callable[[], Iterator[None]]) -> Mutant:
+        made = contextlib.contextmanager(function)
+        MUTANTS[number] = text, made
+        return made
+
+    return register
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Put something in the place of an attribute, in all modules of the product that have imported it by its name."""
+    old = getattr(owner, name)
+    places = [owner]
+    if not isinstance(owner, type):
+        modules = [module for key, module in list(sys.modules.items()) if key.startswith("polku.")]
+        places += [module for module in modules if vars(module).get(name) is old and module is not owner]
+    for place in places:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for place in places:
+            setattr(place, name, old)
+
+
+@mutant("1", "a refusal is matched to inputs by id, so one of a new id is lost")
+def refusals_by_id() -> Iterator[None]:
+    from polku import lineage
+
+    trace_back = lineage.trace_back
+
+    def by_id(given: Any, outcome: Any, refused: Any) -> Any:
+        ids = {event.id for event in given}
+        return trace_back(given, outcome, {at: r for at, r in refused.items() if r.event_id in ids})
+
+    with replaced(lineage, "trace_back", by_id):
+        yield
+
+
+@mutant("2", "what a push to an emitter fails with counts as a verdict about its events")
+def exceptions_are_verdicts() -> Iterator[None]:
+    from polku.buffer.outlet import Outlet
+    from polku.codes import Code
+    from polku.errors import DrainingError
+    from polku.link import Link
+    from polku.receipt import Receipt, Refusal
+
+    async def once(self: Any, seq: int, batch: Any) -> Any:
+        return await self._send_until_answered(seq, batch)
+
+    async def verdict(self: Any, batch: Any, answer: Any) -> Any:
+        try:
+            return await answer
+        except DrainingError:
+            return None
+        except Exception as error:
+            return Receipt(tuple(Refusal(i, Code.UNDELIVERED, str(error), position=n) for n, i in enumerate(batch.ids)))
+
+    with replaced(Link, "_send_despite_faults", once), replaced(Outlet, "_wait_for_receipt", verdict):
+        yield
+
+
+@mutant("3", "a timestamp outside of years 1 to 9999 gets in")
+def no_check_of_times() -> Iterator[None]:
+    from polku.gateway import times
+
+    with replaced(times, "time_fault", lambda event: ""):
+        yield
+
+
+@mutant("4", "CancelledError and SystemExit of user code are not its failure")
+def only_exceptions() -> Iterator[None]:
+    from polku import usercode
+
+    async def bare(work: Any) -> Any:
+        return await work
+
+    def ours(error: BaseException, **options: Any) -> bool:
+        return not isinstance(error, Exception)
+
+    with replaced(usercode, "is_ours", ours), replaced(usercode, "contained", bare):
+        yield
+
+
+@mutant("5", "the time limit cuts a whole call off, and forgets what was confirmed")
+def limit_of_the_whole() -> Iterator[None]:
+    from polku.emit.progress import Progress
+    from polku.emit.resilience import Resilient
+
+    def nothing(self: Any, *arguments: Any, **options: Any) -> None:
+        return None
+
+    with (
+        replaced(Progress, "step", nothing),
+        replaced(Progress, "settle", nothing),
+        replaced(Resilient, "_shrink", nothing),
+    ):
+        yield
+
+
+@mutant("6", "texts that cannot be encoded reach Acks and letters")
+def raw_texts() -> Iterator[None]:
+    from polku import text
+
+    with (
+        replaced(text, "line", lambda value, limit=500: str(value)[:limit]),
+        replaced(text, "block", lambda value, limit=16_000: str(value)[:limit]),
+    ):
+        yield
+
+
+@mutant("7", "a replay that was refused is answered from memory, and never tried again")
+def replays_from_memory() -> Iterator[None]:
+    from polku.dead_letters import replay
+    from polku.dead_letters.store import DeadLetterStore
+
+    with (
+        replaced(replay, "_refused", lambda marked, reason, store: None),
+        replaced(DeadLetterStore, "try_again", lambda self, *rest, **options: None),
+    ):
+        yield
+
+
+@mutant("7b", "a letter leaves its file before what replaces it is safe")
+def letters_leave_early() -> Iterator[None]:
+    from polku import assembly
+    from polku.dead_letters import replay
+
+    def to_outlet(push: Any) -> Any:
+        async def send(marked: Any, identity: Any) -> tuple[()]:
+            event = replay.as_event(marked.letter)
+            batch = replay.Batch(events=[event], routes=(marked.letter.emitter,), identity=identity)
+            asyncio.get_running_loop().create_task(push(batch))
+            return ()
+
+        return send
+
+    del assembly
+    with replaced(replay, "to_outlet", to_outlet):
+        yield
+
+
+@mutant("8", "a dead letter is overwritten by that of another event of the same id")
+def letters_by_id() -> Iterator[None]:
+    from polku.dead_letters import schema
+
+    with replaced(schema, "digest", lambda event: b""):
+        yield
+
+
+@mutant("8b", "an answer of several messages is told apart by ids, which they may share")
+def answers_by_id() -> Iterator[None]:
+    from polku import link
+
+    def answer(parts: Any, receipt: Any) -> None:
+        for part in parts:
+            if not part.answer.done():
+                places = {event_id: place for place, event_id in enumerate(part.batch.ids)}
+                own = [r._replace(position=places[r.event_id]) for r in receipt.refused if r.event_id in places]
+                part.answer.set_result(receipt._replace(refused=tuple(own)))
+
+    with replaced(link, "_answer", answer):
+        yield
+
+
+@mutant("11", "what kills its receiver while it is held is never found")
+def held_is_innocent() -> Iterator[None]:
+    from polku.suspects import Suspects
+
+    accuse = Suspects.accuse
+
+    def only_open(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
+        return False if held else accuse(self, seq, alone=alone)
+
+    with replaced(Suspects, "accuse", only_open):
+        yield
+
+
+@mutant("11b", "whoever has something in flight to a receiver that dies is a culprit after three deaths")
+def innocent_is_poison() -> Iterator[None]:
+    from polku.suspects import Suspects
+
+    accuse = Suspects.accuse
+
+    def anyone(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
+        return accuse(self, seq, alone=True, held=held)
+
+    with replaced(Suspects, "accuse", anyone):
+        yield
+
+
+@mutant("12", "a receiver keeps what its sender has the answers of, above what is held")
+def receivers_grow() -> Iterator[None]:
+    from polku.inlet import _Sender
+
+    def learn(self: Any, push: Any) -> None:
+        self._close(0, push.floor - 1)
+
+    with replaced(_Sender, "learn", learn):
+        yield
+
+
+@mutant("17", "of a push of several commits only the last one says that it was here")
+def last_commit_alone_answers() -> Iterator[None]:
+    from polku.buffer import answers
+
+    answer_of = answers.answer_of
+
+    def complete_only(filing: Any, *, complete: bool) -> Any:
+        return answer_of(filing, complete=True) if complete else None
+
+    with replaced(answers, "answer_of", complete_only):
+        yield
+
+
+@mutant("18", "an epoch is the wall clock, and a link whose clock was set back is refused for ever")
+def epochs_by_the_clock() -> Iterator[None]:
+    from polku import epoch
+    from polku.link import Link
+
+    def nothing(self: Any, error: Any) -> None:
+        return None
+
+    with replaced(epoch, "new_epoch", lambda above=0: time.time_ns()), replaced(Link, "_outlive", nothing):
+        yield

@@ -1,0 +1,46 @@
+"""How many seeds, and how much time, the simulation needs for each old fault."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.simulation.generate import generate
+from tests.simulation.mutants.faults import MUTANTS
+from tests.simulation.run import run
+
+
+class Found(NamedTuple):
+    """What the search for a mutant came to: seeds tried, seconds of CPU, and what broke (nothing: not found)."""
+
+    seeds: int
+    seconds: float
+    fault: str
+
+
+def find(number: str, *, seconds: float = 60.0, first: int = 1) -> Found:
+    """Try seeds with a mutant until a promise is broken."""
+    began = time.process_time()
+    tried = 0
+    while time.process_time() < began + seconds:
+        case = {**generate(first + tried), "limit": 60_000}
+        tried += 1
+        with MUTANTS[number][1]():
+            result = run(case)
+        took = time.process_time() - began
+        if result.faults and not run(case).faults:
+            return Found(tried, took, result.faults[0])
+    return Found(tried, time.process_time() - began, "")
+
+
+def find_all(numbers: Sequence[str], *, seconds: float) -> int:
+    """Print the table; return 1 where a fault was not found in time."""
+    missed = 0
+    print("| fault | seeds | seconds of CPU | what breaks |\n|---|---|---|---|", flush=True)
+    for number in numbers or MUTANTS:
+        found = find(number, seconds=seconds)
+        missed += not found.fault
+        what = found.fault[:110].replace("|", "/") or "**not found**"
+        print(f"| {number}: {MUTANTS[number][0]} | {found.seeds} | {found.seconds:.1f} | {what} |", flush=True)
+    return 1 if missed else 0
