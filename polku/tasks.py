@@ -59,7 +59,10 @@ class TaskSet:
 
     def start(self, name: str, work: Awaitable[T]) -> asyncio.Task[T]:
         """Run work that ends by itself; a failure stays in `fault` until work of the same name has ended well."""
-        return self._add(name, self._run(name, work))
+        task = self._add(name, self._run(name, work))
+        if isinstance(work, Coroutine):
+            task.add_done_callback(lambda _: work.close())  # cancelled at once, it never began
+        return task
 
     def works(self, name: str) -> None:
         """Forget the failure of a task: it works."""

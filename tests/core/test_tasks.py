@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,17 @@ def sources() -> Iterator[tuple[str, ast.AST]]:
 def test_no_task_is_made_that_nobody_owns() -> None:
     made = {f"{path}:{name}" for path, tree in sources() for name, node in functions(tree) if makes_tasks(node)}
     assert made - OWNED.keys() == set()
+
+
+async def test_work_that_is_cancelled_before_its_first_step_is_closed() -> None:
+    """Python warns of a coroutine that nobody ever awaited, and here a warning is an error."""
+    steps: list[str] = []
+
+    async def work() -> None:
+        steps.append("begun")
+
+    tasks, begun = TaskSet("part"), work()
+    tasks.start("work", begun)
+    await tasks.close()
+    assert steps == []
+    assert inspect.getcoroutinestate(begun) == inspect.CORO_CLOSED
