@@ -18,11 +18,12 @@ from polku.report import EmitterReport, add_up, report_outcome
 _LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again
 _REPORT_SECONDS = 5.0
+_AGAIN_SECONDS = 0.2
 
 
 async def drain(parts: Parts) -> None:
     """Refuse what is new, flush the stages, empty the outlets, close the doors; raises what a lane failed with."""
-    taking = [asyncio.ensure_future(call(lane.ingest.drain_ingest.remote())) for lane in parts.lanes]
+    taking = [asyncio.ensure_future(insist(lane.ingest.drain_ingest)) for lane in parts.lanes]
     pairs = zip(parts.lanes, taking, strict=True)
     lanes = [asyncio.ensure_future(_drain_lane(lane, taken)) for lane, taken in pairs]
     flushed = [*parts.stages(), *(lane.buffer for lane in parts.lanes)]
@@ -79,10 +80,20 @@ async def call(ref: Any) -> Any:
     return await ref
 
 
+async def insist(method: Any) -> Any:
+    """Return an actor's answer; one that is on its way back is asked again."""
+    while True:
+        try:
+            return await call(method.remote())
+        except ray.exceptions.ActorUnavailableError as error:
+            _LOG.info("the drain waits for an actor that is on its way back: %s", error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+
 async def _drain_lane(lane: Column, taken: asyncio.Future[None]) -> None:
     await asyncio.wait([taken])
     taken.result()
-    await call(lane.buffer.drain_buffer.remote())
+    await insist(lane.buffer.drain_buffer)
     await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
 
 

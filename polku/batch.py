@@ -28,7 +28,7 @@ class Identity(NamedTuple):
     seq: int
 
     def part(self, start: int, events: int) -> Identity:
-        """Return the identity of a part: so many events of the batch, or of this part of it, from `start` on."""
+        """Return the identity of a part: `events` of the batch, or of this part of it, from the one at `start` on."""
         whole, place = self.place
         first = start if place is None else place.start + start
         return whole._replace(origin=f"{whole.origin}#{first}-{first + events}")

@@ -318,7 +318,7 @@ class Inlet:
         try:
             result = await self._receiver.push(batch)
         except BaseException as error:
-            entry.forget()  # a sender that pushes it again would hear the same for ever
+            entry.forget()  # a sender that pushes it again would hear the same each time
             answer.fail(as_exception(error))
             if is_ours(error):
                 raise

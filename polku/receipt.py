@@ -125,7 +125,7 @@ class Turn(NamedTuple):
     """Answer a push that asked to be worked on alone: it was not begun, and must come again.
 
     With `alone` its turn has come: nothing else is worked on until it has come, as a push that asks for the same, and
-    is answered. Without, others are worked on beside it, or may be from now on: it must come as any other.
+    is answered. Without, others are worked on at the same time, or may be from now on: it must come as any other.
     """
 
     alone: bool

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from polku.peer import Peer, Push
 
 DEATHS = 3
-"""So many deaths of its receiver make a batch a culprit: the first may be chance, and another's fault."""
+"""The deaths of its receiver that make a batch a culprit: the first may be chance, and another's fault."""
 
 ALONE = DEATHS - 1
-"""So many of them it must have been worked on alone."""
+"""Those of them at which the batch must have been worked on alone."""
 
 
 class Suspects:

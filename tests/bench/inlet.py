@@ -27,7 +27,7 @@ MEASURED = 1_000
 
 
 class HoldsTheFirst:
-    """Hold the first batch for ever, and answer all others."""
+    """Hold the first batch, and answer all others."""
 
     holds = True
 

@@ -57,7 +57,7 @@ class Life:
             await asyncio.sleep(0)
         if self.world.deadly & set(batch.ids) or await self.world.forward(batch):
             self.world.die(self)
-        if self.died.is_set():  # nothing of a dead life goes on
+        if self.died.is_set():  # nothing of a dead life continues
             await asyncio.Event().wait()
         self.world.done.append(batch)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Code, Event, Hub, Pipeline
+from polku import Aggregator, Batch, Code, Event, Hub, Pipeline
 from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -26,6 +26,11 @@ def die_of_it(event: Event) -> None:
 def hang_on_it(event: Event) -> None:
     if event.id == POISON:
         time.sleep(3_600)
+
+
+def die_of_what_is_made_of_it(event: Event) -> None:
+    if POISON.encode() in event.payload:
+        os._exit(1)
 
 
 class DiesOfIt:
@@ -73,6 +78,23 @@ def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(p
     assert list(ack.event_ids) == [event_id for event_id in IDS if event_id != POISON]
     assert [event.id for event in recorder.events()] == list(ack.event_ids)
     assert [(letter.event.id, letter.code) for letter in letters] == [(POISON, Code.POISON)]
+
+
+def test_an_event_that_kills_its_stage_when_it_is_released_by_an_aggregator_is_found(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    aggregator = Aggregator(size=1_000, within=0.3, strategy="concat")
+    hub = Hub(runtime="ray").middleware(aggregator).middleware(die_of_what_is_made_of_it).emitter(recorder)
+    ids = IDS[770:780]
+    with hub.start() as pipeline:
+        events = [Event(id=event_id, event_type="t", payload=f"{event_id} ".encode()) for event_id in ids]
+        ack = pipeline.sender().send(events)
+        letters = dead_letters(pipeline, "ingest")
+        assert pipeline.stop(60).complete
+    assert [(refusal.event_id, refusal.code) for refusal in ack.refused] == [(POISON, Code.POISON)]
+    assert list(ack.event_ids) == [event_id for event_id in ids if event_id != POISON]
+    assert [(letter.event.id, letter.code) for letter in letters] == [(POISON, Code.POISON)]
+    got = b"".join(event.payload for event in recorder.events()).decode().split()
+    assert got == list(ack.event_ids)
 
 
 def test_an_event_that_kills_its_emitter_becomes_a_dead_letter_and_the_others_arrive(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""A drain on Ray waits for what is on its way back, and for nothing that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from polku.actors import drain
+
+
+class Method:
+    """The method of an actor that answers so, one call after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def remote(self) -> asyncio.Future[object]:
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        given = self.answers.pop(0)
+        if isinstance(given, Exception):
+            answer.set_exception(given)
+        else:
+            answer.set_result(given)
+        return answer
+
+
+async def test_an_actor_that_is_being_restarted_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "_AGAIN_SECONDS", 0.0)
+    away = ActorUnavailableError("it is being restarted", b"0" * 16)
+    assert await drain.insist(Method(away, away, "drained")) == "drained"
+
+
+async def test_an_actor_that_is_gone_is_not() -> None:
+    with pytest.raises(ActorDiedError):
+        await drain.insist(Method(ActorDiedError()))
