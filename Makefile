@@ -14,6 +14,7 @@ help:
 	@echo "make matrix  test every Python with every protobuf (minutes)"
 	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
 	@echo "make fuzz    fuzz what reads bytes of strangers, a minute each (FUZZ_SECONDS=600 for longer); installs atheris"
+	@echo "make simulate  run generated pipelines in virtual time, failures and all (SECONDS=60 for less than ten minutes)"
 	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make clean   remove everything that was made"
 
@@ -44,6 +45,9 @@ chaos: venv
 fuzz: venv
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install atheris
 	$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60}
+
+simulate: venv
+	$(BIN)/python -m tests.simulation --seconds $${SECONDS:-600} --jobs 2
 
 bench: venv
 	$(BIN)/python -m tests.bench.table --rounds $${ROUNDS:-5} $${QUICK:+--quick}

@@ -11,7 +11,8 @@ def test_my_plugin_keeps_the_contract():
         assert_plugin(plugin.address, sample=b"one line of my format")
 ```
 
-An emitter is checked against its real destination, which the test drives: see `polku.testing.emitters`.
+An emitter is checked against its real destination, which the test drives: see `polku.testing.emitters`. A whole
+pipeline is simulated in virtual time, with destinations that fail: see `simulate`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from polku.testing.emitters import (
     emitter_checks,
 )
 from polku.testing.oracle import Oracle, Verdict
+from polku.testing.simulation import Simulation, simulate
 
 __all__ = [
     "Ability",
@@ -42,6 +44,7 @@ __all__ = [
     "Oracle",
     "PluginProcess",
     "Report",
+    "Simulation",
     "Verdict",
     "assert_emitter",
     "assert_plugin",
@@ -49,4 +52,5 @@ __all__ = [
     "check_plugin",
     "emitter_checks",
     "plugin_process",
+    "simulate",
 ]
