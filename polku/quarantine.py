@@ -14,11 +14,13 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
+from polku.log import RepeatedLog
 from polku.receipt import Turn
 from polku.tasks import TaskSet
+from polku.text import named
 from polku.usercode import as_exception
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 
 
 class Patience(NamedTuple):
@@ -176,4 +178,4 @@ class Quarantine:
 
 def _log_failure(flushing: asyncio.Future[None]) -> None:
     if not flushing.cancelled() and (error := flushing.exception()) is not None:
-        _LOG.error("what is held could not be released: %s", error, exc_info=error)
+        _REPEATED.error("release", "what is held could not be released: %s", named(error))

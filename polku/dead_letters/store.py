@@ -22,9 +22,10 @@ from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
+from polku.log import RepeatedLog
 from polku.text import as_id, block, line
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _INSERT = """
 INSERT INTO letter(event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, size, digest,
     event) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)
@@ -234,7 +235,9 @@ class DeadLetterStore:
         try:
             self._db.execute(_INSERT, (*letter[1:11], size, digest(letter.event), letter.event))
         except (sqlite3.DataError, OverflowError, ValueError) as error:  # larger than a row may be
-            _LOG.error("dead letters: event %s cannot be stored whole: %s", line(letter.event_id), line(error))
+            _REPEATED.error(
+                "row", "dead letters: event %s cannot be stored whole: %s", line(letter.event_id), line(error)
+            )
             return self._add(_without_content(letter, error)) if letter.event else letter.kind
         return letter.kind
 

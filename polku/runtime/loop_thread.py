@@ -14,10 +14,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from polku.errors import SettingError
+from polku.log import RepeatedLog
 from polku.loops import new_event_loop
 from polku.usercode import contained
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 T = TypeVar("T")
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -42,7 +43,8 @@ def run(running: asyncio.AbstractEventLoop) -> None:
             running.run_forever()
             return
         except (SystemExit, KeyboardInterrupt) as error:
-            _LOG.error("%s in a task of user code: the event loop continues", type(error).__name__, exc_info=error)
+            name = type(error).__name__
+            _REPEATED.exception(name, "%s in a task of user code: the event loop continues", name)
 
 
 def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:

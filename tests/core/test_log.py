@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import polku
 from polku import Batch, Event
 from polku.codes import Code
 from polku.dead_letters import DeadLetters
@@ -155,3 +158,37 @@ def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: p
     DeadLetters().bury("warehouse-of-this-test", Batch.from_events(events), refused)
     said = [message for message in caplog.messages if "warehouse-of-this-test" in message]
     assert said == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
+
+
+# Where lines are written without a `RepeatedLog`, and why they do not repeat.
+ONCE = {
+    "polku/buffer/durable.py": "when a journal is opened",
+    "polku/buffer/journal.py": "when a journal is opened",
+    "polku/buffer/place.py": "when a journal is opened",
+    "polku/dead_letters/disk.py": "at the end",
+    "polku/external/emit.py": "at the end",
+    "polku/gateway/choice.py": "at the start",
+    "polku/gateway/pulling.py": "at the end",
+    "polku/hooks.py": "at the end",
+    "polku/plugin/service.py": "at the end",
+    "polku/runtime/inline.py": "at the end",
+    "polku/actors/drain.py": "at the end",
+    "polku/actors/following.py": "when a node comes or goes",
+    "polku/actors/hub.py": "when an actor has died",
+    "polku/actors/runtime.py": "at the start",
+    "polku/actors/shell.py": "at the end",
+}
+
+
+def test_lines_that_can_repeat_are_written_by_a_repeated_log() -> None:
+    root = Path(polku.__file__).parent
+    direct = re.compile(r"\b(_?LOG|logger|logging)\.(debug|info|warning|error|exception|critical|log)\(")
+    files = sorted([*root.glob("**/*.py"), *(root / "actors").glob("*.py")])
+    repeated = re.compile(r"^_?LOG = RepeatedLog\(", re.MULTILINE)
+    found = set()
+    for path in files:
+        text = path.read_text()
+        imports_repeated = "import LOG" in text or repeated.search(text)
+        if direct.search(text) and not imports_repeated:
+            found.add(f"polku/{path.relative_to(root)}")
+    assert found - ONCE.keys() == set()
