@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LOOK = 1.0  # seconds between two looks for letters that are to be replayed
+_LONGEST_PAUSE = 30.0  # seconds until letters that find no room are tried again; the first pause is `_LOOK`, then twice
 _AT_ONCE = 64  # of one emitter; fewer than the answers that the buffer remembers of one origin
 _ROOM = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 
@@ -52,6 +53,7 @@ class Replayer:
         self._send = send
         self._emitters = frozenset(emitters)
         self._replaying: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # by emitter: how long, and until when by the loop's clock
         self._faults: dict[str, str] = {}
         self.absent: dict[str, int] = {}
 
@@ -75,9 +77,18 @@ class Replayer:
         waiting = await self._call(DeadLetterStore.waiting)
         self._note_absent({name: count for name, count in waiting.items() if name and name not in self._emitters})
         self._replaying = {name: task for name, task in self._replaying.items() if not task.done()}
-        for name in self._emitters.intersection(waiting).difference(self._replaying):
+        for name in self._emitters.intersection(waiting).difference(self._replaying, self._resting()):
             work = self._guarded(name, self._replay(name))
             self._replaying[name] = asyncio.get_running_loop().create_task(work)
+
+    def _resting(self) -> set[str]:
+        """Return the emitters whose letters found no room a short while ago."""
+        now = asyncio.get_running_loop().time()
+        return {name for name, (_, until) in self._pauses.items() if now < until}
+
+    def _rest(self, emitter: str) -> None:
+        pause = min(2 * self._pauses.get(emitter, (_LOOK / 2, 0.0))[0], _LONGEST_PAUSE)
+        self._pauses[emitter] = (pause, asyncio.get_running_loop().time() + pause)
 
     def _note_absent(self, absent: dict[str, int]) -> None:
         if "" in self._emitters:
@@ -110,7 +121,9 @@ class Replayer:
             for error in (answer for answer in answers if isinstance(answer, BaseException)):
                 raise UnavailableError(named(error)) from error
             if has_to_wait:
+                self._rest(emitter)
                 return
+            self._pauses.pop(emitter, None)
 
     async def _settle_refused(self, refused: Sequence[tuple[Marked, Sequence[Refusal]]]) -> bool:
         """Return whether some of them have to wait for room."""

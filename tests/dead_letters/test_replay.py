@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,25 @@ async def test_what_found_no_room_is_tried_again_as_another_attempt(
     first, second = (identity for _, identity in pipeline.tries)
     assert first.origin == second.origin
     assert first.seq != second.seq
+
+
+async def test_letters_that_find_no_room_again_and_again_are_tried_ever_more_rarely(
+    letters: StoredDeadLetters, store: DeadLetterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(replay, "_LOOK", 0.001)
+    tries: list[float] = []
+
+    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
+        tries.append(loop.time())
+        return [Refusal("a", Code.BUFFER_FULL, "full")] if len(tries) < 8 else []
+
+    store.add([letter("a")])
+    store.mark(Selection())
+    letters.replay(send, ["sink"])
+    await wait_for(lambda: not ids(store))
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert all(pause >= 0.001 * 2**number for number, pause in enumerate(pauses))
 
 
 async def test_an_attempt_whose_outcome_is_not_known_is_made_again_under_its_own_name(
