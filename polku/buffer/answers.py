@@ -46,7 +46,10 @@ def answer_of(filing: Filing, *, complete: bool) -> Answer | None:
     first, last = (min(positions), max(positions)) if positions else (0, -1)
     is_whole = filing.pieces in ([], [(first, 0)])
     pieces = () if is_whole else tuple(filing.pieces)
-    return Answer(filing.identity, first, last, tuple(filing.refused), pieces, None if complete else dict(filing.taken))
+    # A later answer takes the place of the one that these were added to.
+    told = [refusal for awaited in filing.waits for refusal in awaited.refused[: awaited.told]]
+    refused = (*filing.refused, *told)
+    return Answer(filing.identity, first, last, refused, pieces, None if complete else dict(filing.taken))
 
 
 def write_refusals(refused: Sequence[Refusal]) -> str:

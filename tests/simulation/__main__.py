@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         from tests.simulation.mutants.table import find_all
 
         return find_all(options.mutants, seconds=options.seconds or 60.0)
+    if options.failed:
+        return max(map(_again, many.FAILED.read_text().splitlines()), default=0)
     if options.seed is not None or options.case:
         return _one(options)
     return many.run_many(options, _known(options))
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, help="run one case")
     parser.add_argument("--case", help="run one case, as JSON")
+    parser.add_argument("--failed", action="store_true", help="run the cases that failed once")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--shrink", type=float, default=15.0, help="seconds for making a failing case smaller")
     parser.add_argument("--known", help="what cases leave out, instead of what known.py says; '-': nothing")
@@ -47,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _known(options: argparse.Namespace) -> frozenset[str]:
     return known.features() if options.known is None else frozenset(options.known.split(",")) - {"-", ""}
+
+
+def _again(line: str) -> int:
+    case = json.loads(line)
+    faults = run(case).faults
+    if faults:
+        print(*faults, sep="\n")
+        many.print_case(case)
+    return 1 if faults else 0
 
 
 def _one(options: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ import pytest
 
 from polku.testing.simulation.loop import SimulatedLoop
 from tests.simulation.generate import generate
-from tests.simulation.many import FAILED
 from tests.simulation.run import run
 
 SECONDS = os.environ.get("POLKU_SIMULATE_SECONDS", "50")
@@ -24,9 +23,8 @@ def test_no_promise_is_broken_in_a_minute_of_fresh_seeds() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("case", FAILED.read_text().splitlines() if FAILED.exists() else [])
-def test_what_failed_once_is_right(case: str) -> None:
-    done = _simulate("--case", case)
+def test_what_failed_once_is_right() -> None:
+    done = _simulate("--failed")
     assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
 
 
