@@ -110,3 +110,15 @@ def test_payloads_of_plain_events_are_not_looked_into() -> None:
     assert not may_have_times(EventPayload(events=plain).SerializeToString())
     assert time_fault(plain[0]) == ""
     assert may_have_times(EventPayload(events=[event(TIMES[0], 1, 0)]).SerializeToString())
+
+
+@WAYS
+def test_of_events_with_one_id_the_first_counts_also_where_it_is_refused(
+    admit: Callable[[list[Event]], Admission],
+) -> None:
+    admission = admit([event(TIMES[0], LAST + 1, 0), new_event("x", id="bad", source="s")])
+    assert admission.ids == []
+    assert [(r.event_id, r.code) for r in admission.refused] == [
+        ("bad", Code.INVALID_EVENT),
+        ("bad", Code.DUPLICATE_ID),
+    ]
