@@ -61,6 +61,7 @@ def _generate(seed: int) -> Case:
         _cannot_start(random, emitters, faults)
     if shape == "actors" and not calm and random.random() < 0.06:
         _between_commits(random, buffer, emitters, clients, faults)
+        ack = random.choice(["delivered", ack])
     if shape == "actors" and random.random() < 0.015:
         steps, clients, poison = _held_for_long(random)
     return {
@@ -187,6 +188,7 @@ def _between_commits(
     buffer.update(kind="durable", capacity=random.choice([2, 4]), overflow=random.choice(["block", "drop_oldest"]))
     for emitter in emitters:
         emitter["latency"] = 0.02
+        emitter["refuse_every"] = 0 if emitter["kind"] == "stdout" else random.choice([0, 3])
     name = clients[0]["name"]
     events = [{"n": 900 + number, "id": f"{name}-{900 + number}"} for number in range(12)]
     clients[0]["messages"].insert(0, {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0})

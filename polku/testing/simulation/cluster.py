@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from polku import lane as lanes
 from polku.assembly import (
     build_buffer,
     build_dead_letters,
@@ -32,7 +33,7 @@ from polku.fork import Fork
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.inlet import Inlet
-from polku.lane import GATHERED, LaneStatistics, single
+from polku.lane import LaneStatistics, single
 from polku.link import Link, Local, Outgoing, Peer, Push
 from polku.plan import OutletPlan, Plan, StagePlan
 from polku.receipt import Receipt, Taken, Turn
@@ -263,7 +264,8 @@ class Cluster:
         """Call a part over the network; raises `UnavailableError` where the outcome is unknown."""
         part, net, chance = self.parts[name], self.network, self.world.random.random
         known = part.life
-        await asyncio.sleep(self._delay())
+        if delay := self._delay():
+            await asyncio.sleep(delay)
         if chance() < net.lost:
             self.world.ledger.count("requests lost")
             await asyncio.sleep(_LATE_SECONDS)
@@ -280,7 +282,8 @@ class Cluster:
         if not task.done():
             await part.wait_up()
             raise UnavailableError(f"{name} died", died=True)
-        await asyncio.sleep(self._delay())
+        if delay := self._delay():
+            await asyncio.sleep(delay)
         if chance() < net.lost:
             self.world.ledger.count("answers lost")
             task.exception()
@@ -298,7 +301,7 @@ class Cluster:
 
     def _delay(self) -> float:
         random = self.world.random.random
-        delay = random() * 0.002
+        delay = max(0.0, random() - 0.5) * 0.004  # half of the calls come at once
         if self.network.slow and random() < 0.2:
             delay += random() * self.network.slow
         return delay
@@ -386,7 +389,7 @@ class _IngestShell:
     async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> _IngestShell:
         letters = build_dead_letters(plan)
         peer, close = cluster.connect(plan, lane, 0, letters)
-        window = GATHERED._replace(batches=plan.batches_under_way)
+        window = lanes.GATHERED._replace(batches=plan.batches_under_way)
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
         await intake.start()

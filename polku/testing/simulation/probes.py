@@ -71,6 +71,7 @@ class ProbedStep:
 
 def install(world: World) -> None:
     """Put the probes of a world in place."""
+    from polku import lane
     from polku.buffer import buffer
     from polku.buffer.buffer import Buffer
     from polku.dead_letters.memory import DeadLetter, DeadLetters
@@ -114,6 +115,9 @@ def install(world: World) -> None:
         disk = world.disks.setdefault(strategy.path, Disk())
         return ModelLog(world, disk, path=strategy.path, final=final, window=world.random.choice([1, 3, 4096]))
 
+    turns = world.random.choice([0, 3, 3, 3, 40])  # that a few events wait for more: forty cost as much as all the rest
+    for name in ("_JOINED", "GATHERED"):
+        world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
     _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept))
