@@ -89,8 +89,9 @@ class BufferStrategy:
     ) -> BufferStrategy:
         """Hold up to `max_bytes` (and `capacity` events) in a journal on disk; events are there before their Ack is.
 
-        `path` is a file that this pipeline has for itself; its directory is made where it is missing. Beside
-        `max_bytes` its write-ahead log and its reserve take some 10 MB.
+        `path` is a file that this pipeline has for itself, on a disk of its machine; its directory is made where it is
+        missing. Next to `max_bytes` its write-ahead log and its reserve take some 10 MB. The start raises
+        `JournalPathError` where there can be no journal: a path below a file, somebody else's file, a network disk.
         """
         text = os.fspath(path)
         if not text or text.endswith(os.sep) or os.path.isdir(text):

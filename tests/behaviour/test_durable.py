@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from polku import BufferStrategy, Code, Event, Hub, WebhookEmitter, new_event
-from polku.errors import JournalLockedError
+from polku.errors import JournalLockedError, JournalPathError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
 from tests.behaviour.conftest import Start
@@ -129,10 +129,11 @@ def test_a_journal_that_another_pipeline_has_is_refused_by_pid(start: Start, tmp
 
 
 def test_a_path_that_cannot_be_used_is_refused_clearly_until_it_can(start: Start, tmp_path: Path) -> None:
-    blocker = tmp_path / "folder"
-    blocker.write_text("a file where the folder should be")
+    path = tmp_path / "folder" / "journal.db"
+    blocker = Path(f"{path}.lock")
+    blocker.mkdir(parents=True)  # a folder where a file should be
     recorder = Recorder(tmp_path / "out")
-    hub = Hub().buffer_strategy(BufferStrategy.durable(blocker / "journal.db")).emitter(recorder)
+    hub = Hub().buffer_strategy(BufferStrategy.durable(path)).emitter(recorder)
     pipeline = start(hub, grpc_addr="127.0.0.1:0")
     receipt = pipeline.sender().send(numbered(0, 3))
     assert {refusal.code for refusal in receipt.refused} == {Code.BUFFER_FULL}
@@ -148,15 +149,44 @@ def test_a_path_that_cannot_be_used_is_refused_clearly_until_it_can(start: Start
     ]
     assert list(ack.event_ids) == []
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert str(blocker / "journal.db") in refused.value.details()
+    assert str(path) in refused.value.details()
     deadline = time.monotonic() + 30
     while (health := pipeline.health()).healthy:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert str(blocker / "journal.db") in health.components["buffer"][1]
-    blocker.unlink()
+    assert str(path) in health.components["buffer"][1]
+    blocker.rmdir()
     while not pipeline.health().healthy:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert pipeline.sender().send(numbered(3, 5)).ok
     assert [event.id for event in recorder.wait_for(2)] == ["00003", "00004"]
+
+
+def test_a_path_that_can_never_be_a_journal_stops_the_start(start: Start, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not yours")
+    hub = Hub().buffer_strategy(BufferStrategy.durable(notes)).emitter(Recorder(tmp_path / "out"))
+    with pytest.raises(JournalPathError, match="is no journal, and is left as it is"):
+        start(hub)
+    assert notes.read_text() == "not yours"
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["notes.txt"]
+
+
+def test_a_renamed_emitter_gets_what_waits_for_its_former_name(start: Start, tmp_path: Path) -> None:
+    def hub() -> Hub:
+        return Hub().buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db"))
+
+    shut = Recorder(tmp_path / "never")
+    shut.hold()
+    closed = start(hub().emitter(shut, name="old"))
+    assert closed.sender().send(numbered(0, 3)).ok
+    closed.stop(0.1)
+    stranded = start(hub().emitter(Recorder(tmp_path / "wrong"), name="new"))
+    well, text = stranded.health().components["emitter:old"]
+    assert (well, "3 events wait for it in the journal" in text) == (False, True)
+    stranded.stop(5)
+    recorder = Recorder(tmp_path / "out")
+    pipeline = start(hub().emitter(recorder, name="new", formerly="old"))
+    assert [event.id for event in recorder.wait_for(3)] == ["00000", "00001", "00002"]
+    assert "emitter:old" not in pipeline.health().components
