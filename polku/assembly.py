@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polku.buffer.buffer import Buffer
@@ -96,12 +97,16 @@ def build_replicas(
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
-    """Build what keeps dead letters: on disk where the plan says so."""
+    """Build what keeps dead letters: on disk where the plan says so; raises `JournalPathError` where that cannot be."""
     if plan.dead_letters is None:
         return DeadLetters(clock=clock)
+    from polku.buffer.place import check_letters_place, check_place
     from polku.dead_letters.disk import StoredDeadLetters
 
     where = plan.dead_letters
+    if plan.buffer.path:  # which is what a person has chosen: it is named before what stands next to it
+        check_place(Path(plan.buffer.path))
+    check_letters_place(Path(where.path))
     return StoredDeadLetters(where.path, where.max_events, where.max_bytes, clock=clock)
 
 

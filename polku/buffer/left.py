@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polku.buffer.journal import Journal
-from polku.buffer.place import check_place
+from polku.buffer.place import check_letters_place, check_place
 from polku.errors import JournalError
-from polku.plan import lane_path
+from polku.plan import Plan, lane_path
 
 _LANE = re.compile(r"\.lane-([1-9][0-9]*)")
 
@@ -25,10 +25,12 @@ def check_left(path: str, lanes: int) -> None:
             )
 
 
-def check_places(path: str, lanes: int) -> None:
-    """Raise `JournalPathError` where a lane's journal can never be; an empty path is that of a buffer in memory."""
-    for number in range(1, lanes + 1) if path else ():
-        check_place(Path(lane_path(path, number)))
+def check_places(plan: Plan) -> None:
+    """Raise `JournalPathError` where a lane's journal, or the dead letters, can never be."""
+    for number in range(1, plan.lanes + 1) if plan.buffer.path else ():
+        check_place(Path(lane_path(plan.buffer.path, number)))
+    if plan.dead_letters is not None:
+        check_letters_place(Path(plan.dead_letters.path))
 
 
 def _journals(first: Path) -> Iterator[tuple[int, Path]]:

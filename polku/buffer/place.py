@@ -38,6 +38,20 @@ def check_place(path: Path) -> None:
         raise JournalPathError(path, "is no journal, and is left as it is; choose another path, or move it away")
 
 
+def check_letters_place(path: Path) -> None:
+    """Raise `JournalPathError` where a path or its disk can never have dead letters, or has something else."""
+    path = Path(os.path.realpath(path))
+    _check_path(path)
+    _check_disk(path)
+    try:
+        header = _header(path)
+    except OSError:
+        return
+    # One without an application id may be half made; whoever opens it sees whether it has tables of another program.
+    if header and not (header.startswith(_SQLITE) and _number(header, 68) in (0, DEAD_LETTERS)):
+        raise JournalPathError(path, "has no dead letters, and is left as it is; choose another path, or move it away")
+
+
 def warn_of_place(path: Path) -> None:
     """Log what a journal's place does not protect from."""
     path = Path(os.path.realpath(path))

@@ -101,7 +101,7 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
-    check_places(plan.buffer.path, plan.lanes)
+    check_places(plan)
     for line in outline(plan):
         print(line)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from polku import Hub
+from polku.assembly import build_dead_letters
 from polku.buffer import place
 from polku.buffer.journal import Journal
 from polku.buffer.place import check_place
@@ -84,6 +86,26 @@ async def test_a_path_that_can_never_be_a_journal_stops_the_start(path: str, rea
         async with durable(Path("x"), {"a": Destination()}, strategy=_strategy(path)):
             pass
     assert str(caught.value) == f"journal {path}: {reason}"
+
+
+@pytest.mark.parametrize("make", [text, short_text, database_of_a_program, write_sample])
+def test_dead_letters_are_not_put_into_a_file_of_somebody_else(make: object, tmp_path: Path) -> None:
+    path = tmp_path / "letters.db"
+    make(path)  # type: ignore[operator]
+    before = path.read_bytes()
+    with pytest.raises(JournalPathError, match="has no dead letters, and is left as it is"):
+        build_dead_letters(Hub().emitter(print).dead_letters(path).plan("inline"))
+    with pytest.raises(JournalPathError, match="/dev/null is no folder"):
+        build_dead_letters(Hub().emitter(print).dead_letters("/dev/null/x").plan("inline"))
+    assert path.read_bytes() == before
+
+
+async def test_dead_letters_go_on_in_their_own_file(tmp_path: Path) -> None:
+    dead_letters(tmp_path / "letters.db")
+    for name in ("letters.db", "new.db"):
+        letters = build_dead_letters(Hub().emitter(print).dead_letters(tmp_path / name).plan("inline"))
+        assert await letters.stored() == []
+        await letters.close()
 
 
 def _strategy(path: str) -> object:
