@@ -18,16 +18,14 @@ import contextlib
 import logging
 import os
 import pickle
-import shutil
 import struct
-import tempfile
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from polku.begin import begin
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
+from polku.socket_folder import SocketFolder
 from polku.text import named
 
 _LOG = logging.getLogger(__name__)
@@ -164,19 +162,19 @@ async def listen(serve: Serve) -> str:
     def close() -> None:
         timer.cancel()
         server.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        mine.close()
 
-    folder = Path()
+    folder: SocketFolder | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix="polku-"))
-        server = await loop.create_unix_server(lambda: _Serving(serve, close), folder / "hop")
+        folder = mine = SocketFolder("hop")
+        server = await loop.create_unix_server(lambda: _Serving(serve, close), folder.path / "hop")
     except OSError as error:  # no room, or a path that is too long for a socket
-        if folder.name:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            folder.close()
         _REPEATED.warning("socket", "batches come by calls of Ray: a socket cannot be had: %s", error)
         return ""
     timer = loop.call_later(_UNUSED_SECONDS, close)
-    return str(folder / "hop")
+    return str(mine.path / "hop")
 
 
 def this_node() -> str:

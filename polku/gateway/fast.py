@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -34,6 +31,7 @@ from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
 from polku.log import RepeatedLog
+from polku.socket_folder import SocketFolder
 from polku.text import named
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent
@@ -59,7 +57,7 @@ class FastServer:
         self._baselines = Baselines(intake)
         self._behind = GatewayServer(intake, health, registry)
         self._front: Any = None
-        self._folder = ""
+        self._folder: SocketFolder | None = None
         self._stopping = False
         self._calls: set[int] = set()
         self._ingesting: dict[int, asyncio.Task[None]] = {}
@@ -80,8 +78,8 @@ class FastServer:
             )
         except OSError as error:
             raise cannot_open("grpc_addr", address, error) from None
-        self._folder = tempfile.mkdtemp(prefix="polku-door-")
-        path = str(Path(self._folder) / "grpc.sock")
+        self._folder = folder = SocketFolder("door")
+        path = str(folder.path / "grpc.sock")
         await self._behind.start(f"unix:{path}")
         front.set_fallback(path)
         front.start()
@@ -105,7 +103,8 @@ class FastServer:
             await asyncio.get_running_loop().run_in_executor(None, front.close)
         for task in [*self._ingesting.values(), *self._pushing]:
             task.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.close()
 
     async def set_serving(self, serving: bool) -> None:
         """Say to `grpc.health.v1` clients whether the gateway serves."""

@@ -131,7 +131,7 @@ class Stream:
     ) -> None:
         self._intake = intake
         self._bury = bury
-        self._context = IngestContext(source, cluster, format)
+        self._context = IngestContext(source, cluster, str(format))
         self._reader = reader or source
         self._sleep = sleep
         self._clear = asyncio.Event()

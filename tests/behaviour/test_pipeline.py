@@ -62,6 +62,16 @@ def test_missing_id_time_source_and_cluster_are_filled_in(start: Start, tmp_path
     assert (kept.timestamp_unix_ns, kept.source, kept.metadata["cluster"]) == (5, "own", "mine")
 
 
+def test_an_event_without_a_type_is_taken_as_it_is_and_matches_no_rule_for_types(start: Start, tmp_path: Path) -> None:
+    users, others = Recorder(tmp_path / "users", "users"), Recorder(tmp_path / "others", "others")
+    router = Router().type_prefix("user.", to="users").default("others")
+    sender = start(Hub().middleware(router).emitter(users).emitter(others)).sender()
+    assert sender.send([Event(id="proto"), Event(id="typed", event_type="user.login")]).ok
+    assert sender.send_raw(b'{"id": "json"}', source="json").ok
+    assert [event.id for event in users.wait_for(1)] == ["typed"]
+    assert [(event.id, event.event_type) for event in others.wait_for(2)] == [("proto", ""), ("json", "")]
+
+
 def test_raw_bytes_go_to_the_ingestor_of_their_source(start: Start, tmp_path: Path) -> None:
     def parse(data: bytes) -> list[Event | RecordError]:
         return [

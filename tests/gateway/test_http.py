@@ -19,7 +19,7 @@ from cloudevents.core.bindings import http as cloudevents_http
 from cloudevents.core.v1.event import CloudEvent
 from google.protobuf import json_format
 
-from polku import BufferStrategy, Event, Hub, Limits, Pipeline, RecordError, SettingError
+from polku import BufferStrategy, Event, Hub, IngestContext, Limits, Pipeline, RecordError, SettingError
 from polku.v1.gateway_pb2 import Ack, EventPayload, HealthResponse
 from tests.gateway.http_client import Answer, connect, curl, parse, post, read_to_end
 from tests.recorder import Recorder
@@ -72,6 +72,24 @@ def test_a_source_and_a_cluster_fill_in_what_events_lack(address: str, recorder:
     post(address, b'{"id": "own", "source": "mine", "metadata": {"cluster": "home"}}', query="?source=x&cluster=y")
     found = {event.id: (event.source, event.metadata["cluster"]) for event in recorder.wait_for(3)}
     assert found == {"query": ("my-agent", "prod"), "header": ("other", "c"), "own": ("mine", "home")}
+
+
+class Formats:
+    """Make an event that says what the hint about the format was."""
+
+    sources = ("formats",)
+
+    def ingest(self, data: bytes, context: IngestContext) -> list[Event]:
+        return [Event(event_type=type(context.format).__name__, payload=context.format.encode())]
+
+
+def test_an_ingestor_gets_the_format_as_a_plain_string(recorder: Recorder) -> None:
+    hub = Hub(runtime="inline").ingestor(Formats()).emitter(recorder)
+    with hub.start(http_addr="127.0.0.1:0") as pipeline:
+        for media_type in ("application/json", NDJSON, PROTOBUF, "text/csv"):
+            assert post(str(pipeline.http_address), b"x", media_type, query="?source=formats").status == 200
+        found = [(event.event_type, event.payload) for event in recorder.wait_for(4)]
+    assert found == [("str", b"json"), ("str", b"ndjson"), ("str", b"protobuf"), ("str", b"text/csv")]
 
 
 def test_an_array_is_taken_with_an_error_for_each_bad_record(address: str, recorder: Recorder) -> None:

@@ -82,7 +82,7 @@ def reader_of(head: Head, intake: Intake) -> Admit:
 
 
 def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
-    context = IngestContext(head.source, head.cluster, form)
+    context = IngestContext(head.source, head.cluster, str(form))
 
     async def admit(body: bytes) -> Admission:
         return await intake.admit_raw(body, context, reader)
