@@ -11,7 +11,9 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polku.errors import UnavailableError
+from polku.actors.attachment import SHUT_DOWN, connection
+from polku.errors import NotRunningError, PolkuError, UnavailableError
+from polku.text import named
 
 _ATTEMPTS = 5
 _PAUSE = 0.5  # seconds; an actor that died is back within a few of them
@@ -26,6 +28,7 @@ class RayDoor:
 
     def __init__(self, lanes: Sequence[tuple[Any, str]]) -> None:
         self._lanes = tuple(lanes)
+        self._connection = connection()
         here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         near = [number for number, (_, address) in enumerate(self._lanes) if address == here]
         self._choice = random.choice(near or range(len(self._lanes)))
@@ -36,12 +39,13 @@ class RayDoor:
     def submit(self, message: bytes, timeout: float | None) -> bytes:
         """Block until the answer is there; a message whose outcome is unknown is sent again, with the same ids."""
         for attempt in range(1, _ATTEMPTS + 1):
+            self._check()
             try:
                 answer: bytes = ray.get(self._ingest.submit.remote(message), timeout=timeout)
                 return answer
             except ray.exceptions.GetTimeoutError:
                 raise TimeoutError(f"no answer within {timeout} s; the events may have been accepted") from None
-            except ray.exceptions.RayActorError as error:
+            except ray.exceptions.RayError as error:
                 self._next(attempt, error)
                 time.sleep(_PAUSE)
         raise AssertionError("unreachable")
@@ -49,10 +53,11 @@ class RayDoor:
     async def submit_async(self, message: bytes) -> bytes:
         """Return the answer without blocking the event loop."""
         for attempt in range(1, _ATTEMPTS + 1):
+            self._check()
             try:
                 answer: bytes = await self._ingest.submit.remote(message)
                 return answer
-            except ray.exceptions.RayActorError as error:
+            except ray.exceptions.RayError as error:
                 self._next(attempt, error)
                 await asyncio.sleep(_PAUSE)
         raise AssertionError("unreachable")
@@ -61,7 +66,16 @@ class RayDoor:
     def _ingest(self) -> Any:
         return self._lanes[self._choice][0]
 
+    def _check(self) -> None:
+        """Raise `NotRunningError` where this process has left the pipeline's Ray: a call would start another one."""
+        if connection() != self._connection:
+            raise NotRunningError(SHUT_DOWN)
+
     def _next(self, attempt: int, error: Exception) -> None:
-        if attempt == _ATTEMPTS:
-            raise UnavailableError(f"the pipeline does not answer: {error}") from None
+        """Turn to another lane; raises what is no matter of one lane, or when all attempts are spent."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, PolkuError) and not isinstance(cause, UnavailableError):
+            raise cause from None
+        if attempt == _ATTEMPTS or connection() != self._connection:
+            raise UnavailableError(f"the pipeline does not answer: {named(cause or error)}") from None
         self._choice = (self._choice + 1) % len(self._lanes)

@@ -24,6 +24,7 @@ from polku.lane import LaneStatistics
 from polku.log import RepeatedLog
 from polku.runtime.watch import Progress, Watch
 from polku.tasks import TaskSet
+from polku.text import named
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -255,7 +256,7 @@ class HubShell:
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             what = "cannot start" if vitals is None else "does not report"
-            return Sight(None, None, f"{what}: {type(cause).__name__}: {cause}")
+            return Sight(None, None, f"{what}: {named(cause)}")
 
     def _end_if_hanging(self, name: str, handle: Any) -> float:
         """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ import ray
 import ray.exceptions
 
 from polku.actors.arrangement import Arrangement
+from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
 from polku.actors.door import RayDoor
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
 from polku.actors.following import Following
 from polku.actors.hub import Column, HubActor, Parts
 from polku.actors.opening import open_doors, start, start_all
-from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.places import check_journals, places, this_node
 from polku.actors.shell import pack
 from polku.buffer.strategy import Kind
@@ -40,6 +39,7 @@ from polku.tasks import TaskSet
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
+_GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,7 +54,8 @@ class RayRuntime:
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
-        self._started_ray = attach() if main else False
+        self._attachment = attach() if main else None
+        self._lost = ""
         self._tasks = TaskSet("pipeline")
         self._following: Following | None = None
 
@@ -75,9 +76,22 @@ class RayRuntime:
         """The handle of the actor that supervises the others."""
         return self._hub
 
+    @property
+    def notice(self) -> str:
+        """Which Ray the pipeline runs on."""
+        return self._attachment.text if self._attachment is not None else ""
+
+    @property
+    def lost(self) -> str:
+        """Why the pipeline is gone for good; empty while it is there."""
+        return self._lost
+
     async def start(self) -> None:
         """Create the actors from the back to the front and wait until each has started."""
-        self._started_ray = await asyncio.to_thread(attach) or self._started_ray
+        if self._attachment is None:
+            self._attachment = await asyncio.to_thread(attach)
+        _LOG.info("%s", self._attachment.text)
+        self._attachment.check()
         try:
             await self._create()
         except ray.exceptions.RayTaskError as error:
@@ -90,7 +104,11 @@ class RayRuntime:
             raise
 
     async def stop(self, timeout: float) -> StopReport:
-        """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
+        """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
+
+        Raises `NotRunningError` where Ray was shut down before.
+        """
+        self._check()
         started = time.monotonic()
         if self._following is not None:
             await self._following.stop()
@@ -112,6 +130,8 @@ class RayRuntime:
 
     async def health(self) -> Health:
         """Ask the supervising actor."""
+        if self._lost or not self._is_attached:
+            return Health(False, {"ray": (False, self._lost or SHUT_DOWN)}, 0)
         try:
             health: Health = await self._hub.health.remote()
         except ray.exceptions.RayError as error:
@@ -124,6 +144,7 @@ class RayRuntime:
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
+        self._check()
         parts = self.parts
         # On disk all of a host's are in one file; in memory each part has its own.
         first = [lane.buffer for lane in parts.lanes if lane.is_first]
@@ -136,7 +157,17 @@ class RayRuntime:
 
     def door(self) -> Door:
         """The way in for senders, picklable."""
+        self._check()
         return RayDoor([(lane.ingest, lane.address) for lane in self.parts.lanes])
+
+    @property
+    def _is_attached(self) -> bool:
+        return self._attachment is not None and self._attachment.is_there
+
+    def _check(self) -> None:
+        """Raise `NotRunningError` where Ray was shut down: to call anything would start another one."""
+        if self._attachment is not None:
+            self._attachment.check()
 
     @property
     def _is_durable(self) -> bool:
@@ -186,46 +217,46 @@ class RayRuntime:
             )
 
     async def _keep_watching(self) -> None:
-        """See to it that a hub that Ray has started again begins to watch again, and that it knows every lane."""
+        """See to it that a hub that Ray has started again begins to watch again, and that it knows every lane.
+
+        One that is dead, and not on its way back, is gone with the Ray that it was on.
+        """
         while True:
             await asyncio.sleep(_HUB_INTERVAL)
-            with contextlib.suppress(ray.exceptions.RayError):
+            if not self._is_attached:
+                self._lost = SHUT_DOWN
+                return
+            if self._attachment is not None and await asyncio.to_thread(self._attachment.has_ended):
+                self._lost = f"{_GONE}: nobody listens at {self._attachment.address}"
+                return
+            try:
                 if await self._hub.start.remote() != [lane.number for lane in self.parts.lanes]:
                     await self._hub.adopt.remote(pack(self.parts))
+            except ray.exceptions.ActorUnavailableError:
+                continue
+            except ray.exceptions.ActorDiedError as error:
+                self._lost = f"{_GONE}: {first_line(error)}"
+                return
+            except ray.exceptions.RayError as error:
+                _LOG.info("the supervising actor does not answer: %s", first_line(error))
 
     def _write_out(self, lanes: Sequence[Column]) -> None:
         """Write what emitters of lanes print to this program's standard output."""
         names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
         handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
+        attachment = self._attachment
+        assert attachment is not None
         for handle in handles.values():
-            self._tasks.keep_alive("writing to the console", partial(_write_console, handle))
+            self._tasks.keep_alive("writing to the console", partial(_write_console, handle, attachment))
 
     async def _kill(self) -> None:
         await self._tasks.close()
+        if not self._is_attached:
+            return
         handles = self._arrangement.parts().all().values() if self._arrangement else ()
         kill([self._hub, *handles] if self._hub else handles)
-        if self._started_ray:
-            await asyncio.to_thread(ray.shutdown)
-
-
-def attach() -> bool:
-    """Connect to the Ray that runs here, or start one; return whether it was started (and is ours to stop)."""
-    if ray.is_initialized():
-        return False
-    if os.environ.get("RAY_ADDRESS") != "local":  # Ray would start one itself then, without what we set
-        with contextlib.suppress(ConnectionError):
-            ray.init(address="auto", namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
-            return False
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
-    ray.init(
-        address="local",
-        namespace="polku",
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        _system_config=SYSTEM_CONFIG,
-    )
-    return True
+        if self._attachment is not None:
+            await asyncio.to_thread(self._attachment.release)
 
 
 def _bury_places(parts: Parts) -> list[Any]:
@@ -233,14 +264,14 @@ def _bury_places(parts: Parts) -> list[Any]:
     return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())
 
 
-async def _write_console(emitter: Any) -> None:
+async def _write_console(emitter: Any, attachment: Attachment) -> None:
     """Write what an emitter prints to this program's standard output, and confirm it."""
     written, fault = 0, ""
     console = DirectConsole()  # its threads do not keep the program from ending
-    while True:
+    while attachment.is_there:
         try:
             written, text = await emitter.next_output.remote(written, fault)
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayError:
             await asyncio.sleep(0.5)
             written, fault = 0, ""
             continue

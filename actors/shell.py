@@ -18,6 +18,7 @@ from ray import cloudpickle
 from polku.actors import shortcut
 from polku.memory import keep_until_quiet
 from polku.serving import tune_process
+from polku.text import named
 from polku.usercode import contained
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Shell:
         try:
             await self._opened.aclose()
         except Exception as error:
-            _LOG.warning("something could not be closed: %s: %s", type(error).__name__, error)
+            _LOG.warning("something could not be closed: %s", named(error))
 
     async def listen(self, node: str) -> str:
         """Open a shortcut for the one actor that asks, and return the path of its socket; empty on another node."""

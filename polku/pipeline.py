@@ -35,6 +35,16 @@ class Pipeline:
         self._ready.result()
 
     @property
+    def notice(self) -> str:
+        """Which Ray the pipeline runs on, in a sentence; empty with the inline runtime."""
+        return self._runtime.notice
+
+    @property
+    def lost(self) -> str:
+        """Why the pipeline is gone although nobody has stopped it, such as with its Ray; empty while it is there."""
+        return self._runtime.lost
+
+    @property
     def address(self) -> str | None:
         """The `host:port` on which the gateway is open for gRPC, or None where it is not."""
         self._ready.result()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import logging
 import math
 import os
 import signal
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
 from polku.memory import give_back_when_quiet
-from polku.report import LOST_STATUS
+from polku.report import LOST_STATUS, stop_report
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from polku.pipeline import Pipeline
 
 DRAIN_SECONDS = 30.0
-_LOOK_SECONDS = 5.0
+_LOST_SECONDS = 0.5
+_LOOKS = 10  # health is asked at each tenth look
 
 
 def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
@@ -55,15 +58,17 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
         listen()
     pipeline = runner.open(doors, wait=False)
     listen()  # again: ray.init puts its own handlers in
+    if pipeline.notice:
+        say(f"polku: {pipeline.notice}")
     pipeline.wait_ready()
     tune_process()
     if runner.runtime != "ray":
         favour_journal(runner.plan.buffer)
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     say(f"polku: ready on grpc {pipeline.address}{http} (runtime {runner.runtime})")
-    complaints: dict[str, str] = {}
-    while not stop.wait(_LOOK_SECONDS):
-        complaints = _report_changes(pipeline, complaints)
+    _watch(pipeline, stop)
+    if pipeline.lost:
+        _end_lost(pipeline)
     say("polku: draining")
     report = pipeline.stop(seconds)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
@@ -89,6 +94,25 @@ def check_seconds(name: str, value: str | float) -> float:
     if isinstance(value, bool) or not 0 <= seconds < math.inf:
         raise SettingError(name, value, "write a number of seconds, 0 or more")
     return seconds
+
+
+def _watch(pipeline: Pipeline, stop: threading.Event) -> None:
+    """Return when a signal has come, or the pipeline is gone; say meanwhile which parts are unwell."""
+    complaints: dict[str, str] = {}
+    for look in itertools.count(1):
+        if stop.wait(_LOST_SECONDS) or pipeline.lost:
+            return
+        if look % _LOOKS == 0:
+            complaints = _report_changes(pipeline, complaints)
+
+
+def _end_lost(pipeline: Pipeline) -> None:
+    """End the process of a pipeline that is gone: nothing of it can be stopped, or waited for."""
+    report = stop_report(pipeline.plan, {}, complete=False, seconds=0.0, silent=["the pipeline"])
+    status = LOST_STATUS if report.loss else 1
+    say(f"polku: {pipeline.lost}{f'; {report.loss}' if report.loss else ''}; exit status {status}")
+    logging.shutdown()
+    os._exit(status)  # Ray's own handlers wait for a Ray that is not there
 
 
 def _report_changes(pipeline: Pipeline, before: dict[str, str]) -> dict[str, str]:

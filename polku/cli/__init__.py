@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from polku.errors import JournalError, PlanError, SettingError
+from polku.errors import JournalError, PipelineError, PlanError, SettingError
 from polku.serving import say
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; wrong input ends it with status 2 and one line that names what is wrong."""
+    """Run the command line; wrong input ends it with status 2 and one line that names what is wrong.
+
+    Status 1 is that of what cannot be had now, such as a Ray that does not answer.
+    """
     try:
         if sys.argv[1:] == ["serve"]:
             from polku.cli.serve import serve_environment
@@ -24,3 +27,6 @@ def main() -> None:
     except (SettingError, PlanError, JournalError) as error:
         say(f"polku: {error}")
         sys.exit(2)
+    except PipelineError as error:
+        say(f"polku: {error}")
+        sys.exit(1)

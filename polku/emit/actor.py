@@ -58,6 +58,7 @@ class _Caller:
 
     async def emit(self, batch: Batch) -> list[Failure] | None:
         self._calls += 1
+        self._check_ray()
         try:
             async with asyncio.timeout(self._config.timeout):
                 result = await self._method.remote(batch)
@@ -68,6 +69,14 @@ class _Caller:
 
     def statistics(self) -> ActorStatistics:
         return ActorStatistics(self._calls, self._failed)
+
+    def _check_ray(self) -> None:
+        """Raise where the application has shut Ray down: a call of the actor would start another one."""
+        import ray
+
+        if not ray.is_initialized():
+            self._failed += 1
+            raise MisconfiguredError("the application has shut Ray down, and the actor with it")
 
     def _explain(self, error: Exception) -> Exception:
         import ray.exceptions

@@ -19,6 +19,16 @@ class Runtime(Protocol):
         """Where the gateway is open, if it is."""
         ...
 
+    @property
+    def notice(self) -> str:
+        """What the pipeline runs on, in a sentence; empty where that is this process."""
+        ...
+
+    @property
+    def lost(self) -> str:
+        """Why the pipeline is gone, without a stop; empty while it is there."""
+        ...
+
     async def start(self) -> None:
         """Return when the pipeline is ready for events."""
         ...

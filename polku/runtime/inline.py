@@ -49,6 +49,16 @@ class InlineRuntime:
         """Where the gateway is open, if it is."""
         return self._addresses
 
+    @property
+    def notice(self) -> str:
+        """Nothing: the pipeline runs in this process."""
+        return ""
+
+    @property
+    def lost(self) -> str:
+        """Nothing: the pipeline is there for as long as this process is."""
+        return ""
+
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first."""
         return await self._dead_letters.stored()

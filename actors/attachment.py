@@ -1,0 +1,184 @@
+"""The Ray that a pipeline runs on: which one, whether it is ours to stop, and whether it is still there.
+
+A Ray is joined only where somebody says so: the program has initialised it, `RAY_ADDRESS` (or `polku run --ray`) names
+it, or this is a job of it. Otherwise the pipeline starts its own, whatever else happens to run on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import ray
+
+from polku.actors.options import SYSTEM_CONFIG
+from polku.errors import NotRunningError, SettingError, UnavailableError
+from polku.text import said
+
+SHUT_DOWN = "Ray was shut down, and the pipeline with it; start the pipeline again"
+
+_KNOCK_SECONDS = 5.0  # a Ray that is being started listens soon
+_VERSIONS = "Version mismatch"
+_JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")  # what a job, and what a program that a worker starts, finds
+
+
+class Choice(NamedTuple):
+    """An address for `ray.init`, and who named it; an empty address starts a Ray of its own."""
+
+    address: str
+    named_by: str
+
+
+def choose(environment: Mapping[str, str]) -> Choice:
+    """Return which Ray a program that has initialised none is to use; raises `SettingError`."""
+    address = environment.get("RAY_ADDRESS", "").strip()
+    if "://" in address:
+        fix = (
+            "Ray Client cannot carry a pipeline; name HOST:PORT of the cluster on one of its nodes, or submit a Ray job"
+        )
+        raise SettingError("RAY_ADDRESS", address, fix)
+    if address and address != "local":
+        return Choice(address, "RAY_ADDRESS")
+    if not address and any(name in environment for name in _JOB):
+        return Choice("auto", "this is a job of it")
+    return Choice("", "")
+
+
+class Attachment(NamedTuple):
+    """The hold of this process on a Ray: `connection` is of this process and this `ray.init`, `text` for people."""
+
+    connection: str
+    address: str
+    is_ours: bool
+    text: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this process is still connected to that Ray; nothing of Ray may be called where it is not.
+
+        Ray would start, or join, another one by itself.
+        """
+        return connection() == self.connection
+
+    def has_ended(self) -> bool:
+        """Return whether the Ray that was started for the pipeline does not even listen any more; blocks.
+
+        One that was joined may come back: Ray itself ends the process where it does not within a minute.
+        """
+        if not self.is_ours:
+            return False
+        try:
+            _knock(self.address, 0.0)
+        except ConnectionError:
+            return True
+        return False
+
+    def check(self) -> None:
+        """Raise `NotRunningError` where this process is no longer connected to that Ray."""
+        if not self.is_there:
+            raise NotRunningError(SHUT_DOWN)
+
+    def release(self) -> None:
+        """Stop the Ray that was started for the pipeline; another one is left as it is."""
+        if self.is_ours and self.is_there:
+            ray.shutdown()
+
+
+def attach() -> Attachment:
+    """Use the Ray of this program, join the one that was named, or start one.
+
+    Raises `SettingError` for an address that can never work, and `UnavailableError` where no Ray, or one of another
+    version, answers there.
+    """
+    if ray.is_initialized():
+        return _attached("initialised by this program")
+    choice = choose(os.environ)
+    if choice.address:
+        _join(choice)
+        return _attached(f"at {ray.get_runtime_context().gcs_address} ({choice.named_by})")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
+    with _without_hangups():
+        ray.init(
+            address="local",
+            namespace="polku",
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _system_config=SYSTEM_CONFIG,
+        )
+    return _attached("started for this pipeline", is_ours=True)
+
+
+def _join(choice: Choice) -> None:
+    where = f"{choice.named_by}={choice.address!r}" if choice.named_by == "RAY_ADDRESS" else choice.named_by
+    try:
+        _knock(choice.address, _KNOCK_SECONDS)
+        ray.init(address=choice.address, namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise UnavailableError(f"{where}: no Ray answers there ({first_line(error)})") from None
+    except ValueError as error:
+        raise SettingError("RAY_ADDRESS", choice.address, f"write HOST:PORT, auto or local ({error})") from None
+    except RuntimeError as error:
+        if _VERSIONS not in str(error):
+            raise
+        raise UnavailableError(f"{where}: {_versions(str(error))}") from None
+
+
+def _knock(address: str, seconds: float) -> None:
+    """Raise `ConnectionError` where nobody listens for so long: Ray itself would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(said(error)) from None
+        time.sleep(0.2)
+
+
+def _attached(text: str, *, is_ours: bool = False) -> Attachment:
+    return Attachment(connection(), ray.get_runtime_context().gcs_address, is_ours, f"Ray {ray.__version__} {text}")
+
+
+def connection() -> str:
+    """Return what only this process has, and only until Ray is shut down; empty where it is not connected to one."""
+    if not ray.is_initialized():
+        return ""
+    worker: str = ray.get_runtime_context().get_worker_id()
+    return worker
+
+
+def _versions(message: str) -> str:
+    """Return in one sentence what Ray says about versions in several lines."""
+    there, _, here = " ".join(message.removeprefix(f"{_VERSIONS}: ").split()).partition(" This process ")
+    theirs = there.removeprefix("The cluster was started with: ")
+    ours = here.partition("was started with: ")[2]
+    return f"the cluster has {theirs}, this program {ours}; both need the same Ray and Python"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what Ray says, which may be a page."""
+    return said(error).partition("\\n")[0]
+
+
+@contextlib.contextmanager
+def _without_hangups() -> Iterator[None]:
+    """Keep SIGHUP from the processes that are started meanwhile: they inherit what is blocked.
+
+    A terminal that closes sends it to all of them, and they must outlive the drain. For this process it waits.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

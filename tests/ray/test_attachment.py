@@ -1,0 +1,183 @@
+"""A pipeline joins a Ray only where somebody says so, says which, and starts none behind anybody's back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from ray._private.utils import check_version_info
+
+from polku.actors.attachment import Choice, _versions, choose
+from polku.errors import SettingError
+from tests.server import Server, polku
+
+PIPELINE = """
+from polku import Hub
+hub = Hub().emitter(lambda batch: None, name="out")
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "choice"),
+    [
+        ({}, Choice("", "")),
+        ({"RAY_ADDRESS": ""}, Choice("", "")),
+        ({"RAY_ADDRESS": "local"}, Choice("", "")),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, Choice("10.0.0.1:6379", "RAY_ADDRESS")),
+        ({"RAY_ADDRESS": "auto"}, Choice("auto", "RAY_ADDRESS")),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, Choice("auto", "this is a job of it")),
+        ({"RAY_JOB_ID": "01000000"}, Choice("auto", "this is a job of it")),
+        ({"RAY_JOB_ID": "01000000", "RAY_ADDRESS": "local"}, Choice("", "")),
+    ],
+    ids=str,
+)
+def test_a_ray_is_joined_only_where_it_is_named(environment: Mapping[str, str], choice: Choice) -> None:
+    assert choose(environment) == choice
+
+
+def test_ray_client_is_refused_with_what_to_do() -> None:
+    with pytest.raises(
+        SettingError, match=r"RAY_ADDRESS='ray://head:10001': Ray Client cannot carry a pipeline; name HOST:PORT"
+    ):
+        choose({"RAY_ADDRESS": "ray://head:10001"})
+
+
+def test_another_version_is_one_sentence() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info({"ray_version": "2.40.0", "python_version": "3.9.1"}, "node 10.0.0.1")
+    sentence = _versions(str(caught.value))
+    assert sentence.startswith("the cluster has Ray: 2.40.0 Python: 3.9.1, this program Ray: ")
+    assert sentence.endswith("; both need the same Ray and Python")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--ray", "127.0.0.1:1"], 1, "RAY_ADDRESS='127.0.0.1:1': no Ray answers there ("),
+        (["--ray", "nonsense"], 2, "RAY_ADDRESS='nonsense': write HOST:PORT, auto or local"),
+        (["--ray", "local", "--runtime", "inline"], 2, "--ray='local': the inline runtime uses no Ray"),
+        (["--ray", ""], 2, "--ray='': write HOST:PORT, or local to start one"),
+    ],
+)
+def test_an_address_that_cannot_be_joined_is_one_line(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "pipeline.py"
+    file.write_text(PIPELINE)
+    done = polku("run", str(file), "--grpc-addr", "127.0.0.1:0", *arguments)
+    assert done.returncode == status
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"polku: {said}")
+
+
+def children(pid: int, name: str) -> list[int]:
+    """Return the processes that a process has started, by what their commands contain."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            command = folder.joinpath("cmdline").read_text()
+        except OSError:
+            continue
+        if parent == pid and name in command:
+            found.append(int(folder.name))
+    return found
+
+
+def run(folder: Path, **variables: str) -> Server:
+    (folder / "pipeline.py").write_text(PIPELINE)
+    return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", **variables)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_without_a_word_a_pipeline_leaves_the_ray_of_this_machine_alone_and_its_own_outlives_a_hangup(
+    tmp_path: Path,
+) -> None:
+    server = run(tmp_path, RAY_ADDRESS="")
+    try:
+        assert "started for this pipeline" in server.err.read_text()
+        raylets = children(server.process.pid, "raylet")
+        assert raylets
+        for pid in raylets:
+            os.kill(pid, signal.SIGHUP)  # as a terminal that closes does, to all of its processes
+        assert polku("send", "--to", server.address, "--type", "x").returncode == 0
+        assert server.stop(signal.SIGHUP) == 0
+        assert "out: 1 delivered" in server.err.read_text()
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_named_ray_is_joined_and_left_as_it_is(tmp_path: Path) -> None:
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    server = run(tmp_path)
+    try:
+        assert f"at {address} (RAY_ADDRESS)" in server.err.read_text()
+        assert not children(server.process.pid, "raylet")
+        assert server.stop() == 0
+    finally:
+        server.stop(signal.SIGKILL)
+    assert ray.nodes()[0]["Alive"]  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_where_its_ray_is_gone_the_program_ends_at_once_with_a_line(part: str, tmp_path: Path) -> None:
+    server = run(tmp_path, RAY_ADDRESS="local")
+    try:
+        for pid in children(server.process.pid, part):
+            os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        assert server.process.wait(60) == 3
+        assert time.monotonic() - began < 30
+        last = server.err.read_text().splitlines()[-1]
+        assert last.startswith("polku: Ray is gone, and the pipeline with it: ")
+        assert last.endswith("what the pipeline held in memory is not known; exit status 3")
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+SHUT_DOWN = """
+import time
+import ray
+from polku import Hub, new_event
+from polku.errors import NotRunningError
+
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+pipeline = Hub(runtime="ray").emitter(print).start()
+sender = pipeline.sender()
+assert sender.send(new_event("x")).ok
+ray.shutdown()
+for call in (lambda: sender.send(new_event("x")), pipeline.sender, pipeline.dead_letters, pipeline.stop):
+    try:
+        call()
+    except NotRunningError as error:
+        print(error)
+print(pipeline.health().healthy, pipeline.health().components)
+deadline = time.monotonic() + 20
+while not pipeline.lost:
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+time.sleep(2.5)  # for what still runs in the background to call Ray, if it did
+print(ray.is_initialized())
+"""
+
+
+def test_after_the_application_has_shut_ray_down_nothing_starts_another_and_errors_are_ours() -> None:
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHUT_DOWN], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    *raised, health, initialized = done.stdout.splitlines()[-6:]
+    assert raised == ["Ray was shut down, and the pipeline with it; start the pipeline again"] * 4
+    assert health.startswith("False {'ray': (False, 'Ray was shut down")
+    assert initialized == "False"
