@@ -73,12 +73,21 @@ def run(
     drain: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The Ray to join: HOST:PORT, or local to start one; RAY_ADDRESS."),
+    ] = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
 
     Exit status: 0, nothing that was acknowledged is lost; 1, it failed; 2, an option, a setting or the plan is wrong;
     3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain.
+
+    A Ray is started for the pipeline, unless --ray or RAY_ADDRESS names one, the file initialises one itself, or this
+    is a Ray job; a line says which it is.
     """
+    if ray is not None:
+        _name_ray(ray, runtime)
     settings = read_settings(os.environ)
     log(settings.log_level)
     for sentence in unknown_variables(os.environ, misspelt=True):
@@ -92,12 +101,18 @@ def run(
 
 @app.command()
 def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lanes = None) -> None:
-    """Build the plan of a Python file without running it; print its parts, or what is wrong with it."""
+    """Run a Python file to build its plan, and start nothing: print the plan's parts, or what is wrong with it.
+
+    Whatever the file does when it is imported, it does here too. A package that is not installed, although the plan
+    needs it, is named with the command that installs it; status 1 says that the plan cannot work.
+    """
     from polku.buffer.left import check_places
+    from polku.cli.extras import check_extras
     from polku.cli.graph import outline
 
     try:
         plan = _load(file, runtime, chain=chain, lanes=lanes).plan(runtime)
+        check_extras(plan)
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
@@ -108,7 +123,10 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
 
 @app.command()
 def graph(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lanes = None) -> None:
-    """Print the plan of a Python file as a Mermaid flowchart: what runs in which actor, and in how many lanes."""
+    """Run a Python file to build its plan, start nothing, and print the plan as a Mermaid flowchart.
+
+    It shows what runs in which actor, and in how many lanes.
+    """
     from polku.cli.graph import mermaid
 
     print(mermaid(_load(file, runtime, chain=chain, lanes=lanes).plan(runtime)))
@@ -206,6 +224,15 @@ def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | No
     while frames is not None and Path(frames.tb_frame.f_code.co_filename).resolve() != path.resolve():
         frames = frames.tb_next
     return frames
+
+
+def _name_ray(address: str, runtime: str | None) -> None:
+    """Have this program, and whatever it starts, join one Ray; raises `SettingError`."""
+    if (runtime or os.environ.get("POLKU_RUNTIME")) == "inline":
+        raise SettingError("--ray", address, "the inline runtime uses no Ray; leave one of them out")
+    if not address.strip():
+        raise SettingError("--ray", address, "write HOST:PORT, or local to start one")
+    os.environ["RAY_ADDRESS"] = address
 
 
 def _load(file: str, runtime: str | None, *, chain: bool = False, lanes: str | None = None) -> Any:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import types
 from itertools import pairwise
 
+from polku.arguments import label
 from polku.plan import Plan, StagePlan, state_keys
+from polku.text import line
+
+# `<module.Class object at 0x7f…>` and `<function f at 0x7f…>`, also within another repr.
+_ADDRESS = re.compile(r"<(?:function |bound method )?(?:[\w.]*\.)?([\w<>]+)(?: object| of [^>]*)? at 0x[0-9a-f]+>")
 
 
 def outline(plan: Plan) -> list[str]:
@@ -13,12 +21,19 @@ def outline(plan: Plan) -> list[str]:
     default = f"; others: {type(plan.default_ingestor).__name__}" if plan.default_ingestor is not None else ""
     lines = [f"lanes     {_lanes(plan)}"] if plan.side_by_side or plan.chained else []
     lines.append(f"ingest    protobuf events; raw bytes of {sources}{default}")
-    lines += [f"source    {source.name}: {source.source!r}" for source in plan.sources]
+    lines += [f"source    {source.name}: {shown(source.source)}" for source in plan.sources]
     lines += [f"{stage.name:<9} {_middleware(stage)}{_needs(stage)}{_state(stage)}" for stage in plan.stages]
     buffer = plan.buffer
     lines.append(f"buffer    {buffer.kind}, {buffer.capacity} events an emitter, when full: {buffer.overflow}")
-    lines += [f"emitter   {outlet.name}: {outlet.emitter!r}" for outlet in plan.outlets]
+    lines += [f"emitter   {outlet.name}: {shown(outlet.emitter)}" for outlet in plan.outlets]
     return lines
+
+
+def shown(component: object) -> str:
+    """Return how a component is shown: as it shows itself, without what differs from run to run."""
+    if isinstance(component, (types.FunctionType, functools.partial)):
+        return label(component)
+    return _ADDRESS.sub(r"\1", line(repr(component), 400))
 
 
 def mermaid(plan: Plan) -> str:

@@ -93,6 +93,10 @@ class KafkaEmitter:
         ours = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 0}
         return {**_DEFAULTS, **chosen, **ours}
 
+    def check_extras(self) -> None:
+        """Raise `PlanError` where the client is not installed."""
+        load("KafkaEmitter")
+
     def build(self, clock: Clock) -> _Sender:
         """Make the running emitter; raises `PlanError` where the client is not installed."""
         load("KafkaEmitter")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from polku.disk import sync_file
@@ -101,16 +101,14 @@ class Objects:
 
     def check(self) -> None:
         """Raise `PlanError` where the package is missing or an option is unknown."""
-        try:
-            import obstore.exceptions
-        except ImportError:
-            raise PlanError("needs obstore: pip install 'polku[s3]'", where=f"S3Emitter(url={self._url!r})") from None
+        where = f"S3Emitter(url={self._url!r})"
+        unknown: type[Exception] = load(where).UnknownConfigurationKeyError
         if self._folder is not None:
             return  # a folder that cannot be made now may be there later
         try:
             self._store = self._open()
-        except obstore.exceptions.UnknownConfigurationKeyError as error:
-            raise PlanError(f"options: {_first(error)}", where=f"S3Emitter(url={self._url!r})") from None
+        except unknown as error:
+            raise PlanError(f"options: {_first(error)}", where=where) from None
         except Exception:  # put says it again, with the reason, and holds the events
             self._store = None
 
@@ -177,3 +175,12 @@ def _first(error: Exception) -> str:
     """Return an error's text without what is for the library's authors, on one line."""
     text = " ".join(str(error).partition("\n\nDebug source")[0].split())
     return f"{text[:500]}…" if len(text) > 500 else text or type(error).__name__
+
+
+def load(where: str) -> Any:
+    """Import the package and return its exceptions; raises `PlanError` with the command that installs it."""
+    try:
+        import obstore.exceptions
+    except ImportError:
+        raise PlanError("needs obstore: pip install 'polku[s3]'", where=where) from None
+    return obstore.exceptions

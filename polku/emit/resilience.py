@@ -103,6 +103,12 @@ class Resilience:
         own = own if isinstance(own, (int, float)) else 0.0
         return self.timeout or max(_LIMIT, own + _SLACK)
 
+    def check_extras(self) -> None:
+        """Raise `PlanError` where the emitter inside needs a package that is not installed."""
+        check = getattr(self.emitter, "check_extras", None)
+        if callable(check):
+            check()
+
     def build(self, clock: Clock) -> Resilient:
         """Make the running emitter."""
         from polku.emit.adapt import built

@@ -18,7 +18,7 @@ from polku.contracts import Collecting, Failure
 from polku.emit.encode import note_unwritable, unwritable
 from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
 from polku.emit.object_key import BATCH, KeyTemplate
-from polku.emit.object_store import SCHEMES, Objects
+from polku.emit.object_store import SCHEMES, Objects, load
 from polku.emit.parts import TooLargeError, send_parts
 from polku.emit.progress import current
 from polku.errors import PlanError, RejectedError
@@ -114,6 +114,17 @@ class S3Emitter:
         segment, prefix = (240, 0) if local else (1024, len(url.path.encode()))
         return KeyTemplate(self.key, suffix=ending, prefix_bytes=prefix, max_segment=segment)
 
+    def check_extras(self) -> None:
+        """Raise `PlanError` where a package is not installed that this needs."""
+        where = f"S3Emitter(url={self.url!r})"
+        load(where)
+        if self.format is ObjectFormat.PARQUET:
+            try:
+                import pyarrow.parquet  # noqa: F401
+            except ImportError:
+                fix = "format='parquet' needs pyarrow: pip install 'polku[s3,parquet]'"
+                raise PlanError(fix, where=where) from None
+
     def build(self, clock: Clock) -> _Writer:
         """Make the running emitter."""
         return _Writer(self)
@@ -127,20 +138,15 @@ class _Writer:
         )
         self._format, self._compression = ObjectFormat(config.format), Compression(config.compression)
         self._suffix = suffix(self._format, self._compression)
-        self._where = f"S3Emitter(url={config.url!r})"
+        self._config = config
         self.group = config.template().group
         self._objects = Objects(config.url, config.options, timeout=config.timeout, part_bytes=config.part_bytes)
         self._threads: ThreadPoolExecutor | None = None
         self._written = self._events = self._bytes = self._failed = 0
 
     def start(self) -> None:
+        self._config.check_extras()
         self._objects.check()
-        if self._format is ObjectFormat.PARQUET:
-            try:
-                import pyarrow.parquet  # noqa: F401
-            except ImportError:
-                fix = "format='parquet' needs pyarrow: pip install 'polku[s3,parquet]'"
-                raise PlanError(fix, where=self._where) from None
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Write the batch's events, one object for each name."""

@@ -83,6 +83,10 @@ class KafkaSource:
         ours = {"group.id": self.group, "enable.auto.commit": False, "enable.auto.offset.store": False}
         return {**_DEFAULTS, **chosen, **ours}
 
+    def check_extras(self) -> None:
+        """Raise `PlanError` where the client is not installed."""
+        load("KafkaSource")
+
     def build(self, clock: Clock) -> Puller:
         """Make the running source; raises `PlanError` where the client is not installed."""
         load("KafkaSource")

@@ -361,6 +361,71 @@ def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
     assert "while loading" in polku("validate", str(file)).stderr
 
 
+USERS = """
+import functools
+from polku import Hub, Resilience
+
+class Store:
+    def emit(self, batch):
+        pass
+
+def file_of(batch):
+    pass
+
+class Ticks:
+    name = "ticks"
+    async def run(self, open_stream):
+        pass
+
+hub = Hub().source(Ticks()).emitter(Store()).emitter(file_of).emitter(lambda batch: None, name="quiet")
+hub.emitter(functools.partial(file_of), name="part").emitter(Resilience(Store()), name="sure")
+"""
+
+
+def test_validate_shows_the_users_own_parts_by_their_names_and_alike_in_each_run(tmp_path: Path) -> None:
+    file = tmp_path / "users.py"
+    file.write_text(USERS)
+    first, second = polku("validate", str(file)), polku("validate", str(file))
+    assert first.stdout == second.stdout
+    lines = first.stdout.splitlines()
+    for shown in ("source    ticks: Ticks", "emitter   store: Store", "emitter   file_of: file_of"):
+        assert shown in lines
+    assert "emitter   quiet: lambda" in lines
+    assert "emitter   part: file_of" in lines
+    assert [line for line in lines if line.startswith("emitter   sure: Resilience(emitter=Store, ")]
+    assert "0x" not in first.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "part", "command"),
+    [
+        ("confluent_kafka", "emitter(KafkaEmitter('t', bootstrap_servers='a:1'))", "pip install 'polku[kafka]'"),
+        (
+            "confluent_kafka",
+            "source(KafkaSource(['t'], bootstrap_servers='a:1', group='g', decode='event'))",
+            "polku[kafka]",
+        ),
+        ("obstore", "emitter(Resilience(S3Emitter('s3://bucket')))", "pip install 'polku[s3]'"),
+        ("pyarrow", "emitter(S3Emitter('s3://bucket', format='parquet'))", "pip install 'polku[s3,parquet]'"),
+    ],
+)
+def test_validate_fails_where_a_package_is_missing_that_the_plan_needs(
+    package: str, part: str, command: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "pipeline.py"
+    absent = f"import sys\nsys.modules['{package}'] = None\n"  # importing it raises ImportError
+    kinds = "Hub, KafkaEmitter, KafkaSource, Resilience, S3Emitter"
+    file.write_text(f"{absent}from polku import {kinds}\nhub = Hub(runtime='inline').emitter(print).{part}\n")
+    done = polku("validate", str(file))
+    assert done.returncode == 1
+    assert command in done.stderr
+    assert done.stdout == ""
+
+
+def test_validate_says_that_it_runs_the_file() -> None:
+    assert "Run a Python file to build its plan, and start nothing" in polku("validate", "--help", COLUMNS="200").stdout
+
+
 def test_graph_prints_mermaid(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)
