@@ -140,6 +140,8 @@ class Delivery:
 
     async def _emit(self, batch: Batch) -> list[Failure]:
         """Call the emitter until it answers; what it raises itself concerns no event, so nothing is given up for it."""
+        if self._start_error is not None:  # it is released, or closed, before it could start
+            return [Failure(event_id, self._fault) for event_id in batch.ids]
         for attempt in count(1):
             try:
                 result = self._emitter.emit(batch)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Event, RejectedError
+from polku import Batch, Code, Event, RejectedError
 from polku.collect import CollectingDelivery
 from polku.contracts import Collecting, Emitter
 from polku.delivery import Delivery
@@ -107,6 +107,23 @@ async def test_one_that_is_closed_while_it_cannot_start_ends_at_once(delivery: D
         await delivery.close()
     assert database.is_closed
     assert database.ids == []
+
+
+async def test_one_that_is_released_while_it_cannot_start_is_not_called(delivery: Delivery, database: Database) -> None:
+    database.start_errors = [ConnectionError("down")] * 1_000_000
+    delivery._pauses = Retry(first=3_600)
+    await delivery.start_again()
+    sent = asyncio.ensure_future(push(delivery, "a", "b"))
+    await asyncio.sleep(0)
+    delivery.release()
+    async with asyncio.timeout(20):
+        receipt = await sent
+    assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [
+        ("a", Code.UNAVAILABLE),
+        ("b", Code.UNAVAILABLE),
+    ]
+    assert database.calls == 0
+    await delivery.close()
 
 
 async def test_a_call_that_ends_without_a_verdict_is_made_again(delivery: Delivery, database: Database) -> None:
