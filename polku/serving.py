@@ -46,18 +46,16 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
             os._exit(130)
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
-    def listen() -> None:
+    def listen(*numbers: int) -> None:
         for number in numbers:
             signal.signal(number, on_signal)
 
-    if runner.runtime != "ray":  # a start of Ray can take long: one signal ends it
-        listen()
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        listen(signal.SIGHUP)
+    if runner.runtime != "ray":  # a start of Ray can take long: one SIGINT or SIGTERM ends it
+        listen(signal.SIGINT, signal.SIGTERM)
     pipeline = runner.open(doors, wait=False)
-    listen()  # again: ray.init puts its own handlers in
+    listen(signal.SIGINT, signal.SIGTERM)  # again: ray.init puts its own handlers in
     if pipeline.notice:
         say(f"polku: {pipeline.notice}")
     pipeline.wait_ready()
