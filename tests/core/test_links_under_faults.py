@@ -178,7 +178,11 @@ class Keeper:
 
 
 class CopyingPeer:
-    """Bring copies of any earlier push at any time; restart the receiver now and then."""
+    """Bring copies of any earlier push at any time; restart the receiver now and then.
+
+    Copies die with the life of the receiver that they were sent to, as calls of an actor do: the next life could not
+    tell one that was answered long ago from one that is open.
+    """
 
     def __init__(self, seed: int, hold_rate: float, restarts: bool) -> None:
         self.random = random.Random(seed)
@@ -191,6 +195,7 @@ class CopyingPeer:
         self.restart()
 
     def restart(self) -> None:
+        self.past.clear()
         self.held: list[asyncio.Future[Receipt]] = []
         self.lives.append(Keeper(self.random, self.held, self.hold_rate))
         self.inlet = Inlet(self.lives[-1], patience=0.002)
