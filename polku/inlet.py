@@ -124,7 +124,7 @@ class _Sender:
         self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
         self.closed = Ranges()
         self._order: list[int] = []  # the numbers of the entries, rising
-        self._ready: deque[int] = deque()  # numbers whose predecessor was applied or closed
+        self._ready: deque[int] = deque()  # numbers to be looked at: what they waited for may be applied or closed
 
     def learn(self, push: Push) -> None:
         """Close what a push says is closed."""
@@ -150,24 +150,30 @@ class _Sender:
         entry.batch = batch
         if entry.answer is None:
             entry.answer = _Answer()
-        if self.is_done(after):
-            self._ready.append(seq)
-        else:
-            self.entry(after).followers.append(seq)
+        self._ready.append(seq)
         return entry
 
-    def is_done(self, seq: int) -> bool:
-        """Return whether a number was applied or closed: what comes after it need not wait."""
-        entry = self.answers.get(seq)
-        return seq in self.closed if entry is None else entry.is_applied
+    def waits_for(self, seq: int) -> int | None:
+        """Return the number that has to be applied before this one, if there is one.
+
+        What it was said to come after may be closed by now. Then it comes after the highest one below that is not:
+        that one may be open still, and have to be applied again by a receiver that was started again.
+        """
+        before = self.closed.highest_missing(self.after[seq])
+        entry = self.answers.get(before)
+        return None if before < 1 or (entry is not None and entry.is_applied) else before
 
     def next_ready(self) -> int | None:
         """Return a number that may be applied now, if there is one."""
         while self._ready:
             seq = self._ready[0]
-            if (entry := self.answers.get(seq)) is not None and entry.is_early and self.is_done(self.after[seq]):
+            entry = self.answers.get(seq)
+            before = self.waits_for(seq) if entry is not None and entry.is_early else None
+            if entry is not None and entry.is_early and before is None:
                 return seq
             self._ready.popleft()
+            if before is not None:
+                self.entry(before).followers.append(seq)
         return None
 
     def begin(self, seq: int) -> tuple[_Entry, Batch]:
@@ -277,7 +283,7 @@ class Inlet:
 
     def _lose_patience(self, sender: _Sender, seq: int) -> None:
         entry = sender.answers.get(seq)
-        if entry is not None and not sender.is_done(sender.after[seq]):
+        if entry is not None and entry.is_early and sender.waits_for(seq) is not None:
             entry.give_back(UnavailableError(f"what comes before number {seq} is missing"))
 
     async def _hear_alone(self, key: Key, answer: _Answer) -> Turn:

@@ -78,6 +78,11 @@ class Ranges:
         place = bisect_right(self._firsts, first) - 1
         return place >= 0 and last <= self._lasts[place]
 
+    def highest_missing(self, upto: int) -> int:
+        """Return the highest number up to this one that is not in."""
+        place = bisect_right(self._firsts, upto) - 1
+        return self._firsts[place] - 1 if place >= 0 and upto <= self._lasts[place] else upto
+
     def __contains__(self, number: int) -> bool:
         return self.covers(number, number)
 

@@ -77,7 +77,7 @@ def admit_events(
     _check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
     ids: dict[str, None] = {}
-    out = {refusal.event_id for refusal in refused}  # an Ack knows events by their ids alone
+    out: set[str] = set()  # an Ack knows events by their ids alone; records that were no events stood anywhere
     good: list[Event] = []
     now = time.time_ns()
     for position, event in enumerate(events):

@@ -67,6 +67,17 @@ async def test_a_batch_that_comes_too_early_waits_for_its_predecessor() -> None:
     assert receiver.applied == ["1", "2", "3"]
 
 
+async def test_behind_a_predecessor_that_was_answered_meanwhile_comes_the_one_before_that() -> None:
+    receiver = Receiver()
+    inlet = Inlet(receiver)  # started again: 2 is open and comes again, 3 had its answer from the life before
+    fifth = asyncio.ensure_future(inlet.push(Push("link", 1, 5, 2, 4, (2, 4)), batch(5)))
+    fourth = push(inlet, 4, floor=2, after=3)  # sent while 3 was open
+    await rest()
+    assert receiver.applied == []
+    await asyncio.gather(push(inlet, 2, floor=2), fourth, fifth)
+    assert receiver.applied == ["2", "4", "5"]
+
+
 async def test_a_predecessor_that_its_sender_has_the_answer_of_is_not_waited_for() -> None:
     receiver = Receiver()
     await push(Inlet(receiver), 7, floor=7)
