@@ -70,7 +70,7 @@ def _generate(seed: int) -> Case:
         "lanes": lanes,
         "ack": ack,
         "buffer": buffer,
-        "letters": "memory" if random.random() < 0.85 else "disk",
+        "letters": "memory" if random.random() < 0.75 else "disk",
         "steps": steps,
         "emitters": emitters,
         "clients": clients,

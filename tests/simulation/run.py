@@ -120,8 +120,11 @@ async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> l
         if ill:
             faults.append(f"health: unwell {BOUND:.0f} s after the last fault: {ill}")
     rules = [emitter["overflow"] or case["buffer"]["overflow"] for emitter in case["emitters"]]
-    if case["letters"] == "disk" and not faults and "drop_newest" not in rules:  # see known.py
-        faults += await _replay(world, limit)
+    if case["letters"] == "disk" and not faults:
+        await asyncio.sleep(6.0)
+        faults += letters.check_stored(world.ledger, f"{build.path()}.dead")
+        if "drop_newest" not in rules:  # see known.py
+            faults += await _replay(world, limit)
     report = await system.stop(BOUND)
     for name, emitter in report.emitters.items():
         world.ledger.destinations[name].dropped += emitter.dropped
@@ -141,16 +144,15 @@ async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> l
 async def _replay(world: World, limit: float) -> list[str]:
     """Ask for all letters again: those whose destination takes them now come through, no other holds them up."""
     path = f"{build.path()}.dead"
-    await asyncio.sleep(6.0)
-    faults = list(letters.check_stored(world.ledger, path))
     asked = letters.ask_replay(path)
     world.ledger.count("letters replayed", asked)
     while asked and any(letter.replay for letter in letters.stored(path)):
         if world.now > limit + BOUND:
             left = [(x.emitter, x.event_id, x.code) for x in letters.stored(path) if x.replay]
-            return [*faults, f"replay: {len(left)} letters are still to be replayed: {left[:4]}"]
+            return [f"replay: {len(left)} letters are still to be replayed: {left[:4]}"]
         await asyncio.sleep(2.0)
-    return faults
+    await asyncio.sleep(6.0)
+    return list(letters.check_stored(world.ledger, path))
 
 
 def _leftovers(world: World) -> list[str]:
