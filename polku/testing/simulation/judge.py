@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from polku.codes import Code
 from polku.testing.simulation.ledger import Destination, Input, Ledger
-from polku.testing.simulation.lineage import client_of, number_of, part_of, root_of
+from polku.testing.simulation.lineage import client_of, lineage_of, number_of, part_of, root_of
 
 if TYPE_CHECKING:
     from polku.lane import LaneStatistics
@@ -212,7 +212,7 @@ class Judge:
                 entry = ledger.inputs.get(root_of(token))
                 if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
                     continue
-                if token in ledger.letters:  # it may have come by a replay
+                if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
                 client, number = client_of(token), number_of(token)
                 if number < highest.get(client, -1):

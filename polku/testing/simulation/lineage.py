@@ -50,3 +50,9 @@ def client_of(token: str) -> str:
 def number_of(token: str) -> int:
     """Return the number of the input among those of its client."""
     return int(root_of(token).rpartition(".")[2])
+
+
+def lineage_of(token: str) -> list[str]:
+    """Return a token, what it was cut from, and so on up to the input."""
+    parts = token.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
