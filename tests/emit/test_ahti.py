@@ -87,7 +87,7 @@ async def test_an_ack_without_ids_confirms_the_batch(ahti: AhtiServer) -> None:
 async def test_an_event_that_the_ack_does_not_name_is_tried_again(ahti: AhtiServer) -> None:
     ahti.names = lambda events: [event.id for event in events if event.id != "b"]
     async with emitter(ahti.address) as running:
-        assert await running.emit(batch("a", "b")) == [Failure("b", "the ack does not name it")]
+        assert await running.emit(batch("a", "b")) == [Failure("b", "the ack does not name it", position=1)]
 
 
 async def test_a_refused_batch_fails_with_its_error(ahti: AhtiServer) -> None:
@@ -116,7 +116,9 @@ async def test_the_events_at_fault_are_found_and_the_others_delivered_once_and_i
                 continue
             failures += [failure for failure in found if not failure.retryable]
             left = [failure.event_id for failure in found if failure.retryable]
-    assert failures == [Failure(name, "no such cluster", retryable=False) for name in bad]
+    assert [failure._replace(position=-1) for failure in failures] == [
+        Failure(name, "no such cluster", retryable=False) for name in bad
+    ]
     assert ahti.ids == [name for name in "abcdefgh" if name not in bad]
 
 
@@ -126,7 +128,7 @@ async def test_a_lone_event_is_given_up_after_so_many_refusals_in_a_row(ahti: Ah
         for _ in range(2):
             with pytest.raises(RetryableError, match="no such cluster"):
                 await running.emit(batch("bad"))
-        assert await running.emit(batch("bad")) == [Failure("bad", "no such cluster", retryable=False)]
+        assert await running.emit(batch("bad")) == [Failure("bad", "no such cluster", retryable=False, position=0)]
 
 
 async def test_a_stream_that_ends_without_an_ack_is_a_failure(ahti: AhtiServer) -> None:

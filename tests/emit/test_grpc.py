@@ -79,7 +79,7 @@ async def test_a_large_batch_is_split_and_a_too_large_event_named(server: Sink) 
         (failure,) = await running.emit(batch("huge", size=20_000))
     assert server.ids == [str(n) for n in range(10)]
     assert len(server.batches) >= 4
-    assert failure == Failure("huge", failure.reason, retryable=False)
+    assert failure == Failure("huge", failure.reason, retryable=False, position=0)
     assert "10000" in failure.reason
 
 
