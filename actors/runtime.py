@@ -83,7 +83,7 @@ class RayRuntime:
 
     @property
     def lost(self) -> str:
-        """Why the pipeline is gone for good; empty while it is there."""
+        """Why the pipeline is gone and does not come back; empty while it is there."""
         return self._lost
 
     async def start(self) -> None:

@@ -22,7 +22,7 @@ class Written(NamedTuple):
 
 
 def write_each(events: Sequence[Event], write: Callable[[Event], bytes]) -> Written:
-    """Call `write` for each event; events for which it raises are noted as refused for good."""
+    """Call `write` for each event; events for which it raises are noted as refused permanently."""
     try:
         return Written([write(event) for event in events], range(len(events)), [])
     except Exception as error:

@@ -25,7 +25,7 @@ class Progress:
         self._limit = 0.0
 
     def limit(self, timer: asyncio.Timeout, seconds: float) -> None:
-        """Let the timer of the call, of so many seconds, begin again with each step."""
+        """Restart the timer of the call, of that many seconds, with each step."""
         self._timer, self._limit = timer, seconds
 
     def settle(self, positions: Sequence[int], failures: Sequence[Failure] = ()) -> None:
@@ -36,7 +36,7 @@ class Progress:
             self.outcomes[position] = refused.get(position)
 
     def step(self, seconds: float = 0.0) -> None:
-        """Begin something that has a limit of its own of so many seconds: the time limit of the call begins again."""
+        """Begin something with a limit of its own of that many seconds: the time limit of the call restarts."""
         timer = self._timer
         if timer is not None and timer.when() is not None and not timer.expired():
             timer.reschedule(asyncio.get_running_loop().time() + max(self._limit, seconds))

@@ -32,7 +32,7 @@ _RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
 _HOPELESS = 8  # events that fail alone, one after the other: the others would too
-_ALL = 1 << 16  # a piece of so many events is every batch
+_ALL = 1 << 16  # a piece of that many events is every batch
 
 
 class ResilienceStatistics(NamedTuple):
@@ -316,7 +316,7 @@ class Resilient:
         return _Answer(_undecided(batch, progress, reason, retryable=True), error, counts)
 
     def _shrink(self, events: int, began: float) -> None:
-        """Send half as many events at once from now on: so many took too long."""
+        """Send half as many events at once from now on: that many took too long."""
         self._piece = max(1, events // 2)
         self._late_after = asyncio.get_running_loop().time() - began
 

@@ -14,7 +14,7 @@ from polku.text import line
 from polku.v1.gateway_pb2 import Ack, AckError
 
 LIMIT = 1024 * 1024
-"""The most bytes of an Ack; one that accepts so many ids as would fill it has room for some errors all the same."""
+"""The most bytes of an Ack; one whose accepted ids would fill it still has room for some errors."""
 
 _LEAST = 64 * 1024  # for errors
 _SUM = 1024  # for the summing up of one code

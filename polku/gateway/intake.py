@@ -448,7 +448,7 @@ class Intake:
         return self._ack(admission, await self._settle(len(admission.ids), answer))
 
     async def _settle(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
-        """Wait for the receipt of so many events; where none came, all of them are refused."""
+        """Wait for the receipt of that many events; where none came, all of them are refused."""
         try:
             return await answer
         except DrainingError as error:
