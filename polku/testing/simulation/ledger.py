@@ -55,6 +55,7 @@ class Ledger:
         self.bad: dict[str, str] = {}
         self.merged: dict[str, set[str]] = defaultdict(set)
         self.letters: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        self.kept: dict[str, set[str]] = defaultdict(set)
         self.excused: set[str] = set()
         self.excused_optional: set[str] = set()
         self.faults: list[str] = []
@@ -107,6 +108,11 @@ class Ledger:
         if not tokens_of(event):
             self.fault(f"invented: a dead letter for {emitter!r} of {event.id!r} without a token")
 
+    def keep(self, emitter: str, event: Event) -> None:
+        """Learn that a dead letter is where it stays: until then it may die with its process."""
+        for token in tokens_of(event):
+            self.kept[token].add(emitter)
+
     def is_buried(self, token: str, emitter: str) -> bool:
         """Return whether there is a dead letter of it, for an emitter or for all."""
-        return any(name in ("", emitter) for name, _, _ in self.letters.get(token, ()))
+        return not self.kept.get(token, set()).isdisjoint(("", emitter))

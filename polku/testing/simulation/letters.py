@@ -39,8 +39,8 @@ def ask_replay(path: str) -> int:
 def check_stored(ledger: Ledger, path: str) -> Iterator[str]:
     """Compare the file with the letters that were written: one that is in it, or came through by a replay, is safe."""
     kept = {(letter.emitter, token) for letter in stored(path) for token in tokens_of(as_event(letter))}
-    for token, letters in ledger.letters.items():
-        for emitter in {emitter for emitter, _, _ in letters}:
+    for token, emitters in ledger.kept.items():
+        for emitter in emitters:
             if root_of(token) in ledger.inputs and not _is_safe(ledger, kept, emitter, token):
                 yield f"letter lost: {token} died at {emitter!r}, and its letter is not in the file"
 

@@ -11,6 +11,8 @@ from polku.batch import Batch
 from polku.buffer.log import Log, open_log
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.contracts import Outcome
+from polku.dead_letters.disk import StoredDeadLetters
+from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.event.v1.event_pb2 import Event
 from polku.inlet import Inlet
 from polku.link import Push
@@ -80,7 +82,7 @@ def install(world: World) -> None:
     from polku.middleware import adapt, aggregator
 
     ledger = world.ledger
-    as_step, push, keep = adapt.as_step, Buffer.push, DeadLetters._keep
+    as_step, push, keep, write = adapt.as_step, Buffer.push, DeadLetters._keep, DeadLetterStore.add
     combine: Any = vars(aggregator)["combine"]
 
     def probed(component: object, clock: Any) -> Any:
@@ -102,6 +104,14 @@ def install(world: World) -> None:
         ledger.letter(letter.emitter, letter.event, letter.code, letter.reason)
         world.trace(f"dead letter for {letter.emitter!r}: {letter.event.id!r} {letter.code}: {letter.reason!r}")
         keep(self, letter)
+        if not isinstance(self, StoredDeadLetters):
+            ledger.keep(letter.emitter, letter.event)
+
+    def written(self: DeadLetterStore, letters: Sequence[Letter]) -> Any:
+        forgotten = write(self, letters)
+        for letter in letters:
+            ledger.keep(letter.emitter, as_event(letter))
+        return forgotten
 
     received = Inlet.push
 
@@ -122,7 +132,7 @@ def install(world: World) -> None:
         world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
     _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
-    _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept))
+    _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
 
 
 def _check_size(world: World, inlet: Inlet) -> None:
