@@ -19,8 +19,6 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from polku.tasks import TaskSet
-
 _ALONE = 8
 _TRY = 128
 _PATIENCE = 4
@@ -43,9 +41,8 @@ class Gathering:
         self._events, self._turns = events, turns
         self._look, self._pump = look, pump
         self._alone = _TRY - _ALONE  # pushes of one message in a row
-        self._quiet = 0
-        self._listening: asyncio.Task[None] | None = None
-        self._tasks = TaskSet("gathering")
+        self._quiet = self._left = self._seen = 0
+        self._next: asyncio.Handle | None = None
 
     def holds(self, is_under_way: bool) -> bool:
         """Say whether what waits has to wait; `is_under_way`: enough is under way to keep the receiver busy."""
@@ -56,8 +53,9 @@ class Gathering:
             return True
         if self._quiet >= self._turns or not (batches > 1 or self._come_several()):
             return False
-        if self._listening is None:
-            self._listening = self._tasks.start("listening", self._listen())
+        if self._next is None:
+            self._left, self._seen = self._turns * _PATIENCE, batches
+            self._next = asyncio.get_running_loop().call_soon(self._listen)
         return True
 
     def pushed(self, batches: int, left: int) -> None:
@@ -66,19 +64,23 @@ class Gathering:
 
     def close(self) -> None:
         """Stop listening."""
-        if self._listening is not None:
-            self._listening.cancel()
+        if self._next is not None:
+            self._next.cancel()
 
     def _come_several(self) -> bool:
         return self._alone < _ALONE or self._alone % _TRY == 0
 
-    async def _listen(self) -> None:
-        have, left = self._look(), self._turns * _PATIENCE
-        while self._quiet < self._turns and have.events < self._events and left:
-            await asyncio.sleep(0)
-            left -= 1
-            before, have = have, self._look()
-            self._quiet = self._quiet + 1 if have.batches == before.batches else 0
-        self._listening, self._quiet = None, self._turns
-        self._pump()
-        self._quiet = 0
+    def _listen(self) -> None:
+        """Look once a turn of the event loop whether something came, and pump when nothing has for some turns."""
+        self._left -= 1
+        batches, events = self._look()
+        self._quiet = self._quiet + 1 if batches == self._seen else 0
+        self._seen = batches
+        if self._quiet < self._turns and events < self._events and self._left:
+            self._next = asyncio.get_running_loop().call_soon(self._listen)
+            return
+        self._next, self._quiet = None, self._turns
+        try:
+            self._pump()
+        finally:
+            self._quiet = 0

@@ -58,7 +58,8 @@ async def send_parts(
         part = left.popleft()
         progress.step()
         try:
-            refused = place(await send(part), part.ids, part.positions)
+            failed = await send(part)
+            refused = place(failed, part.ids, part.positions) if failed else failed  # `ids` may have to be decoded
         except TooLargeError as error:
             if len(part.ids) > 1:
                 left.extendleft(reversed(part.halves()))

@@ -15,10 +15,10 @@ from polku.contracts import Failure
 
 
 class Progress:
-    """The events of a call that have an outcome, by position in its batch; None stands for a confirmation."""
+    """The events of a call that have an outcome."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[int, Failure | None] = {}
+        self._settled: list[tuple[Sequence[int], Sequence[Failure]]] = []
         self.is_confirming = False  # whether the destination has taken anything
         self.error: Exception | None = None
         self._timer: asyncio.Timeout | None = None
@@ -30,10 +30,17 @@ class Progress:
 
     def settle(self, positions: Sequence[int], failures: Sequence[Failure] = ()) -> None:
         """Note the outcome of the events at these positions: confirmed, but for failures, which name theirs."""
-        refused = {failure.position: failure for failure in failures}
-        self.is_confirming = self.is_confirming or len(refused) < len(positions)
-        for position in positions:
-            self.outcomes[position] = refused.get(position)
+        self._settled.append((positions, failures))
+        self.is_confirming = self.is_confirming or len(failures) < len(positions)
+
+    @property
+    def outcomes(self) -> dict[int, Failure | None]:
+        """The events that have an outcome, by position in the batch; None stands for a confirmation."""
+        outcomes: dict[int, Failure | None] = {}
+        for positions, failures in self._settled:
+            refused = {failure.position: failure for failure in failures}
+            outcomes.update((position, refused.get(position)) for position in positions)
+        return outcomes
 
     def step(self, seconds: float = 0.0) -> None:
         """Begin something with a limit of its own of that many seconds: the time limit of the call restarts."""

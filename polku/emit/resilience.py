@@ -355,8 +355,9 @@ def _by_position(batch: Batch, failures: list[Failure]) -> dict[int, Failure]:
 
 def _undecided(batch: Batch, progress: Progress, reason: str, *, retryable: bool) -> dict[int, Failure]:
     """Return the failures of a call that raised: those noted before, and one for each event without an outcome."""
-    failures = {place: failure for place, failure in progress.outcomes.items() if failure is not None}
+    outcomes = progress.outcomes
+    failures = {place: failure for place, failure in outcomes.items() if failure is not None}
     for position, event_id in enumerate(batch.ids):
-        if position not in progress.outcomes:
+        if position not in outcomes:
             failures[position] = Failure(event_id, reason, retryable, position=position)
     return failures

@@ -146,7 +146,7 @@ def _metadata_in_bounds(events: list[Event], payload: bytes, limits: Limits) -> 
 
 
 def _times_in_bounds(events: list[Event], payload: bytes) -> bool:
-    return not (may_have_times(payload) and any(map(time_fault, events)))
+    return not (may_have_times(payload, events) and any(map(time_fault, events)))
 
 
 def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) -> Refusal | None:

@@ -6,9 +6,13 @@ and after 9999, and nanoseconds that are none. What such an event would break fu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import methodcaller
+
 from google.protobuf.descriptor import FieldDescriptor
 
 from polku.event.v1.event_pb2 import Event
+from polku.views import may_have_tag
 
 FIRST, LAST = -62_135_596_800, 253_402_300_799
 """The seconds of 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z (google/protobuf/timestamp.proto)."""
@@ -25,16 +29,26 @@ def _names_of_times(field: FieldDescriptor) -> tuple[str, ...]:
 _DATA = {field.name: field for field in Event.DESCRIPTOR.oneofs_by_name["data"].fields}
 _TIMES = {name: times for name, field in _DATA.items() if (times := _names_of_times(field))}
 
-# The tag of such a field, (number << 3 | 2) as a varint, ends with this byte, or with a zero where it is longer than it
-# has to be. Most events without typed data have neither byte: 95 kB, 1,000 small ones, are searched for one in 1.2 µs.
-_LAST_BYTES = {(_DATA[name].number << 3 | 2) >> 7 for name in _TIMES}
-assert all(0 < byte < 128 for byte in _LAST_BYTES), "tags of two bytes"
-_MARKS = (b"\0", *(bytes([byte]) for byte in sorted(_LAST_BYTES)))
+# The tag of such a field, (number << 3 | 2) as a varint, is two bytes: the first has its high bit set, the second only
+# where somebody wrote the varint longer than it has to be.
+_FIRST = [bytes([(_DATA[name].number << 3 | 2) & 127 | 128]) for name in _TIMES]
+_NUMBERS = {(_DATA[name].number << 3 | 2) >> 7 for name in _TIMES}
+assert all(0 < byte < 128 for byte in _NUMBERS), "tags of two bytes"
+_SECOND = frozenset(number | high for number in _NUMBERS for high in (0, 128))
+
+_KIND = methodcaller("WhichOneof", "data")
 
 
-def may_have_times(payload: bytes) -> bool:
-    """Return whether any event of a serialised `EventPayload` can have a Timestamp."""
-    return any(mark in payload for mark in _MARKS)
+def may_have_times(payload: bytes, events: Sequence[Event]) -> bool:
+    """Return whether any event of a serialised `EventPayload`, whose events these are, can have a Timestamp.
+
+    To search the bytes costs 10 ns an event, to ask every event 120: that is done only where the bytes say nothing, as
+    in compressed payloads.
+    """
+    for first in _FIRST:
+        if first in payload and may_have_tag(payload, first, _SECOND, len(events) // 2):
+            return not _TIMES.keys().isdisjoint(map(_KIND, events))
+    return False
 
 
 def time_fault(event: Event) -> str:

@@ -9,7 +9,7 @@ from polku import Event
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
 from polku.views import read_envelope
 
-TEXTS = st.sampled_from(["", "a", "b" * 200])
+TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
 EVENTS = st.lists(st.builds(Event, id=TEXTS), max_size=3).map(lambda events: EventPayload(events=events))
 RAW = st.builds(RawPayload, data=st.binary(max_size=3), format=TEXTS)
 PARTS = st.lists(

@@ -87,3 +87,23 @@ async def test_a_part_that_is_refused_for_good_does_not_stop_the_others() -> Non
 async def test_an_error_is_raised_where_nothing_else_was_decided(error: Exception) -> None:
     with pytest.raises(type(error)):
         await send_parts(letters("ab"), Destination(a=error).take)
+
+
+class Sealed:
+    """A part whose ids cost something: its events would have to be decoded."""
+
+    positions = range(2)
+
+    @property
+    def ids(self) -> list[str]:
+        raise AssertionError("nobody has to know them")
+
+    def halves(self) -> list[Sealed]:
+        raise AssertionError("it is small enough")
+
+
+async def test_what_is_confirmed_is_not_decoded_for_it() -> None:
+    async def take(_: Sealed) -> list[Failure]:
+        return []
+
+    assert await send_parts([Sealed()], take) == []

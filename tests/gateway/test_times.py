@@ -105,11 +105,14 @@ def test_a_tag_that_is_longer_than_it_has_to_be_hides_nothing() -> None:
     assert [r.code for r in admit_payload(payload, "s", "", Limits()).refused] == [Code.INVALID_EVENT]
 
 
-def test_payloads_of_plain_events_are_not_looked_into() -> None:
-    plain = [new_event("user.login", source="agent", payload=b'{"a": 10}') for _ in range(100)]
-    assert not may_have_times(EventPayload(events=plain).SerializeToString())
+@pytest.mark.parametrize("payload", [b'{"a": 10}', "£ 10, 1 °C".encode(), bytes(range(256)), b"\xc2\xb2" * 100])
+def test_payloads_of_plain_events_have_no_times(payload: bytes) -> None:
+    plain = [new_event("user.login", source="agent", payload=payload) for _ in range(100)]
+    assert not may_have_times(EventPayload(events=plain).SerializeToString(), plain)
     assert time_fault(plain[0]) == ""
-    assert may_have_times(EventPayload(events=[event(TIMES[0], 1, 0)]).SerializeToString())
+    for place in (0, 50, 100):
+        events = [*plain[:place], event(TIMES[0], 1, 0), *plain[place:]]
+        assert may_have_times(EventPayload(events=events).SerializeToString(), events)
 
 
 @WAYS
