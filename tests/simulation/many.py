@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import gc
 import json
 import time
@@ -92,6 +93,7 @@ class Totals:
 def run_seeds(seeds: Sequence[int], known_features: frozenset[str]) -> Totals:
     """Run the cases of some seeds."""
     total = Totals()
+    _spare()
     for seed in seeds:
         case = generate(seed, known_features)
         result = run(case)
@@ -104,6 +106,14 @@ def run_seeds(seeds: Sequence[int], known_features: frozenset[str]) -> Totals:
             total.failed.append((seed, kind_of(faults), faults[0], case))
     gc.collect()
     return total
+
+
+@functools.cache
+def _spare() -> None:
+    """Have the garbage collector look at nothing that stays: once, after a case that has imported everything."""
+    run(generate(0))
+    gc.collect()
+    gc.freeze()
 
 
 def _report(total: Totals, seed: int, kind: str, text: str, case: dict, seconds: float) -> None:

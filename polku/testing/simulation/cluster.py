@@ -85,6 +85,7 @@ class Part:
         self.process.on_death.append(self._die)
         self.death: asyncio.Future[None] = self._cluster.world.loop.create_future()
         self._up.set()
+        self._cluster.restarted.set()
         _forget_epochs()
 
     @property
@@ -167,6 +168,7 @@ class Cluster:
         self._progress = Progress()
         self._stopping = False
         self._looking: asyncio.Task[None] | None = None
+        self.restarted = asyncio.Event()
         self._lanes = range(1, plan.lanes + 1)
         self._knows: dict[tuple[str, str], int] = {}
 
@@ -241,6 +243,11 @@ class Cluster:
         """Return the counters of the lanes whose parts are all up."""
         return [self._lane_statistics(number) for number in self._lanes if self._is_lane_up(number)]
 
+    def lag(self) -> int:
+        """Return how many events the buffers of these lanes still hold for emitters."""
+        buffers = [self.parts[f"lane-{n}/buffer"].running.buffer for n in self._lanes if self._is_lane_up(n)]
+        return sum(outlet.lag for buffer in buffers for outlet in buffer.statistics().outlets.values())
+
     def _is_lane_up(self, number: int) -> bool:
         return all(part.is_up for name, part in self.parts.items() if _lane_of(name) in (0, number))
 
@@ -308,11 +315,15 @@ class Cluster:
 
     async def _look_after(self) -> None:
         while not self._stopping:
+            await self.restarted.wait()
+            self.restarted.clear()
             await asyncio.sleep(_LOOK_SECONDS)
             for part in self.parts.values():
                 if not part.process.dead and part.running is None:
                     with contextlib.suppress(Exception):
                         await self._spawned(part, part.ensure_started())
+                    if part.running is None:
+                        self.restarted.set()
 
     async def _spawned(self, part: Part, work: Coroutine[Any, Any, T]) -> T | None:
         task = self.world.loop.spawn(part.process, work)

@@ -173,6 +173,11 @@ class InlineSystem:
         """Return the counters of its lane."""
         return [self.runtime._lane.statistics()]
 
+    def lag(self) -> int:
+        """Return how many events its buffer still holds for emitters."""
+        outlets = self.runtime._lane.statistics().buffer.outlets
+        return sum(outlet.lag for outlet in outlets.values())
+
     def intakes(self) -> list[Intake]:
         """Return its intake."""
         return [self.runtime._lane.intake]

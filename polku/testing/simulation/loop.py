@@ -37,7 +37,7 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[_Call] = deque()
         self.dead = False
         self.steps = 0
         self.fuse = 0  # callbacks until it is killed; 0: it is not
@@ -61,7 +61,9 @@ def current_process() -> Process | None:
 class SimulatedTask(asyncio.Task[T]):
     """A task whose hash is its number, so that sets of tasks have the same order in each run."""
 
-    number = 0
+    __slots__ = ("number", "process")
+
+    number: int
     process: Process
 
     def __hash__(self) -> int:
@@ -71,10 +73,33 @@ class SimulatedTask(asyncio.Task[T]):
 class SimulatedFuture(asyncio.Future[T]):
     """A future whose hash is its number."""
 
-    number = 0
+    __slots__ = ("number",)
+
+    number: int
 
     def __hash__(self) -> int:
         return self.number
+
+
+class _Call(asyncio.TimerHandle):
+    """A callback and the process that it belongs to, without what asyncio keeps for debugging."""
+
+    __slots__ = ("args", "call", "context", "is_void", "process")
+
+    def __init__(self, call: Callable[..., object], args: tuple[Any, ...], context: Context, process: Process) -> None:
+        self.call = call
+        self.args = args
+        self.context = context
+        self.process = process
+        self.is_void = False
+
+    def cancel(self) -> None:
+        """Let it not run."""
+        self.is_void = True
+
+    def cancelled(self) -> bool:
+        """Return whether it will not run."""
+        return self.is_void
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -93,7 +118,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._instant = 1_000.0
         self._number = 0
         self._active: list[Process] = []
-        self._scheduled: list[Any] = []
+        self._timers: list[tuple[float, int, _Call]] = []
         self._stopping = False
         self.set_exception_handler(self._complain)
 
@@ -117,9 +142,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Task[Any]:
         """Create a task, and remember it until the end."""
         self._number += 1
-        number = self._number
         task: SimulatedTask[Any] = SimulatedTask.__new__(SimulatedTask)
-        task.number = number  # before its constructor puts it into asyncio's own set of tasks
+        task.number = self._number  # before its constructor puts it into asyncio's own set of tasks
         task.__init__(coro, loop=self, name=name or "", context=context)  # type: ignore[misc]
         task.process = _PROCESS.get(self.outside) if context is None else context.get(_PROCESS, self.outside)
         self.tasks.append(task)
@@ -159,92 +183,111 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.call_later(self.random.random() * 1e-3, work)
         return future
 
-    def _call_soon(self, callback: Any, args: Any, context: Context | None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self._file(handle)
-        return handle
+    # What follows runs for every step of every case, so it does without the checks of `BaseEventLoop`.
 
-    def _add_callback(self, handle: asyncio.Handle) -> None:
-        self._file(handle)
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Run a callback in the next turn of its process."""
+        if context is None:
+            context = copy_context()
+        call = _Call(callback, args, context, context.get(_PROCESS, self.outside))
+        self._file(call)
+        return call
 
-    def _file(self, handle: asyncio.Handle) -> None:
-        process: Process = handle._context.get(_PROCESS, self.outside)  # type: ignore[attr-defined]
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Run a callback after some virtual seconds."""
+        return self.call_at(self._instant + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Run a callback at a virtual time; of several at the same time, in the order in which they were set."""
+        if context is None:
+            context = copy_context()
+        call = _Call(callback, args, context, context.get(_PROCESS, self.outside))
+        self._number += 1
+        heapq.heappush(self._timers, (when, self._number, call))
+        return call
+
+    def _file(self, call: _Call) -> None:
+        process = call.process
         if process.dead:
             return
-        if not process.ready:
+        ready = process.ready
+        if not ready:
             self._active.append(process)
-        process.ready.append(handle)
+        ready.append(call)
 
     def _run_once(self) -> None:
-        """Run some callbacks of one process; jump to the next timer where none is ready."""
-        self._instant += _TICK
-        active = self._active
-        if not active:
-            self._jump()
-        scheduled = self._scheduled
-        if scheduled and scheduled[0]._when <= self._instant:
-            self._fire()
-        if not active:
-            return
-        if len(active) == 1:
-            process = active[0]
-            count = len(process.ready)
-        else:
-            process = active[int(self.random.random() * len(active))]
-            count = 1 + int(self.random.random() * 4)
-        self._run_some(process, count)
-        if self.steps > self.limit or self._instant > 1_000 + self.horizon:
-            raise EndlessError(f"{self.steps} callbacks, at {self._instant - 1_000:.1f} s")
+        """Run some callbacks of one process, and so on until the loop is stopped; jump to the next timer where none is.
+
+        One of those that are ready, or up to four where several processes have some.
+        """
+        active, timers, random = self._active, self._timers, self.random.random
+        end = 1_000.0 + self.horizon
+        while not self._stopping:
+            self._instant += _TICK
+            if not active:
+                self._jump()
+            if timers and timers[0][0] <= self._instant:
+                self._fire()
+            if not active:
+                continue
+            if len(active) == 1:
+                process = active[0]
+                count = len(process.ready)
+            else:
+                process = active[int(random() * len(active))]
+                count = 1 + int(random() * 4)
+            self._run_some(process, count)
+            if self.steps > self.limit or self._instant > end:
+                raise EndlessError(f"{self.steps} callbacks, at {self._instant - 1_000:.1f} s")
 
     def _run_some(self, process: Process, count: int) -> None:
         ready = process.ready
         while count and ready:
             count -= 1
-            handle: Any = ready.popleft()
-            if handle._cancelled:
+            call = ready.popleft()
+            if call.is_void:
                 continue
             self.steps += 1
             process.steps += 1
             try:
-                handle._context.run(handle._callback, *handle._args)
+                call.context.run(call.call, *call.args)
             except (SystemExit, KeyboardInterrupt) as error:
                 self.escaped.append((process.name, error))
                 self.kill(process)
                 return
             except BaseException as error:
-                self.call_exception_handler({"message": f"in {handle._callback!r}", "exception": error})
+                self.call_exception_handler({"message": f"in {call.call!r}", "exception": error})
             if process.fuse and not process.dead:
                 process.fuse -= 1
                 if not process.fuse:
                     self.kill(process)
             if process.dead:
                 return
-        if not ready and process in self._active:
+        if not ready:
             self._active.remove(process)
 
     def _jump(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and self._is_void(scheduled[0]):
-            heapq.heappop(scheduled)._scheduled = False
-        if scheduled:
-            self._instant = max(self._instant, scheduled[0].when())
-        elif not self._stopping:
+        timers = self._timers
+        while timers and (timers[0][2].is_void or timers[0][2].process.dead):
+            heapq.heappop(timers)
+        if not timers:
             raise StuckError(f"nothing will happen any more, at {self._instant - 1_000:.1f} s")
+        self._instant = max(self._instant, timers[0][0])
 
     def _fire(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and scheduled[0]._when <= self._instant:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False
-            if not self._is_void(timer):
-                self._file(timer)
-
-    def _is_void(self, timer: asyncio.TimerHandle) -> bool:
-        process: Process = timer._context.get(_PROCESS, self.outside)  # type: ignore[attr-defined]
-        return bool(timer._cancelled or process.dead)
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+        timers = self._timers
+        while timers and timers[0][0] <= self._instant:
+            call = heapq.heappop(timers)[2]
+            if not call.is_void:
+                self._file(call)
 
     def _write_to_self(self) -> None:
         pass
@@ -264,4 +307,4 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     with contextlib.suppress(BaseException):
                         task.get_coro().close()
             self._active.clear()
-            self._scheduled.clear()
+            self._timers.clear()

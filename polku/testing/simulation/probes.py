@@ -78,6 +78,7 @@ def install(world: World) -> None:
     from polku import lane
     from polku.buffer import buffer
     from polku.buffer.buffer import Buffer
+    from polku.dead_letters import replay
     from polku.dead_letters.memory import DeadLetter, DeadLetters
     from polku.middleware import adapt, aggregator
 
@@ -127,9 +128,10 @@ def install(world: World) -> None:
         disk = world.disks.setdefault(strategy.path, Disk())
         return ModelLog(world, disk, path=strategy.path, final=final, window=world.random.choice([1, 3, 4096]))
 
-    turns = world.random.choice([0, 3, 3, 3, 40])  # that a few events wait for more: forty cost as much as all the rest
+    turns = world.random.choice([0, 3, 3, 3, 12])  # that a few events wait for more: forty would show the same
     for name in ("_JOINED", "GATHERED"):
         world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
+    world.patch(replay, "_LOOK", world.random.choice([1.0, 4.0]))  # most looks find nothing
     _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
