@@ -16,7 +16,14 @@ from polku.cli.dlq import app as dlq_app
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
-from polku.cli.settings import RUNTIMES, check_address, check_lanes, read_settings, unknown_variables
+from polku.cli.settings import (
+    RUNTIMES,
+    check_address,
+    check_lanes,
+    describe_settings,
+    read_settings,
+    unknown_variables,
+)
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.serving import check_seconds, say
 from polku.version import __version__
@@ -38,6 +45,11 @@ Lanes = Annotated[
 ]
 
 
+_VARIABLES = "\n\n".join(
+    f"{variable}{f' ({default})' if default else ''}: {meaning}" for variable, default, meaning in describe_settings()
+)
+
+
 def main() -> None:
     """Run the command line."""
     app()
@@ -56,7 +68,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(epilog=_VARIABLES)
 def serve() -> None:
     """Run the gateway as the environment's POLKU_* variables say; to stdout without a POLKU_EMIT_… variable."""
     serve_environment()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from polku.errors import PlanError, SettingError
 from polku.loops import LOOPS
@@ -21,24 +21,66 @@ HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
 
+def _setting(default: object, meaning: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The gateway's settings; the field `x_y` comes from the variable `POLKU_X_Y`."""
+    """The gateway's settings; the field `x_y` comes from the variable `POLKU_X_Y`.
 
-    grpc_addr: str = "0.0.0.0:50051"
-    buffer_capacity: int = 10_000
-    log_level: str = "info"
-    runtime: str = "ray"
-    emit_grpc_endpoints: tuple[str, ...] = ()
-    emit_ahti_endpoint: tuple[str, ...] = ()
-    plugin_token: str | None = field(default=None, repr=False)
-    http_addr: str | None = None
-    http_token: str | None = field(default=None, repr=False)
-    door: str | None = None
-    loop: str | None = None
-    hops: str | None = None
-    lanes: int | Literal["per-node"] = 1
-    drain_seconds: float = DRAIN_SECONDS
+    `describe_settings` makes the tables of the documents from what stands here.
+    """
+
+    grpc_addr: str = _setting("0.0.0.0:50051", "address of the gRPC server")
+    http_addr: str | None = _setting(None, "address of the HTTP server; closed without it")
+    http_token: str | None = _setting(
+        None, "the bearer token that HTTP clients must send; none is required without it", secret=True
+    )
+    runtime: str = _setting("ray", "`ray` or `inline`")
+    log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
+    buffer_capacity: int = _setting(10_000, "events that one emitter may lag (`polku serve`)")
+    emit_grpc_endpoints: tuple[str, ...] = _setting(
+        (), "comma-separated gateways to send to; without this and the next, events are printed (`polku serve`)"
+    )
+    emit_ahti_endpoint: tuple[str, ...] = _setting(
+        (), "the AHTI, or several, comma-separated, to send to (`polku serve`)"
+    )
+    drain_seconds: float = _setting(DRAIN_SECONDS, "how long a stop may take to deliver what was accepted")
+    lanes: int | Literal["per-node"] = _setting(
+        1, "on Ray: the number of lanes side by side, or `per-node` (`polku serve`)"
+    )
+    door: str | None = _setting(None, "the server behind the gRPC port, `grpcio` or `fast` (extra `fast`)")
+    loop: str | None = _setting(
+        None,
+        "the event loop, `uvloop` (extra `fast`) or `asyncio`; uvloop where it is installed "
+        "(on Ray, `RAY_USE_UVLOOP=0` keeps asyncio)",
+    )
+    hops: str | None = _setting(
+        None,
+        "on Ray: how batches travel between actors of one node, `sockets` (the default) or `ray`, by calls of Ray, "
+        "as between nodes",
+    )
+    plugin_token: str | None = _setting(
+        None, "plugins that know it may register themselves (`polku serve`)", secret=True
+    )
+
+
+class SettingLine(NamedTuple):
+    """Describe one setting: its variable, its default as text (empty: none), and its meaning."""
+
+    variable: str
+    default: str
+    meaning: str
+
+
+def describe_settings() -> list[SettingLine]:
+    """Return a line for each setting, in the order of `Settings`."""
+    lines = []
+    for one in fields(Settings):
+        default = "" if one.default in (None, ()) else f"{one.default:g}" if one.type == "float" else str(one.default)
+        lines.append(SettingLine(f"POLKU_{one.name.upper()}", default, one.metadata["meaning"]))
+    return lines
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
