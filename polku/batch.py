@@ -52,6 +52,7 @@ class Header(NamedTuple):
 
     `events` is their number; `routes` are the emitters that every one of them goes to (empty: all emitters), None
     means that the events differ and each one's `route_to` must be read; `enqueued_ns` is Unix time in nanoseconds.
+    `counted`: the receipt is to say what each of the events counts as (see `Fate`), since a request asks for its own.
     """
 
     events: int
@@ -59,6 +60,7 @@ class Header(NamedTuple):
     routes: tuple[str, ...] | None
     enqueued_ns: int
     trace: str
+    counted: bool = False
 
 
 class Batch:
@@ -70,6 +72,7 @@ class Batch:
         "_events",
         "_messages",
         "_payload",
+        "counted",
         "enqueued_ns",
         "identity",
         "routes",
@@ -86,6 +89,7 @@ class Batch:
         identity: Identity | None = None,
         enqueued_ns: int = 0,
         trace: str = "",
+        counted: bool = False,
     ) -> None:
         self._payload = payload
         self._messages: list[EventPayload] = []
@@ -98,6 +102,7 @@ class Batch:
         self.identity = identity
         self.enqueued_ns = enqueued_ns
         self.trace = trace
+        self.counted = counted
 
     @classmethod
     def from_events(cls, events: Sequence[Event], *, routes: tuple[str, ...] | None = None) -> Batch:
@@ -126,12 +131,13 @@ class Batch:
             identity=header.identity,
             enqueued_ns=header.enqueued_ns,
             trace=header.trace,
+            counted=header.counted,
         )
 
     @property
     def header(self) -> Header:
         """The header that goes to the next actor beside `payload`."""
-        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace)
+        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace, self.counted)
 
     @property
     def events(self) -> list[Event]:
@@ -169,7 +175,7 @@ class Batch:
     def replace(self, events: list[Event]) -> Batch:
         """Return a batch of other events under the same header; the same list means: changed in place."""
         other = Batch(events=events, routes=self.routes, identity=self.identity)
-        other.enqueued_ns, other.trace = self.enqueued_ns, self.trace
+        other.enqueued_ns, other.trace, other.counted = self.enqueued_ns, self.trace, self.counted
         other._estimate = self.size_hint
         if self._messages and self._events is not None and _same(events, self._events):
             other._messages = self._messages
@@ -250,7 +256,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     """Join batches into one, in order, by joining bytes where they are encoded and events where they are not.
 
     The joined batch has the first one's trace and age, no identity (whoever sends it gives it one), and routes only
-    where all agree.
+    where all agree. It is counted where any of them is.
     """
     if len(batches) == 1:
         return batches[0]
@@ -258,6 +264,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     routes = first.routes if all(batch.routes == first.routes for batch in batches) else None
     joined = Batch(payload=b"", count=0, routes=routes, enqueued_ns=first.enqueued_ns, trace=first.trace)
     joined._count = sum(map(len, batches))
+    joined.counted = any(batch.counted for batch in batches)
     encoded = [batch._payload for batch in batches if batch._payload is not None]
     joined._payload = b"".join(encoded) if len(encoded) == len(batches) else None
     decoded = [batch._events for batch in batches if batch._events is not None]

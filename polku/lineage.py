@@ -53,25 +53,28 @@ def through(trail: Sequence[tuple[Sequence[Event], Outcome]], count: int) -> tup
 
 
 def _found(given: Sequence[Event], outcome: Outcome, positions: Iterable[int]) -> list[tuple[int, ...]]:
-    places = {id(event): position for position, event in enumerate(given)}
+    places: dict[int, tuple[int, ...]] = {}
+    for position, event in enumerate(given):  # an object may stand twice
+        places[id(event)] = (*places.get(id(event), ()), position)
     back = {id(event) for event in outcome.events}
     dead = {refusal.refusal.position for refusal in outcome.refused}
     gone = [p for p, event in enumerate(given) if id(event) not in back and p not in dead]
-    by_id = _unique(gone, given)
+    by_id = by_unique_id(gone, given)
     new = Counter(event.id for event in outcome.events if id(event) not in places)
+    any_of_them = tuple(gone or range(len(given)))
 
     def sources(position: int) -> tuple[int, ...]:
         event = outcome.events[position]
         place = places.get(id(event))
         if place is not None:
-            return (place,)
+            return place
         named = by_id.get(event.id) if new[event.id] == 1 else None
-        return tuple(gone or range(len(given))) if named is None else (named,)
+        return any_of_them if named is None else (named,)
 
     return [sources(position) for position in positions]
 
 
-def _unique(positions: Collection[int], given: Sequence[Event]) -> dict[str, int]:
+def by_unique_id(positions: Collection[int], given: Sequence[Event]) -> dict[str, int]:
     """Return the positions of the events whose id no other of them has."""
     counts = Counter(given[position].id for position in positions)
     return {given[position].id: position for position in positions if counts[given[position].id] == 1}

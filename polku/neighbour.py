@@ -51,7 +51,9 @@ class Neighbour:
         try:
             answer = await self._receiver.push(batch)
             receipt = answer if isinstance(answer, Receipt) else await answer
-            return receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
+            if receipt.refused:
+                receipt = receipt._replace(refused=located(receipt.refused, batch))
+            return receipt.part(0, len(batch)) if receipt.fates else receipt
         except BaseException as error:
             if self._closed and isinstance(error, asyncio.CancelledError):
                 raise DrainingError(f"{self._name} was closed") from None

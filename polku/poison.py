@@ -12,7 +12,7 @@ from typing import TypeAlias
 from polku.batch import Batch, Identity
 from polku.codes import Code
 from polku.errors import UnavailableError
-from polku.receipt import Output, Receipt, Refusal, located, shifted
+from polku.receipt import Fate, Output, Receipt, Refusal, located, moved, shifted
 from polku.suspects import ALONE, DEATHS, Trial
 
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
@@ -39,13 +39,15 @@ class Search:
         receipt = Receipt()
         refused: tuple[Refusal, ...] = ()
         output: tuple[Output, ...] = ()
+        fates: tuple[Fate, ...] = ()
         start = 0
         for part in divide(batch):
             receipt = await self._send(part, bury)
             refused += shifted(located(receipt.refused, part), start)
             output += tuple(made.after(start) for made in receipt.output)
+            fates += moved(receipt.part(0, len(part)).fates, start)
             start += len(part)
-        return receipt._replace(refused=refused, output=output)
+        return receipt._replace(refused=refused, output=output, fates=fates)
 
     async def _take_out(self, batch: Batch, bury: Bury | None) -> Receipt:
         reason = f"{self._name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
@@ -53,7 +55,7 @@ class Search:
         stored = bury(batch, poison) if bury is not None else None
         if stored is not None:
             await stored
-        return Receipt(poison)
+        return Receipt(poison, fates=((0, "forwarded", -1),) if batch.counted else ())
 
     async def _send(self, part: Batch, bury: Bury | None) -> Receipt:
         """Push a part alone: its answer is awaited before the next one."""

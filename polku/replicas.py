@@ -75,14 +75,17 @@ class Replicas:
 
     async def _settle(self, work: Receipt, waits: Sequence[Awaitable[Receipt]]) -> Receipt:
         refused = {refusal.position: refusal for refusal in work.refused}
+        fates = list(work.fates)
         receipt = self._latest
         for out, wait in zip(work.output, waits, strict=True):
             receipt = await wait
             for refusal in receipt.refused:
                 for position in out.inputs(refusal.position):
                     refused.setdefault(position, refusal._replace(position=position))
-        self._latest = receipt._replace(refused=())
+            fates += [(out.owner(position), what, number) for position, what, number in receipt.fates]
+        self._latest = receipt._replace(refused=(), fates=())
         counts = receipt.counts
         for own in self._counts:
             counts = counts.plus(own)
-        return receipt._replace(refused=tuple(refused[at] for at in sorted(refused)), counts=counts)
+        refusals = tuple(refused[at] for at in sorted(refused))
+        return receipt._replace(refused=refusals, counts=counts, fates=tuple(sorted(fates)) if fates else ())

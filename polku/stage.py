@@ -22,11 +22,12 @@ from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
+from polku.fates import Account, account, merged, owners_through
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.lineage import through, trace_back
 from polku.link import Outgoing
 from polku.log import RepeatedLog
-from polku.receipt import Counts, Output, Receipt, Refusal
+from polku.receipt import Counts, Fate, Output, Receipt, Refusal
 from polku.tasks import TaskSet
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours
@@ -65,17 +66,23 @@ class _Holding:
 
     remaining: int
     done: asyncio.Future[Receipt]
+    counted: bool
     refused: list[Refusal] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
 
 
 class _Passed(NamedTuple):
-    """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share."""
+    """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
+
+    `account` is what the events of a counted batch count as.
+    """
 
     at: int
     step: Step
     given: list[Event]
     outcome: Outcome
     follows: Sequence[tuple[Follows, asyncio.Future[_Refused] | None]]
+    account: Account | None
 
 
 class Stage:
@@ -200,14 +207,15 @@ class Stage:
                 break
             changed = changed or not getattr(step, "reads_only", False)
             if is_holder(step):
-                wait = await self._hold(step, events, number, index)
+                wait = await self._hold(step, events, number, index, counted=batch.counted)
                 events = []
                 break
             outcome = await self._work(step, events, number)
-            self._count(step, events, outcome)
+            counted = account(events, outcome, step.drop_reason) if batch.counted else None
+            self._count(step, events, outcome, counted)
             letters += self._bury(outcome)
             follows = [(follow, self._follow(follow, number, index)) for follow in outcome.follows]
-            trail.append(_Passed(index, step, events, outcome, follows))
+            trail.append(_Passed(index, step, events, outcome, follows, counted))
             events = outcome.events
         if events or not steps:
             wait = self._hand_on(_outgoing(batch, events, changed=changed))
@@ -239,11 +247,11 @@ class Stage:
         finally:
             self._step = ""
 
-    def _count(self, step: Step, events: list[Event], outcome: Outcome) -> None:
+    def _count(self, step: Step, events: list[Event], outcome: Outcome, counted: Account | None) -> None:
         if outcome.refused:
             self._dead += len(outcome.refused)
         if outcome.events is not events:
-            gone = len(events) - len(outcome.events) - len(outcome.refused)
+            gone = len(events) - len(outcome.events) - len(outcome.refused) if counted is None else counted.gone
             if gone > 0:
                 self._counts[step.drop_reason] = self._counts.get(step.drop_reason, 0) + gone
 
@@ -273,11 +281,14 @@ class Stage:
         try:
             if wait is not None:
                 receipt = await wait
-                self._latest = receipt._replace(refused=(), output=())
+                self._latest = receipt._replace(refused=(), output=(), fates=())
+            fates: Sequence[Fate] = receipt.fates
             refused = {refusal.position: refusal for refusal in receipt.refused}
             while settled:
                 passed = trail[settled - 1]
                 refused = trace_back(passed.given, passed.outcome, refused)
+                if passed.account is not None:
+                    fates = passed.account.trace_back(fates)
                 for follow, first in passed.follows:
                     await _add_followed(refused, follow, first)
                 settled -= 1
@@ -291,7 +302,10 @@ class Stage:
         # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
         output = tuple(_traced(made, trail) for made in receipt.output)
-        return receipt._replace(refused=tuple(refused[at] for at in sorted(refused)), counts=counts, output=output)
+        refusals = tuple(refused[at] for at in sorted(refused))
+        return receipt._replace(
+            refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else ()
+        )
 
     def _tell(self, number: int, passed: _Passed, refused: _Refused | None) -> None:
         """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
@@ -304,9 +318,11 @@ class Stage:
             refused = {at: Refusal(passed.given[at].id, Code.UNAVAILABLE, _UNKNOWN, position=at) for at in everything}
         following.set_result(refused)
 
-    async def _hold(self, holder: Holder, events: list[Event], number: int, position: int) -> asyncio.Future[Receipt]:
+    async def _hold(
+        self, holder: Holder, events: list[Event], number: int, position: int, *, counted: bool
+    ) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._holdings[number] = _Holding(len(events), done)
+        self._holdings[number] = _Holding(len(events), done, counted)
         await self._let_go(holder.hold(events, number), position + 1)
         if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
             await self._let_go(holder.flush(everything=True), position + 1)
@@ -315,10 +331,14 @@ class Stage:
 
     async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
-            outcome = await self._advance(Batch.from_events(flush.events), position, inner=True)
-            self._tasks.start("answers", self._discharge(flush, outcome))
+            batch = Batch.from_events(flush.events)
+            held = [self._holdings.get(number) for number in {part.batch for part in flush.parts}]
+            batch.counted = any(holding is not None and holding.counted for holding in held)
+            outcome = await self._advance(batch, position, inner=True)
+            counted = merged(len(flush.events), len(flush.parts)) if batch.counted else None
+            self._tasks.start("answers", self._discharge(flush, outcome, counted))
 
-    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt]) -> None:
+    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt], counted: Account | None) -> None:
         """Tell the batches that a flush was made of what became of it."""
         try:
             receipt = await outcome
@@ -331,6 +351,10 @@ class Stage:
                     holding.done.set_exception(as_exception(error))
             return
         why = receipt.refused[0] if receipt.refused else None
+        for at, what, number in [] if counted is None else counted.trace_back(receipt.fates):
+            part = flush.parts[at]
+            if part.batch in self._holdings:
+                self._holdings[part.batch].fates.append((part.position, what, number))
         for part in flush.parts:
             holding = self._holdings.get(part.batch)
             if holding is None:
@@ -340,7 +364,8 @@ class Stage:
             holding.remaining -= 1
             if holding.remaining == 0:
                 del self._holdings[part.batch]
-                holding.done.set_result(receipt._replace(refused=tuple(holding.refused)))
+                answer = receipt._replace(refused=tuple(holding.refused), fates=tuple(holding.fates))
+                holding.done.set_result(answer)
 
     async def _flush_when_due(self) -> None:
         holders = [(position, step) for position, step in enumerate(self._steps) if is_holder(step)]
@@ -384,7 +409,9 @@ async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Futur
 
 def _traced(made: Output, trail: Sequence[_Passed]) -> Output:
     """Return what a replica made of a batch, with what each event was made of."""
-    return made._replace(origins=through([(passed.given, passed.outcome) for passed in trail], len(made.batch)))
+    origins = through([(passed.given, passed.outcome) for passed in trail], len(made.batch))
+    accounts = [passed.account for passed in trail if passed.account is not None]
+    return made._replace(origins=origins, owners=owners_through(accounts, len(made.batch)))
 
 
 def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:

@@ -131,8 +131,10 @@ class Answered:
 def _narrow(receipt: Receipt, batch: Batch) -> Receipt:
     """Return an answer for a part of the batch that was given it.
 
-    Middleware may have left more or less of the batch than of its parts, so that ids alone tell what was refused.
+    Middleware may have left more or less of the batch than of its parts, so that ids alone tell what was refused, and
+    nothing tells what was dropped.
     """
+    receipt = receipt._replace(fates=())
     if not receipt.refused:
         return receipt
     ids = set(batch.ids)

@@ -29,7 +29,7 @@ from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turn
 from polku.hooks import close_each
 from polku.link import Link
-from polku.receipt import Counts, Receipt, Refusal, shifted
+from polku.receipt import Counts, Fate, Receipt, Refusal, shifted
 from polku.tasks import TaskSet
 from polku.text import line
 
@@ -178,7 +178,7 @@ class Buffer:
         if answer.taken is not None:
             filing.taken, filing.resumed = dict(answer.taken), True
             return filing
-        return self._receipt(answer.refused) if filing.is_settled else self._settling(filing)
+        return self._receipt(answer.refused, ()) if filing.is_settled else self._settling(filing)
 
     def _recovered_waits(self, answer: Answer, recovered: Recovered) -> list[Awaited]:
         waits = []
@@ -191,18 +191,21 @@ class Buffer:
 
     async def _take_in(self, batch: Batch, filing: Filing) -> Receipt | asyncio.Future[Receipt]:
         self._received += len(batch)
+        filing.counted = batch.counted
         start = 0
         for piece in batch.runs():
             outlets = self._targets(piece, start, filing)
+            sealed = piece.sealed()
+            sealed.counted = False  # it ends here: what emitters do with an event counts as nothing of this
             if filing.resumed:
-                await self._resume(piece.sealed(), outlets, filing, start)
+                await self._resume(sealed, outlets, filing, start)
             else:
-                await self._admit(piece.sealed(), outlets, filing, start)
+                await self._admit(sealed, outlets, filing, start)
             start += len(piece)
         if filing.held:
             await self._see_held(filing)
         self._commit(filing)
-        return self._receipt(filing.refused) if filing.is_settled else self._settling(filing)
+        return self._receipt(filing.refused, filing.fates) if filing.is_settled else self._settling(filing)
 
     def _targets(self, piece: Batch, start: int, filing: Filing) -> tuple[Outlet, ...]:
         if not piece.routes:
@@ -273,6 +276,7 @@ class Buffer:
             return Room.HERE
         outlet.count_dropped(count)
         self._overflowed += count
+        filing.count_dropped(range(start, start + count))
         if outlet.name not in self._best_effort:
             share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
@@ -378,12 +382,14 @@ class Buffer:
         for awaited in filing.waits:
             await asyncio.shield(awaited.done)
             refused.extend(awaited.refused)
-        return self._receipt(refused)
+            filing.count_dropped(awaited.dropped)
+        return self._receipt(refused, filing.fates)
 
-    def _receipt(self, refused: Sequence[Refusal]) -> Receipt:
+    def _receipt(self, refused: Sequence[Refusal], fates: Sequence[Fate]) -> Receipt:
         fullest = max((outlet.lag for outlet in self._all), default=0)
         counts = Counts(overflowed=self._overflowed, forwarded=self._received)
-        return Receipt(_each_once(refused), counts, fullest, self._strategy.capacity)
+        ordered = tuple(sorted(fates)) if fates else ()
+        return Receipt(_each_once(refused), counts, fullest, self._strategy.capacity, fates=ordered)
 
 
 class Room(Enum):

@@ -58,9 +58,10 @@ class Awaited:
     """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused.
 
     `start` is where its first event stands in the batch that was pushed: refusals are about that one. -1: nobody knows.
+    `dropped` are the places there of events that were dropped since an outlet was full, once for each outlet.
     """
 
-    __slots__ = ("done", "identity", "owners", "refused", "start", "told")
+    __slots__ = ("done", "dropped", "identity", "owners", "refused", "start", "told")
 
     def __init__(self, owners: int, identity: Identity | None, start: int = 0) -> None:
         self.owners = owners
@@ -69,6 +70,7 @@ class Awaited:
         self.told = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []
+        self.dropped: list[int] = []
 
     def refuse(self, refused: Iterable[Refusal], skip: int = 0) -> None:
         """Add refusals of events, whose positions are counted from `skip` on in what lies in the log."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch import Batch, Identity
 from polku.buffer.entry import Awaited, Slot
-from polku.receipt import Refusal
+from polku.receipt import Fate, Refusal
 
 if TYPE_CHECKING:
     from polku.buffer.outlet import Outlet
@@ -29,7 +29,8 @@ class Filing:
     """What of a push lies in the log's draft, is being written, waits for room or for its delivery, and is refused.
 
     `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the
-    batch's first events were dealt with. `resumed`: a past life of the buffer did so with a part of the batch.
+    batch's first events were dealt with. `resumed`: a past life of the buffer did so with a part of the batch. `fates`
+    are kept where the batch is `counted`.
     """
 
     identity: Identity | None
@@ -43,6 +44,13 @@ class Filing:
     pieces: list[tuple[int, int]] = field(default_factory=list)
     taken: dict[str, int] = field(default_factory=dict)
     resumed: bool = False
+    counted: bool = False
+    fates: list[Fate] = field(default_factory=list)
+
+    def count_dropped(self, events: Iterable[int]) -> None:
+        """Note that events at these places of the batch were dropped since an outlet was full."""
+        if self.counted:
+            self.fates += [(place, "overflowed", 1) for place in events]
 
     @property
     def is_settled(self) -> bool:

@@ -372,6 +372,8 @@ class Outlet:
             reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
             dropped = [(ids[at] if at < len(ids) else "", at) for at in range(claim.skip, claim.skip + count)]
             awaited.refuse(Refusal(event_id, Code.UNDELIVERED, reason, position=at) for event_id, at in dropped)
+            if awaited.start >= 0:
+                awaited.dropped.extend(awaited.start + at for _, at in dropped)
         before = claim.size
         claim.skip += count
         self._account(-count, claim.size - before)

@@ -25,7 +25,7 @@ from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.ack import bounded
 from polku.gateway.admission import Admission
-from polku.gateway.answers import Baselines, Failure, check_answer, status_of
+from polku.gateway.answers import Failure, check_answer, status_of
 from polku.gateway.doors import cannot_open
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
@@ -54,7 +54,6 @@ class FastServer:
         self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
     ) -> None:
         self._intake = intake
-        self._baselines = Baselines(intake)
         self._behind = GatewayServer(intake, health, registry)
         self._front: Any = None
         self._folder: SocketFolder | None = None
@@ -121,15 +120,15 @@ class FastServer:
                 return
 
     def _take(self, front: Any, calls: list[tuple[int, int, int, bytes | None, str | None]]) -> None:
-        requests: list[tuple[int, str, Admission]] = []
+        requests: list[tuple[int, Admission]] = []
         size = 0
-        for _, call_id, _, message, peer in calls:
-            if message is None or peer is None:
+        for _, call_id, _, message, _ in calls:
+            if message is None:
                 self._cancel(call_id)
                 continue
-            admission = self._admit(front, call_id, message, peer)
+            admission = self._admit(front, call_id, message)
             if admission is not None:
-                requests.append((call_id, peer, admission))
+                requests.append((call_id, admission))
                 size += len(message)
                 if size >= _BYTES:
                     self._push(front, requests, size)
@@ -143,12 +142,11 @@ class FastServer:
         if task is not None:
             task.cancel()
 
-    def _admit(self, front: Any, call_id: int, message: bytes, peer: str) -> Admission | None:
+    def _admit(self, front: Any, call_id: int, message: bytes) -> Admission | None:
         """Return what may be pushed; None where the call is answered already or an ingestor reads it beside."""
         try:
             if self._stopping:
                 raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
-            self._baselines.of(peer)
             request = self._intake.parse(message)
             admission = self._intake.admit(request, len(message))
         except (DrainingError, InputError) as error:
@@ -158,12 +156,12 @@ class FastServer:
             _fail(front, call_id, _failure(error))
             return None
         if admission is None:
-            task = asyncio.ensure_future(self._ingest(front, call_id, request, len(message), peer))
+            task = asyncio.ensure_future(self._ingest(front, call_id, request, len(message)))
             self._ingesting[call_id] = task
             task.add_done_callback(lambda _: self._ingesting.pop(call_id, None))
         return admission
 
-    async def _ingest(self, front: Any, call_id: int, request: IngestEvent, size: int, peer: str) -> None:
+    async def _ingest(self, front: Any, call_id: int, request: IngestEvent, size: int) -> None:
         context = IngestContext(request.source, request.cluster, request.format)
         try:
             with self._intake.reading(size):
@@ -176,38 +174,33 @@ class FastServer:
                 raise
             _fail(front, call_id, _failure(error))
             return
-        await self._answer(front, [(call_id, peer, admission)], size)
+        await self._answer(front, [(call_id, admission)], size)
 
-    def _push(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
+    def _push(self, front: Any, requests: list[tuple[int, Admission]], size: int) -> None:
         answering = begin(self._answer(front, requests, size))
         if not answering.done():
             self._pushing.add(answering)
             answering.add_done_callback(self._pushing.discard)
 
-    async def _answer(self, front: Any, requests: list[tuple[int, str, Admission]], size: int) -> None:
+    async def _answer(self, front: Any, requests: list[tuple[int, Admission]], size: int) -> None:
         try:
-            acks = await self._intake.together([admission for _, _, admission in requests], size)
+            acks = await self._intake.together([admission for _, admission in requests], size)
             self._respond(front, requests, acks)
         except BaseException as error:
             if is_ours(error):
                 raise
             failure = _failure(error)
-            for call_id, _, _ in requests:  # a call that has its answer takes no second one
+            for call_id, _ in requests:  # a call that has its answer takes no second one
                 _fail(front, call_id, failure)
 
-    def _respond(self, front: Any, requests: list[tuple[int, str, Admission]], acks: list[Ack]) -> None:
-        statistics: dict[str, bytes] = {}
-        for (call_id, peer, _), ack in zip(requests, acks, strict=True):
+    def _respond(self, front: Any, requests: list[tuple[int, Admission]], acks: list[Ack]) -> None:
+        for (call_id, _), ack in zip(requests, acks, strict=True):
             try:
                 check_answer(ack)
             except InputError as error:
                 _fail(front, call_id, status_of(error))
                 continue
-            if peer not in statistics:
-                stats = self._intake.stats_since(self._baselines.of(peer))
-                statistics[peer] = Ack(middleware_stats=stats).SerializeToString()
-            # Messages written one after the other are one message: the numbers are encoded once for all of a client.
-            front.respond(call_id, bounded(ack).SerializeToString() + statistics[peer])
+            front.respond(call_id, bounded(ack).SerializeToString())
 
 
 def _next_calls(front: Any) -> list[tuple[int, int, int, bytes | None, str | None]] | None:

@@ -163,7 +163,7 @@ class Intake:
             context = IngestContext(request.source, request.cluster, request.format)
             with self.reading(len(message)):
                 admission = await self.admit_raw(request.raw, context, request.source)
-        return await self._push(admission, len(message))
+        return await self._push(admission, len(message), counted=True)
 
     def parse(self, message: bytes) -> IngestEvent:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
@@ -198,11 +198,12 @@ class Intake:
         receipt = self._latest
         if count:
             batch = join([admission.batch for admission in admissions])
+            batch.counted = True
             receipt = await self._settle(count, self._send(self._prepared(batch), size))
         acks = []
         start = 0
         for admission in admissions:
-            acks.append(self._ack(admission, receipt.part(start, len(admission.ids))))
+            acks.append(self._ack(admission, receipt.part(start, len(admission.ids)), counted=True))
             start += len(admission.ids)
         return acks
 
@@ -223,7 +224,7 @@ class Intake:
         self._check_request(size)
         with self.reading(size):
             admission = await admit()
-        return await self._push(admission, size)
+        return await self._push(admission, size, counted=True)
 
     @contextlib.contextmanager
     def reading(self, size: int) -> Iterator[None]:
@@ -284,16 +285,7 @@ class Intake:
 
     def stats_since(self, start: Counts) -> MiddlewareStats:
         """Return the pipeline's counters since `start`."""
-        counts = self.counts.minus(start)
-        return MiddlewareStats(
-            rate_limited_count=counts.rate_limited,
-            sampled_out_count=counts.sampled_out,
-            dedup_count=counts.deduplicated,
-            filtered_count=counts.filtered,
-            buffer_overflow_count=counts.overflowed,
-            total_received=counts.received,
-            total_forwarded=counts.forwarded,
-        )
+        return _stats(self.counts.minus(start))
 
     @property
     def counts(self) -> Counts:
@@ -404,13 +396,15 @@ class Intake:
             _REPEATED.exception(context.source, "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
 
-    def _push(self, admission: Admission, size: int) -> Awaitable[Ack]:
+    def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:
+        """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
         self._received += len(admission.ids)
         self._refused += len(admission.refused)
         if not admission.ids:
-            return _ready(self._ack(admission, self._latest))
+            return _ready(self._ack(admission, self._latest, counted=counted))
+        admission.batch.counted = counted
         admission = admission._replace(batch=self._prepared(admission.batch))
-        return self._acknowledge(admission, self._send(admission.batch, size))
+        return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
 
     def _prepared(self, batch: Batch) -> Batch:
         if self._reads_routes:
@@ -439,30 +433,38 @@ class Intake:
         if not answer.cancelled() and answer.exception() is None:
             receipt = answer.result()
             refused = len(receipt.refused)
-            self._latest = receipt._replace(refused=())
+            self._latest = receipt._replace(refused=(), fates=())
         self._refused += refused
         self._accepted += count - refused
         self._answered.set()
 
-    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt]) -> Ack:
-        return self._ack(admission, await self._settle(len(admission.ids), answer))
+    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
+        return self._ack(admission, await self._settle(len(admission.ids), answer), counted=counted)
 
     async def _settle(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
         """Wait for the receipt of that many events; where none came, all of them are refused."""
         try:
             return await answer
         except DrainingError as error:
-            return self._latest._replace(refused=_all(count, Code.DRAINING, said(error)))
+            return self._unanswered(count, Code.DRAINING, said(error))
         except PolkuError as error:
-            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, said(error)))
+            return self._unanswered(count, Code.UNAVAILABLE, said(error))
         except BaseException as error:
             if is_ours(error):
                 raise
             _REPEATED.exception("answer", "a batch has no answer")
-            return self._latest._replace(refused=_all(count, Code.UNAVAILABLE, named(error)))
+            return self._unanswered(count, Code.UNAVAILABLE, named(error))
 
-    def _ack(self, admission: Admission, receipt: Receipt) -> Ack:
-        """Answer a client about its own events, by the ids that it knows them by."""
+    def _unanswered(self, count: int, code: Code, message: str) -> Receipt:
+        """Return a receipt that refuses all of so many events: they count as received, and as nothing else."""
+        refused = tuple(Refusal("", code, message, position=position) for position in range(count))
+        return self._latest._replace(refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count)))
+
+    def _ack(self, admission: Admission, receipt: Receipt, *, counted: bool) -> Ack:
+        """Answer a client about its own events, by the ids that it knows them by, and count them if it asks for that.
+
+        What a stream is told are the counters of the whole pipeline: its door adds them.
+        """
         given = ids = admission.ids
         errors = [AckError(event_id=r.event_id, code=r.code, message=r.message) for r in admission.refused]
         if receipt.refused:
@@ -470,7 +472,11 @@ class Intake:
             ids = [event_id for position, event_id in enumerate(given) if position not in out]
             errors += [_error(given[refusal.position], refusal) for refusal in receipt.refused]
         return Ack(
-            event_ids=ids, errors=errors, buffer_size=receipt.buffer_size, buffer_capacity=receipt.buffer_capacity
+            event_ids=ids,
+            errors=errors,
+            buffer_size=receipt.buffer_size,
+            buffer_capacity=receipt.buffer_capacity,
+            middleware_stats=_stats(receipt.counts_of(len(given))) if counted else None,
         )
 
     def _refuse(self, code: Code, message: str) -> Awaitable[Ack]:
@@ -507,8 +513,16 @@ def _error(event_id: str, refusal: Refusal) -> AckError:
     return AckError(event_id=event_id, code=refusal.code, message=message)
 
 
-def _all(count: int, code: Code, message: str) -> tuple[Refusal, ...]:
-    return tuple(Refusal("", code, message, position=position) for position in range(count))
+def _stats(counts: Counts) -> MiddlewareStats:
+    return MiddlewareStats(
+        rate_limited_count=counts.rate_limited,
+        sampled_out_count=counts.sampled_out,
+        dedup_count=counts.deduplicated,
+        filtered_count=counts.filtered,
+        buffer_overflow_count=counts.overflowed,
+        total_received=counts.received,
+        total_forwarded=counts.forwarded,
+    )
 
 
 async def _ready(ack: Ack) -> Ack:

@@ -185,7 +185,9 @@ class Ack(_message.Message):
 
     @_builtins.property
     def middleware_stats(self) -> Global___MiddlewareStats:
-        """What the pipeline did with events since this connection started."""
+        """What the pipeline did: with the events of this call or HTTP request; in a stream, with all events since its
+        connection started.
+        """
 
     def __init__(
         self,
@@ -206,7 +208,9 @@ Global___Ack: _TypeAlias = Ack  # noqa: Y015
 
 @_typing.final
 class MiddlewareStats(_message.Message):
-    """Counts of events since the connection started. They are the whole pipeline's, not the connection's own."""
+    """Counts of events: for a call of SendEvent or an HTTP request its own; for a stream the whole pipeline's since its
+    connection started.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -236,6 +236,19 @@ async def test_a_batch_that_comes_again_is_answered_as_the_first_and_not_held_ag
     assert (statistics.received, statistics.duplicates, statistics.overflowed) == (6, 1, 2)
 
 
+async def test_a_batch_that_comes_again_hears_the_same_of_what_was_dropped_and_a_part_of_it_nothing() -> None:
+    bench = Bench(BufferStrategy.ring(4, overflow="drop_newest"), {"a": Destination()}, running=False)
+    identity = Identity("link", 1, 1)
+    answers = []
+    for own, ids in ((identity, (0, 6)), (identity, (0, 6)), (identity.part(4, 2), (4, 6))):
+        again = batch(*numbered(*ids))
+        again.identity, again.counted = own, True
+        answers.append(await bench.push(again))
+    dropped = ((4, "overflowed", 1), (5, "overflowed", 1))
+    assert [answer.fates for answer in answers] == [dropped, dropped, ()]
+    assert [len(answer.refused) for answer in answers] == [2, 2, 2]
+
+
 async def test_another_life_of_a_sender_is_no_duplicate() -> None:
     a = Destination()
     bench = Bench(BufferStrategy.ring(10), {"a": a})

@@ -164,3 +164,12 @@ def test_routes_are_found_in_bytes_wherever_they_stand(events: list[Event]) -> N
 
 def test_a_colon_is_no_route() -> None:
     assert not has_routes(Batch.from_events([Event(id=":", payload=b":::", metadata={"at": "12:30"})]).payload)
+
+
+@given(form=FORMS)
+def test_a_batch_whose_events_are_counted_stays_one_whatever_is_made_of_it(form: str) -> None:
+    batch = build(ids("1", "2"), form)
+    batch.counted = True
+    made = [batch.sealed(), batch.replace(ids("3")), *batch.split(1), batch.select([1]), *batch.runs()]
+    assert all(one.counted for one in [*made, pickle.loads(pickle.dumps(batch)), join([build(ids("0")), batch])])
+    assert not join([build(ids("0")), build(ids("1"))]).counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polku import Batch, Code, Event, Refusal
-from polku.receipt import Output, Receipt, located, shifted
+from polku.receipt import Counts, Output, Receipt, located, shifted
 
 
 def batch(*ids: str) -> Batch:
@@ -51,3 +51,23 @@ def test_places_are_shifted_by_what_stands_in_front() -> None:
 def test_what_a_replica_made_names_its_inputs_also_behind_other_events() -> None:
     assert Output(batch("a")).after(3).inputs(0) == (3,)
     assert Output(batch("a"), ((0, 2),)).after(3).inputs(0) == (3, 5)
+
+
+def test_each_part_of_a_joined_batch_hears_what_its_own_events_count_as() -> None:
+    receipt = Receipt(fates=((0, "overflowed", 1), (2, "filtered", 1), (2, "forwarded", -1), (3, "forwarded", 2)))
+    parts = [receipt.part(start, 2) for start in (0, 2, 4)]
+    assert [part.fates for part in parts] == [
+        ((0, "overflowed", 1),),
+        ((0, "filtered", 1), (0, "forwarded", -1), (1, "forwarded", 2)),
+        (),
+    ]
+    assert [part.counts_of(2) for part in parts] == [
+        Counts(received=2, forwarded=2, overflowed=1),
+        Counts(received=2, forwarded=3, filtered=1),
+        Counts(received=2, forwarded=2),
+    ]
+
+
+def test_what_a_replica_made_names_whom_it_counts_for_also_behind_other_events() -> None:
+    assert Output(batch("a")).after(3).owner(0) == 3
+    assert Output(batch("a"), ((0, 2),), owners=(2,)).after(3).owner(0) == 5

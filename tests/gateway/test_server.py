@@ -146,21 +146,6 @@ def test_a_stream_is_acknowledged_batch_by_batch_in_order(channel: grpc.Channel,
     assert [e.id for e in recorder.wait_for(500)] == [f"{batch}-{n}" for batch in range(50) for n in range(10)]
 
 
-def test_statistics_count_what_happened_since_the_connection_started(pipeline: Pipeline) -> None:
-    def send(channel: grpc.Channel, event_type: str) -> gateway_pb2.MiddlewareStats:
-        stub = gateway_pb2_grpc.GatewayStub(channel)
-        return stub.SendEvent(IngestEvent(event=Event(event_type=event_type))).middleware_stats
-
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(str(pipeline.address), options) as first:
-        send(first, "noise")
-        stats = send(first, "test")
-        assert (stats.total_received, stats.filtered_count, stats.total_forwarded) == (2, 1, 1)
-    with grpc.insecure_channel(str(pipeline.address), options) as second:
-        stats = send(second, "test")
-        assert (stats.total_received, stats.filtered_count, stats.total_forwarded) == (1, 0, 1)
-
-
 def test_standard_health_and_our_own_say_that_it_serves(channel: grpc.Channel, stub: Any) -> None:
     standard = health_pb2_grpc.HealthStub(channel)
     for service in ("", "polku.v1.Gateway"):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import cast
 
 from polku.limits import Limits
-from polku.receipt import Counts
 
 _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -16,9 +15,8 @@ _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length
 class Connections:
     """Put a watched connection in front of each protocol that a factory makes."""
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], limits: Limits, counts: Callable[[], Counts]) -> None:
+    def __init__(self, make: Callable[[], asyncio.Protocol], limits: Limits) -> None:
         self._make = make
-        self._counts = counts
         self.limits = limits
         self._open: dict[asyncio.BaseTransport, Connection] = {}
 
@@ -31,7 +29,6 @@ class Connections:
         if len(self._open) >= self.limits.connections:
             transport.abort()
         self._open[transport] = connection
-        connection.baseline = self._counts()
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
         """Let go of a connection that has ended."""
@@ -60,7 +57,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = False
-        self.baseline = Counts()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)

@@ -71,7 +71,7 @@ class HttpServer:
         await runner.setup()
         self._runner = runner
         make: Any = runner.server
-        self._connections = Connections(make, self._intake.limits, lambda: self._intake.counts)
+        self._connections = Connections(make, self._intake.limits)
         self._server = await _listen(self._connections, address, shared)
         if address.startswith("unix:"):
             return address
@@ -177,9 +177,6 @@ class HttpServer:
         return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
 
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
-        connection = self._connections and self._connections.find(request.transport)
-        if connection:
-            ack.middleware_stats.CopyFrom(self._intake.stats_since(connection.baseline))
         response = web.Response(status=status, body=ack_json(ack), content_type=_JSON, headers=headers)
         if "Connection" in headers or not self._serving:
             response.force_close()
