@@ -13,7 +13,7 @@ import struct
 from collections import deque
 from typing import Protocol
 
-from polku.bench.hpack import read_status, request_headers
+from polku.bench.header_blocks import read_status, request_headers
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8

@@ -15,7 +15,7 @@ from polku.serving import DRAIN_SECONDS, check_seconds
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
-DOORS = ("grpcio", "fast")
+DOORS = ("grpcio", "native", "fast")
 RUNTIMES = ("ray", "inline")
 HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")

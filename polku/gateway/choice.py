@@ -12,29 +12,34 @@ from polku.gateway.server import GatewayServer
 
 if TYPE_CHECKING:
     from polku.gateway.fast import FastServer
+    from polku.gateway.grpc.server import NativeServer
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = "pygrpc_native"
 
 
-def choose(doors: Doors) -> type[GatewayServer] | type[FastServer]:
+def choose(doors: Doors) -> type[GatewayServer] | type[FastServer] | type[NativeServer]:
     """Return the class of the gRPC server; raises `SettingError` where the one that is asked for cannot be had."""
     installed = importlib.util.find_spec(_PACKAGE) is not None
     if doors.door == "fast" and not installed:
         raise SettingError("POLKU_DOOR", "fast", "needs the extra `fast`: pip install 'polku[fast]'")
     if doors.door == "grpcio":
         return _say("grpcio", "it is asked for")
-    if doors.door == "fast":
-        return _say("fast", "it is asked for")
+    if doors.door in ("fast", "native"):
+        return _say(doors.door, "it is asked for")
     # pygrpc-native 0.5 reserves all metadata keys that begin with `grpc-`, so that this hint cannot be sent.
     reason = "the fast one cannot tell clients when to come back (grpc-retry-pushback-ms); POLKU_DOOR=fast chooses it"
     return _say("grpcio", reason)
 
 
-def _say(door: str, reason: str) -> type[GatewayServer] | type[FastServer]:
+def _say(door: str, reason: str) -> type[GatewayServer] | type[FastServer] | type[NativeServer]:
     _LOG.info("the gRPC door is %s: %s", door, reason)
     if door == "grpcio":
         return GatewayServer
+    if door == "native":
+        from polku.gateway.grpc.server import NativeServer
+
+        return NativeServer
     from polku.gateway.fast import FastServer
 
     return FastServer

@@ -17,7 +17,7 @@ class Doors:
 
     Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). `shared` ports are open in
     several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
-    `door` forces the gRPC server: `grpcio` or `fast` (the extra `fast`); without it the
+    `door` forces the gRPC server: `grpcio`, `native` or `fast` (the extra `fast`); without it the
     environment's `POLKU_DOOR` counts, else the gateway chooses.
     """
 
@@ -28,8 +28,9 @@ class Doors:
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     def __post_init__(self) -> None:
-        if self.door not in (None, "grpcio", "fast"):
-            raise SettingError("POLKU_DOOR", self.door, "is not a door; known are grpcio and fast, or leave it unset")
+        if self.door not in (None, "grpcio", "native", "fast"):
+            known = "known are grpcio, native and fast, or leave it unset"
+            raise SettingError("POLKU_DOOR", self.door, f"is not a door; {known}")
 
 
 class Addresses(NamedTuple):

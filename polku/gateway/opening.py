@@ -15,6 +15,7 @@ from polku.hooks import close_each
 
 if TYPE_CHECKING:
     from polku.gateway.fast import FastServer
+    from polku.gateway.grpc.server import NativeServer
     from polku.gateway.http.server import HttpServer
     from polku.gateway.registry import RegistryService
 
@@ -28,7 +29,7 @@ class Gateway:
         self._intake = intake
         self._registry = registry
         self._health = health
-        self._servers: list[GatewayServer | FastServer | HttpServer] = []
+        self._servers: list[GatewayServer | FastServer | NativeServer | HttpServer] = []
         self._addresses = Addresses()
 
     @property

@@ -31,13 +31,16 @@ class RegistryService:
 
     def handlers(self) -> Any:
         """Return gRPC's handler of the service."""
-        unary = grpc.unary_unary_rpc_method_handler
-        methods = {
-            "Register": unary(self._register, RegisterRequest.FromString, RegisterResponse.SerializeToString),
-            "Heartbeat": unary(self._heartbeat, HeartbeatRequest.FromString, HeartbeatResponse.SerializeToString),
-            "Unregister": unary(self._unregister, UnregisterRequest.FromString, Empty.SerializeToString),
-        }
+        methods = {name: grpc.unary_unary_rpc_method_handler(*parts) for name, parts in self.methods().items()}
         return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def methods(self) -> dict[str, Any]:
+        """Return the methods by name: handler, parser of requests, serialiser of answers."""
+        return {
+            "Register": (self._register, RegisterRequest.FromString, RegisterResponse.SerializeToString),
+            "Heartbeat": (self._heartbeat, HeartbeatRequest.FromString, HeartbeatResponse.SerializeToString),
+            "Unregister": (self._unregister, UnregisterRequest.FromString, Empty.SerializeToString),
+        }
 
     async def _register(self, request: RegisterRequest, context: Any) -> RegisterResponse:
         await self._check_token(context)

@@ -1,0 +1,129 @@
+"""`SendEvent`: the calls that one read brought are pushed as one batch, and answered one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from polku.begin import begin
+from polku.contracts import IngestContext
+from polku.errors import DrainingError, InputError
+from polku.gateway.ack import bounded
+from polku.gateway.admission import Admission
+from polku.gateway.answers import Baselines, check_answer, status_of
+from polku.gateway.grpc.protocol import GrpcConnection
+from polku.gateway.grpc.status import Status, StatusCode
+from polku.gateway.intake import Intake
+from polku.log import RepeatedLog
+from polku.text import named
+from polku.usercode import is_ours
+from polku.v1.gateway_pb2 import Ack, IngestEvent
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_BYTES = 1 << 20  # pushed together: the limit on open bytes is passed by no more than this
+
+
+class _Request(NamedTuple):
+    """One call: where its answer goes, and what may be pushed of it."""
+
+    number: int
+    admission: Admission
+
+
+class SendEvent:
+    """Answer unary calls with events."""
+
+    def __init__(self, intake: Intake, baselines: Baselines) -> None:
+        self._intake = intake
+        self._baselines = baselines
+        self._open: set[asyncio.Future[None]] = set()
+        self.is_stopping = False
+
+    @property
+    def open(self) -> set[asyncio.Future[None]]:
+        """The calls, or batches of them, that are not answered yet."""
+        return self._open
+
+    def calls(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
+        """Take the calls that have come at once."""
+        self._baselines.of(connection.peer)
+        requests: list[_Request] = []
+        size = 0
+        for number, message in calls:
+            admission = self._admit(connection, number, message)
+            if admission is not None:
+                requests.append(_Request(number, admission))
+                size += len(message)
+                if size >= _BYTES:
+                    self._push(connection, requests, size)
+                    requests, size = [], 0
+        if requests:
+            self._push(connection, requests, size)
+
+    def _admit(self, connection: GrpcConnection, number: int, message: bytes) -> Admission | None:
+        """Return what may be pushed; None where the call has its answer, or an ingestor reads it in a task."""
+        try:
+            if self.is_stopping:
+                raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
+            request = self._intake.parse(message)
+            admission = self._intake.admit(request, len(message))
+        except BaseException as error:  # the calls that came with it must not go without an answer for it
+            if is_ours(error):
+                raise
+            connection.refuse(number, _status_of(error))
+            return None
+        if admission is None:
+            self._keep(begin(self._ingest(connection, number, request, len(message))))
+        return admission
+
+    async def _ingest(self, connection: GrpcConnection, number: int, request: IngestEvent, size: int) -> None:
+        context = IngestContext(request.source, request.cluster, request.format)
+        try:
+            with self._intake.reading(size):
+                admission = await self._intake.admit_raw(request.raw, context, request.source)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            connection.refuse(number, _status_of(error))
+            return
+        await self._answer(connection, [_Request(number, admission)], size)
+
+    def _push(self, connection: GrpcConnection, requests: list[_Request], size: int) -> None:
+        self._keep(begin(self._answer(connection, requests, size)))
+
+    def _keep(self, work: asyncio.Future[None]) -> None:
+        if not work.done():
+            self._open.add(work)
+            work.add_done_callback(self._open.discard)
+
+    async def _answer(self, connection: GrpcConnection, requests: list[_Request], size: int) -> None:
+        try:
+            acks = await self._intake.together([request.admission for request in requests], size)
+            self._respond(connection, requests, acks)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            status = _status_of(error)
+            for request in requests:  # a call that has its answer takes no second one
+                connection.refuse(request.number, status)
+
+    def _respond(self, connection: GrpcConnection, requests: list[_Request], acks: list[Ack]) -> None:
+        stats = self._intake.stats_since(self._baselines.of(connection.peer))
+        # Messages written one after the other are one message: the numbers are encoded once for all calls.
+        statistics = Ack(middleware_stats=stats).SerializeToString()
+        for request, ack in zip(requests, acks, strict=True):
+            try:
+                check_answer(ack)
+            except InputError as error:
+                connection.refuse(request.number, _status_of(error))
+                continue
+            connection.respond(request.number, bounded(ack).SerializeToString() + statistics)
+
+
+def _status_of(error: BaseException) -> Status:
+    if isinstance(error, (DrainingError, InputError)):
+        failure = status_of(error)
+        return Status(failure.status.value[0], failure.details, failure.metadata)
+    _REPEATED.exception("answer", "a call could not be answered")
+    return Status(StatusCode.INTERNAL, named(error))

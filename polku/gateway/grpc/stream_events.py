@@ -1,0 +1,163 @@
+"""`StreamEvents`: batches in, an Ack for each in order, a bounded number of batches read ahead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable
+
+from polku.begin import begin
+from polku.gateway.ack import bounded
+from polku.gateway.answers import Baselines
+from polku.gateway.grpc.protocol import StreamCall
+from polku.gateway.grpc.status import Status, StatusCode
+from polku.gateway.intake import Intake
+from polku.gateway.turns import Turns
+from polku.log import RepeatedLog
+from polku.text import named
+from polku.usercode import is_ours
+from polku.v1.gateway_pb2 import Ack
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_UNREAD_ACKS = 64 * 1024  # bytes: a client that leaves so much unread is not read from
+
+
+class StreamEvents:
+    """Open streams, and limit their number."""
+
+    def __init__(self, intake: Intake, baselines: Baselines) -> None:
+        self._intake = intake
+        self._baselines = baselines
+        self._streams: set[AckStream] = set()
+
+    @property
+    def open(self) -> set[asyncio.Future[Ack]]:
+        """The Acks that are still to come."""
+        return {ack for stream in self._streams for ack in stream.acks}
+
+    def stream(self, call: StreamCall) -> AckStream:
+        """Begin a stream; one too many is refused."""
+        limit = self._intake.limits.streams
+        stream = AckStream(self._intake, self._baselines, call, self._streams)
+        if len(self._streams) >= limit:
+            stream.finish(Status(StatusCode.RESOURCE_EXHAUSTED, f"{limit} streams are open; close some"))
+        else:
+            self._streams.add(stream)
+        return stream
+
+
+class AckStream:
+    """One stream: take a batch when the one before is on its way, and answer in order."""
+
+    def __init__(self, intake: Intake, baselines: Baselines, call: StreamCall, streams: set[AckStream]) -> None:
+        self._intake = intake
+        self._call = call
+        self._streams = streams
+        self._baseline = baselines.of(call.peer)
+        self._turns = Turns()
+        self._batches: deque[bytes] = deque()  # that have come and are not taken yet
+        self._taking: asyncio.Future[Awaitable[Ack]] | None = None
+        self.acks: deque[asyncio.Future[Ack]] = deque()
+        self._is_held = self._has_ended = self._is_over = False
+
+    def messages(self, messages: list[bytes]) -> bool:
+        """Take batches; return whether more may come."""
+        if self._is_over:
+            return True
+        self._batches += messages
+        self._take()
+        self._is_held = not self._has_room
+        return not self._is_held
+
+    def ended(self) -> None:
+        """Finish when all is answered."""
+        self._has_ended = True
+        self._finish_if_done()
+
+    def drained(self) -> None:
+        """Take more: the client reads its Acks."""
+        self._go_on()
+
+    def lost(self) -> None:
+        """Forget the client; what was taken stays taken."""
+        self._is_over = True
+        self._batches.clear()
+        if self._taking is not None:
+            self._taking.cancel()
+        for ack in self.acks:
+            ack.cancel()
+        self.acks.clear()
+        self._streams.discard(self)
+
+    def finish(self, status: Status) -> None:
+        """End the stream."""
+        self.lost()
+        self._call.finish(status)
+
+    @property
+    def _has_room(self) -> bool:
+        limit = self._intake.limits.stream_batches
+        return len(self._batches) + len(self.acks) < limit and self._call.waiting_bytes < _UNREAD_ACKS
+
+    def _take(self) -> None:
+        while self._batches and self._taking is None and not self._is_over:
+            if len(self.acks) >= self._intake.limits.stream_batches or self._call.waiting_bytes >= _UNREAD_ACKS:
+                return
+            taking = begin(self._intake.begin(self._batches.popleft(), self._turns))
+            if taking.done():
+                self._taken(taking)
+            else:
+                self._taking = taking
+                taking.add_done_callback(self._taken_later)
+
+    def _taken_later(self, taking: asyncio.Future[Awaitable[Ack]]) -> None:
+        self._taking = None
+        if not self._is_over:
+            self._taken(taking)
+            self._go_on()
+
+    def _taken(self, taking: asyncio.Future[Awaitable[Ack]]) -> None:
+        try:
+            answer = taking.result()
+        except BaseException as error:
+            self._fail(error)
+            return
+        ack: asyncio.Future[Ack] = answer if isinstance(answer, asyncio.Future) else begin(answer)  # type: ignore[arg-type]
+        self.acks.append(ack)
+        if ack.done():
+            self._answer()
+        else:
+            ack.add_done_callback(self._answered_later)
+
+    def _answered_later(self, _: asyncio.Future[Ack]) -> None:
+        if not self._is_over:
+            self._answer()
+            self._go_on()
+
+    def _answer(self) -> None:
+        """Send the Acks that are there, up to the first that is not."""
+        while self.acks and self.acks[0].done() and not self._is_over:
+            try:
+                ack = self.acks.popleft().result()
+                ack.middleware_stats.CopyFrom(self._intake.stats_since(self._baseline))
+                self._call.send(bounded(ack).SerializeToString())
+            except BaseException as error:
+                self._fail(error)
+
+    def _go_on(self) -> None:
+        self._take()
+        self._finish_if_done()
+        if self._is_held and self._has_room and not self._is_over:
+            self._is_held = False
+            self._call.go_on()
+
+    def _finish_if_done(self) -> None:
+        if self._has_ended and not (self._batches or self.acks or self._taking or self._is_over):
+            self.finish(Status(StatusCode.OK))
+
+    def _fail(self, error: BaseException) -> None:
+        if is_ours(error) and not isinstance(error, asyncio.CancelledError):
+            raise error
+        _REPEATED.error("stream", "a stream could not be answered: %s", named(error))
+        self.finish(Status(StatusCode.INTERNAL, named(error)))

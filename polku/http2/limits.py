@@ -1,0 +1,45 @@
+"""What one peer may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of one connection; sizes are bytes, times seconds.
+
+    Where a limit is passed, the answer names it: RST_STREAM where one stream is at fault, GOAWAY where the peer is.
+    """
+
+    frame: int = 1 << 20
+    """Largest frame (SETTINGS_MAX_FRAME_SIZE); only DATA is as large."""
+    header_list: int = 16 << 10
+    """Decoded header list (SETTINGS_MAX_HEADER_LIST_SIZE), 32 bytes a field added (RFC 9113, section 6.5.2)."""
+    header_block: int = 16 << 10
+    """Encoded header block, over all its frames."""
+    header_table: int = 4096
+    """Dynamic table of the peer's encoder (SETTINGS_HEADER_TABLE_SIZE)."""
+    streams: int = 1024
+    """Open streams (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+    stream_window: int = 8 << 20
+    connection_window: int = 32 << 20
+    """Bytes received and not yet consumed, in all streams together: more is a flow control error of the peer."""
+    unsent: int = 32 << 20
+    """Bytes of answers that wait because the peer does not read them or gives no window."""
+    control_frames: int = 1000
+    """Answers to PING, SETTINGS and faulty streams that wait to be written: a peer that asks on and does not read."""
+    resets: int = 500
+    """Streams that the peer may reset beyond those that come to their end (rapid reset)."""
+    empty_frames: int = 1000
+    """Frames in a row that bring nothing: empty DATA, PRIORITY, unknown ones, WINDOW_UPDATE of less than 64 bytes."""
+    preface_seconds: float = 10.0
+    """Until the preface and SETTINGS have come (after a TLS handshake)."""
+    header_seconds: float = 10.0
+    """From the first frame of a header block to its last."""
+    message_seconds: float = 60.0
+    """Without a byte for a stream whose peer has not finished the message that it began."""
+    close_seconds: float = 10.0
+    """From the last write of a connection that is being closed until it is cut off."""
+    idle_seconds: float = 0.0
+    """Without any stream until the connection is closed; 0: never."""
