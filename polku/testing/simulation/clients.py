@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from polku.codes import Code
 from polku.errors import DrainingError, InputError, UnavailableError
 from polku.event.v1.event_pb2 import Event
-from polku.testing.simulation.ledger import Input
+from polku.testing.simulation.ledger import Call, Input
 from polku.testing.simulation.lineage import tokens_of
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
 
@@ -21,6 +21,8 @@ RETRYABLE = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 """The codes after which a client sends again."""
 
 _ACK_BYTES = 1024 * 1024
+_UNARY = ("event", "together")
+_AT_THE_DOOR = "events["  # so begins what the door says of an event that it does not let in
 
 
 class Door(Protocol):
@@ -119,7 +121,7 @@ class Client:
                 await asyncio.sleep(0.2 * attempt * (1 + self._world.random.random()))
 
     async def _call(self, message: Message) -> Ack:
-        if self._script.way in ("event", "together"):
+        if self._script.way in _UNARY:
             request = IngestEvent(source=self._script.name)
             if message.raw:
                 request.raw = EventPayload(events=message.events).SerializeToString()
@@ -192,6 +194,8 @@ class Client:
 
     def _read_ack(self, message: Message, inputs: list[Input], ack: Ack) -> Message | None:
         self._check_form(message, ack)
+        if self._script.way in _UNARY:
+            self._check_counts(inputs, ack)
         accepted = set(ack.event_ids)
         named = [error for error in ack.errors if error.event_id]
         whole = [error for error in ack.errors if not error.event_id]
@@ -230,6 +234,23 @@ class Client:
             self._ledger.fault(f"contradiction: the Ack accepts and refuses {sorted(both)[:3]}")
         if ack.ByteSize() > _ACK_BYTES:
             self._ledger.fault(f"large: an Ack of {ack.ByteSize()} bytes")
+
+    def _check_counts(self, inputs: Sequence[Input], ack: Ack) -> None:
+        """Check that an Ack of a unary call counts its own events; what became of them, the judge compares."""
+        stats = ack.middleware_stats
+        received = len(ack.event_ids) + sum(not error.message.startswith(_AT_THE_DOOR) for error in ack.errors)
+        if stats.total_received != received:
+            self._ledger.fault(f"counts: {stats.total_received} of {received} events of {self._script.name} received")
+        counts = {
+            "rate_limited": stats.rate_limited_count,
+            "sampled_out": stats.sampled_out_count,
+            "deduplicated": stats.dedup_count,
+            "filtered": stats.filtered_count,
+            "forwarded": stats.total_forwarded,
+        }
+        if min(counts.values()) < 0:
+            self._ledger.fault(f"counts: less than nothing of {self._script.name}: {counts}")
+        self._ledger.calls.append(Call(self._script.name, tuple(entry.token for entry in inputs), counts))
 
     def _on_accepted(self, entry: Input) -> None:
         """Have what an acknowledgement promises checked at once, where it promises delivery."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class Judge:
         found += self._lost()
         found += self._refusals()
         found += self._letters()
+        found += self._counts()
         if self._promises.ordered:
             found += self._order()
         return found
@@ -200,6 +202,23 @@ class Judge:
             return self._is_blamed(family, code)
         destination = self._ledger.destinations[emitter]
         return any(self._was_refused(name, destination) for name in family)
+
+    def _counts(self) -> Iterator[str]:
+        """Check that each Ack of a unary call counts what became of its own events, where they came once.
+
+        What is a dead letter may come again, by a replay.
+        """
+        ledger = self._ledger
+        if self._promises.breaks or self._promises.vague or ledger.counts.get("deaths"):
+            return
+        for call in ledger.calls:
+            if any(ledger.inputs[token].attempts > 1 or token in ledger.letters for token in call.tokens):
+                continue
+            ledger.count("counts compared")
+            own: Counter[str] = sum((ledger.fates[token] for token in call.tokens), Counter())
+            told = {name: number for name, number in call.counts.items() if number}
+            if told != own:
+                yield f"counts: a call of {call.client} with {call.tokens[:3]} was told {told}, not {dict(own)}"
 
     def _order(self) -> Iterator[str]:
         """Check that the events of each client came to each destination in the order in which it sent them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +21,15 @@ class Input:
     refused: list[tuple[str, str]] = field(default_factory=list)
     doubtful: int = 0
     resent: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """A unary call that was answered with an Ack: its client, its tokens, and what the Ack counts, by `Counts`."""
+
+    client: str
+    tokens: tuple[str, ...]
+    counts: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -47,6 +56,8 @@ class Ledger:
     def __init__(self) -> None:
         self.inputs: dict[str, Input] = {}
         self.destinations: dict[str, Destination] = {}
+        self.calls: list[Call] = []
+        self.fates: dict[str, Counter[str]] = defaultdict(Counter)
         self.routes: dict[str, set[str]] = defaultdict(set)
         self.unroutable: set[str] = set()
         self.dropped: dict[str, set[str]] = defaultdict(set)
@@ -70,10 +81,16 @@ class Ledger:
         """Count something for the report."""
         self.counts[what] += number
 
+    def fate(self, tokens: Sequence[str], counter: str) -> None:
+        """Learn what an event counts as; one that was merged counts for the first of its inputs."""
+        if tokens:
+            self.fates[root_of(tokens[0])][counter] += 1
+
     def pushed(self, events: Iterable[Event], routes: Sequence[str] | None, known: Iterable[str]) -> None:
         """Learn what reached the buffer, and which emitters it goes to."""
         everyone = set(known)
         for event in events:
+            self.fate(tokens_of(event), "forwarded")
             wanted = tuple(event.route_to) if routes is None else tuple(routes)
             targets = everyone & set(wanted) if wanted else everyone
             for token in tokens_of(event):

@@ -61,6 +61,8 @@ class ProbedStep:
         left.update(token for dead in outcome.refused for token in tokens_of(dead.event))
         cut = {token.rpartition("/")[0] for token in left}
         for event_id, tokens in given:
+            if tokens and left[tokens[0]] <= 0 and tokens[0] not in cut:
+                ledger.fate(tokens, self.drop_reason)
             for token in tokens:
                 if left[token] > 0 or token in cut:  # an event may stand twice, and be dropped once
                     left[token] -= 1

@@ -241,3 +241,16 @@ def epochs_by_the_clock() -> Iterator[None]:
 
     with replaced(epoch, "new_epoch", lambda above=0: time.time_ns()), replaced(Link, "_outlive", nothing):
         yield
+
+
+@mutant("19", "a unary call hears of all events that travelled with its own")
+def everybody_s_counts() -> Iterator[None]:
+    from polku.receipt import Receipt
+
+    part = Receipt.part
+
+    def whole(self: Any, start: int, count: int) -> Any:
+        return part(self, start, count)._replace(fates=self.fates)
+
+    with replaced(Receipt, "part", whole):
+        yield
