@@ -47,7 +47,7 @@ class SendEvent:
 
     def calls(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
         """Take the calls that have come at once."""
-        self._baselines.of(connection.peer)
+        self._baselines.of(connection.peer)  # a stream counts since its connection first called
         requests: list[_Request] = []
         size = 0
         for number, message in calls:
@@ -109,16 +109,13 @@ class SendEvent:
                 connection.refuse(request.number, status)
 
     def _respond(self, connection: GrpcConnection, requests: list[_Request], acks: list[Ack]) -> None:
-        stats = self._intake.stats_since(self._baselines.of(connection.peer))
-        # Messages written one after the other are one message: the numbers are encoded once for all calls.
-        statistics = Ack(middleware_stats=stats).SerializeToString()
         for request, ack in zip(requests, acks, strict=True):
             try:
                 check_answer(ack)
             except InputError as error:
                 connection.refuse(request.number, _status_of(error))
                 continue
-            connection.respond(request.number, bounded(ack).SerializeToString() + statistics)
+            connection.respond(request.number, bounded(ack).SerializeToString())
 
 
 def _status_of(error: BaseException) -> Status:
