@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test check lint proto matrix chaos fuzz bench clean
+.PHONY: help run venv test check lint docs proto matrix chaos fuzz simulate bench clean
 
 BIN = .venv/bin
 
@@ -9,6 +9,7 @@ help:
 	@echo "make test    set up .venv and run everything: lint, types, generated code, tests"
 	@echo "make check   the same; it is what continuous integration runs"
 	@echo "make lint    lint, format and types only"
+	@echo "make docs    build the documents as a site, in docs/_build/html; warnings are errors"
 	@echo "make venv    only set up .venv, with the polku command in it"
 	@echo "make proto   generate the Python code of proto/ again"
 	@echo "make matrix  test every Python with every protobuf (minutes)"
@@ -36,6 +37,10 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: venv
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/trees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 proto: venv
 	$(BIN)/python .ci/proto.py
 
@@ -56,5 +61,5 @@ matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
 
 clean:
-	rm -rf .venv .venv-proto .venv-matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-matrix build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
