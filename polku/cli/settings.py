@@ -50,7 +50,9 @@ class Settings:
     lanes: int | Literal["per-node"] = _setting(
         1, "on Ray: the number of lanes side by side, or `per-node` (`polku serve`)"
     )
-    door: str | None = _setting(None, "the server behind the gRPC port, `grpcio` or `fast` (extra `fast`)")
+    door: str | None = _setting(
+        None, "the server behind the gRPC port: `grpcio` (the default), `native` or `fast` (extra `fast`)"
+    )
     loop: str | None = _setting(
         None,
         "the event loop, `uvloop` (extra `fast`) or `asyncio`; uvloop where it is installed "
