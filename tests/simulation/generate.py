@@ -7,6 +7,7 @@ from typing import Any
 
 from polku.testing.simulation.destination import MODES
 from tests.simulation.code import DEEDS_ASYNC, DEEDS_SYNC
+from tests.simulation.disks import real_journal
 
 Case = dict[str, Any]
 
@@ -19,6 +20,7 @@ STEPS = (
 def generate(seed: int, known: frozenset[str] = frozenset()) -> Case:
     """Return the case of a seed, without what is `known` to fail."""
     case = _generate(seed)
+    real_journal(case, always="model" in known)
     for emitter in case["emitters"]:
         emitter["phases"] = [phase for phase in emitter["phases"] if phase[1] not in known]
         if "per_event" in known:

@@ -16,7 +16,7 @@ from polku.testing.simulation.inline import InlineSystem
 from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
 from polku.testing.simulation.world import World
-from tests.simulation import build
+from tests.simulation import build, journals
 
 BOUND = 400.0
 """Virtual seconds after the last fault in which everything must be answered, delivered and healthy."""
@@ -43,7 +43,7 @@ def run(case: dict[str, Any], *, trace: bool = False) -> Result:
     faults: list[str] = []
     if case["letters"] == "disk":
         letters.begin(f"{build.path()}.dead")
-    with world:
+    with world, journals.installed(world, case):
         probes.install(world)
         try:
             faults += world.run(_main(world, case))
@@ -186,6 +186,9 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
                 if names:
                     process = system.parts[names[fault["which"] % len(names)]].process
                     process.fuse = fault["fuse"]
+            case "cut" | "crash" | "repair":
+                if journals.current is not None:
+                    journals.current.inject(system, fault)
             case "net":
                 system.network = Network(fault["lost"], fault["doubled"], fault["slow"])
                 world.loop.call_later(fault["seconds"], setattr, system, "network", Network())
@@ -241,9 +244,9 @@ async def _watch_health(world: World, system, case: dict[str, Any]) -> None:
 
 def _promises(case: dict[str, Any]) -> Promises:
     kinds = {step["kind"] for step in case["steps"]}
-    broken = any(fault["what"] in ("kill", "net") for fault in case["faults"])
+    broken = any(fault["what"] in ("kill", "net", "cut", "crash") for fault in case["faults"])
     rules = {case["buffer"]["overflow"], *(emitter["overflow"] for emitter in case["emitters"])}
-    disk = any(fault["what"] == "disk" for fault in case["faults"])
+    disk = any(fault["what"] in ("disk", "repair") for fault in case["faults"])
     return Promises(
         delivered=case["ack"] == "delivered",
         breaks=broken,

@@ -25,6 +25,7 @@ from polku.testing.simulation.lineage import tokens_of
 from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
+    from polku.testing.simulation.ledger import Ledger
     from polku.testing.simulation.world import World
 
 
@@ -47,8 +48,7 @@ class Disk:
     last: int = 0
     mode: str = "ok"
     commits: int = 0
-    applied: set[tuple[Identity, int, str]] = field(default_factory=set)
-    untold: dict[tuple[Identity, str, str], object] = field(default_factory=dict)
+    applied: Applied = field(default_factory=lambda: Applied())
 
     def states(self) -> dict[str, OutletState]:
         """Return how far each outlet is."""
@@ -71,6 +71,42 @@ class Disk:
         """Delete what no outlet waits for."""
         for at in [at for at, b in self.batches.items() if all(self.cursors.get(n, at) >= at for n in b.takers)]:
             del self.batches[at]
+
+
+class Applied:
+    """What buffers took in, to see that what a push brings is applied once for each outlet, however often it comes."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[Identity, int, str]] = set()
+        self._untold: dict[tuple[Identity, str, str], object] = {}
+
+    def add(self, ledger: Ledger, row: tuple[int, StoredBatch], answer: Answer | None, *, life: object) -> None:
+        """Learn of a batch that was committed with an answer, or without one, in a life of the buffer."""
+        position, batch = row
+        identity = batch.header.identity
+        place = None if answer is None else answer.place(position) if answer.pieces else 0
+        if identity is None:
+            return
+        self._add_untold(ledger, batch, is_told=place is not None, life=life)
+        if place is None:
+            return
+        for at in range(place, place + batch.header.events):
+            for name in sorted(batch.takers):
+                if (identity, at, name) in self._told:
+                    ledger.fault(f"twice: the buffer applied event {at} of {identity} for {name} twice")
+                self._told.add((identity, at, name))
+
+    def _add_untold(self, ledger: Ledger, batch: StoredBatch, *, is_told: bool, life: object) -> None:
+        """See that what was applied without an answer is not applied again by another life of the buffer."""
+        identity = batch.header.identity
+        assert identity is not None
+        for event in EventPayload.FromString(batch.payload).events if self._untold or not is_told else ():
+            for name in sorted(batch.takers):
+                key = (identity, f"{event.id} {' '.join(tokens_of(event))}", name)
+                if self._untold.get(key, life) is not life:
+                    ledger.fault(f"twice: the buffer applied {key[1]} of {identity} for {name} twice")
+                if not is_told:
+                    self._untold[key] = life
 
 
 @dataclass(slots=True)
@@ -238,7 +274,7 @@ class ModelLog:
         disk.commits += bool(units)
         for unit in units:
             for position, row in unit.rows:
-                self._check_new(position, row, unit.answer)
+                disk.applied.add(self._world.ledger, (position, row), unit.answer, life=self)
                 disk.batches[position] = row
                 disk.last = max(disk.last, position)
             if unit.answer is not None:
@@ -259,32 +295,6 @@ class ModelLog:
                 self._pending.pop(position, None)
             if not unit.done.done():
                 unit.done.set_result(None)
-
-    def _check_new(self, position: int, row: StoredBatch, answer: Answer | None) -> None:
-        """See that what a push brought is applied once for each outlet, however often it is pushed."""
-        identity = row.header.identity
-        place = None if answer is None else answer.place(position) if answer.pieces else 0
-        if identity is None:
-            return
-        self._check_untold(row, identity, is_told=place is not None)
-        if place is None:
-            return
-        for at in range(place, place + row.header.events):
-            for name in sorted(row.takers):
-                if (identity, at, name) in self._disk.applied:
-                    self._world.ledger.fault(f"twice: the buffer applied event {at} of {identity} for {name} twice")
-                self._disk.applied.add((identity, at, name))
-
-    def _check_untold(self, row: StoredBatch, identity: Identity, *, is_told: bool) -> None:
-        """See that what was applied without an answer is not applied again by another life of the buffer."""
-        for event in EventPayload.FromString(row.payload).events if self._disk.untold or not is_told else ():
-            for name in sorted(row.takers):
-                key = (identity, f"{event.id} {' '.join(tokens_of(event))}", name)
-                life = self._disk.untold.get(key, self)
-                if life is not self:
-                    self._world.ledger.fault(f"twice: the buffer applied {key[1]} of {identity} for {name} twice")
-                if not is_told:
-                    self._disk.untold[key] = self
 
     def _forget_answers(self) -> None:
         answers = self._disk.answers

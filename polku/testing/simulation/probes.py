@@ -127,6 +127,8 @@ def install(world: World) -> None:
     def opened(strategy: BufferStrategy, *, final: bool, formerly: Mapping[str, str] | None = None) -> Log:
         if strategy.kind is not Kind.DURABLE:
             return open_log(strategy, final=final, formerly=formerly)
+        if world.open_log is not None:
+            return world.open_log(strategy, final=final, formerly=formerly)
         disk = world.disks.setdefault(strategy.path, Disk())
         return ModelLog(world, disk, path=strategy.path, final=final, window=world.random.choice([1, 3, 4096]))
 

@@ -24,6 +24,7 @@ from polku.testing.simulation.loop import Process, SimulatedLoop, current_proces
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from polku.buffer.log import Log
     from polku.testing.simulation.disk import Disk
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class World:
         self.loop = SimulatedLoop(Random(seed + 1), limit=limit)
         self.ledger = Ledger()
         self.disks: dict[str, Disk] = {}
+        self.open_log: Callable[..., Log] | None = None  # makes another log of a durable buffer than the model
         self.is_traced = trace
         self.on_accepted: list[Callable[[str], None]] = []
         self._patches: list[tuple[Any, str, Any]] = []

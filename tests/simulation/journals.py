@@ -1,0 +1,324 @@
+"""The real journal in a simulated case: `polku.buffer.durable` on a `Volume`, its thread in virtual time.
+
+Beside the judge of the whole case stands a `Shadow`: what each commit that succeeded must have left, compared with what
+is there whenever a journal is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from polku.buffer import durable, journal, journal_file, place, reserve
+from polku.buffer.answers import Answer
+from polku.buffer.durable import DurableLog
+from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.strategy import BufferStrategy
+from polku.testing.simulation.disk import Applied, Disk, StoredBatch
+from polku.testing.simulation.loop import Process, current_process
+from polku.testing.simulation.world import World
+from tests.simulation import build, vfs
+from tests.simulation.threads import Threads
+from tests.simulation.volume import Volume
+
+LATE = 3.0  # seconds after which an operation that a cut waited for is waited for no more
+_OBSERVERS = ("faults", "health", "main", "outside")
+_SURE_ANSWERS = 100  # of each sender, the latest: a journal keeps more
+
+current: Journals | None = None
+"""Those of the case that runs."""
+
+
+def is_real(case: dict[str, Any]) -> bool:
+    """Return whether a case has the real journal."""
+    buffer = case["buffer"]
+    return bool(buffer["kind"] == "durable" and buffer.get("journal") == "real" and vfs.layer())
+
+
+@contextlib.contextmanager
+def installed(world: World, case: dict[str, Any]) -> Iterator[None]:
+    """Have the durable buffers of a case write to real journals, where it says so."""
+    global current
+    if not is_real(case):
+        yield
+        return
+    folder = Path(build.path()).parent
+    folder.mkdir(exist_ok=True)
+    letters = Path(f"{build.path()}.dead")
+    for file in folder.iterdir():
+        if file != letters:
+            file.unlink()
+    current = Journals(world, str(folder))
+    if letters.exists():
+        current.volume.adopt(str(letters))
+    try:
+        with vfs.mounted(current.volume):
+            current.install()
+            try:
+                yield
+            finally:
+                current.end()
+    finally:
+        current = None
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Journals:
+    """The journals of one case and the processes that have them open."""
+
+    def __init__(self, world: World, folder: str) -> None:
+        self.world = world
+        self.random = Random(world.seed + 3)
+        self.mode: Callable[[], str] = lambda: world.disks.get(build.path(), _WELL).mode
+        self.volume = Volume(folder, self.random, mode=lambda: self.mode(), on_trip=self._watch, is_part=_is_part,
+                             sleep=world.loop.advance)  # fmt: skip
+        self.threads = Threads(world.loop, self._pause)
+        self.shadows: dict[str, Shadow] = defaultdict(lambda: Shadow(world))
+        self.repairs = False
+        self._open: dict[Process, list[sqlite3.Connection]] = {}
+        self._logs: dict[Process, list[DurableLog]] = {}
+        self._watched: set[Process] = set()
+        self._cutting = False
+        self._cut: Callable[[], None] = lambda: None
+
+    def install(self) -> None:
+        """Put everything in its place."""
+        world, random = self.world, self.random
+        world.open_log = self._open_log
+        rename, unlink, fsync = os.rename, os.unlink, os.fsync
+        connect, write, opened = sqlite3.connect, Journal.write, DurableLog._open_journal
+        salvage = durable.salvage
+
+        def renamed(old: Any, new: Any, **options: Any) -> None:
+            self.volume.rename(os.fspath(old), os.fspath(new))
+            rename(old, new, **options)
+
+        def unlinked(path: Any, **options: Any) -> None:
+            name = os.fspath(path)
+            if name.endswith(".reserve") and os.path.exists(name):
+                self.volume.give_room(os.path.getsize(name))
+            self.volume.unlink(name)
+            unlink(path, **options)
+
+        def synced(descriptor: int) -> None:
+            self.volume.sync_folder(descriptor)
+            fsync(descriptor)
+
+        def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            db = connect(*arguments, **options)
+            self._of(self._open).append(db)
+            return db
+
+        def written(one: Journal, work: Work) -> tuple[int, int]:
+            shadow = self.shadows[str(one.path)]
+            shadow.try_(work)
+            freed = write(one, work)
+            shadow.commit(work, one._owner.token if one._owner else "")
+            return freed
+
+        def compared(log: DurableLog) -> Any:
+            result = opened(log)
+            world.ledger.count("journals opened")
+            self.shadows[str(log._path)].compare(result[0])
+            return result
+
+        def salvaged(path: Any, **options: Any) -> Any:
+            if not self.repairs:
+                world.ledger.fault("repair: a journal is damaged, and nothing damaged it")
+            world.ledger.count("journals repaired")
+            result = salvage(path, **options)
+            if result.lost or result.faults:
+                world.ledger.fault(f"repair: {result}")
+            return result
+
+        world.patch(durable, "threading", self.threads)
+        for name, value in {"rename": renamed, "unlink": unlinked, "fsync": synced}.items():
+            world.patch(os, name, value)
+        world.patch(sqlite3, "connect", connected)
+        world.patch(Journal, "write", written)
+        world.patch(DurableLog, "_open_journal", compared)
+        world.patch(durable, "salvage", salvaged)
+        world.patch(reserve, "_allocate", self._allocate)
+        world.patch(place, "mount_of", lambda path: (Path("/"), "ext4"))
+        world.patch(durable, "_AT_HAND", random.choice([0, 4096, durable._AT_HAND]))
+        world.patch(journal_file, "_CHECKPOINT_PAGES", random.choice([2, 8, journal_file._CHECKPOINT_PAGES]))
+        world.patch(journal, "_SWEEP_COMMITS", random.choice([1, journal._SWEEP_COMMITS]))
+
+    def inject(self, system: Any, fault: Mapping[str, Any]) -> None:
+        """Let something happen to the disk: a `cut` of the power, a `crash` of a process at it, a `repair`."""
+        if fault["what"] == "repair":
+            self._ask_repair()
+            return
+        everywhere = fault["node"]
+
+        def covers(path: str) -> bool:
+            return everywhere or ".dead" not in path
+
+        def cut() -> None:
+            self._cutting = True
+            self.world.trace(f"power cut{' of the node' if everywhere else ''}")
+            self.world.ledger.count("power cuts")
+            for name, part in system.parts.items():
+                if everywhere or name.endswith("/buffer"):
+                    self.world.loop.kill(part.process)
+            self.volume.cut(covers)
+            self._cutting = False
+
+        def late() -> None:
+            if self.volume.disarm() and fault["what"] == "cut":
+                cut()
+
+        self._cut = cut
+        if fault["ops"]:
+            self.volume.arm(fault["what"], fault["ops"], covers)
+            self.world.loop.call_later(LATE, late)
+        else:
+            cut()
+
+    def end(self) -> None:
+        """Close what is still open."""
+        self.threads.end()
+        for process in [*self._open, *self._logs]:
+            self._bury(process)
+
+    def _open_log(self, strategy: BufferStrategy, *, final: bool, formerly: Mapping[str, str] | None) -> DurableLog:
+        log = DurableLog(strategy.path, final=final, formerly=formerly)
+        log.window = self.random.choice([1, 3, 4096])
+        self._of(self._logs).append(log)
+        return log
+
+    def _of(self, lists: dict[Process, list[Any]]) -> list[Any]:
+        process = current_process() or self.world.loop.outside
+        self._watch(process)
+        return lists.setdefault(process, [])
+
+    def _watch(self, process: Process) -> None:
+        if process not in self._watched:
+            self._watched.add(process)
+            process.on_death.append(partial(self._died, process))
+
+    def _died(self, process: Process) -> None:
+        self._bury(process)
+        if self.volume.off and not self._cutting:
+            self._cut()
+
+    def _bury(self, process: Process) -> None:
+        """Do as the kernel does for a process that is no more: close its files, let go of its locks."""
+        if process in self.volume.dying:
+            self.volume.dying.discard(process)
+            self.world.trace(f"{process.name} died at its disk")
+            self.world.ledger.count("deaths at the disk")
+        for db in self._open.pop(process, ()):
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+        for log in self._logs.pop(process, ()):
+            if log._lock is not None:
+                log._lock.release()
+                log._lock = None
+
+    def _ask_repair(self) -> None:
+        """Let every journal be repaired that is open."""
+        self.repairs = True
+        for log in [log for logs in self._logs.values() for log in logs]:
+            with log._wake:
+                log._must_mend = True
+                log._wake.notify()
+
+    def _allocate(self, file: int) -> None:
+        process = current_process()
+        if self.volume.fails(f"{self.volume.folder}/reserve", process):
+            raise OSError(5, "input/output error")
+        if not self.volume.takes_room(reserve.SIZE - os.fstat(file).st_size, process):
+            raise OSError(28, "no space left on device")
+        os.ftruncate(file, reserve.SIZE)
+
+    def _pause(self) -> float:
+        pause = 0.003 * self.random.random()
+        if self.mode() == "slow":
+            pause += 0.7 * self.random.random()
+        if self.mode() == "hangs":
+            pause += 5.0
+        return pause
+
+
+class Shadow:
+    """What is in a journal by what was committed: each commit that succeeded stays, and no other one has to."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._applied = Applied()
+        self._rows: dict[int, tuple[frozenset[str], int]] = {}
+        self._tried: dict[int, set[int]] = defaultdict(set)
+        self._cursors: dict[str, int] = {}
+        self._most: dict[str, int] = {}
+        self._answers: dict[str, list[Answer]] = defaultdict(list)
+
+    def try_(self, work: Work) -> None:
+        """Learn what is to be written."""
+        for row in work.rows:
+            self._tried[row.position].add(zlib.crc32(row.payload))
+        for name, cursor in work.cursors.items():
+            self._most[name] = max(cursor, self._most.get(name, 0))
+
+    def commit(self, work: Work, life: str) -> None:
+        """Learn that it is written."""
+        for row in work.rows:
+            self._rows[row.position] = frozenset(row.takers), zlib.crc32(row.payload)
+            stored = StoredBatch(frozenset(row.takers), row.header, row.payload)
+            self._applied.add(self._world.ledger, (row.position, stored), _answer_to(row, work), life=life)
+        for name, cursor in work.cursors.items():
+            self._cursors[name] = max(cursor, self._cursors.get(name, 0))
+        for answer in work.answers:
+            whole = answer.identity.place[0]
+            known = self._answers[whole.origin]
+            if known and known[-1].identity.place[0].epoch != whole.epoch:
+                known.clear()  # another life of the sender asks for none of them
+            known.append(answer)
+            del known[:-_SURE_ANSWERS]
+
+    def compare(self, one: Journal) -> None:
+        """Compare it with what a journal has that was opened just now."""
+        cursors = {name: cursor for name, _, cursor in one.cursors()}
+        found = {at: zlib.crc32(payload) for at, payload in one._db.execute("SELECT position, payload FROM batch")}
+        for name, cursor in self._cursors.items():
+            if cursors.get(name, 0) < cursor:
+                self._fault(f"the cursor of {name} was committed at {cursor}, and is at {cursors.get(name)}")
+        for name, cursor in cursors.items():
+            if cursor > max(self._most.get(name, 0), self._cursors.get(name, 0)) and self._most:
+                self._fault(f"the cursor of {name} is at {cursor}, and was never put beyond {self._most.get(name)}")
+        for at, (takers, content) in list(self._rows.items()):
+            if all(cursors.get(name, 0) >= at for name in takers):
+                del self._rows[at]
+            elif found.get(at) != content:
+                self._fault(f"the batch at {at} was committed, and is {'another one' if at in found else 'gone'}")
+        for at, content in found.items():
+            if content not in self._tried[at]:
+                self._fault(f"the batch at {at} was never written")
+        known = {answer.identity for answer in one.answers()}
+        for answers in self._answers.values():
+            for answer in answers:
+                if answer.identity not in known:
+                    self._fault(f"the answer to {answer.identity} was committed, and is gone")
+
+    def _fault(self, text: str) -> None:
+        self._world.ledger.fault(f"journal: {text}")
+
+
+def _answer_to(row: Row, work: Work) -> Answer | None:
+    return next((answer for answer in work.answers if answer.first <= row.position <= answer.last), None)
+
+
+def _is_part(process: Process) -> bool:
+    return process.name not in _OBSERVERS
+
+
+_WELL = Disk()
