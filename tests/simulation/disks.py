@@ -17,6 +17,7 @@ def real_journal(case: dict[str, Any], *, always: bool = False) -> None:
     buffer = case["buffer"]
     if always and case["poison"] is None:
         buffer["kind"] = "durable"
+        case["letters"] = random.choice(["memory", "disk"])
     if buffer["kind"] != "durable" or not (always or random.random() < SHARE):
         return
     buffer["journal"] = "real"
@@ -24,15 +25,19 @@ def real_journal(case: dict[str, Any], *, always: bool = False) -> None:
     is_calm = not faults and not any(emitter["phases"] for emitter in case["emitters"])
     if case["shape"] != "actors" or is_calm and not always:
         return
+    on_disk = case["letters"] == "disk"
     for _ in range(random.choice([0, 1, 1, 2])):
         faults.append(
             {
-                "at": random.choice([0.0, 0.003, 0.01, 0.03, 0.1, 0.5, 3.0]),
+                "at": random.choice([0.0, 0.003, 0.01, 0.03, 0.1, 0.5, 3.0, *([10.0, 40.0] if on_disk else [])]),
                 "what": random.choice(["cut", "cut", "cut", "crash"]),
                 "ops": random.choice([0, 1, 2, 3, 5, 8, 13, 40]),
-                "node": random.random() < 0.4,
+                "node": random.random() < (0.7 if on_disk else 0.3),
                 "seconds": 4.0,
             }
         )
     if random.random() < 0.15:
         faults.append({"at": random.choice([0.01, 0.1, 1.0]), "what": "repair", "seconds": 1.0})
+    if random.random() < 0.15:
+        seconds = random.choice([0.05, 1.0, 20.0])
+        faults.append({"at": random.choice([0.003, 0.01, 0.03, 0.3]), "what": "takeover", "seconds": seconds})

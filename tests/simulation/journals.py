@@ -12,12 +12,13 @@ import shutil
 import sqlite3
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from polku.batch import Identity
 from polku.buffer import durable, journal, journal_file, place, reserve
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog
@@ -96,7 +97,7 @@ class Journals:
         world.open_log = self._open_log
         rename, unlink, fsync = os.rename, os.unlink, os.fsync
         connect, write, opened = sqlite3.connect, Journal.write, DurableLog._open_journal
-        salvage = durable.salvage
+        salvage, fail = durable.salvage, DurableLog._failed
 
         def renamed(old: Any, new: Any, **options: Any) -> None:
             self.volume.rename(os.fspath(old), os.fspath(new))
@@ -119,6 +120,8 @@ class Journals:
             return db
 
         def written(one: Journal, work: Work) -> tuple[int, int]:
+            if one.path.suffix == ".repairing":
+                return write(one, work)
             shadow = self.shadows[str(one.path)]
             shadow.try_(work)
             freed = write(one, work)
@@ -140,7 +143,13 @@ class Journals:
                 world.ledger.fault(f"repair: {result}")
             return result
 
+        def failed(log: DurableLog, units: Any, error: Exception) -> None:
+            fail(log, units, error)
+            if not log.fault:
+                world.ledger.fault(f"health: the buffer refuses ({error}), and is well")
+
         world.patch(durable, "threading", self.threads)
+        world.patch(DurableLog, "_failed", failed)
         for name, value in {"rename": renamed, "unlink": unlinked, "fsync": synced}.items():
             world.patch(os, name, value)
         world.patch(sqlite3, "connect", connected)
@@ -154,9 +163,12 @@ class Journals:
         world.patch(journal, "_SWEEP_COMMITS", random.choice([1, journal._SWEEP_COMMITS]))
 
     def inject(self, system: Any, fault: Mapping[str, Any]) -> None:
-        """Let something happen to the disk: a `cut` of the power, a `crash` of a process at it, a `repair`."""
+        """Let something happen to the disk: a `cut` of the power, a `crash` of a process at it, a `repair`, a `takeover`."""
         if fault["what"] == "repair":
             self._ask_repair()
+            return
+        if fault["what"] == "takeover":
+            self._take_over(system, fault["seconds"])
             return
         everywhere = fault["node"]
 
@@ -233,6 +245,24 @@ class Journals:
                 log._must_mend = True
                 log._wake.notify()
 
+    def _take_over(self, system: Any, seconds: float) -> None:
+        """Let the buffers' host count as lost while it lives: another one gets their disk, and does not see its locks."""
+        for name, part in system.parts.items():
+            if not name.endswith("/buffer") or not part.is_up:
+                continue
+            old, death = part.process, part.death
+            self.world.trace(f"{name} counts as lost, and lives on")
+            self.world.ledger.count("journals taken over")
+            for log in self._logs.get(old, ()):
+                if log._lock is not None:
+                    log._lock.release()
+                    log._lock = _Unseen()
+            old.on_death.remove(part._die)
+            system.on_death(part)
+            part.begin()
+            death.set_result(None)
+            self.world.loop.call_later(seconds, self.world.loop.kill, old)
+
     def _allocate(self, file: int) -> None:
         process = current_process()
         if self.volume.fails(f"{self.volume.folder}/reserve", process):
@@ -250,51 +280,61 @@ class Journals:
         return pause
 
 
+class _Unseen:
+    """A lock of another host."""
+
+    def hold_file(self) -> None:
+        pass
+
+    def confirm(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
 class Shadow:
-    """What is in a journal by what was committed: each commit that succeeded stays, and no other one has to."""
+    """What is in a journal by what was committed: each commit that succeeded stays, one that failed is there or not."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._applied = Applied()
         self._rows: dict[int, tuple[frozenset[str], int]] = {}
+        self._doubtful: list[Work] = []
         self._tried: dict[int, set[int]] = defaultdict(set)
         self._cursors: dict[str, int] = {}
         self._most: dict[str, int] = {}
-        self._answers: dict[str, list[Answer]] = defaultdict(list)
+        self._answers: dict[str, list[Identity]] = defaultdict(list)
+        self._owner = ""
 
     def try_(self, work: Work) -> None:
         """Learn what is to be written."""
+        self._doubtful.append(work)
         for row in work.rows:
             self._tried[row.position].add(zlib.crc32(row.payload))
         for name, cursor in work.cursors.items():
             self._most[name] = max(cursor, self._most.get(name, 0))
 
-    def commit(self, work: Work, life: str) -> None:
+    def commit(self, work: Work, owner: str) -> None:
         """Learn that it is written."""
+        self._doubtful.remove(work)
+        if owner != self._owner:
+            self._fault("somebody wrote who is not its owner any more")
         for row in work.rows:
-            self._rows[row.position] = frozenset(row.takers), zlib.crc32(row.payload)
             stored = StoredBatch(frozenset(row.takers), row.header, row.payload)
-            self._applied.add(self._world.ledger, (row.position, stored), _answer_to(row, work), life=life)
-        for name, cursor in work.cursors.items():
-            self._cursors[name] = max(cursor, self._cursors.get(name, 0))
-        for answer in work.answers:
-            whole = answer.identity.place[0]
-            known = self._answers[whole.origin]
-            if known and known[-1].identity.place[0].epoch != whole.epoch:
-                known.clear()  # another life of the sender asks for none of them
-            known.append(answer)
-            del known[:-_SURE_ANSWERS]
+            self._applied.add(self._world.ledger, (row.position, stored), _answer_to(row, work), life=owner)
+        self._keep(work)
 
     def compare(self, one: Journal) -> None:
         """Compare it with what a journal has that was opened just now."""
+        self._owner = one._owner.token if one._owner else ""
         cursors = {name: cursor for name, _, cursor in one.cursors()}
         found = {at: zlib.crc32(payload) for at, payload in one._db.execute("SELECT position, payload FROM batch")}
+        known = {answer.identity for answer in one.answers()}
+        self._decide(found, known)
         for name, cursor in self._cursors.items():
-            if cursors.get(name, 0) < cursor:
+            if not cursor <= cursors.get(name, 0) <= max(cursor, self._most.get(name, 0)):
                 self._fault(f"the cursor of {name} was committed at {cursor}, and is at {cursors.get(name)}")
-        for name, cursor in cursors.items():
-            if cursor > max(self._most.get(name, 0), self._cursors.get(name, 0)) and self._most:
-                self._fault(f"the cursor of {name} is at {cursor}, and was never put beyond {self._most.get(name)}")
         for at, (takers, content) in list(self._rows.items()):
             if all(cursors.get(name, 0) >= at for name in takers):
                 del self._rows[at]
@@ -303,11 +343,33 @@ class Shadow:
         for at, content in found.items():
             if content not in self._tried[at]:
                 self._fault(f"the batch at {at} was never written")
-        known = {answer.identity for answer in one.answers()}
-        for answers in self._answers.values():
-            for answer in answers:
-                if answer.identity not in known:
-                    self._fault(f"the answer to {answer.identity} was committed, and is gone")
+        for identity in [identity for answers in self._answers.values() for identity in answers]:
+            if identity not in known:
+                self._fault(f"the answer to {identity} was committed, and is gone")
+
+    def _decide(self, found: Mapping[int, int], known: Collection[Identity]) -> None:
+        """Find out what became of the commits that failed: all of each is there, or nothing."""
+        for work in self._doubtful:
+            there = [found.get(row.position) == zlib.crc32(row.payload) for row in work.rows]
+            there += [answer.identity in known for answer in work.answers]
+            if work.rows and any(there[: len(work.rows)]):
+                if not all(there):
+                    self._fault(f"of a commit that was cut off a part is there: {there}")
+                self._keep(work._replace(cursors={}))
+        self._doubtful.clear()
+
+    def _keep(self, work: Work) -> None:
+        for row in work.rows:
+            self._rows[row.position] = frozenset(row.takers), zlib.crc32(row.payload)
+        for name, cursor in work.cursors.items():
+            self._cursors[name] = max(cursor, self._cursors.get(name, 0))
+        for answer in work.answers:
+            whole = answer.identity.place[0]
+            answers = self._answers[whole.origin]
+            if answers and answers[-1].place[0].epoch != whole.epoch:
+                answers.clear()  # another life of the sender asks for none of them
+            answers.append(answer.identity)
+            del answers[:-_SURE_ANSWERS]
 
     def _fault(self, text: str) -> None:
         self._world.ledger.fault(f"journal: {text}")

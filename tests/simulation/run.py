@@ -186,7 +186,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
                 if names:
                     process = system.parts[names[fault["which"] % len(names)]].process
                     process.fuse = fault["fuse"]
-            case "cut" | "crash" | "repair":
+            case "cut" | "crash" | "repair" | "takeover":
                 if journals.current is not None:
                     journals.current.inject(system, fault)
             case "net":
@@ -244,7 +244,7 @@ async def _watch_health(world: World, system, case: dict[str, Any]) -> None:
 
 def _promises(case: dict[str, Any]) -> Promises:
     kinds = {step["kind"] for step in case["steps"]}
-    broken = any(fault["what"] in ("kill", "net", "cut", "crash") for fault in case["faults"])
+    broken = any(fault["what"] in ("kill", "net", "cut", "crash", "takeover") for fault in case["faults"])
     rules = {case["buffer"]["overflow"], *(emitter["overflow"] for emitter in case["emitters"])}
     disk = any(fault["what"] in ("disk", "repair") for fault in case["faults"])
     return Promises(

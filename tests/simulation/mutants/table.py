@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tests.simulation.generate import generate
+from tests.simulation.mutants import journals  # noqa: F401  (they register themselves)
 from tests.simulation.mutants.faults import MUTANTS
 from tests.simulation.run import run
 
@@ -23,8 +24,9 @@ def find(number: str, *, seconds: float = 60.0, first: int = 1) -> Found:
     """Try seeds with a mutant until a promise is broken."""
     began = time.process_time()
     tried = 0
+    features = frozenset({"model"}) if number.startswith("j") else frozenset()
     while time.process_time() < began + seconds:
-        case = {**generate(first + tried), "limit": 60_000}
+        case = {**generate(first + tried, features), "limit": 60_000}
         tried += 1
         with MUTANTS[number][1]():
             result = run(case)
