@@ -23,7 +23,7 @@ def real_journal(case: dict[str, Any], *, always: bool = False) -> None:
     buffer["journal"] = "real"
     faults = case["faults"]
     is_calm = not faults and not any(emitter["phases"] for emitter in case["emitters"])
-    if case["shape"] != "actors" or is_calm and not always:
+    if case["shape"] != "actors" or (is_calm and not always):
         return
     on_disk = case["letters"] == "disk"
     for _ in range(random.choice([0, 1, 1, 2])):

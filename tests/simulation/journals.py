@@ -163,7 +163,7 @@ class Journals:
         world.patch(journal, "_SWEEP_COMMITS", random.choice([1, journal._SWEEP_COMMITS]))
 
     def inject(self, system: Any, fault: Mapping[str, Any]) -> None:
-        """Let something happen to the disk: a `cut` of the power, a `crash` of a process at it, a `repair`, a `takeover`."""
+        """Let something happen: a `cut` of the power, a `crash` of a process at its disk, a `repair`, a `takeover`."""
         if fault["what"] == "repair":
             self._ask_repair()
             return
@@ -246,7 +246,7 @@ class Journals:
                 log._wake.notify()
 
     def _take_over(self, system: Any, seconds: float) -> None:
-        """Let the buffers' host count as lost while it lives: another one gets their disk, and does not see its locks."""
+        """Let the buffers' host count as lost while it lives: another one gets their disk, and sees no locks of it."""
         for name, part in system.parts.items():
             if not name.endswith("/buffer") or not part.is_up:
                 continue

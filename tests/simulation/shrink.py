@@ -56,7 +56,9 @@ def _smaller(case: Case) -> Iterator[Case]:
         yield from _plainer(case, ["emitters", number], plain)
     yield from _plainer(case, [], {"poison": None, "lanes": 1, "letters": "memory", "limits": {}, "ack": "accepted"})
     yield from _plainer(
-        case, ["buffer"], {"kind": "ring", "journal": "model", "capacity": 1000, "max_bytes": 10_000_000, "overflow": "block"}
+        case,
+        ["buffer"],
+        {"kind": "ring", "journal": "model", "capacity": 1000, "max_bytes": 10_000_000, "overflow": "block"},
     )
     for number, client in enumerate(case["clients"]):
         yield from _plainer(case, ["clients", number], {"way": "batch", "attempts": 1})

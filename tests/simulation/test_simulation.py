@@ -17,14 +17,14 @@ SECONDS = os.environ.get("POLKU_SIMULATE_SECONDS", "50")
 
 @pytest.mark.timeout(300)
 def test_no_promise_is_broken_in_a_minute_of_fresh_seeds() -> None:
-    done = _simulate("--seconds", SECONDS)
+    done = simulate("--seconds", SECONDS)
     assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
     assert "deaths" in done.stdout, f"nothing died: {done.stdout}"
 
 
 @pytest.mark.timeout(300)
 def test_what_failed_once_is_right() -> None:
-    done = _simulate("--failed")
+    done = simulate("--failed")
     assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
 
 
@@ -46,7 +46,7 @@ def test_the_loop_jumps_to_the_next_timer() -> None:
     loop.close()
 
 
-def _simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.simulation", *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)

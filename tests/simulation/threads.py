@@ -43,9 +43,7 @@ class SimulatedThread:
 
     def wake_after(self, seconds: float, *, answer: bool) -> None:
         """Let it run again, if it still waits for the same thing."""
-        self._threads.loop.call_later(
-            seconds, self._resume, self._turn, answer, context=self.process.context.copy()
-        )
+        self._threads.loop.call_later(seconds, self._resume, self._turn, answer, context=self.process.context.copy())
 
     def park(self) -> bool:
         """Let the loop run until it wakes this thread; called in the thread."""
@@ -151,7 +149,7 @@ class Event(Condition):
 
 
 class Threads:
-    """Stand in the place of `threading`; `pause` says how many seconds a thread rests when it lets go of a condition."""
+    """Stand in the place of `threading`; a thread that lets go of a condition rests for `pause()` seconds."""
 
     def __init__(self, loop: SimulatedLoop, pause: Callable[[], float]) -> None:
         self.loop = loop

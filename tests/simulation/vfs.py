@@ -193,5 +193,3 @@ def mounted(volume: Volume) -> Iterator[None]:
         yield
     finally:
         found.unmount()
-
-
