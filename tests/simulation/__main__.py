@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--failed", action="store_true", help="run the cases that failed once")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--shrink", type=float, default=15.0, help="seconds for making a failing case smaller")
-    parser.add_argument("--known", help="what cases leave out, instead of what known.py says; '-': nothing")
+    text = "what cases leave out, instead of what known.py says; '-': nothing; 'model': the model of the journal"
+    parser.add_argument("--known", help=text)
     parser.add_argument("--mutants", nargs="*", help="bring these faults back, or all, and find them")
     return parser
 

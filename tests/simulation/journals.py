@@ -54,12 +54,12 @@ def installed(world: World, case: dict[str, Any]) -> Iterator[None]:
         return
     folder = Path(build.path()).parent
     folder.mkdir(exist_ok=True)
-    letters = Path(f"{build.path()}.dead")
+    letters = Path(f"{build.path()}.dead") if case["letters"] == "disk" else None
     for file in folder.iterdir():
         if file != letters:
             file.unlink()
     current = Journals(world, str(folder))
-    if letters.exists():
+    if letters is not None:
         current.volume.adopt(str(letters))
     try:
         with vfs.mounted(current.volume):

@@ -8,6 +8,7 @@ says nothing of it). Not modelled: damage of what was synced, errors of reads, s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -20,6 +21,7 @@ from polku.testing.simulation.loop import Process, current_process
 from tests.simulation.vfs import CREATE, LOGS, OK
 
 SECTOR = 512
+_unlink = os.unlink  # the file system's, whatever stands in its place while a case runs
 _FULL, _IOERR = 13, 10
 _WRITE, _SYNC, _TRUNCATE, _DELETE, _OPEN = (_IOERR | number << 8 for number in (3, 4, 6, 10, 0))
 
@@ -269,9 +271,10 @@ class Volume:
                 names[path] = image
             else:
                 names.pop(path, None)
-        for path in [path for path in {*self._names, *names} if covers(path)]:
-            Path(path).unlink(missing_ok=True)
-            Path(f"{path}-shm").unlink(missing_ok=True)
+        for path in filter(covers, {**self._names, **names}):
+            for file in (path, f"{path}-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    _unlink(file)
         found = {path: image for path, image in self._names.items() if not covers(path)}
         for path, image in names.items():
             if covers(path):
