@@ -1,12 +1,14 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test check lint docs proto matrix chaos fuzz simulate bench clean
+.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs clean
 
 BIN = .venv/bin
 
 help:
 	@echo "make run     set up .venv and start the gateway (polku serve; POLKU_* variables configure it)"
 	@echo "make test    set up .venv and run everything: lint, types, generated code, tests"
+	@echo "make quick   lint, types, and the tests that start no process: the loop while you work"
+	@echo "make slow    the longer twins of tests: chained lanes, more lost nodes, every Python with every protobuf"
 	@echo "make check   the same; it is what continuous integration runs"
 	@echo "make lint    lint, format and types only"
 	@echo "make docs    build the documents as a site, in docs/_build/html; warnings are errors"
@@ -29,6 +31,12 @@ venv: .venv/stamp
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+quick: lint
+	$(BIN)/python -m pytest -n 2 tests/core tests/middleware tests/ingest tests/http2 tests/ahti tests/buffer
+
+slow: venv
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or matrix"
 
 check: test
 

@@ -1,4 +1,4 @@
-"""Each behaviour is tested on both runtimes through `start`, and on Ray with a chained lane too."""
+"""Each behaviour is tested on both runtimes through `start`, and by `make slow` with a chained lane too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polku import Hub, Pipeline
 Start = Callable[..., Pipeline]
 
 
-@pytest.fixture(params=["inline", "ray", "chained"])
+@pytest.fixture(params=["inline", "ray", pytest.param("chained", marks=pytest.mark.slow)])
 def arrangement(request: pytest.FixtureRequest) -> str:
     """Name the runtime, or `chained` for a lane that is one actor."""
     if request.param != "inline":

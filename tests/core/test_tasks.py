@@ -247,6 +247,7 @@ OWNED = {
     "polku/fork.py:Fork.wait_room": "awaited there",
     "polku/gateway/fast.py:FastServer._admit": "answers its call, whatever it ends with",
     "polku/gateway/fast.py:FastServer.stop": "awaited there",
+    "polku/gateway/grpc/protocol.py:GrpcConnection._take": "answers its call, whatever it ends with",
     "polku/gateway/intake.py:Intake._ingest_beside": "the stream awaits it",
     "polku/gateway/pulling.py:Sources._run": "awaited there",
     "polku/gateway/pulling.py:Sources.start": "begins a source again itself and says its fault",

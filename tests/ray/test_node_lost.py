@@ -40,6 +40,7 @@ def test_every_node_has_a_lane_and_the_journal_of_a_lost_one_goes_on_when_it_com
     check(found["verdict"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_node_that_stays_away_takes_nothing_from_the_lanes_of_others(tmp_path: Path) -> None:
     found = run("per_node", str(tmp_path), "gone")
@@ -48,6 +49,7 @@ def test_a_node_that_stays_away_takes_nothing_from_the_lanes_of_others(tmp_path:
     check(found["verdict"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_lane_in_memory_is_forgotten_with_its_node(tmp_path: Path) -> None:
     found = run("per_node", str(tmp_path), "forgotten")
