@@ -32,7 +32,7 @@ from polku.log import RepeatedLog
 from polku.numbers import OpenNumbers
 from polku.peer import Holding, Local, Outgoing, Peer, Push, Receiver
 from polku.poison import Bury, Search
-from polku.receipt import Receipt, located
+from polku.receipt import Receipt, located, numbers_of
 from polku.suspects import Suspects, Trial
 from polku.tasks import TaskSet
 from polku.usercode import as_exception, is_ours
@@ -293,6 +293,7 @@ class Link:
                 raise  # `close` answers what is open
             _fail(parts, as_exception(error))
         else:
+            self._search.numbers = numbers_of(receipt)
             _answer(parts, receipt)
         self._suspects.clear(seq)
         self._leave_window(seq)
@@ -347,7 +348,9 @@ class Link:
         self._sent += 1
         identify = partial(self._identify_part, number)
         answer = await trial.push(self._peer, identify, part)
-        return answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
+        receipt = answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
+        self._search.numbers = numbers_of(receipt)
+        return receipt
 
     async def _pause(self, error: UnavailableError, attempt: int) -> None:
         """Wait before something is sent again."""

@@ -12,14 +12,17 @@ from typing import TypeAlias
 from polku.batch import Batch, Identity
 from polku.codes import Code
 from polku.errors import UnavailableError
-from polku.receipt import Fate, Output, Receipt, Refusal, located, moved, shifted
+from polku.receipt import Fate, Output, Receipt, Refusal, located, moved, numbers_of, shifted
 from polku.suspects import ALONE, DEATHS, Trial
 
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
 
 
 class Search:
-    """Push batches in parts: `push_part` tries once, under a number, `pause` waits before the next time."""
+    """Push batches in parts: `push_part` tries once, under a number, `pause` waits before the next time.
+
+    `numbers` are those of the latest receipt, which the answer about an event that was taken out has too.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Search:
         self._push_part = push_part
         self._pause = pause
         self._parts = 0
+        self.numbers = numbers_of(Receipt())
 
     async def run(self, batch: Batch, bury: Bury | None) -> Receipt:
         """Push a batch that kills its receiver; only the events that kill it alone are refused, and buried."""
@@ -55,7 +59,7 @@ class Search:
         stored = bury(batch, poison) if bury is not None else None
         if stored is not None:
             await stored
-        return Receipt(poison, fates=((0, "forwarded", -1),) if batch.counted else ())
+        return Receipt(poison, *self.numbers, fates=((0, "forwarded", -1),) if batch.counted else ())
 
     async def _send(self, part: Batch, bury: Bury | None) -> Receipt:
         """Push a part alone: its answer is awaited before the next one."""

@@ -118,6 +118,11 @@ class Receipt(NamedTuple):
         return Counts(**counts)
 
 
+def numbers_of(receipt: Receipt) -> tuple[Counts, int, int]:
+    """Return what a receipt says of the pipeline, and not of the batch: counts, size and capacity of the buffer."""
+    return receipt.counts, receipt.buffer_size, receipt.buffer_capacity
+
+
 def shifted(refused: Iterable[Refusal], offset: int) -> tuple[Refusal, ...]:
     """Return refusals of events that stand `offset` places further on in another batch."""
     if not offset:

@@ -361,6 +361,18 @@ async def test_an_event_that_kills_was_not_forwarded_and_its_neighbours_keep_the
     await pipe.close()
 
 
+async def test_an_event_that_kills_takes_no_counter_back() -> None:
+    pipe = Pipe([Drops("filtered")])
+    pipe.intake._link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
+    await pipe.start()
+    before = await pipe.intake.event(message(events("a", "filtered", request="x")))
+    for number, kinds in enumerate((("kills",), ("a", "kills"))):
+        ack = await pipe.intake.event(message(events(*kinds, request=f"{number}")))
+        assert ack.buffer_capacity == before.buffer_capacity
+        assert pipe.totals == {"received": 3 + 2 * number, "filtered": 1, "forwarded": 1 + number}
+    await pipe.close()
+
+
 class Broken:
     async def push(self, batch: Batch) -> Receipt:
         raise ValueError("broken")
