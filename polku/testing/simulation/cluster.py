@@ -42,7 +42,7 @@ from polku.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
 from polku.stage import Stage
 from polku.testing.simulation.inline import IntakeDoor
-from polku.testing.simulation.loop import Process
+from polku.testing.simulation.loop import Process, first
 
 if TYPE_CHECKING:
     from polku.testing.simulation.world import World
@@ -285,7 +285,7 @@ class Cluster:
         if chance() < net.doubled:
             self.world.ledger.count("requests doubled")
             self._send_again(part, work)
-        await asyncio.wait((task, death), return_when=asyncio.FIRST_COMPLETED)
+        await first(task, death)
         if not task.done():
             await part.wait_up()
             raise UnavailableError(f"{name} died", died=True)
@@ -345,7 +345,7 @@ class Cluster:
     async def _until_done(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
         while True:
             task = self.world.loop.spawn(part.process, part.serve(work))
-            await asyncio.wait((task, part.death), return_when=asyncio.FIRST_COMPLETED)
+            await first(task, part.death)
             if task.done():
                 task.result()
                 return

@@ -15,7 +15,7 @@ from polku.lane import LaneStatistics
 from polku.plan import Plan
 from polku.report import StopReport
 from polku.runtime.inline import InlineRuntime
-from polku.testing.simulation.loop import Process
+from polku.testing.simulation.loop import Process, first
 from polku.v1.gateway_pb2 import Ack
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class IntakeDoor:
         self._lost.add(lost)
         work = self._world.loop.spawn(process, _await(call, intake))
         try:
-            await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
+            await first(work, lost)
         except asyncio.CancelledError:
             work.cancel()
             raise

@@ -135,7 +135,7 @@ def install(world: World) -> None:
     turns = world.random.choice([0, 3, 3, 3, 12])  # that a few events wait for more: forty would show the same
     for name in ("_JOINED", "GATHERED"):
         world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
-    world.patch(replay, "_LOOK", world.random.choice([1.0, 4.0]))  # most looks find nothing
+    world.patch(replay, "_LOOK", world.random.choice([1.0, 4.0, 8.0]))  # most looks find nothing
     _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))

@@ -6,6 +6,8 @@ later in the loop. It is entered and left in one thread; outside nothing has cha
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -99,6 +101,8 @@ class World:
         self.patch(DaemonExecutor, "shutdown", _no_thread)
         self.patch(epoch, "_latest", 0)
         self.patch(place, "mount_of", _no_mount)
+        with contextlib.suppress(KeyError):  # Python 3.11 notes every task, slowly, for `asyncio.all_tasks`
+            self.patch(vars(asyncio.tasks)["_all_tasks"], "add", _nothing)
         _reset_ids()
         log = logging.getLogger("polku")
         self._level = log.level
@@ -126,6 +130,10 @@ class World:
 
 def _no_thread(self: object, *arguments: object, **options: object) -> None:
     """Start and stop nothing."""
+
+
+def _nothing(task: object) -> None:
+    """Note no task: the loop has its own list."""
 
 
 def _no_mount(path: Path) -> tuple[Path, str]:
