@@ -68,6 +68,9 @@ def _generate(seed: int) -> Case:
         steps, clients, poison = _held_for_long(random)
         emitters = [{**emitters[0], "kind": "plain", "latency": 0.0, "per_event": 0.0, "refuse_every": 0}]
     letters = "memory" if random.random() < 0.75 else "disk"
+    if shape == "actors" and not calm and random.random() < 0.05:
+        _between_file_and_buffer(random, buffer, emitters, faults)
+        letters = "disk"
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
     return {
@@ -200,6 +203,15 @@ def _between_commits(
     clients[0]["messages"].insert(0, {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0})
     at = random.choice([0.005, 0.01, 0.02, 0.04, 0.08])
     faults.append({"at": at, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8])})
+
+
+def _between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:
+    """Let a durable buffer die when letters that it replays have just left their file."""
+    buffer.update(kind="durable", overflow="block")
+    emitters[0].update(kind="plain", required=True, overflow=None, phases=[[0.5, "reject"]])
+    faults.append({"at": 0.6, "what": "replay"})
+    faults.append({"at": 0.6, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8]),
+                   "on": "replay", "seconds": 10.0})  # fmt: skip
 
 
 def _held_for_long(random: Random) -> tuple[list[Case], list[Case], None]:

@@ -181,6 +181,9 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
+            case "kill" if fault.get("on") == "replay":
+                world.fuse_of_replay = fault["fuse"]
+                world.loop.call_later(fault["seconds"], setattr, world, "fuse_of_replay", 0)
             case "kill":
                 names = [name for name in system.parts if fault["part"] in name]
                 if names:

@@ -18,6 +18,7 @@ from polku.inlet import Inlet
 from polku.link import Push
 from polku.testing.simulation.disk import Disk, ModelLog
 from polku.testing.simulation.lineage import mark, tokens_of
+from polku.testing.simulation.loop import current_process
 from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
@@ -116,7 +117,13 @@ def install(world: World) -> None:
             ledger.keep(letter.emitter, as_event(letter))
         return forgotten
 
-    received = Inlet.push
+    def replayed(self: DeadLetterStore, letters: Sequence[Letter]) -> None:
+        leave(self, letters)
+        process = current_process()
+        if letters and world.fuse_of_replay and process is not None:
+            process.fuse, world.fuse_of_replay = world.fuse_of_replay, 0
+
+    received, leave = Inlet.push, DeadLetterStore.replayed
 
     async def receive(self: Inlet, push: Push, batch: Batch) -> Any:
         ledger.counts["pushes"] += 1
@@ -139,6 +146,7 @@ def install(world: World) -> None:
     _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
+    world.patch(DeadLetterStore, "replayed", replayed)
 
 
 def _check_size(world: World, inlet: Inlet) -> None:

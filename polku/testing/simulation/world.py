@@ -45,6 +45,7 @@ class World:
         self.disks: dict[str, Disk] = {}
         self.open_log: Callable[..., Log] | None = None  # makes another log of a durable buffer than the model
         self.is_traced = trace
+        self.fuse_of_replay = 0  # callbacks until whoever next takes replayed letters out of their file is killed
         self.on_accepted: list[Callable[[str], None]] = []
         self._patches: list[tuple[Any, str, Any]] = []
         self._born = self.loop.time()
