@@ -61,7 +61,7 @@ def build_plan(world, case: dict[str, Any]) -> Plan:
         ]
         stages = fuse(apart, side_by_side=case["lanes"] > 1)
     letters = plan.dead_letters if case["letters"] == "disk" else None
-    return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"])
+    return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"], chained=case.get("chained", False))
 
 
 def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:

@@ -73,9 +73,11 @@ def _generate(seed: int) -> Case:
         letters = "disk"
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
+    chained = shape == "actors" and poison is None and random.random() < 0.25  # who dies together, is poisoned together
     return {
         "seed": seed,
         "shape": shape,
+        "chained": chained,
         "lanes": lanes,
         "ack": ack,
         "buffer": buffer,

@@ -186,6 +186,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
                 world.loop.call_later(fault["seconds"], setattr, world, "fuse_of_replay", 0)
             case "kill":
                 names = [name for name in system.parts if fault["part"] in name]
+                names = names or [name for name in system.parts if name.endswith("/lane")]  # a chained one has it all
                 if names:
                     process = system.parts[names[fault["which"] % len(names)]].process
                     process.fuse = fault["fuse"]
@@ -203,7 +204,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
 
 def _excuse(world: World, plan, part) -> None:
     """What was acknowledged and lay in memory dies with its process; at the level `delivered` it was delivered."""
-    if not part.name.endswith("/buffer"):
+    if not part.name.endswith(("/buffer", "/lane")):
         return
     if not plan.buffer.path:
         tokens = [entry.token for entry in world.ledger.inputs.values()]
@@ -255,7 +256,7 @@ def _promises(case: dict[str, Any]) -> Promises:
         breaks=broken,
         full=disk or "drop_newest" in rules or bool(case["limits"]),
         vague=bool(kinds & {"split", "object"}),
-        ordered="aggregator" not in kinds and not broken,
+        ordered="aggregator" not in kinds,
     )
 
 

@@ -33,7 +33,7 @@ from polku.fork import Fork
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.inlet import Inlet
-from polku.lane import LaneStatistics, single
+from polku.lane import Lane, LaneStatistics, single
 from polku.link import Link, Local, Outgoing, Peer, Push
 from polku.plan import OutletPlan, Plan, StagePlan
 from polku.receipt import Receipt, Taken, Turn
@@ -121,17 +121,18 @@ class Part:
 
 
 class SimulatedPeer:
-    """The receiving end of a link, in another part."""
+    """The receiving end of a link, in another part: of a chained lane, what comes `after` a stage."""
 
-    def __init__(self, cluster: Cluster, target: str) -> None:
+    def __init__(self, cluster: Cluster, target: str, after: str = "") -> None:
         self._cluster = cluster
         self._target = target
+        self._after = (after,) if after else ()
 
     async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
         """Send a copy of a batch."""
         header, payload = batch.header, batch.payload
         answer: Receipt | Taken | Turn = await self._cluster.call(
-            self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload))
+            self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload), *self._after)
         )
         return answer
 
@@ -139,7 +140,9 @@ class SimulatedPeer:
         """Ask for an outcome; an answer that is late is asked for again, as by calls of actors."""
         while True:
             try:
-                receipt: Receipt = await self._cluster.call(self._target, lambda shell: shell.settle(push))
+                receipt: Receipt = await self._cluster.call(
+                    self._target, lambda shell: shell.settle(push, *self._after)
+                )
             except _LateError:
                 continue
             return receipt
@@ -230,6 +233,8 @@ class Cluster:
             watch.add(name, "does not answer")
             return
         match part.running:
+            case _LaneShell() as shell:
+                watch.add_lane(shell.lane.statistics())
             case _IngestShell() as shell:
                 watch.add_ingest(shell.intake.statistics(), "draining" if shell.intake.draining else "")
             case _BufferShell() as shell:
@@ -245,7 +250,7 @@ class Cluster:
 
     def lag(self) -> int:
         """Return how many events the buffers of these lanes still hold for emitters."""
-        buffers = [self.parts[f"lane-{n}/buffer"].running.buffer for n in self._lanes if self._is_lane_up(n)]
+        buffers = [self.buffer_part(number).running.buffer for number in self._lanes if self._is_lane_up(number)]
         return sum(outlet.lag for buffer in buffers for outlet in buffer.statistics().outlets.values())
 
     def _is_lane_up(self, number: int) -> bool:
@@ -254,6 +259,10 @@ class Cluster:
     def _lane_statistics(self, number: int) -> LaneStatistics:
         parts = {name.partition("/")[2]: p.running for name, p in self.parts.items() if _lane_of(name) == number}
         parts |= {name: p.running for name, p in self.parts.items() if _lane_of(name) == 0}
+        if isinstance(lane := parts.get("lane"), _LaneShell):
+            own = lane.lane.statistics()
+            apart = {name: s.stage.statistics() for name, s in parts.items() if isinstance(s, _StageShell)}
+            return own._replace(stages={**own.stages, **apart})
         stages = {name: shell.stage.statistics() for name, shell in parts.items() if isinstance(shell, _StageShell)}
         emitters = {
             n.partition(":")[2]: s.delivery.statistics() for n, s in parts.items() if isinstance(s, _EmitterShell)
@@ -262,9 +271,17 @@ class Cluster:
             parts["ingest"].intake.statistics(), stages, parts["buffer"].buffer.statistics(), emitters
         )
 
+    def ingest_part(self, number: int) -> Part:
+        """Return the part that takes a lane's messages in."""
+        return self.parts[f"lane-{number}/{'lane' if self.plan.chained else 'ingest'}"]
+
+    def buffer_part(self, number: int) -> Part:
+        """Return the part that holds a lane's buffer."""
+        return self.parts[f"lane-{number}/{'lane' if self.plan.chained else 'buffer'}"]
+
     def intakes(self) -> list[Intake]:
         """Return the intakes of the lanes."""
-        parts = [self.parts[f"lane-{number}/ingest"] for number in self._lanes]
+        parts = [self.ingest_part(number) for number in self._lanes]
         return [part.running.intake for part in parts if part.is_up]
 
     async def call(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -331,7 +348,7 @@ class Cluster:
         return task.result() if task.done() else None
 
     async def _drain(self) -> None:
-        ingests = [self.parts[f"lane-{number}/ingest"] for number in self._lanes]
+        ingests = [self.ingest_part(number) for number in self._lanes]
         taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
         while not all(task.done() for task in taking):
             for part in self.parts.values():
@@ -340,7 +357,7 @@ class Cluster:
                     await self._spawned(part, running.flush(everything=True))
             await asyncio.wait(taking, timeout=0.05)
         for number in self._lanes:
-            await self._until_done(self.parts[f"lane-{number}/buffer"], lambda shell: shell.buffer.drain())
+            await self._until_done(self.buffer_part(number), lambda shell: shell.buffer.drain())
 
     async def _until_done(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
         while True:
@@ -355,11 +372,16 @@ class Cluster:
         plan = self.plan.lane(number)
         lane = f"lane-{number}/"
         self.doors[number] = IntakeDoor(self.world)
-        self._add(f"{lane}ingest", partial(_IngestShell.open, self, plan, number))
+        if plan.chained:
+            self._add(f"{lane}lane", partial(_LaneShell.open, self, plan, number))
+        else:
+            self._add(f"{lane}ingest", partial(_IngestShell.open, self, plan, number))
         for stage in plan.stages:
-            if not stage.shared:
+            if not stage.shared and (stage.apart or not plan.chained):
                 for name in _workers(stage):
                     self._add(lane + name, partial(_StageShell.open, self, plan, stage, number))
+        if plan.chained:
+            return
         self._add(f"{lane}buffer", partial(_BufferShell.open, self, plan, number))
         for outlet in plan.outlets:
             self._add(f"{lane}emitter:{outlet.name}", partial(_EmitterShell.open, outlet))
@@ -369,6 +391,8 @@ class Cluster:
 
     def connect(self, plan: Plan, lane: int, position: int, letters: Any) -> tuple[Peer, Callable[[], Awaitable[None]]]:
         """Make the peer for the part at a position of the plan's stages, or the buffer behind the last one."""
+        if plan.chained and (position == len(plan.stages) or not plan.stages[position].apart):
+            return SimulatedPeer(self, f"lane-{lane}/lane", plan.stages[position - 1].name), _nothing
         if position == len(plan.stages):
             return SimulatedPeer(self, f"lane-{lane}/buffer"), _nothing
         stage = plan.stages[position]
@@ -417,6 +441,49 @@ class _IngestShell:
         await self.intake.close()
         await self._close()
         await self._letters.close()
+
+
+class _LaneShell:
+    """As `polku.actors.lane.LaneShell`."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, number: int, part: Part) -> _LaneShell:
+        def elsewhere(stage: StagePlan) -> list[Peer]:
+            if not stage.apart:
+                return []
+            names = [stage.name] if stage.shared else [f"lane-{number}/{name}" for name in _workers(stage)]
+            return [SimulatedPeer(cluster, name) for name in names]
+
+        lane = Lane(plan, build_dead_letters(plan), elsewhere)
+        await lane.open(replays=number == 1, patient=True)
+        cluster.doors[number].open(lane.intake, part.process)
+        return cls(lane)
+
+    @property
+    def intake(self) -> Intake:
+        """What takes messages in."""
+        return self.lane.intake
+
+    @property
+    def buffer(self) -> Buffer:
+        """The lane's buffer."""
+        assert self.lane._buffer is not None
+        return self.lane._buffer
+
+    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken | Turn:
+        return await self.lane.push(push, batch, after)
+
+    async def settle(self, push: Push, after: str) -> Receipt:
+        return await self.lane.settle(push, after)
+
+    async def drain(self) -> None:
+        await self.lane.drain_intake()
+
+    async def close(self) -> None:
+        await self.lane.close()
 
 
 class _StageShell:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from polku.codes import Code
 from polku.testing.simulation.ledger import Destination, Input, Ledger
-from polku.testing.simulation.lineage import client_of, lineage_of, number_of, part_of, root_of
+from polku.testing.simulation.lineage import client_of, lineage_of, part_of, root_of
 
 if TYPE_CHECKING:
     from polku.lane import LaneStatistics
@@ -223,20 +223,22 @@ class Judge:
     def _order(self) -> Iterator[str]:
         """Check that the events of each client came to each destination in the order in which it sent them."""
         ledger = self._ledger
+        sent = {token: number for number, token in enumerate(ledger.inputs)}
         for destination in ledger.destinations.values():
             if not destination.is_ordered:
                 continue
-            highest: dict[str, int] = {}
+            latest: dict[str, str] = {}  # by client, of what has arrived, what it sent last
             for token in destination.arrived:
                 entry = ledger.inputs.get(root_of(token))
                 if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
                     continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
-                client, number = client_of(token), number_of(token)
-                if number < highest.get(client, -1):
-                    yield f"order: {token} came to {destination.name} after number {highest[client]} of {client}"
-                highest[client] = max(number, highest.get(client, -1))
+                before = latest.get(client_of(token), entry.token)
+                if sent[entry.token] < sent[before]:
+                    yield f"order: {token} came to {destination.name} after {before}"
+                else:
+                    latest[client_of(token)] = entry.token
 
 
 def check_counters(ledger: Ledger, lanes: list[LaneStatistics], emitters: Mapping[str, object]) -> Iterator[str]:
