@@ -234,6 +234,8 @@ class Judge:
                     continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
+                if self._promises.breaks and self._was_refused(token, destination):
+                    continue  # given up, and sent again whole since the buffer died with that verdict
                 before = latest.get(client_of(token), entry.token)
                 if sent[entry.token] < sent[before]:
                     yield f"order: {token} came to {destination.name} after {before}"
