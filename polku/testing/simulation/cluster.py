@@ -113,6 +113,7 @@ class Part:
         world = self._cluster.world
         world.trace(f"{self.name} dies")
         world.ledger.count("deaths")
+        world.ledger.chance_deaths[self.name] += self.process.died_by_chance
         self._cluster.on_death(self)
         self._up.clear()
         self.running = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polku.codes import Code
+from polku.suspects import DEATHS
 from polku.testing.simulation.ledger import Destination, Input, Ledger
 from polku.testing.simulation.lineage import client_of, lineage_of, part_of, root_of
 
@@ -149,7 +150,7 @@ class Judge:
         if code == Code.BUFFER_FULL:
             return promises.full
         if code == Code.POISON:
-            return any(ledger.bad.get(token, "").startswith("poison") for token in family)
+            return self._is_poison(family)
         if code in (Code.UNAVAILABLE, Code.DRAINING):
             return promises.breaks
         return code != Code.MALFORMED
@@ -159,6 +160,12 @@ class Judge:
         if code == Code.MIDDLEWARE_TIMEOUT and any(self._ledger.counts[f"code {deed}"] for deed in _LATE):
             return True
         return any(name in bad for name in family)
+
+    def _is_poison(self, family: set[str]) -> bool:
+        """Return whether one of these kills, or may seem to: a receiver died that often while it had them."""
+        if max(self._ledger.chance_deaths.values(), default=0) >= DEATHS:
+            return True
+        return any(self._ledger.bad.get(name, "").startswith("poison") for name in family)
 
     def _was_refused(self, token: str, destination: Destination) -> bool:
         if token in destination.refused:
@@ -197,7 +204,7 @@ class Judge:
         if code == Code.UNROUTABLE:
             return any(name in self._ledger.unroutable for name in family)
         if code == Code.POISON:
-            return any(self._ledger.bad.get(name, "").startswith("poison") for name in family)
+            return self._is_poison(family)
         if not emitter:
             return self._is_blamed(family, code)
         destination = self._ledger.destinations[emitter]

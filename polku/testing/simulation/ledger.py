@@ -69,6 +69,7 @@ class Ledger:
         self.kept: dict[str, set[str]] = defaultdict(set)
         self.excused: set[str] = set()
         self.excused_optional: set[str] = set()
+        self.chance_deaths: Counter[str] = Counter()  # by part: those that no event has caused
         self.faults: list[str] = []
         self.counts: dict[str, int] = defaultdict(int)
 

@@ -33,7 +33,7 @@ class EndlessError(Exception):
 class Process:
     """One simulated operating system process: its callbacks run in order, and none after it was killed."""
 
-    __slots__ = ("context", "dead", "fuse", "name", "on_death", "paused_until", "ready", "steps")
+    __slots__ = ("context", "dead", "died_by_chance", "fuse", "name", "on_death", "ready", "steps")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Process:
         self.dead = False
         self.steps = 0
         self.fuse = 0  # callbacks until it is killed; 0: it is not
-        self.paused_until = 0.0
+        self.died_by_chance = False
         self.on_death: list[Callable[[], object]] = []
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)
@@ -285,6 +285,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if process.fuse and not process.dead:
                 process.fuse -= 1
                 if not process.fuse:
+                    process.died_by_chance = True
                     self.kill(process)
             if process.dead:
                 return
