@@ -134,10 +134,10 @@ class DurableLog:
         self._claimed = {name: OrderedDict() for name in outlets}
         try:
             opened = await self._call(self._open)
-        except (JournalLockedError, JournalPathError):
-            await self._call(self._release)
-            raise
-        except JournalError as error:
+        except Exception as error:
+            if not isinstance(error, JournalError) or isinstance(error, (JournalLockedError, JournalPathError)):
+                await self._call(self._release)
+                raise
             self._say_fault(str(error))
         else:
             self._opened(*opened)

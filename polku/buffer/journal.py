@@ -217,7 +217,8 @@ class Journal:
 
     def cursors(self) -> list[tuple[str, int, int]]:
         """Return the name, bit and cursor of each outlet."""
-        return self._db.execute("SELECT name, bit, cursor FROM outlet").fetchall()
+        with self._understood():
+            return read_cursors(self._db)
 
     def owner(self) -> Owner | None:
         """Return who has taken the journal and not closed it."""
@@ -297,21 +298,24 @@ class Journal:
             "SELECT position, events, size FROM batch WHERE position>? AND position<=? AND takers & ? "
             "ORDER BY position LIMIT ?"
         )
-        with self._told():
-            return [Slot(*row) for row in self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))]
+        with self._understood():
+            rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))
+            return [Slot(*_numbers("a batch's place", row)) for row in rows]
 
     def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
         """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
         query = "SELECT position, takers FROM batch WHERE position BETWEEN ? AND ?"
         cursors = self.cursors()
+        with self._understood():
+            rows = [_numbers("a batch's outlets", row) for row in self._db.execute(query, (first, last))]
         return [
             (position, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
-            for position, mask in self._db.execute(query, (first, last))
+            for position, mask in rows
         ]
 
     def answers(self) -> list[Answer]:
         """Return the answers that are remembered, oldest first."""
-        with self._told():
+        with self._understood():
             return read_answers(self._db)
 
     def outlets(self) -> list[OutletState]:
@@ -352,6 +356,15 @@ class Journal:
             if str(error) == TAKEN_OVER:
                 raise self._taken_over() from error
             raise as_journal_error(self.path, error) from error
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Have a value that makes no sense raised as damage: what has no seal may be read from a damaged page."""
+        with self._told():
+            try:
+                yield
+            except ValueError as error:
+                raise JournalCorruptError(self.path, str(error)) from error
 
     def _take_over(self, owner: Owner) -> None:
         """Make this the only one that can write, and have that stand in the file, where other names find it."""
@@ -518,6 +531,30 @@ def batch_of(path: Path, found: Sequence[object]) -> Batch:
 
 
 def read_answers(db: sqlite3.Connection) -> list[Answer]:
-    """Return the answers that are remembered, oldest first."""
+    """Return the answers that are remembered, oldest first; raises `ValueError` where one makes no sense."""
     query = "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered ORDER BY origin, epoch, seq"
-    return [read_answer(Identity(*row[:3]), *row[3:]) for row in db.execute(query)]
+    answers = []
+    for origin, *numbers, refused, pieces in db.execute(query):
+        epoch, seq, first, last = _numbers("an answer", numbers)
+        try:
+            answers.append(read_answer(Identity(origin, epoch, seq), first, last, refused, pieces))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"an answer makes no sense: {error}") from error
+    return answers
+
+
+def read_cursors(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """Return the name, bit and cursor of each outlet; raises `ValueError` where they make no sense."""
+    cursors = db.execute("SELECT name, bit, cursor FROM outlet").fetchall()
+    for name, bit, cursor in cursors:
+        bit, _ = _numbers(f"the cursor of {name!r}", (bit, cursor))
+        if not isinstance(name, str) or not 0 <= bit < MAX_DURABLE_OUTLETS:
+            raise ValueError(f"the outlet {name!r} (bit {bit}) makes no sense")
+    return cursors
+
+
+def _numbers(what: str, values: Sequence[object]) -> list[int]:
+    numbers = [value for value in values if isinstance(value, int)]
+    if len(numbers) < len(values):
+        raise ValueError(f"{what} makes no sense: {values}")
+    return numbers

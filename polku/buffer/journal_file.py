@@ -48,6 +48,7 @@ CREATE TEMP TRIGGER check_owner INSTEAD OF INSERT ON entry WHEN NEW.kind={OWNER}
     SELECT RAISE(ABORT, '{TAKEN_OVER}') WHERE NOT EXISTS (SELECT 1 FROM owner WHERE token=NEW.c1);
 END;
 """
+_NO_TEXT = "Could not decode to UTF-8"  # Python's own, without a code
 _DAMAGED = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
@@ -98,7 +99,8 @@ def as_journal_error(path: Path, error: Exception) -> JournalError:
         return error
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or extended in _DAMAGED:
+    is_no_text = str(error).startswith(_NO_TEXT)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or extended in _DAMAGED or is_no_text:
         return JournalCorruptError(path, str(error))
     if code == sqlite3.SQLITE_FULL:
         return JournalError(path, "the disk is full")

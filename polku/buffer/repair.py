@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from polku.buffer.journal import Journal, Work, batch_of, read_answers
+from polku.buffer.journal import Journal, Work, batch_of, read_answers, read_cursors
 from polku.buffer.journal_file import as_journal_error, files_of, open_file
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner
@@ -111,7 +111,7 @@ def faults(path: str | Path) -> Iterator[str]:
             yield f"the file: {error}"
         for _ in _rows(db, path, found):
             pass
-        _read(lambda: db.execute("SELECT * FROM outlet").fetchall(), "the cursors", found)
+        _read(lambda: read_cursors(db), "the cursors", found)
         _read(lambda: read_answers(db), "the answers", found)
     yield from (damage.text for damage in found)
 
@@ -171,7 +171,7 @@ def _copy(path: Path, journal: Journal, found: list[Damage]) -> int:
         found.append(Damage(f"the file: {error}", 0))
         return 0
     with contextlib.closing(db):
-        cursors = _read(lambda: db.execute("SELECT name, bit, cursor FROM outlet").fetchall(), "the cursors", found)
+        cursors = _read(lambda: read_cursors(db), "the cursors", found)
         journal.adopt(cursors)
         kept, rows = 0, []
         for row in _rows(db, path, found):

@@ -305,6 +305,55 @@ async def test_what_is_damaged_is_counted_and_the_rest_is_served(path: Path) -> 
     journal.close()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["outlet SET cursor='x'", "outlet SET name=x'00'", "outlet SET bit=1000", "answered SET refused='x'",
+     "answered SET pieces='[1]'", "answered SET seq='x' WHERE seq=4", "answered SET origin=CAST(x'ff' AS TEXT)"],
+)  # fmt: skip
+async def test_cursors_and_answers_that_make_no_sense_cost_no_batch(path: Path, damage: str) -> None:
+    async with durable(path, {"a": shut()}) as first:
+        for number, i in enumerate(numbered(0, 10), 1):
+            await first.push(batch_of(i, seq=number))
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE {damage}")
+    db.close()
+    a = Destination()
+    async with durable(path, {"a": a}) as second:
+        await second.buffer.drain()
+        assert not second.buffer.statistics().fault
+    assert a.ids == numbered(0, 10)
+    assert len(list(path.parent.glob("*.damaged-*[0-9]"))) == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("column", ["events='x'", "size='x'", "takers='x'", "origin=CAST(x'ff' AS TEXT)", "seal='x'"])
+async def test_a_batch_of_which_any_column_makes_no_sense_costs_no_other(path: Path, column: str) -> None:
+    async with durable(path, {"a": shut()}) as first:
+        for number, i in enumerate(numbered(0, 10), 1):
+            await first.push(batch_of(i, seq=number))
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE batch SET {column} WHERE position=4")
+    db.close()
+    a = Destination()
+    async with durable(path, {"a": a}) as second:
+        await second.buffer.drain()
+        await soon(lambda: not second.buffer.statistics().fault)
+    assert a.ids == numbered(0, 3) + numbered(4, 10)
+
+
+async def test_a_journal_whose_opening_failed_can_be_opened_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise TypeError("nobody expected this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "register", fail)
+        with pytest.raises(TypeError):
+            async with durable(path, {"a": shut()}):
+                pass
+    async with durable(path, {"a": shut()}) as bench:
+        assert (await bench.push(batch_of("1"))).refused == ()
+
+
 @pytest.mark.parametrize("lost", ["30", "20 AND 50", "60"], ids=["one", "many", "the last"])
 async def test_events_and_bytes_of_rows_that_are_gone_leave_the_share(
     path: Path, monkeypatch: pytest.MonkeyPatch, lost: str

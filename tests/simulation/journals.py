@@ -88,6 +88,7 @@ class Journals:
         self._open: dict[Process, list[sqlite3.Connection]] = {}
         self._logs: dict[Process, list[DurableLog]] = {}
         self._watched: set[Process] = set()
+        self._lost: list[Process] = []  # they count as dead, and live
         self._cutting = False
         self._cut: Callable[[], None] = lambda: None
 
@@ -182,6 +183,8 @@ class Journals:
             for name, part in system.parts.items():
                 if everywhere or name.endswith("/buffer"):
                     self.world.loop.kill(part.process)
+            for process in self._lost:
+                self.world.loop.kill(process)
             self.volume.cut(covers)
             self._cutting = False
 
@@ -261,6 +264,7 @@ class Journals:
             system.on_death(part)
             part.begin()
             death.set_result(None)
+            self._lost.append(old)
             self.world.loop.call_later(seconds, self.world.loop.kill, old)
 
     def _allocate(self, file: int) -> None:
