@@ -22,6 +22,7 @@ _LONG = (
     "make matrix",
     "make fuzz",
 )
+_ELSEWHERE = {"polku plugin new ingestor": "tests/testing/test_check.py"}
 _NEEDED = {"grpcurl": "grpcurl", "curl": "curl", "go build": "go", "systemd-analyze": "systemd-analyze"}
 _PACKAGES = {"KafkaSource": "confluent_kafka", "S3Emitter": "obstore", "orders.py": "confluent_kafka"}
 CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
@@ -61,6 +62,9 @@ def missing(block: Block) -> str:
         return "it takes minutes and is run on its own"
     if block.text.startswith("git clone"):
         return "it needs the network"
+    for command, where in _ELSEWHERE.items():
+        if block.text.startswith(command):
+            return f"{where} runs the same for twenty seconds"
     for command, tool in _NEEDED.items():
         if block.text.startswith(command) and shutil.which(tool) is None:
             return f"{tool} is not installed"
