@@ -1,0 +1,59 @@
+"""What runs the blocks of pages notices when a block does not do what its page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import Block, blocks, languages
+from tests.docs.terminal import Terminal, expect
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.stop()
+
+
+@pytest.mark.parametrize("output", ["b\na\n", "a b c d\n", "x…y\n", "a\n"])
+def test_lines_that_are_not_printed_or_in_another_order_are_noticed(output: str) -> None:
+    with pytest.raises(AssertionError):
+        expect(output, "a b c\nb\n")
+
+
+@pytest.mark.parametrize("output", ["", "a b c\nb\n", "a … c\n", "…c\n", "b"])
+def test_lines_that_are_printed_pass(output: str) -> None:
+    expect(output, "  a  b c \nanother\nb\n")
+
+
+def test_a_block_that_fails_is_noticed(terminal: Terminal) -> None:
+    with pytest.raises(AssertionError, match="no such thing"):
+        terminal.run(Block("bash", "echo no such thing\nfalse\n"))
+
+
+def test_a_python_block_becomes_the_file_that_it_names(terminal: Terminal) -> None:
+    terminal.run(Block("python", "# hello.py\nprint('hello')\n"))
+    terminal.run(Block("bash", "python hello.py\n", "hello\n"))
+    with pytest.raises(AssertionError, match=r"name\.py"):
+        terminal.run(Block("python", "print('hello')\n"))
+
+
+def test_ports_are_exchanged_alike_in_all_blocks_of_a_page(terminal: Terminal) -> None:
+    terminal.run(Block("bash", "echo 127.0.0.1:50061 localhost:50061 > ports\n"))
+    terminal.run(Block("bash", "echo 0.0.0.0:50061 127.0.0.1:50062 localhost:50051 127.0.0.1:9 >> ports\n"))
+    first, second, third, other, usual, low = (terminal.work / "ports").read_text().split()
+
+    assert first.partition(":")[2] == second.partition(":")[2] == third.partition(":")[2] != "50061"
+    assert other.partition(":")[2] not in ("50062", first.partition(":")[2])
+    assert (usual, low) == ("localhost:50051", "127.0.0.1:9")
+
+
+def test_an_output_block_belongs_to_the_block_before_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```bash\nls\n```\n\ntext\n\n```output\na\n```\n\n```text\npicture\n```\n\n```yaml\na: 1\n```\n")
+
+    assert blocks(page) == [Block("bash", "ls\n", "a\n")]
+    assert languages(page) == {"bash", "output", "text", "yaml"}
