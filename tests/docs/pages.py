@@ -14,11 +14,15 @@ LANGUAGES = {"bash", "python", "output", "text"}
 
 
 class Block(NamedTuple):
-    """One fenced block: its language, its text, and what the page says that it prints (lines in order, `…` for any)."""
+    """One fenced block: its language, its text, and what the page says that it prints (lines in order, `…` for any).
+
+    `served` is what the server that was started last prints then.
+    """
 
     language: str
     text: str
     output: str = ""
+    served: str = ""
 
     @property
     def title(self) -> str:
@@ -27,11 +31,14 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the blocks of a page that run; a block in the language `output` belongs to the one before."""
+    """Return the blocks of a page that run.
+
+    A block in the language `output` belongs to the one before; a second one is what the server prints.
+    """
     found: list[Block] = []
     for language, text in _BLOCK.findall(page.read_text("utf-8")):
         if language == "output":
-            found[-1] = found[-1]._replace(output=text)
+            found[-1] = found[-1]._replace(**{"served" if found[-1].output else "output": text})
         elif language in ("bash", "python"):
             found.append(Block(language, text))
     return found

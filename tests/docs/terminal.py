@@ -46,6 +46,8 @@ class Terminal:
             self._serve(text, block.output)
         else:
             expect(block.output, self._call(text))
+        if block.served:
+            self._wait_for(block.served)
 
     def stop(self) -> None:
         """Stop the servers, the latest first; raises `AssertionError` where one ends with another status than 0."""
@@ -87,6 +89,18 @@ class Terminal:
             assert time.monotonic() < deadline, out.read_text()
             time.sleep(0.02)
         expect(output, out.read_text())
+
+    def _wait_for(self, output: str) -> None:
+        """Return once the latest server has printed some lines."""
+        _, out = self.servers[-1]
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return expect(output, out.read_text())
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
 
     def _folder(self, text: str) -> Path:
         return ROOT if ".venv/" in text or text.startswith("make ") else self.work

@@ -26,6 +26,8 @@ AVOIDED = {
     r"told": "notified, configured",
     r"door(s)?": "server, address, port",
     r"bury|buried": "make a dead letter of",
+    r"say(s)? whether": "return whether",
+    r"in earnest": "in reality",
 }
 CLASS = re.compile(r"`([A-Z]\w*[a-z]\w*)`")
 INTERNALS = ROOT / "docs" / "internals.md"

@@ -10,6 +10,17 @@ import pytest
 from tests.docs.pages import Block, blocks, languages
 from tests.docs.terminal import Terminal, expect
 
+SERVER = """# lines.py
+import pathlib, signal, sys, time
+
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(0))
+print("listening on", flush=True)
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+print("went", flush=True)
+time.sleep(60)
+"""
+
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
@@ -57,3 +68,14 @@ def test_an_output_block_belongs_to_the_block_before_it(tmp_path: Path) -> None:
 
     assert blocks(page) == [Block("bash", "ls\n", "a\n")]
     assert languages(page) == {"bash", "output", "text", "yaml"}
+
+
+def test_a_second_output_block_is_what_the_server_prints(terminal: Terminal, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```bash\nls\n```\n\n```output\na\n```\n\n```output\nb\n```\n")
+    (block,) = blocks(page)
+    assert (block.output, block.served) == ("a\n", "b\n")
+
+    terminal.run(Block("python", SERVER))
+    terminal.run(Block("bash", "python lines.py\n", "listening on\n"))
+    terminal.run(Block("bash", "touch go\n", "", "went\n"))
