@@ -23,13 +23,9 @@ def choose(doors: Doors) -> type[GatewayServer] | type[FastServer] | type[Native
     installed = importlib.util.find_spec(_PACKAGE) is not None
     if doors.door == "fast" and not installed:
         raise SettingError("POLKU_DOOR", "fast", "needs the extra `fast`: pip install 'polku[fast]'")
-    if doors.door == "grpcio":
-        return _say("grpcio", "it is asked for")
-    if doors.door in ("fast", "native"):
+    if doors.door is not None:
         return _say(doors.door, "it is asked for")
-    # pygrpc-native 0.5 reserves all metadata keys that begin with `grpc-`, so that this hint cannot be sent.
-    reason = "the fast one cannot tell clients when to come back (grpc-retry-pushback-ms); POLKU_DOOR=fast chooses it"
-    return _say("grpcio", reason)
+    return _say("native", "it costs the least; POLKU_DOOR=grpcio chooses the other")
 
 
 def _say(door: str, reason: str) -> type[GatewayServer] | type[FastServer] | type[NativeServer]:

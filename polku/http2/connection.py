@@ -11,25 +11,26 @@ consumed. Our DATA waits in its stream while there is no window, or while the so
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections import deque
 from typing import Any
 
+from polku.http2 import control
 from polku.http2 import frames as f
+from polku.http2.application import Application
 from polku.http2.frames import ErrorCode, PeerError, StreamError
-from polku.http2.header_blocks import Field, HeaderReader
+from polku.http2.header_blocks import HeadCache, HeaderReader
 from polku.http2.limits import ConnectionLimits
 from polku.http2.outbox import Outbox
+from polku.http2.receive_window import ReceiveWindow
 from polku.http2.stream import Stream
 
-_U32 = struct.Struct(">I").unpack_from
-_CACHED_HEADS = 64
+_LARGEST_FRAME = 1 << 20  # bytes: more than that is not sent at once, whatever the peer allows
 _REMEMBERED_RESETS = 100
 _SMALL_CREDIT = 64  # bytes: a WINDOW_UPDATE of less is no progress
 
 
-class Connection(asyncio.Protocol):
+class Connection(Application, asyncio.Protocol):
     """Read frames, keep the rules of RFC 9113, and hand on requests."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -37,10 +38,8 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self._taken: set[int] = set()  # requests that `requested` took and that have no answer yet
         self.is_closed = False
-        self._transport: Any = None
         self._headers = HeaderReader(list_bytes=limits.header_list, table_bytes=limits.header_table)
-        self._heads: dict[bytes, Any] = {}  # by header block, while the peer's table is that of `_heads_version`
-        self._heads_version = 0
+        self._heads = HeadCache(self._headers)
         self._last = 0  # the highest stream that the peer has opened
         self._draining = False
         self._began = self._touched = time.monotonic()
@@ -51,9 +50,9 @@ class Connection(asyncio.Protocol):
         self._partial: tuple[int, int, int] | None = None  # stream, flags and missing bytes of a DATA frame
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags and what has come of a header block
         self._block_began = 0.0
-        self._uncredited = 0  # bytes of DATA that were received and not yet credited to the connection
-        self._unread = 0  # those of them that were not yet consumed
+        self._receive_window = ReceiveWindow(limits.connection_window)
         self._resets = self._fruitless = 0
+        self._ignored = 0  # bytes for streams that are closed, since the last one was opened
         self._reset: deque[int] = deque(maxlen=_REMEMBERED_RESETS)  # streams that we have reset
         # Sending.
         self._outbox = Outbox(self._finished, self.drained)
@@ -63,47 +62,6 @@ class Connection(asyncio.Protocol):
     def open_streams(self) -> int:
         """How many requests have no answer yet."""
         return len(self.streams) + len(self._taken)
-
-    # What a subclass does.
-
-    def read_head(self, fields: list[Field]) -> Any:
-        """Return what the fields of a request mean; raises `StreamError` for a malformed one (section 8.1.1).
-
-        What it returns is used again for requests with the same header block.
-        """
-        raise NotImplementedError
-
-    def requested(self, number: int, head: Any, body: bytes) -> bool:
-        """Take a request that came whole in one read; return whether it is taken: then `answer` ends it.
-
-        Where it is not, it comes again by `opened` and `received`.
-        """
-        return False
-
-    def opened(self, stream: Stream) -> None:
-        """A request has begun; its head is `stream.head`."""
-        raise NotImplementedError
-
-    def received(self, stream: Stream, data: memoryview) -> None:
-        """A piece of a request's body has come, to be `consumed`; `data` is valid during this call alone."""
-        raise NotImplementedError
-
-    def ended(self, stream: Stream) -> None:
-        """The request is complete."""
-        raise NotImplementedError
-
-    def lost(self, stream: Stream) -> None:
-        """The stream was closed by the peer, or the connection is gone; nothing can be sent any more."""
-
-    def drained(self, stream: Stream) -> None:
-        """All that waited for a window has been sent."""
-
-    def reading_done(self) -> None:
-        """All that one read brought was handed on."""
-
-    def greeting_failed(self, data: bytes) -> bytes:
-        """Return what to answer a peer that does not speak HTTP/2, from the first bytes that it sent."""
-        return b""
 
     # The transport.
 
@@ -250,19 +208,21 @@ class Connection(asyncio.Protocol):
         if size > self.limits.frame or self.open_streams >= self.limits.streams:
             return 0
         head = self._head_of(data[start:stop], number)
-        self._count_data(size)
+        self._receive_window.received(size)
+        self._touched = time.monotonic()
         if head is None:  # it was reset
-            self._consume_unseen(size)
+            self._receive_window.consumed(size)
             return after
         self._last = number
+        self._fruitless = self._ignored = 0
         self._taken.add(number)
         if self.requested(number, head, data[body:after]):
-            self._consume_unseen(size)
+            self._receive_window.consumed(size)
             return after
         self._taken.discard(number)
         stream = self._open(number, head)
         if stream is None:
-            self._consume_unseen(size)
+            self._receive_window.consumed(size)
             return after
         self.opened(stream)
         self._take_data(stream, memoryview(data)[body:after], size, ends=True)
@@ -289,10 +249,10 @@ class Connection(asyncio.Protocol):
             case f.RST_STREAM:
                 self._rst_stream(number, payload)
             case f.PRIORITY:
-                self._priority(number, payload)
+                control.check_priority(number, payload)
+                self._no_progress()
             case f.GOAWAY:
-                if number or len(payload) < 8:
-                    raise PeerError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream, or too short")
+                control.check_goaway(number, payload)
             case f.PUSH_PROMISE:
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
             case _:  # unknown types are ignored (section 4.1)
@@ -301,20 +261,11 @@ class Connection(asyncio.Protocol):
     # Header blocks (sections 4.3, 6.2, 6.10 and 8.1).
 
     def _begin_block(self, number: int, flags: int, payload: memoryview) -> None:
-        if not number & 1:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that no client opens")
-        if flags & f.PADDED:
-            payload = _without_padding(payload)
-        if flags & f.WITH_PRIORITY:
-            if len(payload) < 5:
-                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without room for its priority")
-            if _U32(payload)[0] & f.STREAM_BITS == number:
-                raise PeerError(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
-            payload = payload[5:]
+        block = control.header_block(flags, number, payload)
         if flags & f.END_HEADERS:
-            self._block_done(number, flags, bytes(payload))
+            self._block_done(number, flags, bytes(block))
         else:
-            self._block = number, flags, bytearray(payload)
+            self._block = number, flags, bytearray(block)
             self._block_began = time.monotonic()
 
     def _continue_block(self, number: int, flags: int, payload: memoryview) -> None:
@@ -359,30 +310,20 @@ class Connection(asyncio.Protocol):
 
     def _head_of(self, block: bytes, number: int) -> Any:
         """Return what a request's header block means; None: the stream is reset."""
-        if self._heads_version == self._headers.version:
-            head = self._heads.get(block)
-            if head is not None:
-                return head
-        before = self._headers.version
-        fields = self._headers.read(block)
-        try:
-            head = self.read_head(fields)
-        except StreamError as fault:
-            self._last = number
-            self._refuse(number, fault.code)
-            return None
-        if before != self._headers.version:
-            return head
-        if self._heads_version != before or len(self._heads) >= _CACHED_HEADS:
-            self._heads.clear()
-            self._heads_version = before
-        self._heads[block] = head
+        head = self._heads.get(block)
+        if head is None:
+            try:
+                head = self._heads.read(block, self.read_head)
+            except StreamError as error:
+                self._last = number
+                self._refuse(number, error.code)
         return head
 
     def _open(self, number: int, head: Any) -> Stream | None:
         if self.open_streams >= self.limits.streams or self._draining:
             self._refuse(number, ErrorCode.REFUSED_STREAM)  # the client may try again (section 8.7)
             return None
+        self._fruitless = self._ignored = 0
         self._touched = now = time.monotonic()
         stream = self.streams[number] = Stream(number, head, self._outbox.initial_window, now)
         stream.length = getattr(head, "length", -1)
@@ -407,18 +348,22 @@ class Connection(asyncio.Protocol):
         if not self._is_settled:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
         size = len(payload)
-        self._count_data(size)
+        self._receive_window.received(size)
+        self._touched = time.monotonic()
         if flags & f.PADDED:
-            payload = _without_padding(payload)
+            payload = control.without_padding(payload)
         stream = self.streams.get(number)
         if stream is None:
             self._require_known(number)
-            self._consume_unseen(size)
+            self._receive_window.consumed(size)
+            self._ignored += size
+            if self._ignored > self.limits.connection_window:
+                raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "DATA goes on for streams that are closed")
             if number not in self._reset:  # else it was sent before our RST_STREAM came
                 self._refuse(number, ErrorCode.STREAM_CLOSED)
             return
         if stream.remote_ended:
-            self._consume_unseen(size)
+            self._receive_window.consumed(size)
             self.reset(stream, ErrorCode.STREAM_CLOSED)
             return
         if not payload and final and not flags & f.END_STREAM:
@@ -451,7 +396,7 @@ class Connection(asyncio.Protocol):
         """Give the peer credit for bytes of a stream that the application is done with."""
         size = min(size, stream.unread)
         stream.unread -= size
-        self._unread -= size
+        self._receive_window.consumed(size)
         if not stream.remote_ended:
             stream.consumed += size
             if stream.consumed >= self.limits.stream_window >> 2:
@@ -460,34 +405,21 @@ class Connection(asyncio.Protocol):
         if not self._outbox.is_reading:
             self._credit_connection()
 
-    def _count_data(self, size: int) -> None:
-        self._uncredited += size
-        self._unread += size
-        if self._uncredited > self.limits.connection_window:
-            raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        self._touched = time.monotonic()
-
-    def _consume_unseen(self, size: int) -> None:
-        self._unread -= size
-
     def _credit_connection(self) -> None:
-        credit = self._uncredited - self._unread
-        if credit >= self.limits.connection_window >> 2 and not self.is_closed:
-            self._uncredited -= credit
+        credit = self._receive_window.credit()
+        if credit:
             self._outbox.put(f.window_update(0, credit))
 
     # The other frames.
 
     def _window_update(self, number: int, payload: memoryview) -> None:
-        if len(payload) != 4:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
-        credit = _U32(payload)[0] & f.LARGEST_WINDOW
+        credit = control.read_credit(payload)
         if credit < _SMALL_CREDIT:
             self._no_progress()
+        code = ErrorCode.FLOW_CONTROL_ERROR if credit else ErrorCode.PROTOCOL_ERROR
         if number == 0:
             self._outbox.window += credit
             if not credit or self._outbox.window > f.LARGEST_WINDOW:
-                code = ErrorCode.FLOW_CONTROL_ERROR if credit else ErrorCode.PROTOCOL_ERROR
                 raise PeerError(code, f"WINDOW_UPDATE of {credit} bytes for the connection")
             self._outbox.pump_all()
             return
@@ -497,36 +429,28 @@ class Connection(asyncio.Protocol):
             return
         stream.window += credit
         if not credit or stream.window > f.LARGEST_WINDOW:
-            self.reset(stream, ErrorCode.FLOW_CONTROL_ERROR if credit else ErrorCode.PROTOCOL_ERROR)
+            self.reset(stream, code)
         elif stream.pending:
             self._outbox.pump(stream)
 
     def _settings(self, flags: int, number: int, payload: memoryview) -> None:
-        if number:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
-        if len(payload) % 6 or (flags & f.ACK and payload):
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
-        if flags & f.ACK:
+        values = control.read_settings(flags, number, payload)
+        if values is None:
             self._headers.allow_table()
             return
         self._is_settled = True
         self._no_progress()
-        for key, value in f.read_settings(bytes(payload)):
+        for key, value in values:
             if key == f.INITIAL_WINDOW_SIZE:
                 self._resize_windows(value)
             elif key == f.MAX_FRAME_SIZE:
-                if not f.SMALLEST_MAX_FRAME <= value <= f.LARGEST_MAX_FRAME:
-                    raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value} bytes")
-                self._outbox.max_frame = min(value, 1 << 20)
-            elif key == f.ENABLE_PUSH and value > 1:
-                raise PeerError(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH of {value}")
+                self._outbox.max_frame = min(value, _LARGEST_FRAME)
         self._count_control()
         self._outbox.put(f.frame(f.SETTINGS, f.ACK, 0))
         self._outbox.pump_all()
 
     def _resize_windows(self, value: int) -> None:
-        if value > f.LARGEST_WINDOW:
-            raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value} bytes")
+        """Change the windows of all streams; they may become negative (section 6.9.2)."""
         change, self._outbox.initial_window = value - self._outbox.initial_window, value
         for stream in self.streams.values():
             stream.window += change
@@ -534,19 +458,13 @@ class Connection(asyncio.Protocol):
                 raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window passes 2^31 - 1 bytes")
 
     def _ping(self, flags: int, number: int, payload: memoryview) -> None:
-        if number:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+        control.check_ping(number, payload)
         if not flags & f.ACK:
             self._count_control()
             self._outbox.put(f.frame(f.PING, f.ACK, 0, bytes(payload)))
 
     def _rst_stream(self, number: int, payload: memoryview) -> None:
-        if number == 0:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on no stream")
-        if len(payload) != 4:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+        control.check_rst_stream(number, payload)
         stream = self.streams.get(number)
         if stream is not None:
             self._forget(stream)
@@ -560,15 +478,6 @@ class Connection(asyncio.Protocol):
         if self._resets > self.limits.resets:
             reason = f"more than {self.limits.resets} streams were reset; let calls come to their end"
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, reason)
-
-    def _priority(self, number: int, payload: memoryview) -> None:
-        if number == 0:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on no stream")
-        if len(payload) != 5:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
-        if _U32(payload)[0] & f.STREAM_BITS == number:
-            raise PeerError(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
-        self._no_progress()
 
     def _require_known(self, number: int) -> None:
         """Fail for a frame on a stream that was never opened (section 5.1)."""
@@ -689,7 +598,7 @@ class Connection(asyncio.Protocol):
 
     def _forget(self, stream: Stream) -> None:
         stream.local_ended = stream.remote_ended = True
-        self._unread -= stream.unread
+        self._receive_window.consumed(stream.unread)
         stream.unread = 0
         self._outbox.forget(stream)
         self.streams.pop(stream.number, None)
@@ -705,10 +614,3 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._outbox.close()
         self._outbox.transport.close()
-
-
-def _without_padding(payload: memoryview) -> memoryview:
-    """Return a payload without its padding (section 6.1)."""
-    if not payload or payload[0] >= len(payload):
-        raise PeerError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
-    return payload[1 : len(payload) - payload[0]]

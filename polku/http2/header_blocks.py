@@ -8,6 +8,7 @@ indexed name and a short value; from the first other field on the library reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -20,6 +21,7 @@ Field = tuple[bytes, bytes]
 
 _STATIC: tuple[Field, ...] = HeaderTable.STATIC_TABLE
 _FIRST_DYNAMIC = len(_STATIC) + 1
+_CACHED_HEADS = 64
 _FIELD_OVERHEAD = 32  # RFC 7541, section 4.1
 
 
@@ -116,6 +118,30 @@ class HeaderReader:
             size += _FIELD_OVERHEAD + len(field[0]) + len(field[1])
             fields.append(field)
         return at, size
+
+
+class HeadCache:
+    """What header blocks were found to mean, as long as the peer's table does not change."""
+
+    def __init__(self, reader: HeaderReader) -> None:
+        self._reader = reader
+        self._heads: dict[bytes, Any] = {}
+        self._version = 0
+
+    def get(self, block: bytes) -> Any:
+        """Return what a block means; None: it must be read."""
+        return self._heads.get(block) if self._version == self._reader.version else None
+
+    def read(self, block: bytes, meaning: Callable[[list[Field]], Any]) -> Any:
+        """Read a block, and return what its fields mean."""
+        before = self._reader.version
+        head = meaning(self._reader.read(block))
+        if before == self._reader.version:  # a block that changes the table must be read each time
+            if self._version != before or len(self._heads) >= _CACHED_HEADS:
+                self._heads.clear()
+                self._version = before
+            self._heads[block] = head
+        return head
 
 
 def literal(name: bytes, value: bytes) -> bytes:

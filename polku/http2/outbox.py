@@ -48,13 +48,14 @@ class Outbox:
 
     def put(self, frame: bytes) -> None:
         """Send a frame that no flow control holds back."""
-        self._frames.append(frame)
-        self._flush_later()
+        if not self.is_closed:
+            self._frames.append(frame)
+            self._flush_later()
 
     def put_whole(self, number: int, head: bytes, body: bytes, trailers: bytes) -> bool:
         """Send a whole answer on a new stream, if all of it can leave now; return whether it can."""
         size = len(body)
-        if self.is_paused or size > min(self.window, self.initial_window, self.max_frame):
+        if self.is_closed or self.is_paused or size > min(self.window, self.initial_window, self.max_frame):
             return False
         self.window -= size
         self._frames += (
@@ -70,6 +71,8 @@ class Outbox:
 
     def put_headers(self, number: int, block: bytes, flags: int = 0) -> None:
         """Send a header block, in several frames where it is larger than one (section 4.3)."""
+        if self.is_closed:
+            return
         size = min(len(block), self.max_frame)
         last = f.END_HEADERS if size == len(block) else 0
         self._frames.append(f.frame(f.HEADERS, flags | last, number, block[:size]))
@@ -93,6 +96,9 @@ class Outbox:
 
     def pump(self, stream: Stream) -> None:
         """Send what of a stream waits, as far as the windows and the socket allow it."""
+        if self.is_closed:
+            self.forget(stream)
+            return
         pending, put = stream.pending, self._frames.append
         while pending:
             piece = pending[0]

@@ -11,11 +11,12 @@ from polku import SettingError
 from polku.gateway.choice import choose
 from polku.gateway.doors import Doors
 from polku.gateway.fast import FastServer
+from polku.gateway.grpc.server import NativeServer
 from polku.gateway.server import GatewayServer
 
 
 def test_the_environment_forces_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, server in (("grpcio", GatewayServer), ("fast", FastServer)):
+    for name, server in (("grpcio", GatewayServer), ("native", NativeServer), ("fast", FastServer)):
         monkeypatch.setenv("POLKU_DOOR", name)
         assert choose(Doors()) is server
 
@@ -25,8 +26,8 @@ def test_the_log_says_which_door_is_open_and_why(
 ) -> None:
     monkeypatch.delenv("POLKU_DOOR", raising=False)
     with caplog.at_level(logging.INFO):
-        assert choose(Doors()) is GatewayServer
-    assert "the gRPC door is grpcio" in caplog.text
+        assert choose(Doors()) is NativeServer
+    assert "the gRPC door is native" in caplog.text
 
 
 def test_a_door_that_is_forced_and_missing_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

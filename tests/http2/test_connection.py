@@ -328,3 +328,13 @@ async def test_what_comes_before_settings_ends_the_connection() -> None:
     client = Client()
     client.send(f.PREFACE + f.frame(f.PING, 0, 0, b"12345678"))
     assert last(client).code is ErrorCode.PROTOCOL_ERROR
+
+
+async def test_data_without_end_for_a_closed_stream_finds_one() -> None:
+    client = Client(ConnectionLimits(connection_window=70_000))
+    client.greet()
+    client.send(f.frame(f.HEADERS, f.END_HEADERS, 1, client.head(b"/early")))
+    for _ in range(10):
+        client.send(data(1, b"x" * 10_000))
+    goaway = last(client)
+    assert (goaway.kind, goaway.code) == (f.GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)
