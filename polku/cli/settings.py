@@ -51,7 +51,7 @@ class Settings:
         1, "on Ray: the number of lanes side by side, or `per-node` (`polku serve`)"
     )
     door: str | None = _setting(
-        None, "the server behind the gRPC port: `grpcio` (the default), `native` or `fast` (extra `fast`)"
+        None, "the server behind the gRPC port: `native` (the default), `grpcio` or `fast` (extra `fast`)"
     )
     loop: str | None = _setting(
         None,

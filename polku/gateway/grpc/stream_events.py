@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 
 from polku.begin import begin
 from polku.gateway.ack import bounded
@@ -116,6 +116,8 @@ class AckStream:
         if not self._is_over:
             self._taken(taking)
             self._go_on()
+        elif not taking.cancelled() and taking.exception() is None:
+            _drop(taking.result())  # the batch is on its way, and nobody waits for its Ack
 
     def _taken(self, taking: asyncio.Future[Awaitable[Ack]]) -> None:
         try:
@@ -123,7 +125,7 @@ class AckStream:
         except BaseException as error:
             self._fail(error)
             return
-        ack: asyncio.Future[Ack] = answer if isinstance(answer, asyncio.Future) else begin(answer)  # type: ignore[arg-type]
+        ack = begin(_awaited(answer))
         self.acks.append(ack)
         if ack.done():
             self._answer()
@@ -161,3 +163,12 @@ class AckStream:
             raise error
         _REPEATED.error("stream", "a stream could not be answered: %s", named(error))
         self.finish(Status(StatusCode.INTERNAL, named(error)))
+
+
+async def _awaited(answer: Awaitable[Ack]) -> Ack:
+    return await answer
+
+
+def _drop(answer: Awaitable[Ack]) -> None:
+    if isinstance(answer, Coroutine):  # a future goes on by itself
+        answer.close()
