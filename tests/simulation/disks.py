@@ -38,6 +38,6 @@ def real_journal(case: dict[str, Any], *, always: bool = False) -> None:
         )
     if random.random() < 0.15:
         faults.append({"at": random.choice([0.01, 0.1, 1.0]), "what": "repair", "seconds": 1.0})
-    if random.random() < 0.15:
+    if random.random() < 0.25:
         seconds = random.choice([0.05, 1.0, 20.0])
         faults.append({"at": random.choice([0.003, 0.01, 0.03, 0.3]), "what": "takeover", "seconds": seconds})

@@ -32,6 +32,7 @@ from tests.simulation.threads import Threads
 from tests.simulation.volume import Volume
 
 LATE = 3.0  # seconds after which an operation that a cut waited for is waited for no more
+_WITH_JOURNAL = ("/buffer", "/lane")  # the parts that have a journal open
 _OBSERVERS = ("faults", "health", "main", "outside")
 _SURE_ANSWERS = 100  # of each sender, the latest: a journal keeps more
 
@@ -181,7 +182,7 @@ class Journals:
             self.world.trace(f"power cut{' of the node' if everywhere else ''}")
             self.world.ledger.count("power cuts")
             for name, part in system.parts.items():
-                if everywhere or name.endswith("/buffer"):
+                if everywhere or name.endswith(_WITH_JOURNAL):
                     self.world.loop.kill(part.process)
             for process in self._lost:
                 self.world.loop.kill(process)
