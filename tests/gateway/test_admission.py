@@ -53,6 +53,23 @@ def test_missing_ids_times_and_sources_are_filled_in_and_given_ones_stay() -> No
     assert second == complete("2")
 
 
+@pytest.mark.parametrize("sizes", [[0, 1, 130, 20_000], [200] * 3], ids=["of all sizes", "alike"])
+def test_the_cluster_of_a_message_is_put_behind_the_bytes_of_each_event(sizes: list[int]) -> None:
+    events = [complete(f"{number}", payload=b"x" * size) for number, size in enumerate(sizes)]
+    admission = admit(*events, cluster="prod")
+    for event in events:
+        event.metadata["cluster"] = "prod"
+    assert list(admission.batch) == events
+    assert EventPayload.FromString(admission.batch.payload).events == events
+
+
+def test_what_a_message_fills_in_counts_for_no_limit() -> None:
+    full = complete("1", metadata={f"key{number}": "x" for number in range(LIMITS.metadata_entries)})
+    admission = admit(full, complete("2"), cluster="prod")
+    assert (admission.ids, admission.refused) == (["1", "2"], [])
+    assert [event.metadata["cluster"] for event in admission.batch] == ["prod", "prod"]
+
+
 def test_the_cluster_is_put_into_metadata_that_names_none() -> None:
     admission = admit(complete("1"), complete("2", metadata={"cluster": "own"}), cluster="prod")
     assert [event.metadata["cluster"] for event in admission.batch] == ["prod", "own"]
