@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from typing import Any
@@ -26,11 +27,12 @@ from polku import (
     Validator,
 )
 from polku.emit import console
-from polku.plan import MiddlewarePlan, Plan, StagePlan, fuse
+from polku.plan import MiddlewarePlan, Plan, SourcePlan, StagePlan, fuse
 from polku.testing.simulation.clients import ClientScript, Message
 from polku.testing.simulation.destination import Phase, Script, SimulatedConsole, SimulatedEmitter
 from polku.testing.simulation.ledger import Destination
 from polku.testing.simulation.lineage import mark, tokens_of
+from polku.testing.simulation.source import RecordLog, SimulatedSource
 from tests.simulation.code import Code
 
 
@@ -61,6 +63,13 @@ def build_plan(world, case: dict[str, Any]) -> Plan:
         ]
         stages = fuse(apart, side_by_side=case["lanes"] > 1)
     letters = plan.dead_letters if case["letters"] == "disk" else None
+    if pulled := case.get("pulled"):
+        options = {"at_once": pulled["at_once"], "raw": pulled["raw"], "failures": pulled["failures"]}
+        source = SimulatedSource(world, RecordLog(world, pulled["name"]), **options)
+        plan = replace(plan, sources=(SourcePlan(pulled["name"], source),))
+        for event in (event for record in pulled["records"] for event in record["events"]):
+            if event.get("stamp"):  # outside of the years 1 to 9999: a letter
+                world.ledger.bad[f"{pulled['name']}.{event['n']}"] = "stamp"
     return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"], chained=case.get("chained", False))
 
 
@@ -84,6 +93,13 @@ def clients(case: dict[str, Any]) -> list[ClientScript]:
         )
         for client in case["clients"]
     ]
+
+
+async def feed(log: RecordLog, pulled: dict[str, Any]) -> None:
+    """Let the records of a case come into being."""
+    for record in pulled["records"]:
+        await asyncio.sleep(record["pause"])
+        log.append([_event(pulled["name"], event) for event in record["events"]])
 
 
 def _number(name: str) -> int:

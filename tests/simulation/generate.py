@@ -30,15 +30,18 @@ def generate(seed: int, known: frozenset[str] = frozenset()) -> Case:
     for step in case["steps"]:
         if step.get("ids") in known:
             step["ids"] = "same"
-    for client in case["clients"]:
-        for message in client["messages"]:
+    senders = [(client["name"], client["messages"]) for client in case["clients"]]
+    if case["pulled"]:
+        senders.append((case["pulled"]["name"], case["pulled"]["records"]))
+    for name, messages in senders:
+        for message in messages:
             for event in message["events"]:
                 if event.get("flaw", ":").split(":")[1] in known:
                     del event["flaw"]
                 for key in known & event.keys():
                     del event[key]
                 if "shared-ids" in known and event["id"].startswith("id-"):
-                    event["id"] = f"{client['name']}-{event['n']}"
+                    event["id"] = f"{name}-{event['n']}"
     return case
 
 
@@ -74,9 +77,11 @@ def _generate(seed: int) -> Case:
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
     chained = shape == "actors" and poison is None and random.random() < 0.25  # who dies together, is poisoned together
+    pulled = _pulled(random, steps, names, calm) if random.random() < 0.15 else None
     return {
         "seed": seed,
         "shape": shape,
+        "pulled": pulled,
         "chained": chained,
         "lanes": lanes,
         "ack": ack,
@@ -183,6 +188,20 @@ def _clients(random: Random, steps: list[Case], names: list[str], calm: bool) ->
             })  # fmt: skip
         clients.append({"name": name, "way": way, "messages": messages, "attempts": random.choice([1, 3, 6])})
     return clients
+
+
+def _pulled(random: Random, steps: list[Case], names: list[str], calm: bool) -> Case:
+    """Make records for a source, and how it reads them."""
+    raw = random.random() < 0.4
+    records, number = [], 0
+    for _ in range(random.choice([1, 3, 8, 15])):
+        events = []
+        for _ in range(random.choice([1, 2]) if raw else 1):
+            number += 1
+            events.append(_event(random, "p1", number, random.random() < 0.2, steps, names, calm))
+        records.append({"events": events, "pause": random.choice([0.0, 0.0, 0.001, 0.05, 1.0])})
+    failures = [] if calm or random.random() < 0.6 else [random.choice([1, 2, 5])]
+    return {"name": "p1", "records": records, "raw": raw, "at_once": random.choice([1, 3, 9]), "failures": failures}
 
 
 def _cannot_start(random: Random, emitters: list[Case], faults: list[Case]) -> None:

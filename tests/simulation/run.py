@@ -68,6 +68,7 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     judge = Judge(world.ledger, promises)
     if promises.delivered:
         world.on_accepted.append(judge.accepted)
+        world.on_committed.append(judge.committed)
     await system.start()
     healed = _healed(case)
 
@@ -78,6 +79,8 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     watch = world.loop.spawn(Process("health"), _watch_health(world, system, case))
     if case["shape"] != "inline":
         system.deaths.append(lambda part: _excuse(world, plan, part))
+    logs = [source.source.log for source in plan.sources]
+    work += [world.loop.spawn(Process(log.name), build.feed(log, case["pulled"])) for log in logs]
     doors = list(system.doors.values())
     for number, script in enumerate(build.clients(case)):
         client = Client(world, doors[number % len(doors)], script, deadline=deadline)
@@ -90,6 +93,14 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
         part.process.fuse = 0
     last = Client(world, doors[-1], _last_words(case), deadline=deadline)
     await last.run()
+    limit = world.now + BOUND
+    for log in logs:
+        try:
+            async with asyncio.timeout_at(world.loop.time() + limit - world.now):
+                await log.done()
+        except TimeoutError:
+            open_ = len(log.records) - log.committed
+            world.ledger.fault(f"uncommitted: {open_} records of {log.name} {BOUND:.0f} s after the last fault")
     faults = await _settle(world, system, case)
     watch.cancel()
     faults += judge.faults()

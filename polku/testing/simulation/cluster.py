@@ -21,6 +21,7 @@ from polku.assembly import (
     build_delivery,
     build_intake,
     build_replicas,
+    build_sources,
     build_stage,
     replay_to_intake,
     replay_to_outlets,
@@ -428,6 +429,7 @@ class _IngestShell:
         window = lanes.GATHERED._replace(batches=plan.batches_under_way)
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
+        build_sources(plan, intake, letters)
         await intake.start()
         if lane == 1:
             replay_to_intake(plan, letters, intake)

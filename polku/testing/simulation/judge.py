@@ -62,6 +62,15 @@ class Judge:
             if destination.required and not self._has(token, destination, letters=False, seen=set()):
                 self._ledger.fault(f"undelivered: {token} is acknowledged as delivered, and not at {name}")
 
+    def committed(self, token: str) -> None:
+        """Check what a commit means at the level `delivered`: there a dead letter is an answer, and a drop too."""
+        for name in sorted(self._ledger.routes.get(token, ())):
+            destination = self._ledger.destinations[name]
+            if destination.drops == "drop_oldest":
+                continue
+            if destination.required and not self._has(token, destination, letters=True, seen=set()):
+                self._ledger.fault(f"undelivered: {token} is committed as delivered, and not at {name}")
+
     def _lost(self) -> Iterator[str]:
         missing: dict[str, list[str]] = {}
         for entry in self._ledger.inputs.values():
@@ -241,6 +250,8 @@ class Judge:
                     continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
+                if entry.is_pulled and self._promises.full:
+                    continue  # what was refused for want of room is tried again behind what was on its way already
                 if self._promises.breaks and self._was_refused(token, destination):
                     continue  # given up, and sent again whole since the buffer died with that verdict
                 before = latest.get(client_of(token), entry.token)

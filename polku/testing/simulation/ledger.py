@@ -21,6 +21,7 @@ class Input:
     refused: list[tuple[str, str]] = field(default_factory=list)
     doubtful: int = 0
     resent: bool = False
+    is_pulled: bool = False
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ class World:
         self.is_traced = trace
         self.fuse_of_replay = 0  # callbacks until whoever next takes replayed letters out of their file is killed
         self.on_accepted: list[Callable[[str], None]] = []
+        self.on_committed: list[Callable[[str], None]] = []
         self._patches: list[tuple[Any, str, Any]] = []
         self._born = self.loop.time()
         self._wall_ns = _EPOCH_NS + zlib.crc32(str(seed).encode()) * 1_000_000_000
