@@ -101,7 +101,7 @@ class Replayer:
     async def _replay(self, emitter: str) -> None:
         """Replay the letters of one emitter, until none is left or one has to wait."""
         birth = await self._call(_birth)
-        while letters := await self._call(partial(_replays, emitter)):
+        while letters := _of_different_events(await self._call(partial(_replays, emitter))):
             sending = [
                 self._send(marked, Identity(f"dlq/{emitter}", birth, marked.letter.replay)) for marked in letters
             ]
@@ -183,6 +183,14 @@ def _birth(store: DeadLetterStore) -> int:
 
 def _replays(emitter: str, store: DeadLetterStore) -> list[Marked]:
     return store.replays(emitter, _AT_ONCE)
+
+
+def _of_different_events(letters: Sequence[Marked]) -> list[Marked]:
+    """Return the first letter of each source and id: letters that one event leaves are told by these from others."""
+    first: dict[tuple[str, str], Marked] = {}
+    for marked in letters:
+        first.setdefault((marked.letter.source, marked.letter.event_id), marked)
+    return list(first.values())
 
 
 def _taken(letters: Sequence[Marked], store: DeadLetterStore) -> None:

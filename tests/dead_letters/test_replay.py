@@ -122,6 +122,24 @@ async def test_an_attempt_whose_outcome_is_not_known_is_made_again_under_its_own
     assert pipeline.tries[0] == pipeline.tries[1]
 
 
+async def test_a_letter_does_not_go_because_another_event_of_its_id_has_died_again(
+    letters: StoredDeadLetters, store: DeadLetterStore
+) -> None:
+    other = letter("a", "", "UNROUTABLE", payload=b"other")
+
+    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
+        if marked.letter.code == "INVALID_EVENT":  # refused at the gateway, which leaves no letter
+            return [Refusal("a", Code.INVALID_EVENT, "bad")]
+        store.add([other])
+        return [Refusal("a", Code.UNROUTABLE, "nowhere")]
+
+    store.add([letter("a", "", "INVALID_EVENT", payload=b"bad"), other])
+    store.mark(Selection())
+    letters.replay(send, [""])
+    await wait_for(lambda: not any(one.replay for one in found(store)))
+    assert [one.code for one in found(store)] == ["INVALID_EVENT", "UNROUTABLE"]
+
+
 async def test_letters_of_an_emitter_that_is_stuck_or_gone_hold_up_no_others(
     letters: StoredDeadLetters, store: DeadLetterStore
 ) -> None:
