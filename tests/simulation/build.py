@@ -67,9 +67,7 @@ def build_plan(world, case: dict[str, Any]) -> Plan:
         options = {"at_once": pulled["at_once"], "raw": pulled["raw"], "failures": pulled["failures"]}
         source = SimulatedSource(world, RecordLog(world, pulled["name"]), **options)
         plan = replace(plan, sources=(SourcePlan(pulled["name"], source),))
-        for event in (event for record in pulled["records"] for event in record["events"]):
-            if event.get("stamp"):  # outside of the years 1 to 9999: a letter
-                world.ledger.bad[f"{pulled['name']}.{event['n']}"] = "stamp"
+        _expect_letters(world, pulled)
     return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"], chained=case.get("chained", False))
 
 
@@ -93,6 +91,16 @@ def clients(case: dict[str, Any]) -> list[ClientScript]:
         )
         for client in case["clients"]
     ]
+
+
+def _expect_letters(world, pulled: dict[str, Any]) -> None:
+    """Name what the gateway refuses of records: times outside of the years 1 to 9999, ids that stand twice in one."""
+    for record in pulled["records"]:
+        ids: set[str] = set()
+        for event in record["events"]:
+            if event.get("stamp") or (event["id"] and event["id"] in ids):
+                world.ledger.bad[f"{pulled['name']}.{event['n']}"] = "refused"
+            ids.add(event["id"])
 
 
 async def feed(log: RecordLog, pulled: dict[str, Any]) -> None:
