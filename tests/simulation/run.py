@@ -111,14 +111,10 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
 async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> list[str]:
     """Wait until all is delivered and well, stop, and check what is left."""
     faults = []
-    limit, pause = world.now + BOUND, 0.1
-    while system.lag():
-        if world.now > limit:
-            lags = {n: o for lane in system.statistics() for n, o in lane.buffer.outlets.items()}
-            faults.append(f"undrained: after {BOUND:.0f} s without faults: {lags}")
-            break
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    limit = world.now + BOUND
+    if not await _deliver(world, system, limit):
+        lags = {n: o for lane in system.statistics() for n, o in lane.buffer.outlets.items()}
+        faults.append(f"undrained: after {BOUND:.0f} s without faults: {lags}")
     health = system.health()
     while not health.healthy and world.now < limit:
         await asyncio.sleep(2.0)
@@ -135,13 +131,10 @@ async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> l
             faults.append(f"health: unwell {BOUND:.0f} s after the last fault: {ill}")
     rules = [emitter["overflow"] or case["buffer"]["overflow"] for emitter in case["emitters"]]
     if case["letters"] == "disk" and not faults:
-        await asyncio.sleep(6.0)
-        # Letters that are replayed have left the file, and may still wait for their emitter.
-        while system.lag() and world.now < limit + BOUND:  # noqa: ASYNC110
-            await asyncio.sleep(1.0)
+        await _end_replays(world, system, limit)
         faults += letters.check_stored(world.ledger, f"{build.path()}.dead")
         if "drop_newest" not in rules:  # see known.py
-            faults += await _replay(world, limit)
+            faults += await _replay(world, system, limit)
     report = await system.stop(BOUND)
     for name, emitter in report.emitters.items():
         world.ledger.destinations[name].dropped += emitter.dropped
@@ -158,7 +151,25 @@ async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> l
     return faults
 
 
-async def _replay(world: World, limit: float) -> list[str]:
+async def _deliver(world: World, system: InlineSystem | Cluster, limit: float) -> bool:
+    """Return whether all that the buffers hold is delivered in time."""
+    pause = 0.1
+    while system.lag():
+        if world.now > limit:
+            return False
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 5.0)
+    return True
+
+
+async def _end_replays(world: World, system: InlineSystem | Cluster, limit: float) -> None:
+    """Wait until the pipeline has looked for letters to replay, and each of them is delivered or a letter again."""
+    await asyncio.sleep(9.0)
+    await _deliver(world, system, limit)
+    await asyncio.sleep(2.0)
+
+
+async def _replay(world: World, system: InlineSystem | Cluster, limit: float) -> list[str]:
     """Ask for all letters again: those whose destination takes them now come through, no other holds them up."""
     path = f"{build.path()}.dead"
     asked = letters.ask_replay(path)
@@ -168,7 +179,7 @@ async def _replay(world: World, limit: float) -> list[str]:
             left = [(x.emitter, x.event_id, x.code) for x in letters.stored(path) if x.replay]
             return [f"replay: {len(left)} letters are still to be replayed: {left[:4]}"]
         await asyncio.sleep(2.0)
-    await asyncio.sleep(6.0)
+    await _end_replays(world, system, limit + BOUND)
     return list(letters.check_stored(world.ledger, path))
 
 
