@@ -12,56 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from typing import Any
 
 from polku.http2 import control
 from polku.http2 import frames as f
-from polku.http2.application import Application
 from polku.http2.frames import ErrorCode, PeerError, StreamError
 from polku.http2.header_blocks import HeadCache, HeaderReader
 from polku.http2.limits import ConnectionLimits
-from polku.http2.outbox import Outbox
-from polku.http2.receive_window import ReceiveWindow
 from polku.http2.stream import Stream
+from polku.http2.streams import Streams
 
 _LARGEST_FRAME = 1 << 20  # bytes: more than that is not sent at once, whatever the peer allows
-_REMEMBERED_RESETS = 100
 _SMALL_CREDIT = 64  # bytes: a WINDOW_UPDATE of less is no progress
 
 
-class Connection(Application, asyncio.Protocol):
+class Connection(Streams, asyncio.Protocol):
     """Read frames, keep the rules of RFC 9113, and hand on requests."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
-        self.streams: dict[int, Stream] = {}
-        self._taken: set[int] = set()  # requests that `requested` took and that have no answer yet
-        self.is_closed = False
+        super().__init__(limits)
         self._headers = HeaderReader(list_bytes=limits.header_list, table_bytes=limits.header_table)
         self._heads = HeadCache(self._headers)
-        self._last = 0  # the highest stream that the peer has opened
-        self._draining = False
-        self._began = self._touched = time.monotonic()
-        # Receiving.
+        self._began = self._touched
         self._tail = bytearray()  # a frame that has come in part
         self._needed = 0  # bytes of `_tail` from which on it is worth looking at
-        self._is_greeted = self._is_settled = False
+        self._is_settled = False
         self._partial: tuple[int, int, int] | None = None  # stream, flags and missing bytes of a DATA frame
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags and what has come of a header block
         self._block_began = 0.0
-        self._receive_window = ReceiveWindow(limits.connection_window)
-        self._resets = self._fruitless = 0
+        self._fruitless = 0  # frames in a row that brought nothing
         self._ignored = 0  # bytes for streams that are closed, since the last one was opened
-        self._reset: deque[int] = deque(maxlen=_REMEMBERED_RESETS)  # streams that we have reset
-        # Sending.
-        self._outbox = Outbox(self._finished, self.drained)
-        self._control = 0  # answers to control frames since the socket's buffer is full
-
-    @property
-    def open_streams(self) -> int:
-        """How many requests have no answer yet."""
-        return len(self.streams) + len(self._taken)
 
     # The transport.
 
@@ -293,6 +273,7 @@ class Connection(Application, asyncio.Protocol):
         stream = self._open(number, head)
         if stream is None:
             return
+        self._fruitless = self._ignored = 0
         self.opened(stream)
         if flags & f.END_STREAM and number in self.streams:
             self._end_remote(stream)
@@ -318,21 +299,6 @@ class Connection(Application, asyncio.Protocol):
                 self._last = number
                 self._refuse(number, error.code)
         return head
-
-    def _open(self, number: int, head: Any) -> Stream | None:
-        if self.open_streams >= self.limits.streams or self._draining:
-            self._refuse(number, ErrorCode.REFUSED_STREAM)  # the client may try again (section 8.7)
-            return None
-        self._fruitless = self._ignored = 0
-        self._touched = now = time.monotonic()
-        stream = self.streams[number] = Stream(number, head, self._outbox.initial_window, now)
-        stream.length = getattr(head, "length", -1)
-        return stream
-
-    def _refuse(self, number: int, code: ErrorCode) -> None:
-        self._reset.append(number)
-        self._count_control()
-        self._outbox.put(f.rst_stream(number, code))
 
     def _end_remote(self, stream: Stream) -> None:
         if stream.length > 0:
@@ -391,24 +357,6 @@ class Connection(Application, asyncio.Protocol):
             self.received(stream, payload)
         if ends and stream.number in self.streams:
             self._end_remote(stream)
-
-    def consumed(self, stream: Stream, size: int) -> None:
-        """Give the peer credit for bytes of a stream that the application is done with."""
-        size = min(size, stream.unread)
-        stream.unread -= size
-        self._receive_window.consumed(size)
-        if not stream.remote_ended:
-            stream.consumed += size
-            if stream.consumed >= self.limits.stream_window >> 2:
-                self._outbox.put(f.window_update(stream.number, stream.consumed))
-                stream.consumed = 0
-        if not self._outbox.is_reading:
-            self._credit_connection()
-
-    def _credit_connection(self) -> None:
-        credit = self._receive_window.credit()
-        if credit:
-            self._outbox.put(f.window_update(0, credit))
 
     # The other frames.
 
@@ -490,93 +438,6 @@ class Connection(Application, asyncio.Protocol):
             reason = f"more than {self.limits.empty_frames} frames that bring nothing"
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, reason)
 
-    def _count_control(self) -> None:
-        """Count what is sent because the peer asked for it, while it does not read."""
-        self._control = self._control + 1 if self._outbox.is_paused else 0
-        if self._control > self.limits.control_frames:
-            self.fail(ErrorCode.ENHANCE_YOUR_CALM, "the answers to what this asks for are not read")
-
-    # Sending.
-
-    def answer(self, number: int, head: bytes, body: bytes, trailers: bytes) -> None:
-        """Answer a request that was taken by `requested`: header block, body, trailers; it may be gone by now."""
-        if number in self._taken and self._outbox.put_whole(number, head, body, trailers):
-            self._taken.discard(number)
-            self._resets = max(0, self._resets - 1)
-            self._close_if_drained()
-            return
-        stream = self._stream_of(number)
-        if stream is not None:
-            self.send_headers(stream, head)
-            self.send(stream, body)
-            self.end(stream, trailers)
-
-    def answer_without_body(self, number: int, trailers: bytes) -> None:
-        """Answer a request that was taken by `requested` with a header block alone; it may be gone by now."""
-        stream = self._stream_of(number)
-        if stream is not None:
-            self.end(stream, trailers)
-
-    def _stream_of(self, number: int) -> Stream | None:
-        """Return an open stream; one of a request that was taken has none until it is needed."""
-        if number in self._taken:
-            self._taken.discard(number)
-            stream = self.streams[number] = Stream(number, None, self._outbox.initial_window, self._touched)
-            stream.remote_ended = True
-        return self.streams.get(number)
-
-    def send_headers(self, stream: Stream, block: bytes) -> None:
-        """Send the header block that begins an answer."""
-        if not stream.local_ended:
-            self._outbox.put_headers(stream.number, block)
-
-    def send(self, stream: Stream, data: bytes) -> None:
-        """Send a part of an answer's body, now or when there is a window."""
-        if not stream.local_ended:
-            self._outbox.send(stream, data)
-            if self._outbox.unsent > self.limits.unsent:
-                self.fail(ErrorCode.ENHANCE_YOUR_CALM, f"{self._outbox.unsent} bytes of answers wait to be read")
-
-    def end(self, stream: Stream, trailers: bytes | None = None) -> None:
-        """End an answer, with trailers or without, behind what still waits."""
-        if not stream.local_ended:
-            stream.local_ended = True
-            self._outbox.end(stream, trailers)
-
-    def reset(self, stream: Stream, code: ErrorCode) -> None:
-        """Close a stream at once."""
-        self._refuse(stream.number, code)
-        self._forget(stream)
-        self.lost(stream)
-
-    def fail(self, code: ErrorCode, reason: str) -> None:
-        """Tell the peer why, and close the connection."""
-        if not self.is_closed:
-            if self._is_greeted:
-                self._outbox.put(f.goaway(self._last, code, reason))
-            self._end()
-
-    def drain(self) -> None:
-        """Ask the peer to open no more streams (section 6.8); those that are open come to their end.
-
-        A first GOAWAY without a last stream lets those come that the peer has sent already; `refuse_new` ends that.
-        """
-        if not self.is_closed and self._is_greeted:
-            self._outbox.put(f.goaway(f.STREAM_BITS, ErrorCode.NO_ERROR))
-
-    def refuse_new(self) -> None:
-        """Refuse what is opened from now on, and close the connection once no stream is open."""
-        if not self.is_closed and not self._draining:
-            self._draining = True
-            if self._is_greeted:
-                self._outbox.put(f.goaway(self._last, ErrorCode.NO_ERROR))
-            self._close_if_drained()
-
-    def abort(self) -> None:
-        """Close at once, without a word more."""
-        self.is_closed = True
-        self._outbox.transport.abort()
-
     def check_times(self, now: float) -> None:
         """Enforce the limits of time; to be called about once a second."""
         limits = self.limits
@@ -589,28 +450,3 @@ class Connection(Application, asyncio.Protocol):
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, f"a header block takes more than {limits.header_seconds:g} s")
         elif not self.open_streams and limits.idle_seconds and now - self._touched > limits.idle_seconds:
             self.refuse_new()
-
-    def _finished(self, stream: Stream) -> None:
-        self._resets = max(0, self._resets - 1)
-        if not stream.remote_ended:
-            self._reset.append(stream.number)
-        self._forget(stream)
-
-    def _forget(self, stream: Stream) -> None:
-        stream.local_ended = stream.remote_ended = True
-        self._receive_window.consumed(stream.unread)
-        stream.unread = 0
-        self._outbox.forget(stream)
-        self.streams.pop(stream.number, None)
-        self._close_if_drained()
-
-    def _close_if_drained(self) -> None:
-        if self._draining and not self.open_streams and not self.is_closed:
-            self._end()
-
-    def _end(self) -> None:
-        """Write what is there, and close; `connection_lost` tells the streams."""
-        self._touched = time.monotonic()
-        self.is_closed = True
-        self._outbox.close()
-        self._outbox.transport.close()
