@@ -43,7 +43,7 @@ from polku.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
 from polku.stage import Stage
 from polku.testing.simulation.inline import IntakeDoor
-from polku.testing.simulation.loop import Process, first
+from polku.testing.simulation.loop import Process, current_process, first
 
 if TYPE_CHECKING:
     from polku.testing.simulation.world import World
@@ -104,7 +104,9 @@ class Part:
         return await work(self.running)
 
     async def ensure_started(self) -> None:
-        """Start what runs in it, once a life."""
+        """Start what runs in it, once a life; raises `UnavailableError` in a life that is not the latest any more."""
+        if current_process() is not self.process:
+            raise UnavailableError(f"this life of {self.name} counts as lost", died=True)
         if self.running is None:
             async with self._starting:
                 if self.running is None:
@@ -365,7 +367,7 @@ class Cluster:
         while True:
             task = self.world.loop.spawn(part.process, part.serve(work))
             await first(task, part.death)
-            if task.done():
+            if task.done() and not isinstance(task.exception(), UnavailableError):
                 task.result()
                 return
             await part.wait_up()
