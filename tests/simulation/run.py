@@ -16,7 +16,7 @@ from polku.testing.simulation.inline import InlineSystem
 from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
 from polku.testing.simulation.world import World
-from tests.simulation import build, journals
+from tests.simulation import build, journals, known
 
 BOUND = 400.0
 """Virtual seconds after the last fault in which everything must be answered, delivered and healthy."""
@@ -281,7 +281,7 @@ def _promises(case: dict[str, Any]) -> Promises:
         delivered=case["ack"] == "delivered",
         breaks=broken,
         full=disk or "drop_newest" in rules or bool(case["limits"]),
-        vague=bool(kinds & {"split", "object"}),
+        vague=bool(kinds & {"split", "object"}) or (broken and bool(kinds & known.NOT_THE_SAME_TWICE)),
         ordered="aggregator" not in kinds,
     )
 
