@@ -103,7 +103,7 @@ class Terminal:
             time.sleep(0.02)
 
     def _folder(self, text: str) -> Path:
-        return ROOT if ".venv/" in text or text.startswith("make ") else self.work
+        return ROOT if re.search(r"(?<![\w/])\.venv/", text) or text.startswith("make ") else self.work
 
     def _address(self, found: re.Match[str]) -> str:
         host, port = found.groups()
