@@ -38,6 +38,9 @@ class Application:
         """The request is complete."""
         raise NotImplementedError
 
+    def closed(self, stream: Stream) -> None:
+        """The stream is gone, however it has ended."""
+
     def lost(self, stream: Stream) -> None:
         """The stream was closed by the peer, or the connection is gone; nothing can be sent any more."""
 

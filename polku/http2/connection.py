@@ -71,6 +71,7 @@ class Connection(Streams, asyncio.Protocol):
         self._outbox.drop()
         for stream in streams:
             stream.local_ended = stream.remote_ended = True
+            self.closed(stream)
             self.lost(stream)
 
     def pause_writing(self) -> None:

@@ -25,6 +25,8 @@ class ConnectionLimits:
     stream_window: int = 8 << 20
     connection_window: int = 32 << 20
     """Bytes received and not yet consumed, in all streams together: more is a flow control error of the peer."""
+    unfinished: int = 32 << 20
+    """Bytes of messages that have come in part, in all streams together; whoever reads messages counts them."""
     unsent: int = 32 << 20
     """Bytes of answers that wait because the peer does not read them or gives no window."""
     control_frames: int = 1000

@@ -15,6 +15,11 @@ class ReceiveWindow:
         self._uncredited = 0  # received, and not yet credited to the peer
         self._unread = 0  # those of them that are not consumed
 
+    @property
+    def room(self) -> int:
+        """The bytes that the peer may send now."""
+        return self._size - self._uncredited
+
     def received(self, size: int) -> None:
         """Count what came; raises `PeerError` where the peer had no credit for it."""
         self._uncredited += size

@@ -40,6 +40,11 @@ class Streams(Application):
         """How many requests have no answer yet."""
         return len(self.streams) + len(self._taken)
 
+    @property
+    def may_send(self) -> bool:
+        """Whether the peer has credit for a frame of usual size."""
+        return self._receive_window.room >= f.SMALLEST_MAX_FRAME
+
     def answer(self, number: int, head: bytes, body: bytes, trailers: bytes) -> None:
         """Answer a request that was taken by `requested`: header block, body, trailers; it may be gone by now."""
         if number in self._taken and self._outbox.put_whole(number, head, body, trailers):
@@ -169,6 +174,7 @@ class Streams(Application):
         stream.unread = 0
         self._outbox.forget(stream)
         self.streams.pop(stream.number, None)
+        self.closed(stream)
         self._close_if_drained()
 
     def _close_if_drained(self) -> None:

@@ -106,6 +106,31 @@ class Frame:
         return ErrorCode(int.from_bytes(self.payload[at : at + 4], "big"))
 
 
+def frames_in(transport: Transport) -> list[Frame]:
+    """Return the frames that were written, and forget them."""
+    written, at = bytes(transport.written), 0
+    transport.written.clear()
+    found = []
+    while at < len(written):
+        high, low, kind, flags, number = f.read_head(written, at)
+        size = high << 8 | low
+        found.append(Frame(kind, flags, number, written[at + 9 : at + 9 + size]))
+        at += 9 + size
+    assert at == len(written)
+    return found
+
+
+def status_of(frames: Sequence[Frame]) -> dict[int, int]:
+    """Return the `grpc-status` of each stream that has ended."""
+    decoder, found = Decoder(), dict[int, int]()
+    for frame in frames:
+        if frame.kind == f.HEADERS:
+            fields = dict(decoder.decode(frame.payload, raw=True))
+            if b"grpc-status" in fields:
+                found[frame.number] = int(fields[b"grpc-status"])
+    return found
+
+
 class Client:
     """Write frames to a connection, and read what it writes."""
 
@@ -138,16 +163,7 @@ class Client:
     def read(self) -> list[Frame]:
         """Return the frames that were written since the last time."""
         self.connection._outbox.flush()
-        written, at = bytes(self.transport.written), 0
-        self.transport.written.clear()
-        found = []
-        while at < len(written):
-            high, low, kind, flags, number = f.read_head(written, at)
-            size = high << 8 | low
-            found.append(Frame(kind, flags, number, written[at + 9 : at + 9 + size]))
-            at += 9 + size
-        assert at == len(written)
-        return found
+        return frames_in(self.transport)
 
     def answers(self) -> dict[int, bytes]:
         """Return the bodies that were written, by stream."""

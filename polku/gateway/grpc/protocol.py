@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -117,10 +118,11 @@ class CallContext:
 class _Reader:
     """Cut a request's body into messages."""
 
-    __slots__ = ("buffer", "limit", "needed")
+    __slots__ = ("buffer", "counted", "limit", "needed")
 
     def __init__(self, limit: int) -> None:
         self.buffer = bytearray()
+        self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
         self.needed = _PREFIX_BYTES
         self.limit = limit
 
@@ -180,6 +182,7 @@ class StreamCall:
     def go_on(self) -> None:
         """Let more messages come, after `messages` has returned False."""
         self.is_held = False
+        self._stream.touched = time.monotonic()  # until now the client could not send more
         owed, self.owed = self.owed, 0
         if owed:
             self._connection.consumed(self._stream, owed)
@@ -225,6 +228,7 @@ class GrpcConnection(Connection):
     ) -> None:
         super().__init__(limits)
         self.message_limit = message_limit
+        self.unfinished = 0  # bytes of messages that have come in part
         self.peer = ""
         self._methods = methods
         self._known = known  # of all connections: heads by their fields, without those that vary with each call
@@ -265,19 +269,15 @@ class GrpcConnection(Connection):
     # What the connection asks for.
 
     def read_head(self, fields: list[Field]) -> Head:
-        """Read the fields of a request."""
-        key = tuple([field for field in fields if field[0] not in _VARYING])
-        head = self._known.get(key)
+        """Read the fields of a request; what varies with each call is read each time."""
+        lasting = tuple([field for field in fields if field[0] not in _VARYING])
+        head = self._known.get(lasting)
         if head is None:
-            head = self._read_fields(fields)
+            head = self._read_fields(lasting)
             if len(self._known) >= _KNOWN_HEADS:
                 self._known.clear()
-            self._known[key] = head._replace(timeout=None)
-        elif len(key) < len(fields):
-            timeout = next((value for name, value in fields if name == b"grpc-timeout"), None)
-            if timeout is not None:
-                head = _with_timeout(head, timeout)
-        return head
+            self._known[lasting] = head
+        return head if len(lasting) == len(fields) else _with_varying(head, fields)
 
     def requested(self, number: int, head: Head, body: bytes) -> bool:
         """Take a whole call of one message."""
@@ -315,6 +315,7 @@ class GrpcConnection(Connection):
             return
         try:
             messages = app.reader.read(data, app.head.encoding)
+            self._count_unfinished(app.reader)
         except CallError as error:
             self.consumed(stream, size)
             self._fail(stream, error.status)
@@ -347,6 +348,14 @@ class GrpcConnection(Connection):
         else:
             self._take(stream.number, app.head, app.messages[0])
 
+    def closed(self, stream: Stream) -> None:
+        """Forget the message that has come in part."""
+        reader = getattr(stream.app, "reader", None)
+        if reader is not None:
+            self.unfinished -= reader.counted
+            reader.counted = 0
+            reader.buffer = bytearray()
+
     def lost(self, stream: Stream) -> None:
         """Tell the handler."""
         app = stream.app
@@ -360,13 +369,13 @@ class GrpcConnection(Connection):
             app.handler.drained()
 
     def check_times(self, now: float) -> None:
-        """End calls whose message does not come to its end."""
+        """End calls whose message does not come to its end, though the client may send it."""
         super().check_times(now)
+        if not self.may_send:
+            return
         longest = self.limits.message_seconds
         for stream in list(self.streams.values()):
-            app = stream.app
-            waits = isinstance(app, _Unary) or (isinstance(app, StreamCall) and app.reader.buffer)
-            if waits and not stream.remote_ended and now - stream.touched > longest:
+            if now - stream.touched > longest and not stream.remote_ended and _is_owed(stream.app):
                 reason = f"no more of a message has come for {longest:g} s; send it again"
                 self._fail(stream, Status(StatusCode.DEADLINE_EXCEEDED, reason))
 
@@ -420,6 +429,17 @@ class GrpcConnection(Connection):
         else:
             self.respond(number, answer)
 
+    def _count_unfinished(self, reader: _Reader) -> None:
+        size = len(reader.buffer)
+        self.unfinished += size - reader.counted
+        reader.counted = size
+        limit = self.limits.unfinished
+        if self.unfinished > limit:
+            reason = (
+                f"messages that have come in part take more than {limit} bytes on this connection; send fewer at once"
+            )
+            raise CallError(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
+
     def _fail(self, stream: Stream, status: Status) -> None:
         """End a call while its request still comes."""
         app = stream.app
@@ -437,7 +457,7 @@ class GrpcConnection(Connection):
         self.send(stream, f"{status.message}\n".encode())
         self.end(stream)
 
-    def _read_fields(self, fields: list[Field]) -> Head:
+    def _read_fields(self, fields: Sequence[Field]) -> Head:
         seen: dict[bytes, bytes] = {}
         metadata: dict[str, str] = {}
         length = -1
@@ -468,8 +488,12 @@ class GrpcConnection(Connection):
         if encoding not in _ENCODINGS:
             reason = f"grpc-encoding: {encoding.decode('latin-1')} is not supported; use identity or gzip"
             return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, reason, _ACCEPTED))
-        timeout = seen.get(b"grpc-timeout")
-        return head if timeout is None else _with_timeout(head, timeout)
+        return head
+
+
+def _is_owed(app: Any) -> bool:
+    """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
+    return isinstance(app, _Unary) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))
 
 
 def too_large(size: int, limit: int) -> Status:
@@ -492,6 +516,19 @@ def inflate(message: bytes, encoding: bytes, limit: int) -> bytes:
     if not reader.eof:
         raise CallError(Status(StatusCode.INTERNAL, "message: gzip that ends too early"))
     return plain
+
+
+def _with_varying(head: Head, fields: Sequence[Field]) -> Head:
+    """Return the head of one call: its deadline, and all of its metadata for a method that may ask for it."""
+    first = next(place for place, (name, _) in enumerate(fields) if name in _VARYING)
+    if any(name[:1] == b":" for name, _ in fields[first:]):
+        raise StreamError(ErrorCode.PROTOCOL_ERROR, "pseudo-header fields that are late")
+    varying = {name: value for name, value in fields[first:] if name in _VARYING}
+    if isinstance(head.method, UnaryMethod):
+        own = {name.decode(): value.decode("latin-1") for name, value in varying.items()}
+        head = head._replace(metadata={**head.metadata, **own})
+    timeout = varying.get(b"grpc-timeout")
+    return head if timeout is None or head.fault is not None else _with_timeout(head, timeout)
 
 
 def _with_timeout(head: Head, value: bytes) -> Head:

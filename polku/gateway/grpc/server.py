@@ -48,7 +48,10 @@ class NativeServer:
         self._standard: HealthService | None = None
         self._known: dict[tuple[Field, ...], Head] = {}
         self._connections: set[GrpcConnection] = set()
-        self._limits = ConnectionLimits(streams=intake.limits.connection_calls)
+        # What is over the limit but under this cap is refused by name, and its stream continues.
+        self._largest = 4 * intake.limits.message_bytes + 65_536
+        unfinished = max(ConnectionLimits().unfinished, 2 * self._largest)
+        self._limits = ConnectionLimits(streams=intake.limits.connection_calls, unfinished=unfinished)
         self._server: asyncio.Server | None = None
         self._tasks = TaskSet("gRPC server")
 
@@ -95,9 +98,7 @@ class NativeServer:
             self._standard.set_serving(serving)
 
     def _connection(self) -> GrpcConnection:
-        # What is over the limit but under this cap is refused by name, and its stream continues.
-        limit = 4 * self._intake.limits.message_bytes + 65_536
-        return GrpcConnection(self._methods, self._limits, limit, self._known, self._connections)
+        return GrpcConnection(self._methods, self._limits, self._largest, self._known, self._connections)
 
     def _all_methods(self) -> dict[bytes, Method]:
         path = f"/{_SERVICE}/".encode()

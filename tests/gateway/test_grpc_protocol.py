@@ -1,0 +1,147 @@
+"""gRPC over HTTP/2, byte by byte: what one call is given must not depend on another one, and costs have limits."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+
+from hpack import Encoder
+
+from polku.gateway.grpc.protocol import (
+    BatchMethod,
+    CallContext,
+    GrpcConnection,
+    Head,
+    Method,
+    StreamCall,
+    StreamMethod,
+    UnaryMethod,
+)
+from polku.gateway.grpc.status import Status, StatusCode
+from polku.http2 import frames as f
+from polku.http2.header_blocks import Field
+from polku.http2.limits import ConnectionLimits
+from tests.http2.peer import Frame, Transport, data, frames_in, status_of
+
+LIMIT = 1_000
+
+
+class Held:
+    """A stream's handler that takes one message and no more until it is released."""
+
+    def __init__(self, call: StreamCall) -> None:
+        self.call = call
+        self.taken: list[bytes] = []
+
+    def messages(self, messages: list[bytes]) -> bool:
+        self.taken += messages
+        return False
+
+    def ended(self) -> None:
+        self.call.finish(Status(StatusCode.OK))
+
+    def drained(self) -> None:
+        pass
+
+    def lost(self) -> None:
+        pass
+
+
+class Server:
+    """A server with a method of each kind, and the heads that its connections share."""
+
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
+        self.limits = limits or ConnectionLimits()
+        self.known: dict[tuple[Field, ...], Head] = {}
+        self.connections: set[GrpcConnection] = set()
+        self.streams: list[Held] = []
+        self.contexts: list[CallContext] = []
+        self.methods: dict[bytes, Method] = {
+            b"/echo": BatchMethod(self.echo),
+            b"/unary": UnaryMethod(self.unary),
+            b"/stream": StreamMethod(self.stream),
+        }
+
+    def echo(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
+        for number, message in calls:
+            connection.respond(number, message)
+
+    async def unary(self, message: bytes, context: CallContext) -> bytes:
+        self.contexts.append(context)
+        return message
+
+    def stream(self, call: StreamCall) -> Held:
+        self.streams.append(Held(call))
+        return self.streams[-1]
+
+
+class Client:
+    """One connection to it."""
+
+    def __init__(self, server: Server) -> None:
+        self.transport = Transport()
+        self.connection = GrpcConnection(server.methods, server.limits, LIMIT, server.known, server.connections)
+        self.connection.connection_made(self.transport)  # type: ignore[arg-type]
+        self.encoder = Encoder()
+        self.connection.data_received(f.PREFACE + f.settings({}))
+        self.read()
+
+    def call(
+        self, number: int, path: str, body: bytes, extra: Sequence[tuple[str, str]] = (), *, end: bool = True
+    ) -> None:
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
+        block = self.encoder.encode([*fields, *extra])
+        self.connection.data_received(f.frame(f.HEADERS, f.END_HEADERS, number, block) + data(number, body, end=end))
+
+    def read(self) -> list[Frame]:
+        self.connection._outbox.flush()
+        return frames_in(self.transport)
+
+
+def message(body: bytes) -> bytes:
+    return struct.pack(">BI", 0, len(body)) + body
+
+
+async def test_a_deadline_that_is_none_is_refused_to_that_call_alone() -> None:
+    server = Server()
+    client, other = Client(server), Client(server)
+    client.call(1, "/echo", message(b"a"), [("grpc-timeout", "soon")])
+    assert status_of(client.read())[1] == StatusCode.INVALID_ARGUMENT
+    other.call(1, "/echo", message(b"b"), [("grpc-timeout", "1S")])
+    client.call(3, "/echo", message(b"c"))
+    assert (status_of(other.read()), status_of(client.read())) == ({1: 0}, {3: 0})
+
+
+async def test_what_varies_with_each_call_is_not_given_to_another() -> None:
+    server = Server()
+    client = Client(server)
+    for number, trace in ((1, "first"), (3, "second")):
+        client.call(number, "/unary", message(b"a"), [("traceparent", trace), ("x-own", "same")])
+        await asyncio.sleep(0)
+    assert [dict(context.invocation_metadata())["traceparent"] for context in server.contexts] == ["first", "second"]
+
+
+async def test_a_client_that_is_held_up_is_not_blamed_for_half_a_message() -> None:
+    server = Server()
+    client = Client(server)
+    client.call(1, "/stream", message(b"whole") + message(b"half")[:-2], end=False)
+    later = client.connection.streams[1].touched + 1_000
+    client.connection.check_times(later)
+    assert client.read() == []
+    server.streams[0].call.go_on()
+    client.connection.check_times(client.connection.streams[1].touched + 59)
+    assert client.read() == []
+    client.connection.check_times(client.connection.streams[1].touched + 61)
+    assert status_of(client.read()) == {1: StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_unfinished_messages_of_one_client_have_a_limit() -> None:
+    server = Server(ConnectionLimits(unfinished=2_000))
+    client = Client(server)
+    for number in range(1, 9, 2):
+        client.call(number, "/stream", message(b"x" * LIMIT)[:-1], end=False)
+    refused = status_of(client.read())
+    assert list(refused.values()) == [StatusCode.RESOURCE_EXHAUSTED] * 3
+    client.connection.data_received(f.rst_stream(1, f.ErrorCode.CANCEL))
+    assert client.connection.unfinished == 0
