@@ -20,13 +20,13 @@ from polku.errors import DrainingError, InputError
 from polku.gateway.ack import bounded
 from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.doors import cannot_open
-from polku.gateway.health import Health
+from polku.gateway.health import Health, health_response
 from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
 from polku.limits import Limits
 from polku.receipt import Counts
 from polku.usercode import is_ours
-from polku.v1.gateway_pb2 import Ack, ComponentHealth, HealthRequest, HealthResponse
+from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
     from polku.gateway.registry import RegistryService
@@ -123,17 +123,7 @@ class GatewayServer:
 
     async def health(self, request: HealthRequest, context: Any) -> HealthResponse:
         """Answer Health with the state of every part of the pipeline."""
-        health = await self._health()
-        components = {
-            name: ComponentHealth(healthy=healthy, message=message)
-            for name, (healthy, message) in health.components.items()
-        }
-        return HealthResponse(
-            healthy=health.healthy,
-            components=components,
-            uptime_seconds=int(time.monotonic() - self._started),
-            events_processed=health.processed,
-        )
+        return health_response(await self._health(), time.monotonic() - self._started)
 
     async def _read(self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None]) -> None:
         turns = Turns()

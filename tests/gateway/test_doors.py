@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from polku import Hub
 from polku.errors import SettingError
 from polku.gateway.doors import cannot_open, check_free
 
@@ -41,3 +42,13 @@ def test_a_server_that_does_not_say_why_is_explained(address: str, reason: str) 
 @pytest.mark.parametrize("address", [None, "unix:/run/polku", "127.0.0.1:0"])
 def test_what_is_surely_free_is_not_tried(address: str | None) -> None:
     check_free("grpc_addr", address)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("door", ["grpc_addr", "http_addr"])
+def test_the_address_of_all_interfaces_takes_both_families(door: str) -> None:
+    with Hub(runtime="inline").emitter(lambda batch: None, name="nothing").start(**{door: "[::]:0"}) as pipeline:
+        address = pipeline.address if door == "grpc_addr" else pipeline.http_address
+        port = int(str(address).rpartition(":")[2])
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=10).close()

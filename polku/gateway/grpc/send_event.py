@@ -40,11 +40,6 @@ class SendEvent:
         self._open: set[asyncio.Future[None]] = set()
         self.is_stopping = False
 
-    @property
-    def open(self) -> set[asyncio.Future[None]]:
-        """The calls, or batches of them, that are not answered yet."""
-        return self._open
-
     def calls(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
         """Take the calls that have come at once."""
         self._baselines.of(connection.peer)  # a stream counts since its connection first called

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from polku.errors import SettingError
 from polku.gateway.answers import Baselines
-from polku.gateway.doors import cannot_open
 from polku.gateway.grpc.protocol import BatchMethod, GrpcConnection, Head, Method, StreamMethod
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents
-from polku.gateway.health import Health
+from polku.gateway.health import Health, health_response
 from polku.gateway.intake import Intake
+from polku.gateway.listen import listen
 from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
 from polku.tasks import TaskSet
-from polku.v1.gateway_pb2 import ComponentHealth, HealthRequest, HealthResponse
+from polku.v1.gateway_pb2 import HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
     from polku.gateway.registry import RegistryService
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 _SERVICE = "polku.v1.Gateway"
 _HEALTH = "grpc.health.v1.Health"
 _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
-_GOAWAY_SECONDS = 0.05  # what clients had sent before they read the first GOAWAY comes in this time
+_GOAWAY_SECONDS = 0.05  # for what clients send before they read the first GOAWAY; later calls they send again elsewhere
 
 
 class NativeServer:
@@ -61,13 +59,11 @@ class NativeServer:
         A `shared` port may be open in other processes too: the kernel divides the connections among them.
         """
         self._methods = self._all_methods()
-        self._server = await _listen(self._connection, address, shared)
+        self._server, bound = await listen(self._connection, "grpc_addr", address, shared=shared)
         if self._registry is not None:
             await self._registry.registry.start()
         self._tasks.keep_alive("times", self._watch_times)
-        if address.startswith("unix:"):
-            return address
-        return f"{address.rpartition(':')[0]}:{self._server.sockets[0].getsockname()[1]}"
+        return bound
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the port."""
@@ -114,22 +110,11 @@ class NativeServer:
 
             services.append(SERVICE)
             methods |= service_methods(SERVICE, self._registry.methods())
-        self._standard = HealthService(["", _SERVICE])
+        self._standard = HealthService([_SERVICE])
         return methods | self._standard.methods() | Reflection(services).methods()
 
     async def _answer_health(self, request: HealthRequest, context: object) -> HealthResponse:
-        """Answer Health with the state of every part of the pipeline."""
-        health = await self._health()
-        components = {
-            name: ComponentHealth(healthy=healthy, message=message)
-            for name, (healthy, message) in health.components.items()
-        }
-        return HealthResponse(
-            healthy=health.healthy,
-            components=components,
-            uptime_seconds=int(time.monotonic() - self._started),
-            events_processed=health.processed,
-        )
+        return health_response(await self._health(), time.monotonic() - self._started)
 
     async def _watch_times(self) -> None:
         while True:
@@ -138,39 +123,3 @@ class NativeServer:
             for connection in list(self._connections):
                 connection.check_times(now)
             self._tasks.works("times")
-
-
-async def _listen(factory: Callable[[], asyncio.Protocol], address: str, shared: bool) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    try:
-        if address.startswith("unix:"):
-            return await loop.create_unix_server(
-                factory, address.removeprefix("unix:").removeprefix("//"), backlog=1024
-            )
-        host, _, port = address.rpartition(":")
-        if int(port) not in range(65_536):  # uvloop would take what is left of it
-            raise OverflowError(f"{port} is no port")
-        sock = _bound(host.strip("[]"), int(port), shared)
-        return await loop.create_server(factory, sock=sock, backlog=1024)
-    except OSError as error:
-        raise cannot_open("grpc_addr", address, error) from None
-    except (ValueError, OverflowError) as error:
-        reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
-        raise SettingError("grpc_addr", address, reason) from None
-
-
-def _bound(host: str, port: int, shared: bool) -> socket.socket:
-    """Return a socket that is bound to an address; `::` takes IPv4 too, as with grpcio."""
-    family, _, _, _, name = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host in ("::", "") else 1)
-        sock.bind(name)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

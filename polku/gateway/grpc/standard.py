@@ -40,7 +40,9 @@ class HealthService:
     def answer(self, name: str) -> bytes:
         """Return the serialised `HealthCheckResponse` about a service."""
         status = self._messages.HealthCheckResponse
-        code = {True: status.SERVING, False: status.NOT_SERVING}.get(self._serving.get(name), status.SERVICE_UNKNOWN)  # type: ignore[arg-type]
+        code = status.SERVICE_UNKNOWN
+        if name in self._serving:
+            code = status.SERVING if self._serving[name] else status.NOT_SERVING
         answer: bytes = status(status=code).SerializeToString()
         return answer
 

@@ -16,11 +16,10 @@ from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
 from polku.log import RepeatedLog
 from polku.text import named
-from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
-_UNREAD_ACKS = 64 * 1024  # bytes: a client that leaves so much unread is not read from
+_UNREAD_ACKS = 64 * 1024  # bytes: no more batches are read from a client that leaves more than this unread
 
 
 class StreamEvents:
@@ -30,11 +29,6 @@ class StreamEvents:
         self._intake = intake
         self._baselines = baselines
         self._streams: set[AckStream] = set()
-
-    @property
-    def open(self) -> set[asyncio.Future[Ack]]:
-        """The Acks that are still to come."""
-        return {ack for stream in self._streams for ack in stream.acks}
 
     def stream(self, call: StreamCall) -> AckStream:
         """Begin a stream; one too many is refused."""
@@ -58,7 +52,7 @@ class AckStream:
         self._turns = Turns()
         self._batches: deque[bytes] = deque()  # that have come and are not taken yet
         self._taking: asyncio.Future[Awaitable[Ack]] | None = None
-        self.acks: deque[asyncio.Future[Ack]] = deque()
+        self._acks: deque[asyncio.Future[Ack]] = deque()
         self._is_held = self._has_ended = self._is_over = False
 
     def messages(self, messages: list[bytes]) -> bool:
@@ -85,9 +79,9 @@ class AckStream:
         self._batches.clear()
         if self._taking is not None:
             self._taking.cancel()
-        for ack in self.acks:
+        for ack in self._acks:
             ack.cancel()
-        self.acks.clear()
+        self._acks.clear()
         self._streams.discard(self)
 
     def finish(self, status: Status) -> None:
@@ -98,11 +92,11 @@ class AckStream:
     @property
     def _has_room(self) -> bool:
         limit = self._intake.limits.stream_batches
-        return len(self._batches) + len(self.acks) < limit and self._call.waiting_bytes < _UNREAD_ACKS
+        return len(self._batches) + len(self._acks) < limit and self._call.waiting_bytes < _UNREAD_ACKS
 
     def _take(self) -> None:
         while self._batches and self._taking is None and not self._is_over:
-            if len(self.acks) >= self._intake.limits.stream_batches or self._call.waiting_bytes >= _UNREAD_ACKS:
+            if len(self._acks) >= self._intake.limits.stream_batches or self._call.waiting_bytes >= _UNREAD_ACKS:
                 return
             taking = begin(self._intake.begin(self._batches.popleft(), self._turns))
             if taking.done():
@@ -126,7 +120,7 @@ class AckStream:
             self._fail(error)
             return
         ack = begin(_awaited(answer))
-        self.acks.append(ack)
+        self._acks.append(ack)
         if ack.done():
             self._answer()
         else:
@@ -139,9 +133,9 @@ class AckStream:
 
     def _answer(self) -> None:
         """Send the Acks that are there, up to the first that is not."""
-        while self.acks and self.acks[0].done() and not self._is_over:
+        while self._acks and self._acks[0].done() and not self._is_over:
             try:
-                ack = self.acks.popleft().result()
+                ack = self._acks.popleft().result()
                 ack.middleware_stats.CopyFrom(self._intake.stats_since(self._baseline))
                 self._call.send(bounded(ack).SerializeToString())
             except BaseException as error:
@@ -155,12 +149,10 @@ class AckStream:
             self._call.go_on()
 
     def _finish_if_done(self) -> None:
-        if self._has_ended and not (self._batches or self.acks or self._taking or self._is_over):
+        if self._has_ended and not (self._batches or self._acks or self._taking or self._is_over):
             self.finish(Status(StatusCode.OK))
 
     def _fail(self, error: BaseException) -> None:
-        if is_ours(error) and not isinstance(error, asyncio.CancelledError):
-            raise error
         _REPEATED.error("stream", "a stream could not be answered: %s", named(error))
         self.finish(Status(StatusCode.INTERNAL, named(error)))
 

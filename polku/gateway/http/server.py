@@ -17,8 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from polku.codes import Code
-from polku.errors import DrainingError, InputError, SettingError
-from polku.gateway.doors import cannot_open
+from polku.errors import DrainingError, InputError
 from polku.gateway.health import Health
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
@@ -26,6 +25,7 @@ from polku.gateway.http.connections import Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
+from polku.gateway.listen import listen
 from polku.log import RepeatedLog
 from polku.text import line
 from polku.usercode import is_ours
@@ -72,11 +72,8 @@ class HttpServer:
         self._runner = runner
         make: Any = runner.server
         self._connections = Connections(make, self._intake.limits)
-        self._server = await _listen(self._connections, address, shared)
-        if address.startswith("unix:"):
-            return address
-        port = self._server.sockets[0].getsockname()[1]
-        return f"{address.rpartition(':')[0]}:{port}"
+        self._server, bound = await listen(self._connections, "http_addr", address, shared=shared)
+        return bound
 
     async def stop(self, grace: float) -> None:
         """Close the port, give open requests `grace` seconds to end, close the connections."""
@@ -208,21 +205,3 @@ def _explain(request: web.Request, error: web.HTTPException) -> str:
 def _allow(error: web.HTTPException) -> dict[str, str]:
     allow = error.headers.get("Allow")
     return {"Allow": allow} if allow else {}
-
-
-async def _listen(connections: Connections, address: str, shared: bool) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    try:
-        if address.startswith("unix:"):
-            return await loop.create_unix_server(connections, address.removeprefix("unix:"))
-        host, _, port = address.rpartition(":")
-        if int(port) not in range(65_536):  # uvloop would take what is left of it
-            raise OverflowError(f"{port} is no port")
-        return await loop.create_server(
-            connections, host.strip("[]"), int(port), reuse_address=True, reuse_port=shared, backlog=1024
-        )
-    except OSError as error:
-        raise cannot_open("http_addr", address, error) from None
-    except (ValueError, OverflowError) as error:
-        reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
-        raise SettingError("http_addr", address, reason) from None
