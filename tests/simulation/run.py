@@ -148,7 +148,7 @@ async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> l
                 faults.append(f"counters: {intake._open_bytes} bytes are open at the end")
     await asyncio.sleep(0.1)
     if case["shape"] == "inline":  # actors end with their processes
-        faults += _leftovers(world, "Stream._settle" if is_fed else "_watch_health")
+        faults += _leftovers(world)
     return faults
 
 
@@ -184,12 +184,11 @@ async def _replay(world: World, system: InlineSystem | Cluster, limit: float) ->
     return list(letters.check_stored(world.ledger, path))
 
 
-def _leftovers(world: World, allowed: str) -> list[str]:
-    """Return what goes on when all is stopped; a source that sends again notices the end after its pause."""
+def _leftovers(world: World) -> list[str]:
     me = asyncio.current_task()
     left = [task for task in world.loop.tasks if not task.done() and task is not me and not task.process.dead]
     names = sorted({getattr(task.get_coro(), "__qualname__", type(task.get_coro()).__name__) for task in left})
-    ours = ("_watch_health", "_inject", "Cluster._send_again", allowed)
+    ours = ("_watch_health", "_inject", "Cluster._send_again")
     names = [name for name in names if not name.startswith(ours)]
     faults = [f"leftover: tasks that have not ended: {names}"] if names else []
     for task in world.loop.tasks:

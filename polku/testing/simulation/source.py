@@ -104,6 +104,7 @@ class _Source:
         self._is_stopped = False
         self._is_broken = False
         self._committing: asyncio.Task[None] | None = None
+        self._answers: set[Awaitable[None]] = set()  # of what is not committed yet
 
     async def run(self, open_stream: Callable[..., PulledStream]) -> None:
         await self._log.lease()
@@ -123,6 +124,7 @@ class _Source:
                 answer = await stream.push([self._pulled(position + n, events) for n, events in enumerate(records)])
             except DrainingError:
                 return
+            self._answers.add(answer)
             position += len(records)
             self._committing = asyncio.ensure_future(self._commit(self._committing, answer, position))
             self._config.pushes += 1
@@ -137,6 +139,8 @@ class _Source:
             await answer
         except DrainingError:
             self._is_broken = True
+        finally:
+            self._answers.discard(answer)
         await asyncio.sleep(self._config.world.random.random() * 0.01)
         if not self._is_broken:
             self._log.commit(end)
@@ -160,6 +164,8 @@ class _Source:
     async def close(self) -> None:
         if self._committing is not None:
             self._committing.cancel()
+        for answer in self._answers:
+            asyncio.ensure_future(answer).cancel()
 
     def state(self) -> SourceState:
         return SourceState("reads", records=self._config.pushes, lag=len(self._log.records) - self._log.committed)
