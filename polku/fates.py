@@ -51,7 +51,7 @@ def account(given: Sequence[Event], outcome: Outcome, reason: str) -> Account:
 
 
 def merged(events: int, parts: int) -> Account:
-    """Return the account of so many parts of which a holder made so many events."""
+    """Return the account of a holder that made a number of events out of a number of parts."""
     owners = [position if position < parts else 0 for position in range(events)]
     return Account(owners, _extra(Counter(owners), parts))
 

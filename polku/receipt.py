@@ -111,7 +111,7 @@ class Receipt(NamedTuple):
         return self._replace(refused=refused, fates=moved(self.fates[first:end], -start))
 
     def counts_of(self, events: int) -> Counts:
-        """Count a batch of so many events that this answers by their fates."""
+        """Return the counts of a batch of that many events, by the fates that this receipt has."""
         counts = {"received": events, "forwarded": events}
         for _, what, number in self.fates:
             counts[what] = counts.get(what, 0) + number

@@ -456,7 +456,7 @@ class Intake:
             return self._unanswered(count, Code.UNAVAILABLE, named(error))
 
     def _unanswered(self, count: int, code: Code, message: str) -> Receipt:
-        """Return a receipt that refuses all of so many events: they count as received, and as nothing else."""
+        """Return a receipt that refuses all of `count` events: they count as received, and as nothing else."""
         refused = tuple(Refusal("", code, message, position=position) for position in range(count))
         return self._latest._replace(refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count)))
 

@@ -409,7 +409,7 @@ async def test_fates_of_events_that_are_not_in_the_batch_are_left_out(*, near: b
 
 
 def full(*emitters: str, overflow: str = "drop_newest", await_delivery: bool = False, capacity: int = 4) -> Buffer:
-    """Return a buffer with room for so many events, whose emitters take nothing."""
+    """Return a buffer with room for that many events, whose emitters take nothing."""
     links = {name: Link(name, Local(Destination(is_open=False))) for name in emitters}
     strategy = BufferStrategy.ring(capacity, overflow=overflow)
     return Buffer(strategy, links, DeadLetters(), await_delivery=await_delivery)

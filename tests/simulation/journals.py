@@ -228,7 +228,7 @@ class Journals:
             self._cut()
 
     def _bury(self, process: Process) -> None:
-        """Do as the kernel does for a process that is no more: close its files, let go of its locks."""
+        """Close the files and release the locks of a process that has ended, as the kernel does."""
         if process in self.volume.dying:
             self.volume.dying.discard(process)
             self.world.trace(f"{process.name} died at its disk")

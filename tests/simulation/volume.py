@@ -224,7 +224,7 @@ class Volume:
         return self._mode() == "broken"
 
     def takes_room(self, size: int, process: Process | None) -> bool:
-        """Take so many bytes; return whether they are there."""
+        """Take that many bytes; return whether they are there."""
         if self._mode() != "full":
             self.room = None
         elif self.room is None:
