@@ -258,11 +258,12 @@ class Buffer:
         slot = await self._log.put(head, [outlet.name for outlet in takers])
         for outlet in takers:
             outlet.reserve(slot)
-        filing.drafts.append(Draft(slot, takers, start, head))
-        filing.pieces.append((slot.position, start))
         owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
-        if owners:
-            filing.waits.append(self._await(slot.position, owners, filing.identity, start))
+        awaited = self._await(slot.position, owners, filing.identity, start) if owners else None
+        if awaited is not None:
+            filing.waits.append(awaited)
+        filing.drafts.append(Draft(slot, takers, start, head, awaited))
+        filing.pieces.append((slot.position, start))
 
     async def _make_room(self, outlet: Outlet, head: Batch, filing: Filing, start: int) -> Room:
         count, size = len(head), self._log.weigh(head)
@@ -335,11 +336,13 @@ class Buffer:
         if held.cancelled() or held.exception() is None:
             self._claim(drafts)
             return
-        for slot, takers, *_ in drafts:
-            for outlet in takers:
-                outlet.cancel(slot)
-            if slot.position in self._awaited:
-                self._awaited.pop(slot.position).done.set_result(None)
+        for draft in drafts:
+            for outlet in draft.takers:
+                outlet.cancel(draft.slot)
+            if draft.awaited is not None:
+                draft.awaited.done.set_result(None)
+                if self._awaited.get(draft.slot.position) is draft.awaited:
+                    del self._awaited[draft.slot.position]
 
     def _await(self, position: int, owners: int, identity: Identity | None, start: int = 0) -> Awaited:
         awaited = self._awaited[position] = Awaited(owners, identity, start)

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class Draft(NamedTuple):
-    """A piece in the log's draft: where it lies, which outlets it goes to, its place in the batch, and itself."""
+    """A piece in the log's draft: where it lies, which outlets it goes to, its place in the batch, and itself.
+
+    `awaited` is its delivery where the sender waits for that. (By its position alone it could be that of another piece:
+    what is put before a journal can be opened may have the position of something that is in it.)
+    """
 
     slot: Slot
     takers: Sequence[Outlet]
     start: int
     piece: Batch
+    awaited: Awaited | None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -352,6 +353,34 @@ async def test_a_journal_whose_opening_failed_can_be_opened_again(path: Path, mo
                 pass
     async with durable(path, {"a": shut()}) as bench:
         assert (await bench.push(batch_of("1"))).refused == ()
+
+
+async def test_what_is_pushed_before_the_journal_can_be_opened_answers_for_itself_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, at positions that batches in the journal have: those are answered when they are delivered."""
+    before = batch_of("1", "2", seq=1)
+    async with durable(path, {"a": shut()}, await_delivery=True) as bench:
+        await bench.buffer.push(before)
+    a = shut()
+    opened, open_journal = list[DurableLog](), DurableLog._open
+
+    def late(log: DurableLog) -> Any:
+        opened.append(log)
+        if len(opened) == 1:
+            raise JournalError(path, "the disk is full")
+        return open_journal(log)
+
+    monkeypatch.setattr(DurableLog, "_open", late)
+    async with durable(path, {"a": a}, await_delivery=True) as bench:
+        refused = (await asyncio.wait_for(bench.push(batch_of("3", "4", seq=2)), 20)).refused
+        assert [(refusal.event_id, refusal.code) for refusal in refused] == [("3", "BUFFER_FULL"), ("4", "BUFFER_FULL")]
+        again = asyncio.ensure_future(bench.push(before))
+        await asyncio.sleep(0.1)
+        assert not again.done()  # nothing of it is delivered
+        a.gate.set()
+        assert (await asyncio.wait_for(again, 20)).refused == ()
+        assert a.ids == ["1", "2"]
 
 
 @pytest.mark.parametrize("lost", ["30", "20 AND 50", "60"], ids=["one", "many", "the last"])
