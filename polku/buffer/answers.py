@@ -12,6 +12,9 @@ from polku.buffer.filing import Filing
 from polku.codes import Code
 from polku.receipt import Receipt, Refusal, located
 
+LIVES = 4
+"""How many lives of a sender are remembered: it may take another epoch, and send again what it sent under the first."""
+
 Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | Filing"
 
 
@@ -80,7 +83,6 @@ class Answered:
     """Remember the answers of the latest batches of each origin, and of the parts that some were sent in."""
 
     _KEPT = 256  # far more than a window; what is older and was answered cannot be sent again
-    _LIVES = 4  # a sender may take another epoch, and then send again what it sent under the one before
 
     def __init__(self) -> None:
         self._lives: dict[str, dict[int, dict[int, Known]]] = {}  # by origin, epoch and number
@@ -106,11 +108,11 @@ class Answered:
             self._put_part(whole, place, answer)
             return
         lives = self._lives.setdefault(identity.origin, {})
-        answers = lives.setdefault(identity.epoch, {})
+        answers = lives[identity.epoch] = lives.pop(identity.epoch, {})  # the life that was heard last stands last
         answers[identity.seq] = answer
         while len(answers) > self._KEPT and _is_final(answers[next(iter(answers))]):
             del answers[next(iter(answers))]
-        while len(lives) > self._LIVES:
+        while len(lives) > LIVES:
             del lives[next(iter(lives))]
 
     def _put_part(self, whole: Identity, place: range, answer: Known) -> None:

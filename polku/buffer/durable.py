@@ -104,6 +104,7 @@ class DurableLog:
         self._salvaged = float("-inf")
         self._position = self._held = 0
         self._draft: list[Row] = []
+        self._is_late = False  # the draft has positions that batches in the journal may have
         self._at_hand: OrderedDict[int, Batch] = OrderedDict()
         self._owners: dict[int, int] = {}
         self._at_hand_bytes = 0
@@ -161,6 +162,10 @@ class DurableLog:
         unit.events = sum(row.header.events for row in unit.rows)
         unit.size = sum(weigh(len(row.payload)) for row in unit.rows)
         unit.answer = answer
+        if self._is_late:
+            self._is_late = False
+            self._refuse([unit], self._opened_late())
+            return unit.done
         with self._wake:
             if self._closing:
                 unit.done.set_exception(JournalError(self._path, "was closed"))
@@ -331,15 +336,17 @@ class DurableLog:
 
     def _opened(self, journal: Journal, recovered: Recovered, last: int, size: tuple[int, int]) -> None:
         self._journal, self._fault = journal, ""
-        late = JournalError(self._path, "it was opened only now")
         with self._wake:
             units, self._units = self._units, []
-        self._refuse(units, late)  # their positions may be those of batches in the journal
+        self._refuse(units, self._opened_late())  # their positions may be those of batches in the journal
         self._events = size[0] + sum(row.header.events for row in self._draft)
         self._bytes = size[1] + sum(weigh(len(row.payload)) for row in self._draft)
         if self._recovered:
             return
         self._recovered = True
+        self._is_late = bool(self._draft)
+        for row in self._draft:
+            self._forget(row.position, whole=True)
         self._position = self._held = max(self._position, last)
         self._latest = {name: state.cursor for name, state in recovered.outlets.items()}
         self._on_open(recovered)
@@ -466,7 +473,7 @@ class DurableLog:
             self._post(self._failed, units, error)
             return False
         self._failing = False
-        self._post(self._refuse, list(units), JournalError(self._path, "it was opened only now"))
+        self._post(self._refuse, list(units), self._opened_late())
         units.clear()
         done = threading.Event()
         self._post(self._opened, *opened)
@@ -509,6 +516,9 @@ class DurableLog:
                 self._forget(row.position, whole=True)
             if not unit.done.done():
                 unit.done.set_exception(error)
+
+    def _opened_late(self) -> JournalError:
+        return JournalError(self._path, "it was opened only now")
 
     def _say_fault(self, text: str) -> None:
         if text != self._fault:

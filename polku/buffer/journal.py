@@ -15,13 +15,13 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from polku.batch import Batch, Header, Identity, parts_of
-from polku.buffer.answers import Answer, read_answer, read_refusals, write_pieces, write_refusals
+from polku.buffer.answers import LIVES, Answer, read_answer, read_refusals, write_pieces, write_refusals
 from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal_file import (
     ANSWER,
@@ -47,15 +47,17 @@ from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.receipt import Refusal
 
 _LOG = logging.getLogger(__name__)
-KEPT_ANSWERS = 256  # for each sender: far more than a window
+KEPT_ANSWERS = 256  # for each life of a sender: far more than a window
 _SWEEP_COMMITS = 8
 _SWEEP_BYTES = 4 * 1024 * 1024
 _AT_ONCE = 64  # entries in one statement
 _AT_ONCE_BYTES = 1024 * 1024  # of payload: what one statement writes is copied once
 _PLACES = "(" + ",".join("?" * ENTRY) + ")"
-# Answers to a sender's batches and their parts; of its other lives too, whose epochs may be higher: clocks go back.
+# Answers to a sender's batches and their parts: old ones of one life, and all those of lives that are over. The epoch
+# of such a life may be the higher one: clocks go back.
 _FROM_OLD = (
-    "FROM answered WHERE (origin=? OR (origin>? AND origin<?)) AND (epoch<>? OR seq<=?) ORDER BY epoch, seq LIMIT ?"
+    "FROM answered WHERE (origin=? OR (origin>? AND origin<?)) "
+    f"AND (epoch=? AND seq<=? OR epoch NOT IN ({','.join('?' * LIVES)})) ORDER BY epoch, seq LIMIT ?"
 )
 _OLD_ANSWERS = f"SELECT origin, epoch, seq {_FROM_OLD}"
 _OLD_ANSWERS_PLACES = f"SELECT origin, epoch, seq, first, last {_FROM_OLD}"
@@ -85,18 +87,18 @@ class Work(NamedTuple):
 
 
 class _Unswept(NamedTuple):
-    """Count what was written since the latest sweep; `latest` are the last answers of each sender."""
+    """Count what was written since the latest sweep; `latest` is the last number of each sender's life."""
 
     commits: int = 0
     bytes: int = 0
     answers: int = 0
-    latest: Mapping[str, Identity] = {}
+    latest: Mapping[tuple[str, int], int] = {}
 
     def plus(self, work: Work) -> _Unswept:
         """Count one commit more."""
         size = sum(len(row.payload) for row in work.rows)
         wholes = [answer.identity.place[0] for answer in work.answers]
-        latest = {whole.origin: whole for whole in wholes}
+        latest = {(whole.origin, whole.epoch): whole.seq for whole in wholes}
         counts = (self.commits + 1, self.bytes + size, self.answers + len(work.answers))
         return _Unswept(*counts, {**self.latest, **latest})
 
@@ -138,6 +140,7 @@ class Journal:
         self._cursors: dict[str, int] = {}
         self._swept: dict[str, int] = {}  # where the cursors were at the latest sweep; missing: at the start
         self._unswept = _Unswept()
+        self._lives: dict[str, dict[int, None]] = {}  # the epochs of each sender's latest lives, the latest last
         self._lock: FileLock | None = None
         with self._told(), contextlib.ExitStack() as undo:
             undo.callback(self._unlock)
@@ -189,6 +192,8 @@ class Journal:
             if unowned:
                 change_takers(self._db, str(sum(1 << self._bits[name] for name in outlets)))
         self._swept = dict(self._cursors)
+        for answer in sorted(self.answers(), key=lambda answer: (answer.last, answer.identity.epoch)):
+            self._live(*answer.identity.place[0][:2])
 
     def rename(self, old: str, new: str) -> None:
         """Give all that waits for one outlet to another, which may be there already."""
@@ -433,14 +438,27 @@ class Journal:
 
     def _forget_answers(self, unswept: _Unswept) -> None:
         count = 2 * unswept.answers  # two go for one that came, so old ones are caught up with
-        for origin, epoch, seq in unswept.latest.values():
-            old = (origin, *parts_of(origin), epoch, seq - KEPT_ANSWERS, count)
+        for (origin, epoch), seq in unswept.latest.items():
+            lives = self._live(origin, epoch)
+            old = (origin, *parts_of(origin), epoch, seq - KEPT_ANSWERS, *lives, *[epoch] * (LIVES - len(lives)), count)
             if self._final:
                 self._db.execute(f"DELETE FROM answered WHERE (origin, epoch, seq) IN ({_OLD_ANSWERS})", old)
                 continue
             for *key, first, last in self._db.execute(_OLD_ANSWERS_PLACES, old).fetchall():
                 if not self._holds(first, last):  # those whose batches still wait may be asked for
                     self._db.execute("DELETE FROM answered WHERE origin=? AND epoch=? AND seq=?", key)
+
+    def _live(self, origin: str, epoch: int) -> Collection[int]:
+        """Learn which life of a sender was heard last; return the latest ones, whose answers are kept.
+
+        A sender that hears of another of its name takes a higher epoch, and may have to send again what it sent before.
+        """
+        lives = self._lives.setdefault(origin, {})
+        lives.pop(epoch, None)
+        lives[epoch] = None
+        while len(lives) > LIVES:
+            del lives[next(iter(lives))]
+        return lives
 
     def _holds(self, first: int, last: int) -> bool:
         query = "SELECT 1 FROM batch WHERE position BETWEEN ? AND ? LIMIT 1"
@@ -531,8 +549,14 @@ def batch_of(path: Path, found: Sequence[object]) -> Batch:
 
 
 def read_answers(db: sqlite3.Connection) -> list[Answer]:
-    """Return the answers that are remembered, oldest first; raises `ValueError` where one makes no sense."""
-    query = "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered ORDER BY origin, epoch, seq"
+    """Return the answers that are remembered, oldest first; raises `ValueError` where one makes no sense.
+
+    Which life of a sender is the older one is told by where its batches lie.
+    """
+    query = (
+        "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered "
+        "ORDER BY origin, max(last) OVER (PARTITION BY origin, epoch), epoch, seq"
+    )
     answers = []
     for origin, *numbers, refused, pieces in db.execute(query):
         epoch, seq, first, last = _numbers("an answer", numbers)

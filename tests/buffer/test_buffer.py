@@ -125,7 +125,8 @@ async def test_a_slow_outlet_holds_no_other_until_its_share_is_full() -> None:
     assert slow.ids == fast.ids == numbered(0, 11)
 
 
-async def test_a_few_events_wait_a_moment_after_a_delivery_and_leave_as_one() -> None:
+async def test_a_few_events_wait_a_moment_after_a_delivery_and_leave_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 0.5)
     a = Destination()
     bench = Bench(BufferStrategy.ring(1_000), {"a": a})
     await bench.push(batch("0"))

@@ -16,6 +16,7 @@ from polku import Batch, BufferStrategy, Code, Event
 from polku.batch import Identity
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Work
+from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve
 from polku.buffer.strategy import Overflow
 from polku.errors import DrainingError, JournalError, JournalLockedError
@@ -375,12 +376,43 @@ async def test_what_is_pushed_before_the_journal_can_be_opened_answers_for_itsel
     async with durable(path, {"a": a}, await_delivery=True) as bench:
         refused = (await asyncio.wait_for(bench.push(batch_of("3", "4", seq=2)), 20)).refused
         assert [(refusal.event_id, refusal.code) for refusal in refused] == [("3", "BUFFER_FULL"), ("4", "BUFFER_FULL")]
+        await soon(lambda: not bench.buffer.statistics().fault)
         again = asyncio.ensure_future(bench.push(before))
         await asyncio.sleep(0.1)
         assert not again.done()  # nothing of it is delivered
         a.gate.set()
         assert (await asyncio.wait_for(again, 20)).refused == ()
         assert a.ids == ["1", "2"]
+
+
+async def test_what_is_put_before_the_journal_is_opened_and_committed_after_that_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with durable(path, {"a": shut()}) as bench:
+        await bench.push(batch_of("1", "2"))
+    log, is_full, recovered = DurableLog(str(path)), True, list[Recovered]()
+    open_journal = DurableLog._open
+
+    def late(log: DurableLog) -> Any:
+        if is_full:
+            raise JournalError(path, "the disk is full")
+        return open_journal(log)
+
+    monkeypatch.setattr(DurableLog, "_open", late)
+    await log.open(["a"], recovered.append)
+    slot = await log.put(batch_of("3"), ["a"])
+    is_full = False
+    await soon(lambda: bool(recovered))
+    (there,) = await log.fetch([slot.position])
+    assert there is not None
+    assert there.ids == ["1", "2"]
+    with pytest.raises(JournalError, match="opened only now"):
+        await log.commit(None)
+    assert log.size[0] == 2
+    slot = await log.put(batch_of("4"), ["a"])
+    await log.commit(None)
+    assert [one and one.ids for one in await log.fetch([1, slot.position])] == [["1", "2"], ["4"]]
+    await log.close()
 
 
 @pytest.mark.parametrize("lost", ["30", "20 AND 50", "60"], ids=["one", "many", "the last"])

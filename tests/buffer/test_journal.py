@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku.batch import Header, Identity
-from polku.buffer.answers import Answer
+from polku.buffer.answers import LIVES, Answer
 from polku.buffer.journal import KEPT_ANSWERS, Journal, Row, Work
 from polku.buffer.lock import holder
 from polku.buffer.repair import faults, finish_salvage, salvage
@@ -118,29 +118,42 @@ def test_what_failed_can_be_done_again_and_frees_what_it_frees(tmp_path: Path) -
         assert positions(journal) == []
 
 
-def test_answers_are_kept_for_the_latest_batches_of_the_latest_life(tmp_path: Path) -> None:
+def test_answers_are_kept_for_the_latest_batches_of_the_latest_lives(tmp_path: Path) -> None:
     refused = (Refusal("x", Code.BUFFER_FULL, "why"),)
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 2 * KEPT_ANSWERS):
             journal.write(Work([], [Answer(Identity("one", 1, seq), 1, 0, refused)]))
         assert [a.identity.seq for a in journal.answers()] == list(range(KEPT_ANSWERS, 2 * KEPT_ANSWERS))
-        for seq in range(1, KEPT_ANSWERS):
-            journal.write(Work([], [Answer(Identity("one", 2, seq), 1, 0)]))
-        assert {a.identity.epoch for a in journal.answers()} == {2}
+        for epoch in range(2, LIVES + 2):
+            for seq in range(1, KEPT_ANSWERS):
+                journal.write(Work([], [Answer(Identity("one", epoch, seq), 1, 0)]))
+            assert {a.identity.epoch for a in journal.answers()} == set(range(max(epoch - LIVES, 0) + 1, epoch + 1))
         journal.write(Work(refused=[(Identity("one", 2, 1), refused), (Identity("nobody", 1, 1), refused)]))
         assert journal.answers()[0].refused == refused
 
 
-def test_answers_of_parts_go_with_their_batches_and_those_of_a_life_with_a_clock_ahead_too(tmp_path: Path) -> None:
+def test_a_life_that_is_heard_again_is_remembered_before_those_that_are_not_also_by_who_opens_it_next(
+    tmp_path: Path,
+) -> None:
+    for position, epoch in enumerate([9, 2, 3, 4, 9, 5, 6], start=1):
+        with opened(tmp_path / "j", "a") as journal:
+            for _ in range(2):  # what is over goes a little at a time
+                journal.write(Work([], [Answer(Identity("one", epoch, position), position, position)]))
+    with opened(tmp_path / "j", "a") as journal:
+        assert list(dict.fromkeys(a.identity.epoch for a in journal.answers())) == [4, 9, 5, 6]
+
+
+def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_ahead_too(tmp_path: Path) -> None:
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 20):
             whole = Identity("p/one", 1 << 62, seq)
             answers = [Answer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8))]
             journal.write(Work([], [*answers, Answer(Identity("p/one2", 5, seq), 1, 0)]))
-        for seq in range(1, KEPT_ANSWERS):
-            journal.write(Work([], [Answer(Identity("p/one", 7, seq), 1, 0)]))
+        for epoch in range(7, 7 + LIVES):
+            for seq in range(1, KEPT_ANSWERS):
+                journal.write(Work([], [Answer(Identity("p/one", epoch, seq), 1, 0)]))
         kept = [answer.identity for answer in journal.answers()]
-        assert {identity.epoch for identity in kept if identity.place[0].origin == "p/one"} == {7}
+        assert {identity.epoch for identity in kept if identity.place[0].origin == "p/one"} == {7, 8, 9, 10}
         assert sum(identity.origin == "p/one2" for identity in kept) == 19
 
 
