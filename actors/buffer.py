@@ -11,12 +11,12 @@ from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_buffer, build_dead_letters, replay_to_outlets
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.inlet import Inlet
 from polku.link import Link, Push
 from polku.plan import Plan
-from polku.receipt import Receipt
 
 
 class BufferShell(Shell):

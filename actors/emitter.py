@@ -8,6 +8,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_delivery
+from polku.batch.receipt import Receipt
 from polku.collect import MAX_BATCHES
 from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
@@ -16,7 +17,6 @@ from polku.hooks import close_each
 from polku.inlet import Inlet
 from polku.link import Push
 from polku.plan import OutletPlan
-from polku.receipt import Receipt
 
 
 class EmitterShell(Shell):

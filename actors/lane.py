@@ -12,6 +12,7 @@ from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters
+from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -19,7 +20,6 @@ from polku.gateway.intake import Intake
 from polku.lane import Lane, LaneStatistics
 from polku.link import Peer, Push
 from polku.plan import StagePlan
-from polku.receipt import Receipt
 from polku.serving import favour_journal
 
 

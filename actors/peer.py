@@ -13,10 +13,10 @@ import ray.exceptions
 from polku.actors.names import find
 from polku.actors.shortcut import LostError, Shortcut, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.errors import PolkuError, UnavailableError
 from polku.link import Push
-from polku.receipt import Receipt, Taken, Turn
 from polku.text import named
 
 _PAUSE = 0.2  # seconds between two questions to an actor that is on its way back

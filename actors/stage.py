@@ -11,6 +11,7 @@ from polku.actors.shell import Shell, unpack
 from polku.actors.target import Target, connect
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_dead_letters, build_stage
+from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.fork import Fork
@@ -18,7 +19,6 @@ from polku.inlet import Inlet
 from polku.lane import single
 from polku.link import Link, Outgoing, Push
 from polku.plan import Plan, StagePlan
-from polku.receipt import Receipt
 from polku.replicas import Reply
 from polku.stage import Stage, StageStatistics
 

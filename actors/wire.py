@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import pickle
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.link import Push
-from polku.receipt import Receipt, Taken, Turn
 
 
 def pack_push(push: Push, batch: Batch) -> tuple[bytes, bytes]:

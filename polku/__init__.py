@@ -17,7 +17,8 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 
 from __future__ import annotations
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Refusal
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.codes import Code
 from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
@@ -74,7 +75,6 @@ from polku.middleware import (
 )
 from polku.pipeline import Pipeline
 from polku.plan import AckLevel, Plan
-from polku.receipt import Refusal
 from polku.sender import Sender, SendReceipt
 from polku.version import __version__
 

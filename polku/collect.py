@@ -14,16 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from polku.batch import Batch, Header
+from polku.batch.batch import Batch, Header
+from polku.batch.frames import join_frames, split_frames
+from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
-from polku.receipt import Receipt, Refusal
 from polku.tasks import TaskSet
 from polku.text import said
 from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import join_frames, split_frames
 
 MAX_BATCHES = 5_000  # for each of them a call of the sender is open
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Refusal
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.receipt import Refusal
 
 Records: TypeAlias = Iterable["Event | RecordError"]
 
@@ -213,7 +213,7 @@ class Outcome(NamedTuple):
 
     `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's). `origins` has for
     each event that goes on the positions of the given events that it was made of, so that those are refused with it;
-    None where each is one of the given objects, or where that is not known (see `polku.lineage`).
+    None where each is one of the given objects, or where that is not known (see `polku.batch.lineage`).
     """
 
     events: list[Event]

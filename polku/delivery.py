@@ -9,14 +9,14 @@ from collections.abc import Awaitable
 from itertools import count
 from typing import Any, NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Refusal, located
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
 from polku.hooks import CLOSE_SECONDS, call_hook, snapshot_of, start_hook
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal, located
 from polku.text import named, said
 from polku.usercode import as_exception, is_ours
 

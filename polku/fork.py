@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.errors import UnavailableError
 from polku.link import Link
-from polku.receipt import Receipt
 
 
 class Fork:

@@ -13,13 +13,13 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.begin import begin
 from polku.errors import PastLifeError, UnavailableError
 from polku.numbers import Ranges
 from polku.peer import Holding, Push, Receiver
 from polku.quarantine import Key, Patience, Quarantine, Work
-from polku.receipt import Receipt, Taken, Turn
 from polku.usercode import as_exception, contained, is_ours
 
 

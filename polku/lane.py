@@ -32,7 +32,8 @@ from polku.assembly import (
     replay_to_intake,
     replay_to_outlets,
 )
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery, DeliveryStatistics
@@ -43,7 +44,6 @@ from polku.inlet import Inlet
 from polku.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
 from polku.neighbour import Neighbour
 from polku.plan import Plan, StagePlan
-from polku.receipt import Receipt, Taken, Turn
 from polku.replicas import Replicas
 from polku.stage import Stage, StageStatistics
 

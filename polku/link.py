@@ -23,7 +23,8 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from polku.batch import Batch, Identity, join
+from polku.batch.batch import Batch, Identity, join
+from polku.batch.receipt import Receipt, located, numbers_of
 from polku.begin import begin
 from polku.epoch import new_epoch
 from polku.errors import DrainingError, PastLifeError, UnavailableError
@@ -32,7 +33,6 @@ from polku.log import RepeatedLog
 from polku.numbers import OpenNumbers
 from polku.peer import Holding, Local, Outgoing, Peer, Push, Receiver
 from polku.poison import Bury, Search
-from polku.receipt import Receipt, located, numbers_of
 from polku.suspects import Suspects, Trial
 from polku.tasks import TaskSet
 from polku.usercode import as_exception, is_ours

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, located
 from polku.begin import begin
 from polku.errors import DrainingError
 from polku.link import Receiver
-from polku.receipt import Receipt, located
 from polku.usercode import as_exception, is_ours
 
 

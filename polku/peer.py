@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from polku.batch import Batch
-from polku.receipt import Receipt, Taken, Turn
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 
 
 class Push(NamedTuple):

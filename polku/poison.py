@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from math import isqrt
 from typing import TypeAlias
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Fate, Output, Receipt, Refusal, located, moved, numbers_of, shifted
 from polku.codes import Code
 from polku.errors import UnavailableError
-from polku.receipt import Fate, Output, Receipt, Refusal, located, moved, numbers_of, shifted
 from polku.suspects import ALONE, DEATHS, Trial
 
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Counts, Output, Receipt
 from polku.gateway.turns import Turns
 from polku.link import Link
-from polku.receipt import Counts, Output, Receipt
 
 
 class Reply:

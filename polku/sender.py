@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from polku.batch.frames import events_field, join_frames
+from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import Ack, IngestBatch, RawPayload
-from polku.views import events_field, join_frames
 
 if TYPE_CHECKING:
     from polku.hub import Runner

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.fates import Account, account, merged, owners_through
+from polku.batch.lineage import through, trace_back
+from polku.batch.receipt import Counts, Fate, Output, Receipt, Refusal
 from polku.begin import begin
 from polku.clock import Clock
 from polku.codes import Code
@@ -22,12 +25,9 @@ from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
-from polku.fates import Account, account, merged, owners_through
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
-from polku.lineage import through, trace_back
 from polku.link import Outgoing
 from polku.log import RepeatedLog
-from polku.receipt import Counts, Fate, Output, Receipt, Refusal
 from polku.tasks import TaskSet
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours

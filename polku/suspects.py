@@ -14,8 +14,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from polku.batch import Batch
-from polku.receipt import Receipt, Taken, Turn
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 
 if TYPE_CHECKING:
     from polku.peer import Peer, Push

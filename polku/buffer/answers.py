@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Receipt, Refusal, located
 from polku.buffer.filing import Filing
 from polku.codes import Code
-from polku.receipt import Receipt, Refusal, located
 
 LIVES = 4
 """How many lives of a sender are remembered: it may take another epoch, and send again what it sent under the first."""

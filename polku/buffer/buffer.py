@@ -16,7 +16,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from polku.arguments import shorten
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted
 from polku.buffer.answers import Answer, Answered, Known, answer_of
 from polku.buffer.entry import Awaited, describe_orphan
 from polku.buffer.filing import Draft, Filing
@@ -29,7 +30,6 @@ from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turn
 from polku.hooks import close_each
 from polku.link import Link
-from polku.receipt import Counts, Fate, Receipt, Refusal, shifted
 from polku.tasks import TaskSet
 from polku.text import line
 

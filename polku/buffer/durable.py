@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
 from polku.buffer.entry import OutletState, Slot, describe_orphan
 from polku.buffer.journal import Journal, Row, Work
@@ -38,7 +39,6 @@ from polku.daemon import DaemonExecutor
 from polku.disk import make_folder
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog
-from polku.receipt import Refusal
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import NamedTuple
 
-from polku.batch import Identity
-from polku.receipt import Refusal, shifted
+from polku.batch.batch import Identity
+from polku.batch.receipt import Refusal, shifted
 
 
 class Slot(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Fate, Refusal
 from polku.buffer.entry import Awaited, Slot
-from polku.receipt import Fate, Refusal
 
 if TYPE_CHECKING:
     from polku.buffer.outlet import Outlet

@@ -20,7 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from polku.batch import Batch, Header, Identity, parts_of
+from polku.batch.batch import Batch, Header, Identity, parts_of
+from polku.batch.receipt import Refusal
 from polku.buffer.answers import LIVES, Answer, read_answer, read_refusals, write_pieces, write_refusals
 from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal_file import (
@@ -44,7 +45,6 @@ from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
-from polku.receipt import Refusal
 
 _LOG = logging.getLogger(__name__)
 KEPT_ANSWERS = 256  # for each life of a sender: far more than a window

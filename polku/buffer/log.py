@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
 from polku.buffer.entry import OutletState, Slot
 from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
-from polku.receipt import Refusal
 
 
 class Recovered(NamedTuple):

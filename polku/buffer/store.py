@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from polku.batch import Batch, Header
+from polku.batch.batch import Batch, Header
 from polku.buffer.strategy import BufferStrategy, Kind
 
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.contracts import DeadEvent
 from polku.daemon import DaemonExecutor
@@ -19,7 +20,6 @@ from polku.dead_letters.replay import Replayer, Send
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
-from polku.receipt import Refusal
 from polku.text import said
 
 T = TypeVar("T")

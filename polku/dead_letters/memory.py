@@ -7,13 +7,13 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Refusal, located
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
 from polku.dead_letters.kinds import Kind, next_cut
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
-from polku.receipt import Refusal, located
 from polku.text import block, line
 
 _LOG = logging.getLogger(__name__)

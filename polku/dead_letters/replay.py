@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.dead_letters.store import DeadLetterStore, Marked, as_event
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
-from polku.receipt import Receipt, Refusal
 from polku.text import line, named, said
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.ahti.mapping import ahti_batch, ahti_event
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import join_frames, split_frames
 from polku.contracts import Failure
 from polku.emit.ahti_ack import Verdict, read_failures, read_verdict
 from polku.emit.encode import write_each
@@ -14,7 +15,6 @@ from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc_stream import Dialect
 from polku.emit.parts import TooLargeError, send_parts
 from polku.errors import RetryableError
-from polku.views import join_frames, split_frames
 
 if TYPE_CHECKING:
     from polku.emit.ahti import AhtiEmitter

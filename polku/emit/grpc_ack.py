@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import read_ack
 from polku.codes import Code
 from polku.contracts import Failure
 from polku.emit.parts import TooLargeError
 from polku.errors import EmitError, RejectedError, RetryableError
 from polku.v1.gateway_pb2 import Ack, AckError
-from polku.views import read_ack
 
 _AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 _SMALLER = frozenset({Code.TOO_LARGE, Code.TOO_MANY_EVENTS})

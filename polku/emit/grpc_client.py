@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import events_field
 from polku.contracts import Failure
 from polku.emit.grpc_ack import read_answer, read_failures
 from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc_stream import Dialect
 from polku.emit.parts import send_parts
 from polku.v1.gateway_pb2 import IngestBatch
-from polku.views import events_field
 
 if TYPE_CHECKING:
     from polku.emit.grpc import GrpcEmitter

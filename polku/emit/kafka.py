@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import split_frames
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.encode import note_unwritable
@@ -21,7 +22,6 @@ from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Value, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.text import said
-from polku.views import split_frames
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
 _OURS_TOO = ("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "dr_cb", "dr_msg_cb")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 
 from polku.arguments import shorten
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RejectedError
 from polku.text import line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.retry import Retry
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.emit.away import counts

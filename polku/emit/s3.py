@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import split_frames
 from polku.clock import Clock
 from polku.contracts import Collecting, Failure
 from polku.emit.encode import note_unwritable, unwritable
@@ -25,7 +26,6 @@ from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.text import named, said
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import split_frames
 
 A = TypeVar("A")
 R = TypeVar("R")

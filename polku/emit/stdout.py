@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit import console

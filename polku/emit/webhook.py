@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.cloudevents import cloud_event

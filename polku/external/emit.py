@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.message import DecodeError
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.emit.size import read_excess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RetryableError
 from polku.external.client import PluginState

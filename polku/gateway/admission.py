@@ -13,16 +13,16 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from polku.arguments import shorten
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import split_frames
+from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
 from polku.gateway.times import may_have_times, time_fault
 from polku.limits import Limits
-from polku.receipt import Refusal
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import split_frames
 
 _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event's bytes, none has that entry
 _LARGEST_ENTRY = 1_000  # bytes of it: more would be multiplied by the number of events

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import grpc
 
+from polku.batch.receipt import Counts
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
 from polku.gateway.intake import Intake
-from polku.receipt import Counts
 from polku.text import line, said
 from polku.v1.gateway_pb2 import Ack
 

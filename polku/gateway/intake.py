@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from polku.arguments import label, shorten
-from polku.batch import Batch, join
+from polku.batch.batch import Batch, join
+from polku.batch.frames import read_envelope
+from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
@@ -29,12 +31,10 @@ from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link import Link
 from polku.log import RepeatedLog
-from polku.receipt import Counts, Receipt, Refusal
 from polku.tasks import TaskSet
 from polku.text import as_id, line, named, said
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
-from polku.views import read_envelope
 
 if TYPE_CHECKING:
     from polku.contracts import SourceState

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, IngestContext, Pulled, Source, SourceState
@@ -22,7 +23,6 @@ from polku.gateway.intake import Intake
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.kafka.keys import RESERVED
 from polku.log import RepeatedLog
-from polku.receipt import Refusal
 from polku.text import as_id, line, named, said
 from polku.usercode import contained, is_ours
 from polku.v1.gateway_pb2 import Ack

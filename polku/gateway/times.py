@@ -11,8 +11,8 @@ from operator import methodcaller
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from polku.batch.frames import may_have_tag
 from polku.event.v1.event_pb2 import Event
-from polku.views import may_have_tag
 
 FIRST, LAST = -62_135_596_800, 253_402_300_799
 """The seconds of 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z (google/protobuf/timestamp.proto)."""

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from google.protobuf.message import DecodeError
 
+from polku.batch.frames import join_frames, split_frames
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import join_frames, split_frames
 
 
 @dataclass(frozen=True, slots=True)

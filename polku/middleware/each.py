@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from polku.arguments import is_async, shorten
+from polku.batch.receipt import Refusal
 from polku.begin import Begun
 from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.receipt import Refusal
 from polku.text import line, named, trace
 from polku.usercode import is_ours
 

@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Any
 
 from polku import arguments
+from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.each import Each, Failed, separate, wrong_result
-from polku.receipt import Refusal
 from polku.text import line
 
 TAG = "polku.invalid"

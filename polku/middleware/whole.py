@@ -9,11 +9,11 @@ from operator import is_
 from typing import Any
 
 from polku.arguments import shorten
+from polku.batch.lineage import origins
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.lineage import origins
 from polku.middleware.each import died, late, placed
 from polku.text import said
 from polku.usercode import is_ours

@@ -19,7 +19,7 @@ async (they run on the plugin's event loop).
 
 from __future__ import annotations
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Failure, IngestContext
 from polku.errors import RecordError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event

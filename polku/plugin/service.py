@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 
 from polku import arguments
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.emit.outcome import read_outcome

@@ -22,9 +22,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import read_envelope
 from polku.bench.workload import Workload
-from polku.views import read_envelope
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 Took = Callable[[int], None]

@@ -14,13 +14,13 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.bench.machine import describe, machine
 from polku.events import new_event
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
 from polku.loops import new_event_loop
-from polku.receipt import Receipt, Taken, Turn
 
 WANTED = 1.5  # times what a push costs in the beginning
 MEASURED = 1_000

@@ -18,14 +18,14 @@ from typing import Any
 
 from polku import BufferStrategy, Filter, Hub, Transform
 from polku.assembly import build_buffer, build_dead_letters, build_delivery, build_stage
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.bench.machine import describe, machine
 from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
 from polku.inlet import Inlet
 from polku.link import Link, Receiver, Window
 from polku.loops import new_event_loop
-from polku.receipt import Receipt
 from polku.v1.gateway_pb2 import IngestBatch
 
 BATCH = 1_000

@@ -23,10 +23,10 @@ from obstore.store import LocalStore, S3Store
 
 from polku import Batch, ObjectFormat, S3Emitter, new_event
 from polku.assembly import build_delivery
-from polku.batch import Header
+from polku.batch.batch import Header
+from polku.batch.receipt import Receipt
 from polku.emit.json_form import event_fields
 from polku.plan import OutletPlan
-from polku.receipt import Receipt
 from tests.emit.s3_server import S3Server
 
 OBJECT = 50_000

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from polku.batch.frames import split_frames
 from polku.bench.workload import HEAD_BYTES, PREFIX, Workload, sent_at
 from polku.errors import SettingError
 from polku.v1.gateway_pb2 import IngestBatch, IngestEvent
-from polku.views import split_frames
 
 
 @pytest.mark.parametrize("size", [80, 130, 131, 200, 201, 202, 203, 204, 16_500, 65_536])

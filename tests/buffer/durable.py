@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from polku import Batch, BufferStrategy, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.buffer.durable import DurableLog
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
 from polku.link import Link, Local
-from polku.receipt import Receipt
 from tests.buffer.parts import Destination
 
 

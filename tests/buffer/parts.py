@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from polku import Batch, BufferStrategy, Code, Event, Refusal
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
 from polku.link import Link, Local
-from polku.receipt import Receipt
 
 
 class Destination:

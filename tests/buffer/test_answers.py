@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polku import Code, Refusal
-from polku.batch import Identity
+from polku.batch.batch import Identity
 from polku.buffer.answers import answer_of
 from polku.buffer.entry import Awaited
 from polku.buffer.filing import Filing

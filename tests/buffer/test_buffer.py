@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, BufferStrategy, Code, Event, PlanError
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt
 from polku.buffer.strategy import Overflow
 from polku.errors import DrainingError
-from polku.receipt import Receipt
 from tests.buffer.parts import Bench, Destination, batch, finish, numbered, rest, until
 
 BOTH = pytest.mark.parametrize("strategy", [BufferStrategy.ring(10), BufferStrategy.tiered(4, 6)], ids=str)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from polku import Batch, BufferStrategy, Code, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Work
 from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve
 from polku.buffer.strategy import Overflow
 from polku.errors import DrainingError, JournalError, JournalLockedError
-from polku.receipt import Receipt
 from tests.buffer.durable import batch_of, durable, soon
 from tests.buffer.parts import Destination, numbered
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polku.batch import Header, Identity
+from polku.batch.batch import Header, Identity
+from polku.batch.receipt import Refusal
 from polku.buffer.answers import LIVES, Answer
 from polku.buffer.journal import KEPT_ANSWERS, Journal, Row, Work
 from polku.buffer.lock import holder
@@ -22,7 +23,6 @@ from polku.buffer.repair import faults, finish_salvage, salvage
 from polku.buffer.schema import VERSION
 from polku.codes import Code
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
-from polku.receipt import Refusal
 
 OUTLETS = ("a", "b", "c")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polku.batch import Header, Identity
+from polku.batch.batch import Header, Identity
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.left import check_left
 from polku.buffer.repair import salvage

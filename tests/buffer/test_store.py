@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import BufferStrategy
-from polku.batch import Identity
+from polku.batch.batch import Identity
 from polku.buffer.store import open_store
 from tests.buffer.parts import batch, numbered
 

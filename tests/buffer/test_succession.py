@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import BufferStrategy, Hub
-from polku.batch import Identity
+from polku.batch.batch import Identity
 from polku.buffer.answers import Answer
 from polku.buffer.buffer import Buffer
 from polku.buffer.journal import Journal, Work

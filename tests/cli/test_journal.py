@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from polku.batch import Header
+from polku.batch.batch import Header
 from polku.buffer.journal import Journal, Row, Work
 from polku.dead_letters.store import DeadLetterStore
 from tests.server import Server, polku

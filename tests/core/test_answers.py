@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
+from polku.batch.receipt import Receipt, Taken
 from polku.begin import begin
 from polku.collect import CollectingDelivery
 from polku.contracts import Collecting
@@ -21,7 +22,6 @@ from polku.limits import Limits
 from polku.link import Link, Local, Push, Window
 from polku.loops import new_event_loop
 from polku.neighbour import Neighbour
-from polku.receipt import Receipt, Taken
 from polku.runtime import loop_thread
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
 from tests.hostile import HOSTILE

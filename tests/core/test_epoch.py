@@ -8,12 +8,12 @@ import pickle
 import pytest
 
 from polku import Batch, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt, Taken
 from polku.epoch import new_epoch
 from polku.errors import PastLifeError
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
-from polku.receipt import Receipt, Taken
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from polku import Batch, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt
 from polku.errors import UnavailableError
 from polku.fork import Fork
 from polku.link import Link, Window
-from polku.receipt import Receipt
 from tests.buffer.parts import rest
 from tests.core.test_link import Peer
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from polku import new_event
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken
 from polku.link import Link, Push, Window
-from polku.receipt import Receipt, Taken
 
 WINDOW = Window(batches=2, gather_events=10, gather_turns=4)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Event
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.delivery import Delivery
 from polku.errors import UserCodeError
 from polku.hooks import HookFault, call_hook, close_each, close_hook, snapshot_of, start_hook

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt, Taken
 from polku.errors import UnavailableError
 from polku.link import Link, Push, Window
-from polku.receipt import Receipt, Taken
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
+from polku.batch.receipt import Receipt, Taken
 from polku.errors import DrainingError, UnavailableError
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
-from polku.receipt import Receipt, Taken
 
 T = TypeVar("T")
 

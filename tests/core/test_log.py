@@ -11,10 +11,10 @@ import pytest
 
 import polku
 from polku import Batch, Event
+from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.dead_letters import DeadLetters
 from polku.log import RepeatedLog
-from polku.receipt import Refusal
 from tests.clock import FakeClock
 
 LOGGER = logging.getLogger("polku.test.log")

@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
+from polku.batch.receipt import Receipt
 from polku.errors import DrainingError
 from polku.neighbour import Neighbour
-from polku.receipt import Receipt
 
 
 class Slow:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from polku import Batch, BufferStrategy, Code, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt, Refusal, Taken, Turn
 from polku.errors import UnavailableError
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
 from polku.quarantine import Patience
-from polku.receipt import Receipt, Refusal, Taken, Turn
 from tests.buffer.parts import Bench, Destination
 
 pytestmark = pytest.mark.usefixtures("both_ways")

@@ -8,11 +8,11 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.errors import UnavailableError
 from polku.inlet import Inlet
 from polku.link import Push
 from polku.quarantine import Patience
-from polku.receipt import Receipt, Taken, Turn
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")

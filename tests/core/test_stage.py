@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Sequence
 import pytest
 
 from polku import Aggregator, Batch, Code, Deduplicator, Event, Filter, Refusal, Transform
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Counts, Receipt
 from polku.contracts import Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, UserCodeError
 from polku.link import Link, Local, Window
 from polku.middleware.adapt import as_step
-from polku.receipt import Counts, Receipt
 from polku.stage import Stage
 from tests.buffer.parts import rest, until
 from tests.clock import FakeClock

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
 from polku.delivery import DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
 from polku.lane import LaneStatistics
-from polku.receipt import Receipt
 from polku.runtime import standstill
 from polku.runtime.standstill import Standstill, drain_within
 

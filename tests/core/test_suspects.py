@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from polku import Batch, Code, Event
+from polku.batch.receipt import Receipt, Refusal, Taken
 from polku.errors import UnavailableError
 from polku.inlet import Inlet
 from polku.link import Link, Push, Window
-from polku.receipt import Receipt, Refusal, Taken
 
 
 class Mortal:

@@ -13,14 +13,14 @@ import pytest
 
 import polku
 from polku import Aggregator, Event
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.buffer.strategy import BufferStrategy
 from polku.clock import SystemClock
 from polku.contracts import Flush, Part
 from polku.dead_letters import DeadLetters
 from polku.link import Link, Local
 from polku.middleware.adapt import as_step
-from polku.receipt import Receipt
 from polku.runtime.watch import Watch
 from polku.stage import Stage
 from polku.tasks import TaskSet

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, Code, Event
+from polku.batch.receipt import Refusal
 from polku.contracts import DeadEvent
 from polku.dead_letters import disk
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore
-from polku.receipt import Refusal
 from tests.dead_letters.letters import ids, wait_for
 
 LONE = json.loads('"\\ud800"')

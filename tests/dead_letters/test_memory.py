@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from polku import Batch, Code, Event
+from polku.batch.receipt import Refusal
 from polku.dead_letters import DeadLetters
-from polku.receipt import Refusal
 
 
 def bury(letters: DeadLetters, emitter: str, code: Code, *ids: str) -> None:

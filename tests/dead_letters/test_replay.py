@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polku import BufferStrategy, Code, Refusal
-from polku.batch import Identity
+from polku.batch.batch import Identity
 from polku.dead_letters import replay
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.replay import to_intake, to_outlet

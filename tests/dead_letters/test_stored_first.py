@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, BufferStrategy, Code, Event, Transform
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import disk
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore
 from polku.link import Link, Local
 from polku.middleware.adapt import as_step
-from polku.receipt import Receipt
 from polku.runtime.watch import Watch
 from polku.stage import Stage
 from tests.buffer.parts import Destination, finish

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 from polku import Batch, BufferStrategy, Event
-from polku.batch import Identity
+from polku.batch.batch import Identity
+from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
 from polku.link import Link, Local
-from polku.receipt import Receipt
 
 
 class File:

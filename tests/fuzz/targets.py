@@ -17,7 +17,8 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from polku import Event, RecordError
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.frames import has_routes, read_ack, read_envelope, split_frames
 from polku.buffer.journal import batch_of
 from polku.buffer.journal_file import seal
 from polku.contracts import IngestContext, Ingestor
@@ -34,7 +35,6 @@ from polku.ingest.json import JsonIngestor
 from polku.ingest.json_fields import FieldError
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
-from polku.views import has_routes, read_ack, read_envelope, split_frames
 from tests.http2.peer import Client
 
 Target = Callable[[bytes], None]

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Code, Event
+from polku.batch.frames import join_frames
 from polku.errors import InputError
 from polku.gateway.admission import Admission, admit_events, admit_payload
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import join_frames
 
 LIMITS = Limits(batch_events=8, metadata_entries=3, metadata_key_bytes=7, metadata_value_bytes=10)
 

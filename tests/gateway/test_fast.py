@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from polku import new_event
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.gateway.fast import FastServer, _next_calls
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.limits import Limits
 from polku.link import Link, Local
-from polku.receipt import Receipt
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.buffer.parts import until
 from tests.hostile import HOSTILE

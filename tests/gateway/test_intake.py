@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from polku import Event, new_event
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
@@ -17,7 +18,6 @@ from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
 from polku.link import Link, Local
-from polku.receipt import Receipt, Refusal
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 

@@ -2,13 +2,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from polku.batch.frames import join_frames
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import PassthroughIngestor
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import join_frames
 from tests.ingest.strategies import EVENTS
 
 

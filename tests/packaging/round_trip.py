@@ -8,9 +8,9 @@ import sys
 import google.protobuf
 from google.protobuf.message import Message
 
+from polku.batch.frames import join_frames, read_ack, read_envelope, split_frames
 from polku.event.v1 import event_pb2
 from polku.v1 import gateway_pb2
-from polku.views import join_frames, read_ack, read_envelope, split_frames
 
 MODULES = ["polku.event.v1.event_pb2", "polku.v1.gateway_pb2", "polku.v1.plugin_pb2", "polku.ahti.v1.events_pb2"]
 

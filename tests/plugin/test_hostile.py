@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polku import new_event
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.errors import UserCodeError
 from polku.plugin.service import EmitterService, IngestorService
 from polku.v1.plugin_pb2 import IngestRequest, PluginInfo

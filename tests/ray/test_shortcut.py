@@ -16,9 +16,9 @@ from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell
 from polku.actors.wire import pack_answer, unpack_push
+from polku.batch.receipt import Receipt
 from polku.inlet import Inlet
 from polku.link import Link
-from polku.receipt import Receipt
 
 
 class Recorder(Shell):

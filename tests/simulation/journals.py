@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from polku.batch import Identity
+from polku.batch.batch import Identity
 from polku.buffer import durable, journal, journal_file, place, reserve
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog

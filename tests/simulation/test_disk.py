@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog
 from polku.buffer.log import Log, Recovered
 from polku.codes import Code
 from polku.event.v1.event_pb2 import Event
-from polku.receipt import Refusal
 from polku.testing.simulation.disk import Disk, ModelLog
 from polku.testing.simulation.world import World
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from polku.batch import Batch
-from polku.receipt import Receipt
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.testing.emitters.destination import Ability, Destination
 from polku.testing.emitters.line import BrokenError, Line, batch, confirmed, still_under_way, until
 

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from polku.batch import Batch, Identity
+from polku.batch.batch import Batch, Identity
+from polku.batch.receipt import Receipt
 from polku.clock import SystemClock
 from polku.delivery import Delivery
 from polku.emit.adapt import built, emitter_name
@@ -15,7 +16,6 @@ from polku.emit.breaker import Breaker
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
 from polku.events import new_event
-from polku.receipt import Receipt
 from polku.testing.emitters.destination import Destination
 
 _QUICK = Retry(first=0.02, limit=0.2)

@@ -26,7 +26,8 @@ from polku.assembly import (
     replay_to_intake,
     replay_to_outlets,
 )
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer
 from polku.delivery import Delivery
 from polku.errors import UnavailableError
@@ -37,7 +38,6 @@ from polku.inlet import Inlet
 from polku.lane import Lane, LaneStatistics, single
 from polku.link import Link, Local, Outgoing, Peer, Push
 from polku.plan import OutletPlan, Plan, StagePlan
-from polku.receipt import Receipt, Taken, Turn
 from polku.replicas import Reply
 from polku.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.contracts import Collecting, Failure
 from polku.emit.parts import send_parts
 from polku.errors import MisconfiguredError, RejectedError, RetryableError

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polku.batch import Batch
+from polku.batch.batch import Batch
 from polku.buffer.log import Log, open_log
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.contracts import Outcome

@@ -43,7 +43,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @mutant("1", "a refusal is matched to inputs by id, so one of a new id is lost")
 def refusals_by_id() -> Iterator[None]:
-    from polku import lineage
+    from polku.batch.batch import lineage
 
     trace_back = lineage.trace_back
 
@@ -57,11 +57,11 @@ def refusals_by_id() -> Iterator[None]:
 
 @mutant("2", "what a push to an emitter fails with counts as a verdict about its events")
 def exceptions_are_verdicts() -> Iterator[None]:
+    from polku.batch.receipt import Receipt, Refusal
     from polku.buffer.outlet import Outlet
     from polku.codes import Code
     from polku.errors import DrainingError
     from polku.link import Link
-    from polku.receipt import Receipt, Refusal
 
     async def once(self: Any, seq: int, batch: Any) -> Any:
         return await self._send_until_answered(seq, batch)
@@ -245,7 +245,7 @@ def epochs_by_the_clock() -> Iterator[None]:
 
 @mutant("19", "a unary call hears of all events that travelled with its own")
 def everybody_s_counts() -> Iterator[None]:
-    from polku.receipt import Receipt
+    from polku.batch.receipt import Receipt
 
     part = Receipt.part
 

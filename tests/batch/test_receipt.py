@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polku import Batch, Code, Event, Refusal
-from polku.receipt import Counts, Output, Receipt, located, shifted
+from polku.batch.receipt import Counts, Output, Receipt, located, shifted
 
 
 def batch(*ids: str) -> Batch:

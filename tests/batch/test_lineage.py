@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from polku import Code, Event, Refusal
+from polku.batch.lineage import trace_back
 from polku.contracts import Outcome
-from polku.lineage import trace_back
 
 
 @pytest.mark.parametrize("codes", [(Code.UNDELIVERED, Code.BUFFER_FULL), (Code.BUFFER_FULL, Code.UNDELIVERED)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from polku.codes import Code
 
 if TYPE_CHECKING:
-    from polku.batch import Batch
+    from polku.batch.batch import Batch
 
 
 Fate: TypeAlias = "tuple[int, str, int]"

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.receipt import Refusal
 
 _AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 

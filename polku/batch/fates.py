@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from polku.batch.lineage import by_unique_id, origins
+from polku.batch.receipt import Fate
 from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.lineage import by_unique_id, origins
-from polku.receipt import Fate
 
 
 class Account(NamedTuple):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
+from polku.batch.frames import read_envelope
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
-from polku.views import read_envelope
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
 EVENTS = st.lists(st.builds(Event, id=TEXTS), max_size=3).map(lambda events: EventPayload(events=events))

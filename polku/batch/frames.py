@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_PACKAGE = "polku.views"
+_PACKAGE = "polku.batch.frames"
 _RAW, _EVENTS = 3, 4
 _PAYLOADS = {_RAW: "raw", _EVENTS: "events"}
 _LENGTH_DELIMITED = 2  # the wire type of bytes and messages

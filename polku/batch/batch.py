@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from polku.batch.frames import has_routes, join_frames, split_frames
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import has_routes, join_frames, split_frames
 
 _ROUTES = attrgetter("route_to")
 _PART = re.compile(r"#(\d+)-(\d+)$", re.ASCII)

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Filter, Transform
-from polku.batch import Batch
+from polku.batch.batch import Batch
+from polku.batch.fates import account, merged
+from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer
 from polku.contracts import Outcome
 from polku.dead_letters import DeadLetters
 from polku.errors import UnavailableError
-from polku.fates import account, merged
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
 from polku.link import Link, Local, Push, Receiver, Window
 from polku.middleware.adapt import as_step
 from polku.neighbour import Neighbour
-from polku.receipt import Receipt, Taken, Turn
 from polku.replicas import Replicas, Reply
 from polku.stage import Stage, is_holder
 from polku.v1.gateway_pb2 import Ack, IngestEvent

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Batch, Event
-from polku.batch import Header, Identity, join
+from polku.batch.batch import Header, Identity, join
+from polku.batch.frames import has_routes
 from polku.v1.gateway_pb2 import EventPayload
-from polku.views import has_routes
 
 EVENTS = st.lists(
     st.builds(

@@ -1,0 +1,1 @@
+"""What travels: batches of events, their receipts, and reading both without decoding."""
