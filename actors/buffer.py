@@ -14,8 +14,8 @@ from polku.assembly import build_buffer, build_dead_letters, replay_to_outlets
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.inlet import Inlet
-from polku.link import Link, Push
+from polku.link.link import Link, Push
+from polku.link.receiver import Inlet
 from polku.plan import Plan
 
 

@@ -14,8 +14,8 @@ from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.hooks import close_each
-from polku.inlet import Inlet
-from polku.link import Push
+from polku.link.link import Push
+from polku.link.receiver import Inlet
 from polku.plan import OutletPlan
 
 

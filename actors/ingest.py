@@ -14,7 +14,7 @@ from polku.assembly import build_dead_letters, build_intake, build_sources, repl
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.lane import GATHERED
-from polku.link import Link
+from polku.link.link import Link
 
 
 class IngestShell(Entrance):

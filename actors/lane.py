@@ -18,7 +18,7 @@ from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.gateway.intake import Intake
 from polku.lane import Lane, LaneStatistics
-from polku.link import Peer, Push
+from polku.link.link import Peer, Push
 from polku.plan import StagePlan
 from polku.serving import favour_journal
 

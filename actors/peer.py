@@ -16,7 +16,7 @@ from polku.actors.wire import pack_push, unpack_answer
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.errors import PolkuError, UnavailableError
-from polku.link import Push
+from polku.link.link import Push
 from polku.text import named
 
 _PAUSE = 0.2  # seconds between two questions to an actor that is on its way back

@@ -15,9 +15,9 @@ from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.fork import Fork
-from polku.inlet import Inlet
 from polku.lane import single
-from polku.link import Link, Outgoing, Push
+from polku.link.link import Link, Outgoing, Push
+from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
 from polku.replicas import Reply
 from polku.stage import Stage, StageStatistics

@@ -10,7 +10,7 @@ from polku.actors.peer import RayPeer
 from polku.assembly import build_replicas
 from polku.dead_letters import DeadLetters
 from polku.lane import single
-from polku.link import Link, Local, Peer
+from polku.link.link import Link, Local, Peer
 from polku.plan import Plan, StagePlan
 
 

@@ -18,7 +18,7 @@ import pickle
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
-from polku.link import Push
+from polku.link.link import Push
 
 
 def pack_push(push: Push, batch: Batch) -> tuple[bytes, bytes]:

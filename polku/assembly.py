@@ -13,7 +13,7 @@ from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
 from polku.delivery import Delivery
 from polku.gateway.intake import Intake
-from polku.link import Link, Outgoing, Peer, Window
+from polku.link.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
 from polku.replicas import Replicas
 from polku.stage import Stage

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
 from polku.errors import UnavailableError
-from polku.link import Link
+from polku.link.link import Link
 
 
 class Fork:

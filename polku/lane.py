@@ -40,9 +40,9 @@ from polku.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.hooks import close_each
-from polku.inlet import Inlet
-from polku.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
-from polku.neighbour import Neighbour
+from polku.link.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
+from polku.link.local import Neighbour
+from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
 from polku.replicas import Replicas
 from polku.stage import Stage, StageStatistics

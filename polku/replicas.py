@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from polku.batch.batch import Batch
 from polku.batch.receipt import Counts, Output, Receipt
 from polku.gateway.turns import Turns
-from polku.link import Link
+from polku.link.link import Link
 
 
 class Reply:

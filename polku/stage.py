@@ -26,7 +26,7 @@ from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
-from polku.link import Outgoing
+from polku.link.link import Outgoing
 from polku.log import RepeatedLog
 from polku.tasks import TaskSet
 from polku.text import named, trace

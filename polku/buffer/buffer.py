@@ -29,7 +29,7 @@ from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turn
 from polku.hooks import close_each
-from polku.link import Link
+from polku.link.link import Link
 from polku.tasks import TaskSet
 from polku.text import line
 

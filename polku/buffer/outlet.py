@@ -22,7 +22,7 @@ from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
 from polku.gateway.turns import Turns
-from polku.link import Link, Window
+from polku.link.link import Link, Window
 from polku.log import RepeatedLog
 from polku.tasks import TaskSet
 from polku.text import named

@@ -29,7 +29,7 @@ from polku.gateway.admission import Admission, admit_event, admit_events, admit_
 from polku.gateway.turns import Turn, Turns
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
-from polku.link import Link
+from polku.link.link import Link
 from polku.log import RepeatedLog
 from polku.tasks import TaskSet
 from polku.text import as_id, line, named, said

@@ -22,9 +22,9 @@ from polku.errors import UnavailableError
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link import Link, Local, Push, Receiver, Window
+from polku.link.link import Link, Local, Push, Receiver, Window
+from polku.link.local import Neighbour
 from polku.middleware.adapt import as_step
-from polku.neighbour import Neighbour
 from polku.replicas import Replicas, Reply
 from polku.stage import Stage, is_holder
 from polku.v1.gateway_pb2 import Ack, IngestEvent

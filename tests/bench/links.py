@@ -23,8 +23,8 @@ from polku.batch.receipt import Receipt
 from polku.bench.machine import describe, machine
 from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
-from polku.inlet import Inlet
-from polku.link import Link, Receiver, Window
+from polku.link.link import Link, Receiver, Window
+from polku.link.receiver import Inlet
 from polku.loops import new_event_loop
 from polku.v1.gateway_pb2 import IngestBatch
 

@@ -14,7 +14,7 @@ from polku.buffer.buffer import Buffer
 from polku.buffer.durable import DurableLog
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from tests.buffer.parts import Destination
 
 

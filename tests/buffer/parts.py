@@ -10,7 +10,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 
 
 class Destination:

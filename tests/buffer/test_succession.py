@@ -17,7 +17,7 @@ from polku.buffer.journal import Journal, Work
 from polku.buffer.repair import faults
 from polku.dead_letters import DeadLetters
 from polku.errors import PlanError
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from polku.runtime.watch import Watch
 from tests.buffer.durable import batch_of, durable
 from tests.buffer.parts import Destination, numbered

@@ -11,7 +11,7 @@ from polku.buffer.buffer import Buffer
 from polku.collect import CollectingDelivery
 from polku.contracts import Collecting, Collector
 from polku.dead_letters import DeadLetters
-from polku.link import Link, Local, Window
+from polku.link.link import Link, Local, Window
 
 LIMITS = Collecting(max_events=10, max_bytes=10_000, max_age=3600.0, max_groups=100, max_held_bytes=1_000_000)
 

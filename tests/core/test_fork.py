@@ -11,9 +11,9 @@ from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.errors import UnavailableError
 from polku.fork import Fork
-from polku.link import Link, Window
+from polku.link.link import Link, Window
 from tests.buffer.parts import rest
-from tests.core.test_link import Peer
+from tests.link.test_link import Peer
 
 
 class Lanes:

@@ -19,8 +19,8 @@ from polku.actors.shortcut import LostError, Shortcut, listen, reach
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
 from polku.batch.receipt import Receipt, Taken
 from polku.errors import UnavailableError
-from polku.inlet import Inlet
-from polku.link import Link, Push, Window
+from polku.link.link import Link, Push, Window
+from polku.link.receiver import Inlet
 
 
 class Echo:

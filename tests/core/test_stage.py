@@ -13,7 +13,7 @@ from polku.batch.receipt import Counts, Receipt
 from polku.contracts import Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, UserCodeError
-from polku.link import Link, Local, Window
+from polku.link.link import Link, Local, Window
 from polku.middleware.adapt import as_step
 from polku.stage import Stage
 from tests.buffer.parts import rest, until

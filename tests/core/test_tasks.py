@@ -19,7 +19,7 @@ from polku.buffer.strategy import BufferStrategy
 from polku.clock import SystemClock
 from polku.contracts import Flush, Part
 from polku.dead_letters import DeadLetters
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage import Stage
@@ -256,15 +256,15 @@ OWNED = {
     "polku/gateway/server.py:GatewayServer._read": "the stream awaits it",
     "polku/gateway/server.py:GatewayServer.stream_events": "awaited there",
     "polku/hooks.py:_await_within": "awaited there",
-    "polku/inlet.py:Inlet._apply": "its sender asks for the outcome",
-    "polku/inlet.py:Inlet._apply_ready": "answers its push, whatever it ends with",
-    "polku/inlet.py:Inlet._hear_alone": "awaited there",
+    "polku/link/receiver.py:Inlet._apply": "its sender asks for the outcome",
+    "polku/link/receiver.py:Inlet._apply_ready": "answers its push, whatever it ends with",
+    "polku/link/receiver.py:Inlet._hear_alone": "awaited there",
     "polku/kafka/puller.py:Puller._begin": "says its fault itself",
     "polku/kafka/puller.py:Puller._work": "awaited there",
     "polku/lane.py:Lane.drain_intake": "awaited there",
-    "polku/link.py:Link._send": "answers its pushes, whatever it ends with",
+    "polku/link/link.py:Link._send": "answers its pushes, whatever it ends with",
     "polku/middleware/each.py:Each._await_each": "awaited there",
-    "polku/quarantine.py:Work.release": "awaited there",
+    "polku/link/quarantine.py:Work.release": "awaited there",
     "polku/replicas.py:Replicas.push": "the push awaits it",
     "polku/runtime/standstill.py:drain_within": "awaited there",
     "polku/stage.py:Stage._work": "awaited there",

@@ -14,7 +14,7 @@ from polku.buffer.buffer import Buffer
 from polku.dead_letters import disk
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage import Stage

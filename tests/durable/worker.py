@@ -19,7 +19,7 @@ from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 
 
 class File:

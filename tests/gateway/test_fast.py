@@ -15,7 +15,7 @@ from polku.gateway.fast import FastServer, _next_calls
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.buffer.parts import until
 from tests.hostile import HOSTILE

@@ -17,7 +17,7 @@ from polku.errors import InputError
 from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link import Link, Local
+from polku.link.link import Link, Local
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 

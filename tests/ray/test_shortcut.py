@@ -17,8 +17,8 @@ from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
-from polku.inlet import Inlet
-from polku.link import Link
+from polku.link.link import Link
+from polku.link.receiver import Inlet
 
 
 class Recorder(Shell):

@@ -8,7 +8,7 @@ from polku import Code, Refusal, new_event
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Counts, Receipt, Taken
-from polku.link import Push
+from polku.link.link import Push
 
 
 def test_a_push_arrives_as_it_was() -> None:

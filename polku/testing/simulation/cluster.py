@@ -34,9 +34,9 @@ from polku.errors import UnavailableError
 from polku.fork import Fork
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
-from polku.inlet import Inlet
 from polku.lane import Lane, LaneStatistics, single
-from polku.link import Link, Local, Outgoing, Peer, Push
+from polku.link.link import Link, Local, Outgoing, Peer, Push
+from polku.link.receiver import Inlet
 from polku.plan import OutletPlan, Plan, StagePlan
 from polku.replicas import Reply
 from polku.report import StopReport, add_up, report_outcome
@@ -626,6 +626,6 @@ async def _nothing() -> None:
 
 def _forget_epochs() -> None:
     """Let a process begin without what the one before it knew."""
-    from polku import epoch
+    from polku.link import epoch
 
     epoch._latest = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polku.codes import Code
-from polku.suspects import DEATHS
+from polku.link.suspects import DEATHS
 from polku.testing.simulation.ledger import Destination, Input, Ledger
 from polku.testing.simulation.lineage import client_of, lineage_of, part_of, root_of
 

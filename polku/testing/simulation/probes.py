@@ -14,8 +14,8 @@ from polku.contracts import Outcome
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.event.v1.event_pb2 import Event
-from polku.inlet import Inlet
-from polku.link import Push
+from polku.link.link import Push
+from polku.link.receiver import Inlet
 from polku.testing.simulation.disk import Disk, ModelLog
 from polku.testing.simulation.lineage import mark, tokens_of
 from polku.testing.simulation.loop import current_process

@@ -87,9 +87,9 @@ class World:
         return self.loop.run_until_complete(task)
 
     def __enter__(self) -> World:
-        from polku import epoch
         from polku.buffer import place
         from polku.daemon import DaemonExecutor
+        from polku.link import epoch
 
         self._was = random.getstate()
         random.seed(self.seed)

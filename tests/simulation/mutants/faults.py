@@ -43,7 +43,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @mutant("1", "a refusal is matched to inputs by id, so one of a new id is lost")
 def refusals_by_id() -> Iterator[None]:
-    from polku.batch.batch import lineage
+    from polku.batch import lineage
 
     trace_back = lineage.trace_back
 
@@ -61,7 +61,7 @@ def exceptions_are_verdicts() -> Iterator[None]:
     from polku.buffer.outlet import Outlet
     from polku.codes import Code
     from polku.errors import DrainingError
-    from polku.link import Link
+    from polku.link.link import Link
 
     async def once(self: Any, seq: int, batch: Any) -> Any:
         return await self._send_until_answered(seq, batch)
@@ -168,7 +168,7 @@ def letters_by_id() -> Iterator[None]:
 
 @mutant("8b", "an answer of several messages is told apart by ids, which they may share")
 def answers_by_id() -> Iterator[None]:
-    from polku import link
+    from polku.link import link
 
     def answer(parts: Any, receipt: Any) -> None:
         for part in parts:
@@ -183,7 +183,7 @@ def answers_by_id() -> Iterator[None]:
 
 @mutant("11", "what kills its receiver while it is held is never found")
 def held_is_innocent() -> Iterator[None]:
-    from polku.suspects import Suspects
+    from polku.link.suspects import Suspects
 
     accuse = Suspects.accuse
 
@@ -196,7 +196,7 @@ def held_is_innocent() -> Iterator[None]:
 
 @mutant("11b", "whoever has something in flight to a receiver that dies is a culprit after three deaths")
 def innocent_is_poison() -> Iterator[None]:
-    from polku.suspects import Suspects
+    from polku.link.suspects import Suspects
 
     accuse = Suspects.accuse
 
@@ -209,7 +209,7 @@ def innocent_is_poison() -> Iterator[None]:
 
 @mutant("12", "a receiver keeps what its sender has the answers of, above what is held")
 def receivers_grow() -> Iterator[None]:
-    from polku.inlet import _Sender
+    from polku.link.receiver import _Sender
 
     def learn(self: Any, push: Any) -> None:
         self._close(0, push.floor - 1)
@@ -233,8 +233,8 @@ def last_commit_alone_answers() -> Iterator[None]:
 
 @mutant("18", "an epoch is the wall clock, and a link whose clock was set back is refused for ever")
 def epochs_by_the_clock() -> Iterator[None]:
-    from polku import epoch
-    from polku.link import Link
+    from polku.link import epoch
+    from polku.link.link import Link
 
     def nothing(self: Any, error: Any) -> None:
         return None

@@ -9,8 +9,8 @@ import pytest
 from polku import Batch, Code, Event
 from polku.batch.receipt import Receipt, Refusal, Taken
 from polku.errors import UnavailableError
-from polku.inlet import Inlet
-from polku.link import Link, Push, Window
+from polku.link.link import Link, Push, Window
+from polku.link.receiver import Inlet
 
 
 class Mortal:

@@ -10,7 +10,7 @@ import pytest
 from polku import new_event
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken
-from polku.link import Link, Push, Window
+from polku.link.link import Link, Push, Window
 
 WINDOW = Window(batches=2, gather_events=10, gather_turns=4)
 

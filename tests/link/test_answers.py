@@ -17,11 +17,11 @@ from polku.contracts import Collecting
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
 from polku.gateway.turns import Turns
-from polku.inlet import Inlet
 from polku.limits import Limits
-from polku.link import Link, Local, Push, Window
+from polku.link.link import Link, Local, Push, Window
+from polku.link.local import Neighbour
+from polku.link.receiver import Inlet
 from polku.loops import new_event_loop
-from polku.neighbour import Neighbour
 from polku.runtime import loop_thread
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
 from tests.hostile import HOSTILE

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from polku.inlet import Inlet
-from polku.link import Link
+from polku.link.link import Link
+from polku.link.receiver import Inlet
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in a task", "at once"])

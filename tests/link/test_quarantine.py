@@ -10,9 +10,9 @@ import pytest
 from polku import Batch, Event
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.errors import UnavailableError
-from polku.inlet import Inlet
-from polku.link import Push
-from polku.quarantine import Patience
+from polku.link.link import Push
+from polku.link.quarantine import Patience
+from polku.link.receiver import Inlet
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")

@@ -17,9 +17,9 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.begin import begin
 from polku.errors import PastLifeError, UnavailableError
-from polku.numbers import Ranges
-from polku.peer import Holding, Push, Receiver
-from polku.quarantine import Key, Patience, Quarantine, Work
+from polku.link.protocols import Holding, Push, Receiver
+from polku.link.quarantine import Key, Patience, Quarantine, Work
+from polku.link.window import Ranges
 from polku.usercode import as_exception, contained, is_ours
 
 

@@ -12,7 +12,7 @@ from polku import Batch, Code, Event, Refusal
 from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt, Taken
 from polku.errors import UnavailableError
-from polku.link import Link, Push, Window
+from polku.link.link import Link, Push, Window
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")

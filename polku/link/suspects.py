@@ -18,7 +18,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 
 if TYPE_CHECKING:
-    from polku.peer import Peer, Push
+    from polku.link.protocols import Peer, Push
 
 DEATHS = 3
 """The deaths of its receiver that make a batch a culprit: the first may be chance, and another's fault."""

@@ -10,7 +10,7 @@ import pytest
 from polku import Batch, Event
 from polku.batch.receipt import Receipt
 from polku.errors import DrainingError
-from polku.neighbour import Neighbour
+from polku.link.local import Neighbour
 
 
 class Slow:

@@ -10,10 +10,10 @@ import pytest
 from polku import Batch, Event
 from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt, Taken
-from polku.epoch import new_epoch
 from polku.errors import PastLifeError
-from polku.inlet import Inlet
-from polku.link import Link, Push, Window
+from polku.link.epoch import new_epoch
+from polku.link.link import Link, Push, Window
+from polku.link.receiver import Inlet
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -59,7 +59,7 @@ def link_to(direct: Direct) -> Link:
 def test_epochs_rise_while_the_clock_stands_still_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1 << 62, 1 << 62, 1_000, 5])
     monkeypatch.setattr("time.time_ns", lambda: next(times))
-    monkeypatch.setattr("polku.epoch._latest", 0)
+    monkeypatch.setattr("polku.link.epoch._latest", 0)
     epochs = [new_epoch() for _ in range(4)]
     assert epochs[0] == 1 << 62
     assert epochs == sorted(set(epochs))
@@ -68,7 +68,7 @@ def test_epochs_rise_while_the_clock_stands_still_or_goes_back(monkeypatch: pyte
 def test_two_senders_that_hear_of_the_same_epoch_take_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = set()
     for _ in range(20):
-        monkeypatch.setattr("polku.epoch._latest", 0)  # as in a process of its own
+        monkeypatch.setattr("polku.link.epoch._latest", 0)  # as in a process of its own
         taken.add(new_epoch(above=1 << 62))
     assert len(taken) == 20
     assert min(taken) > 1 << 62

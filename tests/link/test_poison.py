@@ -13,9 +13,9 @@ from polku import Batch, BufferStrategy, Code, Event
 from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt, Refusal, Taken, Turn
 from polku.errors import UnavailableError
-from polku.inlet import Inlet
-from polku.link import Link, Push, Window
-from polku.quarantine import Patience
+from polku.link.link import Link, Push, Window
+from polku.link.quarantine import Patience
+from polku.link.receiver import Inlet
 from tests.buffer.parts import Bench, Destination
 
 pytestmark = pytest.mark.usefixtures("both_ways")

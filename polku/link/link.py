@@ -26,14 +26,14 @@ from typing import NamedTuple
 from polku.batch.batch import Batch, Identity, join
 from polku.batch.receipt import Receipt, located, numbers_of
 from polku.begin import begin
-from polku.epoch import new_epoch
 from polku.errors import DrainingError, PastLifeError, UnavailableError
-from polku.gathering import Backlog, Gathering
+from polku.link.coalescing import Backlog, Gathering
+from polku.link.epoch import new_epoch
+from polku.link.poison import Bury, Search
+from polku.link.protocols import Holding, Local, Outgoing, Peer, Push, Receiver
+from polku.link.suspects import Suspects, Trial
+from polku.link.window import OpenNumbers
 from polku.log import RepeatedLog
-from polku.numbers import OpenNumbers
-from polku.peer import Holding, Local, Outgoing, Peer, Push, Receiver
-from polku.poison import Bury, Search
-from polku.suspects import Suspects, Trial
 from polku.tasks import TaskSet
 from polku.usercode import as_exception, is_ours
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from polku import Batch, Code, Event, Refusal
 from polku.batch.receipt import Receipt, Taken
 from polku.errors import DrainingError, UnavailableError
-from polku.inlet import Inlet
-from polku.link import Link, Push, Window
+from polku.link.link import Link, Push, Window
+from polku.link.receiver import Inlet
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import pytest
 from polku import Batch, Event
 from polku.batch.receipt import Receipt, Taken
 from polku.errors import PastLifeError, UnavailableError
-from polku.inlet import Inlet
-from polku.link import Push
+from polku.link.link import Push
+from polku.link.receiver import Inlet
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")

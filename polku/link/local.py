@@ -12,7 +12,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, located
 from polku.begin import begin
 from polku.errors import DrainingError
-from polku.link import Receiver
+from polku.link.link import Receiver
 from polku.usercode import as_exception, is_ours
 
 

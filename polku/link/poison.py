@@ -13,7 +13,7 @@ from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Output, Receipt, Refusal, located, moved, numbers_of, shifted
 from polku.codes import Code
 from polku.errors import UnavailableError
-from polku.suspects import ALONE, DEATHS, Trial
+from polku.link.suspects import ALONE, DEATHS, Trial
 
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
 

@@ -1,0 +1,1 @@
+"""How batches go from one part to the next: flow control, acknowledgement, and recovery, by one rule."""
