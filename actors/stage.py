@@ -14,13 +14,13 @@ from polku.assembly import build_dead_letters, build_stage
 from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
-from polku.fork import Fork
 from polku.lane import single
 from polku.link.link import Link, Outgoing, Push
 from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
-from polku.replicas import Reply
-from polku.stage import Stage, StageStatistics
+from polku.stage.fork import Fork
+from polku.stage.replicas import Reply
+from polku.stage.stage import Stage, StageStatistics
 
 
 class StageShell(Shell):

@@ -15,8 +15,8 @@ from polku.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
-from polku.replicas import Replicas
-from polku.stage import Stage
+from polku.stage.replicas import Replicas
+from polku.stage.stage import Stage
 
 if TYPE_CHECKING:
     from polku.external.registry import Assign

@@ -44,8 +44,8 @@ from polku.link.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
 from polku.link.local import Neighbour
 from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
-from polku.replicas import Replicas
-from polku.stage import Stage, StageStatistics
+from polku.stage.replicas import Replicas
+from polku.stage.stage import Stage, StageStatistics
 
 Elsewhere = Callable[[StagePlan], Sequence[Peer]]
 

@@ -9,8 +9,8 @@ from polku.arguments import function, label, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Holder, Step
 from polku.errors import PlanError
+from polku.middleware.per_batch import Whole, accept_events
 from polku.middleware.transform import Transform
-from polku.middleware.whole import Whole, accept_events
 
 ALLOWED = (
     "pass a function of one event, an object with process(events), or built-in middleware such as "

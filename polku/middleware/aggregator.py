@@ -13,7 +13,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
-from polku.middleware.each import died
+from polku.middleware.per_event import died
 
 Key = Callable[[Event], Hashable]
 

@@ -12,7 +12,7 @@ from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.each import Each, Failed, separate, wrong_result
+from polku.middleware.per_event import Each, Failed, separate, wrong_result
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -10,7 +10,7 @@ from polku import arguments
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.middleware.each import Each, Failed, separate
+from polku.middleware.per_event import Each, Failed, separate
 
 Targets = tuple[str, ...]
 

@@ -14,8 +14,8 @@ from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.each import Each
 from polku.middleware.filter import keep
+from polku.middleware.per_event import Each
 
 Key = Callable[[Event], object]
 

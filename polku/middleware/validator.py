@@ -14,7 +14,7 @@ from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.each import Each, Failed, separate, wrong_result
+from polku.middleware.per_event import Each, Failed, separate, wrong_result
 from polku.text import line
 
 TAG = "polku.invalid"

@@ -11,7 +11,7 @@ from polku.dead_letters.kinds import Kind, describe
 from polku.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
-from polku.stage import StageStatistics
+from polku.stage.stage import StageStatistics
 from polku.text import line
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from polku.limits import Limits
 from polku.link.link import Link, Local, Push, Receiver, Window
 from polku.link.local import Neighbour
 from polku.middleware.adapt import as_step
-from polku.replicas import Replicas, Reply
-from polku.stage import Stage, is_holder
+from polku.stage.replicas import Replicas, Reply
+from polku.stage.stage import Stage, is_holder
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 from tests.buffer.parts import Destination, rest
 from tests.clock import FakeClock

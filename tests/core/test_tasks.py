@@ -22,7 +22,7 @@ from polku.dead_letters import DeadLetters
 from polku.link.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
-from polku.stage import Stage
+from polku.stage.stage import Stage
 from polku.tasks import TaskSet
 from tests.buffer.parts import Bench, Destination, batch, until
 from tests.hostile import HOSTILE
@@ -244,7 +244,7 @@ OWNED = {
     "polku/emit/object_store.py:Objects.put": "calls await it, and close does",
     "polku/emit/grpc_stream.py:GrpcStream._connect": "its calls are told of its end",
     "polku/external/client.py:PluginClient._introduce": "calls await it",
-    "polku/fork.py:Fork.wait_room": "awaited there",
+    "polku/stage/fork.py:Fork.wait_room": "awaited there",
     "polku/gateway/fast.py:FastServer._admit": "answers its call, whatever it ends with",
     "polku/gateway/fast.py:FastServer.stop": "awaited there",
     "polku/gateway/grpc/protocol.py:GrpcConnection._take": "answers its call, whatever it ends with",
@@ -263,11 +263,11 @@ OWNED = {
     "polku/kafka/puller.py:Puller._work": "awaited there",
     "polku/lane.py:Lane.drain_intake": "awaited there",
     "polku/link/link.py:Link._send": "answers its pushes, whatever it ends with",
-    "polku/middleware/each.py:Each._await_each": "awaited there",
+    "polku/middleware/per_event.py:Each._await_each": "awaited there",
     "polku/link/quarantine.py:Work.release": "awaited there",
-    "polku/replicas.py:Replicas.push": "the push awaits it",
+    "polku/stage/replicas.py:Replicas.push": "the push awaits it",
     "polku/runtime/standstill.py:drain_within": "awaited there",
-    "polku/stage.py:Stage._work": "awaited there",
+    "polku/stage/stage.py:Stage._work": "awaited there",
     "polku/tasks.py:TaskSet._add": "the set itself",
 }
 

@@ -17,7 +17,7 @@ from polku.dead_letters.store import DeadLetterStore
 from polku.link.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
-from polku.stage import Stage
+from polku.stage.stage import Stage
 from tests.buffer.parts import Destination, finish
 from tests.clock import FakeClock
 from tests.dead_letters.letters import ids, wait_for

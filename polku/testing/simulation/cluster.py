@@ -31,17 +31,17 @@ from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer
 from polku.delivery import Delivery
 from polku.errors import UnavailableError
-from polku.fork import Fork
 from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.lane import Lane, LaneStatistics, single
 from polku.link.link import Link, Local, Outgoing, Peer, Push
 from polku.link.receiver import Inlet
 from polku.plan import OutletPlan, Plan, StagePlan
-from polku.replicas import Reply
 from polku.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
-from polku.stage import Stage
+from polku.stage.fork import Fork
+from polku.stage.replicas import Reply
+from polku.stage.stage import Stage
 from polku.testing.simulation.inline import IntakeDoor
 from polku.testing.simulation.loop import Process, current_process, first
 

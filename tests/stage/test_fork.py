@@ -10,8 +10,8 @@ from polku import Batch, Event
 from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.errors import UnavailableError
-from polku.fork import Fork
 from polku.link.link import Link, Window
+from polku.stage.fork import Fork
 from tests.buffer.parts import rest
 from tests.link.test_link import Peer
 

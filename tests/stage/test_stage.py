@@ -15,7 +15,7 @@ from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, UserCodeError
 from polku.link.link import Link, Local, Window
 from polku.middleware.adapt import as_step
-from polku.stage import Stage
+from polku.stage.stage import Stage
 from tests.buffer.parts import rest, until
 from tests.clock import FakeClock
 from tests.hostile import HOSTILE
