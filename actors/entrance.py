@@ -11,9 +11,9 @@ from polku.actors.shell import Shell
 from polku.assembly import build_registry
 from polku.errors import UnavailableError
 from polku.gateway.doors import Addresses, Doors, check_free
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.opening import Gateway
+from polku.health import Health
 from polku.plan import Plan
 
 

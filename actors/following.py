@@ -19,11 +19,11 @@ from polku.actors.drain import kill
 from polku.actors.hub import Column
 from polku.actors.opening import open_doors, start, start_all
 from polku.actors.places import Node, Place, living, spread, workers
+from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
 from polku.gateway.doors import Doors
 from polku.log import RepeatedLog
 from polku.plan import Plan
-from polku.tasks import TaskSet
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)

@@ -15,15 +15,15 @@ import ray.exceptions
 from polku.actors.options import ACTOR
 from polku.actors.places import living
 from polku.actors.shell import Vitals, unpack
+from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
 from polku.delivery import DeliveryStatistics
 from polku.gateway.doors import Doors
-from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
+from polku.health import Health
 from polku.lane import LaneStatistics
 from polku.log import RepeatedLog
 from polku.runtime.watch import Progress, Watch
-from polku.tasks import TaskSet
 from polku.text import named
 
 _LOG = logging.getLogger(__name__)

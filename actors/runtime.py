@@ -24,18 +24,18 @@ from polku.actors.hub import Column, HubActor, Parts
 from polku.actors.opening import open_doors, start, start_all
 from polku.actors.places import check_journals, places, this_node
 from polku.actors.shell import pack
+from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
 from polku.gateway.doors import Addresses, Doors
-from polku.gateway.health import Health
+from polku.health import Health
 from polku.lane import LaneStatistics
 from polku.plan import Plan
 from polku.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import Door
-from polku.tasks import TaskSet
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0

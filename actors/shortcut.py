@@ -22,7 +22,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from polku.begin import begin
+from polku.aio.eager import begin
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
 from polku.socket_folder import SocketFolder

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Header
 from polku.batch.frames import join_frames, split_frames
 from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
-from polku.tasks import TaskSet
 from polku.text import said
 from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload

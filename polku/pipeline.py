@@ -8,7 +8,7 @@ from types import TracebackType
 
 from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Doors
-from polku.gateway.health import Health
+from polku.health import Health
 from polku.plan import Plan
 from polku.report import StopReport
 from polku.runtime import Runtime, loop_thread

@@ -16,8 +16,8 @@ from typing import Any
 
 import grpc.aio
 
+from polku.aio.loops import new_event_loop
 from polku.bench.processes import usage
-from polku.loops import new_event_loop
 from polku.serving import tune_process
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent
 

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from polku.arguments import shorten
+from polku.aio.sequencer import Turn
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted
 from polku.buffer.answers import Answer, Answered, Known, answer_of
@@ -24,13 +25,12 @@ from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
 from polku.buffer.strategy import BufferStrategy, Overflow
+from polku.checks import shorten
 from polku.codes import Code
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError, JournalError
-from polku.gateway.turns import Turn
 from polku.hooks import close_each
 from polku.link.link import Link
-from polku.tasks import TaskSet
 from polku.text import line
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
@@ -35,7 +36,6 @@ from polku.buffer.owner import new_owner
 from polku.buffer.place import check_ours, check_place, warn_of_place
 from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
-from polku.daemon import DaemonExecutor
 from polku.disk import make_folder
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog

@@ -14,9 +14,9 @@ import sqlite3
 import zlib
 from pathlib import Path
 
-from polku.buffer.connection import connect
 from polku.buffer.schema import DEAD_LETTERS, VERSION, is_journal, read_as_present, upgrade
 from polku.errors import JournalCorruptError, JournalError, JournalPathError
+from polku.sqlite import connect
 
 PAGE = 32 * 1024
 _CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE

@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from polku.buffer.connection import FileId, close_descriptor, file_id
 from polku.errors import JournalLockedError
+from polku.sqlite import FileId, close_descriptor, file_id
 
 _MARK = "journal"
 _MUTEX = threading.Lock()

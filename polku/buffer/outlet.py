@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
+from polku.aio.sequencer import Turns
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
 from polku.buffer.entry import Awaited, Claim, OutletState, Slot
@@ -21,10 +23,8 @@ from polku.buffer.log import Log
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
-from polku.gateway.turns import Turns
 from polku.link.link import Link, Window
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.text import named
 from polku.usercode import as_exception, is_ours
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from polku.buffer.connection import connect
+from polku.sqlite import connect
 
 
 class Owner(NamedTuple):

@@ -8,11 +8,11 @@ import os
 import stat
 from pathlib import Path
 
-from polku.buffer.connection import descriptor_of
 from polku.buffer.lock import was_journal
 from polku.buffer.schema import APPLICATION, DEAD_LETTERS
 from polku.disk import mount_of
 from polku.errors import JournalPathError
+from polku.sqlite import descriptor_of
 
 _LOG = logging.getLogger(__name__)
 _SQLITE = b"SQLite format 3\0"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from polku.aio.loops import new_event_loop
 from polku.gateway.choice import choose
 from polku.gateway.doors import Doors
-from polku.loops import new_event_loop
 from polku.plan import Plan
 
 

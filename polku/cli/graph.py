@@ -7,7 +7,7 @@ import re
 import types
 from itertools import pairwise
 
-from polku.arguments import label
+from polku.checks import label
 from polku.plan import Plan, StagePlan, state_keys
 from polku.text import line
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
-from polku.loops import LOOPS
 from polku.plan import PER_NODE
 from polku.serving import DRAIN_SECONDS, check_seconds
 

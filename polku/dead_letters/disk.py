@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.contracts import DeadEvent
-from polku.daemon import DaemonExecutor
 from polku.dead_letters.kinds import Kind
 from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, refused_of
 from polku.dead_letters.replay import Replayer, Send

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
@@ -40,7 +40,7 @@ class ActorEmitter:
     may_recover = True
 
     def __post_init__(self) -> None:
-        arguments.positive("ActorEmitter", "timeout", self.timeout)
+        checks.positive("ActorEmitter", "timeout", self.timeout)
         method = getattr(self.handle, self.method, None) if isinstance(self.method, str) else None
         if not callable(getattr(method, "remote", None)):
             raise PlanError(f"method={self.method!r} is no method of the actor {self.handle!r}", where="ActorEmitter")

@@ -7,8 +7,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from polku.arguments import label, shorten, takes_one
 from polku.batch.batch import Batch
+from polku.checks import label, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.errors import PlanError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.emit.addresses import Address, parse_address
 from polku.emit.grpc_arguments import check_stream, endpoint_list
@@ -45,7 +45,7 @@ class AhtiEmitter:
         object.__setattr__(self, "endpoint", endpoint_list("AhtiEmitter", "endpoint", self.endpoint))
         check_stream("AhtiEmitter", self)
         for option in ("window", "refusals", "max_message_bytes"):
-            arguments.whole("AhtiEmitter", option, getattr(self, option))
+            checks.whole("AhtiEmitter", option, getattr(self, option))
 
     def addresses(self) -> list[Address]:
         """Return the endpoints as gRPC wants them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 
 
@@ -32,9 +32,9 @@ class Breaker:
     successes: int = 2
 
     def __post_init__(self) -> None:
-        arguments.whole("Breaker", "failures", self.failures)
-        arguments.whole("Breaker", "successes", self.successes)
-        arguments.positive("Breaker", "open_for", self.open_for)
+        checks.whole("Breaker", "failures", self.failures)
+        checks.whole("Breaker", "successes", self.successes)
+        checks.positive("Breaker", "open_for", self.open_for)
 
     def build(self, clock: Clock) -> Circuit:
         """Make the running breaker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.external.connection import Connection
 
@@ -44,10 +44,10 @@ class ExternalEmitter:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise arguments.fault("ExternalEmitter", "name", self.name, "must be the emitter's routing name")
-        arguments.whole("ExternalEmitter", "concurrency", self.concurrency)
-        arguments.whole("ExternalEmitter", "max_message_bytes", self.max_message_bytes)
-        arguments.positive("ExternalEmitter", "shutdown_timeout", self.shutdown_timeout)
+            raise checks.fault("ExternalEmitter", "name", self.name, "must be the emitter's routing name")
+        checks.whole("ExternalEmitter", "concurrency", self.concurrency)
+        checks.whole("ExternalEmitter", "max_message_bytes", self.max_message_bytes)
+        checks.positive("ExternalEmitter", "shutdown_timeout", self.shutdown_timeout)
         self.connection()
 
     def connection(self) -> Connection:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.emit.addresses import Address, parse_address
 from polku.emit.grpc_arguments import check_stream, endpoint_list
@@ -46,8 +46,8 @@ class GrpcEmitter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "endpoints", endpoint_list("GrpcEmitter", "endpoints", self.endpoints))
         check_stream("GrpcEmitter", self)
-        arguments.whole("GrpcEmitter", "window", self.window)
-        arguments.whole("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
+        checks.whole("GrpcEmitter", "window", self.window)
+        checks.whole("GrpcEmitter", "max_message_bytes", self.max_message_bytes)
 
     def addresses(self) -> list[Address]:
         """Return the endpoints as gRPC wants them."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from polku import arguments
+from polku import checks
 from polku.emit.addresses import parse_address
 from polku.errors import PlanError
 
@@ -36,7 +36,7 @@ def endpoint_list(where: str, field: str, value: object) -> tuple[str, ...]:
     """Return one endpoint or several, also from a comma-separated string; raises `PlanError`."""
     endpoints = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(endpoints, Sequence) or not endpoints:
-        raise arguments.fault(where, field, value, "name at least one, as http://host:port")
+        raise checks.fault(where, field, value, "name at least one, as http://host:port")
     for endpoint in endpoints:
         parse_address(where, endpoint)
     return tuple(endpoints)
@@ -44,7 +44,7 @@ def endpoint_list(where: str, field: str, value: object) -> tuple[str, ...]:
 
 def check_stream(where: str, config: StreamConfig) -> None:
     """Make sure of a timeout, certificates and a token; raises `PlanError`."""
-    arguments.positive(where, "timeout", config.timeout)
+    checks.positive(where, "timeout", config.timeout)
     if config.root_certificates is not None and not isinstance(config.root_certificates, bytes):
         raise PlanError("root_certificates must be the bytes of a PEM file", where=where)
     if config.token is not None and not _TOKEN.fullmatch(config.token):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
 from polku.clock import Clock
@@ -79,11 +79,11 @@ class KafkaEmitter:
 
     def __post_init__(self) -> None:
         self._maker()
-        object.__setattr__(self, "value", arguments.choice("KafkaEmitter", "value", self.value, Value))
+        object.__setattr__(self, "value", checks.choice("KafkaEmitter", "value", self.value, Value))
         if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
-            raise arguments.fault("KafkaEmitter", "headers", self.headers, "must be a list of metadata keys")
+            raise checks.fault("KafkaEmitter", "headers", self.headers, "must be a list of metadata keys")
         object.__setattr__(self, "headers", tuple(self.headers))
-        arguments.positive("KafkaEmitter", "timeout", self.timeout)
+        checks.positive("KafkaEmitter", "timeout", self.timeout)
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
         self.settings()
 
@@ -119,8 +119,8 @@ def _compile(option: str, value: object) -> Maker:
     if isinstance(value, str):
         return compile_template("KafkaEmitter", option, value)
     if not callable(value):
-        raise arguments.fault("KafkaEmitter", option, value, "must be a template or a function of the event")
-    arguments.function("KafkaEmitter", option, value, sync=True)
+        raise checks.fault("KafkaEmitter", option, value, "must be a template or a function of the event")
+    checks.function("KafkaEmitter", option, value, sync=True)
     return value
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
-from polku import arguments
+from polku import checks
 from polku.errors import RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.events import outcome_name, severity_name
@@ -153,7 +153,7 @@ class KeyTemplate:
             if length > self._segment_limit:
                 raise RejectedError(
                     f"a part of the object's key would have {length} bytes, {self._segment_limit} is the most there: "
-                    f"{arguments.shorten(segment)}"
+                    f"{checks.shorten(segment)}"
                 )
         return name
 
@@ -179,4 +179,4 @@ def _format(when: datetime, name: str) -> str:
 
 
 def _fault(template: str, fix: str) -> Exception:
-    return arguments.fault("S3Emitter", "key", template, fix)
+    return checks.fault("S3Emitter", "key", template, fix)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 
-from polku.arguments import shorten
 from polku.batch.batch import Batch
+from polku.checks import shorten
 from polku.contracts import Failure
 from polku.errors import RejectedError
 from polku.text import line

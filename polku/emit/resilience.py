@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
@@ -80,9 +80,9 @@ class Resilience:
         for option, kind in (("retry", Retry), ("breaker", Breaker)):
             if not isinstance(getattr(self, option), kind):
                 fix = f"must be a {kind.__name__}(...)"
-                raise arguments.fault("Resilience", option, getattr(self, option), fix)
+                raise checks.fault("Resilience", option, getattr(self, option), fix)
         if self.timeout is not None:
-            arguments.positive("Resilience", "timeout", self.timeout)
+            checks.positive("Resilience", "timeout", self.timeout)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polku import arguments
+from polku import checks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +22,11 @@ class Retry:
     attempts: int | None = None
 
     def __post_init__(self) -> None:
-        arguments.positive("Retry", "first", self.first)
-        arguments.positive("Retry", "limit", self.limit)
-        arguments.at_least_one("Retry", "factor", self.factor)
+        checks.positive("Retry", "first", self.first)
+        checks.positive("Retry", "limit", self.limit)
+        checks.at_least_one("Retry", "factor", self.factor)
         if self.attempts is not None:
-            arguments.whole("Retry", "attempts", self.attempts)
+            checks.whole("Retry", "attempts", self.attempts)
 
     def delay(self, failures: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after so many failures in a row (from 1)."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
 from polku.clock import Clock
@@ -90,23 +90,23 @@ class S3Emitter:
 
     def __post_init__(self) -> None:
         _check_url(self.url)
-        object.__setattr__(self, "format", arguments.choice("S3Emitter", "format", self.format, ObjectFormat))
-        compression = arguments.choice("S3Emitter", "compression", self.compression, Compression)
+        object.__setattr__(self, "format", checks.choice("S3Emitter", "format", self.format, ObjectFormat))
+        compression = checks.choice("S3Emitter", "compression", self.compression, Compression)
         object.__setattr__(self, "compression", compression)
         for option in ("max_events", "max_bytes", "max_open", "max_held_bytes", "part_bytes", "concurrency"):
-            arguments.whole("S3Emitter", option, getattr(self, option))
+            checks.whole("S3Emitter", option, getattr(self, option))
         for option in ("max_age", "timeout"):
-            arguments.positive("S3Emitter", option, getattr(self, option))
+            checks.positive("S3Emitter", option, getattr(self, option))
         if self.part_bytes < _PART_BYTES:
             fix = f"must be at least {_PART_BYTES}: S3 takes no smaller parts"
-            raise arguments.fault("S3Emitter", "part_bytes", self.part_bytes, fix)
+            raise checks.fault("S3Emitter", "part_bytes", self.part_bytes, fix)
         object.__setattr__(self, "options", _checked_options(self.options))
         self.template()
 
     def template(self) -> KeyTemplate:
         """Return the names of its objects; raises `PlanError` where `key` gives none."""
         if not isinstance(self.key, str):
-            raise arguments.fault("S3Emitter", "key", self.key, "must be a template such as '{source}/{date}/{batch}'")
+            raise checks.fault("S3Emitter", "key", self.key, "must be a template such as '{source}/{date}/{batch}'")
         url = urlsplit(self.url)
         local = url.scheme == "file"
         ending = suffix(ObjectFormat(self.format), Compression(self.compression))
@@ -265,14 +265,14 @@ def _check_url(url: object) -> None:
     except ValueError:
         parts = None
     if parts is None or parts.scheme not in SCHEMES or parts.query or parts.fragment:
-        raise arguments.fault("S3Emitter", "url", url, fix)
+        raise checks.fault("S3Emitter", "url", url, fix)
     if "@" in parts.netloc and parts.scheme.startswith("s3"):
         raise PlanError("url: credentials belong in options or the environment, not in the address", where="S3Emitter")
     local = parts.scheme == "file"
     if (local and (parts.netloc or len(parts.path) < 2)) or (not local and not parts.netloc):
-        raise arguments.fault("S3Emitter", "url", url, fix)
+        raise checks.fault("S3Emitter", "url", url, fix)
     if any(segment in (".", "..") for segment in parts.path.split("/")) or "\0" in parts.path:
-        raise arguments.fault("S3Emitter", "url", url, "must not contain '.' or '..' as a folder")
+        raise checks.fault("S3Emitter", "url", url, "must not contain '.' or '..' as a folder")
 
 
 def _checked_options(options: object) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.emit.external import ExternalEmitter
 
@@ -33,7 +33,7 @@ class PluginSlot:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise arguments.fault("PluginSlot", "name", self.name, "must be the emitter's routing name")
+            raise checks.fault("PluginSlot", "name", self.name, "must be the emitter's routing name")
         self.emitter("localhost:1")
 
     def emitter(self, address: str) -> ExternalEmitter:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
@@ -53,7 +53,7 @@ class StdoutEmitter:
     may_recover = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "format", arguments.choice("StdoutEmitter", "format", self.format, Format))
+        object.__setattr__(self, "format", checks.choice("StdoutEmitter", "format", self.format, Format))
 
     def build(self, clock: Clock) -> _Printer:
         """Make the running emitter."""

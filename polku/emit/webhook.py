@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
@@ -75,11 +75,11 @@ class WebhookEmitter:
 
     def __post_init__(self) -> None:
         _split_url(self.url)
-        object.__setattr__(self, "format", arguments.choice("WebhookEmitter", "format", self.format, Body))
+        object.__setattr__(self, "format", checks.choice("WebhookEmitter", "format", self.format, Body))
         object.__setattr__(self, "headers", _checked_headers(self.headers))
-        arguments.positive("WebhookEmitter", "timeout", self.timeout)
-        arguments.whole("WebhookEmitter", "max_events", self.max_events)
-        arguments.whole("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
+        checks.positive("WebhookEmitter", "timeout", self.timeout)
+        checks.whole("WebhookEmitter", "max_events", self.max_events)
+        checks.whole("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
 
     def build(self, clock: Clock) -> _Poster:
         """Make the running emitter."""
@@ -210,7 +210,7 @@ def _split_url(url: object) -> SplitResult:
             return parts
     except ValueError:  # the port is no number, or brackets do not match
         pass
-    raise arguments.fault("WebhookEmitter", "url", url, "write http://host/path or https://host/path")
+    raise checks.fault("WebhookEmitter", "url", url, "write http://host/path or https://host/path")
 
 
 def _checked_headers(headers: object) -> dict[str, str]:

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError
 from polku.external.connection import Connection
-from polku.tasks import TaskSet
 from polku.v1.plugin_pb2 import PluginHealthResponse, PluginInfo
 
 _SOON = 1.0  # seconds until a plugin that is unwell is asked again

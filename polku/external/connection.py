@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.emit.addresses import Address, parse_address
 from polku.errors import PlanError
 
@@ -30,9 +30,9 @@ class Connection:
 
     def __post_init__(self) -> None:
         self.target()
-        arguments.positive(self.where, "timeout", self.timeout)
-        arguments.positive(self.where, "health_interval", self.health_interval)
-        arguments.whole(self.where, "max_answer_bytes", self.max_answer_bytes)
+        checks.positive(self.where, "timeout", self.timeout)
+        checks.positive(self.where, "health_interval", self.health_interval)
+        checks.whole(self.where, "max_answer_bytes", self.max_answer_bytes)
         if self.root_certificates is not None and not isinstance(self.root_certificates, bytes):
             raise PlanError("root_certificates must be the bytes of a PEM file", where=self.where)
         check_token(self.where, self.token)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from polku.aio.tasks import TaskSet
 from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
 from polku.errors import PlanError, PolkuError
@@ -20,7 +21,6 @@ from polku.external.introduction import emitter_fault, ingestor_fault, routing_n
 from polku.external.rules import PluginRules
 from polku.hooks import close_each
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.usercode import is_ours
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from polku import arguments
+from polku import checks
 from polku.errors import PlanError
 from polku.external.connection import check_token
 
@@ -26,5 +26,5 @@ class PluginRules:
         if not isinstance(self.token, str) or not self.token:
             raise PlanError("token must be a secret that the plugins know", where="allow_plugins")
         check_token("allow_plugins", self.token)
-        arguments.positive("allow_plugins", "silent_after", self.silent_after)
-        arguments.positive("allow_plugins", "timeout", self.timeout)
+        checks.positive("allow_plugins", "silent_after", self.silent_after)
+        checks.positive("allow_plugins", "timeout", self.timeout)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from polku.arguments import shorten
 from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
 from polku.batch.receipt import Refusal
+from polku.checks import shorten
 from polku.codes import Code
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from polku.begin import begin
+from polku.aio.eager import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.ack import bounded
 from polku.gateway.admission import Admission
 from polku.gateway.answers import Failure, check_answer, status_of
 from polku.gateway.doors import cannot_open
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
+from polku.health import Health
 from polku.log import RepeatedLog
 from polku.socket_folder import SocketFolder
 from polku.text import named

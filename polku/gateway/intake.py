@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from polku.arguments import label, shorten
+from polku.aio.sequencer import Turn, Turns
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.frames import read_envelope
 from polku.batch.receipt import Counts, Receipt, Refusal
+from polku.checks import label, shorten
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
-from polku.gateway.turns import Turn, Turns
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link.link import Link
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.text import as_id, line, named, said
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from polku.gateway.choice import choose
 from polku.gateway.doors import Addresses, Doors
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.server import GatewayServer
+from polku.health import Health
 from polku.hooks import close_each
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from polku.aio.sequencer import Turns
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.ack import bounded
 from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.doors import cannot_open
-from polku.gateway.health import Health, health_response
 from polku.gateway.intake import Intake
-from polku.gateway.turns import Turns
+from polku.health import Health, health_response
 from polku.limits import Limits
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.external.connection import Connection
 
@@ -41,9 +41,9 @@ class ExternalIngestor:
     def __post_init__(self) -> None:
         sources = (self.source,) if isinstance(self.source, str) else tuple(self.source)
         if not sources or not all(isinstance(source, str) and source for source in sources):
-            raise arguments.fault("ExternalIngestor", "source", self.source, "name at least one, as 'my-agent'")
+            raise checks.fault("ExternalIngestor", "source", self.source, "name at least one, as 'my-agent'")
         object.__setattr__(self, "source", sources if len(sources) > 1 else sources[0])
-        arguments.whole("ExternalIngestor", "concurrency", self.concurrency)
+        checks.whole("ExternalIngestor", "concurrency", self.concurrency)
         self.connection()
 
     @property

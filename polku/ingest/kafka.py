@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.kafka.client import checked_config, load
 from polku.kafka.puller import Decode, Puller
@@ -54,19 +54,19 @@ class KafkaSource:
         for topic in topics or ("",):
             if not isinstance(topic, str) or not (_LEGAL.fullmatch(topic) or _is_pattern(topic)):
                 fix = "a topic's name has 1 to 249 letters, digits, '.', '_' and '-'; a pattern begins with '^'"
-                raise arguments.fault("KafkaSource", "topics", topic, fix)
+                raise checks.fault("KafkaSource", "topics", topic, fix)
         object.__setattr__(self, "topics", topics)
         for option in ("group", "name"):
             if not isinstance(getattr(self, option), str) or not getattr(self, option):
-                raise arguments.fault("KafkaSource", option, getattr(self, option), "must be a text, not empty")
-        object.__setattr__(self, "decode", arguments.choice("KafkaSource", "decode", self.decode, Decode))
+                raise checks.fault("KafkaSource", option, getattr(self, option), "must be a text, not empty")
+        object.__setattr__(self, "decode", checks.choice("KafkaSource", "decode", self.decode, Decode))
         if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
-            raise arguments.fault("KafkaSource", "headers", self.headers, "must be a list of header names")
+            raise checks.fault("KafkaSource", "headers", self.headers, "must be a list of header names")
         object.__setattr__(self, "headers", tuple(self.headers))
         for option in ("window", "window_bytes"):
-            arguments.whole("KafkaSource", option, getattr(self, option))
+            checks.whole("KafkaSource", option, getattr(self, option))
         for option in ("commit_seconds", "revoke_seconds"):
-            arguments.positive("KafkaSource", option, getattr(self, option))
+            checks.positive("KafkaSource", option, getattr(self, option))
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
         self.settings()
 

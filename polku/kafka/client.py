@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.errors import PlanError
 from polku.log import RepeatedLog
 
@@ -122,7 +122,7 @@ def checked_config(where: str, servers: object, config: object, ours: Iterable[s
     `ours` are properties that cannot be chosen, because what the component promises depends on them.
     """
     if not isinstance(config, Mapping):
-        raise arguments.fault(where, "config", config, "must be a mapping of librdkafka's properties")
+        raise checks.fault(where, "config", config, "must be a mapping of librdkafka's properties")
     checked: dict[str, Any] = {}
     for name, value in config.items():
         if not isinstance(name, str) or not isinstance(value, (str, int, float, bool)):
@@ -135,5 +135,5 @@ def checked_config(where: str, servers: object, config: object, ours: Iterable[s
     given = checked.get("bootstrap.servers", "")
     if not isinstance(given, str) or not given.strip() or not all(map(str.strip, given.split(","))):
         fix = "name the brokers to begin with: 'host:9092', or several with commas between"
-        raise arguments.fault(where, "bootstrap_servers", given, fix)
+        raise checks.fault(where, "bootstrap_servers", given, fix)
     return checked

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from polku.arguments import shorten
+from polku.checks import shorten
 from polku.emit.cloudevents import cloud_event
 from polku.emit.json_form import data_fields, event_fields
 from polku.event.v1.event_pb2 import Event

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Any, TypeAlias
 
-from polku import arguments
+from polku import checks
 from polku.event.v1.event_pb2 import Event
 from polku.events import outcome_name, severity_name
 
@@ -36,14 +36,14 @@ def compile_template(where: str, field: str, template: str) -> Maker:
     try:
         parts = [(text, name, spec, how) for text, name, spec, how in Formatter().parse(template)]
     except ValueError as error:
-        raise arguments.fault(where, field, template, f"is no template ({error}); {ALLOWED}") from None
+        raise checks.fault(where, field, template, f"is no template ({error}); {ALLOWED}") from None
     pieces: list[str | tuple[str, Maker]] = []
     for text, name, spec, how in parts:
         pieces.append(text)
         if name is not None:
             maker = _maker(name)
             if maker is None or spec or how:
-                raise arguments.fault(where, field, template, f"{{{name}}} is no field of an event; {ALLOWED}")
+                raise checks.fault(where, field, template, f"{{{name}}} is no field of an event; {ALLOWED}")
             pieces.append((name, maker))
     return _filler(field, [piece for piece in pieces if piece])
 

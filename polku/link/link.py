@@ -23,9 +23,10 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
+from polku.aio.eager import begin
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity, join
 from polku.batch.receipt import Receipt, located, numbers_of
-from polku.begin import begin
 from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.link.coalescing import Backlog, Gathering
 from polku.link.epoch import new_epoch
@@ -34,7 +35,6 @@ from polku.link.protocols import Holding, Local, Outgoing, Peer, Push, Receiver
 from polku.link.suspects import Suspects, Trial
 from polku.link.window import OpenNumbers
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.usercode import as_exception, is_ours
 
 __all__ = ["Holding", "Link", "LinkStatistics", "Local", "Outgoing", "Peer", "Push", "Receiver", "Window"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
+from polku.aio.eager import begin
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, located
-from polku.begin import begin
 from polku.errors import DrainingError
 from polku.link.link import Receiver
 from polku.usercode import as_exception, is_ours

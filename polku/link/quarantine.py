@@ -14,9 +14,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
+from polku.aio.tasks import TaskSet
 from polku.batch.receipt import Turn
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.text import named
 from polku.usercode import as_exception
 

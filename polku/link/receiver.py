@@ -13,9 +13,9 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
+from polku.aio.eager import begin
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
-from polku.begin import begin
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.protocols import Holding, Push, Receiver
 from polku.link.quarantine import Key, Patience, Quarantine, Work

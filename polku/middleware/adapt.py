@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from polku.arguments import function, label, shorten, takes_one
+from polku.checks import function, label, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Holder, Step
 from polku.errors import PlanError

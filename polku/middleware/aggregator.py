@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Flush, Holder, Part
 from polku.event.v1.event_pb2 import Event
@@ -53,11 +53,11 @@ class Aggregator(Configuration):
 
     def __post_init__(self) -> None:
         for name in ("size", "max_held", "max_bytes"):
-            arguments.whole("Aggregator", name, getattr(self, name))
-        arguments.positive("Aggregator", "within", self.within)
+            checks.whole("Aggregator", name, getattr(self, name))
+        checks.positive("Aggregator", "within", self.within)
         if self.key is not None:
-            arguments.function("Aggregator", "key", self.key, sync=True)
-        strategy = arguments.choice("Aggregator", "strategy", self.strategy, Strategy)
+            checks.function("Aggregator", "key", self.key, sync=True)
+        strategy = checks.choice("Aggregator", "strategy", self.strategy, Strategy)
         object.__setattr__(self, "strategy", strategy)
 
     def build(self, clock: Clock) -> Holder:

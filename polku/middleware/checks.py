@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from polku import arguments
+from polku import checks
 from polku.event.v1.event_pb2 import Event
 
 
@@ -39,7 +39,7 @@ class max_size:  # noqa: N801 - reads like the functions beside it
     size: int
 
     def __post_init__(self) -> None:
-        arguments.whole("max_size", "size", self.size)
+        checks.whole("max_size", "size", self.size)
 
     def __call__(self, event: Event) -> str | None:
         """Check one event."""
@@ -59,7 +59,7 @@ class has_data:  # noqa: N801 - reads like the functions beside it
     def __post_init__(self) -> None:
         kinds = [one.name for one in Event.DESCRIPTOR.oneofs_by_name["data"].fields]
         if self.kind and self.kind not in kinds:
-            raise arguments.fault("has_data", "kind", self.kind, f"is not known; choose {arguments.either(kinds)}")
+            raise checks.fault("has_data", "kind", self.kind, f"is not known; choose {checks.either(kinds)}")
 
     def __call__(self, event: Event) -> str | None:
         """Check one event."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from polku.arguments import label
+from polku.checks import label
 
 
 class Configuration:

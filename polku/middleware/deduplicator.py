@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -27,8 +27,8 @@ class Deduplicator(Configuration):
     state_key = "id"
 
     def __post_init__(self) -> None:
-        arguments.positive("Deduplicator", "ttl", self.ttl)
-        arguments.whole("Deduplicator", "max_ids", self.max_ids)
+        checks.positive("Deduplicator", "ttl", self.ttl)
+        checks.whole("Deduplicator", "max_ids", self.max_ids)
 
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -29,21 +29,21 @@ class Enricher(Configuration):
     concurrency: int = field(default=64, kw_only=True)
 
     def __post_init__(self) -> None:
-        arguments.positive("Enricher", "timeout", self.timeout)
-        arguments.whole("Enricher", "concurrency", self.concurrency)
+        checks.positive("Enricher", "timeout", self.timeout)
+        checks.whole("Enricher", "concurrency", self.concurrency)
         if isinstance(self.look_up, Mapping):
             if not _add(Event(), self.look_up):
-                raise arguments.fault("Enricher", "look_up", self.look_up, "must map strings to strings")
+                raise checks.fault("Enricher", "look_up", self.look_up, "must map strings to strings")
             object.__setattr__(self, "look_up", dict(self.look_up))
         else:
-            arguments.function("Enricher", "look_up", self.look_up)
-            arguments.no_generator("Enricher", "look_up", self.look_up)
+            checks.function("Enricher", "look_up", self.look_up)
+            checks.no_generator("Enricher", "look_up", self.look_up)
 
     def build(self, clock: Clock) -> Step:
         """Make the running enricher."""
         if isinstance(self.look_up, Mapping):
             return Each("Enricher", _Defaults(self.look_up), _merge)
-        name = f"Enricher({arguments.label(self.look_up)})"
+        name = f"Enricher({checks.label(self.look_up)})"
         return Each(name, self.look_up, _merge, timeout=self.timeout, concurrency=self.concurrency)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -33,14 +33,14 @@ class Filter(Configuration):
 
     def __post_init__(self) -> None:
         of = "the list of events" if self.batch else "the event"
-        arguments.function("Filter", "predicate", self.predicate, of=of)
-        arguments.no_generator("Filter", "predicate", self.predicate)
-        arguments.positive("Filter", "timeout", self.timeout)
-        arguments.whole("Filter", "concurrency", self.concurrency)
+        checks.function("Filter", "predicate", self.predicate, of=of)
+        checks.no_generator("Filter", "predicate", self.predicate)
+        checks.positive("Filter", "timeout", self.timeout)
+        checks.whole("Filter", "concurrency", self.concurrency)
 
     def build(self, clock: Clock) -> Step:
         """Make the running filter."""
-        name = f"Filter({arguments.label(self.predicate)})"
+        name = f"Filter({checks.label(self.predicate)})"
         if self.batch:
             return Whole(name, self.predicate, _accept_truths, timeout=self.timeout, reads_only=True)
         return Each(name, self.predicate, keep, timeout=self.timeout, concurrency=self.concurrency, reads_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
 
-from polku.arguments import shorten
 from polku.batch.lineage import origins
+from polku.checks import shorten
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from polku.arguments import is_async, shorten
+from polku.aio.eager import Begun
 from polku.batch.receipt import Refusal
-from polku.begin import Begun
+from polku.checks import is_async, shorten
 from polku.codes import Code
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -25,9 +25,9 @@ class RateLimiter(Configuration):
     state_key = "pipeline"
 
     def __post_init__(self) -> None:
-        arguments.positive("RateLimiter", "rate", self.rate)
+        checks.positive("RateLimiter", "rate", self.rate)
         if self.burst is not None:
-            arguments.at_least_one("RateLimiter", "burst", self.burst)
+            checks.at_least_one("RateLimiter", "burst", self.burst)
 
     def build(self, clock: Clock) -> Step:
         """Make the running limiter."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -29,8 +29,8 @@ class Router:
 
     def when(self, predicate: Callable[[Event], Any], *, to: str | Sequence[str]) -> Router:
         """Send events for which `predicate(event)` is true to these emitters."""
-        arguments.function("Router.when", "predicate", predicate, sync=True)
-        arguments.no_generator("Router.when", "predicate", predicate)
+        checks.function("Router.when", "predicate", predicate, sync=True)
+        checks.no_generator("Router.when", "predicate", predicate)
         return self._with(_When(predicate), to)
 
     def type_prefix(self, prefix: str, *, to: str | Sequence[str]) -> Router:
@@ -72,7 +72,7 @@ class _When:
         return self.predicate(event)
 
     def __str__(self) -> str:
-        return f"when({arguments.label(self.predicate)}"
+        return f"when({checks.label(self.predicate)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,13 @@ def _unchanged(name: str, events: list[Event], results: list[Any], failed: bool)
 def _targets(to: str | Sequence[str]) -> Targets:
     names = (to,) if isinstance(to, str) else tuple(to) if isinstance(to, Sequence) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise arguments.fault("Router", "to", to, "must be the name of an emitter, or a list of names")
+        raise checks.fault("Router", "to", to, "must be the name of an emitter, or a list of names")
     return tuple(dict.fromkeys(names))
 
 
 def _check_text(where: str, field: str, value: object) -> None:
     if not isinstance(value, str) or not value:
-        raise arguments.fault(where, field, value, "must be a string that is not empty")
+        raise checks.fault(where, field, value, "must be a string that is not empty")
 
 
 def _show(targets: Targets) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from operator import attrgetter
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -39,9 +39,9 @@ class Sampler(Configuration):
     key: str | Key | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        arguments.fraction("Sampler", "rate", self.rate)
+        checks.fraction("Sampler", "rate", self.rate)
         if self.seed is not None and not isinstance(self.seed, int):
-            raise arguments.fault("Sampler", "seed", self.seed, "must be a whole number, or None for chance")
+            raise checks.fault("Sampler", "seed", self.seed, "must be a whole number, or None for chance")
         if self.key is not None:
             _key_function(self.key)
 
@@ -98,13 +98,11 @@ class _Metadata:
 
 def _key_function(key: str | Key) -> Key:
     if callable(key):
-        arguments.function("Sampler", "key", key, sync=True)
+        checks.function("Sampler", "key", key, sync=True)
         return key
     kind, _, name = str(key).partition(".")
     if kind == "metadata" and name:
         return _Metadata(name)
     if key in _FIELDS:
         return attrgetter(key)
-    raise arguments.fault(
-        "Sampler", "key", key, f"must be {arguments.either((*_FIELDS, 'metadata.NAME'))}, or a function"
-    )
+    raise checks.fault("Sampler", "key", key, f"must be {checks.either((*_FIELDS, 'metadata.NAME'))}, or a function")

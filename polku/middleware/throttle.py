@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -31,10 +31,10 @@ class Throttle(Configuration):
     state_key = "source"
 
     def __post_init__(self) -> None:
-        arguments.positive("Throttle", "rate", self.rate)
-        arguments.whole("Throttle", "max_sources", self.max_sources)
+        checks.positive("Throttle", "rate", self.rate)
+        checks.whole("Throttle", "max_sources", self.max_sources)
         if self.burst is not None:
-            arguments.at_least_one("Throttle", "burst", self.burst)
+            checks.at_least_one("Throttle", "burst", self.burst)
 
     def build(self, clock: Clock) -> Step:
         """Make the running throttle."""

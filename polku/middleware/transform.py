@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -33,15 +33,15 @@ class Transform(Configuration):
 
     def __post_init__(self) -> None:
         of = "the list of events" if self.batch else "the event"
-        arguments.function("Transform", "function", self.function, of=of)
+        checks.function("Transform", "function", self.function, of=of)
         if not self.batch:
-            arguments.no_generator("Transform", "function", self.function)
-        arguments.positive("Transform", "timeout", self.timeout)
-        arguments.whole("Transform", "concurrency", self.concurrency)
+            checks.no_generator("Transform", "function", self.function)
+        checks.positive("Transform", "timeout", self.timeout)
+        checks.whole("Transform", "concurrency", self.concurrency)
 
     def build(self, clock: Clock) -> Step:
         """Make the running transformation."""
-        name = f"Transform({arguments.label(self.function)})"
+        name = f"Transform({checks.label(self.function)})"
         if self.batch:
             accept = accept_events(clock, none_is_in_place=True)
             return Whole(name, self.function, accept, timeout=self.timeout)

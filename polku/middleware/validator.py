@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from polku import arguments
+from polku import checks
 from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.codes import Code
@@ -48,18 +48,18 @@ class Validator(Configuration):
     concurrency: int = field(default=64, kw_only=True)
 
     def __post_init__(self) -> None:
-        arguments.function("Validator", "check", self.check)
-        arguments.no_generator("Validator", "check", self.check)
-        arguments.positive("Validator", "timeout", self.timeout)
-        arguments.whole("Validator", "concurrency", self.concurrency)
-        rule = arguments.choice("Validator", "on_invalid", self.on_invalid, OnInvalid)
+        checks.function("Validator", "check", self.check)
+        checks.no_generator("Validator", "check", self.check)
+        checks.positive("Validator", "timeout", self.timeout)
+        checks.whole("Validator", "concurrency", self.concurrency)
+        rule = checks.choice("Validator", "on_invalid", self.on_invalid, OnInvalid)
         object.__setattr__(self, "on_invalid", rule)
 
     def build(self, clock: Clock) -> Step:
         """Make the running validator."""
         rule = OnInvalid(self.on_invalid)
         return Each(
-            f"Validator({arguments.label(self.check)})",
+            f"Validator({checks.label(self.check)})",
             self.check,
             _Judge(rule),
             timeout=self.timeout,

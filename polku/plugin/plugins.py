@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polku import arguments
+from polku import checks
 from polku.errors import PlanError
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
@@ -84,8 +84,8 @@ class IngestorPlugin(_Plugin):
         check_ingestor(ingestor)
         served = [sources] if isinstance(sources, str) else list(sources)
         if not served or not all(isinstance(source, str) and source for source in served):
-            raise arguments.fault("IngestorPlugin", "sources", sources, "name at least one, as 'my-agent'")
-        arguments.whole("IngestorPlugin", "workers", workers)
+            raise checks.fault("IngestorPlugin", "sources", sources, "name at least one, as 'my-agent'")
+        checks.whole("IngestorPlugin", "workers", workers)
         self._ingestor = ingestor
         self._workers = workers
         self.info = PluginInfo(
@@ -142,7 +142,7 @@ class EmitterPlugin(_Plugin):
 
 
 def _own_name(component: object) -> str:
-    name = getattr(component, "name", None) or arguments.label(component)
+    name = getattr(component, "name", None) or checks.label(component)
     if not isinstance(name, str) or name == "lambda":
         raise PlanError("a lambda has no name; say IngestorPlugin(..., name='my-plugin')", where="IngestorPlugin")
     return name

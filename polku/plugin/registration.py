@@ -12,11 +12,11 @@ import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
-from polku import arguments
+from polku import checks
+from polku.aio.tasks import TaskSet
 from polku.errors import PlanError
 from polku.external.connection import Connection
 from polku.serving import say
-from polku.tasks import TaskSet
 from polku.v1.plugin_pb2 import (
     HeartbeatRequest,
     HeartbeatResponse,
@@ -47,7 +47,7 @@ class Registration:
 
     def __post_init__(self) -> None:
         self.connection()
-        arguments.positive("Registration", "heartbeat", self.heartbeat)
+        checks.positive("Registration", "heartbeat", self.heartbeat)
         if self.address is not None and not isinstance(self.address, str):
             raise PlanError(f"address={self.address!r} must be a string, as host:port", where="Registration")
 

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from types import TracebackType
 
-from polku.loops import new_event_loop
+from polku.aio.loops import new_event_loop
 from polku.plugin.registration import Registrar, Registration
 from polku.plugin.server import Certificate, PluginServer
 from polku.plugin.service import Service

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 
-from polku import arguments
+from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
@@ -104,7 +104,7 @@ class Service:
         return await contained(self._called(function, *given))
 
     async def _called(self, function: Callable[..., Any], *given: Any) -> Any:
-        if arguments.is_async(function):
+        if checks.is_async(function):
             return await function(*given)
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._threads, _run, function, given)

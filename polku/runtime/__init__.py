@@ -6,7 +6,7 @@ from typing import Protocol
 
 from polku.dead_letters import DeadLetter
 from polku.gateway.doors import Addresses
-from polku.gateway.health import Health
+from polku.health import Health
 from polku.report import StopReport
 from polku.sender import Door
 

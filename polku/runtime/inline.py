@@ -14,9 +14,9 @@ from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import NotRunningError
 from polku.gateway.doors import Addresses, Doors
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
 from polku.gateway.opening import Gateway
+from polku.health import Health
 from polku.hooks import close_each
 from polku.lane import Lane, LaneStatistics
 from polku.plan import Plan

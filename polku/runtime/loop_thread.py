@@ -13,9 +13,9 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from polku.aio.loops import new_event_loop
 from polku.errors import SettingError
 from polku.log import RepeatedLog
-from polku.loops import new_event_loop
 from polku.usercode import contained
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))

@@ -9,8 +9,8 @@ from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
 from polku.delivery import CollectionStatistics, DeliveryStatistics
-from polku.gateway.health import Health
 from polku.gateway.intake import IntakeStatistics
+from polku.health import Health
 from polku.stage.stage import StageStatistics
 from polku.text import line
 

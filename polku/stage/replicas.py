@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
+from polku.aio.sequencer import Turns
 from polku.batch.batch import Batch
 from polku.batch.receipt import Counts, Output, Receipt
-from polku.gateway.turns import Turns
 from polku.link.link import Link
 
 

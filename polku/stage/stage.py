@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from polku.aio.eager import begin
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.fates import Account, account, merged, owners_through
 from polku.batch.lineage import through, trace_back
 from polku.batch.receipt import Counts, Fate, Output, Receipt, Refusal
-from polku.begin import begin
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
@@ -28,7 +29,6 @@ from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.link.link import Outgoing
 from polku.log import RepeatedLog
-from polku.tasks import TaskSet
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours
 

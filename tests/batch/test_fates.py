@@ -29,7 +29,7 @@ from polku.stage.replicas import Replicas, Reply
 from polku.stage.stage import Stage, is_holder
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 from tests.buffer.parts import Destination, rest
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 FIELDS = {
     "rate_limited": "rate_limited_count",

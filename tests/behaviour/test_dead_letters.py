@@ -11,8 +11,8 @@ import pytest
 from polku import Batch, BufferStrategy, Code, Event, Failure, Hub
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection
 from tests.behaviour.conftest import Start
-from tests.recorder import Recorder
-from tests.server import polku
+from tests.support.recorder import Recorder
+from tests.support.server import polku
 
 
 class Picky:

@@ -19,7 +19,7 @@ from polku.errors import JournalLockedError, JournalPathError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
 from tests.behaviour.conftest import Start
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def numbered(start: int, end: int) -> list[Event]:

@@ -10,7 +10,7 @@ import pytest
 
 from polku import BufferStrategy, Event, Hub, IngestContext, new_event
 from tests.behaviour.conftest import Start
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def fail() -> None:

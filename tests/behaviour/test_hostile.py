@@ -11,7 +11,7 @@ import pytest
 
 from polku import Batch, Code, Deduplicator, Event, Hub, RetryableError, new_event
 from tests.behaviour.conftest import Start
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def exit_process(event: Event) -> None:

@@ -13,7 +13,7 @@ import pytest
 from polku import BufferStrategy, Event, Hub, RecordError, SettingError
 from tests.behaviour.conftest import Start
 from tests.gateway.http_client import Answer, curl, post
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def test_http_is_shut_unless_an_address_is_given(start: Start, tmp_path: Path) -> None:

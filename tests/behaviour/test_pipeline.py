@@ -24,7 +24,7 @@ from polku import (
     new_event,
 )
 from tests.behaviour.conftest import Start
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def mark(event: Event) -> None:

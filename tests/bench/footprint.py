@@ -20,7 +20,7 @@ from typing import Any
 
 from polku.bench import Load, Subject
 from polku.bench.trial import session
-from tests.server import Server, environment
+from tests.support.server import Server, environment
 
 TIMES = 4  # so many times the events, to see that memory stays flat
 REST_SECONDS = 3.0

@@ -14,13 +14,13 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
+from polku.aio.loops import new_event_loop
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.bench.machine import describe, machine
 from polku.events import new_event
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import Inlet
-from polku.loops import new_event_loop
 
 WANTED = 1.5  # times what a push costs in the beginning
 MEASURED = 1_000

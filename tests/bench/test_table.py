@@ -11,7 +11,7 @@ import pytest
 
 from tests.bench.rows import Line, at_least, at_most
 from tests.bench.table import PROJECT, write
-from tests.server import environment
+from tests.support.server import environment
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import POLKU, environment, polku
+from tests.support.server import POLKU, environment, polku
 
 FILTERING = """
 from polku import BufferStrategy, Filter, Hub, Router, StdoutEmitter

@@ -20,7 +20,7 @@ from polku import __version__
 from polku.ahti.v1.events_pb2 import EventType
 from polku.testing import AhtiServer
 from tests.gateway.http_client import post
-from tests.server import POLKU, Server, environment, polku
+from tests.support.server import POLKU, Server, environment, polku
 
 PIPELINE = """
 from polku import Filter, Hub, StdoutEmitter

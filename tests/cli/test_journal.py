@@ -13,7 +13,7 @@ import pytest
 from polku.batch.batch import Header
 from polku.buffer.journal import Journal, Row, Work
 from polku.dead_letters.store import DeadLetterStore
-from tests.server import Server, polku
+from tests.support.server import Server, polku
 
 
 @pytest.fixture

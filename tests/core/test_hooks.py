@@ -14,7 +14,7 @@ from polku.delivery import Delivery
 from polku.errors import UserCodeError
 from polku.hooks import HookFault, call_hook, close_each, close_hook, snapshot_of, start_hook
 from tests.buffer.parts import until
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 
 class Component:

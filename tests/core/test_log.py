@@ -15,7 +15,7 @@ from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.dead_letters import DeadLetters
 from polku.log import RepeatedLog
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 LOGGER = logging.getLogger("polku.test.log")
 

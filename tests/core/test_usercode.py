@@ -13,7 +13,7 @@ import pytest
 from polku.errors import UserCodeError
 from polku.text import named
 from polku.usercode import as_exception, contained, is_ours
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 
 async def verdict(work: Awaitable[Any], verdicts: list[bool]) -> None:

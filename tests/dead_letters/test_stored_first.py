@@ -19,8 +19,8 @@ from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage.stage import Stage
 from tests.buffer.parts import Destination, finish
-from tests.clock import FakeClock
 from tests.dead_letters.letters import ids, wait_for
+from tests.support.clock import FakeClock
 
 
 class Disk:

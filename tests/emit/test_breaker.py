@@ -6,7 +6,7 @@ import pytest
 
 from polku import Breaker, PlanError
 from polku.emit.breaker import Circuit, State
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 def circuit(**options: float) -> tuple[Circuit, FakeClock]:

@@ -29,7 +29,7 @@ from polku.emit.breaker import State
 from polku.emit.parts import send_parts
 from polku.emit.progress import current
 from polku.emit.resilience import Resilient
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 class Scripted:

@@ -17,7 +17,7 @@ from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.emit.cloudevents import cloud_event
 from polku.ingest import JsonIngestor
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 class Endpoint:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from polku.testing import Destination
 from tests.emit.destinations import Ahti, Gateway, Webhook
-from tests.server import Server, polku
+from tests.support.server import Server, polku
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "destinations.py"
 

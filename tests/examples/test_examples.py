@@ -18,7 +18,7 @@ from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.kafka.broker import Cluster
 from tests.kafka.clients import read, write
-from tests.server import Server, environment, polku
+from tests.support.server import Server, environment, polku
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 INLINE = ("--runtime", "inline", "--grpc-addr", "127.0.0.1:0")

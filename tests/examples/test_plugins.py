@@ -16,8 +16,8 @@ import pytest
 from polku import Breaker, ExternalEmitter, ExternalIngestor, Hub, Resilience, Retry, new_event
 from polku.testing import assert_plugin, check_plugin, plugin_process
 from tests.external.test_ingest import Client, eventually
-from tests.recorder import Recorder
-from tests.server import polku
+from tests.support.recorder import Recorder
+from tests.support.server import polku
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ROOT / "examples" / "plugins"

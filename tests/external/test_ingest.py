@@ -16,7 +16,7 @@ from polku import ExternalIngestor, Hub, Pipeline, PlanError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 from tests.external.program import Program, raw
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 SOURCE = "my-custom-source"
 

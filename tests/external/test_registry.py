@@ -12,7 +12,7 @@ from polku.external.registry import Registry
 from polku.external.rules import PluginRules
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PluginInfo
 from tests.buffer.parts import until
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 class Routes:

@@ -12,13 +12,13 @@ from polku import new_event
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
 from polku.gateway.fast import FastServer, _next_calls
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
+from polku.health import Health
 from polku.limits import Limits
 from polku.link.link import Link, Local
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.buffer.parts import until
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 OK, INTERNAL = "ok", grpc.StatusCode.INTERNAL.value[0]
 

@@ -22,7 +22,7 @@ from google.protobuf import json_format
 from polku import BufferStrategy, Event, Hub, IngestContext, Limits, Pipeline, RecordError, SettingError
 from polku.v1.gateway_pb2 import Ack, EventPayload, HealthResponse
 from tests.gateway.http_client import Answer, connect, curl, parse, post, read_to_end
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 LIMITS = Limits(message_bytes=200_000, batch_events=100, metadata_entries=8, read_seconds=1, connections=50)
 NDJSON = "application/x-ndjson"

@@ -24,7 +24,7 @@ from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
 from polku.v1 import gateway_pb2, gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 SEND, STREAM = "/polku.v1.Gateway/SendEvent", "/polku.v1.Gateway/StreamEvents"
 

@@ -12,7 +12,7 @@ from polku import Event, Hub, IngestContext, RecordError, Source
 from polku.codes import Code
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import InputError
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 class Lines:

@@ -28,7 +28,7 @@ from polku import (
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, MiddlewareStats
 from tests.gateway.http_client import curl, post
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture(params=["grpcio", "native", "fast"], autouse=True)

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from polku import BufferStrategy, Event, Filter, Hub, JsonIngestor, Limits, Pipeline, SettingError, new_event
 from polku.v1 import gateway_pb2, gateway_pb2_grpc
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 LIMITS = Limits(message_bytes=200_000, batch_events=100, metadata_entries=8, metadata_key_bytes=32)
 

@@ -11,7 +11,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.ingest import JsonIngestor, PassthroughIngestor
 from polku.ingest.adapt import as_ingestor, check_ingestor
 from polku.middleware import RateLimiter
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 CONTEXT = IngestContext("mine", "prod", "csv")
 

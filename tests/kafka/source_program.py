@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from polku import BufferStrategy, Hub, KafkaSource
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 bootstrap, topic, group, file, *rest = sys.argv[1:]
 source = KafkaSource(

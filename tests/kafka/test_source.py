@@ -34,7 +34,7 @@ from polku.kafka.puller import Puller
 from polku.log import RepeatedLog
 from tests.kafka.broker import OFFSET_COMMIT, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
 from tests.kafka.clients import committed, read, write
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 QUICK = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 200, "reconnect.backoff.max.ms": 200}
 NUMBERS = itertools.count()

@@ -10,21 +10,21 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
+from polku.aio.eager import begin
+from polku.aio.loops import new_event_loop
+from polku.aio.sequencer import Turns
 from polku.batch.receipt import Receipt, Taken
-from polku.begin import begin
 from polku.collect import CollectingDelivery
 from polku.contracts import Collecting
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
-from polku.gateway.turns import Turns
 from polku.limits import Limits
 from polku.link.link import Link, Local, Push, Window
 from polku.link.local import Neighbour
 from polku.link.receiver import Inlet
-from polku.loops import new_event_loop
 from polku.runtime import loop_thread
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 

@@ -11,7 +11,7 @@ from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 def events(*ids: str, event_type: str = "user.login", source: str = "agent") -> list[Event]:

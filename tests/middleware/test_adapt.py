@@ -25,8 +25,8 @@ from polku.middleware import (
     max_size,
 )
 from polku.middleware.adapt import as_step, check_middleware, component_name
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 def mark(event: Event) -> None:

@@ -12,8 +12,8 @@ from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.ingest import JsonIngestor
 from polku.middleware import Aggregator
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events
+from tests.support.clock import FakeClock
 
 
 def build(clock: FakeClock | None = None, size: int = 3, within: float = 10.0, **options: Any) -> Any:

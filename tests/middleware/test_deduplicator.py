@@ -4,8 +4,8 @@ from polku.contracts import Follows
 from polku.errors import PlanError
 from polku.middleware import Deduplicator
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, work
+from tests.support.clock import FakeClock
 
 NONE: frozenset[int] = frozenset()
 

@@ -5,8 +5,8 @@ import pytest
 from polku.errors import PlanError
 from polku.middleware import Enricher
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 async def test_a_mapping_adds_only_what_is_not_there_yet() -> None:

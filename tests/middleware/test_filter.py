@@ -5,8 +5,8 @@ import pytest
 from polku.errors import PlanError
 from polku.middleware import Filter
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 async def test_events_for_which_the_predicate_is_true_go_on_in_order() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from polku import Aggregator, Enricher, Event, Filter, Router, Sampler, Transform, Validator
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
-from tests.hostile import HOSTILE
 from tests.middleware.harness import events, ids, refused, run
+from tests.support.clock import FakeClock
+from tests.support.hostile import HOSTILE
 
 Function = Callable[[Event], Any]
 

@@ -8,8 +8,8 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware import RateLimiter, Sampler, Throttle
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 async def test_a_burst_passes_and_then_only_the_rate() -> None:

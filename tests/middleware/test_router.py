@@ -4,8 +4,8 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware import Router
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 async def routes(router: Router, event_type: str, source: str = "agent", route_to: tuple[str, ...] = ()) -> list[str]:

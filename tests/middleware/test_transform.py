@@ -6,8 +6,8 @@ from polku.event.v1.event_pb2 import Event
 from polku.events import new_event
 from polku.middleware import Transform
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 def mark(event: Event) -> None:

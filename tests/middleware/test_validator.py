@@ -4,8 +4,8 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware import OnInvalid, Validator, has_data, json_payload, max_size, non_empty
 from polku.middleware.adapt import as_step
-from tests.clock import FakeClock
 from tests.middleware.harness import events, ids, refused, run, work
+from tests.support.clock import FakeClock
 
 
 @pytest.mark.parametrize("verdict", [True, None, ""])

@@ -12,7 +12,7 @@ from polku.batch.batch import Batch
 from polku.errors import UserCodeError
 from polku.plugin.service import EmitterService, IngestorService
 from polku.v1.plugin_pb2 import IngestRequest, PluginInfo
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 INFO = PluginInfo(name="odd", version="1")
 

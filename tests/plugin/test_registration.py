@@ -26,8 +26,8 @@ from polku.v1.plugin_pb2 import (
 from tests.external.program import program, raw
 from tests.external.test_ingest import SOURCE, Client, eventually
 from tests.plugin.test_sdk import Store, lines
-from tests.recorder import Recorder
-from tests.server import Server
+from tests.support.recorder import Recorder
+from tests.support.server import Server
 
 TOKEN = "open-sesame"
 HERE = Path(__file__).parent

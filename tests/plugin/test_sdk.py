@@ -32,7 +32,7 @@ from polku.plugin import (
 from polku.v1 import plugin_pb2, plugin_pb2_grpc
 from tests.external.program import program
 from tests.external.test_ingest import SOURCE, Client, component, eventually, hub
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 HERE = Path(__file__).parent
 

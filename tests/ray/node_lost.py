@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from polku import Event, Hub
 from polku.testing import Oracle
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 

@@ -26,7 +26,7 @@ from polku.testing import Oracle
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, HealthRequest, HealthResponse, IngestBatch
 from tests.ray.node_lost import QUICK, Sender, mark, node_of
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 LOST = "127.0.0.2"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from polku import ActorEmitter, Batch, Event, Hub, Sender, new_event
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -29,7 +29,7 @@ from polku.errors import JournalError, SettingError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
 from tests.ray.test_deaths import Client, check, mark, sights, wait_for_restart
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -15,7 +15,7 @@ from ray._private.utils import check_version_info
 
 from polku.actors.attachment import Choice, _versions, choose
 from polku.errors import SettingError
-from tests.server import Server, polku
+from tests.support.server import Server, polku
 
 PIPELINE = """
 from polku import Hub

@@ -15,7 +15,7 @@ import ray.exceptions
 from polku import BufferStrategy, Event, Hub, Pipeline, new_event
 from polku.actors.peer import _explain
 from polku.errors import JournalError, UnavailableError
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 class Database(Recorder):

@@ -16,7 +16,7 @@ from polku import Event, Hub, Pipeline, new_event
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch
 from tests.gateway.http_client import post
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

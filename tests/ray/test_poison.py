@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from polku import Aggregator, Batch, Code, Event, Hub, Pipeline
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

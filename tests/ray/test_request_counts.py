@@ -16,7 +16,7 @@ from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestEvent, MiddlewareStats
 from tests.gateway.http_client import post
 from tests.ray.test_deaths import sights, wait_for_restart
-from tests.recorder import Recorder
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -17,8 +17,8 @@ from polku.link.link import Link, Local, Window
 from polku.middleware.adapt import as_step
 from polku.stage.stage import Stage
 from tests.buffer.parts import rest, until
-from tests.clock import FakeClock
-from tests.hostile import HOSTILE
+from tests.support.clock import FakeClock
+from tests.support.hostile import HOSTILE
 
 
 class Next:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polku.testing import Grade, assert_plugin, check_plugin, plugin_process
-from tests.server import polku
+from tests.support.server import polku
 
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent.parent / "examples" / "plugins" / "python"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from polku.begin import begin
+from polku.aio.eager import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.ack import bounded

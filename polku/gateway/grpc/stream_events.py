@@ -7,13 +7,13 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 
-from polku.begin import begin
+from polku.aio.eager import begin
+from polku.aio.sequencer import Turns
 from polku.gateway.ack import bounded
 from polku.gateway.answers import Baselines
 from polku.gateway.grpc.protocol import StreamCall
 from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.intake import Intake
-from polku.gateway.turns import Turns
 from polku.log import RepeatedLog
 from polku.text import named
 from polku.v1.gateway_pb2 import Ack

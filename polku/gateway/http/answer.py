@@ -13,7 +13,7 @@ import msgspec
 
 from polku.codes import Code
 from polku.gateway.ack import bounded
-from polku.gateway.health import Health
+from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 
 _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)

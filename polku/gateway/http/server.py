@@ -18,7 +18,6 @@ from aiohttp import web
 
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
-from polku.gateway.health import Health
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
 from polku.gateway.http.connections import Connections
@@ -26,6 +25,7 @@ from polku.gateway.http.content import ACCEPTED, Head, reader_of
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.gateway.listen import listen
+from polku.health import Health
 from polku.log import RepeatedLog
 from polku.text import line
 from polku.usercode import is_ours

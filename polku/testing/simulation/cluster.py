@@ -31,8 +31,8 @@ from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer
 from polku.delivery import Delivery
 from polku.errors import UnavailableError
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
+from polku.health import Health
 from polku.lane import Lane, LaneStatistics, single
 from polku.link.link import Link, Local, Outgoing, Peer, Push
 from polku.link.receiver import Inlet

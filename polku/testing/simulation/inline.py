@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from polku.aio.sequencer import Turns
 from polku.errors import DrainingError, InputError, UnavailableError
 from polku.gateway.doors import Doors
-from polku.gateway.health import Health
 from polku.gateway.intake import Intake
-from polku.gateway.turns import Turns
+from polku.health import Health
 from polku.lane import LaneStatistics
 from polku.plan import Plan
 from polku.report import StopReport

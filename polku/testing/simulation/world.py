@@ -87,8 +87,8 @@ class World:
         return self.loop.run_until_complete(task)
 
     def __enter__(self) -> World:
+        from polku.aio.threads import DaemonExecutor
         from polku.buffer import place
-        from polku.daemon import DaemonExecutor
         from polku.link import epoch
 
         self._was = random.getstate()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from polku.aio.loops import new_event_loop
 from polku.cli.settings import unknown_variables
 from polku.errors import SettingError
-from polku.loops import new_event_loop
 
 needs_uvloop = pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polku.begin import begin
+from polku.aio.eager import begin
 
 
 async def plus_one(value: Any) -> int:

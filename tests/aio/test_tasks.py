@@ -13,6 +13,7 @@ import pytest
 
 import polku
 from polku import Aggregator, Event
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
 from polku.buffer.strategy import BufferStrategy
@@ -23,9 +24,8 @@ from polku.link.link import Link, Local
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage.stage import Stage
-from polku.tasks import TaskSet
 from tests.buffer.parts import Bench, Destination, batch, until
-from tests.hostile import HOSTILE
+from tests.support.hostile import HOSTILE
 
 
 class Timer:
@@ -234,7 +234,7 @@ OWNED = {
     "polku/actors/drain.py:drain": "awaited there",
     "polku/actors/following.py:Following._add": "awaited there",
     "polku/actors/peer.py:RayPeer._hear": "awaited there",
-    "polku/begin.py:begin": "whoever begins the work awaits it",
+    "polku/aio/eager.py:begin": "whoever begins the work awaits it",
     "polku/buffer/answers.py:Answered._of_part": "the push awaits it",
     "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",
@@ -268,7 +268,7 @@ OWNED = {
     "polku/stage/replicas.py:Replicas.push": "the push awaits it",
     "polku/runtime/standstill.py:drain_within": "awaited there",
     "polku/stage/stage.py:Stage._work": "awaited there",
-    "polku/tasks.py:TaskSet._add": "the set itself",
+    "polku/aio/tasks.py:TaskSet._add": "the set itself",
 }
 
 

@@ -1,0 +1,1 @@
+"""Small tools for asyncio that everything may use."""
