@@ -9,10 +9,10 @@ from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.assembly import build_delivery
 from polku.batch.receipt import Receipt
-from polku.collect import MAX_BATCHES
-from polku.delivery import Delivery, DeliveryStatistics
 from polku.emit import console
+from polku.emit.collect import MAX_BATCHES
 from polku.emit.console import RelayConsole
+from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.hooks import close_each
 from polku.link.link import Push
 from polku.link.receiver import Inlet

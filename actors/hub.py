@@ -17,7 +17,7 @@ from polku.actors.places import living
 from polku.actors.shell import Vitals, unpack
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
-from polku.delivery import DeliveryStatistics
+from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.doors import Doors
 from polku.gateway.intake import IntakeStatistics
 from polku.health import Health

@@ -11,7 +11,7 @@ from polku.buffer.buffer import Buffer
 from polku.clock import Clock, SystemClock
 from polku.contracts import Collector, Ingestor
 from polku.dead_letters import DeadLetters
-from polku.delivery import Delivery
+from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
@@ -20,7 +20,7 @@ from polku.stage.stage import Stage
 
 if TYPE_CHECKING:
     from polku.external.registry import Assign
-    from polku.gateway.registry import RegistryService
+    from polku.external.registry_service import RegistryService
 
 
 def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: bool) -> Intake:
@@ -53,9 +53,9 @@ def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryServic
     """Build what plugins register with, where the plan allows it; `assign` reaches the pipeline's plugin slots."""
     if plan.plugins is None:
         return None
-    from polku.emit.slot import slot_name
+    from polku.external.plugin_slot import slot_name
     from polku.external.registry import Registry
-    from polku.gateway.registry import RegistryService
+    from polku.external.registry_service import RegistryService
 
     taken = {source: type(ingestor).__name__ for source, ingestor in plan.ingestors}
     slots = {name: outlet.name for outlet in plan.outlets if (name := slot_name(outlet.emitter)) is not None}
@@ -158,7 +158,7 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
     emitter = as_emitter(outlet.emitter, clock or SystemClock())
     collector = getattr(emitter, "inner", emitter)
     if isinstance(collector, Collector):
-        from polku.collect import CollectingDelivery
+        from polku.emit.collect import CollectingDelivery
 
         return CollectingDelivery(outlet.name, emitter, collector)
     return Delivery(outlet.name, emitter)

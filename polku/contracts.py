@@ -106,8 +106,8 @@ class Collecting(NamedTuple):
 class Collector(Emitter, Protocol):
     """An emitter whose calls are filled from many batches: each `emit` gets a complete group, and confirms all of it.
 
-    Events are held for it outside of the windows of links (see `polku.collect`), so that a small window or buffer makes
-    small groups, and never a stop.
+    Events are held for it outside of the windows of links (see `polku.emit.collect`), so that a small window or buffer
+    makes small groups, and never a stop.
     """
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
-from polku.external.rules import PluginRules
+from polku.external.registration_rules import PluginRules
 from polku.gateway.doors import Doors
 from polku.limits import Limits
 from polku.plan import (

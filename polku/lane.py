@@ -36,7 +36,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetters
-from polku.delivery import Delivery, DeliveryStatistics
+from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.hooks import close_each

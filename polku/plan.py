@@ -9,7 +9,7 @@ from typing import Final
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
-from polku.external.rules import PluginRules
+from polku.external.registration_rules import PluginRules
 from polku.limits import Limits
 
 PER_NODE: Final = "per-node"

@@ -191,7 +191,7 @@ def send(
 
 def _gateway(option: str, value: str) -> str:
     """Return an address as gRPC takes it; raises `SettingError`."""
-    from polku.emit.addresses import parse_address
+    from polku.emit.grpc.addresses import parse_address
 
     try:
         address = parse_address(option, value)

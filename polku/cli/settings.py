@@ -168,7 +168,7 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
 
 
 def _endpoints(name: str, text: str) -> tuple[str, ...]:
-    from polku.emit.addresses import parse_address
+    from polku.emit.grpc.addresses import parse_address
 
     endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
     for endpoint in endpoints:

@@ -6,18 +6,18 @@ Importing this package loads neither grpc nor aiohttp: an emitter loads what it 
 from __future__ import annotations
 
 from polku.emit.actor import ActorEmitter
-from polku.emit.ahti import AhtiEmitter
+from polku.emit.ahti.emitter import AhtiEmitter
 from polku.emit.breaker import Breaker
-from polku.emit.external import ExternalEmitter
-from polku.emit.grpc import GrpcEmitter
-from polku.emit.kafka import KafkaEmitter
-from polku.emit.object_format import Compression, ObjectFormat
+from polku.emit.grpc.emitter import GrpcEmitter
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
-from polku.emit.s3 import S3Emitter
-from polku.emit.slot import PluginSlot
+from polku.emit.s3.emitter import S3Emitter
+from polku.emit.s3.format import Compression, ObjectFormat
 from polku.emit.stdout import StdoutEmitter
 from polku.emit.webhook import WebhookEmitter
+from polku.external.emitter import ExternalEmitter
+from polku.external.plugin_slot import PluginSlot
+from polku.kafka.emitter import KafkaEmitter
 
 __all__ = [
     "ActorEmitter",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polku import checks
-from polku.emit.addresses import Address, parse_address
+from polku.emit.grpc.addresses import Address, parse_address
 from polku.errors import PlanError
 
 _CONNECT_TIMEOUT = 10.0

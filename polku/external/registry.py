@@ -13,12 +13,12 @@ from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
 from polku.errors import PlanError, PolkuError
 from polku.events import new_id
-from polku.external.absent import Absent
 from polku.external.client import CallError, ask_once
 from polku.external.connection import Connection
-from polku.external.ingest import PluginIngestor
-from polku.external.introduction import emitter_fault, ingestor_fault, routing_name
-from polku.external.rules import PluginRules
+from polku.external.info_checks import emitter_fault, ingestor_fault, routing_name
+from polku.external.plugin_ingestor import PluginIngestor
+from polku.external.registration_rules import PluginRules
+from polku.external.unavailable import Absent
 from polku.hooks import close_each
 from polku.log import RepeatedLog
 from polku.usercode import is_ours

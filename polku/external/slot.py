@@ -9,10 +9,10 @@ from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RetryableError
 from polku.external.client import PluginState
-from polku.external.emit import PluginEmitter
+from polku.external.plugin_emitter import PluginEmitter
 
 if TYPE_CHECKING:
-    from polku.emit.slot import PluginSlot
+    from polku.external.plugin_slot import PluginSlot
 
 _PATIENCE = 50.0  # seconds that one attempt waits for a plugin: while it does, no backoff delays the plugin that comes
 

@@ -37,7 +37,7 @@ from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 
 if TYPE_CHECKING:
-    from polku.gateway.registry import RegistryService
+    from polku.external.registry_service import RegistryService
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)

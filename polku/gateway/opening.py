@@ -14,10 +14,10 @@ from polku.health import Health
 from polku.hooks import close_each
 
 if TYPE_CHECKING:
+    from polku.external.registry_service import RegistryService
     from polku.gateway.fast import FastServer
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.http.server import HttpServer
-    from polku.gateway.registry import RegistryService
 
 
 class Gateway:

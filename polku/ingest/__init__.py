@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from polku.external.ingestor import ExternalIngestor
 from polku.ingest.cloudevents import CloudEventsIngestor
-from polku.ingest.external import ExternalIngestor
 from polku.ingest.json import JsonIngestor
-from polku.ingest.kafka import KafkaSource
 from polku.ingest.passthrough import PassthroughIngestor
+from polku.kafka.source import KafkaSource
 
 __all__ = ["CloudEventsIngestor", "ExternalIngestor", "JsonIngestor", "KafkaSource", "PassthroughIngestor"]

@@ -18,7 +18,7 @@ from polku.kafka.keys import MAX_KEY_BYTES, key_metadata
 from polku.kafka.partition import Partition
 
 if TYPE_CHECKING:
-    from polku.ingest.kafka import KafkaSource
+    from polku.kafka.source import KafkaSource
 
 _AT_ONCE = 1_000  # records handed over, at most a tenth of the window: a partition is paused only when it is over it
 

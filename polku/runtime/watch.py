@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
-from polku.delivery import CollectionStatistics, DeliveryStatistics
+from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
 from polku.health import Health
 from polku.stage.stage import StageStatistics

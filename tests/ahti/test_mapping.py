@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Batch, Event
-from polku.ahti.mapping import ahti_batch, ahti_event, read_type
 from polku.ahti.v1.events_pb2 import (
     AhtiEvent,
     Entity,
@@ -24,6 +23,7 @@ from polku.ahti.v1.events_pb2 import (
 )
 from polku.ahti.v1.events_pb2 import Outcome as AhtiOutcome
 from polku.ahti.v1.events_pb2 import Severity as AhtiSeverity
+from polku.emit.ahti.mapping import ahti_batch, ahti_event, read_type
 from polku.event.v1.event_pb2 import Outcome, Severity
 from tests.ingest.strategies import EVENTS
 

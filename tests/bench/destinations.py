@@ -131,7 +131,7 @@ class Ahti(Gateway):
         return AhtiEmitter(address, window=self.window)
 
     def messages(self, built: list[Batch]) -> list[Any]:
-        from polku.ahti.mapping import ahti_batch
+        from polku.emit.ahti.mapping import ahti_batch
 
         return [ahti_batch(batch).SerializeToString() for batch in built]
 
@@ -183,8 +183,8 @@ CONTENDERS: dict[str, type[Contender]] = {"ahti": Ahti, "gateway": Gateway, "web
 async def deliver(emitter: Any, built: list[Batch]) -> None:
     """Hand batches to an emitter as its outlet would."""
     from polku.clock import SystemClock
-    from polku.delivery import Delivery
     from polku.emit.adapt import as_emitter
+    from polku.emit.delivery import Delivery
 
     running = as_emitter(emitter, SystemClock())
     delivery = Delivery("bench", running)

@@ -15,7 +15,7 @@ from polku.buffer.reserve import Reserve
 from polku.dead_letters import DeadLetters
 from polku.dead_letters.store import DeadLetterStore
 from polku.disk import make_folder, sync_file, sync_folders
-from polku.emit.object_store import Objects
+from polku.emit.s3.objects import Objects
 
 
 class Disk:

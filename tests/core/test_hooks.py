@@ -10,7 +10,7 @@ import pytest
 
 from polku import Event
 from polku.batch.batch import Batch
-from polku.delivery import Delivery
+from polku.emit.delivery import Delivery
 from polku.errors import UserCodeError
 from polku.hooks import HookFault, call_hook, close_each, close_hook, snapshot_of, start_hook
 from tests.buffer.parts import until

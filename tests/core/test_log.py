@@ -166,7 +166,7 @@ ONCE = {
     "polku/buffer/journal.py": "when a journal is opened",
     "polku/buffer/place.py": "when a journal is opened",
     "polku/dead_letters/disk.py": "at the end",
-    "polku/external/emit.py": "at the end",
+    "polku/external/plugin_emitter.py": "at the end",
     "polku/gateway/choice.py": "at the start",
     "polku/gateway/pulling.py": "at the end",
     "polku/hooks.py": "at the end",

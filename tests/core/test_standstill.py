@@ -9,7 +9,7 @@ import pytest
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
-from polku.delivery import DeliveryStatistics
+from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
 from polku.lane import LaneStatistics
 from polku.runtime import standstill

@@ -7,7 +7,7 @@ import pytest
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
-from polku.delivery import CollectionStatistics, DeliveryStatistics
+from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
 from polku.runtime import watch
 from polku.runtime.watch import Progress, Watch

@@ -33,7 +33,7 @@ from polku import (
 from polku.ahti.v1.events_pb2 import AhtiEvent, AhtiHealthRequest
 from polku.ahti.v1.events_pb2_grpc import AhtiServiceStub
 from polku.clock import SystemClock
-from polku.emit.ahti_client import AhtiClient
+from polku.emit.ahti.client import AhtiClient
 from polku.testing.ahti import AhtiServer, read_store
 from tests.emit.test_grpc import certify
 

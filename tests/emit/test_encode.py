@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from polku import Batch, Event, Failure, Resilience, RetryableError, S3Emitter, new_event
-from polku.ahti.mapping import ahti_event
 from polku.clock import SystemClock
+from polku.emit.ahti.mapping import ahti_event
 from polku.emit.encode import write_each
 from polku.emit.progress import Progress
 from polku.emit.stdout import Format, StdoutEmitter
@@ -83,14 +83,14 @@ async def test_an_object_has_the_others(format: str, tmp_path: Path) -> None:
 
 
 async def test_a_row_that_a_table_cannot_hold_is_found_by_halving(tmp_path: Path) -> None:
-    import polku.emit.s3
-    from polku.emit.object_format import make_encoder
+    import polku.emit.s3.emitter
+    from polku.emit.s3.format import make_encoder
 
     class Picky:
         """A table that finds out at its end that a row does not fit."""
 
         def __init__(self) -> None:
-            self.inner = make_encoder(polku.emit.s3.ObjectFormat.NDJSON, polku.emit.s3.Compression.NONE)
+            self.inner = make_encoder(polku.emit.s3.emitter.ObjectFormat.NDJSON, polku.emit.s3.emitter.Compression.NONE)
             self.ids: list[str] = []
 
         def add(self, event: Event, frame: bytes) -> None:

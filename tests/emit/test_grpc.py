@@ -15,7 +15,7 @@ import pytest
 
 from polku import Batch, Event, Failure, GrpcEmitter, MisconfiguredError, PlanError, RejectedError, RetryableError
 from polku.clock import SystemClock
-from polku.emit.grpc_client import GrpcClient
+from polku.emit.grpc.client import GrpcClient
 from polku.v1.gateway_pb2 import AckError, IngestBatch
 from tests.emit.sink import Sink, sink
 

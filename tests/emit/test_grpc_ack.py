@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polku import Batch, Event, Failure, RejectedError, RetryableError
-from polku.emit.grpc_ack import read_answer, read_failures
+from polku.emit.grpc.ack import read_answer, read_failures
 from polku.emit.parts import TooLargeError
 from polku.v1.gateway_pb2 import Ack, AckError
 

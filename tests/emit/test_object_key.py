@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event, PlanError, RejectedError
-from polku.emit.object_key import BATCH, BATCH_LENGTH, MAX_KEY, KeyTemplate
+from polku.emit.s3.key import BATCH, BATCH_LENGTH, MAX_KEY, KeyTemplate
 
 NOON = 1_700_049_600_000_000_000  # 2023-11-15T12:00:00Z
 

@@ -27,7 +27,7 @@ from polku import (
 )
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
-from polku.emit.object_store import explain
+from polku.emit.s3.objects import explain
 from polku.ingest import JsonIngestor
 
 NOON = 1_700_049_600_000_000_000

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from polku import Breaker, Event, ExternalEmitter, Hub, Pipeline, PlanError, Resilience, Retry, new_event
-from polku.external.verdict import read_failures
+from polku.external.emit_response import read_failures
 from polku.v1.plugin_pb2 import EmitError, EmitResponse
 from tests.external.program import Program, raw
 from tests.external.test_ingest import eventually

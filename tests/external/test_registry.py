@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from polku.contracts import Ingestor
+from polku.external.registration_rules import PluginRules
 from polku.external.registry import Registry
-from polku.external.rules import PluginRules
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PluginInfo
 from tests.buffer.parts import until
 from tests.support.clock import FakeClock

@@ -24,7 +24,7 @@ from polku.buffer.journal_file import seal
 from polku.contracts import IngestContext, Ingestor
 from polku.emit.cloudevents import cloud_event
 from polku.emit.json_form import event_fields
-from polku.emit.object_key import KeyTemplate
+from polku.emit.s3.key import KeyTemplate
 from polku.errors import InputError, JournalCorruptError, RejectedError
 from polku.gateway.admission import Admission, admit_events, admit_payload
 from polku.gateway.http.body import BodyReader

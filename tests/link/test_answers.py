@@ -14,8 +14,8 @@ from polku.aio.eager import begin
 from polku.aio.loops import new_event_loop
 from polku.aio.sequencer import Turns
 from polku.batch.receipt import Receipt, Taken
-from polku.collect import CollectingDelivery
 from polku.contracts import Collecting
+from polku.emit.collect import CollectingDelivery
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
 from polku.limits import Limits

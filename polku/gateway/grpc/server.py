@@ -21,7 +21,7 @@ from polku.http2.limits import ConnectionLimits
 from polku.v1.gateway_pb2 import HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
-    from polku.gateway.registry import RegistryService
+    from polku.external.registry_service import RegistryService
 
 _SERVICE = "polku.v1.Gateway"
 _HEALTH = "grpc.health.v1.Health"
@@ -106,7 +106,7 @@ class NativeServer:
         own = (self._answer_health, HealthRequest.FromString, HealthResponse.SerializeToString)
         methods |= service_methods(_SERVICE, {"Health": own})
         if self._registry is not None:
-            from polku.gateway.registry import SERVICE
+            from polku.external.registry_service import SERVICE
 
             services.append(SERVICE)
             methods |= service_methods(SERVICE, self._registry.methods())

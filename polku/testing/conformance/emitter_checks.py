@@ -11,7 +11,7 @@ import grpc
 
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event, new_id
-from polku.external.verdict import read_failures
+from polku.external.emit_response import read_failures
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.introduction_checks import check_health
 from polku.testing.conformance.probe import REFUSALS, Answer, Probe, judge_large, settle

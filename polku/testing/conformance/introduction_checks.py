@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polku.external.introduction import routing_name
+from polku.external.info_checks import routing_name
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.probe import Answer, Probe
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_INGESTOR, PluginHealthResponse, PluginInfo, PluginType

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from polku.emit.size import read_excess
+from polku.emit.grpc.size import read_excess
 from polku.external.connection import Connection
 from polku.testing.conformance.findings import Finding, fails, note
 from polku.v1.plugin_pb2 import PluginHealthResponse

@@ -10,9 +10,9 @@ from typing import Any, Self
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Receipt
 from polku.clock import SystemClock
-from polku.delivery import Delivery
 from polku.emit.adapt import built, emitter_name
 from polku.emit.breaker import Breaker
+from polku.emit.delivery import Delivery
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
 from polku.events import new_event

@@ -29,7 +29,7 @@ from polku.assembly import (
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer
-from polku.delivery import Delivery
+from polku.emit.delivery import Delivery
 from polku.errors import UnavailableError
 from polku.gateway.intake import Intake
 from polku.health import Health

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from polku import checks
-from polku.emit.addresses import parse_address
+from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError
 
 _TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")

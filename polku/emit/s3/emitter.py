@@ -17,11 +17,11 @@ from polku.batch.frames import split_frames
 from polku.clock import Clock
 from polku.contracts import Collecting, Failure
 from polku.emit.encode import note_unwritable, unwritable
-from polku.emit.object_format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
-from polku.emit.object_key import BATCH, KeyTemplate
-from polku.emit.object_store import SCHEMES, Objects, load
 from polku.emit.parts import TooLargeError, send_parts
 from polku.emit.progress import current
+from polku.emit.s3.format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
+from polku.emit.s3.key import BATCH, KeyTemplate
+from polku.emit.s3.objects import SCHEMES, Objects, load
 from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.text import named, said

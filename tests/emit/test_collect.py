@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 from polku import Batch, BufferStrategy, Event, Failure
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
-from polku.collect import CollectingDelivery
 from polku.contracts import Collecting, Collector
 from polku.dead_letters import DeadLetters
+from polku.emit.collect import CollectingDelivery
 from polku.link.link import Link, Local, Window
 
 LIMITS = Collecting(max_events=10, max_bytes=10_000, max_age=3600.0, max_groups=100, max_held_bytes=1_000_000)

@@ -20,7 +20,7 @@ from polku.batch.frames import join_frames, split_frames
 from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import Collector, Emitter
-from polku.delivery import CollectionStatistics, Delivery, DeliveryStatistics
+from polku.emit.delivery import CollectionStatistics, Delivery, DeliveryStatistics
 from polku.text import said
 from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload

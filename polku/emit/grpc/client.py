@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from polku.batch.batch import Batch
 from polku.batch.frames import events_field
 from polku.contracts import Failure
-from polku.emit.grpc_ack import read_answer, read_failures
-from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
-from polku.emit.grpc_stream import Dialect
+from polku.emit.grpc.ack import read_answer, read_failures
+from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
+from polku.emit.grpc.stream import Dialect
 from polku.emit.parts import send_parts
 from polku.v1.gateway_pb2 import IngestBatch
 
 if TYPE_CHECKING:
-    from polku.emit.grpc import GrpcEmitter
+    from polku.emit.grpc.emitter import GrpcEmitter
 
 _FRAMING = 16
 _DIALECT = Dialect("/polku.v1.Gateway/StreamEvents", read_answer)

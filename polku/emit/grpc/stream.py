@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from polku.emit.addresses import Address
-from polku.emit.grpc_arguments import StreamConfig
+from polku.emit.grpc.addresses import Address
+from polku.emit.grpc.config import StreamConfig
 from polku.emit.parts import LateError
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 

@@ -10,7 +10,7 @@ from polku.clock import Clock
 from polku.external.connection import Connection
 
 if TYPE_CHECKING:
-    from polku.external.emit import PluginEmitter
+    from polku.external.plugin_emitter import PluginEmitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,6 @@ class ExternalEmitter:
 
     def build(self, clock: Clock) -> PluginEmitter:
         """Make the running emitter."""
-        from polku.external.emit import PluginEmitter
+        from polku.external.plugin_emitter import PluginEmitter
 
         return PluginEmitter(self)

@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from polku.ahti.entities import IDENTIFYING, add_entities
 from polku.ahti.v1.events_pb2 import AhtiEvent, AhtiEventBatch, EventType
 from polku.ahti.v1.events_pb2 import Outcome as AhtiOutcome
 from polku.ahti.v1.events_pb2 import Severity as AhtiSeverity
 from polku.batch.batch import Batch
+from polku.emit.ahti.entities import IDENTIFYING, add_entities
 from polku.event.v1.event_pb2 import Event
 
 _SECOND = 1_000_000_000

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
-from polku.emit.addresses import Address, parse_address
-from polku.emit.grpc_arguments import check_stream, endpoint_list
+from polku.emit.grpc.addresses import Address, parse_address
+from polku.emit.grpc.config import check_stream, endpoint_list
 
 if TYPE_CHECKING:
-    from polku.emit.grpc_client import GrpcClient
+    from polku.emit.grpc.client import GrpcClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,6 @@ class GrpcEmitter:
 
     def build(self, clock: Clock) -> GrpcClient:
         """Make the running emitter."""
-        from polku.emit.grpc_client import GrpcClient
+        from polku.emit.grpc.client import GrpcClient
 
         return GrpcClient(self)

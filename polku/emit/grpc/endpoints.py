@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Generic, NamedTuple
 
-from polku.emit.addresses import Address
-from polku.emit.grpc_arguments import StreamConfig
-from polku.emit.grpc_stream import A, Dialect, GrpcStream
+from polku.emit.grpc.addresses import Address
+from polku.emit.grpc.config import StreamConfig
+from polku.emit.grpc.size import read_excess
+from polku.emit.grpc.stream import A, Dialect, GrpcStream
 from polku.emit.parts import TooLargeError
 from polku.emit.progress import current
-from polku.emit.size import read_excess
 from polku.errors import EmitError, RejectedError
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
-from polku.emit.external import ExternalEmitter
+from polku.external.emitter import ExternalEmitter
 
 if TYPE_CHECKING:
     from polku.external.slot import Slot

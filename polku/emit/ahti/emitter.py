@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
-from polku.emit.addresses import Address, parse_address
-from polku.emit.grpc_arguments import check_stream, endpoint_list
+from polku.emit.grpc.addresses import Address, parse_address
+from polku.emit.grpc.config import check_stream, endpoint_list
 
 if TYPE_CHECKING:
-    from polku.emit.ahti_client import AhtiClient
+    from polku.emit.ahti.client import AhtiClient
 
 
 @dataclass(frozen=True, slots=True)
 class AhtiEmitter:
     """Stream events to AHTI, or to the least loaded of several, and read each ack.
 
-    A batch is one message of `StreamEvents` (`polku.ahti.mapping` says what becomes of an event; its payload has no
-    place in AHTI and stays behind). Its events are confirmed by an ack with `success`; where that names ids, by being
+    A batch is one message of `StreamEvents` (`polku.emit.ahti.mapping` says what becomes of an event; its payload has
+    no place in AHTI and stays behind). Its events are confirmed by an ack with `success`; where that names ids, by being
     named. A batch that AHTI refuses is sent in halves, to find out which events are at fault: one that is refused
     alone is a dead letter, with the error of the ack, if AHTI took another one of the batch before it, or refused it
     `refusals` times in a row; while AHTI takes nothing at all, everything is tried again. Batches over
@@ -53,6 +53,6 @@ class AhtiEmitter:
 
     def build(self, clock: Clock) -> AhtiClient:
         """Make the running emitter."""
-        from polku.emit.ahti_client import AhtiClient
+        from polku.emit.ahti.client import AhtiClient
 
         return AhtiClient(self)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.ahti.mapping import ahti_batch, ahti_event
 from polku.batch.batch import Batch
 from polku.batch.frames import join_frames, split_frames
 from polku.contracts import Failure
-from polku.emit.ahti_ack import Verdict, read_failures, read_verdict
+from polku.emit.ahti.ack import Verdict, read_failures, read_verdict
+from polku.emit.ahti.mapping import ahti_batch, ahti_event
 from polku.emit.encode import write_each
-from polku.emit.grpc_endpoints import Endpoints, GrpcClientStatistics
-from polku.emit.grpc_stream import Dialect
+from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
+from polku.emit.grpc.stream import Dialect
 from polku.emit.parts import TooLargeError, send_parts
 from polku.errors import RetryableError
 
 if TYPE_CHECKING:
-    from polku.emit.ahti import AhtiEmitter
+    from polku.emit.ahti.emitter import AhtiEmitter
 
 _DIALECT = Dialect("/ahti.v1.AhtiService/StreamEvents", read_verdict)
 _REMEMBERED = 64

@@ -10,12 +10,12 @@ from google.protobuf.message import DecodeError
 
 from polku.codes import Code
 from polku.contracts import IngestContext
-from polku.emit.size import read_excess
+from polku.emit.grpc.size import read_excess
 from polku.errors import InputError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.connection import Connection
-from polku.external.introduction import ingestor_fault
+from polku.external.info_checks import ingestor_fault
 from polku.v1.plugin_pb2 import IngestError, IngestRequest, IngestResponse
 
 _CODES = {

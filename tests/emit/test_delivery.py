@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from polku import Batch, Code, Event, RejectedError
-from polku.collect import CollectingDelivery
 from polku.contracts import Collecting, Emitter
-from polku.delivery import Delivery
+from polku.emit.collect import CollectingDelivery
+from polku.emit.delivery import Delivery
 from polku.emit.retry import Retry
 
 

@@ -11,7 +11,7 @@ from polku.clock import Clock
 from polku.external.connection import Connection
 
 if TYPE_CHECKING:
-    from polku.external.ingest import PluginIngestor
+    from polku.external.plugin_ingestor import PluginIngestor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,6 @@ class ExternalIngestor:
 
     def build(self, clock: Clock) -> PluginIngestor:
         """Make the running ingestor."""
-        from polku.external.ingest import PluginIngestor
+        from polku.external.plugin_ingestor import PluginIngestor
 
         return PluginIngestor(self.sources, self.connection(), self.concurrency)

@@ -13,17 +13,17 @@ from google.protobuf.message import DecodeError
 
 from polku.batch.batch import Batch
 from polku.contracts import Failure
+from polku.emit.grpc.size import read_excess
 from polku.emit.parts import LateError, TooLargeError, send_parts
-from polku.emit.size import read_excess
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
-from polku.external.introduction import emitter_fault
-from polku.external.verdict import read_failures
+from polku.external.emit_response import read_failures
+from polku.external.info_checks import emitter_fault
 from polku.text import line, said
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
 
 if TYPE_CHECKING:
-    from polku.emit.external import ExternalEmitter
+    from polku.external.emitter import ExternalEmitter
 
 _LOG = logging.getLogger(__name__)
 _MISCONFIGURED = frozenset(

@@ -1,0 +1,1 @@
+"""The emitter for AHTI, the knowledge graph."""

@@ -1,0 +1,1 @@
+"""Emitters that stream to gRPC services, and the one for other gateways."""

@@ -1,0 +1,1 @@
+"""The emitter for object stores."""
