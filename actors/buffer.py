@@ -10,13 +10,13 @@ from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
-from polku.assembly import build_buffer, build_dead_letters, replay_to_outlets
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.link.link import Link, Push
 from polku.link.receiver import Inlet
 from polku.plan import Plan
+from polku.runtime.assembly import build_buffer, build_dead_letters, replay_to_outlets
 
 
 class BufferShell(Shell):

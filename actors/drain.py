@@ -11,9 +11,9 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.hub import Column, Parts
-from polku.lane import RELEASE_SECONDS, LaneStatistics
 from polku.plan import Plan
-from polku.report import EmitterReport, add_up, report_outcome
+from polku.runtime.lane import RELEASE_SECONDS, LaneStatistics
+from polku.runtime.report import EmitterReport, add_up, report_outcome
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again

@@ -7,7 +7,6 @@ import ray
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
-from polku.assembly import build_delivery
 from polku.batch.receipt import Receipt
 from polku.emit import console
 from polku.emit.collect import MAX_BATCHES
@@ -17,6 +16,7 @@ from polku.hooks import close_each
 from polku.link.link import Push
 from polku.link.receiver import Inlet
 from polku.plan import OutletPlan
+from polku.runtime.assembly import build_delivery
 
 
 class EmitterShell(Shell):

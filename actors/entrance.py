@@ -8,13 +8,13 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.shell import Shell
-from polku.assembly import build_registry
 from polku.errors import UnavailableError
-from polku.gateway.doors import Addresses, Doors, check_free
+from polku.gateway.addresses import Addresses, Doors, check_free
+from polku.gateway.gateway import Gateway
 from polku.gateway.intake import Intake
-from polku.gateway.opening import Gateway
 from polku.health import Health
 from polku.plan import Plan
+from polku.runtime.assembly import build_registry
 
 
 class Entrance(Shell):

@@ -21,7 +21,7 @@ from polku.actors.opening import open_doors, start, start_all
 from polku.actors.places import Node, Place, living, spread, workers
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.log import RepeatedLog
 from polku.plan import Plan
 

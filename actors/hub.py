@@ -18,11 +18,11 @@ from polku.actors.shell import Vitals, unpack
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.gateway.intake import IntakeStatistics
 from polku.health import Health
-from polku.lane import LaneStatistics
 from polku.log import RepeatedLog
+from polku.runtime.lane import LaneStatistics
 from polku.runtime.watch import Progress, Watch
 from polku.text import named
 

@@ -11,16 +11,16 @@ from polku.actors.options import ACTOR
 from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
-from polku.assembly import build_dead_letters
 from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.gateway.intake import Intake
-from polku.lane import Lane, LaneStatistics
 from polku.link.link import Peer, Push
 from polku.plan import StagePlan
-from polku.serving import favour_journal
+from polku.runtime.assembly import build_dead_letters
+from polku.runtime.lane import Lane, LaneStatistics
+from polku.runtime.serving import favour_journal
 
 
 class LaneShell(Entrance):

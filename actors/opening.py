@@ -12,7 +12,7 @@ import ray.exceptions
 
 from polku.actors.hub import Column
 from polku.actors.places import Place
-from polku.gateway.doors import Addresses, Doors
+from polku.gateway.addresses import Addresses, Doors
 
 START_SECONDS = 30.0
 """How long an actor may be away while it is being started."""

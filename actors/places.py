@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from polku.buffer.left import check_left
+from polku.buffer.orphaned_journals import check_left
 from polku.errors import NotRunningError, PlanError
 from polku.plan import Plan
 

@@ -29,11 +29,11 @@ from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError
-from polku.gateway.doors import Addresses, Doors
+from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
-from polku.lane import LaneStatistics
 from polku.plan import Plan
-from polku.report import StopReport, stop_report
+from polku.runtime.lane import LaneStatistics
+from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import Door
 

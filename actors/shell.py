@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from ray import cloudpickle
 
 from polku.actors import shortcut
-from polku.memory import keep_until_quiet
-from polku.serving import tune_process
+from polku.runtime.memory import keep_until_quiet
+from polku.runtime.serving import tune_process
 from polku.text import named
 from polku.usercode import contained
 

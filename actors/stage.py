@@ -10,14 +10,14 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.target import Target, connect
 from polku.actors.wire import pack_answer, unpack_push
-from polku.assembly import build_dead_letters, build_stage
 from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
-from polku.lane import single
 from polku.link.link import Link, Outgoing, Push
 from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
+from polku.runtime.assembly import build_dead_letters, build_stage
+from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.replicas import Reply
 from polku.stage.stage import Stage, StageStatistics

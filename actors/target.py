@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from polku.actors.names import Names, fill
 from polku.actors.peer import RayPeer
-from polku.assembly import build_replicas
 from polku.dead_letters import DeadLetters
-from polku.lane import single
 from polku.link.link import Link, Local, Peer
 from polku.plan import Plan, StagePlan
+from polku.runtime.assembly import build_replicas
+from polku.runtime.lane import single
 
 
 class Target(NamedTuple):

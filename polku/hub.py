@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
 from polku.external.registration_rules import PluginRules
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.limits import Limits
 from polku.plan import (
     PER_NODE,
@@ -420,7 +420,7 @@ class Runner:
         drain: float | None = None,
     ) -> None:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
-        from polku.serving import serve
+        from polku.runtime.serving import serve
 
         serve(
             self,

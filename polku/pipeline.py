@@ -7,11 +7,11 @@ import concurrent.futures
 from types import TracebackType
 
 from polku.dead_letters import DeadLetter
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.health import Health
 from polku.plan import Plan
-from polku.report import StopReport
 from polku.runtime import Runtime, loop_thread
+from polku.runtime.report import StopReport
 from polku.sender import Sender
 
 

@@ -18,7 +18,7 @@ import grpc.aio
 
 from polku.aio.loops import new_event_loop
 from polku.bench.processes import usage
-from polku.serving import tune_process
+from polku.runtime.serving import tune_process
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]

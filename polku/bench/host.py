@@ -24,10 +24,10 @@ from polku.buffer.strategy import Kind
 from polku.cli.load import load_hub
 from polku.emit import GrpcEmitter
 from polku.errors import PolkuError
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.hub import Runner
 from polku.plan import Plan
-from polku.serving import serve
+from polku.runtime.serving import serve
 
 
 def main(order: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted
 from polku.buffer.answers import Answer, Answered, Known, answer_of
-from polku.buffer.entry import Awaited, describe_orphan
 from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Share
+from polku.buffer.positions import Awaited, describe_orphan
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.checks import shorten
 from polku.codes import Code

@@ -27,13 +27,13 @@ from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.entry import OutletState, Slot, describe_orphan
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_file import as_journal_error, weigh
 from polku.buffer.lock import FileLock
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.owner import new_owner
 from polku.buffer.place import check_ours, check_place, warn_of_place
+from polku.buffer.positions import OutletState, Slot, describe_orphan
 from polku.buffer.repair import finish_salvage, salvage
 from polku.buffer.reserve import Reserve
 from polku.disk import make_folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Refusal
-from polku.buffer.entry import Awaited, Slot
+from polku.buffer.positions import Awaited, Slot
 
 if TYPE_CHECKING:
     from polku.buffer.outlet import Outlet

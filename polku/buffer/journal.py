@@ -23,7 +23,6 @@ from typing import NamedTuple
 from polku.batch.batch import Batch, Header, Identity, parts_of
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import LIVES, Answer, read_answer, read_refusals, write_pieces, write_refusals
-from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal_file import (
     ANSWER,
     BATCH,
@@ -41,6 +40,7 @@ from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner, current, new_owner, take
 from polku.buffer.owner import leave as leave_to_others
 from polku.buffer.place import check_place
+from polku.buffer.positions import OutletState, Slot
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.entry import OutletState, Slot
+from polku.buffer.positions import OutletState, Slot
 from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
 

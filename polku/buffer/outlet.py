@@ -18,8 +18,8 @@ from polku.aio.sequencer import Turns
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
-from polku.buffer.entry import Awaited, Claim, OutletState, Slot
 from polku.buffer.log import Log
+from polku.buffer.positions import Awaited, Claim, OutletState, Slot
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from polku.errors import JournalError, PipelineError, PlanError, SettingError
-from polku.serving import say
+from polku.runtime.serving import say
 
 __all__ = ["main"]
 

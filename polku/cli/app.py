@@ -25,7 +25,7 @@ from polku.cli.settings import (
     unknown_variables,
 )
 from polku.errors import PlanError, PolkuError, SettingError
-from polku.serving import check_seconds, say
+from polku.runtime.serving import check_seconds, say
 from polku.version import __version__
 
 app = typer.Typer(
@@ -118,7 +118,7 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
     Whatever the file does when it is imported, it does here too. A package that is not installed, although the plan
     needs it, is named with the command that installs it; status 1 says that the plan cannot work.
     """
-    from polku.buffer.left import check_places
+    from polku.buffer.orphaned_journals import check_places
     from polku.cli.extras import check_extras
     from polku.cli.graph import outline
 

@@ -16,7 +16,7 @@ import typer
 
 from polku.cli.settings import RUNTIMES
 from polku.errors import SettingError
-from polku.serving import say
+from polku.runtime.serving import say
 
 if TYPE_CHECKING:
     from polku.bench import Load, Result, Subject

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from polku.errors import JournalError, SettingError
-from polku.serving import say
+from polku.runtime.serving import say
 from polku.text import line
 
 if TYPE_CHECKING:

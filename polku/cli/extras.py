@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polku.aio.loops import new_event_loop
-from polku.gateway.choice import choose
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
+from polku.gateway.grpc_server import choose
 from polku.plan import Plan
 
 

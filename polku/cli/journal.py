@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from polku.errors import JournalCorruptError, JournalError
-from polku.serving import say
+from polku.runtime.serving import say
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check and mend the journal of a durable buffer.")
 
@@ -98,7 +98,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _print(shown: dict[str, Any]) -> None:
-    from polku.buffer.entry import OutletState, age_of, describe_orphan
+    from polku.buffer.positions import OutletState, age_of, describe_orphan
 
     owner = f"open in process {shown['pid']}" if shown["pid"] else "not open"
     print(f"journal {shown['path']}: {owner}")

@@ -11,7 +11,7 @@ import os
 import sys
 
 from polku.cli.settings import read_settings, unknown_variables
-from polku.serving import say
+from polku.runtime.serving import say
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 

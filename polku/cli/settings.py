@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
 from polku.plan import PER_NODE
-from polku.serving import DRAIN_SECONDS, check_seconds
+from polku.runtime.serving import DRAIN_SECONDS, check_seconds
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")

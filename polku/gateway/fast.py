@@ -23,12 +23,12 @@ import grpc
 from polku.aio.eager import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
-from polku.gateway.ack import bounded
+from polku.gateway.acks import bounded
+from polku.gateway.addresses import cannot_open
 from polku.gateway.admission import Admission
-from polku.gateway.answers import Failure, check_answer, status_of
-from polku.gateway.doors import cannot_open
+from polku.gateway.grpc_status import Failure, check_answer, status_of
+from polku.gateway.grpcio import GatewayServer
 from polku.gateway.intake import Intake
-from polku.gateway.server import GatewayServer
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.socket_folder import SocketFolder

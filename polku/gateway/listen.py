@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 
 from polku.errors import SettingError
-from polku.gateway.doors import cannot_open
+from polku.gateway.addresses import cannot_open
 
 _BACKLOG = 1024
 

@@ -11,7 +11,7 @@ from polku.plugin.registration import Registrar, Registration
 from polku.plugin.server import Certificate, PluginServer
 from polku.plugin.service import Service
 from polku.runtime import loop_thread
-from polku.serving import say, tune_process
+from polku.runtime.serving import say, tune_process
 
 
 def run(

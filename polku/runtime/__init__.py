@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from polku.dead_letters import DeadLetter
-from polku.gateway.doors import Addresses
+from polku.gateway.addresses import Addresses
 from polku.health import Health
-from polku.report import StopReport
+from polku.runtime.report import StopReport
 from polku.sender import Door
 
 

@@ -9,19 +9,19 @@ import time
 from collections.abc import Awaitable
 from functools import partial
 
-from polku.assembly import build_dead_letters, build_registry
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import NotRunningError
-from polku.gateway.doors import Addresses, Doors
+from polku.gateway.addresses import Addresses, Doors
+from polku.gateway.gateway import Gateway
 from polku.gateway.intake import Intake
-from polku.gateway.opening import Gateway
 from polku.health import Health
 from polku.hooks import close_each
-from polku.lane import Lane, LaneStatistics
 from polku.plan import Plan
-from polku.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime import loop_thread
+from polku.runtime.assembly import build_dead_letters, build_registry
+from polku.runtime.lane import Lane, LaneStatistics
+from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
 from polku.sender import Door

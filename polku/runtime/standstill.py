@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from polku.lane import LaneStatistics
+from polku.runtime.lane import LaneStatistics
 from polku.runtime.watch import trouble
 
 _LOOK_SECONDS = 0.25

@@ -15,7 +15,7 @@ from polku.stage.stage import StageStatistics
 from polku.text import line
 
 if TYPE_CHECKING:
-    from polku.lane import LaneStatistics
+    from polku.runtime.lane import LaneStatistics
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 _TEXT = 2_000

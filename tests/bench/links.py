@@ -18,7 +18,6 @@ from typing import Any
 
 from polku import BufferStrategy, Filter, Hub, Transform
 from polku.aio.loops import new_event_loop
-from polku.assembly import build_buffer, build_dead_letters, build_delivery, build_stage
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
 from polku.bench.machine import describe, machine
@@ -26,6 +25,7 @@ from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
 from polku.link.link import Link, Receiver, Window
 from polku.link.receiver import Inlet
+from polku.runtime.assembly import build_buffer, build_dead_letters, build_delivery, build_stage
 from polku.v1.gateway_pb2 import IngestBatch
 
 BATCH = 1_000

@@ -22,11 +22,11 @@ import obstore
 from obstore.store import LocalStore, S3Store
 
 from polku import Batch, ObjectFormat, S3Emitter, new_event
-from polku.assembly import build_delivery
 from polku.batch.batch import Header
 from polku.batch.receipt import Receipt
 from polku.emit.json_form import event_fields
 from polku.plan import OutletPlan
+from polku.runtime.assembly import build_delivery
 from tests.emit.s3_server import S3Server
 
 OBJECT = 50_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from polku import Code, Refusal
 from polku.batch.batch import Identity
 from polku.buffer.answers import answer_of
-from polku.buffer.entry import Awaited
 from polku.buffer.filing import Filing
+from polku.buffer.positions import Awaited
 
 
 async def test_a_later_answer_keeps_the_refusals_that_were_added_to_the_one_before() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from polku.batch.batch import Header, Identity
 from polku.buffer.journal import Journal, Row, Work
-from polku.buffer.left import check_left
+from polku.buffer.orphaned_journals import check_left
 from polku.buffer.repair import salvage
 from polku.errors import JournalError
 

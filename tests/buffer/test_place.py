@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from polku import Hub
-from polku.assembly import build_dead_letters
 from polku.buffer import place
 from polku.buffer.journal import Journal
 from polku.buffer.place import check_place
@@ -18,6 +17,7 @@ from polku.buffer.repair import mend, salvage
 from polku.dead_letters.store import DeadLetterStore
 from polku.disk import mount_of
 from polku.errors import JournalError, JournalPathError
+from polku.runtime.assembly import build_dead_letters
 from tests.buffer.durable import durable
 from tests.buffer.parts import Destination
 from tests.buffer.test_journal import write_sample

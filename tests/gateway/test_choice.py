@@ -8,11 +8,11 @@ import logging
 import pytest
 
 from polku import SettingError
-from polku.gateway.choice import choose
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.gateway.fast import FastServer
 from polku.gateway.grpc.server import NativeServer
-from polku.gateway.server import GatewayServer
+from polku.gateway.grpc_server import choose
+from polku.gateway.grpcio import GatewayServer
 
 
 def test_the_environment_forces_a_door(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from polku import Hub
 from polku.errors import SettingError
-from polku.gateway.doors import cannot_open, check_free
+from polku.gateway.addresses import cannot_open, check_free
 
 
 def test_a_port_that_is_taken_is_refused() -> None:

@@ -20,8 +20,8 @@ class AhtiEmitter:
     """Stream events to AHTI, or to the least loaded of several, and read each ack.
 
     A batch is one message of `StreamEvents` (`polku.emit.ahti.mapping` says what becomes of an event; its payload has
-    no place in AHTI and stays behind). Its events are confirmed by an ack with `success`; where that names ids, by being
-    named. A batch that AHTI refuses is sent in halves, to find out which events are at fault: one that is refused
+    no place in AHTI and stays behind). Its events are confirmed by an ack with `success`; where that names ids, by
+    being named. A batch that AHTI refuses is sent in halves, to find out which events are at fault: one that is refused
     alone is a dead letter, with the error of the ack, if AHTI took another one of the batch before it, or refused it
     `refusals` times in a row; while AHTI takes nothing at all, everything is tried again. Batches over
     `max_message_bytes`, or over the limit that AHTI names, are split; an event that is over it alone is a dead letter.

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from polku.aio.eager import begin
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
-from polku.gateway.ack import bounded
+from polku.gateway.acks import bounded
 from polku.gateway.admission import Admission
-from polku.gateway.answers import Baselines, check_answer, status_of
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc.status import Status, StatusCode
+from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.text import named

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
-from polku.gateway.answers import Baselines
 from polku.gateway.grpc.protocol import BatchMethod, GrpcConnection, Head, Method, StreamMethod
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents
+from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.gateway.listen import listen
 from polku.health import Health, health_response

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Coroutine
 
 from polku.aio.eager import begin
 from polku.aio.sequencer import Turns
-from polku.gateway.ack import bounded
-from polku.gateway.answers import Baselines
+from polku.gateway.acks import bounded
 from polku.gateway.grpc.protocol import StreamCall
 from polku.gateway.grpc.status import Status, StatusCode
+from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.text import named

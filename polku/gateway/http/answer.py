@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from polku.codes import Code
-from polku.gateway.ack import bounded
+from polku.gateway.acks import bounded
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 

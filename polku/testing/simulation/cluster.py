@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from polku import lane as lanes
-from polku.assembly import (
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Taken, Turn
+from polku.buffer.buffer import Buffer
+from polku.emit.delivery import Delivery
+from polku.errors import UnavailableError
+from polku.gateway.intake import Intake
+from polku.health import Health
+from polku.link.link import Link, Local, Outgoing, Peer, Push
+from polku.link.receiver import Inlet
+from polku.plan import OutletPlan, Plan, StagePlan
+from polku.runtime import lane as lanes
+from polku.runtime.assembly import (
     build_buffer,
     build_dead_letters,
     build_delivery,
@@ -26,18 +36,8 @@ from polku.assembly import (
     replay_to_intake,
     replay_to_outlets,
 )
-from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
-from polku.buffer.buffer import Buffer
-from polku.emit.delivery import Delivery
-from polku.errors import UnavailableError
-from polku.gateway.intake import Intake
-from polku.health import Health
-from polku.lane import Lane, LaneStatistics, single
-from polku.link.link import Link, Local, Outgoing, Peer, Push
-from polku.link.receiver import Inlet
-from polku.plan import OutletPlan, Plan, StagePlan
-from polku.report import StopReport, add_up, report_outcome
+from polku.runtime.lane import Lane, LaneStatistics, single
+from polku.runtime.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
 from polku.stage.fork import Fork
 from polku.stage.replicas import Reply

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.entry import OutletState, Slot
 from polku.buffer.journal import KEPT_ANSWERS
 from polku.buffer.journal_file import weigh
 from polku.buffer.log import OnOpen, Recovered
+from polku.buffer.positions import OutletState, Slot
 from polku.errors import JournalError
 from polku.testing.simulation.lineage import tokens_of
 from polku.v1.gateway_pb2 import EventPayload

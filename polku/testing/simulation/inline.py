@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from polku.aio.sequencer import Turns
 from polku.errors import DrainingError, InputError, UnavailableError
-from polku.gateway.doors import Doors
+from polku.gateway.addresses import Doors
 from polku.gateway.intake import Intake
 from polku.health import Health
-from polku.lane import LaneStatistics
 from polku.plan import Plan
-from polku.report import StopReport
 from polku.runtime.inline import InlineRuntime
+from polku.runtime.lane import LaneStatistics
+from polku.runtime.report import StopReport
 from polku.testing.simulation.loop import Process, first
 from polku.v1.gateway_pb2 import Ack
 

@@ -13,7 +13,7 @@ from polku.testing.simulation.ledger import Destination, Input, Ledger
 from polku.testing.simulation.lineage import client_of, lineage_of, part_of, root_of
 
 if TYPE_CHECKING:
-    from polku.lane import LaneStatistics
+    from polku.runtime.lane import LaneStatistics
 
 _BAD_CODES = frozenset({Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.INGESTOR_ERROR})
 

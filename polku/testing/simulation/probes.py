@@ -78,12 +78,12 @@ class ProbedStep:
 
 def install(world: World) -> None:
     """Put the probes of a world in place."""
-    from polku import lane
     from polku.buffer import buffer
     from polku.buffer.buffer import Buffer
     from polku.dead_letters import replay
     from polku.dead_letters.memory import DeadLetter, DeadLetters
     from polku.middleware import adapt, aggregator
+    from polku.runtime import lane
 
     ledger = world.ledger
     as_step, push, keep, write = adapt.as_step, Buffer.push, DeadLetters._keep, DeadLetterStore.add

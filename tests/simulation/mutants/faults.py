@@ -141,8 +141,8 @@ def replays_from_memory() -> Iterator[None]:
 
 @mutant("7b", "a letter leaves its file before what replaces it is safe")
 def letters_leave_early() -> Iterator[None]:
-    from polku import assembly
     from polku.dead_letters import replay
+    from polku.runtime import assembly
 
     def to_outlet(push: Any) -> Any:
         async def send(marked: Any, identity: Any) -> tuple[()]:

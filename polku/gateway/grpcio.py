@@ -19,9 +19,9 @@ import grpc.aio
 from polku.aio.sequencer import Turns
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
-from polku.gateway.ack import bounded
-from polku.gateway.answers import Baselines, check_answer, status_of
-from polku.gateway.doors import cannot_open
+from polku.gateway.acks import bounded
+from polku.gateway.addresses import cannot_open
+from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
 from polku.health import Health, health_response
 from polku.limits import Limits

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from polku.memory import Quiet
+from polku.runtime.memory import Quiet
 
 BURST = """
 import re, time
-from polku.serving import tune_process
+from polku.runtime.serving import tune_process
 
 def private_mb():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
@@ -36,7 +36,7 @@ print(high, private_mb(), [thread.name for thread in threading.enumerate()].coun
 
 KEPT = """
 import resource
-from polku.memory import keep_until_quiet
+from polku.runtime.memory import keep_until_quiet
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -21,17 +21,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from polku.assembly import (
-    answers_late,
-    build_buffer,
-    build_delivery,
-    build_intake,
-    build_replicas,
-    build_sources,
-    build_stage,
-    replay_to_intake,
-    replay_to_outlets,
-)
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
@@ -44,6 +33,17 @@ from polku.link.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
 from polku.link.local import Neighbour
 from polku.link.receiver import Inlet
 from polku.plan import Plan, StagePlan
+from polku.runtime.assembly import (
+    answers_late,
+    build_buffer,
+    build_delivery,
+    build_intake,
+    build_replicas,
+    build_sources,
+    build_stage,
+    replay_to_intake,
+    replay_to_outlets,
+)
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage, StageStatistics
 

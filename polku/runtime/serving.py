@@ -15,12 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
-from polku.memory import give_back_when_quiet
-from polku.report import LOST_STATUS, stop_report
+from polku.runtime.memory import give_back_when_quiet
+from polku.runtime.report import LOST_STATUS, stop_report
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
-    from polku.gateway.doors import Doors
+    from polku.gateway.addresses import Doors
     from polku.hub import Runner
     from polku.pipeline import Pipeline
 

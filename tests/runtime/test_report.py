@@ -8,7 +8,7 @@ import pytest
 
 from polku import BufferStrategy, Hub
 from polku.buffer.outlet import OutletStatistics
-from polku.report import EmitterReport, add_up, report_outcome, stop_report
+from polku.runtime.report import EmitterReport, add_up, report_outcome, stop_report
 
 
 def hub(strategy: BufferStrategy | None = None) -> Hub:

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
-from polku.gateway.doors import Doors
-from polku.gateway.server import GatewayServer
+from polku.gateway.addresses import Doors
+from polku.gateway.grpcio import GatewayServer
 
 if TYPE_CHECKING:
     from polku.gateway.fast import FastServer

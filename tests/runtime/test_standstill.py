@@ -11,8 +11,8 @@ from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.intake import IntakeStatistics
-from polku.lane import LaneStatistics
 from polku.runtime import standstill
+from polku.runtime.lane import LaneStatistics
 from polku.runtime.standstill import Standstill, drain_within
 
 DOWN = "cannot start: ConnectionError: down"

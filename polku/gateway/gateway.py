@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from polku.gateway.choice import choose
-from polku.gateway.doors import Addresses, Doors
+from polku.gateway.addresses import Addresses, Doors
+from polku.gateway.grpc_server import choose
+from polku.gateway.grpcio import GatewayServer
 from polku.gateway.intake import Intake
-from polku.gateway.server import GatewayServer
 from polku.health import Health
 from polku.hooks import close_each
 
