@@ -6,8 +6,8 @@ from typing import Any
 
 import ray
 
+from polku.actors.object_ref_queue import RayPeer
 from polku.actors.options import ACTOR
-from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt

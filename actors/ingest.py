@@ -6,7 +6,7 @@ from functools import partial
 
 import ray
 
-from polku.actors.entrance import Entrance
+from polku.actors.ingest_base import Entrance
 from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.target import Target, connect

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from polku.actors.entrance import Entrance
+from polku.actors.ingest_base import Entrance
+from polku.actors.object_ref_queue import RayPeer
 from polku.actors.options import ACTOR
-from polku.actors.peer import RayPeer
 from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt

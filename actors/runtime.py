@@ -15,15 +15,15 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polku.actors.arrangement import Arrangement
+from polku.actors.actor_factory import Arrangement
 from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
-from polku.actors.door import RayDoor
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
-from polku.actors.following import Following
-from polku.actors.hub import Column, HubActor, Parts
-from polku.actors.opening import open_doors, start, start_all
-from polku.actors.places import check_journals, places, this_node
+from polku.actors.node_watcher import Following
+from polku.actors.nodes import check_journals, places, this_node
+from polku.actors.send_channel import RayDoor
 from polku.actors.shell import pack
+from polku.actors.startup import open_doors, start, start_all
+from polku.actors.supervisor import Column, HubActor, Parts
 from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter

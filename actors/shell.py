@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
-from polku.actors import shortcut
+from polku.actors import socket_channel
 from polku.runtime.memory import keep_until_quiet
 from polku.runtime.serving import tune_process
 from polku.text import named
@@ -97,7 +97,7 @@ class Shell:
     async def listen(self, node: str) -> str:
         """Open a shortcut for the one actor that asks, and return the path of its socket; empty on another node."""
         await self.ensure_started()
-        return await shortcut.listen(self._serve) if node == shortcut.this_node() else ""
+        return await socket_channel.listen(self._serve) if node == socket_channel.this_node() else ""
 
     async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
         """Do what came in by a shortcut."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from polku.actors.names import Names, fill
-from polku.actors.peer import RayPeer
+from polku.actors.object_ref_queue import RayPeer
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, Local, Peer
 from polku.plan import Plan, StagePlan

@@ -13,7 +13,7 @@ import pytest
 import ray.exceptions
 
 from polku import BufferStrategy, Event, Hub, Pipeline, new_event
-from polku.actors.peer import _explain
+from polku.actors.object_ref_queue import _explain
 from polku.errors import JournalError, UnavailableError
 from tests.support.recorder import Recorder
 

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from polku import Batch, Event
+from polku.actors.object_ref_queue import RayPeer
 from polku.actors.options import ACTOR
-from polku.actors.peer import RayPeer
 from polku.actors.shell import Shell
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt

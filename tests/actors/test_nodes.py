@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polku import BufferStrategy, Deduplicator, Hub, StdoutEmitter
 from polku.actors.names import Names
-from polku.actors.places import Node, Place, spread
+from polku.actors.nodes import Node, Place, spread
 from polku.actors.target import Target, route
 from polku.plan import Plan
 

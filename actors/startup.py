@@ -10,8 +10,8 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.hub import Column
-from polku.actors.places import Place
+from polku.actors.nodes import Place
+from polku.actors.supervisor import Column
 from polku.gateway.addresses import Addresses, Doors
 
 START_SECONDS = 30.0

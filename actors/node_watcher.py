@@ -14,11 +14,11 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.arrangement import Arrangement
+from polku.actors.actor_factory import Arrangement
 from polku.actors.drain import kill
-from polku.actors.hub import Column
-from polku.actors.opening import open_doors, start, start_all
-from polku.actors.places import Node, Place, living, spread, workers
+from polku.actors.nodes import Node, Place, living, spread, workers
+from polku.actors.startup import open_doors, start, start_all
+from polku.actors.supervisor import Column
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
 from polku.gateway.addresses import Doors

@@ -11,7 +11,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.names import find
-from polku.actors.shortcut import LostError, Shortcut, reach, this_node
+from polku.actors.socket_channel import LostError, Shortcut, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Taken, Turn

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from polku import Batch, Event
-from polku.actors import shortcut
-from polku.actors.shortcut import LostError, Shortcut, listen, reach
+from polku.actors import socket_channel
+from polku.actors.socket_channel import LostError, Shortcut, listen, reach
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
 from polku.batch.receipt import Receipt, Taken
 from polku.errors import UnavailableError
@@ -47,7 +47,7 @@ async def way() -> AsyncIterator[Shortcut]:
     await asyncio.sleep(0.01)
 
 
-async def _connect(serve: shortcut.Serve) -> Shortcut:
+async def _connect(serve: socket_channel.Serve) -> Shortcut:
     way = await reach(await listen(serve))
     assert way is not None
     return way
@@ -91,7 +91,7 @@ async def test_a_socket_is_ours_alone_and_gone_once_it_is_connected() -> None:
 
 
 async def test_a_socket_that_nobody_connects_to_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortcut, "_UNUSED_SECONDS", 0.01)
+    monkeypatch.setattr(socket_channel, "_UNUSED_SECONDS", 0.01)
     path = Path(await listen(Echo().serve))
     await asyncio.sleep(0.1)
     assert not path.parent.exists()
@@ -109,7 +109,7 @@ async def test_where_no_socket_can_be_had_there_is_no_shortcut(tmp_path: Path, m
 
 async def test_sockets_may_be_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLKU_HOPS", "ray")
-    monkeypatch.setattr(shortcut, "_UNUSED_SECONDS", 0.01)
+    monkeypatch.setattr(socket_channel, "_UNUSED_SECONDS", 0.01)
     assert await reach(await listen(Echo().serve)) is None
     await asyncio.sleep(0.1)
 

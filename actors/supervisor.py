@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import ray
 import ray.exceptions
 
+from polku.actors.nodes import living
 from polku.actors.options import ACTOR
-from polku.actors.places import living
 from polku.actors.shell import Vitals, unpack
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
