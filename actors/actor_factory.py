@@ -20,12 +20,12 @@ from polku.actors.names import NAMESPACE, Names
 from polku.actors.nodes import Node, Place
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
-from polku.actors.supervisor import Column, Parts
+from polku.actors.supervisor import ActorHandles, LaneHandles
 from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import Plan, Resources, StagePlan
 
 
-class Arrangement:
+class ActorFactory:
     """Create actors, none of which has been started yet."""
 
     def __init__(self, plan: Plan) -> None:
@@ -33,7 +33,7 @@ class Arrangement:
         self._names = Names(f"polku-{plan.name.replace('/', '-')}-{uuid.uuid4().hex}")
         self._route = route(plan, self._names)
         self._numbers = count(1)  # of lanes; none is given twice
-        self._lanes: dict[int, tuple[Column, Place]] = {}
+        self._lanes: dict[int, tuple[LaneHandles, Place]] = {}
         self._shared: dict[str, Any] = {}
 
     @property
@@ -41,11 +41,11 @@ class Arrangement:
         """Where the lanes are."""
         return tuple(place for _, place in self._lanes.values())
 
-    def parts(self) -> Parts:
+    def parts(self) -> ActorHandles:
         """Return the handles of all that was created."""
-        return Parts(tuple(lane for lane, _ in self._lanes.values()), self._shared)
+        return ActorHandles(tuple(lane for lane, _ in self._lanes.values()), self._shared)
 
-    def create(self, where: Sequence[Place]) -> Parts:
+    def create(self, where: Sequence[Place]) -> ActorHandles:
         """Create a lane at each place, and what they share."""
         for place in where:
             self.add(self.create_lane(place), place)
@@ -55,15 +55,15 @@ class Arrangement:
                 self._shared[stage.name] = _stage_actor(self._plan, stage, where[0].node, name, behind)
         return self.parts()
 
-    def create_lane(self, place: Place) -> Column:
+    def create_lane(self, place: Place) -> LaneHandles:
         """Create the actors of one lane more."""
         return _Lane(self._plan, next(self._numbers), place, self._names, self._route).create()
 
-    def add(self, lane: Column, place: Place) -> None:
+    def add(self, lane: LaneHandles, place: Place) -> None:
         """Count a lane among the parts."""
         self._lanes[lane.number] = lane, place
 
-    def drop(self, lane: Column) -> None:
+    def drop(self, lane: LaneHandles) -> None:
         """Count a lane among the parts no more."""
         self._lanes.pop(lane.number, None)
 
@@ -78,7 +78,7 @@ class _Lane:
         self._names = names
         self._way = way
 
-    def create(self) -> Column:
+    def create(self) -> LaneHandles:
         """Create the parts from the back to the front."""
         name = f"lane-{self._number}/" if self._plan.side_by_side else ""
         replays = self._place.is_first
@@ -89,13 +89,13 @@ class _Lane:
             workers |= {stage.name: (self._names.shared(stage.name),) for stage in self._plan.stages if stage.shared}
             actor = self._actor(LaneActor, "lane", self._plan, workers, replays)
             emitters = {outlet.name: actor for outlet in self._plan.outlets}
-            return Column(name, self._number, actor, stages, actor, emitters, *rest)
+            return LaneHandles(name, self._number, actor, stages, actor, emitters, *rest)
         emitters = {o.name: self._actor(EmitterActor, f"emitter:{o.name}", o) for o in self._plan.outlets}
         buffer = self._actor(BufferActor, "buffer", self._plan, emitters, replays)
         stages, _ = self._create_stages(own)
         assert self._way.front is not None
         ingest = self._actor(IngestActor, "ingest", self._plan, self._way.front.in_lane(self._number), replays)
-        return Column(name, self._number, ingest, stages, buffer, emitters, *rest)
+        return LaneHandles(name, self._number, ingest, stages, buffer, emitters, *rest)
 
     def _create_stages(self, own: list[StagePlan]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
         """Return the handles by part, in the order of the stages, and the actors' names by stage."""

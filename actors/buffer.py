@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from polku.actors.object_ref_queue import RayPeer
+from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
@@ -14,7 +14,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.link.link import Link, Push
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from polku.plan import Plan
 from polku.runtime.assembly import build_buffer, build_dead_letters, replay_to_outlets
 
@@ -30,11 +30,11 @@ class BufferShell(Shell):
         self._dead_letters: DeadLetters = build_dead_letters(plan)
         self._opened.push_async_callback(self._dead_letters.close)
         links = {
-            name: Link(f"{plan.name}/buffer/{name}", RayPeer(handle, f"emitter {name}"))
+            name: Link(f"{plan.name}/buffer/{name}", ObjectRefQueue(handle, f"emitter {name}"))
             for name, handle in emitters.items()
         }
         self._buffer: Buffer = build_buffer(plan, links, self._dead_letters)
-        self._inlet = Inlet(self._buffer, at_once=True)
+        self._receiver = LinkReceiver(self._buffer, eager=True)
         self._opened.push_async_callback(self._buffer.close)
         await self._buffer.open()
         self._buffer.start()
@@ -44,12 +44,12 @@ class BufferShell(Shell):
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the buffer holds the batch."""
         await self.ensure_started()
-        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
+        return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch whose delivery is awaited."""
         await self.ensure_started()
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""

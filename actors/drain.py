@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.supervisor import Column, Parts
+from polku.actors.supervisor import ActorHandles, LaneHandles
 from polku.plan import Plan
 from polku.runtime.lane import RELEASE_SECONDS, LaneStatistics
 from polku.runtime.report import EmitterReport, add_up, report_outcome
@@ -21,7 +21,7 @@ _REPORT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.2
 
 
-async def drain(parts: Parts) -> None:
+async def drain(parts: ActorHandles) -> None:
     """Refuse what is new, flush the stages, empty the outlets, close the doors; raises what a lane failed with."""
     taking = [asyncio.ensure_future(insist(lane.ingest.drain_ingest)) for lane in parts.lanes]
     pairs = zip(parts.lanes, taking, strict=True)
@@ -42,17 +42,17 @@ async def drain(parts: Parts) -> None:
             raise result
 
 
-async def release(parts: Parts) -> None:
+async def release(parts: ActorHandles) -> None:
     """Take note of what is confirmed of what is in flight, when the time is up."""
     await asyncio.gather(*map(_release, parts.lanes))
 
 
-async def look(parts: Parts) -> list[LaneStatistics]:
+async def look(parts: ActorHandles) -> list[LaneStatistics]:
     """Return what every lane has counted, without its stages; raises `RayError` where a part does not answer."""
     return list(await asyncio.gather(*map(_look_at, parts.lanes)))
 
 
-async def outcome(plan: Plan, parts: Parts) -> tuple[dict[str, EmitterReport], list[str]]:
+async def outcome(plan: Plan, parts: ActorHandles) -> tuple[dict[str, EmitterReport], list[str]]:
     """Add up what became of the events of every lane that answers, by emitter; return that and who did not answer."""
     seen = await asyncio.gather(*(_answer(lane.buffer.statistics.remote(), _REPORT_SECONDS) for lane in parts.lanes))
     silent = [lane.door for lane, statistics in zip(parts.lanes, seen, strict=True) if statistics is None]
@@ -63,7 +63,7 @@ async def outcome(plan: Plan, parts: Parts) -> tuple[dict[str, EmitterReport], l
     return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}, silent
 
 
-async def close(parts: Parts) -> None:
+async def close(parts: ActorHandles) -> None:
     """Close the lanes, each from the front to the back, and then what they share."""
     await asyncio.gather(*(_close_all(lane.all().values()) for lane in parts.lanes))
     await _close_all(parts.shared.values())
@@ -90,14 +90,14 @@ async def insist(method: Any) -> Any:
             await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def _drain_lane(lane: Column, taken: asyncio.Future[None]) -> None:
+async def _drain_lane(lane: LaneHandles, taken: asyncio.Future[None]) -> None:
     await asyncio.wait([taken])
     taken.result()
     await insist(lane.buffer.drain_buffer)
     await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
 
 
-async def _release(lane: Column) -> None:
+async def _release(lane: LaneHandles) -> None:
     if lane.chained:
         await _answer(lane.ingest.release.remote(), 2 * RELEASE_SECONDS)
         return
@@ -106,7 +106,7 @@ async def _release(lane: Column) -> None:
     await _answer(lane.buffer.settled.remote(), RELEASE_SECONDS)
 
 
-async def _look_at(lane: Column) -> LaneStatistics:
+async def _look_at(lane: LaneHandles) -> LaneStatistics:
     if lane.chained:
         seen: LaneStatistics = await lane.ingest.statistics.remote()
         return seen

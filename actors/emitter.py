@@ -14,7 +14,7 @@ from polku.emit.console import RelayConsole
 from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.hooks import close_each
 from polku.link.link import Push
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from polku.plan import OutletPlan
 from polku.runtime.assembly import build_delivery
 
@@ -29,7 +29,7 @@ class EmitterShell(Shell):
         self._console = RelayConsole()
         console.use(self._console)
         self._delivery: Delivery = build_delivery(outlet)
-        self._inlet = Inlet(self._delivery)
+        self._receiver = LinkReceiver(self._delivery)
         self._opened.push_async_callback(close_each, [(f"emitter {outlet.name!r}", self._delivery.close)])
         await self._delivery.start_again()
 
@@ -41,12 +41,12 @@ class EmitterShell(Shell):
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the destination has confirmed the batch."""
         await self.ensure_started()
-        return pack_answer(await self._inlet.push(*unpack_push(head, payload)))
+        return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
 
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
         await self.ensure_started()
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def flush(self, everything: bool) -> None:
         """Complete what is collected."""

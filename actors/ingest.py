@@ -6,7 +6,7 @@ from functools import partial
 
 import ray
 
-from polku.actors.ingest_base import Entrance
+from polku.actors.ingest_base import IngestBase
 from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.target import Target, connect
@@ -17,7 +17,7 @@ from polku.runtime.assembly import build_dead_letters, build_intake, build_sourc
 from polku.runtime.lane import GATHERED
 
 
-class IngestShell(Entrance):
+class IngestShell(IngestBase):
     """Take messages in, push their events to the next actor, acknowledge them."""
 
     @property

@@ -17,7 +17,7 @@ from polku.plan import Plan
 from polku.runtime.assembly import build_registry
 
 
-class Entrance(Shell):
+class IngestBase(Shell):
     """Open the doors once the supervisor says where, and answer what comes in through them."""
 
     def __init__(self, packed: bytes) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from polku.actors.ingest_base import Entrance
-from polku.actors.object_ref_queue import RayPeer
+from polku.actors.ingest_base import IngestBase
+from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
@@ -23,7 +23,7 @@ from polku.runtime.lane import Lane, LaneStatistics
 from polku.runtime.serving import favour_journal
 
 
-class LaneShell(Entrance):
+class LaneShell(IngestBase):
     """Run a lane as the inline runtime runs it; some of its stages may have actors of their own."""
 
     @property
@@ -92,7 +92,7 @@ class LaneShell(Entrance):
         await self._lane.release()
 
     def _elsewhere(self, stage: StagePlan) -> list[Peer]:
-        return [RayPeer(actor, stage.name) for actor in self._apart.get(stage.name, ())]
+        return [ObjectRefQueue(actor, stage.name) for actor in self._apart.get(stage.name, ())]
 
 
 LaneActor = ray.remote(**ACTOR)(LaneShell)

@@ -14,11 +14,11 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.actor_factory import Arrangement
+from polku.actors.actor_factory import ActorFactory
 from polku.actors.drain import kill
 from polku.actors.nodes import Node, Place, living, spread, workers
 from polku.actors.startup import open_doors, start, start_all
-from polku.actors.supervisor import Column
+from polku.actors.supervisor import LaneHandles
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
 from polku.gateway.addresses import Doors
@@ -32,17 +32,17 @@ _STOP_SECONDS = 2.0  # for what cannot be interrupted: the drain must have its t
 _PAUSE_SECONDS = 30.0  # until a node that could not be given a lane is tried again
 
 
-class Following:
+class NodeWatcher:
     """Add and drop the lanes of one pipeline; `on_lane` is told of each that is added."""
 
     def __init__(
         self,
         plan: Plan,
-        arrangement: Arrangement,
+        arrangement: ActorFactory,
         here: Node,
         hub: Any,
         doors: Doors,
-        on_lane: Callable[[Column], None],
+        on_lane: Callable[[LaneHandles], None],
     ) -> None:
         self._plan = plan
         self._arrangement = arrangement

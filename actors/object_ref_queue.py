@@ -11,10 +11,10 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.names import find
-from polku.actors.socket_channel import LostError, Shortcut, reach, this_node
+from polku.actors.socket_channel import LostError, SocketChannel, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.errors import PolkuError, UnavailableError
 from polku.link.link import Push
 from polku.text import named
@@ -32,7 +32,7 @@ class _LateError(UnavailableError):
     """Say that there is no answer yet."""
 
 
-class RayPeer:
+class ObjectRefQueue:
     """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
 
     That is every exception but those of our own tree, which a receiver raises on purpose.
@@ -47,11 +47,11 @@ class RayPeer:
         self._name = name
         self._after = (after,) if after else ()
         self._life = 0
-        self._shortcut: Shortcut | None = None
+        self._shortcut: SocketChannel | None = None
         self._tried = 0  # the life of the actor in which it was asked for a shortcut
         self._trying = asyncio.Lock()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         """Send a batch: its head and, by value, its payload."""
         if not self._life:
             self._life = await self._ask_life()
@@ -77,7 +77,7 @@ class RayPeer:
         """Let the actor let go of what it holds."""
         await self._call("flush", everything)
 
-    async def _short_way(self) -> Shortcut | None:
+    async def _short_way(self) -> SocketChannel | None:
         """Return the shortcut, asked for once in each life of the actor; None where there is none."""
         if self._shortcut is not None and self._shortcut.is_open:
             return self._shortcut
@@ -90,7 +90,7 @@ class RayPeer:
                 self._tried = life
         return self._shortcut if self._shortcut is not None and self._shortcut.is_open else None
 
-    async def _hear(self, shortcut: Shortcut, answer: asyncio.Future[bytes]) -> bytes:
+    async def _hear(self, shortcut: SocketChannel, answer: asyncio.Future[bytes]) -> bytes:
         """Wait for an answer over a socket, which is closed where Ray knows of another life of the actor."""
         before = self._life
         done, _ = await asyncio.wait((answer,), timeout=_DOUBT)
@@ -162,6 +162,6 @@ def _explain(name: str, error: Exception) -> PolkuError:
     return cause if isinstance(cause, PolkuError) else UnavailableError(f"{name} failed: {named(cause)}")
 
 
-def _receipt(answer: Receipt | Taken | Turn) -> Receipt:
+def _receipt(answer: Receipt | Accepted | Turn) -> Receipt:
     assert isinstance(answer, Receipt)
     return answer

@@ -15,15 +15,15 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polku.actors.actor_factory import Arrangement
+from polku.actors.actor_factory import ActorFactory
 from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
-from polku.actors.node_watcher import Following
+from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import check_journals, places, this_node
-from polku.actors.send_channel import RayDoor
+from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import open_doors, start, start_all
-from polku.actors.supervisor import Column, HubActor, Parts
+from polku.actors.supervisor import ActorHandles, HubActor, LaneHandles
 from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
@@ -35,7 +35,7 @@ from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
-from polku.sender import Door
+from polku.sender import SendChannel
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
@@ -50,14 +50,14 @@ class RayRuntime:
         self._plan = plan
         self._doors = doors
         self._addresses = Addresses()
-        self._arrangement: Arrangement | None = None
+        self._arrangement: ActorFactory | None = None
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
         self._attachment = attach() if main else None
         self._lost = ""
         self._tasks = TaskSet("pipeline")
-        self._following: Following | None = None
+        self._following: NodeWatcher | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -65,7 +65,7 @@ class RayRuntime:
         return self._addresses
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> ActorHandles:
         """The handles of the actors."""
         if self._arrangement is None:
             raise NotRunningError("the pipeline has not started")
@@ -155,10 +155,10 @@ class RayRuntime:
                 found += await handle.dead_letters.remote()
         return sorted(found, key=lambda letter: letter.time_ns)
 
-    def door(self) -> Door:
+    def door(self) -> SendChannel:
         """The way in for senders, picklable."""
         self._check()
-        return RayDoor([(lane.ingest, lane.address) for lane in self.parts.lanes])
+        return RayChannel([(lane.ingest, lane.address) for lane in self.parts.lanes])
 
     @property
     def _is_attached(self) -> bool:
@@ -192,7 +192,7 @@ class RayRuntime:
         here = await asyncio.to_thread(this_node)
         where = await asyncio.to_thread(places, self._plan, here)
         await asyncio.to_thread(check_journals, self._plan, where, here)
-        self._arrangement = arrangement = Arrangement(self._plan)
+        self._arrangement = arrangement = ActorFactory(self._plan)
         parts = await asyncio.to_thread(arrangement.create, where)
         await start_all([*parts.behind(), *parts.shared.values()])
         doors = replace(self._doors, shared=self._plan.side_by_side)
@@ -212,7 +212,7 @@ class RayRuntime:
         self._write_out(parts.lanes)
         if self._plan.per_node:
             _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))
-            self._following = Following(
+            self._following = NodeWatcher(
                 self._plan, arrangement, here, self._hub, doors, lambda lane: self._write_out([lane])
             )
 
@@ -240,7 +240,7 @@ class RayRuntime:
             except ray.exceptions.RayError as error:
                 _LOG.info("the supervising actor does not answer: %s", first_line(error))
 
-    def _write_out(self, lanes: Sequence[Column]) -> None:
+    def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
         """Write what emitters of lanes print to this program's standard output."""
         names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
         handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
@@ -259,7 +259,7 @@ class RayRuntime:
             await asyncio.to_thread(self._attachment.release)
 
 
-def _bury_places(parts: Parts) -> list[Any]:
+def _bury_places(parts: ActorHandles) -> list[Any]:
     lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
     return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())
 

@@ -19,7 +19,7 @@ _ATTEMPTS = 5
 _PAUSE = 0.5  # seconds; an actor that died is back within a few of them
 
 
-class RayDoor:
+class RayChannel:
     """Submit messages to the ingest actor of one lane, and of another one when it does not answer; picklable.
 
     `lanes` are handles, each with the address of its node. Each copy chooses its lane for itself, on its own node
@@ -34,7 +34,7 @@ class RayDoor:
         self._choice = random.choice(near or range(len(self._lanes)))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return RayDoor, (self._lanes,)
+        return RayChannel, (self._lanes,)
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
         """Block until the answer is there; a message whose outcome is unknown is sent again, with the same ids."""

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
 from polku.socket_folder import SocketFolder
@@ -77,7 +77,7 @@ class _Frames(asyncio.Protocol):
         raise NotImplementedError
 
 
-class Shortcut(_Frames):
+class SocketChannel(_Frames):
     """The side that asks."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class _Serving(_Frames):
 
     def received(self, number: int, head: bytes, payload: bytes) -> None:
         """Begin to work on a request; many are worked on at once."""
-        working = begin(self._answer(number, head, payload))
+        working = start_eagerly(self._answer(number, head, payload))
         if not working.done():
             self._working.add(working)
             working.add_done_callback(self._working.discard)
@@ -185,12 +185,12 @@ def this_node() -> str:
     return node
 
 
-async def reach(path: str) -> Shortcut | None:
+async def reach(path: str) -> SocketChannel | None:
     """Connect to what listens; None where nothing does, or sockets are not wanted."""
     if not path or os.environ.get("POLKU_HOPS", "").strip().lower() == "ray":
         return None
     with contextlib.suppress(OSError):
-        _, shortcut = await asyncio.get_running_loop().create_unix_connection(Shortcut, path)
+        _, shortcut = await asyncio.get_running_loop().create_unix_connection(SocketChannel, path)
         return shortcut
     return None
 

@@ -14,7 +14,7 @@ from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import UnavailableError
 from polku.link.link import Link, Outgoing, Push
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
@@ -36,7 +36,7 @@ class StageShell(Shell):
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
         self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
-        self._inlet = Inlet(self._stage, at_once=True)
+        self._receiver = LinkReceiver(self._stage, eager=True)
         self._opened.push_async_callback(self._stage.close)
         await self._stage.start()
 
@@ -46,7 +46,7 @@ class StageShell(Shell):
         push, batch = unpack_push(head, payload)
         if self._fork is not None and not await self._fork.hears(push.link):
             raise UnavailableError(f"{push} comes from a lane that is lost")
-        return pack_answer(await self._inlet.push(push, batch))
+        return pack_answer(await self._receiver.push(push, batch))
 
     async def serve(self, lanes: frozenset[int]) -> bool:
         """Serve these lanes alone; return whether something of another is here, which waits for it."""
@@ -56,7 +56,7 @@ class StageShell(Shell):
     async def settle(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
         await self.ensure_started()
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""

@@ -11,7 +11,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.nodes import Place
-from polku.actors.supervisor import Column
+from polku.actors.supervisor import LaneHandles
 from polku.gateway.addresses import Addresses, Doors
 
 START_SECONDS = 30.0
@@ -35,7 +35,7 @@ async def start_all(handles: Iterable[Any]) -> None:
     await asyncio.gather(*(start(handle.begin) for handle in handles))
 
 
-async def open_doors(lane: Column, place: Place, doors: Doors) -> tuple[Addresses, Doors]:
+async def open_doors(lane: LaneHandles, place: Place, doors: Doors) -> tuple[Addresses, Doors]:
     """Open a lane's doors; return where they are, and the doors of the other lanes: the ports that the first one found.
 
     Raises `SettingError` where a port that the lanes of a host share is somebody else's.

@@ -34,7 +34,7 @@ _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
 
-class Column(NamedTuple):
+class LaneHandles(NamedTuple):
     """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all.
 
     `address` is its node's. `is_first` on its disk: the only one there that replays and lists dead letters, which are
@@ -74,10 +74,10 @@ class Column(NamedTuple):
         return [handle for name, handle in self.all().items() if name != self.door]
 
 
-class Parts(NamedTuple):
+class ActorHandles(NamedTuple):
     """The handles of a pipeline's actors: of every lane, and of the stages that they share."""
 
-    lanes: tuple[Column, ...]
+    lanes: tuple[LaneHandles, ...]
     shared: Mapping[str, Any]
 
     def behind(self) -> list[Any]:
@@ -93,7 +93,7 @@ class Parts(NamedTuple):
         return [handle for lane in self.lanes for handle in lane.stages.values()] + list(self.shared.values())
 
 
-class Sight(NamedTuple):
+class Observation(NamedTuple):
     """What was last seen of one part: its vitals and statistics, or why they could not be had."""
 
     vitals: Vitals | None
@@ -101,11 +101,11 @@ class Sight(NamedTuple):
     complaint: str
 
 
-class HubShell:
+class SupervisorShell:
     """Watch the parts and report on them."""
 
     def __init__(self, packed: bytes) -> None:
-        self._parts: Parts
+        self._parts: ActorHandles
         self._doors: Doors
         self._hang: float
         self._parts, self._doors, self._hang, self._in_memory = unpack(packed)
@@ -113,7 +113,7 @@ class HubShell:
         # As far as this life knows all are shut: an ingest may have been started again beside it.
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
-        self._seen: dict[str, Sight] = {}
+        self._seen: dict[str, Observation] = {}
         self._restarts: dict[str, int] = {}
         self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
         self._tasks = TaskSet("supervisor")
@@ -160,7 +160,7 @@ class HubShell:
         for lane in self._parts.lanes:
             await lane.emitters[name].assign.remote(name, address)
 
-    async def sights(self) -> tuple[dict[str, Sight], dict[str, int]]:
+    async def sights(self) -> tuple[dict[str, Observation], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""
         await self._look()
         return self._seen, self._restarts
@@ -239,24 +239,24 @@ class HubShell:
                     self._expect(name)
                     ray.kill(handle, no_restart=False)
 
-    async def _look_at(self, name: str, handle: Any) -> Sight:
+    async def _look_at(self, name: str, handle: Any) -> Observation:
         vitals: Vitals | None = None
         try:
             async with asyncio.timeout(min(_PATIENCE, self._hang)):
                 vitals = await handle.vitals.remote()
-                sight = Sight(vitals, await handle.statistics.remote(), "")
+                sight = Observation(vitals, await handle.statistics.remote(), "")
                 self._answered[name] = time.monotonic()
                 return sight
         except TimeoutError:
             silent = self._end_if_hanging(name, handle)
-            return Sight(None, None, f"has not answered for {silent:.0f} s")
+            return Observation(None, None, f"has not answered for {silent:.0f} s")
         except ray.exceptions.RayActorError as error:
             self._expect(name)
-            return Sight(None, None, f"does not answer: {type(error).__name__}")
+            return Observation(None, None, f"does not answer: {type(error).__name__}")
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             what = "cannot start" if vitals is None else "does not report"
-            return Sight(None, None, f"{what}: {named(cause)}")
+            return Observation(None, None, f"{what}: {named(cause)}")
 
     def _end_if_hanging(self, name: str, handle: Any) -> float:
         """Kill a part that user code has blocked for too long; Ray starts it again. Return how long it is silent.
@@ -281,7 +281,7 @@ class HubShell:
         self._answered[name] = time.monotonic() + _PROCESS_START + 2 * opening
 
 
-def _judge(watch: Watch, name: str, sight: Sight) -> int:
+def _judge(watch: Watch, name: str, sight: Observation) -> int:
     """Add what was seen of one part; return how many events it has taken in from clients."""
     match sight.statistics:
         case _ if sight.complaint:
@@ -305,4 +305,4 @@ def _this_actor() -> Any:
     return ray.get_runtime_context().current_actor
 
 
-HubActor = ray.remote(**ACTOR)(HubShell)
+HubActor = ray.remote(**ACTOR)(SupervisorShell)

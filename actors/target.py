@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from polku.actors.names import Names, fill
-from polku.actors.object_ref_queue import RayPeer
+from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.dead_letters import DeadLetters
-from polku.link.link import Link, Local, Peer
+from polku.link.link import Link, LocalPeer, Peer
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import build_replicas
 from polku.runtime.lane import single
@@ -82,10 +82,10 @@ class Connection(NamedTuple):
 def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection:
     """Make the peer that reaches a target."""
     if target.stage is None or target.then is None:
-        return Connection(RayPeer(target.actor, target.after or "next actor", target.after), _nothing)
+        return Connection(ObjectRefQueue(target.actor, target.after or "next actor", target.after), _nothing)
     behind = connect(plan, target.then, dead_letters)
     parts = zip(workers_of(target.stage), target.workers, strict=True)
-    peers = [RayPeer(worker, part) for part, worker in parts]
+    peers = [ObjectRefQueue(worker, part) for part, worker in parts]
     link = Link(f"{plan.name}/{target.stage.name}", behind.peer, window=single(plan))
     replicas = build_replicas(plan, target.stage, peers, link, dead_letters)
 
@@ -93,7 +93,7 @@ def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection
         await replicas.close()
         await behind.close()
 
-    return Connection(Local(replicas), close)
+    return Connection(LocalPeer(replicas), close)
 
 
 async def _nothing() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import pickle
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.link.link import Push
 
 
@@ -32,12 +32,12 @@ def unpack_push(head: bytes, payload: bytes) -> tuple[Push, Batch]:
     return push, Batch.from_wire(header, payload)
 
 
-def pack_answer(answer: Receipt | Taken | Turn) -> bytes:
+def pack_answer(answer: Receipt | Accepted | Turn) -> bytes:
     """Return the answer to a push."""
     return pickle.dumps(answer)
 
 
-def unpack_answer(data: bytes) -> Receipt | Taken | Turn:
+def unpack_answer(data: bytes) -> Receipt | Accepted | Turn:
     """Return an answer again."""
-    answer: Receipt | Taken | Turn = pickle.loads(data)
+    answer: Receipt | Accepted | Turn = pickle.loads(data)
     return answer

@@ -36,7 +36,7 @@ class SendReceipt(NamedTuple):
         return not self.refused
 
 
-class Door(Protocol):
+class SendChannel(Protocol):
     """A way into a pipeline: serialised `IngestBatch` in, serialised `Ack` out."""
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
@@ -56,7 +56,7 @@ class Sender:
     changed.
     """
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: SendChannel) -> None:
         self._door = door
 
     def send(

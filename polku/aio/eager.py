@@ -21,7 +21,7 @@ T = TypeVar("T")
 _FATAL = (SystemExit, KeyboardInterrupt, GeneratorExit)  # raised by a task, they end the event loop or who awaits it
 
 
-def begin(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+def start_eagerly(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     """Take the first steps of `work` now; return a future that is done, or the task that goes on with it."""
     loop = asyncio.get_running_loop()
     try:
@@ -41,7 +41,7 @@ def begin(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     return loop.create_task(_Rest(work, first))
 
 
-class Begun:
+class Started:
     """What is left of an awaitable whose first step was taken already, and yielded `first`."""
 
     __slots__ = ("_first", "_steps")
@@ -64,7 +64,7 @@ class Begun:
                 first = self._steps.throw(error)
             except StopIteration as end:
                 return end.value
-            return (yield from Begun(self._steps, first).__await__())
+            return (yield from Started(self._steps, first).__await__())
         return (yield from self._steps)
 
 

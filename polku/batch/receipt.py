@@ -156,7 +156,7 @@ def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:
     return tuple(found[position] for position in sorted(found))
 
 
-class Taken(NamedTuple):
+class Accepted(NamedTuple):
     """Answer a batch whose events are held: its place in the window is free, its outcome comes later.
 
     The sender asks for the outcome with `settle` under the batch's own link identity.

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from polku.aio.sequencer import Turn
+from polku.aio.sequencer import Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted
@@ -291,9 +291,9 @@ class Buffer:
         work = self._admit_late(outlet, outlet.queue.take(), piece, filing, start)
         filing.late.append(self._late.start("late", work))
 
-    async def _admit_late(self, outlet: Outlet, turn: Turn, piece: Batch, filing: Filing, start: int) -> None:
+    async def _admit_late(self, outlet: Outlet, ticket: Ticket, piece: Batch, filing: Filing, start: int) -> None:
         try:
-            await turn.come()
+            await ticket.wait()
             while len(piece):
                 head, piece = _cut(piece, min(len(piece), outlet.piece))
                 await outlet.wait_for_room(len(head), self._log.weigh(head))
@@ -309,7 +309,7 @@ class Buffer:
                 raise DrainingError(f"the buffer was closed before emitter {outlet.name!r} had room") from None
             raise
         finally:
-            turn.end()
+            ticket.done()
 
     def _commit(self, filing: Filing, *, last: bool = True) -> None:
         """Have the log hold what was put; the outlets claim it as soon as it is held.

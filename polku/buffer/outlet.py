@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
-from polku.aio.sequencer import Turns
+from polku.aio.sequencer import Sequencer
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
@@ -97,7 +97,7 @@ class Outlet:
         self._awaited = awaited
         self._bury, self._let_go = bury, let_go
         self._waiting: deque[Claim] = deque()
-        self.queue = Turns()  # of those whose events are to be put in for this outlet when it has room
+        self.queue = Sequencer()  # of those whose events are to be put in for this outlet when it has room
         self._behind = False  # there are more batches for this outlet than wait here
         self._arrived = 0
         self._loaded = 0

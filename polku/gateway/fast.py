@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
@@ -177,7 +177,7 @@ class FastServer:
         await self._answer(front, [(call_id, admission)], size)
 
     def _push(self, front: Any, requests: list[tuple[int, Admission]], size: int) -> None:
-        answering = begin(self._answer(front, requests, size))
+        answering = start_eagerly(self._answer(front, requests, size))
         if not answering.done():
             self._pushing.add(answering)
             answering.add_done_callback(self._pushing.discard)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from polku.aio.sequencer import Turns
+from polku.aio.sequencer import Sequencer
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
@@ -126,7 +126,7 @@ class GatewayServer:
         return health_response(await self._health(), time.monotonic() - self._started)
 
     async def _read(self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None]) -> None:
-        turns = Turns()
+        turns = Sequencer()
         try:
             async for message in requests:
                 await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns)))

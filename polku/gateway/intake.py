@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from polku.aio.sequencer import Turn, Turns
+from polku.aio.sequencer import Sequencer, Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.frames import read_envelope
@@ -117,7 +117,7 @@ class Intake:
                 closing.append((name, partial(call_hook, ingestor, "close", seconds=CLOSE_SECONDS)))
         await close_each(closing)
 
-    async def begin(self, message: bytes, turns: Turns | None = None) -> Awaitable[Ack]:
+    async def begin(self, message: bytes, turns: Sequencer | None = None) -> Awaitable[Ack]:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
 
         Messages that are begun one after the other keep their order. Waits while `limits.open_bytes` are under way.
@@ -317,7 +317,7 @@ class Intake:
     def _takes_several(self, source: str) -> bool:
         return getattr(self._ingestors.get(source, self._default), "concurrency", 1) > 1
 
-    def _ingest_beside(self, data: bytes, context: IngestContext, turns: Turns, size: int) -> Awaitable[Ack]:
+    def _ingest_beside(self, data: bytes, context: IngestContext, turns: Sequencer, size: int) -> Awaitable[Ack]:
         """Ingest while the stream is read on; cancelled or not, the bytes count as under way until that is done."""
         self._open_bytes += size
         task = asyncio.get_running_loop().create_task(self._ingest_in_turn(data, context, turns.take(), size))
@@ -325,11 +325,11 @@ class Intake:
         task.add_done_callback(self._ingesting.discard)
         return task
 
-    async def _ingest_in_turn(self, data: bytes, context: IngestContext, turn: Turn, size: int) -> Ack:
+    async def _ingest_in_turn(self, data: bytes, context: IngestContext, ticket: Ticket, size: int) -> Ack:
         counted = size
         try:
             admission = await self.admit_raw(data, context, context.source)
-            await turn.come()
+            await ticket.wait()
             self._open_bytes, counted = self._open_bytes - counted, 0
             answer = self._push(admission, size)
         except InputError as error:
@@ -342,7 +342,7 @@ class Intake:
         finally:
             self._open_bytes -= counted
             self._answered.set()
-            turn.end()
+            ticket.done()
         return await answer
 
     def _check_request(self, size: int) -> None:

@@ -31,7 +31,7 @@ class Backlog(NamedTuple):
     events: int
 
 
-class Gathering:
+class Coalescer:
     """Say whether what waits at a link should wait for more, and have it looked at again when it need not any more.
 
     Fewer than `events` are few; `turns` without anything new are quiet. `look` tells what waits, `pump` sends it.

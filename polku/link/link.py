@@ -2,11 +2,11 @@
 
 A link has a window: so many batches, and so many bytes, may be under way at once. While the window is full, what
 arrives is joined, and leaves as one batch when a place is free (natural batching: no timer; one event alone leaves
-at once, a flood leaves in large batches). A batch that the receiver holds (answered with `Taken`) has left the window;
-if its outcome is lost it is pushed again beside it, since what is in the window may have to wait for it.
+at once, a flood leaves in large batches). A batch that the receiver holds (answered with `Accepted`) has left the
+window; if its outcome is lost it is pushed again beside it, since what is in the window may have to wait for it.
 
 Every push carries the link's identity and a number; a push whose outcome is unknown is repeated under the same
-number, which the receiver's `Inlet` applies once.
+number, which the receiver's `LinkReceiver` applies once.
 
 Life of a batch: `push` queues it and waits → `_pump` joins it with its neighbours and gives them a number → `_carry`
 sends them until an answer comes → the answer is told apart again, so that each caller hears about its own events.
@@ -23,21 +23,21 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity, join
 from polku.batch.receipt import Receipt, located, numbers_of
 from polku.errors import DrainingError, PastLifeError, UnavailableError
-from polku.link.coalescing import Backlog, Gathering
+from polku.link.coalescing import Backlog, Coalescer
 from polku.link.epoch import new_epoch
 from polku.link.poison import Bury, Search
-from polku.link.protocols import Holding, Local, Outgoing, Peer, Push, Receiver
-from polku.link.suspects import Suspects, Trial
+from polku.link.protocols import Holding, LocalPeer, Outgoing, Peer, Push, Receiver
+from polku.link.suspects import PoisonDetector, Trial
 from polku.link.window import OpenNumbers
 from polku.log import RepeatedLog
 from polku.usercode import as_exception, is_ours
 
-__all__ = ["Holding", "Link", "LinkStatistics", "Local", "Outgoing", "Peer", "Push", "Receiver", "Window"]
+__all__ = ["Holding", "Link", "LinkStatistics", "LocalPeer", "Outgoing", "Peer", "Push", "Receiver", "Window"]
 
 _LOG = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # so long small batches wait for the answer to one that is in flight
@@ -47,7 +47,7 @@ _REPEATED = RepeatedLog(_LOG)
 class Window(NamedTuple):
     """Bound a link: batches and bytes under way, events and bytes joined into one batch.
 
-    Fewer than `gather_events` wait for more, as `Gathering` says: while half of the window is under way, and where they
+    Fewer than `gather_events` wait for more, as `Coalescer` says: while half of the window is under way, and where they
     come side by side until none has come for `gather_turns` of the event loop.
 
     Measured as a chain of four actors on two cores, in turns. Over sockets a window of 2 and joins of 3,072 to 8,192
@@ -86,7 +86,7 @@ class Link:
     """Push batches to one receiver, in order, within a window; join what has to wait.
 
     `bury` is handed events that kill the receiver, each as a batch of its own with the refusal that answers it.
-    `at_once`: a push begins with the receiver's work, as `begin` has it, instead of in a task.
+    `eager`: a push begins with the receiver's work, as `start_eagerly` does, instead of in a task.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Link:
         window: Window | None = None,
         retry_delay: Callable[[int], float] | None = None,
         bury: Bury | None = None,
-        at_once: bool = False,
+        eager: bool = False,
     ) -> None:
         self.name = name
         self.epoch = new_epoch()
@@ -110,18 +110,18 @@ class Link:
         self._in_window: dict[int, int] = {}  # seq -> bytes
         self._seq = 0
         self._waiting_events = 0
-        self._gathering: Gathering | None = None
+        self._gathering: Coalescer | None = None
         if self._window.gather_events:
             rule = (self._window.gather_events, self._window.gather_turns)
-            self._gathering = Gathering(*rule, self._look, self._pump)
+            self._gathering = Coalescer(*rule, self._look, self._pump)
         self._pushed = self._sent = self._resent = 0
-        self._suspects = Suspects()
+        self._suspects = PoisonDetector()
         self._search = Search(name, self._push_part, self._pause)
         self._bury = bury
         self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
         # What is told of a push that ended with an exception, and tried again under its number; None: its caller is.
         self.on_fault: Callable[[Exception], None] | None = None
-        self._at_once = at_once
+        self._eager = eager
         self._pumping = False
         self._sent_at = 0.0
         self._again: asyncio.TimerHandle | None = None
@@ -257,7 +257,7 @@ class Link:
         self._numbers.add(seq)
         self._in_window[seq] = sum(part.size for part in parts)
         work = self._carry(seq, parts)
-        carrying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
+        carrying = start_eagerly(work) if self._eager else asyncio.get_running_loop().create_task(work)
         if seq in self._open:
             self._carrying[seq] = carrying
 
@@ -333,7 +333,7 @@ class Link:
                 self.on_taken()
                 return await self._peer.settle(self._identify(seq))
             except UnavailableError as error:
-                if error.died and self._suspects.accuse(seq, alone=trial.is_alone, held=trial.is_taken):
+                if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
                     return await self._search.run(batch, self._bury)
                 attempt += 1
                 _REPEATED.info(self.name, "%s: batch %d is sent again: %s", self.name, seq, error)

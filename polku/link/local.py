@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, located
 from polku.errors import DrainingError
@@ -16,7 +16,7 @@ from polku.link.link import Receiver
 from polku.usercode import as_exception, is_ours
 
 
-class Neighbour:
+class LocalLink:
     """Begin the receiver's work on a batch as soon as it is handed over; batches keep their order."""
 
     def __init__(self, name: str, receiver: Receiver) -> None:
@@ -31,7 +31,7 @@ class Neighbour:
             refused: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             refused.set_exception(DrainingError(f"{self._name} is closed"))
             return refused
-        answer = begin(self._hand_over(batch))
+        answer = start_eagerly(self._hand_over(batch))
         if not answer.done():
             self._working.add(answer)
             answer.add_done_callback(self._working.discard)

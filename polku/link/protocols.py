@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 
 
 class Push(NamedTuple):
@@ -31,7 +31,7 @@ class Push(NamedTuple):
 class Peer(Protocol):
     """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         """Deliver; raise `UnavailableError` where the outcome is unknown."""
         ...
 
@@ -44,20 +44,20 @@ class Peer(Protocol):
         ...
 
 
-class Local:
+class LocalPeer:
     """Make a link's peer of any object with `async push(batch)`: the neighbour in the same process."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._outcomes: dict[int, Awaitable[Receipt]] = {}
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         """Hand the batch over."""
         answer = await self._receiver.push(batch)
         if isinstance(answer, Receipt):
             return answer
         self._outcomes[push.seq] = answer
-        return Taken()
+        return Accepted()
 
     async def settle(self, push: Push) -> Receipt:
         """Wait for the outcome."""

@@ -13,9 +13,9 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.protocols import Holding, Push, Receiver
 from polku.link.quarantine import Key, Patience, Quarantine, Work
@@ -23,7 +23,7 @@ from polku.link.window import Ranges
 from polku.usercode import as_exception, contained, is_ours
 
 
-class InletStatistics(NamedTuple):
+class LinkReceiverStatistics(NamedTuple):
     """Count what came in; `duplicates` were answered without being applied, `open` is batches now."""
 
     applied: int
@@ -40,7 +40,7 @@ class _Answer:
     __slots__ = ("_error", "_result", "_waiters")
 
     def __init__(self) -> None:
-        self._result: Receipt | Taken | None = None
+        self._result: Receipt | Accepted | None = None
         self._error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -49,7 +49,7 @@ class _Answer:
         """Whether it is known by now."""
         return self._result is not None or self._error is not None
 
-    def give(self, result: Receipt | Taken) -> None:
+    def give(self, result: Receipt | Accepted) -> None:
         """Answer all who wait."""
         self._result = result
         self._wake()
@@ -59,7 +59,7 @@ class _Answer:
         self._error = error
         self._wake()
 
-    async def wait(self) -> Receipt | Taken:
+    async def wait(self) -> Receipt | Accepted:
         """Return it once it is known, or raise what it failed with."""
         if not self.is_there:
             waiter = asyncio.get_running_loop().create_future()
@@ -208,26 +208,26 @@ class _Sender:
         entry.followers.clear()
 
 
-class Inlet:
-    """Receive pushes of many links for one receiver; `at_once` as at a `Link`, `alone` bounds turns of suspects."""
+class LinkReceiver:
+    """Receive pushes of many links for one receiver; `eager` as at a `Link`, `alone` bounds turns of suspects."""
 
     def __init__(
         self,
         receiver: Receiver,
         *,
         patience: float = 1.0,
-        at_once: bool = False,
+        eager: bool = False,
         alone: Patience = Patience(),  # noqa: B008 - it is immutable
     ) -> None:
         self._receiver = receiver
-        self._at_once = at_once
+        self._eager = eager
         self._patience = patience
         self._senders: dict[str, _Sender] = {}
         self._work = Work(partial(receiver.flush, True) if isinstance(receiver, Holding) else None)
         self._quarantine = Quarantine(self._work, self._apply_waiting, alone)
         self._applied = self._duplicates = 0
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         """Apply the batch, unless it was applied before, and return its answer.
 
         One that asks to be alone is answered with `Turn`, and applied when it comes again. Raises what the receiver
@@ -253,7 +253,7 @@ class Inlet:
         return await (self._hear_alone(key, answer) if push.alone else answer.wait())
 
     async def settle(self, push: Push) -> Receipt:
-        """Return the outcome of a batch that was answered with `Taken`.
+        """Return the outcome of a batch that was answered with `Accepted`.
 
         Raises `UnavailableError` where this inlet does not know the batch: it must be pushed again.
         """
@@ -264,11 +264,11 @@ class Inlet:
             raise UnavailableError(f"{push} is not known here")
         return await contained(asyncio.shield(entry.outcome))
 
-    def statistics(self) -> InletStatistics:
+    def statistics(self) -> LinkReceiverStatistics:
         """Return a snapshot of the counters."""
         answers = [entry.answer for sender in self._senders.values() for entry in sender.answers.values()]
         open_answers = sum(answer is not None and not answer.is_there for answer in answers)
-        return InletStatistics(self._applied, self._duplicates, open_answers)
+        return LinkReceiverStatistics(self._applied, self._duplicates, open_answers)
 
     def _sender_of(self, push: Push) -> _Sender:
         sender = self._senders.get(push.link)
@@ -313,7 +313,7 @@ class Inlet:
             if not self._quarantine.admits(key):
                 return
             work = self._apply(*sender.begin(seq))
-            applying = begin(work) if self._at_once else asyncio.get_running_loop().create_task(work)
+            applying = start_eagerly(work) if self._eager else asyncio.get_running_loop().create_task(work)
             self._work.begin(applying)
             self._quarantine.begin(key, applying)
 
@@ -335,7 +335,7 @@ class Inlet:
                 entry.outcome = asyncio.ensure_future(result)
                 self._work.hold(entry.outcome)
                 entry.outcome.add_done_callback(partial(_retrieved, entry))
-                answer.give(Taken())
+                answer.give(Accepted())
 
 
 def _retrieved(entry: _Entry, outcome: asyncio.Future[Receipt]) -> None:

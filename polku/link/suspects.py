@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 
 if TYPE_CHECKING:
     from polku.link.protocols import Peer, Push
@@ -27,7 +27,7 @@ ALONE = DEATHS - 1
 """Those of them at which the batch must have been worked on alone."""
 
 
-class Suspects:
+class PoisonDetector:
     """Count the deaths that each batch in flight has seen, and let suspects go one at a time."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Suspects:
             heappush(self._waiting, (seq, self._waits, turn))
             await turn
 
-    def accuse(self, seq: int, *, alone: bool, held: bool = False) -> bool:
+    def record_crash(self, seq: int, *, alone: bool, held: bool = False) -> bool:
         """Count a death of the receiver that had this batch; return whether the batch is a culprit."""
         if seq not in self._deaths:
             if held and not alone and seq not in self._spared:
@@ -97,7 +97,7 @@ class Trial:
         self.is_alone = False  # whether nothing else is worked on: a death is the fault of this batch
         self.is_taken = False
 
-    async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Receipt | Taken:
+    async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Receipt | Accepted:
         """Push the batch, a suspect when its turn has come, and return the answer."""
         while True:
             answer = await peer.push(identify(self._wishes), batch)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from polku.aio.eager import Begun
+from polku.aio.eager import Started
 from polku.batch.receipt import Refusal
 from polku.checks import is_async, shorten
 from polku.codes import Code
@@ -135,7 +135,7 @@ class Each:
             if hasattr(awaitable, "__await__"):  # not so: a generator that `types.coroutine` has marked
                 steps = awaitable.__await__()
                 try:
-                    awaitable = Begun(steps, next(steps))
+                    awaitable = Started(steps, next(steps))
                 except StopIteration as end:
                     return end.value
         except BaseException as error:

@@ -8,7 +8,7 @@ from polku.dead_letters import DeadLetter
 from polku.gateway.addresses import Addresses
 from polku.health import Health
 from polku.runtime.report import StopReport
-from polku.sender import Door
+from polku.sender import SendChannel
 
 
 class Runtime(Protocol):
@@ -49,6 +49,6 @@ class Runtime(Protocol):
         """Return the latest events that could not be delivered, oldest first."""
         ...
 
-    def door(self) -> Door:
+    def door(self) -> SendChannel:
         """The way in for senders."""
         ...

@@ -24,7 +24,7 @@ from polku.runtime.lane import Lane, LaneStatistics
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
-from polku.sender import Door
+from polku.sender import SendChannel
 from polku.text import named
 from polku.usercode import contained
 
@@ -100,9 +100,9 @@ class InlineRuntime:
         watch.add_lane(statistics, "refuses new events: the pipeline is draining" if self._stopped else "")
         return watch.health(statistics.intake.received)
 
-    def door(self) -> Door:
+    def door(self) -> SendChannel:
         """The way in for senders of this process."""
-        return InlineDoor(self._lane.intake)
+        return InlineChannel(self._lane.intake)
 
     async def _drain(self) -> None:
         self._stopped = True
@@ -129,7 +129,7 @@ class InlineRuntime:
             return {}
 
 
-class InlineDoor:
+class InlineChannel:
     """Reach the intake of this process from any of its threads and event loops."""
 
     def __init__(self, intake: Intake) -> None:

@@ -22,16 +22,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
 from polku.gateway.intake import Intake, IntakeStatistics
 from polku.hooks import close_each
-from polku.link.link import Link, Local, Outgoing, Peer, Push, Receiver, Window
-from polku.link.local import Neighbour
-from polku.link.receiver import Inlet
+from polku.link.link import Link, LocalPeer, Outgoing, Peer, Push, Receiver, Window
+from polku.link.local import LocalLink
+from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import (
     answers_late,
@@ -100,7 +100,7 @@ class Lane:
         self._deliveries: dict[str, Delivery] = {}
         self._stages: dict[str, Stage] = {}
         self._replicas: list[Replicas] = []
-        self._inlets: dict[str, Inlet] = {}
+        self._receivers: dict[str, LinkReceiver] = {}
         self._buffer: Buffer | None = None
         self._intake: Intake | None = None
 
@@ -120,12 +120,12 @@ class Lane:
         for outlet in self._plan.outlets:
             self._deliveries[outlet.name] = delivery = build_delivery(outlet)
             await (delivery.start_again() if patient else delivery.start())
-        links = {name: self._link(f"buffer/{name}", Local(d)) for name, d in self._deliveries.items()}
+        links = {name: self._link(f"buffer/{name}", LocalPeer(d)) for name, d in self._deliveries.items()}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)
         await self._buffer.open()
         self._buffer.start()
         peer = await self._connect(self._buffer)
-        link = Link(f"{self._plan.name}/ingest", peer, window=self._first_window(), at_once=isinstance(peer, Local))
+        link = Link(f"{self._plan.name}/ingest", peer, window=self._first_window(), eager=isinstance(peer, LocalPeer))
         self._intake = build_intake(self._plan, link, seals=not self._first_stage_is_here)
         build_sources(self._plan, self._intake, self._dead_letters)
         await self._intake.start()
@@ -142,36 +142,36 @@ class Lane:
     async def _connect(self, buffer: Buffer) -> Peer:
         """Build the stages that run here, from the back to the front; return what comes after the intake."""
         receiver: Receiver = buffer
-        peer: Peer = Local(receiver)
+        peer: Peer = LocalPeer(receiver)
         here = True  # whether what comes next runs here
         for position, stage in reversed(list(enumerate(self._plan.stages))):
             others = self._elsewhere(stage)
             if others and not (stage.replicas > 1 and self._begins_here(position)):
                 if here:
-                    self._inlets[stage.name] = Inlet(receiver, at_once=True)
+                    self._receivers[stage.name] = LinkReceiver(receiver, eager=True)
                 here, peer = False, others[0]
                 continue
             near = here and (position + 1) % _AT_ONCE > 0
             if others:
-                link = self._link(stage.name, peer, at_once=near)
+                link = self._link(stage.name, peer, eager=near)
                 receiver = replicas = build_replicas(self._plan, stage, others, link, self._dead_letters)
                 self._replicas.insert(0, replicas)
             else:
-                outgoing: Outgoing = self._link(stage.name, peer, at_once=near)
+                outgoing: Outgoing = self._link(stage.name, peer, eager=near)
                 if near and not answers_late(self._plan, stage):
-                    outgoing = Neighbour(f"{self._plan.name}/{stage.name}", receiver)
+                    outgoing = LocalLink(f"{self._plan.name}/{stage.name}", receiver)
                 receiver = self._stages[stage.name] = build_stage(self._plan, stage, outgoing, self._dead_letters)
                 await self._stages[stage.name].start()
-            here, peer = True, Local(receiver)
+            here, peer = True, LocalPeer(receiver)
         return peer
 
-    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Accepted | Turn:
         """Take what a stage that runs elsewhere hands on."""
-        return await self._inlet(after).push(push, batch)
+        return await self._receiver(after).push(push, batch)
 
     async def settle(self, push: Push, after: str) -> Receipt:
         """Return the outcome of a batch of such a stage that was taken."""
-        return await self._inlet(after).settle(push)
+        return await self._receiver(after).settle(push)
 
     async def assign(self, emitter: str, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
@@ -245,8 +245,8 @@ class Lane:
     def _here(self) -> list[StagePlan]:
         return [stage for stage in self._plan.stages if stage.name in self._stages]
 
-    def _link(self, name: str, peer: Peer, *, at_once: bool = False) -> Link:
-        return Link(f"{self._plan.name}/{name}", peer, window=single(self._plan), at_once=at_once)
+    def _link(self, name: str, peer: Peer, *, eager: bool = False) -> Link:
+        return Link(f"{self._plan.name}/{name}", peer, window=single(self._plan), eager=eager)
 
     @property
     def _first_stage_is_here(self) -> bool:
@@ -256,7 +256,7 @@ class Lane:
         here = not self._plan.stages or self._first_stage_is_here
         return (_JOINED if here else GATHERED)._replace(batches=_under_way(self._plan))
 
-    def _inlet(self, after: str) -> Inlet:
-        if after not in self._inlets:
+    def _receiver(self, after: str) -> LinkReceiver:
+        if after not in self._receivers:
             raise UnavailableError(f"nothing here comes after {after}: the lane is starting")
-        return self._inlets[after]
+        return self._receivers[after]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
-from polku.aio.sequencer import Turns
+from polku.aio.sequencer import Sequencer
 from polku.batch.batch import Batch
 from polku.batch.receipt import Counts, Output, Receipt
 from polku.link.link import Link
@@ -41,17 +41,17 @@ class Replicas:
         self._latest = Receipt()
         self._under_way = [0] * len(self._links)
         self._counts = [Counts()] * len(self._links)
-        self._turns = Turns()
+        self._sequencer = Sequencer()
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         """Return the receipt, or where something behind holds events back, its awaitable once there is room."""
-        turn = self._turns.take()
+        ticket = self._sequencer.take()
         try:
             work = await self._work(batch)
-            await turn.come()
+            await ticket.wait()
             waits = [self._link.push_nowait(out.batch) for out in work.output]
         finally:
-            turn.end()
+            ticket.done()
         outcome = asyncio.ensure_future(self._settle(work, waits))
         if self._two_steps:
             await self._link.wait_room()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.fates import Account, account, merged, owners_through
@@ -187,12 +187,12 @@ class Stage:
         except BaseException as error:
             # The steps that it has passed must hear of it: of a retry a Deduplicator would say that it is there.
             self._holdings.pop(number, None)
-            settled = begin(self._settle(number, _failed(error), trail, letters, inner=inner))
+            settled = start_eagerly(self._settle(number, _failed(error), trail, letters, inner=inner))
             if is_ours(error):
                 settled.add_done_callback(_seen)
                 raise
             return settled
-        return begin(self._settle(number, wait, trail, letters, inner=inner))
+        return start_eagerly(self._settle(number, wait, trail, letters, inner=inner))
 
     async def _run(
         self, batch: Batch, number: int, position: int, trail: list[_Passed], letters: list[Awaitable[None]]

@@ -15,12 +15,12 @@ import pytest
 
 from polku import Batch, Event
 from polku.actors import socket_channel
-from polku.actors.socket_channel import LostError, Shortcut, listen, reach
+from polku.actors.socket_channel import LostError, SocketChannel, listen, reach
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 
 class Echo:
@@ -40,26 +40,26 @@ class _LambdaError(Exception):
 
 
 @pytest.fixture
-async def way() -> AsyncIterator[Shortcut]:
+async def way() -> AsyncIterator[SocketChannel]:
     way = await _connect(Echo().serve)
     yield way
     way.close()
     await asyncio.sleep(0.01)
 
 
-async def _connect(serve: socket_channel.Serve) -> Shortcut:
+async def _connect(serve: socket_channel.Serve) -> SocketChannel:
     way = await reach(await listen(serve))
     assert way is not None
     return way
 
 
-async def test_many_requests_of_any_size_are_answered_each_when_it_is_ready(way: Shortcut) -> None:
+async def test_many_requests_of_any_size_are_answered_each_when_it_is_ready(way: SocketChannel) -> None:
     payloads = [os.urandom(size) for size in (0, 1, 100, 70_000, 3_000_000, 5, 1_000_000)] * 3
     answers = [way.ask("echo", (random.random() / 20,), payload) for payload in payloads]
     assert await asyncio.gather(*answers) == payloads
 
 
-async def test_what_the_other_side_raises_is_raised_here(way: Shortcut) -> None:
+async def test_what_the_other_side_raises_is_raised_here(way: SocketChannel) -> None:
     with pytest.raises(UnavailableError, match="gone") as caught:
         await way.ask("raise", (UnavailableError("gone", died=True),))
     assert caught.value.died
@@ -68,7 +68,7 @@ async def test_what_the_other_side_raises_is_raised_here(way: Shortcut) -> None:
     assert await way.ask("echo", (0,), b"still here") == b"still here"
 
 
-async def test_a_lost_connection_fails_what_is_under_way_and_what_comes(way: Shortcut) -> None:
+async def test_a_lost_connection_fails_what_is_under_way_and_what_comes(way: SocketChannel) -> None:
     answer = way.ask("echo", (10,), b"never")
     way.close()
     with pytest.raises(LostError):
@@ -118,13 +118,13 @@ class Cut:
     """A peer over a shortcut that is cut now and then, before or after the other side has done its work."""
 
     def __init__(self, receiver: Any, dice: random.Random) -> None:
-        self._inlet = Inlet(receiver, at_once=True)
+        self._receiver = LinkReceiver(receiver, eager=True)
         self._dice = dice
-        self._way: Shortcut | None = None
+        self._way: SocketChannel | None = None
         self._turn = asyncio.Lock()
         self.cuts = 0
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         async with self._turn:
             if self._way is None or not self._way.is_open:
                 self._way = await _connect(self._serve)
@@ -150,7 +150,7 @@ class Cut:
         raise AssertionError("nothing is held here")
 
     async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
-        return pack_answer(await self._inlet.push(*unpack_push(arguments[0], payload)))
+        return pack_answer(await self._receiver.push(*unpack_push(arguments[0], payload)))
 
 
 class Slow:

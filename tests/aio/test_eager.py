@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 
 
 async def plus_one(value: Any) -> int:
@@ -20,24 +20,24 @@ async def plus_one(value: Any) -> int:
 
 
 async def test_work_that_waits_for_nothing_is_done_without_a_task() -> None:
-    assert begin(plus_one(1)).result() == 2
+    assert start_eagerly(plus_one(1)).result() == 2
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_work_that_fails_at_once_holds_its_exception() -> None:
     with pytest.raises(ValueError, match="no"):
-        await begin(plus_one(ValueError("no")))
+        await start_eagerly(plus_one(ValueError("no")))
 
 
 async def test_work_that_is_cancelled_at_once_is_cancelled() -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
-    assert begin(plus_one(future)).cancelled()
+    assert start_eagerly(plus_one(future)).cancelled()
 
 
 async def test_work_goes_on_when_what_it_waits_for_is_there() -> None:
     future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    work = begin(plus_one(future))
+    work = start_eagerly(plus_one(future))
     assert not work.done()
     future.set_result(2)
     assert await work == 3
@@ -51,7 +51,7 @@ async def test_what_it_waits_for_may_be_there_before_its_task_has_begun_and_may_
         seen.append(asyncio.current_task())
         return seen
 
-    task = begin(work())
+    task = start_eagerly(work())
     assert await task == ["turn", "turn", "turn", task]
 
 
@@ -66,7 +66,7 @@ async def test_an_exception_arrives_where_it_waits_and_it_may_wait_again() -> No
         except ValueError:
             return await second
 
-    task = begin(work())
+    task = start_eagerly(work())
     first.set_exception(ValueError())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def test_a_cancelled_one_lets_go_of_what_it_holds(turns: int) -> None:
         async with lock:
             await asyncio.Event().wait()
 
-    task = begin(work())
+    task = start_eagerly(work())
     assert lock.locked()
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from polku.buffer.strategy import BufferStrategy
 from polku.clock import SystemClock
 from polku.contracts import Flush, Part
 from polku.dead_letters import DeadLetters
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage.stage import Stage
@@ -155,7 +155,7 @@ async def test_a_flush_timer_that_fails_is_begun_again_and_keeps_no_other_holder
 ) -> None:
     sulky = Sulky()
     destination = Destination()
-    link = Link("stage", Local(destination))
+    link = Link("stage", LocalPeer(destination))
     step = as_step(Aggregator(10, 0.001), SystemClock())
     stage = Stage([sulky, step], link, DeadLetters(), SystemClock())
     monkeypatch.setattr(stage._tasks, "_pause", 0.001)
@@ -232,8 +232,8 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
 # Where tasks may be made without a `TaskSet`, and who is told how they end.
 OWNED = {
     "polku/actors/drain.py:drain": "awaited there",
-    "polku/actors/following.py:Following._add": "awaited there",
-    "polku/actors/peer.py:RayPeer._hear": "awaited there",
+    "polku/actors/node_watcher.py:Following._add": "awaited there",
+    "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
     "polku/aio/eager.py:begin": "whoever begins the work awaits it",
     "polku/buffer/answers.py:Answered._of_part": "the push awaits it",
     "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
@@ -256,9 +256,9 @@ OWNED = {
     "polku/gateway/grpcio.py:GatewayServer._read": "the stream awaits it",
     "polku/gateway/grpcio.py:GatewayServer.stream_events": "awaited there",
     "polku/hooks.py:_await_within": "awaited there",
-    "polku/link/receiver.py:Inlet._apply": "its sender asks for the outcome",
-    "polku/link/receiver.py:Inlet._apply_ready": "answers its push, whatever it ends with",
-    "polku/link/receiver.py:Inlet._hear_alone": "awaited there",
+    "polku/link/receiver.py:LinkReceiver._apply": "its sender asks for the outcome",
+    "polku/link/receiver.py:LinkReceiver._apply_ready": "answers its push, whatever it ends with",
+    "polku/link/receiver.py:LinkReceiver._hear_alone": "awaited there",
     "polku/kafka/puller.py:Puller._begin": "says its fault itself",
     "polku/kafka/puller.py:Puller._work": "awaited there",
     "polku/runtime/lane.py:Lane.drain_intake": "awaited there",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Filter, Transform
 from polku.batch.batch import Batch
 from polku.batch.fates import account, merged
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.buffer.buffer import Buffer
 from polku.contracts import Outcome
 from polku.dead_letters import DeadLetters
@@ -22,8 +22,8 @@ from polku.errors import UnavailableError
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link.link import Link, Local, Push, Receiver, Window
-from polku.link.local import Neighbour
+from polku.link.link import Link, LocalPeer, Push, Receiver, Window
+from polku.link.local import LocalLink
 from polku.middleware.adapt import as_step
 from polku.stage.replicas import Replicas, Reply
 from polku.stage.stage import Stage, is_holder
@@ -103,20 +103,20 @@ class Pipe:
         self.destination = Destination()
         if buffer is None:
             strategy = BufferStrategy.ring(100_000)
-            buffer = Buffer(strategy, {"out": Link("out", Local(self.destination))}, self.letters)
+            buffer = Buffer(strategy, {"out": Link("out", LocalPeer(self.destination))}, self.letters)
         self.buffer = buffer
         receiver: Receiver = buffer
         for number, components in enumerate(reversed(stages)):
             holds = any(is_holder(as_step(component, self.clock)) for component in components)
             if replicas > 1 and not holds:
-                others = [Link(f"{number}/{n}", Local(self._stage(components, Reply()))) for n in range(replicas)]
-                receiver = Replicas(others, Link(f"{number}", Local(receiver), window=Window(join_events=0)))
+                others = [Link(f"{number}/{n}", LocalPeer(self._stage(components, Reply()))) for n in range(replicas)]
+                receiver = Replicas(others, Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0)))
             elif number % 2 and not any(stage._two_steps for stage in self.stages):
-                receiver = self._stage(components, Neighbour(f"{number}", receiver))
+                receiver = self._stage(components, LocalLink(f"{number}", receiver))
             else:
-                link = Link(f"{number}", Local(receiver), window=Window(join_events=0))
+                link = Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0))
                 receiver = self._stage(components, link, two_steps=any(stage._two_steps for stage in self.stages))
-        link = Link("ingest", Local(receiver), window=window or Window(1, gather_events=512, gather_turns=8))
+        link = Link("ingest", LocalPeer(receiver), window=window or Window(1, gather_events=512, gather_turns=8))
         self.intake = Intake({}, None, link, Limits())
 
     def _stage(self, components: Sequence[object], link: object, *, two_steps: bool = False) -> Stage:
@@ -326,10 +326,10 @@ class Deadly:
     """Be a peer that dies of some events."""
 
     def __init__(self, receiver: Receiver) -> None:
-        self._local = Local(receiver)
+        self._local = LocalPeer(receiver)
         self._turns: set[tuple[str, int]] = set()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         turn = (push.link, push.seq)
         if push.alone and turn not in self._turns:
             self._turns.add(turn)
@@ -381,7 +381,7 @@ class Broken:
 async def test_where_nobody_answers_events_were_received_and_nothing_else() -> None:
     pipe = Pipe([Drops("filtered")])
 
-    pipe.intake._link = Link("ingest", Local(Broken()))
+    pipe.intake._link = Link("ingest", LocalPeer(Broken()))
     acks = await pipe.intake.together([admission(events("a", request=f"{n}")) for n in range(2)], 10)
     assert [told(ack) for ack in acks] == [{"received": 1}, {"received": 1}]
     await pipe.close()
@@ -397,9 +397,9 @@ class Odd:
 @pytest.mark.parametrize("near", [True, False])
 async def test_fates_of_events_that_are_not_in_the_batch_are_left_out(*, near: bool) -> None:
     pipe = Pipe([])
-    link = Neighbour("next", Odd()) if near else Link("next", Local(Odd()))
+    link = LocalLink("next", Odd()) if near else Link("next", LocalPeer(Odd()))
     stage = Stage([Drops("filtered")], link, pipe.letters, pipe.clock)
-    pipe.intake._link = Link("ingest", Local(stage))
+    pipe.intake._link = Link("ingest", LocalPeer(stage))
     acks = await pipe.intake.together([admission(events(*kinds)) for kinds in (("filtered", "a"), ("a",))], 10)
     assert [told(ack) for ack in acks] == [
         {"received": 2, "filtered": 1, "forwarded": 1, "overflowed": 1},
@@ -410,7 +410,7 @@ async def test_fates_of_events_that_are_not_in_the_batch_are_left_out(*, near: b
 
 def full(*emitters: str, overflow: str = "drop_newest", await_delivery: bool = False, capacity: int = 4) -> Buffer:
     """Return a buffer with room for that many events, whose emitters take nothing."""
-    links = {name: Link(name, Local(Destination(is_open=False))) for name in emitters}
+    links = {name: Link(name, LocalPeer(Destination(is_open=False))) for name in emitters}
     strategy = BufferStrategy.ring(capacity, overflow=overflow)
     return Buffer(strategy, links, DeadLetters(), await_delivery=await_delivery)
 

@@ -24,7 +24,7 @@ from polku.bench.machine import describe, machine
 from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
 from polku.link.link import Link, Receiver, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from polku.runtime.assembly import build_buffer, build_dead_letters, build_delivery, build_stage
 from polku.v1.gateway_pb2 import IngestBatch
 
@@ -69,7 +69,7 @@ class Direct:
 
 
 def linked(name: str, receiver: Receiver) -> Link:
-    peer: Any = Inlet(receiver)
+    peer: Any = LinkReceiver(receiver)
     return Link(name, peer, window=Window(batches=IN_FLIGHT, join_events=0))
 
 

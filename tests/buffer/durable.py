@@ -14,7 +14,7 @@ from polku.buffer.buffer import Buffer
 from polku.buffer.durable import DurableLog
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from tests.buffer.parts import Destination
 
 
@@ -54,7 +54,7 @@ async def durable(
     running: bool = True,
 ) -> AsyncIterator[Durable]:
     """Open a durable buffer, and close it as a process that stops would."""
-    links = {name: Link(name, Local(destination)) for name, destination in destinations.items()}
+    links = {name: Link(name, LocalPeer(destination)) for name, destination in destinations.items()}
     strategy = strategy or BufferStrategy.durable(path)
     options = {"overflow": overflow, "best_effort": best_effort, "await_delivery": await_delivery}
     buffer = Buffer(strategy, links, DeadLetters(), **options)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 
 
 class Destination:
@@ -58,7 +58,7 @@ class Bench:
     ) -> None:
         self.dead_letters = DeadLetters()
         self.destinations = destinations
-        links = {name: Link(name, Local(d), retry_delay=retry_delay) for name, d in destinations.items()}
+        links = {name: Link(name, LocalPeer(d), retry_delay=retry_delay) for name, d in destinations.items()}
         self.buffer = Buffer(strategy, links, self.dead_letters, overflow=overflow, await_delivery=await_delivery)
         if running:
             self.buffer.start()

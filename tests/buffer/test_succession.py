@@ -17,7 +17,7 @@ from polku.buffer.journal import Journal, Work
 from polku.buffer.repair import faults
 from polku.dead_letters import DeadLetters
 from polku.errors import PlanError
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from polku.runtime.watch import Watch
 from tests.buffer.durable import batch_of, durable
 from tests.buffer.parts import Destination, numbered
@@ -82,7 +82,7 @@ def test_a_damaged_batch_stays_damaged(path: Path) -> None:
 async def run(path: Path, destination: Destination, name: str, formerly: str | None = None) -> None:
     """Deliver what waits, under a name."""
     former = {} if formerly is None else {name: formerly}
-    links = {name: Link(name, Local(destination))}
+    links = {name: Link(name, LocalPeer(destination))}
     buffer = Buffer(BufferStrategy.durable(path), links, DeadLetters(), formerly=former)
     await buffer.open()
     buffer.start()

@@ -173,8 +173,8 @@ ONCE = {
     "polku/plugin/service.py": "at the end",
     "polku/runtime/inline.py": "at the end",
     "polku/actors/drain.py": "at the end",
-    "polku/actors/following.py": "when a node comes or goes",
-    "polku/actors/hub.py": "when an actor has died",
+    "polku/actors/node_watcher.py": "when a node comes or goes",
+    "polku/actors/supervisor.py": "when an actor has died",
     "polku/actors/runtime.py": "at the start",
     "polku/actors/shell.py": "at the end",
 }

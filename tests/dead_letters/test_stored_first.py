@@ -14,7 +14,7 @@ from polku.buffer.buffer import Buffer
 from polku.dead_letters import disk
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from polku.middleware.adapt import as_step
 from polku.runtime.watch import Watch
 from polku.stage.stage import Stage
@@ -59,7 +59,7 @@ async def push(receiver: Buffer | Stage, *events: Event) -> Receipt:
 
 async def test_an_event_that_also_goes_nowhere_is_accepted_once_its_letter_is_stored(away: Disk) -> None:
     sink = Destination()
-    buffer = Buffer(BufferStrategy.ring(10), {"sink": Link("sink", Local(sink))}, away.letters)
+    buffer = Buffer(BufferStrategy.ring(10), {"sink": Link("sink", LocalPeer(sink))}, away.letters)
     buffer.start()
     answer = asyncio.ensure_future(push(buffer, Event(id="a", route_to=["sink", "nobody"])))
     await away.fails()
@@ -80,7 +80,7 @@ async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_s
             raise ValueError("not this one")
 
     sink, clock = Destination(), FakeClock()
-    link = Link("sink", Local(sink))
+    link = Link("sink", LocalPeer(sink))
     stage = Stage([as_step(Transform(fragile), clock)], link, away.letters, clock, two_steps=two_steps)
     answer = asyncio.ensure_future(push(stage, Event(id="bad"), Event(id="good")))
     await away.fails()

@@ -19,7 +19,7 @@ from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 
 
 class File:
@@ -73,7 +73,7 @@ _TASKS: set[asyncio.Task[None]] = set()
 
 async def run(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
-    links = {name: Link(name, Local(File(folder / name))) for name in ("one", "two")}
+    links = {name: Link(name, LocalPeer(File(folder / name))) for name in ("one", "two")}
     buffer = Buffer(BufferStrategy.durable(options.journal), links, DeadLetters())
     await buffer.open()
     buffer.start()

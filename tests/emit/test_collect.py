@@ -11,7 +11,7 @@ from polku.buffer.buffer import Buffer
 from polku.contracts import Collecting, Collector
 from polku.dead_letters import DeadLetters
 from polku.emit.collect import CollectingDelivery
-from polku.link.link import Link, Local, Window
+from polku.link.link import Link, LocalPeer, Window
 
 LIMITS = Collecting(max_events=10, max_bytes=10_000, max_age=3600.0, max_groups=100, max_held_bytes=1_000_000)
 
@@ -186,7 +186,7 @@ async def test_close_gives_up_what_is_held() -> None:
 
 
 async def piped(store: Store, strategy: BufferStrategy) -> Buffer:
-    link = Link("buffer/store", Local(delivery(store)), window=Window(join_events=0))
+    link = Link("buffer/store", LocalPeer(delivery(store)), window=Window(join_events=0))
     buffer = Buffer(strategy, {"store": link}, DeadLetters())
     await buffer.open()
     buffer.start()

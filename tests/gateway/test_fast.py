@@ -15,7 +15,7 @@ from polku.gateway.fast import FastServer, _next_calls
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.limits import Limits
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.buffer.parts import until
 from tests.support.hostile import HOSTILE
@@ -68,7 +68,7 @@ async def health() -> Health:
 
 @pytest.mark.parametrize("error", [*HOSTILE, RuntimeError])
 async def test_a_call_that_cannot_be_looked_at_costs_no_other_its_answer(error: type[BaseException]) -> None:
-    intake = Odd({}, None, Link("link", Local(Taking())), Limits())
+    intake = Odd({}, None, Link("link", LocalPeer(Taking())), Limits())
     intake.error = error
     door, front = FastServer(intake, health), Front()
     door._take(front, [call(1, "s"), call(2, "odd"), call(3, "s"), call(4, "s", raw=True), call(5, "s")])
@@ -80,7 +80,7 @@ async def test_a_call_that_cannot_be_looked_at_costs_no_other_its_answer(error: 
 async def test_calls_that_go_together_are_answered_where_their_push_fails(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    intake = Intake({}, None, Link("link", Local(Taking())), Limits())
+    intake = Intake({}, None, Link("link", LocalPeer(Taking())), Limits())
 
     async def together(admissions: object, size: int) -> Any:
         raise error

@@ -17,7 +17,7 @@ from polku.errors import InputError
 from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link.link import Link, Local
+from polku.link.link import Link, LocalPeer
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 
@@ -41,7 +41,7 @@ def request(event: Event) -> bytes:
 async def test_a_client_that_leaves_takes_nothing_back() -> None:
     stuck = Stuck()
     message = request(new_event("user.login", source="test"))
-    intake = Intake({}, None, Link("link", Local(stuck)), Limits(open_bytes=3 * len(message)))
+    intake = Intake({}, None, Link("link", LocalPeer(stuck)), Limits(open_bytes=3 * len(message)))
     for left in range(1, 4):
         call = asyncio.create_task(intake.event(message))
         await asyncio.sleep(0)
@@ -91,7 +91,7 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize("first", CALLS.values(), ids=CALLS.keys())
 async def test_bytes_count_as_in_flight_while_an_ingestor_reads_them(first: Call) -> None:
     reading = Reading()
-    intake = Intake({"test": reading}, None, Link("link", Local(Stuck(is_open=True))), Limits(open_bytes=150))
+    intake = Intake({"test": reading}, None, Link("link", LocalPeer(Stuck(is_open=True))), Limits(open_bytes=150))
     call = asyncio.ensure_future(first(intake))
     await asyncio.sleep(0)
     for another in (CALLS["unary"], CALLS["http"]):
@@ -112,7 +112,7 @@ async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call)
         def ingest(self, data: bytes, context: IngestContext) -> list[Event]:
             raise ValueError("not today")
 
-    intake = Intake({"test": Fails()}, None, Link("link", Local(Stuck(is_open=True))), Limits(open_bytes=150))
+    intake = Intake({"test": Fails()}, None, Link("link", LocalPeer(Stuck(is_open=True))), Limits(open_bytes=150))
     for _ in range(3):
         with contextlib.suppress(InputError):
             await call(intake)
@@ -134,7 +134,7 @@ class Refuses:
 
 async def test_two_clients_with_the_same_ids_hear_each_of_its_own_events() -> None:
     destination = Refuses(3, "b")
-    intake = Intake({}, None, Link("link", Local(destination)), Limits())
+    intake = Intake({}, None, Link("link", LocalPeer(destination)), Limits())
     requests = [
         admit_events([new_event("x", id=event_id, source=source) for event_id in "ab"], source, "", Limits())
         for source in ("shop", "stranger")
@@ -147,7 +147,7 @@ async def test_two_clients_with_the_same_ids_hear_each_of_its_own_events() -> No
 
 
 async def test_a_client_hears_of_its_event_by_its_own_id_and_what_it_was_called_when_it_was_refused() -> None:
-    intake = Intake({}, None, Link("link", Local(Refuses(0, "new"))), Limits())
+    intake = Intake({}, None, Link("link", LocalPeer(Refuses(0, "new"))), Limits())
     ack = await intake.event(request(new_event("x", id="old", source="test")))
     assert list(ack.event_ids) == []
     (error,) = ack.errors

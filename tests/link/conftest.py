@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from polku.link.link import Link
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in a task", "at once"])
 def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let links and inlets begin their receiver's work in a task, and then at once."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (Link, Inlet):
-            patch.setitem(kind.__init__.__kwdefaults__, "at_once", request.param)
+        for kind in (Link, LinkReceiver):
+            patch.setitem(kind.__init__.__kwdefaults__, "eager", request.param)
         yield

@@ -10,18 +10,18 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.aio.loops import new_event_loop
-from polku.aio.sequencer import Turns
-from polku.batch.receipt import Receipt, Taken
+from polku.aio.sequencer import Sequencer
+from polku.batch.receipt import Accepted, Receipt
 from polku.contracts import Collecting
 from polku.emit.collect import CollectingDelivery
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link.link import Link, Local, Push, Window
-from polku.link.local import Neighbour
-from polku.link.receiver import Inlet
+from polku.link.link import Link, LocalPeer, Push, Window
+from polku.link.local import LocalLink
+from polku.link.receiver import LinkReceiver
 from polku.runtime import loop_thread
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
 from tests.support.hostile import HOSTILE
@@ -38,7 +38,7 @@ class Broken:
         self.late = late
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        return begin(self._work(batch)) if self.two_steps else await self._work(batch)
+        return start_eagerly(self._work(batch)) if self.two_steps else await self._work(batch)
 
     async def _work(self, batch: Batch) -> Receipt:
         if self.late:
@@ -64,7 +64,7 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 async def test_a_link_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    link = Link("link", Local(Broken(error, two_steps=two_steps, late=late)), window=Window(batches=1))
+    link = Link("link", LocalPeer(Broken(error, two_steps=two_steps, late=late)), window=Window(batches=1))
     async with asyncio.timeout(5):
         for _ in range(3):
             with pytest.raises(UserCodeError, match=error.__name__):
@@ -76,7 +76,7 @@ async def test_a_link_answers_and_goes_on(error: type[BaseException], two_steps:
 
 @CASES
 async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    inlet = Inlet(Broken(error, two_steps=two_steps, late=late))
+    inlet = LinkReceiver(Broken(error, two_steps=two_steps, late=late))
     pushes = [Push("link", 1, seq, seq, 0) for seq in (1, 2)]
     answers = {}
     async with asyncio.timeout(5):
@@ -87,17 +87,17 @@ async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_step
     assert answers["bad"] == error.__name__ or (two_steps and "is not known here" in str(answers["bad"]))
 
 
-async def outcome(inlet: Inlet, push: Push, given: Batch) -> Receipt | Taken | str:
+async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Receipt | Accepted | str:
     try:
         answer = await inlet.push(push, given)
-        return await inlet.settle(push) if isinstance(answer, Taken) else answer
+        return await inlet.settle(push) if isinstance(answer, Accepted) else answer
     except PolkuError as error:
         return str(error)
 
 
 @CASES
 async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    neighbour = Neighbour("next", Broken(error, two_steps=two_steps, late=late))
+    neighbour = LocalLink("next", Broken(error, two_steps=two_steps, late=late))
     async with asyncio.timeout(5):
         with pytest.raises(UserCodeError, match=error.__name__):
             await neighbour.push_nowait(batch("bad"))
@@ -108,7 +108,7 @@ async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], two_s
 async def test_an_intake_says_that_the_outcome_is_unknown(
     error: type[BaseException], two_steps: bool, late: bool
 ) -> None:
-    intake = Intake({}, None, Link("link", Local(Broken(error, two_steps=two_steps, late=late))), Limits())
+    intake = Intake({}, None, Link("link", LocalPeer(Broken(error, two_steps=two_steps, late=late))), Limits())
     async with asyncio.timeout(5):
         ack = await intake.batch(message("bad"))
         assert [(e.event_id, e.code) for e in ack.errors] == [("bad", "UNAVAILABLE")]
@@ -155,7 +155,7 @@ async def test_an_ingestor_that_fails_costs_its_own_message(error: type[BaseExce
                 return (fail() for _ in range(1))
             return fail_later() if kind == "async" else fail()
 
-    intake = Intake({"s": Reader()}, None, Link("link", Local(Broken(error))), Limits())  # type: ignore[dict-item]
+    intake = Intake({"s": Reader()}, None, Link("link", LocalPeer(Broken(error))), Limits())  # type: ignore[dict-item]
     raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
     async with asyncio.timeout(5):
         ack = await intake.batch(raw)
@@ -176,9 +176,9 @@ async def test_raw_bytes_that_are_read_beside_a_stream_are_answered(
     async def fail(*given: object) -> None:
         raise error
 
-    intake = Intake({"s": Reader()}, None, Link("link", Local(Broken(SystemExit))), Limits())  # type: ignore[dict-item]
+    intake = Intake({"s": Reader()}, None, Link("link", LocalPeer(Broken(SystemExit))), Limits())  # type: ignore[dict-item]
     raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
-    turns = Turns()
+    turns = Sequencer()
     with monkeypatch.context() as patch:
         patch.setattr(intake, "admit_raw", fail)
         failing = await intake.begin(raw, turns)

@@ -9,7 +9,7 @@ import pytest
 
 from polku import new_event
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.link.link import Link, Push, Window
 
 WINDOW = Window(batches=2, gather_events=10, gather_turns=4)
@@ -22,7 +22,7 @@ class Receiver:
         self.batches: list[int] = []
         self.answers: list[asyncio.Future[Receipt]] = []
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         self.batches.append(len(batch))
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]

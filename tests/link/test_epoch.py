@@ -9,11 +9,11 @@ import pytest
 
 from polku import Batch, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.errors import PastLifeError
 from polku.link.epoch import new_epoch
 from polku.link.link import Link, Push, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -24,7 +24,7 @@ class Direct:
     def __init__(self) -> None:
         self.applied: list[str] = []
         self.identities: dict[str, Identity | None] = {}
-        self.inlet = Inlet(self, patience=0.01)
+        self.inlet = LinkReceiver(self, patience=0.01)
 
     async def push(self, one: Batch) -> Receipt:
         await asyncio.sleep(0)
@@ -37,7 +37,7 @@ class Wire:
     def __init__(self, direct: Direct) -> None:
         self.direct = direct
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         return await self.direct.inlet.push(push, batch)
 
     async def settle(self, push: Push) -> Receipt:

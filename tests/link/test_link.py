@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
 from polku.batch.batch import Identity
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from tests.buffer.parts import rest
@@ -23,10 +23,10 @@ class Peer:
 
     def __init__(self) -> None:
         self.pushes: list[tuple[Push, Batch]] = []
-        self.answers: list[asyncio.Future[Receipt | Taken]] = []
+        self.answers: list[asyncio.Future[Receipt | Accepted]] = []
         self.settled: dict[int, asyncio.Future[Receipt]] = {}
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         self.pushes.append((push, batch))
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
@@ -86,7 +86,7 @@ async def test_a_batch_whose_outcome_is_lost_after_it_was_taken_is_pushed_again(
     link = link_to(peer)
     answer = link.push_nowait(batch("1"))
     await rest()
-    peer.answers[0].set_result(Taken())
+    peer.answers[0].set_result(Accepted())
     await rest()
     peer.settled[1].set_exception(UnavailableError("restarted"))
     await asyncio.sleep(0.001)
@@ -101,7 +101,7 @@ async def test_what_is_taken_leaves_the_window_and_stays_open() -> None:
     link = link_to(peer)
     answers = [link.push_nowait(batch(str(n))) for n in range(2)]
     await rest()
-    peer.answers[0].set_result(Taken())
+    peer.answers[0].set_result(Accepted())
     await rest()
     assert peer.seqs == [1, 2]
     assert link.statistics().open == 2
@@ -256,7 +256,7 @@ class Ready:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         self.ids += batch.ids
         return Receipt(buffer_size=len(self.ids))
 
@@ -268,7 +268,7 @@ class Ready:
 
 
 async def test_a_receiver_that_waits_for_nothing_has_answered_when_the_push_returns() -> None:
-    link = Link("link", Ready(), at_once=True)
+    link = Link("link", Ready(), eager=True)
     answers = [link.push_nowait(batch(event_id)) for event_id in ("1", "2")]
     assert [answer.result().buffer_size for answer in answers] == [1, 2]
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.errors import DrainingError, UnavailableError
 from polku.link.link import Link, Push, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 T = TypeVar("T")
 
@@ -59,7 +59,9 @@ class FaultyPeer:
             self.died.set_result(None)
         self.died = asyncio.get_running_loop().create_future()
         self.lives.append([])
-        self.inlet = Inlet(Receiver(self.lives[-1], two_steps=self.two_steps), patience=0.005 if self.fault_rate else 5)
+        self.inlet = LinkReceiver(
+            Receiver(self.lives[-1], two_steps=self.two_steps), patience=0.005 if self.fault_rate else 5
+        )
 
     def fault(self) -> bool:
         return self.random.random() < self.fault_rate
@@ -76,7 +78,7 @@ class FaultyPeer:
             raise UnavailableError("the receiver died")
         return answer.result()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -84,7 +86,7 @@ class FaultyPeer:
         finally:
             self.under_way -= 1
 
-    async def _push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def _push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         await self.delay()
         if self.fault():
             raise UnavailableError("the push was lost")
@@ -109,7 +111,7 @@ class FaultyPeer:
         return receipt
 
 
-def _ignore(answer: asyncio.Future[Receipt | Taken]) -> None:
+def _ignore(answer: asyncio.Future[Receipt | Accepted]) -> None:
     if not answer.cancelled():
         answer.exception()
 
@@ -198,7 +200,7 @@ class CopyingPeer:
         self.past.clear()
         self.held: list[asyncio.Future[Receipt]] = []
         self.lives.append(Keeper(self.random, self.held, self.hold_rate))
-        self.inlet = Inlet(self.lives[-1], patience=0.002)
+        self.inlet = LinkReceiver(self.lives[-1], patience=0.002)
 
     def release(self) -> None:
         if self.held:
@@ -206,7 +208,7 @@ class CopyingPeer:
             if not outcome.done():
                 outcome.set_result(Receipt())
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         self.past.append((push, batch))
         if self.random.random() < 0.2:
             copy = self.random.choice(self.past[-500:] if self.random.random() < 0.5 else self.past)
@@ -277,9 +279,9 @@ async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None
             return await super().push(batch)
 
     class Direct:
-        inlet = Inlet(Slow(applied))
+        inlet = LinkReceiver(Slow(applied))
 
-        async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+        async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
             return await self.inlet.push(push, batch)
 
         async def settle(self, push: Push) -> Receipt:
@@ -301,7 +303,7 @@ async def test_a_batch_larger_than_the_window_passes() -> None:
 
 
 async def test_an_inlet_forgets_what_its_sender_has_the_answers_of() -> None:
-    inlet = Inlet(Receiver([]))
+    inlet = LinkReceiver(Receiver([]))
     for seq in range(1, 50):
         await inlet.push(Push("link", 1, seq, seq, 0), batch(str(seq)))
     sender = inlet._senders["link"]
@@ -310,7 +312,7 @@ async def test_an_inlet_forgets_what_its_sender_has_the_answers_of() -> None:
 
 async def test_a_new_life_of_a_sender_starts_afresh_and_the_old_one_is_refused() -> None:
     applied: list[list[str]] = []
-    inlet = Inlet(Receiver(applied))
+    inlet = LinkReceiver(Receiver(applied))
     await inlet.push(Push("link", 1, 1, 1, 0), batch("old"))
     await inlet.push(Push("link", 2, 1, 1, 0), batch("new"))
     with pytest.raises(UnavailableError, match="past life"):
@@ -324,7 +326,7 @@ async def test_a_failure_of_the_receiver_is_everybody_s_answer() -> None:
             raise ValueError("broken")
 
     peer = FaultyPeer(0, 0.0, two_steps=False)
-    peer.inlet = Inlet(Broken())
+    peer.inlet = LinkReceiver(Broken())
     link = Link("link", peer)
     answers = await asyncio.gather(link.push(batch("a")), link.push(batch("b")), return_exceptions=True)
     assert [str(answer) for answer in answers] == ["broken", "broken"]

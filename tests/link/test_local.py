@@ -10,7 +10,7 @@ import pytest
 from polku import Batch, Event
 from polku.batch.receipt import Receipt
 from polku.errors import DrainingError
-from polku.link.local import Neighbour
+from polku.link.local import LocalLink
 
 
 class Slow:
@@ -35,7 +35,7 @@ def _batch(event_id: str) -> Batch:
 
 async def test_what_waits_for_nothing_is_answered_in_the_same_turn() -> None:
     receiver = Slow()
-    answer = Neighbour("next", receiver).push_nowait(_batch("1"))
+    answer = LocalLink("next", receiver).push_nowait(_batch("1"))
     assert answer.done()
     assert receiver.ids == ["1"]
     assert (await answer).buffer_size == 1
@@ -43,7 +43,7 @@ async def test_what_waits_for_nothing_is_answered_in_the_same_turn() -> None:
 
 async def test_batches_keep_their_order_and_each_has_its_own_answer() -> None:
     receiver = Slow(asyncio.Event())
-    neighbour = Neighbour("next", receiver)
+    neighbour = LocalLink("next", receiver)
     answers = [neighbour.push_nowait(_batch(str(number))) for number in range(10)]
     await neighbour.wait_room()
     assert not any(answer.done() for answer in answers)
@@ -60,7 +60,7 @@ async def test_what_the_receiver_raises_is_the_answer() -> None:
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await Neighbour("next", Broken()).push_nowait(_batch("1"))
+        await LocalLink("next", Broken()).push_nowait(_batch("1"))
 
 
 async def test_an_answer_that_comes_later_is_awaited() -> None:
@@ -70,14 +70,14 @@ async def test_an_answer_that_comes_later_is_awaited() -> None:
         async def push(self, batch: Batch) -> Awaitable[Receipt]:
             return later
 
-    answer = Neighbour("next", Late()).push_nowait(_batch("1"))
+    answer = LocalLink("next", Late()).push_nowait(_batch("1"))
     assert not answer.done()
     later.set_result(Receipt(buffer_size=7))
     assert (await answer).buffer_size == 7
 
 
 async def test_closed_it_fails_what_is_open_and_what_comes() -> None:
-    neighbour = Neighbour("next", Slow(asyncio.Event()))
+    neighbour = LocalLink("next", Slow(asyncio.Event()))
     answers = [neighbour.push_nowait(_batch(str(number))) for number in range(3)]
     await neighbour.close()
     answers.append(neighbour.push_nowait(_batch("3")))

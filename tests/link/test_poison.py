@@ -11,11 +11,11 @@ import pytest
 
 from polku import Batch, BufferStrategy, Code, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Receipt, Refusal, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Refusal, Turn
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.quarantine import Patience
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import Bench, Destination
 
 pytestmark = pytest.mark.usefixtures("both_ways")
@@ -29,7 +29,7 @@ class Life:
         self.turn = asyncio.Lock()
         self.died = asyncio.Event()
         self.held: list[tuple[Batch, asyncio.Future[Receipt]]] = []
-        self.inlet = Inlet(self, patience=0.01, alone=Patience(quiet=1, push=1, work=1, held=0.05))
+        self.inlet = LinkReceiver(self, patience=0.01, alone=Patience(quiet=1, push=1, work=1, held=0.05))
 
     async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
         if self.world.holds:
@@ -115,8 +115,8 @@ class Wire:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
-        answer: Receipt | Taken | Turn = await self.unless_dead(self.world.life.inlet.push(push, batch))
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+        answer: Receipt | Accepted | Turn = await self.unless_dead(self.world.life.inlet.push(push, batch))
         return answer
 
     async def settle(self, push: Push) -> Receipt:

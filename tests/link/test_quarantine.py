@@ -8,11 +8,11 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.errors import UnavailableError
 from polku.link.link import Push
 from polku.link.quarantine import Patience
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")
@@ -51,15 +51,17 @@ class Receiver:
             self.gates.setdefault(name, asyncio.Event()).set()
 
 
-Answer = asyncio.Future[Receipt | Taken | Turn]
+Answer = asyncio.Future[Receipt | Accepted | Turn]
 
 
-def push(inlet: Inlet, link: str, seq: int = 1, *, alone: bool = False, after: int = 0, floor: int = 1) -> Answer:
+def push(
+    inlet: LinkReceiver, link: str, seq: int = 1, *, alone: bool = False, after: int = 0, floor: int = 1
+) -> Answer:
     one = Batch.from_events([Event(id=f"{link}{seq}")])
     return asyncio.ensure_future(inlet.push(Push(link, 1, seq, floor, after, alone=alone), one))
 
 
-async def hear(inlet: Inlet, link: str) -> Receipt | Taken | Turn:
+async def hear(inlet: LinkReceiver, link: str) -> Receipt | Accepted | Turn:
     """Push until there is an answer, as a link does."""
     alone = True
     while isinstance(answer := await push(inlet, link, alone=alone), Turn):
@@ -69,7 +71,7 @@ async def hear(inlet: Inlet, link: str) -> Receipt | Taken | Turn:
 
 async def test_a_turn_comes_when_all_else_is_done_and_nothing_begins_until_it_is_over() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     before = push(inlet, "a")
     await rest()
     asked = push(inlet, "b", alone=True)
@@ -99,23 +101,23 @@ async def test_a_turn_comes_when_all_else_is_done_and_nothing_begins_until_it_is
 
 async def test_what_others_hold_is_released_before_a_turn_and_what_is_held_in_it_before_its_end() -> None:
     receiver = Receiver("a1", "b1")
-    inlet = Inlet(receiver)
-    assert await push(inlet, "a") == Taken()
+    inlet = LinkReceiver(receiver)
+    assert await push(inlet, "a") == Accepted()
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     assert receiver.held["a1"].done()
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
     assert receiver.flushes == 2
     assert receiver.held["b1"].done()
-    assert await push(inlet, "b") == Taken()
+    assert await push(inlet, "b") == Accepted()
 
 
 async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer_alone() -> None:
     receiver = Receiver("b1")
     receiver.releases = False
-    inlet = Inlet(receiver, alone=SHORT)
+    inlet = LinkReceiver(receiver, alone=SHORT)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
-    assert await push(inlet, "b") == Taken()
+    assert await push(inlet, "b") == Accepted()
     other = push(inlet, "a")
     receiver.open("a1")
     await asyncio.wait_for(other, 1)
@@ -124,7 +126,7 @@ async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer
 
 async def test_work_that_takes_longer_than_a_turn_goes_on_next_to_others() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, alone=SHORT)
+    inlet = LinkReceiver(receiver, alone=SHORT)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
     again, other = push(inlet, "b"), push(inlet, "a")
@@ -135,7 +137,7 @@ async def test_work_that_takes_longer_than_a_turn_goes_on_next_to_others() -> No
 
 async def test_where_others_are_not_done_in_time_there_is_no_turn() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, alone=SHORT)
+    inlet = LinkReceiver(receiver, alone=SHORT)
     before = push(inlet, "a")
     await rest()
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
@@ -146,7 +148,7 @@ async def test_where_others_are_not_done_in_time_there_is_no_turn() -> None:
 
 async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, alone=SHORT)
+    inlet = LinkReceiver(receiver, alone=SHORT)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     receiver.open("a1", "b1")
     await asyncio.wait_for(push(inlet, "a"), 1)
@@ -157,7 +159,7 @@ async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
 async def test_a_turn_whose_end_its_sender_does_not_hear_of_passes() -> None:
     receiver = Receiver()
     receiver.open("a1", "b1")
-    inlet = Inlet(receiver, alone=SHORT)
+    inlet = LinkReceiver(receiver, alone=SHORT)
     for _ in range(2):
         await push(inlet, "b", alone=True)
     await asyncio.wait_for(push(inlet, "a"), 1)
@@ -172,7 +174,7 @@ async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
 
     receiver = Fails()
     receiver.open("a1", "b1")
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     with pytest.raises(ValueError, match="broken"):
         await push(inlet, "b", alone=True)
@@ -183,7 +185,7 @@ async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
 async def test_turns_come_one_after_the_other_and_what_waits_begins_between_them() -> None:
     receiver = Receiver()
     receiver.open("a1", "b1", "c1")
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     first, second = push(inlet, "b", alone=True), push(inlet, "c", alone=True)
     assert await first == Turn(alone=True)
     third = push(inlet, "a")
@@ -198,7 +200,7 @@ async def test_turns_come_one_after_the_other_and_what_waits_begins_between_them
 
 async def test_a_copy_of_a_push_that_asked_for_a_turn_gets_the_same_answer() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     assert await asyncio.gather(*(push(inlet, "b", alone=True) for _ in range(3))) == [Turn(alone=True)] * 3
     copies = [push(inlet, "b", alone=True) for _ in range(2)]
     receiver.open("b1")
@@ -210,7 +212,7 @@ async def test_a_copy_of_a_push_that_asked_for_a_turn_gets_the_same_answer() -> 
 
 async def test_a_suspect_whose_predecessor_is_missing_gives_its_turn_back() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, patience=0.01)
+    inlet = LinkReceiver(receiver, patience=0.01)
     assert await push(inlet, "b", 2, after=1, alone=True) == Turn(alone=True)
     with pytest.raises(UnavailableError, match="missing"):
         await push(inlet, "b", 2, after=1, alone=True)

@@ -8,10 +8,10 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Receipt, Taken
+from polku.batch.receipt import Accepted, Receipt
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.link import Push
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")
@@ -41,13 +41,15 @@ def batch(number: int) -> Batch:
     return Batch.from_events([Event(id=str(number))])
 
 
-def push(inlet: Inlet, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1) -> asyncio.Future[Receipt | Taken]:
+def push(
+    inlet: LinkReceiver, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1
+) -> asyncio.Future[Receipt | Accepted]:
     return asyncio.ensure_future(inlet.push(Push("link", epoch, seq, floor, after), batch(seq)))
 
 
 async def test_a_batch_that_comes_twice_is_applied_once_and_both_get_the_answer() -> None:
     receiver = Receiver(is_open=False)
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     answers = [push(inlet, 1), push(inlet, 1)]
     await rest()
     answers.append(push(inlet, 1))
@@ -59,7 +61,7 @@ async def test_a_batch_that_comes_twice_is_applied_once_and_both_get_the_answer(
 
 async def test_a_batch_that_comes_too_early_waits_for_its_predecessor() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     early = [push(inlet, 3, after=2), push(inlet, 2, after=1)]
     await rest()
     assert receiver.applied == []
@@ -69,7 +71,7 @@ async def test_a_batch_that_comes_too_early_waits_for_its_predecessor() -> None:
 
 async def test_behind_a_predecessor_that_was_answered_meanwhile_comes_the_one_before_that() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)  # started again: 2 is open and comes again, 3 had its answer from the life before
+    inlet = LinkReceiver(receiver)  # started again: 2 is open and comes again, 3 had its answer from the life before
     fifth = asyncio.ensure_future(inlet.push(Push("link", 1, 5, 2, 4, (2, 4)), batch(5)))
     fourth = push(inlet, 4, floor=2, after=3)  # sent while 3 was open
     await rest()
@@ -80,13 +82,13 @@ async def test_behind_a_predecessor_that_was_answered_meanwhile_comes_the_one_be
 
 async def test_a_predecessor_that_its_sender_has_the_answer_of_is_not_waited_for() -> None:
     receiver = Receiver()
-    await push(Inlet(receiver), 7, floor=7)
+    await push(LinkReceiver(receiver), 7, floor=7)
     assert receiver.applied == ["7"]
 
 
 async def test_an_early_batch_whose_predecessor_never_comes_is_given_back() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, patience=0.0)
+    inlet = LinkReceiver(receiver, patience=0.0)
     with pytest.raises(UnavailableError, match="missing"):
         await push(inlet, 2, after=1)
     await push(inlet, 2, floor=2)
@@ -95,7 +97,7 @@ async def test_an_early_batch_whose_predecessor_never_comes_is_given_back() -> N
 
 async def test_an_early_batch_is_given_back_also_if_it_made_another_one_ready() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver, patience=0.0)
+    inlet = LinkReceiver(receiver, patience=0.0)
     ready, early = push(inlet, 2, after=1), push(inlet, 4, floor=2, after=3)
     assert await ready == Receipt()
     with pytest.raises(UnavailableError, match="missing"):
@@ -105,7 +107,7 @@ async def test_an_early_batch_is_given_back_also_if_it_made_another_one_ready() 
 
 async def test_an_early_batch_that_its_sender_has_the_answer_of_is_not_applied_and_not_kept_waiting() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     late_copy = push(inlet, 2, after=1)
     await rest()
     await push(inlet, 3, floor=3)
@@ -117,7 +119,7 @@ async def test_an_early_batch_that_its_sender_has_the_answer_of_is_not_applied_a
 
 async def test_a_late_copy_does_not_make_a_batch_wait_again() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     first = push(inlet, 3, after=2)
     await rest()
     copies = [push(inlet, 3, after=1), push(inlet, 3, after=2)]  # 2 was answered in a past life of the receiver
@@ -128,7 +130,7 @@ async def test_a_late_copy_does_not_make_a_batch_wait_again() -> None:
 
 async def test_a_copy_of_what_was_answered_long_ago_is_refused() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     await push(inlet, 1)
     await push(inlet, 2, floor=2)
     with pytest.raises(UnavailableError, match="answered"):
@@ -138,8 +140,8 @@ async def test_a_copy_of_what_was_answered_long_ago_is_refused() -> None:
 
 async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
     receiver = Receiver(is_open=False, two_steps=True)
-    inlet = Inlet(receiver)
-    assert await push(inlet, 1) == await push(inlet, 1) == Taken()
+    inlet = LinkReceiver(receiver)
+    assert await push(inlet, 1) == await push(inlet, 1) == Accepted()
     settled = asyncio.ensure_future(inlet.settle(Push("link", 1, 1, 1, 0)))
     await rest()
     assert not settled.done()
@@ -150,12 +152,12 @@ async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
 
 async def test_the_outcome_of_an_unknown_batch_must_be_asked_for_by_a_push() -> None:
     with pytest.raises(UnavailableError, match="not known"):
-        await Inlet(Receiver()).settle(Push("link", 1, 1, 1, 0))
+        await LinkReceiver(Receiver()).settle(Push("link", 1, 1, 1, 0))
 
 
 async def test_a_caller_that_gives_up_does_not_take_the_batch_back() -> None:
     receiver = Receiver(is_open=False)
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     impatient = push(inlet, 1)
     await rest()
     impatient.cancel()
@@ -167,7 +169,7 @@ async def test_a_caller_that_gives_up_does_not_take_the_batch_back() -> None:
 
 async def test_links_do_not_wait_for_each_other() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     early = push(inlet, 2, after=1)
     await inlet.push(Push("other", 1, 1, 1, 0), batch(9))
     assert receiver.applied == ["9"]
@@ -188,13 +190,13 @@ async def test_a_batch_that_the_receiver_could_not_take_is_applied_when_it_comes
             return outcome
 
     receiver = Recovering()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     with pytest.raises(MemoryError, match="not now"):
         await push(inlet, 1)
-    assert await push(inlet, 1) == Taken()
+    assert await push(inlet, 1) == Accepted()
     with pytest.raises(UnavailableError):
         await inlet.settle(Push("link", 1, 1, 1, 0))
-    assert await push(inlet, 1) == Taken()
+    assert await push(inlet, 1) == Accepted()
     assert await inlet.settle(Push("link", 1, 1, 1, 0)) == Receipt()
     assert receiver.applied == ["1", "1", "1"]
 
@@ -206,8 +208,8 @@ async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the
             return asyncio.get_running_loop().create_future() if batch.ids == ["1"] else Receipt()
 
     receiver = HoldsTheFirst()
-    inlet = Inlet(receiver)
-    assert await push(inlet, 1) == Taken()
+    inlet = LinkReceiver(receiver)
+    assert await push(inlet, 1) == Accepted()
     for seq in range(2, 3_000):  # two are in the window: only `gap` tells that those before them were answered
         await inlet.push(Push("link", 1, seq, 1, seq - 1, (1, seq - 1)), batch(seq))
     sender = inlet._senders["link"]
@@ -216,13 +218,13 @@ async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the
     for seq in (2, 1_500, 2_997):
         with pytest.raises(UnavailableError, match="answered"):
             await push(inlet, seq, after=1)
-    assert await push(inlet, 1) == Taken()
+    assert await push(inlet, 1) == Accepted()
     assert receiver.applied == [str(seq) for seq in range(1, 3_000)]
 
 
 async def test_a_later_life_of_a_sender_sends_back_what_waits_of_the_past_one() -> None:
     receiver = Receiver()
-    inlet = Inlet(receiver)
+    inlet = LinkReceiver(receiver)
     early = push(inlet, 2, after=1)
     await rest()
     await push(inlet, 1, epoch=2)

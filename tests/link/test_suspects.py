@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from polku import Batch, Code, Event
-from polku.batch.receipt import Receipt, Refusal, Taken
+from polku.batch.receipt import Accepted, Receipt, Refusal
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 
 class Mortal:
@@ -24,7 +24,7 @@ class Mortal:
 
     def rise(self) -> None:
         self.died = asyncio.get_running_loop().create_future()
-        self.inlet = Inlet(self, patience=0.01)
+        self.inlet = LinkReceiver(self, patience=0.01)
 
     async def push(self, batch: Batch) -> Receipt:
         life = self.died
@@ -47,7 +47,7 @@ class Wire:
     def __init__(self, receiver: Mortal) -> None:
         self.receiver = receiver
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
         died = self.receiver.died
         answer = asyncio.ensure_future(self.receiver.inlet.push(push, batch))
         await asyncio.wait((answer, died), return_when=asyncio.FIRST_COMPLETED)

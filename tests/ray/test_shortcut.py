@@ -12,13 +12,13 @@ import pytest
 import ray
 
 from polku import Batch, Event
-from polku.actors.object_ref_queue import RayPeer
+from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.link.link import Link
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 
 class Recorder(Shell):
@@ -28,7 +28,7 @@ class Recorder(Shell):
         self._ids: list[str] = []
         self._ways = {"socket": 0, "call": 0}
         self._by_socket = False
-        self._inlet = Inlet(self)
+        self._inlet = LinkReceiver(self)
 
     async def push(self, batch: Any, payload: bytes = b"") -> Any:
         if isinstance(batch, Batch):
@@ -55,7 +55,7 @@ def _batch(number: int) -> Batch:
 @pytest.mark.usefixtures("ray_session")
 async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without() -> None:
     actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
-    peer = RayPeer(actor, "recorder")
+    peer = ObjectRefQueue(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
     assert (await actor.found.remote())[1] == {"socket": 1, "call": 0}
@@ -74,7 +74,7 @@ async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without()
 @pytest.mark.usefixtures("ray_session")
 async def test_an_actor_that_ray_has_started_again_is_pushed_to_where_it_is_now() -> None:
     actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
-    peer = RayPeer(actor, "recorder")
+    peer = ObjectRefQueue(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
     pid = (await actor.vitals.remote()).pid

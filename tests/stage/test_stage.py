@@ -13,7 +13,7 @@ from polku.batch.receipt import Counts, Receipt
 from polku.contracts import Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, UserCodeError
-from polku.link.link import Link, Local, Window
+from polku.link.link import Link, LocalPeer, Window
 from polku.middleware.adapt import as_step
 from polku.stage.stage import Stage
 from tests.buffer.parts import rest, until
@@ -50,7 +50,7 @@ class Bench:
         self.clock = FakeClock()
         self.next = Next(at_once=at_once)
         self.dead_letters = DeadLetters()
-        self.link = Link("stage", Local(self.next), window=Window(batches=window, join_events=1))
+        self.link = Link("stage", LocalPeer(self.next), window=Window(batches=window, join_events=1))
         steps: list[Step | Holder] = [as_step(component, self.clock) for component in components]
         self.stage = Stage(steps, self.link, self.dead_letters, self.clock, two_steps=two_steps)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from polku.aio.eager import begin
+from polku.aio.eager import start_eagerly
 from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
@@ -69,7 +69,7 @@ class SendEvent:
             connection.refuse(number, _status_of(error))
             return None
         if admission is None:
-            self._keep(begin(self._ingest(connection, number, request, len(message))))
+            self._keep(start_eagerly(self._ingest(connection, number, request, len(message))))
         return admission
 
     async def _ingest(self, connection: GrpcConnection, number: int, request: IngestEvent, size: int) -> None:
@@ -85,7 +85,7 @@ class SendEvent:
         await self._answer(connection, [_Request(number, admission)], size)
 
     def _push(self, connection: GrpcConnection, requests: list[_Request], size: int) -> None:
-        self._keep(begin(self._answer(connection, requests, size)))
+        self._keep(start_eagerly(self._answer(connection, requests, size)))
 
     def _keep(self, work: asyncio.Future[None]) -> None:
         if not work.done():

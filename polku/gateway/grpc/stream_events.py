@@ -7,8 +7,8 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 
-from polku.aio.eager import begin
-from polku.aio.sequencer import Turns
+from polku.aio.eager import start_eagerly
+from polku.aio.sequencer import Sequencer
 from polku.gateway.acks import bounded
 from polku.gateway.grpc.protocol import StreamCall
 from polku.gateway.grpc.status import Status, StatusCode
@@ -49,7 +49,7 @@ class AckStream:
         self._call = call
         self._streams = streams
         self._baseline = baselines.of(call.peer)
-        self._turns = Turns()
+        self._sequencer = Sequencer()
         self._batches: deque[bytes] = deque()  # that have come and are not taken yet
         self._taking: asyncio.Future[Awaitable[Ack]] | None = None
         self._acks: deque[asyncio.Future[Ack]] = deque()
@@ -98,7 +98,7 @@ class AckStream:
         while self._batches and self._taking is None and not self._is_over:
             if len(self._acks) >= self._intake.limits.stream_batches or self._call.waiting_bytes >= _UNREAD_ACKS:
                 return
-            taking = begin(self._intake.begin(self._batches.popleft(), self._turns))
+            taking = start_eagerly(self._intake.begin(self._batches.popleft(), self._sequencer))
             if taking.done():
                 self._taken(taking)
             else:
@@ -119,7 +119,7 @@ class AckStream:
         except BaseException as error:
             self._fail(error)
             return
-        ack = begin(_awaited(answer))
+        ack = start_eagerly(_awaited(answer))
         self._acks.append(ack)
         if ack.done():
             self._answer()

@@ -25,7 +25,7 @@ _UNARY = ("event", "together")
 _AT_THE_DOOR = "events["  # so begins what the door says of an event that it does not let in
 
 
-class Door(Protocol):
+class SendChannel(Protocol):
     """The ways into a simulated pipeline; a call raises `UnavailableError` where it ends without an answer."""
 
     async def batch(self, message: bytes) -> Ack:
@@ -69,7 +69,7 @@ class ClientScript:
 class Client:
     """Send the messages of a script, one after the other or down a stream."""
 
-    def __init__(self, world: World, door: Door, script: ClientScript, *, deadline: Callable[[], float]) -> None:
+    def __init__(self, world: World, door: SendChannel, script: ClientScript, *, deadline: Callable[[], float]) -> None:
         self._world = world
         self._ledger = world.ledger
         self._door = door

@@ -15,14 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.buffer.buffer import Buffer
 from polku.emit.delivery import Delivery
 from polku.errors import UnavailableError
 from polku.gateway.intake import Intake
 from polku.health import Health
-from polku.link.link import Link, Local, Outgoing, Peer, Push
-from polku.link.receiver import Inlet
+from polku.link.link import Link, LocalPeer, Outgoing, Peer, Push
+from polku.link.receiver import LinkReceiver
 from polku.plan import OutletPlan, Plan, StagePlan
 from polku.runtime import lane as lanes
 from polku.runtime.assembly import (
@@ -132,10 +132,10 @@ class SimulatedPeer:
         self._target = target
         self._after = (after,) if after else ()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         """Send a copy of a batch."""
         header, payload = batch.header, batch.payload
-        answer: Receipt | Taken | Turn = await self._cluster.call(
+        answer: Receipt | Accepted | Turn = await self._cluster.call(
             self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload), *self._after)
         )
         return answer
@@ -413,7 +413,7 @@ class Cluster:
             await replicas.close()
             await close_behind()
 
-        return Local(replicas), close
+        return LocalPeer(replicas), close
 
 
 class _IngestShell:
@@ -478,7 +478,7 @@ class _LaneShell:
         assert self.lane._buffer is not None
         return self.lane._buffer
 
-    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Accepted | Turn:
         return await self.lane.push(push, batch, after)
 
     async def settle(self, push: Push, after: str) -> Receipt:
@@ -496,7 +496,7 @@ class _StageShell:
 
     def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any]) -> None:
         self.stage = stage
-        self._inlet = Inlet(stage, at_once=True)
+        self._receiver = LinkReceiver(stage, eager=True)
         self._fork = fork
         self._letters = letters
         self._closing = closing
@@ -525,13 +525,13 @@ class _StageShell:
         await stage.start()
         return cls(stage, fork, letters, closing)
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         if self._fork is not None and not await self._fork.hears(push.link):
             raise UnavailableError(f"{push} comes from a lane that is lost")
-        return await self._inlet.push(push, batch)
+        return await self._receiver.push(push, batch)
 
     async def settle(self, push: Push) -> Receipt:
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def flush(self, everything: bool) -> None:
         await self.stage.flush()
@@ -548,7 +548,7 @@ class _BufferShell:
 
     def __init__(self, buffer: Buffer, letters: Any) -> None:
         self.buffer = buffer
-        self._inlet = Inlet(buffer, at_once=True)
+        self._receiver = LinkReceiver(buffer, eager=True)
         self._letters = letters
 
     @classmethod
@@ -568,11 +568,11 @@ class _BufferShell:
             replay_to_outlets(plan, letters, buffer)
         return shell
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
-        return await self._inlet.push(push, batch)
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+        return await self._receiver.push(push, batch)
 
     async def settle(self, push: Push) -> Receipt:
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def flush(self, everything: bool) -> None:
         await self.buffer.flush()
@@ -587,7 +587,7 @@ class _EmitterShell:
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self._inlet = Inlet(delivery)
+        self._receiver = LinkReceiver(delivery)
 
     @classmethod
     async def open(cls, outlet: OutletPlan, part: Part) -> _EmitterShell:
@@ -595,11 +595,11 @@ class _EmitterShell:
         await delivery.start()
         return cls(delivery)
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
-        return await self._inlet.push(push, batch)
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+        return await self._receiver.push(push, batch)
 
     async def settle(self, push: Push) -> Receipt:
-        return await self._inlet.settle(push)
+        return await self._receiver.settle(push)
 
     async def flush(self, everything: bool) -> None:
         await self.delivery.flush(everything)

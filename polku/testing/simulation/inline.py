@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from polku.aio.sequencer import Turns
+from polku.aio.sequencer import Sequencer
 from polku.errors import DrainingError, InputError, UnavailableError
 from polku.gateway.addresses import Doors
 from polku.gateway.intake import Intake
@@ -35,7 +35,7 @@ class IntakeDoor:
         self._world = world
         self._intake: Intake | None = None
         self._process: Process | None = None
-        self._turns: dict[str, Turns] = {}
+        self._turns: dict[str, Sequencer] = {}
         self._requests: list[tuple[bytes, asyncio.Future[Ack]]] = []
         self._lost: set[asyncio.Future[None]] = set()
 
@@ -66,7 +66,7 @@ class IntakeDoor:
         """Send an `IngestBatch` down a stream."""
 
         async def begin(intake: Intake) -> Awaitable[Ack]:
-            turns = self._turns.setdefault(client, Turns())
+            turns = self._turns.setdefault(client, Sequencer())
             return asyncio.ensure_future(await intake.begin(message, turns))
 
         _, process = self._at()

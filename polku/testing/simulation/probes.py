@@ -15,7 +15,7 @@ from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.event.v1.event_pb2 import Event
 from polku.link.link import Push
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 from polku.testing.simulation.disk import Disk, ModelLog
 from polku.testing.simulation.lineage import mark, tokens_of
 from polku.testing.simulation.loop import current_process
@@ -123,9 +123,9 @@ def install(world: World) -> None:
         if letters and world.fuse_of_replay and process is not None:
             process.fuse, world.fuse_of_replay = world.fuse_of_replay, 0
 
-    received, leave = Inlet.push, DeadLetterStore.replayed
+    received, leave = LinkReceiver.push, DeadLetterStore.replayed
 
-    async def receive(self: Inlet, push: Push, batch: Batch) -> Any:
+    async def receive(self: LinkReceiver, push: Push, batch: Batch) -> Any:
         ledger.counts["pushes"] += 1
         if ledger.counts["pushes"] % 16 == 0:
             _check_size(world, self)
@@ -143,13 +143,13 @@ def install(world: World) -> None:
     for name in ("_JOINED", "GATHERED"):
         world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
     world.patch(replay, "_LOOK", world.random.choice([1.0, 4.0, 8.0]))  # most looks find nothing
-    _patch_all(world, (buffer, "open_log", opened), (Inlet, "push", receive))
+    _patch_all(world, (buffer, "open_log", opened), (LinkReceiver, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
     world.patch(DeadLetterStore, "replayed", replayed)
 
 
-def _check_size(world: World, inlet: Inlet) -> None:
+def _check_size(world: World, inlet: LinkReceiver) -> None:
     """See that what a receiver keeps of its senders does not grow with what they have sent."""
     for link, sender in inlet._senders.items():
         kept = sum(len(value) for value in vars(sender).values() if hasattr(value, "__len__"))

@@ -183,27 +183,27 @@ def answers_by_id() -> Iterator[None]:
 
 @mutant("11", "what kills its receiver while it is held is never found")
 def held_is_innocent() -> Iterator[None]:
-    from polku.link.suspects import Suspects
+    from polku.link.suspects import PoisonDetector
 
-    accuse = Suspects.accuse
+    record_crash = PoisonDetector.record_crash
 
     def only_open(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
-        return False if held else accuse(self, seq, alone=alone)
+        return False if held else record_crash(self, seq, alone=alone)
 
-    with replaced(Suspects, "accuse", only_open):
+    with replaced(PoisonDetector, "record_crash", only_open):
         yield
 
 
 @mutant("11b", "whoever has something in flight to a receiver that dies is a culprit after three deaths")
 def innocent_is_poison() -> Iterator[None]:
-    from polku.link.suspects import Suspects
+    from polku.link.suspects import PoisonDetector
 
-    accuse = Suspects.accuse
+    record_crash = PoisonDetector.record_crash
 
     def anyone(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
-        return accuse(self, seq, alone=True, held=held)
+        return record_crash(self, seq, alone=True, held=held)
 
-    with replaced(Suspects, "accuse", anyone):
+    with replaced(PoisonDetector, "record_crash", anyone):
         yield
 
 

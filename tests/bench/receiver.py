@@ -1,6 +1,6 @@
 """What a push costs a receiver while one number stays open and ever more later ones are answered. Wanted: no more.
 
-    python -m tests.bench.inlet
+    python -m tests.bench.receiver
 
 A link pushes to an inlet whose receiver holds the first batch and answers all others at once, as an Aggregator behind a
 Filter may for some minutes. CPU of this process for link and inlet together, over the last thousand pushes before
@@ -16,11 +16,11 @@ from collections.abc import Awaitable
 
 from polku.aio.loops import new_event_loop
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Taken, Turn
+from polku.batch.receipt import Accepted, Receipt, Turn
 from polku.bench.machine import describe, machine
 from polku.events import new_event
 from polku.link.link import Link, Push, Window
-from polku.link.receiver import Inlet
+from polku.link.receiver import LinkReceiver
 
 WANTED = 1.5  # times what a push costs in the beginning
 MEASURED = 1_000
@@ -41,10 +41,10 @@ class HoldsTheFirst:
 class Direct:
     """Reach an inlet of the same process."""
 
-    def __init__(self, inlet: Inlet) -> None:
+    def __init__(self, inlet: LinkReceiver) -> None:
         self.inlet = inlet
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Taken | Turn:
+    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
         return await self.inlet.push(push, batch)
 
     async def settle(self, push: Push) -> Receipt:
@@ -56,7 +56,7 @@ class Direct:
 
 async def measure(goals: list[int], in_flight: int) -> list[tuple[int, float, int]]:
     """Return for each number of pushes the CPU microseconds of one, and the entries and ranges that the inlet keeps."""
-    inlet = Inlet(HoldsTheFirst(), at_once=True)
+    inlet = LinkReceiver(HoldsTheFirst(), eager=True)
     link = Link("link", Direct(inlet), window=Window(batches=in_flight, join_events=0))
     batch = Batch.from_events([new_event("x")])
     held = link.push_nowait(batch.unidentified())
