@@ -46,8 +46,8 @@ class Limits:
     def connection_calls(self) -> int:
         """The calls that one connection may have open: enough for a stream too many to come and be told so.
 
-        Calls of health and reflection count too, and behind the fast door all streams are on one connection. An open
-        call takes memory beside its message, 22 KB inline and 34 KB in an actor, which `open_bytes` must have room for.
+        Calls of health and reflection count too. An open call takes memory beside its message, 22 KB inline and 34 KB
+        in an actor, which `open_bytes` must have room for.
         """
         return min(max(self.calls, self.streams + 10), max(_LEAST_CALLS, self.open_bytes // _CALL_BYTES))
 

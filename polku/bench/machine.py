@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("polku", "ray", "grpcio", "protobuf", "pygrpc-native", "uvloop")
+_PACKAGES = ("polku", "ray", "grpcio", "protobuf", "uvloop")
 
 
 def machine() -> dict[str, Any]:

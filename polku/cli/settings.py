@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
+from polku.gateway.addresses import DOORS
 from polku.plan import PER_NODE
 from polku.runtime.serving import DRAIN_SECONDS, check_seconds
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
-DOORS = ("grpcio", "native", "fast")
 RUNTIMES = ("ray", "inline")
 HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
@@ -50,9 +50,7 @@ class Settings:
     lanes: int | Literal["per-node"] = _setting(
         1, "on Ray: the number of lanes side by side, or `per-node` (`polku serve`)"
     )
-    door: str | None = _setting(
-        None, "the server behind the gRPC port: `native` (the default), `grpcio` or `fast` (extra `fast`)"
-    )
+    door: str | None = _setting(None, "the server behind the gRPC port: `native` (the default) or `grpcio`")
     loop: str | None = _setting(
         None,
         "the event loop, `uvloop` (extra `fast`) or `asyncio`; uvloop where it is installed "

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from polku.errors import SettingError
 
+DOORS = ("native", "grpcio")
+
 
 @dataclass(frozen=True, slots=True)
 class Doors:
@@ -17,8 +19,8 @@ class Doors:
 
     Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). `shared` ports are open in
     several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
-    `door` forces the gRPC server: `grpcio`, `native` or `fast` (the extra `fast`); without it the
-    environment's `POLKU_DOOR` counts, else the gateway chooses.
+    `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
+    chooses.
     """
 
     grpc_addr: str | None = None
@@ -28,8 +30,8 @@ class Doors:
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     def __post_init__(self) -> None:
-        if self.door not in (None, "grpcio", "native", "fast"):
-            known = "known are grpcio, native and fast, or leave it unset"
+        if self.door is not None and self.door not in DOORS:
+            known = f"known are {' and '.join(DOORS)}, or leave it unset"
             raise SettingError("POLKU_DOOR", self.door, f"is not a door; {known}")
 
 

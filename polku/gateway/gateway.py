@@ -15,7 +15,6 @@ from polku.hooks import close_each
 
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
-    from polku.gateway.fast import FastServer
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.http.server import HttpServer
 
@@ -29,7 +28,7 @@ class Gateway:
         self._intake = intake
         self._registry = registry
         self._health = health
-        self._servers: list[GatewayServer | FastServer | NativeServer | HttpServer] = []
+        self._servers: list[GatewayServer | NativeServer | HttpServer] = []
         self._addresses = Addresses()
 
     @property

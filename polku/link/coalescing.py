@@ -7,10 +7,10 @@ flight would otherwise leave one by one. Eight messages in a row that waited for
 leaves at once, but for one in 128, which waits to find out whether that is still so.
 
 Measured on two cores (in turns) with 32 unary calls in flight: inline 1,350 a second without, 4,000 with it, where 24
-or 48 turns do the same within the noise and 16 a twentieth less (a slow day). On Ray, over sockets and with the fast
-door, 8,900 with up to 768 events and 40 turns, 8,000 with 100 turns, 7,700 with up to 128 events; messages of ten
-events came through alike, 30,000 to 33,000 events a second, whatever the rule. (Where hops are calls of Ray, which cost
-several times as much, 300 turns gave a sixth more than 40.)
+or 48 turns do the same within the noise and 16 a twentieth less (a slow day). On Ray, over sockets and with a
+server that hands on calls in batches, 8,900 with up to 768 events and 40 turns, 8,000 with 100 turns, 7,700 with up to
+128 events; messages of ten events came through alike, 30,000 to 33,000 events a second, whatever the rule. (Where hops
+are calls of Ray, which cost several times as much, 300 turns gave a sixth more than 40.)
 """
 
 from __future__ import annotations

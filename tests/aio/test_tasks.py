@@ -245,8 +245,6 @@ OWNED = {
     "polku/emit/grpc/stream.py:GrpcStream._connect": "its calls are told of its end",
     "polku/external/client.py:PluginClient._introduce": "calls await it",
     "polku/stage/fork.py:Fork.wait_room": "awaited there",
-    "polku/gateway/fast.py:FastServer._admit": "answers its call, whatever it ends with",
-    "polku/gateway/fast.py:FastServer.stop": "awaited there",
     "polku/gateway/grpc/protocol.py:GrpcConnection._take": "answers its call, whatever it ends with",
     "polku/gateway/intake.py:Intake._ingest_beside": "the stream awaits it",
     "polku/gateway/pulling.py:Sources._run": "awaited there",

@@ -120,28 +120,16 @@ def _ratio(name: str, one: Cell, other: Cell, least: float, field: str = "delive
     return Row(name, [one, other], judge, skip)
 
 
-def knows_doors() -> bool:
-    """Say whether the gateway has the fast door: its choice is made by `POLKU_DOOR`."""
-    import polku
-
-    sources = Path(polku.__file__).parent.joinpath("gateway").rglob("*.py")
-    return any("POLKU_DOOR" in source.read_text() for source in sources)
-
-
 def rows(events: int, calls: int) -> list[Row]:
     """Return the rows that need rounds, for so many events on streams and so many unary calls."""
     stream, one_by_one = Load(events=events), Load(workload=UNARY, events=calls // 4, in_flight=1)
     unary, crowd = Load(workload=UNARY, events=calls), Load(workload=UNARY, events=calls, in_flight=128)
     small = Load(workload=Workload(batch=10), events=events // 5)
     inline, ray = Subject(), Subject(runtime="ray")
-    grpcio, fast = {"POLKU_DOOR": "grpcio"}, {"POLKU_DOOR": "fast"}
-    slow_door, fast_door = Subject(environment=grpcio), Subject(environment=fast)
-    no_door = "" if knows_doors() else "the fast door is not there yet"
+    grpcio = Subject(environment={"POLKU_DOOR": "grpcio"})
     no_lanes = "" if hasattr(Hub, "lanes") and hasattr(Hub, "chain") else "Hub().chain().lanes(n) is not there yet"
-    ray_fast = Subject(runtime="ray", environment=fast)
     chained = Subject(file=f"{FILE}:chained", runtime="ray")
-    one_lane = Subject(file=f"{FILE}:chained", runtime="ray", environment={**fast, "BENCH_LANES": "1"})
-    no_fast_lane = no_door or no_lanes
+    one_lane = Subject(file=f"{FILE}:chained", runtime="ray", environment={"BENCH_LANES": "1"})
     wide = Subject(file=f"{FILE}:variant", environment={"BENCH_EMITTERS": "3"})
     narrow = Subject(file=f"{FILE}:variant")
     bare = Row("bare", [Cell("bare", BARE, stream)], lambda found: _compare_bare(found))
@@ -161,24 +149,23 @@ def rows(events: int, calls: int) -> list[Row]:
         _rate("inline, pass-through", "pass", Subject(file=f"{BUILT_IN}:pass_through"), stream, 900_000, None),
         _ratio(
             "unary, inline, grpc.aio door, 32 in flight, of a bare echo",
-            Cell("unary", slow_door, unary),
+            Cell("unary", grpcio, unary),
             Cell("unary bare", BARE, unary),
             0.9,
             "acked_per_s",
         ),
         _ratio(
             "unary, inline, grpc.aio door, one by one, of a bare echo",
-            Cell("unary 1", slow_door, one_by_one),
+            Cell("unary 1", grpcio, one_by_one),
             Cell("unary bare 1", BARE, one_by_one),
             0.9,
             "acked_per_s",
         ),
-        _latency_row("unary, inline, fast door, 32 in flight", "fast", fast_door, unary, 30_000, 1.0, no_door),
-        _latency_row("unary, inline, fast door, one by one", "fast 1", fast_door, one_by_one, 5_000, 0.2, no_door),
-        _latency_row("unary, inline, fast door, 128 in flight", "fast 128", fast_door, crowd, 0.0, 0.0, no_door),
+        _latency_row("unary, inline, 32 in flight", "native", inline, unary, 30_000, 1.0),
+        _latency_row("unary, inline, one by one", "native 1", inline, one_by_one, 5_000, 0.2),
+        _latency_row("unary, inline, 128 in flight", "native 128", inline, crowd, 0.0, 0.0),
         _latency_row("unary, Ray, 32 in flight", "unary ray", ray, unary, 5_000, 0.0),
-        _latency_row("unary, Ray, fast door, 32 in flight", "fast ray", ray_fast, unary, 5_000, 0.0, no_door),
-        _latency_row("unary, Ray, a chained lane, fast door", "fast lane", one_lane, unary, 5_000, 0.0, no_fast_lane),
+        _latency_row("unary, Ray, a chained lane", "unary lane", one_lane, unary, 5_000, 0.0, no_lanes),
         _latency_row("unary, Ray, one by one", "unary ray 1", ray, one_by_one, 0.0, 4.0),
         _rate("10 events a message, inline", "small", inline, small, 60_000, None),
         _rate("10 events a message, Ray", "small ray", ray, small, 30_000, None),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 import pytest
 
 from polku import SettingError
 from polku.gateway.addresses import Doors
-from polku.gateway.fast import FastServer
 from polku.gateway.grpc.server import NativeServer
 from polku.gateway.grpc_server import choose
 from polku.gateway.grpcio import GatewayServer
 
 
 def test_the_environment_forces_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, server in (("grpcio", GatewayServer), ("native", NativeServer), ("fast", FastServer)):
+    for name, server in (("grpcio", GatewayServer), ("native", NativeServer)):
         monkeypatch.setenv("POLKU_DOOR", name)
         assert choose(Doors()) is server
 
@@ -30,13 +28,12 @@ def test_the_log_says_which_door_is_open_and_why(
     assert "the gRPC door is native" in caplog.text
 
 
-def test_a_door_that_is_forced_and_missing_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"pip install 'polku\[fast\]'"):
-        choose(Doors(door="fast"))
-
-
-def test_an_unknown_door_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLKU_DOOR", "back")
-    with pytest.raises(SettingError, match="'back'"):
+@pytest.mark.parametrize("name", ["back", "fast"])
+def test_an_unknown_door_is_refused_with_the_variable_and_the_choices(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", name)
+    with pytest.raises(SettingError, match=f"POLKU_DOOR='{name}'.*known are native and grpcio"):
         Doors()
+    with pytest.raises(SettingError, match=r"POLKU_DOOR='fast'.*known are native and grpcio"):
+        Doors(door="fast")

@@ -31,7 +31,7 @@ from tests.gateway.http_client import curl, post
 from tests.support.recorder import Recorder
 
 
-@pytest.fixture(params=["grpcio", "native", "fast"], autouse=True)
+@pytest.fixture(params=["grpcio", "native"], autouse=True)
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every behaviour, with each of the doors."""
     monkeypatch.setenv("POLKU_DOOR", request.param)

@@ -37,7 +37,7 @@ def test_a_connection_may_have_no_more_calls_open_than_there_is_memory_for(limit
     assert limits.connection_calls == calls
 
 
-@pytest.fixture(params=["grpcio", "native", "fast"], autouse=True)
+@pytest.fixture(params=["grpcio", "native"], autouse=True)
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every behaviour, with each of the doors."""
     monkeypatch.setenv("POLKU_DOOR", request.param)
@@ -341,7 +341,7 @@ def test_a_port_in_use_is_named() -> None:
             hub.start(grpc_addr=address)
 
 
-def test_a_full_buffer_is_resource_exhausted_with_a_hint(tmp_path: Path, door: str) -> None:
+def test_a_full_buffer_is_resource_exhausted_with_a_hint(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     recorder.hold()
     strategy = BufferStrategy.ring(1, overflow="drop_newest")
@@ -352,8 +352,7 @@ def test_a_full_buffer_is_resource_exhausted_with_a_hint(tmp_path: Path, door: s
             with pytest.raises(grpc.RpcError) as caught:
                 stub.SendEvent(IngestEvent(event=Event(id="does not")))
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            # The fast door cannot send the hint, which is why it is not chosen by itself.
-            assert ("grpc-retry-pushback-ms" in dict(caught.value.trailing_metadata())) is (door != "fast")
+            assert "grpc-retry-pushback-ms" in dict(caught.value.trailing_metadata())
         recorder.release()
 
 
