@@ -33,7 +33,8 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: lint
-	$(BIN)/python -m pytest -n 2 tests/core tests/middleware tests/ingest tests/http2 tests/ahti tests/buffer
+	$(BIN)/python -m pytest -n 2 tests/core tests/aio tests/batch tests/link tests/stage tests/middleware \
+		tests/ingest tests/http2 tests/ahti tests/buffer tests/runtime
 
 slow: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or matrix"

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import ray
 
-from polku.buffer.orphaned_journals import check_left
 from polku.errors import NotRunningError, PlanError
 from polku.plan import Plan
+from polku.runtime.orphaned_journals import check_left
 
 _SLIVER = 0.0001  # of a node: it has one, and this is the least that Ray counts
 

@@ -3,15 +3,15 @@
 General layout, in the order in which a batch passes; `docs/internals.md` explains it:
 
 - hub, plan, pipeline, sender: what users start from
-- event, v1, ahti: generated code of the wire contract, and the mapping to AHTI
-- contracts, errors, codes, limits: what every other part may use
-- batch, receipt: what travels
-- link, inlet, peer, neighbour: flow control, acks and recovery between two parts
-- gateway, ingest: clients and sources in, raw bytes to events
-- stage, middleware, replicas, fork: events to events
-- buffer, dead_letters: what waits, in memory or on disk
-- delivery, emit, kafka, external: events to their destinations
-- runtime, assembly, lane, actors: the same parts in one process, or as actors on Ray
+- event, v1, ahti: generated code of the wire contract
+- contracts, errors, codes, limits, checks, aio: what every other part may use
+- batch: what travels: batches, their receipts, their bytes
+- link: flow control, acknowledgement and recovery between two parts
+- gateway, http2, ingest: clients and sources in, raw bytes to events
+- stage, middleware: events to events
+- buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
+- emit, kafka, external: events to their destinations; Kafka and plugins in both directions
+- runtime, actors: the same parts in one process, or as actors on Ray
 - plugin, testing, bench, cli: for authors of plugins, for tests, for measurements, for the command line
 """
 

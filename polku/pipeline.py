@@ -6,11 +6,12 @@ import asyncio
 import concurrent.futures
 from types import TracebackType
 
+from polku.aio import loop_thread
 from polku.dead_letters import DeadLetter
 from polku.gateway.addresses import Doors
 from polku.health import Health
 from polku.plan import Plan
-from polku.runtime import Runtime, loop_thread
+from polku.runtime import Runtime
 from polku.runtime.report import StopReport
 from polku.sender import Sender
 

@@ -1,4 +1,4 @@
-"""Connections to database files, and descriptors of the same files that SQLite knows nothing of.
+"""SQLite files: connections, descriptors of the same files that SQLite knows nothing of, and what its errors mean.
 
 SQLite locks a file with POSIX locks, and a process loses all of those that it has on a file as soon as it closes any
 descriptor of it: other processes would no longer see that a database is open here, and delete its write-ahead log. So
@@ -15,6 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from polku.errors import JournalCorruptError, JournalError
+
+APPLICATION = 0x504F4C4A
+"""`POLJ`, the application id of journals; files of format 1 have none."""
+
+DEAD_LETTERS = 0x504F4C44
+"""`POLD`, the application id of files of dead letters."""
+
+_NO_TEXT = "Could not decode to UTF-8"  # Python's own, without a code
+_DAMAGED = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+}
 
 
 class FileId(NamedTuple):
@@ -85,3 +100,19 @@ def descriptor_of(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         close_descriptor(descriptor)
+
+
+def as_journal_error(path: Path, error: Exception) -> JournalError:
+    """Say what SQLite or the file system says, with the path; tell damage from what passes."""
+    if isinstance(error, JournalError):
+        return error
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    is_no_text = str(error).startswith(_NO_TEXT)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or extended in _DAMAGED or is_no_text:
+        return JournalCorruptError(path, str(error))
+    if code == sqlite3.SQLITE_FULL:
+        return JournalError(path, "the disk is full")
+    if isinstance(error, OSError) and error.errno is not None:
+        return JournalError(path, os.strerror(error.errno))
+    return JournalError(path, str(error))

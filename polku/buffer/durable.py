@@ -28,7 +28,7 @@ from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
 from polku.buffer.journal import Journal, Row, Work
-from polku.buffer.journal_file import as_journal_error, weigh
+from polku.buffer.journal_file import weigh
 from polku.buffer.lock import FileLock
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.owner import new_owner
@@ -39,6 +39,7 @@ from polku.buffer.reserve import Reserve
 from polku.disk import make_folder
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog
+from polku.sqlite import as_journal_error
 
 T = TypeVar("T")
 

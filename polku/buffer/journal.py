@@ -30,7 +30,6 @@ from polku.buffer.journal_file import (
     ENTRY,
     OWNER,
     TAKEN_OVER,
-    as_journal_error,
     files_of,
     open_file,
     seal,
@@ -45,6 +44,7 @@ from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
+from polku.sqlite import as_journal_error
 
 _LOG = logging.getLogger(__name__)
 KEPT_ANSWERS = 256  # for each life of a sender: far more than a window

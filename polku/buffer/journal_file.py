@@ -9,14 +9,13 @@ for rows of 300 bytes 0.21 and 0.19 ms. Freed pages are given back to the file s
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import zlib
 from pathlib import Path
 
-from polku.buffer.schema import DEAD_LETTERS, VERSION, is_journal, read_as_present, upgrade
-from polku.errors import JournalCorruptError, JournalError, JournalPathError
-from polku.sqlite import connect
+from polku.buffer.schema import VERSION, is_journal, read_as_present, upgrade
+from polku.errors import JournalPathError
+from polku.sqlite import DEAD_LETTERS, connect
 
 PAGE = 32 * 1024
 _CHECKPOINT_PAGES = 4 * 1024 * 1024 // PAGE
@@ -48,12 +47,6 @@ CREATE TEMP TRIGGER check_owner INSTEAD OF INSERT ON entry WHEN NEW.kind={OWNER}
     SELECT RAISE(ABORT, '{TAKEN_OVER}') WHERE NOT EXISTS (SELECT 1 FROM owner WHERE token=NEW.c1);
 END;
 """
-_NO_TEXT = "Could not decode to UTF-8"  # Python's own, without a code
-_DAMAGED = {
-    sqlite3.SQLITE_IOERR_READ,
-    sqlite3.SQLITE_IOERR_SHORT_READ,
-    sqlite3.SQLITE_IOERR_CORRUPTFS,
-}
 
 
 def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
@@ -91,22 +84,6 @@ def weigh(size: int) -> int:
 def files_of(path: Path) -> list[Path]:
     """Return the files that a journal consists of."""
     return [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
-
-
-def as_journal_error(path: Path, error: Exception) -> JournalError:
-    """Say what SQLite or the file system says, with the path; tell damage from what passes."""
-    if isinstance(error, JournalError):
-        return error
-    extended = getattr(error, "sqlite_errorcode", 0)
-    code = extended & 0xFF
-    is_no_text = str(error).startswith(_NO_TEXT)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or extended in _DAMAGED or is_no_text:
-        return JournalCorruptError(path, str(error))
-    if code == sqlite3.SQLITE_FULL:
-        return JournalError(path, "the disk is full")
-    if isinstance(error, OSError) and error.errno is not None:
-        return JournalError(path, os.strerror(error.errno))
-    return JournalError(path, str(error))
 
 
 def _check_made_by_us(db: sqlite3.Connection, path: Path, *, writable: bool) -> None:

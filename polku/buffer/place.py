@@ -9,10 +9,9 @@ import stat
 from pathlib import Path
 
 from polku.buffer.lock import was_journal
-from polku.buffer.schema import APPLICATION, DEAD_LETTERS
 from polku.disk import mount_of
 from polku.errors import JournalPathError
-from polku.sqlite import descriptor_of
+from polku.sqlite import APPLICATION, DEAD_LETTERS, descriptor_of
 
 _LOG = logging.getLogger(__name__)
 _SQLITE = b"SQLite format 3\0"

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from polku.buffer.journal import Journal, Work, batch_of, read_answers, read_cursors
-from polku.buffer.journal_file import as_journal_error, files_of, open_file
+from polku.buffer.journal_file import files_of, open_file
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner
 from polku.buffer.place import check_ours, check_place
 from polku.disk import sync_folders
 from polku.errors import JournalError
+from polku.sqlite import as_journal_error
 
 T = TypeVar("T")
 

@@ -10,11 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-APPLICATION = 0x504F4C4A
-"""`POLJ`, the application id of journals; files of format 1 have none."""
-
-DEAD_LETTERS = 0x504F4C44
-"""`POLD`, the application id of files of dead letters."""
+from polku.sqlite import APPLICATION
 
 
 class Step(NamedTuple):

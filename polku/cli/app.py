@@ -118,9 +118,9 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
     Whatever the file does when it is imported, it does here too. A package that is not installed, although the plan
     needs it, is named with the command that installs it; status 1 says that the plan cannot work.
     """
-    from polku.buffer.orphaned_journals import check_places
     from polku.cli.extras import check_extras
     from polku.cli.graph import outline
+    from polku.runtime.orphaned_journals import check_places
 
     try:
         plan = _load(file, runtime, chain=chain, lanes=lanes).plan(runtime)

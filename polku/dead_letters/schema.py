@@ -13,9 +13,9 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from polku.buffer.schema import DEAD_LETTERS
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
+from polku.sqlite import DEAD_LETTERS
 
 VERSION = 2
 COLUMNS = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from polku.buffer.journal_file import as_journal_error
 from polku.dead_letters.kinds import Cut, Kind, next_cut
 from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
 from polku.disk import make_folder, sync_folders
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
+from polku.sqlite import as_journal_error
 from polku.text import as_id, block, line
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))

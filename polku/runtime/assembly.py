@@ -133,7 +133,7 @@ def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> N
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:
     """Build the buffer with one outlet for each link, by the emitter's name; raises `JournalError`."""
     if plan.buffer.path and not plan.per_node:  # nodes that are on one disk may come in any order
-        from polku.buffer.orphaned_journals import check_left
+        from polku.runtime.orphaned_journals import check_left
 
         check_left(plan.buffer.path, plan.lanes)
     rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}

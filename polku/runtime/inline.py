@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable
 from functools import partial
 
+from polku.aio import loop_thread
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import NotRunningError
@@ -18,7 +19,6 @@ from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
 from polku.plan import Plan
-from polku.runtime import loop_thread
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.lane import Lane, LaneStatistics
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report

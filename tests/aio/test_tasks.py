@@ -232,9 +232,9 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
 # Where tasks may be made without a `TaskSet`, and who is told how they end.
 OWNED = {
     "polku/actors/drain.py:drain": "awaited there",
-    "polku/actors/node_watcher.py:Following._add": "awaited there",
+    "polku/actors/node_watcher.py:NodeWatcher._add": "awaited there",
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
-    "polku/aio/eager.py:begin": "whoever begins the work awaits it",
+    "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/answers.py:Answered._of_part": "the push awaits it",
     "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",

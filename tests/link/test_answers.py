@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 import pytest
 
 from polku import Batch, Event
+from polku.aio import loop_thread
 from polku.aio.eager import start_eagerly
 from polku.aio.loops import new_event_loop
 from polku.aio.sequencer import Sequencer
@@ -22,7 +23,6 @@ from polku.limits import Limits
 from polku.link.link import Link, LocalPeer, Push, Window
 from polku.link.local import LocalLink
 from polku.link.receiver import LinkReceiver
-from polku.runtime import loop_thread
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
 from tests.support.hostile import HOSTILE
 

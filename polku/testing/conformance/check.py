@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from polku.aio import loop_thread
 from polku.external.connection import Connection
-from polku.runtime import loop_thread
 from polku.testing.conformance.emitter_checks import EmitterChecks
 from polku.testing.conformance.findings import Finding, Report, fails
 from polku.testing.conformance.ingestor_checks import IngestorChecks

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from polku.runtime import loop_thread
+from polku.aio import loop_thread
 from polku.testing.conformance.findings import Finding, Grade, fails, holds
 from polku.testing.emitters import checks
 from polku.testing.emitters.destination import Ability, Destination

@@ -8,9 +8,9 @@ import pytest
 
 from polku.batch.batch import Header, Identity
 from polku.buffer.journal import Journal, Row, Work
-from polku.buffer.orphaned_journals import check_left
 from polku.buffer.repair import salvage
 from polku.errors import JournalError
+from polku.runtime.orphaned_journals import check_left
 
 
 def fill(path: Path, events: int = 3) -> None:

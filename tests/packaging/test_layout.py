@@ -1,0 +1,108 @@
+"""The rules of the house: which part of POLKU may import which, wherever in a file the import stands."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import ROOT
+
+BASE = frozenset({"aio", "errors", "codes", "contracts", "clock", "checks", "log", "text", "usercode"})
+WIRE = frozenset({"event", "v1"})
+# What stands left may import, of POLKU's own parts, nothing but what stands right.
+ONLY = {
+    "errors": frozenset({"codes"}),
+    "codes": frozenset[str](),
+    "clock": frozenset[str](),
+    "checks": frozenset({"errors"}),
+    "text": frozenset({"errors"}),
+    "usercode": frozenset({"errors", "text"}),
+    "log": frozenset({"text"}),
+    "aio": frozenset({"errors", "log", "text", "usercode"}),
+    "contracts": frozenset({"batch", "errors", "event"}),
+    "batch": BASE | WIRE,
+    "link": BASE | {"batch"},
+    "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link"},
+    "middleware": BASE | WIRE | {"batch", "events"},
+    "http2": frozenset({"text"}),
+}
+# What stands left may not import what stands right.
+NEVER = {
+    "gateway": {"emit", "stage", "buffer", "runtime", "actors", "hub", "middleware"},
+    "dead_letters": {"buffer", "gateway", "emit", "link", "runtime", "actors"},
+    "buffer": {"gateway", "emit", "middleware", "stage", "runtime", "actors", "plan", "hub"},
+    "emit": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "ingest": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "plugin": {"gateway", "link", "stage", "buffer", "actors", "hub"},
+    "runtime": {"actors", "cli"},
+    "plan": {"actors", "runtime", "cli"},
+    "hub": {"actors", "cli"},
+}
+FOREIGN = {
+    part: {"ray", "grpc", "aiohttp"}
+    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2")
+}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for folder, _, files in os.walk(ROOT / "polku", followlinks=True):
+        for name in files:
+            path = Path(folder, name)
+            parts = path.relative_to(ROOT / "polku").with_suffix("").parts
+            if path.suffix == ".py" and "templates" not in parts and parts != ("__init__",):
+                yield parts[0], path
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield each module that a file imports, and the line; what only type checkers see counts too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _edges() -> dict[str, dict[str, list[str]]]:
+    edges: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for part, path in _modules():
+        for name, line in _imports(path):
+            first, *rest = name.split(".")
+            target = rest[0] if first == "polku" and rest else first
+            if target != part:
+                edges[part][f"polku.{target}" if first == "polku" else first].append(f"{path.relative_to(ROOT)}:{line}")
+    return edges
+
+
+EDGES = _edges()
+
+
+@pytest.mark.parametrize("part", sorted(ONLY))
+def test_a_part_at_the_bottom_imports_nothing_but_what_it_may(part: str) -> None:
+    ours = {name.removeprefix("polku."): places for name, places in EDGES[part].items() if name.startswith("polku.")}
+    assert {name: places for name, places in ours.items() if name not in ONLY[part]} == {}
+
+
+@pytest.mark.parametrize("part", sorted(NEVER))
+def test_a_part_does_not_import_what_stands_above_or_beside_it(part: str) -> None:
+    assert {name: EDGES[part][f"polku.{name}"] for name in NEVER[part] if f"polku.{name}" in EDGES[part]} == {}
+
+
+@pytest.mark.parametrize("part", sorted(FOREIGN))
+def test_the_core_knows_no_transport(part: str) -> None:
+    assert {name: EDGES[part][name] for name in FOREIGN[part] if name in EDGES[part]} == {}
+
+
+def test_only_the_pipeline_and_the_command_line_load_actors() -> None:
+    assert {part for part, names in EDGES.items() if "polku.actors" in names} <= {"pipeline", "cli"}
+
+
+def test_every_part_of_a_rule_is_there() -> None:
+    parts = {part for part, _ in _modules()}
+    ruled = {*ONLY, *NEVER, *FOREIGN, *(name for names in NEVER.values() for name in names)}
+    assert ruled - parts == set()
