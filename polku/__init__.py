@@ -52,6 +52,7 @@ from polku.errors import (
 )
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
+from polku.gateway.tls import Tls
 from polku.hub import Hub, Runner
 from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, KafkaSource, PassthroughIngestor
 from polku.limits import Limits
@@ -138,6 +139,7 @@ __all__ = [
     "StdoutEmitter",
     "Strategy",
     "Throttle",
+    "Tls",
     "Transform",
     "UnavailableError",
     "Validator",

@@ -11,6 +11,7 @@ from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
 from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Doors
+from polku.gateway.tls import Tls, tls_of_environment
 from polku.limits import Limits
 from polku.plan import (
     PER_NODE,
@@ -74,6 +75,7 @@ class Hub:
         self._limits = Limits()
         self._ack = AckLevel.ACCEPTED
         self._plugins: PluginRules | None = None
+        self._tls: Tls | None = None
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
         self._lanes = 1
@@ -223,12 +225,19 @@ class Hub:
 
         An ingestor serves its sources at once; an emitter needs a place: `.emitter(PluginSlot("name"))`. A plugin that
         gives no sign of life for `silent_after` seconds is taken out; its sources then answer UNAVAILABLE. One call of
-        a registered ingestor may take `timeout` seconds. Send the token over networks that you trust only: the
-        gateway's port is not encrypted.
+        a registered ingestor may take `timeout` seconds. Send the token over networks that you trust only, unless
+        the gateway's port is encrypted (`security`).
         """
         self._plugins = PluginRules(
             token=token, silent_after=silent_after, timeout=timeout, root_certificates=root_certificates
         )
+        return self
+
+    def security(self, *, tls: Tls) -> Hub:
+        """Encrypt the gateway's ports, gRPC and HTTP; with a `client_ca` clients must show certificates too."""
+        if not isinstance(tls, Tls):
+            raise PlanError(f"tls={tls!r} must be Tls('server.pem', 'server.key')", where="security")
+        self._tls = tls
         return self
 
     def supervise(self, *, hang_seconds: float) -> Hub:
@@ -318,6 +327,7 @@ class Hub:
             limits=self._limits,
             ack=self._ack,
             plugins=self._plugins,
+            tls=self._tls,
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),
             lanes=lanes,
@@ -344,8 +354,8 @@ class Hub:
         """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
 
         The gateway's ports are only opened where `grpc_addr` and `http_addr` (`host:port`, port 0 for any) are given;
-        HTTP clients must send the `http_token`, if there is one. Inside a running event loop this does not wait:
-        `async with` does, or the pipeline's first use.
+        HTTP clients must send the `http_token`, if there is one; `security` encrypts both ports. Inside a running event
+        loop this does not wait: `async with` does, or the pipeline's first use.
         """
         runner = Runner(self.plan(runtime), self._chosen(runtime))
         return runner.start(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token)
@@ -363,8 +373,9 @@ class Hub:
 
         The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`. HTTP is open where
         there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
-        there is one. A drain takes `drain` seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer
-        it ends as soon as everything is delivered, or in the journal for destinations that take nothing.
+        there is one. Where `security` was not called, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both. A drain takes
+        `drain` seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as
+        everything is delivered, or in the journal for destinations that take nothing.
 
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.
@@ -402,7 +413,7 @@ class Runner:
         self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None
     ) -> Pipeline:
         """Start, and return the running pipeline."""
-        return self.open(Doors(grpc_addr, http_addr, http_token))
+        return self.open(Doors(grpc_addr, http_addr, http_token, tls=self.plan.tls))
 
     def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
         """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
@@ -428,6 +439,7 @@ class Runner:
                 grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051",
                 http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
                 http_token or os.environ.get("POLKU_HTTP_TOKEN") or None,
+                tls=self.plan.tls or tls_of_environment(),
             ),
             drain=drain,
         )

@@ -10,6 +10,7 @@ from typing import Final
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
 from polku.external.registration_rules import PluginRules
+from polku.gateway.tls import Tls
 from polku.limits import Limits
 
 PER_NODE: Final = "per-node"
@@ -109,6 +110,7 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
     plugins: PluginRules | None = None
+    tls: Tls | None = None
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1

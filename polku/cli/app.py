@@ -25,6 +25,7 @@ from polku.cli.settings import (
     unknown_variables,
 )
 from polku.errors import PlanError, PolkuError, SettingError
+from polku.gateway.tls import tls_from, tls_of_environment
 from polku.runtime.serving import check_seconds, say
 from polku.version import __version__
 
@@ -68,9 +69,29 @@ def _options(
     pass
 
 
+TlsCert = Annotated[str | None, typer.Option(metavar="PEM", help="The server's certificate; or POLKU_TLS_CERT.")]
+TlsKey = Annotated[str | None, typer.Option(metavar="PEM", help="Its private key; or POLKU_TLS_KEY.")]
+TlsClientCa = Annotated[
+    str | None, typer.Option(metavar="PEM", help="The CA of clients' certificates; or POLKU_TLS_CLIENT_CA.")
+]
+TlsClientAuth = Annotated[
+    str | None, typer.Option(metavar="required|optional", help="Whether clients need one; or POLKU_TLS_CLIENT_AUTH.")
+]
+
+
 @app.command(epilog=_VARIABLES)
-def serve() -> None:
-    """Run the gateway as the environment's POLKU_* variables say; to stdout without a POLKU_EMIT_… variable."""
+def serve(
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    tls_client_auth: TlsClientAuth = None,
+) -> None:
+    """Run the gateway as the environment's POLKU_* variables say; to stdout without a POLKU_EMIT_… variable.
+
+    An option counts before its variable.
+    """
+    options = {"CERT": tls_cert, "KEY": tls_key, "CLIENT_CA": tls_client_ca, "CLIENT_AUTH": tls_client_auth}
+    os.environ.update({f"POLKU_TLS_{name}": value for name, value in options.items() if value is not None})
     serve_environment()
 
 
@@ -82,6 +103,10 @@ def run(
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
     chain: Chain = False,
     lanes: Lanes = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    tls_client_auth: TlsClientAuth = None,
     drain: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
     ] = None,
@@ -107,6 +132,14 @@ def run(
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
     hub = _load(file, runtime, chain=chain, lanes=lanes)
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
+    if tls_cert or tls_key or tls_client_ca or tls_client_auth:
+        tls = tls_from(
+            cert=tls_cert or settings.tls_cert,
+            key=tls_key or settings.tls_key,
+            client_ca=tls_client_ca or settings.tls_client_ca,
+            client_auth=tls_client_auth or settings.tls_client_auth,
+        )
+        hub.security(tls=tls)
     seconds = check_seconds("--drain", drain) if drain is not None else settings.drain_seconds
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token, drain=seconds)
 
@@ -125,6 +158,7 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
     try:
         plan = _load(file, runtime, chain=chain, lanes=lanes).plan(runtime)
         check_extras(plan)
+        _check_certificates(plan)
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
@@ -187,6 +221,19 @@ def send(
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:
         raise typer.Exit(1)
+
+
+def _check_certificates(plan: Any) -> None:
+    """Raise `PlanError` where the files of TLS cannot be used."""
+    from polku.gateway.certificates import Certificates
+
+    tls = plan.tls or tls_of_environment()
+    if tls is None:
+        return
+    try:
+        Certificates(tls)
+    except SettingError as error:
+        raise PlanError(str(error)) from None
 
 
 def _gateway(option: str, value: str) -> str:

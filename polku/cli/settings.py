@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
 from polku.gateway.addresses import DOORS
+from polku.gateway.tls import CLIENT_AUTH
 from polku.plan import PER_NODE
 from polku.runtime.serving import DRAIN_SECONDS, check_seconds
 
@@ -36,6 +37,16 @@ class Settings:
     http_addr: str | None = _setting(None, "address of the HTTP server; closed without it")
     http_token: str | None = _setting(
         None, "the bearer token that HTTP clients must send; none is required without it", secret=True
+    )
+    tls_cert: str | None = _setting(
+        None, "PEM file of the server's certificate and chain; the ports are plain without it"
+    )
+    tls_key: str | None = _setting(None, "PEM file of its private key")
+    tls_client_ca: str | None = _setting(
+        None, "PEM file of the CA whose certificates clients must show; none without it"
+    )
+    tls_client_auth: str | None = _setting(
+        None, "with a client CA: `required` (the default), or `optional` for clients without a certificate too"
     )
     runtime: str = _setting("ray", "`ray` or `inline`")
     log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
@@ -102,6 +113,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         plugin_token=read("plugin_token", check_token, None),
         http_addr=read("http_addr", check_address, None),
         http_token=read("http_token", check_token, None),
+        tls_cert=read("tls_cert", _path, None),
+        tls_key=read("tls_key", _path, None),
+        tls_client_ca=read("tls_client_ca", _path, None),
+        tls_client_auth=read("tls_client_auth", _one_of(CLIENT_AUTH), None),
         door=read("door", _one_of(DOORS), None),
         loop=read("loop", _one_of(LOOPS), None),
         hops=read("hops", _one_of(HOPS), None),
@@ -148,6 +163,10 @@ def check_lanes(name: str, text: str) -> int | Literal["per-node"]:
     if not text.isdecimal() or not 1 <= int(text) <= 1000:
         raise SettingError(name, text, f"write a whole number from 1 to 1000, or {PER_NODE}")
     return int(text)
+
+
+def _path(name: str, text: str) -> str:
+    return text
 
 
 def _count(name: str, text: str) -> int:

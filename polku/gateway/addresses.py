@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from polku.errors import SettingError
+from polku.gateway.tls import Tls
 
 DOORS = ("native", "grpcio")
 
@@ -17,7 +18,8 @@ DOORS = ("native", "grpcio")
 class Doors:
     """Say which doors to open: addresses (`host:port`, port 0 for any free one), None for a door that stays shut.
 
-    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). `shared` ports are open in
+    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). With `tls` all of them speak
+    TLS. `shared` ports are open in
     several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
     `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
     chooses.
@@ -27,6 +29,7 @@ class Doors:
     http_addr: str | None = None
     http_token: str | None = field(default=None, repr=False)
     shared: bool = False
+    tls: Tls | None = None
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     def __post_init__(self) -> None:

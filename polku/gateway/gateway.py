@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from polku.aio.tasks import TaskSet
 from polku.gateway.addresses import Addresses, Doors
+from polku.gateway.certificates import Certificates
 from polku.gateway.grpc_server import choose
 from polku.gateway.grpcio import GatewayServer
 from polku.gateway.intake import Intake
@@ -30,6 +32,7 @@ class Gateway:
         self._health = health
         self._servers: list[GatewayServer | NativeServer | HttpServer] = []
         self._addresses = Addresses()
+        self._tasks = TaskSet("gateway")
 
     @property
     def addresses(self) -> Addresses:
@@ -40,15 +43,16 @@ class Gateway:
         """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
         grpc = http = None
         try:
+            certificates = self._certificates(doors)
             if doors.grpc_addr is not None:
                 server = choose(doors)(self._intake, self._health, self._registry)
                 self._servers.append(server)
-                grpc = await server.start(doors.grpc_addr, shared=doors.shared)
+                grpc = await server.start(doors.grpc_addr, shared=doors.shared, certificates=certificates)
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer
 
                 self._servers.append(http_server := HttpServer(self._intake, self._health, doors.http_token))
-                http = await http_server.start(doors.http_addr, shared=doors.shared)
+                http = await http_server.start(doors.http_addr, shared=doors.shared, certificates=certificates)
         except BaseException:
             await self.close(0)
             raise
@@ -63,4 +67,12 @@ class Gateway:
     async def close(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the ports."""
         servers, self._servers = self._servers, []
+        await self._tasks.close()
         await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
+
+    def _certificates(self, doors: Doors) -> Certificates | None:
+        if doors.tls is None or (doors.grpc_addr is None and doors.http_addr is None):
+            return None
+        certificates = Certificates(doors.tls)
+        self._tasks.keep_alive("certificates", certificates.watch)
+        return certificates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from polku.errors import SettingError
 from polku.gateway.addresses import Doors
 from polku.gateway.grpcio import GatewayServer
 
@@ -15,7 +16,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def choose(doors: Doors) -> type[GatewayServer] | type[NativeServer]:
-    """Return the class of the gRPC server."""
+    """Return the class of the gRPC server; raises `SettingError` where the one that is asked for cannot do all."""
+    if doors.tls is not None and doors.door == "grpcio" and doors.tls.client_auth == "optional":
+        reason = "cannot ask for a certificate that clients need not have; use `native`, or client_auth='required'"
+        raise SettingError("POLKU_DOOR", "grpcio", reason)
     if doors.door is not None:
         return _say(doors.door, "it is asked for")
     return _say("native", "it costs the least; POLKU_DOOR=grpcio chooses the other")

@@ -30,6 +30,7 @@ from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
+    from polku.gateway.certificates import Certificates
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "polku.v1.Gateway"
@@ -54,17 +55,18 @@ class GatewayServer:
         self._baselines = baselines or Baselines(intake)
         self._streams = 0
 
-    async def start(self, address: str, *, shared: bool = False) -> str:
+    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
 
-        A `shared` port may be open in other processes too: the kernel divides the connections among them.
+        A `shared` port may be open in other processes too: the kernel divides the connections among them. With
+        `certificates` it speaks TLS alone.
         """
         server = grpc.aio.server(options=_options(self._intake.limits, shared=shared))
         server.add_generic_rpc_handlers((self._handlers(),))
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
         self._add_standard_services(server)
-        port = _bind(server, address)
+        port = _bind(server, address, _credentials(certificates) if certificates else None)
         await server.start()
         if self._registry is not None:
             await self._registry.registry.start()
@@ -180,9 +182,31 @@ def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Return credentials that each handshake asks for what the files hold by now."""
+    in_use: list[object] = [certificates.pems]
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pems = certificates.pems
+        return grpc.ssl_server_certificate_configuration([(pems.key, pems.chain)], pems.client_ca)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        if in_use[0] is certificates.pems:
+            return None
+        in_use[0] = certificates.pems
+        return configuration()
+
+    asks = certificates.tls.client_ca is not None
+    fetch: Any = changed  # None says that nothing has changed, which the stubs do not know
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=asks)
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise cannot_open("grpc_addr", address, error) from None
     if port == 0:

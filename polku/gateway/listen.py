@@ -1,46 +1,188 @@
-"""Open a port for a server of this process."""
+"""Open a port for a server of this process, plain or with TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 import socket
-from collections.abc import Callable
+import ssl
+import stat
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
+from polku.aio.tasks import TaskSet
 from polku.errors import SettingError
 from polku.gateway.addresses import cannot_open
+from polku.gateway.certificates import Certificates
+from polku.log import RepeatedLog
 
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _BACKLOG = 1024
+_HANDSHAKE_SECONDS = 10.0
+_SHUTDOWN_SECONDS = 5.0  # for the peer's part in closing a TLS connection
+_PAUSE_SECONDS = 1.0  # where no connection can be taken
+
+Factory = Callable[[], asyncio.BaseProtocol]
+Context = Callable[[], ssl.SSLContext]
+
+
+class Listener(Protocol):
+    """An open port."""
+
+    def close(self) -> None:
+        """Close the port; connections that are open stay."""
+
+
+def context_of(certificates: Certificates | None, protocol: str) -> Context | None:
+    """Return what gives each new connection its TLS context; None where the port is plain."""
+    return None if certificates is None else partial(certificates.context, protocol)
 
 
 async def listen(
-    factory: Callable[[], asyncio.BaseProtocol], field: str, address: str, *, shared: bool
-) -> tuple[asyncio.Server, str]:
-    """Open `host:port` or `unix:path`; return the server and the bound address.
+    factory: Factory, field: str, address: str, *, shared: bool, tls: Context | None = None
+) -> tuple[Listener, str]:
+    """Open `host:port` or `unix:path`; return the port and the bound address.
 
     A `shared` port may be open in other processes too: the kernel divides the connections among them. `[::]` takes
-    IPv4 too. Raises `SettingError` about the setting `field` where the address cannot be had.
+    IPv4 too. With `tls` each connection begins with a handshake. Raises `SettingError` about the setting `field` where
+    the address cannot be had.
     """
-    loop = asyncio.get_running_loop()
     try:
-        if address.startswith("unix:"):
-            path = address.removeprefix("unix:").removeprefix("//")
-            return await loop.create_unix_server(factory, path, backlog=_BACKLOG), address
-        written, _, port = address.rpartition(":")
-        host = written.strip("[]")
-        if int(port) not in range(65_536):  # uvloop would take what is left of it
-            raise OverflowError(f"{port} is no port")
-        if host == "::":
-            sock = socket.create_server(
-                (host, int(port)), family=socket.AF_INET6, backlog=_BACKLOG, reuse_port=shared, dualstack_ipv6=True
-            )
-            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
-        else:
-            server = await loop.create_server(
-                factory, host, int(port), reuse_address=True, reuse_port=shared, backlog=_BACKLOG
-            )
+        if tls is not None:
+            sockets = await _bind(address, shared=shared)
+            return TlsListener(sockets, factory, tls, field), _bound(address, sockets[0])
+        server = await _listen_plain(factory, address, shared=shared)
+        return server, _bound(address, server.sockets[0])
     except OSError as error:
         raise cannot_open(field, address, error) from None
     except (ValueError, OverflowError) as error:
         reason = f"cannot be opened ({error}); write HOST:PORT, with a free port from 0 (any) to 65535"
         raise SettingError(field, address, reason) from None
-    return server, f"{written}:{server.sockets[0].getsockname()[1]}"
+
+
+class TlsListener:
+    """Take connections, each with the context that is in use when it comes.
+
+    A server of asyncio has one context for its life; this is why certificates can change here while it is open.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], factory: Factory, context: Context, field: str) -> None:
+        self._factory = factory
+        self._context = context
+        self._field = field
+        self._accepting = TaskSet(f"{field} port")
+        self._handshakes = TaskSet(f"{field} handshakes")
+        for sock in sockets:
+            self._accepting.keep_alive(f"port {sock.fileno()}", partial(self._accept, sock))
+        self._sockets = sockets
+
+    def close(self) -> None:
+        """Close the port; connections that are open stay, handshakes go on."""
+        sockets, self._sockets = self._sockets, ()
+        for sock in sockets:
+            self._accepting.cancel(f"port {sock.fileno()}")
+        # Not before the tasks have ended: they hold the descriptors in the loop's selector.
+        for sock in sockets:
+            asyncio.get_running_loop().call_soon(sock.close)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(sock)
+            except ConnectionAbortedError:
+                continue  # that one client is gone already
+            except OSError as error:  # no descriptors, or no memory
+                _REPEATED.error(error.errno, "%s: no connection can be taken: %s", self._field, error.strerror)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            self._handshakes.start("handshake", self._begin(connection))
+
+    async def _begin(self, sock: socket.socket) -> None:
+        """Shake hands; a client that fails costs one line of the log."""
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._factory,
+                sock,
+                ssl=self._context(),
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except (OSError, TimeoutError) as error:  # `ssl.SSLError` is an OSError
+            sock.close()
+            reason = getattr(error, "reason", None) or error.__class__.__name__
+            _REPEATED.info(reason, "%s: a client's TLS handshake failed: %s", self._field, error or reason)
+
+
+async def _listen_plain(factory: Factory, address: str, *, shared: bool) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    path = _unix_path(address)
+    if path is not None:
+        return await loop.create_unix_server(factory, path, backlog=_BACKLOG)
+    host, port = _host_and_port(address)
+    if host == "::":
+        (sock,) = await _bind(address, shared=shared)
+        return await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
+    return await loop.create_server(factory, host, port, reuse_address=True, reuse_port=shared, backlog=_BACKLOG)
+
+
+async def _bind(address: str, *, shared: bool) -> list[socket.socket]:
+    """Return sockets that listen, one for each address of the host."""
+    path = _unix_path(address)
+    if path is not None:
+        return [_bind_unix(path)]
+    host, port = _host_and_port(address)
+    if host == "::":
+        dual = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+        sockets = [socket.create_server((host, port), backlog=_BACKLOG, reuse_port=shared, **dual)]  # type: ignore[arg-type]
+    else:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets = []
+        with contextlib.ExitStack() as opened:
+            for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
+                sock = socket.create_server(place, family=family, backlog=_BACKLOG, reuse_port=shared)
+                opened.callback(sock.close)
+                sockets.append(sock)
+            opened.pop_all()
+    for sock in sockets:
+        sock.setblocking(False)
+    return sockets
+
+
+def _bind_unix(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)  # of an earlier process, as asyncio does
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _unix_path(address: str) -> str | None:
+    return address.removeprefix("unix:").removeprefix("//") if address.startswith("unix:") else None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    written, _, port = address.rpartition(":")
+    if int(port) not in range(65_536):  # uvloop would take what is left of it
+        raise OverflowError(f"{port} is no port")
+    return written.strip("[]"), int(port)
+
+
+def _bound(address: str, sock: socket.socket) -> str:
+    if address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{sock.getsockname()[1]}"

@@ -37,6 +37,7 @@ class Connection(Streams, asyncio.Protocol):
         self._tail = bytearray()  # a frame that has come in part
         self._needed = 0  # bytes of `_tail` from which on it is worth looking at
         self._is_settled = False
+        self._is_negotiated = True
         self._partial: tuple[int, int, int] | None = None  # stream, flags and missing bytes of a DATA frame
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags and what has come of a header block
         self._block_began = 0.0
@@ -48,6 +49,8 @@ class Connection(Streams, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the client's preface: one of another protocol can still be told so."""
         self._outbox.transport = transport
+        tls = transport.get_extra_info("ssl_object")
+        self._is_negotiated = tls is None or tls.selected_alpn_protocol() == "h2"
 
     def _greet_back(self) -> None:
         """Send our SETTINGS, which is the server's preface (section 3.4)."""
@@ -162,6 +165,8 @@ class Connection(Streams, asyncio.Protocol):
             return 0
         self._is_greeted = True
         self._greet_back()
+        if not self._is_negotiated:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "HTTP/2 over TLS needs ALPN with h2 (RFC 9113, section 3.3)")
         return len(f.PREFACE)
 
     def _is_too_large(self, kind: int, size: int) -> bool:

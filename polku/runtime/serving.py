@@ -63,7 +63,8 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
     if runner.runtime != "ray":
         favour_journal(runner.plan.buffer)
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
-    say(f"polku: ready on grpc {pipeline.address}{http} (runtime {runner.runtime})")
+    tls = "TLS, " if doors.tls is not None else ""
+    say(f"polku: ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime})")
     _watch(pipeline, stop)
     if pipeline.lost:
         _end_lost(pipeline)

@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from polku import __version__
 from polku.ahti.v1.events_pb2 import EventType
 from polku.testing import AhtiServer
 from tests.gateway.http_client import post
+from tests.support.authority import Authority
 from tests.support.server import POLKU, Server, environment, polku
 
 PIPELINE = """
@@ -51,6 +54,39 @@ def test_serve_prints_events_and_nothing_else_on_standard_output(server: Server)
     event = json.loads(line)
     assert (event["id"], event["event_type"], event["metadata"]) == ("evt-001", "user.login", {"k": "v"})
     assert "1 delivered" in server.err.read_text()
+
+
+def test_serve_takes_its_certificate_from_options_and_variables(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "certificates")
+    pair = authority.issue()
+    variables = {
+        "POLKU_RUNTIME": "inline",
+        "POLKU_GRPC_ADDR": "127.0.0.1:0",
+        "POLKU_HTTP_ADDR": "127.0.0.1:0",
+        "POLKU_TLS_KEY": str(pair.key),
+    }
+    server = Server(tmp_path / "secure", "serve", "--tls-cert", str(pair.cert), **variables)
+    try:
+        assert "(TLS, runtime inline)" in server.err.read_text()
+        trusting = ssl.create_default_context(cafile=str(authority.cert))
+        url = f"https://{server.http_address}/health"
+        assert urllib.request.urlopen(url, context=trusting, timeout=20).status == 200
+    finally:
+        assert server.stop() == 0
+    refused = polku("serve", **variables)
+    assert refused.returncode == 2
+    assert "POLKU_TLS_CERT='': is missing: name the PEM file of the server's certificate" in refused.stderr
+
+
+def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
+    pair, other = Authority(tmp_path, "one").issue(), Authority(tmp_path, "two").issue()
+    file = tmp_path / "pipeline.py"
+    for key, status in ((pair.key, 0), (other.key, 1)):
+        tls = f"Tls({str(pair.cert)!r}, {str(key)!r})"
+        file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
+        done = polku("validate", str(file), "--runtime", "inline")
+        assert done.returncode == status, done.stderr
+    assert f"tls_key='{other.key}': is not the key of {pair.cert}" in done.stderr
 
 
 def test_serve_forwards_to_other_gateways(server: Server, tmp_path: Path) -> None:

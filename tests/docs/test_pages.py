@@ -23,7 +23,13 @@ _LONG = (
     "make fuzz",
 )
 _ELSEWHERE = {"polku plugin new ingestor": "tests/testing/test_check.py"}
-_NEEDED = {"grpcurl": "grpcurl", "curl": "curl", "go build": "go", "systemd-analyze": "systemd-analyze"}
+_NEEDED = {
+    "grpcurl": "grpcurl",
+    "curl": "curl",
+    "openssl": "openssl",
+    "go build": "go",
+    "systemd-analyze": "systemd-analyze",
+}
 _PACKAGES = {"KafkaSource": "confluent_kafka", "S3Emitter": "obstore", "orders.py": "confluent_kafka"}
 CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
 

@@ -1,4 +1,4 @@
-"""`h2spec`, the conformance suite of HTTP/2 and HPACK, against the native gRPC server."""
+"""`h2spec`, the conformance suite of HTTP/2 and HPACK, against the native gRPC server, plain and with TLS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from polku import Hub
+from polku import Hub, Tls
+from tests.support.authority import Authority
 
 _PACKAGE = "github.com/summerwind/h2spec/cmd/h2spec"
 _VERSION = "v2.2.1+incompatible"
@@ -34,11 +35,16 @@ def h2spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "h2spec")
 
 
-def test_all_cases_pass(h2spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["plain", "tls"])
+def test_all_cases_pass(transport: str, h2spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("POLKU_DOOR", "native")
-    with Hub(runtime="inline").emitter(lambda batch: None, name="nothing").start(grpc_addr="127.0.0.1:0") as pipeline:
+    hub, options = Hub(runtime="inline").emitter(lambda batch: None, name="nothing"), []
+    if transport == "tls":
+        server = Authority(tmp_path).issue()
+        hub, options = hub.security(tls=Tls(server.cert, server.key)), ["-t", "-k"]
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
         host, _, port = str(pipeline.address).rpartition(":")
-        command = [h2spec, "-h", host, "-p", port, "-P", "/polku.v1.Gateway/SendEvent", "-o", "5"]
+        command = [h2spec, *options, "-h", host, "-p", port, "-P", "/polku.v1.Gateway/SendEvent", "-o", "5"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     found = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", done.stdout)
     assert found, done.stdout + done.stderr

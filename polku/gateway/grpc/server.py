@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
+from polku.gateway.certificates import H2, Certificates
 from polku.gateway.grpc.protocol import BatchMethod, GrpcConnection, Head, Method, StreamMethod
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
-from polku.gateway.listen import listen
+from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health, health_response
 from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
@@ -50,16 +51,19 @@ class NativeServer:
         self._largest = 4 * intake.limits.message_bytes + 65_536
         unfinished = max(ConnectionLimits().unfinished, 2 * self._largest)
         self._limits = ConnectionLimits(streams=intake.limits.connection_calls, unfinished=unfinished)
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
         self._tasks = TaskSet("gRPC server")
 
-    async def start(self, address: str, *, shared: bool = False) -> str:
+    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
 
-        A `shared` port may be open in other processes too: the kernel divides the connections among them.
+        A `shared` port may be open in other processes too: the kernel divides the connections among them. With
+        `certificates` it speaks TLS alone.
         """
         self._methods = self._all_methods()
-        self._server, bound = await listen(self._connection, "grpc_addr", address, shared=shared)
+        self._server, bound = await listen(
+            self._connection, "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
+        )
         if self._registry is not None:
             await self._registry.registry.start()
         self._tasks.keep_alive("times", self._watch_times)

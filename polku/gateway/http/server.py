@@ -18,13 +18,14 @@ from aiohttp import web
 
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
+from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
 from polku.gateway.http.connections import Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
-from polku.gateway.listen import listen
+from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.text import line
@@ -53,13 +54,14 @@ class HttpServer:
         self._busy = 0
         self._quiet = asyncio.Event()
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
         self._connections: Connections | None = None
 
-    async def start(self, address: str, *, shared: bool = False) -> str:
+    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
 
-        A `shared` port may be open in other processes too: the kernel divides the connections among them.
+        A `shared` port may be open in other processes too: the kernel divides the connections among them. With
+        `certificates` it speaks TLS alone.
         """
         app = web.Application(middlewares=[self._answer_errors])
         app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
@@ -72,7 +74,9 @@ class HttpServer:
         self._runner = runner
         make: Any = runner.server
         self._connections = Connections(make, self._intake.limits)
-        self._server, bound = await listen(self._connections, "http_addr", address, shared=shared)
+        self._server, bound = await listen(
+            self._connections, "http_addr", address, shared=shared, tls=context_of(certificates, HTTP1)
+        )
         return bound
 
     async def stop(self, grace: float) -> None:

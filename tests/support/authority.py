@@ -1,0 +1,47 @@
+"""A certificate authority for tests, made with the `openssl` program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+_EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Pair(NamedTuple):
+    """The PEM files of a certificate and its key."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """Sign certificates for `localhost` and 127.0.0.1; skips the test where there is no `openssl`."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        if shutil.which("openssl") is None:
+            pytest.skip("there is no openssl to make a certificate with")
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self.cert, self._key = folder / f"{name}.pem", folder / f"{name}.key"
+        self._name = name
+        files = ("-keyout", str(self._key), "-out", str(self.cert))
+        _openssl("req", "-x509", *_EC, "-days", "2", "-subj", f"/CN={name}", *files)
+
+    def issue(self, name: str = "server") -> Pair:
+        """Return the files of a new certificate and its key."""
+        stem = self._folder / f"{self._name}-{name}"
+        cert, key, request, extensions = (stem.with_suffix(end) for end in (".pem", ".key", ".csr", ".ext"))
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
+        _openssl("req", "-new", *_EC, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+        signer = ("-CA", str(self.cert), "-CAkey", str(self._key), "-CAcreateserial", "-days", "2")
+        _openssl("x509", "-req", "-in", str(request), *signer, "-extfile", str(extensions), "-out", str(cert))
+        return Pair(cert, key)
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
