@@ -12,7 +12,6 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import ray
-from polku.runtime.orphaned_journals import check_left
 
 from polku.errors import NotRunningError, PlanError
 from polku.plan import Plan

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from polku.runtime.orphaned_journals import check_left
 
 from polku.batch.batch import Header, Identity
 from polku.buffer.journal import Journal, Row, Work
