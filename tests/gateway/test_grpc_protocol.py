@@ -8,19 +8,11 @@ from collections.abc import Sequence
 
 from hpack import Encoder
 
-from polku.gateway.grpc.protocol import (
-    BatchMethod,
-    CallContext,
-    GrpcConnection,
-    Head,
-    Method,
-    StreamCall,
-    StreamMethod,
-    UnaryMethod,
-)
+from polku.gateway.grpc.calls import BatchMethod, CallContext, Method, StreamCall, StreamMethod, UnaryMethod
+from polku.gateway.grpc.heads import HeadReader
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc.status import Status, StatusCode
 from polku.http2 import frames as f
-from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
 from tests.http2.peer import Frame, Transport, data, frames_in, status_of
 
@@ -53,7 +45,6 @@ class Server:
 
     def __init__(self, limits: ConnectionLimits | None = None) -> None:
         self.limits = limits or ConnectionLimits()
-        self.known: dict[tuple[Field, ...], Head] = {}
         self.connections: set[GrpcConnection] = set()
         self.streams: list[Held] = []
         self.contexts: list[CallContext] = []
@@ -62,6 +53,7 @@ class Server:
             b"/unary": UnaryMethod(self.unary),
             b"/stream": StreamMethod(self.stream),
         }
+        self.heads = HeadReader(self.methods)
 
     def echo(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
         for number, message in calls:
@@ -81,7 +73,7 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.transport = Transport()
-        self.connection = GrpcConnection(server.methods, server.limits, LIMIT, server.known, server.connections)
+        self.connection = GrpcConnection(server.heads, server.limits, LIMIT, server.connections)
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
         self.encoder = Encoder()
         self.connection.data_received(f.PREFACE + f.settings({}))

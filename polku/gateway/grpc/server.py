@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
 from polku.gateway.certificates import H2, Certificates
-from polku.gateway.grpc.protocol import BatchMethod, GrpcConnection, Head, Method, StreamMethod
+from polku.gateway.grpc.calls import BatchMethod, Method, StreamMethod
+from polku.gateway.grpc.heads import HeadReader
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents
@@ -17,7 +19,6 @@ from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health, health_response
-from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
 from polku.v1.gateway_pb2 import HealthRequest, HealthResponse
 
@@ -43,9 +44,8 @@ class NativeServer:
         baselines = Baselines(intake)
         self._send_event = SendEvent(intake, baselines)
         self._stream_events = StreamEvents(intake, baselines)
-        self._methods: dict[bytes, Method] = {}
+        self._heads = HeadReader({})
         self._standard: HealthService | None = None
-        self._known: dict[tuple[Field, ...], Head] = {}
         self._connections: set[GrpcConnection] = set()
         # What is over the limit but under this cap is refused by name, and its stream continues.
         self._largest = 4 * intake.limits.message_bytes + 65_536
@@ -60,7 +60,7 @@ class NativeServer:
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
         """
-        self._methods = self._all_methods()
+        self._heads = HeadReader(self._all_methods())
         self._server, bound = await listen(
             self._connection, "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
         )
@@ -98,7 +98,7 @@ class NativeServer:
             self._standard.set_serving(serving)
 
     def _connection(self) -> GrpcConnection:
-        return GrpcConnection(self._methods, self._limits, self._largest, self._known, self._connections)
+        return GrpcConnection(self._heads, self._limits, self._largest, self._connections)
 
     def _all_methods(self) -> dict[bytes, Method]:
         path = f"/{_SERVICE}/".encode()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Coroutine
 from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
 from polku.gateway.acks import bounded
-from polku.gateway.grpc.protocol import StreamCall
+from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake

@@ -1,0 +1,135 @@
+"""What a service sees of gRPC: tables of methods, the head of a call, and calls with many messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from polku.gateway.grpc.messages import MessageReader, write_prefix
+from polku.gateway.grpc.status import HEAD, CallError, Status, trailers, whole_answer
+from polku.http2.stream import Stream
+
+if TYPE_CHECKING:
+    from polku.gateway.grpc.protocol import GrpcConnection
+
+
+class BatchMethod(NamedTuple):
+    """Unary calls, all that have come at once: `handle(connection, [(number, message), …])`.
+
+    Each is answered by `respond` or `refuse`, now or later.
+    """
+
+    handle: Callable[[GrpcConnection, list[tuple[int, bytes]]], None]
+
+
+class UnaryMethod(NamedTuple):
+    """A unary call: `handle(message, context)` returns the answer; it raises `CallError` for another status."""
+
+    handle: Callable[[bytes, CallContext], Awaitable[bytes]]
+
+
+class StreamMethod(NamedTuple):
+    """A call with any number of messages on both sides: `open(call)` returns what takes them."""
+
+    open: Callable[[StreamCall], StreamHandler]
+
+
+class StreamHandler(Protocol):
+    """Take the messages of one call. Nothing here may raise."""
+
+    def messages(self, messages: list[bytes]) -> bool:
+        """Take messages; return whether more may come: where not, `StreamCall.go_on` asks for them."""
+        ...
+
+    def ended(self) -> None:
+        """The client will send no more."""
+        ...
+
+    def drained(self) -> None:
+        """All that was sent has left."""
+        ...
+
+    def lost(self) -> None:
+        """The client has left."""
+        ...
+
+
+Method = BatchMethod | UnaryMethod | StreamMethod
+
+
+class Head(NamedTuple):
+    """What the header fields of a request mean."""
+
+    method: Method | None
+    fault: Status | None  # what it is answered with, whatever its body says
+    length: int  # content-length; -1: none
+    encoding: bytes
+    timeout: float | None
+    metadata: Mapping[str, str]
+
+
+class CallContext:
+    """What a unary method may know of its call, with the names of `grpc.aio.ServicerContext`."""
+
+    def __init__(self, peer: str, metadata: Mapping[str, str]) -> None:
+        self._peer = peer
+        self._metadata = metadata
+
+    def peer(self) -> str:
+        """Return the client's address."""
+        return self._peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return the request's metadata."""
+        return tuple(self._metadata.items())
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Sequence[tuple[str, str]] = ()) -> None:
+        """End the call with a status."""
+        number = code.value[0] if isinstance(code.value, tuple) else int(code)
+        raise CallError(Status(number, details, tuple(trailing_metadata)))
+
+
+class StreamCall:
+    """A call with many messages, as its handler sees it."""
+
+    __slots__ = ("_connection", "_stream", "began", "handler", "head", "is_held", "owed", "peer", "reader")
+
+    def __init__(self, connection: GrpcConnection, stream: Stream, head: Head) -> None:
+        self._connection = connection
+        self._stream = stream
+        self.head = head
+        self.peer = connection.peer
+        self.reader = MessageReader(connection.message_limit)
+        self.handler: StreamHandler | None = None
+        self.began = False
+        self.is_held = False  # the handler takes no more for now
+        self.owed = 0  # bytes that came meanwhile, for which the client gets no credit yet
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+        self._begin()
+        self._connection.send(self._stream, write_prefix(0, len(message)) + message)
+
+    def finish(self, status: Status) -> None:
+        """End the call."""
+        block = trailers(status) if self.began else whole_answer(status)
+        self._connection.end(self._stream, block)
+
+    def go_on(self) -> None:
+        """Let more messages come, after `messages` has returned False."""
+        self.is_held = False
+        self._stream.touched = time.monotonic()  # until now the client could not send more
+        owed, self.owed = self.owed, 0
+        if owed:
+            self._connection.consumed(self._stream, owed)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that were sent and that the client gives no window for."""
+        return self._stream.pending_bytes
+
+    def _begin(self) -> None:
+        if not self.began:
+            self.began = True
+            self._connection.send_headers(self._stream, HEAD)

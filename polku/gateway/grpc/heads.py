@@ -1,0 +1,93 @@
+"""The header fields of requests, and what they mean (PROTOCOL-HTTP2.md of gRPC; RFC 9113, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from polku.gateway.grpc.calls import Head, Method, UnaryMethod
+from polku.gateway.grpc.status import Status, StatusCode
+from polku.http2.frames import ErrorCode, StreamError
+from polku.http2.header_blocks import Field
+
+_ENCODINGS = (b"identity", b"gzip")
+_ACCEPTED = (("grpc-accept-encoding", "identity,gzip"),)
+_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_OF_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+_VARYING = frozenset((b"grpc-timeout", b"traceparent", b"tracestate"))
+_KNOWN_HEADS = 256
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+NOT_GRPC = "this port speaks gRPC over HTTP/2: send POST with content-type: application/grpc"
+
+
+class HeadReader:
+    """Read the heads of all connections to one port; those that were seen before are known."""
+
+    def __init__(self, methods: Mapping[bytes, Method]) -> None:
+        self._methods = methods
+        self._known: dict[tuple[Field, ...], Head] = {}  # by their fields, without those that vary with each call
+
+    def read(self, fields: list[Field]) -> Head:
+        """Read the fields of a request; what varies with each call is read each time."""
+        lasting = tuple([field for field in fields if field[0] not in _VARYING])
+        head = self._known.get(lasting)
+        if head is None:
+            head = self._read_fields(lasting)
+            if len(self._known) >= _KNOWN_HEADS:
+                self._known.clear()
+            self._known[lasting] = head
+        return head if len(lasting) == len(fields) else _with_varying(head, fields)
+
+    def _read_fields(self, fields: Sequence[Field]) -> Head:
+        seen: dict[bytes, bytes] = {}
+        metadata: dict[str, str] = {}
+        length = -1
+        for name, value in fields:
+            if name[:1] == b":":
+                if metadata or name in seen or name not in _PSEUDO:
+                    raise StreamError(ErrorCode.PROTOCOL_ERROR, "pseudo-header fields that are wrong or late")
+                seen[name] = value
+                continue
+            if name != name.lower() or name in _OF_CONNECTION or (name == b"te" and value != b"trailers"):
+                raise StreamError(ErrorCode.PROTOCOL_ERROR, "a field that HTTP/2 does not allow")
+            if name == b"content-length":
+                if not value.isdigit():
+                    raise StreamError(ErrorCode.PROTOCOL_ERROR, "content-length is no number")
+                length = int(value)
+            seen[name] = value
+            metadata[name.decode("latin-1")] = value.decode("latin-1")
+        if not seen.get(b":path") or b":method" not in seen or b":scheme" not in seen:
+            raise StreamError(ErrorCode.PROTOCOL_ERROR, "a request without :method, :scheme or :path")
+        encoding = seen.get(b"grpc-encoding", b"identity")
+        method = self._methods.get(seen[b":path"])
+        head = Head(method, None, length, encoding, None, metadata)
+        if seen[b":method"] != b"POST" or not seen.get(b"content-type", b"").startswith(b"application/grpc"):
+            return head._replace(fault=Status(-1, NOT_GRPC))
+        if method is None:
+            path = seen[b":path"].decode("latin-1")
+            return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, f"unknown method {path}"))
+        if encoding not in _ENCODINGS:
+            reason = f"grpc-encoding: {encoding.decode('latin-1')} is not supported; use identity or gzip"
+            return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, reason, _ACCEPTED))
+        return head
+
+
+def _with_varying(head: Head, fields: Sequence[Field]) -> Head:
+    """Return the head of one call: its deadline, and all of its metadata for a method that may ask for it."""
+    first = next(place for place, (name, _) in enumerate(fields) if name in _VARYING)
+    if any(name[:1] == b":" for name, _ in fields[first:]):
+        raise StreamError(ErrorCode.PROTOCOL_ERROR, "pseudo-header fields that are late")
+    varying = {name: value for name, value in fields[first:] if name in _VARYING}
+    if isinstance(head.method, UnaryMethod):
+        own = {name.decode(): value.decode("latin-1") for name, value in varying.items()}
+        head = head._replace(metadata={**head.metadata, **own})
+    timeout = varying.get(b"grpc-timeout")
+    return head if timeout is None or head.fault is not None else _with_timeout(head, timeout)
+
+
+def _with_timeout(head: Head, value: bytes) -> Head:
+    """Read `grpc-timeout`: up to eight digits and a unit."""
+    unit = _UNITS.get(value[-1:])
+    if unit is None or not value[:-1].isdigit() or len(value) > 9:
+        reason = f"grpc-timeout: {value.decode('latin-1')} is no timeout; write up to 8 digits and H, M, S, m, u or n"
+        return head._replace(fault=Status(StatusCode.INVALID_ARGUMENT, reason))
+    return head._replace(timeout=int(value[:-1]) * unit)

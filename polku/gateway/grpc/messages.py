@@ -1,0 +1,73 @@
+"""Messages in the bodies of requests and answers (gRPC's Length-Prefixed-Message): a flag, a length, the bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from polku.gateway.grpc.status import CallError, Status, StatusCode
+
+PREFIX_BYTES = 5
+_PREFIX = struct.Struct(">BI")  # whether it is compressed, and the length of the message
+read_prefix = _PREFIX.unpack_from
+write_prefix = _PREFIX.pack
+
+
+class MessageReader:
+    """Cut a request's body into messages."""
+
+    __slots__ = ("buffer", "counted", "limit", "needed")
+
+    def __init__(self, limit: int) -> None:
+        self.buffer = bytearray()
+        self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
+        self.needed = PREFIX_BYTES
+        self.limit = limit
+
+    def read(self, data: memoryview, encoding: bytes) -> list[bytes]:
+        """Return the messages that are complete; raises `CallError`."""
+        if self.buffer:
+            self.buffer += data
+            if len(self.buffer) < self.needed:
+                return []
+            whole, self.buffer = self.buffer, bytearray()
+            data = memoryview(whole)
+        messages: list[bytes] = []
+        at, end = 0, len(data)
+        self.needed = PREFIX_BYTES
+        while end - at >= PREFIX_BYTES:
+            flag, size = read_prefix(data, at)
+            if size > self.limit:
+                raise CallError(too_large(size, self.limit))
+            start = at + PREFIX_BYTES
+            if end - start < size:
+                self.needed = PREFIX_BYTES + size
+                break
+            message = bytes(data[start : start + size])
+            messages.append(inflate(message, encoding, self.limit) if flag else message)
+            at = start + size
+        if at < end:
+            self.buffer += data[at:]
+        return messages
+
+
+def too_large(size: int, limit: int) -> Status:
+    """Return the status of a message that is over the limit."""
+    reason = f"TOO_LARGE: message: {size} bytes, the limit is {limit}; send smaller ones"
+    return Status(StatusCode.RESOURCE_EXHAUSTED, reason)
+
+
+def inflate(message: bytes, encoding: bytes, limit: int) -> bytes:
+    """Return a message without its compression; raises `CallError`, at `limit` bytes at the latest."""
+    if encoding != b"gzip":
+        raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
+    reader = zlib.decompressobj(31)
+    try:
+        plain = reader.decompress(message, limit + 1)
+    except zlib.error as error:
+        raise CallError(Status(StatusCode.INTERNAL, f"message: not valid gzip ({error})")) from None
+    if len(plain) > limit:
+        raise CallError(too_large(len(plain), limit))
+    if not reader.eof:
+        raise CallError(Status(StatusCode.INTERNAL, "message: gzip that ends too early"))
+    return plain
