@@ -232,9 +232,12 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
 
 def _excuse(world: World, plan, part) -> None:
     """What was acknowledged and lay in memory dies with its process; at the level `delivered` it was delivered."""
+    if "stage" in part.name:
+        world.ledger.overtake()
     if not part.name.endswith(("/buffer", "/lane")):
         return
     if not plan.buffer.path:
+        world.ledger.forget(part.name)
         tokens = [entry.token for entry in world.ledger.inputs.values()]
         world.ledger.excused_optional.update(tokens)
         if plan.ack != "delivered":

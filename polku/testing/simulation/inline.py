@@ -136,14 +136,18 @@ class IntakeDoor:
         try:
             await first(work, lost)
         except asyncio.CancelledError:
-            work.cancel()
+            if not work.done():  # to cancel what has failed would hide its error
+                work.cancel()
             raise
         finally:
             self._lost.discard(lost)
         if not work.done():
             raise UnavailableError("connection lost")
         await asyncio.sleep(self._world.random.random() * 0.002)
-        return work.result()
+        answer = work.result()
+        if isinstance(answer, (InputError, DrainingError)):
+            raise answer
+        return answer
 
 
 class InlineSystem:
@@ -187,7 +191,11 @@ class InlineSystem:
 
 
 async def _await(call: Any, intake: Intake) -> Any:
-    return await call(intake)
+    """Return what the call does; a refusal too, which is an answer: whether the client is still there or not."""
+    try:
+        return await call(intake)
+    except (InputError, DrainingError) as refusal:
+        return refusal
 
 
 async def _pass_on(call: Awaitable[Ack], answer: asyncio.Future[Ack]) -> None:

@@ -248,6 +248,8 @@ class Judge:
                 entry = ledger.inputs.get(root_of(token))
                 if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
                     continue
+                if token in destination.overtaken:
+                    continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
                 if entry.is_pulled and self._promises.full:

@@ -35,7 +35,10 @@ class Call:
 
 @dataclass(slots=True)
 class Destination:
-    """What one destination was given: tokens in the order of their first arrival, and what it did about them."""
+    """What one destination was given: tokens in the order of their first arrival, and what it did about them.
+
+    `overtaken` may come after later ones: see `Ledger.overtake`.
+    """
 
     name: str
     required: bool = True
@@ -46,6 +49,7 @@ class Destination:
     refused: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     troubled: set[str] = field(default_factory=set)
+    overtaken: set[str] = field(default_factory=set)
     dropped: int = 0
     starts: dict[str, int] = field(default_factory=dict)
     latest: dict[str, str] = field(default_factory=dict)
@@ -71,6 +75,8 @@ class Ledger:
         self.excused: set[str] = set()
         self.excused_optional: set[str] = set()
         self.chance_deaths: Counter[str] = Counter()  # by part: those that no event has caused
+        self.answered: dict[str, set[str]] = defaultdict(set)  # by process: what a buffer has answered about
+        self.forgotten: set[str] = set()
         self.faults: list[str] = []
         self.counts: dict[str, int] = defaultdict(int)
 
@@ -131,6 +137,24 @@ class Ledger:
         """Learn that a dead letter is where it stays: until then it may die with its process."""
         for token in tokens_of(event):
             self.kept[token].add(emitter)
+
+    def answer(self, buffer: str, tokens: Iterable[str]) -> None:
+        """Learn that a buffer has answered about what was pushed to it."""
+        self.answered[buffer].update(tokens)
+
+    def forget(self, buffer: str) -> None:
+        """Learn that a buffer in memory died, and with it what it had answered about."""
+        self.forgotten |= self.answered.pop(buffer, set())
+
+    def overtake(self) -> None:
+        """Learn that a stage died: what a buffer had forgotten before may now come after later events.
+
+        The stage had the buffer's answer about it, and handed on what came next. It died, and whoever gave it both has
+        no answer about the first: that one is sent again, to a buffer that does not know it any more, but has had the
+        next. Nobody knew of both deaths in time, and later is better than never.
+        """
+        for destination in self.destinations.values():
+            destination.overtaken |= self.forgotten - destination.arrived.keys()
 
     def is_buried(self, token: str, emitter: str) -> bool:
         """Return whether there is a dead letter of it, for an emitter or for all."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.buffer.log import Log, open_log
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.contracts import Outcome
@@ -102,7 +105,11 @@ def install(world: World) -> None:
         events = EventPayload.FromString(batch.payload).events
         ledger.pushed(events, batch.routes, self._outlets)
         world.trace(f"buffer: {batch.identity} {[' '.join(tokens_of(event)) for event in events]}")
-        return await push(self, batch)
+        answer = await push(self, batch)
+        process = current_process()
+        tokens = [token for event in events for token in tokens_of(event)]
+        _when_answered(answer, partial(ledger.answer, process.name if process else "", tokens))
+        return answer
 
     def kept(self: DeadLetters, letter: DeadLetter) -> None:
         ledger.letter(letter.emitter, letter.event, letter.code, letter.reason)
@@ -147,6 +154,14 @@ def install(world: World) -> None:
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
     world.patch(DeadLetterStore, "replayed", replayed)
+
+
+def _when_answered(answer: Receipt | Awaitable[Receipt], call: Callable[[], None]) -> None:
+    """Call once a receiver has its receipt, if it gets one."""
+    if isinstance(answer, asyncio.Future):
+        answer.add_done_callback(lambda done: call() if not done.cancelled() and done.exception() is None else None)
+    else:
+        call()
 
 
 def _check_size(world: World, inlet: LinkReceiver) -> None:
