@@ -15,7 +15,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +87,10 @@ class Work(NamedTuple):
 
 
 class _Unswept(NamedTuple):
-    """Count what was written since the latest sweep; `latest` is the last number of each sender's life."""
+    """Count what was written since the latest sweep.
+
+    `latest` is the last number of each sender's life; the life that was heard last stands last.
+    """
 
     commits: int = 0
     bytes: int = 0
@@ -100,7 +103,8 @@ class _Unswept(NamedTuple):
         wholes = [answer.identity.place[0] for answer in work.answers]
         latest = {(whole.origin, whole.epoch): whole.seq for whole in wholes}
         counts = (self.commits + 1, self.bytes + size, self.answers + len(work.answers))
-        return _Unswept(*counts, {**self.latest, **latest})
+        earlier = {life: seq for life, seq in self.latest.items() if life not in latest}
+        return _Unswept(*counts, {**earlier, **latest})
 
 
 class JournalStatistics(NamedTuple):
@@ -438,8 +442,10 @@ class Journal:
 
     def _forget_answers(self, unswept: _Unswept) -> None:
         count = 2 * unswept.answers  # two go for one that came, so old ones are caught up with
+        for life in unswept.latest:  # all of them, before any is taken for over
+            self._live(*life)
         for (origin, epoch), seq in unswept.latest.items():
-            lives = self._live(origin, epoch)
+            lives = self._lives[origin]
             old = (origin, *parts_of(origin), epoch, seq - KEPT_ANSWERS, *lives, *[epoch] * (LIVES - len(lives)), count)
             if self._final:
                 self._db.execute(f"DELETE FROM answered WHERE (origin, epoch, seq) IN ({_OLD_ANSWERS})", old)
@@ -448,8 +454,8 @@ class Journal:
                 if not self._holds(first, last):  # those whose batches still wait may be asked for
                     self._db.execute("DELETE FROM answered WHERE origin=? AND epoch=? AND seq=?", key)
 
-    def _live(self, origin: str, epoch: int) -> Collection[int]:
-        """Learn which life of a sender was heard last; return the latest ones, whose answers are kept.
+    def _live(self, origin: str, epoch: int) -> None:
+        """Learn which life of a sender was heard last: the answers to the latest ones are kept.
 
         A sender that hears of another of its name takes a higher epoch, and may have to send again what it sent before.
         """
@@ -458,7 +464,6 @@ class Journal:
         lives[epoch] = None
         while len(lives) > LIVES:
             del lives[next(iter(lives))]
-        return lives
 
     def _holds(self, first: int, last: int) -> bool:
         query = "SELECT 1 FROM batch WHERE position BETWEEN ? AND ? LIMIT 1"

@@ -143,6 +143,14 @@ def test_a_life_that_is_heard_again_is_remembered_before_those_that_are_not_also
         assert list(dict.fromkeys(a.identity.epoch for a in journal.answers())) == [4, 9, 5, 6]
 
 
+def test_lives_that_are_heard_between_two_sweeps_are_all_remembered(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        for position, epoch in enumerate([1, 9, 2, 3, 4, 9], start=1):
+            journal.write(Work([row(position, "a")], [Answer(Identity("one", epoch, position), position, position)]))
+        journal.write(Work())
+        assert {answer.identity.epoch for answer in journal.answers()} == {2, 3, 4, 9}
+
+
 def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_ahead_too(tmp_path: Path) -> None:
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 20):
