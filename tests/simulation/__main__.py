@@ -55,9 +55,10 @@ def _known(options: argparse.Namespace) -> frozenset[str]:
 
 def _again(line: str) -> int:
     case = json.loads(line)
-    faults = run(case).faults
+    with many.watched(case):
+        faults = run(case).faults
     if faults:
-        print(*faults, sep="\n")
+        print(f"# {many.about()}", *faults, sep="\n")
         many.print_case(case)
     return 1 if faults else 0
 

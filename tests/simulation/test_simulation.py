@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
+import signal
 import subprocess
 import sys
+import textwrap
+import time
+from typing import Any
 
 import pytest
 
 from polku.testing.simulation.loop import SimulatedLoop
+from tests.simulation import many
 from tests.simulation.generate import generate
-from tests.simulation.run import run
+from tests.simulation.run import Result, run
 
 SECONDS = os.environ.get("POLKU_SIMULATE_SECONDS", "50")
 
@@ -18,14 +26,15 @@ SECONDS = os.environ.get("POLKU_SIMULATE_SECONDS", "50")
 @pytest.mark.timeout(300)
 def test_no_promise_is_broken_in_a_minute_of_fresh_seeds() -> None:
     done = simulate("--seconds", SECONDS)
-    assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
-    assert "deaths" in done.stdout, f"nothing died: {done.stdout}"
+    assert done.returncode == 0, f"\n{done.stderr}\n{done.stdout}"
+    cases = int(done.stdout.partition(" ")[0])
+    assert "deaths" in done.stdout or cases < 100, f"nothing died: {done.stdout}"
 
 
 @pytest.mark.timeout(300)
 def test_what_failed_once_is_right() -> None:
     done = simulate("--failed")
-    assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"\n{done.stderr}\n{done.stdout}"
 
 
 def test_a_seed_is_always_the_same_case_with_the_same_end() -> None:
@@ -46,7 +55,77 @@ def test_the_loop_jumps_to_the_next_timer() -> None:
     loop.close()
 
 
+def test_a_case_that_breaks_a_promise_is_printed_with_all_that_it_takes_to_run_it_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(case: dict[str, Any]) -> Result:
+        return Result(case, ["lost: one", "order: two"], 0.0, 0.0, 0)
+
+    monkeypatch.setattr(many, "run", broken)
+    monkeypatch.setattr(many, "shrink", lambda case, kind, seconds: {**case, "faults": []})
+    options = argparse.Namespace(seeds="5-7", seconds=0.0, jobs=1, shrink=1.0)
+    assert many.run_many(options, frozenset()) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("# code ")
+    assert f"Python {platform.python_version()} on" in said
+    assert "SQLite" in said
+    for seed in (5, 6, 7):
+        assert f"--seed {seed}  # lost: one\n" in said
+        assert f"--seed {seed}  # order: two\n" in said
+    cases = [json.loads(line.split("'", 1)[1][:-1]) for line in said.splitlines() if "--case" in line]
+    small = [{**generate(seed), "faults": []} for seed in (5, 6)]
+    assert cases == [*small, generate(7)], "of each kind the first two are made smaller"
+
+
+def test_a_case_that_does_not_fail_again_names_the_cases_before_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many._spare()
+    faults = [[], ["lost: one"], []]  # of seed 41 when it is run again, and before, and of seed 40
+    monkeypatch.setattr(many, "run", lambda case: Result(case, faults.pop(), 0.0, 0.0, 0))
+    monkeypatch.setattr(many, "_ran", [])
+    assert many.run_many(argparse.Namespace(seeds="40-41", seconds=0.0, jobs=1, shrink=1.0), frozenset()) == 1
+    said = capsys.readouterr().out
+    assert "not so when it was run again: python -m tests.simulation --seeds 40-41" in said
+    assert json.dumps(generate(41)) in said
+
+
+def test_a_run_ends_with_the_case_in_which_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(case: dict[str, Any]) -> Result:
+        time.sleep(0.05)
+        return Result(case, [], 0.0, 0.0, 0)
+
+    monkeypatch.setattr(many, "run", slow)
+    assert many.run_seeds(range(20), frozenset(), time.perf_counter() + 0.12).cases <= 3
+
+
+def test_a_case_that_computes_without_end_is_named() -> None:
+    code = """
+        from tests.simulation import many
+
+        def endless(case):
+            while case["seed"]:
+                pass
+
+        many.CPU_SECONDS, many.run = 0.5, endless
+        many.run_seeds([1234], frozenset())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "endless: a case computes for 0.5 s" in done.stdout
+    assert """--case '{"seed": 1234,""" in done.stdout
+    assert "in endless" in done.stdout
+
+
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    """Run the simulation; what does not end names its place, and all that it has said until then."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.simulation", *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            said, errors = child.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGABRT)  # it prints where it is
+            said, errors = child.communicate()
+            pytest.fail(f"no end after 240 s; until then:\n{errors}\n{said}")
+    return subprocess.CompletedProcess(command, child.returncode, said, errors)
