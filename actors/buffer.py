@@ -46,10 +46,10 @@ class BufferShell(Shell):
         await self.ensure_started()
         return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
 
-    async def settle(self, push: Push) -> Receipt:
+    async def outcome(self, push: Push) -> Receipt:
         """Return the outcome of a batch whose delivery is awaited."""
         await self.ensure_started()
-        return await self._receiver.settle(push)
+        return await self._receiver.outcome(push)
 
     async def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""

@@ -43,10 +43,10 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
 
-    async def settle(self, push: Push) -> Receipt:
+    async def outcome(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
         await self.ensure_started()
-        return await self._receiver.settle(push)
+        return await self._receiver.outcome(push)
 
     async def flush(self, everything: bool) -> None:
         """Complete what is collected."""

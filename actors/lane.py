@@ -52,10 +52,10 @@ class LaneShell(IngestBase):
         await self.ensure_started()
         return pack_answer(await self._lane.push(*unpack_push(head, payload), after))
 
-    async def settle(self, push: Push, after: str) -> Receipt:
+    async def outcome(self, push: Push, after: str) -> Receipt:
         """Return the outcome of a batch of such a stage that was taken."""
         await self.ensure_started()
-        return await self._lane.settle(push, after)
+        return await self._lane.outcome(push, after)
 
     async def statistics(self) -> LaneStatistics:
         """Return a snapshot of the counters of every part."""

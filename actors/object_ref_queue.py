@@ -14,7 +14,7 @@ from polku.actors.names import find
 from polku.actors.socket_channel import LostError, SocketChannel, reach, this_node
 from polku.actors.wire import pack_push, unpack_answer
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Deferred, Receipt, Turn
 from polku.errors import PolkuError, UnavailableError
 from polku.link.link import Push
 from polku.text import named
@@ -33,7 +33,7 @@ class _LateError(UnavailableError):
 
 
 class ObjectRefQueue:
-    """Call `push` and `settle` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
+    """Call `push` and `outcome` of an actor; whatever leaves the outcome unknown raises `UnavailableError`.
 
     That is every exception but those of our own tree, which a receiver raises on purpose.
 
@@ -51,31 +51,36 @@ class ObjectRefQueue:
         self._tried = 0  # the life of the actor in which it was asked for a shortcut
         self._trying = asyncio.Lock()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         """Send a batch: its head and, by value, its payload."""
+        answer = unpack_answer(await self._push(push, batch))
+        return Accepted(Deferred(self._outcome, push)) if answer is None else answer
+
+    async def flush(self, everything: bool) -> None:
+        """Let the actor release what it holds."""
+        await self._call("flush", everything)
+
+    async def _push(self, push: Push, batch: Batch) -> bytes:
         if not self._life:
             self._life = await self._ask_life()
         head, payload = pack_push(push, batch)
         shortcut = await self._short_way()
         if shortcut is not None:
-            return unpack_answer(await self._hear(shortcut, shortcut.ask("push", (head, *self._after), payload)))
-        return unpack_answer(await self._call("push", head, payload, *self._after))
+            return await self._hear(shortcut, shortcut.ask("push", (head, *self._after), payload))
+        answer: bytes = await self._call("push", head, payload, *self._after)
+        return answer
 
-    async def settle(self, push: Push) -> Receipt:
-        """Ask for the outcome of a batch that was taken."""
+    async def _outcome(self, push: Push) -> Receipt:
+        """Ask for the receipt of a batch that was accepted."""
         while True:
             try:
                 shortcut = await self._short_way()
                 if shortcut is not None:
-                    asked = shortcut.ask("settle", (push, *self._after))
-                    return _receipt(unpack_answer(await self._hear(shortcut, asked)))
-                return _receipt(await self._call("settle", push, *self._after))
+                    return _receipt(await self._hear(shortcut, shortcut.ask("outcome", (push, *self._after))))
+                receipt: Receipt = await self._call("outcome", push, *self._after)
             except _LateError:  # it is held for longer: pushing it again would not help
                 continue
-
-    async def flush(self, everything: bool) -> None:
-        """Let the actor let go of what it holds."""
-        await self._call("flush", everything)
+            return receipt
 
     async def _short_way(self) -> SocketChannel | None:
         """Return the shortcut, asked for once in each life of the actor; None where there is none."""
@@ -162,6 +167,7 @@ def _explain(name: str, error: Exception) -> PolkuError:
     return cause if isinstance(cause, PolkuError) else UnavailableError(f"{name} failed: {named(cause)}")
 
 
-def _receipt(answer: Receipt | Accepted | Turn) -> Receipt:
-    assert isinstance(answer, Receipt)
-    return answer
+def _receipt(answer: bytes) -> Receipt:
+    receipt = unpack_answer(answer)
+    assert isinstance(receipt, Receipt)
+    return receipt

@@ -106,7 +106,7 @@ class Shell:
             head, *after = arguments
             answer: bytes = await actor.push(head, payload, *after)
             return answer
-        return pickle.dumps(await actor.settle(*arguments))
+        return pickle.dumps(await actor.outcome(*arguments))
 
     async def life(self) -> int:
         """Return a number that only this life of the actor has."""

@@ -53,10 +53,10 @@ class StageShell(Shell):
         await self.ensure_started()
         return self._fork is not None and self._fork.serve(lanes)
 
-    async def settle(self, push: Push) -> Receipt:
+    async def outcome(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""
         await self.ensure_started()
-        return await self._receiver.settle(push)
+        return await self._receiver.outcome(push)
 
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""

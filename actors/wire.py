@@ -17,7 +17,7 @@ from __future__ import annotations
 import pickle
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.link.link import Push
 
 
@@ -32,12 +32,12 @@ def unpack_push(head: bytes, payload: bytes) -> tuple[Push, Batch]:
     return push, Batch.from_wire(header, payload)
 
 
-def pack_answer(answer: Receipt | Accepted | Turn) -> bytes:
-    """Return the answer to a push."""
-    return pickle.dumps(answer)
+def pack_answer(answer: Answer | Turn) -> bytes:
+    """Return the answer to a push; of `Accepted` only that it is one, since the outcome is asked for."""
+    return pickle.dumps(None if isinstance(answer, Accepted) else answer)
 
 
-def unpack_answer(data: bytes) -> Receipt | Accepted | Turn:
-    """Return an answer again."""
-    answer: Receipt | Accepted | Turn = pickle.loads(data)
+def unpack_answer(data: bytes) -> Receipt | Turn | None:
+    """Return an answer again; None: the batch is accepted."""
+    answer: Receipt | Turn | None = pickle.loads(data)
     return answer

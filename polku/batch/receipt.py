@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from polku.codes import Code
 
 if TYPE_CHECKING:
     from polku.batch.batch import Batch
 
+
+T = TypeVar("T")
 
 Fate: TypeAlias = "tuple[int, str, int]"
 """What an event of a counted batch counts as: its position, a field of `Counts`, how often.
@@ -156,11 +158,39 @@ def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:
     return tuple(found[position] for position in sorted(found))
 
 
-class Accepted(NamedTuple):
-    """Answer a batch whose events are held: its place in the window is free, its outcome comes later.
+class Accepted:
+    """Answer to a batch whose events are held: its place in the window is free, its receipt comes later."""
 
-    The sender asks for the outcome with `settle` under the batch's own link identity.
-    """
+    __slots__ = ("_outcome",)
+
+    def __init__(self, outcome: Awaitable[Receipt]) -> None:
+        self._outcome = outcome
+
+    def outcome(self) -> Awaitable[Receipt]:
+        """Return what is awaited for the receipt; raises `UnavailableError` there where nobody knows it."""
+        return self._outcome
+
+
+Answer: TypeAlias = Receipt | Accepted
+"""What every `push` returns: the receipt, or that the batch is held and its receipt comes later."""
+
+
+async def outcome_of(answer: Answer) -> Receipt:
+    """Return the receipt of a batch, once it is there."""
+    return answer if isinstance(answer, Receipt) else await answer.outcome()
+
+
+class Deferred:
+    """An awaitable that calls a function when it is awaited, and not before."""
+
+    __slots__ = ("_argument", "_call")
+
+    def __init__(self, call: Callable[[T], Coroutine[Any, Any, Receipt]], argument: T) -> None:
+        self._call: Callable[[Any], Coroutine[Any, Any, Receipt]] = call
+        self._argument = argument
+
+    def __await__(self) -> Generator[Any, Any, Receipt]:
+        return self._call(self._argument).__await__()
 
 
 class Turn(NamedTuple):

@@ -11,14 +11,14 @@ outlets, pass; what waits for it is put into the log for it alone, in order, whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from polku.aio.sequencer import Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
-from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted
+from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifted
 from polku.buffer.answers import Answer, Answered, Known, answer_of
 from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
@@ -94,8 +94,8 @@ class Buffer:
         for outlet in self._all:
             outlet.start()
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        """Hold a batch; return its receipt once it is held, or what will be its receipt once it is delivered.
+    async def push(self, batch: Batch) -> Receipt | Accepted:
+        """Hold a batch; return its receipt once it is held, or `Accepted` where senders wait for its delivery.
 
         Waits while an outlet that the batch goes to is full and its rule is `block`.
         """
@@ -115,7 +115,7 @@ class Buffer:
             return await asyncio.shield(known)
         if late:
             await asyncio.wait(late)
-        return known
+        return Accepted(known)
 
     async def flush(self, everything: bool = True) -> None:
         """Let emitters that collect complete what they have, at a drain: senders may wait for it."""

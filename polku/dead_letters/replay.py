@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from polku.batch.batch import Batch, Identity
-from polku.batch.receipt import Receipt, Refusal
+from polku.batch.receipt import Answer, Refusal, outcome_of
 from polku.codes import Code
 from polku.dead_letters.store import DeadLetterStore, Marked, as_event
 from polku.errors import UnavailableError
@@ -152,14 +152,13 @@ class Replayer:
             self._faults[name] = text
 
 
-def to_outlet(push: Callable[[Batch], Awaitable[Receipt | Awaitable[Receipt]]]) -> Send:
+def to_outlet(push: Callable[[Batch], Awaitable[Answer]]) -> Send:
     """Send letters back through their emitter's outlet."""
 
     async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
         letter = marked.letter
         batch = Batch(payload=None, events=[as_event(letter)], routes=(letter.emitter,), identity=identity)
-        answer = await push(batch)
-        receipt = answer if isinstance(answer, Receipt) else await answer
+        receipt = await outcome_of(await push(batch))
         return receipt.refused
 
     return send

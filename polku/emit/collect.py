@@ -12,12 +12,11 @@ sender keeps them for as long.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Header
 from polku.batch.frames import join_frames, split_frames
-from polku.batch.receipt import Receipt, Refusal
+from polku.batch.receipt import Accepted, Answer, Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.emit.delivery import CollectionStatistics, Delivery, DeliveryStatistics
@@ -46,14 +45,14 @@ class CollectingDelivery(Delivery):
         self._settled = asyncio.Event()
         self._tasks = TaskSet(f"emitter {name!r}")
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        """Take a batch in, once there is room for it; return what will be its receipt."""
+    async def push(self, batch: Batch) -> Answer:
+        """Accept a batch, once there is room for it."""
         async with self._turn:
             while self._is_full(batch.size):
                 self._make_room()
                 self._settled.clear()
                 await self._settled.wait()
-            return self._take(batch).done
+            return Accepted(self._take(batch).done)
 
     async def flush(self, everything: bool) -> None:
         """Complete every group, or those that keep the older half of the batches from their answers."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable
 from itertools import count
 from typing import Any, NamedTuple
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Refusal, located
+from polku.batch.receipt import Answer, Receipt, Refusal, located
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
@@ -84,7 +83,7 @@ class Delivery:
         """What the emitter's `start` raised, until it works."""
         return self._start_error
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         """Return when the destination has confirmed the batch; the receipt names what it refused for good."""
         return await self.deliver(batch)
 

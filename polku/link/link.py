@@ -26,7 +26,7 @@ from typing import NamedTuple
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity, join
-from polku.batch.receipt import Receipt, located, numbers_of
+from polku.batch.receipt import Receipt, located, numbers_of, outcome_of
 from polku.errors import DrainingError, PastLifeError, UnavailableError
 from polku.link.coalescing import Backlog, Coalescer
 from polku.link.epoch import new_epoch
@@ -331,7 +331,7 @@ class Link:
                     self._suspects.release(seq)
                 self._leave_window(seq)
                 self.on_taken()
-                return await self._peer.settle(self._identify(seq))
+                return await answer.outcome()
             except UnavailableError as error:
                 if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
                     return await self._search.run(batch, self._bury)
@@ -346,9 +346,8 @@ class Link:
     async def _push_part(self, trial: Trial, number: int, part: Batch) -> Receipt:
         """Push a part of a batch that kills its receiver once, and return its outcome."""
         self._sent += 1
-        identify = partial(self._identify_part, number)
-        answer = await trial.push(self._peer, identify, part)
-        receipt = answer if isinstance(answer, Receipt) else await self._peer.settle(identify(False))
+        answer = await trial.push(self._peer, partial(self._identify_part, number), part)
+        receipt = await outcome_of(answer)
         self._search.numbers = numbers_of(receipt)
         return receipt
 
@@ -366,8 +365,11 @@ class Link:
         return Push(f"{self.name}/parts", self.epoch, number, number, 0, alone=alone)
 
     def _outlive(self, error: UnavailableError) -> None:
-        """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead."""
-        if isinstance(error, PastLifeError) and error.epoch >= self.epoch:
+        """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead.
+
+        With an epoch that is ours by now it speaks of a batch that was pushed before that was taken.
+        """
+        if isinstance(error, PastLifeError) and error.epoch > self.epoch:
             _REPEATED.warning(
                 ("epoch", self.name), "%s: %s; this one lives, and takes a higher epoch", self.name, error
             )

@@ -10,7 +10,7 @@ import asyncio
 
 from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, located
+from polku.batch.receipt import Receipt, located, outcome_of
 from polku.errors import DrainingError
 from polku.link.link import Receiver
 from polku.usercode import as_exception, is_ours
@@ -49,8 +49,7 @@ class LocalLink:
 
     async def _hand_over(self, batch: Batch) -> Receipt:
         try:
-            answer = await self._receiver.push(batch)
-            receipt = answer if isinstance(answer, Receipt) else await answer
+            receipt = await outcome_of(await self._receiver.push(batch))
             if receipt.refused:
                 receipt = receipt._replace(refused=located(receipt.refused, batch))
             return receipt.part(0, len(batch)) if receipt.fates else receipt

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Answer, Receipt, Turn
 
 
 class Push(NamedTuple):
@@ -31,12 +30,8 @@ class Push(NamedTuple):
 class Peer(Protocol):
     """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
-        """Deliver; raise `UnavailableError` where the outcome is unknown."""
-        ...
-
-    async def settle(self, push: Push) -> Receipt:
-        """Wait for the outcome of a batch that was only taken; raise `UnavailableError` where it is unknown."""
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
+        """Deliver; raise `UnavailableError` where the outcome is unknown, here or from `Accepted.outcome`."""
         ...
 
     async def flush(self, everything: bool) -> None:
@@ -49,19 +44,10 @@ class LocalPeer:
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._outcomes: dict[int, Awaitable[Receipt]] = {}
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         """Hand the batch over."""
-        answer = await self._receiver.push(batch)
-        if isinstance(answer, Receipt):
-            return answer
-        self._outcomes[push.seq] = answer
-        return Accepted()
-
-    async def settle(self, push: Push) -> Receipt:
-        """Wait for the outcome."""
-        return await self._outcomes.pop(push.seq)
+        return await self._receiver.push(batch)
 
     async def flush(self, everything: bool) -> None:
         """Hand the wish on to a receiver that holds back."""
@@ -88,8 +74,8 @@ class Outgoing(Protocol):
 class Receiver(Protocol):
     """Take batches: a stage, a buffer, an emitter's runner."""
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        """Return the receipt when the batch is discharged, or an awaitable of it once the batch is held."""
+    async def push(self, batch: Batch) -> Answer:
+        """Return the receipt when the batch is discharged, or `Accepted` once it is held."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Deferred, Receipt, Turn
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.protocols import Holding, Push, Receiver
 from polku.link.quarantine import Key, Patience, Quarantine, Work
@@ -40,7 +40,7 @@ class _Answer:
     __slots__ = ("_error", "_result", "_waiters")
 
     def __init__(self) -> None:
-        self._result: Receipt | Accepted | None = None
+        self._result: Answer | None = None
         self._error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -49,7 +49,7 @@ class _Answer:
         """Whether it is known by now."""
         return self._result is not None or self._error is not None
 
-    def give(self, result: Receipt | Accepted) -> None:
+    def give(self, result: Answer) -> None:
         """Answer all who wait."""
         self._result = result
         self._wake()
@@ -59,7 +59,7 @@ class _Answer:
         self._error = error
         self._wake()
 
-    async def wait(self) -> Receipt | Accepted:
+    async def wait(self) -> Answer:
         """Return it once it is known, or raise what it failed with."""
         if not self.is_there:
             waiter = asyncio.get_running_loop().create_future()
@@ -227,7 +227,7 @@ class LinkReceiver:
         self._quarantine = Quarantine(self._work, self._apply_waiting, alone)
         self._applied = self._duplicates = 0
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         """Apply the batch, unless it was applied before, and return its answer.
 
         One that asks to be alone is answered with `Turn`, and applied when it comes again. Raises what the receiver
@@ -252,16 +252,20 @@ class LinkReceiver:
             asyncio.get_running_loop().call_later(self._patience, self._lose_patience, sender, push.seq)
         return await (self._hear_alone(key, answer) if push.alone else answer.wait())
 
-    async def settle(self, push: Push) -> Receipt:
-        """Return the outcome of a batch that was answered with `Accepted`.
+    async def outcome(self, push: Push) -> Receipt:
+        """Return the receipt of a batch that was answered with `Accepted`, for a sender in another process.
 
-        Raises `UnavailableError` where this inlet does not know the batch: it must be pushed again.
+        Raises `UnavailableError` where this receiver does not know the batch: it must be pushed again. What the push
+        says of other numbers is old by now, and counts for nothing.
         """
-        sender = self._sender_of(push)
-        self._apply_ready(sender)
-        entry = sender.answers.get(push.seq)
-        if entry is None or entry.outcome is None:
+        sender = self._senders.get(push.link)
+        if sender is None or sender.epoch != push.epoch:
             raise UnavailableError(f"{push} is not known here")
+        return await self._outcome(sender.answers.get(push.seq))
+
+    async def _outcome(self, entry: _Entry | None) -> Receipt:
+        if entry is None or entry.outcome is None:
+            raise UnavailableError("the batch is not known here any more")
         return await contained(asyncio.shield(entry.outcome))
 
     def statistics(self) -> LinkReceiverStatistics:
@@ -332,10 +336,10 @@ class LinkReceiver:
             if isinstance(result, Receipt):
                 answer.give(result)
             else:
-                entry.outcome = asyncio.ensure_future(result)
+                entry.outcome = asyncio.ensure_future(result.outcome())
                 self._work.hold(entry.outcome)
                 entry.outcome.add_done_callback(partial(_retrieved, entry))
-                answer.give(Accepted())
+                answer.give(Accepted(Deferred(self._outcome, entry)))
 
 
 def _retrieved(entry: _Entry, outcome: asyncio.Future[Receipt]) -> None:

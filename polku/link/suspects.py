@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Answer, Receipt, Turn
 
 if TYPE_CHECKING:
     from polku.link.protocols import Peer, Push
@@ -97,7 +97,7 @@ class Trial:
         self.is_alone = False  # whether nothing else is worked on: a death is the fault of this batch
         self.is_taken = False
 
-    async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Receipt | Accepted:
+    async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Answer:
         """Push the batch, a suspect when its turn has come, and return the answer."""
         while True:
             answer = await peer.push(identify(self._wishes), batch)

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Answer, Receipt, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
@@ -165,13 +165,13 @@ class Lane:
             here, peer = True, LocalPeer(receiver)
         return peer
 
-    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch, after: str) -> Answer | Turn:
         """Take what a stage that runs elsewhere hands on."""
         return await self._receiver(after).push(push, batch)
 
-    async def settle(self, push: Push, after: str) -> Receipt:
+    async def outcome(self, push: Push, after: str) -> Receipt:
         """Return the outcome of a batch of such a stage that was taken."""
-        return await self._receiver(after).settle(push)
+        return await self._receiver(after).outcome(push)
 
     async def assign(self, emitter: str, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 
 from polku.aio.sequencer import Sequencer
 from polku.batch.batch import Batch
-from polku.batch.receipt import Counts, Output, Receipt
+from polku.batch.receipt import Accepted, Answer, Counts, Output, Receipt
 from polku.link.link import Link
 
 
@@ -43,8 +43,8 @@ class Replicas:
         self._counts = [Counts()] * len(self._links)
         self._sequencer = Sequencer()
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        """Return the receipt, or where something behind holds events back, its awaitable once there is room."""
+    async def push(self, batch: Batch) -> Answer:
+        """Return the receipt, or `Accepted`, once there is room, where something behind holds events back."""
         ticket = self._sequencer.take()
         try:
             work = await self._work(batch)
@@ -55,7 +55,7 @@ class Replicas:
         outcome = asyncio.ensure_future(self._settle(work, waits))
         if self._two_steps:
             await self._link.wait_room()
-            return outcome
+            return Accepted(outcome)
         return await outcome
 
     async def close(self) -> None:

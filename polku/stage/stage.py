@@ -19,7 +19,7 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.fates import Account, account, merged, owners_through
 from polku.batch.lineage import through, trace_back
-from polku.batch.receipt import Counts, Fate, Output, Receipt, Refusal
+from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
@@ -126,7 +126,7 @@ class Stage:
         if self._holds:
             self._tasks.keep_alive(_TIMER, self._flush_when_due)
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         """Work on a batch and hand it on; see the module for when this returns and what."""
         async with self._turn:
             self._batches += 1
@@ -134,7 +134,7 @@ class Stage:
             outcome = await self._advance(batch, 0)
             if self._two_steps:
                 await self._link.wait_room()
-                return outcome
+                return Accepted(outcome)
         return await outcome
 
     async def flush(self, everything: bool = True) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from polku import Batch, Event
 from polku.actors import socket_channel
 from polku.actors.socket_channel import LostError, SocketChannel, listen, reach
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Answer, Receipt
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
@@ -124,7 +124,7 @@ class Cut:
         self._turn = asyncio.Lock()
         self.cuts = 0
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         async with self._turn:
             if self._way is None or not self._way.is_open:
                 self._way = await _connect(self._serve)
@@ -134,17 +134,16 @@ class Cut:
             asyncio.get_running_loop().call_later(self._dice.random() / 200, self._way.close)
             self.cuts += 1
         try:
-            return unpack_answer(await answer)
+            receipt = unpack_answer(await answer)
         except LostError as error:
             raise UnavailableError(str(error)) from None
+        assert isinstance(receipt, Receipt)  # nothing is held here
+        return receipt
 
     async def close(self) -> None:
         if self._way is not None:
             self._way.close()
         await asyncio.sleep(0.05)
-
-    async def settle(self, push: Push) -> Receipt:
-        raise AssertionError("nothing is only taken here")
 
     async def flush(self, everything: bool) -> None:
         raise AssertionError("nothing is held here")
@@ -159,7 +158,7 @@ class Slow:
         self._turn = asyncio.Lock()
         self.ids: list[str] = []
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         async with self._turn:
             await asyncio.sleep(self._dice.random() / 400)
             self.ids += batch.ids

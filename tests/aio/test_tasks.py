@@ -15,7 +15,7 @@ import polku
 from polku import Aggregator, Event
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Receipt, outcome_of
 from polku.buffer.strategy import BufferStrategy
 from polku.clock import SystemClock
 from polku.contracts import Flush, Part
@@ -173,7 +173,7 @@ async def test_a_flush_timer_that_fails_is_begun_again_and_keeps_no_other_holder
 
 async def push(stage: Stage, given: Batch) -> Receipt:
     answer = await stage.push(given)
-    receipt = answer if isinstance(answer, Receipt) else await answer
+    receipt = await outcome_of(answer)
     return Receipt(receipt.refused)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Filter, Transform
 from polku.batch.batch import Batch
 from polku.batch.fates import account, merged
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Answer, Receipt, Turn
 from polku.buffer.buffer import Buffer
 from polku.contracts import Outcome
 from polku.dead_letters import DeadLetters
@@ -329,7 +329,7 @@ class Deadly:
         self._local = LocalPeer(receiver)
         self._turns: set[tuple[str, int]] = set()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         turn = (push.link, push.seq)
         if push.alone and turn not in self._turns:
             self._turns.add(turn)
@@ -338,9 +338,6 @@ class Deadly:
         if any(event.event_type == "kills" for event in batch):
             raise UnavailableError("it died", died=True)
         return await self._local.push(push, batch)
-
-    async def settle(self, push: Push) -> Receipt:
-        return await self._local.settle(push)
 
     async def flush(self, everything: bool) -> None:
         pass

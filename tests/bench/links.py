@@ -19,7 +19,7 @@ from typing import Any
 from polku import BufferStrategy, Filter, Hub, Transform
 from polku.aio.loops import new_event_loop
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Receipt, outcome_of
 from polku.bench.machine import describe, machine
 from polku.bench.pipelines import is_about_users, mark
 from polku.bench.workload import Workload
@@ -56,7 +56,7 @@ class Direct:
 
     async def push(self, batch: Batch) -> Receipt:
         answer = await self._receiver.push(batch)
-        return answer if isinstance(answer, Receipt) else await answer
+        return await outcome_of(answer)
 
     def flush_nowait(self, *, everything: bool = False) -> None:
         return

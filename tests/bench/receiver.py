@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable
 
 from polku.aio.loops import new_event_loop
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.bench.machine import describe, machine
 from polku.events import new_event
 from polku.link.link import Link, Push, Window
@@ -31,10 +30,10 @@ class HoldsTheFirst:
 
     holds = True
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         if self.holds:
             self.holds = False
-            return asyncio.get_running_loop().create_future()
+            return Accepted(asyncio.get_running_loop().create_future())
         return Receipt()
 
 
@@ -44,11 +43,8 @@ class Direct:
     def __init__(self, inlet: LinkReceiver) -> None:
         self.inlet = inlet
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         return await self.inlet.push(push, batch)
-
-    async def settle(self, push: Push) -> Receipt:
-        return await self.inlet.settle(push)
 
     async def flush(self, everything: bool) -> None:
         return

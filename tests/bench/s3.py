@@ -23,7 +23,7 @@ from obstore.store import LocalStore, S3Store
 
 from polku import Batch, ObjectFormat, S3Emitter, new_event
 from polku.batch.batch import Header
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import outcome_of
 from polku.emit.json_form import event_fields
 from polku.plan import OutletPlan
 from polku.runtime.assembly import build_delivery
@@ -60,7 +60,7 @@ async def emitter(work: Workload, url: str, options: dict[str, str], format: Obj
     answers = [await delivery.push(batch) for batch in work.batches()]
     await delivery.flush(True)
     for answer in answers:
-        receipt = answer if isinstance(answer, Receipt) else await answer
+        receipt = await outcome_of(answer)
         assert not receipt.refused
     await delivery.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polku import Batch, BufferStrategy, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Receipt, outcome_of
 from polku.buffer.buffer import Buffer
 from polku.buffer.durable import DurableLog
 from polku.buffer.strategy import Overflow
@@ -39,7 +39,7 @@ class Durable:
 
     async def push(self, batch: Batch) -> Receipt:
         answer = await self.buffer.push(batch)
-        return answer if isinstance(answer, Receipt) else await answer
+        return await outcome_of(answer)
 
 
 @asynccontextmanager

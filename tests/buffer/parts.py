@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from polku import Batch, BufferStrategy, Code, Event, Refusal
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Answer, Receipt, outcome_of
 from polku.buffer.buffer import Buffer
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetters
@@ -65,7 +65,7 @@ class Bench:
 
     async def push(self, batch: Batch) -> Receipt:
         answer = await self.buffer.push(batch)
-        return answer if isinstance(answer, Receipt) else await answer
+        return await outcome_of(answer)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -83,5 +83,5 @@ async def rest() -> None:
         await asyncio.sleep(0)
 
 
-async def finish(answer: Awaitable[Receipt] | Receipt) -> Receipt:
-    return answer if isinstance(answer, Receipt) else await answer
+async def finish(answer: Answer) -> Receipt:
+    return await outcome_of(answer)

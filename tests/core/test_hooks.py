@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 
 import pytest
 
 from polku import Event
 from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt
 from polku.emit.delivery import Delivery
 from polku.errors import UserCodeError
 from polku.hooks import HookFault, call_hook, close_each, close_hook, snapshot_of, start_hook
@@ -110,5 +110,5 @@ async def test_statistics_that_raise_show_in_health_and_end_nothing(error: type[
     assert fault == HookFault(f"its statistics() raises {error.__name__}")
     delivery = Delivery("out", Broken())
     answer = await delivery.push(Batch.from_events([Event(id="a")]))
-    assert not isinstance(answer, Awaitable)
+    assert isinstance(answer, Receipt)
     assert delivery.statistics().emitter == fault

@@ -167,6 +167,7 @@ ONCE = {
     "polku/buffer/place.py": "when a journal is opened",
     "polku/dead_letters/disk.py": "at the end",
     "polku/external/plugin_emitter.py": "at the end",
+    "polku/gateway/certificates.py": "when a file has changed",
     "polku/gateway/grpc_server.py": "at the start",
     "polku/gateway/pulling.py": "at the end",
     "polku/hooks.py": "at the end",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from polku import Batch, BufferStrategy, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Receipt, outcome_of
 from polku.buffer.buffer import Buffer
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer
@@ -51,7 +51,7 @@ async def send(buffer: Buffer, source: int, start: int, end: int, size: int, at_
         batch.identity = Identity(f"source-{source}", 1, number + 1)
         say(f"sent {event_id}")
         answer = await buffer.push(batch)
-        receipt = answer if isinstance(answer, Receipt) else await answer
+        receipt = await outcome_of(answer)
         say(
             f"refused {event_id} {receipt.refused[0].code} {receipt.refused[0].message}"
             if receipt.refused

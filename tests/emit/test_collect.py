@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 from polku import Batch, BufferStrategy, Event, Failure
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Accepted, Receipt
 from polku.buffer.buffer import Buffer
 from polku.contracts import Collecting, Collector
 from polku.dead_letters import DeadLetters
@@ -53,8 +52,8 @@ def batch(first: int, count: int, sources: str = "a", payload: bytes = b"") -> B
 
 async def push(collected: CollectingDelivery, given: Batch) -> asyncio.Future[Receipt]:
     answer = await collected.push(given)
-    assert isinstance(answer, Awaitable)
-    return asyncio.ensure_future(answer)
+    assert isinstance(answer, Accepted)
+    return asyncio.ensure_future(answer.outcome())
 
 
 async def rest() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from polku import Batch, Code, Event, RejectedError
+from polku.batch.receipt import Receipt, outcome_of
 from polku.contracts import Collecting, Emitter
 from polku.emit.collect import CollectingDelivery
 from polku.emit.delivery import Delivery
@@ -64,9 +64,8 @@ def delivery(request: pytest.FixtureRequest, database: Database) -> Delivery:
     return delivery
 
 
-async def push(delivery: Delivery, *ids: str) -> Any:
-    answer = await delivery.push(batch(*ids))
-    return answer if isinstance(answer, tuple) else await answer
+async def push(delivery: Delivery, *ids: str) -> Receipt:
+    return await outcome_of(await delivery.push(batch(*ids)))
 
 
 async def test_at_the_start_of_a_pipeline_an_emitter_that_cannot_start_ends_it(

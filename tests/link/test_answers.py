@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable
 
 import pytest
 
@@ -14,7 +13,7 @@ from polku.aio import loop_thread
 from polku.aio.eager import start_eagerly
 from polku.aio.loops import new_event_loop
 from polku.aio.sequencer import Sequencer
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.contracts import Collecting
 from polku.emit.collect import CollectingDelivery
 from polku.errors import PolkuError, UserCodeError
@@ -37,8 +36,8 @@ class Broken:
         self.two_steps = two_steps
         self.late = late
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
-        return start_eagerly(self._work(batch)) if self.two_steps else await self._work(batch)
+    async def push(self, batch: Batch) -> Answer:
+        return Accepted(start_eagerly(self._work(batch))) if self.two_steps else await self._work(batch)
 
     async def _work(self, batch: Batch) -> Receipt:
         if self.late:
@@ -87,10 +86,10 @@ async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_step
     assert answers["bad"] == error.__name__ or (two_steps and "is not known here" in str(answers["bad"]))
 
 
-async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Receipt | Accepted | str:
+async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Answer | str:
     try:
         answer = await inlet.push(push, given)
-        return await inlet.settle(push) if isinstance(answer, Accepted) else answer
+        return await inlet.outcome(push) if isinstance(answer, Accepted) else answer
     except PolkuError as error:
         return str(error)
 
@@ -211,8 +210,8 @@ async def test_an_event_whose_group_cannot_be_had_is_refused_alone(error: type[B
     stuck = Stuck(error)
     collected = CollectingDelivery("stuck", stuck, stuck)
     answer = await collected.push(Batch.from_events([Event(id="bad")]))
-    assert isinstance(answer, Awaitable)
-    assert [(r.event_id, r.message) for r in (await answer).refused] == [("bad", error.__name__)]
+    assert isinstance(answer, Accepted)
+    assert [(r.event_id, r.message) for r in (await answer.outcome()).refused] == [("bad", error.__name__)]
 
 
 async def test_a_group_that_cannot_be_delivered_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,9 +226,9 @@ async def test_a_group_that_cannot_be_delivered_is_answered(monkeypatch: pytest.
     await collected.flush(True)
     async with asyncio.timeout(5):
         for answer in answers:
-            assert isinstance(answer, Awaitable)
+            assert isinstance(answer, Accepted)
             with pytest.raises(PolkuError, match="SystemExit"):
-                await answer
+                await answer.outcome()
     assert collected.statistics().collection == (0, 0, 0, 1, 3600.0)
 
 

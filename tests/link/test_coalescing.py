@@ -9,7 +9,7 @@ import pytest
 
 from polku import new_event
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Answer, Receipt
 from polku.link.link import Link, Push, Window
 
 WINDOW = Window(batches=2, gather_events=10, gather_turns=4)
@@ -22,13 +22,10 @@ class Receiver:
         self.batches: list[int] = []
         self.answers: list[asyncio.Future[Receipt]] = []
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         self.batches.append(len(batch))
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
-
-    async def settle(self, push: Push) -> Receipt:
-        raise AssertionError("nothing is only taken here")
 
     async def flush(self, everything: bool) -> None:
         raise AssertionError("nothing is held here")
@@ -46,6 +43,12 @@ async def turns(count: int = 20) -> None:
 @pytest.fixture
 def receiver() -> Receiver:
     return Receiver()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let turns of the event loop alone decide, however slow this machine is."""
+    monkeypatch.setattr("polku.link.link._BUSY_SECONDS", 60)
 
 
 async def test_a_batch_that_comes_alone_leaves_at_once(receiver: Receiver) -> None:
@@ -72,6 +75,7 @@ async def test_of_those_that_come_alone_one_in_128_waits_for_others(receiver: Re
     await link.close()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_what_never_ends_to_come_is_not_waited_for(receiver: Receiver) -> None:
     link = Link("link", receiver, window=WINDOW._replace(gather_events=1_000))
     link.push_nowait(batch_of(1))
@@ -148,6 +152,7 @@ async def test_what_comes_side_by_side_waits_until_no_more_comes(receiver: Recei
     await link.close()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_window_for_several_receivers_is_filled_by_half_before_anything_waits(receiver: Receiver) -> None:
     link = Link("link", receiver, window=WINDOW._replace(batches=4))
     link.push_nowait(batch_of(1))

@@ -9,7 +9,7 @@ import pytest
 
 from polku import Batch, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Answer, Receipt
 from polku.errors import PastLifeError
 from polku.link.epoch import new_epoch
 from polku.link.link import Link, Push, Window
@@ -37,11 +37,10 @@ class Wire:
     def __init__(self, direct: Direct) -> None:
         self.direct = direct
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
-        return await self.direct.inlet.push(push, batch)
-
-    async def settle(self, push: Push) -> Receipt:
-        return await self.direct.inlet.settle(push)
+    async def push(self, push: Push, batch: Batch) -> Answer:
+        answer = await self.direct.inlet.push(push, batch)
+        assert isinstance(answer, Receipt)
+        return answer
 
     async def flush(self, everything: bool) -> None:
         raise AssertionError("nothing is held here")

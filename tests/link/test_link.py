@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
 from polku.batch.batch import Identity
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from tests.buffer.parts import rest
@@ -23,16 +23,18 @@ class Peer:
 
     def __init__(self) -> None:
         self.pushes: list[tuple[Push, Batch]] = []
-        self.answers: list[asyncio.Future[Receipt | Accepted]] = []
+        self.answers: list[asyncio.Future[Answer]] = []
         self.settled: dict[int, asyncio.Future[Receipt]] = {}
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         self.pushes.append((push, batch))
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
 
-    async def settle(self, push: Push) -> Receipt:
-        return await self.settled.setdefault(push.seq, asyncio.get_running_loop().create_future())
+    def accept(self, place: int, seq: int) -> None:
+        """Accept the batch of a push; `settled` is its outcome."""
+        self.settled[seq] = asyncio.get_running_loop().create_future()
+        self.answers[place].set_result(Accepted(self.settled[seq]))
 
     @property
     def seqs(self) -> list[int]:
@@ -86,7 +88,7 @@ async def test_a_batch_whose_outcome_is_lost_after_it_was_taken_is_pushed_again(
     link = link_to(peer)
     answer = link.push_nowait(batch("1"))
     await rest()
-    peer.answers[0].set_result(Accepted())
+    peer.accept(0, 1)
     await rest()
     peer.settled[1].set_exception(UnavailableError("restarted"))
     await asyncio.sleep(0.001)
@@ -101,7 +103,7 @@ async def test_what_is_taken_leaves_the_window_and_stays_open() -> None:
     link = link_to(peer)
     answers = [link.push_nowait(batch(str(n))) for n in range(2)]
     await rest()
-    peer.answers[0].set_result(Accepted())
+    peer.accept(0, 1)
     await rest()
     assert peer.seqs == [1, 2]
     assert link.statistics().open == 2
@@ -256,12 +258,9 @@ class Ready:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         self.ids += batch.ids
         return Receipt(buffer_size=len(self.ids))
-
-    async def settle(self, push: Push) -> Receipt:
-        raise AssertionError("nothing is only taken here")
 
     async def flush(self, everything: bool) -> None:
         raise AssertionError("nothing is held here")

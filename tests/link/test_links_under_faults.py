@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from typing import TypeVar
 
 import pytest
@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import DrainingError, UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
+from tests.support.peers import asked_for
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class Receiver:
         self.applied = applied
         self.two_steps = two_steps
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         self.applied.append(batch.ids)
         receipt = Receipt(tuple(Refusal(i, Code.INVALID_EVENT, "x") for i in batch.ids if i.endswith("x")))
         if not self.two_steps:
@@ -40,7 +41,7 @@ class Receiver:
                 await asyncio.sleep(0)
             return receipt
 
-        return asyncio.ensure_future(later())
+        return Accepted(asyncio.ensure_future(later()))
 
 
 class FaultyPeer:
@@ -78,7 +79,7 @@ class FaultyPeer:
             raise UnavailableError("the receiver died")
         return answer.result()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -86,7 +87,7 @@ class FaultyPeer:
         finally:
             self.under_way -= 1
 
-    async def _push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def _push(self, push: Push, batch: Batch) -> Answer:
         await self.delay()
         if self.fault():
             raise UnavailableError("the push was lost")
@@ -100,18 +101,18 @@ class FaultyPeer:
         await self.delay()
         if self.fault() or inlet is not self.inlet:
             raise UnavailableError("the answer was lost")
-        return answer
+        return asked_for(answer, self._outcome, push)
 
-    async def settle(self, push: Push) -> Receipt:
+    async def _outcome(self, push: Push) -> Receipt:
         await self.delay()
         inlet = self.inlet
-        receipt = await self.unless(self.died, inlet.settle(push))
+        receipt = await self.unless(self.died, inlet.outcome(push))
         if self.fault() or inlet is not self.inlet:
             raise UnavailableError("the outcome was lost")
         return receipt
 
 
-def _ignore(answer: asyncio.Future[Receipt | Accepted]) -> None:
+def _ignore(answer: asyncio.Future[Answer]) -> None:
     if not answer.cancelled():
         answer.exception()
 
@@ -169,14 +170,14 @@ class Keeper:
         self.applied: list[int] = []
         self.random, self.held, self.hold_rate = seed, held, hold_rate
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         self.applied += map(int, batch.ids)
         await asyncio.sleep(0)
         if self.random.random() >= self.hold_rate:
             return Receipt()
         outcome: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self.held.append(outcome)
-        return outcome
+        return Accepted(outcome)
 
 
 class CopyingPeer:
@@ -208,7 +209,7 @@ class CopyingPeer:
             if not outcome.done():
                 outcome.set_result(Receipt())
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         self.past.append((push, batch))
         if self.random.random() < 0.2:
             copy = self.random.choice(self.past[-500:] if self.random.random() < 0.5 else self.past)
@@ -222,11 +223,11 @@ class CopyingPeer:
         if inlet is not self.inlet:
             raise UnavailableError("the receiver died", died=False)
         self.look()
-        return answer
+        return asked_for(answer, self._outcome, push)
 
-    async def settle(self, push: Push) -> Receipt:
+    async def _outcome(self, push: Push) -> Receipt:
         inlet = self.inlet
-        outcome = asyncio.ensure_future(inlet.settle(push))
+        outcome = asyncio.ensure_future(inlet.outcome(push))
         while not outcome.done():
             await asyncio.wait((outcome,), timeout=0.01)
             if inlet is not self.inlet:
@@ -274,18 +275,15 @@ async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None
     gate = asyncio.Event()
 
     class Slow(Receiver):
-        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        async def push(self, batch: Batch) -> Answer:
             await gate.wait()
             return await super().push(batch)
 
     class Direct:
         inlet = LinkReceiver(Slow(applied))
 
-        async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+        async def push(self, push: Push, batch: Batch) -> Answer:
             return await self.inlet.push(push, batch)
-
-        async def settle(self, push: Push) -> Receipt:
-            return await self.inlet.settle(push)
 
     link = Link("link", Direct(), window=Window(batches=1, join_events=4))
     answers = [link.push_nowait(batch(str(n))) for n in range(10)]
@@ -336,9 +334,6 @@ async def test_a_closed_link_fails_what_is_open_and_what_comes() -> None:
     class Silent:
         async def push(self, push: Push, batch: Batch) -> Receipt:
             await asyncio.Event().wait()
-            raise AssertionError
-
-        async def settle(self, push: Push) -> Receipt:
             raise AssertionError
 
     link = Link("link", Silent(), window=Window(batches=1))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import DrainingError
 from polku.link.local import LocalLink
 
@@ -21,7 +20,7 @@ class Slow:
         self.turn = asyncio.Lock()
         self.ids: list[str] = []
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         async with self.turn:
             if self.gate is not None:
                 await self.gate.wait()
@@ -67,8 +66,8 @@ async def test_an_answer_that_comes_later_is_awaited() -> None:
     later: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
     class Late:
-        async def push(self, batch: Batch) -> Awaitable[Receipt]:
-            return later
+        async def push(self, batch: Batch) -> Accepted:
+            return Accepted(later)
 
     answer = LocalLink("next", Late()).push_nowait(_batch("1"))
     assert not answer.done()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from polku import Batch, BufferStrategy, Code, Event
 from polku.batch.batch import Identity
-from polku.batch.receipt import Accepted, Receipt, Refusal, Turn
+from polku.batch.receipt import Accepted, Answer, Receipt, Refusal, Turn
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.quarantine import Patience
 from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import Bench, Destination
+from tests.support.peers import asked_for
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -31,13 +32,13 @@ class Life:
         self.held: list[tuple[Batch, asyncio.Future[Receipt]]] = []
         self.inlet = LinkReceiver(self, patience=0.01, alone=Patience(quiet=1, push=1, work=1, held=0.05))
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         if self.world.holds:
             outcome: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             self.held.append((batch, outcome))
             late = 0.0 if len(self.held) > self.world.random.randrange(8) else self.world.within
             self.world.timers.append(asyncio.get_running_loop().call_later(late, self.release))
-            return outcome
+            return Accepted(outcome)
         async with self.turn:
             await self.work(batch)
         return Receipt()
@@ -115,13 +116,13 @@ class Wire:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
-        answer: Receipt | Accepted | Turn = await self.unless_dead(self.world.life.inlet.push(push, batch))
-        return answer
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
+        answer: Answer | Turn = await self.unless_dead(self.world.life.inlet.push(push, batch))
+        return asked_for(answer, self._outcome, push)
 
-    async def settle(self, push: Push) -> Receipt:
-        answer: Receipt = await self.unless_dead(self.world.life.inlet.settle(push))
-        return answer
+    async def _outcome(self, push: Push) -> Receipt:
+        receipt: Receipt = await self.unless_dead(self.world.life.inlet.outcome(push))
+        return receipt
 
     async def unless_dead(self, call: Coroutine[Any, Any, Any]) -> Any:
         dead = asyncio.ensure_future(self.world.life.died.wait())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.errors import UnavailableError
 from polku.link.link import Push
 from polku.link.quarantine import Patience
@@ -31,12 +30,12 @@ class Receiver:
         self.flushes = 0
         self.releases = True
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         (name,) = batch.ids
         self.begun.append(name)
         if name in self.to_hold:
             self.held[name] = asyncio.get_running_loop().create_future()
-            return self.held[name]
+            return Accepted(self.held[name])
         await self.gates.setdefault(name, asyncio.Event()).wait()
         return Receipt(buffer_size=len(self.begun))
 
@@ -51,17 +50,17 @@ class Receiver:
             self.gates.setdefault(name, asyncio.Event()).set()
 
 
-Answer = asyncio.Future[Receipt | Accepted | Turn]
+Pushed = asyncio.Future[Answer | Turn]
 
 
 def push(
     inlet: LinkReceiver, link: str, seq: int = 1, *, alone: bool = False, after: int = 0, floor: int = 1
-) -> Answer:
+) -> Pushed:
     one = Batch.from_events([Event(id=f"{link}{seq}")])
     return asyncio.ensure_future(inlet.push(Push(link, 1, seq, floor, after, alone=alone), one))
 
 
-async def hear(inlet: LinkReceiver, link: str) -> Receipt | Accepted | Turn:
+async def hear(inlet: LinkReceiver, link: str) -> Answer | Turn:
     """Push until there is an answer, as a link does."""
     alone = True
     while isinstance(answer := await push(inlet, link, alone=alone), Turn):
@@ -102,13 +101,13 @@ async def test_a_turn_comes_when_all_else_is_done_and_nothing_begins_until_it_is
 async def test_what_others_hold_is_released_before_a_turn_and_what_is_held_in_it_before_its_end() -> None:
     receiver = Receiver("a1", "b1")
     inlet = LinkReceiver(receiver)
-    assert await push(inlet, "a") == Accepted()
+    assert isinstance(await push(inlet, "a"), Accepted)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     assert receiver.held["a1"].done()
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
     assert receiver.flushes == 2
     assert receiver.held["b1"].done()
-    assert await push(inlet, "b") == Accepted()
+    assert isinstance(await push(inlet, "b"), Accepted)
 
 
 async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer_alone() -> None:
@@ -117,7 +116,7 @@ async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer
     inlet = LinkReceiver(receiver, alone=SHORT)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
-    assert await push(inlet, "b") == Accepted()
+    assert isinstance(await push(inlet, "b"), Accepted)
     other = push(inlet, "a")
     receiver.open("a1")
     await asyncio.wait_for(other, 1)
@@ -168,7 +167,7 @@ async def test_a_turn_whose_end_its_sender_does_not_hear_of_passes() -> None:
 
 async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
     class Fails(Receiver):
-        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        async def push(self, batch: Batch) -> Answer:
             await super().push(batch)
             raise ValueError("broken")
 

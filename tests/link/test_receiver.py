@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Accepted, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.link import Push
 from polku.link.receiver import LinkReceiver
@@ -27,10 +26,10 @@ class Receiver:
         if is_open:
             self.gate.set()
 
-    async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+    async def push(self, batch: Batch) -> Answer:
         self.applied += batch.ids
         outcome = asyncio.ensure_future(self._outcome())
-        return outcome if self.two_steps else await outcome
+        return Accepted(outcome) if self.two_steps else await outcome
 
     async def _outcome(self) -> Receipt:
         await self.gate.wait()
@@ -41,9 +40,7 @@ def batch(number: int) -> Batch:
     return Batch.from_events([Event(id=str(number))])
 
 
-def push(
-    inlet: LinkReceiver, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1
-) -> asyncio.Future[Receipt | Accepted]:
+def push(inlet: LinkReceiver, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1) -> asyncio.Future[Answer]:
     return asyncio.ensure_future(inlet.push(Push("link", epoch, seq, floor, after), batch(seq)))
 
 
@@ -141,8 +138,9 @@ async def test_a_copy_of_what_was_answered_long_ago_is_refused() -> None:
 async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
     receiver = Receiver(is_open=False, two_steps=True)
     inlet = LinkReceiver(receiver)
-    assert await push(inlet, 1) == await push(inlet, 1) == Accepted()
-    settled = asyncio.ensure_future(inlet.settle(Push("link", 1, 1, 1, 0)))
+    assert isinstance(await push(inlet, 1), Accepted)
+    assert isinstance(await push(inlet, 1), Accepted)
+    settled = asyncio.ensure_future(inlet.outcome(Push("link", 1, 1, 1, 0)))
     await rest()
     assert not settled.done()
     receiver.gate.set()
@@ -152,7 +150,7 @@ async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
 
 async def test_the_outcome_of_an_unknown_batch_must_be_asked_for_by_a_push() -> None:
     with pytest.raises(UnavailableError, match="not known"):
-        await LinkReceiver(Receiver()).settle(Push("link", 1, 1, 1, 0))
+        await LinkReceiver(Receiver()).outcome(Push("link", 1, 1, 1, 0))
 
 
 async def test_a_caller_that_gives_up_does_not_take_the_batch_back() -> None:
@@ -178,7 +176,7 @@ async def test_links_do_not_wait_for_each_other() -> None:
 
 async def test_a_batch_that_the_receiver_could_not_take_is_applied_when_it_comes_again() -> None:
     class Recovering(Receiver):
-        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        async def push(self, batch: Batch) -> Answer:
             self.applied += batch.ids
             if len(self.applied) == 1:
                 raise MemoryError("not now")
@@ -187,29 +185,31 @@ async def test_a_batch_that_the_receiver_could_not_take_is_applied_when_it_comes
                 outcome.set_exception(UnavailableError("lost behind"))
             else:
                 outcome.set_result(Receipt())
-            return outcome
+            return Accepted(outcome)
 
     receiver = Recovering()
     inlet = LinkReceiver(receiver)
     with pytest.raises(MemoryError, match="not now"):
         await push(inlet, 1)
-    assert await push(inlet, 1) == Accepted()
+    assert isinstance(await push(inlet, 1), Accepted)
     with pytest.raises(UnavailableError):
-        await inlet.settle(Push("link", 1, 1, 1, 0))
-    assert await push(inlet, 1) == Accepted()
-    assert await inlet.settle(Push("link", 1, 1, 1, 0)) == Receipt()
+        await inlet.outcome(Push("link", 1, 1, 1, 0))
+    assert isinstance(await push(inlet, 1), Accepted)
+    assert await inlet.outcome(Push("link", 1, 1, 1, 0)) == Receipt()
     assert receiver.applied == ["1", "1", "1"]
 
 
 async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the_others_are_refused() -> None:
     class HoldsTheFirst(Receiver):
-        async def push(self, batch: Batch) -> Receipt | Awaitable[Receipt]:
+        async def push(self, batch: Batch) -> Answer:
             self.applied += batch.ids
-            return asyncio.get_running_loop().create_future() if batch.ids == ["1"] else Receipt()
+            if batch.ids != ["1"]:
+                return Receipt()
+            return Accepted(asyncio.get_running_loop().create_future())
 
     receiver = HoldsTheFirst()
     inlet = LinkReceiver(receiver)
-    assert await push(inlet, 1) == Accepted()
+    assert isinstance(await push(inlet, 1), Accepted)
     for seq in range(2, 3_000):  # two are in the window: only `gap` tells that those before them were answered
         await inlet.push(Push("link", 1, seq, 1, seq - 1, (1, seq - 1)), batch(seq))
     sender = inlet._senders["link"]
@@ -218,7 +218,7 @@ async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the
     for seq in (2, 1_500, 2_997):
         with pytest.raises(UnavailableError, match="answered"):
             await push(inlet, seq, after=1)
-    assert await push(inlet, 1) == Accepted()
+    assert isinstance(await push(inlet, 1), Accepted)
     assert receiver.applied == [str(seq) for seq in range(1, 3_000)]
 
 

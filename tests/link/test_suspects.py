@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from polku import Batch, Code, Event
-from polku.batch.receipt import Accepted, Receipt, Refusal
+from polku.batch.receipt import Answer, Receipt, Refusal
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
@@ -47,7 +47,7 @@ class Wire:
     def __init__(self, receiver: Mortal) -> None:
         self.receiver = receiver
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted:
+    async def push(self, push: Push, batch: Batch) -> Answer:
         died = self.receiver.died
         answer = asyncio.ensure_future(self.receiver.inlet.push(push, batch))
         await asyncio.wait((answer, died), return_when=asyncio.FIRST_COMPLETED)
@@ -55,9 +55,6 @@ class Wire:
             answer.cancel()
             raise UnavailableError("died", died=True)
         return answer.result()
-
-    async def settle(self, push: Push) -> Receipt:
-        raise AssertionError("nothing is taken here")
 
 
 def batch(start: int, count: int) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 from polku import Code, Refusal, new_event
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
 from polku.batch.batch import Batch, Identity
-from polku.batch.receipt import Accepted, Counts, Receipt
+from polku.batch.receipt import Answer, Counts, Receipt
 from polku.link.link import Push
 
 
@@ -26,12 +26,11 @@ def test_a_push_arrives_as_it_was() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        Accepted(),
         Receipt(),
         Receipt((Refusal("1", Code.BUFFER_FULL, "full"),), Counts(filtered=2), buffer_size=3, buffer_capacity=4),
     ],
 )
-def test_an_answer_arrives_as_it_was(answer: Receipt | Accepted) -> None:
+def test_an_answer_arrives_as_it_was(answer: Answer) -> None:
     arrived = unpack_answer(pack_answer(answer))
     assert arrived == answer
     assert type(arrived) is type(answer)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from polku import Aggregator, Batch, Code, Deduplicator, Event, Filter, Refusal, Transform
 from polku.batch.batch import Identity
-from polku.batch.receipt import Counts, Receipt
+from polku.batch.receipt import Accepted, Counts, Receipt, outcome_of
 from polku.contracts import Flush, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, UserCodeError
@@ -59,7 +59,7 @@ class Bench:
 
     async def _push(self, batch: Batch) -> Receipt:
         answer = await self.stage.push(batch)
-        return answer if isinstance(answer, Receipt) else await answer
+        return await outcome_of(answer)
 
 
 def batch(*ids: str) -> Batch:
@@ -224,7 +224,7 @@ async def test_what_was_refused_may_be_sent_again() -> None:
 async def test_inputs_of_an_aggregate_are_taken_at_once_and_answered_when_it_has_been_taken_further() -> None:
     bench = Bench(Aggregator(3, 10.0), at_once=False)
     taken = [await bench.stage.push(batch(*ids)) for ids in (["1"], ["2", "3"])]
-    answers = [asyncio.ensure_future(answer) for answer in taken if isinstance(answer, Awaitable)]
+    answers = [asyncio.ensure_future(answer.outcome()) for answer in taken if isinstance(answer, Accepted)]
     await until(lambda: len(bench.next.batches) == 1)
     await rest()
     assert [answer.done() for answer in answers] == [False, False]
@@ -299,8 +299,8 @@ async def test_in_two_steps_the_stage_takes_what_the_next_link_has_room_for() ->
     assert not first.done()  # the window is full: a second batch would have to wait
     bench.next.answer(0)
     answer = await first
-    assert isinstance(answer, Awaitable)
-    assert refused(await answer) == []
+    assert isinstance(answer, Accepted)
+    assert refused(await answer.outcome()) == []
 
 
 async def test_routes_are_read_where_all_events_have_the_same() -> None:

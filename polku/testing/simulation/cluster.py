@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Receipt, Turn
+from polku.batch.receipt import Accepted, Answer, Deferred, Receipt, Turn
 from polku.buffer.buffer import Buffer
 from polku.emit.delivery import Delivery
 from polku.errors import UnavailableError
@@ -132,20 +132,20 @@ class SimulatedPeer:
         self._target = target
         self._after = (after,) if after else ()
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         """Send a copy of a batch."""
         header, payload = batch.header, batch.payload
-        answer: Receipt | Accepted | Turn = await self._cluster.call(
+        answer: Answer | Turn = await self._cluster.call(
             self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload), *self._after)
         )
-        return answer
+        return Accepted(Deferred(self._outcome, push)) if isinstance(answer, Accepted) else answer
 
-    async def settle(self, push: Push) -> Receipt:
+    async def _outcome(self, push: Push) -> Receipt:
         """Ask for an outcome; an answer that is late is asked for again, as by calls of actors."""
         while True:
             try:
                 receipt: Receipt = await self._cluster.call(
-                    self._target, lambda shell: shell.settle(push, *self._after)
+                    self._target, lambda shell: shell.outcome(push, *self._after)
                 )
             except _LateError:
                 continue
@@ -478,11 +478,11 @@ class _LaneShell:
         assert self.lane._buffer is not None
         return self.lane._buffer
 
-    async def push(self, push: Push, batch: Batch, after: str) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch, after: str) -> Answer | Turn:
         return await self.lane.push(push, batch, after)
 
-    async def settle(self, push: Push, after: str) -> Receipt:
-        return await self.lane.settle(push, after)
+    async def outcome(self, push: Push, after: str) -> Receipt:
+        return await self.lane.outcome(push, after)
 
     async def drain(self) -> None:
         await self.lane.drain_intake()
@@ -525,13 +525,13 @@ class _StageShell:
         await stage.start()
         return cls(stage, fork, letters, closing)
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         if self._fork is not None and not await self._fork.hears(push.link):
             raise UnavailableError(f"{push} comes from a lane that is lost")
         return await self._receiver.push(push, batch)
 
-    async def settle(self, push: Push) -> Receipt:
-        return await self._receiver.settle(push)
+    async def outcome(self, push: Push) -> Receipt:
+        return await self._receiver.outcome(push)
 
     async def flush(self, everything: bool) -> None:
         await self.stage.flush()
@@ -568,11 +568,11 @@ class _BufferShell:
             replay_to_outlets(plan, letters, buffer)
         return shell
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         return await self._receiver.push(push, batch)
 
-    async def settle(self, push: Push) -> Receipt:
-        return await self._receiver.settle(push)
+    async def outcome(self, push: Push) -> Receipt:
+        return await self._receiver.outcome(push)
 
     async def flush(self, everything: bool) -> None:
         await self.buffer.flush()
@@ -595,11 +595,11 @@ class _EmitterShell:
         await delivery.start()
         return cls(delivery)
 
-    async def push(self, push: Push, batch: Batch) -> Receipt | Accepted | Turn:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         return await self._receiver.push(push, batch)
 
-    async def settle(self, push: Push) -> Receipt:
-        return await self._receiver.settle(push)
+    async def outcome(self, push: Push) -> Receipt:
+        return await self._receiver.outcome(push)
 
     async def flush(self, everything: bool) -> None:
         await self.delivery.flush(everything)
