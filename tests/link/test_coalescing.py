@@ -91,6 +91,7 @@ async def test_what_never_ends_to_come_is_not_waited_for(receiver: Receiver) -> 
     await link.close()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_when_others_have_come_the_next_ones_wait_too(receiver: Receiver) -> None:
     link = Link("link", receiver, window=WINDOW)
     for _ in range(3):
@@ -109,6 +110,7 @@ async def test_when_others_have_come_the_next_ones_wait_too(receiver: Receiver) 
     await link.close()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_few_events_wait_while_a_batch_is_under_way_and_then_leave_as_one(receiver: Receiver) -> None:
     link = Link("link", receiver, window=WINDOW)
     answers = [link.push_nowait(batch_of(1))]
