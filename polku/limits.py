@@ -20,8 +20,10 @@ class Limits:
     ones wait at the client (fewer where `open_bytes` has not room for so many of 40 KiB each); `stream_batches` are the
     batches of one stream that may be under way before the gateway stops reading from it; `open_bytes` are the bytes of
     all messages together that may be under way: over it streams are not read and unary calls are refused; `connections`
-    are open HTTP connections; `read_seconds` is the time that an HTTP client may take to send its headers, and again
-    for its body.
+    are open HTTP connections, `grpc_connections` those to the gRPC port (either takes three eighths of the process's
+    descriptors at most), and `address_connections` those that one address may have to a port; where a port is full, the
+    one that is idle longest makes room; `read_seconds` is the time that an HTTP client may take to send its headers,
+    and again for its body.
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -34,6 +36,8 @@ class Limits:
     stream_batches: int = 32
     open_bytes: int = 64 * 1024 * 1024
     connections: int = 1_000
+    grpc_connections: int = 10_000
+    address_connections: int = 1_000
     read_seconds: int = 30
 
     def __post_init__(self) -> None:

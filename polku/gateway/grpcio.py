@@ -66,6 +66,7 @@ class GatewayServer:
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
         self._add_standard_services(server)
+        _LOG.warning("grpcio's server limits no connections, no unfinished messages and no times")
         port = _bind(server, address, _credentials(certificates) if certificates else None)
         await server.start()
         if self._registry is not None:

@@ -17,11 +17,13 @@ from polku.aio.tasks import TaskSet
 from polku.errors import SettingError
 from polku.gateway.addresses import cannot_open
 from polku.gateway.certificates import Certificates
+from polku.gateway.places import Places
 from polku.log import RepeatedLog
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _BACKLOG = 1024
 _HANDSHAKE_SECONDS = 10.0
+_HANDSHAKES, _ADDRESS_HANDSHAKES = 2_000, 500  # in progress at once: in all, and from one address
 _SHUTDOWN_SECONDS = 5.0  # for the peer's part in closing a TLS connection
 _PAUSE_SECONDS = 1.0  # where no connection can be taken
 
@@ -34,6 +36,12 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Close the port; connections that are open stay."""
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """Return the host that a connection comes from, without its port; empty for a Unix socket."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def context_of(certificates: Certificates | None, protocol: str) -> Context | None:
@@ -63,6 +71,15 @@ async def listen(
         raise SettingError(field, address, reason) from None
 
 
+class Handshake:
+    """A handshake in progress, which never makes room: its time is short."""
+
+    idle_since: float | None = None
+
+    def make_room(self, reason: str) -> None:
+        """Is not asked for."""
+
+
 class TlsListener:
     """Take connections, each with the context that is in use when it comes.
 
@@ -75,6 +92,9 @@ class TlsListener:
         self._field = field
         self._accepting = TaskSet(f"{field} port")
         self._handshakes = TaskSet(f"{field} handshakes")
+        self._places = Places(
+            "TLS handshakes", total=_HANDSHAKES, each=_ADDRESS_HANDSHAKES, idle_seconds=_HANDSHAKE_SECONDS
+        )
         for sock in sockets:
             self._accepting.keep_alive(f"port {sock.fileno()}", partial(self._accept, sock))
         self._sockets = sockets
@@ -92,14 +112,20 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(sock)
+                connection, peer = await loop.sock_accept(sock)
             except ConnectionAbortedError:
                 continue  # that one client is gone already
             except OSError as error:  # no descriptors, or no memory
                 _REPEATED.error(error.errno, "%s: no connection can be taken: %s", self._field, error.strerror)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            self._handshakes.start("handshake", self._begin(connection))
+            address = str(peer[0]) if isinstance(peer, tuple) else ""
+            shaking = Handshake()
+            if self._places.enter(address, shaking):
+                connection.close()  # an answer would need a handshake
+                continue
+            done = self._handshakes.start("handshake", self._begin(connection))
+            done.add_done_callback(lambda _, place=(address, shaking): self._places.leave(*place))  # type: ignore[misc]
 
     async def _begin(self, sock: socket.socket) -> None:
         """Shake hands; a client that fails costs one line of the log."""

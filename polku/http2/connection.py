@@ -51,6 +51,21 @@ class Connection(Receiving, asyncio.Protocol):
         self._outbox.put(f.settings(values))
         self._outbox.put(f.window_update(0, limits.connection_window - f.INITIAL_WINDOW))
 
+    def turn_away(self, reason: str) -> None:
+        """End a connection that has only begun, with a GOAWAY that names the limit."""
+        self._is_greeted = True
+        self._greet_back()
+        self.fail(ErrorCode.ENHANCE_YOUR_CALM, reason)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the peer last sent something, by the monotonic clock; None while a request has no answer."""
+        return None if self.open_streams else self._touched
+
+    def make_room(self, reason: str) -> None:
+        """End an idle connection, since another one needs its place: the peer opens it again when it needs it."""
+        self.fail(ErrorCode.NO_ERROR, reason)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the streams."""
         self.is_closed = True
@@ -203,6 +218,7 @@ class Connection(Receiving, asyncio.Protocol):
     def check_times(self, now: float) -> None:
         """Enforce the limits of time; to be called about once a second."""
         limits = self.limits
+        self._fruitless = max(0, self._fruitless - limits.empty_frames_second)
         if self.is_closed:
             if now - self._touched > limits.close_seconds:  # the peer does not read what was written last
                 self.abort()

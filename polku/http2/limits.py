@@ -27,20 +27,28 @@ class ConnectionLimits:
     """Bytes received and not yet consumed, in all streams together: more is a flow control error of the peer."""
     unfinished: int = 32 << 20
     """Bytes of messages that have come in part, in all streams together; whoever reads messages counts them."""
+    address_unfinished: int = 64 << 20
+    port_unfinished: int = 256 << 20
+    """The same of all connections of one address, and of all connections to one port."""
     unsent: int = 32 << 20
     """Bytes of answers that wait because the peer does not read them or gives no window."""
     control_frames: int = 1000
     """Answers to PING, SETTINGS and faulty streams that wait to be written: a peer that asks on and does not read."""
     resets: int = 500
-    """Streams that the peer may reset beyond those that come to their end (rapid reset)."""
+    """Streams that the peer may reset, or make us reset, beyond those that come to their end (rapid reset)."""
     empty_frames: int = 1000
-    """Frames in a row that bring nothing: empty DATA, PRIORITY, unknown ones, WINDOW_UPDATE of less than 64 bytes."""
+    """Frames in a row that bring nothing: empty DATA, PING, SETTINGS, PRIORITY, GOAWAY, unknown ones, WINDOW_UPDATE of
+    less than 64 bytes."""
+    empty_frames_second: int = 10
+    """Of them each second that do not count, so that a client may ping for as long as it likes."""
     preface_seconds: float = 10.0
     """Until the preface and SETTINGS have come (after a TLS handshake)."""
     header_seconds: float = 10.0
     """From the first frame of a header block to its last."""
     message_seconds: float = 60.0
     """Without a byte for a stream whose peer has not finished the message that it began."""
+    whole_message_seconds: float = 300.0
+    """From the first byte of a message to its last, as far as the peer may send it."""
     close_seconds: float = 10.0
     """From the last write of a connection that is being closed until it is cut off."""
     idle_seconds: float = 0.0

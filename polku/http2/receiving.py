@@ -55,6 +55,7 @@ class Receiving(Streams):
                 self._no_progress()
             case f.GOAWAY:
                 control.check_goaway(number, payload)
+                self._no_progress()
             case f.PUSH_PROMISE:
                 raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
             case _:  # unknown types are ignored (section 4.1)
@@ -120,6 +121,7 @@ class Receiving(Streams):
             except StreamError as error:
                 self._last = number
                 self._refuse(number, error.code)
+                self._count_reset()
         return head
 
     def _end_remote(self, stream: Stream) -> None:
@@ -207,6 +209,7 @@ class Receiving(Streams):
         values = control.read_settings(flags, number, payload)
         if values is None:
             self._headers.allow_table()
+            self._no_progress()
             return
         self._is_settled = True
         self._no_progress()
@@ -229,6 +232,7 @@ class Receiving(Streams):
 
     def _ping(self, flags: int, number: int, payload: memoryview) -> None:
         control.check_ping(number, payload)
+        self._no_progress()
         if not flags & f.ACK:
             self._count_control()
             self._outbox.put(f.frame(f.PING, f.ACK, 0, bytes(payload)))
@@ -244,10 +248,7 @@ class Receiving(Streams):
             self._close_if_drained()
         else:
             self._require_known(number)
-        self._resets += 1
-        if self._resets > self.limits.resets:
-            reason = f"more than {self.limits.resets} streams were reset; let calls come to their end"
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, reason)
+        self._count_reset()
 
     def _require_known(self, number: int) -> None:
         """Fail for a frame on a stream that was never opened (section 5.1)."""

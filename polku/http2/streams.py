@@ -32,7 +32,7 @@ class Streams(Application):
         self._receive_window = ReceiveWindow(limits.connection_window)
         self._outbox = Outbox(self._finished, self.drained)
         self._control = 0  # answers to control frames since the socket's buffer is full
-        self._resets = 0  # streams that the peer has reset, less those that came to their end
+        self._resets = 0  # streams that were reset, less those that came to their end
         self._reset: deque[int] = deque(maxlen=_REMEMBERED_RESETS)  # streams that we have reset
 
     @property
@@ -91,10 +91,11 @@ class Streams(Application):
             self._outbox.end(stream, trailers)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
-        """Close a stream at once."""
+        """Close a stream at once: the peer has broken a rule on it."""
         self._refuse(stream.number, code)
         self._forget(stream)
         self.lost(stream)
+        self._count_reset()
 
     def fail(self, code: ErrorCode, reason: str) -> None:
         """Tell the peer why, and close the connection."""
@@ -161,6 +162,13 @@ class Streams(Application):
         self._control = self._control + 1 if self._outbox.is_paused else 0
         if self._control > self.limits.control_frames:
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, "the answers to what this asks for are not read")
+
+    def _count_reset(self) -> None:
+        """Count a stream that the peer has reset, or made us reset: its call may still cost us work."""
+        self._resets += 1
+        if self._resets > self.limits.resets:
+            reason = f"more than {self.limits.resets} streams were reset; let calls come to their end"
+            self.fail(ErrorCode.ENHANCE_YOUR_CALM, reason)
 
     def _finished(self, stream: Stream) -> None:
         self._resets = max(0, self._resets - 1)

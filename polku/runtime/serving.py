@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
+from polku.gateway.places import raise_descriptors
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.report import LOST_STATUS, stop_report
 
@@ -39,6 +40,7 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
     Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
     seconds = drain_seconds(drain, os.environ)
+    raise_descriptors()
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -78,6 +78,13 @@ def test_serve_takes_its_certificate_from_options_and_variables(tmp_path: Path) 
     assert "POLKU_TLS_CERT='': is missing: name the PEM file of the server's certificate" in refused.stderr
 
 
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="there is no /proc")
+def test_serve_uses_the_descriptors_that_it_may_have(server: Server) -> None:
+    lines = Path(f"/proc/{server.process.pid}/limits").read_text().splitlines()
+    (soft, hard) = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
+    assert int(soft) == min(65_536, int(hard)) or int(soft) > 65_536
+
+
 def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
     pair, other = Authority(tmp_path, "one").issue(), Authority(tmp_path, "two").issue()
     file = tmp_path / "pipeline.py"

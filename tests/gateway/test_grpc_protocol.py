@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from hpack import Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Method, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.heads import HeadReader
-from polku.gateway.grpc.protocol import GrpcConnection
+from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
 from polku.gateway.grpc.status import Status, StatusCode
+from polku.gateway.places import Places
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
 from tests.http2.peer import Frame, Transport, data, frames_in, status_of
@@ -43,9 +43,8 @@ class Held:
 class Server:
     """A server with a method of each kind, and the heads that its connections share."""
 
-    def __init__(self, limits: ConnectionLimits | None = None) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None, *, addresses: int = 0) -> None:
         self.limits = limits or ConnectionLimits()
-        self.connections: set[GrpcConnection] = set()
         self.streams: list[Held] = []
         self.contexts: list[CallContext] = []
         self.methods: dict[bytes, Method] = {
@@ -53,7 +52,8 @@ class Server:
             b"/unary": UnaryMethod(self.unary),
             b"/stream": StreamMethod(self.stream),
         }
-        self.heads = HeadReader(self.methods)
+        places = Places("connections", total=2, each=2 + addresses, idle_seconds=5)
+        self.port = GrpcPort(self.methods, self.limits, message_limit=LIMIT, places=places)
 
     def echo(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
         for number, message in calls:
@@ -73,7 +73,7 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.transport = Transport()
-        self.connection = GrpcConnection(server.heads, server.limits, LIMIT, server.connections)
+        self.connection = GrpcConnection(server.port)
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
         self.encoder = Encoder()
         self.connection.data_received(f.PREFACE + f.settings({}))
@@ -126,6 +126,82 @@ async def test_a_client_that_is_held_up_is_not_blamed_for_half_a_message() -> No
     assert client.read() == []
     client.connection.check_times(client.connection.streams[1].touched + 61)
     assert status_of(client.read()) == {1: StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_a_message_that_drips_in_is_ended_after_its_time() -> None:
+    server = Server(ConnectionLimits(message_seconds=60, whole_message_seconds=300))
+    client = Client(server)
+    client.call(1, "/stream", message(b"x" * 50)[:10], end=False)
+    client.call(3, "/echo", message(b"x" * 50)[:10], end=False)
+    stream = client.connection.streams[1]
+    began = stream.app.reader.began
+    for _ in range(4):
+        client.connection.data_received(data(1, b"x") + data(3, b"x"))
+    for each in client.connection.streams.values():
+        each.touched = began + 290
+    client.connection.check_times(began + 299)
+    assert status_of(client.read()) == {}
+    client.connection.check_times(began + 301)
+    frames = client.read()
+    assert status_of(frames) == {1: StatusCode.DEADLINE_EXCEEDED, 3: StatusCode.DEADLINE_EXCEEDED}
+    assert any(b"takes more than 300 s" in frame.payload for frame in frames)
+
+
+async def test_a_client_without_credit_is_not_blamed_for_a_long_message() -> None:
+    server = Server(ConnectionLimits(connection_window=70_000))
+    client = Client(server)
+    client.call(1, "/stream", message(b"x") * 10_000 + message(b"half")[:-1], end=False)
+    assert not client.connection.may_send
+    reader = client.connection.streams[1].app.reader
+    client.connection.check_times(reader.began + 1_000)
+    assert client.read() == []
+    server.streams[0].call.go_on()
+    client.connection.streams[1].touched = reader.began + 290
+    client.connection.check_times(reader.began + 299)
+    assert status_of(client.read()) == {}
+
+
+async def test_a_connection_too_many_is_told_why() -> None:
+    server = Server()
+    first, second = Client(server), Client(server)
+    transport = Transport()
+    GrpcConnection(server.port).connection_made(transport)  # type: ignore[arg-type]
+    settings, _, goaway = frames_in(transport)
+    assert (settings.kind, goaway.kind, goaway.code) == (f.SETTINGS, f.GOAWAY, f.ErrorCode.ENHANCE_YOUR_CALM)
+    assert b"2 connections are open; close some" in goaway.payload
+    assert transport.is_closing
+    assert not first.transport.is_closing
+    second.connection.connection_lost(None)
+    assert not Client(server).transport.is_closing
+
+
+async def test_an_idle_connection_makes_room_and_is_told_so() -> None:
+    server = Server(addresses=1)
+    idle, busy = Client(server), Client(server)
+    busy.call(1, "/stream", message(b"a"), end=False)
+    idle.connection._touched -= 1_000
+    busy.connection._touched -= 2_000
+    busy.read()
+    new = Client(server)
+    (goaway,) = [frame for frame in idle.read() if frame.kind == f.GOAWAY]
+    assert goaway.code is f.ErrorCode.NO_ERROR
+    assert b"this one was idle" in goaway.payload
+    assert not new.transport.is_closing
+    assert not busy.transport.is_closing
+
+
+async def test_unfinished_messages_of_one_address_have_a_limit() -> None:
+    server = Server(ConnectionLimits(unfinished=2_100, address_unfinished=2_500, port_unfinished=9_000))
+    first, second = Client(server), Client(server)
+    first.call(1, "/stream", message(b"x" * LIMIT)[:-1], end=False)
+    second.call(1, "/stream", message(b"x" * LIMIT)[:-1], end=False)
+    second.call(3, "/stream", message(b"x" * LIMIT)[:-1], end=False)
+    frames = second.read()
+    assert status_of(frames) == {3: StatusCode.RESOURCE_EXHAUSTED}
+    assert any(b"take more than 2500 bytes from one address" in frame.payload for frame in frames)
+    for client in (first, second):
+        client.connection.connection_lost(None)
+    assert len(server.port.unfinished) == 0
 
 
 async def test_unfinished_messages_of_one_client_have_a_limit() -> None:

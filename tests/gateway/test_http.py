@@ -400,7 +400,9 @@ def test_a_connection_is_kept_for_the_next_request(address: str) -> None:
 def test_connections_over_the_limit_are_closed(address: str) -> None:
     held = [connect(address) for _ in range(LIMITS.connections)]
     with connect(address) as connection:
-        assert _ends(connection)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"50 HTTP connections are open; close some" in answer
     for connection in held:
         connection.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hpack import Decoder, Encoder
 
 from polku import Event, Hub, Limits, Pipeline
+from polku.gateway.grpc import stream_events
 from polku.gateway.grpc.server import NativeServer
 from polku.gateway.grpc.status import Status, trailers
 from polku.http2 import frames as f
@@ -234,6 +236,28 @@ def test_one_stream_too_many_is_refused(tmp_path: Path) -> None:
         release.set()
         assert list(first) == []
         assert len(list(stub.StreamEvents(iter([large(1)])))) == 1
+
+
+def test_an_idle_stream_makes_room_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_events, "_MAKE_ROOM_SECONDS", 0.1)
+    hub = Hub(runtime="inline").limits(Limits(streams=1)).emitter(Recorder(tmp_path / "out"))
+    release = threading.Event()
+
+    def held() -> Iterator[IngestBatch]:
+        yield large(1)
+        release.wait(20)
+
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        first: Any = stub.StreamEvents(held())
+        assert next(first).event_ids
+        time.sleep(0.2)
+        assert len(list(stub.StreamEvents(iter([large(1)])))) == 1
+        with pytest.raises(grpc.RpcError) as ended:
+            next(first)
+        release.set()
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "all places for streams are taken, and this one was idle" in str(ended.value.details())
 
 
 @pytest.mark.parametrize("text", ["plain", "100 % sure, ä and \n"])

@@ -197,7 +197,21 @@ LIMITS = ConnectionLimits(resets=20, empty_frames=20, control_frames=20, header_
             id="rapid reset",
         ),
         pytest.param(lambda c, n: window(0, 1), "frames that bring nothing", id="small windows"),
+        pytest.param(
+            lambda c, n: f.frame(f.HEADERS, f.END_HEADERS, n, c.head(b"/later")) + window(n, 0),
+            "more than 20 streams were reset",
+            id="resets that it makes us send",
+        ),
+        pytest.param(
+            lambda c, n: f.frame(f.HEADERS, f.END_HEADERS, n, c.encoder.encode([(b"x", b"y")])),
+            "more than 20 streams were reset",
+            id="malformed requests",
+        ),
         pytest.param(lambda c, n: f.settings({}), "frames that bring nothing", id="settings"),
+        pytest.param(lambda c, n: f.frame(f.SETTINGS, f.ACK, 0), "frames that bring nothing", id="settings acks"),
+        pytest.param(lambda c, n: f.frame(f.PING, 0, 0, b"12345678"), "frames that bring nothing", id="ping"),
+        pytest.param(lambda c, n: f.frame(f.PING, f.ACK, 0, b"12345678"), "frames that bring nothing", id="ping acks"),
+        pytest.param(lambda c, n: f.goaway(0, ErrorCode.NO_ERROR), "frames that bring nothing", id="goaway"),
         pytest.param(
             lambda c, n: f.frame(f.PRIORITY, 0, 99, b"\0\0\0\0\0"), "frames that bring nothing", id="priority"
         ),
@@ -225,13 +239,30 @@ async def test_empty_data_without_end_is_a_flood() -> None:
 
 
 async def test_pings_of_a_peer_that_does_not_read_find_an_end() -> None:
-    client = Client(LIMITS)
+    client = Client(ConnectionLimits(control_frames=20))
     client.greet()
     client.send(f.frame(f.PING, 0, 0, b"12345678") * 100)  # it reads: nothing to say against it
     assert not client.transport.is_closing
     client.connection.pause_writing()
     client.send(f.frame(f.PING, 0, 0, b"12345678") * 30)
     assert client.transport.is_closing
+
+
+async def test_a_client_may_ping_for_as_long_as_it_likes() -> None:
+    client = Client(LIMITS)
+    client.greet()
+    for second in range(60):
+        client.send(f.frame(f.PING, 0, 0, b"12345678") * LIMITS.empty_frames_second)
+        client.connection.check_times(client.connection._began + second)
+    assert not client.transport.is_closing
+
+
+async def test_requests_between_pings_are_progress() -> None:
+    client = Client(LIMITS)
+    client.greet()
+    for number in range(1, 100, 2):
+        client.send(f.frame(f.PING, 0, 0, b"12345678") * 15 + client.request(number, b"x"))
+    assert not client.transport.is_closing
 
 
 async def test_answers_that_nobody_reads_find_an_end() -> None:

@@ -93,13 +93,13 @@ class CallContext:
 class StreamCall:
     """A call with many messages, as its handler sees it."""
 
-    __slots__ = ("_connection", "_stream", "began", "handler", "head", "is_held", "owed", "peer", "reader")
+    __slots__ = ("_connection", "_stream", "address", "began", "handler", "head", "is_held", "owed", "peer", "reader")
 
     def __init__(self, connection: GrpcConnection, stream: Stream, head: Head) -> None:
         self._connection = connection
         self._stream = stream
         self.head = head
-        self.peer = connection.peer
+        self.peer, self.address = connection.peer, connection.address
         self.reader = MessageReader(connection.message_limit)
         self.handler: StreamHandler | None = None
         self.began = False
@@ -119,10 +119,15 @@ class StreamCall:
     def go_on(self) -> None:
         """Let more messages come, after `messages` has returned False."""
         self.is_held = False
-        self._stream.touched = time.monotonic()  # until now the client could not send more
+        self._stream.touched = self.reader.began = time.monotonic()  # until now the client could not send more
         owed, self.owed = self.owed, 0
         if owed:
             self._connection.consumed(self._stream, owed)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the client last sent something; None where it is amid a message."""
+        return None if self.reader.buffer else self._stream.touched
 
     @property
     def waiting_bytes(self) -> int:

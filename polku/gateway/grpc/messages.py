@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 
 from polku.gateway.grpc.status import CallError, Status, StatusCode
@@ -16,17 +17,19 @@ write_prefix = _PREFIX.pack
 class MessageReader:
     """Cut a request's body into messages."""
 
-    __slots__ = ("buffer", "counted", "limit", "needed")
+    __slots__ = ("began", "buffer", "counted", "limit", "needed")
 
     def __init__(self, limit: int) -> None:
         self.buffer = bytearray()
         self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
         self.needed = PREFIX_BYTES
         self.limit = limit
+        self.began = 0.0  # when the message began that is in `buffer`, by the monotonic clock
 
     def read(self, data: memoryview, encoding: bytes) -> list[bytes]:
         """Return the messages that are complete; raises `CallError`."""
-        if self.buffer:
+        goes_on = bool(self.buffer)
+        if goes_on:
             self.buffer += data
             if len(self.buffer) < self.needed:
                 return []
@@ -47,6 +50,8 @@ class MessageReader:
             messages.append(inflate(message, encoding, self.limit) if flag else message)
             at = start + size
         if at < end:
+            if at or not goes_on:
+                self.began = time.monotonic()
             self.buffer += data[at:]
         return messages
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, StreamCall, StreamMethod, UnaryMethod
+from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.heads import NOT_GRPC, HeadReader
 from polku.gateway.grpc.messages import PREFIX_BYTES, MessageReader, read_prefix, write_prefix
 from polku.gateway.grpc.status import HEAD, OK_TRAILERS, CallError, Status, StatusCode, whole_answer
+from polku.gateway.listen import address_of
+from polku.gateway.places import ByteShares, Places
 from polku.http2.connection import Connection
 from polku.http2.header_blocks import literal
 from polku.http2.limits import ConnectionLimits
@@ -38,6 +41,21 @@ class _Unary:
         self.messages: list[bytes] = []
 
 
+class GrpcPort:
+    """What the connections to one port share: methods, limits, and the places and bytes that they take."""
+
+    def __init__(
+        self, methods: Mapping[bytes, Method], limits: ConnectionLimits, *, message_limit: int, places: Places
+    ) -> None:
+        self.heads = HeadReader(methods)
+        self.limits = limits
+        self.message_limit = message_limit
+        self.places = places
+        self.connections: set[GrpcConnection] = set()
+        what = "messages that have come in part"
+        self.unfinished = ByteShares(what, total=limits.port_unfinished, each=limits.address_unfinished)
+
+
 class _Refused(NamedTuple):
     """A call whose answer is known before its messages come."""
 
@@ -49,17 +67,15 @@ class GrpcConnection(Connection):
 
     def __init__(
         self,
-        heads: HeadReader,
-        limits: ConnectionLimits,
-        message_limit: int,
-        registered: set[GrpcConnection],
+        port: GrpcPort,
     ) -> None:
-        super().__init__(limits)
-        self.message_limit = message_limit
+        super().__init__(port.limits)
+        self._port = port
+        self.message_limit = port.message_limit
         self.unfinished = 0  # bytes of messages that have come in part
         self.peer = ""
-        self.read_head = heads.read  # type: ignore[method-assign] # no call in between
-        self._registered = registered
+        self.address = ""
+        self.read_head = port.heads.read  # type: ignore[method-assign] # no call in between
         self._calls: list[tuple[int, bytes]] = []
         self._calls_method: BatchMethod | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -67,16 +83,19 @@ class GrpcConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who the peer is."""
-        self._registered.add(self)
+        self._port.connections.add(self)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.peer = _peer_of(transport)
+        self.peer, self.address = _peer_of(transport), address_of(transport)
         super().connection_made(transport)
+        if reason := self._port.places.enter(self.address, self):
+            self.turn_away(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the calls."""
-        self._registered.discard(self)
+        self._port.connections.discard(self)
+        self._port.places.leave(self.address, self)
         self.gone.set_result(None)
         super().connection_lost(exc)
         for task in self._tasks:
@@ -121,6 +140,7 @@ class GrpcConnection(Connection):
             call.handler = head.method.open(call)
         else:
             stream.app = _Unary(head, self.message_limit)
+            stream.app.reader.began = stream.touched
 
     def received(self, stream: Stream, data: memoryview) -> None:
         """Read messages."""
@@ -169,6 +189,7 @@ class GrpcConnection(Connection):
         reader = getattr(stream.app, "reader", None)
         if reader is not None:
             self.unfinished -= reader.counted
+            self._port.unfinished.add(self.address, -reader.counted)
             reader.counted = 0
             reader.buffer = bytearray()
 
@@ -187,13 +208,17 @@ class GrpcConnection(Connection):
     def check_times(self, now: float) -> None:
         """End calls whose message does not come to its end, though the client may send it."""
         super().check_times(now)
-        if not self.may_send:
-            return
-        longest = self.limits.message_seconds
+        limits = self.limits
         for stream in list(self.streams.values()):
-            if now - stream.touched > longest and not stream.remote_ended and _is_owed(stream.app):
-                reason = f"no more of a message has come for {longest:g} s; send it again"
-                self._fail(stream, Status(StatusCode.DEADLINE_EXCEEDED, reason))
+            if stream.remote_ended or not _is_owed(stream.app):
+                continue
+            reader = stream.app.reader
+            if not self.may_send:
+                reader.began = now
+            elif now - stream.touched > limits.message_seconds:
+                self._fail_late(stream, f"no more of a message has come for {limits.message_seconds:g} s")
+            elif now - reader.began > limits.whole_message_seconds:
+                self._fail_late(stream, f"a message takes more than {limits.whole_message_seconds:g} s")
 
     def reading_done(self) -> None:
         """Hand over the calls that this read brought."""
@@ -247,14 +272,22 @@ class GrpcConnection(Connection):
 
     def _count_unfinished(self, reader: MessageReader) -> None:
         size = len(reader.buffer)
-        self.unfinished += size - reader.counted
+        change = size - reader.counted
+        if not change:
+            return
+        self.unfinished += change
         reader.counted = size
-        limit = self.limits.unfinished
-        if self.unfinished > limit:
+        reason = self._port.unfinished.add(self.address, change)
+        if self.unfinished > self.limits.unfinished:
+            limit = self.limits.unfinished
             reason = (
-                f"messages that have come in part take more than {limit} bytes on this connection; send fewer at once"
+                f"messages that have come in part take more than {limit} bytes on one connection; send fewer at once"
             )
+        if reason:
             raise CallError(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
+
+    def _fail_late(self, stream: Stream, reason: str) -> None:
+        self._fail(stream, Status(StatusCode.DEADLINE_EXCEEDED, f"{reason}; send it again"))
 
     def _fail(self, stream: Stream, status: Status) -> None:
         """End a call while its request still comes."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
 from polku.gateway.certificates import H2, Certificates
 from polku.gateway.grpc.calls import BatchMethod, Method, StreamMethod
-from polku.gateway.grpc.heads import HeadReader
-from polku.gateway.grpc.protocol import GrpcConnection
+from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.places import Places, connections_within
 from polku.health import Health, health_response
 from polku.http2.limits import ConnectionLimits
+from polku.limits import Limits
 from polku.v1.gateway_pb2 import HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
@@ -28,7 +30,26 @@ if TYPE_CHECKING:
 _SERVICE = "polku.v1.Gateway"
 _HEALTH = "grpc.health.v1.Health"
 _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
+_IDLE_SECONDS = 3600.0  # without a call: the connection ends, and the client opens it again with its next one
+_MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
 _GOAWAY_SECONDS = 0.05  # for what clients send before they read the first GOAWAY; later calls they send again elsewhere
+
+
+def largest_message(limits: Limits) -> int:
+    """Return the bytes of a message that is read: what is over the limit is then refused by name, its stream stays."""
+    return 4 * limits.message_bytes + 65_536
+
+
+def connection_limits(limits: Limits) -> ConnectionLimits:
+    """Return the limits of one connection to a gateway with these limits."""
+    unfinished = max(ConnectionLimits().unfinished, 2 * largest_message(limits))
+    return ConnectionLimits(
+        streams=limits.connection_calls,
+        unfinished=unfinished,
+        address_unfinished=2 * unfinished,
+        port_unfinished=8 * unfinished,
+        idle_seconds=_IDLE_SECONDS,
+    )
 
 
 class NativeServer:
@@ -44,13 +65,9 @@ class NativeServer:
         baselines = Baselines(intake)
         self._send_event = SendEvent(intake, baselines)
         self._stream_events = StreamEvents(intake, baselines)
-        self._heads = HeadReader({})
         self._standard: HealthService | None = None
-        self._connections: set[GrpcConnection] = set()
-        # What is over the limit but under this cap is refused by name, and its stream continues.
-        self._largest = 4 * intake.limits.message_bytes + 65_536
-        unfinished = max(ConnectionLimits().unfinished, 2 * self._largest)
-        self._limits = ConnectionLimits(streams=intake.limits.connection_calls, unfinished=unfinished)
+        self._port: GrpcPort | None = None
+        self._limits = connection_limits(intake.limits)
         self._server: Listener | None = None
         self._tasks = TaskSet("gRPC server")
 
@@ -60,9 +77,16 @@ class NativeServer:
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
         """
-        self._heads = HeadReader(self._all_methods())
+        places = Places(
+            "gRPC connections",
+            total=connections_within(self._intake.limits.grpc_connections),
+            each=self._intake.limits.address_connections,
+            idle_seconds=_MAKE_ROOM_SECONDS,
+        )
+        largest = largest_message(self._intake.limits)
+        self._port = port = GrpcPort(self._all_methods(), self._limits, message_limit=largest, places=places)
         self._server, bound = await listen(
-            self._connection, "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
+            partial(GrpcConnection, port), "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
         )
         if self._registry is not None:
             await self._registry.registry.start()
@@ -97,8 +121,9 @@ class NativeServer:
         if self._standard is not None:
             self._standard.set_serving(serving)
 
-    def _connection(self) -> GrpcConnection:
-        return GrpcConnection(self._heads, self._limits, self._largest, self._connections)
+    @property
+    def _connections(self) -> set[GrpcConnection]:
+        return set() if self._port is None else self._port.connections
 
     def _all_methods(self) -> dict[bytes, Method]:
         path = f"/{_SERVICE}/".encode()

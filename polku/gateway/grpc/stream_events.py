@@ -14,11 +14,13 @@ from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
+from polku.gateway.places import Places
 from polku.log import RepeatedLog
 from polku.text import named
 from polku.v1.gateway_pb2 import Ack
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_MAKE_ROOM_SECONDS = 60.0  # idle for so long, a stream makes room for another one where all are taken
 _UNREAD_ACKS = 64 * 1024  # bytes: no more batches are read from a client that leaves more than this unread
 
 
@@ -28,26 +30,24 @@ class StreamEvents:
     def __init__(self, intake: Intake, baselines: Baselines) -> None:
         self._intake = intake
         self._baselines = baselines
-        self._streams: set[AckStream] = set()
+        streams = intake.limits.streams
+        self._places = Places("streams", total=streams, each=streams, idle_seconds=_MAKE_ROOM_SECONDS)
 
     def stream(self, call: StreamCall) -> AckStream:
         """Begin a stream; one too many is refused."""
-        limit = self._intake.limits.streams
-        stream = AckStream(self._intake, self._baselines, call, self._streams)
-        if len(self._streams) >= limit:
-            stream.finish(Status(StatusCode.RESOURCE_EXHAUSTED, f"{limit} streams are open; close some"))
-        else:
-            self._streams.add(stream)
+        stream = AckStream(self._intake, self._baselines, call, self._places)
+        if reason := self._places.enter(call.address, stream):
+            stream.finish(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
         return stream
 
 
 class AckStream:
     """One stream: take a batch when the one before is on its way, and answer in order."""
 
-    def __init__(self, intake: Intake, baselines: Baselines, call: StreamCall, streams: set[AckStream]) -> None:
+    def __init__(self, intake: Intake, baselines: Baselines, call: StreamCall, places: Places) -> None:
         self._intake = intake
         self._call = call
-        self._streams = streams
+        self._places = places
         self._baseline = baselines.of(call.peer)
         self._sequencer = Sequencer()
         self._batches: deque[bytes] = deque()  # that have come and are not taken yet
@@ -82,12 +82,21 @@ class AckStream:
         for ack in self._acks:
             ack.cancel()
         self._acks.clear()
-        self._streams.discard(self)
+        self._places.leave(self._call.address, self)
 
     def finish(self, status: Status) -> None:
         """End the stream."""
         self.lost()
         self._call.finish(status)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the client last sent something; None while a batch of it has no Ack."""
+        return None if self._batches or self._acks or self._taking else self._call.idle_since
+
+    def make_room(self, reason: str) -> None:
+        """End an idle stream, since another one needs its place."""
+        self.finish(Status(StatusCode.UNAVAILABLE, reason))
 
     @property
     def _has_room(self) -> bool:

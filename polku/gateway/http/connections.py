@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
+from polku.gateway.listen import address_of
+from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
 
 _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
+)
+_MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -19,20 +27,30 @@ class Connections:
         self._make = make
         self.limits = limits
         self._open: dict[asyncio.BaseTransport, Connection] = {}
+        self._places = Places(
+            "HTTP connections",
+            total=connections_within(limits.connections),
+            each=limits.address_connections,
+            idle_seconds=_MAKE_ROOM_SECONDS,
+        )
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self._make(), self)
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> None:
-        """Keep a connection, or end it where there are too many."""
-        if len(self._open) >= self.limits.connections:
-            transport.abort()
+        """Keep a connection, or end it with a sentence where there are too many."""
         self._open[transport] = connection
+        if reason := self._places.enter(connection.address, connection):
+            text = f"{reason}\n".encode()
+            transport.write(_FULL % (len(text), text))
+            transport.close()
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
         """Let go of a connection that has ended."""
-        self._open.pop(transport, None)
+        connection = self._open.pop(transport, None)
+        if connection is not None:
+            self._places.leave(connection.address, connection)
 
     def find(self, transport: asyncio.BaseTransport | None) -> Connection | None:
         """Return the connection of a transport while it is open."""
@@ -57,9 +75,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = False
+        self.address = ""
+        self.idle_since: float | None = None  # since when no request is in the hands of a handler
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)
+        self.address = address_of(transport)
         self._inner.connection_made(transport)
         self._connections.admit(self, self._transport)
         self._wait(self._connections.limits.read_seconds, idle=False)
@@ -87,6 +108,7 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         """Note that a request's head is complete."""
         self._idle = False
+        self.idle_since = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -94,9 +116,15 @@ class Connection(asyncio.Protocol):
         """Note that a request has its answer."""
         self._wait(_IDLE_SECONDS, idle=True)
 
+    def make_room(self, reason: str) -> None:
+        """Close: another client needs the place."""
+        if self._transport is not None:
+            self._transport.close()
+
     def _wait(self, seconds: float, *, idle: bool) -> None:
         self.begin()
         self._idle = idle
+        self.idle_since = time.monotonic()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
 
     def _late(self) -> None:

@@ -1,0 +1,84 @@
+"""No client takes all places of a port, and who is idle makes room."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from polku.gateway.places import ByteShares, Places, connections_within
+
+
+class Guest:
+    def __init__(self, idle_since: float | None = None) -> None:
+        self.idle_since = idle_since
+        self.reason = ""
+
+    def make_room(self, reason: str) -> None:
+        self.reason = reason
+
+
+def places(total: int, each: int) -> Places:
+    return Places("streams", total=total, each=each, idle_seconds=10, clock=lambda: 100.0)
+
+
+def test_one_address_has_a_share() -> None:
+    table = places(10, 2)
+    assert [table.enter("a", Guest()), table.enter("a", Guest())] == ["", ""]
+    assert table.enter("a", Guest()) == "2 streams are open from a; close some"
+    assert table.enter("b", Guest()) == ""
+    assert (len(table), table.refused) == (3, 1)
+
+
+def test_an_address_with_too_many_makes_room_itself() -> None:
+    table, idle, other = places(10, 2), Guest(1.0), Guest(1.0)
+    for address, guest in (("b", other), ("a", idle), ("a", Guest(None))):
+        table.enter(address, guest)
+    assert table.enter("a", Guest()) == ""
+    assert idle.reason
+    assert not other.reason
+
+
+def test_a_place_that_is_left_can_be_taken_again() -> None:
+    table, guest = places(1, 1), Guest()
+    assert table.enter("a", guest) == ""
+    assert table.enter("b", Guest()) == "1 streams are open; close some"
+    table.leave("a", guest)
+    table.leave("a", guest)
+    assert (len(table), table.enter("b", Guest())) == (1 - 1, "")
+
+
+def test_the_address_with_the_most_makes_room_with_its_idlest() -> None:
+    table = places(4, 4)
+    lone, idle, idler, busy = Guest(1.0), Guest(50.0), Guest(40.0), Guest(None)
+    for address, guest in (("a", lone), ("b", idle), ("b", idler), ("b", busy)):
+        table.enter(address, guest)
+    assert table.enter("c", Guest(100.0)) == ""
+    assert "this one was idle" in idler.reason
+    assert (lone.reason, idle.reason, busy.reason) == ("", "", "")
+    table.leave("b", idler)  # as it does at its end
+    assert (len(table), table.displaced) == (4, 1)
+
+
+def test_who_was_busy_a_moment_ago_stays() -> None:
+    table = places(2, 2)
+    for guest in (Guest(95.0), Guest(None)):
+        table.enter("a", guest)
+    assert table.enter("b", Guest()) == "2 streams are open; close some"
+
+
+def test_bytes_are_shared_too() -> None:
+    shares = ByteShares("messages", total=100, each=60)
+    assert shares.add("a", 60) == ""
+    assert shares.add("a", 1) == "messages take more than 60 bytes from one address; send fewer at once"
+    assert shares.add("a", -1) == ""
+    assert shares.add("b", 41) == "messages take more than 100 bytes in all; send fewer at once"
+    assert shares.add("b", -41) == shares.add("a", -60) == ""
+    assert len(shares) == 0
+
+
+def test_ports_leave_descriptors_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1_024, 4_096))
+    assert (connections_within(10_000), connections_within(100)) == (384, 100)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert connections_within(10_000) == 10_000
