@@ -11,10 +11,10 @@ from polku.batch.receipt import Counts
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
 from polku.gateway.intake import Intake
+from polku.gateway.retry import RETRY_SECONDS
 from polku.text import line, said
 from polku.v1.gateway_pb2 import Ack
 
-_RETRY_AFTER_MS = "100"
 _CONNECTIONS = 1024
 _DETAILS = 1_000  # they are a header, and clients take 8 KiB of headers
 _STATUS = {
@@ -31,16 +31,15 @@ class Failure(NamedTuple):
 
     status: grpc.StatusCode
     details: str
-    metadata: tuple[tuple[str, str], ...] = ()
+    retry_seconds: float | None = None  # after which sending it again may help
 
 
 def status_of(error: DrainingError | InputError) -> Failure:
     """Return the status that tells a client of an error."""
     if isinstance(error, DrainingError):
-        return Failure(grpc.StatusCode.UNAVAILABLE, said(error))
-    hint = (("grpc-retry-pushback-ms", _RETRY_AFTER_MS),) if error.code is Code.BUFFER_FULL else ()
+        return Failure(grpc.StatusCode.UNAVAILABLE, said(error), RETRY_SECONDS[Code.DRAINING])
     status = _STATUS.get(error.code, grpc.StatusCode.INVALID_ARGUMENT)
-    return Failure(status, f"{error.code}: {line(error.message, _DETAILS)}", hint)
+    return Failure(status, f"{error.code}: {line(error.message, _DETAILS)}", RETRY_SECONDS.get(error.code))
 
 
 def check_answer(ack: Ack) -> None:

@@ -21,8 +21,9 @@ from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.addresses import cannot_open
-from polku.gateway.grpc_status import Baselines, check_answer, status_of
+from polku.gateway.grpc_status import Baselines, Failure, check_answer, status_of
 from polku.gateway.intake import Intake
+from polku.gateway.retry import retry_metadata
 from polku.health import Health, health_response
 from polku.limits import Limits
 from polku.usercode import is_ours
@@ -102,7 +103,7 @@ class GatewayServer:
             check_answer(ack)
         except (DrainingError, InputError) as error:
             failure = status_of(error)
-            await context.abort(failure.status, failure.details, trailing_metadata=failure.metadata)
+            await context.abort(failure.status, failure.details, trailing_metadata=_retry_metadata(failure))
         return bounded(ack)
 
     async def stream_events(self, requests: AsyncIterator[bytes], context: Any) -> None:
@@ -166,6 +167,11 @@ class GatewayServer:
         if self._registry is not None:
             services.append("polku.v1.PluginRegistry")
         reflection.enable_server_reflection(services, server)
+
+
+def _retry_metadata(failure: Failure) -> tuple[tuple[str, str | bytes], ...]:
+    seconds = failure.retry_seconds
+    return () if seconds is None else tuple(retry_metadata(failure.status.value[0], failure.details, seconds))
 
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:

@@ -18,6 +18,8 @@ from polku.http2.frames import ErrorCode, PeerError
 from polku.http2.limits import ConnectionLimits
 from polku.http2.receiving import Receiving
 
+_KEEPALIVE = b"polku:ka"  # what our PINGs carry
+
 
 class Connection(Receiving, asyncio.Protocol):
     """Read frames, keep the rules of RFC 9113, and hand on requests."""
@@ -28,6 +30,9 @@ class Connection(Receiving, asyncio.Protocol):
         self._tail = bytearray()  # a frame that has come in part
         self._needed = 0  # bytes of `_tail` from which on it is worth looking at
         self._is_negotiated = True
+        self._was_heard = False  # something came since the last look at the times
+        self._silent_since = self._began
+        self._pinged: float | None = None  # when we asked a silent peer for a sign of life
         self._partial: tuple[int, int, int] | None = None  # stream, flags and missing bytes of a DATA frame
 
     # The transport.
@@ -92,6 +97,7 @@ class Connection(Receiving, asyncio.Protocol):
         """Handle what one read brought."""
         if self.is_closed:
             return
+        self._was_heard = True
         if self._tail:
             self._tail += data
             if len(self._tail) < self._needed:
@@ -228,3 +234,20 @@ class Connection(Receiving, asyncio.Protocol):
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, f"a header block takes more than {limits.header_seconds:g} s")
         elif not self.open_streams and limits.idle_seconds and now - self._touched > limits.idle_seconds:
             self.refuse_new()
+        else:
+            self._ask_if_silent(now)
+
+    def _ask_if_silent(self, now: float) -> None:
+        """Send a PING to a peer that says nothing, and close where that stays so (section 6.7).
+
+        A peer whose machine or network is gone is never heard of again: TCP alone would find out after hours.
+        """
+        if self._was_heard:
+            self._was_heard, self._silent_since, self._pinged = False, now, None
+        elif self._pinged is not None:
+            if now - self._pinged > self.limits.keepalive_timeout_seconds:
+                reason = f"no answer to a PING within {self.limits.keepalive_timeout_seconds:g} s"
+                self.fail(ErrorCode.NO_ERROR, reason)
+        elif now - self._silent_since > self.limits.keepalive_seconds:
+            self._pinged = now
+            self._outbox.put(f.frame(f.PING, 0, 0, _KEEPALIVE))

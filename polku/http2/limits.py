@@ -49,6 +49,10 @@ class ConnectionLimits:
     """Without a byte for a stream whose peer has not finished the message that it began."""
     whole_message_seconds: float = 300.0
     """From the first byte of a message to its last, as far as the peer may send it."""
+    keepalive_seconds: float = 60.0
+    """Without a byte until a PING asks the peer for one."""
+    keepalive_timeout_seconds: float = 20.0
+    """From that PING until the connection is closed: the peer is gone, though nobody has closed its end."""
     close_seconds: float = 10.0
     """From the last write of a connection that is being closed until it is cut off."""
     idle_seconds: float = 0.0

@@ -257,6 +257,40 @@ async def test_a_client_may_ping_for_as_long_as_it_likes() -> None:
     assert not client.transport.is_closing
 
 
+async def test_a_silent_peer_is_asked_for_a_sign_of_life(client: Client) -> None:
+    connection, began = client.connection, client.connection._began
+    connection.check_times(began + 1)
+    connection.check_times(began + 60)
+    assert client.read() == []
+    connection.check_times(began + 62)
+    (ping,) = client.read()
+    assert (ping.kind, ping.flags) == (f.PING, 0)
+    connection.check_times(began + 70)
+    assert client.read() == []  # one at a time
+    client.send(f.frame(f.PING, f.ACK, 0, ping.payload))
+    connection.check_times(began + 100)
+    assert not client.transport.is_closing
+    connection.check_times(began + 161)
+    assert [frame.kind for frame in client.read()] == [f.PING]
+
+
+async def test_a_peer_that_is_gone_is_noticed(client: Client) -> None:
+    connection, began = client.connection, client.connection._began
+    client.send(f.frame(f.HEADERS, f.END_HEADERS, 1, client.head(b"/later")))
+    for second in range(1, 85):
+        connection.check_times(began + second)
+        if client.transport.is_closing:
+            break
+    assert second == 83
+    goaway = last(client)
+    assert (goaway.kind, goaway.code) == (f.GOAWAY, ErrorCode.NO_ERROR)
+    assert b"no answer to a PING within 20 s" in goaway.payload
+    connection.check_times(connection._touched + 11)
+    assert client.transport.is_aborted
+    connection.connection_lost(None)
+    assert client.connection.gone == [1]
+
+
 async def test_requests_between_pings_are_progress() -> None:
     client = Client(LIMITS)
     client.greet()

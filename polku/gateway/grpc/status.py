@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from enum import IntEnum
 from typing import NamedTuple
 
+from polku.gateway.retry import retry_metadata
 from polku.http2.header_blocks import literal
 from polku.text import line
 
@@ -34,6 +36,7 @@ class Status(NamedTuple):
     code: int
     message: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    retry_seconds: float | None = None
 
 
 class CallError(Exception):
@@ -55,16 +58,25 @@ def trailers(status: Status) -> bytes:
     if status.code == StatusCode.OK and not status.metadata:
         return OK_TRAILERS
     block = literal(b"grpc-status", b"%d" % status.code)
-    if status.message:
-        block += literal(b"grpc-message", _percent_encoded(line(status.message, _MESSAGE)))
+    message = line(status.message, _MESSAGE)
+    if message:
+        block += literal(b"grpc-message", _percent_encoded(message))
     for name, value in status.metadata:
         block += literal(name.encode(), value.encode())
+    if status.retry_seconds is not None:
+        for name, content in retry_metadata(status.code, message, status.retry_seconds):
+            block += literal(name.encode(), content.encode() if isinstance(content, str) else _base64(content))
     return block
 
 
 def whole_answer(status: Status) -> bytes:
     """Return the header block that is all of an answer ("Trailers-Only")."""
     return HEAD + trailers(status)
+
+
+def _base64(content: bytes) -> bytes:
+    """Return a value of binary metadata, without padding (PROTOCOL-HTTP2.md of gRPC)."""
+    return base64.b64encode(content).rstrip(b"=")
 
 
 def _percent_encoded(text: str) -> bytes:

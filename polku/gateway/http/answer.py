@@ -6,6 +6,7 @@ numbers. protobuf's own JSON parsers read it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,12 @@ import msgspec
 
 from polku.codes import Code
 from polku.gateway.acks import bounded
+from polku.gateway.retry import RETRY_SECONDS
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 
 _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
-_RETRY_SOON = {"Retry-After": "1"}
-_RETRY_LATER = {"Retry-After": "5"}
+_RETRY_AFTER = {code: {"Retry-After": f"{math.ceil(seconds)}"} for code, seconds in RETRY_SECONDS.items()}
 _SIZE = {Code.TOO_LARGE, Code.TOO_MANY_EVENTS}
 _OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.POISON, Code.UNROUTABLE, Code.UNDELIVERED}
 
@@ -34,9 +35,9 @@ def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
         return 200, {}
     codes = {error.code for error in ack.errors}
     if codes & {Code.UNAVAILABLE, Code.DRAINING}:
-        return 503, _RETRY_LATER
+        return 503, _RETRY_AFTER[Code.UNAVAILABLE]
     if Code.BUFFER_FULL in codes:
-        return 429, _RETRY_SOON
+        return 429, _RETRY_AFTER[Code.BUFFER_FULL]
     for status, kinds in ((413, _SIZE), (500, {Code.INGESTOR_ERROR}), (422, _OURS)):
         if codes <= kinds:
             return status, {}
