@@ -50,6 +50,6 @@ class Application:
     def reading_done(self) -> None:
         """All that one read brought was handed on."""
 
-    def greeting_failed(self, data: bytes) -> bytes:
-        """Return what to answer a peer that does not speak HTTP/2, from the first bytes that it sent."""
+    def greeting_failed(self, data: bytes) -> bytes | None:
+        """Return what to answer a peer that does not speak HTTP/2, from the first bytes that it sent; None: too few."""
         return b""

@@ -162,6 +162,9 @@ class Connection(Receiving, asyncio.Protocol):
     def _greet(self, data: bytes) -> int:
         if not data.startswith(f.PREFACE[: len(data)]):
             answer = self.greeting_failed(data)
+            if answer is None:
+                self._needed = len(data) + 1
+                return 0
             if answer:
                 self._outbox.put(answer)
                 self._end()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import logging
 import socket
 import threading
 import time
@@ -236,6 +238,37 @@ def test_one_stream_too_many_is_refused(tmp_path: Path) -> None:
         release.set()
         assert list(first) == []
         assert len(list(stub.StreamEvents(iter([large(1)])))) == 1
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"GET / HTTP/1.1\r\n\r\n"], [b"P", b"OS", b"T /polku HTTP/1.1\r\n\r\n"], [b"PUT / "]]
+)
+async def test_a_client_of_http_1_is_told_what_this_port_is(pieces: list[bytes], tmp_path: Path) -> None:
+    hub = Hub(runtime="inline").emitter(Recorder(tmp_path / "out"))
+    async with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
+        host, _, port = str(pipeline.address).rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"this port speaks gRPC over HTTP/2: send POST with content-type: application/grpc" in answer
+
+
+def test_a_client_of_tls_on_a_plain_port_is_closed_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    hub = Hub(runtime="inline").emitter(Recorder(tmp_path / "out"))
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
+        host, _, port = str(pipeline.address).rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(100) == b""
+    assert "a client of 127.0.0.1 speaks TLS, this port does not; give it a certificate" in caplog.text
 
 
 def test_an_idle_stream_makes_room_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

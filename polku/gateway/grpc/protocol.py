@@ -27,6 +27,7 @@ from polku.text import named
 from polku.usercode import is_ours
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_TLS_HELLO = b"\x16\x03"  # a record with a handshake, of any version
 _HTTP1 = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"TRACE ")
 
 
@@ -225,8 +226,12 @@ class GrpcConnection(Connection):
         if self._calls:
             self._hand_over()
 
-    def greeting_failed(self, data: bytes) -> bytes:
-        """Tell clients of HTTP/1 what this port is."""
+    def greeting_failed(self, data: bytes) -> bytes | None:
+        """Tell clients of HTTP/1 what this port is, and the log of clients of TLS."""
+        if any(method.startswith(data) for method in _HTTP1):
+            return None
+        if data.startswith(_TLS_HELLO):
+            _REPEATED.info("tls", "a client of %s speaks TLS, this port does not; give it a certificate", self.address)
         if not data.startswith(_HTTP1):
             return b""
         text = f"{NOT_GRPC}.\n".encode()
