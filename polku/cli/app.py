@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -231,9 +232,15 @@ def _check_certificates(plan: Any) -> None:
     if tls is None:
         return
     try:
-        Certificates(tls)
+        certificates = Certificates(tls)
     except SettingError as error:
         raise PlanError(str(error)) from None
+    now = datetime.now(UTC)
+    text = certificates.expiry(now)
+    if certificates.expires is not None and certificates.expires <= now:
+        raise PlanError(text)
+    if text:
+        say(f"polku: warning: {text}")
 
 
 def _gateway(option: str, value: str) -> str:

@@ -16,13 +16,16 @@ import asyncio
 import logging
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from polku.errors import SettingError
+from polku.gateway.expiry import valid_until
 from polku.gateway.tls import Tls
 
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
+_WARN_BEFORE, _WARN_EVERY = timedelta(days=14), timedelta(days=1)
 # Of TLS 1.2; RFC 9113, appendix A, forbids most of the others. TLS 1.3 has its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 H2, HTTP1 = "h2", "http/1.1"
@@ -48,6 +51,7 @@ class Certificates:
         self.fault = ""
         self._identity = self._rejected = _identity(tls)
         self._contexts, self._pems = _load(tls)
+        self._warned: datetime | None = None
 
     def context(self, protocol: str) -> ssl.SSLContext:
         """Return what a new connection with the ALPN `protocol` (`h2` or `http/1.1`) begins with."""
@@ -58,10 +62,27 @@ class Certificates:
         """The bytes that the contexts were made of."""
         return self._pems
 
+    @property
+    def expires(self) -> datetime | None:
+        """When the server's certificate ends to be valid; None where its file does not tell."""
+        try:
+            return valid_until(self._pems.chain.decode("ascii", "replace"))
+        except ValueError:
+            return None
+
+    def expiry(self, now: datetime) -> str:
+        """Return what is to be said of the end of the certificate; empty while it is more than 14 days away."""
+        end = self.expires
+        if end is None or end - now > _WARN_BEFORE:
+            return ""
+        when = f"expired on {end:%Y-%m-%d}: clients refuse it" if end <= now else f"expires on {end:%Y-%m-%d %H:%M} UTC"
+        return f"tls_cert={os.fspath(self.tls.cert)!r}: {when}; renew it, it is read again by itself"
+
     async def watch(self) -> None:
         """Look for changed files, until cancelled. The files may be on a slow disk: a thread reads them."""
         loop = asyncio.get_running_loop()
         while True:
+            self._warn(datetime.now(UTC))
             await asyncio.sleep(_LOOK_SECONDS)
             await loop.run_in_executor(None, self.look)
 
@@ -84,7 +105,16 @@ class Certificates:
             return
         self._contexts, self._pems, self.fault = contexts, pems, ""
         self._identity = self._rejected = identity
+        self._warned = None
         _LOG.info("TLS: %s was read again; new connections get it", self.tls.cert)
+
+    def _warn(self, now: datetime) -> None:
+        """Write of the end of the certificate to the log, once a day."""
+        if self._warned is not None and now - self._warned < _WARN_EVERY:
+            return
+        self._warned = now
+        if text := self.expiry(now):
+            _LOG.warning("TLS: %s", text)
 
 
 def _identity(tls: Tls) -> tuple[object, ...]:

@@ -93,6 +93,11 @@ def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
         file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
         done = polku("validate", str(file), "--runtime", "inline")
         assert done.returncode == status, done.stderr
+    ended = Authority(tmp_path, "three").issue(days=-1)
+    tls = f"Tls({str(ended.cert)!r}, {str(ended.key)!r})"
+    file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
+    late = polku("validate", str(file), "--runtime", "inline")
+    assert (late.returncode, "clients refuse it; renew it" in late.stderr) == (1, True)
     assert f"tls_key='{other.key}': is not the key of {pair.cert}" in done.stderr
 
 

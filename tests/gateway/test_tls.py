@@ -13,17 +13,21 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polku import Hub, Pipeline, PlanError, SettingError, Tls, new_event
 from polku.gateway import listen as listening
 from polku.gateway.addresses import Doors
 from polku.gateway.certificates import Certificates
+from polku.gateway.expiry import valid_until
 from polku.gateway.grpc_server import choose
 from polku.gateway.tls import tls_from
 from polku.http2 import frames as f
@@ -319,6 +323,30 @@ def test_files_that_cannot_be_used_are_refused_by_name(
 def test_a_gateway_does_not_start_with_files_that_cannot_be_used(tmp_path: Path, server: Pair) -> None:
     with pytest.raises(SettingError, match="tls_cert"):
         start(Tls(tmp_path / "none", server.key))
+
+
+@pytest.mark.parametrize(("days", "said"), [(36_500, ""), (30, ""), (10, "expires on"), (-1, "expired on")])
+def test_the_end_of_a_certificate_is_told_in_time(
+    days: int, said: str, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = authority.issue("ending", days=days)
+    certificates = Certificates(Tls(pair.cert, pair.key))
+    now = datetime.now(UTC)
+    assert certificates.expires is not None
+    assert abs(certificates.expires - now - timedelta(days=days)) < timedelta(minutes=5)
+    assert said in certificates.expiry(now)
+    assert bool(said) == bool(certificates.expiry(now))
+    for hours in (0, 1, 25):
+        certificates._warn(now + timedelta(hours=hours))
+    assert caplog.text.count("renew it") == (2 if said else 0)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_certificate_are_an_error_of_value(content: bytes) -> None:
+    try:
+        valid_until(ssl.DER_cert_to_PEM_cert(b"\x30" + content))
+    except ValueError:
+        return
 
 
 def test_values_that_can_never_work_are_refused_by_the_plan() -> None:
