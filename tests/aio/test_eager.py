@@ -45,7 +45,7 @@ async def test_work_goes_on_when_what_it_waits_for_is_there() -> None:
 
 async def test_what_it_waits_for_may_be_there_before_its_task_has_begun_and_may_be_a_turn_of_the_loop() -> None:
     async def work() -> list[Any]:
-        seen = []
+        seen: list[Any] = []
         for _ in range(3):
             seen.append(await asyncio.sleep(0, "turn"))
         seen.append(asyncio.current_task())

@@ -479,11 +479,14 @@ async def test_a_receipt_names_the_fullest_outlet(path: Path) -> None:
         assert receipt.buffer_size == 2
 
 
-async def in_part(path: Path, *, rule: Overflow = Overflow.BLOCK, **options: bool) -> None:
+async def in_part(path: Path, *, rule: Overflow = Overflow.BLOCK, await_delivery: bool = False) -> None:
     """Have a batch of 30 events die with the buffer after 20 of them were held for `a`, and all for `b`."""
     strategy = BufferStrategy.durable(path, capacity=20)
     a, b = Destination(is_open=False), Destination()
-    async with durable(path, {"a": a, "b": b}, strategy=strategy, overflow={"b": rule}, **options) as bench:
+    rules = {"b": rule}
+    async with durable(
+        path, {"a": a, "b": b}, strategy=strategy, overflow=rules, await_delivery=await_delivery
+    ) as bench:
         pushing = asyncio.ensure_future(bench.push(batch_of(*numbered(0, 30), seq=1)))
         await soon(lambda: len(b.ids) == 30)
         assert not pushing.done()

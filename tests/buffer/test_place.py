@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from polku import Hub
+from polku import BufferStrategy, Hub
 from polku.buffer import place
 from polku.buffer.journal import Journal
 from polku.buffer.place import check_place
@@ -56,9 +58,11 @@ FILES = [text, short_text, database, damaged_database, database_of_a_program, de
 
 
 @pytest.mark.parametrize("make", FILES)
-async def test_a_file_of_somebody_else_stops_the_start_and_is_left_alone(make: object, tmp_path: Path) -> None:
+async def test_a_file_of_somebody_else_stops_the_start_and_is_left_alone(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
     path = tmp_path / "journal.db"
-    make(path)  # type: ignore[operator]
+    make(path)
     before, names = path.read_bytes(), set(os.listdir(tmp_path))
     for _ in range(2):  # the first one leaves nothing that the second one could be misled by
         with pytest.raises(JournalPathError, match="no journal"):
@@ -108,11 +112,7 @@ async def test_dead_letters_go_on_in_their_own_file(tmp_path: Path) -> None:
         await letters.close()
 
 
-def _strategy(path: str) -> object:
-    from dataclasses import replace
-
-    from polku import BufferStrategy
-
+def _strategy(path: str) -> BufferStrategy:
     return replace(BufferStrategy.durable("/tmp/journal.db"), path=path)
 
 

@@ -12,8 +12,9 @@ from polku.buffer import schema
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_file import seal
 from polku.buffer.repair import faults, salvage
-from polku.buffer.schema import APPLICATION, VERSION, Step
+from polku.buffer.schema import VERSION, Step
 from polku.errors import JournalError
+from polku.sqlite import APPLICATION
 
 FORMAT_1 = """
 PRAGMA page_size=32768;

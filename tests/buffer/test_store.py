@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polku import BufferStrategy
+from polku import Batch, BufferStrategy
 from polku.batch.batch import Identity
 from polku.buffer.store import open_store
 from tests.buffer.parts import batch, numbered
@@ -28,7 +28,7 @@ def test_batches_come_back_byte_for_byte_at_rising_positions(counts: list[int], 
 
 async def _check(counts: list[int], drops: list[int], primary: int) -> None:
     store = open_store(BufferStrategy.tiered(primary, 1) if primary else BufferStrategy.ring(1))
-    held = {}
+    held: dict[int, Batch] = {}
     for number, count in enumerate(counts):
         one = batch(*numbered(0, count), to=["a"], payload=bytes([number]) * 50)
         one.identity = Identity("link", 1, number)

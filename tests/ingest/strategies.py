@@ -26,16 +26,15 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 }
 
 
-def _typed_data(descriptor: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional={f.name: _SCALARS[f.cpp_type] for f in descriptor.fields})
+def _typed_data(kind: str, descriptor: Descriptor | None) -> st.SearchStrategy[dict[str, Any]]:
+    assert descriptor is not None
+    fields = {f.name: _SCALARS[f.cpp_type] for f in descriptor.fields}
+    return st.fixed_dictionaries({kind: st.fixed_dictionaries({}, optional=fields)})
 
 
 _DATA = st.one_of(
     st.just({}),
-    *(
-        _typed_data(f.message_type).map(lambda d, kind=f.name: {kind: d})
-        for f in Event.DESCRIPTOR.oneofs_by_name["data"].fields
-    ),
+    *(_typed_data(f.name, f.message_type) for f in Event.DESCRIPTOR.oneofs_by_name["data"].fields),
 )
 
 EVENTS: st.SearchStrategy[Event] = st.builds(

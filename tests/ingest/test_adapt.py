@@ -46,7 +46,7 @@ async def test_a_single_event_may_stand_alone() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "text", b"bytes"])
-async def test_what_is_no_records_is_named(wrong) -> None:
+async def test_what_is_no_records_is_named(wrong: object) -> None:
     def parse(data: bytes) -> Any:
         return wrong
 
@@ -74,7 +74,8 @@ def test_hooks_of_a_callable_object_are_kept() -> None:
             return []
 
     parser = Parser()
-    as_ingestor(parser, FakeClock()).start()
+    ingestor: Any = as_ingestor(parser, FakeClock())
+    ingestor.start()
     assert parser.started
 
 
@@ -93,7 +94,7 @@ class WrongMethod:
         (RateLimiter(5), "RateLimiter is no ingestor; add it with .middleware(RateLimiter(...))"),
     ],
 )
-def test_what_is_no_ingestor_is_refused_by_name(component, message) -> None:
+def test_what_is_no_ingestor_is_refused_by_name(component: object, message: str) -> None:
     with pytest.raises(PlanError) as caught:
         check_ingestor(component)
     assert message in str(caught.value)

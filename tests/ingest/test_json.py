@@ -1,7 +1,7 @@
 import base64
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from google.protobuf.json_format import MessageToJson
@@ -41,7 +41,9 @@ def shown(results: Results) -> list[str]:
 
 @settings(max_examples=100, deadline=None)
 @given(EVENTS, st.booleans(), st.sampled_from([None, 2]))
-def test_any_event_is_read_back_from_protobufs_own_json(given_event, snake_case, indent) -> None:
+def test_any_event_is_read_back_from_protobufs_own_json(
+    given_event: Event, snake_case: bool, indent: int | None
+) -> None:
     text = MessageToJson(given_event, preserving_proto_field_name=snake_case, indent=indent)
     assert event(text).SerializeToString(deterministic=True) == given_event.SerializeToString(deterministic=True)
 
@@ -66,7 +68,7 @@ _TOKENS = st.lists(st.sampled_from([*_PIECES, *(bytes([byte]) for byte in b'{}[]
 @example(b'{"id":' + b"9" * 10_000 + b"}", "")
 @example(b'{"id":"a","network":' + b"[" * 900 + b"]" * 900 + b',"network":{}}', "")
 @example(b'{"source":' + b"9" * 5_000 + b',"source":"a"}', "")
-def test_no_bytes_make_it_raise(data, format) -> None:
+def test_no_bytes_make_it_raise(data: bytes, format: str) -> None:
     for result in ingest(data, format):
         assert isinstance(result, (Event, RecordError))
         if isinstance(result, RecordError):
@@ -133,7 +135,7 @@ def test_after_a_thousand_bad_records_the_rest_is_refused_unread() -> None:
 
 
 @pytest.mark.parametrize("value", ["SEVERITY_ERROR", "severity_error", "Error", "error", 4, 4.0])
-def test_enums_are_names_in_any_case_or_numbers(value) -> None:
+def test_enums_are_names_in_any_case_or_numbers(value: str | float) -> None:
     if isinstance(value, float):
         assert "severity=4.0" in str(error(json.dumps({"severity": value})))
     else:
@@ -155,7 +157,7 @@ def test_typed_data_stands_under_its_name_in_either_style() -> None:
 
 
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-def test_payloads_are_base64_of_either_alphabet_with_or_without_padding(encode) -> None:
+def test_payloads_are_base64_of_either_alphabet_with_or_without_padding(encode: Callable[[bytes], bytes]) -> None:
     for payload in (b"", b"\xfb\xff", b"\xfb\xff\xfe", b"1234"):
         text = encode(payload).decode()
         assert event(json.dumps({"payload": text})).payload == payload
@@ -211,7 +213,7 @@ def test_colons_in_strings_are_no_second_fields() -> None:
         ('{"id": "a"} {"id": "b"}', "not JSON: trailing characters at byte 12"),
     ],
 )
-def test_a_mistake_is_named_with_field_value_and_fix(data, message) -> None:
+def test_a_mistake_is_named_with_field_value_and_fix(data: str | bytes, message: str) -> None:
     assert message in str(error(data))
 
 

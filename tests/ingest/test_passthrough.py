@@ -27,26 +27,26 @@ named = EVENTS.filter(lambda event: bool(event.id and event.event_type))
 
 @settings(max_examples=60, deadline=None)
 @given(named)
-def test_an_event_with_an_id_and_a_type_is_recognised(event) -> None:
+def test_an_event_with_an_id_and_a_type_is_recognised(event: Event) -> None:
     assert same(ingest(event.SerializeToString()), event)
     assert same(ingest(event.SerializeToString(), "protobuf"), event)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(named, min_size=1, max_size=3))
-def test_a_payload_of_such_events_is_recognised(events) -> None:
+def test_a_payload_of_such_events_is_recognised(events: list[Event]) -> None:
     assert same(ingest(EventPayload(events=events).SerializeToString()), *events)
 
 
 @settings(max_examples=100, deadline=None)
 @given(EVENTS.filter(lambda event: event.ByteSize() > 0))
-def test_the_hints_decide_for_any_event(event) -> None:
+def test_the_hints_decide_for_any_event(event: Event) -> None:
     assert same(ingest(event.SerializeToString(), "event"), event)
     assert same(ingest(EventPayload(events=[event]).SerializeToString(), "payload"), event)
 
 
 @pytest.mark.parametrize("event_id", ["evt-001", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "P1", "X5", "2a", "id with spaces", "ä"])
-def test_an_event_with_nothing_but_an_id_is_an_event(event_id) -> None:
+def test_an_event_with_nothing_but_an_id_is_an_event(event_id: str) -> None:
     event = Event(id=event_id)
     assert same(ingest(event.SerializeToString()), event)
     assert same(ingest(EventPayload(events=[event]).SerializeToString()), event)
@@ -73,7 +73,7 @@ def test_a_malformed_event_of_a_payload_is_one_error_with_its_offset() -> None:
 
 @pytest.mark.parametrize("data", [b"", b'{"id": "a"}', b"hello world", b"\xff\xff\xff", b"\x0a\xff"])
 @pytest.mark.parametrize("format", ["", "event"])
-def test_bytes_of_another_format_are_malformed(data, format) -> None:
+def test_bytes_of_another_format_are_malformed(data: bytes, format: str) -> None:
     (error,) = ingest(data, format)
     assert isinstance(error, RecordError)
     assert error.code is Code.MALFORMED
@@ -89,7 +89,7 @@ def test_an_empty_payload_that_says_so_is_no_events() -> None:
 @example(b"\x0a\x02\x0a\xff\x0a\x02\x0a\xff", "")
 @example(b"\x0a\x00", "")
 @example(b"\x0a\x00\x0a\x00", "payload")
-def test_no_bytes_make_it_raise(data, format) -> None:
+def test_no_bytes_make_it_raise(data: bytes, format: str) -> None:
     for result in ingest(data, format):
         assert isinstance(result, (Event, RecordError))
         assert not isinstance(result, RecordError) or result.code is Code.MALFORMED

@@ -74,6 +74,9 @@ class Kafka(Destination):
         while len(ids) < end:
             for message in consumer.consume(end - len(ids), 0.05):
                 if message.error() is None:
-                    ids.append(dict(message.headers())["id"].decode())
+                    headers = dict(message.headers() or ())
+                    value = headers["id"]
+                    assert isinstance(value, bytes)
+                    ids.append(value.decode())
         consumer.close()
         return ids

@@ -66,12 +66,12 @@ async def test_a_record_that_the_client_does_not_take_fails_alone() -> None:
 
 
 async def test_taking_records_back_does_not_wait_for_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[tuple[bool, bool, bool]] = []
 
     class Client(confluent_kafka.Producer):
-        def purge(self, **options: Any) -> None:
-            asked.append(options)
-            super().purge(**options)
+        def purge(self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True) -> None:
+            asked.append((in_queue, in_flight, blocking))
+            super().purge(in_queue, in_flight, blocking)
 
     monkeypatch.setattr(confluent_kafka, "Producer", Client)
     producer = Producer("KafkaEmitter", NOBODY, lambda error: None, lambda: None)
@@ -82,7 +82,7 @@ async def test_taking_records_back_does_not_wait_for_the_client(monkeypatch: pyt
     assert [left.error for left in sending.left(records(1))] == [None]
     await producer.close()
     assert asked
-    assert all(options == {"blocking": False} for options in asked)
+    assert all(options == (True, True, False) for options in asked)
 
 
 async def test_a_closed_producer_has_released_its_client_and_says_so() -> None:

@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku import Event
+from polku import Event, Outcome, Severity
+from polku.kafka.client import UnfitError
 from polku.kafka.keys import key_metadata
-from polku.kafka.record import RecordMaker, UnfitError, Value, check_topic
+from polku.kafka.record import RecordMaker, Value, check_topic
 from polku.kafka.template import AbsentError, compile_template, is_constant
 from tests.ingest.strategies import EVENTS
 
 
 def test_a_template_is_filled_in_from_the_event() -> None:
-    event = Event(id="i", source="s", event_type="t", severity=3, outcome=1, metadata={"a b": "m"})
+    event = Event(id="i", source="s", event_type="t", metadata={"a b": "m"})
+    event.severity, event.outcome = Severity.SEVERITY_WARNING, Outcome.OUTCOME_SUCCESS
     template = "{{x}}-{id}-{source}-{event_type}-{severity}-{outcome}-{metadata[a b]}"
     assert compile_template("K", "topic", template)(event) == "{x}-i-s-t-warning-success-m"
     assert compile_template("K", "topic", "plain")(event) == "plain"

@@ -24,6 +24,7 @@ from polku import (
     Limits,
     PlanError,
     RecordError,
+    Severity,
     Source,
     Transform,
 )
@@ -157,7 +158,8 @@ def test_an_event_over_a_limit_is_a_dead_letter_and_the_same_id_twice_is_not(
 
 @pytest.mark.parametrize("value", ["protobuf", "json", "cloudevents", "cloudevents-binary"])
 def test_what_the_emitter_sends_the_source_reads(cluster: Cluster, topic: str, out: Recorder, value: str) -> None:
-    sent = Event(id="a", event_type="t", source="50% ä", timestamp_unix_ns=5, payload=b'{"n": 1}', severity=3)
+    sent = Event(id="a", event_type="t", source="50% ä", timestamp_unix_ns=5, payload=b'{"n": 1}')
+    sent.severity = Severity.SEVERITY_WARNING
     emitter = KafkaEmitter(topic, bootstrap_servers=cluster.bootstrap, value=value)
     with Hub(runtime="inline").emitter(emitter).start() as pipeline:
         pipeline.sender().send(sent)

@@ -15,5 +15,7 @@ def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let links and inlets begin their receiver's work in a task, and then at once."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in (Link, LinkReceiver):
-            patch.setitem(kind.__init__.__kwdefaults__, "eager", request.param)
+            defaults = kind.__init__.__kwdefaults__
+            assert defaults is not None
+            patch.setitem(defaults, "eager", request.param)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +14,7 @@ from polku.aio import loop_thread
 from polku.aio.eager import start_eagerly
 from polku.aio.loops import new_event_loop
 from polku.aio.sequencer import Sequencer
-from polku.batch.receipt import Accepted, Answer, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.contracts import Collecting
 from polku.emit.collect import CollectingDelivery
 from polku.errors import PolkuError, UserCodeError
@@ -86,7 +87,7 @@ async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_step
     assert answers["bad"] == error.__name__ or (two_steps and "is not known here" in str(answers["bad"]))
 
 
-async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Answer | str:
+async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Receipt | Turn | str:
     try:
         answer = await inlet.push(push, given)
         return await inlet.outcome(push) if isinstance(answer, Accepted) else answer
@@ -141,10 +142,10 @@ async def test_an_intake_answers_where_the_answer_was_cancelled() -> None:
 @pytest.mark.parametrize("kind", ["sync", "async", "iterator"])
 @pytest.mark.parametrize("error", HOSTILE)
 async def test_an_ingestor_that_fails_costs_its_own_message(error: type[BaseException], kind: str) -> None:
-    def fail() -> None:
+    def fail() -> NoReturn:
         raise error
 
-    async def fail_later() -> None:
+    async def fail_later() -> NoReturn:
         await asyncio.sleep(0)
         raise error
 
@@ -175,7 +176,7 @@ async def test_raw_bytes_that_are_read_beside_a_stream_are_answered(
     async def fail(*given: object) -> None:
         raise error
 
-    intake = Intake({"s": Reader()}, None, Link("link", LocalPeer(Broken(SystemExit))), Limits())  # type: ignore[dict-item]
+    intake = Intake({"s": Reader()}, None, Link("link", LocalPeer(Broken(SystemExit))), Limits())
     raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
     turns = Sequencer()
     with monkeypatch.context() as patch:

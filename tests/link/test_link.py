@@ -14,11 +14,12 @@ from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from tests.buffer.parts import rest
+from tests.support.peers import HoldsNothing
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
 
-class Peer:
+class Peer(HoldsNothing):
     """Write down every push and let the test answer it."""
 
     def __init__(self) -> None:

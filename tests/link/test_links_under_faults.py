@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polku import Batch, Code, Event, Refusal
-from polku.batch.receipt import Accepted, Answer, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.errors import DrainingError, UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
-from tests.support.peers import asked_for
+from tests.support.peers import HoldsNothing, asked_for
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Receiver:
         return Accepted(asyncio.ensure_future(later()))
 
 
-class FaultyPeer:
+class FaultyPeer(HoldsNothing):
     """Lose pushes and answers, double and delay them, restart the receiver: as often as the seed says."""
 
     def __init__(self, seed: int, fault_rate: float, *, two_steps: bool) -> None:
@@ -58,7 +58,7 @@ class FaultyPeer:
     def restart(self) -> None:
         if self.lives:
             self.died.set_result(None)
-        self.died = asyncio.get_running_loop().create_future()
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lives.append([])
         self.inlet = LinkReceiver(
             Receiver(self.lives[-1], two_steps=self.two_steps), patience=0.005 if self.fault_rate else 5
@@ -79,7 +79,7 @@ class FaultyPeer:
             raise UnavailableError("the receiver died")
         return answer.result()
 
-    async def push(self, push: Push, batch: Batch) -> Answer:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -87,7 +87,7 @@ class FaultyPeer:
         finally:
             self.under_way -= 1
 
-    async def _push(self, push: Push, batch: Batch) -> Answer:
+    async def _push(self, push: Push, batch: Batch) -> Answer | Turn:
         await self.delay()
         if self.fault():
             raise UnavailableError("the push was lost")
@@ -112,7 +112,7 @@ class FaultyPeer:
         return receipt
 
 
-def _ignore(answer: asyncio.Future[Answer]) -> None:
+def _ignore(answer: asyncio.Future[Answer | Turn]) -> None:
     if not answer.cancelled():
         answer.exception()
 
@@ -180,7 +180,7 @@ class Keeper:
         return Accepted(outcome)
 
 
-class CopyingPeer:
+class CopyingPeer(HoldsNothing):
     """Bring copies of any earlier push at any time; restart the receiver now and then.
 
     Copies die with the life of the receiver that they were sent to, as calls of an actor do: the next life could not
@@ -209,7 +209,7 @@ class CopyingPeer:
             if not outcome.done():
                 outcome.set_result(Receipt())
 
-    async def push(self, push: Push, batch: Batch) -> Answer:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         self.past.append((push, batch))
         if self.random.random() < 0.2:
             copy = self.random.choice(self.past[-500:] if self.random.random() < 0.5 else self.past)
@@ -234,9 +234,6 @@ class CopyingPeer:
                 outcome.cancel()
                 raise UnavailableError("the receiver died")
         return outcome.result()
-
-    async def flush(self, everything: bool) -> None:
-        return
 
     def look(self) -> None:
         assert self.link is not None
@@ -279,10 +276,10 @@ async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None
             await gate.wait()
             return await super().push(batch)
 
-    class Direct:
+    class Direct(HoldsNothing):
         inlet = LinkReceiver(Slow(applied))
 
-        async def push(self, push: Push, batch: Batch) -> Answer:
+        async def push(self, push: Push, batch: Batch) -> Answer | Turn:
             return await self.inlet.push(push, batch)
 
     link = Link("link", Direct(), window=Window(batches=1, join_events=4))
@@ -331,7 +328,7 @@ async def test_a_failure_of_the_receiver_is_everybody_s_answer() -> None:
 
 
 async def test_a_closed_link_fails_what_is_open_and_what_comes() -> None:
-    class Silent:
+    class Silent(HoldsNothing):
         async def push(self, push: Push, batch: Batch) -> Receipt:
             await asyncio.Event().wait()
             raise AssertionError

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from polku import Batch, Event
-from polku.batch.receipt import Accepted, Answer, Receipt
+from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.link import Push
 from polku.link.receiver import LinkReceiver
@@ -40,7 +40,9 @@ def batch(number: int) -> Batch:
     return Batch.from_events([Event(id=str(number))])
 
 
-def push(inlet: LinkReceiver, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1) -> asyncio.Future[Answer]:
+def push(
+    inlet: LinkReceiver, seq: int, *, floor: int = 1, after: int = 0, epoch: int = 1
+) -> asyncio.Future[Answer | Turn]:
     return asyncio.ensure_future(inlet.push(Push("link", epoch, seq, floor, after), batch(seq)))
 
 

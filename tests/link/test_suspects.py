@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from polku import Batch, Code, Event
-from polku.batch.receipt import Answer, Receipt, Refusal
+from polku.batch.receipt import Answer, Receipt, Refusal, Turn
 from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
+from tests.support.peers import HoldsNothing
 
 
 class Mortal:
@@ -41,13 +42,13 @@ class Mortal:
         return Receipt()
 
 
-class Wire:
+class Wire(HoldsNothing):
     """Reach a mortal receiver; whoever waits for an answer when it dies hears so."""
 
     def __init__(self, receiver: Mortal) -> None:
         self.receiver = receiver
 
-    async def push(self, push: Push, batch: Batch) -> Answer:
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         died = self.receiver.died
         answer = asyncio.ensure_future(self.receiver.inlet.push(push, batch))
         await asyncio.wait((answer, died), return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,7 @@
 import functools
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from polku.middleware import (
     max_size,
 )
 from polku.middleware.adapt import as_step, check_middleware, component_name
+from polku.stage.stage import is_holder
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
 
@@ -57,8 +59,8 @@ ALL = {
 
 
 @pytest.mark.parametrize("shown", ALL)
-def test_a_configuration_shows_as_its_call_is_frozen_and_survives_pickling(shown) -> None:
-    component = ALL[shown]
+def test_a_configuration_shows_as_its_call_is_frozen_and_survives_pickling(shown: str) -> None:
+    component: Any = ALL[shown]
     assert repr(component) == shown
     assert pickle.loads(pickle.dumps(component)) == component
     with pytest.raises((AttributeError, TypeError)):
@@ -74,8 +76,9 @@ def test_state_that_must_be_seen_whole_is_declared() -> None:
 @pytest.mark.parametrize(
     "component", [c for c in ALL.values() if not isinstance(c, Aggregator)], ids=lambda c: c.__class__.__name__
 )
-async def test_every_step_takes_an_empty_batch_and_a_name(component) -> None:
+async def test_every_step_takes_an_empty_batch_and_a_name(component: object) -> None:
     step = as_step(component, FakeClock())
+    assert not is_holder(step)
     step.name = "other"
     assert (await work(step, [])).events == []
     step.settled(1, frozenset())
@@ -98,7 +101,7 @@ async def test_a_users_class_is_hosted_with_its_hooks_and_name() -> None:
         def start(self) -> None:
             calls.append("start")
 
-    step = as_step(Mine(), FakeClock())
+    step: Any = as_step(Mine(), FakeClock())
     step.start()
     assert (step.name, calls) == ("mine", ["start"])
     assert ids(await work(step, events("a", "b"))) == ["a", "a2", "b", "b2"]
@@ -149,7 +152,7 @@ class NoArgument:
         (StdoutEmitter(), "StdoutEmitter is no middleware; add it with .emitter(StdoutEmitter(...))"),
     ],
 )
-def test_what_is_no_middleware_is_refused_by_name(component, message) -> None:
+def test_what_is_no_middleware_is_refused_by_name(component: object, message: str) -> None:
     with pytest.raises(PlanError) as caught:
         check_middleware(component)
     assert message in str(caught.value)
@@ -167,7 +170,7 @@ def test_what_is_no_middleware_is_refused_by_name(component, message) -> None:
         (Doubler(), "Doubler"),
     ],
 )
-def test_components_are_named_for_people(component, name) -> None:
+def test_components_are_named_for_people(component: object, name: str) -> None:
     assert component_name(component) == name
 
 

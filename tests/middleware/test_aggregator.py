@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -6,22 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from polku.contracts import Flush, IngestContext
+from polku.contracts import Flush, Holder, IngestContext
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.ingest import JsonIngestor
 from polku.middleware import Aggregator
-from polku.middleware.adapt import as_step
 from tests.middleware.harness import events
 from tests.support.clock import FakeClock
 
 
-def build(clock: FakeClock | None = None, size: int = 3, within: float = 10.0, **options: Any) -> Any:
-    return as_step(Aggregator(size, within, **options), clock or FakeClock())
+def build(clock: FakeClock | None = None, size: int = 3, within: float = 10.0, **options: Any) -> Holder:
+    return Aggregator(size, within, **options).build(clock or FakeClock())
 
 
 def parts(flush: Flush) -> list[tuple[int, int]]:
-    return [tuple(part) for part in flush.parts]
+    return [(part.batch, part.position) for part in flush.parts]
 
 
 def test_a_full_group_is_let_go_at_once_and_names_its_parts() -> None:
@@ -116,7 +116,7 @@ def test_concat_first_and_last() -> None:
 
 
 @pytest.mark.parametrize("key", [lambda event: 1 // 0, lambda event: []])
-def test_an_event_whose_key_fails_goes_on_alone_and_says_why(key) -> None:
+def test_an_event_whose_key_fails_goes_on_alone_and_says_why(key: Callable[[Event], Any]) -> None:
     (flush,) = build(key=key).hold(events("a"), 1)
     assert parts(flush) == [(1, 0)]
     assert flush.events[0].id == "a"
@@ -125,7 +125,9 @@ def test_an_event_whose_key_fails_goes_on_alone_and_says_why(key) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 4), st.booleans()), max_size=40), st.integers(1, 5))
-def test_every_event_is_in_exactly_one_flush_and_the_counters_agree(steps, size) -> None:
+def test_every_event_is_in_exactly_one_flush_and_the_counters_agree(
+    steps: list[tuple[int, float, bool]], size: int
+) -> None:
     clock = FakeClock()
     holder = build(clock, size)
     given_parts, seen = [], []
@@ -152,11 +154,11 @@ async def _later(event: Event) -> str:
         (lambda: Aggregator(0, 1.0), "Aggregator(size=0): must be a whole number"),
         (lambda: Aggregator(1, 0), "Aggregator(within=0): must be a number above 0"),
         (lambda: Aggregator(1, 1, strategy="sum"), "choose 'json_array', 'concat', 'first' or 'last'"),
-        (lambda: Aggregator(1, 1, key=_later), "must not be async"),
+        (lambda: Aggregator(1, 1, key=_later), "must not be async"),  # type: ignore[arg-type]
         (lambda: Aggregator(1, 1, max_held=0), "Aggregator(max_held=0)"),
     ],
 )
-def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], object], message: str) -> None:
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)
@@ -167,8 +169,7 @@ def test_its_limits_are_what_it_was_given() -> None:
 
 
 def made(given: list[Event], **options: Any) -> Event:
-    step: Any = as_step(Aggregator(len(given), 60.0, **options), FakeClock())
-    (flush,) = step.hold(given, 1)
+    (flush,) = Aggregator(len(given), 60.0, **options).build(FakeClock()).hold(given, 1)
     (out,) = flush.events
     return out
 
@@ -213,7 +214,7 @@ def impossible(event_id: str) -> Event:
 
 
 def test_an_event_that_cannot_be_written_goes_alone_and_the_others_of_its_group_together() -> None:
-    step: Any = as_step(Aggregator(4, 60.0), FakeClock())
+    step = Aggregator(4, 60.0).build(FakeClock())
     a, b = at(("s", "a"), ("s", "b"))
     flushes = step.hold([a, impossible("bad"), b, impossible("worse")], 1)
     assert [[event.id for event in flush.events] for flush in flushes[:2]] == [["bad"], ["worse"]]
@@ -225,7 +226,7 @@ def test_an_event_that_cannot_be_written_goes_alone_and_the_others_of_its_group_
 
 def test_so_it_does_when_it_is_due_and_at_a_drain() -> None:
     clock = FakeClock()
-    step: Any = as_step(Aggregator(4, 60.0), clock)
+    step = Aggregator(4, 60.0).build(clock)
     assert step.hold([impossible("bad")], 1) == []
     clock.advance(60.0)
     (flush,) = step.flush()

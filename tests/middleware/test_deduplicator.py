@@ -1,9 +1,10 @@
+from typing import Any
+
 import pytest
 
 from polku.contracts import Follows
 from polku.errors import PlanError
 from polku.middleware import Deduplicator
-from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, work
 from tests.support.clock import FakeClock
 
@@ -11,7 +12,7 @@ NONE: frozenset[int] = frozenset()
 
 
 async def test_a_settled_id_is_dropped_and_follows_nobody() -> None:
-    step = as_step(Deduplicator(), FakeClock())
+    step = Deduplicator().build(FakeClock())
     await work(step, events("a"), 1)
     step.settled(1, NONE)
     outcome = await work(step, events("a", "b"), 2)
@@ -21,7 +22,7 @@ async def test_a_settled_id_is_dropped_and_follows_nobody() -> None:
 
 
 async def test_a_duplicate_of_an_open_id_follows_the_batch_of_the_first() -> None:
-    step = as_step(Deduplicator(), FakeClock())
+    step = Deduplicator().build(FakeClock())
     await work(step, events("a", "b"), 1)
     outcome = await work(step, events("b", "c"), 2)
     assert ids(outcome) == ["c"]
@@ -29,13 +30,13 @@ async def test_a_duplicate_of_an_open_id_follows_the_batch_of_the_first() -> Non
 
 
 async def test_a_duplicate_within_one_batch_follows_its_own_batch() -> None:
-    outcome = await work(as_step(Deduplicator(), FakeClock()), events("a", "a", "b"), 7)
+    outcome = await work(Deduplicator().build(FakeClock()), events("a", "a", "b"), 7)
     assert ids(outcome) == ["a", "b"]
     assert list(outcome.follows) == [Follows(1, 7, 0)]
 
 
 async def test_a_refused_id_gets_through_when_it_is_sent_again() -> None:
-    step = as_step(Deduplicator(), FakeClock())
+    step = Deduplicator().build(FakeClock())
     await work(step, events("a", "b"), 1)
     step.settled(1, frozenset({0}))
     assert ids(await work(step, events("a", "b"), 2)) == ["a"]
@@ -43,7 +44,7 @@ async def test_a_refused_id_gets_through_when_it_is_sent_again() -> None:
 
 async def test_an_id_counts_again_after_its_time() -> None:
     clock = FakeClock()
-    step = as_step(Deduplicator(ttl=10), clock)
+    step = Deduplicator(ttl=10).build(clock)
     await work(step, events("a"), 1)
     clock.advance(100)  # still open: the time runs from its settling
     step.settled(1, NONE)
@@ -54,7 +55,7 @@ async def test_an_id_counts_again_after_its_time() -> None:
 
 
 async def test_the_oldest_ids_are_forgotten_over_the_limit() -> None:
-    step = as_step(Deduplicator(max_ids=2), FakeClock())
+    step = Deduplicator(max_ids=2).build(FakeClock())
     for number, event_id in enumerate("abc", 1):
         await work(step, events(event_id), number)
         step.settled(number, NONE)
@@ -63,24 +64,24 @@ async def test_the_oldest_ids_are_forgotten_over_the_limit() -> None:
 
 async def test_fresh_batches_come_back_as_the_same_list() -> None:
     batch = events("a", "b")
-    assert (await work(as_step(Deduplicator(), FakeClock()), batch)).events is batch
+    assert (await work(Deduplicator().build(FakeClock()), batch)).events is batch
 
 
 async def test_events_without_an_id_pass() -> None:
     batch = events("a", "b", "c")
     for event in batch:
         event.ClearField("id")
-    step = as_step(Deduplicator(), FakeClock())
+    step = Deduplicator().build(FakeClock())
     assert len((await work(step, batch, 1)).events) == 3
     step.settled(1, NONE)
     assert len((await work(step, batch, 2)).events) == 3
 
 
 def test_settling_a_batch_that_was_never_seen_is_nothing() -> None:
-    as_step(Deduplicator(), FakeClock()).settled(99, NONE)
+    Deduplicator().build(FakeClock()).settled(99, NONE)
 
 
 @pytest.mark.parametrize("arguments", [{"ttl": 0}, {"max_ids": 0}, {"max_ids": 1.5}])
-def test_wrong_arguments_are_named(arguments) -> None:
+def test_wrong_arguments_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match=r"Deduplicator\("):
         Deduplicator(**arguments)

@@ -47,7 +47,7 @@ def done() -> asyncio.Future[bool]:
 
 @pytest.mark.parametrize("make", [at_once, later, done, Custom, marked, lambda: asyncio.ensure_future(later())])
 async def test_whatever_can_be_awaited_is(make: Callable[[], Awaitable[bool]]) -> None:
-    outcome = await run(Filter(lambda event: make()), events("a", "b"))  # type: ignore[arg-type, return-value]
+    outcome = await run(Filter(lambda event: make()), events("a", "b"))
     assert ids(outcome) == ["a", "b"]
     assert not outcome.refused
 

@@ -1,8 +1,10 @@
 import asyncio
+from typing import Any
 
 import pytest
 
 from polku.errors import PlanError
+from polku.event.v1.event_pb2 import Event
 from polku.middleware import Enricher
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
@@ -26,7 +28,7 @@ async def test_what_a_function_returns_is_merged_over_the_metadata() -> None:
 
 
 async def test_an_async_look_up_is_bounded_in_time() -> None:
-    async def look_up(event):
+    async def look_up(event: Event) -> dict[str, str]:
         if event.id == "b":
             await asyncio.Event().wait()
         return {"found": event.id}
@@ -37,7 +39,7 @@ async def test_an_async_look_up_is_bounded_in_time() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"n": 5}, {5: "n"}, "text", 0, False, ["a"], {"half": "\ud800"}])
-async def test_what_is_no_mapping_of_strings_costs_only_its_event(wrong) -> None:
+async def test_what_is_no_mapping_of_strings_costs_only_its_event(wrong: Any) -> None:
     outcome = await run(Enricher(lambda event: wrong if event.id == "a" else {}), events("a", "b"))
     assert ids(outcome) == ["b"]
     assert "expected a mapping of strings to strings, or None" in refused(outcome)["a"]
@@ -51,6 +53,6 @@ async def test_later_changes_of_the_mapping_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"a": 1}, 5, "text"])
-def test_wrong_arguments_are_named(wrong) -> None:
+def test_wrong_arguments_are_named(wrong: Any) -> None:
     with pytest.raises(PlanError, match=r"Enricher\(look_up="):
         Enricher(wrong)

@@ -1,8 +1,10 @@
 import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from polku.errors import PlanError
+from polku.event.v1.event_pb2 import Event
 from polku.middleware import Filter
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
@@ -23,7 +25,7 @@ async def test_the_same_list_comes_back_when_nothing_was_dropped() -> None:
 
 
 async def test_an_event_on_which_the_predicate_raises_is_refused_with_traceback_and_the_others_go_on() -> None:
-    def is_good(event):
+    def is_good(event: Event) -> bool:
         if event.id == "b":
             raise ValueError("no b")
         return event.id != "c"
@@ -36,7 +38,7 @@ async def test_an_event_on_which_the_predicate_raises_is_refused_with_traceback_
 
 
 async def test_a_predicate_that_raises_stop_iteration_costs_only_its_event() -> None:
-    def stop(event):
+    def stop(event: Event) -> bool:
         if event.id == "a":
             raise StopIteration
         return True
@@ -49,7 +51,7 @@ async def test_a_predicate_that_raises_stop_iteration_costs_only_its_event() -> 
 async def test_an_async_predicate_keeps_the_order_whatever_finishes_first() -> None:
     gates = {"a": asyncio.Event(), "b": asyncio.Event()}
 
-    async def after_the_next(event):
+    async def after_the_next(event: Event) -> bool:
         if event.id == "a":
             await gates["b"].wait()
         gates[event.id].set()
@@ -61,7 +63,7 @@ async def test_an_async_predicate_keeps_the_order_whatever_finishes_first() -> N
 async def test_no_more_than_concurrency_calls_run_at_once() -> None:
     now, most = 0, 0
 
-    async def count(event):
+    async def count(event: Event) -> bool:
         nonlocal now, most
         now += 1
         most = max(most, now)
@@ -74,7 +76,7 @@ async def test_no_more_than_concurrency_calls_run_at_once() -> None:
 
 
 async def test_an_async_predicate_that_takes_too_long_costs_only_its_event() -> None:
-    async def hang(event):
+    async def hang(event: Event) -> bool:
         if event.id == "b":
             await asyncio.Event().wait()
         return True
@@ -85,7 +87,7 @@ async def test_an_async_predicate_that_takes_too_long_costs_only_its_event() -> 
 
 
 async def test_a_lambda_that_returns_a_coroutine_for_some_events_is_awaited() -> None:
-    async def look_up(event):
+    async def look_up(event: Event) -> bool:
         return False
 
     outcome = await run(Filter(lambda event: event.id == "a" or look_up(event)), events("a", "b", "c"))
@@ -116,7 +118,7 @@ async def test_a_batch_predicate_that_returns_events_is_told_so() -> None:
 
 
 async def test_a_batch_predicate_passes_the_very_events_also_after_it_raised() -> None:
-    def raise_on_b(given):
+    def raise_on_b(given: list[Event]) -> list[bool]:
         if any(event.id == "b" for event in given):
             raise ValueError
         return [True for _ in given]
@@ -130,21 +132,21 @@ async def test_a_batch_predicate_passes_the_very_events_also_after_it_raised() -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda: Filter("user."), "Filter(predicate='user.'): must be a function of the event"),
+        (lambda: Filter("user."), "Filter(predicate='user.'): must be a function of the event"),  # type: ignore[arg-type]
         (lambda: Filter(lambda: True), "must take one argument: the event"),
         (lambda: Filter(print, timeout=0), "Filter(timeout=0): must be a number above 0"),
         (lambda: Filter(print, timeout=float("nan")), "Filter(timeout=nan): must be a number above 0"),
         (lambda: Filter(print, concurrency=0), "Filter(concurrency=0): must be a whole number of at least 1"),
     ],
 )
-def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], object], message: str) -> None:
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)
 
 
 def test_a_generator_is_no_predicate() -> None:
-    def generate(event):
+    def generate(event: Event) -> Iterator[bool]:
         yield True
 
     with pytest.raises(PlanError, match="not yield it"):

@@ -52,7 +52,7 @@ class AsyncStep(Step):
         return given
 
 
-SYNC = {
+SYNC: dict[str, Callable[[Function], object]] = {
     "Transform": Transform,
     "Filter": lambda function: Filter(lambda event: function(event) is None),
     "Validator": Validator,
@@ -61,7 +61,12 @@ SYNC = {
     "Sampler": lambda function: Sampler(1.0, key=function),
     "class": Step,
 }
-ASYNC = {"Transform": Transform, "Validator": Validator, "Enricher": Enricher, "class": AsyncStep}
+ASYNC = {
+    "Transform": Transform,
+    "Validator": Validator,
+    "Enricher": Enricher,
+    "class": AsyncStep,
+}
 
 
 @pytest.mark.parametrize("error", HOSTILE)

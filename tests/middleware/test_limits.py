@@ -1,9 +1,12 @@
 """RateLimiter, Throttle and Sampler: what passes, what does not, and how it is counted."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polku.contracts import Outcome
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware import RateLimiter, Sampler, Throttle
@@ -46,13 +49,17 @@ async def test_a_batch_within_the_rate_comes_back_as_the_same_list() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 5)), max_size=30), st.floats(0.5, 50), st.floats(1, 30))
-def test_no_interval_ever_sees_more_than_burst_plus_rate_times_time(steps, rate, burst) -> None:
+def test_no_interval_ever_sees_more_than_burst_plus_rate_times_time(
+    steps: list[tuple[int, float]], rate: float, burst: float
+) -> None:
     clock = FakeClock()
     step = RateLimiter(rate, burst=burst).build(clock)
     passed = 0
     for count, wait in steps:
         clock.advance(wait)
-        passed += len(step.process([Event()] * count, 1).events)
+        outcome = step.process([Event()] * count, 1)
+        assert isinstance(outcome, Outcome)
+        passed += len(outcome.events)
     assert passed <= burst + rate * clock.monotonic() + 1e-6
 
 
@@ -102,7 +109,7 @@ async def test_the_choice_for_a_key_is_the_same_in_every_process_and_version() -
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-async def test_choices_of_different_seeds_are_independent_also_for_ids_in_sequence(rate) -> None:
+async def test_choices_of_different_seeds_are_independent_also_for_ids_in_sequence(rate: float) -> None:
     batch = events(*(f"evt-{number:05}" for number in range(4_000)))
     chosen = [set(ids(await run(Sampler(rate, key="id", seed=seed), batch))) for seed in range(6)]
     for number, one in enumerate(chosen):
@@ -137,16 +144,16 @@ async def _async_key(event: Event) -> str:
         (lambda: RateLimiter(rate=-1), "RateLimiter(rate=-1): must be a number above 0"),
         (lambda: RateLimiter(10, burst=0.5), "RateLimiter(burst=0.5): must be a number of at least 1"),
         (lambda: RateLimiter(float("inf")), "RateLimiter(rate=inf): must be a number above 0"),
-        (lambda: Throttle("5"), "Throttle(rate='5'): must be a number above 0"),
+        (lambda: Throttle("5"), "Throttle(rate='5'): must be a number above 0"),  # type: ignore[arg-type]
         (lambda: Throttle(5, max_sources=0), "Throttle(max_sources=0): must be a whole number of at least 1"),
         (lambda: Sampler(50), "Sampler(rate=50): must be a number from 0 (none) to 1 (all)"),
         (lambda: Sampler(True), "Sampler(rate=True): must be a number from 0"),
         (lambda: Sampler(0.5, key="user"), "'event_type' or 'metadata.NAME', or a function"),
         (lambda: Sampler(0.5, key=_async_key), "must not be async"),
-        (lambda: Sampler(0.5, seed="x"), "Sampler(seed='x'): must be a whole number"),
+        (lambda: Sampler(0.5, seed="x"), "Sampler(seed='x'): must be a whole number"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], object], message: str) -> None:
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)

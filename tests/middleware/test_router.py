@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from polku.errors import PlanError
@@ -74,13 +76,16 @@ async def _later(event: Event) -> bool:
     [
         (lambda: Router().default(""), "Router(to=''): must be the name of an emitter"),
         (lambda: Router().default([]), "Router(to=[]): must be the name of an emitter"),
-        (lambda: Router().source("a", to=5), "Router(to=5): must be the name"),
+        (lambda: Router().source("a", to=5), "Router(to=5): must be the name"),  # type: ignore[arg-type]
         (lambda: Router().type_prefix("", to="x"), "Router.type_prefix(prefix=''): must be a string"),
-        (lambda: Router().when("user.", to="x"), "Router.when(predicate='user.'): must be a function"),
+        (
+            lambda: Router().when("user.", to="x"),  # type: ignore[arg-type]
+            "Router.when(predicate='user.'): must be a function",
+        ),
         (lambda: Router().when(_later, to="x"), "must not be async"),
     ],
 )
-def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], object], message: str) -> None:
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)

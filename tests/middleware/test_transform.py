@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -96,7 +97,7 @@ async def test_a_batch_function_may_replace_add_and_drop() -> None:
 
 
 async def test_a_batch_function_may_yield_and_may_change_its_list_in_place() -> None:
-    def generate(given: list[Event]):
+    def generate(given: list[Event]) -> Iterator[Event]:
         yield from reversed(given)
 
     def pop(given: list[Event]) -> None:
@@ -109,7 +110,9 @@ async def test_a_batch_function_may_yield_and_may_change_its_list_in_place() -> 
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
-async def test_a_batch_that_raises_is_halved_until_the_bad_events_are_known_and_none_is_changed_twice(count) -> None:
+async def test_a_batch_that_raises_is_halved_until_the_bad_events_are_known_and_none_is_changed_twice(
+    count: int,
+) -> None:
     def fail_on_odd(given: list[Event]) -> list[Event]:
         for event in given:
             mark(event)

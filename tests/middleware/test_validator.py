@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from polku.errors import PlanError
@@ -9,14 +12,14 @@ from tests.support.clock import FakeClock
 
 
 @pytest.mark.parametrize("verdict", [True, None, ""])
-async def test_true_none_and_an_empty_reason_pass(verdict) -> None:
+async def test_true_none_and_an_empty_reason_pass(verdict: bool | str | None) -> None:
     batch = events("a", "b")
     outcome = await work(as_step(Validator(lambda event: verdict, on_invalid="dead_letter"), FakeClock()), batch)
     assert outcome.events is batch
 
 
 @pytest.mark.parametrize("verdict", [False, "too old"])
-async def test_what_does_not_pass_is_dropped_by_default(verdict) -> None:
+async def test_what_does_not_pass_is_dropped_by_default(verdict: bool | str) -> None:
     outcome = await run(Validator(lambda event: event.id == "a" or verdict), events("a", "b"))
     assert ids(outcome) == ["a"]
     assert outcome.refused == []
@@ -36,19 +39,19 @@ async def test_dead_letters_tell_the_sender_the_reason() -> None:
 
 
 @pytest.mark.parametrize("verdict", [1, 0, [], {"a": 1}])
-async def test_any_other_verdict_is_a_mistake_in_the_check(verdict) -> None:
+async def test_any_other_verdict_is_a_mistake_in_the_check(verdict: object) -> None:
     outcome = await run(Validator(lambda event: verdict), events("a"))
     assert refused(outcome)["a"].startswith("MIDDLEWARE_ERROR: Validator(lambda): returned")
 
 
 async def test_a_check_that_raises_makes_a_dead_letter_in_any_mode() -> None:
-    outcome = await run(Validator(lambda event: event.nothing), events("a"))
+    outcome = await run(Validator(lambda event: event.nothing), events("a"))  # type: ignore[attr-defined]
     assert "AttributeError" in refused(outcome)["a"]
 
 
 def test_only_tagging_changes_events() -> None:
-    reads = {mode: Validator(non_empty, on_invalid=mode).build(FakeClock()).reads_only for mode in OnInvalid}
-    assert reads == {"drop": True, "tag": False, "dead_letter": True}
+    built: dict[str, Any] = {mode: Validator(non_empty, on_invalid=mode).build(FakeClock()) for mode in OnInvalid}
+    assert {mode: step.reads_only for mode, step in built.items()} == {"drop": True, "tag": False, "dead_letter": True}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_only_tagging_changes_events() -> None:
         (b"NaN", False),
     ],
 )
-def test_json_payload(payload, passes) -> None:
+def test_json_payload(payload: bytes, passes: bool) -> None:
     assert (json_payload(Event(payload=payload)) is None) is passes
 
 
@@ -90,7 +93,7 @@ def test_sizes_and_kinds_are_checked() -> None:
         (lambda: has_data("http"), "has_data(kind='http'): is not known; choose 'network', "),
     ],
 )
-def test_wrong_arguments_are_named_with_value_and_fix(arguments, message) -> None:
+def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], object], message: str) -> None:
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)
