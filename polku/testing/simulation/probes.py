@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt
+from polku.batch.receipt import Answer, Receipt
 from polku.buffer.log import Log, open_log
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.contracts import Outcome
@@ -156,12 +156,14 @@ def install(world: World) -> None:
     world.patch(DeadLetterStore, "replayed", replayed)
 
 
-def _when_answered(answer: Receipt | Awaitable[Receipt], call: Callable[[], None]) -> None:
-    """Call once a receiver has its receipt, if it gets one."""
-    if isinstance(answer, asyncio.Future):
-        answer.add_done_callback(lambda done: call() if not done.cancelled() and done.exception() is None else None)
-    else:
+def _when_answered(answer: Answer, call: Callable[[], None]) -> None:
+    """Call once a batch has its receipt, if it gets one."""
+    if isinstance(answer, Receipt):
         call()
+        return
+    outcome = answer.outcome()
+    if isinstance(outcome, asyncio.Future):
+        outcome.add_done_callback(lambda done: call() if not done.cancelled() and done.exception() is None else None)
 
 
 def _check_size(world: World, inlet: LinkReceiver) -> None:
