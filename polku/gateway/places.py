@@ -12,6 +12,7 @@ from typing import Protocol
 from polku.log import RepeatedLog
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_LOOK_SECONDS = 1.0
 
 
 class Occupant(Protocol):
@@ -49,6 +50,7 @@ class Places:
         self._clock = clock
         self._occupants: dict[str, set[Occupant]] = {}
         self._count = 0
+        self._next_look = -math.inf
         self.refused = 0
         self.displaced = 0
 
@@ -59,7 +61,7 @@ class Places:
         """Take a place; return why there is none, empty where there is: then it must `leave` at its end."""
         own = self._occupants.get(address, set())
         if self._count >= self._total:
-            if not self._make_room(self._occupants):
+            if not self._make_room_in_all():
                 return self._refuse(f"{self._total} {self._what} are open; close some")
         elif len(own) >= self._each and not self._make_room({address: own}):
             return self._refuse(f"{self._each} {self._what} are open from {address or 'one address'}; close some")
@@ -80,6 +82,16 @@ class Places:
         self.refused += 1
         _REPEATED.warning((self._what, "refused"), "refused: %s", reason)
         return reason
+
+    def _make_room_in_all(self) -> bool:
+        """Look for an idle one everywhere; where none is found not again for a second: a look takes milliseconds."""
+        now = self._clock()
+        if now < self._next_look:
+            return False
+        found = self._make_room(self._occupants)
+        if not found:
+            self._next_look = now + _LOOK_SECONDS
+        return found
 
     def _make_room(self, occupants: Mapping[str, set[Occupant]]) -> bool:
         before = self._clock() - self._idle_seconds

@@ -67,6 +67,31 @@ def test_who_was_busy_a_moment_ago_stays() -> None:
     assert table.enter("b", Guest()) == "2 streams are open; close some"
 
 
+def test_a_full_port_without_idle_ones_is_not_searched_for_each_client() -> None:
+    looks, now = [], [100.0]
+
+    class Counting(Guest):
+        @property
+        def idle_since(self) -> float | None:
+            looks.append(now[0])
+            return 95.0
+
+        @idle_since.setter
+        def idle_since(self, value: float | None) -> None:
+            pass
+
+    table = Places("streams", total=1, each=1, idle_seconds=10, clock=lambda: now[0])
+    table.enter("a", Counting())
+    for _ in range(10):
+        assert table.enter("b", Guest())
+    assert set(looks) == {100.0}
+    before = len(looks)
+    assert table.enter("b", Guest())
+    assert len(looks) == before
+    now[0] = 106.0
+    assert table.enter("b", Guest()) == ""
+
+
 def test_bytes_are_shared_too() -> None:
     shares = ByteShares("messages", total=100, each=60)
     assert shares.add("a", 60) == ""

@@ -129,8 +129,10 @@ def test_both_ports_speak_tls_and_nothing_else(door: str, server: Pair, authorit
         assert grpc_health(pipeline.address, authority).healthy
         assert http_health(pipeline.http_address, trusting(authority)) == 200
 
-        with grpc.insecure_channel(str(pipeline.address)) as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary(_SEND)(IngestEvent().SerializeToString(), timeout=3)
+        with grpc.insecure_channel(str(pipeline.address)) as channel:
+            send: Any = channel.unary_unary(_SEND, IngestEvent.SerializeToString, Ack.FromString)
+            with pytest.raises(grpc.RpcError):
+                send(IngestEvent(), timeout=3)
         with pytest.raises(OSError, match=r".+"):
             urllib.request.urlopen(f"http://{pipeline.http_address}/health", timeout=10)
 
@@ -191,7 +193,7 @@ def test_clients_must_show_a_certificate_of_the_ca(
         for own in (None, stranger):
             with pytest.raises(grpc.RpcError) as refused:
                 grpc_health(pipeline.address, authority, own)
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             with pytest.raises(OSError, match=r".+"):
                 http_health(pipeline.http_address, trusting(authority, own))
 
