@@ -293,6 +293,28 @@ def test_an_idle_stream_makes_room_for_another_one(tmp_path: Path, monkeypatch: 
     assert "all places for streams are taken, and this one was idle" in str(ended.value.details())
 
 
+def test_a_stream_that_brings_nothing_makes_room_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_events, "_UNUSED_SECONDS", 0.1)
+    hub = Hub(runtime="inline").limits(Limits(streams=1)).emitter(Recorder(tmp_path / "out"))
+    release = threading.Event()
+
+    def silent() -> Iterator[IngestBatch]:
+        release.wait(20)
+        yield from ()
+
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        first: Any = stub.StreamEvents(silent())
+        deadline = time.monotonic() + 20
+        while first.is_active():
+            assert time.monotonic() < deadline
+            with contextlib.suppress(grpc.RpcError):
+                assert len(list(stub.StreamEvents(iter([large(1)])))) == 1
+            time.sleep(0.05)
+        release.set()
+        assert first.code() is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize("text", ["plain", "100 % sure, ä and \n"])
 def test_messages_of_a_status_survive_the_header(text: str) -> None:
 
