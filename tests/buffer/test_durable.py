@@ -7,8 +7,8 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Work
+from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve
 from polku.buffer.strategy import Overflow
@@ -81,7 +82,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(path: Path, m
         pushes = [asyncio.ensure_future(bench.push(batch_of("first")))]
         await asyncio.to_thread(begun.wait, 10)
         pushes += [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(0, 100)]
-        await soon(lambda: len(bench.log._units) == 100)
+        await soon(lambda: len(bench.log._writer._units) == 100)
         assert not any(push.done() for push in pushes)
         gate.set()
         await asyncio.gather(*pushes)
@@ -92,7 +93,7 @@ async def test_an_outlet_that_lags_by_more_than_its_window_reads_from_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DurableLog, "window", 16)
-    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 20_000)
+    monkeypatch.setattr("polku.buffer.recent.LIMIT", 20_000)
     quick, slow = Destination(), shut()
     async with durable(path, {"quick": quick, "slow": slow}) as bench:
         for start in range(0, 1_000, 50):
@@ -100,7 +101,7 @@ async def test_an_outlet_that_lags_by_more_than_its_window_reads_from_disk(
         await soon(lambda: len(quick.ids) == 1_000)
         lagging = bench.buffer.statistics().outlets["slow"]
         assert lagging.lag == 1_000
-        assert len(bench.log._at_hand) <= 20
+        assert len(bench.log._recent) <= 20
         assert len(bench.buffer._outlets["slow"]._waiting) <= 16
         slow.gate.set()
         pushes = [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(1_000, 1_500)]
@@ -364,15 +365,15 @@ async def test_what_is_pushed_before_the_journal_can_be_opened_answers_for_itsel
     async with durable(path, {"a": shut()}, await_delivery=True) as bench:
         await bench.buffer.push(before)
     a = shut()
-    opened, open_journal = list[DurableLog](), DurableLog._open
+    opened, open_journal = list[JournalSession](), JournalSession.open
 
-    def late(log: DurableLog) -> Any:
-        opened.append(log)
+    def late(session: JournalSession, outlets: Sequence[str], *, damaged: bool = False) -> Opened:
+        opened.append(session)
         if len(opened) == 1:
             raise JournalError(path, "the disk is full")
-        return open_journal(log)
+        return open_journal(session, outlets, damaged=damaged)
 
-    monkeypatch.setattr(DurableLog, "_open", late)
+    monkeypatch.setattr(JournalSession, "open", late)
     async with durable(path, {"a": a}, await_delivery=True) as bench:
         refused = (await asyncio.wait_for(bench.push(batch_of("3", "4", seq=2)), 20)).refused
         assert [(refusal.event_id, refusal.code) for refusal in refused] == [("3", "BUFFER_FULL"), ("4", "BUFFER_FULL")]
@@ -391,14 +392,14 @@ async def test_what_is_put_before_the_journal_is_opened_and_committed_after_that
     async with durable(path, {"a": shut()}) as bench:
         await bench.push(batch_of("1", "2"))
     log, is_full, recovered = DurableLog(str(path)), True, list[Recovered]()
-    open_journal = DurableLog._open
+    open_journal = JournalSession.open
 
-    def late(log: DurableLog) -> Any:
+    def late(session: JournalSession, outlets: Sequence[str], *, damaged: bool = False) -> Opened:
         if is_full:
             raise JournalError(path, "the disk is full")
-        return open_journal(log)
+        return open_journal(session, outlets, damaged=damaged)
 
-    monkeypatch.setattr(DurableLog, "_open", late)
+    monkeypatch.setattr(JournalSession, "open", late)
     await log.open(["a"], recovered.append)
     slot = await log.put(batch_of("3"), ["a"])
     is_full = False
@@ -420,7 +421,7 @@ async def test_events_and_bytes_of_rows_that_are_gone_leave_the_share(
     path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     monkeypatch.setattr(DurableLog, "window", 4)
-    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 1)
+    monkeypatch.setattr("polku.buffer.recent.LIMIT", 1)
     a = shut()
     async with durable(path, {"a": a}) as bench:
         for i in numbered(0, 60):
@@ -452,7 +453,7 @@ async def test_a_journal_that_is_damaged_while_it_is_open_is_mended_while_it_is_
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DurableLog, "window", 16)
-    monkeypatch.setattr("polku.buffer.durable._AT_HAND", 20_000)
+    monkeypatch.setattr("polku.buffer.recent.LIMIT", 20_000)
     a = shut()
     async with durable(path, {"a": a}) as bench:
         for start in range(0, 5_000, 100):

@@ -12,17 +12,18 @@ import shutil
 import sqlite3
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from polku.batch.batch import Identity
-from polku.buffer import durable, journal, journal_file, place, reserve
+from polku.buffer import journal, journal_file, journal_session, log_writer, place, recent, reserve
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.strategy import BufferStrategy
 from polku.testing.simulation.disk import Applied, Disk, StoredBatch
 from polku.testing.simulation.loop import Process, current_process
@@ -98,8 +99,8 @@ class Journals:
         world, random = self.world, self.random
         world.open_log = self._open_log
         rename, unlink, fsync = os.rename, os.unlink, os.fsync
-        connect, write, opened = sqlite3.connect, Journal.write, DurableLog._open_journal
-        salvage, fail = durable.salvage, DurableLog._failed
+        connect, write, opened = sqlite3.connect, Journal.write, JournalSession._open_journal
+        salvage, fail = journal_session.salvage, DurableLog.on_failed
 
         def renamed(old: Any, new: Any, **options: Any) -> None:
             self.volume.rename(os.fspath(old), os.fspath(new))
@@ -130,10 +131,10 @@ class Journals:
             shadow.commit(work, one._owner.token if one._owner else "")
             return freed
 
-        def compared(log: DurableLog) -> Any:
-            result = opened(log)
+        def compared(session: JournalSession, outlets: Sequence[str]) -> Opened:
+            result = opened(session, outlets)
             world.ledger.count("journals opened")
-            self.shadows[str(log._path)].compare(result[0])
+            self.shadows[str(session.path)].compare(result.journal)
             return result
 
         def salvaged(path: Any, **options: Any) -> Any:
@@ -150,17 +151,17 @@ class Journals:
             if not log.fault:
                 world.ledger.fault(f"health: the buffer refuses ({error}), and is well")
 
-        world.patch(durable, "threading", self.threads)
-        world.patch(DurableLog, "_failed", failed)
+        world.patch(log_writer, "threading", self.threads)
+        world.patch(DurableLog, "on_failed", failed)
         for name, value in {"rename": renamed, "unlink": unlinked, "fsync": synced}.items():
             world.patch(os, name, value)
         world.patch(sqlite3, "connect", connected)
         world.patch(Journal, "write", written)
-        world.patch(DurableLog, "_open_journal", compared)
-        world.patch(durable, "salvage", salvaged)
+        world.patch(JournalSession, "_open_journal", compared)
+        world.patch(journal_session, "salvage", salvaged)
         world.patch(reserve, "_allocate", self._allocate)
         world.patch(place, "mount_of", lambda path: (Path("/"), "ext4"))
-        world.patch(durable, "_AT_HAND", random.choice([0, 4096, durable._AT_HAND]))
+        world.patch(recent, "LIMIT", random.choice([0, 4096, recent.LIMIT]))
         world.patch(journal_file, "_CHECKPOINT_PAGES", random.choice([2, 8, journal_file._CHECKPOINT_PAGES]))
         world.patch(journal, "_SWEEP_COMMITS", random.choice([1, journal._SWEEP_COMMITS]))
 
@@ -237,17 +238,15 @@ class Journals:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
         for log in self._logs.pop(process, ()):
-            if log._lock is not None:
-                log._lock.release()
-                log._lock = None
+            if log._session.lock is not None:
+                log._session.lock.release()
+                log._session.lock = None
 
     def _ask_repair(self) -> None:
         """Let every journal be repaired that is open."""
         self.repairs = True
         for log in [log for logs in self._logs.values() for log in logs]:
-            with log._wake:
-                log._must_mend = True
-                log._wake.notify()
+            log._writer.repair()
 
     def _take_over(self, system: Any, seconds: float) -> None:
         """Let the buffers' host count as lost while it lives: another one gets their disk, and sees no locks of it."""
@@ -258,9 +257,9 @@ class Journals:
             self.world.trace(f"{name} counts as lost, and lives on")
             self.world.ledger.count("journals taken over")
             for log in self._logs.get(old, ()):
-                if log._lock is not None:
-                    log._lock.release()
-                    log._lock = _Unseen()
+                if log._session.lock is not None:
+                    log._session.lock.release()
+                    log._session.lock = _Unseen()
             old.on_death.remove(part._die)
             system.on_death(part)
             part.begin()

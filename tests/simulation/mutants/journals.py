@@ -16,15 +16,15 @@ from tests.simulation.mutants.faults import mutant, replaced
 
 @mutant("j1", "a batch is acknowledged before its commit")
 def early() -> Iterator[None]:
-    from polku.buffer.durable import DurableLog
+    from polku.buffer.log_writer import LogWriter
 
-    write = DurableLog._write
+    write = LogWriter._write
 
-    def written_first(self: Any, journal: Any, units: Any, aside: Any) -> None:
-        self._post(self._written, units, 0, 0)
-        write(self, journal, units, aside)
+    def written_first(self: Any, journal: Any, units: Any, deferred: Any) -> None:
+        self._post(self._written.on_written, units, 0, 0)
+        write(self, journal, units, deferred)
 
-    with replaced(DurableLog, "_write", written_first):
+    with replaced(LogWriter, "_write", written_first):
         yield
 
 
@@ -32,7 +32,7 @@ def early() -> Iterator[None]:
 def failed_is_written() -> Iterator[None]:
     from polku.buffer.durable import DurableLog
 
-    with replaced(DurableLog, "_failed", lambda self, units, error: self._written(units, 0, 0)):
+    with replaced(DurableLog, "on_failed", lambda self, units, error: self.on_written(units, 0, 0)):
         yield
 
 
@@ -181,5 +181,5 @@ def letters_unsynced() -> Iterator[None]:
 def no_fault() -> Iterator[None]:
     from polku.buffer.durable import DurableLog
 
-    with replaced(DurableLog, "_say_fault", lambda self, text: None):
+    with replaced(DurableLog, "on_fault", lambda self, text: None):
         yield
