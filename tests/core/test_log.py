@@ -169,6 +169,7 @@ ONCE = {
     "polku/external/plugin_emitter.py": "at the end",
     "polku/gateway/certificates.py": "when a file has changed",
     "polku/gateway/grpc_server.py": "at the start",
+    "polku/gateway/grpcio.py": "at the start",
     "polku/gateway/pulling.py": "at the end",
     "polku/hooks.py": "at the end",
     "polku/plugin/service.py": "at the end",
