@@ -99,11 +99,17 @@ class TlsListener:
             self._accepting.keep_alive(f"port {sock.fileno()}", partial(self._accept, sock))
         self._sockets = sockets
 
+    @property
+    def handshakes(self) -> int:
+        """How many connections shake hands now."""
+        return len(self._places)
+
     def close(self) -> None:
-        """Close the port; connections that are open stay, handshakes go on."""
+        """Close the port, and what still shakes hands; connections that are open stay."""
         sockets, self._sockets = self._sockets, ()
         for sock in sockets:
             self._accepting.cancel(f"port {sock.fileno()}")
+        self._handshakes.cancel("handshake")
         # Not before the tasks have ended: they hold the descriptors in the loop's selector.
         for sock in sockets:
             asyncio.get_running_loop().call_soon(sock.close)

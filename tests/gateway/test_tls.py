@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import concurrent.futures
 import os
-import pickle
 import shutil
 import socket
 import ssl
-import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 
-from polku import Hub, Pipeline, PlanError, SettingError, Tls, new_event
+from polku import Hub, Pipeline, SettingError, Tls, new_event
 from polku.gateway import listen as listening
 from polku.gateway.addresses import Doors
 from polku.gateway.certificates import Certificates
-from polku.gateway.expiry import valid_until
 from polku.gateway.grpc_server import choose
-from polku.gateway.tls import tls_from
 from polku.http2 import frames as f
 from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse, IngestEvent
-from tests.support.authority import Authority, Pair
+from tests.support.authority import Authority, Pair, put, replace
 
 _SEND = "/polku.v1.Gateway/SendEvent"
 _HEALTH = "/polku.v1.Gateway/Health"
@@ -214,7 +208,7 @@ def test_clients_may_show_a_certificate(
 def test_changed_files_are_shown_to_new_connections_and_cost_no_open_one(
     door: str, tmp_path: Path, server: Pair, authority: Authority
 ) -> None:
-    used = _copy(server, tmp_path)
+    used = put(server, tmp_path)
     with start(Tls(used.cert, used.key)) as pipeline:
         before = serial(pipeline.address, authority, "h2")
         with grpc.secure_channel(
@@ -222,7 +216,7 @@ def test_changed_files_are_shown_to_new_connections_and_cost_no_open_one(
         ) as channel:
             send: Any = channel.unary_unary(_SEND, IngestEvent.SerializeToString, Ack.FromString)
             send(IngestEvent(event=new_event("test")), timeout=10)
-            _replace(authority.issue("next"), used)
+            replace(authority.issue("next"), used)
             wait_for(lambda: serial(pipeline.address, authority, "h2") != before)
             wait_for(lambda: serial(pipeline.http_address, authority, "http/1.1") != before)
             send(IngestEvent(event=new_event("test")), timeout=10)  # on the connection that was open before
@@ -249,138 +243,9 @@ def test_a_client_ca_that_is_replaced_lets_its_clients_in_no_more(
         assert not is_in(client)
 
 
-def test_a_new_file_that_is_bad_keeps_the_old_one_and_is_named(
-    tmp_path: Path, server: Pair, authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
-    used = _copy(server, tmp_path)
-    certificates = Certificates(Tls(used.cert, used.key))
-    context = certificates.context("h2")
-
-    _replace(Pair(authority.issue("next").cert, server.key), used)
-    for _ in range(5):
-        certificates.look()
-    assert certificates.context("h2") is context
-    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(lines) == 1
-    assert str(used.key) in lines[0]
-    assert "name the key that it was made with" in lines[0]
-    assert certificates.fault
-
-    _replace(server, used)
-    certificates.look()
-    assert certificates.context("h2") is not context
-    assert not certificates.fault
-
-
-def test_files_that_are_replaced_one_after_the_other_are_no_fault(
-    tmp_path: Path, server: Pair, authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
-    used = _copy(server, tmp_path)
-    certificates = Certificates(Tls(used.cert, used.key))
-    new = authority.issue("next")
-    _replace(Pair(new.cert, server.key), used)
-    certificates.look()
-    _replace(new, used)
-    certificates.look()
-    assert certificates.pems.chain == new.cert.read_bytes()
-    assert not [record for record in caplog.records if record.levelno == logging.ERROR]
-
-
-def test_a_link_that_points_elsewhere_is_a_change(tmp_path: Path, server: Pair, authority: Authority) -> None:
-    """Kubernetes swaps the link to the folder of a mounted secret."""
-    new = authority.issue("next")
-    for name, pair in (("one", server), ("two", new)):
-        (tmp_path / name).mkdir()
-        _copy(pair, tmp_path / name)
-    (tmp_path / "data").symlink_to("one")
-    certificates = Certificates(Tls(tmp_path / "data" / "tls.crt", tmp_path / "data" / "tls.key"))
-    (tmp_path / "next").symlink_to("two")
-    os.replace(tmp_path / "next", tmp_path / "data")
-    certificates.look()
-    assert certificates.pems.chain == new.cert.read_bytes()
-
-
-def test_files_that_cannot_be_used_are_refused_by_name(
-    tmp_path: Path, server: Pair, stranger: Pair, authority: Authority
-) -> None:
-    def refuse(tls: Tls, message: str) -> None:
-        with pytest.raises(SettingError, match=message):
-            Certificates(tls)
-
-    refuse(Tls(tmp_path / "none", server.key), r"tls_cert='.*none': cannot be read \(No such file.*\); name a PEM file")
-    refuse(Tls(server.cert, tmp_path), r"tls_key='.*': cannot be read \(Is a directory\)")
-    refuse(Tls(server.cert, stranger.key), r"tls_key='.*': is not the key of .*; name the key that it was made with")
-    refuse(Tls(server.cert, server.cert), r"tls_key='.*': has no PEM block `BEGIN PRIVATE KEY`")
-    refuse(Tls(server.cert, server.key, client_ca=server.key), r"tls_client_ca='.*': has no PEM block")
-    broken = tmp_path / "broken.pem"
-    broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    refuse(Tls(broken, server.key), r"tls_cert='.*broken.pem': cannot be used with .*; write both as PEM")
-    refuse(Tls(server.cert, server.key, client_ca=broken), r"tls_client_ca='.*broken.pem': cannot be used")
-    locked = tmp_path / "locked.key"
-    command = ["openssl", "pkey", "-in", str(server.key), "-aes256", "-passout", "pass:x", "-out", str(locked)]
-    subprocess.run(command, check=True, capture_output=True)
-    refuse(Tls(server.cert, locked), r"tls_key='.*locked.key': is protected by a passphrase; write it without one")
-
-
 def test_a_gateway_does_not_start_with_files_that_cannot_be_used(tmp_path: Path, server: Pair) -> None:
     with pytest.raises(SettingError, match="tls_cert"):
         start(Tls(tmp_path / "none", server.key))
-
-
-@pytest.mark.parametrize(("days", "said"), [(36_500, ""), (30, ""), (10, "expires on"), (-1, "expired on")])
-def test_the_end_of_a_certificate_is_told_in_time(
-    days: int, said: str, authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
-    pair = authority.issue("ending", days=days)
-    certificates = Certificates(Tls(pair.cert, pair.key))
-    now = datetime.now(UTC)
-    assert certificates.expires is not None
-    assert abs(certificates.expires - now - timedelta(days=days)) < timedelta(minutes=5)
-    assert said in certificates.expiry(now)
-    assert bool(said) == bool(certificates.expiry(now))
-    for hours in (0, 1, 25):
-        certificates._warn(now + timedelta(hours=hours))
-    assert caplog.text.count("renew it") == (2 if said else 0)
-
-
-@given(st.binary(max_size=200))
-def test_bytes_that_are_no_certificate_are_an_error_of_value(content: bytes) -> None:
-    try:
-        valid_until(ssl.DER_cert_to_PEM_cert(b"\x30" + content))
-    except ValueError:
-        return
-
-
-def test_values_that_can_never_work_are_refused_by_the_plan() -> None:
-    nothing: Any = ""
-    with pytest.raises(PlanError, match="Tls: key='' must be the path of a PEM file"):
-        Tls("cert.pem", nothing)
-    wrong: Any = "perhaps"
-    with pytest.raises(PlanError, match="client_auth='perhaps' is not known"):
-        Tls("cert.pem", "key.pem", client_auth=wrong)
-    with pytest.raises(PlanError, match="needs a client_ca"):
-        Tls("cert.pem", "key.pem", client_auth="optional")
-    with pytest.raises(PlanError, match=r"security: tls='cert.pem'"):
-        Hub().security(tls="cert.pem")  # type: ignore[arg-type]
-
-
-def test_paths_mean_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    tls = Tls("cert.pem", "key.pem")
-    assert tls.cert == str(tmp_path / "cert.pem")
-    assert pickle.loads(pickle.dumps(tls)) == tls
-
-
-def test_settings_that_lack_another_one_name_it() -> None:
-    assert tls_from(cert=None, key=None, client_ca=None) is None
-    with pytest.raises(SettingError, match="POLKU_TLS_KEY='': is missing"):
-        tls_from(cert="a", key=None, client_ca=None)
-    with pytest.raises(SettingError, match="POLKU_TLS_CERT='': is missing"):
-        tls_from(cert=None, key="a", client_ca=None)
-    with pytest.raises(SettingError, match="POLKU_TLS_CLIENT_AUTH='optional': needs POLKU_TLS_CLIENT_CA"):
-        tls_from(cert="a", key="b", client_ca=None, client_auth="optional")
-    with pytest.raises(SettingError, match="POLKU_TLS_CLIENT_AUTH='maybe': choose one of required, optional"):
-        tls_from(cert="a", key="b", client_ca="c", client_auth="maybe")
 
 
 def test_a_server_that_cannot_do_it_is_refused() -> None:
@@ -440,6 +305,83 @@ def test_a_client_that_does_not_shake_hands_is_let_go(
     runner.run(serve())
 
 
+def test_a_port_that_closes_ends_handshakes_in_progress(runner: asyncio.Runner, server: Pair) -> None:
+    certificates = Certificates(Tls(server.cert, server.key))
+
+    async def serve() -> None:
+        context = listening.context_of(certificates, "h2")
+        port, bound = await listening.listen(_Upper, "grpc_addr", "127.0.0.1:0", shared=False, tls=context)
+        reading = asyncio.create_task(asyncio.to_thread(_plain, bound, b""))
+        assert isinstance(port, listening.TlsListener)
+        await _until(lambda: port.handshakes == 1)
+        port.close()
+        assert await asyncio.wait_for(reading, 5) == b""
+        assert not port.handshakes
+
+    runner.run(serve())
+
+
+def test_too_many_handshakes_from_one_address_are_closed_at_once(
+    runner: asyncio.Runner, server: Pair, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_ADDRESS_HANDSHAKES", 2)
+    certificates = Certificates(Tls(server.cert, server.key))
+
+    async def serve() -> None:
+        context = listening.context_of(certificates, "h2")
+        port, bound = await listening.listen(_Upper, "grpc_addr", "127.0.0.1:0", shared=False, tls=context)
+        assert isinstance(port, listening.TlsListener)
+        with _open(bound), _open(bound):
+            await _until(lambda: port.handshakes == 2)
+            assert await asyncio.to_thread(_plain, bound, b"") == b""
+        await _until(lambda: not port.handshakes)
+        assert await asyncio.to_thread(_shout, bound, authority, b"free") == b"FREE"
+        port.close()
+
+    runner.run(serve())
+
+
+def test_certificates_that_change_under_load_refuse_nobody(
+    door: str, tmp_path: Path, server: Pair, authority: Authority
+) -> None:
+    used = put(server, tmp_path)
+    pairs = [authority.issue(f"rotated-{number}") for number in range(3)]
+    root = authority.cert.read_bytes()
+    seen: set[object] = set()
+    acked: list[str] = []
+    rotated = threading.Event()
+
+    def load(address: str) -> None:
+        number = 0
+        while not rotated.is_set() or number < 20:
+            credentials = grpc.ssl_channel_credentials(root)
+            options = [("grpc.use_local_subchannel_pool", 1)]  # each with a connection of its own
+            with grpc.secure_channel(address, credentials, options) as channel:
+                send: Any = channel.unary_unary(_SEND, IngestEvent.SerializeToString, Ack.FromString)
+                acked.extend(send(IngestEvent(event=new_event("test", id=f"{number}")), timeout=10).event_ids)
+            number += 1
+
+    with start(Tls(used.cert, used.key)) as pipeline, concurrent.futures.ThreadPoolExecutor() as threads:
+        loading = threads.submit(load, str(pipeline.address))
+        for pair in pairs:
+            before = serial(pipeline.address, authority, "h2")
+            replace(pair, used)
+            wait_for(lambda: serial(pipeline.address, authority, "h2") != before)  # noqa: B023 - within this turn
+            seen.add(serial(pipeline.address, authority, "h2"))
+        rotated.set()
+        loading.result(30)
+    assert len(seen) == 3
+    assert acked == [str(number) for number in range(len(acked))]
+    assert len(acked) >= 20
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 def _open(bound: str) -> socket.socket:
     if bound.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
@@ -474,16 +416,3 @@ def _read_all(sock: socket.socket) -> bytes:
     while data := sock.recv(65_536):
         found += data
     return found
-
-
-def _copy(pair: Pair, folder: Path) -> Pair:
-    used = Pair(folder / "tls.crt", folder / "tls.key")
-    _replace(pair, used)
-    return used
-
-
-def _replace(pair: Pair, used: Pair) -> None:
-    for new, path in zip(pair, used, strict=True):
-        aside = path.with_suffix(".new")
-        shutil.copy(new, aside)
-        os.replace(aside, path)

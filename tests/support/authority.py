@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,6 +42,21 @@ class Authority:
         signer = ("-CA", str(self.cert), "-CAkey", str(self._key), "-CAcreateserial", "-days", str(days))
         _openssl("x509", "-req", "-in", str(request), *signer, "-extfile", str(extensions), "-out", str(cert))
         return Pair(cert, key)
+
+
+def put(pair: Pair, folder: Path) -> Pair:
+    """Return copies of a certificate and its key, under names that stay when `replace` changes the files."""
+    used = Pair(folder / "tls.crt", folder / "tls.key")
+    replace(pair, used)
+    return used
+
+
+def replace(pair: Pair, used: Pair) -> None:
+    """Put other files in place of those that are used, each at once."""
+    for new, path in zip(pair, used, strict=True):
+        aside = path.with_suffix(".new")
+        shutil.copy(new, aside)
+        os.replace(aside, path)
 
 
 def _openssl(*arguments: str) -> None:
