@@ -53,6 +53,8 @@ class ConnectionLimits:
     """Without a byte until a PING asks the peer for one."""
     keepalive_timeout_seconds: float = 20.0
     """From that PING until the connection is closed: the peer is gone, though nobody has closed its end."""
+    linger_seconds: float = 1.0
+    """Of a connection that is being closed: what still comes is dropped, so that the peer can read what it is told."""
     close_seconds: float = 10.0
     """From the last write of a connection that is being closed until it is cut off."""
     idle_seconds: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from typing import Any
@@ -190,8 +191,17 @@ class Streams(Application):
             self._end()
 
     def _end(self) -> None:
-        """Write what is there, and close; `connection_lost` tells the streams."""
+        """Write what is there, and close; `connection_lost` tells the streams.
+
+        A socket that is closed with bytes unread resets the connection, and a client that still sends would not learn
+        why: what comes for `linger_seconds` more is read and dropped. (asyncio's TLS does so by itself.)
+        """
         self._touched = time.monotonic()
         self.is_closed = True
         self._outbox.close()
-        self._outbox.transport.close()
+        transport = self._outbox.transport
+        if transport.can_write_eof():
+            transport.write_eof()
+            asyncio.get_running_loop().call_later(self.limits.linger_seconds, transport.close)
+        else:
+            transport.close()

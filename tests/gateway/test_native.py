@@ -321,3 +321,18 @@ def test_messages_of_a_status_survive_the_header(text: str) -> None:
     fields = dict(Decoder().decode(trailers(Status(3, text)), raw=True))
     assert fields[b"grpc-status"] == b"3"
     assert unquote(fields[b"grpc-message"].decode()) == text.replace("\n", "\\n")
+
+
+def test_a_client_that_still_sends_can_read_why_its_connection_ends(pipeline: Pipeline) -> None:
+    host, _, port = str(pipeline.address).rpartition(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(f.PREFACE + f.settings({}) + f.frame(f.DATA, 0, 1, b"x"))
+        time.sleep(0.2)
+        for _ in range(3):
+            sock.sendall(f.frame(f.PING, 0, 0, bytes(8)) * 100)
+            time.sleep(0.05)
+        sock.settimeout(5)
+        told = b""
+        while part := sock.recv(65_536):
+            told += part
+    assert b"a frame on stream 1, which is idle" in told

@@ -33,6 +33,12 @@ class Transport:
     def close(self) -> None:
         self.is_closing = True
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_closing = True
+
     def abort(self) -> None:
         self.is_closing = self.is_aborted = True
 
