@@ -117,12 +117,13 @@ def test_what_cannot_be_taken_is_refused_and_the_connection_goes_on(client: Driv
     assert [event.id for event in recorder.wait_for(3)] == ["one", "two", "after"]
 
 
-def test_a_deadline_ends_a_call(command: list[str], recorder: Recorder) -> None:
+def test_a_deadline_ends_a_call(command: list[str], language: str, recorder: Recorder) -> None:
+    over = {DEADLINE_EXCEEDED, *([CANCELLED] if language == "rust" else [])}  # tonic's own clock says CANCELLED
     recorder.hold()
     hub = Hub(runtime="inline").ack("delivered").emitter(recorder)
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline, Driver(command, str(pipeline.address)) as client:
-        assert client.unary(SEND, one("late"), seconds=0.3).code == DEADLINE_EXCEEDED
-        assert client.stream(STREAM, [several("later")], seconds=0.3).code == DEADLINE_EXCEEDED
+        assert client.unary(SEND, one("late"), seconds=0.3).code in over
+        assert client.stream(STREAM, [several("later")], seconds=0.3).code in over
         recorder.release()
         assert acked(client.unary(SEND, one("in time"))) == [["in time"]]
 
@@ -178,7 +179,9 @@ def _ping(command: list[str], every_ms: int, seconds: float, door: str, monkeypa
         assert len(connections) == 1
 
 
-def test_what_was_acknowledged_before_a_stop_is_delivered(command: list[str], door: str, recorder: Recorder) -> None:
+def test_what_was_acknowledged_before_a_stop_is_delivered(
+    command: list[str], language: str, door: str, recorder: Recorder
+) -> None:
     names = [f"{number}" for number in range(3_000)]
     hub = Hub(runtime="inline").emitter(recorder)
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline, Driver(command, str(pipeline.address)) as client:
@@ -186,7 +189,9 @@ def test_what_was_acknowledged_before_a_stop_is_delivered(command: list[str], do
         stopping.start()
         codes = client.many(SEND, [one(name) for name in names], 20)
         stopping.join()
-    assert set(codes) - ({CANCELLED} if door == "grpcio" else set()) == {OK, UNAVAILABLE}
+    # grpcio ends open calls so; tonic says so of a call that it had not sent yet.
+    cancelled = {CANCELLED} if door == "grpcio" or language == "rust" else set[int]()
+    assert set(codes) - cancelled == {OK, UNAVAILABLE}
     taken = {name for name, code in zip(names, codes, strict=True) if code == OK}
     assert taken <= {event.id for event in recorder.events()}
 

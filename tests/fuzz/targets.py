@@ -6,7 +6,6 @@ finding. Targets import the readers when they are made, so that a fuzzer can ins
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import sqlite3
 import struct
@@ -29,13 +28,12 @@ from polku.errors import InputError, JournalCorruptError, RejectedError
 from polku.gateway.admission import Admission, admit_events, admit_payload
 from polku.gateway.http.body import BodyReader
 from polku.gateway.http.refusal import RequestError
-from polku.http2.limits import ConnectionLimits
 from polku.ingest.cloudevents import CloudEventsIngestor, event_from_headers
 from polku.ingest.json import JsonIngestor
 from polku.ingest.json_fields import FieldError
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
-from tests.http2.peer import Client
+from tests.fuzz.http2 import talk_http2
 
 Target = Callable[[bytes], None]
 
@@ -219,30 +217,9 @@ def _check_forms(events: Iterable[Event]) -> None:
             _check_text(str(error))
 
 
-def talk_http2(data: bytes) -> None:
-    """Send bytes to a connection: whole or in pieces, it says the same and keeps nothing when it is over."""
-    whole, pieces = (_LOOP.run_until_complete(_talk(data, size)) for size in (len(data) or 1, 1 + len(data) // 3))
-    assert whole == pieces
-
-
-async def _talk(data: bytes, size: int) -> tuple[dict[int, bytes], bool]:
-    client = Client(ConnectionLimits(stream_window=5_000, connection_window=70_000, header_block=500))
-    client.greet()
-    for start in range(0, len(data), size):
-        client.send(data[start : start + size])
-    client.read()
-    bodies, is_closing = dict(client.connection.bodies), client.transport.is_closing
-    client.connection.connection_lost(None)
-    assert client.connection.open_streams == 0
-    assert client.connection._outbox.unsent == 0
-    return bodies, is_closing
-
-
 def _check_text(text: str) -> None:
     text.encode()
 
-
-_LOOP = asyncio.new_event_loop()
 
 TARGETS: dict[str, Target] = {
     "json": read_json,

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from tests.fuzz.__main__ import CORPUS
+from tests.fuzz.http2 import storm
 from tests.fuzz.targets import TARGETS
 
 _CASES = sorted(file for folder in CORPUS.iterdir() for file in folder.iterdir())
@@ -42,3 +43,7 @@ def _mutated(data: bytes, random: Random) -> bytes:
                 end = at + random.randint(1, 16)
                 changed[end:end] = changed[at:end]
     return bytes(changed)
+
+
+def test_connections_bear_frames_that_are_nearly_right() -> None:
+    assert storm(10_000, seed=0, seconds=20) >= 10_000
