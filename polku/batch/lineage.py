@@ -12,25 +12,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from polku.batch.receipt import Refusal
-from polku.codes import Code
+from polku.batch.receipt import Refusal, weightier
 from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
 
-_AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
-
 
 def trace_back(given: Sequence[Event], outcome: Outcome, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
-    """Return the refusals of what a step was given, by position, from those of what it made of it.
-
-    Of several refusals of one event that counts which is worth sending again: something of it is not in, and no letter.
-    """
+    """Return the refusals of what a step was given, by position, from those of what it made of it."""
     found: dict[int, Refusal] = {}
     if refused:
         for position, sources in zip(refused, origins(given, outcome, refused), strict=True):
             for source in sources:
-                if source not in found or (found[source].code not in _AGAIN and refused[position].code in _AGAIN):
-                    found[source] = refused[position]._replace(position=source)
+                found[source] = weightier(found.get(source), refused[position]._replace(position=source))
     for dead in outcome.refused:
         found[dead.refusal.position] = dead.refusal
     return found

@@ -23,6 +23,7 @@ One of which nothing is said has been forwarded once: of one that was filtered a
 """
 
 _PLACE = itemgetter(0)
+_AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 
 
 class Refusal(NamedTuple):
@@ -139,6 +140,14 @@ def moved(fates: Iterable[Fate], offset: int) -> tuple[Fate, ...]:
     return tuple([(position + offset, what, number) for position, what, number in fates])
 
 
+def weightier(known: Refusal | None, refusal: Refusal) -> Refusal:
+    """Return which of two refusals of one event counts: the one that is worth sending again, else the one known first.
+
+    Of such an event something is not in, and no dead letter either.
+    """
+    return refusal if known is None or (refusal.code in _AGAIN and known.code not in _AGAIN) else known
+
+
 def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:
     """Return one refusal for each refused event of a batch, by rising position.
 
@@ -147,14 +156,19 @@ def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:
     """
     if not refused:
         return ()
-    found = {refusal.position: refusal for refusal in reversed(refused) if 0 <= refusal.position < len(batch)}
-    unplaced = [refusal for refusal in refused if refusal.position not in found]
+    found: dict[int, Refusal] = {}
+    unplaced = []
+    for refusal in refused:
+        if 0 <= refusal.position < len(batch):
+            found[refusal.position] = weightier(found.get(refusal.position), refusal)
+        else:
+            unplaced.append(refusal)
     if unplaced:
         ids = batch.ids
         for refusal in unplaced:
             named = [position for position, event_id in enumerate(ids) if event_id == refusal.event_id]
             for position in named or range(len(ids)):
-                found.setdefault(position, refusal._replace(position=position))
+                found[position] = weightier(found.get(position), refusal._replace(position=position))
     return tuple(found[position] for position in sorted(found))
 
 

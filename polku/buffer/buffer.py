@@ -18,7 +18,7 @@ from typing import NamedTuple
 from polku.aio.sequencer import Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
-from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifted
+from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifted, weightier
 from polku.buffer.answers import Answer, Answered, Known, answer_of
 from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
@@ -420,8 +420,11 @@ def _refuse_all(batch: Batch, code: Code, reason: str) -> tuple[Refusal, ...]:
 
 def _each_once(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """Keep one refusal for each event: two outlets may have refused the same one."""
-    found = {(refusal.position, refusal.event_id): refusal for refusal in reversed(refused)} if refused else {}
-    return tuple(found.values())[::-1]
+    found: dict[tuple[int, str], Refusal] = {}
+    for refusal in refused:
+        event = (refusal.position, refusal.event_id)
+        found[event] = weightier(found.get(event), refusal)
+    return tuple(found.values())
 
 
 def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:

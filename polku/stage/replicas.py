@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 
 from polku.aio.sequencer import Sequencer
 from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Answer, Counts, Output, Receipt
+from polku.batch.receipt import Accepted, Answer, Counts, Output, Receipt, weightier
 from polku.link.link import Link
 
 
@@ -81,7 +81,7 @@ class Replicas:
             receipt = await wait
             for refusal in receipt.refused:
                 for position in out.inputs(refusal.position):
-                    refused.setdefault(position, refusal._replace(position=position))
+                    refused[position] = weightier(refused.get(position), refusal._replace(position=position))
             fates += [(out.owner(position), what, number) for position, what, number in receipt.fates]
         self._latest = receipt._replace(refused=(), fates=())
         counts = receipt.counts

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.eager import start_eagerly
@@ -19,7 +19,7 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.fates import Account, account, merged, owners_through
 from polku.batch.lineage import through, trace_back
-from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal
+from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
@@ -350,7 +350,7 @@ class Stage:
                 if holding is not None and not holding.done.done():
                     holding.done.set_exception(as_exception(error))
             return
-        why = receipt.refused[0] if receipt.refused else None
+        why = reduce(weightier, receipt.refused) if receipt.refused else None
         for at, what, number in [] if counted is None else counted.trace_back(receipt.fates):
             part = flush.parts[at]
             if part.batch in self._holdings:

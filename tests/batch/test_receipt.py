@@ -39,6 +39,12 @@ def test_of_two_refusals_of_one_event_the_first_counts() -> None:
     assert located([first, Refusal("a", Code.POISON, "second", position=0)], batch("a")) == (first,)
 
 
+def test_of_two_refusals_of_one_event_the_one_that_is_worth_sending_again_counts() -> None:
+    dead = Refusal("a", Code.UNDELIVERED, "never", position=0)
+    assert located([dead, refusal("a", 0)], batch("a")) == (refusal("a", 0),)
+    assert [one.code for one in located([dead, refusal("a")], batch("a", "b"))] == [Code.BUFFER_FULL]
+
+
 def test_each_part_of_a_joined_batch_hears_of_its_own_events() -> None:
     receipt = Receipt((refusal("x", 0), refusal("x", 2), refusal("x", 3)))
     assert [places(receipt.part(start, 2).refused) for start in (0, 2)] == [[0], [0, 1]]
