@@ -132,8 +132,7 @@ class Replayer:
             if any(refusal.code in _ROOM for refusal in refusals):
                 waiting.append(marked)
                 continue
-            reason = f"{refusals[0].code}: {refusals[0].message}"
-            await self._call(partial(_refused, marked, reason))
+            await self._call(partial(_refused, marked, refusals))
         if waiting:
             await self._call(partial(_try_again, waiting))
         return bool(waiting)
@@ -200,5 +199,6 @@ def _try_again(letters: Sequence[Marked], store: DeadLetterStore) -> None:
     store.try_again([marked.letter for marked in letters])
 
 
-def _refused(marked: Marked, reason: str, store: DeadLetterStore) -> None:
-    store.refused(marked, reason)
+def _refused(marked: Marked, refusals: Sequence[Refusal], store: DeadLetterStore) -> None:
+    reason = f"{refusals[0].code}: {refusals[0].message}"
+    store.refused(marked, {refusal.code for refusal in refusals}, reason)

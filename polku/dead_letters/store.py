@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -84,10 +84,10 @@ class Selection(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """A letter that is to be replayed; `deaths_elsewhere` are the attempts in its event's other letters so far."""
+    """A letter that is to be replayed; `deaths_elsewhere`: by code, the attempts in letters that may be its event's."""
 
     letter: Letter
-    deaths_elsewhere: int
+    deaths_elsewhere: Mapping[str, int]
 
 
 class KindCount(NamedTuple):
@@ -192,14 +192,15 @@ class DeadLetterStore:
             marked = "SELECT id FROM letter WHERE id=? AND replay=?"
             self._number([x.id for x in letters if self._db.execute(marked, (x.id, x.replay)).fetchone()])
 
-    def refused(self, marked: Marked, reason: str) -> None:
-        """Note that a replay was refused: a letter goes whose event left another one since, any other stays.
+    def refused(self, marked: Marked, codes: Iterable[str], reason: str) -> None:
+        """Note that a replay was refused: a letter goes whose event left another one of these codes since.
 
-        What stays is no longer marked, and says why.
+        Any other stays, is no longer marked, and says why.
         """
         letter = marked.letter
         with self._errors(), self._transaction():
-            if self._deaths_elsewhere(letter) > marked.deaths_elsewhere:
+            deaths = self._deaths_elsewhere(letter)
+            if any(deaths.get(code, 0) > marked.deaths_elsewhere.get(code, 0) for code in codes):
                 self._db.execute("DELETE FROM letter WHERE id=? AND replay=?", (letter.id, letter.replay))
             else:
                 text = line(f"its replay was refused: {reason}", _REASON)
@@ -219,9 +220,16 @@ class DeadLetterStore:
         with self._errors():
             return int(self._db.execute("SELECT value FROM counter WHERE name='birth'").fetchone()[0])
 
-    def _deaths_elsewhere(self, letter: Letter) -> int:
-        query = "SELECT coalesce(sum(attempts), 0) FROM letter WHERE event_id=? AND source=? AND id<>?"
-        return int(self._db.execute(query, (letter.event_id, letter.source, letter.id)).fetchone()[0])
+    def _deaths_elsewhere(self, letter: Letter) -> dict[str, int]:
+        """Return the attempts, by code, in other letters that the replay of this one may leave.
+
+        One of an emitter goes to that emitter alone, so that it leaves none of others, whatever their ids are.
+        """
+        query = (
+            "SELECT code, sum(attempts) FROM letter WHERE event_id=? AND source=? AND id<>? AND ? IN ('', emitter) "
+            "GROUP BY code"
+        )
+        return dict(self._db.execute(query, (letter.event_id, letter.source, letter.id, letter.emitter)))
 
     def _number(self, ids: Sequence[int]) -> None:
         (number,) = self._db.execute("SELECT value FROM counter WHERE name='replays'").fetchone()

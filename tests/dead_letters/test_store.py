@@ -148,15 +148,30 @@ def test_a_refused_replay_goes_only_where_its_event_left_another_letter(store: D
     store.add([letter("a", ""), letter("b", "")])
     store.mark(Selection())
     a, b = store.replays("", 10)
-    store.add([letter("a", "", payload=b"changed by middleware")])
-    store.refused(a, "MIDDLEWARE_ERROR: again")
-    store.refused(b, "METADATA_LIMIT: too long")
+    store.add([letter("a", "", "MIDDLEWARE_ERROR", payload=b"changed by middleware")])
+    store.refused(a, ["MIDDLEWARE_ERROR"], "MIDDLEWARE_ERROR: again")
+    store.refused(b, ["METADATA_LIMIT"], "METADATA_LIMIT: too long")
     left = found(store)
     assert [(one.event_id, as_event(one).payload, one.replay) for one in left] == [
         ("b", b"", 0),
         ("a", b"changed by middleware", 0),
     ]
     assert left[0].reason == "its replay was refused: METADATA_LIMIT: too long"
+
+
+def test_a_refused_replay_stays_whatever_becomes_of_letters_of_its_id_elsewhere(
+    store: DeadLetterStore,
+) -> None:
+    at_one, at_other = letter("a", "one", payload=b"x"), letter("a", "other", payload=b"y")
+    store.add([letter("a", "", "INVALID_EVENT", payload=b"z"), at_one, at_other])
+    store.mark(Selection())
+    marked = [store.replays(emitter, 10)[0] for emitter in ("", "one", "other")]
+    store.add([at_one, at_other])
+    store.mark(Selection())
+    marked = [one._replace(letter=found(store, emitter=one.letter.emitter)[0]) for one in marked]
+    for one, code in zip(marked, ("INVALID_EVENT", "UNDELIVERED", "UNDELIVERED"), strict=True):
+        store.refused(one, [code], f"{code}: no")
+    assert {(one.emitter, one.replay) for one in found(store)} == {("", 0), ("one", 0), ("other", 0)}
 
 
 VERSION_1 = """
