@@ -182,7 +182,7 @@ def about() -> str:
         code = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         code = ""
-    parts = [f"{name} {_version(name)}" for name in ("protobuf", "apsw", "python-ulid")]
+    parts = [f"{name} {_version(name)}" for name in ("protobuf", "python-ulid")]
     python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     return ", ".join([f"code {code or 'unknown'}", python, f"SQLite {sqlite3.sqlite_version}", *parts])
 
