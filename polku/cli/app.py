@@ -182,7 +182,9 @@ def graph(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lane
 @app.command()
 def send(
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="NDJSON; `-` is standard input.")] = None,
-    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The gateway.")] = "localhost:50051",
+    to: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The gateway: HOST:PORT, https://HOST:PORT or unix:PATH.")
+    ] = "localhost:50051",
     type: Annotated[str | None, typer.Option(help="One event: its type.")] = None,
     id: Annotated[str, typer.Option(help="One event: its id, else one is made.")] = "",
     source: Annotated[str, typer.Option(help="The source of events that have none.")] = "polku-send",
@@ -190,20 +192,26 @@ def send(
     payload: Annotated[str, typer.Option(help="One event: its payload, as text.")] = "",
     severity: Annotated[str, typer.Option(help="One event: debug, info, warning, error or critical.")] = "info",
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One event; repeatable.")] = None,
+    root_certificates: Annotated[
+        str | None,
+        typer.Option(metavar="PEM", help="With https: who signs the gateway's certificate."),
+    ] = None,
+    certificate: Annotated[str | None, typer.Option(metavar="PEM", help="With https: your own certificate.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
 ) -> None:
     """Send one event made of the options (at least --type), or all events of an NDJSON file."""
     import asyncio
 
     import grpc
 
-    from polku.cli.send import progress, read_events
+    from polku.cli.send import progress, read_events, read_target
     from polku.cli.send import send as send_events
 
     if file is not None and type is not None:
         raise SettingError("FILE", file, f"--type={type!r} is given too; give one of them")
     if not file and not type:
         raise SettingError("FILE", file or "", "give a file (`-` is standard input), or the --type of one event")
-    address = _gateway("--to", to)
+    target = read_target(to, root_certificates=root_certificates, certificate=certificate, key=key)
     total = None
     if type is not None:
         events: Any = iter([_one_event(id, type, payload, severity, metadata or [])])
@@ -213,7 +221,7 @@ def send(
     try:
         with progress(total) as advance:
             tally = asyncio.run(
-                send_events(events, to=address, source=source, cluster=cluster, report=say, advance=advance)
+                send_events(events, to=target, source=source, cluster=cluster, report=say, advance=advance)
             )
     except grpc.RpcError as error:
         detail = getattr(error, "details", error.__str__)()
@@ -241,19 +249,6 @@ def _check_certificates(plan: Any) -> None:
         raise PlanError(text)
     if text:
         say(f"polku: warning: {text}")
-
-
-def _gateway(option: str, value: str) -> str:
-    """Return an address as gRPC takes it; raises `SettingError`."""
-    from polku.emit.grpc.addresses import parse_address
-
-    try:
-        address = parse_address(option, value)
-    except PolkuError:
-        raise SettingError(option, value, "write HOST:PORT, http://HOST:PORT or unix:/PATH") from None
-    if address.tls:
-        raise SettingError(option, value, "polku send speaks plain gRPC only; write HOST:PORT")
-    return address.target
 
 
 def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Any:

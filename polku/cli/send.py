@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 
 from polku.contracts import IngestContext
-from polku.errors import RecordError
+from polku.emit.grpc.addresses import parse_address
+from polku.errors import PolkuError, RecordError, SettingError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import JsonIngestor
 from polku.v1.gateway_pb2 import Ack, IngestBatch
@@ -20,6 +21,13 @@ from polku.v1.gateway_pb2 import Ack, IngestBatch
 _BATCH = 1_000
 _IN_FLIGHT = 8
 _METHOD = "/polku.v1.Gateway/StreamEvents"
+
+
+class Target(NamedTuple):
+    """A gateway as gRPC takes it, with credentials where it speaks TLS."""
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
 
 
 class Tally(NamedTuple):
@@ -31,6 +39,34 @@ class Tally(NamedTuple):
 
 Report = Callable[[str], None]
 Advance = Callable[[int], None]
+
+
+def read_target(to: str, *, root_certificates: str | None, certificate: str | None, key: str | None) -> Target:
+    """Return what the options of `polku send` name; raises `SettingError`."""
+    try:
+        address = parse_address("--to", to)
+    except PolkuError:
+        allowed = "write HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+        raise SettingError("--to", to, allowed) from None
+    files = {"--root-certificates": root_certificates, "--certificate": certificate, "--key": key}
+    if not address.tls:
+        for option, path in files.items():
+            if path is not None:
+                raise SettingError(option, path, f"is for TLS: write --to https://{address.target}")
+        return Target(address.target, None)
+    if (certificate is None) != (key is None):
+        option, path = ("--certificate", certificate) if key is None else ("--key", key)
+        raise SettingError(option, path, "give --certificate and --key together")
+    roots, chain, own = (None if path is None else _read(option, path) for option, path in files.items())
+    return Target(address.target, grpc.ssl_channel_credentials(roots, own, chain))
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingError(option, path, f"cannot be read: {error.strerror}") from None
 
 
 def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
@@ -47,11 +83,17 @@ def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
 
 
 async def send(
-    events: Iterator[Event | None], *, to: str, source: str, cluster: str, report: Report, advance: Advance
+    events: Iterator[Event | None], *, to: Target, source: str, cluster: str, report: Report, advance: Advance
 ) -> Tally:
     """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`."""
     sender = _Sending(source, cluster, report, advance)
-    async with grpc.aio.insecure_channel(to, [("grpc.max_receive_message_length", -1)]) as channel:
+    options = [("grpc.max_receive_message_length", -1)]
+    opened = (
+        grpc.aio.insecure_channel(to.address, options)
+        if to.credentials is None
+        else grpc.aio.secure_channel(to.address, to.credentials, options)
+    )
+    async with opened as channel:
         stub: Any = channel.stream_stream(_METHOD, IngestBatch.SerializeToString, Ack.FromString)
         call = stub(sender.batches(events))
         async for ack in call:

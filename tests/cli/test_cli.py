@@ -71,6 +71,9 @@ def test_serve_takes_its_certificate_from_options_and_variables(tmp_path: Path) 
         trusting = ssl.create_default_context(cafile=str(authority.cert))
         url = f"https://{server.http_address}/health"
         assert urllib.request.urlopen(url, context=trusting, timeout=20).status == 200
+        options = ["--to", f"https://{server.address}", "--root-certificates", str(authority.cert)]
+        sent = polku("send", "--type", "secret", *options)
+        assert (sent.returncode, "1 accepted" in sent.stderr) == (0, True), sent.stderr
     finally:
         assert server.stop() == 0
     refused = polku("serve", **variables)
@@ -172,7 +175,12 @@ def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["--type", "x", "--to", "foo"], "--to='foo': write HOST:PORT"),
-        (["--type", "x", "--to", "https://h:1"], "--to='https://h:1': polku send speaks plain gRPC only"),
+        (["--type", "x", "--root-certificates", "x"], "--root-certificates='x': is for TLS: write --to https://local"),
+        (["--type", "x", "--to", "https://h:1", "--key", "k"], "--key='k': give --certificate and --key together"),
+        (
+            ["--type", "x", "--to", "https://h:1", "--root-certificates", "/none"],
+            "--root-certificates='/none': cannot be read: No such file",
+        ),
         ([], "FILE='': give a file"),
         (["-", "--type", "x"], "FILE='-': --type='x' is given too"),
         (["--type", "x", "--severity", "loud"], "--severity='loud': is not known; choose one of"),
