@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from polku.testing.simulation.destination import Phase, Script, SimulatedConsole
 from polku.testing.simulation.ledger import Destination
 from polku.testing.simulation.lineage import mark, tokens_of
 from polku.testing.simulation.source import RecordLog, SimulatedSource
+from polku.testing.simulation.world import World
 from tests.simulation.code import Code
 
 
@@ -41,7 +43,7 @@ def path() -> str:
     return f"/dev/shm/polku-simulated-{os.getpid()}/journal.db"
 
 
-def build_plan(world, case: dict[str, Any]) -> Plan:
+def build_plan(world: World, case: dict[str, Any]) -> Plan:
     """Return the plan of a case."""
     code = Code(world, case.get("poison"))
     hub = Hub(runtime="inline").ack(case["ack"]).buffer_strategy(_buffer(case["buffer"]))
@@ -74,7 +76,7 @@ def build_plan(world, case: dict[str, Any]) -> Plan:
 def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
     if getattr(middleware.component, "state_key", None):
         return 1
-    return case["steps"][_number(middleware.name)].get("replicas", 1)
+    return int(case["steps"][_number(middleware.name)].get("replicas", 1))
 
 
 def clients(case: dict[str, Any]) -> list[ClientScript]:
@@ -93,7 +95,7 @@ def clients(case: dict[str, Any]) -> list[ClientScript]:
     ]
 
 
-def _expect_letters(world, pulled: dict[str, Any]) -> None:
+def _expect_letters(world: World, pulled: dict[str, Any]) -> None:
     """Name what the gateway refuses of records: times outside of the years 1 to 9999, ids that stand twice in one."""
     for record in pulled["records"]:
         ids: set[str] = set()
@@ -124,7 +126,7 @@ def _buffer(buffer: dict[str, Any]) -> BufferStrategy:
     return BufferStrategy.ring(buffer["capacity"], **options)
 
 
-def _emitter(world, case: dict[str, Any], emitter: dict[str, Any]) -> object:
+def _emitter(world: World, case: dict[str, Any], emitter: dict[str, Any]) -> object:
     drops = emitter["overflow"] or (case["buffer"]["overflow"] if emitter["required"] else "drop_oldest")
     record = Destination(
         emitter["name"],
@@ -215,7 +217,7 @@ def _component(code: Code, number: int, step: dict[str, Any]) -> object:
     return Aggregator(step["size"], step["within"], strategy=step["strategy"], max_held=step["max_held"])
 
 
-def _check(code: Code, step: dict[str, Any]):
+def _check(code: Code, step: dict[str, Any]) -> Callable[[Event], bool]:
     def check(event: Event) -> bool:
         valid = code.keeps(step["every"])(event)
         if not valid and step["on_invalid"] == "dead_letter":
@@ -243,7 +245,7 @@ class _Object:
         }[step["work"]]
         self._call = code.whole(number, work, is_async=step["async"])
 
-    def process(self, events):
+    def process(self, events: list[Event]) -> Any:
         return self._call(events)
 
     def _touched(self, code: Code, event: Event) -> Event:

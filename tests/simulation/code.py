@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 from polku import Event
+from polku.contracts import IngestContext
 from polku.middleware.bucket import TokenBucket  # noqa: F401  (imported once, not in the first case)
 from polku.testing.simulation.destination import AbandonError
 from polku.testing.simulation.ledger import Ledger
 from polku.testing.simulation.lineage import mark, number_of, part_of, root_of, tokens_of
 from polku.testing.simulation.loop import current_process
+from polku.testing.simulation.world import World
 from polku.v1.gateway_pb2 import EventPayload
 
 DEEDS_SYNC = ("raise", "surrogate", "cancelled", "exit", "base", "nonsense", "no-text", "block")
@@ -29,7 +32,7 @@ class _NoTextError(Exception):
 class Code:
     """What the steps of one case call."""
 
-    def __init__(self, world, poison: dict | None = None) -> None:
+    def __init__(self, world: World, poison: dict[str, Any] | None = None) -> None:
         self.world = world
         self.poison = poison
         self.ledger: Ledger = world.ledger
@@ -41,7 +44,7 @@ class Code:
         number, _, deed = text.partition(":")
         return deed if number == str(step) else ""
 
-    def do(self, deed: str, event: Event):
+    def do(self, deed: str, event: Event) -> Any:
         """Do it; returns what is to be returned in the result's place, if anything."""
         for token in tokens_of(event):
             self.ledger.bad[token] = deed
@@ -65,12 +68,14 @@ class Code:
                 return 42
         return None
 
-    async def do_async(self, deed: str, event: Event):
+    async def do_async(self, deed: str, event: Event) -> Any:
         if deed == "poison":
             for token in tokens_of(event):
                 self.ledger.bad[token] = deed
             self.ledger.count("code poison")
-            self.world.loop.kill(current_process())
+            process = current_process()
+            assert process is not None
+            self.world.loop.kill(process)
             await asyncio.sleep(1e9)
         if deed in ("hang", "slow"):
             for token in tokens_of(event):
@@ -87,10 +92,10 @@ class Code:
             await task
         return self.do(deed, event)
 
-    def each(self, step: int, work: Callable[[Event], object], *, is_async: bool) -> Callable:
+    def each(self, step: int, work: Callable[[Event], object], *, is_async: bool) -> Callable[[Event], Any]:
         """Return a function of one event that does its work, or the event's deed."""
 
-        def call(event: Event):
+        def call(event: Event) -> Any:
             deed = self.flaw(step, event)
             if deed:
                 wrong = self.do(deed, event)
@@ -98,7 +103,7 @@ class Code:
                     return wrong
             return work(event)
 
-        async def call_async(event: Event):
+        async def call_async(event: Event) -> Any:
             deed = self.flaw(step, event)
             if deed:
                 wrong = await self.do_async(deed, event)
@@ -110,10 +115,12 @@ class Code:
 
         return call_async if is_async else call
 
-    def whole(self, step: int, work: Callable[[list[Event]], object], *, is_async: bool) -> Callable:
+    def whole(
+        self, step: int, work: Callable[[list[Event]], object], *, is_async: bool
+    ) -> Callable[[list[Event]], Any]:
         """Return a function of all events that raises where one of them has a deed."""
 
-        def call(events: list[Event]):
+        def call(events: list[Event]) -> Any:
             for event in events:
                 if deed := self.flaw(step, event):
                     wrong = self.do(deed, event)
@@ -121,7 +128,7 @@ class Code:
                         return wrong
             return work(events)
 
-        async def call_async(events: list[Event]):
+        async def call_async(events: list[Event]) -> Any:
             for event in events:
                 if deed := self.flaw(step, event):
                     wrong = await self.do_async(deed, event)
@@ -132,7 +139,7 @@ class Code:
 
         return call_async if is_async else call
 
-    def ingest(self, data: bytes, context) -> object:
+    def ingest(self, data: bytes, context: IngestContext) -> object:
         """Read a list of events; a flaw of an ingestor spoils the whole message."""
         events = list(EventPayload.FromString(data).events)
         for event in events:
@@ -146,7 +153,7 @@ class Code:
                     return wrong
         return events
 
-    async def ingest_async(self, data: bytes, context) -> object:
+    async def ingest_async(self, data: bytes, context: IngestContext) -> object:
         await asyncio.sleep(self.world.random.random() * 0.01)
         return self.ingest(data, context)
 

@@ -19,12 +19,14 @@ from random import Random
 from typing import Any
 
 from polku.batch.batch import Identity
-from polku.buffer import journal, journal_file, journal_session, log_writer, place, recent, reserve
+from polku.buffer import journal, journal_file, journal_session, log_writer, place, recent, repair, reserve
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal, Row, Work
 from polku.buffer.journal_session import JournalSession, Opened
+from polku.buffer.lock import FileLock
 from polku.buffer.strategy import BufferStrategy
+from polku.errors import JournalError
 from polku.testing.simulation.disk import Applied, Disk, StoredBatch
 from polku.testing.simulation.loop import Process, current_process
 from polku.testing.simulation.world import World
@@ -100,7 +102,7 @@ class Journals:
         world.open_log = self._open_log
         rename, unlink, fsync = os.rename, os.unlink, os.fsync
         connect, write, opened = sqlite3.connect, Journal.write, JournalSession._open_journal
-        salvage, fail = journal_session.salvage, DurableLog.on_failed
+        salvage, fail = repair.salvage, DurableLog.on_failed
 
         def renamed(old: Any, new: Any, **options: Any) -> None:
             self.volume.rename(os.fspath(old), os.fspath(new))
@@ -118,7 +120,7 @@ class Journals:
             fsync(descriptor)
 
         def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
-            db = connect(*arguments, **options)
+            db: sqlite3.Connection = connect(*arguments, **options)
             self._of(self._open).append(db)
             return db
 
@@ -146,7 +148,7 @@ class Journals:
                 world.ledger.fault(f"repair: {result}")
             return result
 
-        def failed(log: DurableLog, units: Any, error: Exception) -> None:
+        def failed(log: DurableLog, units: Any, error: JournalError) -> None:
             fail(log, units, error)
             if not log.fault:
                 world.ledger.fault(f"health: the buffer refuses ({error}), and is well")
@@ -284,8 +286,11 @@ class Journals:
         return pause
 
 
-class _Unseen:
+class _Unseen(FileLock):
     """A lock of another host."""
+
+    def __init__(self) -> None:
+        pass
 
     def hold_file(self) -> None:
         pass

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from tests.simulation import known
 from tests.simulation.generate import generate
 from tests.simulation.run import run
-from tests.simulation.shrink import breaks, kind_of, shrink
+from tests.simulation.shrink import Case, breaks, kind_of, shrink
 
 FAILED = Path(__file__).with_name("failed.jsonl")
 CPU_SECONDS = 120.0
@@ -88,7 +88,7 @@ class Failure(NamedTuple):
     seed: int
     first: int
     faults: Sequence[str]
-    case: dict
+    case: Case
 
     @property
     def kind(self) -> str:
@@ -147,7 +147,7 @@ def run_seeds(seeds: Sequence[int], known_features: frozenset[str], limit: float
 
 
 @contextlib.contextmanager
-def watched(case: dict) -> Iterator[None]:
+def watched(case: Case) -> Iterator[None]:
     """End this process, and say where it was, if a case has not ended after `CPU_SECONDS` of computing."""
 
     def spins(number: int, frame: FrameType | None) -> None:
@@ -213,6 +213,6 @@ def _report(total: Totals, failure: Failure, seconds: float) -> None:
     print_case(case)
 
 
-def print_case(case: dict) -> None:
+def print_case(case: Case) -> None:
     """Print the line that runs a case."""
     print(f"  python -m tests.simulation --trace --case '{json.dumps(case)}'", flush=True)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import time as real_time
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from polku.buffer.outlet import OutletStatistics
+from polku.plan import Plan
+from polku.runtime.lane import LaneStatistics
 from polku.testing.simulation import letters, probes
 from polku.testing.simulation.clients import Client, ClientScript, Message
-from polku.testing.simulation.cluster import Cluster, Network
+from polku.testing.simulation.cluster import Cluster, Network, Part
 from polku.testing.simulation.disk import Disk
 from polku.testing.simulation.inline import InlineSystem
 from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
+from polku.testing.simulation.source import SimulatedSource
 from polku.testing.simulation.world import World
 from tests.simulation import build, journals, known
 
@@ -54,8 +59,8 @@ def run(case: dict[str, Any], *, trace: bool = False) -> Result:
             last = traceback.extract_tb(error.__traceback__)[-1]
             faults.append(f"raised: {type(error).__name__}: {error!s:.200} ({last.name}, line {last.lineno})")
             faults += world.ledger.faults
-        for name, error in world.loop.escaped:
-            faults.append(f"escaped: {type(error).__name__} ended the process {name}")
+        for name, escaped in world.loop.escaped:
+            faults.append(f"escaped: {type(escaped).__name__} ended the process {name}")
         faults += [f"complaint: {text}" for text in world.loop.complaints]
         virtual, steps = world.now, world.loop.steps
     return Result(case, list(dict.fromkeys(faults)), _clock() - began, virtual, steps, dict(world.ledger.counts))
@@ -77,9 +82,9 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
 
     work = [world.loop.spawn(Process("faults"), _inject(world, system, case))]
     watch = world.loop.spawn(Process("health"), _watch_health(world, system, case))
-    if case["shape"] != "inline":
+    if isinstance(system, Cluster):
         system.deaths.append(lambda part: _excuse(world, plan, part))
-    logs = [source.source.log for source in plan.sources]
+    logs = [source.source.log for source in plan.sources if isinstance(source.source, SimulatedSource)]
     work += [world.loop.spawn(Process(log.name), build.feed(log, case["pulled"])) for log in logs]
     doors = list(system.doors.values())
     for number, script in enumerate(build.clients(case)):
@@ -108,7 +113,7 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     return faults
 
 
-async def _settle(world: World, system: InlineSystem, case: dict[str, Any]) -> list[str]:
+async def _settle(world: World, system: InlineSystem | Cluster, case: dict[str, Any]) -> list[str]:
     """Wait until all is delivered and well, stop, and check what is left."""
     faults = []
     limit = world.now + BOUND
@@ -199,7 +204,7 @@ def _leftovers(world: World) -> list[str]:
     return faults
 
 
-async def _inject(world: World, system, case: dict[str, Any]) -> None:
+async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, Any]) -> None:
     for fault in sorted(case["faults"], key=lambda fault: fault["at"]):
         await asyncio.sleep(max(0.0, fault["at"] - world.now))
         world.ledger.count(f"fault {fault['what']}")
@@ -212,7 +217,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
             case "kill" if fault.get("on") == "replay":
                 world.fuse_of_replay = fault["fuse"]
                 world.loop.call_later(fault["seconds"], setattr, world, "fuse_of_replay", 0)
-            case "kill":
+            case "kill" if isinstance(system, Cluster):
                 names = [name for name in system.parts if fault["part"] in name]
                 names = names or [name for name in system.parts if name.endswith("/lane")]  # a chained one has it all
                 if names:
@@ -221,7 +226,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
             case "cut" | "crash" | "repair" | "takeover":
                 if journals.current is not None:
                     journals.current.inject(system, fault)
-            case "net":
+            case "net" if isinstance(system, Cluster):
                 system.network = Network(fault["lost"], fault["doubled"], fault["slow"])
                 world.loop.call_later(fault["seconds"], setattr, system, "network", Network())
             case "disk":
@@ -230,7 +235,7 @@ async def _inject(world: World, system, case: dict[str, Any]) -> None:
                 world.loop.call_later(fault["seconds"], setattr, disk, "mode", "ok")
 
 
-def _excuse(world: World, plan, part) -> None:
+def _excuse(world: World, plan: Plan, part: Part) -> None:
     """What was acknowledged and lay in memory dies with its process; at the level `delivered` it was delivered."""
     if "stage" in part.name:
         world.ledger.overtake()
@@ -247,21 +252,22 @@ def _excuse(world: World, plan, part) -> None:
             world.ledger.destinations[name].dropped += outlet.dropped
 
 
-async def _watch_health(world: World, system, case: dict[str, Any]) -> None:
+async def _watch_health(world: World, system: InlineSystem | Cluster, case: dict[str, Any]) -> None:
     """See that health says so when nothing has moved for a long time."""
     slack = max([step["within"] for step in case["steps"] if step["kind"] == "aggregator"], default=0.0)
 
-    def outlets(lane):
+    def outlets(lane: LaneStatistics) -> Collection[OutletStatistics]:
         return lane.buffer.outlets.values()
 
-    marker, since = None, world.now
+    marker: object = None
+    since = world.now
     while True:
         await asyncio.sleep(10.0)
         lanes = system.statistics()
         health = system.health()
         open_ = sum(lane.intake.open for lane in lanes)
         lag = sum(outlet.lag for lane in lanes for outlet in lane.buffer.outlets.values())
-        if case["shape"] != "inline" and not all(part.is_up for part in system.parts.values()):
+        if isinstance(system, Cluster) and not all(part.is_up for part in system.parts.values()):
             marker = None
             continue
         now = [

@@ -82,7 +82,7 @@ def _without(case: Case, key: str, least: int = 0) -> Iterator[Case]:
     yield from _within(case, [], case, key, least=least)
 
 
-def _within(case: Case, path: list, holder: Case, key: str, least: int = 0) -> Iterator[Case]:
+def _within(case: Case, path: list[Any], holder: Case, key: str, least: int = 0) -> Iterator[Case]:
     """Leave out half of a list, then single items."""
     items = holder[key]
     count = len(items)
@@ -126,7 +126,7 @@ def _without_steps(case: Case) -> Iterator[Case]:
         yield other
 
 
-def _plainer(case: Case, path: list, plain: Case) -> Iterator[Case]:
+def _plainer(case: Case, path: list[Any], plain: Case) -> Iterator[Case]:
     for key, value in plain.items():
         holder = _at(case, path)
         if (
@@ -139,7 +139,7 @@ def _plainer(case: Case, path: list, plain: Case) -> Iterator[Case]:
             yield other
 
 
-def _at(case: Case, path: list) -> Any:
+def _at(case: Case, path: list[Any]) -> Any:
     for key in path:
         case = case[key]
     return case

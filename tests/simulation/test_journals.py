@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import pytest
 
@@ -20,6 +22,9 @@ from tests.simulation.volume import Volume
 pytestmark = pytest.mark.skipif(vfs.layer() is None, reason="the SQLite library of this Python cannot be reached")
 
 
+T = TypeVar("T")
+
+
 class Disk:
     """A volume, and the process that uses it."""
 
@@ -29,7 +34,7 @@ class Disk:
         self.volume = Volume(str(folder), Random(seed), mode=lambda: self.mode, is_part=lambda process: True,
                              on_trip=lambda process: None, sleep=lambda seconds: None)  # fmt: skip
 
-    def run(self, call):
+    def run(self, call: Callable[[], T]) -> T:
         return self.process.context.run(call)
 
     def cut(self) -> None:
@@ -145,7 +150,8 @@ def test_a_rename_that_was_not_synced_is_all_there_or_not_at_all(tmp_path: Path)
 def test_a_thread_waits_in_virtual_time_and_dies_with_its_process() -> None:
     loop = SimulatedLoop(Random(1))
     threads = Threads(loop, lambda: 0.5)
-    process, seen = Process("one"), []
+    process = Process("one")
+    seen: list[tuple[object, float]] = []
 
     def work() -> None:
         condition = threads.Condition()

@@ -91,7 +91,7 @@ def test_a_refusal_is_an_answer_also_where_the_client_has_left_and_other_errors_
         call = asyncio.ensure_future(door.event(b""))
         await asyncio.wait((call,))
         assert call.cancelled()
-        return sum(task._log_traceback for task in world.loop.tasks if task.process is process)  # type: ignore[attr-defined]
+        return sum(task._log_traceback for task in world.loop.tasks if task.process is process)
 
     world = World(1)
     with world:

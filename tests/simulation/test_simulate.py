@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polku import Aggregator, BufferStrategy, Event, Filter, Hub, StdoutEmitter, Transform
-from polku.testing import simulate
+from polku.testing import Simulation, simulate
 
 
 def test_ten_minutes_of_a_pipeline_take_a_moment_and_lose_nothing() -> None:
@@ -17,7 +17,7 @@ def test_ten_minutes_of_a_pipeline_take_a_moment_and_lose_nothing() -> None:
 
 
 def test_the_same_seed_is_the_same_life_and_another_one_is_not() -> None:
-    def life(seed: int):
+    def life(seed: int) -> Simulation:
         return simulate(Hub().emitter(StdoutEmitter(), name="out"), seconds=20, seed=seed)
 
     assert life(1) == life(1)

@@ -47,12 +47,10 @@ class _Vfs(ctypes.Structure):
     _fields_ = [
         ("version", _INT), ("file_size", _INT), ("path_size", _INT), ("next", _POINTER), ("name", ctypes.c_char_p),
         ("data", _POINTER),
-    ] + [
-        (name, _POINTER)
-        for name in (
+        *((name, _POINTER) for name in (
             "open", "delete", "access", "full_path", "dl_open", "dl_error", "dl_sym", "dl_close", "randomness", "sleep",
             "time", "last_error", "time_64", "set_call", "get_call", "next_call",
-        )
+        )),
     ]  # fmt: skip
 
 
@@ -109,12 +107,13 @@ class Layer:
         self._register(self._base, 1)
 
     def _open(self, vfs: int, name: int, file: int, flags: int, out: int) -> int:
-        handle = None
+        handle: Handle | None = None
         if self.volume is not None and name:
-            handle = self.volume.open(os.fsdecode(ctypes.string_at(name)), flags)
-            if isinstance(handle, int):
+            found = self.volume.open(os.fsdecode(ctypes.string_at(name)), flags)
+            if isinstance(found, int):
                 _File.from_address(file).methods = None
-                return handle
+                return found
+            handle = found
         code: int = self._base_open(ctypes.addressof(self._base.contents), name, file, flags, out)
         if code == OK and handle is not None:
             self._handles[file] = handle
@@ -134,7 +133,8 @@ class Layer:
 
         def close_it(file: int) -> int:
             handles.pop(file, None)
-            return close(file)
+            code: int = close(file)
+            return code
 
         def write_it(file: int, content: int, size: int, offset: int) -> int:
             return handles[file].write(offset, ctypes.string_at(content, size)) or write(file, content, size, offset)
@@ -157,7 +157,8 @@ class Layer:
             code = self.volume.delete(os.fsdecode(ctypes.string_at(name)), syncs=bool(syncs))
             if code:
                 return code
-        return self._base_delete(ctypes.addressof(self._base.contents), name, syncs)
+        deleted: int = self._base_delete(ctypes.addressof(self._base.contents), name, syncs)
+        return deleted
 
     def _sleep(self, vfs: int, microseconds: int) -> int:
         if self.volume is not None:

@@ -141,13 +141,15 @@ def replays_from_memory() -> Iterator[None]:
 
 @mutant("7b", "a letter leaves its file before what replaces it is safe")
 def letters_leave_early() -> Iterator[None]:
+    from polku.batch.batch import Batch
     from polku.dead_letters import replay
+    from polku.dead_letters.store import as_event
     from polku.runtime import assembly
 
     def to_outlet(push: Any) -> Any:
         async def send(marked: Any, identity: Any) -> tuple[()]:
-            event = replay.as_event(marked.letter)
-            batch = replay.Batch(events=[event], routes=(marked.letter.emitter,), identity=identity)
+            event = as_event(marked.letter)
+            batch = Batch(events=[event], routes=(marked.letter.emitter,), identity=identity)
             asyncio.get_running_loop().create_task(push(batch))
             return ()
 
