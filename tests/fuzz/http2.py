@@ -10,10 +10,9 @@ import argparse
 import asyncio
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpack import Encoder
 
@@ -46,23 +45,25 @@ _HEADERS: tuple[Sequence[Field], ...] = (
 class Result(NamedTuple):
     """What came of the bytes of one connection."""
 
-    messages: Counter[bytes]
+    messages: dict[int, list[bytes]]  # by stream
     is_closing: bool
-    failed: int  # calls
+    faulted: set[int]  # streams that were reset, or that a fault of theirs ended
 
 
 class Seen:
     """What a connection has made of its bytes."""
 
-    def __init__(self, connection: Echo | GrpcConnection, transport: Transport, messages: list[bytes]) -> None:
-        self.connection, self.transport, self.messages = connection, transport, messages
+    def __init__(self, connection: CountingEcho | Grpc, transport: Transport) -> None:
+        self.connection, self.transport = connection, transport
 
     def end(self) -> Result:
         """Check that the connection keeps nothing when it is over, and return what it has seen."""
         self.connection._outbox.flush()
         frames_in(self.transport)
-        bodies = self.connection.bodies.values() if isinstance(self.connection, Echo) else self.messages
-        result = Result(Counter(bodies), self.transport.is_closing, getattr(self.connection, "failed", 0))
+        messages = self.connection.messages
+        if isinstance(self.connection, Echo):
+            messages = {number: [body] for number, body in self.connection.bodies.items()}
+        result = Result(messages, self.transport.is_closing, self.connection.faulted)
         held = len(self.connection._tail)
         assert held <= f.HEAD_BYTES + LIMITS.frame, held
         self.connection.connection_lost(None)
@@ -76,6 +77,15 @@ class Counting(Connection):
     """A connection that counts the frames that it has looked at."""
 
     handled = 0  # by all of them
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.messages: dict[int, list[bytes]] = {}
+        self.faulted: set[int] = set()
+
+    def _refuse(self, number: int, code: f.ErrorCode) -> None:
+        self.faulted.add(number)
+        super()._refuse(number, code)
 
     def _frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
         Counting.handled += 1
@@ -94,20 +104,15 @@ class CountingEcho(Counting, Echo):
 class Grpc(Counting, GrpcConnection):
     """The same for gRPC; it remembers the messages that came."""
 
-    def __init__(self, port: GrpcPort) -> None:
-        super().__init__(port)
-        self.messages: list[bytes] = []
-        self.failed = 0
-
     def _fail(self, stream: Stream, status: Status) -> None:
-        self.failed += 1
+        self.faulted.add(stream.number)
         super()._fail(stream, status)
 
 
 def _take(connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
     assert isinstance(connection, Grpc)
     for number, message in calls:
-        connection.messages.append(message)
+        connection.messages[number] = [message]
         connection.respond(number, message)
 
 
@@ -119,7 +124,7 @@ class _Answering:
 
     def messages(self, messages: list[bytes]) -> bool:
         assert isinstance(self._call._connection, Grpc)
-        self._call._connection.messages += messages
+        self._call._connection.messages.setdefault(self._call._stream.number, []).extend(messages)
         for message in messages:
             self._call.send(message)
         return True
@@ -162,9 +167,9 @@ async def _compare(parts: Sequence[bytes], random: Random) -> None:
 def _check_same(whole: Result, pieces: Result) -> None:
     """Check that both say the same, but for what came in one read with a fault of its call or connection."""
     assert whole.is_closing == pieces.is_closing
-    assert whole.failed == pieces.failed or whole.is_closing
-    assert not whole.messages - pieces.messages
-    assert whole.is_closing or whole.failed or whole.messages == pieces.messages
+    for number in {*whole.messages, *pieces.messages} - whole.faulted - pieces.faulted:
+        one, other = whole.messages.get(number, []), pieces.messages.get(number, [])
+        assert one == other or (whole.is_closing and one == other[: len(one)])
 
 
 def _alone(make: Callable[[GrpcPort], Seen], data: bytes) -> Result:
@@ -194,13 +199,13 @@ def _port() -> GrpcPort:
 def _echo(port: GrpcPort) -> Seen:
     connection, transport = CountingEcho(LIMITS), Transport()
     _greet(connection, transport)
-    return Seen(connection, transport, [])
+    return Seen(connection, transport)
 
 
 def _grpc(port: GrpcPort) -> Seen:
     connection, transport = Grpc(port), Transport()
     _greet(connection, transport)
-    return Seen(connection, transport, connection.messages)
+    return Seen(connection, transport)
 
 
 def _greet(connection: Connection, transport: Transport) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from polku.gateway.grpc.messages import MessageReader, write_prefix
 from polku.gateway.grpc.status import HEAD, CallError, Status, trailers, whole_answer
+from polku.http2.header_blocks import literal
 from polku.http2.stream import Stream
 
 if TYPE_CHECKING:
@@ -106,9 +107,16 @@ class StreamCall:
         self.is_held = False  # the handler takes no more for now
         self.owed = 0  # bytes that came meanwhile, for which the client gets no credit yet
 
+    def begin(self, metadata: Sequence[tuple[str, str]] = ()) -> None:
+        """Begin the answer, with metadata at its head; `send` does it without."""
+        if not self.began:
+            self.began = True
+            block = b"".join([literal(name.encode(), value.encode()) for name, value in metadata])
+            self._connection.send_headers(self._stream, HEAD + block)
+
     def send(self, message: bytes) -> None:
         """Send a message."""
-        self._begin()
+        self.begin()
         self._connection.send(self._stream, write_prefix(0, len(message)) + message)
 
     def finish(self, status: Status) -> None:
@@ -133,8 +141,3 @@ class StreamCall:
     def waiting_bytes(self) -> int:
         """Bytes that were sent and that the client gives no window for."""
         return self._stream.pending_bytes
-
-    def _begin(self) -> None:
-        if not self.began:
-            self.began = True
-            self._connection.send_headers(self._stream, HEAD)
