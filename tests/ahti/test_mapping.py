@@ -42,7 +42,8 @@ NAMED = (
 )
 
 
-def mapped(event_type: str = "t", *, data: dict[str, Any] | None = None, **metadata: str) -> AhtiEvent:
+def mapped(event_type: str = "t", *, data: Any = None, **metadata: str) -> AhtiEvent:
+    """Return what becomes of an event with this metadata; `data` are the fields of its typed data."""
     return ahti_event(Event(event_type=event_type, metadata=metadata, **(data or {})))
 
 
@@ -75,12 +76,12 @@ def test_time_is_divided_downwards(nanoseconds: int, seconds: int, nanos: int) -
 
 @pytest.mark.parametrize("name", Severity.keys())
 def test_severities_are_one_to_one(name: str) -> None:
-    assert ahti_event(Event(severity=name)).severity == AhtiSeverity.Value(name)
+    assert ahti_event(Event(severity=Severity.Value(name))).severity == AhtiSeverity.Value(name)
 
 
 @pytest.mark.parametrize("name", Outcome.keys())
 def test_outcomes_are_one_to_one(name: str) -> None:
-    assert ahti_event(Event(outcome=name)).outcome == AhtiOutcome.Value(name)
+    assert ahti_event(Event(outcome=Outcome.Value(name))).outcome == AhtiOutcome.Value(name)
 
 
 @pytest.mark.parametrize("number", [-1, 6, 99, 2**31 - 1])

@@ -192,7 +192,7 @@ async def test_of_several_endpoints_a_dead_one_is_done_without(ahti: AhtiServer)
 
 async def test_an_encrypted_connection_is_checked_against_the_given_certificate(tmp_path: Path) -> None:
     key, certificate = certify(tmp_path)
-    async with AhtiServer(credentials=grpc.ssl_server_credentials(((key, certificate),))) as ahti:
+    async with AhtiServer(credentials=grpc.ssl_server_credentials([(key, certificate)])) as ahti:
         async with emitter(ahti.address, root_certificates=certificate) as running:
             assert await running.emit(batch("a")) == []
         async with emitter(ahti.address, timeout=5) as running:

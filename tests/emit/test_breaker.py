@@ -16,11 +16,11 @@ def circuit(**options: float) -> tuple[Circuit, FakeClock]:
 
 def test_it_opens_after_failures_in_a_row_only() -> None:
     breaker, _ = circuit(failures=2)
-    for outcome in (breaker.failed, breaker.succeeded, breaker.failed):
+    states = []
+    for outcome in (breaker.failed, breaker.succeeded, breaker.failed, breaker.failed):
         outcome()
-    assert breaker.state is State.CLOSED
-    breaker.failed()
-    assert breaker.state is State.OPEN
+        states.append(breaker.state)
+    assert states == [State.CLOSED, State.CLOSED, State.CLOSED, State.OPEN]
 
 
 def test_open_it_lets_nothing_through_until_its_time_is_over() -> None:
@@ -41,12 +41,13 @@ def test_half_open_it_closes_after_successes_and_opens_again_after_one_failure()
     breaker.wait()
     breaker.succeeded()
     breaker.failed()
-    assert breaker.state is State.OPEN
+    states = [breaker.state]
     clock.advance(1)
     breaker.wait()
     breaker.succeeded()
     breaker.succeeded()
-    assert breaker.state is State.CLOSED
+    states.append(breaker.state)
+    assert states == [State.OPEN, State.CLOSED]
 
 
 def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:

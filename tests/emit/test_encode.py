@@ -83,14 +83,14 @@ async def test_an_object_has_the_others(format: str, tmp_path: Path) -> None:
 
 
 async def test_a_row_that_a_table_cannot_hold_is_found_by_halving(tmp_path: Path) -> None:
-    import polku.emit.s3.emitter
-    from polku.emit.s3.format import make_encoder
+
+    from polku.emit.s3.format import Compression, ObjectFormat, make_encoder
 
     class Picky:
         """A table that finds out at its end that a row does not fit."""
 
         def __init__(self) -> None:
-            self.inner = make_encoder(polku.emit.s3.emitter.ObjectFormat.NDJSON, polku.emit.s3.emitter.Compression.NONE)
+            self.inner = make_encoder(ObjectFormat.NDJSON, Compression.NONE)
             self.ids: list[str] = []
 
         def add(self, event: Event, frame: bytes) -> None:
@@ -103,7 +103,7 @@ async def test_a_row_that_a_table_cannot_hold_is_found_by_halving(tmp_path: Path
             return self.inner.finish()
 
     running = S3Emitter(tmp_path.as_uri()).build(SystemClock())
-    running._make_encoder = Picky  # type: ignore[method-assign, assignment]
+    running._make_encoder = Picky  # type: ignore[method-assign]
     events = [new_event("t", id=str(n), source="s") for n in range(8)]
     (failure,) = await running.emit(Batch.from_events(events))
     assert (failure.event_id, failure.position, failure.retryable) == ("3", 3, False)

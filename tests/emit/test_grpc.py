@@ -223,7 +223,7 @@ async def test_a_socket_of_this_machine_will_do(tmp_path: Path) -> None:
 
 async def test_an_encrypted_connection_is_checked_against_the_given_certificate(tmp_path: Path) -> None:
     key, certificate = certify(tmp_path)
-    credentials = grpc.ssl_server_credentials(((key, certificate),))
+    credentials = grpc.ssl_server_credentials([(key, certificate)])
     async with sink(credentials=credentials) as server:
         address = f"https://localhost:{server.port}"
         async with emitter(address, root_certificates=certificate) as running:
@@ -269,7 +269,7 @@ async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink) 
         with pytest.raises(asyncio.CancelledError):
             await tasks[1]
         server.release()
-        assert await asyncio.gather(tasks[0], tasks[2]) == [[], []]
+        assert [await task for task in (tasks[0], tasks[2])] == [[], []]
 
 
 @pytest.mark.parametrize(

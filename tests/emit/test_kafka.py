@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Event, Hub, KafkaEmitter, MisconfiguredError, PlanError, Resilience, Retry, new_event
+from polku import (
+    Batch,
+    Event,
+    Hub,
+    KafkaEmitter,
+    MisconfiguredError,
+    PlanError,
+    Resilience,
+    Retry,
+    Severity,
+    new_event,
+)
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.ingest import CloudEventsIngestor, JsonIngestor
@@ -98,7 +109,8 @@ async def test_a_key_keeps_its_events_in_order(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("value", ["json", "raw", "cloudevents", "cloudevents-binary"])
 async def test_values_have_the_form_that_is_asked_for(cluster: Cluster, value: str) -> None:
-    event = Event(id="a", event_type="t", source="ä b", timestamp_unix_ns=5, payload=b'{"n": 1.0}', severity=3)
+    event = Event(id="a", event_type="t", source="ä b", timestamp_unix_ns=5, payload=b'{"n": 1.0}')
+    event.severity = Severity.SEVERITY_WARNING
     async with running(cluster, f"form-{value}", value=value) as emitter:
         assert await emitter.emit(Batch.from_events([event])) == []
     (message,) = await asyncio.to_thread(read, cluster.bootstrap, f"form-{value}", 1, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from polku.emit.s3.key import BATCH, BATCH_LENGTH, MAX_KEY, KeyTemplate
 NOON = 1_700_049_600_000_000_000  # 2023-11-15T12:00:00Z
 
 
-def event(**fields: object) -> Event:
+def event(**fields: Any) -> Event:
     return Event(**{"id": "e-1", "source": "shop", "event_type": "order.paid", "timestamp_unix_ns": NOON, **fields})
 
 

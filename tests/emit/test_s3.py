@@ -28,15 +28,15 @@ from polku import (
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.emit.s3.objects import explain
+from polku.event.v1.event_pb2 import Outcome, Severity
 from polku.ingest import JsonIngestor
 
 NOON = 1_700_049_600_000_000_000
 
 
 def full() -> Event:
-    event = Event(
-        id="a", event_type="t", source="s", timestamp_unix_ns=NOON, payload=b"\x00\xff", severity=4, outcome=1
-    )
+    event = Event(id="a", event_type="t", source="s", timestamp_unix_ns=NOON, payload=b"\x00\xff")
+    event.severity, event.outcome = Severity.SEVERITY_ERROR, Outcome.OUTCOME_SUCCESS
     event.metadata["k"] = "v"
     event.network.src_ip = "10.0.0.1"
     return event
@@ -173,7 +173,7 @@ async def test_a_folder_that_cannot_be_made_holds_everything(tmp_path: Path) -> 
 
 
 def test_bad_configurations_name_the_field_the_value_and_the_fix() -> None:
-    for options, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"url": "bucket"}, "S3Emitter(url='bucket'): write s3://bucket/prefix or file:///folder; known are s3://"),
         ({"url": "http://bucket/x"}, "write s3://"),
         ({"url": "s3://"}, "write s3://"),
@@ -188,9 +188,10 @@ def test_bad_configurations_name_the_field_the_value_and_the_fix() -> None:
         ({"max_age": -1}, "S3Emitter(max_age=-1)"),
         ({"part_bytes": 1}, "must be at least 5242880"),
         ({"options": {"region": 1}}, "options must map names to strings"),
-    ]:
+    ]
+    for options, message in wrong:
         with pytest.raises(PlanError) as caught:
-            S3Emitter(**{"url": "s3://bucket", **options})  # type: ignore[arg-type]
+            S3Emitter(**{"url": "s3://bucket", **options})
         assert message in str(caught.value)
         assert "secret@" not in str(caught.value)
 

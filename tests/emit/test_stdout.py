@@ -6,14 +6,15 @@ import json
 
 import pytest
 
-from polku import Batch, Event, StdoutEmitter
+from polku import Batch, Event, Severity, StdoutEmitter
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.ingest import JsonIngestor
 
 
 def event() -> Event:
-    event = Event(id="a", event_type="user.login", source="s", timestamp_unix_ns=1_700_000_000_000_000_000, severity=3)
+    event = Event(id="a", event_type="user.login", source="s", timestamp_unix_ns=1_700_000_000_000_000_000)
+    event.severity = Severity.SEVERITY_WARNING
     event.metadata["k"] = "two\nlines"
     event.k8s.resource_name = "web-0"
     event.payload = b"\x00\x01"

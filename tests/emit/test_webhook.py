@@ -12,7 +12,17 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from polku import Batch, Event, MisconfiguredError, PlanError, RejectedError, RetryableError, WebhookEmitter
+from polku import (
+    Batch,
+    Event,
+    MisconfiguredError,
+    Outcome,
+    PlanError,
+    RejectedError,
+    RetryableError,
+    Severity,
+    WebhookEmitter,
+)
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.emit.cloudevents import cloud_event
@@ -75,7 +85,8 @@ async def emit(config: WebhookEmitter, events: Batch) -> Any:
 
 
 async def test_events_are_posted_as_json_that_the_json_ingestor_reads(endpoint: Endpoint) -> None:
-    event = Event(id="a", event_type="t", source="s", timestamp_unix_ns=5, payload=b"\x00\xff", severity=4, outcome=1)
+    event = Event(id="a", event_type="t", source="s", timestamp_unix_ns=5, payload=b"\x00\xff")
+    event.severity, event.outcome = Severity.SEVERITY_ERROR, Outcome.OUTCOME_SUCCESS
     event.metadata["k"] = "v"
     event.network.src_ip = "10.0.0.1"
     assert await emit(WebhookEmitter(endpoint.url), Batch.from_events([event])) == []
@@ -90,9 +101,8 @@ async def test_cloudevents_are_posted_as_a_batch(endpoint: Endpoint) -> None:
 
 
 def test_a_cloudevent_has_the_attributes_that_the_specification_requires() -> None:
-    event = Event(
-        id="1", source="my agent/ä", timestamp_unix_ns=1_700_000_000_123_456_789, payload=b'{"a": 1}', severity=3
-    )
+    event = Event(id="1", source="my agent/ä", timestamp_unix_ns=1_700_000_000_123_456_789, payload=b'{"a": 1}')
+    event.severity = Severity.SEVERITY_WARNING
     event.metadata.update({"Trace-Id": "t", "type": "hidden", "data": "d"})
     fields = json.loads(msgspec.json.encode(cloud_event(event)))
     assert fields == {

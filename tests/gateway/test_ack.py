@@ -115,13 +115,13 @@ def test_every_door_keeps_its_answers_within_bounds_and_a_stream_goes_on() -> No
     hub = Hub(runtime="inline").middleware(Transform(check)).emitter(lambda batch: None, name="out")
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         options = [("grpc.max_receive_message_length", LIMIT)]
-        with grpc.insecure_channel(pipeline.address, options) as channel:
+        with grpc.insecure_channel(str(pipeline.address), options) as channel:
             stream: Any = channel.stream_stream("/polku.v1.Gateway/StreamEvents", None, Ack.FromString)
             unary: Any = channel.unary_unary("/polku.v1.Gateway/SendEvent", None, Ack.FromString)
             first, second = stream((message.SerializeToString() for message in messages), timeout=60)
             third = unary(IngestEvent(source="bad", events=bad).SerializeToString(), timeout=60)
         body = bad.SerializeToString()
-        answer = curl(pipeline.http_address, "/v1/events?source=bad", body=body, type="application/x-protobuf")
+        answer = curl(str(pipeline.http_address), "/v1/events?source=bad", body=body, type="application/x-protobuf")
     assert list(second.event_ids) == ["good"]
     for ack in (first, third):
         assert ack.middleware_stats != MiddlewareStats()

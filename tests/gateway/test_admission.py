@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +19,8 @@ from polku.v1.gateway_pb2 import EventPayload
 LIMITS = Limits(batch_events=8, metadata_entries=3, metadata_key_bytes=7, metadata_value_bytes=10)
 
 
-def complete(event_id: str, **fields: object) -> Event:
-    return Event(**({"id": event_id, "timestamp_unix_ns": 1, "source": "agent"} | fields))
+def complete(event_id: str, **fields: Any) -> Event:
+    return Event(**{"id": event_id, "timestamp_unix_ns": 1, "source": "agent", **fields})
 
 
 def payload(*events: Event) -> bytes:
@@ -117,7 +120,8 @@ def test_metadata_at_its_limits_passes() -> None:
 
 def test_more_events_than_the_limit_are_refused_as_a_whole() -> None:
     events = [complete(str(n)) for n in range(9)]
-    for attempt in (lambda: admit(*events), lambda: admit_events(events, "client", "", LIMITS)):
+    attempts: list[Callable[[], object]] = [lambda: admit(*events), lambda: admit_events(events, "client", "", LIMITS)]
+    for attempt in attempts:
         with pytest.raises(InputError, match="9 in one message, the limit is 8") as caught:
             attempt()
         assert caught.value.code is Code.TOO_MANY_EVENTS

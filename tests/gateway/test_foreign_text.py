@@ -68,7 +68,7 @@ def nowhere(batch: Batch) -> None:
     """Take everything."""
 
 
-MIDDLEWARE = {
+MIDDLEWARE: dict[str, Callable[[], object]] = {
     "each": lambda: Transform(raising),
     "whole": WholeBatch,
     "check": validator,
@@ -83,7 +83,7 @@ def test_middleware_that_says_anything_costs_only_its_event(
     path = tmp_path / "dead.db"
     hub = Hub(runtime="inline").middleware(MIDDLEWARE[kind]()).emitter(nowhere, name="out").dead_letters(path)
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
-        first, second = stream(pipeline.address, events("a", "bad", "b"), events("c"))
+        first, second = stream(str(pipeline.address), events("a", "bad", "b"), events("c"))
         (letter,) = pipeline.dead_letters()
     assert (list(first.event_ids), list(second.event_ids)) == (["a", "b"], ["c"])
     assert letter.event.id == "bad"
@@ -99,8 +99,8 @@ def test_a_destination_that_says_anything_costs_only_its_event(error: Exception 
     path = tmp_path / "dead.db"
     hub = Hub(runtime="inline").ack("delivered").emitter(emitting(error), name="out").dead_letters(path)
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
-        (first,) = stream(pipeline.address, events("bad"))  # raised, it is about all that is in the call
-        (second,) = stream(pipeline.address, events("a"))
+        (first,) = stream(str(pipeline.address), events("bad"))  # raised, it is about all that is in the call
+        (second,) = stream(str(pipeline.address), events("a"))
         (letter,) = pipeline.dead_letters()
         report = pipeline.stop(5)
     shown = "\\ud800" if error is not None and str(error) == LONE else SHOWN
@@ -118,8 +118,8 @@ def test_an_ingestor_that_says_anything_costs_only_its_record() -> None:
     hub = Hub(runtime="inline").ingestor(read, source="s").emitter(nowhere, name="out")
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         raw = [IngestBatch(source="s", raw=RawPayload(data=data)) for data in (b"raise", b"x")]
-        whole, record = stream(pipeline.address, *raw)
-        answer = curl(pipeline.http_address, "/v1/events?source=s", body=b"raise", type="application/octet-stream")
+        whole, record = stream(str(pipeline.address), *raw)
+        answer = curl(str(pipeline.http_address), "/v1/events?source=s", body=b"raise", type="application/octet-stream")
     assert whole.errors[0].message == f"ingestor for source='s': ValueError: {SHOWN}"
     assert (record.errors[0].event_id, record.errors[0].message) == ("\\ud800", SHOWN)
     assert list(record.event_ids) == ["a"]
@@ -142,9 +142,9 @@ class Unwell:
 
 def test_an_alarm_that_says_anything_is_shown_in_health() -> None:
     with Hub(runtime="inline").emitter(Unwell()).start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
-        with grpc.insecure_channel(pipeline.address) as channel:
+        with grpc.insecure_channel(str(pipeline.address)) as channel:
             ask: Any = channel.unary_unary("/polku.v1.Gateway/Health", None, HealthResponse.FromString)
             health = ask(HealthRequest().SerializeToString(), timeout=20)
-        answer = curl(pipeline.http_address, "/health")
+        answer = curl(str(pipeline.http_address), "/health")
     assert health.components["emitter:unwell"].message == SHOWN
     assert answer.status == 503
