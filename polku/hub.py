@@ -82,7 +82,7 @@ class Hub:
         self._per_node = False
         self._chained = False
 
-    def ingestor(self, ingestor: Ingestor | Callable[..., object], *, source: str | None = None) -> Hub:
+    def ingestor(self, ingestor: Ingestor | Callable[..., object] | object, *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
 
         Without `source` it serves the sources that it names itself (its `sources`).
@@ -99,7 +99,7 @@ class Hub:
             self._ingestors[name] = ingestor
         return self
 
-    def default_ingestor(self, ingestor: Ingestor | Callable[..., object]) -> Hub:
+    def default_ingestor(self, ingestor: Ingestor | Callable[..., object] | object) -> Hub:
         """Let an ingestor turn the raw bytes of all sources that have none into events."""
         from polku.ingest.adapt import check_ingestor
 

@@ -80,14 +80,14 @@ def test_the_specification_s_sample_builds() -> None:
         (lambda: Hub().emitter("stdout"), ["'stdout'", "emitter"]),
         (lambda: Hub().ingestor(JsonIngestor(), source="a").ingestor(JsonIngestor(), source="a"), ["'a'", "already"]),
         (lambda: Hub().ingestor(lambda data: []), ["source"]),
-        (lambda: Hub().buffer_strategy(10_000), ["10000", "BufferStrategy"]),
+        (lambda: Hub().buffer_strategy(10_000), ["10000", "BufferStrategy"]),  # type: ignore[arg-type]
         (lambda: Hub().ack("maybe"), ["maybe", "accepted", "delivered"]),
         (lambda: Hub(runtime="java"), ["java", "inline"]),
         (lambda: Hub().emitter(nothing, overflow="explode"), ["explode", "drop_oldest"]),
         (lambda: RateLimiter(-1), ["rate", "-1"]),
         (lambda: Sampler(1.5), ["rate", "1.5"]),
-        (lambda: Filter("user."), ["predicate", "user."]),
-        (lambda: Enricher({"a": 1}), ["look_up"]),
+        (lambda: Filter("user."), ["predicate", "user."]),  # type: ignore[arg-type]
+        (lambda: Enricher({"a": 1}), ["look_up"]),  # type: ignore[dict-item]
         (lambda: BufferStrategy.ring(0), ["capacity", "0"]),
         (lambda: BufferStrategy.ring(10, overflow="spill"), ["spill", "block"]),
         (lambda: GrpcEmitter("ftp://host:1"), ["ftp://host:1", "http://"]),

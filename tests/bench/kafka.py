@@ -26,7 +26,7 @@ PARTITIONS = 4
 
 
 def make(events: int) -> list[Any]:
-    from polku import Event
+    from polku import Event, Severity
 
     return [
         Event(
@@ -36,7 +36,7 @@ def make(events: int) -> list[Any]:
             event_type="user.login",
             metadata={"region": "eu"},
             payload=b"x" * 40,
-            severity=2,
+            severity=Severity.SEVERITY_INFO,
         )
         for number in range(events)
     ]
@@ -108,7 +108,7 @@ def bare_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
         count = 0
         while count < events:
             for message in consumer.consume(1_000, 0.1):
-                Event.FromString(message.value())
+                Event.FromString(message.value() or b"")
                 count += 1
         consumer.close()
 

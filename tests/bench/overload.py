@@ -138,7 +138,7 @@ def main() -> None:
                 name: statistics.median(found[name] for found in rounds)
                 for name in ("best", "through", "grown", "p99 overloaded", "p99 after")
             }
-            told = sum((found["told"] for found in rounds), Counter())
+            told: Counter[str] = sum((found["told"] for found in rounds), Counter())
             refused = _listed(sum((found["refused"] for found in rounds), Counter()))
             hints = ", ".join(sorted(set().union(*(found["hints"] for found in rounds)))) or "no hint"
             print(

@@ -190,7 +190,7 @@ def main() -> None:
 
 def _show(name: str, rounds: list[list[tuple[int, Figures, Figures, Figures]]]) -> None:
     for place, events in enumerate(SIZES):
-        columns = [[one[place][column] for one in rounds] for column in (1, 2, 3)]
+        columns = list(zip(*(one[place][1:] for one in rounds), strict=True))
         texts = [
             f"{statistics.median(f.p50 for f in figures):,.0f} / {statistics.median(f.p99 for f in figures):,.0f}"
             for figures in columns

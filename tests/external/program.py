@@ -69,4 +69,4 @@ def program(log: Path, *command: str, cwd: Path | None = None, **environment: st
 
 def raw(folder: Path, kind: str, **environment: str) -> AbstractContextManager[Program]:
     """Run one of the raw programs beside this file."""
-    return program(folder / f"{kind}.log", sys.executable, str(HERE / f"raw_{kind}.py"), **environment)
+    return program(folder / f"{kind}.log", sys.executable, str(HERE / f"raw_{kind}.py"), cwd=None, **environment)

@@ -6,14 +6,15 @@ from concurrent import futures
 from typing import ClassVar
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 
 from polku.v1 import plugin_pb2, plugin_pb2_grpc
 
 
 class MyPlugin(plugin_pb2_grpc.EmitterPluginServicer):
-    seen: ClassVar[set] = set()
+    seen: ClassVar[set[str]] = set()
 
-    def Info(self, request, context):
+    def Info(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginInfo:
         return plugin_pb2.PluginInfo(
             name=os.environ.get("NAME", "archive"),
             version="1.0.0",
@@ -21,12 +22,14 @@ class MyPlugin(plugin_pb2_grpc.EmitterPluginServicer):
             emitter_name=os.environ.get("EMITTER_NAME", ""),
         )
 
-    def Health(self, request, context):
+    def Health(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginHealthResponse:
         return plugin_pb2.PluginHealthResponse(healthy=True)
 
-    def Emit(self, request, context):
+    def Emit(self, request: plugin_pb2.EmitRequest, context: grpc.ServicerContext) -> plugin_pb2.EmitResponse:
         response = plugin_pb2.EmitResponse()
-        done, again, trick = [], set(), ""
+        done: list[str] = []
+        again: set[str] = set()
+        trick = ""
         for event in request.events:
             first = event.id not in self.seen
             self.seen.add(event.id)
@@ -57,13 +60,13 @@ class MyPlugin(plugin_pb2_grpc.EmitterPluginServicer):
             response.failed_event_ids.extend(again)
         return response
 
-    def Shutdown(self, request, context):
+    def Shutdown(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.ShutdownResponse:
         with open(os.environ["OUT"], "a") as out:
             print("shutdown", file=out)
         return plugin_pb2.ShutdownResponse(success=True)
 
 
-def serve():
+def serve() -> None:
     limit = int(os.environ.get("LIMIT", 4 * 1024 * 1024))
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit)]
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=options)

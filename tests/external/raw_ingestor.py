@@ -1,17 +1,21 @@
 """The specification's Python plugin with a parser filled in: one event for each line, and tricks on request."""
 
+from __future__ import annotations
+
 import json
 import os
 import time
+from collections.abc import Iterator
 from concurrent import futures
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 
 from polku.event.v1 import event_pb2
 from polku.v1 import plugin_pb2, plugin_pb2_grpc
 
 
-def parse_my_format(data):
+def parse_my_format(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     for line in data.splitlines(keepends=True):
         yield position, line.rstrip(b"\n")
@@ -19,21 +23,21 @@ def parse_my_format(data):
 
 
 class MyPlugin(plugin_pb2_grpc.IngestorPluginServicer):
-    def Info(self, request, context):
+    def Info(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginInfo:
         if os.environ.get("TRICK") == "hang":
             time.sleep(60)
         return plugin_pb2.PluginInfo(
             name="my-python-plugin",
             version="1.0.0",
-            type=int(os.environ.get("TYPE", plugin_pb2.PLUGIN_TYPE_INGESTOR)),
+            type=plugin_pb2.PluginType.ValueType(int(os.environ.get("TYPE", plugin_pb2.PLUGIN_TYPE_INGESTOR))),
             sources=os.environ.get("SOURCES", "my-custom-source").split(","),
         )
 
-    def Health(self, request, context):
+    def Health(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.PluginHealthResponse:
         sick = os.environ.get("SICK", "")
         return plugin_pb2.PluginHealthResponse(healthy=not sick, message=sick, components={"disk": not sick})
 
-    def Ingest(self, request, context):
+    def Ingest(self, request: plugin_pb2.IngestRequest, context: grpc.ServicerContext) -> plugin_pb2.IngestResponse:
         response = plugin_pb2.IngestResponse()
         for offset, line in parse_my_format(request.data):
             word, _, rest = line.partition(b" ")
@@ -59,14 +63,14 @@ class MyPlugin(plugin_pb2_grpc.IngestorPluginServicer):
         return response
 
 
-class Garbage(grpc.GenericRpcHandler):
+class Garbage(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has parameters in its annotations only
     """Answer everything with what is no message."""
 
-    def service(self, details):
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff\xff\xff garbage")
 
 
-def serve():
+def serve() -> None:
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=[("grpc.so_reuseport", 0)])
     if os.environ.get("TRICK") == "garbage":
         server.add_generic_rpc_handlers((Garbage(),))

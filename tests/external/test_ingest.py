@@ -254,7 +254,7 @@ def test_what_can_never_work_is_an_error_when_it_is_written() -> None:
         ((["a", ""], "host:1"), "name at least one"),
     ):
         with pytest.raises(PlanError, match=text):
-            ExternalIngestor(*arguments)  # type: ignore[arg-type]
+            ExternalIngestor(*arguments)
     with pytest.raises(PlanError, match="timeout"):
         ExternalIngestor("x", "host:1", timeout=0)
 

@@ -64,10 +64,10 @@ def installed(
     request: pytest.FixtureRequest, wheel: Path, sdist: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:
     """Polku installed in each of the ways in which people install it."""
-    how = {"wheel": [wheel], "sdist": [sdist], "editable": ["--editable", ROOT]}[request.param]
+    ways: dict[str, list[str | Path]] = {"wheel": [wheel], "sdist": [sdist], "editable": ["--editable", ROOT]}
     environment = Installed(request.param, tmp_path_factory.mktemp(request.param))
     venv.create(environment.root, symlinks=True)
     (environment.site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     pip = (sys.executable, "-m", "pip", "--python", environment.root / "bin" / "python", "install", "--quiet")
-    run(*pip, "--no-deps", "--no-build-isolation", "--no-index", *how, cwd=environment.root)
+    run(*pip, "--no-deps", "--no-build-isolation", "--no-index", *ways[request.param], cwd=environment.root)
     return environment

@@ -181,7 +181,7 @@ def test_what_an_emitter_raises_becomes_the_status_that_the_router_understands(
         with pytest.raises(grpc.RpcError) as caught:
             stub.Emit(plugin_pb2.EmitRequest(events=[Event(id="one")]))
     assert caught.value.code() is status
-    assert str(error) in caught.value.details()
+    assert str(error) in (caught.value.details() or "")
 
 
 @pytest.mark.parametrize(("answer", "healthy", "text"), [(False, False, ""), ("busy", True, "busy"), (None, True, "")])
@@ -232,7 +232,7 @@ def test_ten_lines_are_a_program_that_ends_in_good_order(tmp_path: Path, recorde
 def test_what_can_never_work_is_an_error_at_once() -> None:
     wrong: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: IngestorPlugin(lines, sources=""), PlanError, "sources"),
-        (lambda: IngestorPlugin(Lines, sources="x"), PlanError, "is a class"),  # type: ignore[arg-type]
+        (lambda: IngestorPlugin(Lines, sources="x"), PlanError, "is a class"),
         (lambda: IngestorPlugin(lambda data: [], sources="x"), PlanError, "has no name"),
         (lambda: EmitterPlugin(object()), PlanError, "is no emitter"),
     ]

@@ -159,7 +159,7 @@ def back(folder: Path) -> None:
     run.cluster.add_node(num_cpus=1, node_ip_address="127.0.0.4")
     run.found["joined"] = wait_for_health(run.pipeline, lane="lane-3", well=True)
     run.client.reach(run.pipeline, "lane-3")
-    door = run.pipeline._runtime.door()  # type: ignore[attr-defined]
+    door: Any = run.pipeline._runtime.door()
     run.found["near"] = [door._choice, ray.get(choice_on_the_lost_node.remote(door))]
     run.recorder.hold()
     run.client.reach(run.pipeline, "lane-2", more=40)

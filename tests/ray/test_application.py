@@ -32,7 +32,6 @@ def test_tasks_and_actors_send_through_a_pickled_handle(tmp_path: Path) -> None:
     def task(sender: Sender, name: str) -> tuple[str, ...]:
         return sender.send(new_event("from.task", id=name, source="app")).event_ids
 
-    @ray.remote
     class Worker:
         async def work(self, sender: Sender, name: str) -> tuple[str, ...]:
             return (await sender.send_async(new_event("from.actor", id=name, source="app"))).event_ids
@@ -40,7 +39,7 @@ def test_tasks_and_actors_send_through_a_pickled_handle(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     with Hub(runtime="ray").emitter(recorder).start() as pipeline:
         sender = pipeline.sender()
-        worker = Worker.remote()
+        worker: Any = ray.remote(Worker).remote()
         answers = ray.get([task.remote(sender, "t1"), task.remote(sender, "t2"), worker.work.remote(sender, "a1")])
         assert answers == [("t1",), ("t2",), ("a1",)]
     assert {event.id for event in recorder.events()} == {"t1", "t2", "a1"}
@@ -50,7 +49,6 @@ def test_tasks_and_actors_send_through_a_pickled_handle(tmp_path: Path) -> None:
 def test_the_application_s_own_actor_receives_batches_and_its_return_confirms_them() -> None:
     import ray
 
-    @ray.remote
     class Store:
         def __init__(self) -> None:
             self.ids: list[str] = []
@@ -66,7 +64,7 @@ def test_the_application_s_own_actor_receives_batches_and_its_return_confirms_th
         def all(self) -> list[str]:
             return self.ids
 
-    store = Store.remote()
+    store: Any = ray.remote(Store).remote()
     with Hub(runtime="ray").emitter(ActorEmitter(store, "take")).start() as pipeline:
         assert pipeline.sender().send([new_event("x", id=name, source="app") for name in "abc"]).ok
         report = pipeline.stop(20)
@@ -80,14 +78,13 @@ def test_a_pipeline_starts_inside_somebody_s_actor(tmp_path: Path) -> None:
 
     recorder = Recorder(tmp_path / "out")
 
-    @ray.remote
     class Host:
         async def run(self) -> int:
             async with Hub(runtime="ray").emitter(recorder).start() as pipeline:
                 receipt = await pipeline.sender().send_async([new_event("x", source="app") for _ in range(10)])
                 return len(receipt.event_ids)
 
-    host = Host.remote()
+    host: Any = ray.remote(Host).remote()
     assert ray.get(host.run.remote(), timeout=60) == 10
     assert len(recorder.events()) == 10
     ray.kill(host)
@@ -117,8 +114,8 @@ def test_the_wire_modules_and_the_actors_import_in_a_worker() -> None:
         from polku.event.v1 import event_pb2
         from polku.v1 import gateway_pb2, gateway_pb2_grpc, plugin_pb2, plugin_pb2_grpc
 
-        assert gateway_pb2_grpc.GatewayStub
-        assert plugin_pb2_grpc.IngestorPluginServicer
+        assert callable(gateway_pb2_grpc.GatewayStub)
+        assert callable(plugin_pb2_grpc.IngestorPluginServicer)
         assert plugin_pb2.PLUGIN_TYPE_INGESTOR == 1
         payload = gateway_pb2.EventPayload(events=[event_pb2.Event(id="x")])
         return str(polku.actors.__name__) + payload.events[0].id
@@ -161,7 +158,8 @@ def test_what_needs_nothing_of_its_own_stays_on_the_node_of_the_program(tmp_path
     def taken() -> int:
         """Count the actors that are bound to this node: each takes a sliver of it."""
         node = f"node:{ray.util.get_node_ip_address()}"
-        return round((1 - ray.available_resources()[node]) * 10_000)
+        free: float = ray.available_resources()[node]
+        return round((1 - free) * 10_000)
 
     def pass_on(event: Event) -> None:
         pass

@@ -7,7 +7,7 @@ import pytest
 from polku import Code, Refusal, new_event
 from polku.actors.wire import pack_answer, pack_push, unpack_answer, unpack_push
 from polku.batch.batch import Batch, Identity
-from polku.batch.receipt import Answer, Counts, Receipt
+from polku.batch.receipt import Answer, Counts, Output, Receipt
 from polku.link.link import Push
 
 
@@ -38,6 +38,6 @@ def test_an_answer_arrives_as_it_was(answer: Answer) -> None:
 
 def test_the_work_of_a_replica_arrives_as_it_was() -> None:
     batch = Batch.from_events([new_event("user.login")])
-    arrived = unpack_answer(pack_answer(Receipt(output=(batch,))))
+    arrived = unpack_answer(pack_answer(Receipt(output=(Output(batch),))))
     assert isinstance(arrived, Receipt)
-    assert arrived.output[0].events == batch.events
+    assert arrived.output[0].batch.events == batch.events

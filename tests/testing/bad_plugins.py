@@ -7,10 +7,19 @@ import uuid
 from concurrent import futures
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 
 from polku.event.v1.event_pb2 import Event
 from polku.v1 import plugin_pb2, plugin_pb2_grpc
-from polku.v1.plugin_pb2 import EmitResponse, IngestError, IngestResponse, PluginHealthResponse, PluginInfo
+from polku.v1.plugin_pb2 import (
+    EmitRequest,
+    EmitResponse,
+    IngestError,
+    IngestRequest,
+    IngestResponse,
+    PluginHealthResponse,
+    PluginInfo,
+)
 
 WAY = sys.argv[1]
 
@@ -18,17 +27,17 @@ WAY = sys.argv[1]
 class Ingestor(plugin_pb2_grpc.IngestorPluginServicer):
     busy = threading.Lock()
 
-    def Info(self, request, context):
+    def Info(self, request: Empty, context: grpc.ServicerContext) -> PluginInfo:
         if WAY == "type":
             return PluginInfo(name="bad", type=plugin_pb2.PLUGIN_TYPE_EMITTER, sources=["x"], version="1")
         if WAY == "sources":
             return PluginInfo(name="bad", type=plugin_pb2.PLUGIN_TYPE_INGESTOR, version="1")
         return PluginInfo(name="bad", type=plugin_pb2.PLUGIN_TYPE_INGESTOR, sources=["x"], version="1")
 
-    def Health(self, request, context):
+    def Health(self, request: Empty, context: grpc.ServicerContext) -> PluginHealthResponse:
         return PluginHealthResponse(healthy=WAY != "sick")
 
-    def Ingest(self, request, context):
+    def Ingest(self, request: IngestRequest, context: grpc.ServicerContext) -> IngestResponse:
         if WAY == "raises":
             request.data.decode()
         if WAY == "empty" and not request.data:
@@ -49,13 +58,13 @@ class Ingestor(plugin_pb2_grpc.IngestorPluginServicer):
 
 
 class Emitter(plugin_pb2_grpc.EmitterPluginServicer):
-    def Info(self, request, context):
+    def Info(self, request: Empty, context: grpc.ServicerContext) -> PluginInfo:
         return PluginInfo(name="bad", type=plugin_pb2.PLUGIN_TYPE_EMITTER, version="1")
 
-    def Health(self, request, context):
+    def Health(self, request: Empty, context: grpc.ServicerContext) -> PluginHealthResponse:
         return PluginHealthResponse(healthy=True)
 
-    def Emit(self, request, context):
+    def Emit(self, request: EmitRequest, context: grpc.ServicerContext) -> EmitResponse:
         count = len(request.events)
         if WAY == "emit-count":
             return EmitResponse()
@@ -65,7 +74,7 @@ class Emitter(plugin_pb2_grpc.EmitterPluginServicer):
             return EmitResponse(success_count=count - 1, failed_event_ids=[request.events[0].id])
         return EmitResponse(success_count=count)
 
-    def Shutdown(self, request, context):
+    def Shutdown(self, request: Empty, context: grpc.ServicerContext) -> plugin_pb2.ShutdownResponse:
         if WAY == "emit-shutdown":
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
         return plugin_pb2.ShutdownResponse(success=True)
