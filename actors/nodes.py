@@ -106,7 +106,7 @@ def spread(nodes: Sequence[Node], here: Node, taken: Sequence[Place] = ()) -> li
 def _nodes() -> list[Mapping[str, Any]]:
     if not ray.is_initialized():  # or Ray would start itself
         raise NotRunningError("Ray has been shut down")
-    nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[Mapping[str, Any]] = ray.nodes()
     return nodes
 
 

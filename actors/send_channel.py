@@ -29,7 +29,7 @@ class RayChannel:
     def __init__(self, lanes: Sequence[tuple[Any, str]]) -> None:
         self._lanes = tuple(lanes)
         self._connection = connection()
-        here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        here = ray.util.get_node_ip_address()
         near = [number for number, (_, address) in enumerate(self._lanes) if address == here]
         self._choice = random.choice(near or range(len(self._lanes)))
 

@@ -125,7 +125,7 @@ def pack(*arguments: object) -> bytes:
     Ray puts arguments that hold handles into its object store, and cannot restart an actor whose arguments are gone
     from there; bytes travel inside the call and stay with the actor.
     """
-    packed: bytes = cloudpickle.dumps(arguments)  # type: ignore[no-untyped-call]
+    packed: bytes = cloudpickle.dumps(arguments)
     return packed
 
 

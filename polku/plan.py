@@ -213,11 +213,11 @@ def _why_not_picklable(component: object) -> str:
     from ray import cloudpickle
 
     try:
-        cloudpickle.dumps(component)  # type: ignore[no-untyped-call]
+        cloudpickle.dumps(component)
     except Exception as error:
         for name, value in _fields(component).items():
             try:
-                cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+                cloudpickle.dumps(value)
             except Exception as deeper:
                 return f"{name}={value!r}: {deeper}"
         return str(error)

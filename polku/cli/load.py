@@ -28,7 +28,7 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
     if by_value:
         from ray import cloudpickle
 
-        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
+        cloudpickle.register_pickle_by_value(module)
     hub = getattr(module, name, None)
     if isinstance(hub, Hub):
         return hub

@@ -345,7 +345,7 @@ def test_a_port_in_use_is_named() -> None:
 def _pause(error: Any) -> tuple[int, float]:
     """Return what an error says of the pause: milliseconds by gRPC's key, and seconds by `RetryInfo`."""
     details = pytest.importorskip("google.rpc.error_details_pb2", reason="googleapis-common-protos is not installed")
-    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+    from google.rpc.status_pb2 import Status
 
     metadata = dict(error.trailing_metadata())
     status = Status.FromString(metadata["grpc-status-details-bin"])

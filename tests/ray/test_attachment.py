@@ -126,7 +126,7 @@ def test_a_named_ray_is_joined_and_left_as_it_is(tmp_path: Path) -> None:
         assert server.stop() == 0
     finally:
         server.stop(signal.SIGKILL)
-    assert ray.nodes()[0]["Alive"]  # type: ignore[no-untyped-call]
+    assert ray.nodes()[0]["Alive"]
 
 
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
