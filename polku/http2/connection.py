@@ -40,6 +40,7 @@ class Connection(Receiving, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the client's preface: one of another protocol can still be told so."""
         self._outbox.transport = transport
+        self._began = self._touched = self._silent_since = time.monotonic()  # a TLS handshake has its own time
         tls = transport.get_extra_info("ssl_object")
         self._is_negotiated = tls is None or tls.selected_alpn_protocol() == "h2"
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,8 +22,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hpack import Decoder, Encoder
 
 from polku import Event, Hub, Limits, Pipeline
+from polku.aio import loop_thread
+from polku.gateway.grpc import server as grpc_server
 from polku.gateway.grpc import stream_events
-from polku.gateway.grpc.server import NativeServer
+from polku.gateway.grpc.protocol import GrpcConnection
+from polku.gateway.grpc.server import NativeServer, connection_limits
 from polku.gateway.grpc.status import Status, trailers
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
@@ -269,6 +273,57 @@ def test_a_client_of_tls_on_a_plain_port_is_closed_and_logged(tmp_path: Path, ca
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(100) == b""
     assert "a client of 127.0.0.1 speaks TLS, this port does not; give it a certificate" in caplog.text
+
+
+def test_a_client_is_not_taken_for_gone_while_user_code_blocks_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(connection_limits(Limits()), keepalive_seconds=0.3, keepalive_timeout_seconds=0.3)
+    monkeypatch.setattr(grpc_server, "connection_limits", lambda _: limits)
+    monkeypatch.setattr(grpc_server, "_LOOK_SECONDS", 0.1)
+    release = threading.Event()
+
+    ask = GrpcConnection._ask_if_silent
+    blocked: list[bool] = []
+    ours, theirs = socket.socketpair()
+
+    def ask_and_block(connection: GrpcConnection, now: float) -> None:
+        ask(connection, now)
+        if connection._pinged == now:  # its answer comes while user code blocks the loop, within the handling of a read
+            ours.send(b"x")
+
+    def read() -> None:
+        theirs.recv(1)
+        time.sleep(1.0)
+        blocked.append(True)
+
+    async def listen() -> None:
+        asyncio.get_running_loop().add_reader(theirs, read)
+
+    async def close() -> None:
+        asyncio.get_running_loop().remove_reader(theirs)
+
+    monkeypatch.setattr(GrpcConnection, "_ask_if_silent", ask_and_block)
+
+    def held() -> Iterator[IngestBatch]:
+        yield large(1)
+        release.wait(20)
+        yield large(1)
+
+    hub = Hub(runtime="inline").emitter(Recorder(tmp_path / "out"))
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stream: Any = gateway_pb2_grpc.GatewayStub(channel).StreamEvents(held())
+        assert next(stream).event_ids
+        loop_thread.submit(listen()).result(10)
+        deadline = time.monotonic() + 20
+        while len(blocked) < 3 and stream.is_active():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        loop_thread.submit(close()).result(10)
+        release.set()
+        assert next(stream).event_ids
+    ours.close()
+    theirs.close()
 
 
 def test_an_idle_stream_makes_room_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from polku.http2 import frames as f
 from polku.http2.frames import ErrorCode
 from polku.http2.limits import ConnectionLimits
-from tests.http2.peer import Client, Frame, data
+from tests.http2.peer import Client, Echo, Frame, Transport, data
 
 
 @pytest.fixture
@@ -327,6 +328,15 @@ async def test_a_silent_peer_is_closed_in_time() -> None:
     client.connection.check_times(client.connection._began + 11)
     assert client.transport.is_closing
     assert client.transport.written == b""  # whoever that is may not speak HTTP/2
+
+
+async def test_the_time_of_a_handshake_does_not_count_for_the_preface() -> None:
+    connection = Echo()
+    connection._began -= 100  # it is made before the handshake
+    transport = Transport()
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    connection.check_times(time.monotonic() + 5)
+    assert not transport.is_closing
 
 
 async def test_a_header_block_that_stays_half_is_closed_in_time(client: Client) -> None:

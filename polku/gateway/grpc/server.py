@@ -31,6 +31,7 @@ _SERVICE = "polku.v1.Gateway"
 _HEALTH = "grpc.health.v1.Health"
 _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
 _IDLE_SECONDS = 3600.0  # without a call: the connection ends, and the client opens it again with its next one
+_CATCH_UP_SECONDS = 0.1
 _MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
 _GOAWAY_SECONDS = 0.05  # for what clients send before they read the first GOAWAY; later calls they send again elsewhere
 
@@ -147,7 +148,10 @@ class NativeServer:
 
     async def _watch_times(self) -> None:
         while True:
+            before = time.monotonic()
             await asyncio.sleep(_LOOK_SECONDS)
+            if time.monotonic() - before > 2 * _LOOK_SECONDS:  # the loop was blocked: read first what came meanwhile
+                await asyncio.sleep(_CATCH_UP_SECONDS)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.check_times(now)
