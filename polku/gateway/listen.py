@@ -131,7 +131,12 @@ class TlsListener:
                 connection.close()  # an answer would need a handshake
                 continue
             done = self._handshakes.start("handshake", self._begin(connection))
-            done.add_done_callback(lambda _, place=(address, shaking): self._places.leave(*place))  # type: ignore[misc]
+            done.add_done_callback(partial(self._ended, address, shaking, connection))
+
+    def _ended(self, address: str, shaking: Handshake, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._places.leave(address, shaking)
+        if task.cancelled() or task.exception() is not None:
+            sock.close()
 
     async def _begin(self, sock: socket.socket) -> None:
         """Shake hands; a client that fails costs one line of the log."""
