@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time as real_time
 import traceback
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from polku.buffer.outlet import OutletStatistics
@@ -63,6 +65,7 @@ def run(case: dict[str, Any], *, trace: bool = False) -> Result:
             faults.append(f"escaped: {type(escaped).__name__} ended the process {name}")
         faults += [f"complaint: {text}" for text in world.loop.complaints]
         virtual, steps = world.now, world.loop.steps
+    shutil.rmtree(Path(build.path()).parent, ignore_errors=True)
     return Result(case, list(dict.fromkeys(faults)), _clock() - began, virtual, steps, dict(world.ledger.counts))
 
 
