@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
 from collections.abc import Sequence
 
-from hpack import Encoder
+import pytest
+from hpack import Decoder, Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
@@ -213,3 +215,58 @@ async def test_unfinished_messages_of_one_client_have_a_limit() -> None:
     assert list(refused.values()) == [StatusCode.RESOURCE_EXHAUSTED] * 3
     client.connection.data_received(f.rst_stream(1, f.ErrorCode.CANCEL))
     assert client.connection.unfinished == 0
+
+
+def packed(body: bytes) -> bytes:
+    """Return a compressed message."""
+    content = gzip.compress(body)
+    return struct.pack(">BI", 1, len(content)) + content
+
+
+PACKING = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity, deflate, gzip")]
+
+
+@pytest.mark.parametrize("path", ["/echo", "/unary", "/loud"])
+async def test_who_sends_gzip_and_reads_it_is_answered_so(path: str) -> None:
+    server = Server()
+    server.methods[b"/loud"] = StreamMethod(Loud)
+    client, large = Client(server), b"large " * 150
+    client.call(1, path, packed(large), PACKING)
+    await asyncio.sleep(0)
+    fields, answer = answered(client)
+    assert (b"grpc-encoding", b"gzip") in fields
+    assert (answer[0], gzip.decompress(answer[5:])) == (1, large)
+    client.call(3, path, packed(b"small"), PACKING)
+    await asyncio.sleep(0)
+    assert answered(client)[1] == message(b"small")
+
+
+@pytest.mark.parametrize("path", ["/echo", "/unary", "/loud"])
+@pytest.mark.parametrize("extra", [PACKING[:1], PACKING[1:], []])
+async def test_who_does_not_is_not(path: str, extra: list[tuple[str, str]]) -> None:
+    server = Server()
+    server.methods[b"/loud"] = StreamMethod(Loud)
+    client, large = Client(server), b"large " * 150
+    client.call(1, path, message(large), extra)
+    await asyncio.sleep(0)
+    fields, answer = answered(client)
+    assert answer == message(large)
+    assert b"grpc-encoding" not in dict(fields)
+
+
+class Loud(Held):
+    """A stream's handler that answers each message with itself."""
+
+    def messages(self, messages: list[bytes]) -> bool:
+        for one in messages:
+            self.call.send(one)
+        return True
+
+
+def answered(client: Client) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the first fields of an answer, and its body."""
+    frames = client.read()
+    fields = Decoder().decode(next(frame.payload for frame in frames if frame.kind == f.HEADERS), raw=True)
+    return [(bytes(name), bytes(value)) for name, value in fields], b"".join(
+        frame.payload for frame in frames if frame.kind == f.DATA
+    )

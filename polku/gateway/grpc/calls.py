@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from polku.gateway.grpc.messages import MessageReader, write_prefix
-from polku.gateway.grpc.status import HEAD, CallError, Status, trailers, whole_answer
+from polku.gateway.grpc.messages import MessageReader, prefixed
+from polku.gateway.grpc.status import HEAD, PACKED_HEAD, CallError, Status, trailers, whole_answer
 from polku.http2.header_blocks import literal
 from polku.http2.stream import Stream
 
@@ -68,6 +68,7 @@ class Head(NamedTuple):
     encoding: bytes
     timeout: float | None
     metadata: Mapping[str, str]
+    packs: bool = False  # the client sends gzip and reads it: answers are compressed too
 
 
 class CallContext:
@@ -112,12 +113,12 @@ class StreamCall:
         if not self.began:
             self.began = True
             block = b"".join([literal(name.encode(), value.encode()) for name, value in metadata])
-            self._connection.send_headers(self._stream, HEAD + block)
+            self._connection.send_headers(self._stream, (PACKED_HEAD if self.head.packs else HEAD) + block)
 
     def send(self, message: bytes) -> None:
         """Send a message."""
         self.begin()
-        self._connection.send(self._stream, write_prefix(0, len(message)) + message)
+        self._connection.send(self._stream, prefixed(message, packed=self.head.packs))
 
     def finish(self, status: Status) -> None:
         """End the call."""

@@ -59,7 +59,9 @@ class HeadReader:
             raise StreamError(ErrorCode.PROTOCOL_ERROR, "a request without :method, :scheme or :path")
         encoding = seen.get(b"grpc-encoding", b"identity")
         method = self._methods.get(seen[b":path"])
-        head = Head(method, None, length, encoding, None, metadata)
+        accepted = [name.strip() for name in seen.get(b"grpc-accept-encoding", b"").split(b",")]
+        packs = encoding == b"gzip" and encoding in accepted
+        head = Head(method, None, length, encoding, None, metadata, packs)
         if seen[b":method"] != b"POST" or not seen.get(b"content-type", b"").startswith(b"application/grpc"):
             return head._replace(fault=Status(-1, NOT_GRPC))
         if method is None:

@@ -11,6 +11,9 @@ from polku.gateway.grpc.status import CallError, Status, StatusCode
 PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BI")  # whether it is compressed, and the length of the message
 read_prefix = _PREFIX.unpack_from
+_GZIP = 31  # zlib's way to say so
+_LEAST_PACKED = 800  # bytes: less is not worth it
+_LEVEL = 1  # the quickest: the event loop waits for it
 write_prefix = _PREFIX.pack
 
 
@@ -56,6 +59,15 @@ class MessageReader:
         return messages
 
 
+def prefixed(message: bytes, *, packed: bool) -> bytes:
+    """Return a message with its prefix; `packed`: compressed, where it is large enough."""
+    if not packed or len(message) < _LEAST_PACKED:
+        return write_prefix(0, len(message)) + message
+    packing = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    content = packing.compress(message) + packing.flush()
+    return write_prefix(1, len(content)) + content
+
+
 def too_large(size: int, limit: int) -> Status:
     """Return the status of a message that is over the limit."""
     reason = f"TOO_LARGE: message: {size} bytes, the limit is {limit}; send smaller ones"
@@ -66,7 +78,7 @@ def inflate(message: bytes, encoding: bytes, limit: int) -> bytes:
     """Return a message without its compression; raises `CallError`, at `limit` bytes at the latest."""
     if encoding != b"gzip":
         raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
-    reader = zlib.decompressobj(31)
+    reader = zlib.decompressobj(_GZIP)
     try:
         plain = reader.decompress(message, limit + 1)
     except zlib.error as error:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.heads import NOT_GRPC, HeadReader
-from polku.gateway.grpc.messages import PREFIX_BYTES, MessageReader, read_prefix, write_prefix
-from polku.gateway.grpc.status import HEAD, OK_TRAILERS, CallError, Status, StatusCode, whole_answer
+from polku.gateway.grpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
+from polku.gateway.grpc.status import HEAD, OK_TRAILERS, PACKED_HEAD, CallError, Status, StatusCode, whole_answer
 from polku.gateway.listen import address_of
 from polku.gateway.places import ByteShares, Places
 from polku.http2.connection import Connection
@@ -106,8 +106,10 @@ class GrpcConnection(Connection):
 
     def respond(self, number: int, message: bytes) -> None:
         """Answer a call; nothing happens where the client has left."""
-        body = write_prefix(0, len(message)) + message
-        self.answer(number, HEAD, body, OK_TRAILERS)
+        stream = self.streams.get(number)  # a call whose message was compressed has one
+        packed = stream is not None and stream.head is not None and stream.head.packs
+        head = PACKED_HEAD if packed else HEAD
+        self.answer(number, head, prefixed(message, packed=packed), OK_TRAILERS)
 
     def refuse(self, number: int, status: Status) -> None:
         """End a call with another status than OK."""

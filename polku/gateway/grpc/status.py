@@ -50,6 +50,7 @@ class CallError(Exception):
 # :status 200 is entry 8 of the static table; content-type is entry 31, here as a literal that is not indexed.
 _CONTENT_TYPE = b"application/grpc"
 HEAD = b"\x88\x0f\x10" + bytes((len(_CONTENT_TYPE),)) + _CONTENT_TYPE
+PACKED_HEAD = HEAD + literal(b"grpc-encoding", b"gzip")
 OK_TRAILERS = literal(b"grpc-status", b"0")
 
 
