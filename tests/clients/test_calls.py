@@ -26,9 +26,10 @@ LEAST_KEEPALIVE = {"go": 10_000, "java": 10_000}  # milliseconds: these two do n
 Build = Callable[[Path], list[str]]
 CLIENTS: dict[str, Build] = {"go": toolchains.go_client, "node": toolchains.node_client}
 SLOW: dict[str, Build] = {"java": toolchains.java_client, "rust": toolchains.rust_client}
+_BUILT_FOR_LONG = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first build takes minutes
 
 
-@pytest.fixture(scope="module", params=[*CLIENTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.fixture(scope="module", params=[*CLIENTS, *(pytest.param(name, marks=_BUILT_FOR_LONG) for name in SLOW)])
 def language(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
