@@ -61,14 +61,16 @@ def _admit_good(
     """Admit events whose fields keep their limits, and fill in what they lack; None where an id stands twice."""
     # One look at each event: what lacks an id, a time or a source is missing from the list.
     ids = [event_id for event in events if (event_id := event.id) and event.timestamp_unix_ns and event.source]
-    if len(ids) != len(events) or cluster:
+    is_complete = len(ids) == len(events)
+    given = ids if is_complete else [event_id for event in events if (event_id := event.id)]
+    if len(set(given)) != len(given):  # before anything is filled in: that would count against limits
+        return None
+    if not is_complete or cluster:
         now = time.time_ns()
         for event in events:
             _fill_in(event, source, cluster, now)
         ids = [event.id for event in events]
         payload = None
-    if len(set(ids)) != len(ids):
-        return None
     return Admission(Batch.from_parsed(message, events, payload), ids, [])
 
 

@@ -149,6 +149,12 @@ def test_malformed_events_count_against_the_limit_of_a_message() -> None:
     assert caught.value.code is Code.TOO_MANY_EVENTS
 
 
+def test_the_cluster_of_a_message_counts_against_no_limit_where_an_id_stands_twice() -> None:
+    entries = {str(n): "x" for n in range(LIMITS.metadata_entries)}
+    admission = admit(complete("1", metadata=entries), complete("1"), cluster="prod")
+    assert (admission.ids, refused(admission)) == (["1"], [("1", Code.DUPLICATE_ID)])
+
+
 TEXT = st.text(max_size=12)
 EVENTS = st.builds(
     Event,
