@@ -213,13 +213,16 @@ class Outcome(NamedTuple):
 
     `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's). `origins` has for
     each event that goes on the positions of the given events that it was made of, so that those are refused with it;
-    None where each is one of the given objects, or where that is not known (see `polku.batch.lineage`).
+    None where each is one of the given objects, or where that is not known (see `polku.batch.lineage`). `kept` has a
+    byte for each given event, 1 if one event was made of it alone, in their order, and 0 if none was; a step that knows
+    this spares others to find it out.
     """
 
     events: list[Event]
     refused: Sequence[DeadEvent] = ()
     follows: Sequence[Follows] = ()
     origins: Sequence[tuple[int, ...]] | None = None
+    kept: bytes | None = None
 
 
 class Step(Protocol):

@@ -18,10 +18,15 @@ from polku.v1.gateway_pb2 import EventPayload
 
 _ROUTES = attrgetter("route_to")
 _PART = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
+_DERIVED = re.compile(r"(?:#(?:\d+-\d+|=[0-9a-f]+))+$", re.ASCII)
 
 
 class Identity(NamedTuple):
-    """Name a batch for good: who first sent it, in which life of that sender, and its number there (from 1)."""
+    """Name a batch for good: who first sent it, in which life of that sender, and its number there (from 1).
+
+    What is derived from that batch has its number, and an origin that says how: `#2-5` is a part of it, `#=` and a
+    digest is what steps made of it by dropping, splitting, merging or reordering events.
+    """
 
     origin: str
     epoch: int
@@ -29,21 +34,34 @@ class Identity(NamedTuple):
 
     def part(self, start: int, events: int) -> Identity:
         """Return the identity of a part: `events` of the batch, or of this part of it, from the one at `start` on."""
-        whole, place = self.place
+        batch, place = self.place
         first = start if place is None else place.start + start
-        return whole._replace(origin=f"{whole.origin}#{first}-{first + events}")
+        return batch._replace(origin=f"{batch.origin}#{first}-{first + events}")
+
+    def made(self, digest: str) -> Identity:
+        """Return the identity of what was made of the batch, as a hexadecimal `digest` of which of its events says.
+
+        What was made otherwise is another batch: answers about the one are not about the other.
+        """
+        return self._replace(origin=f"{self.origin}#={digest}")
 
     @property
     def place(self) -> tuple[Identity, range | None]:
-        """The identity of the whole batch, and which of its events this part has; None: it is the whole."""
+        """The identity of the batch that this is a part of, and which of its events this has; None: it is no part."""
         found = _PART.search(self.origin) if "#" in self.origin else None
         if found is None:
             return self, None
         return self._replace(origin=self.origin[: found.start()]), range(int(found[1]), int(found[2]))
 
+    @property
+    def whole(self) -> Identity:
+        """The identity of the batch as it was first sent, which this is a part of, or made of, or both."""
+        found = _DERIVED.search(self.origin) if "#" in self.origin else None
+        return self if found is None else self._replace(origin=self.origin[: found.start()])
 
-def parts_of(origin: str) -> tuple[str, str]:
-    """Return two texts between which the origins of the parts of an origin's batches stand, and no others."""
+
+def derived_from(origin: str) -> tuple[str, str]:
+    """Return two texts between which all origins derived from an origin stand, and no others."""
     return f"{origin}#", f"{origin}$"
 
 

@@ -9,12 +9,18 @@ So in doubt an event is refused that is in, and sent twice, and never the other 
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, count, repeat
+from operator import attrgetter
 
 from polku.batch.receipt import Refusal, weightier
 from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
+
+_ID = attrgetter("id")
 
 
 def trace_back(given: Sequence[Event], outcome: Outcome, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
@@ -50,6 +56,54 @@ def through(trail: Sequence[tuple[Sequence[Event], Outcome]], count: int) -> tup
         before = origins(given, outcome, range(len(outcome.events)))
         sources = [tuple(sorted({p for position in own for p in before[position]})) for own in sources]
     return tuple(sources)
+
+
+def digest_of(trail: Sequence[tuple[Sequence[Event], Outcome]]) -> str:
+    """Return a hexadecimal digest of which events that went into several steps came out of them, and where.
+
+    It is empty where each is the one at its own place. What the events contain is nothing to it: of the same batch,
+    given to the same steps another time, it is the same if answers about the one are right about the other, event by
+    event.
+    """
+    changes = [_change(given, outcome) for given, outcome in trail]
+    if not any(changes):
+        return ""
+    return hashlib.blake2b(b"".join(_sized(change) for change in changes), digest_size=8).hexdigest()
+
+
+def _change(given: Sequence[Event], outcome: Outcome) -> bytes:
+    """Return what a step did: nothing where each event that goes on is, or is made of, the one at its place."""
+    if outcome.kept is not None:
+        return outcome.kept if 0 in outcome.kept else b""
+    if outcome.origins is not None:
+        lengths = array("q", map(len, outcome.origins))
+        places = array("q", chain.from_iterable(outcome.origins))
+        is_in_place = set(lengths) <= {1} and _is_in_place(places, given)
+        return b"" if is_in_place else lengths.tobytes() + places.tobytes()
+    return b"" if outcome.events is given else _seen_change(given, outcome)
+
+
+def _seen_change(given: Sequence[Event], outcome: Outcome) -> bytes:
+    """Find by looking what a step did, as finely as `_found` does: a new event goes by the id that it has."""
+    by_object = dict(zip(map(id, given), count()))
+    places = array("q", map(by_object.get, map(id, outcome.events), repeat(-1)))
+    new = [at for at, place in enumerate(places) if place < 0] if -1 in places else []
+    if new:
+        by_id = dict(zip(map(_ID, given), count()))
+        for at in new:
+            places[at] = by_id.get(outcome.events[at].id, -1)
+    if _is_in_place(places, given):
+        return b""
+    dead = [refusal.refusal.position for refusal in outcome.refused] if new else []
+    return b"".join([_sized(array("q", numbers).tobytes()) for numbers in (places, new, dead)])
+
+
+def _is_in_place(places: array[int], given: Sequence[Event]) -> bool:
+    return len(places) == len(given) and places == array("q", range(len(given)))
+
+
+def _sized(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "little") + content
 
 
 def _found(given: Sequence[Event], outcome: Outcome, positions: Iterable[int]) -> list[tuple[int, ...]]:

@@ -17,6 +17,9 @@ LIVES = 4
 
 Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | Filing"
 
+_Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin of a batch and which part of it it is
+_MANY = 1 << 62
+
 
 class Answer(NamedTuple):
     """The answer that a batch was given, as a log keeps it.
@@ -80,72 +83,75 @@ def read_answer(identity: Identity, first: int, last: int, refused: str, pieces:
 
 
 class Answered:
-    """Remember the answers of the latest batches of each origin, and of the parts that some were sent in."""
+    """Remember the answers of the latest batches of each origin, and of what was derived from them.
+
+    What was made of a batch otherwise than the first time has another identity: no answer is about it.
+    """
 
     _KEPT = 256  # far more than a window; what is older and was answered cannot be sent again
 
     def __init__(self) -> None:
-        self._lives: dict[str, dict[int, dict[int, Known]]] = {}  # by origin, epoch and number
-        self._parts: dict[Identity, dict[range, Known]] = {}  # by the whole batch, and which of its events they are
+        self._lives: dict[str, dict[int, dict[int, _Variants]]] = {}  # by origin, epoch and number of the whole
 
-    def get(self, batch: Batch) -> Known | None:
+    def get(self, identity: Identity | None, batch: Batch) -> Known | None:
         """Return the answer of a batch of this identity if it was here; a `Filing` where it was dealt with in part.
 
         A part of what was here is answered as that was.
         """
-        if batch.identity is None:
+        if identity is None:
             return None
-        whole, place = batch.identity.place
-        known = self._lives.get(whole.origin, {}).get(whole.epoch, {}).get(whole.seq)
-        return known if place is None else self._of_part(batch, known, self._parts.get(whole, {}), place)
+        whole = identity.whole
+        variants = self._lives.get(whole.origin, {}).get(whole.epoch, {}).get(whole.seq)
+        if variants is None:
+            return None
+        parent, place = identity.place
+        known = variants.get((parent.origin, place))
+        return _of_part(batch, variants, parent.origin, place) if known is None and place is not None else known
 
     def put(self, identity: Identity | None, answer: Known) -> None:
         """Remember an answer; the latest lives of an origin end the memory of those before."""
         if identity is None:
             return
-        whole, place = identity.place
-        if place is not None:
-            self._put_part(whole, place, answer)
-            return
-        lives = self._lives.setdefault(identity.origin, {})
-        answers = lives[identity.epoch] = lives.pop(identity.epoch, {})  # the life that was heard last stands last
-        answers[identity.seq] = answer
-        while len(answers) > self._KEPT and _is_final(answers[next(iter(answers))]):
+        whole, (parent, place) = identity.whole, identity.place
+        lives = self._lives.setdefault(whole.origin, {})
+        answers = lives[whole.epoch] = lives.pop(whole.epoch, {})  # the life that was heard last stands last
+        answers.setdefault(whole.seq, {})[parent.origin, place] = answer
+        while len(answers) > self._KEPT and all(map(_is_final, answers[next(iter(answers))].values())):
             del answers[next(iter(answers))]
         while len(lives) > LIVES:
             del lives[next(iter(lives))]
 
-    def _put_part(self, whole: Identity, place: range, answer: Known) -> None:
-        self._parts.setdefault(whole, {})[place] = answer
-        while len(self._parts) > self._KEPT and all(map(_is_final, self._parts[next(iter(self._parts))].values())):
-            del self._parts[next(iter(self._parts))]
 
-    def _of_part(self, batch: Batch, whole: Known | None, parts: dict[range, Known], place: range) -> Known | None:
-        if place in parts:
-            return parts[place]
-        larger = (known for part, known in parts.items() if part.start <= place.start and place.stop <= part.stop)
-        known = next(larger, whole)
-        if isinstance(known, asyncio.Future):
-            return asyncio.ensure_future(_narrow_later(known, batch))
-        return _narrow(known, batch) if isinstance(known, Receipt) else None
+def _of_part(batch: Batch, variants: _Variants, parent: str, place: range) -> Known | None:
+    """Return the answer for a part of something that has one: the smallest, since it was answered last."""
+    larger = [
+        (part, known)
+        for (origin, part), known in variants.items()
+        if origin == parent and (part is None or (part.start <= place.start and place.stop <= part.stop))
+    ]
+    part, known = min(larger, key=lambda found: _MANY if found[0] is None else len(found[0]), default=(None, None))
+    start = place.start - (0 if part is None else part.start)
+    if isinstance(known, asyncio.Future):
+        return asyncio.ensure_future(_narrow_later(known, batch, start))
+    return _narrow(known, batch, start) if isinstance(known, Receipt) else None
 
 
-def _narrow(receipt: Receipt, batch: Batch) -> Receipt:
-    """Return an answer for a part of the batch that was given it.
+def _narrow(receipt: Receipt, batch: Batch, start: int) -> Receipt:
+    """Return the answer for a part of the batch that was given it, which has its events from `start` on.
 
-    Middleware may have left more or less of the batch than of its parts, so that ids alone tell what was refused, and
-    nothing tells what was dropped.
+    Where it is not known which event is refused (older journals do not say), its id has to tell.
     """
-    receipt = receipt._replace(fates=())
-    if not receipt.refused:
-        return receipt
+    part = receipt.part(start, len(batch))
+    unplaced = [refusal for refusal in receipt.refused if refusal.position < 0]
+    if not unplaced:
+        return part
     ids = set(batch.ids)
-    refused = [refusal._replace(position=-1) for refusal in receipt.refused if refusal.event_id in ids]
-    return receipt._replace(refused=located(refused, batch))
+    named = [refusal for refusal in unplaced if refusal.event_id in ids]
+    return part._replace(refused=located((*part.refused, *named), batch))
 
 
-async def _narrow_later(answer: asyncio.Future[Receipt], batch: Batch) -> Receipt:
-    return _narrow(await asyncio.shield(answer), batch)
+async def _narrow_later(answer: asyncio.Future[Receipt], batch: Batch, start: int) -> Receipt:
+    return _narrow(await asyncio.shield(answer), batch, start)
 
 
 def _is_final(answer: Known) -> bool:

@@ -11,6 +11,7 @@ outlets, pass; what waits for it is put into the log for it alone, in order, whe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -101,11 +102,13 @@ class Buffer:
         """
         late: Sequence[asyncio.Task[None]] = ()
         async with self._turn:
-            known = self._answered.get(batch)
+            pieces = batch.runs()
+            identity = None if batch.identity is None else _routed(batch.identity, pieces)
+            known = self._answered.get(identity, batch)
             if known is None or isinstance(known, Filing):
-                filing = known or Filing(batch.identity)
-                known = await self._take_in(batch, filing)
-                self._answered.put(batch.identity, known)
+                filing = known or Filing(identity)
+                known = await self._take_in(pieces, filing, counted=batch.counted)
+                self._answered.put(identity, known)
                 late = filing.late
             else:
                 self._duplicates += 1
@@ -189,13 +192,16 @@ class Buffer:
                 waits.append(self._await(position, len(owners), answer.identity, place))
         return waits
 
-    async def _take_in(self, batch: Batch, filing: Filing) -> Receipt | asyncio.Future[Receipt]:
-        self._received += len(batch)
-        filing.counted = batch.counted
+    async def _take_in(
+        self, pieces: Sequence[Batch], filing: Filing, *, counted: bool
+    ) -> Receipt | asyncio.Future[Receipt]:
+        self._received += sum(map(len, pieces))
+        filing.counted = counted
         start = 0
-        for piece in batch.runs():
+        for piece in pieces:
             outlets = self._targets(piece, start, filing)
             sealed = piece.sealed()
+            sealed.identity = filing.identity
             sealed.counted = False  # it ends here: what emitters do with an event counts as nothing of this
             if filing.resumed:
                 await self._resume(sealed, outlets, filing, start)
@@ -407,6 +413,24 @@ def _seen(settling: asyncio.Future[Receipt]) -> None:
     """Mark a failure as seen: who pushed may have gone."""
     if not settling.cancelled():
         settling.exception()
+
+
+def _routed(identity: Identity, pieces: Sequence[Batch]) -> Identity:
+    """Return the identity of a batch, as it is routed: what goes elsewhere when it comes again is another batch.
+
+    Where all of it goes to the same emitters, its parts are those of what was routed so.
+    """
+    if len(pieces) > 1:
+        return identity.made(_digest([(len(piece), piece.routes) for piece in pieces]))
+    if not pieces[0].routes:
+        return identity
+    whole, place = identity.place
+    routed = whole.made(_digest(pieces[0].routes))
+    return routed if place is None else routed.part(place.start, len(place))
+
+
+def _digest(routes: object) -> str:
+    return hashlib.blake2b(repr(routes).encode(errors="backslashreplace"), digest_size=8).hexdigest()
 
 
 def _cut(piece: Batch, count: int) -> tuple[Batch, Batch]:

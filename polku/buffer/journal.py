@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from polku.batch.batch import Batch, Header, Identity, parts_of
+from polku.batch.batch import Batch, Header, Identity, derived_from
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import LIVES, Answer, read_answer, read_refusals, write_pieces, write_refusals
 from polku.buffer.journal_file import (
@@ -53,8 +53,8 @@ _SWEEP_BYTES = 4 * 1024 * 1024
 _AT_ONCE = 64  # entries in one statement
 _AT_ONCE_BYTES = 1024 * 1024  # of payload: what one statement writes is copied once
 _PLACES = "(" + ",".join("?" * ENTRY) + ")"
-# Answers to a sender's batches and their parts: old ones of one life, and all those of lives that are over. The epoch
-# of such a life may be the higher one: clocks go back.
+# Answers to a sender's batches and to what was derived from them: old ones of one life, and all those of lives that are
+# over. The epoch of such a life may be the higher one: clocks go back.
 _FROM_OLD = (
     "FROM answered WHERE (origin=? OR (origin>? AND origin<?)) "
     f"AND (epoch=? AND seq<=? OR epoch NOT IN ({','.join('?' * LIVES)})) ORDER BY epoch, seq LIMIT ?"
@@ -100,7 +100,7 @@ class _Unswept(NamedTuple):
     def plus(self, work: Work) -> _Unswept:
         """Count one commit more."""
         size = sum(len(row.payload) for row in work.rows)
-        wholes = [answer.identity.place[0] for answer in work.answers]
+        wholes = [answer.identity.whole for answer in work.answers]
         latest = {(whole.origin, whole.epoch): whole.seq for whole in wholes}
         counts = (self.commits + 1, self.bytes + size, self.answers + len(work.answers))
         earlier = {life: seq for life, seq in self.latest.items() if life not in latest}
@@ -197,7 +197,7 @@ class Journal:
                 change_takers(self._db, str(sum(1 << self._bits[name] for name in outlets)))
         self._swept = dict(self._cursors)
         for answer in sorted(self.answers(), key=lambda answer: (answer.last, answer.identity.epoch)):
-            self._live(*answer.identity.place[0][:2])
+            self._live(*answer.identity.whole[:2])
 
     def rename(self, old: str, new: str) -> None:
         """Give all that waits for one outlet to another, which may be there already."""
@@ -446,7 +446,8 @@ class Journal:
             self._live(*life)
         for (origin, epoch), seq in unswept.latest.items():
             lives = self._lives[origin]
-            old = (origin, *parts_of(origin), epoch, seq - KEPT_ANSWERS, *lives, *[epoch] * (LIVES - len(lives)), count)
+            epochs = (*lives, *[epoch] * (LIVES - len(lives)))
+            old = (origin, *derived_from(origin), epoch, seq - KEPT_ANSWERS, *epochs, count)
             if self._final:
                 self._db.execute(f"DELETE FROM answered WHERE (origin, epoch, seq) IN ({_OLD_ANSWERS})", old)
                 continue
@@ -558,9 +559,10 @@ def read_answers(db: sqlite3.Connection) -> list[Answer]:
 
     Which life of a sender is the older one is told by where its batches lie.
     """
+    sender = "substr(origin, 1, instr(origin || '#', '#') - 1)"
     query = (
         "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered "
-        "ORDER BY origin, max(last) OVER (PARTITION BY origin, epoch), epoch, seq"
+        f"ORDER BY {sender}, max(last) OVER (PARTITION BY {sender}, epoch), epoch, seq"
     )
     answers = []
     for origin, *numbers, refused, pieces in db.execute(query):

@@ -10,6 +10,7 @@ from polku.clock import Clock
 from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
+from polku.middleware.per_event import chosen
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -63,20 +64,20 @@ class _Memory:
         return is_new and len(unique) == len(ids) and "" not in unique
 
     def _sift(self, events: list[Event], given: list[str], batch: int) -> Outcome:
-        fresh: list[Event] = []
+        fresh = bytearray(len(given))
         follows: list[Follows] = []
         ids = [""] * len(given)  # those that this batch is the first to bring, at their positions
         self._batches[batch] = ids
-        for position, (event, event_id) in enumerate(zip(events, given, strict=True)):
+        for position, event_id in enumerate(given):
             first = self._open.get(event_id)
             if first is not None:
                 follows.append(Follows(position, first, self._batches[first].index(event_id)))
             elif event_id not in self._seen:
-                fresh.append(event)
+                fresh[position] = 1
                 if event_id:
                     self._open[event_id] = batch
                     ids[position] = event_id
-        return Outcome(events if len(fresh) == len(events) else fresh, (), follows)
+        return Outcome(events) if all(fresh) else chosen(events, bytes(fresh))._replace(follows=follows)
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         now = self._clock.monotonic()

@@ -13,7 +13,7 @@ from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.per_batch import Whole, WrongResultError
-from polku.middleware.per_event import Each, Failed, separate, wrong_result
+from polku.middleware.per_event import Each, Failed, chosen, separate, wrong_result
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,7 +50,7 @@ def keep(name: str, events: list[Event], results: list[Any], failed: bool) -> Ou
     """Keep the events whose results are true."""
     try:
         if not failed:
-            return Outcome(events if all(results) else list(compress(events, results)))
+            return Outcome(events) if all(results) else chosen(events, bytes(map(bool, results)))
     except BaseException:  # results without a truth value, such as arrays; found one by one below
         pass
     return separate(_kept(name, events, results))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from polku.aio.eager import Started
@@ -172,13 +173,20 @@ def separate(results: Iterable[Event | DeadEvent | None]) -> Outcome:
     events: list[Event] = []
     origins: list[tuple[int, ...]] = []
     dead: list[DeadEvent] = []
+    kept = bytearray()
     for position, result in enumerate(results):
+        kept.append(isinstance(result, Event))
         if isinstance(result, Event):
             events.append(result)
             origins.append((position,))
         elif result is not None:
             dead.append(placed(result, position))
-    return Outcome(events, dead, (), origins)
+    return Outcome(events, dead, (), origins, bytes(kept))
+
+
+def chosen(events: Sequence[Event], kept: bytes) -> Outcome:
+    """Make an outcome of those given events that have a 1 in `kept`."""
+    return Outcome(list(compress(events, kept)), kept=kept)
 
 
 def placed(dead: DeadEvent, position: int) -> DeadEvent:

@@ -45,7 +45,9 @@ class _Limit:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         allowed = self._bucket.take(len(events), self._clock.monotonic())
-        return Outcome(events if allowed == len(events) else events[:allowed])
+        if allowed == len(events):
+            return Outcome(events)
+        return Outcome(events[:allowed], kept=b"\1" * allowed + b"\0" * (len(events) - allowed))
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass

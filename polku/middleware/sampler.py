@@ -6,7 +6,6 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import compress
 from operator import attrgetter
 
 from polku import checks
@@ -15,7 +14,7 @@ from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.filter import keep
-from polku.middleware.per_event import Each
+from polku.middleware.per_event import Each, chosen
 
 Key = Callable[[Event], object]
 
@@ -64,8 +63,8 @@ class _Chance:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         draw, rate = self._random, self._rate
-        chosen = [draw() < rate for _ in events]
-        return Outcome(events if all(chosen) else list(compress(events, chosen)))
+        kept = bytes([draw() < rate for _ in events])
+        return Outcome(events) if all(kept) else chosen(events, kept)
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass

@@ -12,6 +12,7 @@ from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
+from polku.middleware.per_event import chosen
 
 _SOURCE = attrgetter("source")
 
@@ -60,12 +61,12 @@ class _Buckets:
         allowed = {source: self._bucket(source, now).take(count, now) for source, count in wanted.items()}
         if allowed == wanted:
             return Outcome(events)
-        kept = []
-        for event, source in zip(events, sources, strict=True):
+        kept = bytearray(len(events))
+        for place, source in enumerate(sources):
             if allowed[source]:
                 allowed[source] -= 1
-                kept.append(event)
-        return Outcome(kept)
+                kept[place] = 1
+        return chosen(events, bytes(kept))
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass

@@ -12,13 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.fates import Account, account, merged, owners_through
-from polku.batch.lineage import through, trace_back
+from polku.batch.lineage import digest_of, through, trace_back
 from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
 from polku.clock import Clock
 from polku.codes import Code
@@ -218,7 +219,7 @@ class Stage:
             trail.append(_Passed(index, step, events, outcome, follows, counted))
             events = outcome.events
         if events or not steps:
-            wait = self._hand_on(_outgoing(batch, events, changed=changed))
+            wait = self._hand_on(_outgoing(batch, events, trail, changed=changed))
         return wait
 
     def _follow(self, follow: Follows, number: int, index: int) -> asyncio.Future[_Refused] | None:
@@ -414,16 +415,34 @@ def _traced(made: Output, trail: Sequence[_Passed]) -> Output:
     return made._replace(origins=origins, owners=owners_through(accounts, len(made.batch)))
 
 
-def _outgoing(batch: Batch, events: list[Event], *, changed: bool) -> Batch:
-    """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was."""
+def _outgoing(batch: Batch, events: list[Event], trail: Sequence[_Passed], *, changed: bool) -> Batch:
+    """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was.
+
+    It is named so that answers about it are not taken for those of what is made of the same batch another time: when a
+    process has died and the batch comes again, a memory may be gone, and chance decides again.
+    """
     if changed:
         out = batch.replace(events)
         out.routes = None
-        return out
-    if len(events) == len(batch) or not events:
+    elif len(events) == len(batch) or not events:
         return batch
-    kept = set(map(id, events))
-    return batch.select([position for position, event in enumerate(batch.events) if id(event) in kept])
+    else:
+        out = batch.select(_positions(batch, events, trail))
+    if out.identity is not None and (digest := digest_of([(passed.given, passed.outcome) for passed in trail])):
+        out.identity = out.identity.made(digest)
+    return out
+
+
+def _positions(batch: Batch, events: Sequence[Event], trail: Sequence[_Passed]) -> Sequence[int]:
+    """Return the positions of events that are left of a batch."""
+    positions: Sequence[int] = range(len(batch))
+    for passed in trail:
+        if passed.outcome.events is not passed.given:
+            if passed.outcome.kept is None:
+                left = set(map(id, events))
+                return [position for position, event in enumerate(batch.events) if id(event) in left]
+            positions = list(compress(positions, passed.outcome.kept))
+    return positions
 
 
 def _seen(settled: asyncio.Future[Receipt]) -> None:

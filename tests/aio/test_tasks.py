@@ -235,7 +235,7 @@ OWNED = {
     "polku/actors/node_watcher.py:NodeWatcher._add": "awaited there",
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
-    "polku/buffer/answers.py:Answered._of_part": "the push awaits it",
+    "polku/buffer/answers.py:_of_part": "the push awaits it",
     "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",
     "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",

@@ -237,7 +237,7 @@ async def test_a_batch_that_comes_again_is_answered_as_the_first_and_not_held_ag
     assert (statistics.received, statistics.duplicates, statistics.overflowed) == (6, 1, 2)
 
 
-async def test_a_batch_that_comes_again_hears_the_same_of_what_was_dropped_and_a_part_of_it_nothing() -> None:
+async def test_a_batch_that_comes_again_hears_the_same_of_what_was_dropped_and_so_does_a_part() -> None:
     bench = Bench(BufferStrategy.ring(4, overflow="drop_newest"), {"a": Destination()}, running=False)
     identity = Identity("link", 1, 1)
     answers = []
@@ -246,7 +246,7 @@ async def test_a_batch_that_comes_again_hears_the_same_of_what_was_dropped_and_a
         again.identity, again.counted = own, True
         answers.append(await bench.push(again))
     dropped = ((4, "overflowed", 1), (5, "overflowed", 1))
-    assert [answer.fates for answer in answers] == [dropped, dropped, ()]
+    assert [answer.fates for answer in answers] == [dropped, dropped, ((0, "overflowed", 1), (1, "overflowed", 1))]
     assert [len(answer.refused) for answer in answers] == [2, 2, 2]
 
 

@@ -155,13 +155,13 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 20):
             whole = Identity("p/one", 1 << 62, seq)
-            answers = [Answer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8))]
+            answers = [Answer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8).made("0f"))]
             journal.write(Work([], [*answers, Answer(Identity("p/one2", 5, seq), 1, 0)]))
         for epoch in range(7, 7 + LIVES):
             for seq in range(1, KEPT_ANSWERS):
                 journal.write(Work([], [Answer(Identity("p/one", epoch, seq), 1, 0)]))
         kept = [answer.identity for answer in journal.answers()]
-        assert {identity.epoch for identity in kept if identity.place[0].origin == "p/one"} == {7, 8, 9, 10}
+        assert {identity.epoch for identity in kept if identity.whole.origin == "p/one"} == {7, 8, 9, 10}
         assert sum(identity.origin == "p/one2" for identity in kept) == 19
 
 

@@ -217,6 +217,16 @@ def test_the_part_of_a_part_is_named_by_its_place_in_the_whole() -> None:
     assert part.part(1, 2).place == (whole, range(9, 11))
 
 
+def test_what_is_made_of_a_part_and_a_part_of_that_have_names_of_their_own() -> None:
+    whole = Identity("p/lane-1/ingest", 1, 2)
+    made = whole.part(8, 4).made("0f")
+    part = made.part(1, 2)
+    assert part.place == (made, range(1, 3))
+    assert made.place == (made, None)
+    assert {one.whole for one in (whole, made, part, part.made("1e"), whole.made("0f"))} == {whole}
+    assert len({whole, made, part, whole.part(9, 2), whole.made("0f"), whole.made("0f").part(1, 2)}) == 6
+
+
 async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_their_order() -> None:
     world = World(3, set(), holds=True)
     world.within = 3_600

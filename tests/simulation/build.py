@@ -208,6 +208,10 @@ def _component(code: Code, number: int, step: dict[str, Any]) -> object:
                              timeout=2.0)  # fmt: skip
         case "sampler":
             return Sampler(step["rate"], seed=number, key=step["key"])
+        case "dice":
+            return Filter(code.each(number, code.by_chance, is_async=is_async), timeout=2.0)
+        case "dice_router":
+            return Transform(code.each(number, code.route_by_chance(step["names"]), is_async=is_async), timeout=2.0)
         case "throttle":
             return Throttle(step["rate"])
         case "limiter":

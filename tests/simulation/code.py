@@ -160,6 +160,18 @@ class Code:
     def keeps(self, every: int) -> Callable[[Event], bool]:
         return lambda event: number_of(tokens_of(event)[0]) % every != 0
 
+    def by_chance(self, event: Event) -> bool:
+        """Keep an event, or do not: the next time otherwise."""
+        return self.world.random.random() < 0.5
+
+    def route_by_chance(self, names: list[str]) -> Callable[[Event], None]:
+        """Send events to one emitter or another: the next time to another one."""
+
+        def work(event: Event) -> None:
+            event.route_to[:] = [self.world.random.choice(names)]
+
+        return work
+
     def touch(self, event: Event) -> None:
         event.metadata["touched"] = "yes"
 

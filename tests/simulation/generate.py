@@ -70,6 +70,10 @@ def _generate(seed: int) -> Case:
     if shape == "actors" and random.random() < 0.015:
         steps, clients, poison = _held_for_long(random)
         emitters = [{**emitters[0], "kind": "plain", "latency": 0.0, "per_event": 0.0, "refuse_every": 0}]
+    if shape == "actors" and not calm and random.random() < 0.06:
+        ack = random.choice(["delivered", "delivered", ack])
+        poison = None
+        steps = _made_otherwise(random, names, emitters, clients, faults)
     letters = "memory" if random.random() < 0.75 else "disk"
     if shape == "actors" and not calm and random.random() < 0.05:
         _between_file_and_buffer(random, buffer, emitters, faults)
@@ -233,6 +237,30 @@ def _between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case],
     faults.append({"at": 0.6, "what": "replay"})
     faults.append({"at": 0.6, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8]),
                    "on": "replay", "seconds": 10.0})  # fmt: skip
+
+
+def _made_otherwise(
+    random: Random, names: list[str], emitters: list[Case], clients: list[Case], faults: list[Case]
+) -> list[Case]:
+    """Let a step die that makes something else of what it is sent again, while the answers of some events differ."""
+    for emitter in emitters:
+        emitter.update(phases=[], latency=random.choice([0.02, 0.3]))
+        emitter["refuse_every"] = 0 if emitter["kind"] == "stdout" else random.choice([0, 3, 3])
+    events = [{"n": 700 + number, "id": random.choice(["", "shared-1", "shared-2"]) or f"other-{number}"}
+              for number in range(random.choice([4, 9]))]  # fmt: skip
+    message = {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0}
+    clients[0]["messages"] = [message, *clients[0]["messages"][:2]]
+    steps = [_step(random, names) for _ in range(random.choice([0, 0, 1]))]
+    steps = [step for step in steps if step["kind"] != "aggregator"]
+    kind = random.choice(["sampler", "sampler", "dedup", "limiter", "throttle", "dice", "dice_router"])
+    step: Case = {"kind": kind, "async": random.random() < 0.5, "isolate": True, "rate": 0.5, "key": None}
+    step |= {"rate": 5.0} if kind in ("limiter", "throttle") else {}
+    step |= {"ttl": 300.0, "max_ids": 10_000, "names": names}
+    steps.insert(random.randrange(len(steps) + 1), step)
+    for _ in range(random.choice([1, 1, 2])):
+        faults.append({"at": random.choice([0.003, 0.01, 0.03, 0.1, 0.3, 0.5]), "what": "kill", "part": "stage",
+                       "which": random.randrange(4), "fuse": random.choice([1, 1, 2, 5, 10])})  # fmt: skip
+    return steps
 
 
 def _held_for_long(random: Random) -> tuple[list[Case], list[Case], None]:

@@ -373,9 +373,9 @@ class Shadow:
         for name, cursor in work.cursors.items():
             self._cursors[name] = max(cursor, self._cursors.get(name, 0))
         for answer in work.answers:
-            whole = answer.identity.place[0]
+            whole = answer.identity.whole
             answers = self._answers[whole.origin]
-            if answers and answers[-1].place[0].epoch != whole.epoch:
+            if answers and answers[-1].whole.epoch != whole.epoch:
                 answers.clear()  # another life of the sender asks for none of them
             answers.append(answer.identity)
             del answers[:-_SURE_ANSWERS]

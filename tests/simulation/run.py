@@ -23,7 +23,7 @@ from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
 from polku.testing.simulation.source import SimulatedSource
 from polku.testing.simulation.world import World
-from tests.simulation import build, journals, known
+from tests.simulation import build, journals
 
 BOUND = 400.0
 """Virtual seconds after the last fault in which everything must be answered, delivered and healthy."""
@@ -295,7 +295,7 @@ def _promises(case: dict[str, Any]) -> Promises:
         delivered=case["ack"] == "delivered",
         breaks=broken,
         full=disk or "drop_newest" in rules or bool(case["limits"]),
-        vague=bool(kinds & {"split", "object"}) or (broken and bool(kinds & known.NOT_THE_SAME_TWICE)),
+        vague=bool(kinds & {"split", "object"}),
         ordered="aggregator" not in kinds,
     )
 

@@ -252,6 +252,8 @@ class Judge:
                     continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue
+                if token in ledger.remade:  # it may have been dropped, or have gone elsewhere, when it was its turn
+                    continue
                 if entry.is_pulled and self._promises.full:
                     continue  # what was refused for want of room is tried again behind what was on its way already
                 if self._promises.breaks and self._was_refused(token, destination):

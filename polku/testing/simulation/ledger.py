@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from polku.batch.batch import Batch, Identity
 from polku.event.v1.event_pb2 import Event
 from polku.testing.simulation.lineage import is_intact, root_of, tokens_of
+from polku.v1.gateway_pb2 import EventPayload
+
+_Content: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # an event's tokens, and the emitters that it goes to
+_MADE = re.compile("#=[0-9a-f]+")
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class Ledger:
         self.fates: dict[str, Counter[str]] = defaultdict(Counter)
         self.routes: dict[str, set[str]] = defaultdict(set)
         self.unroutable: set[str] = set()
+        self.remade: set[str] = set()
+        self._contents: dict[Identity, list[_Content]] = {}
         self.dropped: dict[str, set[str]] = defaultdict(set)
         self.same_id: dict[str, set[str]] = defaultdict(set)
         self.parts: dict[str, int] = {}
@@ -94,17 +103,36 @@ class Ledger:
         if tokens:
             self.fates[root_of(tokens[0])][counter] += 1
 
-    def pushed(self, events: Iterable[Event], routes: Sequence[str] | None, known: Iterable[str]) -> None:
-        """Learn what reached the buffer, and which emitters it goes to."""
+    def pushed(self, batch: Batch, known: Iterable[str]) -> None:
+        """Learn what reached the buffer, and which emitters it goes to.
+
+        Steps may make something else of a batch that comes again: what they make of it now is what counts.
+        """
         everyone = set(known)
+        events = EventPayload.FromString(batch.payload).events
+        contents: list[_Content] = []
         for event in events:
             self.fate(tokens_of(event), "forwarded")
-            wanted = tuple(event.route_to) if routes is None else tuple(routes)
-            targets = everyone & set(wanted) if wanted else everyone
-            for token in tokens_of(event):
-                self.routes[token] |= targets
-                if wanted and set(wanted) - everyone:
+            wanted = tuple(event.route_to) if batch.routes is None else batch.routes
+            contents.append((tuple(tokens_of(event)), wanted))
+        for token in {token for event in events for token in tokens_of(event)}:
+            self.routes[token] = set()
+        for tokens, wanted in contents:
+            for token in tokens:
+                self.routes[token] |= everyone & set(wanted) if wanted else everyone
+                if set(wanted) - everyone:
                     self.unroutable.add(token)
+        if batch.identity is not None:
+            self._compare(batch.identity._replace(origin=_MADE.sub("", batch.identity.origin)), contents)
+
+    def _compare(self, identity: Identity, contents: list[_Content]) -> None:
+        """Learn which events came in a batch of which something else was made another time."""
+        first = self._contents.setdefault(identity, contents)
+        if first != contents:
+            self.count("batches made otherwise")
+            self.remade.update(token for tokens, _ in (*first, *contents) for token in tokens)
+            for token in [token for tokens, _ in contents for token in tokens]:
+                self.dropped.pop(token, None)  # that it was dropped the first time excuses nothing
 
     def arrive(self, emitter: str, events: Iterable[Event]) -> None:
         """Learn what a destination has stored."""

@@ -103,7 +103,7 @@ def install(world: World) -> None:
 
     async def pushed(self: Buffer, batch: Batch) -> Any:
         events = EventPayload.FromString(batch.payload).events
-        ledger.pushed(events, batch.routes, self._outlets)
+        ledger.pushed(batch, self._outlets)
         world.trace(f"buffer: {batch.identity} {[' '.join(tokens_of(event)) for event in events]}")
         answer = await push(self, batch)
         process = current_process()

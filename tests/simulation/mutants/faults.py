@@ -256,3 +256,11 @@ def everybody_s_counts() -> Iterator[None]:
 
     with replaced(Receipt, "part", whole):
         yield
+
+
+@mutant("20", "what is made of a batch that comes again has the name of what was made of it first")
+def one_name_for_two_contents() -> Iterator[None]:
+    from polku.batch import lineage
+
+    with replaced(lineage, "digest_of", lambda trail: ""):
+        yield
