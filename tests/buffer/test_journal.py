@@ -165,6 +165,13 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
         assert sum(identity.origin == "p/one2" for identity in kept) == 19
 
 
+def test_answers_of_two_lives_that_come_between_two_sweeps_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path / "j", "a") as journal:
+        both = [Identity("one", 1, 1), Identity("one", 2, 2)]
+        journal.write(Work([], [Answer(identity, 1, 0) for identity in both]))
+        assert [answer.identity for answer in journal.answers()] == both
+
+
 def test_answers_that_wait_for_delivery_stay_until_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", final=False)
     journal.register(["a"])
