@@ -31,7 +31,7 @@ def trace_back(given: Sequence[Event], outcome: Outcome, refused: Mapping[int, R
             for source in sources:
                 found[source] = weightier(found.get(source), refused[position]._replace(position=source))
     for dead in outcome.refused:
-        found[dead.refusal.position] = dead.refusal
+        found[dead.refusal.position] = dead.refusal._replace(letter=True)
     return found
 
 

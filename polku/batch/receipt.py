@@ -31,7 +31,8 @@ class Refusal(NamedTuple):
 
     `attempts` is how often its delivery was tried. `position` is the event's index in the batch that is answered, which
     tells it from others: ids are text of strangers, may stand twice, and middleware may change them, so that `event_id`
-    is only what the event was called where it was refused. -1: not known, or no event of a batch is meant.
+    is only what the event was called where it was refused. -1: not known, or no event of a batch is meant. `letter`:
+    the event, or what it had become, is a dead letter that is stored.
     """
 
     event_id: str
@@ -39,6 +40,7 @@ class Refusal(NamedTuple):
     message: str
     attempts: int = 1
     position: int = -1
+    letter: bool = False
 
 
 class Counts(NamedTuple):
@@ -143,9 +145,13 @@ def moved(fates: Iterable[Fate], offset: int) -> tuple[Fate, ...]:
 def weightier(known: Refusal | None, refusal: Refusal) -> Refusal:
     """Return which of two refusals of one event counts: the one that is worth sending again, else the one known first.
 
-    Of such an event something is not in, and no dead letter either.
+    Of such an event something is not in, and no dead letter either. Of others the one counts that left no letter.
     """
-    return refusal if known is None or (refusal.code in _AGAIN and known.code not in _AGAIN) else known
+    return refusal if known is None or _weight(refusal) > _weight(known) else known
+
+
+def _weight(refusal: Refusal) -> tuple[bool, bool]:
+    return refusal.code in _AGAIN, not refusal.letter
 
 
 def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:

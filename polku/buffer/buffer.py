@@ -229,7 +229,7 @@ class Buffer:
             if stored is not None:
                 filing.letters.append(stored)
             if not known:
-                filing.refused.extend(shifted(refusals, start))
+                filing.refused.extend(shifted([one._replace(letter=True) for one in refusals], start))
         return known
 
     async def _resume(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:

@@ -435,7 +435,8 @@ class Outlet:
         for start, claim in placed:
             awaited = self._awaited.get(claim.slot.position)
             if receipt.refused and awaited is not None:
-                awaited.refuse(receipt.part(start, claim.count).refused, claim.skip)
+                refused = receipt.part(start, claim.count).refused
+                awaited.refuse([refusal._replace(letter=True) for refusal in refused], claim.skip)
             self._confirmed += claim.count
             self._pass(claim)
         self._dead += len(receipt.refused)

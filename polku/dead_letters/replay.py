@@ -15,12 +15,12 @@ from typing import Protocol, TypeVar
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Answer, Refusal, outcome_of
 from polku.codes import Code
-from polku.dead_letters.store import DeadLetterStore, Marked, as_event
+from polku.dead_letters.store import DeadLetterStore, Letter, as_event
 from polku.errors import UnavailableError
+from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.text import line, named, said
 from polku.usercode import is_ours
-from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ _LONGEST_PAUSE = 30.0  # seconds until letters that find no room are tried again
 _AT_ONCE = 64  # of one emitter; fewer than the answers that the buffer remembers of one origin
 _ROOM = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 
-Send = Callable[[Marked, Identity], Awaitable[Sequence[Refusal]]]
+Send = Callable[[Letter, Identity], Awaitable[Sequence[Refusal]]]
 """Send a letter's event into the pipeline and return its refusals: none, once it is as safe as it gets."""
 
 
@@ -101,16 +101,14 @@ class Replayer:
     async def _replay(self, emitter: str) -> None:
         """Replay the letters of one emitter, until none is left or one has to wait."""
         birth = await self._call(_birth)
-        while letters := _of_different_events(await self._call(partial(_replays, emitter))):
-            sending = [
-                self._send(marked, Identity(f"dlq/{emitter}", birth, marked.letter.replay)) for marked in letters
-            ]
+        while letters := await self._call(partial(_replays, emitter)):
+            sending = [self._send(letter, Identity(f"dlq/{emitter}", birth, letter.replay)) for letter in letters]
             answers = await asyncio.gather(*sending, return_exceptions=True)
             taken, refused = [], []
-            for marked, answer in zip(letters, answers, strict=True):
+            for letter, answer in zip(letters, answers, strict=True):
                 if isinstance(answer, BaseException):
                     continue  # what became of it is not known: the same attempt is made again
-                refused.append((marked, answer)) if answer else taken.append(marked)
+                refused.append((letter, answer)) if answer else taken.append(letter)
             await self._call(partial(_taken, taken))
             if taken:
                 where = f" of {emitter}" if emitter else ""
@@ -125,14 +123,22 @@ class Replayer:
                 return
             self._pauses.pop(emitter, None)
 
-    async def _settle_refused(self, refused: Sequence[tuple[Marked, Sequence[Refusal]]]) -> bool:
-        """Return whether some of them have to wait for room."""
-        waiting = []
-        for marked, refusals in refused:
+    async def _settle_refused(self, refused: Sequence[tuple[Letter, Sequence[Refusal]]]) -> bool:
+        """Return whether some of them have to wait for room.
+
+        A letter goes whose event is in another one by now; of one whose event has died as before nothing is changed.
+        """
+        waiting, elsewhere = [], []
+        for letter, refusals in refused:
             if any(refusal.code in _ROOM for refusal in refusals):
-                waiting.append(marked)
-                continue
-            await self._call(partial(_refused, marked, refusals))
+                waiting.append(letter)
+            elif all(refusal.letter for refusal in refusals):
+                elsewhere.append(letter)
+            else:
+                reason = f"{refusals[0].code}: {refusals[0].message}"
+                await self._call(partial(_refused, letter, reason))
+        if elsewhere:
+            await self._call(partial(_taken, elsewhere))
         if waiting:
             await self._call(partial(_try_again, waiting))
         return bool(waiting)
@@ -154,23 +160,18 @@ class Replayer:
 def to_outlet(push: Callable[[Batch], Awaitable[Answer]]) -> Send:
     """Send letters back through their emitter's outlet."""
 
-    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
-        letter = marked.letter
+    async def send(letter: Letter, identity: Identity) -> Sequence[Refusal]:
         batch = Batch(payload=None, events=[as_event(letter)], routes=(letter.emitter,), identity=identity)
-        receipt = await outcome_of(await push(batch))
-        return receipt.refused
+        return (await outcome_of(await push(batch))).refused
 
     return send
 
 
-def to_intake(take: Callable[[bytes], Awaitable[Ack]]) -> Send:
+def to_intake(take: Callable[[Event], Awaitable[Sequence[Refusal]]]) -> Send:
     """Send letters that got to no emitter through the whole pipeline again."""
 
-    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
-        event = as_event(marked.letter)
-        message = IngestBatch(source=event.source, events=EventPayload(events=[event])).SerializeToString()
-        ack = await take(message)
-        return [Refusal(error.event_id, Code(error.code), error.message) for error in ack.errors]
+    async def send(letter: Letter, identity: Identity) -> Sequence[Refusal]:
+        return await take(as_event(letter))
 
     return send
 
@@ -179,26 +180,17 @@ def _birth(store: DeadLetterStore) -> int:
     return store.birth
 
 
-def _replays(emitter: str, store: DeadLetterStore) -> list[Marked]:
+def _replays(emitter: str, store: DeadLetterStore) -> list[Letter]:
     return store.replays(emitter, _AT_ONCE)
 
 
-def _of_different_events(letters: Sequence[Marked]) -> list[Marked]:
-    """Return the first letter of each source and id: letters that one event leaves are told by these from others."""
-    first: dict[tuple[str, str], Marked] = {}
-    for marked in letters:
-        first.setdefault((marked.letter.source, marked.letter.event_id), marked)
-    return list(first.values())
+def _taken(letters: Sequence[Letter], store: DeadLetterStore) -> None:
+    store.replayed(letters)
 
 
-def _taken(letters: Sequence[Marked], store: DeadLetterStore) -> None:
-    store.replayed([marked.letter for marked in letters])
+def _try_again(letters: Sequence[Letter], store: DeadLetterStore) -> None:
+    store.try_again(letters)
 
 
-def _try_again(letters: Sequence[Marked], store: DeadLetterStore) -> None:
-    store.try_again([marked.letter for marked in letters])
-
-
-def _refused(marked: Marked, refusals: Sequence[Refusal], store: DeadLetterStore) -> None:
-    reason = f"{refusals[0].code}: {refusals[0].message}"
-    store.refused(marked, {refusal.code for refusal in refusals}, reason)
+def _refused(letter: Letter, reason: str, store: DeadLetterStore) -> None:
+    store.refused(letter, reason)

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -81,13 +81,6 @@ class Selection(NamedTuple):
             condition += f" AND id IN ({','.join('?' * len(self.ids))})"
             values += self.ids
         return condition, values
-
-
-class Marked(NamedTuple):
-    """A letter that is to be replayed; `deaths_elsewhere`: by code, the attempts in letters that may be its event's."""
-
-    letter: Letter
-    deaths_elsewhere: Mapping[str, int]
 
 
 class KindCount(NamedTuple):
@@ -174,15 +167,14 @@ class DeadLetterStore:
         with self._errors():
             return dict(self._db.execute("SELECT emitter, count(*) FROM letter WHERE replay>0 GROUP BY emitter"))
 
-    def replays(self, emitter: str, limit: int) -> list[Marked]:
+    def replays(self, emitter: str, limit: int) -> list[Letter]:
         """Return letters of an emitter whose replay was asked for, in that order."""
         query = f"SELECT {COLUMNS} FROM letter WHERE replay>0 AND emitter=? ORDER BY replay LIMIT ?"
         with self._errors():
-            letters = [Letter(*row) for row in self._db.execute(query, (emitter, limit))]
-            return [Marked(letter, self._deaths_elsewhere(letter)) for letter in letters]
+            return [Letter(*row) for row in self._db.execute(query, (emitter, limit))]
 
     def replayed(self, letters: Sequence[Letter]) -> None:
-        """Remove letters whose events are in the pipeline again, unless they have died again meanwhile."""
+        """Remove letters whose events are elsewhere: in the pipeline, or other letters. One that died again stays."""
         with self._errors(), self._transaction():
             self._db.executemany("DELETE FROM letter WHERE id=? AND replay=?", [(x.id, x.replay) for x in letters])
 
@@ -192,20 +184,12 @@ class DeadLetterStore:
             marked = "SELECT id FROM letter WHERE id=? AND replay=?"
             self._number([x.id for x in letters if self._db.execute(marked, (x.id, x.replay)).fetchone()])
 
-    def refused(self, marked: Marked, codes: Iterable[str], reason: str) -> None:
-        """Note that a replay was refused: a letter goes whose event left another one of these codes since.
-
-        Any other stays, is no longer marked, and says why.
-        """
-        letter = marked.letter
+    def refused(self, letter: Letter, reason: str) -> None:
+        """Note that a replay was refused: the letter says why, and is no longer marked."""
+        text = line(f"its replay was refused: {reason}", _REASON)
         with self._errors(), self._transaction():
-            deaths = self._deaths_elsewhere(letter)
-            if any(deaths.get(code, 0) > marked.deaths_elsewhere.get(code, 0) for code in codes):
-                self._db.execute("DELETE FROM letter WHERE id=? AND replay=?", (letter.id, letter.replay))
-            else:
-                text = line(f"its replay was refused: {reason}", _REASON)
-                change = "UPDATE letter SET replay=0, reason=? WHERE id=? AND replay=?"
-                self._db.execute(change, (text, letter.id, letter.replay))
+            change = "UPDATE letter SET replay=0, reason=? WHERE id=? AND replay=?"
+            self._db.execute(change, (text, letter.id, letter.replay))
 
     def counters(self) -> dict[str, int]:
         """Return the letters and bytes now, the total ever, and how many were forgotten."""
@@ -219,17 +203,6 @@ class DeadLetterStore:
         """A number that only this file has."""
         with self._errors():
             return int(self._db.execute("SELECT value FROM counter WHERE name='birth'").fetchone()[0])
-
-    def _deaths_elsewhere(self, letter: Letter) -> dict[str, int]:
-        """Return the attempts, by code, in other letters that the replay of this one may leave.
-
-        One of an emitter goes to that emitter alone, so that it leaves none of others, whatever their ids are.
-        """
-        query = (
-            "SELECT code, sum(attempts) FROM letter WHERE event_id=? AND source=? AND id<>? AND ? IN ('', emitter) "
-            "GROUP BY code"
-        )
-        return dict(self._db.execute(query, (letter.event_id, letter.source, letter.id, letter.emitter)))
 
     def _number(self, ids: Sequence[int]) -> None:
         (number,) = self._db.execute("SELECT value FROM counter WHERE name='replays'").fetchone()

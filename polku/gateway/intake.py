@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
 _MESSAGE = 1_000  # characters of what is said about a whole message
 
 
@@ -151,6 +152,25 @@ class Intake:
     async def batch(self, message: bytes) -> Ack:
         """Take a serialised `IngestBatch` and return its Ack."""
         return await (await self.begin(message))
+
+    async def replay(self, event: Event) -> Sequence[Refusal]:
+        """Take the event of a dead letter again; return its refusals, which say more than an Ack."""
+        size = event.ByteSize()
+        await self._wait_for_room(size)
+        try:
+            self._check(size)
+            admission = admit_events([event], event.source, "", self.limits)
+        except InputError as error:
+            return [Refusal(event.id, error.code, error.message)]
+        self._received += len(admission.ids)
+        self._refused += len(admission.refused)
+        if not admission.ids:
+            return admission.refused
+        admission.batch.counted = True
+        receipt = await self._settle(1, self._send(self._prepared(admission.batch), size))
+        if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
+            return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
+        return receipt.refused
 
     async def event(self, message: bytes) -> Ack:
         """Take a serialised `IngestEvent` and return its Ack.

@@ -59,6 +59,7 @@ class Search:
         stored = bury(batch, poison) if bury is not None else None
         if stored is not None:
             await stored
+        poison = (poison[0]._replace(letter=bury is not None),)
         return Receipt(poison, *self.numbers, fates=((0, "forwarded", -1),) if batch.counted else ())
 
     async def _send(self, part: Batch, bury: Bury | None) -> Receipt:

@@ -127,7 +127,7 @@ def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> N
         from polku.dead_letters.replay import to_intake
 
         assert isinstance(dead_letters, StoredDeadLetters)
-        dead_letters.replay(to_intake(intake.batch), [""])
+        dead_letters.replay(to_intake(intake.replay), [""])
 
 
 def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetters) -> Buffer:

@@ -405,7 +405,7 @@ async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Futur
     """Answer a duplicate when the first one is, and as it is; without a future that stands in the same batch."""
     others = refused if first is None else await asyncio.shield(first)
     if follow.first in others:
-        refused[follow.position] = others[follow.first]._replace(position=follow.position)
+        refused[follow.position] = others[follow.first]._replace(position=follow.position, letter=False)
 
 
 def _traced(made: Output, trail: Sequence[_Passed]) -> Output:

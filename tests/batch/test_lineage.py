@@ -73,3 +73,12 @@ def test_outcomes_of_one_digest_are_traced_back_alike(seed: int) -> None:
         outcome = Outcome(going)
         found = len(going), origins(given, outcome, range(len(going)))
         assert traced.setdefault(digest_of([(given, outcome)]), found) == found
+
+
+def test_of_refusals_one_that_left_a_dead_letter_counts_least_and_those_of_a_step_have() -> None:
+    given = [Event(id="a"), Event(id="b")]
+    dead = [DeadEvent(given[1], Refusal("b", Code.MIDDLEWARE_ERROR, "died", position=1))]
+    made = Outcome([Event(id="a-1"), Event(id="a-2")], dead, origins=[(0,), (0,)])
+    stored, lost = (Refusal(f"a-{at}", Code.UNDELIVERED, "no", position=at, letter=at == 0) for at in (0, 1))
+    assert [trace_back(given, made, {0: stored, 1: lost})[at].letter for at in (0, 1)] == [False, True]
+    assert trace_back(given, made, {0: stored})[0].letter

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from polku import BufferStrategy, Code, Refusal
+from polku import BufferStrategy, Code, Deduplicator, Event, Refusal, Transform
 from polku.batch.batch import Identity
 from polku.dead_letters import replay
 from polku.dead_letters.disk import StoredDeadLetters
 from polku.dead_letters.replay import to_intake, to_outlet
-from polku.dead_letters.store import DeadLetterStore, Marked, Selection
+from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.errors import JournalError
-from polku.v1.gateway_pb2 import Ack, AckError, IngestBatch
+from polku.gateway.intake import Intake
+from polku.limits import Limits
+from polku.link.link import Link, LocalPeer
+from polku.middleware.adapt import as_step
+from polku.stage.stage import Stage
 from tests.buffer.parts import Bench, Destination, batch
 from tests.dead_letters.letters import found, ids, letter, wait_for
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +52,10 @@ class Pipeline:
         self.tries: list[tuple[str, Identity]] = []
         self.answers: dict[str, list[asyncio.Future[Sequence[Refusal]]]] = {}
 
-    async def send(self, marked: Marked, identity: Identity) -> Sequence[Refusal]:
-        self.tries.append((marked.letter.event_id, identity))
+    async def send(self, letter: Letter, identity: Identity) -> Sequence[Refusal]:
+        self.tries.append((letter.event_id, identity))
         answer: asyncio.Future[Sequence[Refusal]] = asyncio.get_running_loop().create_future()
-        self.answers.setdefault(marked.letter.event_id, []).append(answer)
+        self.answers.setdefault(letter.event_id, []).append(answer)
         return await answer
 
     async def tried(self, event_id: str, times: int = 1) -> asyncio.Future[Sequence[Refusal]]:
@@ -94,7 +99,7 @@ async def test_letters_that_find_no_room_again_and_again_are_tried_ever_more_rar
     monkeypatch.setattr(replay, "_LOOK", 0.001)
     tries: list[float] = []
 
-    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
+    async def send(letter: Letter, identity: Identity) -> Sequence[Refusal]:
         tries.append(loop.time())
         return [Refusal("a", Code.BUFFER_FULL, "full")] if len(tries) < 8 else []
 
@@ -122,22 +127,80 @@ async def test_an_attempt_whose_outcome_is_not_known_is_made_again_under_its_own
     assert pipeline.tries[0] == pipeline.tries[1]
 
 
-async def test_a_letter_does_not_go_because_another_event_of_its_id_has_died_again(
+async def test_a_letter_does_not_go_because_another_event_of_its_id_has_died(
     letters: StoredDeadLetters, store: DeadLetterStore
 ) -> None:
-    other = letter("a", "", "UNROUTABLE", payload=b"other")
+    async def send(letter_: Letter, identity: Identity) -> Sequence[Refusal]:
+        store.add([letter("a", "", "UNROUTABLE", payload=b"another event, which some client sends")])
+        return [Refusal("a", Code.INVALID_EVENT, "refused at the gateway, which leaves no letter")]
 
-    async def send(marked: Marked, identity: Identity) -> Sequence[Refusal]:
-        if marked.letter.code == "INVALID_EVENT":  # refused at the gateway, which leaves no letter
-            return [Refusal("a", Code.INVALID_EVENT, "bad")]
-        store.add([other])
-        return [Refusal("a", Code.UNROUTABLE, "nowhere")]
-
-    store.add([letter("a", "", "INVALID_EVENT", payload=b"bad"), other])
+    store.add([letter("a", "", "INVALID_EVENT", payload=b"bad")])
     store.mark(Selection())
     letters.replay(send, [""])
     await wait_for(lambda: not any(one.replay for one in found(store)))
     assert [one.code for one in found(store)] == ["INVALID_EVENT", "UNROUTABLE"]
+
+
+async def test_a_letter_goes_when_its_event_is_in_another_one_and_stays_when_it_died_as_before(
+    letters: StoredDeadLetters, store: DeadLetterStore
+) -> None:
+    async def send(one: Letter, identity: Identity) -> Sequence[Refusal]:
+        payload = b"changed" if one.event_id == "moves" else b""
+        store.add([letter(one.event_id, "", payload=payload)])
+        return [Refusal(one.event_id, Code.MIDDLEWARE_ERROR, "again", letter=True)]
+
+    store.add([letter("moves", ""), letter("stays", "")])
+    before = {one.event_id: one.id for one in found(store)}
+    store.mark(Selection())
+    letters.replay(send, [""])
+    await wait_for(lambda: not any(one.replay for one in found(store)))
+    left = {one.event_id: one for one in found(store)}
+    assert left["stays"].id == before["stays"]
+    assert left["moves"].id > before["moves"]
+    assert as_event(left["moves"]).payload == b"changed"
+
+
+async def test_what_a_replay_through_the_pipeline_leaves_is_told_by_its_place_and_not_by_its_id(
+    letters: StoredDeadLetters, store: DeadLetterStore
+) -> None:
+    def change(event: Event) -> None:
+        event.payload += b"!"
+
+    def fail(event: Event) -> None:
+        raise ValueError("cannot")
+
+    clock = FakeClock()
+    bench = Bench(BufferStrategy.ring(10), {"sink": Destination()})
+    steps = [as_step(Transform(function), clock) for function in (change, fail)]
+    stage = Stage(steps, Link("stage", LocalPeer(bench.buffer)), letters, clock)
+    intake = Intake({}, None, Link("ingest", LocalPeer(stage)), Limits(message_bytes=90))
+    store.add([letter("a", ""), letter("a", "", payload=b"too large for the gateway" * 9)])
+    store.mark(Selection())
+    letters.replay(to_intake(intake.replay), [""])
+    await wait_for(lambda: not any(one.replay for one in found(store)))
+    left = [(as_event(one).payload[:9], one.code, one.reason.partition(":")[0]) for one in found(store)]
+    assert left == [
+        (b"too large", "UNDELIVERED", "its replay was refused"),
+        (b"!", "MIDDLEWARE_ERROR", "Transform(fail)"),
+    ]
+
+
+async def test_a_letter_stays_whose_replay_is_dropped_as_a_copy_of_its_own_event(
+    letters: StoredDeadLetters, store: DeadLetterStore
+) -> None:
+    clock = FakeClock()
+    bench = Bench(BufferStrategy.ring(10), {"sink": Destination()})
+    stage = Stage([as_step(Deduplicator(ttl=60), clock)], Link("stage", LocalPeer(bench.buffer)), letters, clock)
+    intake = Intake({}, None, Link("ingest", LocalPeer(stage)), Limits())
+    lost = letter("a", "", "UNROUTABLE")
+    assert await intake.replay(as_event(lost)) == ()
+    store.add([lost])
+    store.mark(Selection())
+    letters.replay(to_intake(intake.replay), [""])
+    await wait_for(lambda: "a Deduplicator has dropped it" in found(store)[0].reason)
+    clock.advance(61)
+    store.mark(Selection())
+    await wait_for(lambda: not ids(store))
 
 
 async def test_letters_of_an_emitter_that_is_stuck_or_gone_hold_up_no_others(
@@ -158,12 +221,11 @@ async def test_letters_of_an_emitter_that_is_stuck_or_gone_hold_up_no_others(
 async def test_a_replay_that_is_refused_for_good_waits_until_it_is_asked_for_again(
     letters: StoredDeadLetters, store: DeadLetterStore
 ) -> None:
-    refused = AckError(event_id="a", code=Code.METADATA_LIMIT, message="too long")
-    answers = [Ack(errors=[refused]), Ack(event_ids=["a"])]
-    taken: list[IngestBatch] = []
+    answers = [[Refusal("a", Code.METADATA_LIMIT, "too long")], []]
+    taken: list[Event] = []
 
-    async def take(message: bytes) -> Ack:
-        taken.append(IngestBatch.FromString(message))
+    async def take(event: Event) -> Sequence[Refusal]:
+        taken.append(event)
         return answers[len(taken) - 1]
 
     store.add([letter("a", "")])
@@ -174,7 +236,7 @@ async def test_a_replay_that_is_refused_for_good_waits_until_it_is_asked_for_aga
     assert len(taken) == 1
     store.mark(Selection())
     await wait_for(lambda: not ids(store))
-    assert [message.events.events[0].id for message in taken] == ["a", "a"]
+    assert [event.id for event in taken] == ["a", "a"]
 
 
 async def test_a_full_share_refuses_a_replay_only_while_it_is_full(

@@ -133,7 +133,7 @@ def replays_from_memory() -> Iterator[None]:
     from polku.dead_letters.store import DeadLetterStore
 
     with (
-        replaced(replay, "_refused", lambda marked, reason, store: None),
+        replaced(replay, "_refused", lambda letter, reason, store: None),
         replaced(DeadLetterStore, "try_again", lambda self, *rest, **options: None),
     ):
         yield
@@ -147,9 +147,9 @@ def letters_leave_early() -> Iterator[None]:
     from polku.runtime import assembly
 
     def to_outlet(push: Any) -> Any:
-        async def send(marked: Any, identity: Any) -> tuple[()]:
-            event = as_event(marked.letter)
-            batch = Batch(events=[event], routes=(marked.letter.emitter,), identity=identity)
+        async def send(letter: Any, identity: Any) -> tuple[()]:
+            event = as_event(letter)
+            batch = Batch(events=[event], routes=(letter.emitter,), identity=identity)
             asyncio.get_running_loop().create_task(push(batch))
             return ()
 
