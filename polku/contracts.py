@@ -214,8 +214,8 @@ class Outcome(NamedTuple):
     `follows` names events whose answer is that of an event of an earlier batch (a Deduplicator's). `origins` has for
     each event that goes on the positions of the given events that it was made of, so that those are refused with it;
     None where each is one of the given objects, or where that is not known (see `polku.batch.lineage`). `kept` has a
-    byte for each given event, 1 if one event was made of it alone, in their order, and 0 if none was; a step that knows
-    this spares others to find it out.
+    byte for each given event, 1 where one event was made of it alone, in their order, and 0 where none was; a step that
+    knows this saves the stage from having to look for it.
     """
 
     events: list[Event]
