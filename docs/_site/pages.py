@@ -48,6 +48,7 @@ reference/plugin
 reference/commands
 reference/settings
 internals
+why-our-own-server
 ```
 """
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+)(?:#[^)]*)?\)")
