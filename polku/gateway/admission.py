@@ -216,13 +216,13 @@ def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) 
         reason = (
             f"events[{position}].id={shorten(event.id)} stands twice in this message; give each event an id of its own"
         )
-        return Refusal(event.id, Code.DUPLICATE_ID, reason)
+        return Refusal(event.id, Code.DUPLICATE_ID, reason, position=position)
     for code, fault in (
         (Code.METADATA_LIMIT, _metadata_fault(event, limits)),
         (Code.INVALID_EVENT, time_fault(event)),
     ):
         if fault:
-            return Refusal(event.id, code, f"events[{position}].{fault}")
+            return Refusal(event.id, code, f"events[{position}].{fault}", position=position)
     return None
 
 

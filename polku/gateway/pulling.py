@@ -188,11 +188,10 @@ class Stream:
     async def _begin(self, run: _Run) -> _Answer:
         """Send a run's events on their way; what the limits refuse is dead."""
         source, cluster, _ = self._context
-        by_id = {event.id: event for event in run.events}
         try:
             admission = admit_events(run.events, source, cluster, self._intake.limits)
             for refusal in admission.refused:
-                run.bury(by_id[refusal.event_id], refusal)
+                run.bury(run.events[refusal.position], refusal._replace(position=-1))
             return asyncio.ensure_future(await self._take(admission, run.size)) if admission.ids else None
         except InputError as error:
             for event in run.events:

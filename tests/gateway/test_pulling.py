@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from polku import Event, Hub, IngestContext, RecordError, Source
+from polku import Event, Hub, IngestContext, Limits, RecordError, Source
 from polku.codes import Code
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import InputError
@@ -82,6 +82,24 @@ def test_what_a_source_of_yours_pulls_is_ingested_filled_in_and_in_order(tmp_pat
     assert all(event.metadata == {"cluster": "eu", "k": "v"} for event in got)
     assert (letter.event.id, letter.reason) == ("l3", "line 3: torn")
     assert lines.stopped
+
+
+def test_two_events_of_one_id_that_are_both_refused_leave_a_letter_each(tmp_path: Path) -> None:
+    def twins(data: bytes, context: IngestContext) -> list[Event | RecordError]:
+        full = {str(number): "x" for number in range(Limits().metadata_entries + 1)}
+        return [
+            Event(id="twin", event_type="first", metadata=full),
+            Event(id="twin", event_type="second", metadata=full),
+        ]
+
+    lines, out = Lines(b"."), Recorder(tmp_path / "out")
+    with Hub(runtime="inline").ingestor(twins, source="lines").source(lines).emitter(out).start() as pipeline:
+        wait_for(lambda: len(pipeline.dead_letters()) == 2)
+        letters = pipeline.dead_letters()
+    assert sorted((letter.event.event_type, letter.code) for letter in letters) == [
+        ("first", "METADATA_LIMIT"),
+        ("second", "DUPLICATE_ID"),
+    ]
 
 
 def test_an_ingestor_that_is_away_is_waited_for(tmp_path: Path) -> None:
