@@ -36,7 +36,7 @@ class Node(NamedTuple):
         return {f"node:{self.address}": _SLIVER}
 
     def shares_disk_with(self, other: Node) -> bool:
-        """Say whether two nodes are on one machine: one has an address of the loopback network, which only tests do.
+        """Return whether two nodes are on one machine: one has an address of the loopback network, which only tests do.
 
         Names of hosts alone do not tell: two machines may be called the same.
         """

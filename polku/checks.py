@@ -80,13 +80,13 @@ def no_generator(where: str, field: str, value: object) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Say whether calling a function gives an awaitable."""
+    """Return whether calling a function gives an awaitable."""
     call = getattr(function, "__call__", None)  # noqa: B004 - for objects with an async __call__
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def takes_one(function: Callable[..., Any]) -> bool:
-    """Say whether a function can be called with one argument; what has no signature to look at is trusted."""
+    """Return whether a function can be called with one argument; what has no signature to look at is trusted."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

@@ -9,7 +9,7 @@ from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
 
 class Health(NamedTuple):
-    """Say whether the pipeline works, and each part of it with a sentence; `processed` are events taken in."""
+    """Return whether the pipeline works, and each part of it with a sentence; `processed` are events taken in."""
 
     healthy: bool
     components: Mapping[str, tuple[bool, str]]

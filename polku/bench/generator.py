@@ -89,7 +89,7 @@ class Generator:
             lane.close()
 
     def more(self) -> bool:
-        """Say whether there is anything left to send."""
+        """Return whether there is anything left to send."""
         if self.order.batches and self.sent >= self.order.batches:
             return False
         return not self.order.seconds or time.monotonic() - self.first < self.order.seconds

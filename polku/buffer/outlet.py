@@ -114,7 +114,7 @@ class Outlet:
         self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
 
     def fits(self, events: int, size: int) -> bool:
-        """Say whether so much more is within the share. An empty outlet takes anything."""
+        """Return whether so much more is within the share. An empty outlet takes anything."""
         if self._lag == 0:
             return True
         return self._lag + events <= self.share.events and self._lag_bytes + size <= self.share.bytes
@@ -308,11 +308,11 @@ class Outlet:
             self._go_on()
 
     def _are_few(self) -> bool:
-        """Say whether less waits than is worth a delivery of its own so soon after another."""
+        """Return whether less waits than is worth a delivery of its own so soon after another."""
         return self._lag - self._in_flight - self._reserved < min(_FEW, self._join_events)
 
     def _should_gather(self) -> bool:
-        """Say whether what waits should wait for more: where senders wait for it, only while others are under way."""
+        """Return whether what waits should wait for more; with senders that wait, only while others are in flight."""
         if not self._are_few() or (self._awaited and not self._in_flight):
             return False
         return asyncio.get_running_loop().time() < self._began + _PAUSE_SECONDS
@@ -331,7 +331,7 @@ class Outlet:
             gathering.set_result(None)
 
     async def _have_waiting(self) -> bool:
-        """Say whether something waits, after asking the log where this outlet is behind."""
+        """Return whether something waits, after asking the log where this outlet is behind."""
         if self._waiting or not self._behind:
             return bool(self._waiting)
         async with self._loading:

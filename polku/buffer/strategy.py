@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from polku.errors import PlanError
@@ -103,10 +103,6 @@ class BufferStrategy:
     def capacity(self) -> int:
         """The number of events that one outlet may lag."""
         return self.primary + self.secondary
-
-    def with_overflow(self, overflow: Overflow | str) -> BufferStrategy:
-        """Return the same strategy with another overflow rule."""
-        return replace(self, overflow=overflow_rule(overflow))
 
 
 def overflow_rule(value: Overflow | str) -> Overflow:

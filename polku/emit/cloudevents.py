@@ -60,7 +60,7 @@ def cloud_event(event: Event) -> dict[str, Any]:
 
 
 def is_json_type(content_type: str) -> bool:
-    """Say whether a media type is JSON: `application/json`, or anything `+json`."""
+    """Return whether a media type is JSON: `application/json`, or anything `+json`."""
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type.endswith(("/json", "+json"))
 
@@ -82,7 +82,7 @@ def _time(nanoseconds: int) -> str:
 
 
 def _may_keep(name: str, event: Event) -> bool:
-    """Say whether a metadata entry can stand as the attribute of its name; typed data has attributes of its own."""
+    """Return whether a metadata entry can stand as the attribute of its name; typed data has attributes of its own."""
     if name == "subject":
         return True
     typed = event.WhichOneof("data") is not None

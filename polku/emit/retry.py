@@ -34,5 +34,5 @@ class Retry:
         return bound * draw()
 
     def gives_up(self, failures: int) -> bool:
-        """Say whether so many failures in a row are enough."""
+        """Return whether so many failures in a row are enough."""
         return self.attempts is not None and failures >= self.attempts

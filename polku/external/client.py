@@ -35,7 +35,7 @@ class CallError(PolkuError):
 
 
 class PluginState(NamedTuple):
-    """Say whether a plugin is well, and in a sentence who and how it is; `alarm` is empty while it is well."""
+    """Return whether a plugin is well, and in a sentence who and how it is; `alarm` is empty while it is well."""
 
     text: str
     alarm: str

@@ -276,7 +276,7 @@ class Intake:
         return admit_events(events, context.source, context.cluster, self.limits, refused)
 
     def serves(self, source: str) -> bool:
-        """Say whether a source has an ingestor of its own."""
+        """Return whether a source has an ingestor of its own."""
         return source in self._ingestors
 
     @property

@@ -78,7 +78,7 @@ class _Function:
 
 
 def _accepts(function: Callable[..., Any], count: int) -> bool | None:
-    """Say whether a function can be called with so many arguments; None where it has no signature to look at."""
+    """Return whether a function can be called with so many arguments; None where it has no signature to look at."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

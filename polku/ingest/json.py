@@ -110,7 +110,7 @@ def _records(data: bytes, start: int) -> Iterator[_Record]:
 
 
 def _is_lines(body: bytes) -> bool:
-    """Say whether data is one object a line: it is no single value, and one of its first lines is an object."""
+    """Return whether data is one object a line: it is no single value, and one of its first lines is an object."""
     if _is_json(body):
         return False
     lines = (line for line in body.split(b"\n", _PROBED_LINES) if line.lstrip().startswith(b"{"))

@@ -54,7 +54,7 @@ class FieldError(Exception):
 
 
 def is_repeated(field: FieldDescriptor) -> bool:
-    """Say whether a field is a list or a map (protobuf 5 has only `label`, which protobuf 7 warns of)."""
+    """Return whether a field is a list or a map (protobuf 5 has only `label`, which protobuf 7 warns of)."""
     either: Any = field
     repeated = getattr(field, "is_repeated", None)
     return bool(either.label == either.LABEL_REPEATED if repeated is None else repeated)

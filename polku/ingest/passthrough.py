@@ -86,7 +86,7 @@ def _is_payload(data: bytes) -> bool:
 
 
 def _is_message(frame: bytes) -> bool:
-    """Say whether bytes are rather an event than an id; ids hold no control characters, messages nearly always do."""
+    """Return whether bytes are rather an event than an id; ids hold no control characters, messages nearly always."""
     try:
         event = Event.FromString(frame)
     except DecodeError:

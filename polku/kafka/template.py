@@ -49,7 +49,7 @@ def compile_template(where: str, field: str, template: str) -> Maker:
 
 
 def is_constant(template: object) -> bool:
-    """Say whether a checked template or function gives the same text for every event."""
+    """Return whether a checked template or function gives the same text for every event."""
     return isinstance(template, str) and all(name is None for _, name, _, _ in Formatter().parse(template))
 
 

@@ -32,7 +32,7 @@ class Backlog(NamedTuple):
 
 
 class Coalescer:
-    """Say whether what waits at a link should wait for more, and have it looked at again when it need not any more.
+    """Return whether what waits at a link should wait for more, and have it looked at again when it need not any more.
 
     Fewer than `events` are few; `turns` without anything new are quiet. `look` tells what waits, `pump` sends it.
     """
@@ -45,7 +45,7 @@ class Coalescer:
         self._next: asyncio.Handle | None = None
 
     def holds(self, is_under_way: bool) -> bool:
-        """Say whether what waits has to wait; `is_under_way`: enough is under way to keep the receiver busy."""
+        """Return whether what waits has to wait; `is_under_way`: enough is under way to keep the receiver busy."""
         batches, events = self._look()
         if events >= self._events:
             return False

@@ -206,10 +206,6 @@ class Link:
         self._idle.set()
         self._left.set()
 
-    def retarget(self, peer: Peer) -> None:
-        """Send to another receiver from now on; what is open is sent there again."""
-        self._peer = peer
-
     def statistics(self) -> LinkStatistics:
         """Return a snapshot of the counters."""
         return LinkStatistics(self._pushed, self._sent, self._resent, len(self._waiting), len(self._open))

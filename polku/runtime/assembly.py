@@ -165,7 +165,7 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
 
 
 def answers_late(plan: Plan, stage: StagePlan) -> bool:
-    """Say whether this stage or something behind it does: an Aggregator, or a buffer that awaits delivery."""
+    """Return whether this stage or something behind it does: an Aggregator, or a buffer that awaits delivery."""
     return _holds(stage) or _holds_behind(plan, stage)
 
 

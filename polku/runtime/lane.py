@@ -238,7 +238,7 @@ class Lane:
         await close_each(closing)
 
     def _begins_here(self, position: int) -> bool:
-        """Say whether the part that hands its batches to a stage's replicas runs here: it keeps their order."""
+        """Return whether the part that hands its batches to a stage's replicas runs here: it keeps their order."""
         before = [stage for stage in self._plan.stages[:position] if stage.replicas == 1]
         return not before or not self._elsewhere(before[-1])
 

@@ -137,7 +137,7 @@ class Watch:
         self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
 
     def _is_late(self, part: str, collection: CollectionStatistics) -> bool:
-        """Say whether a part has waited for longer than events may be collected."""
+        """Return whether a part has waited for longer than events may be collected."""
         return self._idle.get(self.lane + part, 0.0) > PATIENCE + collection.max_age
 
     def health(self, processed: int) -> Health:

@@ -457,5 +457,5 @@ def _failed(error: BaseException) -> asyncio.Future[Receipt]:
 
 
 def is_holder(step: Step | Holder) -> TypeIs[Holder]:
-    """Say whether a step keeps events back."""
+    """Return whether a step keeps events back."""
     return hasattr(step, "hold")

@@ -400,8 +400,8 @@ async def _check_routes(
     opens_after: int,
 ) -> None:
     a, b = Destination(is_open=False), Destination()
-    strategy = BufferStrategy.tiered(3, 5) if tiered else BufferStrategy.ring(8)
-    bench = Bench(strategy.with_overflow(rule), {"a": a, "b": b}, await_delivery=await_delivery)
+    strategy = BufferStrategy.tiered(3, 5, overflow=rule) if tiered else BufferStrategy.ring(8, overflow=rule)
+    bench = Bench(strategy, {"a": a, "b": b}, await_delivery=await_delivery)
     numbers = iter(range(10_000))
     sent = [[(f"{next(numbers):04d}", to) for to, count in runs for _ in range(count)] for runs in batches]
     pushes = []

@@ -22,26 +22,6 @@ from polku.gateway.tls import tls_from
 from tests.support.authority import Authority, Pair, put, replace
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("certificates")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    return Authority(folder)
-
-
-@pytest.fixture(scope="module")
-def server(authority: Authority) -> Pair:
-    return authority.issue("server")
-
-
-@pytest.fixture(scope="module")
-def stranger(folder: Path) -> Pair:
-    return Authority(folder, "other").issue("client")
-
-
 def test_a_new_file_that_is_bad_keeps_the_old_one_and_is_named(
     tmp_path: Path, server: Pair, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:

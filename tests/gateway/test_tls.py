@@ -33,28 +33,8 @@ _HEALTH = "/polku.v1.Gateway/Health"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("certificates")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    return Authority(folder)
-
-
-@pytest.fixture(scope="module")
-def server(authority: Authority) -> Pair:
-    return authority.issue("server")
-
-
-@pytest.fixture(scope="module")
 def client(authority: Authority) -> Pair:
     return authority.issue("client")
-
-
-@pytest.fixture(scope="module")
-def stranger(folder: Path) -> Pair:
-    return Authority(folder, "other").issue("client")
 
 
 @pytest.fixture(params=["native", "grpcio"])

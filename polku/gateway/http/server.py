@@ -96,7 +96,7 @@ class HttpServer:
             self._connections.abort()
 
     async def set_serving(self, serving: bool) -> None:
-        """Say whether `/health` tells load balancers to come."""
+        """Return whether `/health` tells load balancers to come."""
         self._serving = serving
 
     async def _post(self, request: web.Request) -> web.Response:

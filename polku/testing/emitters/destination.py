@@ -62,7 +62,7 @@ class Destination(ABC):
         raise NotImplementedError
 
     async def is_waited_for(self) -> bool:
-        """Say whether something has come, while it hangs, that it owes a confirmation for."""
+        """Return whether something has come, while it hangs, that it owes a confirmation for."""
         raise NotImplementedError
 
     async def refuse(self, ids: Collection[str]) -> None:
