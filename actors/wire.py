@@ -2,8 +2,8 @@
 
 Over a socket they go as they are (see `socket_channel`), and Ray too hands a `bytes` argument on as it is. Any other
 goes through Ray's pickler, and each costs sender and receiver 100 µs a call: with one head and one payload a hop of
-400 kB takes 1.04 ms of both together instead of 1.31. The CPU of a hop by a call of Ray in milliseconds, sender + receiver,
-by the size of the payload (Ray 2.60, inside the call up to 4 MB):
+400 kB takes 1.04 ms of both together instead of 1.31. The CPU of a hop by a call of Ray in milliseconds, sender +
+receiver, by the size of the payload (Ray 2.60, inside the call up to 4 MB):
 
     1 kB 0.36 + 0.45 · 130 kB 0.40 + 0.51 · 400 kB 0.47 + 0.57 · 800 kB 0.70 + 0.85 · 1.5 MB 2.4 + 2.0
 
