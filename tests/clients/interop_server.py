@@ -11,9 +11,9 @@ from typing import Any
 
 from polku.gateway.grpc.calls import CallContext, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
-from polku.gateway.grpc.status import CallError, Status, StatusCode
 from polku.gateway.places import Places
 from polku.http2.limits import ConnectionLimits
+from polku.rpc.status import CallError, Status, StatusCode
 from tests.clients.interop_messages import message
 
 SERVICE = "grpc.testing.TestService"

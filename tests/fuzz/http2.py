@@ -18,13 +18,13 @@ from hpack import Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, Method, StreamCall, StreamMethod
 from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
-from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.places import Places
 from polku.http2 import frames as f
 from polku.http2.connection import Connection
 from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
+from polku.rpc.status import Status, StatusCode
 from tests.http2.peer import Echo, Transport, frames_in
 
 LIMITS = ConnectionLimits(stream_window=5_000, connection_window=70_000, header_block=500, frame=20_000)

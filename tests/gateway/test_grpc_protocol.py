@@ -12,10 +12,10 @@ from hpack import Decoder, Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
-from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.places import Places
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
+from polku.rpc.status import Status, StatusCode
 from tests.http2.peer import Frame, Transport, data, frames_in, status_of
 
 LIMIT = 1_000

@@ -25,11 +25,12 @@ from polku import Event, Hub, Limits, Pipeline
 from polku.aio import loop_thread
 from polku.gateway.grpc import server as grpc_server
 from polku.gateway.grpc import stream_events
+from polku.gateway.grpc.answers import trailers
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc.server import NativeServer, connection_limits
-from polku.gateway.grpc.status import Status, trailers
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
+from polku.rpc.status import Status
 from polku.v1 import gateway_pb2, gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
 from tests.support.recorder import Recorder

@@ -30,6 +30,7 @@ ONLY = {
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link"},
     "middleware": BASE | WIRE | {"batch", "events"},
     "http2": frozenset({"text"}),
+    "rpc": frozenset({"http2", "text"}),
 }
 # What stands left may not import what stands right.
 NEVER = {
@@ -46,7 +47,7 @@ NEVER = {
 }
 FOREIGN = {
     part: {"ray", "grpc", "aiohttp"}
-    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2")
+    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2", "rpc")
 }
 
 

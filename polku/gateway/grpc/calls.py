@@ -6,10 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from polku.gateway.grpc.messages import MessageReader, prefixed
-from polku.gateway.grpc.status import HEAD, PACKED_HEAD, CallError, Status, trailers, whole_answer
+from polku.gateway.grpc.answers import HEAD, PACKED_HEAD, trailers, whole_answer
 from polku.http2.header_blocks import literal
 from polku.http2.stream import Stream
+from polku.rpc.messages import MessageReader, prefixed
+from polku.rpc.status import CallError, Status
 
 if TYPE_CHECKING:
     from polku.gateway.grpc.protocol import GrpcConnection

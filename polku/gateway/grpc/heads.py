@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from polku.gateway.grpc.calls import Head, Method, UnaryMethod
-from polku.gateway.grpc.status import Status, StatusCode
 from polku.http2.frames import ErrorCode, StreamError
 from polku.http2.header_blocks import Field
+from polku.rpc.status import Status, StatusCode
 
 _ENCODINGS = (b"identity", b"gzip")
 _ACCEPTED = (("grpc-accept-encoding", "identity,gzip"),)

@@ -12,10 +12,9 @@ import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_answer
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.heads import NOT_GRPC, HeadReader
-from polku.gateway.grpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
-from polku.gateway.grpc.status import HEAD, OK_TRAILERS, PACKED_HEAD, CallError, Status, StatusCode, whole_answer
 from polku.gateway.listen import address_of
 from polku.gateway.places import ByteShares, Places
 from polku.http2.connection import Connection
@@ -23,6 +22,8 @@ from polku.http2.header_blocks import literal
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
 from polku.log import RepeatedLog
+from polku.rpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
+from polku.rpc.status import CallError, Status, StatusCode
 from polku.text import named
 from polku.usercode import is_ours
 

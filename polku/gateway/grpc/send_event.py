@@ -12,10 +12,10 @@ from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.admission import Admission
 from polku.gateway.grpc.protocol import GrpcConnection
-from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
+from polku.rpc.status import Status, StatusCode
 from polku.text import named
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent

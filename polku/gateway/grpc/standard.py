@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError
 
 from polku.gateway.grpc.calls import CallContext, Method, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.status import CallError, Status, StatusCode
+from polku.rpc.status import CallError, Status, StatusCode
 
 _MALFORMED = "not a valid message"
 

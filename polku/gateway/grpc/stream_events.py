@@ -11,11 +11,11 @@ from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
 from polku.gateway.acks import bounded
 from polku.gateway.grpc.calls import StreamCall
-from polku.gateway.grpc.status import Status, StatusCode
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.gateway.places import Places
 from polku.log import RepeatedLog
+from polku.rpc.status import Status, StatusCode
 from polku.text import named
 from polku.v1.gateway_pb2 import Ack
 

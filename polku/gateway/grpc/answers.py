@@ -1,51 +1,15 @@
-"""How a call ends (gRPC's status codes and the header fields that carry them)."""
+"""The header blocks of answers: the head that begins one, and the trailers that end it with a status."""
 
 from __future__ import annotations
 
 import base64
-from enum import IntEnum
-from typing import NamedTuple
 
 from polku.gateway.retry import retry_metadata
 from polku.http2.header_blocks import literal
+from polku.rpc.status import Status, StatusCode, percent_encoded
 from polku.text import line
 
 _MESSAGE = 1_000  # characters: clients take 8 KiB of trailers
-_PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
-
-
-class StatusCode(IntEnum):
-    """The status codes of gRPC that a gateway answers with."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    UNAUTHENTICATED = 16
-
-
-class Status(NamedTuple):
-    """A code, a sentence for people, and metadata that goes with them."""
-
-    code: int
-    message: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()
-    retry_seconds: float | None = None
-
-
-class CallError(Exception):
-    """Ends a call with a status."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.message)
-        self.status = status
-
 
 # :status 200 is entry 8 of the static table; content-type is entry 31, here as a literal that is not indexed.
 _CONTENT_TYPE = b"application/grpc"
@@ -61,7 +25,7 @@ def trailers(status: Status) -> bytes:
     block = literal(b"grpc-status", b"%d" % status.code)
     message = line(status.message, _MESSAGE)
     if message:
-        block += literal(b"grpc-message", _percent_encoded(message))
+        block += literal(b"grpc-message", percent_encoded(message))
     for name, value in status.metadata:
         block += literal(name.encode(), value.encode())
     if status.retry_seconds is not None:
@@ -78,7 +42,3 @@ def whole_answer(status: Status) -> bytes:
 def _base64(content: bytes) -> bytes:
     """Return a value of binary metadata, without padding (PROTOCOL-HTTP2.md of gRPC)."""
     return base64.b64encode(content).rstrip(b"=")
-
-
-def _percent_encoded(text: str) -> bytes:
-    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in text.encode())

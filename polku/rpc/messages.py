@@ -6,7 +6,7 @@ import struct
 import time
 import zlib
 
-from polku.gateway.grpc.status import CallError, Status, StatusCode
+from polku.rpc.status import CallError, Status, StatusCode
 
 PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BI")  # whether it is compressed, and the length of the message
