@@ -28,8 +28,9 @@ from polku.contracts import IngestContext
 from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, default_content_type, is_json_type, uri_reference
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.ingest.json import read_records, split_records
+from polku.ingest.json import read_records
 from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_split import split_records
 from polku.ingest.json_values import expected
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
 
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_values import shorten_name
 
 
 class NotJsonError(Exception):
@@ -69,10 +71,10 @@ def _refuse_twins(record: bytes) -> None:
     def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            twin = next(name for name in names if names.count(name) > 1)
-            values = [value for name, value in pairs if name == twin]
-            raise FieldError(twin, values[-1], f"stands {len(values)} times in one object; leave all but one out")
+            times = Counter(name for name, _ in pairs)
+            twin = next(name for name, _ in pairs if times[name] > 1)
+            fix = f"stands {times[twin]} times in one object; leave all but one out"
+            raise FieldError(shorten_name(twin), fields[twin], fix)
         return fields
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from polku.codes import Code
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 ENCODINGS = ("gzip", "zstd", "identity")
 _ALIASES = {"x-gzip": "gzip", "": "identity"}
+_PARTS = 100  # members of gzip, or frames of zstd, of one body
+_SLICE = 64 * 1024
+_TURN = 512 * 1024
 _ZSTD_WINDOW_LOG = 23  # 8 MB: what a decoder of the content coding has to support (RFC 9659)
 
 
@@ -49,7 +53,7 @@ class BodyReader:
                     body += chunk
                     self._held += len(body) - held
                     held = len(body)
-                    self._check(held)
+                    self._check(held, held)
         except TimeoutError:
             message = f"body: not complete after {self._limits.read_seconds} s; send smaller ones, or faster"
             raise RequestError(408, Code.MALFORMED, message, close=True) from None
@@ -60,33 +64,35 @@ class BodyReader:
             self._held -= held
         return bytes(body)
 
-    def decompress(self, data: bytes, encoding: str) -> bytes:
-        """Return the plain body; stops as soon as there is more than the limit."""
+    async def decompress(self, data: bytes, encoding: str) -> bytes:
+        """Return the plain body; stops as soon as there is more than the limit, of it or of parts.
+
+        Others have their turn after each `_TURN` bytes: 4 MiB take 10 ms. Raises `RequestError`.
+        """
         if encoding == "identity":
             return data
+        plain = bytearray()
+        turn, counted = _TURN, len(data)
+        self._held += counted
         try:
-            return self._decompress(data, encoding)
+            for piece in _decompressed(data, encoding):
+                plain += piece
+                self._held, counted = self._held + len(piece), counted + len(piece)
+                self._check(len(plain), counted, " when decompressed")
+                if len(plain) > turn:
+                    turn = len(plain) + _TURN
+                    await asyncio.sleep(0)
         except (zlib.error, EOFError, _zstd().ZstdError) as error:
             message = f"body: not valid {encoding} ({error}); compress it again, or send it as it is"
             raise RequestError(400, Code.MALFORMED, message) from None
-
-    def _decompress(self, data: bytes, encoding: str) -> bytes:
-        limit = self._limits.message_bytes
-        plain = bytearray()
-        while data:  # both formats allow several parts, one after the other
-            part = _decompressor(encoding)
-            plain += part.decompress(data, limit + 1 - len(plain))
-            if len(plain) > limit:
-                raise self._too_large(f"more than {limit} bytes when decompressed")
-            if not part.eof:
-                raise EOFError("it ends too early")
-            data = part.unused_data
+        finally:
+            self._held -= counted
         return bytes(plain)
 
-    def _check(self, size: int) -> None:
+    def _check(self, size: int, own: int, when: str = "") -> None:
         if size > self._limits.message_bytes:
-            raise self._too_large(f"more than {self._limits.message_bytes} bytes")
-        if self._held > self._limits.open_bytes and self._held > size:
+            raise self._too_large(f"more than {self._limits.message_bytes} bytes{when}")
+        if self._held > self._limits.open_bytes and self._held > own:
             message = f"{self._held} bytes are being read already; send again later"
             raise RequestError(429, Code.BUFFER_FULL, message, {"Retry-After": "1"}, close=True)
 
@@ -95,9 +101,53 @@ class BodyReader:
         return RequestError(413, Code.TOO_LARGE, f"body: {what}, the limit is {limit}; send fewer events at once")
 
 
+def _decompressed(data: bytes, encoding: str) -> Iterator[bytes]:
+    """Yield what the parts of a body hold, `_SLICE` bytes at most each time; both formats allow several parts.
+
+    Decoders are given slices too, so that no more than one is copied where a part ends.
+    """
+    at = 0
+    for _ in range(_PARTS):
+        part = _decompressor(encoding)
+        while not part.eof:
+            piece = data[at : at + _SLICE] if part.needs_input else b""
+            if part.needs_input and not piece:
+                raise EOFError("it ends too early")
+            at += len(piece)
+            yield part.decompress(piece, _SLICE)
+        at -= len(part.unused_data)
+        if at == len(data):
+            return
+    raise EOFError(f"it has more than {_PARTS} parts")
+
+
+class _Gzip:
+    """Decompress one member of gzip, with the interface of the other decompressors of Python."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        """Whether the member is complete."""
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given beyond the end of the member."""
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        """Return up to `limit` bytes; what is given where no input is needed must be empty."""
+        piece = self._inner.decompress(data or self._inner.unconsumed_tail, limit)
+        self.needs_input = not self._inner.unconsumed_tail and len(piece) < limit
+        return piece
+
+
 def _decompressor(encoding: str) -> Any:
     if encoding == "gzip":
-        return zlib.decompressobj(wbits=31)
+        return _Gzip()
     zstd = _zstd()
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
 

@@ -107,7 +107,7 @@ class HttpServer:
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        body = self._bodies.decompress(await self._bodies.read(request), encoding)
+        body = await self._bodies.decompress(await self._bodies.read(request), encoding)
         try:
             ack = await self._intake.request(len(body), lambda: admit(body))
         except DrainingError as error:

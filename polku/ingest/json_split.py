@@ -1,0 +1,152 @@
+"""Find the records in bytes of JSON: an object, an array of objects, or one object a line.
+
+The records come one by one, and what is not asked for is not read: neither memory nor time grows with records that
+nobody takes, as in an array of two million numbers of which the thousandth is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from polku.ingest.json_record import NotJsonError, decode
+
+_BOM = b"\xef\xbb\xbf"
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_TOKEN = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
+_INNER = re.compile(rb"(?:" + _STRING + rb'|[^"\[\]{}]++)*+(.)', re.DOTALL)  # a bracket, or a string without an end
+_BETWEEN_OBJECTS = re.compile(rb"\}\s*(,)\s*(?=\{)")
+_PROBED_LINES = 100
+_WINDOW = 64 * 1024  # bytes that are looked at together
+_COMMAS = 20_000  # in what is decoded together though no end of an object is found in it
+_DEPTH = 1_000  # of brackets: the decoder does not go deeper
+
+
+class Record(NamedTuple):
+    """Where one record lies in the data, and how it is named: its `line`, its `place` in an array, or neither."""
+
+    data: bytes
+    offset: int
+    line: int | None = None
+    place: int | None = None
+
+
+def split_records(data: bytes) -> Iterator[Record]:
+    """Find the records of data of which it is not said that each line is one."""
+    start = _start(data)
+    body = data[start:] if start else data
+    if body.lstrip()[:1] == b"[":
+        yield from _array(body, start)
+    elif b"\n" in body.strip() and _is_lines(body):
+        yield from _lines(data, start)
+    else:
+        yield Record(body, start)
+
+
+def split_lines(data: bytes) -> Iterator[Record]:
+    """Find the lines that are not blank."""
+    return _lines(data, _start(data))
+
+
+def _start(data: bytes) -> int:
+    return len(_BOM) if data.startswith(_BOM) else 0
+
+
+def _is_lines(body: bytes) -> bool:
+    """Return whether data is one object a line: it is no single value, and one of its first lines is an object."""
+    if _is_json(body):
+        return False
+    lines = (line for line in body.split(b"\n", _PROBED_LINES) if line.lstrip().startswith(b"{"))
+    return any(map(_is_json, islice(lines, _PROBED_LINES)))
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode(data)
+    except NotJsonError:
+        return False
+    return True
+
+
+def _lines(data: bytes, at: int) -> Iterator[Record]:
+    number = 1
+    while at < len(data):
+        end = data.find(b"\n", min(at + _WINDOW, len(data))) + 1 or len(data)
+        window = data[at:end]
+        if window.isspace():
+            number += window.count(b"\n")
+            at = end
+            continue
+        for line in window.removesuffix(b"\n").split(b"\n"):
+            if line and not line.isspace():
+                yield Record(line, at, line=number)
+            at += len(line) + 1
+            number += 1
+
+
+def _array(body: bytes, start: int) -> Iterator[Record]:
+    """Decode an array by windows that end between two objects; what is not JSON is cut at its commas."""
+    at, place = body.index(b"[") + 1, 0
+    while True:
+        end, pieces = _window(body, at)
+        if pieces is None:
+            yield from _pieces(body, at, start, place)
+            return
+        begin = at
+        for piece in pieces:
+            begin = body.find(piece, begin)  # between two pieces stand only spaces and a comma
+            yield Record(piece, start + begin, place=place)
+            begin, place = begin + len(piece), place + 1
+        if end == len(body):
+            return
+        at = end
+
+
+def _window(body: bytes, at: int) -> tuple[int, list[bytes] | None]:
+    """Decode the records from `at` to the end of an object; return where to go on, and None where it is not JSON.
+
+    What begins and ends an array by brackets of ours, and is JSON, ends at a comma of that array and at no other one.
+    """
+    size = _WINDOW
+    while (match := _BETWEEN_OBJECTS.search(body, at + size)) is not None:
+        pieces = _decode(b"[" + body[at : match.start(1)] + b"]")
+        if pieces is not None:
+            return match.end(1), pieces
+        size *= 2  # it only looked like the end of an object: in a string, or further in
+    if len(body) - at > 2 * _WINDOW and body.count(b",", at) > _COMMAS:
+        return at, None
+    return len(body), _decode(b"[" + body[at:])
+
+
+def _decode(array: bytes) -> list[bytes] | None:
+    try:
+        return list(map(bytes, _ARRAY.decode(array)))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _pieces(body: bytes, begin: int, start: int, place: int) -> Iterator[Record]:
+    """Cut the rest of an array at its commas, so that what is wrong in one record costs only that one."""
+    depth, at = 1, begin
+    while (token := (_TOKEN.search if depth == 1 else _INNER.match)(body, at)) is not None:
+        at = token.end()
+        kind = body[at - 1 : at]
+        if kind == b'"' and (depth > 1 or len(token[0]) == 1):
+            break  # a string without an end: where the next record begins cannot be known
+        if kind in b"[{":
+            depth += 1
+        elif kind in b"]}":
+            depth -= 1
+        if depth == 0 or (depth == 1 and kind == b","):
+            yield Record(body[begin : at - 1], start + begin, place=place)
+            begin, place = at, place + 1
+        if depth in (0, _DEPTH):
+            break
+    rest = body[begin:]
+    if rest.strip():
+        yield Record(rest, start + begin, place=place)
