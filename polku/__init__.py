@@ -7,7 +7,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - contracts, errors, codes, limits, checks, aio: what every other part may use
 - batch: what travels: batches, their receipts, their bytes
 - link: flow control, acknowledgement and recovery between two parts
-- gateway, http2, ingest: clients and sources in, raw bytes to events
+- gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
 - emit, kafka, external: events to their destinations; Kafka and plugins in both directions

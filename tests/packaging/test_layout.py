@@ -29,6 +29,7 @@ ONLY = {
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link"},
     "middleware": BASE | WIRE | {"batch", "events"},
+    "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
     "rpc": frozenset({"http2", "text"}),
 }
@@ -47,7 +48,7 @@ NEVER = {
 }
 FOREIGN = {
     part: {"ray", "grpc", "aiohttp"}
-    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2", "rpc")
+    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2", "rpc", "security")
 }
 
 

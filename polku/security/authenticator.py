@@ -1,0 +1,193 @@
+"""Find out who a client is, by the file of principals as it is now.
+
+A file that changes, or a link to it that does, is read again within two seconds; where the new one cannot be used, the
+last good one stays. Who a token belongs to is looked up once for a header value, and again after a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from polku.codes import Code
+from polku.errors import InputError, PlanError, SettingError
+from polku.log import RepeatedLog
+from polku.security.account import Account
+from polku.security.principal import Principal
+from polku.security.rights import Rights
+from polku.security.token_file import Principals, parse
+
+_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
+_LOOK_SECONDS = 1.0
+_KNOWN = 1_000  # header values
+_ADDRESSES = 10_000
+_FREE = 5  # failures of one address that are answered at once
+_FORGOTTEN_SECONDS = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_NEVER = float("inf")
+_HTTP_PRINCIPAL = "http"
+
+
+class Identity(NamedTuple):
+    """Who a client is, until its token ends or the file changes."""
+
+    account: Account
+    version: int
+    until: float = _NEVER
+
+
+class Authenticator:
+    """Know the principals of one file.
+
+    Events get the metadata `stamp` with the principal's name, where there is one. Raises `SettingError` naming the file
+    and the fix where it cannot be used at the start.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        stamp: str = "",
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.fault = ""
+        self.failures = 0
+        self._stamp = stamp
+        self._clock = clock
+        self._monotonic = monotonic
+        self._version = 0
+        self._known: OrderedDict[object, Identity] = OrderedDict()
+        self._accounts: dict[str, Account] = {}
+        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._identity = self._rejected = _file_identity(path)
+        self._principals = load(path)
+
+    def identify(self, authorization: str, names: Sequence[str] = ()) -> Identity:
+        """Return who sends this `authorization` (a bearer token), or shows a certificate with these names.
+
+        A token that is sent counts, whatever the certificate says. Raises `InputError`, code UNAUTHENTICATED.
+        """
+        key: object = authorization or tuple(names)
+        known = self._known.get(key)
+        if known is not None and self.is_valid(known):
+            return known
+        identity = self._by_token(authorization) if authorization else self._by_certificate(names)
+        if len(self._known) >= _KNOWN:
+            self._known.popitem(last=False)
+        self._known[key] = identity
+        return identity
+
+    def is_valid(self, identity: Identity) -> bool:
+        """Return whether somebody still is who they were."""
+        return identity.version == self._version and (identity.until == _NEVER or self._clock() < identity.until)
+
+    def http_identity(self) -> Identity:
+        """Return who sends the token of the HTTP port."""
+        principal = self._principals.by_name.get(_HTTP_PRINCIPAL) or Principal(_HTTP_PRINCIPAL, Rights())
+        return Identity(self._account(principal), self._version)
+
+    def count_failure(self, address: str, reason: str) -> float:
+        """Count that a client of an address could not say who it is; return how many seconds its answer has to wait."""
+        self.failures += 1
+        now = self._monotonic()
+        count, then = self._failed.pop(address, (0, now))
+        count = count + 1 if now - then < _FORGOTTEN_SECONDS else 1
+        self._failed[address] = (count, now)
+        if len(self._failed) > _ADDRESSES:
+            self._failed.popitem(last=False)
+        _REPEATED.warning("unauthenticated", "a client of %s is refused: %s", address or "a Unix socket", reason)
+        return 0.0 if count <= _FREE else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(count - _FREE - 1, 10))
+
+    async def watch(self) -> None:
+        """Look for a changed file, until cancelled. It may be on a slow disk: a thread reads it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await loop.run_in_executor(None, self.look)
+
+    def look(self) -> None:
+        """Read the file where it has changed since the last look; a bad one is told of once it stays as it is."""
+        identity = _file_identity(self.path)
+        if identity == self._identity:
+            return
+        try:
+            principals = load(self.path)
+        except SettingError as error:
+            if identity == self._rejected:
+                self._identity = identity
+                self.fault = f"the last good principals stay: {error}"
+                _LOG.error("tokens: %s", self.fault)
+            self._rejected = identity
+            return
+        self._principals, self.fault = principals, ""
+        self._version += 1
+        self._identity = self._rejected = identity
+        _LOG.info("tokens: %s was read again", self.path)
+
+    def _by_token(self, authorization: str) -> Identity:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _unauthenticated("is no bearer token; send 'Bearer TOKEN'")
+        found = self._principals.by_token(token.strip())
+        if found is None:
+            raise _unauthenticated("the token is not known (any more); ask for a new one")
+        known, principal = found
+        until = _NEVER if known.not_after is None else known.not_after.timestamp()
+        if self._clock() >= until:
+            when = f"{known.not_after:%Y-%m-%d %H:%M} UTC"
+            raise _unauthenticated(f"the token of principal {principal.name!r} ended on {when}; ask for a new one")
+        return Identity(self._account(principal), self._version, until)
+
+    def _by_certificate(self, names: Sequence[str]) -> Identity:
+        principal = self._principals.by_certificate(names)
+        if principal is None:
+            if names and self._principals.has_certificates:
+                reason = f"there is none, and no principal has a certificate of {names[0][:100]!r}"
+                raise _unauthenticated(f"{reason}; send 'Bearer TOKEN', or have the name added to its `certificates`")
+            raise _unauthenticated("there is none; send 'Bearer TOKEN'")
+        return Identity(self._account(principal), self._version)
+
+    def _account(self, principal: Principal) -> Account:
+        account = self._accounts.get(principal.name)
+        if account is None:
+            account = Account(principal.name, principal.rights, stamp=self._stamp)
+            self._accounts[principal.name] = account
+        account.change(principal.rights)
+        return account
+
+
+def load(path: str) -> Principals:
+    """Read a token file; raises `SettingError`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except UnicodeDecodeError:
+        raise SettingError("tokens", path, "is not UTF-8; write it as TOML, as docs/security.md shows") from None
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); name a file that this user may read"
+        raise SettingError("tokens", path, reason) from None
+    try:
+        return parse(text)
+    except PlanError as error:
+        raise SettingError("tokens", path, error.message) from None
+
+
+def _unauthenticated(text: str) -> InputError:
+    return InputError(Code.UNAUTHENTICATED, f"authorization: {text}")
+
+
+def _file_identity(path: str) -> object:
+    """Return what changes with the file, also where a link to it does (as mounted secrets change)."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)

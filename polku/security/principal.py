@@ -1,0 +1,36 @@
+"""Who a client is: a name, how it proves it, and what it may."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+from polku.errors import PlanError
+from polku.security.rights import Rights
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,127}")
+
+
+class Token(NamedTuple):
+    """A secret, as its SHA-256, and the time from which on it is not valid any more."""
+
+    digest: bytes
+    not_after: datetime | None = None
+
+
+class Principal(NamedTuple):
+    """A client, or several that count as one; `certificates` are patterns of the names in theirs."""
+
+    name: str
+    rights: Rights
+    tokens: tuple[Token, ...] = ()
+    certificates: tuple[str, ...] = ()
+
+
+def check_name(name: str) -> str:
+    """Return the name of a principal; raises `PlanError`."""
+    if not _NAME.fullmatch(name):
+        fix = "use letters, digits and ._@:/-, with a letter or digit first, 128 at most"
+        raise PlanError(f"name={name!r} cannot be a principal's name; {fix}", where="tokens")
+    return name
