@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from polku.errors import PlanError
 
@@ -15,7 +15,10 @@ class Limits:
     """Bound one message, one event and one client; each limit has its code and its message for the sender.
 
     `message_bytes` is the size of one gRPC or HTTP message (4 MiB is what gRPC clients expect), `batch_events` the
-    events in it; `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
+    events in it; `id_bytes`, `source_bytes`, `event_type_bytes` and `cluster_bytes` bound those texts, in UTF-8, also
+    where the message names them for all of its events, and `format_bytes` the hint about raw bytes; `routes` are the
+    entries of `route_to`, of `route_bytes` each;
+    `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
     `streams` are concurrent StreamEvents calls; `calls` are the calls that one gRPC connection may have open: further
     ones wait at the client (fewer where `open_bytes` has not room for so many of 40 KiB each); `stream_batches` are the
     batches of one stream that may be under way before the gateway stops reading from it; `open_bytes` are the bytes of
@@ -28,6 +31,13 @@ class Limits:
 
     message_bytes: int = 4 * 1024 * 1024
     batch_events: int = 10_000
+    id_bytes: int = 256
+    source_bytes: int = 256
+    event_type_bytes: int = 256
+    cluster_bytes: int = 256
+    format_bytes: int = 256
+    routes: int = 128
+    route_bytes: int = 256
     metadata_entries: int = 128
     metadata_key_bytes: int = 256
     metadata_value_bytes: int = 16 * 1024
@@ -40,11 +50,19 @@ class Limits:
     address_connections: int = 1_000
     read_seconds: int = 30
 
+    safe_event_bytes: int = field(init=False, repr=False, compare=False)
+    """The largest event that cannot break a limit on its texts, so that nobody needs to look at them."""
+
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in (each.name for each in fields(self) if each.init):
+            value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise PlanError(f"{field.name}={value!r} must be a whole number of at least 1", where="Limits")
+                raise PlanError(f"{name}={value!r} must be a whole number of at least 1", where="Limits")
+        texts = (self.id_bytes, self.source_bytes, self.event_type_bytes, self.cluster_bytes, self.route_bytes)
+        # On the wire an entry of the metadata takes five bytes at least (two tags, two lengths, and a key that tells it
+        # from the others), and one of `route_to` two.
+        entries = (2 * self.routes, 5 * self.metadata_entries, self.metadata_key_bytes, self.metadata_value_bytes)
+        object.__setattr__(self, "safe_event_bytes", min(*texts, *entries))
 
     @property
     def connection_calls(self) -> int:
@@ -54,11 +72,3 @@ class Limits:
         in an actor, which `open_bytes` must have room for.
         """
         return min(max(self.calls, self.streams + 10), max(_LEAST_CALLS, self.open_bytes // _CALL_BYTES))
-
-    @property
-    def safe_event_bytes(self) -> int:
-        """The largest event that cannot break a metadata limit, so that nobody needs to look at its metadata.
-
-        An entry takes at least five bytes on the wire: two tags, two lengths, and a key that tells it from the others.
-        """
-        return min(self.metadata_key_bytes, self.metadata_value_bytes, 5 * self.metadata_entries)

@@ -14,13 +14,16 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "polku.batch.frames"
 _RAW, _EVENTS = 3, 4
 _PAYLOADS = {_RAW: "raw", _EVENTS: "events"}
-_LENGTH_DELIMITED = 2  # the wire type of bytes and messages
+_VARINT, _LENGTH_DELIMITED = 0, 2  # wire types of numbers, and of bytes and messages
+_FIXED = {1: 8, 5: 4}  # bytes of the other ones; groups begin and end with a tag alone
+_MOST_FIELDS = 10_000  # of a message that is more than one field each: to list them takes 190 bytes and 2 µs each
 
 
 class Envelope(NamedTuple):
@@ -62,15 +65,17 @@ def _build() -> dict[str, Any]:
     _message(file, "EventRoutes", [(7, "route_to", raw, True)])
     _message(file, "AllRoutes", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
     file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventRoutes"
+    _message(file, "Unary", [(6, "events", _FIELD.TYPE_MESSAGE, False)])
+    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.Frames"
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    names = ("Envelope", "Nothing", "Frames", "AckSummary", "AllRoutes")
+    names = ("Envelope", "Nothing", "Frames", "AckSummary", "AllRoutes", "Unary")
     return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{n}")) for n in names}
 
 
 _CLASSES = _build()
 _ENVELOPE, _NOTHING = _CLASSES["Envelope"], _CLASSES["Nothing"]
-_FRAMES, _ACK, _ALL_ROUTES = (_CLASSES[name] for name in ("Frames", "AckSummary", "AllRoutes"))
+_FRAMES, _ACK, _ALL_ROUTES, _UNARY = (_CLASSES[name] for name in ("Frames", "AckSummary", "AllRoutes", "Unary"))
 _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
@@ -99,6 +104,8 @@ def _merged(data: bytes) -> tuple[str, bytes]:
     As in protobuf, the field that stands last is set, and its parts since the other one stood there are merged: the
     bytes of a merged message are those of its parts, one after the other.
     """
+    if _has_many_fields(data):
+        raise DecodeError(f"more than {_MOST_FIELDS} fields")
     which, parts = 0, list[bytes]()
     fields = cast("Iterable[Any]", UnknownFieldSet(_NOTHING.FromString(data)))
     for field in fields:
@@ -109,9 +116,46 @@ def _merged(data: bytes) -> tuple[str, bytes]:
     return _PAYLOADS.get(which, ""), b"".join(parts)
 
 
+def _has_many_fields(data: bytes) -> bool:
+    """Return whether a valid message has more than `_MOST_FIELDS`; a group counts as two, and its fields too."""
+    at, end = 0, len(data)
+    for _ in range(_MOST_FIELDS):
+        if at >= end:
+            return False
+        tag, at = _read_varint(data, at)
+        wire_type = tag & 7
+        if wire_type == _LENGTH_DELIMITED:
+            size, at = _read_varint(data, at)
+            at += size
+        elif wire_type == _VARINT:
+            _, at = _read_varint(data, at)
+        else:
+            at += _FIXED.get(wire_type, 0)
+    return at < end
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while (byte := data[at]) > 127:
+        value |= (byte & 127) << shift
+        shift += 7
+        at += 1
+    return value | byte << shift, at + 1
+
+
 def split_frames(payload: bytes) -> list[bytes]:
     """Cut a serialised `EventPayload` into the serialised events; raises protobuf's `DecodeError`."""
-    return list(_FRAMES.FromString(payload).events)
+    return list(read_frames(payload))
+
+
+def read_frames(payload: bytes) -> Sequence[bytes]:
+    """Find the events of an `EventPayload`, serialised: 13 ns each to count them; raises protobuf's `DecodeError`."""
+    return cast("Sequence[bytes]", _FRAMES.FromString(payload).events)
+
+
+def count_events(message: bytes) -> int:
+    """Count the events of a serialised `IngestEvent` without decoding them; raises protobuf's `DecodeError`."""
+    return len(_UNARY.FromString(message).events.events)
 
 
 def join_frames(frames: Iterable[bytes]) -> bytes:

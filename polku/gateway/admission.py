@@ -13,19 +13,20 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from polku.batch.batch import Batch
-from polku.batch.frames import split_frames
+from polku.batch.frames import read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
+from polku.gateway.event_limits import check_envelope, metadata_fault, text_fault
 from polku.gateway.times import may_have_times, time_fault
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
 _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event's bytes, none has that entry
-_LARGEST_ENTRY = 1_000  # bytes of it: more would be multiplied by the number of events
+_FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
 
 
 class Admission(NamedTuple):
@@ -34,12 +35,16 @@ class Admission(NamedTuple):
     batch: Batch
     ids: list[str]
     refused: list[Refusal]
+    filled_bytes: int = 0
+    """At most so many bytes more than the message had."""
 
 
 def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:
     """Admit a serialised `EventPayload`; raises `InputError` where the message as a whole is refused."""
-    if cluster and _CLUSTER not in payload:
-        admission = _admit_with_cluster(payload, source, cluster, limits)
+    check_envelope(limits, source, cluster)
+    frames = _read_frames(payload, limits)
+    if frames and cluster and _CLUSTER not in payload:
+        admission = _admit_with_cluster(list(frames), source, cluster, limits)
         if admission is not None:
             return admission
     refused: list[Refusal] = []
@@ -47,8 +52,8 @@ def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> 
     events = list(message.events)
     if refused:
         return admit_events(events, source, cluster, limits, refused)
-    _check_count(len(events), limits)
-    if _metadata_in_bounds(events, _sizes(payload, limits), limits) and _times_in_bounds(events, payload):
+    check_count(len(events), limits)
+    if _in_bounds(events, list(map(len, frames)), limits) and _times_in_bounds(events, payload):
         admission = _admit_good(message, events, payload, source, cluster)
         if admission is not None:
             return admission
@@ -70,25 +75,18 @@ def _admit_good(
         for event in events:
             _fill_in(event, source, cluster, now)
         ids = [event.id for event in events]
-        payload = None
+        return Admission(Batch.from_parsed(message, events), ids, [], _filled_bytes(len(ids), source, cluster))
     return Admission(Batch.from_parsed(message, events, payload), ids, [])
 
 
-def _admit_with_cluster(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission | None:
+def _admit_with_cluster(frames: list[bytes], source: str, cluster: str, limits: Limits) -> Admission | None:
     """Admit events of which none has a cluster, if all are good; None where that has to be found out one by one.
 
     The entry of the metadata is put behind the bytes of each event, before they are parsed: a quarter of what it costs
     to add it to each message and to write all of them again.
     """
-    try:
-        frames = split_frames(payload)
-    except DecodeError:
-        return None
     sizes = list(map(len, frames))
-    _check_count(len(sizes), limits)
     entry = Event(metadata={"cluster": cluster}).SerializeToString()
-    if len(entry) > _LARGEST_ENTRY:
-        return None
     heads = {size: _frame_head(size + len(entry)) for size in set(sizes)}
     filled = b"".join([part for frame, size in zip(frames, sizes, strict=True) for part in (heads[size], frame, entry)])
     try:
@@ -97,9 +95,10 @@ def _admit_with_cluster(payload: bytes, source: str, cluster: str, limits: Limit
         return None
     events = list(message.events)
     # An event that has as many entries as it may is not good here, for it has one more by now.
-    if not (_metadata_in_bounds(events, sizes, limits) and _times_in_bounds(events, filled)):
+    if not (_in_bounds(events, sizes, limits) and _times_in_bounds(events, filled)):
         return None
-    return _admit_good(message, events, filled, source, "")
+    admission = _admit_good(message, events, filled, source, "")
+    return admission and admission._replace(filled_bytes=_filled_bytes(len(events), source, cluster))
 
 
 def _frame_head(size: int) -> bytes:
@@ -119,7 +118,7 @@ def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: i
     if is_complete and size <= limits.safe_event_bytes and event.WhichOneof("data") is None:
         if cluster and "cluster" not in event.metadata:
             event.metadata["cluster"] = cluster
-        return Admission(Batch.from_events([event]), [event_id], [])
+        return Admission(Batch.from_events([event]), [event_id], [])  # and source and cluster are as small
     return admit_events([event], source, cluster, limits, size=size)
 
 
@@ -138,11 +137,13 @@ def admit_events(
     `InputError` where there are more events than `limits.batch_events`.
     """
     refused = [] if refused is None else refused
-    _check_count(len(events), limits)
+    check_envelope(limits, source, cluster)
+    check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
     ids: dict[str, None] = {}
     out: set[str] = set()  # an Ack knows events by their ids alone; records that were no events stood anywhere
     good: list[Event] = []
+    filled = 0
     now = time.time_ns()
     for position, event in enumerate(events):
         event_id = event.id
@@ -155,9 +156,29 @@ def admit_events(
         if not (event_id and event.timestamp_unix_ns and event.source) or cluster:
             _fill_in(event, source, cluster, now)
             event_id = event.id
+            filled += 1
         ids[event_id] = None
         good.append(event)
-    return Admission(Batch.from_events(good), list(ids), refused)
+    return Admission(Batch.from_events(good), list(ids), refused, _filled_bytes(filled, source, cluster))
+
+
+def _read_frames(payload: bytes, limits: Limits) -> Sequence[bytes]:
+    """Return the bytes of the events, counted before any is decoded; none where all of it is too small to matter.
+
+    None, too, where they cannot be cut apart: what is wrong is said where they are decoded.
+    """
+    if len(payload) <= min(limits.safe_event_bytes, 2 * limits.batch_events):
+        return ()
+    try:
+        frames = read_frames(payload)
+    except DecodeError:
+        return ()
+    check_count(len(frames), limits)
+    return frames
+
+
+def _filled_bytes(events: int, source: str, cluster: str) -> int:
+    return events and events * (_FILLED_BYTES + 4 * (len(source) + len(cluster)))
 
 
 def _parse(payload: bytes, refused: list[Refusal], limits: Limits) -> EventPayload:
@@ -174,7 +195,7 @@ def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, error: D
         frames = split_frames(payload)
     except DecodeError:
         raise InputError(Code.MALFORMED, f"events: not a valid EventPayload ({error}); send it again whole") from None
-    _check_count(len(frames), limits)
+    check_count(len(frames), limits)
     for position, frame in enumerate(frames):
         try:
             message.events.append(Event.FromString(frame))
@@ -184,27 +205,23 @@ def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, error: D
     return message
 
 
-def _check_count(count: int, limits: Limits) -> None:
+def check_count(count: int, limits: Limits) -> None:
+    """Raise `InputError` where a message has more events than it may have."""
     if count > limits.batch_events:
         raise InputError(
             Code.TOO_MANY_EVENTS, f"events: {count} in one message, the limit is {limits.batch_events}; send fewer"
         )
 
 
-def _metadata_in_bounds(events: list[Event], sizes: Sequence[int], limits: Limits) -> bool:
-    """Return whether all metadata keeps its limits; only events large enough to break one are looked into."""
+def _in_bounds(events: list[Event], sizes: Sequence[int], limits: Limits) -> bool:
+    """Return whether all texts keep their limits; only events large enough to break one are looked into."""
     safe = limits.safe_event_bytes
     if max(sizes, default=0) <= safe:
         return True
     large = [
         event for event, size in zip(events, sizes, strict=True) if size > safe and size - len(event.payload) > safe
     ]
-    return not any(_metadata_fault(event, limits) for event in large)
-
-
-def _sizes(payload: bytes, limits: Limits) -> Sequence[int]:
-    """Return the sizes of the events of a payload; none, where all of it is too small to matter."""
-    return () if len(payload) <= limits.safe_event_bytes else list(map(len, split_frames(payload)))
+    return not any(text_fault(event, limits) or metadata_fault(event, limits) for event in large)
 
 
 def _times_in_bounds(events: list[Event], payload: bytes) -> bool:
@@ -217,28 +234,12 @@ def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) 
             f"events[{position}].id={shorten(event.id)} stands twice in this message; give each event an id of its own"
         )
         return Refusal(event.id, Code.DUPLICATE_ID, reason, position=position)
-    for code, fault in (
-        (Code.METADATA_LIMIT, _metadata_fault(event, limits)),
-        (Code.INVALID_EVENT, time_fault(event)),
-    ):
-        if fault:
-            return Refusal(event.id, code, f"events[{position}].{fault}", position=position)
-    return None
-
-
-def _metadata_fault(event: Event, limits: Limits) -> str:
-    metadata = event.metadata
-    if len(metadata) > limits.metadata_entries:
-        return f"metadata has {len(metadata)} entries, the limit is {limits.metadata_entries}; send fewer"
-    for key, value in metadata.items():
-        for what, text, limit in (
-            ("key", key, limits.metadata_key_bytes),
-            ("value", value, limits.metadata_value_bytes),
-        ):
-            size = len(text) if text.isascii() else len(text.encode())
-            if size > limit:
-                return f"metadata[{key[:40]!r}]: the {what} has {size} bytes, the limit is {limit}; shorten it"
-    return ""
+    code, fault = Code.INVALID_EVENT, text_fault(event, limits)
+    if not fault:
+        code, fault = Code.METADATA_LIMIT, metadata_fault(event, limits)
+    if not fault:
+        code, fault = Code.INVALID_EVENT, time_fault(event)
+    return Refusal(event.id, code, f"events[{position}].{fault}", position=position) if fault else None
 
 
 def _fill_in(event: Event, source: str, cluster: str, now: int) -> None:

@@ -20,14 +20,15 @@ from google.protobuf.message import DecodeError
 from polku.aio.sequencer import Sequencer, Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
-from polku.batch.frames import read_envelope
+from polku.batch.frames import count_events, read_envelope
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.checks import label, shorten
 from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
+from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload, check_count
+from polku.gateway.event_limits import check_envelope
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link.link import Link
@@ -167,7 +168,7 @@ class Intake:
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
-        receipt = await self._settle(1, self._send(self._prepared(admission.batch), size))
+        receipt = await self._settle(1, self._send(self._prepared(admission.batch), size + admission.filled_bytes))
         if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
             return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
         return receipt.refused
@@ -189,6 +190,8 @@ class Intake:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
         self._check_request(len(message))
         try:
+            if len(message) > 2 * self.limits.batch_events:  # an event takes two bytes at least
+                check_count(count_events(message), self.limits)
             return IngestEvent.FromString(message)
         except DecodeError as error:
             reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
@@ -209,7 +212,10 @@ class Intake:
         raise InputError(Code.NO_PAYLOAD, "payload: none of `event`, `events` and `raw` is set; set one of them")
 
     async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
-        """Push the events of several requests, `size` bytes in all, as one batch; return an Ack for each."""
+        """Push the events of several requests as one batch; return an Ack for each.
+
+        `size` is that of the requests in bytes, with what was filled in.
+        """
         if not admissions:
             return []
         count = sum(len(admission.ids) for admission in admissions)
@@ -391,6 +397,7 @@ class Intake:
         await self._link.wait_backlog()
 
     async def _ingest(self, data: bytes, context: IngestContext, reader: str) -> tuple[list[Event], list[Refusal]]:
+        check_envelope(self.limits, context.source, context.cluster, context.format)
         ingestor = self._ingestors.get(reader, self._default)
         source = shorten(context.source)
         if ingestor is None:
@@ -423,6 +430,7 @@ class Intake:
         if not admission.ids:
             return _ready(self._ack(admission, self._latest, counted=counted))
         admission.batch.counted = counted
+        size += admission.filled_bytes
         admission = admission._replace(batch=self._prepared(admission.batch))
         return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
 

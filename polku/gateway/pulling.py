@@ -7,6 +7,7 @@ letter that says where it stood; what the pipeline cannot take now is tried agai
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -155,7 +156,7 @@ class Stream:
         for record in records:
             events = await self._events(record, runs[-1].dead)
             for number, event in enumerate(events):
-                _fill_in(event, record, number)
+                _fill_in(event, record, number, limits.id_bytes)
             size = len(record.content) if isinstance(record.content, bytes) else sum(map(Event.ByteSize, events))
             run = runs[-1]
             full = run.size + size > limits.message_bytes or len(run.ids) + len(events) > limits.batch_events
@@ -248,7 +249,7 @@ class Stream:
     def _dead(self, record: Pulled, refusal: Refusal, number: int) -> DeadEvent:
         """Make the dead letter of a record, with its bytes as the payload."""
         event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
-        _fill_in(event, record, number)
+        _fill_in(event, record, number, self._intake.limits.id_bytes)
         return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(record.place)}: {refusal.message}"))
 
 
@@ -292,18 +293,18 @@ def _left(ack: Ack) -> frozenset[str]:
     return frozenset(error.event_id for error in ack.errors if error.code in _AGAIN)
 
 
-def _fill_in(event: Event, record: Pulled, number: int) -> None:
+def _fill_in(event: Event, record: Pulled, number: int, id_bytes: int) -> None:
     """Give an event what it lacks and its record has."""
     try:
-        _set_missing(event, record, number)
+        _set_missing(event, record, number, id_bytes)
     except UnicodeEncodeError:
         metadata = {as_id(key): as_id(value) for key, value in record.metadata.items()}
-        _set_missing(event, record._replace(id=as_id(record.id), metadata=metadata), number)
+        _set_missing(event, record._replace(id=as_id(record.id), metadata=metadata), number, id_bytes)
 
 
-def _set_missing(event: Event, record: Pulled, number: int) -> None:
+def _set_missing(event: Event, record: Pulled, number: int, id_bytes: int) -> None:
     if not event.id:
-        event.id = f"{record.id}-{number}" if number else record.id
+        event.id = _bounded_id(f"{record.id}-{number}" if number else record.id, id_bytes)
     if not event.timestamp_unix_ns and record.time_ns > 0:
         event.timestamp_unix_ns = record.time_ns
     if not record.metadata.keys().isdisjoint(RESERVED):
@@ -312,3 +313,12 @@ def _set_missing(event: Event, record: Pulled, number: int) -> None:
     for key, value in record.metadata.items():
         if key not in event.metadata:
             event.metadata[key] = value
+
+
+def _bounded_id(event_id: str, limit: int) -> str:
+    """Return an id of ours (a long topic's, say) within the limit: what is too long ends in a digest of all of it."""
+    if 4 * len(event_id) <= limit or len(event_id.encode()) <= limit:
+        return event_id
+    digest = hashlib.blake2b(event_id.encode(), digest_size=16).hexdigest()[:limit]
+    begin = event_id.encode()[: max(0, limit - len(digest) - 1)].decode("utf-8", "ignore")
+    return f"{begin}~{digest}" if begin else digest

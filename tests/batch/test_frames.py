@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
-from polku.batch.frames import read_envelope
-from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
+from polku.batch.frames import count_events, read_envelope
+from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent, RawPayload
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
 EVENTS = st.lists(st.builds(Event, id=TEXTS), max_size=3).map(lambda events: EventPayload(events=events))
@@ -33,3 +35,17 @@ def test_an_envelope_of_fields_that_stand_several_times_is_read_as_protobuf_merg
         assert EventPayload.FromString(envelope.content) == merged.events
     if envelope.which == "raw":
         assert RawPayload.FromString(envelope.content) == merged.raw
+
+
+@pytest.mark.parametrize("field", [b"\x78\x00", b"\x22\x00", b"\x1a\x00", b"\x7b\x7c", b"\x7d\x00\x00\x00\x00"])
+def test_a_message_of_very_many_fields_is_refused_before_they_are_listed(field: bytes) -> None:
+    assert read_envelope(field * 4_000 + b"\x0a\x01s").source == "s"
+    with pytest.raises(DecodeError, match="more than 10000 fields"):
+        read_envelope(field * 10_001)
+
+
+@given(st.lists(EVENTS, max_size=3), st.booleans())
+def test_the_events_of_a_request_are_counted_as_they_are_decoded(parts: list[EventPayload], alone: bool) -> None:
+    wire = b"".join(IngestEvent(source="s", events=part).SerializeToString() for part in parts)
+    wire += b"" if alone else b"\x7a\x02hi"
+    assert count_events(wire) == len(IngestEvent.FromString(wire).events.events)

@@ -24,10 +24,13 @@ def _text(name: str, value: float) -> str:
     return f"{value // 1024} KiB" if value >= 4096 and value % 1024 == 0 else f"{value:,}"
 
 
-def _rows() -> Iterator[tuple[list[str], str]]:
-    """Yield the names of each row of the table, and its values."""
+_OF_MESSAGES = "| field of `Limits`"
+
+
+def _rows(heading: str = "| limit (field of") -> Iterator[tuple[list[str], str]]:
+    """Yield the names of each row of a table, and its values."""
     page = (ROOT / "docs" / "http-and-grpc.md").read_text("utf-8")
-    table = page.partition("| limit (field of")[2].partition("\n\n")[0]
+    table = page.partition(heading)[2].partition("\n\n")[0]
     for row in table.splitlines()[2:]:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         yield re.findall(r"`(\w+)`", cells[0].partition(":")[0]), cells[1]
@@ -37,6 +40,17 @@ def test_every_limit_of_a_connection_stands_in_the_table() -> None:
     named = {name for names, _ in _rows() for name in names}
     assert {field.name for field in fields(_PORT)} - named == set()
     assert {"grpc_connections", "address_connections"} <= named
+
+
+def test_every_limit_of_messages_stands_in_a_table() -> None:
+    named = {name for table in (_rows(), _rows(_OF_MESSAGES)) for names, _ in table for name in names}
+    assert {field.name for field in fields(_LIMITS) if field.init} - named == {"connections"}  # in the text below
+
+
+def test_the_values_of_messages_are_those_of_the_code() -> None:
+    for names, shown in _rows(_OF_MESSAGES):
+        texts = list(dict.fromkeys(_text(name, getattr(_LIMITS, name)) for name in names))
+        assert shown.removesuffix(" each") == ", ".join(texts), names
 
 
 def test_the_values_are_those_of_the_code() -> None:

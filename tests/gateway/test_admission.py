@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from polku import Code, Event
 from polku.batch.frames import join_frames
 from polku.errors import InputError
-from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -111,7 +112,81 @@ def test_metadata_over_a_limit_costs_its_event_alone(metadata: dict[str, str], r
 
 def test_a_large_payload_without_any_event_is_an_empty_one() -> None:
     unknown_field = b"\x12\xac\x02" + 300 * b"x"
-    assert admit_payload(unknown_field, "client", "", LIMITS)[1:] == ([], [])
+    assert admit_payload(unknown_field, "client", "", LIMITS)[1:3] == ([], [])
+
+
+LONG = "ä" * 9  # 18 bytes
+TEXTS = Limits(id_bytes=16, source_bytes=16, event_type_bytes=16, cluster_bytes=16, route_bytes=16, routes=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"id": LONG}, "id='äääääääää': has 18 bytes, the limit is 16; shorten it"),
+        ({"source": LONG}, "source='äääääääää': has 18 bytes, the limit is 16; shorten it"),
+        ({"event_type": "x" * 17}, "event_type='xxxxxxxxxxxxxxxxx': has 17 bytes, the limit is 16; shorten it"),
+        ({"route_to": ["a", "x" * 17]}, "route_to[1]='xxxxxxxxxxxxxxxxx': has 17 bytes, the limit is 16; shorten it"),
+        ({"route_to": ["a"] * 4}, "route_to has 4 entries, the limit is 3; name fewer, or none for all emitters"),
+        (
+            {"id": "y" * 1_000_000},
+            "id='yyyyyyyyyyyyyyyyyyyyyyyyyyy...yyyyyyyyyyyyyyyyyyyyyyyyyyyy': has 1000000 bytes, ",
+        ),
+    ],
+)
+def test_a_text_over_its_limit_costs_its_event_alone(fields: dict[str, Any], reason: str) -> None:
+    events = [complete("1"), complete(**{"event_id": "2", **fields}), complete("3")]
+    for number, admission in enumerate([admit(*events, limits=TEXTS), admit_events(events, "client", "", TEXTS)]):
+        assert admission.ids == ["1", "3"], number
+        assert refused(admission) == [(events[1].id, Code.INVALID_EVENT)]
+        assert admission.refused[0].message.startswith(f"events[1].{reason}")
+    (refusal,) = admit_event(events[1], "", "", TEXTS, events[1].ByteSize()).refused
+    assert refusal.message.startswith(f"events[0].{reason}")
+
+
+def test_texts_at_their_limits_pass() -> None:
+    full = "ä" * 8
+    event = complete(full, source=full, event_type=full, route_to=[full] * 3)
+    for admission in (admit(event, limits=TEXTS), admit_events([event], full, full, TEXTS)):
+        assert (admission.ids, admission.refused) == ([full], [])
+
+
+@pytest.mark.parametrize(("source", "cluster", "field"), [(LONG, "", "source"), ("", LONG, "cluster")])
+def test_what_is_filled_in_is_refused_before_events_are_looked_at(source: str, cluster: str, field: str) -> None:
+    ways: list[Callable[[], object]] = [
+        lambda: admit_payload(b"\xff", source, cluster, TEXTS),
+        lambda: admit_events([Event()], source, cluster, TEXTS),
+        lambda: admit_event(Event(), source, cluster, TEXTS, 20),
+    ]
+    for attempt in ways:
+        with pytest.raises(InputError, match=f"{field}='äääääääää': has 18 bytes, the limit is 16") as caught:
+            attempt()
+        assert caught.value.code is Code.INVALID_EVENT
+
+
+def test_what_is_filled_in_counts() -> None:
+    events = [Event() for _ in range(100)]
+    data = payload(*events)
+    many = Limits(batch_events=1_000)
+    for admission in (
+        admit_payload(data, "s" * 200, "c" * 200, many),
+        admit_payload(data, "s" * 200, "", many),
+        admit_events(events, "s" * 200, "c" * 200, many),
+    ):
+        assert admission.batch.size <= len(data) + admission.filled_bytes
+    assert admit(complete("1")).filled_bytes == 0
+
+
+def test_events_are_counted_before_any_is_decoded() -> None:
+    data = b"\x0a\x00" * 2_000_000
+    tracemalloc.start()
+    try:
+        for cluster in ("", "prod"):
+            with pytest.raises(InputError, match="2000000 in one message, the limit is 10000"):
+                admit_payload(data, "client", cluster, Limits())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_metadata_at_its_limits_passes() -> None:
@@ -158,7 +233,7 @@ def test_the_cluster_of_a_message_counts_against_no_limit_where_an_id_stands_twi
 TEXT = st.text(max_size=12)
 EVENTS = st.builds(
     Event,
-    id=st.sampled_from(["", "1", "2", "3", "4"]),
+    id=st.sampled_from(["", "1", "2", "3", "4", "5" * 257]),
     timestamp_unix_ns=st.sampled_from([0, 5]),
     source=st.sampled_from(["", "own"]),
     metadata=st.dictionaries(TEXT, TEXT, max_size=5),

@@ -49,7 +49,7 @@ class SendEvent:
             admission = self._admit(connection, number, message)
             if admission is not None:
                 requests.append(_Request(number, admission))
-                size += len(message)
+                size += len(message) + admission.filled_bytes
                 if size >= _BYTES:
                     self._push(connection, requests, size)
                     requests, size = [], 0
@@ -82,7 +82,7 @@ class SendEvent:
                 raise
             connection.refuse(number, _status_of(error))
             return
-        await self._answer(connection, [_Request(number, admission)], size)
+        await self._answer(connection, [_Request(number, admission)], size + admission.filled_bytes)
 
     def _push(self, connection: GrpcConnection, requests: list[_Request], size: int) -> None:
         self._keep(start_eagerly(self._answer(connection, requests, size)))
