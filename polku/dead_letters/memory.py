@@ -54,11 +54,16 @@ class DeadLetterStatistics(NamedTuple):
 
 
 class DeadLetters:
-    """Keep the latest dead letters, `limit` in all, and count every one; see `kinds` for which ones go."""
+    """Keep the latest dead letters and count every one; see `kinds` for which ones go.
 
-    def __init__(self, limit: int = 1_000, *, clock: Clock | None = None) -> None:
+    At most `limit` are kept, of at most `max_bytes` in all.
+    """
+
+    def __init__(self, limit: int = 1_000, *, max_bytes: int = 64 * 1024 * 1024, clock: Clock | None = None) -> None:
         self._limit = limit
+        self._room = max_bytes
         self._letters: dict[Kind, deque[tuple[int, DeadLetter]]] = {}
+        self._bytes: Counter[Kind] = Counter()  # of the letters that are kept
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._forgotten: Counter[tuple[str, str]] = Counter()
@@ -110,11 +115,23 @@ class DeadLetters:
         kind = Kind(letter.emitter, letter.code)
         self._counts[kind] += 1
         self._letters.setdefault(kind, deque()).append((self._counts.total(), letter))
-        sizes = {kind: len(letters) for kind, letters in self._letters.items()}
-        while (cut := next_cut(sizes, (kind,), self._limit)) is not None:
-            self._letters[cut.kind].popleft()
-            self._forgotten[cut.kind] += 1
-            sizes[cut.kind] -= 1
+        self._bytes[kind] += _size(letter)
+        counts = {kind: len(letters) for kind, letters in self._letters.items()}
+        while (cut := next_cut(counts, (kind,), self._limit)) is not None:
+            counts[cut.kind] -= 1
+            self._forget(cut.kind)
+        while (cut := next_cut(self._bytes, (kind,), self._room)) is not None:
+            self._forget(cut.kind)
+
+    def _forget(self, kind: Kind) -> None:
+        _, letter = self._letters[kind].popleft()
+        self._bytes[kind] -= _size(letter)
+        self._forgotten[kind] += 1
+
+
+def _size(letter: DeadLetter) -> int:
+    """Return how many bytes a letter takes, about."""
+    return letter.event.ByteSize() + len(letter.reason) + len(letter.detail)
 
 
 def refused_of(batch: Batch, refused: Sequence[Refusal]) -> list[DeadEvent]:

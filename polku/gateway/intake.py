@@ -420,7 +420,7 @@ class Intake:
         except BaseException as error:
             if is_ours(error):
                 raise
-            _REPEATED.exception(context.source, "the ingestor for source %s failed", source)
+            _REPEATED.exception(("ingestor", label(ingestor)), "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
 
     def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:

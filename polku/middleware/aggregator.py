@@ -14,6 +14,7 @@ from polku.log import RepeatedLog
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
 from polku.middleware.per_event import died
+from polku.text import line
 
 Key = Callable[[Event], Hashable]
 
@@ -157,7 +158,7 @@ class _Groups:
 
     def _alone(self, event: Event, part: Part, error: BaseException, *, what: str = "key") -> Flush:
         dead = died(f"{self.name}: {what}", event, error)
-        _REPEATED.warning(self.name, "event %s goes on alone: %s", event.id, dead.refusal.message)
+        _REPEATED.warning(self.name, "event %s goes on alone: %s", line(event.id), dead.refusal.message)
         event.metadata[ERROR] = dead.refusal.message
         return Flush([event], [part])
 

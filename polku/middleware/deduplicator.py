@@ -10,6 +10,7 @@ from polku.clock import Clock
 from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
+from polku.middleware.keys import bounded_keys
 from polku.middleware.per_event import chosen
 
 
@@ -45,13 +46,15 @@ class _Memory:
         self._ttl = ttl
         self._max_ids = max_ids
         self._clock = clock
-        self._seen: OrderedDict[str, float] = OrderedDict()  # id -> when it was settled, oldest first
+        self._seen: OrderedDict[str, float] = (
+            OrderedDict()
+        )  # id -> when it was settled, oldest first; of a long one a digest
         self._open: dict[str, int] = {}  # id -> the batch that it is under way in; the pipeline's windows bound it
         self._batches: dict[int, list[str]] = {}  # what each open batch brought first, by position; empty: not this one
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
-        ids = [event.id for event in events]
+        ids = bounded_keys([event.id for event in events])
         if self._all_new(ids):
             self._open.update(dict.fromkeys(ids, batch))
             self._batches[batch] = ids

@@ -12,6 +12,7 @@ from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
+from polku.middleware.keys import bounded_key
 from polku.middleware.per_event import chosen
 
 _SOURCE = attrgetter("source")
@@ -72,6 +73,7 @@ class _Buckets:
         pass
 
     def _bucket(self, source: str, now: float) -> TokenBucket:
+        source = bounded_key(source)
         bucket = self._buckets.get(source)
         if bucket is None:
             bucket = self._buckets[source] = TokenBucket(self._rate, self._burst, now)

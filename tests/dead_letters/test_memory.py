@@ -32,3 +32,22 @@ def test_ids_that_clients_chose_cannot_forge_lines_of_the_log(caplog: pytest.Log
     assert record.getMessage() == (
         "dead letter for forged: event x\\n2026-01-01 ERROR all is lost\\x1b[2J: UNDELIVERED: why"
     )
+
+
+def test_large_events_are_kept_up_to_a_number_of_bytes() -> None:
+    letters = DeadLetters(max_bytes=1_000_000)
+    for n in range(40):
+        batch = Batch.from_events([Event(id=f"n{n}", payload=bytes(100_000))])
+        letters.bury("", batch, [Refusal(f"n{n}", Code.UNROUTABLE, "why", position=0)])
+    assert [letter.event.id for letter in letters.latest()] == [f"n{n}" for n in range(31, 40)]
+    statistics = letters.statistics()
+    assert (statistics.total, statistics.kept, statistics.forgotten) == (40, 9, 31)
+
+
+def test_large_events_of_one_kind_push_out_none_of_another() -> None:
+    letters = DeadLetters(max_bytes=1_000_000)
+    bury(letters, "ledger", Code.UNDELIVERED, "a")
+    for n in range(20):
+        batch = Batch.from_events([Event(id=f"n{n}", payload=bytes(400_000))])
+        letters.bury("", batch, [Refusal(f"n{n}", Code.UNROUTABLE, "why", position=0)])
+    assert [letter.event.id for letter in letters.latest()] == ["a", "n18", "n19"]

@@ -11,11 +11,13 @@ import pytest
 from polku import Event, new_event
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Refusal
+from polku.clock import SystemClock
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
 from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
+from polku.ingest.adapt import as_ingestor
 from polku.limits import Limits
 from polku.link.link import Link, LocalPeer
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
@@ -117,6 +119,20 @@ async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call)
         with contextlib.suppress(InputError):
             await call(intake)
     assert (await intake.event(request(new_event("user.login", source="test", payload=BODY)))).event_ids
+    await intake.close()
+
+
+async def test_an_ingestor_that_fails_is_in_the_log_once_however_many_sources_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def unready(data: bytes, context: IngestContext) -> list[Event]:
+        raise ValueError(context.source)
+
+    intake = Intake({}, as_ingestor(unready, SystemClock()), Link("link", LocalPeer(Stuck(is_open=True))), Limits())
+    for number in range(100):
+        with pytest.raises(InputError):
+            await intake.event(IngestEvent(source=f"source {number}", raw=b"x").SerializeToString())
+    assert len(caplog.records) == 1
     await intake.close()
 
 
