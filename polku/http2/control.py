@@ -54,6 +54,18 @@ def check_rst_stream(number: int, payload: memoryview) -> None:
         raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
 
 
+def read_code(payload: memoryview, at: int = 0) -> int:
+    """Return the error code of an RST_STREAM, or at byte 4 of a GOAWAY."""
+    code: int = _U32(payload, at)[0]
+    return code
+
+
+def read_last(payload: memoryview) -> int:
+    """Return the highest stream that the sender of a GOAWAY has worked on, or will."""
+    last: int = _U32(payload)[0] & f.STREAM_BITS
+    return last
+
+
 def check_priority(number: int, payload: memoryview) -> None:
     """Check a PRIORITY, which is then ignored (section 6.3)."""
     if number == 0:
@@ -64,7 +76,7 @@ def check_priority(number: int, payload: memoryview) -> None:
 
 
 def check_goaway(number: int, payload: memoryview) -> None:
-    """Check a GOAWAY; a client that is leaving ends its streams itself (section 6.8)."""
+    """Check a GOAWAY (section 6.8)."""
     if number:
         raise PeerError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
     if len(payload) < 8:
@@ -74,7 +86,7 @@ def check_goaway(number: int, payload: memoryview) -> None:
 def header_block(flags: int, number: int, payload: memoryview) -> memoryview:
     """Return the header block of a HEADERS frame, without padding and priority (section 6.2)."""
     if not number & 1:
-        raise PeerError(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that no client opens")
+        raise PeerError(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that no client has opened")
     if flags & f.PADDED:
         payload = without_padding(payload)
     if flags & f.WITH_PRIORITY:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from polku.http2 import frames as f
-from polku.http2.frames import ErrorCode
 from polku.http2.stream import Stream
+
+_LARGE = 1 << 16  # bytes: a piece from which on it is cheaper not to copy it behind the others
 
 
 class Trailer:
@@ -36,6 +37,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._frames: list[Any] = []
         self._waiting: dict[int, Stream] = {}
+        self._has_large = False  # of `_frames`
         self._will_flush = False
         self.transport: Any = None
         self.is_closed = False
@@ -112,6 +114,7 @@ class Outbox:
             whole = size == len(piece)
             put(f.write_head(size >> 8, size & 255, f.DATA, 0, stream.number))
             put(piece if whole else memoryview(piece)[:size])
+            self._has_large = self._has_large or size >= _LARGE
             self.window -= size
             stream.window -= size
             stream.pending_bytes -= size
@@ -148,7 +151,13 @@ class Outbox:
         if not self._frames or self.is_closed:
             return
         frames, self._frames = self._frames, []
-        self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if len(frames) == 1:
+            self.transport.write(frames[0])
+        elif self._has_large:
+            self._has_large = False
+            self.transport.writelines(frames)
+        else:
+            self.transport.write(b"".join(frames))
 
     def close(self) -> None:
         """Write what was collected, and nothing more."""
@@ -167,8 +176,6 @@ class Outbox:
             self._frames.append(f.frame(f.DATA, f.END_STREAM, stream.number))
         else:
             self.put_headers(stream.number, trailers, f.END_STREAM)
-        if not stream.remote_ended:  # the answer needs no more of the request (section 8.1)
-            self._frames.append(f.rst_stream(stream.number, ErrorCode.NO_ERROR))
         self._finished(stream)
 
     def _flush_later(self) -> None:

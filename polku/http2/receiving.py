@@ -1,4 +1,4 @@
-"""What the frames of a client mean: each is checked, counted against the limits, and handed on to its stream."""
+"""What the frames of a peer mean: each is checked, counted against the limits, and handed on to its stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ _SMALL_CREDIT = 64  # bytes: a WINDOW_UPDATE of less is no progress
 
 
 class Receiving(Streams):
-    """Keep the rules of RFC 9113 for what a client sends; they raise `PeerError` where it breaks them."""
+    """Keep the rules of RFC 9113 for what a peer sends; they raise `PeerError` where it breaks them.
+
+    What differs for a client's end (`ClientConnection`) is in methods of their own; here they are the server's.
+    """
+
+    _reads_after_end = False  # whether what comes is read once our own end of a stream was sent
 
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__(limits)
@@ -55,9 +60,9 @@ class Receiving(Streams):
                 self._no_progress()
             case f.GOAWAY:
                 control.check_goaway(number, payload)
-                self._no_progress()
+                self._goaway(payload)
             case f.PUSH_PROMISE:
-                raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which this end does not allow")
             case _:  # unknown types are ignored (section 4.1)
                 self._no_progress()
 
@@ -174,7 +179,7 @@ class Receiving(Streams):
         padding = size - len(payload)
         if padding:
             self.consumed(stream, padding)
-        if stream.local_ended:  # answered before its end: nobody reads the rest
+        if stream.local_ended and not self._reads_after_end:  # answered before its end: nobody reads the rest
             self.consumed(stream, len(payload))
         elif payload:
             self._fruitless = 0
@@ -205,6 +210,12 @@ class Receiving(Streams):
         elif stream.pending:
             self._outbox.pump(stream)
 
+    def _set(self, key: int, value: int) -> None:
+        if key == f.INITIAL_WINDOW_SIZE:
+            self._resize_windows(value)
+        elif key == f.MAX_FRAME_SIZE:
+            self._outbox.max_frame = min(value, _LARGEST_FRAME)
+
     def _settings(self, flags: int, number: int, payload: memoryview) -> None:
         values = control.read_settings(flags, number, payload)
         if values is None:
@@ -214,10 +225,7 @@ class Receiving(Streams):
         self._is_settled = True
         self._no_progress()
         for key, value in values:
-            if key == f.INITIAL_WINDOW_SIZE:
-                self._resize_windows(value)
-            elif key == f.MAX_FRAME_SIZE:
-                self._outbox.max_frame = min(value, _LARGEST_FRAME)
+            self._set(key, value)
         self._count_control()
         self._outbox.put(f.frame(f.SETTINGS, f.ACK, 0))
         self._outbox.pump_all()
@@ -241,6 +249,7 @@ class Receiving(Streams):
         control.check_rst_stream(number, payload)
         stream = self.streams.get(number)
         if stream is not None:
+            stream.reset_code = control.read_code(payload)
             self._forget(stream)
             self.lost(stream)
         elif number in self._taken:
@@ -249,6 +258,10 @@ class Receiving(Streams):
         else:
             self._require_known(number)
         self._count_reset()
+
+    def _goaway(self, payload: memoryview) -> None:
+        """A client that is leaving ends its streams itself (section 6.8)."""
+        self._no_progress()
 
     def _require_known(self, number: int) -> None:
         """Fail for a frame on a stream that was never opened (section 5.1)."""

@@ -29,6 +29,7 @@ class Stream:
         "pending",
         "pending_bytes",
         "remote_ended",
+        "reset_code",
         "touched",
         "unread",
         "window",
@@ -45,4 +46,5 @@ class Stream:
         self.pending: deque[Any] = deque()  # what waits for a window: bytes of DATA, or `Trailer` at the end
         self.pending_bytes = 0
         self.remote_ended = self.local_ended = False
+        self.reset_code: int | None = None  # of the peer's RST_STREAM, if that is how it ended
         self.touched = now  # when the peer last sent something for it

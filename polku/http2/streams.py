@@ -173,8 +173,9 @@ class Streams(Application):
 
     def _finished(self, stream: Stream) -> None:
         self._resets = max(0, self._resets - 1)
-        if not stream.remote_ended:
+        if not stream.remote_ended:  # the answer needs no more of the request (section 8.1)
             self._reset.append(stream.number)
+            self._outbox.put(f.rst_stream(stream.number, ErrorCode.NO_ERROR))
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:

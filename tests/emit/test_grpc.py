@@ -6,9 +6,9 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -24,13 +24,25 @@ def batch(*ids: str, size: int = 0) -> Batch:
     return Batch.from_events([Event(id=event_id, event_type="t", payload=b"x" * size) for event_id in ids])
 
 
-@asynccontextmanager
-async def emitter(*endpoints: str, **options: Any) -> AsyncIterator[GrpcClient]:
-    running = GrpcEmitter(list(endpoints), **options).build(SystemClock())
-    try:
-        yield running
-    finally:
-        await running.close()
+class Emitters(Protocol):
+    """Build a running GrpcEmitter for these endpoints, and close it at the end."""
+
+    def __call__(self, *endpoints: str, **options: Any) -> AbstractAsyncContextManager[GrpcClient]: ...
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def emitter(request: pytest.FixtureRequest) -> Emitters:
+    """Emitters of both clients, one after the other."""
+
+    @asynccontextmanager
+    async def build(*endpoints: str, **options: Any) -> AsyncIterator[GrpcClient]:
+        running = GrpcEmitter(list(endpoints), client=request.param, **options).build(SystemClock())
+        try:
+            yield running
+        finally:
+            await running.close()
+
+    return build
 
 
 async def begun(running: GrpcClient, messages: int) -> None:
@@ -46,7 +58,7 @@ async def server() -> AsyncIterator[Sink]:
         yield server
 
 
-async def test_a_batch_arrives_as_it_is_and_is_confirmed(server: Sink) -> None:
+async def test_a_batch_arrives_as_it_is_and_is_confirmed(server: Sink, emitter: Emitters) -> None:
     async with emitter(server.address, source="us", cluster="here", token="secret") as running:
         assert await running.emit(batch("a", "b")) == []
     (received,) = server.batches
@@ -54,14 +66,14 @@ async def test_a_batch_arrives_as_it_is_and_is_confirmed(server: Sink) -> None:
     assert server.metadata[0]["authorization"] == "Bearer secret"
 
 
-async def test_batches_under_way_together_keep_their_order(server: Sink) -> None:
+async def test_batches_under_way_together_keep_their_order(server: Sink, emitter: Emitters) -> None:
     async with emitter(server.address) as running:
         results = await asyncio.gather(*(running.emit(batch(f"{n:03d}")) for n in range(100)))
     assert results == [[]] * 100
     assert server.ids == [f"{n:03d}" for n in range(100)]
 
 
-async def test_refused_events_are_failures_of_their_kind(server: Sink) -> None:
+async def test_refused_events_are_failures_of_their_kind(server: Sink, emitter: Emitters) -> None:
     server.refuse = {"full": "BUFFER_FULL", "bad": "INVALID_EVENT", "gone": "FORGET"}.get
     async with emitter(server.address) as running:
         failures = {failure.event_id: failure for failure in await running.emit(batch("ok", "full", "bad", "gone"))}
@@ -73,7 +85,7 @@ async def test_refused_events_are_failures_of_their_kind(server: Sink) -> None:
     assert "refused on request" in failures["bad"].reason
 
 
-async def test_a_large_batch_is_split_and_a_too_large_event_named(server: Sink) -> None:
+async def test_a_large_batch_is_split_and_a_too_large_event_named(server: Sink, emitter: Emitters) -> None:
     async with emitter(server.address, max_message_bytes=10_000) as running:
         assert await running.emit(batch(*map(str, range(10)), size=3_000)) == []
         (failure,) = await running.emit(batch("huge", size=20_000))
@@ -83,7 +95,7 @@ async def test_a_large_batch_is_split_and_a_too_large_event_named(server: Sink) 
     assert "10000" in failure.reason
 
 
-async def test_a_destination_that_is_down_is_retryable_and_found_again(server: Sink) -> None:
+async def test_a_destination_that_is_down_is_retryable_and_found_again(server: Sink, emitter: Emitters) -> None:
     port = server.port
     await server.stop()
     async with emitter(server.address, timeout=5) as running:
@@ -99,7 +111,9 @@ async def test_a_destination_that_is_down_is_retryable_and_found_again(server: S
     assert server.ids == ["late"]
 
 
-async def test_a_broken_stream_fails_what_is_open_and_the_next_batch_opens_another(server: Sink) -> None:
+async def test_a_broken_stream_fails_what_is_open_and_the_next_batch_opens_another(
+    server: Sink, emitter: Emitters
+) -> None:
     server.break_after = 1
     async with emitter(server.address) as running:
         assert await running.emit(batch("first")) == []
@@ -109,7 +123,7 @@ async def test_a_broken_stream_fails_what_is_open_and_the_next_batch_opens_anoth
         assert running.statistics().reconnects == 1
 
 
-async def test_a_destination_that_never_answers_times_out(server: Sink) -> None:
+async def test_a_destination_that_never_answers_times_out(server: Sink, emitter: Emitters) -> None:
     server.silent = True
     async with emitter(server.address, timeout=0.2) as running:
         with pytest.raises(RetryableError, match=r"no Ack within 0\.2 s"):
@@ -117,14 +131,16 @@ async def test_a_destination_that_never_answers_times_out(server: Sink) -> None:
 
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED])
-async def test_wrong_credentials_or_services_are_misconfiguration(server: Sink, status: grpc.StatusCode) -> None:
+async def test_wrong_credentials_or_services_are_misconfiguration(
+    server: Sink, status: grpc.StatusCode, emitter: Emitters
+) -> None:
     server.abort = status
     async with emitter(server.address) as running:
         with pytest.raises(MisconfiguredError, match=status.name):
             await running.emit(batch("a"))
 
 
-async def test_the_least_loaded_endpoint_is_chosen(server: Sink) -> None:
+async def test_the_least_loaded_endpoint_is_chosen(server: Sink, emitter: Emitters) -> None:
     async with sink() as other, emitter(server.address, other.address) as running:
         server.fullness, other.fullness = 90, 10
         for n in range(10):
@@ -132,7 +148,9 @@ async def test_the_least_loaded_endpoint_is_chosen(server: Sink) -> None:
     assert len(other.ids) >= 8
 
 
-async def test_a_dead_endpoint_s_batches_go_to_another_and_return_once_it_is_back(server: Sink) -> None:
+async def test_a_dead_endpoint_s_batches_go_to_another_and_return_once_it_is_back(
+    server: Sink, emitter: Emitters
+) -> None:
     async with sink() as other, emitter(server.address, other.address) as running:
         server.fullness = 50
         await asyncio.gather(*(running.emit(batch(str(n))) for n in range(4)))
@@ -148,7 +166,7 @@ async def test_a_dead_endpoint_s_batches_go_to_another_and_return_once_it_is_bac
                 assert await running.emit(batch("again")) == []
 
 
-async def test_an_endpoint_that_does_not_know_us_is_left_for_one_that_does(server: Sink) -> None:
+async def test_an_endpoint_that_does_not_know_us_is_left_for_one_that_does(server: Sink, emitter: Emitters) -> None:
     server.abort = grpc.StatusCode.UNAUTHENTICATED
     async with sink() as other, emitter(server.address, other.address) as running:
         for name in "abc":
@@ -157,12 +175,12 @@ async def test_an_endpoint_that_does_not_know_us_is_left_for_one_that_does(serve
     assert other.ids == ["a", "b", "c"]
 
 
-async def test_an_endpoint_that_takes_its_time_to_connect_is_reached(server: Sink) -> None:
+async def test_an_endpoint_that_takes_its_time_to_connect_is_reached(server: Sink, emitter: Emitters) -> None:
     async with late(server.port, 0.4) as port, emitter(f"127.0.0.1:{port}") as running:
         assert await running.emit(batch("a")) == []
 
 
-async def test_a_size_limit_of_the_destination_is_learned() -> None:
+async def test_a_size_limit_of_the_destination_is_learned(emitter: Emitters) -> None:
     async with sink(message_bytes=10_000) as server, emitter(server.address) as running:
         assert await running.emit(batch(*map(str, range(10)), size=3_000)) == []
         (failure,) = await running.emit(batch("huge", size=12_000))
@@ -172,7 +190,7 @@ async def test_a_size_limit_of_the_destination_is_learned() -> None:
     assert "10000" in failure.reason
 
 
-async def test_a_message_of_too_many_events_is_sent_in_halves(server: Sink) -> None:
+async def test_a_message_of_too_many_events_is_sent_in_halves(server: Sink, emitter: Emitters) -> None:
     def at_most_three(batch: IngestBatch) -> AckError | None:
         many = len(batch.events.events) > 3
         return AckError(code="TOO_MANY_EVENTS", message="the limit is 3") if many else None
@@ -183,7 +201,7 @@ async def test_a_message_of_too_many_events_is_sent_in_halves(server: Sink) -> N
     assert [len(message.events.events) for message in server.batches] == [10, 5, 2, 3, 5, 2, 3]
 
 
-async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(server: Sink) -> None:
+async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(server: Sink, emitter: Emitters) -> None:
     server.break_after, server.break_code = 1, grpc.StatusCode.INVALID_ARGUMENT
     server.hold()
     async with emitter(server.address) as running:
@@ -197,7 +215,7 @@ async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(s
             await running.emit(batch("b"))
 
 
-async def test_what_is_not_a_gateway_is_misconfiguration() -> None:
+async def test_what_is_not_a_gateway_is_misconfiguration(emitter: Emitters) -> None:
     async def talk(requests: AsyncIterator[bytes], context: Any) -> None:
         async for _ in requests:
             await context.write(b"\xff\xff no Ack")
@@ -213,7 +231,7 @@ async def test_what_is_not_a_gateway_is_misconfiguration() -> None:
     await server.stop(0)
 
 
-async def test_a_socket_of_this_machine_will_do(tmp_path: Path) -> None:
+async def test_a_socket_of_this_machine_will_do(tmp_path: Path, emitter: Emitters) -> None:
     server = Sink()
     await server.start(address=f"unix:{tmp_path}/gateway")
     async with emitter(f"unix:{tmp_path}/gateway") as running:
@@ -221,7 +239,9 @@ async def test_a_socket_of_this_machine_will_do(tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_an_encrypted_connection_is_checked_against_the_given_certificate(tmp_path: Path) -> None:
+async def test_an_encrypted_connection_is_checked_against_the_given_certificate(
+    tmp_path: Path, emitter: Emitters
+) -> None:
     key, certificate = certify(tmp_path)
     credentials = grpc.ssl_server_credentials([(key, certificate)])
     async with sink(credentials=credentials) as server:
@@ -260,7 +280,7 @@ async def test_closing_fails_what_is_never_acknowledged(server: Sink) -> None:
             await running.emit(batch("b"))
 
 
-async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink) -> None:
+async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink, emitter: Emitters) -> None:
     server.hold()
     async with emitter(server.address) as running:
         tasks = [asyncio.ensure_future(running.emit(batch(name))) for name in "abc"]

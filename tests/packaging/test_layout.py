@@ -31,7 +31,7 @@ ONLY = {
     "middleware": BASE | WIRE | {"batch", "events"},
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
-    "rpc": frozenset({"http2", "text"}),
+    "rpc": frozenset({"http2", "text", "version"}),
 }
 # What stands left may not import what stands right.
 NEVER = {

@@ -56,7 +56,7 @@ class _Delivery:
         self._has_taken = False
 
     async def send(self, part: _Message) -> list[Failure]:
-        verdict = await self._endpoints.ask(part.data)
+        verdict = await self._endpoints.ask((part.data,))
         if verdict.success:
             self._has_taken = True
             self._refused.forget(part.ids[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from polku import checks
 from polku.clock import Clock
 from polku.emit.grpc.addresses import Address, parse_address
-from polku.emit.grpc.config import check_stream, endpoint_list
+from polku.emit.grpc.config import GrpcClientKind, check_stream, endpoint_list
 
 if TYPE_CHECKING:
     from polku.emit.ahti.client import AhtiClient
@@ -38,6 +38,7 @@ class AhtiEmitter:
     max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
     root_certificates: bytes | None = field(default=None, kw_only=True)
     token: str | None = field(default=None, kw_only=True, repr=False)
+    client: GrpcClientKind = field(default="native", kw_only=True)
 
     may_recover = True
 

@@ -47,7 +47,7 @@ class GrpcClient:
     async def _send(self, part: _Message) -> list[Failure]:
         payload = part.batch.payload
         self._endpoints.check_size(len(self._prefix) + _FRAMING + len(payload))
-        answer = await self._endpoints.ask(b"".join((self._prefix, events_field(payload), payload)))
+        answer = await self._endpoints.ask((self._prefix + events_field(payload), payload))
         return read_failures(part.batch, answer)
 
 

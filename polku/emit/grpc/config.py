@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from polku import checks
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError
 
 _TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+GrpcClientKind = Literal["native", "grpcio"]
+_CLIENTS: tuple[str, ...] = get_args(GrpcClientKind)
 
 
 class StreamConfig(Protocol):
@@ -24,6 +27,11 @@ class StreamConfig(Protocol):
     @property
     def root_certificates(self) -> bytes | None:
         """What an encrypted connection is checked against, as PEM; None: what gRPC trusts."""
+        ...
+
+    @property
+    def client(self) -> GrpcClientKind:
+        """Whose client speaks: `native` is POLKU's own."""
         ...
 
     @property
@@ -47,5 +55,7 @@ def check_stream(where: str, config: StreamConfig) -> None:
     checks.positive(where, "timeout", config.timeout)
     if config.root_certificates is not None and not isinstance(config.root_certificates, bytes):
         raise PlanError("root_certificates must be the bytes of a PEM file", where=where)
+    if config.client not in _CLIENTS:
+        raise checks.fault(where, "client", config.client, f"choose one of {', '.join(_CLIENTS)}")
     if config.token is not None and not _TOKEN.fullmatch(config.token):
         raise PlanError("token must be printable ASCII without spaces at its ends", where=where)

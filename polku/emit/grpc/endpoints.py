@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple
 
 from polku.emit.grpc.addresses import Address
+from polku.emit.grpc.channels import open_stream
 from polku.emit.grpc.config import StreamConfig
 from polku.emit.grpc.size import read_excess
-from polku.emit.grpc.stream import A, Dialect, GrpcStream
+from polku.emit.grpc.stream import A, Dialect
 from polku.emit.parts import TooLargeError
 from polku.emit.progress import current
 from polku.errors import EmitError, RejectedError
@@ -30,23 +31,27 @@ class Endpoints(Generic[A]):
 
     def __init__(self, addresses: Sequence[Address], config: StreamConfig, dialect: Dialect[A], limit: int) -> None:
         self.limit = limit
-        self._streams = [GrpcStream(address, config, dialect) for address in addresses]
+        self._streams = [open_stream(address, config, dialect) for address in addresses]
         self._failovers = 0
         self._timeout = config.timeout
 
-    async def ask(self, message: bytes) -> A:
-        """Ask the least loaded endpoint, then any other that works; raises the last one's error."""
-        self.check_size(len(message))
+    async def ask(self, pieces: Sequence[bytes]) -> A:
+        """Send a message, given in pieces, to the least loaded endpoint, then to any other that works.
+
+        Raises the last one's error.
+        """
+        size = sum(map(len, pieces))
+        self.check_size(size)
         left = list(self._streams)
         while True:
             stream = min(left, key=lambda stream: (stream.rests_until, stream.load))
             current().step(self._timeout)
             try:
-                return await stream.ask(message)
+                return await stream.ask(pieces)
             except RejectedError:
                 raise
             except EmitError as error:
-                self._learn_limit(error, len(message))
+                self._learn_limit(error, size)
                 left = [other for other in left if other is not stream and not other.rests_until]
                 if not left:
                     raise
