@@ -10,7 +10,6 @@ from polku.aio.tasks import TaskSet
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.certificates import Certificates
 from polku.gateway.grpc_server import choose
-from polku.gateway.grpcio import GatewayServer
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
@@ -18,6 +17,7 @@ from polku.hooks import close_each
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
     from polku.gateway.grpc.server import NativeServer
+    from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
 from polku.gateway.addresses import Doors
-from polku.gateway.grpcio import GatewayServer
 
 if TYPE_CHECKING:
     from polku.gateway.grpc.server import NativeServer
+    from polku.gateway.grpcio import GatewayServer
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def choose(doors: Doors) -> type[GatewayServer] | type[NativeServer]:
 def _say(door: str, reason: str) -> type[GatewayServer] | type[NativeServer]:
     _LOG.info("the gRPC door is %s: %s", door, reason)
     if door == "grpcio":
+        from polku.gateway.grpcio import GatewayServer
+
         return GatewayServer
     from polku.gateway.grpc.server import NativeServer
 

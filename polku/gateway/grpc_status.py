@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
-
-import grpc
 
 from polku.batch.receipt import Counts
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
 from polku.gateway.intake import Intake
 from polku.gateway.retry import RETRY_SECONDS
+from polku.rpc.status import Status, StatusCode
 from polku.text import line, said
 from polku.v1.gateway_pb2 import Ack
 
 _CONNECTIONS = 1024
 _DETAILS = 1_000  # they are a header, and clients take 8 KiB of headers
 _STATUS = {
-    Code.BUFFER_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.DRAINING: grpc.StatusCode.UNAVAILABLE,
-    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Code.INGESTOR_ERROR: grpc.StatusCode.INTERNAL,
+    Code.BUFFER_FULL: StatusCode.RESOURCE_EXHAUSTED,
+    Code.TOO_LARGE: StatusCode.RESOURCE_EXHAUSTED,
+    Code.DRAINING: StatusCode.UNAVAILABLE,
+    Code.UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Code.INGESTOR_ERROR: StatusCode.INTERNAL,
 }
 
 
-class Failure(NamedTuple):
-    """How a call ends that is not answered."""
-
-    status: grpc.StatusCode
-    details: str
-    retry_seconds: float | None = None  # after which sending it again may help
-
-
-def status_of(error: DrainingError | InputError) -> Failure:
+def status_of(error: DrainingError | InputError) -> Status:
     """Return the status that tells a client of an error."""
     if isinstance(error, DrainingError):
-        return Failure(grpc.StatusCode.UNAVAILABLE, said(error), RETRY_SECONDS[Code.DRAINING])
-    status = _STATUS.get(error.code, grpc.StatusCode.INVALID_ARGUMENT)
-    return Failure(status, f"{error.code}: {line(error.message, _DETAILS)}", RETRY_SECONDS.get(error.code))
+        return Status(StatusCode.UNAVAILABLE, said(error), retry_seconds=RETRY_SECONDS[Code.DRAINING])
+    code = _STATUS.get(error.code, StatusCode.INVALID_ARGUMENT)
+    message = f"{error.code}: {line(error.message, _DETAILS)}"
+    return Status(code, message, retry_seconds=RETRY_SECONDS.get(error.code))
 
 
 def check_answer(ack: Ack) -> None:

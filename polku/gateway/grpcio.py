@@ -21,11 +21,12 @@ from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.addresses import cannot_open
-from polku.gateway.grpc_status import Baselines, Failure, check_answer, status_of
+from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
 from polku.gateway.retry import retry_metadata
 from polku.health import Health, health_response
 from polku.limits import Limits
+from polku.rpc.status import Status, StatusCode
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse
 
@@ -102,8 +103,9 @@ class GatewayServer:
             ack = await self._intake.event(message)
             check_answer(ack)
         except (DrainingError, InputError) as error:
-            failure = status_of(error)
-            await context.abort(failure.status, failure.details, trailing_metadata=_retry_metadata(failure))
+            status = status_of(error)
+            code = grpc.StatusCode[StatusCode(status.code).name]
+            await context.abort(code, status.message, trailing_metadata=_retry_metadata(status))
         return bounded(ack)
 
     async def stream_events(self, requests: AsyncIterator[bytes], context: Any) -> None:
@@ -169,9 +171,9 @@ class GatewayServer:
         reflection.enable_server_reflection(services, server)
 
 
-def _retry_metadata(failure: Failure) -> tuple[tuple[str, str | bytes], ...]:
-    seconds = failure.retry_seconds
-    return () if seconds is None else tuple(retry_metadata(failure.status.value[0], failure.details, seconds))
+def _retry_metadata(status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    seconds = status.retry_seconds
+    return () if seconds is None else tuple(retry_metadata(status.code, status.message, seconds))
 
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:

@@ -115,7 +115,6 @@ class SendEvent:
 
 def _status_of(error: BaseException) -> Status:
     if isinstance(error, (DrainingError, InputError)):
-        failure = status_of(error)
-        return Status(failure.status.value[0], failure.details, retry_seconds=failure.retry_seconds)
+        return status_of(error)
     _REPEATED.exception("answer", "a call could not be answered")
     return Status(StatusCode.INTERNAL, named(error))
