@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
@@ -181,9 +182,8 @@ def _make() -> GrpcClientConnection:
     return GrpcClientConnection(_LIMITS)
 
 
-def _require_http2(transport: asyncio.BaseTransport) -> None:
+def _require_http2(transport: Any) -> None:  # uvloop's transports are none of asyncio's
     if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
-        assert isinstance(transport, asyncio.Transport)
         transport.abort()
         raise ConnectionError("what answers there does not speak HTTP/2 over TLS (ALPN)")
 

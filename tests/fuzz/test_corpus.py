@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from tests.fuzz import http2_client
 from tests.fuzz.__main__ import CORPUS
 from tests.fuzz.http2 import storm
 from tests.fuzz.targets import TARGETS
@@ -47,3 +48,7 @@ def _mutated(data: bytes, random: Random) -> bytes:
 
 def test_connections_bear_frames_that_are_nearly_right() -> None:
     assert storm(10_000, seed=0, seconds=20) >= 10_000
+
+
+def test_the_client_bears_servers_that_are_nearly_right() -> None:
+    assert http2_client.storm(10_000, seed=0, seconds=20) >= 10_000

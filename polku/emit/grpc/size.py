@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# How gRPC in C, C++, Python and Go, and tonic in Rust, say that a message is over the receiver's limit.
-_LIMIT = re.compile(r"larger than max \((\d+) vs\. (\d+)\)|too large: found (\d+) bytes, the limit is: (\d+)")
+# How gRPC in C, C++, Python and Go, tonic in Rust, and POLKU say that a message is over the receiver's limit.
+_LIMIT = re.compile(
+    r"larger than max \((\d+) vs\. (\d+)\)"
+    r"|too large: found (\d+) bytes, the limit is: (\d+)"
+    r"|TOO_LARGE: message: (\d+) bytes, the limit is (\d+)"
+)
 
 
 class Excess(NamedTuple):
@@ -19,4 +23,7 @@ class Excess(NamedTuple):
 def read_excess(text: str) -> Excess | None:
     """Return what an error's text says about sizes, if it does."""
     found = _LIMIT.search(text)
-    return Excess(int(found[1] or found[3]), int(found[2] or found[4])) if found else None
+    if found is None:
+        return None
+    size, limit = (int(number) for number in found.groups() if number is not None)
+    return Excess(size, limit)

@@ -1,0 +1,1 @@
+"""Tests of gRPC's messages, status and client."""
