@@ -113,7 +113,7 @@ class Limits(_Generated):
         """Yield a table."""
         from polku import Limits as Values
 
-        rows = [(f"`{one.name}`", f"{one.default:,}") for one in dataclasses.fields(Values)]
+        rows = [(f"`{one.name}`", f"{one.default:,}") for one in dataclasses.fields(Values) if one.init]
         yield from _table(("limit", "default"), rows)
 
 
