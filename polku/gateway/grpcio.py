@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "polku.v1.Gateway"
+_CALLS = 512  # that one connection may have open: gRPC takes 1 MB for a list of headers that is refused later
 
 
 class GatewayServer:
@@ -177,7 +178,7 @@ def _retry_metadata(status: Status) -> tuple[tuple[str, str | bytes], ...]:
 
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
-    calls = limits.connection_calls
+    calls = min(limits.connection_calls, _CALLS)
     return [
         ("grpc.so_reuseport", int(shared)),
         # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.

@@ -420,7 +420,8 @@ class Intake:
         except BaseException as error:
             if is_ours(error):
                 raise
-            _REPEATED.exception(("ingestor", label(ingestor)), "the ingestor for source %s failed", source)
+            kind = reader if reader in self._ingestors else ""  # any number of sources may share the default one
+            _REPEATED.exception(("ingestor", kind), "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
 
     def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:

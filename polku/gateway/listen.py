@@ -75,6 +75,7 @@ class Handshake:
     """A handshake in progress, which never makes room: its time is short."""
 
     idle_since: float | None = None
+    is_used = False
 
     def make_room(self, reason: str) -> None:
         """Is not asked for."""

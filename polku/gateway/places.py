@@ -13,6 +13,8 @@ from polku.log import RepeatedLog
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LOOK_SECONDS = 1.0
+_BUSY_SECONDS = 1.0  # who did something so short ago is not idle
+_UNUSED_SECONDS = 1.0  # idle for so long, what was never used makes room for another one
 
 
 class Occupant(Protocol):
@@ -22,6 +24,10 @@ class Occupant(Protocol):
     def idle_since(self) -> float | None:
         """When it last did something, by the monotonic clock; None while it sends or waits for an answer."""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it has ever brought anything: what has not makes room sooner."""
+
     def make_room(self, reason: str) -> None:
         """End it, since another one needs its place."""
 
@@ -29,8 +35,9 @@ class Occupant(Protocol):
 class Places:
     """Count what is open, in all and by address.
 
-    Where all places are taken, one that has been idle for `idle_seconds` makes room, of the address that has the most;
-    where those of one address are, an idle one of its own.
+    Where all places are taken, one that has been idle for `idle_seconds` makes room, or for a second where it was never
+    used: of the address that has the most. One of an address that has more than twice as many as the newcomer's does
+    so as soon as it is idle. Where all places of one address are taken, an idle one of its own makes room.
     `total` and `each` are the limits, of the port and of one address.
     """
 
@@ -61,7 +68,7 @@ class Places:
         """Take a place; return why there is none, empty where there is: then it must `leave` at its end."""
         own = self._occupants.get(address, set())
         if self._count >= self._total:
-            if not self._make_room_in_all():
+            if not (self._make_room_of_largest(len(own)) or self._make_room_in_all()):
                 return self._refuse(f"{self._total} {self._what} are open; close some")
         elif len(own) >= self._each and not self._make_room({address: own}):
             return self._refuse(f"{self._each} {self._what} are open from {address or 'one address'}; close some")
@@ -83,6 +90,17 @@ class Places:
         _REPEATED.warning((self._what, "refused"), "refused: %s", reason)
         return reason
 
+    def _make_room_of_largest(self, own: int) -> bool:
+        """Look for one that is not busy at the address that has the most, if those are many more than one's own."""
+        address, others = max(self._occupants.items(), key=lambda item: len(item[1]))
+        if len(others) <= 2 * (own + 1):
+            return False
+        oldest = min(others, key=self._idle_since)
+        if self._idle_since(oldest) > self._clock() - min(_BUSY_SECONDS, self._idle_seconds):
+            return False
+        self._displace(address, oldest)
+        return True
+
     def _make_room_in_all(self) -> bool:
         """Look for an idle one everywhere; where none is found not again for a second: a look takes milliseconds."""
         now = self._clock()
@@ -96,11 +114,18 @@ class Places:
     def _make_room(self, occupants: Mapping[str, set[Occupant]]) -> bool:
         before = self._clock() - self._idle_seconds
         for address, own in sorted(occupants.items(), key=lambda item: len(item[1]), reverse=True):
-            oldest = min(own, key=_idle_since)
-            if _idle_since(oldest) <= before:
+            oldest = min(own, key=self._idle_since)
+            if self._idle_since(oldest) <= before:
                 self._displace(address, oldest)
                 return True
         return False
+
+    def _idle_since(self, occupant: Occupant) -> float:
+        """Return since when it is idle, longer ago where it was never used; infinity where it is busy."""
+        since = occupant.idle_since
+        if since is None:
+            return math.inf
+        return since if occupant.is_used else since - max(0.0, self._idle_seconds - _UNUSED_SECONDS)
 
     def _displace(self, address: str, occupant: Occupant) -> None:
         self.leave(address, occupant)
@@ -108,11 +133,6 @@ class Places:
         reason = f"all places for {self._what} are taken, and this one was idle; open it again when needed"
         _REPEATED.warning((self._what, "displaced"), "an idle one of %s makes room: %s", address, reason)
         occupant.make_room(reason)
-
-
-def _idle_since(occupant: Occupant) -> float:
-    since = occupant.idle_since
-    return math.inf if since is None else since
 
 
 class ByteShares:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import socket
 import time
 import uuid
@@ -301,6 +302,46 @@ def test_a_decompression_bomb_is_stopped_at_the_limit(address: str, encoding: st
     assert _peak_memory() - before < 50_000_000
 
 
+_HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "message"),
+    [
+        (b"\x00\x01\r\n\r\n", 400, "head: it is not a valid HTTP/1.1 request"),
+        (_HEAD + b"a b: c\r\n\r\n", 400, "head: it is not a valid HTTP/1.1 request"),
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 9_000), 431, "a line of it has more than 8190 bytes"),
+        (_HEAD + b"a: %s\r\n\r\n" % (b"b" * 9_000), 431, "a line of it has more than 8190 bytes"),
+        (_HEAD + b"a: b\r\n" * 200 + b"\r\n", 431, "it has more than 128 fields"),
+        (_HEAD + (b"a: %s\r\n" % (b"b" * 8_000)) * 100, 431, "it has more than 65536 bytes"),
+    ],
+)
+def test_what_is_no_request_is_answered_in_the_form_of_all_answers(
+    address: str, sent: bytes, status: int, message: str
+) -> None:
+    with connect(address) as client:
+        client.sendall(sent)
+        answer = parse(read_to_end(client))
+    assert (answer.status, answer.codes) == (status, ["MALFORMED"])
+    assert message in answer.message
+    assert (answer.headers["server"], answer.headers["content-type"]) == ("polku", "application/json")
+
+
+def test_no_answer_names_versions(address: str) -> None:
+    for path, body in (("/health", None), ("/nothing", None), ("/v1/events", b"{}"), ("/v1/events", b"no")):
+        assert curl(address, path, body=body).headers["server"] == "polku"
+
+
+def test_the_rest_of_a_body_that_was_not_read_is_no_head(address: str) -> None:
+    with connect(address) as client:
+        client.sendall(_HEAD + b"Content-Type: text/nothing\r\nContent-Length: 180000\r\n\r\n")
+        time.sleep(0.05)  # it has its answer by now
+        client.sendall(b"x" * 180_000)
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answers = read_to_end(client)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"415", b"200"]
+
+
 def test_too_large_a_body_is_413_with_and_without_a_length(address: str) -> None:
     body = b" " * 200_001
     for options in ((), ("-H", "Transfer-Encoding: chunked")):
@@ -447,7 +488,7 @@ async def test_too_much_under_way_is_429(recorder: Recorder) -> None:
         url = f"http://{pipeline.http_address}/v1/events"
 
         async def send(number: int) -> int:
-            async with session.post(url, json={"id": f"{number}", "event_type": "x" * 300}) as answer:
+            async with session.post(url, json={"id": f"{number}", "event_type": "x" * 250}) as answer:
                 return answer.status
 
         waiting = [asyncio.ensure_future(send(number)) for number in range(8)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -15,11 +16,13 @@ from polku.clock import SystemClock
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
+from polku.gateway import intake as intake_module
 from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.ingest.adapt import as_ingestor
 from polku.limits import Limits
 from polku.link.link import Link, LocalPeer
+from polku.log import RepeatedLog
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 
 
@@ -123,8 +126,10 @@ async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call)
 
 
 async def test_an_ingestor_that_fails_is_in_the_log_once_however_many_sources_call(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(intake_module, "_REPEATED", RepeatedLog(logging.getLogger("polku.gateway.intake")))
+
     def unready(data: bytes, context: IngestContext) -> list[Event]:
         raise ValueError(context.source)
 

@@ -23,6 +23,7 @@ from hpack import Decoder, Encoder
 
 from polku import Event, Hub, Limits, Pipeline
 from polku.aio import loop_thread
+from polku.gateway import places
 from polku.gateway.grpc import server as grpc_server
 from polku.gateway.grpc import stream_events
 from polku.gateway.grpc.answers import trailers
@@ -350,7 +351,7 @@ def test_an_idle_stream_makes_room_for_another_one(tmp_path: Path, monkeypatch: 
 
 
 def test_a_stream_that_brings_nothing_makes_room_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_events, "_UNUSED_SECONDS", 0.1)
+    monkeypatch.setattr(places, "_UNUSED_SECONDS", 0.1)
     hub = Hub(runtime="inline").limits(Limits(streams=1)).emitter(Recorder(tmp_path / "out"))
     release = threading.Event()
 

@@ -10,8 +10,9 @@ from polku.gateway.places import ByteShares, Places, connections_within
 
 
 class Guest:
-    def __init__(self, idle_since: float | None = None) -> None:
+    def __init__(self, idle_since: float | None = None, *, is_used: bool = True) -> None:
         self.idle_since = idle_since
+        self.is_used = is_used
         self.reason = ""
 
     def make_room(self, reason: str) -> None:
@@ -58,6 +59,33 @@ def test_the_address_with_the_most_makes_room_with_its_idlest() -> None:
     assert (lone.reason, idle.reason, busy.reason) == ("", "", "")
     table.leave("b", idler)  # as it does at its end
     assert (len(table), table.displaced) == (4, 1)
+
+
+def test_what_was_never_used_makes_room_after_a_second() -> None:
+    table, used, unused = places(2, 2), Guest(95.0), Guest(98.9, is_used=False)
+    for guest in (used, unused):
+        table.enter("a", guest)
+    assert table.enter("a", Guest()) == ""
+    assert (used.reason, bool(unused.reason)) == ("", True)
+    assert table.enter("a", Guest())
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_the_address_with_many_more_than_another_makes_room_for_that_one_at_once(is_used: bool) -> None:
+    table, oldest = places(4, 4), Guest(98.0 if is_used else 99.5, is_used=is_used)
+    for guest in (Guest(None), Guest(98.5), oldest, Guest(None)):
+        table.enter("a", guest)
+    assert table.enter("a", Guest())
+    assert table.enter("b", Guest(99.9)) == ""
+    assert oldest.reason
+    assert table.enter("b", Guest(99.9)) == "4 streams are open; close some"  # they have nearly as many by now
+
+
+def test_who_is_busy_makes_room_for_nobody() -> None:
+    table = places(4, 4)
+    for guest in (Guest(None), Guest(None), Guest(99.5), Guest(None)):
+        table.enter("a", guest)
+    assert table.enter("b", Guest()) == "4 streams are open; close some"
 
 
 def test_who_was_busy_a_moment_ago_stays() -> None:

@@ -103,6 +103,11 @@ class GrpcConnection(Connection):
         for task in self._tasks:
             task.cancel()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a call was ever made."""
+        return self._last > 0
+
     # Answers to calls of a `BatchMethod` or `UnaryMethod`, by number.
 
     def respond(self, number: int, message: bytes) -> None:

@@ -21,7 +21,6 @@ from polku.v1.gateway_pb2 import Ack
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _MAKE_ROOM_SECONDS = 60.0  # idle for so long, a stream makes room for another one where all are taken
-_UNUSED_SECONDS = 5.0  # the same of a stream that has brought no batch yet
 _UNREAD_ACKS = 64 * 1024  # bytes: no more batches are read from a client that leaves more than this unread
 
 
@@ -92,11 +91,13 @@ class AckStream:
 
     @property
     def idle_since(self) -> float | None:
-        """When the client last sent something, longer ago where it never did; None while a batch of it has no Ack."""
-        since = self._call.idle_since
-        if since is None or self._batches or self._acks or self._taking:
-            return None
-        return since if self._call.began else since - _MAKE_ROOM_SECONDS + _UNUSED_SECONDS
+        """When the client last sent something; None while a batch of it has no Ack."""
+        return None if self._batches or self._acks or self._taking else self._call.idle_since
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a batch had its Ack."""
+        return self._call.began
 
     def make_room(self, reason: str) -> None:
         """End an idle stream, since another one needs its place."""

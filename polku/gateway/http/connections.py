@@ -7,17 +7,25 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+from polku.codes import Code
+from polku.gateway.http.answer import ack_json
 from polku.gateway.listen import address_of
 from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
+from polku.v1.gateway_pb2 import Ack, AckError
 
 _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
-)
 _MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
-_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_HEAD_BYTES = 64 * 1024  # of one request, all fields together
+_LINGER_SECONDS = 1.0
+_HEAD_END = b"\r\n\r\n"
+
+
+def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
+    """Return an answer to what never becomes a request, in the form of all answers."""
+    body = ack_json(Ack(errors=[AckError(code=code, message=message)]))
+    head = [f"HTTP/1.1 {status}", "Server: polku", "Connection: close", "Content-Type: application/json", *fields]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 class Connections:
@@ -42,8 +50,7 @@ class Connections:
         """Keep a connection, or end it with a sentence where there are too many."""
         self._open[transport] = connection
         if reason := self._places.enter(connection.address, connection):
-            text = f"{reason}\n".encode()
-            transport.write(_FULL % (len(text), text))
+            transport.write(_refusal("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
             transport.close()
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
@@ -77,6 +84,10 @@ class Connection(asyncio.Protocol):
         self._idle = False
         self.address = ""
         self.idle_since: float | None = None  # since when no request is in the hands of a handler
+        self._head_bytes: int | None = 0  # that have come of a head; None: it is complete
+        self._head_end = b""
+        self._is_refused = False
+        self.is_used = False  # a head was complete
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)
@@ -86,15 +97,44 @@ class Connection(asyncio.Protocol):
         self._wait(self._connections.limits.read_seconds, idle=False)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self.begin()
+        self._stop_waiting()
         if self._transport is not None:
             self._connections.forget(self._transport)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        if self._idle:
+        if self._is_refused:
+            return
+        if self._idle and self._head_bytes is not None:
             self._wait(self._connections.limits.read_seconds, idle=False)
+        if self._head_bytes is not None and self._is_too_long_a_head(data):
+            self._refuse_head()
+            return
         self._inner.data_received(data)
+
+    def _is_too_long_a_head(self, data: bytes) -> bool:
+        """Count the bytes of a head that has not come to its end."""
+        assert self._head_bytes is not None
+        if _HEAD_END in self._head_end + data:
+            self._head_bytes = None
+            return False
+        self._head_end = (self._head_end + data)[-len(_HEAD_END) + 1 :]
+        self._head_bytes += len(data)
+        return self._head_bytes > _HEAD_BYTES
+
+    def _refuse_head(self) -> None:
+        """Answer, and drop what still comes for a while: a client that sends on could not read it else."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._is_refused = True
+        reason = f"head: it has more than {_HEAD_BYTES} bytes; send shorter fields"
+        transport.write(_refusal("431 Request Header Fields Too Large", Code.MALFORMED, reason))
+        if transport.can_write_eof():
+            transport.write_eof()
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.close)
+        else:
+            transport.close()
 
     def eof_received(self) -> bool | None:  # noqa: D102
         return self._inner.eof_received()
@@ -107,13 +147,18 @@ class Connection(asyncio.Protocol):
 
     def begin(self) -> None:
         """Note that a request's head is complete."""
+        self.is_used = True
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
         self._idle = False
         self.idle_since = None
         if self._timer is not None:
             self._timer.cancel()
 
-    def end(self) -> None:
-        """Note that a request has its answer."""
+    def end(self, *, is_read: bool) -> None:
+        """Note that a request has its answer; what comes of one that was not read is no head."""
+        self._head_bytes, self._head_end = 0 if is_read else None, b""
         self._wait(_IDLE_SECONDS, idle=True)
 
     def make_room(self, reason: str) -> None:
@@ -122,7 +167,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _wait(self, seconds: float, *, idle: bool) -> None:
-        self.begin()
+        self._stop_waiting()
         self._idle = idle
         self.idle_since = time.monotonic()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
@@ -134,5 +179,6 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         if not self._idle:
-            self._transport.write(_TIMEOUT)
+            reason = f"head: not complete after {self._connections.limits.read_seconds} s; send it faster"
+            self._transport.write(_refusal("408 Request Timeout", Code.MALFORMED, reason))
         self._transport.close()

@@ -23,6 +23,7 @@ from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
 from polku.gateway.http.connections import Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of
+from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
@@ -37,6 +38,7 @@ _REPEATED = RepeatedLog(_LOG)
 _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _JSON = "application/json"
+_NAME = "polku"
 _PATHS = "POST /v1/events and GET /health"
 _MESSAGE = 1_000
 
@@ -67,12 +69,13 @@ class HttpServer:
         app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
         app.router.add_route("OPTIONS", "/v1/events", self._options)
         app.router.add_get("/health", self._get_health)
-        runner = web.AppRunner(
-            app, access_log=None, logger=_SILENT, auto_decompress=False, lingering_time=2.0, shutdown_timeout=0.1
-        )
+        app.on_response_prepare.append(_name_server)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         self._runner = runner
-        make: Any = runner.server
+        assert runner.server is not None
+        options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "auto_decompress": False}
+        make = handlers(runner.server, self._refuse_bytes, lingering_time=2.0, **options)
         self._connections = Connections(make, self._intake.limits)
         self._server, bound = await listen(
             self._connections, "http_addr", address, shared=shared, tls=context_of(certificates, HTTP1)
@@ -170,18 +173,28 @@ class HttpServer:
             if not self._busy:
                 self._quiet.set()
             if connection:
-                connection.end()
+                connection.end(is_read=request.content.is_eof())
 
     def _refuse(self, code: Code, message: str) -> Ack:
         latest = self._intake.statistics().latest
         error = AckError(code=code, message=line(message, _MESSAGE))
         return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
 
+    def _refuse_bytes(self, status: int, message: str) -> web.Response:
+        """Answer what is no request."""
+        body = ack_json(self._refuse(Code.MALFORMED, message))
+        return web.Response(status=status, body=body, content_type=_JSON, headers={"Server": _NAME})
+
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
         response = web.Response(status=status, body=ack_json(ack), content_type=_JSON, headers=headers)
         if "Connection" in headers or not self._serving:
             response.force_close()
         return response
+
+
+async def _name_server(request: web.Request, response: web.StreamResponse) -> None:
+    """Keep aiohttp from telling everybody the versions of Python and of itself."""
+    response.headers["Server"] = _NAME
 
 
 async def _leave_to_handler(request: web.Request) -> None:
