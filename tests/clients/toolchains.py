@@ -20,6 +20,18 @@ def go_client(work: Path) -> list[str]:
     return [str(work / "client")]
 
 
+def go_sink(work: Path) -> list[str]:
+    """Build the sink in Go."""
+    _need("go")
+    _run(["go", "build", "-o", str(work / "sink"), "./sink"], SOURCES / "go", {"GOFLAGS": "-modcacherw"})
+    return [str(work / "sink")]
+
+
+def node_sink(work: Path) -> list[str]:
+    """Install the library of the sink in Node."""
+    return ["node", node_client(work)[1].replace("client.js", "sink.js")]
+
+
 def node_client(work: Path) -> list[str]:
     """Install the library of the client in Node."""
     _need("node")

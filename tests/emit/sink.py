@@ -40,6 +40,7 @@ class Sink:
         self.abort: grpc.StatusCode | None = None
         self.break_after: int | None = None
         self.break_code = grpc.StatusCode.UNAVAILABLE
+        self.break_text = "broken on request"
         self.fullness = 0
         self.message_bytes = -1
         self.credentials: grpc.ServerCredentials | None = None
@@ -105,7 +106,7 @@ class Sink:
         async for batch in requests:
             if self.break_after is not None and len(self.batches) >= self.break_after:
                 self.break_after = None
-                await context.abort(self.break_code, "broken on request")
+                await context.abort(self.break_code, self.break_text)
             self.batches.append(batch)
             self.taken += [event.id for event in batch.events.events if self.refuse(event.id) is None]
             async with self._news:

@@ -201,6 +201,19 @@ async def test_a_message_of_too_many_events_is_sent_in_halves(server: Sink, emit
     assert [len(message.events.events) for message in server.batches] == [10, 5, 2, 3, 5, 2, 3]
 
 
+async def test_a_message_too_large_by_an_unknown_size_is_sent_in_halves(server: Sink, emitter: Emitters) -> None:
+    server.break_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    server.break_text = "Received message exceeds the maximum configured message size."
+    server.break_after = 0
+    async with emitter(server.address) as running:
+        assert await running.emit(batch("a", "b", "c")) == []
+        server.break_after = 2
+        (failure,) = await running.emit(batch("alone"))
+    assert not failure.retryable
+    assert "maximum configured" in failure.reason
+    assert [len(message.events.events) for message in server.batches] == [1, 2]
+
+
 async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(server: Sink, emitter: Emitters) -> None:
     server.break_after, server.break_code = 1, grpc.StatusCode.INVALID_ARGUMENT
     server.hold()

@@ -10,7 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from polku.emit.parts import LateError
+from polku.emit.grpc.size import is_excess_of_unknown_size
+from polku.emit.parts import LateError, TooLargeError
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 from polku.rpc.client import Listener
 from polku.rpc.status import Status, StatusCode
@@ -195,6 +196,8 @@ class GrpcStream(Generic[A]):
             self._fail(MisconfiguredError(text))
         elif status.code == StatusCode.INVALID_ARGUMENT and len(self._open) == 1:
             self._fail(RejectedError(text))
+        elif status.code == StatusCode.RESOURCE_EXHAUSTED and len(self._open) == 1 and is_excess_of_unknown_size(text):
+            self._fail(TooLargeError(text))
         else:  # of several messages under way nobody knows which one was invalid: each is tried again alone
             self._fail(RetryableError(text))
 
