@@ -33,6 +33,8 @@ from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link.link import Link
 from polku.log import RepeatedLog
+from polku.rpc.messages import Packed, unpack
+from polku.rpc.status import CallError
 from polku.text import as_id, line, named, said
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, RawPayload
@@ -122,12 +124,15 @@ class Intake:
     async def begin(self, message: bytes, turns: Sequencer | None = None) -> Awaitable[Ack]:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
 
-        Messages that are begun one after the other keep their order. Waits while `limits.open_bytes` are under way.
-        Never raises for bad input: what is wrong stands in `Ack.errors`. With `turns`, one for each stream, it does not
-        wait for an ingestor that takes several calls at once: the events then leave in their turn.
+        One that is `Packed` is decompressed where there is room for it. Messages that are begun one after the other
+        keep their order. Waits while `limits.open_bytes` are under way. Never raises for bad input: what is wrong is
+        said in `Ack.errors`. With `turns`, one for each stream, it does not wait for an ingestor that takes several at
+        once: the events then leave in their turn.
         """
         await self._wait_for_room(len(message))
         try:
+            if type(message) is Packed:
+                message = unpack(message, self.limits.message_bytes)
             self._check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
@@ -144,6 +149,8 @@ class Intake:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
             return self._refuse(Code.MALFORMED, f"IngestBatch: not a valid message ({error}); send it again whole")
+        except CallError as error:
+            return self._refuse(Code.MALFORMED, f"{error.status.message}; send it again whole")
         except InputError as error:
             return self._refuse(error.code, error.message)
         if turns is not None:

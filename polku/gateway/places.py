@@ -160,6 +160,11 @@ class ByteShares:
                 return f"{self._what} take more than {limit} bytes {where}; send fewer at once"
         return ""
 
+    def is_over(self, address: str) -> bool:
+        """Return whether a limit is passed."""
+        counts = (self._count, self._by_address.get(address, 0))
+        return any(count > limit for (_, limit), count in zip(self._limits, counts, strict=True))
+
 
 def connections_within(limit: int) -> int:
     """Return the connections that one port may have: three eighths of this process's descriptors at most.

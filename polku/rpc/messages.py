@@ -17,12 +17,21 @@ _LEVEL = 1  # the quickest: the event loop waits for it
 write_prefix = _PREFIX.pack
 
 
+class Packed(bytes):
+    """A message that is still compressed, by gzip: `unpack` makes the message of it."""
+
+
 class MessageReader:
-    """Cut a request's body into messages."""
+    """Cut a request's body into messages of up to `limit` bytes, and `plain_limit` when decompressed.
 
-    __slots__ = ("began", "buffer", "counted", "limit", "needed")
+    Where it `keeps_packed`, compressed messages come as `Packed`: they wait in few bytes.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("began", "buffer", "counted", "keeps_packed", "limit", "needed", "plain_limit")
+
+    def __init__(self, limit: int, plain_limit: int = 0) -> None:
+        self.plain_limit = plain_limit or limit
+        self.keeps_packed = False
         self.buffer = bytearray()
         self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
         self.needed = PREFIX_BYTES
@@ -50,13 +59,23 @@ class MessageReader:
                 self.needed = PREFIX_BYTES + size
                 break
             message = bytes(data[start : start + size])
-            messages.append(inflate(message, encoding, self.limit) if flag else message)
+            messages.append(self._unpacked(message, encoding) if flag else message)
             at = start + size
         if at < end:
             if at or not goes_on:
                 self.began = time.monotonic()
             self.buffer += data[at:]
         return messages
+
+    def _unpacked(self, message: bytes, encoding: bytes) -> bytes:
+        if encoding != b"gzip":
+            raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
+        if self.keeps_packed:
+            return Packed(message)
+        plain = unpack(message, self.plain_limit)
+        if len(plain) > self.plain_limit:
+            raise CallError(too_large(len(plain), self.plain_limit))
+        return plain
 
 
 def prefixed(message: bytes, *, packed: bool) -> bytes:
@@ -74,17 +93,16 @@ def too_large(size: int, limit: int) -> Status:
     return Status(StatusCode.RESOURCE_EXHAUSTED, reason)
 
 
-def inflate(message: bytes, encoding: bytes, limit: int) -> bytes:
-    """Return a message without its compression; raises `CallError`, at `limit` bytes at the latest."""
-    if encoding != b"gzip":
-        raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
+def unpack(message: bytes, limit: int) -> bytes:
+    """Return a message without its compression; one that is over the limit is cut off one byte behind it.
+
+    Raises `CallError`.
+    """
     reader = zlib.decompressobj(_GZIP)
     try:
         plain = reader.decompress(message, limit + 1)
     except zlib.error as error:
         raise CallError(Status(StatusCode.INTERNAL, f"message: not valid gzip ({error})")) from None
-    if len(plain) > limit:
-        raise CallError(too_large(len(plain), limit))
-    if not reader.eof:
+    if len(plain) <= limit and not reader.eof:
         raise CallError(Status(StatusCode.INTERNAL, "message: gzip that ends too early"))
     return plain

@@ -25,6 +25,7 @@ class Transport:
     def __init__(self) -> None:
         self.written = bytearray()
         self.is_closing = self.is_aborted = False
+        self.is_read = True
 
     def write(self, data: bytes) -> None:
         assert not self.is_closing, "written after the end"
@@ -41,6 +42,12 @@ class Transport:
 
     def abort(self) -> None:
         self.is_closing = self.is_aborted = True
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
 
     def get_extra_info(self, name: str) -> Any:
         return None

@@ -103,7 +103,7 @@ class StreamCall:
         self._stream = stream
         self.head = head
         self.peer, self.address = connection.peer, connection.address
-        self.reader = MessageReader(connection.message_limit)
+        self.reader = MessageReader(connection.message_limit, connection.plain_limit)
         self.handler: StreamHandler | None = None
         self.began = False
         self.is_held = False  # the handler takes no more for now
@@ -133,6 +133,16 @@ class StreamCall:
         owed, self.owed = self.owed, 0
         if owed:
             self._connection.consumed(self._stream, owed)
+        self._connection.read_on()
+
+    def count_waiting(self, change: int) -> None:
+        """Count bytes of whole messages that wait to be handled: where there are too many, nothing is read."""
+        self._connection.count_waiting(change)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing is read from the connection, so that the client's windows do not come either."""
+        return self._connection.is_unread
 
     @property
     def idle_since(self) -> float | None:

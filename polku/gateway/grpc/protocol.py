@@ -28,6 +28,7 @@ from polku.text import named
 from polku.usercode import is_ours
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
 _TLS_HELLO = b"\x16\x03"  # a record with a handshake, of any version
 _HTTP1 = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"TRACE ")
 
@@ -37,9 +38,9 @@ class _Unary:
 
     __slots__ = ("head", "messages", "reader")
 
-    def __init__(self, head: Head, limit: int) -> None:
+    def __init__(self, head: Head, limit: int, plain_limit: int) -> None:
         self.head = head
-        self.reader = MessageReader(limit)
+        self.reader = MessageReader(limit, plain_limit)
         self.messages: list[bytes] = []
 
 
@@ -47,15 +48,23 @@ class GrpcPort:
     """What the connections to one port share: methods, limits, and the places and bytes that they take."""
 
     def __init__(
-        self, methods: Mapping[bytes, Method], limits: ConnectionLimits, *, message_limit: int, places: Places
+        self,
+        methods: Mapping[bytes, Method],
+        limits: ConnectionLimits,
+        *,
+        message_limit: int,
+        plain_limit: int = 0,
+        places: Places,
     ) -> None:
         self.heads = HeadReader(methods)
         self.limits = limits
         self.message_limit = message_limit
+        self.plain_limit = plain_limit or message_limit  # of a message when it is decompressed
         self.places = places
         self.connections: set[GrpcConnection] = set()
         what = "messages that have come in part"
         self.unfinished = ByteShares(what, total=limits.port_unfinished, each=limits.address_unfinished)
+        self.waiting = ByteShares("messages that wait", total=limits.port_unfinished, each=limits.address_unfinished)
 
 
 class _Refused(NamedTuple):
@@ -73,8 +82,11 @@ class GrpcConnection(Connection):
     ) -> None:
         super().__init__(port.limits)
         self._port = port
-        self.message_limit = port.message_limit
+        self.message_limit, self.plain_limit = port.message_limit, port.plain_limit
         self.unfinished = 0  # bytes of messages that have come in part
+        self.waiting = 0  # bytes of whole messages that wait in streams
+        self.is_unread = False
+        self._calls_bytes = 0
         self.peer = ""
         self.address = ""
         self.read_head = port.heads.read  # type: ignore[method-assign] # no call in between
@@ -148,7 +160,7 @@ class GrpcConnection(Connection):
             stream.app = call
             call.handler = head.method.open(call)
         else:
-            stream.app = _Unary(head, self.message_limit)
+            stream.app = _Unary(head, self.message_limit, self.plain_limit)
             stream.app.reader.began = stream.touched
 
     def received(self, stream: Stream, data: memoryview) -> None:
@@ -160,7 +172,7 @@ class GrpcConnection(Connection):
             return
         try:
             messages = app.reader.read(data, app.head.encoding)
-            self._count_unfinished(app.reader)
+            self._count_unfinished(app.reader, is_held=isinstance(app, StreamCall) and app.is_held)
         except CallError as error:
             self.consumed(stream, size)
             self._fail(stream, error.status)
@@ -216,13 +228,16 @@ class GrpcConnection(Connection):
 
     def check_times(self, now: float) -> None:
         """End calls whose message does not come to its end, though the client may send it."""
+        self._was_heard |= self.is_unread
         super().check_times(now)
         limits = self.limits
         for stream in list(self.streams.values()):
             if stream.remote_ended or not _is_owed(stream.app):
                 continue
             reader = stream.app.reader
-            if not self.may_send:
+            if self.is_unread:
+                stream.touched = reader.began = now
+            elif not self.may_send:
                 reader.began = now
             elif now - stream.touched > limits.message_seconds:
                 self._fail_late(stream, f"no more of a message has come for {limits.message_seconds:g} s")
@@ -256,13 +271,16 @@ class GrpcConnection(Connection):
                     self._hand_over()
                 self._calls_method = method
             self._calls.append((number, message))
+            self._calls_bytes += len(message)
+            if self._calls_bytes >= _TOGETHER_BYTES:  # compressed ones may be many times what came
+                self._hand_over()
         elif isinstance(method, UnaryMethod):
             task = asyncio.ensure_future(self._run(method, number, head, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _hand_over(self) -> None:
-        calls, self._calls = self._calls, []
+        calls, self._calls, self._calls_bytes = self._calls, [], 0
         assert self._calls_method is not None
         self._calls_method.handle(self, calls)
 
@@ -283,7 +301,27 @@ class GrpcConnection(Connection):
         else:
             self.respond(number, answer)
 
-    def _count_unfinished(self, reader: MessageReader) -> None:
+    def count_waiting(self, change: int) -> None:
+        """Count bytes of whole messages that wait; read no more while those of the address or the port are too many."""
+        self.waiting += change
+        if self._port.waiting.add(self.address, change):
+            self._stop_reading()
+        else:
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Read again, unless too much waits."""
+        if self.is_unread and not (self.waiting and self._port.waiting.is_over(self.address)):
+            self.is_unread = False
+            if not self.is_closed:
+                self._outbox.transport.resume_reading()
+
+    def _stop_reading(self) -> None:
+        if not (self.is_unread or self.is_closed):
+            self.is_unread = True
+            self._outbox.transport.pause_reading()
+
+    def _count_unfinished(self, reader: MessageReader, *, is_held: bool) -> None:
         size = len(reader.buffer)
         change = size - reader.counted
         if not change:
@@ -296,7 +334,9 @@ class GrpcConnection(Connection):
             reason = (
                 f"messages that have come in part take more than {limit} bytes on one connection; send fewer at once"
             )
-        if reason:
+        if reason and is_held:  # the client could not know: it has a window
+            self._stop_reading()
+        elif reason:
             raise CallError(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
 
     def _fail_late(self, stream: Stream, reason: str) -> None:

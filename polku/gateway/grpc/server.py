@@ -85,7 +85,13 @@ class NativeServer:
             idle_seconds=_MAKE_ROOM_SECONDS,
         )
         largest = largest_message(self._intake.limits)
-        self._port = port = GrpcPort(self._all_methods(), self._limits, message_limit=largest, places=places)
+        self._port = port = GrpcPort(
+            self._all_methods(),
+            self._limits,
+            message_limit=largest,
+            plain_limit=self._intake.limits.message_bytes,
+            places=places,
+        )
         self._server, bound = await listen(
             partial(GrpcConnection, port), "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
         )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Coroutine
+from functools import partial
 
 from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
@@ -21,6 +22,7 @@ from polku.v1.gateway_pb2 import Ack
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _MAKE_ROOM_SECONDS = 60.0  # idle for so long, a stream makes room for another one where all are taken
+_WAITING_BYTES = 1024 * 1024  # of batches that are not taken yet: no more are read from the client
 _UNREAD_ACKS = 64 * 1024  # bytes: no more batches are read from a client that leaves more than this unread
 
 
@@ -50,7 +52,9 @@ class AckStream:
         self._places = places
         self._baseline = baselines.of(call.peer)
         self._sequencer = Sequencer()
+        call.reader.keeps_packed = True
         self._batches: deque[bytes] = deque()  # that have come and are not taken yet
+        self._waiting_bytes = 0  # of them
         self._taking: asyncio.Future[Awaitable[Ack]] | None = None
         self._acks: deque[asyncio.Future[Ack]] = deque()
         self._is_held = self._has_ended = self._is_over = False
@@ -60,6 +64,7 @@ class AckStream:
         if self._is_over:
             return True
         self._batches += messages
+        self._count_waiting(sum(map(len, messages)))
         self._take()
         self._is_held = not self._has_room
         return not self._is_held
@@ -76,6 +81,7 @@ class AckStream:
     def lost(self) -> None:
         """Forget the client; what was taken stays taken."""
         self._is_over = True
+        self._count_waiting(-sum(map(len, self._batches)))
         self._batches.clear()
         if self._taking is not None:
             self._taking.cancel()
@@ -106,21 +112,33 @@ class AckStream:
     @property
     def _has_room(self) -> bool:
         limit = self._intake.limits.stream_batches
-        return len(self._batches) + len(self._acks) < limit and self._call.waiting_bytes < _UNREAD_ACKS
+        is_near = len(self._batches) + len(self._acks) < limit and self._waiting_bytes < _WAITING_BYTES
+        return is_near and self._call.waiting_bytes < _UNREAD_ACKS
+
+    @property
+    def _may_take(self) -> bool:
+        """Whether there is room for another Ack; one that nobody reads yet does not count while nothing is read."""
+        has_read = self._call.waiting_bytes < _UNREAD_ACKS or self._call.is_unread
+        return len(self._acks) < self._intake.limits.stream_batches and has_read
 
     def _take(self) -> None:
-        while self._batches and self._taking is None and not self._is_over:
-            if len(self._acks) >= self._intake.limits.stream_batches or self._call.waiting_bytes >= _UNREAD_ACKS:
-                return
-            taking = start_eagerly(self._intake.begin(self._batches.popleft(), self._sequencer))
+        while self._batches and self._taking is None and not self._is_over and self._may_take:
+            message = self._batches.popleft()
+            taking = start_eagerly(self._intake.begin(message, self._sequencer))
             if taking.done():
+                self._count_waiting(-len(message))
                 self._taken(taking)
             else:
                 self._taking = taking
-                taking.add_done_callback(self._taken_later)
+                taking.add_done_callback(partial(self._taken_later, len(message)))
 
-    def _taken_later(self, taking: asyncio.Future[Awaitable[Ack]]) -> None:
+    def _count_waiting(self, change: int) -> None:
+        self._waiting_bytes += change
+        self._call.count_waiting(change)
+
+    def _taken_later(self, size: int, taking: asyncio.Future[Awaitable[Ack]]) -> None:
         self._taking = None
+        self._count_waiting(-size)
         if not self._is_over:
             self._taken(taking)
             self._go_on()
