@@ -11,6 +11,7 @@ from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.errors import NotRunningError, PlanError
 from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Doors
+from polku.gateway.exposure import check_exposure, insecure_of_environment
 from polku.gateway.tls import Tls, tls_of_environment
 from polku.limits import Limits
 from polku.plan import (
@@ -27,6 +28,7 @@ from polku.plan import (
     fuse,
     state_keys,
 )
+from polku.security.configuration import check_stamp, secret_of, tokens_of_environment, tokens_path
 from polku.sender import EventSender, RawSender
 
 if TYPE_CHECKING:
@@ -76,6 +78,9 @@ class Hub:
         self._ack = AckLevel.ACCEPTED
         self._plugins: PluginRules | None = None
         self._tls: Tls | None = None
+        self._tokens: str | None = None
+        self._stamp = ""
+        self._require_security = False
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
         self._lanes = 1
@@ -233,11 +238,35 @@ class Hub:
         )
         return self
 
-    def security(self, *, tls: Tls) -> Hub:
-        """Encrypt the gateway's ports, gRPC and HTTP; with a `client_ca` clients must show certificates too."""
-        if not isinstance(tls, Tls):
-            raise PlanError(f"tls={tls!r} must be Tls('server.pem', 'server.key')", where="security")
-        self._tls = tls
+    def security(
+        self,
+        *,
+        tls: Tls | None = None,
+        tokens: str | os.PathLike[str] | None = None,
+        stamp: str | None = None,
+        require: bool | None = None,
+    ) -> Hub:
+        """Choose who reaches the gateway's ports, gRPC and HTTP alike; what is left out stays as it is.
+
+        `tls` encrypts them; with a `client_ca` clients must show certificates too. `tokens` is the path of a file of
+        principals (see `polku token new`): clients must say who they are, by a bearer token or a certificate, and may
+        do what the file says. It is read again when it changes; on Ray on each node that has a port. Events get the
+        name of their principal as metadata `stamp`, such as `"polku.principal"`, which clients cannot write
+        themselves; `Deduplicator` and `Throttle` then keep their state by principal. With `require` the pipeline does
+        not start where others reach an address without TLS and authentication.
+        """
+        if tls is not None:
+            if not isinstance(tls, Tls):
+                raise PlanError(f"tls={tls!r} must be Tls('server.pem', 'server.key')", where="security")
+            self._tls = tls
+        if tokens is not None:
+            self._tokens = tokens_path(tokens)
+        if stamp is not None:
+            self._stamp = check_stamp(stamp)
+        if require is not None:
+            if not isinstance(require, bool):
+                raise PlanError(f"require={require!r} must be True or False", where="security")
+            self._require_security = require
         return self
 
     def supervise(self, *, hang_seconds: float) -> Hub:
@@ -328,6 +357,9 @@ class Hub:
             ack=self._ack,
             plugins=self._plugins,
             tls=self._tls,
+            tokens=self._tokens,
+            stamp=self._stamp,
+            require_security=self._require_security,
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),
             lanes=lanes,
@@ -373,9 +405,10 @@ class Hub:
 
         The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`. HTTP is open where
         there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
-        there is one. Where `security` was not called, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both. A drain takes
-        `drain` seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as
-        everything is delivered, or in the journal for destinations that take nothing.
+        there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both, and
+        `POLKU_TOKENS` names the file of principals. A drain takes `drain` seconds at most, else `POLKU_DRAIN_SECONDS`,
+        else 30. With a durable buffer it ends as soon as everything is delivered, or in the journal for destinations
+        that take nothing.
 
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.
@@ -413,12 +446,24 @@ class Runner:
         self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None
     ) -> Pipeline:
         """Start, and return the running pipeline."""
-        return self.open(Doors(grpc_addr, http_addr, http_token, tls=self.plan.tls))
+        plan = self.plan
+        return self.open(
+            Doors(
+                grpc_addr,
+                http_addr,
+                http_token,
+                tls=plan.tls,
+                tokens=plan.tokens,
+                stamp=plan.stamp,
+                require=plan.require_security,
+            )
+        )
 
     def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
         """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
+        check_exposure(doors)
         self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
         return self._pipeline
 
@@ -438,8 +483,12 @@ class Runner:
             Doors(
                 grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051",
                 http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
-                http_token or os.environ.get("POLKU_HTTP_TOKEN") or None,
+                http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
                 tls=self.plan.tls or tls_of_environment(),
+                tokens=self.plan.tokens or tokens_of_environment(),
+                stamp=self.plan.stamp,
+                require=self.plan.require_security,
+                insecure=insecure_of_environment(),
             ),
             drain=drain,
         )

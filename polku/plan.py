@@ -111,6 +111,9 @@ class Plan:
     ack: AckLevel = AckLevel.ACCEPTED
     plugins: PluginRules | None = None
     tls: Tls | None = None
+    tokens: str | None = None
+    stamp: str = ""
+    require_security: bool = False
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1

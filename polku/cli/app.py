@@ -25,9 +25,11 @@ from polku.cli.settings import (
     read_settings,
     unknown_variables,
 )
+from polku.cli.token import app as token_app
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.gateway.tls import tls_from, tls_of_environment
 from polku.runtime.serving import check_seconds, say
+from polku.security.configuration import tokens_of_environment
 from polku.version import __version__
 
 app = typer.Typer(
@@ -37,6 +39,7 @@ app = typer.Typer(
 app.add_typer(plugin_app, name="plugin")
 app.add_typer(journal_app, name="journal")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(token_app, name="token")
 app.command()(bench)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
@@ -70,6 +73,10 @@ def _options(
     pass
 
 
+Tokens = Annotated[str | None, typer.Option(metavar="TOML", help="The principals that may send; or POLKU_TOKENS.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="An address that others reach is meant to be open; or POLKU_INSECURE=1.")
+]
 TlsCert = Annotated[str | None, typer.Option(metavar="PEM", help="The server's certificate; or POLKU_TLS_CERT.")]
 TlsKey = Annotated[str | None, typer.Option(metavar="PEM", help="Its private key; or POLKU_TLS_KEY.")]
 TlsClientCa = Annotated[
@@ -86,6 +93,8 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     tls_client_auth: TlsClientAuth = None,
+    tokens: Tokens = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run the gateway as the environment's POLKU_* variables say; to stdout without a POLKU_EMIT_… variable.
 
@@ -93,6 +102,7 @@ def serve(
     """
     options = {"CERT": tls_cert, "KEY": tls_key, "CLIENT_CA": tls_client_ca, "CLIENT_AUTH": tls_client_auth}
     os.environ.update({f"POLKU_TLS_{name}": value for name, value in options.items() if value is not None})
+    _name_security(tokens, insecure=insecure)
     serve_environment()
 
 
@@ -108,6 +118,8 @@ def run(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     tls_client_auth: TlsClientAuth = None,
+    tokens: Tokens = None,
+    insecure: Insecure = False,
     drain: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
     ] = None,
@@ -126,6 +138,7 @@ def run(
     """
     if ray is not None:
         _name_ray(ray, runtime)
+    _name_security(tokens, insecure=insecure)
     settings = read_settings(os.environ)
     log(settings.log_level)
     for sentence in unknown_variables(os.environ, misspelt=True):
@@ -141,6 +154,8 @@ def run(
             client_auth=tls_client_auth or settings.tls_client_auth,
         )
         hub.security(tls=tls)
+    if tokens is not None:
+        hub.security(tokens=tokens)
     seconds = check_seconds("--drain", drain) if drain is not None else settings.drain_seconds
     hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token, drain=seconds)
 
@@ -160,10 +175,12 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
         plan = _load(file, runtime, chain=chain, lanes=lanes).plan(runtime)
         check_extras(plan)
         _check_certificates(plan)
+        _check_tokens(plan)
     except PlanError as error:
         say(f"{file}: {error}")
         raise typer.Exit(1) from None
     check_places(plan)
+    _warn_of_exposure(plan)
     for line in outline(plan):
         print(line)
 
@@ -249,6 +266,46 @@ def _check_certificates(plan: Any) -> None:
         raise PlanError(text)
     if text:
         say(f"polku: warning: {text}")
+
+
+def _check_tokens(plan: Any) -> None:
+    """Raise `PlanError` where the file of principals cannot be used."""
+    from polku.security.authenticator import load
+
+    path = plan.tokens or tokens_of_environment()
+    try:
+        principals = load(path) if path else None
+    except SettingError as error:
+        raise PlanError(str(error)) from None
+    if principals is not None and not principals.by_name:
+        say(f"polku: warning: tokens={path!r}: has no principals, so nobody may send; see `polku token new`")
+
+
+def _warn_of_exposure(plan: Any) -> None:
+    """Say which addresses, as the environment names them, others would reach; raises `SettingError` where forbidden."""
+    from polku.gateway.addresses import Doors
+    from polku.gateway.exposure import check_exposure, exposure
+
+    settings = read_settings(os.environ)
+    doors = Doors(
+        settings.grpc_addr,
+        settings.http_addr,
+        settings.http_token,
+        tls=plan.tls or tls_of_environment(),
+        tokens=plan.tokens or settings.tokens,
+        require=plan.require_security,
+    )
+    check_exposure(doors)
+    if not settings.insecure and (text := exposure(doors)):
+        say(f"polku: warning: {text}")
+
+
+def _name_security(tokens: str | None, *, insecure: bool) -> None:
+    """Let options count before the environment's variables, in this process."""
+    if tokens is not None:
+        os.environ["POLKU_TOKENS"] = tokens
+    if insecure:
+        os.environ["POLKU_INSECURE"] = "1"
 
 
 def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Any:

@@ -14,6 +14,7 @@ from polku.gateway.addresses import DOORS
 from polku.gateway.tls import CLIENT_AUTH
 from polku.plan import PER_NODE
 from polku.runtime.serving import DRAIN_SECONDS, check_seconds
+from polku.security.configuration import FILE, secret_of
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warn", "error")
@@ -37,6 +38,12 @@ class Settings:
     http_addr: str | None = _setting(None, "address of the HTTP server; closed without it")
     http_token: str | None = _setting(
         None, "the bearer token that HTTP clients must send; none is required without it", secret=True
+    )
+    tokens: str | None = _setting(
+        None, "TOML file of the principals that may send, gRPC and HTTP; all clients may without it"
+    )
+    insecure: bool = _setting(
+        False, "`1` says that an address that others reach without TLS and authentication is meant so"
     )
     tls_cert: str | None = _setting(
         None, "PEM file of the server's certificate and chain; the ports are plain without it"
@@ -89,8 +96,13 @@ def describe_settings() -> list[SettingLine]:
     """Return a line for each setting, in the order of `Settings`."""
     lines = []
     for one in fields(Settings):
-        default = "" if one.default in (None, ()) else f"{one.default:g}" if one.type == "float" else str(one.default)
-        lines.append(SettingLine(f"POLKU_{one.name.upper()}", default, one.metadata["meaning"]))
+        default = (
+            "" if one.default in (None, (), False) else f"{one.default:g}" if one.type == "float" else str(one.default)
+        )
+        variable, meaning = f"POLKU_{one.name.upper()}", one.metadata["meaning"]
+        if not one.repr:
+            meaning += f"; or `{variable}{FILE}`, the path of a file with it"
+        lines.append(SettingLine(variable, default, meaning))
     return lines
 
 
@@ -103,6 +115,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         text = environment.get(name, "").strip()
         return parse(name, text) if text else otherwise
 
+    def read_secret(field: str) -> str | None:
+        name = f"POLKU_{field.upper()}"
+        text = secret_of(environment, name)
+        return None if text is None else check_token(name, text)
+
     return Settings(
         grpc_addr=read("grpc_addr", check_address, default.grpc_addr),
         buffer_capacity=read("buffer_capacity", _count, default.buffer_capacity),
@@ -110,9 +127,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
         emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),
-        plugin_token=read("plugin_token", check_token, None),
+        plugin_token=read_secret("plugin_token"),
         http_addr=read("http_addr", check_address, None),
-        http_token=read("http_token", check_token, None),
+        http_token=read_secret("http_token"),
+        tokens=read("tokens", _path, None),
+        insecure=read("insecure", _switch, False),
         tls_cert=read("tls_cert", _path, None),
         tls_key=read("tls_key", _path, None),
         tls_client_ca=read("tls_client_ca", _path, None),
@@ -127,7 +146,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 def unknown_variables(environment: Mapping[str, str], *, misspelt: bool = False) -> list[str]:
     """Return a sentence for each variable that looks like ours and is none, or for those that are nearly one."""
-    known = {field.upper(): f"POLKU_{field.upper()}" for field in Settings.__slots__}
+    names = [one.name.upper() for one in fields(Settings)]
+    names += [f"{one.name.upper()}{FILE}" for one in fields(Settings) if not one.repr]
+    known = {name: f"POLKU_{name}" for name in names}
     sentences = []
     for name in sorted(environment):
         if name.startswith("POLKU_") and name not in known.values():
@@ -167,6 +188,12 @@ def check_lanes(name: str, text: str) -> int | Literal["per-node"]:
 
 def _path(name: str, text: str) -> str:
     return text
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise SettingError(name, text, "write 1 or 0")
+    return text.lower() in ("1", "true")
 
 
 def _count(name: str, text: str) -> int:

@@ -18,9 +18,11 @@ DOORS = ("native", "grpcio")
 class Doors:
     """Say which doors to open: addresses (`host:port`, port 0 for any free one), None for a door that stays shut.
 
-    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`). With `tls` all of them speak
-    TLS. `shared` ports are open in
-    several processes, among which the kernel divides the connections (`SO_REUSEPORT`).
+    Where there is an `http_token`, HTTP clients must send it (`Authorization: Bearer …`); where there are `tokens` (the
+    path of a file of principals), all clients must say who they are, and events get their principal's name as metadata
+    `stamp`. With `tls` all of them speak TLS. With `require` an address that others reach has to have both, unless it
+    is `insecure` on purpose. `shared` ports are open in several processes, among which the kernel divides the
+    connections (`SO_REUSEPORT`).
     `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
     chooses.
     """
@@ -30,6 +32,10 @@ class Doors:
     http_token: str | None = field(default=None, repr=False)
     shared: bool = False
     tls: Tls | None = None
+    tokens: str | None = None
+    stamp: str = ""
+    require: bool = False
+    insecure: bool = False
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     def __post_init__(self) -> None:

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.tasks import TaskSet
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.certificates import Certificates
+from polku.gateway.exposure import check_exposure, exposure
 from polku.gateway.grpc_server import choose
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
+from polku.security.authenticator import Authenticator
 
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
+
+
+class Security(NamedTuple):
+    """What keeps strangers out of the ports; nothing here takes the gateway out of service."""
+
+    doors: Doors
+    certificates: Certificates | None
+    authenticator: Authenticator | None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a file that has changed could not be used."""
+        return any(part is not None and part.fault for part in (self.certificates, self.authenticator))
+
+    @property
+    def complaint(self) -> str:
+        """What is to be said in health; empty where all is well."""
+        faults = [part.fault for part in (self.certificates, self.authenticator) if part is not None and part.fault]
+        open_to_others = "" if self.doors.insecure else exposure(self.doors)
+        return "; ".join([*faults, *([open_to_others] if open_to_others else [])])
 
 
 class Gateway:
@@ -41,17 +63,21 @@ class Gateway:
 
     async def open(self, doors: Doors) -> Addresses:
         """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
+        check_exposure(doors)
         grpc = http = None
         try:
             certificates = self._certificates(doors)
+            authenticator = self._authenticator(doors)
+            health = self._health_with(Security(doors, certificates, authenticator))
             if doors.grpc_addr is not None:
-                server = choose(doors)(self._intake, self._health, self._registry)
+                server = choose(doors)(self._intake, health, self._registry, authenticator)
                 self._servers.append(server)
                 grpc = await server.start(doors.grpc_addr, shared=doors.shared, certificates=certificates)
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer
 
-                self._servers.append(http_server := HttpServer(self._intake, self._health, doors.http_token))
+                http_server = HttpServer(self._intake, health, doors.http_token, authenticator)
+                self._servers.append(http_server)
                 http = await http_server.start(doors.http_addr, shared=doors.shared, certificates=certificates)
         except BaseException:
             await self.close(0)
@@ -76,3 +102,22 @@ class Gateway:
         certificates = Certificates(doors.tls)
         self._tasks.keep_alive("certificates", certificates.watch)
         return certificates
+
+    def _authenticator(self, doors: Doors) -> Authenticator | None:
+        if doors.tokens is None or (doors.grpc_addr is None and doors.http_addr is None):
+            return None
+        authenticator = Authenticator(doors.tokens, stamp=doors.stamp)
+        self._tasks.keep_alive("tokens", authenticator.watch)
+        return authenticator
+
+    def _health_with(self, security: Security) -> Callable[[], Awaitable[Health]]:
+        """Return what tells the pipeline's health and, where there is something to say, that of its ports' security."""
+
+        async def health() -> Health:
+            found = await self._health()
+            text = security.complaint
+            if not text:
+                return found
+            return found._replace(components={**found.components, "security": (not security.is_broken, text)})
+
+        return health

@@ -18,6 +18,9 @@ _DETAILS = 1_000  # they are a header, and clients take 8 KiB of headers
 _STATUS = {
     Code.BUFFER_FULL: StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LARGE: StatusCode.RESOURCE_EXHAUSTED,
+    Code.RATE_LIMITED: StatusCode.RESOURCE_EXHAUSTED,
+    Code.UNAUTHENTICATED: StatusCode.UNAUTHENTICATED,
+    Code.PERMISSION_DENIED: StatusCode.PERMISSION_DENIED,
     Code.DRAINING: StatusCode.UNAVAILABLE,
     Code.UNAVAILABLE: StatusCode.UNAVAILABLE,
     Code.INGESTOR_ERROR: StatusCode.INTERNAL,
@@ -34,10 +37,10 @@ def status_of(error: DrainingError | InputError) -> Status:
 
 
 def check_answer(ack: Ack) -> None:
-    """Raise `InputError` where nothing was accepted and trying again later may help."""
+    """Raise `InputError` where nothing was accepted since the client must wait, or has no right to any of it."""
     if ack.errors and not ack.event_ids:
         codes = {error.code for error in ack.errors}
-        for code in (Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING):
+        for code in (Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING, Code.PERMISSION_DENIED):
             if codes == {code}:
                 raise InputError(code, ack.errors[0].message)
 

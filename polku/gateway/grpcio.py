@@ -22,6 +22,7 @@ from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.addresses import cannot_open
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
+from polku.gateway.grpcio_gate import GrpcioGate
 from polku.gateway.intake import Intake
 from polku.gateway.retry import retry_metadata
 from polku.health import Health, health_response
@@ -33,6 +34,7 @@ from polku.v1.gateway_pb2 import Ack, HealthRequest, HealthResponse
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
     from polku.gateway.certificates import Certificates
+    from polku.security.authenticator import Authenticator
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "polku.v1.Gateway"
@@ -47,7 +49,7 @@ class GatewayServer:
         intake: Intake,
         health: Callable[[], Awaitable[Health]],
         registry: RegistryService | None = None,
-        baselines: Baselines | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self._intake = intake
         self._registry = registry
@@ -55,7 +57,8 @@ class GatewayServer:
         self._server: grpc.aio.Server | None = None
         self._health_service: Any = None
         self._started = time.monotonic()
-        self._baselines = baselines or Baselines(intake)
+        self._baselines = Baselines(intake)
+        self._gate = None if authenticator is None else GrpcioGate(authenticator)
         self._streams = 0
 
     async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
@@ -64,7 +67,8 @@ class GatewayServer:
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
         """
-        server = grpc.aio.server(options=_options(self._intake.limits, shared=shared))
+        interceptors = [] if self._gate is None else [self._gate]
+        server = grpc.aio.server(interceptors=interceptors, options=_options(self._intake.limits, shared=shared))
         server.add_generic_rpc_handlers((self._handlers(),))
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
@@ -100,8 +104,9 @@ class GatewayServer:
     async def send_event(self, message: bytes, context: Any) -> Ack:
         """Answer SendEvent."""
         self._baseline(context)  # a stream counts since its connection first called
+        account = None if self._gate is None else self._gate.identity(context).account
         try:
-            ack = await self._intake.event(message)
+            ack = await self._intake.event(message, account)
             check_answer(ack)
         except (DrainingError, InputError) as error:
             status = status_of(error)
@@ -114,29 +119,42 @@ class GatewayServer:
         if self._streams >= self._intake.limits.streams:
             limit = self._intake.limits.streams
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{limit} streams are open; close some")
+        account = None if self._gate is None else self._gate.identity(context).account
+        if account is not None and (reason := account.enter_stream()):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         self._streams += 1
         baseline = self._baseline(context)
         acks: asyncio.Queue[asyncio.Future[Ack] | None] = asyncio.Queue(self._intake.limits.stream_batches)
-        reader = asyncio.ensure_future(self._read(requests, acks))
+        reader = asyncio.ensure_future(self._read(requests, acks, context))
         try:
             while (answer := await acks.get()) is not None:
                 ack = await answer
                 ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
                 await context.write(bounded(ack))
             await reader
+        except InputError as error:  # the client's token has ended
+            status = status_of(error)
+            await context.abort(grpc.StatusCode[StatusCode(status.code).name], status.message)
         finally:
             self._streams -= 1
+            if account is not None:
+                account.leave_stream()
             reader.cancel()
 
     async def health(self, request: HealthRequest, context: Any) -> HealthResponse:
         """Answer Health with the state of every part of the pipeline."""
         return health_response(await self._health(), time.monotonic() - self._started)
 
-    async def _read(self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None]) -> None:
+    async def _read(
+        self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None], context: Any
+    ) -> None:
         turns = Sequencer()
+        account = None
         try:
             async for message in requests:
-                await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns)))
+                if self._gate is not None:
+                    account = self._gate.identity(context).account
+                await acks.put(asyncio.ensure_future(await self._intake.begin(message, turns, account)))
         except BaseException as error:
             if not is_ours(error):
                 await acks.put(None)

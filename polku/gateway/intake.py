@@ -28,6 +28,7 @@ from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload, check_count
+from polku.gateway.authorization import authorized
 from polku.gateway.event_limits import check_envelope
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from polku.contracts import SourceState
     from polku.external.client import PluginState
     from polku.gateway.pulling import Sources
+    from polku.security.account import Account
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
@@ -121,14 +123,19 @@ class Intake:
                 closing.append((name, partial(call_hook, ingestor, "close", seconds=CLOSE_SECONDS)))
         await close_each(closing)
 
-    async def begin(self, message: bytes, turns: Sequencer | None = None) -> Awaitable[Ack]:
+    async def begin(
+        self, message: bytes, turns: Sequencer | None = None, account: Account | None = None
+    ) -> Awaitable[Ack]:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
 
         One that is `Packed` is decompressed where there is room for it. Messages that are begun one after the other
         keep their order. Waits while `limits.open_bytes` are under way. Never raises for bad input: what is wrong is
         said in `Ack.errors`. With `turns`, one for each stream, it does not wait for an ingestor that takes several at
-        once: the events then leave in their turn.
+        once: the events then leave in their turn. With an `account` only what its principal may send is taken, no
+        faster than it may.
         """
+        if account is not None:
+            await account.wait_for_rate()
         await self._wait_for_room(len(message))
         try:
             if type(message) is Packed:
@@ -138,13 +145,15 @@ class Intake:
             source, cluster = envelope.source, envelope.cluster
             if envelope.which == "events":
                 admission = admit_payload(envelope.content, source, cluster, self.limits)
+                if account is not None:
+                    admission = authorized(admission, account, len(message), envelope.content)
             elif envelope.which == "raw":
                 raw = RawPayload.FromString(envelope.content)
                 context = IngestContext(source, cluster, raw.format)
                 if turns is not None and self._takes_several(source):
-                    return self._ingest_beside(raw.data, context, turns, len(message))
+                    return self._ingest_beside(raw.data, context, turns, len(message), account)
                 with self.reading(len(message)):
-                    admission = await self.admit_raw(raw.data, context, source)
+                    admission = await self.admit_raw(raw.data, context, source, account)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
@@ -180,22 +189,24 @@ class Intake:
             return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
         return receipt.refused
 
-    async def event(self, message: bytes) -> Ack:
-        """Take a serialised `IngestEvent` and return its Ack.
+    async def event(self, message: bytes, account: Account | None = None) -> Ack:
+        """Take a serialised `IngestEvent` and return its Ack; with an `account` only what its principal may send.
 
         Raises `InputError` where the message as a whole is refused and `DrainingError` at the end of the pipeline.
         """
-        request = self.parse(message)
-        admission = self.admit(request, len(message))
+        request = self.parse(message, account)
+        admission = self.admit(request, len(message), account)
         if admission is None:
             context = IngestContext(request.source, request.cluster, request.format)
             with self.reading(len(message)):
-                admission = await self.admit_raw(request.raw, context, request.source)
+                admission = await self.admit_raw(request.raw, context, request.source, account)
         return await self._push(admission, len(message), counted=True)
 
-    def parse(self, message: bytes) -> IngestEvent:
+    def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
         self._check_request(len(message))
+        if account is not None:
+            account.check_rate()
         try:
             if len(message) > 2 * self.limits.batch_events:  # an event takes two bytes at least
                 check_count(count_events(message), self.limits)
@@ -204,11 +215,15 @@ class Intake:
             reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
             raise InputError(Code.MALFORMED, reason) from None
 
-    def admit(self, request: IngestEvent, size: int) -> Admission | None:
+    def admit(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission | None:
         """Admit the events of a request of `size` bytes; None where an ingestor has to read it first.
 
         Raises `InputError`.
         """
+        admission = self._admit(request, size)
+        return admission if admission is None or account is None else authorized(admission, account, size)
+
+    def _admit(self, request: IngestEvent, size: int) -> Admission | None:
         which = request.WhichOneof("payload")
         if which == "event":
             return admit_event(request.event, request.source, request.cluster, self.limits, size)
@@ -283,10 +298,15 @@ class Intake:
         """Let the ingestor of the source `reader` read bytes; raises `InputError`."""
         return await self._ingest(data, context, reader)
 
-    async def admit_raw(self, data: bytes, context: IngestContext, reader: str) -> Admission:
+    async def admit_raw(
+        self, data: bytes, context: IngestContext, reader: str, account: Account | None = None
+    ) -> Admission:
         """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`."""
+        if account is not None:
+            account.check_origin(context.source, context.cluster)
         events, refused = await self._ingest(data, context, reader)
-        return admit_events(events, context.source, context.cluster, self.limits, refused)
+        admission = admit_events(events, context.source, context.cluster, self.limits, refused)
+        return admission if account is None else authorized(admission, account, len(data))
 
     def serves(self, source: str) -> bool:
         """Return whether a source has an ingestor of its own."""
@@ -350,18 +370,22 @@ class Intake:
     def _takes_several(self, source: str) -> bool:
         return getattr(self._ingestors.get(source, self._default), "concurrency", 1) > 1
 
-    def _ingest_beside(self, data: bytes, context: IngestContext, turns: Sequencer, size: int) -> Awaitable[Ack]:
+    def _ingest_beside(
+        self, data: bytes, context: IngestContext, turns: Sequencer, size: int, account: Account | None
+    ) -> Awaitable[Ack]:
         """Ingest while the stream is read on; cancelled or not, the bytes count as under way until that is done."""
         self._open_bytes += size
-        task = asyncio.get_running_loop().create_task(self._ingest_in_turn(data, context, turns.take(), size))
+        task = asyncio.get_running_loop().create_task(self._ingest_in_turn(data, context, turns.take(), size, account))
         self._ingesting.add(task)
         task.add_done_callback(self._ingesting.discard)
         return task
 
-    async def _ingest_in_turn(self, data: bytes, context: IngestContext, ticket: Ticket, size: int) -> Ack:
+    async def _ingest_in_turn(
+        self, data: bytes, context: IngestContext, ticket: Ticket, size: int, account: Account | None
+    ) -> Ack:
         counted = size
         try:
-            admission = await self.admit_raw(data, context, context.source)
+            admission = await self.admit_raw(data, context, context.source, account)
             await ticket.wait()
             self._open_bytes, counted = self._open_bytes - counted, 0
             answer = self._push(admission, size)

@@ -7,7 +7,7 @@ from typing import Final
 
 from polku.codes import Code
 
-RETRY_SECONDS: Final = {Code.BUFFER_FULL: 0.1, Code.UNAVAILABLE: 5.0, Code.DRAINING: 5.0}
+RETRY_SECONDS: Final = {Code.BUFFER_FULL: 0.1, Code.RATE_LIMITED: 1.0, Code.UNAVAILABLE: 5.0, Code.DRAINING: 5.0}
 """The pause after each code for which sending again may help."""
 _DETAIL_BYTES = 1_000  # of a message that is repeated in the details: clients take 8 KiB of headers
 _RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"

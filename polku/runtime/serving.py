@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
+from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.report import LOST_STATUS, stop_report
@@ -67,6 +68,8 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     tls = "TLS, " if doors.tls is not None else ""
     say(f"polku: ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime})")
+    if not doors.insecure and (text := exposure(doors)):
+        say(f"polku: warning: {text}")
     _watch(pipeline, stop)
     if pipeline.lost:
         _end_lost(pipeline)

@@ -16,20 +16,15 @@ from typing import NamedTuple
 
 from polku.codes import Code
 from polku.errors import InputError, PlanError, SettingError
-from polku.log import RepeatedLog
 from polku.security.account import Account
+from polku.security.failures import Failures
 from polku.security.principal import Principal
 from polku.security.rights import Rights
 from polku.security.token_file import Principals, parse
 
 _LOG = logging.getLogger(__name__)
-_REPEATED = RepeatedLog(_LOG)
 _LOOK_SECONDS = 1.0
 _KNOWN = 1_000  # header values
-_ADDRESSES = 10_000
-_FREE = 5  # failures of one address that are answered at once
-_FORGOTTEN_SECONDS = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _NEVER = float("inf")
 _HTTP_PRINCIPAL = "http"
 
@@ -55,18 +50,15 @@ class Authenticator:
         *,
         stamp: str = "",
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self.fault = ""
-        self.failures = 0
+        self.failures = Failures()
         self._stamp = stamp
         self._clock = clock
-        self._monotonic = monotonic
         self._version = 0
         self._known: OrderedDict[object, Identity] = OrderedDict()
         self._accounts: dict[str, Account] = {}
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._identity = self._rejected = _file_identity(path)
         self._principals = load(path)
 
@@ -93,18 +85,6 @@ class Authenticator:
         """Return who sends the token of the HTTP port."""
         principal = self._principals.by_name.get(_HTTP_PRINCIPAL) or Principal(_HTTP_PRINCIPAL, Rights())
         return Identity(self._account(principal), self._version)
-
-    def count_failure(self, address: str, reason: str) -> float:
-        """Count that a client of an address could not say who it is; return how many seconds its answer has to wait."""
-        self.failures += 1
-        now = self._monotonic()
-        count, then = self._failed.pop(address, (0, now))
-        count = count + 1 if now - then < _FORGOTTEN_SECONDS else 1
-        self._failed[address] = (count, now)
-        if len(self._failed) > _ADDRESSES:
-            self._failed.popitem(last=False)
-        _REPEATED.warning("unauthenticated", "a client of %s is refused: %s", address or "a Unix socket", reason)
-        return 0.0 if count <= _FREE else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(count - _FREE - 1, 10))
 
     async def watch(self) -> None:
         """Look for a changed file, until cancelled. It may be on a slow disk: a thread reads it."""

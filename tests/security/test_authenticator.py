@@ -14,6 +14,7 @@ from polku.codes import Code
 from polku.errors import InputError
 from polku.security.authenticator import Authenticator
 from polku.security.certificate_names import names_of, names_of_context
+from polku.security.failures import Failures
 from polku.security.token_file import file_lines
 from tests.support.clock import FakeClock
 
@@ -116,17 +117,17 @@ def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path, content: byte
         Authenticator(str(path))
 
 
-def test_who_fails_often_waits_longer_and_longer(path: Path) -> None:
+def test_who_fails_often_waits_longer_and_longer() -> None:
     clock = FakeClock()
-    authenticator = Authenticator(str(path), monotonic=clock.monotonic)
-    pauses = [authenticator.count_failure("10.0.0.1", "no token") for _ in range(20)]
+    failures = Failures(clock.monotonic)
+    pauses = [failures.add("10.0.0.1", "no token") for _ in range(20)]
     assert pauses[:5] == [0.0] * 5
     assert pauses[5:8] == [0.1, 0.2, 0.4]
     assert max(pauses) == pauses[-1] == 5.0
-    assert authenticator.count_failure("10.0.0.2", "no token") == 0.0
+    assert failures.add("10.0.0.2", "no token") == 0.0
     clock.advance(61)
-    assert authenticator.count_failure("10.0.0.1", "no token") == 0.0
-    assert authenticator.failures == 22
+    assert failures.add("10.0.0.1", "no token") == 0.0
+    assert failures.count == 22
 
 
 def test_a_spiffe_id_counts_before_a_host_and_a_host_before_the_common_name() -> None:

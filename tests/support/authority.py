@@ -33,11 +33,15 @@ class Authority:
         files = ("-keyout", str(self._key), "-out", str(self.cert))
         _openssl("req", "-x509", *_EC, "-days", "40", "-subj", f"/CN={name}", *files)
 
-    def issue(self, name: str = "server", *, days: int = 30) -> Pair:
-        """Return the files of a new certificate and its key; with less than 0 `days` it has expired."""
+    def issue(self, name: str = "server", *, days: int = 30, uri: str = "") -> Pair:
+        """Return the files of a new certificate and its key; with less than 0 `days` it has expired.
+
+        A `uri` stands among its alternative names, as a SPIFFE id does.
+        """
         stem = self._folder / f"{self._name}-{name}"
         cert, key, request, extensions = (stem.with_suffix(end) for end in (".pem", ".key", ".csr", ".ext"))
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
+        more = f",URI:{uri}" if uri else ""
+        extensions.write_text(f"subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1{more}\n")
         _openssl("req", "-new", *_EC, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
         signer = ("-CA", str(self.cert), "-CAkey", str(self._key), "-CAcreateserial", "-days", str(days))
         _openssl("x509", "-req", "-in", str(request), *signer, "-extfile", str(extensions), "-out", str(cert))

@@ -14,6 +14,7 @@ from polku.rpc.status import CallError, Status
 
 if TYPE_CHECKING:
     from polku.gateway.grpc.protocol import GrpcConnection
+    from polku.security.authenticator import Identity
 
 
 class BatchMethod(NamedTuple):
@@ -70,6 +71,7 @@ class Head(NamedTuple):
     timeout: float | None
     metadata: Mapping[str, str]
     packs: bool = False  # the client sends gzip and reads it: answers are compressed too
+    is_open: bool = False  # whoever the client is
 
 
 class CallContext:
@@ -96,18 +98,36 @@ class CallContext:
 class StreamCall:
     """A call with many messages, as its handler sees it."""
 
-    __slots__ = ("_connection", "_stream", "address", "began", "handler", "head", "is_held", "owed", "peer", "reader")
+    __slots__ = (
+        "_connection",
+        "_stream",
+        "address",
+        "began",
+        "handler",
+        "head",
+        "identity",
+        "is_held",
+        "owed",
+        "peer",
+        "reader",
+    )
 
-    def __init__(self, connection: GrpcConnection, stream: Stream, head: Head) -> None:
+    def __init__(self, connection: GrpcConnection, stream: Stream, head: Head, identity: Identity | None) -> None:
         self._connection = connection
         self._stream = stream
         self.head = head
+        self.identity = identity  # who the client is, where that is asked for
         self.peer, self.address = connection.peer, connection.address
         self.reader = MessageReader(connection.message_limit, connection.plain_limit)
         self.handler: StreamHandler | None = None
         self.began = False
         self.is_held = False  # the handler takes no more for now
         self.owed = 0  # bytes that came meanwhile, for which the client gets no credit yet
+
+    def check_identity(self) -> None:
+        """Raise `InputError` where the client is not any more who it was when the call began."""
+        if self.identity is not None:
+            self.identity = self._connection.identify(self.head)
 
     def begin(self, metadata: Sequence[tuple[str, str]] = ()) -> None:
         """Begin the answer, with metadata at its head; `send` does it without."""

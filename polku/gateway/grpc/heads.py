@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from polku.gateway.grpc.calls import Head, Method, UnaryMethod
 from polku.http2.frames import ErrorCode, StreamError
@@ -20,10 +20,14 @@ NOT_GRPC = "this port speaks gRPC over HTTP/2: send POST with content-type: appl
 
 
 class HeadReader:
-    """Read the heads of all connections to one port; those that were seen before are known."""
+    """Read the heads of all connections to one port; those that were seen before are known.
 
-    def __init__(self, methods: Mapping[bytes, Method]) -> None:
+    The methods whose paths are `open_paths` are there for all clients, whoever they are.
+    """
+
+    def __init__(self, methods: Mapping[bytes, Method], open_paths: Collection[bytes] = ()) -> None:
         self._methods = methods
+        self._open_paths = open_paths
         self._known: dict[tuple[Field, ...], Head] = {}  # by their fields, without those that vary with each call
 
     def read(self, fields: list[Field]) -> Head:
@@ -61,7 +65,7 @@ class HeadReader:
         method = self._methods.get(seen[b":path"])
         accepted = [name.strip() for name in seen.get(b"grpc-accept-encoding", b"").split(b",")]
         packs = encoding == b"gzip" and encoding in accepted
-        head = Head(method, None, length, encoding, None, metadata, packs)
+        head = Head(method, None, length, encoding, None, metadata, packs, seen[b":path"] in self._open_paths)
         if seen[b":method"] != b"POST" or not seen.get(b"content-type", b"").startswith(b"application/grpc"):
             return head._replace(fault=Status(-1, NOT_GRPC))
         if method is None:

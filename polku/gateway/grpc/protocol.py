@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from polku.codes import Code
+from polku.errors import InputError
 from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_answer
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, Method, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.heads import NOT_GRPC, HeadReader
+from polku.gateway.grpc_status import status_of
 from polku.gateway.listen import address_of
 from polku.gateway.places import ByteShares, Places
 from polku.http2.connection import Connection
@@ -24,6 +27,9 @@ from polku.http2.stream import Stream
 from polku.log import RepeatedLog
 from polku.rpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
 from polku.rpc.status import CallError, Status, StatusCode
+from polku.security.account import Account
+from polku.security.authenticator import Authenticator, Identity
+from polku.security.certificate_names import names_of
 from polku.text import named
 from polku.usercode import is_ours
 
@@ -36,10 +42,11 @@ _HTTP1 = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS
 class _Unary:
     """A unary call whose body comes in pieces."""
 
-    __slots__ = ("head", "messages", "reader")
+    __slots__ = ("account", "head", "messages", "reader")
 
-    def __init__(self, head: Head, limit: int, plain_limit: int) -> None:
+    def __init__(self, head: Head, account: Account | None, limit: int, plain_limit: int) -> None:
         self.head = head
+        self.account = account
         self.reader = MessageReader(limit, plain_limit)
         self.messages: list[bytes] = []
 
@@ -55,8 +62,11 @@ class GrpcPort:
         message_limit: int,
         plain_limit: int = 0,
         places: Places,
+        authenticator: Authenticator | None = None,
+        open_paths: Collection[bytes] = (),
     ) -> None:
-        self.heads = HeadReader(methods)
+        self.heads = HeadReader(methods, open_paths)
+        self.authenticator = authenticator
         self.limits = limits
         self.message_limit = message_limit
         self.plain_limit = plain_limit or message_limit  # of a message when it is decompressed
@@ -90,6 +100,10 @@ class GrpcConnection(Connection):
         self.peer = ""
         self.address = ""
         self.read_head = port.heads.read  # type: ignore[method-assign] # no call in between
+        self.account: Account | None = None  # of whom the calls are that are handed over
+        self._authenticator = port.authenticator
+        self._names: tuple[str, ...] = ()  # in the client's certificate
+        self._accounts: set[Account] = set()  # that this connection counts for
         self._calls: list[tuple[int, bytes]] = []
         self._calls_method: BatchMethod | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -102,6 +116,8 @@ class GrpcConnection(Connection):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.peer, self.address = _peer_of(transport), address_of(transport)
+        if self._authenticator is not None:
+            self._names = names_of(transport.get_extra_info("peercert"))
         super().connection_made(transport)
         if reason := self._port.places.enter(self.address, self):
             self.turn_away(reason)
@@ -110,6 +126,8 @@ class GrpcConnection(Connection):
         """Tell the calls."""
         self._port.connections.discard(self)
         self._port.places.leave(self.address, self)
+        for account in self._accounts:
+            account.leave_connection()
         self.gone.set_result(None)
         super().connection_lost(exc)
         for task in self._tasks:
@@ -145,7 +163,13 @@ class GrpcConnection(Connection):
         flag, size = read_prefix(body)
         if size != len(body) - PREFIX_BYTES or size > self.message_limit or flag:
             return False
-        self._take(number, head, body[PREFIX_BYTES:])
+        account = None
+        if self._authenticator is not None and not head.is_open:
+            try:
+                account = self.identify(head).account
+            except InputError:
+                return False  # it comes again by `opened`
+        self._take(number, head, account, body[PREFIX_BYTES:])
         return True
 
     def opened(self, stream: Stream) -> None:
@@ -155,12 +179,20 @@ class GrpcConnection(Connection):
             stream.app = _Refused(head.fault)
             if head.fault.code >= 0:
                 self.end(stream, whole_answer(head.fault))
-        elif isinstance(head.method, StreamMethod):
-            call = StreamCall(self, stream, head)
+            return
+        identity = None
+        if self._authenticator is not None and not head.is_open:
+            try:
+                identity = self.identify(head)
+            except InputError as error:
+                self._refuse_stranger(stream, error)
+                return
+        if isinstance(head.method, StreamMethod):
+            call = StreamCall(self, stream, head, identity)
             stream.app = call
             call.handler = head.method.open(call)
         else:
-            stream.app = _Unary(head, self.message_limit, self.plain_limit)
+            stream.app = _Unary(head, identity and identity.account, self.message_limit, self.plain_limit)
             stream.app.reader.began = stream.touched
 
     def received(self, stream: Stream, data: memoryview) -> None:
@@ -194,7 +226,8 @@ class GrpcConnection(Connection):
         """End the reading of a call."""
         app = stream.app
         if isinstance(app, _Refused):
-            self._answer_http(stream, app.status)
+            if app.status.code < 0:  # others have their answer, or get it soon
+                self._answer_http(stream, app.status)
         elif app.reader.buffer:
             self._fail(stream, Status(StatusCode.INTERNAL, "the request ends within a message"))
         elif isinstance(app, StreamCall):
@@ -203,7 +236,7 @@ class GrpcConnection(Connection):
         elif not app.messages:
             self._fail(stream, Status(StatusCode.UNIMPLEMENTED, "a unary call without a message"))
         else:
-            self._take(stream.number, app.head, app.messages[0])
+            self._take(stream.number, app.head, app.account, app.messages[0])
 
     def closed(self, stream: Stream) -> None:
         """Forget the message that has come in part."""
@@ -263,13 +296,35 @@ class GrpcConnection(Connection):
         )
         return head % len(text) + text
 
-    def _take(self, number: int, head: Head, message: bytes) -> None:
+    def identify(self, head: Head) -> Identity:
+        """Return whose call this is; raises `InputError`."""
+        assert self._authenticator is not None
+        identity = self._authenticator.identify(head.metadata.get("authorization", ""), self._names)
+        if identity.account not in self._accounts:
+            if reason := identity.account.enter_connection():
+                raise InputError(Code.RATE_LIMITED, reason)
+            self._accounts.add(identity.account)
+        return identity
+
+    def _refuse_stranger(self, stream: Stream, error: InputError) -> None:
+        """Refuse a call of a client that is not known, later where its address has failed often."""
+        status = status_of(error)
+        stream.app = _Refused(status)
+        pause = 0.0
+        if self._authenticator is not None and error.code is Code.UNAUTHENTICATED:
+            pause = self._authenticator.failures.add(self.address, error.message)
+        if pause:
+            asyncio.get_running_loop().call_later(pause, self.refuse, stream.number, status)
+        else:
+            self.end(stream, whole_answer(status))
+
+    def _take(self, number: int, head: Head, account: Account | None, message: bytes) -> None:
         method = head.method
         if isinstance(method, BatchMethod):
-            if method is not self._calls_method:
+            if method is not self._calls_method or account is not self.account:
                 if self._calls:
                     self._hand_over()
-                self._calls_method = method
+                self._calls_method, self.account = method, account
             self._calls.append((number, message))
             self._calls_bytes += len(message)
             if self._calls_bytes >= _TOGETHER_BYTES:  # compressed ones may be many times what came

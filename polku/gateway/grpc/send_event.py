@@ -16,6 +16,7 @@ from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.rpc.status import Status, StatusCode
+from polku.security.account import Account
 from polku.text import named
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent
@@ -43,10 +44,11 @@ class SendEvent:
     def calls(self, connection: GrpcConnection, calls: list[tuple[int, bytes]]) -> None:
         """Take the calls that have come at once."""
         self._baselines.of(connection.peer)  # a stream counts since its connection first called
+        account = connection.account
         requests: list[_Request] = []
         size = 0
         for number, message in calls:
-            admission = self._admit(connection, number, message)
+            admission = self._admit(connection, number, message, account)
             if admission is not None:
                 requests.append(_Request(number, admission))
                 size += len(message) + admission.filled_bytes
@@ -56,27 +58,31 @@ class SendEvent:
         if requests:
             self._push(connection, requests, size)
 
-    def _admit(self, connection: GrpcConnection, number: int, message: bytes) -> Admission | None:
+    def _admit(
+        self, connection: GrpcConnection, number: int, message: bytes, account: Account | None
+    ) -> Admission | None:
         """Return what may be pushed; None where the call has its answer, or an ingestor reads it in a task."""
         try:
             if self.is_stopping:
                 raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
-            request = self._intake.parse(message)
-            admission = self._intake.admit(request, len(message))
+            request = self._intake.parse(message, account)
+            admission = self._intake.admit(request, len(message), account)
         except BaseException as error:  # the calls that came with it must not go without an answer for it
             if is_ours(error):
                 raise
             connection.refuse(number, _status_of(error))
             return None
         if admission is None:
-            self._keep(start_eagerly(self._ingest(connection, number, request, len(message))))
+            self._keep(start_eagerly(self._ingest(connection, number, request, len(message), account)))
         return admission
 
-    async def _ingest(self, connection: GrpcConnection, number: int, request: IngestEvent, size: int) -> None:
+    async def _ingest(
+        self, connection: GrpcConnection, number: int, request: IngestEvent, size: int, account: Account | None
+    ) -> None:
         context = IngestContext(request.source, request.cluster, request.format)
         try:
             with self._intake.reading(size):
-                admission = await self._intake.admit_raw(request.raw, context, request.source)
+                admission = await self._intake.admit_raw(request.raw, context, request.source, account)
         except BaseException as error:
             if is_ours(error):
                 raise

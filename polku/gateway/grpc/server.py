@@ -26,9 +26,11 @@ from polku.v1.gateway_pb2 import HealthRequest, HealthResponse
 
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
+    from polku.security.authenticator import Authenticator
 
 _SERVICE = "polku.v1.Gateway"
 _HEALTH = "grpc.health.v1.Health"
+_OPEN = (f"/{_HEALTH}/".encode(), b"/polku.v1.PluginRegistry/")  # plugins have a token of their own
 _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
 _IDLE_SECONDS = 3600.0  # without a call: the connection ends, and the client opens it again with its next one
 _CATCH_UP_SECONDS = 0.1
@@ -57,9 +59,14 @@ class NativeServer:
     """Serve one intake over gRPC."""
 
     def __init__(
-        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+        self,
+        intake: Intake,
+        health: Callable[[], Awaitable[Health]],
+        registry: RegistryService | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self._intake = intake
+        self._authenticator = authenticator
         self._health = health
         self._registry = registry
         self._started = time.monotonic()
@@ -85,12 +92,15 @@ class NativeServer:
             idle_seconds=_MAKE_ROOM_SECONDS,
         )
         largest = largest_message(self._intake.limits)
+        methods = self._all_methods()
         self._port = port = GrpcPort(
-            self._all_methods(),
+            methods,
             self._limits,
             message_limit=largest,
             plain_limit=self._intake.limits.message_bytes,
             places=places,
+            authenticator=self._authenticator,
+            open_paths=frozenset(path for path in methods if path.startswith(_OPEN)),
         )
         self._server, bound = await listen(
             partial(GrpcConnection, port), "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)

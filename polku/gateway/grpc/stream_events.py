@@ -10,9 +10,10 @@ from functools import partial
 
 from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
+from polku.errors import InputError
 from polku.gateway.acks import bounded
 from polku.gateway.grpc.calls import StreamCall
-from polku.gateway.grpc_status import Baselines
+from polku.gateway.grpc_status import Baselines, status_of
 from polku.gateway.intake import Intake
 from polku.gateway.places import Places
 from polku.log import RepeatedLog
@@ -38,7 +39,11 @@ class StreamEvents:
     def stream(self, call: StreamCall) -> AckStream:
         """Begin a stream; one too many is refused."""
         stream = AckStream(self._intake, self._baselines, call, self._places)
-        if reason := self._places.enter(call.address, stream):
+        reason = stream.account.enter_stream() if stream.account is not None else ""
+        if reason:
+            stream.account = None
+        reason = reason or self._places.enter(call.address, stream)
+        if reason:
             stream.finish(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
         return stream
 
@@ -50,6 +55,8 @@ class AckStream:
         self._intake = intake
         self._call = call
         self._places = places
+        self.account = None if call.identity is None else call.identity.account  # which this stream counts for
+        self._refusal = Status(StatusCode.OK)  # of what comes once the client is not known any more
         self._baseline = baselines.of(call.peer)
         self._sequencer = Sequencer()
         call.reader.keeps_packed = True
@@ -61,7 +68,7 @@ class AckStream:
 
     def messages(self, messages: list[bytes]) -> bool:
         """Take batches; return whether more may come."""
-        if self._is_over:
+        if self._is_over or self._refusal.code != StatusCode.OK:
             return True
         self._batches += messages
         self._count_waiting(sum(map(len, messages)))
@@ -89,6 +96,9 @@ class AckStream:
             ack.cancel()
         self._acks.clear()
         self._places.leave(self._call.address, self)
+        if self.account is not None:
+            self.account.leave_stream()
+            self.account = None
 
     def finish(self, status: Status) -> None:
         """End the stream."""
@@ -123,8 +133,15 @@ class AckStream:
 
     def _take(self) -> None:
         while self._batches and self._taking is None and not self._is_over and self._may_take:
+            try:
+                self._call.check_identity()
+            except InputError as error:
+                self._refuse_rest(error)
+                return
+            identity = self._call.identity
+            account = None if identity is None else identity.account
             message = self._batches.popleft()
-            taking = start_eagerly(self._intake.begin(message, self._sequencer))
+            taking = start_eagerly(self._intake.begin(message, self._sequencer, account))
             if taking.done():
                 self._count_waiting(-len(message))
                 self._taken(taking)
@@ -180,9 +197,17 @@ class AckStream:
             self._is_held = False
             self._call.go_on()
 
+    def _refuse_rest(self, error: InputError) -> None:
+        """Take no more, and end the stream once what was taken is answered: the client's token has ended."""
+        self._refusal = status_of(error)
+        self._count_waiting(-sum(map(len, self._batches)))
+        self._batches.clear()
+        self._has_ended = True
+        self._finish_if_done()
+
     def _finish_if_done(self) -> None:
         if self._has_ended and not (self._batches or self._acks or self._taking or self._is_over):
-            self.finish(Status(StatusCode.OK))
+            self.finish(self._refusal)
 
     def _fail(self, error: BaseException) -> None:
         _REPEATED.error("stream", "a stream could not be answered: %s", named(error))

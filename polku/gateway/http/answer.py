@@ -27,9 +27,9 @@ _OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.POISON, Code.UNROU
 def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
     """Return the status of an Ack and the headers that go with it.
 
-    200 where anything was accepted, or nothing was sent. Else 503 and 429 where sending it again can help; 413 where
-    it is too large; 500 where the ingestor failed; 422 where all events became dead letters on their way, which
-    sending again would only repeat; 400 for any other fault of the input.
+    200 where anything was accepted, or nothing was sent. Else 503 and 429 where sending it again can help; 403 where
+    the client has no right to it; 413 where it is too large; 500 where the ingestor failed; 422 where all events became
+    dead letters on their way, which sending again would only repeat; 400 for any other fault of the input.
     """
     if ack.event_ids or not ack.errors:
         return 200, {}
@@ -38,7 +38,9 @@ def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
         return 503, _RETRY_AFTER[Code.UNAVAILABLE]
     if Code.BUFFER_FULL in codes:
         return 429, _RETRY_AFTER[Code.BUFFER_FULL]
-    for status, kinds in ((413, _SIZE), (500, {Code.INGESTOR_ERROR}), (422, _OURS)):
+    if Code.RATE_LIMITED in codes:
+        return 429, _RETRY_AFTER[Code.RATE_LIMITED]
+    for status, kinds in ((403, {Code.PERMISSION_DENIED}), (413, _SIZE), (500, {Code.INGESTOR_ERROR}), (422, _OURS)):
         if codes <= kinds:
             return status, {}
     return 400, {}

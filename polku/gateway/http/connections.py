@@ -12,6 +12,7 @@ from polku.gateway.http.answer import ack_json
 from polku.gateway.listen import address_of
 from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
+from polku.security.account import Account
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._idle = False
         self.address = ""
+        self.accounts: set[Account] = set()  # that this connection counts for
         self.idle_since: float | None = None  # since when no request is in the hands of a handler
         self._head_bytes: int | None = 0  # that have come of a head; None: it is complete
         self._head_end = b""
@@ -100,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._stop_waiting()
         if self._transport is not None:
             self._connections.forget(self._transport)
+        for account in self.accounts:
+            account.leave_connection()
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,17 +17,21 @@ from aiohttp import web
 
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
+from polku.gateway.admission import Admission
+from polku.gateway.authorization import authorized
 from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
-from polku.gateway.http.connections import Connections
+from polku.gateway.http.connections import Connection, Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of
+from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health
 from polku.log import RepeatedLog
+from polku.security.authenticator import Authenticator
 from polku.text import line
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
@@ -44,12 +47,18 @@ _MESSAGE = 1_000
 
 
 class HttpServer:
-    """Serve one intake over HTTP; with a `token`, only to clients that send it."""
+    """Serve one intake over HTTP: with a `token` or an `authenticator`, only to clients that say who they are."""
 
-    def __init__(self, intake: Intake, health: Callable[[], Awaitable[Health]], token: str | None = None) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        health: Callable[[], Awaitable[Health]],
+        token: str | None = None,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         self._intake = intake
         self._health = health
-        self._token = token.encode() if token else b""
+        self._gate = HttpGate(token, authenticator)
         self._bodies = BodyReader(intake.limits)
         self._started = time.monotonic()
         self._serving = True
@@ -103,22 +112,35 @@ class HttpServer:
         self._serving = serving
 
     async def _post(self, request: web.Request) -> web.Response:
-        self._authenticate(request)
-        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
-        admit = reader_of(_head(request), self._intake)
-        self._bodies.check_length(request.content_length)
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        body = await self._bodies.decompress(await self._bodies.read(request), encoding)
         try:
-            ack = await self._intake.request(len(body), lambda: admit(body))
+            ack = await self._take(request)
         except DrainingError as error:
             ack = self._refuse(Code.DRAINING, str(error))
         except InputError as error:
             ack = self._refuse(error.code, error.message)
         status, headers = status_of(ack)
         return self._answer(request, status, ack, headers)
+
+    async def _take(self, request: web.Request) -> Ack:
+        """Take the events of a request; raises `RequestError`, and like `Intake.request`."""
+        account = await self._gate.identify(request, self._connection(request))
+        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
+        head = _head(request)
+        if account is not None:
+            account.check_rate()
+            account.check_origin(head.source, head.cluster)
+        admit = reader_of(head, self._intake)
+        self._bodies.check_length(request.content_length)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        body = await self._bodies.decompress(await self._bodies.read(request), encoding)
+
+        async def admit_allowed() -> Admission:
+            admission = await admit(body)
+            return admission if account is None else authorized(admission, account, len(body))
+
+        return await self._intake.request(len(body), admit_allowed)
 
     async def _options(self, request: web.Request) -> web.Response:
         headers = {"Allow": "OPTIONS, POST", "Accept-Post": ACCEPTED, "Accept-Encoding": ", ".join(ENCODINGS)}
@@ -133,24 +155,17 @@ class HttpServer:
             _REPEATED.exception("health", "the pipeline's health cannot be told")
             health = Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
         status = 200 if health.healthy and self._serving else 503
+        if not self._gate.may_know(request):
+            health = health._replace(components={})
         body = health_json(health._replace(healthy=status == 200), int(time.monotonic() - self._started))
         return web.Response(status=status, body=body, content_type=_JSON, headers={"Cache-Control": "no-store"})
-
-    def _authenticate(self, request: web.Request) -> None:
-        if not self._token:
-            return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        sent = given.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(sent, self._token):
-            message = "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'"
-            raise RequestError(401, Code.UNAUTHENTICATED, message, {"WWW-Authenticate": 'Bearer realm="polku"'})
 
     @web.middleware
     async def _answer_errors(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Keep the connection's time, and make every error an Ack."""
-        connection = self._connections and self._connections.find(request.transport)
+        connection = self._connection(request)
         if connection:
             connection.begin()
         self._busy += 1
@@ -174,6 +189,9 @@ class HttpServer:
                 self._quiet.set()
             if connection:
                 connection.end(is_read=request.content.is_eof())
+
+    def _connection(self, request: web.Request) -> Connection | None:
+        return None if self._connections is None else self._connections.find(request.transport)
 
     def _refuse(self, code: Code, message: str) -> Ack:
         latest = self._intake.statistics().latest

@@ -1,0 +1,59 @@
+"""`polku token new`: a token for a client, and the lines about it for the file of principals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from polku.errors import PlanError, SettingError
+from polku.runtime.serving import say
+
+app = typer.Typer(no_args_is_help=True, help="Make tokens for clients.")
+
+
+@app.callback()
+def _token() -> None:
+    pass
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The principal: who gets the token.")],
+    source: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
+    cluster: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
+    may_route: Annotated[bool, typer.Option("--may-route", help="May name emitters in route_to.")] = False,
+    events_per_second: Annotated[float | None, typer.Option(help="May send so many.")] = None,
+    bytes_per_second: Annotated[float | None, typer.Option(help="May send so many.")] = None,
+    streams: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
+    connections: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
+    days: Annotated[int, typer.Option(help="How long it is valid; 0: for ever.")] = 90,
+) -> None:
+    """Make a token, show it once on standard error, and print the lines for the file, which do not have it.
+
+    With rights the lines are those of a new principal; without, one more token of a principal that the file has:
+    `polku token new agents --source 'agent-*' >> tokens.toml`, later `polku token new agents >> tokens.toml`.
+    """
+    from polku.security.token_file import file_lines, new_token
+
+    if days < 0:
+        raise SettingError("--days", days, "write a number of days, or 0 for a token without an end")
+    given = {
+        "sources": source,
+        "clusters": cluster,
+        "may_route": may_route,
+        "events_per_second": events_per_second,
+        "bytes_per_second": bytes_per_second,
+        "streams": streams,
+        "connections": connections,
+    }
+    rights = {right: value for right, value in given.items() if value}
+    token = new_token()
+    end = (datetime.now(UTC) + timedelta(days=days)).date() if days else None
+    try:
+        lines = file_lines(name, token, rights, end)
+    except PlanError as error:
+        raise SettingError("token new", name, error.message) from None
+    print(lines, end="")
+    say(f"the token of {name}, which is shown this once and written nowhere:\n{token}")

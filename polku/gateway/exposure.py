@@ -1,0 +1,58 @@
+"""What of the gateway others can reach, and whether anything keeps them out."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+
+from polku.errors import SettingError
+from polku.gateway.addresses import Doors
+
+_FIX = "use 127.0.0.1, or --tls-cert, --tls-key and --tokens; --insecure (POLKU_INSECURE=1) if that is meant"
+_NO_TLS, _NO_TOKENS = "without TLS", "without authentication"
+
+
+def exposure(doors: Doors) -> str:
+    """Return in one line which addresses are open to others without TLS or authentication; empty for none."""
+    found = []
+    for name, address in (("grpc", doors.grpc_addr), ("http", doors.http_addr)):
+        if address is None or is_local(address):
+            continue
+        lacks = [] if doors.tls is not None else [_NO_TLS]
+        if not _authenticates(doors, name):
+            lacks.append(_NO_TOKENS)
+        if lacks:
+            found.append(f"{name} {address} is open to others {' and '.join(lacks)}")
+    return f"{'; '.join(found)}: {_FIX}" if found else ""
+
+
+def check_exposure(doors: Doors) -> None:
+    """Raise `SettingError` where `security(require=True)` forbids what is open."""
+    if doors.require and (text := exposure(doors)):
+        address = next(one for one in (doors.grpc_addr, doors.http_addr) if one is not None and not is_local(one))
+        raise SettingError("security(require=True)", address, text.partition("; --insecure")[0])
+
+
+def is_local(address: str) -> bool:
+    """Return whether only this machine reaches an address: `unix:`, loopback, or the name `localhost`."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def insecure_of_environment() -> bool:
+    """Return whether `POLKU_INSECURE` says that an open address is meant; raises `SettingError`."""
+    text = os.environ.get("POLKU_INSECURE", "").strip()
+    if text.lower() not in ("", "0", "1", "false", "true"):
+        raise SettingError("POLKU_INSECURE", text, "write 1 (an open address is meant) or 0")
+    return text.lower() in ("1", "true")
+
+
+def _authenticates(doors: Doors, name: str) -> bool:
+    if doors.tokens is not None or (name == "http" and doors.http_token):
+        return True
+    return doors.tls is not None and doors.tls.client_ca is not None and doors.tls.client_auth == "required"

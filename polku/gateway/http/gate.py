@@ -1,0 +1,78 @@
+"""Who sends an HTTP request: by the one token of the port, or by the file of principals."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING
+
+from polku.codes import Code
+from polku.errors import InputError
+from polku.gateway.http.refusal import RequestError
+from polku.security.account import Account
+from polku.security.authenticator import Authenticator
+from polku.security.certificate_names import names_of
+from polku.security.failures import Failures
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from polku.gateway.http.connections import Connection
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="polku"'}
+_WRONG = "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'"
+
+
+class HttpGate:
+    """Let in who knows the `token`, or is known to the `authenticator`; everybody where there is neither."""
+
+    def __init__(self, token: str | None, authenticator: Authenticator | None) -> None:
+        self._token = token.encode() if token else b""
+        self._authenticator = authenticator
+        self._failures = Failures() if authenticator is None else authenticator.failures
+
+    async def identify(self, request: web.Request, connection: Connection | None) -> Account | None:
+        """Return whose request it is, None where all clients are alike.
+
+        Raises `RequestError` 401, after a pause where the address has failed often, and `InputError` for a principal
+        that has too many connections.
+        """
+        try:
+            account = self._find(request)
+        except InputError as error:
+            pause = self._failures.add(connection.address if connection else "", error.message)
+            if pause:
+                await asyncio.sleep(pause)
+            raise RequestError(401, error.code, error.message, _CHALLENGE) from None
+        if account is not None and connection is not None and account not in connection.accounts:
+            if reason := account.enter_connection():
+                raise InputError(Code.RATE_LIMITED, reason)
+            connection.accounts.add(account)
+        return account
+
+    def may_know(self, request: web.Request) -> bool:
+        """Return whether the client may be told the names of the pipeline's parts."""
+        if self._authenticator is None:
+            return True
+        try:
+            self._find(request)
+        except InputError:
+            return False
+        return True
+
+    def _find(self, request: web.Request) -> Account | None:
+        header = request.headers.get("Authorization", "")
+        if self._token and _is_token(header, self._token):
+            return None if self._authenticator is None else self._authenticator.http_identity().account
+        if self._authenticator is not None:
+            certificate = None if request.transport is None else request.transport.get_extra_info("peercert")
+            return self._authenticator.identify(header, names_of(certificate)).account
+        if self._token:
+            raise InputError(Code.UNAUTHENTICATED, _WRONG)
+        return None
+
+
+def _is_token(header: str, token: bytes) -> bool:
+    scheme, _, given = header.partition(" ")
+    sent = given.strip().encode("utf-8", "surrogateescape")
+    return scheme.lower() == "bearer" and hmac.compare_digest(sent, token)
