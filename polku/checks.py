@@ -63,6 +63,12 @@ def choice(where: str, field: str, value: object, known: type[Choice]) -> Choice
         raise fault(where, field, value, f"is not known; choose {either(known)}") from None
 
 
+def metadata_key(where: str, field: str, value: object) -> None:
+    """Make sure of the name of a metadata entry, or None."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise fault(where, field, value, "must be the name of a metadata entry, such as 'tenant'")
+
+
 def function(where: str, field: str, value: object, *, of: str = "the event", sync: bool = False) -> None:
     """Make sure of a function of one argument, and, with `sync`, of one that is not async."""
     if not callable(value):

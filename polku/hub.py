@@ -26,9 +26,11 @@ from polku.plan import (
     StagePlan,
     check_pickles,
     fuse,
+    keeps_shared_state,
+    keyed_by,
     state_keys,
 )
-from polku.security.configuration import check_stamp, secret_of, tokens_of_environment, tokens_path
+from polku.security.configuration import STAMP, check_stamp, secret_of, tokens_of_environment, tokens_path
 from polku.sender import EventSender, RawSender
 
 if TYPE_CHECKING:
@@ -173,6 +175,7 @@ class Hub:
         overflow: Overflow | str | None = None,
         required: bool = True,
         formerly: str | None = None,
+        always: bool = False,
     ) -> Hub:
         """Add a destination: a built-in emitter, a class with `emit(batch)`, or a function of a batch.
 
@@ -180,6 +183,8 @@ class Hub:
         `required=False` it gets what it can take (best effort): nobody waits for it, neither clients at the `delivered`
         level nor, when its share is full, the other emitters; its oldest events are dropped then.
         `formerly` is the name that it had before: what a durable buffer holds for that one goes to this one.
+        With `always=True` it gets every event, whatever its `route_to` names: no client, plugin or middleware that
+        sets routes leaves it out, as an audit trail needs it.
         """
         from polku.emit.adapt import check_emitter, emitter_name
 
@@ -189,7 +194,7 @@ class Hub:
             rule = Overflow.DROP_OLDEST
         if formerly is not None and (not isinstance(formerly, str) or not formerly):
             raise PlanError(f"formerly={formerly!r} must be the name that the emitter had", where="emitter")
-        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required, formerly)
+        outlet = OutletPlan(name or emitter_name(emitter), emitter, rule, required, formerly, bool(always))
         if not required and rule is Overflow.BLOCK:
             raise PlanError(
                 f"emitter {outlet.name!r}: required=False with overflow='block' would make clients wait for it after "
@@ -252,8 +257,8 @@ class Hub:
         principals (see `polku token new`): clients must say who they are, by a bearer token or a certificate, and may
         do what the file says. It is read again when it changes; on Ray on each node that has a port. Events get the
         name of their principal as metadata `stamp`, such as `"polku.principal"`, which clients cannot write
-        themselves; `Deduplicator` and `Throttle` then keep their state by principal. With `require` the pipeline does
-        not start where others reach an address without TLS and authentication.
+        themselves; a `Deduplicator` or `Throttle` keeps its state by it, so that with one of them there is always a
+        stamp. With `require` the pipeline does not start where others reach an address without TLS and authentication.
         """
         if tls is not None:
             if not isinstance(tls, Tls):
@@ -345,6 +350,9 @@ class Hub:
         lanes = self._lanes if on_ray else 1
         per_node = self._per_node and on_ray
         stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
+        stamp = self._stamp or (STAMP if self._tokens and keeps_shared_state(stages) else "")
+        if stamp:
+            stages = keyed_by(stamp, stages)
         plan = Plan(
             name=self._name,
             ingestors=tuple(ingestors.items()),
@@ -358,7 +366,7 @@ class Hub:
             plugins=self._plugins,
             tls=self._tls,
             tokens=self._tokens,
-            stamp=self._stamp,
+            stamp=stamp,
             require_security=self._require_security,
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),
@@ -413,6 +421,8 @@ class Hub:
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.
         """
+        if self._tokens is None and (path := tokens_of_environment()) is not None:
+            self.security(tokens=path)
         runner = Runner(self.plan(runtime), self._chosen(runtime))
         runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token, drain=drain)
 

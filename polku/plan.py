@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
@@ -77,6 +77,7 @@ class OutletPlan:
     overflow: Overflow | None = None
     required: bool = True
     formerly: str | None = None  # the name that it had when it left events in the journal
+    always: bool = False  # it gets every event, whatever `route_to` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,25 @@ def state_keys(stage: StagePlan) -> dict[str, str]:
     """Return by what key each middleware of a stage keeps state that must be seen whole, by its name."""
     keys = {m.name: getattr(m.component, "state_key", None) for m in stage.middleware}
     return {name: str(key) for name, key in keys.items() if key}
+
+
+def keeps_shared_state(stages: Sequence[StagePlan]) -> bool:
+    """Return whether middleware keeps state that one client could spoil for others: by what they choose."""
+    return any(_is_shared(middleware.component) for stage in stages for middleware in stage.middleware)
+
+
+def keyed_by(metadata: str, stages: Sequence[StagePlan]) -> list[StagePlan]:
+    """Return the stages with that state kept for each value of a metadata entry, where nothing else was chosen."""
+
+    def keyed(middleware: MiddlewarePlan) -> MiddlewarePlan:
+        component: Any = middleware.component
+        return replace(middleware, component=replace(component, per=metadata)) if _is_shared(component) else middleware
+
+    return [replace(stage, middleware=tuple(map(keyed, stage.middleware))) for stage in stages]
+
+
+def _is_shared(component: object) -> bool:
+    return is_dataclass(component) and getattr(component, "per", "") is None
 
 
 def _fit(left: StagePlan, right: StagePlan) -> bool:

@@ -68,6 +68,7 @@ class Buffer:
         best_effort: Collection[str] = (),
         await_delivery: bool = False,
         formerly: Mapping[str, str] | None = None,
+        always: Collection[str] = (),
     ) -> None:
         self._strategy = strategy
         self._dead_letters = dead_letters
@@ -80,6 +81,7 @@ class Buffer:
             name: self._outlet(name, link, rules.get(name, strategy.overflow)) for name, link in links.items()
         }
         self._all = tuple(self._outlets.values())
+        self._always = tuple(outlet for outlet in self._all if outlet.name in always)
         self._answered = Answered()
         self._turn = asyncio.Lock()
         self._late = TaskSet("buffer")  # each waits for room in one outlet
@@ -230,7 +232,7 @@ class Buffer:
                 filing.letters.append(stored)
             if not known:
                 filing.refused.extend(shifted([one._replace(letter=True) for one in refusals], start))
-        return known
+        return tuple(dict.fromkeys((*known, *self._always))) if self._always else known
 
     async def _resume(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:
         """Put in what each outlet does not have yet of a piece that a past life of this buffer dealt with in part."""

@@ -10,7 +10,7 @@ from polku.clock import Clock
 from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.keys import bounded_keys
+from polku.middleware.keys import bounded_keys, key_within
 from polku.middleware.per_event import chosen
 
 
@@ -20,21 +20,25 @@ class Deduplicator(Configuration):
 
     Dropped events count as deduplicated. An id counts as seen only once its event has been taken further down: what
     was refused may be sent again. A duplicate of an event that is still under way is answered when that one is, and
-    as it is. Events without an id pass.
+    as it is. Events without an id pass. With `per`, the name of a metadata entry such as a tenant's, ids of events with
+    different values of it are different ids. Where events are stamped with their principal (`Hub.security`) that is
+    what it is without a word, so that no client can make the ids of others known.
     """
 
     ttl: float = 300.0
     max_ids: int = 100_000
+    per: str | None = None
 
     state_key = "id"
 
     def __post_init__(self) -> None:
         checks.positive("Deduplicator", "ttl", self.ttl)
         checks.whole("Deduplicator", "max_ids", self.max_ids)
+        checks.metadata_key("Deduplicator", "per", self.per)
 
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
-        return _Memory(self.ttl, self.max_ids, clock)
+        return _Memory(self.ttl, self.max_ids, self.per, clock)
 
 
 class _Memory:
@@ -42,7 +46,8 @@ class _Memory:
     drop_reason = "deduplicated"
     reads_only = True
 
-    def __init__(self, ttl: float, max_ids: int, clock: Clock) -> None:
+    def __init__(self, ttl: float, max_ids: int, per: str | None, clock: Clock) -> None:
+        self._per = per
         self._ttl = ttl
         self._max_ids = max_ids
         self._clock = clock
@@ -54,12 +59,18 @@ class _Memory:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
-        ids = bounded_keys([event.id for event in events])
+        ids = bounded_keys(self._ids(events))
         if self._all_new(ids):
             self._open.update(dict.fromkeys(ids, batch))
             self._batches[batch] = ids
             return Outcome(events)
         return self._sift(events, ids, batch)
+
+    def _ids(self, events: list[Event]) -> list[str]:
+        per = self._per
+        if per is None:
+            return [event.id for event in events]
+        return [key_within(event.metadata.get(per, ""), event.id) if event.id else "" for event in events]
 
     def _all_new(self, ids: list[str]) -> bool:
         unique = set(ids)

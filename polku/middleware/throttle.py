@@ -12,7 +12,7 @@ from polku.contracts import Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
-from polku.middleware.keys import bounded_key
+from polku.middleware.keys import bounded_key, key_within
 from polku.middleware.per_event import chosen
 
 _SOURCE = attrgetter("source")
@@ -29,18 +29,20 @@ class Throttle(Configuration):
     rate: float
     burst: float | None = None
     max_sources: int = field(default=10_000, kw_only=True)
+    per: str | None = field(default=None, kw_only=True)
 
     state_key = "source"
 
     def __post_init__(self) -> None:
         checks.positive("Throttle", "rate", self.rate)
         checks.whole("Throttle", "max_sources", self.max_sources)
+        checks.metadata_key("Throttle", "per", self.per)
         if self.burst is not None:
             checks.at_least_one("Throttle", "burst", self.burst)
 
     def build(self, clock: Clock) -> Step:
         """Make the running throttle."""
-        return _Buckets(self.rate, self.burst or max(self.rate, 1.0), self.max_sources, clock)
+        return _Buckets(self.rate, self.burst or max(self.rate, 1.0), self.max_sources, self.per, clock)
 
 
 class _Buckets:
@@ -48,7 +50,8 @@ class _Buckets:
     drop_reason = "rate_limited"
     reads_only = True
 
-    def __init__(self, rate: float, burst: float, max_sources: int, clock: Clock) -> None:
+    def __init__(self, rate: float, burst: float, max_sources: int, per: str | None, clock: Clock) -> None:
+        self._per = per
         self._rate = rate
         self._burst = burst
         self._max_sources = max_sources
@@ -57,7 +60,7 @@ class _Buckets:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         now = self._clock.monotonic()
-        sources = list(map(_SOURCE, events))
+        sources = self._keys(events)
         wanted = Counter(sources)
         allowed = {source: self._bucket(source, now).take(count, now) for source, count in wanted.items()}
         if allowed == wanted:
@@ -71,6 +74,12 @@ class _Buckets:
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
+
+    def _keys(self, events: list[Event]) -> list[str]:
+        per = self._per
+        if per is None:
+            return list(map(_SOURCE, events))
+        return [key_within(event.metadata.get(per, ""), event.source) for event in events]
 
     def _bucket(self, source: str, now: float) -> TokenBucket:
         source = bounded_key(source)

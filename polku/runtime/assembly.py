@@ -148,6 +148,7 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
         best_effort=optional,
         await_delivery=delivered,
         formerly=former,
+        always=[outlet.name for outlet in plan.outlets if outlet.always],
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from polku.errors import PlanError, SettingError
 from polku.security.rights import RESERVED
 
+STAMP = "polku.principal"
+"""The usual metadata entry with the name of an event's principal."""
 FILE = "_FILE"
 """The end of the variable that names the file of a secret."""
 

@@ -55,11 +55,14 @@ class Bench:
         await_delivery: bool = False,
         running: bool = True,
         retry_delay: Callable[[int], float] | None = None,
+        always: Collection[str] = (),
     ) -> None:
         self.dead_letters = DeadLetters()
         self.destinations = destinations
         links = {name: Link(name, LocalPeer(d), retry_delay=retry_delay) for name, d in destinations.items()}
-        self.buffer = Buffer(strategy, links, self.dead_letters, overflow=overflow, await_delivery=await_delivery)
+        self.buffer = Buffer(
+            strategy, links, self.dead_letters, overflow=overflow, await_delivery=await_delivery, always=always
+        )
         if running:
             self.buffer.start()
 

@@ -200,6 +200,16 @@ async def test_a_batch_with_one_route_goes_there_alone() -> None:
     assert (a.ids, b.ids) == ([], ["1"])
 
 
+async def test_no_route_leaves_out_an_emitter_that_gets_every_event() -> None:
+    a, b, audit = Destination(), Destination(), Destination()
+    bench = Bench(BufferStrategy.ring(10), {"a": a, "audit": audit, "b": b}, await_delivery=True, always=["audit"])
+    routes = {"1": ["a"], "2": ["audit"], "3": [], "4": ["nobody"], "5": ["b", "audit"]}
+    receipt = await bench.push(Batch.from_events([Event(id=i, route_to=to) for i, to in routes.items()]))
+    await bench.buffer.drain()
+    assert (a.ids, b.ids, audit.ids) == (["1", "3"], ["3", "5"], ["1", "2", "3", "4", "5"])
+    assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("4", Code.UNROUTABLE)]
+
+
 async def test_an_emitter_that_is_named_twice_gets_the_event_once() -> None:
     a = Destination()
     bench = Bench(BufferStrategy.ring(10), {"a": a})

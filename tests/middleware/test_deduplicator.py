@@ -4,6 +4,7 @@ import pytest
 
 from polku.contracts import Follows
 from polku.errors import PlanError
+from polku.event.v1.event_pb2 import Event
 from polku.middleware import Deduplicator
 from tests.middleware.harness import events, ids, work
 from tests.support.clock import FakeClock
@@ -33,6 +34,17 @@ async def test_a_duplicate_within_one_batch_follows_its_own_batch() -> None:
     outcome = await work(Deduplicator().build(FakeClock()), events("a", "a", "b"), 7)
     assert ids(outcome) == ["a", "b"]
     assert list(outcome.follows) == [Follows(1, 7, 0)]
+
+
+async def test_ids_of_different_tenants_are_different_ids() -> None:
+    step = Deduplicator(per="tenant").build(FakeClock())
+    given = [*events("a", "a", "a"), Event(), Event()]
+    given[1].metadata["tenant"], given[2].metadata["tenant"] = "x", "x"
+    outcome = await work(step, given, 1)
+    assert outcome.events == [given[0], given[1], given[3], given[4]]
+    assert list(outcome.follows) == [Follows(2, 1, 1)]
+    with pytest.raises(PlanError, match=r"Deduplicator\(per=''\): must be the name of a metadata entry"):
+        Deduplicator(per="")
 
 
 async def test_a_refused_id_gets_through_when_it_is_sent_again() -> None:

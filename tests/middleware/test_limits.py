@@ -157,3 +157,12 @@ def test_wrong_arguments_are_named_with_value_and_fix(arguments: Callable[[], ob
     with pytest.raises(PlanError) as caught:
         arguments()
     assert message in str(caught.value)
+
+
+async def test_a_source_has_a_bucket_for_each_tenant() -> None:
+    step = as_step(Throttle(1, per="tenant"), FakeClock())
+    given = events("a", "b", "c")
+    given[2].metadata["tenant"] = "x"
+    assert ids(await work(step, given)) == ["a", "c"]
+    with pytest.raises(PlanError, match=r"Throttle\(per=3\)"):
+        Throttle(1, per=3)  # type: ignore[arg-type]

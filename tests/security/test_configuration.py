@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polku import Hub, PlanError, SettingError
+from polku import Deduplicator, Filter, Hub, PlanError, SettingError, Throttle
 from polku.cli.settings import read_settings, unknown_variables
 from polku.security.configuration import secret_of
 
@@ -47,6 +47,26 @@ def test_a_stamp_is_one_that_clients_cannot_write() -> None:
         Hub().security(tokens=3)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="require='yes'"):
         Hub().security(require="yes")  # type: ignore[arg-type]
+
+
+def test_state_that_clients_share_is_kept_by_principal() -> None:
+    def components(hub: Hub) -> list[object]:
+        return [middleware.component for stage in hub.plan().stages for middleware in stage.middleware]
+
+    def hub() -> Hub:
+        return Hub(runtime="inline").emitter(print)
+
+    steps = [Deduplicator(ttl=5), Throttle(3), Deduplicator(per="tenant"), Filter(bool)]
+    keyed = [Deduplicator(ttl=5, per="polku.principal"), Throttle(3, per="polku.principal"), *steps[2:]]
+    secured = hub().security(tokens="tokens.toml")
+    plain = hub()
+    for step in steps:
+        secured.middleware(step)
+        plain.middleware(step)
+    assert components(plain) == steps
+    assert components(secured) == keyed
+    assert secured.plan().stamp == "polku.principal"
+    assert hub().security(tokens="tokens.toml").middleware(Filter(bool)).plan().stamp == ""
 
 
 def test_the_plan_has_the_whole_path_of_the_tokens() -> None:

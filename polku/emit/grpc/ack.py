@@ -12,7 +12,7 @@ from polku.emit.parts import TooLargeError
 from polku.errors import EmitError, RejectedError, RetryableError
 from polku.v1.gateway_pb2 import Ack, AckError
 
-_AGAIN = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
+_AGAIN = frozenset({Code.BUFFER_FULL, Code.RATE_LIMITED, Code.UNAVAILABLE, Code.DRAINING})
 _SMALLER = frozenset({Code.TOO_LARGE, Code.TOO_MANY_EVENTS})
 
 
