@@ -29,7 +29,7 @@ from polku.cli.token import app as token_app
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.gateway.tls import tls_from, tls_of_environment
 from polku.runtime.serving import check_seconds, say
-from polku.security.configuration import tokens_of_environment
+from polku.security.configuration import secret_of, tokens_of_environment
 from polku.version import __version__
 
 app = typer.Typer(
@@ -215,6 +215,9 @@ def send(
     ] = None,
     certificate: Annotated[str | None, typer.Option(metavar="PEM", help="With https: your own certificate.")] = None,
     key: Annotated[str | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Your bearer token; or POLKU_TOKEN, POLKU_TOKEN_FILE.")
+    ] = None,
 ) -> None:
     """Send one event made of the options (at least --type), or all events of an NDJSON file."""
     import asyncio
@@ -228,7 +231,9 @@ def send(
         raise SettingError("FILE", file, f"--type={type!r} is given too; give one of them")
     if not file and not type:
         raise SettingError("FILE", file or "", "give a file (`-` is standard input), or the --type of one event")
-    target = read_target(to, root_certificates=root_certificates, certificate=certificate, key=key)
+    environment = os.environ if token_file is None else {"POLKU_TOKEN_FILE": token_file}
+    token = secret_of(environment, "POLKU_TOKEN")
+    target = read_target(to, root_certificates=root_certificates, certificate=certificate, key=key, token=token)
     total = None
     if type is not None:
         events: Any = iter([_one_event(id, type, payload, severity, metadata or [])])

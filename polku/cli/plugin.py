@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polku.errors import SettingError
+from polku.security.configuration import secret_of
 
 if TYPE_CHECKING:
     from polku.testing import Report
@@ -54,7 +56,7 @@ def check(
         timeout=timeout,
         shutdown=shutdown,
         root_certificates=_read("--root-certificates", root_certificates),
-        token=token,
+        token=token or secret_of(os.environ, "POLKU_TOKEN"),
     )
     _show(report)
     if not report.ok:

@@ -24,10 +24,11 @@ _METHOD = "/polku.v1.Gateway/StreamEvents"
 
 
 class Target(NamedTuple):
-    """A gateway as gRPC takes it, with credentials where it speaks TLS."""
+    """A gateway as gRPC takes it, with credentials where it speaks TLS, and a bearer token where it asks for one."""
 
     address: str
     credentials: grpc.ChannelCredentials | None
+    token: str | None = None
 
 
 class Tally(NamedTuple):
@@ -41,7 +42,9 @@ Report = Callable[[str], None]
 Advance = Callable[[int], None]
 
 
-def read_target(to: str, *, root_certificates: str | None, certificate: str | None, key: str | None) -> Target:
+def read_target(
+    to: str, *, root_certificates: str | None, certificate: str | None, key: str | None, token: str | None = None
+) -> Target:
     """Return what the options of `polku send` name; raises `SettingError`."""
     try:
         address = parse_address("--to", to)
@@ -53,12 +56,12 @@ def read_target(to: str, *, root_certificates: str | None, certificate: str | No
         for option, path in files.items():
             if path is not None:
                 raise SettingError(option, path, f"is for TLS: write --to https://{address.target}")
-        return Target(address.target, None)
+        return Target(address.target, None, token)
     if (certificate is None) != (key is None):
         option, path = ("--certificate", certificate) if key is None else ("--key", key)
         raise SettingError(option, path, "give --certificate and --key together")
     roots, chain, own = (None if path is None else _read(option, path) for option, path in files.items())
-    return Target(address.target, grpc.ssl_channel_credentials(roots, own, chain))
+    return Target(address.target, grpc.ssl_channel_credentials(roots, own, chain), token)
 
 
 def _read(option: str, path: str) -> bytes:
@@ -95,7 +98,8 @@ async def send(
     )
     async with opened as channel:
         stub: Any = channel.stream_stream(_METHOD, IngestBatch.SerializeToString, Ack.FromString)
-        call = stub(sender.batches(events))
+        metadata = None if to.token is None else (("authorization", f"Bearer {to.token}"),)
+        call = stub(sender.batches(events), metadata=metadata)
         async for ack in call:
             sender.note(ack)
     return Tally(sender.accepted, sender.refused)

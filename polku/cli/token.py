@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def new(
     streams: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
     connections: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
     days: Annotated[int, typer.Option(help="How long it is valid; 0: for ever.")] = 90,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it there, readable by you alone, and show it not at all.")
+    ] = None,
 ) -> None:
     """Make a token, show it once on standard error, and print the lines for the file, which do not have it.
 
@@ -55,5 +59,18 @@ def new(
         lines = file_lines(name, token, rights, end)
     except PlanError as error:
         raise SettingError("token new", name, error.message) from None
+    if save is not None:
+        _save(token, save)
+    else:
+        say(f"the token of {name}, which is shown this once and written nowhere:\n{token}")
     print(lines, end="")
-    say(f"the token of {name}, which is shown this once and written nowhere:\n{token}")
+
+
+def _save(token: str, path: str) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{token}\n")
+    except FileExistsError:
+        raise SettingError("--save", path, "is there already; name a new file") from None
+    except OSError as error:
+        raise SettingError("--save", path, f"cannot be written: {error.strerror}") from None

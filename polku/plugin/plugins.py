@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polku import checks
 from polku.errors import PlanError
+from polku.security.configuration import secret_of
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
 if TYPE_CHECKING:
@@ -156,4 +157,4 @@ def _registration() -> Registration | None:
     from polku.plugin.registration import Registration
 
     gateway = os.environ.get("POLKU_PLUGIN_GATEWAY")
-    return Registration(gateway, token=os.environ.get("POLKU_PLUGIN_TOKEN") or None) if gateway else None
+    return Registration(gateway, token=secret_of(os.environ, "POLKU_PLUGIN_TOKEN")) if gateway else None
