@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.lane import Lane
 from polku.bench.ledger import Ledger
 from polku.bench.workload import HEAD_BYTES, ID_BYTES, PREFIX, Workload

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 import grpc.aio
 
 from polku.batch.frames import read_envelope, split_frames
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.workload import HEAD_BYTES, ID_BYTES, PREFIX, Workload, sent_at
 from polku.event.v1.event_pb2 import Event

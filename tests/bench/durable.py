@@ -15,7 +15,7 @@ import statistics
 from typing import Any
 
 from polku.bench import Load, Subject
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.machine import describe, machine
 from polku.bench.trial import session

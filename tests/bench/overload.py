@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 
 from polku.bench import Load, Subject, Workload
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.trial import Session, session
 from polku.event.v1.event_pb2 import Event

@@ -25,7 +25,7 @@ import grpc.aio
 
 from polku import ExternalIngestor
 from polku.bench import Load, Subject
-from polku.bench.histogram import Histogram
+from polku.histogram import Histogram
 from polku.bench.machine import describe, machine
 from polku.bench.trial import session
 from polku.clock import SystemClock
