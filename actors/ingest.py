@@ -52,7 +52,7 @@ class IngestShell(IngestBase):
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()
-        return self._intake.statistics()
+        return self._intake.statistics()._replace(letters=self._dead_letters.statistics())
 
 
 IngestActor = ray.remote(**ACTOR)(IngestShell)

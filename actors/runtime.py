@@ -28,9 +28,11 @@ from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
-from polku.errors import MisconfiguredError, NotRunningError, PolkuError
+from polku.errors import MisconfiguredError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
+from polku.monitoring.collector import facts_of
+from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import StopReport, stop_report
@@ -142,6 +144,19 @@ class RayRuntime:
         """Return nothing: the parts are in other processes."""
         return
 
+    async def statistics(self) -> PipelineStatistics:
+        """Ask the supervising actor; raises `NotRunningError` where Ray was shut down."""
+        self._check()
+        try:
+            tree: PipelineStatistics = await call(self._hub.statistics.remote())
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}; ask again") from None
+        return tree
+
+    def statistics_nowait(self) -> None:
+        """Return nothing: the parts are in other processes."""
+        return
+
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
         self._check()
@@ -201,9 +216,10 @@ class RayRuntime:
             addresses, doors = await open_doors(lane, place, doors)
             opened.append(addresses)
         self._addresses = opened[0]
+        facts = facts_of(self._plan, "ray", time.time())
         hub: Any = HubActor
         self._hub = hub.options(resources=here.needs).remote(
-            pack(parts, doors, self._plan.hang_seconds, not self._is_durable)
+            pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts)
         )
         await start(self._hub.start)
         for lane in parts.lanes:

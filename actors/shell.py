@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ray import cloudpickle
 
 from polku.actors import socket_channel
-from polku.runtime.memory import keep_until_quiet
+from polku.runtime.memory import keep_until_quiet, private_memory
 from polku.runtime.serving import tune_process
 from polku.text import named
 from polku.usercode import contained
@@ -116,7 +116,7 @@ class Shell:
         """Return how the process is; starts the actor if it has been restarted."""
         await self.ensure_started()
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, _private_memory(), self._open_seconds)
+        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, private_memory(), self._open_seconds)
 
 
 def pack(*arguments: object) -> bytes:
@@ -142,14 +142,3 @@ def _send_prints_to_stderr() -> None:
     chosen = level.get(os.environ.get("POLKU_LOG_LEVEL", ""), logging.WARNING)
     logging.getLogger("polku").setLevel(chosen)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-
-
-def _private_memory() -> int:
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("RssAnon:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

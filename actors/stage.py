@@ -61,7 +61,7 @@ class StageShell(Shell):
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()
-        return self._stage.statistics()
+        return self._stage.statistics()._replace(letters=self._dead_letters.statistics())
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 import ray.exceptions
@@ -26,10 +27,15 @@ from polku.runtime.lane import LaneStatistics
 from polku.runtime.watch import Progress, Watch
 from polku.text import named
 
+if TYPE_CHECKING:
+    from polku.monitoring.collector import Facts
+    from polku.monitoring.statistics import PipelineStatistics
+
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _WATCH = "watching the parts"
 _INTERVAL = 1.0  # seconds between two looks
+_FRESH = 2.5  # seconds for which a look is fresh enough for who asks for statistics
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
 
@@ -108,7 +114,9 @@ class SupervisorShell:
         self._parts: ActorHandles
         self._doors: Doors
         self._hang: float
-        self._parts, self._doors, self._hang, self._in_memory = unpack(packed)
+        self._facts: Facts
+        self._parts, self._doors, self._hang, self._in_memory, self._facts = unpack(packed)
+        self._looked_at = -math.inf
         self._progress = Progress()
         # As far as this life knows all are shut: an ingest may have been started again beside it.
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
@@ -155,6 +163,43 @@ class SupervisorShell:
             _judge(watch, name, self._seen[name])
         return watch.health(processed)
 
+    async def statistics(self) -> PipelineStatistics:
+        """Return the tree of what was seen of every part within the last seconds, or is seen now."""
+        from polku.monitoring.collector import Collector
+        from polku.monitoring.statistics import ProcessStatistics
+
+        await self.start()
+        if time.monotonic() - self._looked_at > _FRESH:
+            await self._look()
+        health = await self.health()
+        collector = Collector(self._facts)
+        for lane in self._parts.lanes:
+            for name in lane.all():
+                if (counts := self._statistics_of(name)) is None:
+                    continue
+                if isinstance(counts, LaneStatistics):
+                    collector.add_lane(lane.name.rstrip("/"), counts)
+                else:
+                    collector.add(lane.name.rstrip("/"), name.removeprefix(lane.name), counts)
+        for name in self._parts.shared:
+            collector.add_shared(name, self._statistics_of(name))
+        for name in self._parts.all():
+            seen = self._seen.get(name)
+            if seen is not None and (vitals := seen.vitals) is not None:
+                process = ProcessStatistics(
+                    pid=vitals.pid,
+                    cpu_seconds=vitals.cpu_seconds,
+                    memory_bytes=vitals.memory_bytes,
+                    restarts=self._restarts.get(name, 0),
+                    answers=not seen.complaint,
+                )
+                collector.add_process(name, process)
+        return collector.tree(health)
+
+    def _statistics_of(self, name: str) -> Any:
+        seen = self._seen.get(name)
+        return None if seen is None else seen.statistics
+
     async def assign(self, name: str, address: str | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
         for lane in self._parts.lanes:
@@ -196,6 +241,7 @@ class SupervisorShell:
             if before is not None and known and sight.vitals is None:  # what is known of it until it is back
                 sight = sight._replace(vitals=known, statistics=before.statistics)
             self._seen[name] = sight
+        self._looked_at = time.monotonic()
         # After the loop: another look may run while this one waits, and must not count again.
         for door, lane in list(self._doors_shut.items()):
             # One that user code blocks, or that is away, is asked again at the next look.
@@ -285,7 +331,7 @@ def _judge(watch: Watch, name: str, sight: Observation) -> int:
     """Add what was seen of one part; return how many events it has taken in from clients."""
     match sight.statistics:
         case _ if sight.complaint:
-            watch.add(name, sight.complaint)
+            watch.add_absent(name, sight.complaint)
         case LaneStatistics() as lane:
             watch.add_lane(lane)
             return lane.intake.received

@@ -9,11 +9,17 @@ from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
 
 class Health(NamedTuple):
-    """Return whether the pipeline works, and each part of it with a sentence; `processed` are events taken in."""
+    """How a pipeline is: `healthy` where every part is, each with a sentence; `processed` are events taken in.
+
+    `ready` is another question: whether it takes events now; if not, `not_ready` says why. A destination that is down
+    makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
+    """
 
     healthy: bool
     components: Mapping[str, tuple[bool, str]]
     processed: int
+    ready: bool = True
+    not_ready: str = ""
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.dead_letters import DeadLetter
@@ -14,6 +15,9 @@ from polku.plan import Plan
 from polku.runtime import Runtime
 from polku.runtime.report import StopReport
 from polku.sender import Sender
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PipelineStatistics
 
 
 class Pipeline:
@@ -69,6 +73,23 @@ class Pipeline:
         if now is not None:
             return now
         return loop_thread.submit(self._runtime.health()).result()
+
+    def statistics(self) -> PipelineStatistics:
+        """Return what every part has counted, as one frozen tree with `to_json()`; the same on both runtimes.
+
+        Inside a process it is of now, and answers too while user code blocks a part; on Ray it is what the supervisor
+        has seen within the last second. Counters begin at the start of each part's process.
+        """
+        self._ready.result()
+        now = self._runtime.statistics_nowait()
+        if now is not None:
+            return now
+        return loop_thread.submit(self._runtime.statistics()).result()
+
+    async def statistics_async(self) -> PipelineStatistics:
+        """Return the statistics, without blocking the event loop."""
+        await asyncio.wrap_future(self._ready)
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.statistics()))
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, with their reasons, oldest first."""

@@ -33,6 +33,7 @@ recipes
 
 guarantees
 operations
+monitoring
 deployment
 security
 benchmarks

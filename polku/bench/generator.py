@@ -15,10 +15,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from polku.histogram import Histogram
 from polku.bench.lane import Lane
 from polku.bench.ledger import Ledger
 from polku.bench.workload import HEAD_BYTES, ID_BYTES, PREFIX, Workload
+from polku.histogram import Histogram
 from polku.v1.gateway_pb2 import Ack
 
 _TELL_SECONDS = 0.2

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
+from polku.histogram import Histogram
 
 if TYPE_CHECKING:
     from polku.bench.trial import Load

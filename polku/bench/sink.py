@@ -16,10 +16,10 @@ from typing import Any
 import grpc.aio
 
 from polku.batch.frames import read_envelope, split_frames
-from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.workload import HEAD_BYTES, ID_BYTES, PREFIX, Workload, sent_at
 from polku.event.v1.event_pb2 import Event
+from polku.histogram import Histogram
 from polku.v1.gateway_pb2 import Ack
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]

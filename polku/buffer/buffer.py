@@ -39,7 +39,8 @@ class BufferStatistics(NamedTuple):
     """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
 
     `fault` says why nothing can be written to disk now; `orphans` what waits in the journal for names that no emitter
-    has, and what to do about it.
+    has, and what to do about it. `refuses` names the outlets that have no room, and hold up or refuse what comes.
+    `bytes_received` have come in, `commits` are the journal's transactions.
     """
 
     events: int
@@ -53,6 +54,9 @@ class BufferStatistics(NamedTuple):
     fault: str = ""
     dead_letters: DeadLetterStatistics | None = None
     orphans: Mapping[str, str] = {}
+    refuses: Sequence[str] = ()
+    bytes_received: int = 0
+    commits: int = 0
 
 
 class Buffer:
@@ -86,7 +90,7 @@ class Buffer:
         self._turn = asyncio.Lock()
         self._late = TaskSet("buffer")  # each waits for room in one outlet
         self._closed = False
-        self._received = self._duplicates = self._overflowed = self._unroutable = 0
+        self._received = self._duplicates = self._overflowed = self._unroutable = self._bytes_received = 0
 
     async def open(self) -> None:
         """Open the log and go on where it was closed; raises `JournalLockedError` where another process has it."""
@@ -163,7 +167,14 @@ class Buffer:
             self._log.fault,
             self._dead_letters.statistics(),
             {orphan.name: describe_orphan(orphan, self._strategy.path) for orphan in self._log.orphans},
+            tuple(outlet.name for outlet in self._all if outlets[outlet.name].is_full and self._holds_up(outlet)),
+            self._bytes_received,
+            self._log.commits,
         )
+
+    def _holds_up(self, outlet: Outlet) -> bool:
+        """Return whether senders hear of it when an outlet has no room: they wait, or are refused."""
+        return outlet.share.overflow is Overflow.BLOCK or outlet.name not in self._best_effort
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:
         share = Share(self._strategy.capacity, self._strategy.max_bytes, overflow)
@@ -203,6 +214,7 @@ class Buffer:
         for piece in pieces:
             outlets = self._targets(piece, start, filing)
             sealed = piece.sealed()
+            self._bytes_received += sealed.size
             sealed.identity = filing.identity
             sealed.counted = False  # it ends here: what emitters do with an event counts as nothing of this
             if filing.resumed:

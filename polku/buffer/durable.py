@@ -90,7 +90,7 @@ class DurableLog:
         self._events += len(batch)
         self._bytes += size
         self._recent.keep(self._position, batch, len(takers))
-        return Slot(self._position, len(batch), size)
+        return Slot(self._position, len(batch), size, batch.enqueued_ns)
 
     def commit(self, answer: Answer | None) -> asyncio.Future[None]:
         """Write what was put since the last commit, together with what else is to be written."""

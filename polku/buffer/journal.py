@@ -304,8 +304,8 @@ class Journal:
     def slots(self, outlet: str, after: int, upto: int, limit: int) -> list[Slot]:
         """Return where the next batches of an outlet lie, in order, up to a position."""
         query = (
-            "SELECT position, events, size FROM batch WHERE position>? AND position<=? AND takers & ? "
-            "ORDER BY position LIMIT ?"
+            "SELECT position, events, size, coalesce(enqueued_ns, 0) FROM batch "
+            "WHERE position>? AND position<=? AND takers & ? ORDER BY position LIMIT ?"
         )
         with self._understood():
             rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))

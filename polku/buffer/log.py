@@ -87,6 +87,11 @@ class Log(Protocol):
         ...
 
     @property
+    def commits(self) -> int:
+        """The number of transactions that were written so far; 0 where nothing is."""
+        ...
+
+    @property
     def window(self) -> int:
         """How many batches an outlet keeps at hand; the rest it asks for with `next_slots`."""
         ...
@@ -101,6 +106,7 @@ class MemoryLog:
 
     fault = ""
     orphans: Sequence[OutletState] = ()
+    commits = 0
     window = 1 << 62
 
     def __init__(self, store: Store) -> None:
@@ -114,7 +120,7 @@ class MemoryLog:
         """Hold a batch."""
         position = await self._store.put(batch)
         self._owners[position] = len(takers)
-        return Slot(position, len(batch), batch.size)
+        return Slot(position, len(batch), batch.size, batch.enqueued_ns)
 
     def commit(self, answer: Answer | None) -> None:
         """Say that all is held."""

@@ -19,10 +19,12 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
 from polku.buffer.log import Log
+from polku.buffer.passage import Passage
 from polku.buffer.positions import Awaited, Claim, OutletState, Slot
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
+from polku.histogram import Distribution
 from polku.link.link import Link, Window
 from polku.log import RepeatedLog
 from polku.text import named
@@ -55,6 +57,10 @@ class OutletStatistics(NamedTuple):
 
     `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk. `fault` is why
     the latest push to the emitter ended without an answer, until one is answered.
+
+    `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
+    long nothing has moved although something waits, both in seconds; `is_full` where there is no room and the rule
+    makes none. `ages` are those of events that have their answer, from the gateway on.
     """
 
     confirmed: int
@@ -65,6 +71,11 @@ class OutletStatistics(NamedTuple):
     in_flight: int
     unreadable: int = 0
     fault: str = ""
+    bytes: int = 0
+    oldest_age: float = 0.0
+    idle: float = 0.0
+    is_full: bool = False
+    ages: Distribution = Distribution()
 
 
 Bury = Callable[[str, Batch, tuple[Refusal, ...]], Awaitable[None] | None]
@@ -105,6 +116,7 @@ class Outlet:
         self._lag = self._lag_bytes = self._in_flight = self._in_flight_bytes = 0
         self._reserved = self._reserved_bytes = 0  # on their way into the log
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
+        self._passage = Passage()
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
         self._tasks = TaskSet(f"outlet {name!r}")
@@ -147,6 +159,8 @@ class Outlet:
 
     def reserve(self, slot: Slot) -> None:
         """Set aside room for a batch that is on its way into the log."""
+        if not self._lag:
+            self._passage.begin()
         self._reserve(slot.events, slot.size)
         self._account(slot.events, slot.size)
 
@@ -169,6 +183,7 @@ class Outlet:
         """Go on where this outlet was when the log was closed."""
         self._loaded = state.cursor
         self._behind = state.batches > 0
+        self._passage.begin(state.oldest_ns)
         self._account(state.events, state.bytes)
         self._changed.set()
 
@@ -224,6 +239,7 @@ class Outlet:
             answer = self._link.push_nowait(batch) if claims else None
         except BaseException:
             self._waiting.extendleft(reversed(taken))
+            self._passage.give_back(taken)
             self._in_flight -= sum(claim.count for claim in taken)
             self._in_flight_bytes -= sum(claim.size for claim in taken)
             raise
@@ -261,17 +277,34 @@ class Outlet:
         await self._link.close()
 
     def statistics(self) -> OutletStatistics:
-        """Return a snapshot of the counters."""
+        """Return a snapshot of the counters; from any thread."""
+        lag = self._lag
         return OutletStatistics(
             self._confirmed,
             self._dead,
             self._dropped,
-            self._lag,
+            lag,
             self._lag_bytes,
             self._in_flight,
             self._unreadable,
             self._fault or self._tasks.fault,
+            self._passage.bytes,
+            self._passage.oldest_age(self._first_waiting()) if lag else 0.0,
+            self._passage.idle if lag else 0.0,
+            self._is_full(),
+            self._passage.ages,
         )
+
+    def _first_waiting(self) -> Claim | None:
+        try:
+            return self._waiting[0]
+        except IndexError:
+            return None
+
+    def _is_full(self) -> bool:
+        if self.share.overflow is Overflow.DROP_OLDEST:
+            return False
+        return self._lag >= self.share.events or self._lag_bytes >= self.share.bytes
 
     def _relieve(self) -> None:
         """Let a collecting emitter complete some of what it holds, where that is too much of the share, or all of it.
@@ -375,6 +408,7 @@ class Outlet:
             if awaited.start >= 0:
                 awaited.dropped.extend(awaited.start + at for _, at in dropped)
         before = claim.size
+        self._passage.move()
         claim.skip += count
         self._account(-count, claim.size - before)
         if claim.count == 0:
@@ -393,6 +427,7 @@ class Outlet:
             claims.append(self._waiting.popleft())
         self._in_flight += sum(claim.count for claim in claims)
         self._in_flight_bytes += sum(claim.size for claim in claims)
+        self._passage.take(claims)
         return claims
 
     async def _assemble(self, claims: list[Claim]) -> tuple[list[Claim], Batch]:
@@ -432,6 +467,7 @@ class Outlet:
             placed, receipt = _decided(placed, receipt)
         if receipt.refused:
             await self._keep_refused(batch, receipt.refused)
+        self._passage.confirm([claim for _, claim in placed])
         for start, claim in placed:
             awaited = self._awaited.get(claim.slot.position)
             if receipt.refused and awaited is not None:
@@ -483,6 +519,7 @@ class Outlet:
         )
 
     def _pass(self, claim: Claim) -> None:
+        self._passage.leave(claim)
         self._account(-claim.count, -claim.size)
         self._in_flight -= claim.count
         self._in_flight_bytes -= claim.size

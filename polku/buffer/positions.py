@@ -14,11 +14,15 @@ from polku.batch.receipt import Refusal, shifted
 
 
 class Slot(NamedTuple):
-    """Where a batch lies in the log, its number of events, and the bytes that it takes there."""
+    """Where a batch lies in the log, its number of events, and the bytes that it takes there.
+
+    `enqueued_ns` is when it came to the gateway, in Unix nanoseconds; 0: nobody knows.
+    """
 
     position: int
     events: int
     size: int
+    enqueued_ns: int = 0
 
 
 class OutletState(NamedTuple):

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload, check_count
 from polku.gateway.authorization import authorized
 from polku.gateway.event_limits import check_envelope
+from polku.histogram import Distribution, Histogram
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.limits import Limits
 from polku.link.link import Link
@@ -42,6 +44,7 @@ from polku.v1.gateway_pb2 import Ack, AckError, IngestEvent, MiddlewareStats, Ra
 
 if TYPE_CHECKING:
     from polku.contracts import SourceState
+    from polku.dead_letters import DeadLetterStatistics
     from polku.external.client import PluginState
     from polku.gateway.pulling import Sources
     from polku.security.account import Account
@@ -53,10 +56,11 @@ _MESSAGE = 1_000  # characters of what is said about a whole message
 
 
 class IntakeStatistics(NamedTuple):
-    """Count messages and events; `open` messages have no answer yet.
+    """Count messages and events; `open` messages have no answer yet, and `open_bytes` are theirs.
 
     `plugins` are the external ingestors by source, `sources` what is pulled from, by name. `fault` says what does not
-    work in the background.
+    work in the background. `refused_by` counts events, and messages that were refused whole, by code; `bytes` came in.
+    `ack_seconds` is how long events waited for their answer, `batch_events` how many events came together.
     """
 
     messages: int
@@ -68,6 +72,13 @@ class IntakeStatistics(NamedTuple):
     plugins: Mapping[str, PluginState] = {}
     sources: Mapping[str, SourceState] = {}
     fault: str = ""
+    refused_by: Mapping[str, int] = {}
+    bytes: int = 0
+    open_bytes: int = 0
+    draining: bool = False
+    ack_seconds: Distribution = Distribution()
+    batch_events: Distribution = Distribution(unit=1.0)
+    letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
 
 
 class Intake:
@@ -97,6 +108,9 @@ class Intake:
         self._draining = False
         self._latest = Receipt()
         self._messages = self._received = self._accepted = self._refused = self._open = self._open_bytes = 0
+        self._bytes = 0
+        self._refused_by: Counter[str] = Counter()
+        self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
         self._answered = asyncio.Event()
         self._ingesting: set[asyncio.Task[Any]] = set()
         self._plugins_due = 0.0
@@ -180,7 +194,7 @@ class Intake:
         except InputError as error:
             return [Refusal(event.id, error.code, error.message)]
         self._received += len(admission.ids)
-        self._refused += len(admission.refused)
+        self._count_refused(admission.refused)
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
@@ -197,21 +211,33 @@ class Intake:
         request = self.parse(message, account)
         admission = self.admit(request, len(message), account)
         if admission is None:
-            context = IngestContext(request.source, request.cluster, request.format)
-            with self.reading(len(message)):
-                admission = await self.admit_raw(request.raw, context, request.source, account)
+            admission = await self.ingest(request, len(message), account)
         return await self._push(admission, len(message), counted=True)
+
+    async def ingest(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission:
+        """Let an ingestor read the raw bytes of a request of `size` bytes; raises `InputError`."""
+        context = IngestContext(request.source, request.cluster, request.format)
+        try:
+            with self.reading(size):
+                return await self.admit_raw(request.raw, context, request.source, account)
+        except InputError as error:
+            self._refused_by[error.code] += 1
+            raise
 
     def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
-        self._check_request(len(message))
-        if account is not None:
-            account.check_rate()
         try:
+            self._check_request(len(message))
+            if account is not None:
+                account.check_rate()
             if len(message) > 2 * self.limits.batch_events:  # an event takes two bytes at least
                 check_count(count_events(message), self.limits)
             return IngestEvent.FromString(message)
+        except InputError as error:
+            self._refused_by[error.code] += 1
+            raise
         except DecodeError as error:
+            self._refused_by[Code.MALFORMED] += 1
             reason = f"IngestEvent: not a valid message ({error}); strings must be UTF-8, fields as in gateway.proto"
             raise InputError(Code.MALFORMED, reason) from None
 
@@ -220,8 +246,12 @@ class Intake:
 
         Raises `InputError`.
         """
-        admission = self._admit(request, size)
-        return admission if admission is None or account is None else authorized(admission, account, size)
+        try:
+            admission = self._admit(request, size)
+            return admission if admission is None or account is None else authorized(admission, account, size)
+        except InputError as error:
+            self._refused_by[error.code] += 1
+            raise
 
     def _admit(self, request: IngestEvent, size: int) -> Admission | None:
         which = request.WhichOneof("payload")
@@ -242,7 +272,8 @@ class Intake:
             return []
         count = sum(len(admission.ids) for admission in admissions)
         self._received += count
-        self._refused += sum(len(admission.refused) for admission in admissions)
+        for admission in admissions:
+            self._count_refused(admission.refused)
         receipt = self._latest
         if count:
             batch = join([admission.batch for admission in admissions])
@@ -269,9 +300,13 @@ class Intake:
 
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
-        self._check_request(size)
-        with self.reading(size):
-            admission = await admit()
+        try:
+            self._check_request(size)
+            with self.reading(size):
+                admission = await admit()
+        except InputError as error:
+            self._refused_by[error.code] += 1
+            raise
         return await self._push(admission, size, counted=True)
 
     @contextlib.contextmanager
@@ -350,7 +385,19 @@ class Intake:
         counts = (self._messages, self._received, self._accepted, self._refused, self._open)
         sources = self._sources.states() if self._sources else {}
         fault = "; ".join(tasks.fault for tasks in self._watched if tasks.fault)
-        return IntakeStatistics(*counts, self._latest, self._plugins(), sources, fault)
+        return IntakeStatistics(
+            *counts,
+            self._latest,
+            self._plugins(),
+            sources,
+            fault,
+            self._refused_by.copy(),
+            self._bytes,
+            self._open_bytes,
+            self._draining,
+            self._ack_seconds.distribution(),
+            self._batch_events.distribution(),
+        )
 
     def _components(self) -> list[Ingestor]:
         default = [self._default] if self._default is not None else []
@@ -404,6 +451,7 @@ class Intake:
 
     def _check_request(self, size: int) -> None:
         if self._draining:
+            self._refused_by[Code.DRAINING] += 1
             raise DrainingError("the pipeline is stopping; send to another gateway, or again later")
         self._check(size)
         if self._is_full(size):
@@ -458,7 +506,7 @@ class Intake:
     def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
         self._received += len(admission.ids)
-        self._refused += len(admission.refused)
+        self._count_refused(admission.refused)
         if not admission.ids:
             return _ready(self._ack(admission, self._latest, counted=counted))
         admission.batch.counted = counted
@@ -478,22 +526,31 @@ class Intake:
         """
         self._open += 1
         self._open_bytes += size
+        self._bytes += size
+        self._batch_events.record(len(batch))
+        batch.enqueued_ns = came = time.time_ns()
         answer = self._link.push_nowait(batch)
         if answer.done():
-            self._close(size, len(batch), answer)
+            self._close(size, len(batch), came, answer)
             return answer
-        answer.add_done_callback(partial(self._close, size, len(batch)))
+        answer.add_done_callback(partial(self._close, size, len(batch), came))
         return asyncio.shield(answer)
 
-    def _close(self, size: int, count: int, answer: asyncio.Future[Receipt]) -> None:
-        """Count what became of a batch."""
+    def _close(self, size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
+        """Count what became of a batch that came in at `came`, in Unix nanoseconds."""
+        self._ack_seconds.record((time.time_ns() - came) / 1e9, count)
         self._open -= 1
         self._open_bytes -= size
         refused = count
         if not answer.cancelled() and answer.exception() is None:
             receipt = answer.result()
             refused = len(receipt.refused)
+            if refused:
+                self._refused_by.update(refusal.code for refusal in receipt.refused)
             self._latest = receipt._replace(refused=(), fates=())
+        else:
+            draining = not answer.cancelled() and isinstance(answer.exception(), DrainingError)
+            self._refused_by[Code.DRAINING if draining else Code.UNAVAILABLE] += count
         self._refused += refused
         self._accepted += count - refused
         self._answered.set()
@@ -547,7 +604,13 @@ class Intake:
             buffer_capacity=self._latest.buffer_capacity,
         )
         self._refused += 1
+        self._refused_by[code] += 1
         return _ready(ack)
+
+    def _count_refused(self, refused: Sequence[Refusal]) -> None:
+        if refused:
+            self._refused += len(refused)
+            self._refused_by.update(refusal.code for refusal in refused)
 
 
 def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from polku.dead_letters import DeadLetter
 from polku.gateway.addresses import Addresses
 from polku.health import Health
 from polku.runtime.report import StopReport
 from polku.sender import SendChannel
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PipelineStatistics
 
 
 class Runtime(Protocol):
@@ -43,6 +46,14 @@ class Runtime(Protocol):
 
     def health_nowait(self) -> Health | None:
         """Return how the parts are without waiting for any of them, where the caller's process can tell."""
+        ...
+
+    async def statistics(self) -> PipelineStatistics:
+        """Return what every part has counted; on Ray as it was seen within the last second or so."""
+        ...
+
+    def statistics_nowait(self) -> PipelineStatistics | None:
+        """Return it without waiting for any part, where the caller's process can tell."""
         ...
 
     async def dead_letters(self) -> list[DeadLetter]:

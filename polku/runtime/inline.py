@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
+import resource
 import time
 from collections.abc import Awaitable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.buffer.strategy import Kind
@@ -21,12 +24,16 @@ from polku.hooks import close_each
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.lane import Lane, LaneStatistics
+from polku.runtime.memory import private_memory
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
 from polku.sender import SendChannel
 from polku.text import named
 from polku.usercode import contained
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PipelineStatistics
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ class InlineRuntime:
         self._lane = Lane(plan, self._dead_letters)
         self._gateway: Gateway | None = None
         self._progress = Progress()
-        self._stopped = False
+        self._started = time.time()
 
     @property
     def addresses(self) -> Addresses:
@@ -95,17 +102,36 @@ class InlineRuntime:
 
     def health_nowait(self) -> Health:
         """Return the state of every part; from any thread, also while user code blocks the event loop."""
+        return self._judge(self._lane.statistics())
+
+    async def statistics(self) -> PipelineStatistics:
+        """Return what every part has counted, as one tree."""
+        return self.statistics_nowait()
+
+    def statistics_nowait(self) -> PipelineStatistics:
+        """Return the tree; from any thread, also while user code blocks the event loop."""
+        from polku.monitoring.collector import Collector, facts_of
+        from polku.monitoring.statistics import ProcessStatistics
+
+        counts = self._lane.statistics()
+        collector = Collector(facts_of(self._plan, "inline", self._started))
+        collector.add_lane("", counts)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = used.ru_utime + used.ru_stime
+        process = ProcessStatistics(pid=os.getpid(), cpu_seconds=seconds, memory_bytes=private_memory())
+        collector.add_process("pipeline", process)
+        return collector.tree(self._judge(counts))
+
+    def _judge(self, counts: LaneStatistics) -> Health:
         watch = Watch(self._progress)
-        statistics = self._lane.statistics()
-        watch.add_lane(statistics, "refuses new events: the pipeline is draining" if self._stopped else "")
-        return watch.health(statistics.intake.received)
+        watch.add_lane(counts)
+        return watch.health(counts.intake.received)
 
     def door(self) -> SendChannel:
         """The way in for senders of this process."""
         return InlineChannel(self._lane.intake)
 
     async def _drain(self) -> None:
-        self._stopped = True
         self._lane.intake.stop()
         if self._gateway is not None:
             await self._gateway.stop_serving()
@@ -115,7 +141,6 @@ class InlineRuntime:
             await self._gateway.close(1.0)
 
     async def _close(self) -> None:
-        self._stopped = True
         gateway = [("the gateway", partial(self._gateway.close, 0))] if self._gateway is not None else []
         await close_each([*gateway, ("the lane", self._lane.close)])
 

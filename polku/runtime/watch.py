@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 _TEXT = 2_000
+_FULL_SECONDS = 1.0  # without progress until an outlet without room takes nothing
+_DRAINING = "refuses new events: the pipeline is draining"
 
 
 class _Seen(NamedTuple):
@@ -55,14 +57,21 @@ class Watch:
         self._faults: dict[str, str] = {}  # of pushes to emitters
         self._idle: dict[str, float] = {}
         self._components: dict[str, tuple[bool, str]] = {}
+        self._refuses: list[str] = []  # why no events are taken now
 
     def add(self, name: str, complaint: str, well: str = "ok") -> None:
         """Add a part that is well unless there is a complaint."""
         self._components[line(f"{self.lane}{name}")] = (not complaint, line(complaint or well, _TEXT))
 
-    def add_lane(self, lane: LaneStatistics, complaint: str = "") -> None:
+    def add_absent(self, name: str, complaint: str) -> None:
+        """Add a part that does not answer: without it no events are taken, unless it is an emitter."""
+        self.add(name, complaint)
+        if not name.startswith("emitter:"):
+            self._refuse(f"{name} {complaint}")
+
+    def add_lane(self, lane: LaneStatistics) -> None:
         """Add every part of a lane that runs in one event loop."""
-        self.add_ingest(lane.intake, complaint)
+        self.add_ingest(lane.intake)
         for name, stage in lane.stages.items():
             self.add_stage(name, stage)
         self.add_buffer(lane.buffer)
@@ -75,15 +84,17 @@ class Watch:
         hangs = f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else ""
         self.add(name, hangs or stage.fault)
 
-    def add_ingest(self, intake: IntakeStatistics, complaint: str = "") -> None:
+    def add_ingest(self, intake: IntakeStatistics) -> None:
         """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
         and what it pulls from.
         """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
-        complaint = complaint or intake.fault
+        complaint = _DRAINING if intake.draining else intake.fault
         if not complaint and idle > PATIENCE:
             complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
             self._idle[f"{self.lane}ingest"] = idle
+        if intake.draining:
+            self._refuse("it is draining")
         self.add("ingest", complaint)
         for source, plugin in intake.plugins.items():
             self.add(f"ingestor:{source}", plugin.alarm, plugin.text)
@@ -94,7 +105,11 @@ class Watch:
         """Add the buffer and say how full it is; being full is its rule's business, a disk that fails an illness."""
         if buffer.fault:
             self.add("buffer", buffer.fault)
+            self._refuse(f"nothing can be written to disk: {buffer.fault}")
             return
+        for name in buffer.refuses:
+            if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
+                self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
             if outlet.fault:
@@ -141,8 +156,12 @@ class Watch:
         return self._idle.get(self.lane + part, 0.0) > PATIENCE + collection.max_age
 
     def health(self, processed: int) -> Health:
-        """Return the judgement: well if every part is."""
-        return Health(all(healthy for healthy, _ in self._components.values()), self._components, processed)
+        """Return the judgement: well if every part is, ready if events are taken."""
+        healthy = all(healthy for healthy, _ in self._components.values())
+        return Health(healthy, self._components, processed, not self._refuses, "; ".join(self._refuses))
+
+    def _refuse(self, why: str) -> None:
+        self._refuses.append(line(f"{self.lane}{why}" if self.lane else why, _TEXT))
 
 
 def trouble(delivery: DeliveryStatistics) -> str:

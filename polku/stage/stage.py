@@ -24,7 +24,7 @@ from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt,
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
-from polku.dead_letters import DeadLetters
+from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
@@ -59,6 +59,7 @@ class StageStatistics(NamedTuple):
     step: str
     since: float
     fault: str = ""
+    letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ class _Holding:
     remaining: int
     done: asyncio.Future[Receipt]
     counted: bool
+    enqueued_ns: int
     refused: list[Refusal] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
 
@@ -208,7 +210,7 @@ class Stage:
                 break
             changed = changed or not getattr(step, "reads_only", False)
             if is_holder(step):
-                wait = await self._hold(step, events, number, index, counted=batch.counted)
+                wait = await self._hold(step, batch, events, number, index)
                 events = []
                 break
             outcome = await self._work(step, events, number)
@@ -320,10 +322,10 @@ class Stage:
         following.set_result(refused)
 
     async def _hold(
-        self, holder: Holder, events: list[Event], number: int, position: int, *, counted: bool
+        self, holder: Holder, batch: Batch, events: list[Event], number: int, position: int
     ) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._holdings[number] = _Holding(len(events), done, counted)
+        self._holdings[number] = _Holding(len(events), done, batch.counted, batch.enqueued_ns)
         await self._let_go(holder.hold(events, number), position + 1)
         if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
             await self._let_go(holder.flush(everything=True), position + 1)
@@ -333,8 +335,10 @@ class Stage:
     async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
             batch = Batch.from_events(flush.events)
-            held = [self._holdings.get(number) for number in {part.batch for part in flush.parts}]
-            batch.counted = any(holding is not None and holding.counted for holding in held)
+            numbers = {part.batch for part in flush.parts}
+            held = [self._holdings[number] for number in numbers if number in self._holdings]
+            batch.counted = any(holding.counted for holding in held)
+            batch.enqueued_ns = min((holding.enqueued_ns for holding in held), default=0)
             outcome = await self._advance(batch, position, inner=True)
             counted = merged(len(flush.events), len(flush.parts)) if batch.counted else None
             self._tasks.start("answers", self._discharge(flush, outcome, counted))

@@ -310,9 +310,9 @@ async def test_a_batch_that_nobody_asks_about_has_no_fates() -> None:
     seen: list[Receipt] = []
     settled = pipe.intake._close
 
-    def close(size: int, count: int, answer: asyncio.Future[Receipt]) -> None:
+    def close(size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
         seen.append(answer.result())
-        settled(size, count, answer)
+        settled(size, count, came, answer)
 
     pipe.intake._close = close  # type: ignore[method-assign]
     request = admission(events("filtered", "a"))

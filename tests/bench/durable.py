@@ -15,10 +15,10 @@ import statistics
 from typing import Any
 
 from polku.bench import Load, Subject
-from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.machine import describe, machine
 from polku.bench.trial import session
+from polku.histogram import Histogram
 from tests.bench.rows import FILE
 
 BUFFERS = {"ring": "hub", "durable": "durable"}

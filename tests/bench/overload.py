@@ -22,10 +22,10 @@ from typing import Any
 import grpc
 
 from polku.bench import Load, Subject, Workload
-from polku.histogram import Histogram
 from polku.bench.ledger import Ledger
 from polku.bench.trial import Session, session
 from polku.event.v1.event_pb2 import Event
+from polku.histogram import Histogram
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 
 FILE = str(Path(__file__).with_name("pipelines.py"))

@@ -25,11 +25,11 @@ import grpc.aio
 
 from polku import ExternalIngestor
 from polku.bench import Load, Subject
-from polku.histogram import Histogram
 from polku.bench.machine import describe, machine
 from polku.bench.trial import session
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
+from polku.histogram import Histogram
 from polku.v1.gateway_pb2 import Ack, IngestBatch, RawPayload
 from polku.v1.plugin_pb2 import IngestRequest
 from tests.bench.plugin_programs import ECHO, SOURCE, built, running

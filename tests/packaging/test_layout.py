@@ -36,7 +36,7 @@ ONLY = {
 }
 # What stands left may not import what stands right.
 NEVER = {
-    "gateway": {"emit", "stage", "buffer", "runtime", "actors", "hub", "middleware"},
+    "gateway": {"emit", "stage", "buffer", "runtime", "actors", "hub", "middleware", "monitoring"},
     "dead_letters": {"buffer", "gateway", "emit", "link", "runtime", "actors"},
     "buffer": {"gateway", "emit", "middleware", "stage", "runtime", "actors", "plan", "hub"},
     "emit": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
@@ -44,7 +44,8 @@ NEVER = {
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "plugin": {"gateway", "link", "stage", "buffer", "actors", "hub"},
     "runtime": {"actors", "cli"},
-    "plan": {"actors", "runtime", "cli"},
+    "plan": {"actors", "runtime", "cli", "monitoring"},
+    "monitoring": {"actors", "cli", "hub", "pipeline"},
     "hub": {"actors", "cli"},
 }
 FOREIGN = {

@@ -7,7 +7,6 @@ import logging
 from typing import NamedTuple
 
 from polku.aio.eager import start_eagerly
-from polku.contracts import IngestContext
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.admission import Admission
@@ -79,10 +78,8 @@ class SendEvent:
     async def _ingest(
         self, connection: GrpcConnection, number: int, request: IngestEvent, size: int, account: Account | None
     ) -> None:
-        context = IngestContext(request.source, request.cluster, request.format)
         try:
-            with self._intake.reading(size):
-                admission = await self._intake.admit_raw(request.raw, context, request.source, account)
+            admission = await self._intake.ingest(request, size, account)
         except BaseException as error:
             if is_ours(error):
                 raise

@@ -240,7 +240,7 @@ class Cluster:
             case _LaneShell() as shell:
                 watch.add_lane(shell.lane.statistics())
             case _IngestShell() as shell:
-                watch.add_ingest(shell.intake.statistics(), "draining" if shell.intake.draining else "")
+                watch.add_ingest(shell.intake.statistics())
             case _BufferShell() as shell:
                 watch.add_buffer(shell.buffer.statistics())
             case _EmitterShell() as shell:

@@ -159,7 +159,7 @@ class ModelLog:
         self._position += 1
         self._draft.append((self._position, StoredBatch(frozenset(takers), batch.header, batch.payload)))
         self._pending[self._position] = batch
-        return Slot(self._position, len(batch), self.weigh(batch))
+        return Slot(self._position, len(batch), self.weigh(batch), batch.enqueued_ns)
 
     def commit(self, answer: Answer | None) -> asyncio.Future[None]:
         """Write what was put since the last commit."""
@@ -217,6 +217,11 @@ class ModelLog:
     def fault(self) -> str:
         """Why nothing can be held now."""
         return self._fault
+
+    @property
+    def commits(self) -> int:
+        """The number of transactions so far."""
+        return self._disk.commits
 
     async def close(self) -> None:
         """Write the last cursors."""
@@ -313,4 +318,4 @@ class ModelLog:
 
     def _slot(self, position: int) -> Slot:
         row = self._disk.batches[position]
-        return Slot(position, row.header.events, weigh(len(row.payload)))
+        return Slot(position, row.header.events, weigh(len(row.payload)), row.header.enqueued_ns)

@@ -1,0 +1,279 @@
+"""Make the statistics of a pipeline of what its parts have counted, wherever they run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from polku.buffer.buffer import BufferStatistics as BufferCounts
+from polku.buffer.outlet import OutletStatistics as OutletCounts
+from polku.buffer.strategy import Kind
+from polku.dead_letters import DeadLetterStatistics
+from polku.emit.delivery import DeliveryStatistics
+from polku.emit.resilience import ResilienceStatistics
+from polku.gateway.intake import IntakeStatistics
+from polku.health import Health
+from polku.monitoring.statistics import (
+    BufferStatistics,
+    DeadLetterCount,
+    EmitterStatistics,
+    IngestStatistics,
+    JournalStatistics,
+    LaneStatistics,
+    OutletStatistics,
+    PartHealth,
+    PipelineStatistics,
+    PluginStatistics,
+    ProcessStatistics,
+    SourceStatistics,
+    StageStatistics,
+)
+from polku.plan import Plan
+from polku.stage.stage import StageStatistics as StageCounts
+from polku.text import line
+from polku.version import __version__
+
+if TYPE_CHECKING:
+    from polku.contracts import SourceState
+    from polku.external.client import PluginState
+    from polku.runtime.lane import LaneStatistics as LaneCounts
+
+_TEXT = 2_000
+
+
+class Facts(NamedTuple):
+    """What is to be known of a plan: names, and the types of its components by name."""
+
+    pipeline: str
+    runtime: str
+    durable: bool
+    started: float
+    emitters: Mapping[str, str]
+    optional: frozenset[str]
+    stages: Mapping[str, str]
+    sources: Mapping[str, str]
+
+
+def facts_of(plan: Plan, runtime: str, started: float) -> Facts:
+    """Return what is to be known of a plan whose pipeline started at a Unix time in seconds."""
+    return Facts(
+        pipeline=plan.name,
+        runtime=runtime,
+        durable=plan.buffer.kind is Kind.DURABLE,
+        started=started,
+        emitters={outlet.name: _type(outlet.emitter) for outlet in plan.outlets},
+        optional=frozenset(outlet.name for outlet in plan.outlets if not outlet.required),
+        stages={stage.name: " ".join(_type(one.component) for one in stage.middleware) for stage in plan.stages},
+        sources={source.name: _type(source.source) for source in plan.sources},
+    )
+
+
+class _Lane:
+    """The parts of one lane that are known by now."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ingest: IngestStatistics | None = None
+        self.stages: dict[str, StageStatistics] = {}
+        self.buffer: BufferStatistics | None = None
+        self.emitters: dict[str, EmitterStatistics] = {}
+
+    def tree(self) -> LaneStatistics:
+        return LaneStatistics(
+            name=self.name, ingest=self.ingest, stages=self.stages, buffer=self.buffer, emitters=self.emitters
+        )
+
+
+class Collector:
+    """Take the counts of each part, and return the tree of all."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._lanes: dict[str, _Lane] = {}
+        self._shared: dict[str, StageStatistics] = {}
+        self._letters: list[DeadLetterCount] = []
+        self._processes: dict[str, ProcessStatistics] = {}
+
+    def add_process(self, name: str, process: ProcessStatistics) -> None:
+        """Add a process by the name of its part."""
+        self._processes[name] = process
+
+    def add_lane(self, lane: str, counts: LaneCounts) -> None:
+        """Add all parts of a lane that runs in one event loop."""
+        self.add(lane, "ingest", counts.intake)
+        for name, stage in counts.stages.items():
+            self.add(lane, name, stage)
+        self.add(lane, "buffer", counts.buffer)
+        for name, delivery in counts.emitters.items():
+            self.add(lane, f"emitter:{name}", delivery)
+
+    def add(self, lane: str, part: str, counts: object) -> None:
+        """Add what one part of a lane has counted, or nothing where it has not answered yet (None)."""
+        found = self._lanes.setdefault(lane, _Lane(lane))
+        match counts:
+            case IntakeStatistics():
+                found.ingest = self._ingest(counts)
+                self._add_letters(lane, part, counts.letters)
+            case StageCounts():
+                found.stages[part] = self._stage(part, counts)
+                self._add_letters(lane, part, counts.letters)
+            case BufferCounts():
+                found.buffer = self._buffer(counts)
+                self._add_letters(lane, part, counts.dead_letters)
+            case DeliveryStatistics():
+                name = part.removeprefix("emitter:")
+                found.emitters[name] = _emitter(self._facts.emitters.get(name, ""), counts)
+            case _:
+                pass
+
+    def add_shared(self, part: str, counts: object) -> None:
+        """Add what a stage has counted that all lanes feed."""
+        if isinstance(counts, StageCounts):
+            self._shared[part] = self._stage(part, counts)
+            self._add_letters("", part, counts.letters)
+
+    def tree(self, health: Health) -> PipelineStatistics:
+        """Return the tree, with a judgement that was made at the same time."""
+        now = time.time_ns()
+        return PipelineStatistics(
+            pipeline=self._facts.pipeline,
+            runtime=self._facts.runtime,
+            version=__version__,
+            time_ns=now,
+            uptime_seconds=max(now / 1e9 - self._facts.started, 0.0),
+            healthy=health.healthy,
+            ready=health.ready,
+            not_ready=health.not_ready,
+            parts={
+                name: PartHealth(healthy=healthy, message=text) for name, (healthy, text) in health.components.items()
+            },
+            lanes=tuple(lane.tree() for lane in self._lanes.values()),
+            shared=self._shared,
+            dead_letters=tuple(self._letters),
+            processes=self._processes,
+        )
+
+    def _ingest(self, counts: IntakeStatistics) -> IngestStatistics:
+        return IngestStatistics(
+            messages=counts.messages,
+            received=counts.received,
+            received_bytes=counts.bytes,
+            accepted=counts.accepted,
+            refused=dict(counts.refused_by),
+            open_messages=counts.open,
+            open_bytes=counts.open_bytes,
+            draining=counts.draining,
+            fault=counts.fault,
+            ack_seconds=counts.ack_seconds,
+            batch_events=counts.batch_events,
+            sources={name: self._source(name, state) for name, state in counts.sources.items()},
+            plugins={name: _plugin(state) for name, state in counts.plugins.items()},
+        )
+
+    def _source(self, name: str, state: SourceState) -> SourceStatistics:
+        return SourceStatistics(
+            type=self._facts.sources.get(name, ""),
+            records=state.records,
+            commits=state.commits,
+            lag=state.lag,
+            in_flight=state.in_flight,
+            fault=line(state.alarm, _TEXT),
+        )
+
+    def _stage(self, name: str, counts: StageCounts) -> StageStatistics:
+        return StageStatistics(
+            type=self._facts.stages.get(name.partition("/")[0], ""),
+            batches=counts.batches,
+            received=counts.received,
+            sent=counts.forwarded,
+            discarded={reason: count for reason, count in counts.counts._asdict().items() if count},
+            dead=counts.dead,
+            held=counts.held,
+            busy_with=counts.step,
+            busy_seconds=time.monotonic() - counts.since if counts.step else 0.0,
+            fault=counts.fault,
+        )
+
+    def _buffer(self, counts: BufferCounts) -> BufferStatistics:
+        journal = JournalStatistics(
+            events=counts.events, bytes=counts.bytes, commits=counts.commits, fault=line(counts.fault, _TEXT)
+        )
+        return BufferStatistics(
+            events=counts.events,
+            bytes=counts.bytes,
+            capacity=counts.capacity,
+            received=counts.received,
+            received_bytes=counts.bytes_received,
+            duplicates=counts.duplicates,
+            overflowed=counts.overflowed,
+            unroutable=counts.unroutable,
+            fault=line(counts.fault, _TEXT),
+            journal=journal if self._facts.durable else None,
+            outlets={name: self._outlet(name, outlet) for name, outlet in counts.outlets.items()},
+        )
+
+    def _outlet(self, name: str, counts: OutletCounts) -> OutletStatistics:
+        return OutletStatistics(
+            confirmed=counts.confirmed,
+            sent_bytes=counts.bytes,
+            dead=counts.dead,
+            dropped=counts.dropped,
+            unreadable=counts.unreadable,
+            waiting=counts.lag,
+            waiting_bytes=counts.lag_bytes,
+            in_flight=counts.in_flight,
+            oldest_age_seconds=counts.oldest_age,
+            no_progress_seconds=counts.idle,
+            full=counts.is_full,
+            required=name not in self._facts.optional,
+            fault=line(counts.fault, _TEXT),
+            delivery_age_seconds=counts.ages,
+        )
+
+    def _add_letters(self, lane: str, part: str, counts: DeadLetterStatistics | None) -> None:
+        if counts is None:
+            return
+        self._letters += [
+            DeadLetterCount(
+                lane=lane,
+                part=part,
+                emitter=emitter,
+                code=str(code),
+                total=counts.by_reason.get((emitter, code), 0),
+                forgotten=counts.forgotten_by.get((emitter, code), 0),
+            )
+            for emitter, code in sorted({*counts.by_reason, *counts.forgotten_by})
+        ]
+
+
+def _plugin(state: PluginState) -> PluginStatistics:
+    return PluginStatistics(
+        calls=state.calls, failures=state.failures, in_flight=state.in_flight, fault=line(state.alarm, _TEXT)
+    )
+
+
+def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
+    from polku.runtime.watch import trouble
+
+    own: Any = counts.emitter
+    tries = own if isinstance(own, ResilienceStatistics) else None
+    return EmitterStatistics(
+        type=kind,
+        confirmed=counts.confirmed,
+        failed=counts.failed,
+        calls=counts.calls,
+        in_flight=counts.in_flight,
+        attempts=tries.attempts if tries else counts.calls,
+        retries=tries.retries if tries else 0,
+        circuit=str(tries.circuit) if tries else "closed",
+        alarm=line(trouble(counts), _TEXT),
+    )
+
+
+def _type(component: object) -> str:
+    """Return the name of a component's class, or of a function; what it is wrapped in does not count."""
+    inner = getattr(component, "emitter", None)
+    if type(component).__name__ == "Resilience" and inner is not None:
+        return _type(inner)
+    return str(getattr(component, "__name__", None) or type(component).__name__)

@@ -1,0 +1,247 @@
+"""The statistics of a pipeline, as one frozen tree: pipeline → lanes → parts → outlets, sources and plugins.
+
+Counters begin at the start of the part's process: after a restart of an actor they begin at zero again. Times are in
+seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from polku.histogram import Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """The base of everything in the tree."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON has: a distribution becomes its count, sum and percentiles."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartHealth(Tree):
+    """Whether a part is well, and in a sentence how it is."""
+
+    healthy: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatistics(Tree):
+    """One process of the pipeline: an actor, or, with the inline runtime, all of it.
+
+    `memory_bytes` is private memory. `restarts` were seen since the pipeline started; `answers` is False while it does
+    not answer, and the rest is then what was known before.
+    """
+
+    pid: int
+    cpu_seconds: float
+    memory_bytes: int
+    restarts: int = 0
+    answers: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatistics(Tree):
+    """What the pipeline pulls from: `lag` is how many records wait there, as far as known."""
+
+    type: str
+    records: int
+    commits: int
+    lag: int
+    in_flight: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginStatistics(Tree):
+    """A program of somebody else's that ingests: its calls, and why it takes none now (empty: it is well)."""
+
+    calls: int
+    failures: int
+    in_flight: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestStatistics(Tree):
+    """Where events come in.
+
+    `received` events were taken from messages, `accepted` were acknowledged, `refused` counts events, and messages that
+    were refused whole, by code. `open_messages` have no answer yet. `ack_seconds` is how long an event waited for its
+    acknowledgement, `batch_events` how many events came together.
+    """
+
+    messages: int
+    received: int
+    received_bytes: int
+    accepted: int
+    refused: Mapping[str, int]
+    open_messages: int
+    open_bytes: int
+    draining: bool
+    fault: str
+    ack_seconds: Distribution
+    batch_events: Distribution
+    sources: Mapping[str, SourceStatistics]
+    plugins: Mapping[str, PluginStatistics]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStatistics(Tree):
+    """Neighbouring middleware: `type` names them.
+
+    `discarded` counts events by what middleware is there for (`filtered`, `sampled_out`, `deduplicated`,
+    `rate_limited`); `dead` are those on which it failed; `held` are kept back now, as by an Aggregator. `busy_with` is
+    the middleware at work, `busy_seconds` since when.
+    """
+
+    type: str
+    batches: int
+    received: int
+    sent: int
+    discarded: Mapping[str, int]
+    dead: int
+    held: int
+    busy_with: str
+    busy_seconds: float
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletStatistics(Tree):
+    """The buffer's side of one emitter.
+
+    `waiting` events are not confirmed yet, of which `in_flight` are with the emitter. `oldest_age_seconds` is for how
+    long the first of them has been in the pipeline, `no_progress_seconds` for how long none has left. `dropped` fell to
+    the overflow rule, `unreadable` were damaged on disk. `delivery_age_seconds` are the ages of events when they had
+    their answer, from the gateway on, also across a restart from a journal.
+    """
+
+    confirmed: int
+    sent_bytes: int
+    dead: int
+    dropped: int
+    unreadable: int
+    waiting: int
+    waiting_bytes: int
+    in_flight: int
+    oldest_age_seconds: float
+    no_progress_seconds: float
+    full: bool
+    required: bool
+    fault: str
+    delivery_age_seconds: Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalStatistics(Tree):
+    """The journal of a durable buffer: `fault` says why nothing can be written now."""
+
+    events: int
+    bytes: int
+    commits: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferStatistics(Tree):
+    """What holds events until every destination has them; `events` and `bytes` are held now, each once."""
+
+    events: int
+    bytes: int
+    capacity: int
+    received: int
+    received_bytes: int
+    duplicates: int
+    overflowed: int
+    unroutable: int
+    fault: str
+    journal: JournalStatistics | None
+    outlets: Mapping[str, OutletStatistics]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmitterStatistics(Tree):
+    """What calls a destination: `attempts` are calls of it, `circuit` is `closed`, `half_open` or `open`.
+
+    `alarm` is why its destination takes nothing now, empty where it does.
+    """
+
+    type: str
+    confirmed: int
+    failed: int
+    calls: int
+    in_flight: int
+    attempts: int
+    retries: int
+    circuit: str
+    alarm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterCount(Tree):
+    """Dead letters that one part has made: of one emitter (empty: they got to none) and code.
+
+    `total` since its start, of which `forgotten` had to go for want of room.
+    """
+
+    lane: str
+    part: str
+    emitter: str
+    code: str
+    total: int
+    forgotten: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatistics(Tree):
+    """One column of ingest, stages, buffer and emitters; a part that has never answered is not there.
+
+    `name` is empty where the pipeline has one lane.
+    """
+
+    name: str
+    ingest: IngestStatistics | None
+    stages: Mapping[str, StageStatistics]
+    buffer: BufferStatistics | None
+    emitters: Mapping[str, EmitterStatistics]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineStatistics(Tree):
+    """A whole pipeline, as it was at `time_ns` (Unix nanoseconds).
+
+    `healthy` where every part is well, `ready` where it takes events now, else `not_ready` says why. `parts` is the
+    health of each, `shared` are the stages that all lanes feed, `processes` are named as in `parts`.
+    """
+
+    pipeline: str
+    runtime: str
+    version: str
+    time_ns: int
+    uptime_seconds: float
+    healthy: bool
+    ready: bool
+    not_ready: str
+    parts: Mapping[str, PartHealth]
+    lanes: tuple[LaneStatistics, ...]
+    shared: Mapping[str, StageStatistics]
+    dead_letters: tuple[DeadLetterCount, ...]
+    processes: Mapping[str, ProcessStatistics]
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case Tree() | Distribution():
+            return value.to_json()
+        case Mapping():
+            return {key: _plain(one) for key, one in value.items()}
+        case tuple():
+            return [_plain(one) for one in value]
+        case _:
+            return value

@@ -1,0 +1,180 @@
+"""The tree of statistics, with the inline runtime; `test_both_runtimes` compares them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from polku import (
+    Batch,
+    Breaker,
+    BufferStrategy,
+    Failure,
+    Filter,
+    Hub,
+    Pipeline,
+    Resilience,
+    Retry,
+    RetryableError,
+    new_event,
+)
+from polku.monitoring.statistics import OutletStatistics
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+class Destination:
+    """Take events, or hold them while it is `away`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.away = False
+
+    def emit(self, batch: Batch) -> list[Failure]:
+        if self.away:
+            raise RetryableError("away")
+        return [Failure(event.id, "no", retryable=False) for event in batch if event.event_type == "poison"]
+
+
+def test_every_part_is_in_the_tree_with_what_it_counted() -> None:
+    partner = Destination("partner")
+    hub = Hub(runtime="inline").middleware(Filter(lambda event: event.event_type != "noise")).emitter(partner)
+    with hub.start() as pipeline:
+        sender = pipeline.sender()
+        types = ["order", "noise", "poison", "order"]
+        sender.send([new_event(type, source="shop") for type in types])
+        wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].confirmed == 2)
+        tree = pipeline.statistics()
+    (lane,) = tree.lanes
+    assert (tree.pipeline, tree.runtime, tree.healthy, tree.ready) == (hub.plan("inline").name, "inline", True, True)
+    ingest, buffer, emitter = lane.ingest, lane.buffer, lane.emitters["partner"]
+    assert ingest is not None
+    assert buffer is not None
+    assert (ingest.received, ingest.accepted, ingest.messages) == (4, 4, 1)
+    assert (ingest.ack_seconds.count, ingest.batch_events.sum) == (4, 4)
+    ((_, stage),) = lane.stages.items()
+    assert (stage.type, stage.received, stage.sent, stage.discarded) == ("Filter", 4, 3, {"filtered": 1})
+    assert (buffer.received, buffer.journal, buffer.capacity) == (3, None, 10_000)
+    outlet = buffer.outlets["partner"]
+    assert (outlet.confirmed, outlet.dead, outlet.waiting, outlet.delivery_age_seconds.count) == (2, 1, 0, 3)
+    assert (emitter.type, emitter.attempts, emitter.circuit) == ("Destination", 1, "closed")
+    assert [(one.emitter, one.code, one.total) for one in tree.dead_letters] == [("partner", "UNDELIVERED", 1)]
+    assert tree.processes["pipeline"].memory_bytes > 0
+    assert json.loads(json.dumps(tree.to_json()))["lanes"][0]["ingest"]["ack_seconds"]["count"] == 4
+
+
+def test_the_tree_is_frozen() -> None:
+    with Hub(runtime="inline").emitter(Destination("partner")).start() as pipeline:
+        tree = pipeline.statistics()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tree.healthy = False  # type: ignore[misc]
+
+
+async def test_statistics_are_there_for_async_programs() -> None:
+    async with Hub(runtime="inline").emitter(Destination("partner")).start() as pipeline:
+        tree = await pipeline.statistics_async()
+    assert tree.lanes[0].emitters["partner"].confirmed == 0
+
+
+def test_refusals_are_counted_by_code() -> None:
+    with Hub(runtime="inline").emitter(Destination("partner")).start() as pipeline:
+        (error,) = pipeline.sender().send_raw(b"{", source="json").refused
+        ingest = pipeline.statistics().lanes[0].ingest
+    assert ingest is not None
+    assert ingest.refused == {error.code: 1}
+
+
+def down() -> tuple[Destination, Resilience]:
+    partner = Destination("partner")
+    partner.away = True
+    return partner, Resilience(partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(open_for=0.02))
+
+
+def outlet(pipeline: Pipeline, name: str = "partner") -> OutletStatistics:
+    buffer = pipeline.statistics().lanes[0].buffer
+    assert buffer is not None
+    return buffer.outlets[name]
+
+
+def test_what_waits_for_a_destination_has_an_age_and_makes_no_progress() -> None:
+    partner, emitter = down()
+    with Hub(runtime="inline").emitter(emitter).start() as pipeline:
+        assert (outlet(pipeline).oldest_age_seconds, outlet(pipeline).no_progress_seconds) == (0.0, 0.0)
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: outlet(pipeline).no_progress_seconds > 0.05)
+        seen = outlet(pipeline)
+        assert seen.oldest_age_seconds >= seen.no_progress_seconds > 0.0
+        wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].retries > 0)
+        partner.away = False
+        wait_for(lambda: outlet(pipeline).confirmed == 1)
+        assert outlet(pipeline).oldest_age_seconds == 0.0
+        assert (outlet(pipeline).delivery_age_seconds.percentile(50) or 0.0) > 0.05
+
+
+def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
+    strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
+    _, emitter = down()
+    with Hub(runtime="inline").buffer_strategy(strategy).emitter(emitter).start() as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        sent = time.time()
+        pipeline.stop(timeout=0.0)
+    time.sleep(0.2)
+    _, emitter = down()
+    with Hub(runtime="inline").buffer_strategy(strategy).emitter(emitter).start() as pipeline:
+        age = outlet(pipeline).oldest_age_seconds
+        assert age == pytest.approx(time.time() - sent, abs=0.15)
+        wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].attempts > 0)
+        assert outlet(pipeline).oldest_age_seconds > age
+        buffer = pipeline.statistics().lanes[0].buffer
+        assert buffer is not None
+        assert buffer.journal is not None
+        assert (buffer.journal.events, buffer.journal.fault) == (1, "")
+        pipeline.stop(timeout=0.0)
+
+
+def test_a_full_share_of_a_destination_that_is_down_makes_the_pipeline_not_ready() -> None:
+    partner, emitter = down()
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2)).emitter(emitter)
+    with hub.start() as pipeline:
+        sender = pipeline.sender()
+        sender.send(new_event("order", source="shop"))
+        assert pipeline.health().ready
+        sender.send(new_event("order", source="shop"))
+        wait_for(lambda: not pipeline.health().ready)
+        assert "the share of emitter 'partner' is full" in pipeline.statistics().not_ready
+        partner.away = False
+        wait_for(lambda: pipeline.health().ready)
+
+
+def test_an_emitter_without_a_destination_that_nobody_waits_for_keeps_the_pipeline_ready() -> None:
+    _, emitter = down()
+    strategy = BufferStrategy.ring(1, overflow="drop_oldest")
+    with Hub(runtime="inline").buffer_strategy(strategy).emitter(emitter).start() as pipeline:
+        pipeline.sender().send([new_event("order", source="shop") for _ in range(5)])
+        wait_for(lambda: outlet(pipeline).no_progress_seconds > 1.1)
+        assert pipeline.health().ready
+        pipeline.stop(timeout=0.0)
+
+
+def test_it_answers_while_user_code_blocks_the_event_loop() -> None:
+    release = threading.Event()
+
+    def block(batch: Batch) -> None:
+        release.wait(10)
+
+    with Hub(runtime="inline").emitter(block).start() as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: pipeline.statistics().lanes[0].emitters["block"].in_flight == 1)
+        assert outlet(pipeline, "block").waiting == 1
+        release.set()
