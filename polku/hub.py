@@ -411,7 +411,7 @@ class Hub:
     ) -> None:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
-        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `0.0.0.0:50051`. HTTP is open where
+        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `127.0.0.1:50051`. HTTP is open where
         there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
         there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both, and
         `POLKU_TOKENS` names the file of principals. A drain takes `drain` seconds at most, else `POLKU_DRAIN_SECONDS`,
@@ -491,7 +491,7 @@ class Runner:
         serve(
             self,
             Doors(
-                grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "0.0.0.0:50051",
+                grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "127.0.0.1:50051",
                 http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
                 http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
                 tls=self.plan.tls or tls_of_environment(),

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from polku import Hub, Pipeline
+from polku import Hub, Pipeline, Tls
+from polku.security.token_file import file_lines
 from tests.clients.toolchains import go_program
+from tests.support.authority import Authority, Pair
 from tests.support.recorder import Recorder
 
 _PACKAGE, _VERSION = "github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3"
@@ -62,3 +64,41 @@ def test_events_are_sent_as_json(program: str, pipeline: Pipeline, recorder: Rec
 
 def test_health_is_answered(program: str, pipeline: Pipeline) -> None:
     assert json.loads(grpcurl(program, pipeline, "grpc.health.v1.Health/Check")) == {"status": "SERVING"}
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def guarded(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recorder: Recorder
+) -> Iterator[tuple[Pipeline, Authority]]:
+    """A gateway that asks for a certificate of its authority, and knows one principal by a token, one by its name."""
+    monkeypatch.setenv("POLKU_DOOR", request.param)
+    authority = Authority(tmp_path / "certificates")
+    pair, tokens = authority.issue(), tmp_path / "tokens.toml"
+    lines = file_lines("agents", "secret", {"sources": ["agent"]}, None)
+    tokens.write_text(lines + '[workers]\ncertificates = ["spiffe://example.org/worker/*"]\n')
+    hub = Hub(runtime="inline").emitter(recorder)
+    hub.security(tls=Tls(pair.cert, pair.key, client_ca=authority.cert), tokens=tokens, require=True)
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
+        yield pipeline, authority
+
+
+def test_a_client_says_who_it_is_by_a_token_or_its_certificate(
+    program: str, guarded: tuple[Pipeline, Authority], recorder: Recorder
+) -> None:
+    pipeline, authority = guarded
+
+    def send(own: Pair, event: str, *options: str) -> subprocess.CompletedProcess[str]:
+        given = ("-cacert", str(authority.cert), "-cert", str(own.cert), "-key", str(own.key), *options)
+        command = [program, *given, "-d", event, str(pipeline.address), "polku.v1.Gateway/SendEvent"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    guest, worker = authority.issue("guest"), authority.issue("worker", uri="spiffe://example.org/worker/1")
+    token = ("-H", "authorization: Bearer secret")
+    agent, other = ('{"source": "%s", "event": {"id": "%s"}}' % (name, name) for name in ("agent", "other"))  # noqa: UP031
+    assert "UNAUTHENTICATED" in send(guest, agent).stderr  # it cannot even ask for the services
+    assert send(guest, agent, *token).returncode == 0
+    refused = send(guest, other, *token)
+    assert "PermissionDenied" in refused.stderr
+    assert "principal 'agents': source='other' is not among its sources" in refused.stderr
+    assert send(worker, other).returncode == 0
+    assert [event.id for event in recorder.wait_for(2)] == ["agent", "other"]
