@@ -1,0 +1,35 @@
+"""The gateways that are attacked: one of each door for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attacks.lab import Gateway, check_stored, raise_own_descriptors
+
+
+@pytest.fixture(scope="package", params=["native", "grpcio"])
+def gateway(request: pytest.FixtureRequest) -> Gateway:
+    """Return a gateway with either server of gRPC."""
+    gateway: Gateway = request.getfixturevalue(request.param)
+    return gateway
+
+
+@pytest.fixture(scope="package")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield a gateway with as few descriptors as many shells give."""
+    raise_own_descriptors()
+    gateway = Gateway(tmp_path_factory.mktemp("native"), "native", descriptors=1_024)
+    yield gateway
+    gateway.stop()
+    check_stored(gateway)
+
+
+@pytest.fixture(scope="package")
+def grpcio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield a gateway with grpcio's server."""
+    gateway = Gateway(tmp_path_factory.mktemp("grpcio"), "grpcio")
+    yield gateway
+    gateway.stop()
+    check_stored(gateway)

@@ -1,0 +1,181 @@
+"""A gateway in a process of its own, what it costs, and an ordinary client beside what is done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import grpc
+
+from polku import Event
+from polku.v1 import gateway_pb2_grpc
+from polku.v1.gateway_pb2 import IngestEvent
+
+MB = 1_000_000
+HUB = """
+from polku import Deduplicator, Hub, Throttle
+
+def fails(data):
+    raise ValueError("this ingestor reads nothing")
+
+def store(batch):
+    with open({stored!r}, "a") as file:
+        file.writelines(event.id + "\\n" for event in batch if event.source == "ordinary")
+
+hub = Hub(runtime="inline").ingestor(fails, source="fails").default_ingestor(fails).emitter(store)
+hub.middleware(Throttle(1e9)).middleware(Deduplicator())
+"""
+
+
+class Gateway:
+    """Run `polku run` with both ports on loopback; `descriptors` is the limit of the process."""
+
+    def __init__(self, folder: Path, door: str, *, descriptors: int | None = None) -> None:
+        self.door = door
+        self.stored = folder / "stored"
+        self.stored.touch()
+        self.log = folder / "log"
+        (folder / "hub.py").write_text(HUB.format(stored=str(self.stored)))
+        ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "polku", "run", str(folder / "hub.py"), "--runtime", "inline", *ports]
+        if descriptors is not None:
+            command = ["bash", "-c", f'ulimit -n {descriptors} && exec "$@"', "bash", *command]
+        with self.log.open("wb") as log:
+            environment = {**os.environ, "POLKU_DOOR": door}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.grpc, self.http = self._wait()
+
+    def _wait(self) -> tuple[str, str]:
+        deadline = time.monotonic() + 60
+        while "polku: ready on " not in (text := self.log.read_text()):
+            assert time.monotonic() < deadline, text
+            assert self._process.poll() is None, text
+            time.sleep(0.02)
+        words = text.partition("polku: ready on ")[2].split()
+        return words[1], words[4]
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it has used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, kind: str = "VmRSS") -> int:
+        """Return bytes of memory; `VmHWM` is the peak since `forget_peak`."""
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith(kind):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("the gateway is dead")
+
+    def forget_peak(self) -> None:
+        """Let the peak begin anew."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
+    def stop(self) -> None:
+        """Drain it and wait for its end."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            assert self._process.wait(30) == 0, self.log.read_text()[-2000:]
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+
+
+class Ordinary:
+    """A client that sends an event every few milliseconds, and again where it is asked to."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._on = True
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.acknowledged: list[str] = []
+        self.seconds: list[float] = []
+        self.refused: list[str] = []
+
+    def __enter__(self) -> Ordinary:
+        self._thread.start()
+        self.wait_for(3)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._on = False
+        self._thread.join(60)
+
+    def wait_for(self, count: int) -> None:
+        """Wait for so many more acknowledgements."""
+        wanted, deadline = len(self.acknowledged) + count, time.monotonic() + 30
+        while len(self.acknowledged) < wanted:
+            assert time.monotonic() < deadline, self.refused
+            time.sleep(0.005)
+
+    def _run(self) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self._gateway.grpc, options) as channel:
+            stub = gateway_pb2_grpc.GatewayStub(channel)
+            number = 0
+            while self._on:
+                event_id, number = f"ordinary-{id(self)}-{number}", number + 1
+                request = IngestEvent(source="ordinary", event=Event(id=event_id, event_type="t"))
+                began = time.monotonic()
+                while self._on:
+                    try:
+                        if event_id in stub.SendEvent(request, timeout=30).event_ids:
+                            self.acknowledged.append(event_id)
+                        break
+                    except grpc.RpcError as error:
+                        self.refused.append(f"{error.code().name}: {error.details()}")
+                        time.sleep(0.02)
+                self.seconds.append(time.monotonic() - began)
+                time.sleep(0.005)
+
+
+class Cost(NamedTuple):
+    """What an attack may cost: bytes over what the gateway had before, and seconds of its CPU."""
+
+    memory: int
+    cpu: float
+
+
+@contextlib.contextmanager
+def costs(gateway: Gateway, most: Cost) -> Iterator[None]:
+    """Check what is done within costs no more, and that an ordinary client is served all the while."""
+    with Ordinary(gateway) as ordinary:
+        gateway.forget_peak()
+        base, cpu = gateway.memory(), gateway.cpu()
+        yield
+        ordinary.wait_for(3)
+        grown, used = gateway.memory("VmHWM") - base, gateway.cpu() - cpu
+    assert grown <= most.memory, f"{grown / MB:.0f} MB more, {most.memory / MB:.0f} are allowed"
+    assert used <= most.cpu, f"{used:.2f} s of CPU, {most.cpu} are allowed"
+    assert not ordinary.refused
+    slowest = sorted(ordinary.seconds)[int(0.99 * len(ordinary.seconds)) - 1]
+    assert slowest < most.cpu + 1.0  # others use this machine too
+    _EXPECTED.setdefault(gateway, []).extend(ordinary.acknowledged)
+
+
+_EXPECTED: dict[Gateway, list[str]] = {}
+
+
+def check_stored(gateway: Gateway) -> None:
+    """Check, once the gateway has ended, that what ordinary clients had acknowledged is stored, once each."""
+    stored = gateway.stored.read_text().splitlines()
+    assert sorted(stored) == sorted(set(stored))
+    assert set(_EXPECTED.pop(gateway, [])) <= set(stored)
+
+
+def raise_own_descriptors() -> None:
+    """Let this process have the sockets that attacks need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
