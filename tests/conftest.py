@@ -28,14 +28,17 @@ def ray_session() -> Iterator[None]:
     """Run one Ray for the whole session, as an application would that embeds pipelines."""
     import ray
 
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace="application",
-        object_store_memory=200_000_000,
-    )
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    yield
-    os.environ["RAY_ADDRESS"] = "local"
-    ray.shutdown()
+    from tests.support.ray_forks import forked_workers
+
+    with forked_workers():
+        ray.init(
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            namespace="application",
+            object_store_memory=200_000_000,
+        )
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        yield
+        os.environ["RAY_ADDRESS"] = "local"
+        ray.shutdown()

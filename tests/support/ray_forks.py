@@ -1,0 +1,138 @@
+"""Workers of Ray that are forked from one process which has imported what they import.
+
+A worker of Ray spends more than a second of processor time on imports, and a pipeline has four workers or more. Each is
+a process of its own here too, with its own connection to Ray; only its modules were loaded before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.support import ray_worker
+
+_IDLE_SECONDS = 60
+_MODULES = (
+    "polku.actors.lane",
+    "polku.actors.runtime",
+    "polku.emit.adapt",
+    "ray._common.pydantic_compat",
+    "ray._common.usage.usage_lib",
+    "zoneinfo",
+)
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Let the nodes of Ray that this process starts meanwhile fork their workers."""
+    from ray._private import parameter
+
+    settings = functools.partial(parameter.RayParams, worker_path=ray_worker.__file__)
+    with tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True) as folder:
+        changed = mock.patch.dict(os.environ, {ray_worker.FORKS: folder})
+        with changed, mock.patch.object(parameter, "RayParams", settings):
+            yield
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork a worker for each connection; return in the worker, whose process is set up as if it had been started.
+
+    Ends the program with the node, and where nothing was asked for and no worker lives.
+    """
+    idle = 0
+    listener.settimeout(1)
+    while idle < _IDLE_SECONDS:
+        idle = 0 if has_children() else idle + 1
+        if not node_lives():
+            break
+        with contextlib.suppress(TimeoutError):
+            connection, _ = listener.accept()
+            idle = 0
+            with connection:
+                asked, files = receive(connection)
+                if os.fork() == 0:
+                    set_up(asked, files)
+                    return
+                for file in files:
+                    os.close(file)
+                connection.sendall(b"1")
+    sys.exit()
+
+
+def has_children() -> bool:
+    """Return whether a worker lives."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def node_lives() -> bool:
+    """Return whether the node's raylet is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(os.environ["RAY_RAYLET_PID"]), 0)
+        return True
+    return False
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return what was asked for, and the standard files."""
+    connection.settimeout(10)
+    head, files, _, _ = socket.recv_fds(connection, 4, 3)
+    data = b""
+    while len(data) < int.from_bytes(head, "little"):
+        data += connection.recv(65536)
+    return json.loads(data), files
+
+
+def set_up(asked: dict[str, Any], files: list[int]) -> None:
+    """Make this process what Ray wanted to start; Ray kills its process group with it."""
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    os.chdir(asked["folder"])
+    sys.argv[1:] = asked["arguments"]
+
+
+def preload() -> str:
+    """Import what workers import; return the path of their program.
+
+    Raises `RuntimeError` where that starts a thread, as pyarrow does; workers are then started as always.
+    """
+    from ray._private.workers import default_worker
+
+    for module in _MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
+    gc.freeze()  # what is never collected is never copied
+    return str(default_worker.__file__)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    worker = preload()
+    with socket.socket(fileno=int(sys.argv[1])) as opened:
+        serve(opened)
+    sys.argv[0] = worker
+    sys.path[0] = str(Path(worker).parent)
+    runpy.run_path(worker, run_name="__main__")
