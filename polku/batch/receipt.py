@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -170,12 +170,24 @@ def located(refused: Sequence[Refusal], batch: Batch) -> tuple[Refusal, ...]:
         else:
             unplaced.append(refusal)
     if unplaced:
-        ids = batch.ids
-        for refusal in unplaced:
-            named = [position for position, event_id in enumerate(ids) if event_id == refusal.event_id]
-            for position in named or range(len(ids)):
+        for positions, refusal in _by_id(unplaced, batch.ids):
+            for position in positions:
                 found[position] = weightier(found.get(position), refusal._replace(position=position))
     return tuple(found[position] for position in sorted(found))
+
+
+def _by_id(refused: Sequence[Refusal], ids: Sequence[str]) -> Iterator[tuple[Sequence[int], Refusal]]:
+    """Yield refusals with the positions that their ids mean; none that weighs no more than one before it of these."""
+    places: dict[str, list[int]] = {}
+    for position, event_id in enumerate(ids):
+        places.setdefault(event_id, []).append(position)
+    told: dict[str | None, Refusal] = {}
+    for refusal in refused:
+        name = refusal.event_id if refusal.event_id in places else None
+        known = told.get(name)
+        if known is None or _weight(refusal) > _weight(known):
+            told[name] = refusal
+            yield range(len(ids)) if name is None else places[name], refusal
 
 
 class Accepted:

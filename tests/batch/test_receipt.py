@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from polku import Batch, Code, Event, Refusal
 from polku.batch.receipt import Counts, Output, Receipt, located, shifted
 
@@ -43,6 +45,21 @@ def test_of_two_refusals_of_one_event_the_one_that_is_worth_sending_again_counts
     dead = Refusal("a", Code.UNDELIVERED, "never", position=0)
     assert located([dead, refusal("a", 0)], batch("a")) == (refusal("a", 0),)
     assert [one.code for one in located([dead, refusal("a")], batch("a", "b"))] == [Code.BUFFER_FULL]
+
+
+def test_a_later_refusal_by_id_counts_where_it_is_the_one_that_is_worth_sending_again() -> None:
+    said = [Refusal(name, code, "no") for code in (Code.UNDELIVERED, Code.BUFFER_FULL) for name in ("a", "new", "a")]
+    assert [one.code for one in located(said[:3], batch("a", "b"))] == [Code.UNDELIVERED] * 2
+    assert [one.code for one in located(said, batch("a", "b", "a"))] == [Code.BUFFER_FULL] * 3
+
+
+def test_many_refusals_by_id_cost_in_proportion() -> None:
+    """Each of them compared with each event took the event loop for a minute."""
+    several = batch(*(str(number) for number in range(10_000)), *["twice"] * 10_000)
+    said = [refusal(name) for name in [*several.ids, *(f"new-{number}" for number in range(20_000))]]
+    started = time.process_time()
+    assert places(located(said, several)) == list(range(20_000))
+    assert time.process_time() - started < 5
 
 
 def test_each_part_of_a_joined_batch_hears_of_its_own_events() -> None:
