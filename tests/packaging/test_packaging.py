@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +35,14 @@ print(json.dumps({
 """
 
 
+@functools.cache
+def probe(installed: Installed) -> Any:
+    """Return what a program finds that uses an installed polku."""
+    return json.loads(installed.run("python", "-c", PROBE))
+
+
 def test_every_module_is_importable(installed: Installed) -> None:
-    seen = json.loads(installed.run("python", "-c", PROBE))
+    seen = probe(installed)
 
     home = ROOT if installed.how == "editable" else installed.site
     assert Path(seen["file"]).is_relative_to(home)
@@ -42,7 +50,7 @@ def test_every_module_is_importable(installed: Installed) -> None:
 
 
 def test_nothing_but_polku_becomes_importable(installed: Installed) -> None:
-    path = [Path(entry) for entry in json.loads(installed.run("python", "-c", PROBE))["path"] if entry]
+    path = [Path(entry) for entry in probe(installed)["path"] if entry]
     ours = [p for p in path if p.is_relative_to(installed.root) or (p.is_relative_to(ROOT) and p != LIBRARIES)]
     names = {file.stem for entry in ours for file in entry.iterdir() if file.is_dir() or file.suffix == ".py"}
 
@@ -50,13 +58,13 @@ def test_nothing_but_polku_becomes_importable(installed: Installed) -> None:
 
 
 def test_the_version_is_the_same_everywhere(installed: Installed) -> None:
-    seen = json.loads(installed.run("python", "-c", PROBE))
+    seen = probe(installed)
 
     assert seen["versions"] == [polku.__version__] * 2
     assert polku.__version__ in installed.run("polku", "--version").split()
 
 
-@pytest.mark.parametrize("installed", ["wheel", "editable"], indirect=True)
+@pytest.mark.parametrize("installed", ["wheel", pytest.param("editable", marks=pytest.mark.slow)], indirect=True)
 def test_mypy_understands_a_users_file(installed: Installed, tmp_path: Path) -> None:
     source = Path(__file__).with_name("typed_user.py")
     copy = tmp_path / "user.py"
