@@ -54,7 +54,14 @@ from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.gateway.tls import Tls
 from polku.hub import Hub, Runner
-from polku.ingest import CloudEventsIngestor, ExternalIngestor, JsonIngestor, KafkaSource, PassthroughIngestor
+from polku.ingest import (
+    CloudEventsIngestor,
+    ExternalIngestor,
+    HmacVerifier,
+    JsonIngestor,
+    KafkaSource,
+    PassthroughIngestor,
+)
 from polku.limits import Limits
 from polku.middleware import (
     Aggregator,
@@ -100,6 +107,7 @@ __all__ = [
     "Failure",
     "Filter",
     "GrpcEmitter",
+    "HmacVerifier",
     "Hub",
     "IngestContext",
     "Ingestor",

@@ -27,11 +27,18 @@ Records: TypeAlias = Iterable["Event | RecordError"]
 
 
 class IngestContext(NamedTuple):
-    """Say where raw bytes come from: the client's `source` and `cluster`, and its `format` hint (may be empty)."""
+    """Say where raw bytes come from: the client's `source` and `cluster`, and its `format` hint (may be empty).
+
+    Of an HTTP request also its `headers` (names in lower case; of several alike the first), `path`, and `query` as it
+    was sent.
+    """
 
     source: str
     cluster: str = ""
     format: str = ""
+    headers: Mapping[str, str] = {}
+    path: str = ""
+    query: str = ""
 
 
 @runtime_checkable

@@ -48,7 +48,7 @@ class PluginIngestor:
 
     async def ingest(self, data: bytes, context: IngestContext) -> list[Event | RecordError]:
         """Return the plugin's events and errors; raises `InputError` where the whole of `data` is refused."""
-        source, cluster, form = context
+        source, cluster, form = context[:3]
         request = IngestRequest(source=source, cluster=cluster, format=form, data=data).SerializeToString()
         try:
             async with self._places:

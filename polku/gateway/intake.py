@@ -347,6 +347,10 @@ class Intake:
         """Return whether a source has an ingestor of its own."""
         return source in self._ingestors
 
+    def verifies(self, source: str) -> bool:
+        """Return whether the ingestor of a source finds out itself who has sent something (a `HmacVerifier`)."""
+        return getattr(self._ingestors.get(source), "authenticates", False) is True
+
     @property
     def has_default(self) -> bool:
         """Whether there is an ingestor for all sources that have none of their own."""

@@ -188,7 +188,7 @@ class Stream:
 
     async def _begin(self, run: _Run) -> _Answer:
         """Send a run's events on their way; what the limits refuse is dead."""
-        source, cluster, _ = self._context
+        source, cluster = self._context[:2]
         try:
             admission = admit_events(run.events, source, cluster, self._intake.limits)
             for refusal in admission.refused:
@@ -230,7 +230,7 @@ class Stream:
                     again = events[start : start + len(run.ids)]
                     for event, event_id in zip(again, run.ids, strict=False):
                         event.id = event_id
-                    source, cluster, _ = self._context
+                    source, cluster = self._context[:2]
                     wanted = [event for event in again if event.id in left]
                     admission = admit_events(wanted, source, cluster, self._intake.limits)
                     before, left = len(left), _left(await (await self._take(admission, run.size)))

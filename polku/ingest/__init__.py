@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from polku.external.ingestor import ExternalIngestor
 from polku.ingest.cloudevents import CloudEventsIngestor
+from polku.ingest.hmac_verifier import HmacVerifier
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
 from polku.kafka.source import KafkaSource
 
-__all__ = ["CloudEventsIngestor", "ExternalIngestor", "JsonIngestor", "KafkaSource", "PassthroughIngestor"]
+__all__ = [
+    "CloudEventsIngestor",
+    "ExternalIngestor",
+    "HmacVerifier",
+    "JsonIngestor",
+    "KafkaSource",
+    "PassthroughIngestor",
+]

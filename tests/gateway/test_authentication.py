@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import threading
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
-from polku import Event, Hub, Pipeline, new_event
+from polku import Event, HmacVerifier, Hub, IngestContext, Pipeline, new_event
 from polku.security import authenticator
 from polku.security.token_file import file_lines
 from polku.v1.gateway_pb2 import Ack, EventPayload, HealthRequest, IngestBatch, IngestEvent, RawPayload
@@ -294,3 +296,37 @@ def _wait(condition: Callable[[], bool]) -> None:
 
 def _is_known(gateway: Gateway, token: str) -> bool:
     return bool(http(gateway, "/health", token).json["components"])
+
+
+def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(tmp_path: Path) -> None:
+    secret, body = "s3cret", b'{"action": "opened"}'
+
+    def read(data: bytes, context: IngestContext) -> Event:
+        kind = context.headers["x-github-event"]
+        return Event(event_type=f"github.{kind}", payload=data, metadata={"path": context.path, "query": context.query})
+
+    path, events = tmp_path / "tokens.toml", list[Event]()
+    path.write_text(TOKENS)
+    hub = Hub(runtime="inline").ingestor(HmacVerifier.github(secret, read), source="github")
+    hub.emitter(lambda batch: events.extend(batch), name="all").security(tokens=path)
+    signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+    def post(*, event: bytes = body, **headers: str) -> int:
+        url = f"http://{pipeline.http_address}/v1/events?source=github"
+        request = urllib.request.Request(url, event)
+        request.add_header("X-GitHub-Event", "issues")
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        try:
+            return int(urllib.request.urlopen(request, timeout=20).status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with hub.start(http_addr="127.0.0.1:0") as pipeline:
+        assert post(X_Hub_Signature_256=signature, Content_Type="application/json") == 200
+        assert post(event=b"{}", X_Hub_Signature_256=signature, Content_Type="application/json") == 401
+        for media_type in ("application/json", "application/cloudevents+json", "application/x-protobuf", "text/plain"):
+            assert post(Content_Type=media_type) == 401
+        assert post(ce_specversion="1.0", ce_id="1", ce_source="s", ce_type="t", Content_Type="text/plain") == 401
+    assert [(event.event_type, event.payload, event.source) for event in events] == [("github.issues", body, "github")]
+    assert dict(events[0].metadata) == {"path": "/v1/events", "query": "source=github"}

@@ -23,13 +23,22 @@ _RETRY_AFTER = {code: {"Retry-After": f"{math.ceil(seconds)}"} for code, seconds
 _SIZE = {Code.TOO_LARGE, Code.TOO_MANY_EVENTS}
 _OURS = {Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.POISON, Code.UNROUTABLE, Code.UNDELIVERED}
 
+_STATUS = (
+    (401, {Code.UNAUTHENTICATED}),
+    (403, {Code.PERMISSION_DENIED}),
+    (413, _SIZE),
+    (500, {Code.INGESTOR_ERROR}),
+    (422, _OURS),
+)
+
 
 def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
     """Return the status of an Ack and the headers that go with it.
 
-    200 where anything was accepted, or nothing was sent. Else 503 and 429 where sending it again can help; 403 where
-    the client has no right to it; 413 where it is too large; 500 where the ingestor failed; 422 where all events became
-    dead letters on their way, which sending again would only repeat; 400 for any other fault of the input.
+    200 where anything was accepted, or nothing was sent. Else 503 and 429 where sending it again can help; 401 where
+    the signature is wrong; 403 where the client has no right to it; 413 where it is too large; 500 where the ingestor
+    failed; 422 where all events became dead letters on their way, which sending again would only repeat; 400 for any
+    other fault of the input.
     """
     if ack.event_ids or not ack.errors:
         return 200, {}
@@ -40,7 +49,7 @@ def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
         return 429, _RETRY_AFTER[Code.BUFFER_FULL]
     if Code.RATE_LIMITED in codes:
         return 429, _RETRY_AFTER[Code.RATE_LIMITED]
-    for status, kinds in ((403, {Code.PERMISSION_DENIED}), (413, _SIZE), (500, {Code.INGESTOR_ERROR}), (422, _OURS)):
+    for status, kinds in _STATUS:
         if codes <= kinds:
             return status, {}
     return 400, {}

@@ -58,6 +58,18 @@ class Head:
     headers: Mapping[str, str]
     source: str
     cluster: str
+    path: str = ""
+    query: str = ""
+
+
+def verified_reader(head: Head, intake: Intake) -> Admit | None:
+    """Return what reads the body of a source whose ingestor finds out itself who has sent it; None for others.
+
+    It reads the body whatever its type is: nothing gets in by another way that is not asked for a token.
+    """
+    if head.source and intake.verifies(head.source):
+        return _raw(head, intake, _media_type(head.headers.get("content-type", ""))[0], head.source)
+    return None
 
 
 def reader_of(head: Head, intake: Intake) -> Admit:
@@ -82,7 +94,7 @@ def reader_of(head: Head, intake: Intake) -> Admit:
 
 
 def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
-    context = IngestContext(head.source, head.cluster, str(form))
+    context = IngestContext(head.source, head.cluster, str(form), head.headers, head.path, head.query)
 
     async def admit(body: bytes) -> Admission:
         return await intake.admit_raw(body, context, reader)

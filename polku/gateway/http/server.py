@@ -23,7 +23,7 @@ from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
 from polku.gateway.http.connections import Connection, Connections
-from polku.gateway.http.content import ACCEPTED, Head, reader_of
+from polku.gateway.http.content import ACCEPTED, Head, reader_of, verified_reader
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
@@ -123,13 +123,16 @@ class HttpServer:
 
     async def _take(self, request: web.Request) -> Ack:
         """Take the events of a request; raises `RequestError`, and like `Intake.request`."""
-        account = await self._gate.identify(request, self._connection(request))
-        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
         head = _head(request)
+        admit = verified_reader(head, self._intake)
+        account = None
+        if admit is None:
+            account = await self._gate.identify(request, self._connection(request))
+        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
         if account is not None:
             account.check_rate()
             account.check_origin(head.source, head.cluster)
-        admit = reader_of(head, self._intake)
+        admit = admit or reader_of(head, self._intake)
         self._bodies.check_length(request.content_length)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -230,7 +233,7 @@ def _head(request: web.Request) -> Head:
     except UnicodeEncodeError:
         message = f"source={source[:100]!r}, cluster={cluster[:100]!r}: must be UTF-8"
         raise RequestError(400, Code.MALFORMED, message) from None
-    return Head(headers, source, cluster)
+    return Head(headers, source, cluster, request.path, request.query_string)
 
 
 def _explain(request: web.Request, error: web.HTTPException) -> str:

@@ -1,0 +1,140 @@
+"""Webhooks that their sender has signed: the signature is checked before anything is read.
+
+Sources of the three forms: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries,
+https://docs.stripe.com/webhooks#verify-manually, https://api.slack.com/authentication/verifying-requests-from-slack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from polku import checks
+from polku.clock import Clock
+from polku.codes import Code
+from polku.contracts import IngestContext, Ingestor, Records
+from polku.errors import InputError
+from polku.hooks import call_hook, start_hook
+
+
+class Style(StrEnum):
+    """Whose form the signature has."""
+
+    GITHUB = "github"
+    STRIPE = "stripe"
+    SLACK = "slack"
+
+
+@dataclass(frozen=True, slots=True)
+class HmacVerifier:
+    """Hand bytes to an ingestor once their signature (HMAC-SHA256) is that of one of the secrets.
+
+    `HmacVerifier.github(secret, ingestor)`, `.stripe` and `.slack` know the headers of these senders. A `secret` may be
+    several, while one takes the place of another. Signatures with a time are good for `tolerance` seconds. A request
+    for a source that has such an ingestor (`POST /v1/events?source=…`) needs no token: the signature says who sent it.
+    """
+
+    ingestor: object
+    secrets: tuple[str, ...] = field(repr=False)
+    style: Style = Style.GITHUB
+    tolerance: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not self.secrets or not all(isinstance(secret, str) and secret for secret in self.secrets):
+            raise checks.fault("HmacVerifier", "secrets", "…", "must be one secret or several, none of them empty")
+        checks.positive("HmacVerifier", "tolerance", self.tolerance)
+
+    @classmethod
+    def github(cls, secret: str | Sequence[str], ingestor: object) -> HmacVerifier:
+        """Check `X-Hub-Signature-256`, as GitHub and those who follow it send it."""
+        return cls(ingestor, _several(secret))
+
+    @classmethod
+    def stripe(cls, secret: str | Sequence[str], ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
+        """Check `Stripe-Signature`, with its time."""
+        return cls(ingestor, _several(secret), Style.STRIPE, tolerance)
+
+    @classmethod
+    def slack(cls, secret: str | Sequence[str], ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
+        """Check `X-Slack-Signature`, with `X-Slack-Request-Timestamp`."""
+        return cls(ingestor, _several(secret), Style.SLACK, tolerance)
+
+    def build(self, clock: Clock) -> Ingestor:
+        """Make the running ingestor."""
+        from polku.ingest.adapt import as_ingestor
+
+        return _Verifying(self, as_ingestor(self.ingestor, clock), clock)
+
+
+class _Verifying:
+    """Check, and hand on."""
+
+    authenticates = True
+
+    def __init__(self, config: HmacVerifier, inner: Ingestor, clock: Clock) -> None:
+        self._config = config
+        self._inner = inner
+        self._clock = clock
+        self.concurrency = getattr(inner, "concurrency", 1)
+
+    async def start(self) -> None:
+        """Start the inner ingestor."""
+        await start_hook("the ingestor of signed requests", self._inner)
+
+    async def close(self) -> None:
+        """Close the inner ingestor."""
+        await call_hook(self._inner, "close")
+
+    def ingest(self, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
+        """Return what the inner ingestor reads; raises `InputError`, code UNAUTHENTICATED."""
+        signed, signatures = self._signed(data, context.headers)
+        expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in self._config.secrets]
+        found = [hmac.compare_digest(good, given) for good in expected for given in signatures]  # whatever the first is
+        if not any(found):
+            raise _unauthenticated("is not that of this body; sign it with the secret of this source")
+        return self._inner.ingest(data, context)
+
+    def _signed(self, data: bytes, headers: Mapping[str, str]) -> tuple[bytes, list[str]]:
+        """Return what the sender has signed, and the signatures that it gives."""
+        match self._config.style:
+            case Style.GITHUB:
+                given = _header(headers, "x-hub-signature-256")
+                return data, [_ascii(given.removeprefix("sha256="))]
+            case Style.STRIPE:
+                pairs = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
+                when = next((value for name, _, value in pairs if name == "t"), "")
+                self._check_time(when)
+                return f"{when}.".encode() + data, [_ascii(value) for name, _, value in pairs if name == "v1"]
+            case Style.SLACK:
+                given, when = _header(headers, "x-slack-signature"), _header(headers, "x-slack-request-timestamp")
+                self._check_time(when)
+                return f"v0:{when}:".encode() + data, [_ascii(given.removeprefix("v0="))]
+
+    def _check_time(self, text: str) -> None:
+        if not text.isdecimal() or len(text) > 12:
+            raise _unauthenticated("has no time; send Unix time in seconds")
+        if abs(self._clock.time_ns() / 1e9 - int(text)) > self._config.tolerance:
+            limit = f"{self._config.tolerance:g} s"
+            raise _unauthenticated(f"is more than {limit} away from the time here; sign it again, or set the clock")
+
+
+def _several(secret: str | Sequence[str]) -> tuple[str, ...]:
+    return (secret,) if isinstance(secret, str) else tuple(secret)
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not value:
+        raise InputError(Code.UNAUTHENTICATED, f"{name}: there is none; sign the request, and send it by HTTP")
+    return value
+
+
+def _ascii(text: str) -> str:
+    return text if text.isascii() else ""
+
+
+def _unauthenticated(text: str) -> InputError:
+    return InputError(Code.UNAUTHENTICATED, f"signature: {text}")
