@@ -6,9 +6,10 @@ also where a message names the cluster of all its events. Only one in which some
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Generator, Sequence
+from typing import NamedTuple, cast
 
 from google.protobuf.message import DecodeError
 
@@ -26,6 +27,7 @@ from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
 _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event's bytes, none has that entry
+_TURN = 500  # events: a millisecond
 _FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
 
 
@@ -136,7 +138,30 @@ def admit_events(
     `size` is that of the message in bytes, where it is known: in a small one no metadata can break a limit. Raises
     `InputError` where there are more events than `limits.batch_events`.
     """
-    refused = [] if refused is None else refused
+    parts = _admit_by_parts(events, source, cluster, limits, [] if refused is None else refused, size)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return cast("Admission", end.value)
+
+
+async def admit_in_turns(
+    events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal]
+) -> Admission:
+    """Admit events as `admit_events` does, with a turn for others after each `_TURN` of them."""
+    parts = _admit_by_parts(events, source, cluster, limits, refused, None)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return cast("Admission", end.value)
+        await asyncio.sleep(0)
+
+
+def _admit_by_parts(
+    events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal], size: int | None
+) -> Generator[None, None, Admission]:
     check_envelope(limits, source, cluster)
     check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
@@ -146,6 +171,8 @@ def admit_events(
     filled = 0
     now = time.time_ns()
     for position, event in enumerate(events):
+        if position and not position % _TURN:
+            yield
         event_id = event.id
         if event_id in ids or event_id in out or not is_small or event.WhichOneof("data") is not None:
             refusal = _refuse(event, position, ids if event_id in ids else out, limits)

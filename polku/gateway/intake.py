@@ -28,7 +28,7 @@ from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import DrainingError, InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload, check_count
+from polku.gateway.admission import Admission, admit_event, admit_events, admit_in_turns, admit_payload, check_count
 from polku.gateway.authorization import authorized
 from polku.gateway.event_limits import check_envelope
 from polku.histogram import Distribution, Histogram
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
+_TURN = 50  # records of an ingestor, which take a millisecond or two, until others have theirs
 _MESSAGE = 1_000  # characters of what is said about a whole message
 
 
@@ -167,7 +168,7 @@ class Intake:
                 if turns is not None and self._takes_several(source):
                     return self._ingest_beside(raw.data, context, turns, len(message), account)
                 with self.reading(len(message)):
-                    admission = await self.admit_raw(raw.data, context, source, account)
+                    admission = await self.admit_raw(raw.data, context, source, account, in_turns=turns is not None)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
@@ -219,7 +220,7 @@ class Intake:
         context = IngestContext(request.source, request.cluster, request.format)
         try:
             with self.reading(size):
-                return await self.admit_raw(request.raw, context, request.source, account)
+                return await self.admit_raw(request.raw, context, request.source, account, in_turns=True)
         except InputError as error:
             self._refused_by[error.code] += 1
             raise
@@ -334,13 +335,27 @@ class Intake:
         return await self._ingest(data, context, reader)
 
     async def admit_raw(
-        self, data: bytes, context: IngestContext, reader: str, account: Account | None = None
+        self,
+        data: bytes,
+        context: IngestContext,
+        reader: str,
+        account: Account | None = None,
+        *,
+        in_turns: bool = False,
     ) -> Admission:
-        """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`."""
+        """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`.
+
+        With `in_turns` others have their turn meanwhile, also where the ingestor is not async: what is begun later may
+        then be read sooner.
+        """
         if account is not None:
             account.check_origin(context.source, context.cluster)
-        events, refused = await self._ingest(data, context, reader)
-        admission = admit_events(events, context.source, context.cluster, self.limits, refused)
+        events, refused = await self._ingest(data, context, reader, in_turns=in_turns)
+        source, cluster = context.source, context.cluster
+        if in_turns:
+            admission = await admit_in_turns(events, source, cluster, self.limits, refused)
+        else:
+            admission = admit_events(events, source, cluster, self.limits, refused)
         return admission if account is None else authorized(admission, account, len(data))
 
     def serves(self, source: str) -> bool:
@@ -479,7 +494,9 @@ class Intake:
         # Events are decoded just before they can leave: decoded early they would cool down in memory (0.5 µs each).
         await self._link.wait_backlog()
 
-    async def _ingest(self, data: bytes, context: IngestContext, reader: str) -> tuple[list[Event], list[Refusal]]:
+    async def _ingest(
+        self, data: bytes, context: IngestContext, reader: str, *, in_turns: bool = False
+    ) -> tuple[list[Event], list[Refusal]]:
         check_envelope(self.limits, context.source, context.cluster, context.format)
         ingestor = self._ingestors.get(reader, self._default)
         source = shorten(context.source)
@@ -495,7 +512,13 @@ class Intake:
         try:
             result = ingestor.ingest(data, context)
             records = await result if inspect.isawaitable(result) else result
-            return _sort(records, self.limits.batch_events)
+            events: list[Event] = []
+            refused: list[Refusal] = []
+            takes_turns = in_turns and getattr(ingestor, "takes_turns", False)
+            for _ in _sort(records, self.limits.batch_events, events, refused):
+                if takes_turns:
+                    await asyncio.sleep(0)
+            return events, refused
         except (InputError, RecordError) as error:
             raise InputError(error.code, said(error)) from error
         except PolkuError as error:
@@ -617,10 +640,12 @@ class Intake:
             self._refused_by.update(refusal.code for refusal in refused)
 
 
-def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
-    events: list[Event] = []
-    refused: list[Refusal] = []
-    for record in records:
+def _sort(records: Records, limit: int, events: list[Event], refused: list[Refusal]) -> Iterator[None]:
+    """Put an ingestor's records into either list; yields after each `_TURN` of them.
+
+    Raises `InputError`, and what ingestors raise.
+    """
+    for number, record in enumerate(records, 1):
         if isinstance(record, RecordError):
             refused.append(Refusal(as_id(record.event_id), record.code, said(record)))
         elif isinstance(record, Event):
@@ -630,7 +655,8 @@ def _sort(records: Records, limit: int) -> tuple[list[Event], list[Refusal]]:
                 raise InputError(Code.TOO_MANY_EVENTS, reason)
         else:
             raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
-    return events, refused
+        if not number % _TURN:
+            yield
 
 
 def _error(event_id: str, refusal: Refusal) -> AckError:

@@ -49,6 +49,7 @@ class CloudEventsIngestor:
     """
 
     sources: ClassVar[tuple[str, ...]] = ("cloudevents",)
+    takes_turns: ClassVar[bool] = True  # it keeps nothing, so that others may read between two records
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each CloudEvent, in order; never raises."""

@@ -35,6 +35,7 @@ class JsonIngestor:
     """
 
     sources: ClassVar[tuple[str, ...]] = ("json", "ndjson", "json-lines")
+    takes_turns: ClassVar[bool] = True  # it keeps nothing, so that others may read between two records
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each record, in order; never raises."""

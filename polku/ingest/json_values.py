@@ -7,6 +7,7 @@ import re
 import reprlib
 from binascii import a2b_base64
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -15,8 +16,19 @@ from google.protobuf.message import Message
 Setter = Callable[[Any, Any], None]
 """Set a field of a message to a JSON value that is not null; raises `FieldError` about what is inside the field."""
 
-_REPR = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Show values in a few characters, also large ones: reprlib sorts all keys of an object to show four."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        first = dict(islice(x.items(), self.maxdict))
+        shown = super().repr_dict(first, level)
+        return shown if len(first) == len(x) or level <= 0 else f"{shown[:-1]}, ...}}"
+
+
+_REPR = _Short()
 _REPR.maxother = _REPR.maxstring = _REPR.maxlong = 60
+_MOST_ENTRIES = 100_000  # of a map: to fill one takes a microsecond each
 _REAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|NaN|-?Infinity")
 _URL_SAFE = str.maketrans("-_", "+/")
 _KINDS: dict[type, str] = {
@@ -105,6 +117,8 @@ def set_string_map(entries: Any, value: Any) -> None:
     """Fill a map of strings; entries that are null are left out."""
     if type(value) is not dict:
         raise expected(value, "an object of strings")
+    if len(value) > _MOST_ENTRIES:
+        raise FieldError("", value, f"has {len(value)} entries, more than any gateway takes; send fewer")
     for key, text in value.items():
         if type(text) is str:
             entries[key] = text

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from polku import Event, new_event
+from polku import Event, JsonIngestor, new_event
+from polku.aio.sequencer import Sequencer
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Refusal
 from polku.clock import SystemClock
@@ -122,6 +123,34 @@ async def test_bytes_that_an_ingestor_could_not_read_count_no_longer(call: Call)
         with contextlib.suppress(InputError):
             await call(intake)
     assert (await intake.event(request(new_event("user.login", source="test", payload=BODY)))).event_ids
+    await intake.close()
+
+
+async def test_others_have_their_turn_while_json_is_read() -> None:
+
+    intake = Intake({"json": JsonIngestor()}, None, Link("link", LocalPeer(Stuck(is_open=True))), Limits())
+    large = b"\n".join(b'{"id":"%d"}' % number for number in range(2_000))
+    order: list[str] = []
+
+    async def send(name: str, data: bytes) -> None:
+        ack = await intake.event(IngestEvent(source="json", raw=data).SerializeToString())
+        assert not ack.errors
+        order.append(name)
+
+    await asyncio.gather(send("large", large), send("small", b'{"id":"a"}'))
+    assert order == ["small", "large"]
+    await intake.close()
+
+
+async def test_the_batches_of_a_stream_of_json_keep_their_order() -> None:
+    peer = Stuck(is_open=True)
+    intake = Intake({"json": JsonIngestor()}, None, Link("link", LocalPeer(peer)), Limits())
+    large = b"\n".join(b'{"id":"%d"}' % number for number in range(500))
+    answers = [
+        await intake.begin(IngestBatch(source="json", raw=RawPayload(data=data)).SerializeToString(), Sequencer())
+        for data in (large, b'{"id":"last"}')
+    ]
+    assert [len((await answer).event_ids) for answer in answers] == [500, 1]
     await intake.close()
 
 

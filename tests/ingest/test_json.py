@@ -231,6 +231,17 @@ def test_long_values_are_shortened() -> None:
     assert len(str(error(json.dumps({"x" * 10_000: "y" * 10_000})))) < 500
 
 
+def test_large_objects_are_shown_by_their_first_names() -> None:
+    text = str(error(json.dumps({"id": {f"{number}": number for number in range(9, 0, -1)}})))
+    assert text.startswith("id={'6': 6, '7': 7, '8': 8, '9': 9, ...}: is an object, must be a string")
+    assert str(error('{"id": {"b": {}, "a": 1}}')).startswith("id={'a': 1, 'b': {}}: is an object")
+
+
+def test_very_many_entries_of_metadata_are_refused_before_they_are_filled_in() -> None:
+    many = {f"{number}": "" for number in range(100_001)}
+    assert "has 100001 entries, more than any gateway takes; send fewer" in str(error(json.dumps({"metadata": many})))
+
+
 def test_it_is_a_plain_value() -> None:
     assert JsonIngestor.sources == ("json", "ndjson", "json-lines")
     assert pickle.loads(pickle.dumps(JsonIngestor())) == JsonIngestor()

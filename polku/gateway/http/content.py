@@ -97,7 +97,7 @@ def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
     context = IngestContext(head.source, head.cluster, str(form), head.headers, head.path, head.query)
 
     async def admit(body: bytes) -> Admission:
-        return await intake.admit_raw(body, context, reader)
+        return await intake.admit_raw(body, context, reader, in_turns=True)
 
     return admit
 
