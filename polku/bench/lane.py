@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from polku.bench.http2 import Connection
+from polku.http2.stream import Stream
+from polku.rpc.channel import Channel, Target
+from polku.rpc.client import GrpcClientConnection, request_head
+from polku.rpc.status import Status, StatusCode
 
 if TYPE_CHECKING:
     from polku.bench.generator import Generator
@@ -23,34 +25,29 @@ class Lane:
         self.done = False
         self._generator = generator
         self._unary = generator.order.workload.unary
-        self._connection: Connection
-        self._stream = 0
-        self._in_order: deque[tuple[int, float]] = deque()
-        self._calls: dict[int, tuple[int, float]] = {}
+        self._channel = Channel(Target(generator.order.target))
+        self._connection: GrpcClientConnection
+        self._head = b""
+        self._stream: Stream
+        self._in_order: deque[tuple[int, float]] = deque()  # batches of the stream: number, and when each should leave
+        self._calls = 0
         self._later: deque[tuple[int, float]] = deque()
         self._next = generator.order.first_batch + number
 
     @property
     def open(self) -> int:
         """Messages without an answer."""
-        return len(self._in_order) + len(self._calls) + len(self._later)
+        return len(self._in_order) + self._calls + len(self._later)
 
     async def connect(self) -> None:
         """Open the connection, and the stream if there is one."""
         target = self._generator.order.target
         method = _SERVICE + ("SendEvent" if self._unary else "StreamEvents")
-        loop = asyncio.get_running_loop()
-        if target.startswith("unix:"):
-            path = target.removeprefix("unix:").removeprefix("//")
-            _, self._connection = await loop.create_unix_connection(lambda: Connection("localhost", method, self), path)
-        else:
-            host, _, port = target.rpartition(":")
-            _, self._connection = await loop.create_connection(
-                lambda: Connection(target, method, self), host.strip("[]"), int(port)
-            )
-        await self._connection.ready
+        self._head = request_head("localhost" if target.startswith("unix:") else target, method, tls=False)
+        self._connection = await self._channel.connection()
+        self._connection.gone.add_done_callback(lambda _: self._lost())
         if not self._unary:
-            self._stream = self._connection.open()
+            self._stream = self._connection.begin(self._head, self)
 
     def fill(self, places: int) -> None:
         """Have so many messages under way from now on."""
@@ -64,34 +61,43 @@ class Lane:
         self._generator.sent += 1
         if not self._unary:
             self._in_order.append((number, intended))
-            self._connection.send(self._stream, self._generator.message(number, intended))
-        elif len(self._calls) < self._connection.streams // 2:  # those that are answered are open until they end
-            stream = self._connection.call(self._generator.message(number, intended))
-            self._calls[stream] = number, intended
+            self._connection.post(self._stream, (self._generator.message(number, intended),))
+        elif self._calls < self._connection.peer_streams // 2:  # those that are answered are open until they end
+            self._call(number, intended)
         else:
             self._later.append((number, intended))
 
-    def answered(self, stream: int, message: bytes) -> None:
-        """Note an answer; in a closed loop, send the next."""
-        number, intended = self._calls.pop(stream) if self._unary else self._in_order.popleft()
+    def answered(self, message: bytes) -> None:
+        """Note an answer of the stream; in a closed loop, send the next."""
+        number, intended = self._in_order.popleft()
         self._generator.answered(number, intended, message)
         self._go_on()
 
-    def ended(self, stream: int, status: str) -> None:
-        """Note a call that ended; in a closed loop, one that was not answered is followed by another."""
-        if self._unary:
-            if self._calls.pop(stream, None) is not None:
-                self._generator.failed_once(status)
-                self._go_on()
-        else:
-            if status != "OK":
-                self._generator.refusals[status] += 1
-            self._end()
+    def ended(self, status: Status) -> None:
+        """Note the end of the stream."""
+        if status.code != StatusCode.OK:
+            self._generator.refusals[StatusCode(status.code).name] += 1
+            self._generator.example = self._generator.example or status.message
+        self._end()
 
-    def lost(self, reason: str) -> None:
-        """Give up on what is open."""
+    def leaving(self, reason: str) -> None:
+        """Go on: the stream is ended by the server."""
+
+    def call_answered(self, number: int, intended: float, message: bytes) -> None:
+        """Note the answer of a call; in a closed loop, make the next."""
+        self._calls -= 1
+        self._generator.answered(number, intended, message)
+        self._go_on()
+
+    def call_failed(self, status: Status) -> None:
+        """Note a call that has no answer; in a closed loop, another follows."""
+        self._calls -= 1
+        self._generator.failed_once(StatusCode(status.code).name)
+        self._go_on()
+
+    def _lost(self) -> None:
         if not self.done:
-            self._generator.example = self._generator.example or reason
+            self._generator.example = self._generator.example or "the server has closed the connection"
         self._end()
 
     def finish_if_done(self) -> None:
@@ -102,16 +108,43 @@ class Lane:
     def close(self) -> None:
         """Shut the connection."""
         self.done = True
-        self._connection.close()
+        self._connection.refuse_new()
+        self._connection.abort()
 
     def _go_on(self) -> None:
         if self._later:
-            number, intended = self._later.popleft()
-            self._calls[self._connection.call(self._generator.message(number, intended))] = number, intended
+            self._call(*self._later.popleft())
         elif not self._generator.order.rate and self._generator.more():
             self.send(time.monotonic())
         self.finish_if_done()
 
+    def _call(self, number: int, intended: float) -> None:
+        self._calls += 1
+        self._connection.ask(self._head, self._generator.message(number, intended), _Call(self, number, intended))
+
     def _end(self) -> None:
         self.done = True
         self._generator.over()
+
+
+class _Call:
+    """One unary call."""
+
+    __slots__ = ("_intended", "_is_answered", "_lane", "_number")
+
+    def __init__(self, lane: Lane, number: int, intended: float) -> None:
+        self._lane = lane
+        self._number = number
+        self._intended = intended
+        self._is_answered = False
+
+    def answered(self, message: bytes) -> None:
+        self._is_answered = True
+        self._lane.call_answered(self._number, self._intended, message)
+
+    def ended(self, status: Status) -> None:
+        if not self._is_answered:
+            self._lane.call_failed(status)
+
+    def leaving(self, reason: str) -> None:
+        """The call comes to its end."""

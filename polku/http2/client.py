@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from polku.http2 import control
 from polku.http2 import frames as f
@@ -32,13 +33,28 @@ class ClientConnection(Endpoint):
 
     # What a subclass is told.
 
-    def responded(self, stream: Stream, fields: list[Field]) -> None:
-        """Take the fields that begin an answer, with its final status."""
+    def meaning(self, fields: list[Field]) -> Any:
+        """Return what the fields of an answer's head, or of its trailers, mean.
+
+        What it returns is used again for the same header block. Its attribute `http` is the `:status`, empty without
+        one.
+        """
         raise NotImplementedError
 
-    def finished(self, stream: Stream, trailers: list[Field]) -> None:
-        """The answer has come to its end; without trailers the list is empty."""
+    def responded(self, stream: Stream) -> None:
+        """An answer has begun, with its final status; its head is `stream.head`."""
         raise NotImplementedError
+
+    def finished(self, stream: Stream, trailers: Any) -> None:
+        """The answer has come to its end; without trailers they are None."""
+        raise NotImplementedError
+
+    def answered(self, stream: Stream, head: Any, body: bytes, trailers: Any) -> bool:
+        """Take an answer that came whole in one read; return whether it is taken: then nothing more is heard of it.
+
+        Where it is not, it comes again by `responded`, `received` and `finished`.
+        """
+        return False
 
     def leaving(self, code: int, reason: str) -> None:
         """The peer takes no new streams (GOAWAY); those that it will not work on are `lost` next."""
@@ -56,6 +72,19 @@ class ClientConnection(Endpoint):
         self._last = number
         stream = self.streams[number] = Stream(number, None, self._outbox.initial_window, self._touched)
         self._outbox.put_headers(number, block)
+        return stream
+
+    def request_whole(self, block: bytes, body: bytes) -> Stream:
+        """Open a stream with a request that is complete: a header block and a body."""
+        number = self._next
+        if not self._outbox.put_whole_request(number, block, body):
+            stream = self.request(block)
+            self.send(stream, body)
+            self.end(stream)
+            return stream
+        self._last, self._next = number, number + 2
+        stream = self.streams[number] = Stream(number, None, self._outbox.initial_window - len(body), self._touched)
+        stream.local_ended = True
         return stream
 
     def send(self, stream: Stream, data: bytes) -> None:
@@ -97,8 +126,43 @@ class ClientConnection(Endpoint):
 
     # What comes.
 
+    def _whole_message(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
+        """Take HEADERS, DATA and the trailers where that is all of an answer to a complete request."""
+        stream = self.streams.get(number)
+        if stream is None or stream.head is not None or not stream.local_ended or stream.pending:
+            return 0
+        body = stop + f.HEAD_BYTES
+        if end < body or self._block is not None:
+            return 0
+        high, low, kind, flags, other = f.read_head(data, stop)
+        after = body + (high << 8 | low)
+        last = after + f.HEAD_BYTES
+        if kind != f.DATA or flags or other != number or last > end:
+            return 0
+        high, low, kind, flags, other = f.read_head(data, after)
+        done: int = last + (high << 8 | low)
+        if kind != f.HEADERS or flags != f.END_HEADERS | f.END_STREAM or other != number or done > end:
+            return 0
+        size = after - body
+        head, trailers = self._heads.get(data[start:stop]), self._heads.get(data[last:done])
+        if head is None or trailers is None or size > min(self._receive_window.room, self.limits.stream_window):
+            return 0
+        if not self.answered(stream, head, data[body:after], trailers):
+            return 0
+        self._receive_window.received(size)
+        self._receive_window.consumed(size)
+        self._touched = time.monotonic()
+        self._fruitless = self._ignored = 0
+        stream.remote_ended = True
+        self.streams.pop(number, None)
+        self.closed(stream)
+        self._close_if_drained()
+        return done
+
     def _block_done(self, number: int, flags: int, block: bytes) -> None:
-        fields = self._headers.read(block)
+        head = self._heads.get(block)
+        if head is None:
+            head = self._heads.read(block, self.meaning)
         self._require_known(number)
         stream = self.streams.get(number)
         if stream is None:
@@ -107,23 +171,25 @@ class ClientConnection(Endpoint):
             return
         self._touched = time.monotonic()
         ends = bool(flags & f.END_STREAM)
+        trailers = None
         if stream.head is None:
-            status = dict(fields).get(b":status", b"")
+            status = head.http
             if len(status) != 3 or not status.isdigit() or (ends and status.startswith(_INFORMATIONAL)):
                 self.reset(stream, ErrorCode.PROTOCOL_ERROR)
                 return
             if status.startswith(_INFORMATIONAL):  # an interim answer (section 8.1)
                 self._no_progress()
                 return
-            stream.head = fields
+            stream.head = head
             self._fruitless = 0
-            self.responded(stream, fields)
-            fields = []
-        elif not ends:
+            self.responded(stream)
+        elif not ends or head.http:
             self.reset(stream, ErrorCode.PROTOCOL_ERROR)
             return
+        else:
+            trailers = head
         if ends and number in self.streams:
-            self._finish_remote(stream, fields)
+            self._finish_remote(stream, trailers)
 
     def _data(self, number: int, flags: int, payload: memoryview, *, final: bool) -> None:
         stream = self.streams.get(number)
@@ -132,9 +198,9 @@ class ClientConnection(Endpoint):
         super()._data(number, flags, payload, final=final)
 
     def _end_remote(self, stream: Stream) -> None:
-        self._finish_remote(stream, [])
+        self._finish_remote(stream, None)
 
-    def _finish_remote(self, stream: Stream, trailers: list[Field]) -> None:
+    def _finish_remote(self, stream: Stream, trailers: Any) -> None:
         stream.remote_ended = True
         self.finished(stream, trailers)
         if stream.number in self.streams:

@@ -80,9 +80,11 @@ class Connection(Endpoint):
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "HTTP/2 over TLS needs ALPN with h2 (RFC 9113, section 3.3)")
         return len(f.PREFACE)
 
-    def _whole_request(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
-        """Take HEADERS and the DATA behind it where that is all of a request; return where it ends, 0: it is not."""
-        if end - stop < f.HEAD_BYTES or not number & 1 or self._block is not None or self._draining:
+    def _whole_message(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
+        """Take HEADERS and the DATA behind it where that is all of a request."""
+        if number <= self._last or end - stop < f.HEAD_BYTES or not number & 1:
+            return 0
+        if self._block is not None or self._draining:
             return 0
         high, low, kind, flags, other = f.read_head(data, stop)
         body = stop + f.HEAD_BYTES

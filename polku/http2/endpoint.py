@@ -108,8 +108,8 @@ class Endpoint(Receiving, asyncio.Protocol):
                         return end
                     self._needed = stop - at
                     return at
-            if kind == f.HEADERS and flags == f.END_HEADERS and number > self._last and self._is_settled:
-                used = self._whole_request(data, number, start, stop, end)
+            if kind == f.HEADERS and flags == f.END_HEADERS and self._is_settled:
+                used = self._whole_message(data, number, start, stop, end)
                 if used:
                     at = used
                     continue
@@ -134,8 +134,11 @@ class Endpoint(Receiving, asyncio.Protocol):
         """Read what comes before the first frame; return where that begins, 0: not all of it is there."""
         raise NotImplementedError
 
-    def _whole_request(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
-        """Take HEADERS and the DATA behind it where that is all of a request; return where it ends, 0: it is not."""
+    def _whole_message(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
+        """Take HEADERS (`start` to `stop`) and what follows, where that is all of a request, or of an answer.
+
+        Return where it ends; 0: it is not, and is read frame by frame.
+        """
         return 0
 
     def _ask_if_silent(self, now: float) -> None:

@@ -71,6 +71,21 @@ class Outbox:
         self._flush_later()
         return True
 
+    def put_whole_request(self, number: int, head: bytes, body: bytes) -> bool:
+        """Send a whole request on a new stream, if all of it can leave now; return whether it can."""
+        size = len(body)
+        if self.is_closed or self.is_paused or size > min(self.window, self.initial_window, self.max_frame):
+            return False
+        self.window -= size
+        self._frames += (
+            f.write_head(0, len(head), f.HEADERS, f.END_HEADERS, number),
+            head,
+            f.write_head(size >> 8, size & 255, f.DATA, f.END_STREAM, number),
+            body,
+        )
+        self._flush_later()
+        return True
+
     def put_headers(self, number: int, block: bytes, flags: int = 0) -> None:
         """Send a header block, in several frames where it is larger than one (section 4.3)."""
         if self.is_closed:

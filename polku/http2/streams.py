@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import Any
@@ -202,7 +203,8 @@ class Streams(Application):
         self._outbox.close()
         transport = self._outbox.transport
         if transport.can_write_eof():
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer may be gone by now
+                transport.write_eof()
             asyncio.get_running_loop().call_later(self.limits.linger_seconds, transport.close)
         else:
             transport.close()

@@ -11,7 +11,7 @@ from polku.http2.frames import ErrorCode
 from polku.http2.header_blocks import Field, literal
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
-from polku.rpc.messages import MessageReader, write_prefix
+from polku.rpc.messages import PREFIX_BYTES, MessageReader, read_prefix, write_prefix
 from polku.rpc.status import CallError, Status, StatusCode, percent_decoded
 from polku.text import line, said
 from polku.version import __version__
@@ -35,6 +35,8 @@ _HTTP = {  # http-grpc-status-mapping.md of gRPC
     b"504": StatusCode.UNAVAILABLE,
 }
 
+_NO_STATUS = Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")
+
 
 class Listener(Protocol):
     """What hears of a call, within the event loop's turn in which it comes; none of these may raise."""
@@ -50,6 +52,15 @@ class Listener(Protocol):
     def leaving(self, reason: str) -> None:
         """The server asks to end the call and to go on with another connection (GOAWAY)."""
         ...
+
+
+class AnswerFields(NamedTuple):
+    """What a header block of an answer says: `status` is that of the call, `fault` of what is no answer of gRPC."""
+
+    http: bytes
+    encoding: bytes
+    status: Status | None
+    fault: Status | None
 
 
 class _App(NamedTuple):
@@ -72,16 +83,26 @@ class GrpcClientConnection(ClientConnection):
         stream.app = _App(listener, MessageReader(_MESSAGE_BYTES), [])
         return stream
 
-    async def write(self, stream: Stream, pieces: Iterable[bytes]) -> None:
-        """Send one message, given in pieces; wait while the server gives no window or does not read.
+    def ask(self, block: bytes, message: bytes, listener: Listener) -> Stream:
+        """Make a call of one message."""
+        stream = self.request_whole(block, write_prefix(0, len(message)) + message)
+        stream.app = _App(listener, MessageReader(_MESSAGE_BYTES), [])
+        return stream
 
-        Cancelling it does not take the message back. Where the call is over nothing is sent.
-        """
+    def post(self, stream: Stream, pieces: Iterable[bytes]) -> None:
+        """Send one message, given in pieces, now or when there is a window; where the call is over nothing is sent."""
         whole = list(pieces)
         self.send(stream, write_prefix(0, sum(map(len, whole))))
         for piece in whole:
             if piece:
                 self.send(stream, piece)
+
+    async def write(self, stream: Stream, pieces: Iterable[bytes]) -> None:
+        """Send one message, and wait while the server gives no window or does not read.
+
+        Cancelling it does not take the message back.
+        """
+        self.post(stream, pieces)
         if stream.pending:
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             stream.app.room.append(room)
@@ -93,25 +114,49 @@ class GrpcClientConnection(ClientConnection):
 
     # What the connection tells.
 
-    def responded(self, stream: Stream, fields: list[Field]) -> None:
+    def meaning(self, fields: list[Field]) -> AnswerFields:
+        """Read a head or trailers."""
+        named = dict(fields)
+        http = named.get(b":status", b"")
+        code = named.get(b"grpc-status")
+        status = fault = None
+        if code is not None:
+            if code.isdigit() and int(code) in StatusCode.__members__.values():
+                status = Status(int(code), line(percent_decoded(named.get(b"grpc-message", b"")), _REASON))
+            else:
+                status = _NO_STATUS
+        elif http and http != b"200":
+            fault = Status(_HTTP.get(http, StatusCode.UNKNOWN), f"HTTP status {http.decode('latin-1')}")
+        elif http and not named.get(b"content-type", b"").startswith(b"application/grpc"):
+            kind = line(named.get(b"content-type", b"").decode("latin-1"), 80)
+            fault = Status(StatusCode.UNKNOWN, f"what answers is no gRPC (content-type {kind!r})")
+        return AnswerFields(http, named.get(b"grpc-encoding", b"identity"), status, fault)
+
+    def responded(self, stream: Stream) -> None:
         """End the call where what answers is no gRPC."""
-        head = dict(fields)
-        status = head[b":status"]
-        if b"grpc-status" in head:
-            return
-        if status != b"200":
-            code = _HTTP.get(status, StatusCode.UNKNOWN)
-            self._refuse_answer(stream, Status(code, f"HTTP status {status.decode('latin-1')}"))
-        elif not head.get(b"content-type", b"").startswith(b"application/grpc"):
-            kind = line(head.get(b"content-type", b"").decode("latin-1"), 80)
-            self._refuse_answer(stream, Status(StatusCode.UNKNOWN, f"what answers is no gRPC (content-type {kind!r})"))
+        if stream.head.fault is not None:
+            self._refuse_answer(stream, stream.head.fault)
+
+    def answered(self, stream: Stream, head: AnswerFields, body: bytes, trailers: AnswerFields) -> bool:
+        """Take the answer to a call of one message."""
+        if head.http != b"200" or head.fault is not None or head.status is not None:
+            return False
+        if trailers.http or trailers.status is None or len(body) < PREFIX_BYTES:
+            return False
+        flag, size = read_prefix(body)
+        if flag or size != len(body) - PREFIX_BYTES:
+            return False
+        listener: Listener = stream.app.listener
+        listener.answered(body[PREFIX_BYTES:])
+        listener.ended(trailers.status)
+        return True
 
     def received(self, stream: Stream, data: memoryview) -> None:
         """Read messages."""
         app: _App = stream.app
         size = len(data)
         try:
-            messages = app.reader.read(data, dict(stream.head).get(b"grpc-encoding", b"identity"))
+            messages = app.reader.read(data, stream.head.encoding)
         except CallError as error:
             self._refuse_answer(stream, error.status)
             return
@@ -119,17 +164,12 @@ class GrpcClientConnection(ClientConnection):
         for message in messages:
             app.listener.answered(message)
 
-    def finished(self, stream: Stream, trailers: list[Field]) -> None:
+    def finished(self, stream: Stream, trailers: AnswerFields | None) -> None:
         """Read how the call has ended."""
         app: _App = stream.app
-        fields = dict(trailers or stream.head)
-        code = fields.get(b"grpc-status", b"")
-        if not code.isdigit() or int(code) not in StatusCode.__members__.values():
-            status = Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")
-        elif app.reader.buffer:
+        status = (trailers or stream.head).status or _NO_STATUS
+        if app.reader.buffer and status is not _NO_STATUS:
             status = Status(StatusCode.INTERNAL, "the answer ends within a message")
-        else:
-            status = Status(int(code), line(percent_decoded(fields.get(b"grpc-message", b"")), _REASON))
         self._end_call(stream, status)
 
     def lost(self, stream: Stream) -> None:

@@ -91,8 +91,8 @@ class Counting(Connection):
         Counting.handled += 1
         super()._frame(kind, flags, number, payload)
 
-    def _whole_request(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
-        used = super()._whole_request(data, number, start, stop, end)
+    def _whole_message(self, data: bytes, number: int, start: int, stop: int, end: int) -> int:
+        used = super()._whole_message(data, number, start, stop, end)
         Counting.handled += 2 if used else 0
         return used
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from polku.http2 import frames as f
 from polku.http2.header_blocks import Field
 from polku.http2.limits import ConnectionLimits
+from polku.rpc.client import request_head
 from polku.rpc.status import Status
 from tests.rpc.peer import Ear, Server, data
 
@@ -50,6 +51,9 @@ def frames(server: Server, random: Random) -> list[bytes]:
     wire: list[bytes] = []
     for number in open_calls:
         wire.append(server.fields(number, random.choice(_HEADS[: random.choice((1, 1, 1, 5))])))
+        if random.random() < 0.3:
+            wire.append(data(number, random.randbytes(random.choice((0, 1, 30, 400)))))
+            wire.append(server.end(number, *random.choice(_TRAILERS)))
     for _ in range(_FRAMES):
         number = random.choice(open_calls)
         choice = random.random()
@@ -79,10 +83,13 @@ def frames(server: Server, random: Random) -> list[bytes]:
 async def _hear(wire: bytes, random: Random | None) -> Heard:
     server = Server(_LIMITS)
     ears: list[Ear] = []
-    for _ in range(_CALLS):
-        ear, stream = server.call()
-        ears.append(ear)
-        server.connection.send(stream, b"\0\0\0\0\1x")
+    head = request_head("here:1", "/s/Talk", tls=False)
+    for number in range(_CALLS):
+        ears.append(ear := Ear())
+        if number % 2:
+            server.connection.ask(head, b"x", ear)
+        else:
+            server.connection.post(server.connection.begin(head, ear), [b"x"])
     at = 0
     while at < len(wire) and not server.transport.is_closing:
         size = len(wire) if random is None else random.choice((1, 8, 9, 10, 37, 500, 5_000))

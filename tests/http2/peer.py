@@ -26,6 +26,7 @@ class Transport:
         self.written = bytearray()
         self.is_closing = self.is_aborted = False
         self.is_read = True
+        self.is_gone = False  # the peer has reset the connection, and nothing has told so yet
 
     def write(self, data: bytes) -> None:
         assert not self.is_closing, "written after the end"
@@ -39,6 +40,8 @@ class Transport:
 
     def write_eof(self) -> None:
         self.is_closing = True
+        if self.is_gone:
+            raise OSError(107, "Transport endpoint is not connected")
 
     def abort(self) -> None:
         self.is_closing = self.is_aborted = True

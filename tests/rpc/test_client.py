@@ -194,6 +194,15 @@ async def test_the_reason_of_a_goaway_is_that_of_the_calls(server: Server) -> No
     assert "too many connections of 10.0.0.1" in ear.status.message
 
 
+async def test_a_connection_that_the_peer_has_reset_while_it_is_closed_tells_its_calls(server: Server) -> None:
+    ear, _ = server.call()
+    server.read()
+    server.transport.is_gone = True
+    server.send(f.goaway(0, ErrorCode.NO_ERROR))
+    assert ear.status is not None
+    assert ear.status.code == StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize(
     ("wire", "code"),
     [
