@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from polku.errors import PipelineError
 from polku.external.registry import RefusedError, Registry
+from polku.security.failures import Failures
 from polku.text import said
 from polku.v1.plugin_pb2 import (
     HeartbeatRequest,
@@ -27,6 +29,7 @@ class RegistryService:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._failures = Failures()
         self._expected = f"Bearer {registry.rules.token}".encode()
 
     def handlers(self) -> Any:
@@ -68,4 +71,6 @@ class RegistryService:
         text = given if isinstance(given, bytes) else given.encode()
         if not hmac.compare_digest(text, self._expected):
             reason = "send the gateway's plugin token as metadata: authorization: Bearer TOKEN"
+            if pause := self._failures.add(context.peer().rpartition(":")[0], f"plugin registration: {reason}"):
+                await asyncio.sleep(pause)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)

@@ -71,7 +71,9 @@ class Authenticator:
         known = self._known.get(key)
         if known is not None and self.is_valid(known):
             return known
-        identity = self._by_token(authorization) if authorization else self._by_certificate(names)
+        version = self._version  # read first: the thread that reads the file changes the principals before it
+        until, account = self._by_token(authorization) if authorization else self._by_certificate(names)
+        identity = Identity(account, version, until)
         if len(self._known) >= _KNOWN:
             self._known.popitem(last=False)
         self._known[key] = identity
@@ -112,7 +114,7 @@ class Authenticator:
         self._identity = self._rejected = identity
         _LOG.info("tokens: %s was read again", self.path)
 
-    def _by_token(self, authorization: str) -> Identity:
+    def _by_token(self, authorization: str) -> tuple[float, Account]:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthenticated("is no bearer token; send 'Bearer TOKEN'")
@@ -124,16 +126,16 @@ class Authenticator:
         if self._clock() >= until:
             when = f"{known.not_after:%Y-%m-%d %H:%M} UTC"
             raise _unauthenticated(f"the token of principal {principal.name!r} ended on {when}; ask for a new one")
-        return Identity(self._account(principal), self._version, until)
+        return until, self._account(principal)
 
-    def _by_certificate(self, names: Sequence[str]) -> Identity:
+    def _by_certificate(self, names: Sequence[str]) -> tuple[float, Account]:
         principal = self._principals.by_certificate(names)
         if principal is None:
             if names and self._principals.has_certificates:
                 reason = f"there is none, and no principal has a certificate of {names[0][:100]!r}"
                 raise _unauthenticated(f"{reason}; send 'Bearer TOKEN', or have the name added to its `certificates`")
             raise _unauthenticated("there is none; send 'Bearer TOKEN'")
-        return Identity(self._account(principal), self._version)
+        return _NEVER, self._account(principal)
 
     def _account(self, principal: Principal) -> Account:
         account = self._accounts.get(principal.name)

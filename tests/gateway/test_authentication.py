@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from polku import Event, HmacVerifier, Hub, IngestContext, Pipeline, new_event
-from polku.security import authenticator
+from polku.security import authenticator, failures
 from polku.security.token_file import file_lines
 from polku.v1.gateway_pb2 import Ack, EventPayload, HealthRequest, IngestBatch, IngestEvent, RawPayload
 from polku.v1.gateway_pb2_grpc import GatewayStub
@@ -210,6 +210,19 @@ def test_a_principal_has_as_many_streams_as_it_may(gateway: Gateway, stub: Gatew
     goes_on.set()
     assert list(first) == []
     assert len(list(stub.StreamEvents(iter([IngestBatch()]), metadata=bearer("agents"), timeout=20))) == 1
+
+
+def test_refusals_wait_and_calls_of_others_on_the_connection_do_not(
+    gateway: Gateway, stub: GatewayStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("_FREE", 0), ("_FIRST_PAUSE", 1.0), ("_LONGEST_PAUSE", 1.0)):
+        monkeypatch.setattr(failures, name, seconds)
+    began = time.monotonic()
+    strangers = [stub.SendEvent.future(IngestEvent(), metadata=bearer("wrong"), timeout=20) for _ in range(20)]
+    send(stub, "agents", event=new_event("a", source="agent-1"))
+    assert not any(call.done() for call in strangers)
+    assert {call.code() for call in strangers} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert 1.0 <= time.monotonic() - began < 10
 
 
 def test_strangers_learn_whether_it_serves_and_no_names(gateway: Gateway, stub: GatewayStub) -> None:

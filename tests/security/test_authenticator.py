@@ -15,7 +15,7 @@ from polku.errors import InputError
 from polku.security.authenticator import Authenticator
 from polku.security.certificate_names import names_of, names_of_context
 from polku.security.failures import Failures
-from polku.security.token_file import file_lines
+from polku.security.token_file import Principals, file_lines
 from tests.support.clock import FakeClock
 
 AGENTS = file_lines("agents", "old", {"sources": ["agent-*"]}, date(2031, 1, 1))
@@ -86,6 +86,25 @@ def test_tokens_are_rotated_without_a_gap(path: Path) -> None:
     with pytest.raises(InputError):
         authenticator.identify("Bearer old")
     assert authenticator.identify("Bearer new").account.rights.sources == ("other",)
+
+
+def test_who_is_looked_up_while_the_file_changes_is_looked_up_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator = Authenticator(str(path))
+    by_token = Principals.by_token
+
+    def slow(principals: Principals, token: str) -> object:
+        found = by_token(principals, token)
+        monkeypatch.setattr(Principals, "by_token", by_token)
+        write(path, file_lines("agents", "new", {}, None))
+        authenticator.look()  # as the thread does that reads the file
+        return found
+
+    monkeypatch.setattr(Principals, "by_token", slow)
+    assert not authenticator.is_valid(authenticator.identify("Bearer old"))
+    with pytest.raises(InputError):
+        authenticator.identify("Bearer old")
 
 
 def test_the_last_good_file_stays(path: Path, caplog: pytest.LogCaptureFixture) -> None:
