@@ -14,6 +14,7 @@ from polku.gateway.addresses import Doors
 from polku.gateway.exposure import check_exposure, insecure_of_environment
 from polku.gateway.tls import Tls, tls_of_environment
 from polku.limits import Limits
+from polku.monitoring.address import Admin, admin_of
 from polku.plan import (
     PER_NODE,
     AckLevel,
@@ -390,15 +391,25 @@ class Hub:
         grpc_addr: str | None = None,
         http_addr: str | None = None,
         http_token: str | None = None,
+        admin_addr: str | None = None,
+        admin_token: str | None = None,
     ) -> Pipeline:
         """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
 
         The gateway's ports are only opened where `grpc_addr` and `http_addr` (`host:port`, port 0 for any) are given;
-        HTTP clients must send the `http_token`, if there is one; `security` encrypts both ports. Inside a running event
-        loop this does not wait: `async with` does, or the pipeline's first use.
+        HTTP clients must send the `http_token`, if there is one; `security` encrypts both ports. Statistics, metrics
+        and health are served at an `admin_addr` (`host:port` or `unix:path`), to who sends the `admin_token`, if there
+        is one: without it only on the loopback interface. Inside a running event loop this does not wait: `async with`
+        does, or the pipeline's first use.
         """
         runner = Runner(self.plan(runtime), self._chosen(runtime))
-        return runner.start(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token)
+        return runner.start(
+            grpc_addr=grpc_addr,
+            http_addr=http_addr,
+            http_token=http_token,
+            admin_addr=admin_addr,
+            admin_token=admin_token,
+        )
 
     def run(
         self,
@@ -407,6 +418,7 @@ class Hub:
         grpc_addr: str | None = None,
         http_addr: str | None = None,
         http_token: str | None = None,
+        admin_addr: str | None = None,
         drain: float | None = None,
     ) -> None:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
@@ -414,9 +426,10 @@ class Hub:
         The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `127.0.0.1:50051`. HTTP is open where
         there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
         there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both, and
-        `POLKU_TOKENS` names the file of principals. A drain takes `drain` seconds at most, else `POLKU_DRAIN_SECONDS`,
-        else 30. With a durable buffer it ends as soon as everything is delivered, or in the journal for destinations
-        that take nothing.
+        `POLKU_TOKENS` names the file of principals. Statistics, metrics and health are served at `admin_addr`, else
+        `POLKU_ADMIN_ADDR`, else the first free one from `127.0.0.1:50052` on; `off` closes it. A drain takes `drain`
+        seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as everything is
+        delivered, or in the journal for destinations that take nothing.
 
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.
@@ -424,7 +437,7 @@ class Hub:
         if self._tokens is None and (path := tokens_of_environment()) is not None:
             self.security(tokens=path)
         runner = Runner(self.plan(runtime), self._chosen(runtime))
-        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token, drain=drain)
+        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token, admin_addr=admin_addr, drain=drain)
 
     def __repr__(self) -> str:
         middleware = [m.name for stage in self._stages for m in stage.middleware]
@@ -453,10 +466,17 @@ class Runner:
         return self._pipeline
 
     def start(
-        self, *, grpc_addr: str | None = None, http_addr: str | None = None, http_token: str | None = None
+        self,
+        *,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+        admin_addr: str | None = None,
+        admin_token: str | None = None,
     ) -> Pipeline:
-        """Start, and return the running pipeline."""
+        """Start, and return the running pipeline; see `Hub.start`."""
         plan = self.plan
+        admin = admin_of(admin_addr, admin_token) if admin_addr is not None else None
         return self.open(
             Doors(
                 grpc_addr,
@@ -466,15 +486,16 @@ class Runner:
                 tokens=plan.tokens,
                 stamp=plan.stamp,
                 require=plan.require_security,
-            )
+            ),
+            admin=admin,
         )
 
-    def open(self, doors: Doors, *, wait: bool = True) -> Pipeline:
+    def open(self, doors: Doors, *, admin: Admin | None = None, wait: bool = True) -> Pipeline:
         """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
         check_exposure(doors)
-        self._pipeline = Pipeline(self.plan, self.runtime, doors, wait=wait)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, admin=admin, wait=wait)
         return self._pipeline
 
     def run(
@@ -483,6 +504,7 @@ class Runner:
         grpc_addr: str | None = None,
         http_addr: str | None = None,
         http_token: str | None = None,
+        admin_addr: str | None = None,
         drain: float | None = None,
     ) -> None:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
@@ -499,6 +521,9 @@ class Runner:
                 stamp=self.plan.stamp,
                 require=self.plan.require_security,
                 insecure=insecure_of_environment(),
+            ),
+            admin=admin_of(
+                admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
             ),
             drain=drain,
         )

@@ -17,6 +17,8 @@ from polku.runtime.report import StopReport
 from polku.sender import Sender
 
 if TYPE_CHECKING:
+    from polku.monitoring.address import Admin
+    from polku.monitoring.admin import AdminServer
     from polku.monitoring.statistics import PipelineStatistics
 
 
@@ -27,10 +29,15 @@ class Pipeline:
     `async with` and by the first use.
     """
 
-    def __init__(self, plan: Plan, runtime: str, doors: Doors, *, wait: bool = True) -> None:
+    def __init__(
+        self, plan: Plan, runtime: str, doors: Doors, *, admin: Admin | None = None, wait: bool = True
+    ) -> None:
         self.plan = plan
         self._runtime = _make_runtime(plan, runtime, doors)
-        self._ready = loop_thread.submit(self._runtime.start())
+        self._admin = admin
+        self._admin_server: AdminServer | None = None
+        self._admin_address: str | None = None
+        self._ready = loop_thread.submit(self._start())
         self._stopping: concurrent.futures.Future[StopReport] | None = None
         if wait and not _inside_event_loop():
             self.wait_ready()
@@ -60,6 +67,12 @@ class Pipeline:
         """The `host:port` on which the gateway is open for HTTP, or None where it is not."""
         self._ready.result()
         return self._runtime.addresses.http
+
+    @property
+    def admin_address(self) -> str | None:
+        """The `host:port`, or `unix:path`, of statistics, metrics and health, or None where it is not open."""
+        self._ready.result()
+        return self._admin_address
 
     def sender(self) -> Sender:
         """Return a handle for sending events; on Ray it can be pickled into any task or actor."""
@@ -127,8 +140,29 @@ class Pipeline:
 
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
         if self._stopping is None:
-            self._stopping = loop_thread.submit(self._runtime.stop(timeout))
+            self._stopping = loop_thread.submit(self._stop_all(timeout))
         return self._stopping
+
+    async def _start(self) -> None:
+        await self._runtime.start()
+        if self._admin is None:
+            return
+        from polku.monitoring.admin import AdminServer
+
+        self._admin_server = AdminServer(self._admin, self._runtime.statistics, self._runtime.health)
+        try:
+            self._admin_address = await self._admin_server.start()
+        except BaseException:
+            await self._runtime.stop(0.0)
+            raise
+
+    async def _stop_all(self, timeout: float) -> StopReport:
+        """Drain; the admin address shows how that goes."""
+        try:
+            return await self._runtime.stop(timeout)
+        finally:
+            if self._admin_server is not None:
+                await self._admin_server.close()
 
 
 def _make_runtime(plan: Plan, name: str, doors: Doors) -> Runtime:

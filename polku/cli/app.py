@@ -20,6 +20,7 @@ from polku.cli.serve import log, serve_environment
 from polku.cli.settings import (
     RUNTIMES,
     check_address,
+    check_admin_address,
     check_lanes,
     describe_settings,
     read_settings,
@@ -112,6 +113,9 @@ def run(
     runtime: Runtime = None,
     grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
+    admin_addr: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT|off", help="Serve statistics, metrics and health there.")
+    ] = None,
     chain: Chain = False,
     lanes: Lanes = None,
     tls_cert: TlsCert = None,
@@ -157,7 +161,15 @@ def run(
     if tokens is not None:
         hub.security(tokens=tokens)
     seconds = check_seconds("--drain", drain) if drain is not None else settings.drain_seconds
-    hub.run(runtime=runtime, grpc_addr=address, http_addr=http, http_token=settings.http_token, drain=seconds)
+    admin = check_admin_address("--admin-addr", admin_addr) if admin_addr is not None else None
+    hub.run(
+        runtime=runtime,
+        grpc_addr=address,
+        http_addr=http,
+        http_token=settings.http_token,
+        admin_addr=admin,
+        drain=seconds,
+    )
 
 
 @app.command()

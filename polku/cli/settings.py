@@ -45,6 +45,13 @@ class Settings:
     insecure: bool = _setting(
         False, "`1` says that an address that others reach without TLS and authentication is meant so"
     )
+    admin_addr: str = _setting(
+        "127.0.0.1:50052",
+        "address of statistics, metrics and health; unless it is set, the next free port where that is taken; `off`",
+    )
+    admin_token: str | None = _setting(
+        None, "the bearer token that its readers must send; needed where it is not of this machine alone", secret=True
+    )
     tls_cert: str | None = _setting(
         None, "PEM file of the server's certificate and chain; the ports are plain without it"
     )
@@ -132,6 +139,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         http_token=read_secret("http_token"),
         tokens=read("tokens", _path, None),
         insecure=read("insecure", _switch, False),
+        admin_addr=read("admin_addr", check_admin_address, default.admin_addr),
+        admin_token=read_secret("admin_token"),
         tls_cert=read("tls_cert", _path, None),
         tls_key=read("tls_key", _path, None),
         tls_client_ca=read("tls_client_ca", _path, None),
@@ -168,6 +177,11 @@ def check_address(name: str, text: str) -> str:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise SettingError(name, text, "write HOST:PORT, with a port from 0 (any free one) to 65535")
     return text
+
+
+def check_admin_address(name: str, text: str) -> str:
+    """Return a `host:port` or `unix:` address, or `off`; raises `SettingError`."""
+    return text if text == "off" else check_address(name, text)
 
 
 def check_token(name: str, text: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
     from polku.gateway.addresses import Doors
     from polku.hub import Runner
+    from polku.monitoring.address import Admin
     from polku.pipeline import Pipeline
 
 DRAIN_SECONDS = 30.0
@@ -31,7 +32,7 @@ _LOST_SECONDS = 0.5
 _LOOKS = 10  # health is asked at each tenth look
 
 
-def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
+def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: float | None = None) -> None:
     """Start, say on standard error which addresses are open, wait for SIGINT, SIGTERM or SIGHUP, drain, and report.
 
     A drain takes `drain` seconds at most, or as many as the environment's `POLKU_DRAIN_SECONDS` says, or 30. A second
@@ -57,7 +58,7 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
         listen(signal.SIGHUP)
     if runner.runtime != "ray":  # a start of Ray can take long: one SIGINT or SIGTERM ends it
         listen(signal.SIGINT, signal.SIGTERM)
-    pipeline = runner.open(doors, wait=False)
+    pipeline = runner.open(doors, admin=admin, wait=False)
     listen(signal.SIGINT, signal.SIGTERM)  # again: ray.init puts its own handlers in
     if pipeline.notice:
         say(f"polku: {pipeline.notice}")
@@ -67,7 +68,8 @@ def serve(runner: Runner, doors: Doors, *, drain: float | None = None) -> None:
         favour_journal(runner.plan.buffer)
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     tls = "TLS, " if doors.tls is not None else ""
-    say(f"polku: ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime})")
+    seen = f", admin on {pipeline.admin_address}" if pipeline.admin_address else ""
+    say(f"polku: ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime}){seen}")
     if not doors.insecure and (text := exposure(doors)):
         say(f"polku: warning: {text}")
     _watch(pipeline, stop)

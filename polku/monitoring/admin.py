@@ -1,0 +1,165 @@
+"""The admin address: statistics, metrics and health of a pipeline, for those who run it.
+
+It is open on the loopback interface unless somebody asks for more, and then only with a token. Web pages of strangers
+cannot read it: a request whose `Host` is another name (DNS rebinding), or whose `Origin` is another page, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from polku.errors import PolkuError, SettingError
+from polku.health import Health
+from polku.monitoring.address import Admin, is_loopback
+from polku.monitoring.http1 import LIMIT, Request, Response, Server
+from polku.text import said
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PipelineStatistics
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 50  # ports from the default one on
+_JSON = "application/json"
+_OPEN = ("/health/live", "/health/ready")  # told to everybody who can connect: yes or no
+_INDEX = "polku admin address: /statistics /metrics /health /health/live /health/ready\n"
+
+
+class AdminServer:
+    """Serve a pipeline's statistics, metrics and health."""
+
+    def __init__(
+        self,
+        admin: Admin,
+        statistics: Callable[[], Awaitable[PipelineStatistics]],
+        health: Callable[[], Awaitable[Health]],
+    ) -> None:
+        self._admin = admin
+        self._statistics = statistics
+        self._health = health
+        self._http = Server(self._answer)
+        self._server: asyncio.Server | None = None
+        self._token = (admin.token or "").encode()
+
+    async def start(self) -> str | None:
+        """Open the address and return it as bound; None where every port that was tried is taken.
+
+        Raises `SettingError` where an address that was chosen cannot be had.
+        """
+        address = self._admin.address
+        if address.startswith("unix:"):
+            path = address.removeprefix("unix:").removeprefix("//")
+            try:
+                self._server = await _start_unix(self._http, path)
+            except OSError as error:
+                raise SettingError("admin_addr", address, f"cannot be opened ({error.strerror or error})") from None
+            return address
+        host, _, port = address.rpartition(":")
+        for number in range(int(port), int(port) + (_TRIES if self._admin.searches else 1)):
+            try:
+                self._server = await asyncio.start_server(self._http.serve, host.strip("[]"), number, limit=LIMIT)
+            except (OSError, OverflowError) as error:
+                fault = str(getattr(error, "strerror", "") or error)
+            else:
+                return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+        if not self._admin.searches:
+            raise SettingError("admin_addr", address, f"cannot be opened ({fault}); is the port in use?")
+        _LOG.warning("the admin address cannot be opened from %s on (%s); the pipeline runs without it", address, fault)
+        return None
+
+    async def close(self) -> None:
+        """Close the port and the connections."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            self._http.close()
+            if self._admin.address.startswith("unix:"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self._admin.address.removeprefix("unix:").removeprefix("//"))
+
+    async def _answer(self, request: Request) -> Response:
+        if not self._is_meant(request):
+            return Response(403, b"Host or Origin is not of this address\n")
+        if request.path not in _OPEN and not self._is_authorized(request):
+            return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
+        match request.path:
+            case "/":
+                return Response(200, _INDEX.encode())
+            case "/health/live":
+                return Response(200, b"live\n")
+            case "/health/ready":
+                health = await self._health()
+                return Response(200, b"ready\n") if health.ready else Response(503, b"not ready\n")
+            case "/health":
+                return self._report(await self._health(), strict="strict" in request.query.split("&"))
+            case "/statistics":
+                return await self._told(self._show_statistics())
+            case "/metrics":
+                return await self._told(self._show_metrics(request.headers.get("accept", "")))
+            case _:
+                return Response(404, _INDEX.encode())
+
+    async def _told(self, answer: Awaitable[Response]) -> Response:
+        try:
+            return await answer
+        except PolkuError as error:  # the supervisor is away, or the pipeline has stopped
+            return Response(503, f"{said(error)}\n".encode())
+
+    async def _show_statistics(self) -> Response:
+        return Response(200, json.dumps((await self._statistics()).to_json()).encode() + b"\n", _JSON)
+
+    async def _show_metrics(self, accept: str) -> Response:
+        tree = await self._statistics()
+        from polku.monitoring.exposition import write_metrics
+
+        body, content_type = write_metrics(tree, accept)
+        return Response(200, body, content_type)
+
+    def _report(self, health: Health, *, strict: bool) -> Response:
+        parts = {name: {"healthy": healthy, "message": text} for name, (healthy, text) in health.components.items()}
+        told = {"healthy": health.healthy, "ready": health.ready, "not_ready": health.not_ready, "components": parts}
+        well = health.healthy if strict else health.ready
+        return Response(200 if well else 503, json.dumps(told).encode() + b"\n", _JSON)
+
+    def _is_meant(self, request: Request) -> bool:
+        """Return whether a request is for this address, and from no page of another one."""
+        host = request.headers.get("host", "")
+        origin = request.headers.get("origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            return False
+        if self._token or self._admin.address.startswith("unix:"):
+            return True  # a page that does not know the token learns nothing; no page reaches a Unix socket
+        return is_loopback(_name_of(host))
+
+    def _is_authorized(self, request: Request) -> bool:
+        if not self._token:
+            return True
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        sent = given.strip().encode("utf-8", "surrogateescape")
+        return scheme.lower() == "bearer" and hmac.compare_digest(sent, self._token)
+
+
+async def _start_unix(http: Server, path: str) -> asyncio.Server:
+    """Open a Unix socket that only this user reaches."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)  # of an earlier process
+    before = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(http.serve, path, limit=LIMIT)
+    finally:
+        os.umask(before)
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a `Host` header, without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

@@ -1,0 +1,157 @@
+"""A small HTTP/1.1 server for a few readers: GET and HEAD, whole answers, bounded in time, size and connections.
+
+aiohttp would cost a gateway that serves gRPC alone 12 MB and a quarter of a second; this costs nothing until somebody
+asks. It is for the admin address, not for the public: see `polku.gateway.http` for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from polku.log import RepeatedLog
+from polku.text import line
+from polku.usercode import is_ours
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_HEAD = 16 * 1024
+_HEAD_SECONDS = 10.0  # for a whole request
+_IDLE_SECONDS = 75.0  # between two: more than the minute that scrapers may wait
+_WRITE_SECONDS = 30.0
+_CONNECTIONS = 64
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Request(NamedTuple):
+    """A request: `path` without its query, `query` as it was written, `headers` by their names in small letters."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+
+
+class Response(NamedTuple):
+    """An answer; `headers` come on top of those that every answer has."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = {}
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _BadRequestError(Exception):
+    pass
+
+
+class Server:
+    """Answer requests with a handler, which may raise anything: that is answered with 500."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until its client, or its time, is at an end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if len(self._connections) > _CONNECTIONS:
+                await _write(writer, Response(503, b"too many connections\n"), head=False, keep=False)
+            else:
+                await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the client is gone, or too slow
+        except asyncio.CancelledError:
+            pass  # the server closes: this task is nobody else's
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    def close(self) -> None:
+        """End all connections."""
+        for connection in self._connections:
+            connection.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        keep = True
+        while keep:
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    first = await reader.readexactly(1)
+                async with asyncio.timeout(_HEAD_SECONDS):
+                    head = first + await reader.readuntil(b"\r\n\r\n")
+                request = _parse(head)
+            except (asyncio.LimitOverrunError, _BadRequestError) as error:
+                await _write(writer, Response(400, f"{line(error)}\n".encode()), head=False, keep=False)
+                return
+            keep = request.headers.get("connection", "").lower() != "close"
+            if "content-length" in request.headers or "transfer-encoding" in request.headers:
+                keep = False  # its body is not read
+            await _write(writer, await self._answer(request), head=request.method == "HEAD", keep=keep)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, b"there are GET and HEAD\n", headers={"Allow": "GET, HEAD"})
+        try:
+            return await self._handler(request)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _REPEATED.exception("failed", "admin address: %s failed", line(request.path))
+            return Response(500, f"{type(error).__name__}\n".encode())
+
+
+async def _write(writer: asyncio.StreamWriter, response: Response, *, head: bool, keep: bool) -> None:
+    fields = {
+        "Content-Type": response.content_type,
+        "Content-Length": str(len(response.body)),
+        **_HEADERS,
+        **response.headers,
+        "Connection": "keep-alive" if keep else "close",
+    }
+    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else response.body))
+    async with asyncio.timeout(_WRITE_SECONDS):
+        await writer.drain()
+
+
+def _parse(head: bytes) -> Request:
+    """Return the request of a head that ends in an empty line; raises `_BadRequestError`."""
+    first, *lines = head[:-4].decode("latin-1").split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3 or words[2] not in ("HTTP/1.1", "HTTP/1.0") or not words[1].startswith("/"):
+        raise _BadRequestError("this is no request of HTTP/1.1")
+    headers: dict[str, str] = {}
+    for text in lines:
+        name, colon, value = text.partition(":")
+        key = name.lower()
+        if not colon or not name or name != name.strip() or "\n" in text or "\r" in text or "\0" in text:
+            raise _BadRequestError("a header is malformed")
+        if key in headers and key in ("host", "content-length", "authorization", "origin"):
+            raise _BadRequestError(f"there are two headers {key}")
+        headers[key] = value.strip()
+    if words[2] == "HTTP/1.0":
+        headers.setdefault("connection", "close")
+    elif "host" not in headers:
+        raise _BadRequestError("the header Host is missing")
+    path, _, query = words[1].partition("?")
+    return Request(words[0], unquote(path), query, headers)
+
+
+LIMIT = _HEAD
+"""The bytes that a request may have."""

@@ -1,0 +1,227 @@
+"""Read the values of metrics from the statistics of a pipeline, each with its labels."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from polku.histogram import Distribution
+from polku.monitoring.statistics import (
+    BufferStatistics,
+    EmitterStatistics,
+    IngestStatistics,
+    LaneStatistics,
+    OutletStatistics,
+    PipelineStatistics,
+    StageStatistics,
+)
+
+Value = float | Distribution
+
+
+class Sample(NamedTuple):
+    """One value of a metric; `labels` are those of the table, in its order."""
+
+    labels: tuple[str, ...]
+    value: Value
+
+
+Read = Callable[[PipelineStatistics], Iterable[Sample]]
+
+
+class Component(NamedTuple):
+    """A part with its labels: `statistics` is one of the tree."""
+
+    pipeline: str
+    lane: str
+    component: str
+    kind: str
+    type: str
+    statistics: Any
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The values of `COMPONENT`."""
+        return self[:5]
+
+
+PIPELINE = ("pipeline",)
+COMPONENT = ("pipeline", "lane", "component", "kind", "type")
+LANE = ("pipeline", "lane")
+EMITTER = ("pipeline", "lane", "emitter")
+PART = ("pipeline", "component")
+LETTERS = ("pipeline", "lane", "component", "emitter", "code")
+CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
+
+
+def components(tree: PipelineStatistics) -> Iterator[Component]:
+    """Yield every part of a pipeline."""
+    for lane in tree.lanes:
+        yield from _components_of(tree.pipeline, lane)
+    for name, stage in tree.shared.items():
+        yield Component(tree.pipeline, "", name, "stage", stage.type, stage)
+
+
+def _components_of(pipeline: str, lane: LaneStatistics) -> Iterator[Component]:
+    if lane.ingest is not None:
+        yield Component(pipeline, lane.name, "ingest", "ingest", "gateway", lane.ingest)
+        for name, source in lane.ingest.sources.items():
+            yield Component(pipeline, lane.name, f"source:{name}", "source", source.type, source)
+        for name, plugin in lane.ingest.plugins.items():
+            yield Component(pipeline, lane.name, f"ingestor:{name}", "plugin", "ingestor", plugin)
+    for name, stage in lane.stages.items():
+        yield Component(pipeline, lane.name, name, "stage", stage.type, stage)
+    if lane.buffer is not None:
+        kind = "ring" if lane.buffer.journal is None else "journal"
+        yield Component(pipeline, lane.name, "buffer", "buffer", kind, lane.buffer)
+    for name, emitter in lane.emitters.items():
+        yield Component(pipeline, lane.name, f"emitter:{name}", "emitter", emitter.type, emitter)
+
+
+def of_parts(readers: Mapping[type, Callable[[Any], float | Distribution]]) -> Read:
+    """Read a value from each part that has one, by the type of its statistics."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for one in components(tree):
+            reader = readers.get(type(one.statistics))
+            if reader is not None:
+                yield Sample(one.labels, reader(one.statistics))
+
+    return read
+
+
+def of_kind(kind: str, reader: Callable[[Any], float]) -> Read:
+    """Read a value from each part of a kind."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        return (Sample(one.labels, reader(one.statistics)) for one in components(tree) if one.kind == kind)
+
+    return read
+
+
+def of_outlets(reader: Callable[[OutletStatistics], float | Distribution]) -> Read:
+    """Read a value from each outlet."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for lane in tree.lanes:
+            for name, outlet in lane.buffer.outlets.items() if lane.buffer is not None else ():
+                yield Sample((tree.pipeline, lane.name, name), reader(outlet))
+
+    return read
+
+
+def of_emitters(reader: Callable[[EmitterStatistics], float]) -> Read:
+    """Read a value from each emitter."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for lane in tree.lanes:
+            for name, emitter in lane.emitters.items():
+                yield Sample((tree.pipeline, lane.name, name), reader(emitter))
+
+    return read
+
+
+def of_journals(reader: Callable[[Any], float]) -> Read:
+    """Read a value from each journal."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for lane in tree.lanes:
+            if lane.buffer is not None and lane.buffer.journal is not None:
+                yield Sample((tree.pipeline, lane.name), reader(lane.buffer.journal))
+
+    return read
+
+
+def of_pipeline(reader: Callable[[PipelineStatistics], float]) -> Read:
+    """Read a value of the whole pipeline."""
+    return lambda tree: [Sample((tree.pipeline,), reader(tree))]
+
+
+def sent_bytes(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the bytes that have left for each emitter."""
+    for lane in tree.lanes:
+        for name, outlet in lane.buffer.outlets.items() if lane.buffer is not None else ():
+            kind = lane.emitters[name].type if name in lane.emitters else ""
+            yield Sample((tree.pipeline, lane.name, f"emitter:{name}", "emitter", kind), outlet.sent_bytes)
+
+
+def errors(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the events on which middleware, or a delivery, failed."""
+    for one in components(tree):
+        if isinstance(one.statistics, StageStatistics):
+            yield Sample((*one.labels, "middleware_failed", "processing"), one.statistics.dead)
+        elif isinstance(one.statistics, EmitterStatistics):
+            yield Sample((*one.labels, "delivery_failed", "sending"), one.statistics.failed)
+
+
+def discarded(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the events that were discarded, by reason."""
+    for one in components(tree):
+        if isinstance(one.statistics, StageStatistics):
+            for reason, count in one.statistics.discarded.items():
+                yield Sample((*one.labels, "true", reason), count)
+        elif isinstance(one.statistics, BufferStatistics):
+            yield Sample((*one.labels, "false", "buffer_full"), one.statistics.overflowed)
+
+
+def refused(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the events that were refused, by code."""
+    for one in components(tree):
+        if isinstance(one.statistics, IngestStatistics):
+            for code, count in one.statistics.refused.items():
+                yield Sample((tree.pipeline, one.lane, str(code)), count)
+
+
+def dead_letters(attribute: str) -> Read:
+    """Read a count of dead letters."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for one in tree.dead_letters:
+            labels = (tree.pipeline, one.lane, one.part, one.emitter, one.code)
+            yield Sample(labels, getattr(one, attribute))
+
+    return read
+
+
+def of_processes(attribute: str) -> Read:
+    """Read a value from each process."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for name, process in tree.processes.items():
+            yield Sample((tree.pipeline, name), float(getattr(process, attribute)))
+
+    return read
+
+
+def health_of_parts(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield whether each part is well."""
+    for name, part in tree.parts.items():
+        yield Sample((tree.pipeline, name), float(part.healthy))
+
+
+def build_info(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield what runs here."""
+    yield Sample((tree.pipeline, tree.version, platform.python_version(), tree.runtime), 1.0)
+
+
+RECEIVED = {
+    IngestStatistics: lambda one: one.received,
+    StageStatistics: lambda one: one.received,
+    BufferStatistics: lambda one: one.received,
+    EmitterStatistics: lambda one: one.confirmed + one.failed,
+}
+SENT = {
+    IngestStatistics: lambda one: one.accepted,
+    StageStatistics: lambda one: one.sent,
+    EmitterStatistics: lambda one: one.confirmed,
+}
+RECEIVED_BYTES = {
+    IngestStatistics: lambda one: one.received_bytes,
+    BufferStatistics: lambda one: one.received_bytes,
+}
+
+
+def of_buffers(reader: Callable[[BufferStatistics], float]) -> Read:
+    """Read a value from each buffer."""
+    return of_parts({BufferStatistics: reader})
