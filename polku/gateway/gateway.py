@@ -14,13 +14,13 @@ from polku.gateway.grpc_server import choose
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
-from polku.security.authenticator import Authenticator
 
 if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
+    from polku.security.authenticator import Authenticator
 
 
 class Security(NamedTuple):
@@ -106,6 +106,8 @@ class Gateway:
     def _authenticator(self, doors: Doors) -> Authenticator | None:
         if doors.tokens is None or (doors.grpc_addr is None and doors.http_addr is None):
             return None
+        from polku.security.authenticator import Authenticator
+
         authenticator = Authenticator(doors.tokens, stamp=doors.stamp)
         self._tasks.keep_alive("tokens", authenticator.watch)
         return authenticator

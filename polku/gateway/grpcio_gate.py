@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -12,8 +12,10 @@ import grpc.aio
 from polku.errors import InputError
 from polku.gateway.grpc_status import status_of
 from polku.rpc.status import StatusCode
-from polku.security.authenticator import Authenticator, Identity
 from polku.security.certificate_names import names_of_context
+
+if TYPE_CHECKING:
+    from polku.security.authenticator import Authenticator, Identity
 
 _OPEN = ("/grpc.health.v1.Health/", "/polku.v1.PluginRegistry/")  # plugins have a token of their own
 

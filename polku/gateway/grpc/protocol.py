@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.codes import Code
 from polku.errors import InputError
@@ -27,11 +27,13 @@ from polku.http2.stream import Stream
 from polku.log import RepeatedLog
 from polku.rpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
 from polku.rpc.status import CallError, Status, StatusCode
-from polku.security.account import Account
-from polku.security.authenticator import Authenticator, Identity
 from polku.security.certificate_names import names_of
 from polku.text import named
 from polku.usercode import is_ours
+
+if TYPE_CHECKING:
+    from polku.security.account import Account
+    from polku.security.authenticator import Authenticator, Identity
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together

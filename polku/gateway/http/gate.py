@@ -10,7 +10,6 @@ from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.http.refusal import RequestError
 from polku.security.account import Account
-from polku.security.authenticator import Authenticator
 from polku.security.certificate_names import names_of
 from polku.security.failures import Failures
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from polku.gateway.http.connections import Connection
+    from polku.security.authenticator import Authenticator
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="polku"'}
 _WRONG = "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'"

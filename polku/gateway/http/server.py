@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -31,10 +31,12 @@ from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health
 from polku.log import RepeatedLog
-from polku.security.authenticator import Authenticator
 from polku.text import line
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
+
+if TYPE_CHECKING:
+    from polku.security.authenticator import Authenticator
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
