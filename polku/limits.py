@@ -26,7 +26,9 @@ class Limits:
     are open HTTP connections, `grpc_connections` those to the gRPC port (either takes three eighths of the process's
     descriptors at most), and `address_connections` those that one address may have to a port; where a port is full, the
     one that is idle longest makes room; `read_seconds` is the time that an HTTP client may take to send its headers,
-    and again for its body.
+    and again for its body; after
+    `connection_age_seconds` a gRPC connection is asked to end, so that clients find gateways that were added since
+    (0: never).
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -49,6 +51,7 @@ class Limits:
     grpc_connections: int = 10_000
     address_connections: int = 1_000
     read_seconds: int = 30
+    connection_age_seconds: int = 0
 
     safe_event_bytes: int = field(init=False, repr=False, compare=False)
     """The largest event that cannot break a limit on its texts, so that nobody needs to look at them."""
@@ -56,8 +59,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (each.name for each in fields(self) if each.init):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise PlanError(f"{name}={value!r} must be a whole number of at least 1", where="Limits")
+            least = 0 if name == "connection_age_seconds" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise PlanError(f"{name}={value!r} must be a whole number of at least {least}", where="Limits")
         texts = (self.id_bytes, self.source_bytes, self.event_type_bytes, self.cluster_bytes, self.route_bytes)
         # On the wire an entry of the metadata takes five bytes at least (two tags, two lengths, and a key that tells it
         # from the others), and one of `route_to` two.

@@ -197,7 +197,10 @@ def _retry_metadata(status: Status) -> tuple[tuple[str, str | bytes], ...]:
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
     calls = min(limits.connection_calls, _CALLS)
+    age = limits.connection_age_seconds
+    lifetime = [("grpc.max_connection_age_ms", age * 1_000), ("grpc.max_connection_age_grace_ms", 30_000)]
     return [
+        *(lifetime if age else []),
         ("grpc.so_reuseport", int(shared)),
         # What is over our limit but under this cap is refused by name; over the cap gRPC ends the call.
         ("grpc.max_receive_message_length", 4 * limits.message_bytes + 65536),

@@ -47,6 +47,9 @@ class Application:
     def drained(self, stream: Stream) -> None:
         """All that waited for a window has been sent."""
 
+    def retiring(self, reason: str) -> None:
+        """The connection ends for its age: streams that would not end by themselves should."""
+
     def reading_done(self) -> None:
         """All that one read brought was handed on."""
 

@@ -9,12 +9,16 @@ consumed. Our DATA waits in its stream while there is no window, or while the so
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 
 from polku.http2 import frames as f
 from polku.http2.endpoint import Endpoint
 from polku.http2.frames import ErrorCode, PeerError
 from polku.http2.limits import ConnectionLimits
+
+_LAST_CALLS_SECONDS = 1.0  # for calls that were on their way when the peer was asked to open no more
+_TOO_OLD = "the connection has reached its age"
 
 
 class Connection(Endpoint):
@@ -24,6 +28,8 @@ class Connection(Endpoint):
         super().__init__(limits)
         self._began = self._touched
         self._is_negotiated = True
+        self._age = limits.age_seconds * random.uniform(0.9, 1.1)
+        self._retired: float | None = None  # when the peer was asked to leave for its age
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the client's preface: one of another protocol can still be told so."""
@@ -128,5 +134,18 @@ class Connection(Endpoint):
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, f"a header block takes more than {limits.header_seconds:g} s")
         elif not self.open_streams and limits.idle_seconds and now - self._touched > limits.idle_seconds:
             self.refuse_new()
+        elif self._age and now - self._began > self._age:
+            self._retire(now)
         else:
             self._ask_if_silent(now)
+
+    def _retire(self, now: float) -> None:
+        """Ask the peer to go on with another connection, and end this one (section 6.8)."""
+        if self._retired is None:
+            self._retired = now
+            self.drain()
+        elif now - self._retired > self.limits.age_grace_seconds:
+            self.fail(ErrorCode.NO_ERROR, f"{_TOO_OLD}; it had {self.limits.age_grace_seconds:g} s to end its calls")
+        elif not self._draining and now - self._retired > _LAST_CALLS_SECONDS:
+            self.refuse_new()
+            self.retiring(f"{_TOO_OLD}; open another one")

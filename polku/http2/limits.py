@@ -59,3 +59,7 @@ class ConnectionLimits:
     """From the last write of a connection that is being closed until it is cut off."""
     idle_seconds: float = 0.0
     """Without any stream until the connection is closed; 0: never."""
+    age_seconds: float = 0.0
+    """Until a connection is asked to end, give or take a tenth: not all come back at once; 0: never."""
+    age_grace_seconds: float = 30.0
+    """From then until it is closed, however its streams are."""

@@ -58,6 +58,9 @@ class _Streaming:
     def drained(self) -> None:
         """Nothing waits for it."""
 
+    def leave(self, reason: str) -> None:
+        """It ends with its connection."""
+
     def lost(self) -> None:
         self._task.cancel()
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from polku import Batch, Event, GrpcEmitter, Hub, Limits, Pipeline, RetryableError
 from polku.clock import SystemClock
 from polku.emit.grpc.client import GrpcClient
+from polku.gateway.grpc import server
+from polku.gateway.grpc.server import connection_limits
+from polku.http2 import connection
+from polku.v1 import gateway_pb2_grpc
+from polku.v1.gateway_pb2 import EventPayload, IngestBatch
 from tests.support.recorder import Recorder
 
 
@@ -76,6 +85,44 @@ async def test_a_gateway_that_drains_and_another_in_its_place_lose_nothing_and_k
     assert set(sent) <= set(delivered)
     assert delivered == sorted(delivered)
     assert len(delivered) - len(set(delivered)) <= 2, "a batch came twice whose Ack was sent"
+
+
+async def test_a_connection_that_reaches_its_age_is_changed_for_another_and_no_batch_fails(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(connection_limits(Limits()), age_seconds=0.15)
+    monkeypatch.setattr(server, "connection_limits", lambda _: limits)
+    monkeypatch.setattr(server, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "_LAST_CALLS_SECONDS", 0.03)
+    sent = 0
+    async with open_pipeline(recorder) as pipeline:
+        running = GrpcEmitter(str(pipeline.address)).build(SystemClock())
+        async with asyncio.timeout(20):
+            while running.statistics().reconnects < 3:
+                assert await running.emit(batch(f"{sent:06d}")) == []
+                sent += 1
+                await asyncio.sleep(0.001)
+        await running.close()
+    assert [event.id for event in recorder.events()] == [f"{number:06d}" for number in range(sent)]
+
+
+async def test_a_stream_on_a_connection_of_its_age_ends_behind_its_acks(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(connection_limits(Limits()), age_seconds=0.15)
+    monkeypatch.setattr(server, "connection_limits", lambda _: limits)
+    monkeypatch.setattr(server, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "_LAST_CALLS_SECONDS", 0.03)
+    async with open_pipeline(recorder) as pipeline, grpc.aio.insecure_channel(str(pipeline.address)) as channel:
+        stub: Any = gateway_pb2_grpc.GatewayStub(channel)
+        call = stub.StreamEvents()
+        events = EventPayload(events=[Event(id="a", event_type="t")])
+        await call.write(IngestBatch(source="s", events=events))
+        assert list((await call.read()).event_ids) == ["a"]
+        with pytest.raises(grpc.aio.AioRpcError, match="reached its age"):
+            async with asyncio.timeout(10):
+                await call.read()
+    assert [event.id for event in recorder.events()] == ["a"]
 
 
 async def confirmed(running: GrpcClient, events: Batch) -> None:

@@ -135,6 +135,9 @@ class _Answering:
     def drained(self) -> None:
         """Nothing waits for it."""
 
+    def leave(self, reason: str) -> None:
+        """It ends with its connection."""
+
     def lost(self) -> None:
         """Nothing is kept."""
 

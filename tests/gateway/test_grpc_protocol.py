@@ -39,6 +39,9 @@ class Held:
     def drained(self) -> None:
         pass
 
+    def leave(self, reason: str) -> None:
+        pass
+
     def lost(self) -> None:
         pass
 

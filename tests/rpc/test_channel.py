@@ -36,6 +36,9 @@ class _Echo:
 
     def drained(self) -> None: ...
 
+    def leave(self, reason: str) -> None:
+        """It ends with its connection."""
+
     def lost(self) -> None: ...
 
 

@@ -53,6 +53,10 @@ class StreamHandler(Protocol):
         """All that was sent has left."""
         ...
 
+    def leave(self, reason: str) -> None:
+        """The connection is about to end: take no more, and end the call when what was taken is answered."""
+        ...
+
     def lost(self) -> None:
         """The client has left."""
         ...

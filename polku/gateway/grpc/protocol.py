@@ -261,6 +261,13 @@ class GrpcConnection(Connection):
         if isinstance(app, StreamCall) and app.handler is not None:
             app.handler.drained()
 
+    def retiring(self, reason: str) -> None:
+        """Let streams end: what has come is answered."""
+        for stream in list(self.streams.values()):
+            app = stream.app
+            if isinstance(app, StreamCall) and app.handler is not None:
+                app.handler.leave(reason)
+
     def check_times(self, now: float) -> None:
         """End calls whose message does not come to its end, though the client may send it."""
         self._was_heard |= self.is_unread

@@ -52,6 +52,7 @@ def connection_limits(limits: Limits) -> ConnectionLimits:
         address_unfinished=2 * unfinished,
         port_unfinished=8 * unfinished,
         idle_seconds=_IDLE_SECONDS,
+        age_seconds=limits.connection_age_seconds,
     )
 
 

@@ -97,6 +97,9 @@ class _Watch:
     def drained(self) -> None:
         """Nothing waits for it."""
 
+    def leave(self, reason: str) -> None:
+        self._call.finish(Status(StatusCode.UNAVAILABLE, reason))
+
     def lost(self) -> None:
         self._service.forget(self)
 
@@ -192,6 +195,9 @@ class _Reflecting:
 
     def drained(self) -> None:
         """Nothing waits for it."""
+
+    def leave(self, reason: str) -> None:
+        self._call.finish(Status(StatusCode.UNAVAILABLE, reason))
 
     def lost(self) -> None:
         """Nothing is kept of it."""

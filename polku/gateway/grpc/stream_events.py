@@ -85,6 +85,13 @@ class AckStream:
         """Take more: the client reads its Acks."""
         self._go_on()
 
+    def leave(self, reason: str) -> None:
+        """Read no more; the end of the stream follows the last Ack of what has come."""
+        if self._refusal.code == StatusCode.OK and not self._is_over:
+            self._refusal = Status(StatusCode.UNAVAILABLE, reason)
+            self._has_ended = True
+            self._finish_if_done()
+
     def lost(self) -> None:
         """Forget the client; what was taken stays taken."""
         self._is_over = True
