@@ -11,7 +11,15 @@ from tests.chaos.driver import Chaos
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("runtime", "seconds", "seed"), [("inline", 10, 2), ("ray", 15, 44)])
+@pytest.mark.parametrize(
+    ("runtime", "seconds", "seed"),
+    [
+        ("inline", 4, 2),
+        ("ray", 6, 44),
+        pytest.param("inline", 30, 2, marks=pytest.mark.slow),
+        pytest.param("ray", 30, 44, marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float, seed: int, tmp_path: Path) -> None:
     # With these seeds what clients talk to dies first, so that they have to send again.
     outcome = Chaos(tmp_path, runtime, "durable", seed=seed).run(seconds)
@@ -24,10 +32,12 @@ def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float
 
 
 @pytest.mark.timeout(120)
-def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(seconds: float, tmp_path: Path) -> None:
     losses = {"num_failures": 300, "req_failure_prob": 4, "resp_failure_prob": 4}
     setting = json.dumps({"CoreWorkerService.grpc_client.PushTask": losses})
-    outcome = Chaos(tmp_path, "ray", "ring", seed=7, RAY_testing_rpc_failure=setting, POLKU_HOPS="ray").run(8, pause=0)
+    chaos = Chaos(tmp_path, "ray", "ring", seed=7, RAY_testing_rpc_failure=setting, POLKU_HOPS="ray")
+    outcome = chaos.run(seconds, pause=0)
     print(outcome)
     again = (tmp_path / "pipeline.log").read_text().count("is sent again")
     assert again > 0

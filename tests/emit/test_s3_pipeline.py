@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from polku import BufferStrategy, Event, Hub, S3Emitter, new_event
 from tests.emit.s3_memory import LIMIT, NAMES
 
@@ -156,8 +158,10 @@ def test_a_process_killed_between_upload_and_confirmation_writes_the_same_object
     assert ids(folder) == [f"{n:06d}" for n in range(3_500)]  # each once
 
 
-def test_memory_is_bounded_with_a_thousand_open_objects(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.emit.s3_memory", str(tmp_path / "out"), str(tmp_path / "journal.db"), "40"]
+@pytest.mark.parametrize("megabytes", ["16", pytest.param("120", marks=pytest.mark.slow)])
+def test_memory_is_bounded_with_a_thousand_open_objects(megabytes: str, tmp_path: Path) -> None:
+    out, journal = str(tmp_path / "out"), str(tmp_path / "journal.db")
+    command = [sys.executable, "-m", "tests.emit.s3_memory", out, journal, megabytes]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     before, most, held, groups = map(int, done.stdout.split())

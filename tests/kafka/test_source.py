@@ -247,7 +247,7 @@ def test_nothing_is_committed_before_it_is_delivered_where_that_is_asked_for(
 
 
 def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, topic: str, out: Recorder) -> None:
-    values = [Event(id=f"e{n:05d}", source="s", payload=bytes(500)).SerializeToString() for n in range(8_000)]
+    values = [Event(id=f"e{n:05d}", source="s", payload=bytes(500)).SerializeToString() for n in range(3_000)]
     for partition in range(3):
         write(cluster.bootstrap, topic, values[partition::3], partition=partition)
     out.hold()
@@ -263,7 +263,7 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
         time.sleep(0.5)
         assert under_way() <= 3 * (101 + 31)
         out.release()
-        got = out.wait_for(8_000, 60)
+        got = out.wait_for(3_000, 60)
     for partition in range(3):
         mine = [event.id for event in got if int(event.id[1:]) % 3 == partition]
         assert mine == sorted(mine)

@@ -129,7 +129,7 @@ def test_a_named_ray_is_joined_and_left_as_it_is(tmp_path: Path) -> None:
     assert ray.nodes()[0]["Alive"]
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
 def test_where_its_ray_is_gone_the_program_ends_at_once_with_a_line(part: str, tmp_path: Path) -> None:
     server = run(tmp_path, RAY_ADDRESS="local")
     try:
