@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,10 +23,40 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup programs that tests 
 for name in [name for name in os.environ if name.startswith("POLKU_")]:
     del os.environ[name]
 
+# The files that take longest, the longest first: each worker of xdist takes the next file, and none should be left with
+# a long one at the end.
+LONG = (
+    *("ray/test_arrangements", "ray/test_attachment", "docs/test_pages", "ray/test_node_lost", "chaos/test_chaos"),
+    *("behaviour/test_pipeline", "examples/test_examples", "ray/test_poison", "cli/test_cli", "kafka/test_source"),
+    *("packaging/test_packaging", "emit/test_conformance", "simulation/test_journals", "simulation/test_simulation"),
+    *("behaviour/test_hooks", "behaviour/test_durable", "behaviour/test_dead_letters", "testing/test_check"),
+    *(
+        "examples/test_plugins",
+        "ray/test_deaths",
+        "external/test_ingest",
+        "emit/test_s3_endpoint",
+        "emit/test_s3_pipeline",
+    ),
+    *(
+        "emit/test_s3_pipeline",
+        "ray/test_application",
+        "ray/test_request_counts",
+        "plugin/test_registration",
+        "ray/test_cannot_start",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    folder = Path(__file__).parent
+    ranks = {folder / f"{name}.py": rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Run one Ray for the whole session, as an application would that embeds pipelines."""
+    """Run one Ray for the whole session, as an application would that embeds pipelines; its workers are forked."""
     import ray
 
     from tests.support.ray_forks import forked_workers

@@ -33,6 +33,14 @@ broken = 5
 """
 
 
+@pytest.fixture(params=["inline", "ray"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Name the runtime; Ray is that of the tests, which programs join."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0")
@@ -265,7 +273,6 @@ def test_a_wrong_token_is_named_and_not_shown() -> None:
     assert "cret" not in result.stderr
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
 def test_serve_is_open_for_http_where_the_environment_says_so(tmp_path: Path, runtime: str) -> None:
     addresses = {"POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": "127.0.0.1:0"}
     server = Server(tmp_path, "serve", POLKU_RUNTIME=runtime, POLKU_HTTP_TOKEN="s3cret", **addresses)
@@ -490,6 +497,7 @@ def test_graph_prints_mermaid(tmp_path: Path) -> None:
     assert "stdout" in drawn
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_serve_on_ray_prints_the_same_from_the_lane_of_its_node(tmp_path: Path) -> None:
     server = Server(tmp_path, "serve", POLKU_GRPC_ADDR="127.0.0.1:0", POLKU_LANES="per-node")
     try:
@@ -560,7 +568,6 @@ hub = Hub().emitter(Slow())
 """
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
 def test_a_signal_while_the_pipeline_starts_ends_it_in_order(runtime: str, tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(SLOW_START)

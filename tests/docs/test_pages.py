@@ -81,7 +81,8 @@ def missing(block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def terminals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminals]:
+def terminals(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Terminals]:
+    """Return the terminals; servers that are started there join the tests' Ray, and need not start one each."""
     terminals = Terminals(tmp_path_factory)
     yield terminals
     terminals.stop()
