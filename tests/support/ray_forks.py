@@ -35,6 +35,16 @@ _MODULES = (
 )
 
 
+class _ClassId:
+    """Name classes of actors without Ray's random numbers: all workers would go on with the same ones after a fork."""
+
+    @staticmethod
+    def from_random() -> Any:
+        from ray import ActorClassID
+
+        return ActorClassID(os.urandom(ActorClassID.size()))
+
+
 @contextlib.contextmanager
 def forked_workers() -> Iterator[None]:
     """Let the nodes of Ray that this process starts meanwhile fork their workers."""
@@ -119,9 +129,10 @@ def preload() -> str:
     """
     from ray._private.workers import default_worker
 
-    for module in _MODULES:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    with mock.patch("ray.actor.ActorClassID", _ClassId):
+        for module in _MODULES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
     gc.freeze()  # what is never collected is never copied
