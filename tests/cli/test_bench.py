@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import POLKU, environment, polku
+from tests.support.server import POLKU, environment, polku, polku_here
 
 FILTERING = """
 from polku import BufferStrategy, Filter, Hub, Router, StdoutEmitter
@@ -156,7 +156,7 @@ def test_people_get_a_table() -> None:
     ],
 )
 def test_wrong_options_are_named(arguments: list[str], message: str) -> None:
-    done = polku("bench", *arguments)
+    done = polku_here("bench", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stdout == ""

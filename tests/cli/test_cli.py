@@ -23,7 +23,7 @@ from polku.ahti.v1.events_pb2 import EventType
 from polku.testing import AhtiServer
 from tests.gateway.http_client import post
 from tests.support.authority import Authority
-from tests.support.server import POLKU, Server, environment, polku
+from tests.support.server import POLKU, Server, environment, polku, polku_here
 
 PIPELINE = """
 from polku import Filter, Hub, StdoutEmitter
@@ -195,7 +195,7 @@ def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -
     ],
 )
 def test_send_names_what_is_wrong_with_its_options(arguments: list[str], message: str) -> None:
-    sent = polku("send", *arguments)
+    sent = polku_here("send", *arguments)
     assert sent.returncode == 2
     assert message in sent.stderr
 
@@ -229,7 +229,7 @@ def test_send_says_when_nobody_listens() -> None:
     ],
 )
 def test_a_wrong_variable_names_itself_its_value_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
-    result = polku("serve", **{"POLKU_RUNTIME": "inline", name: value})
+    result = polku_here("serve", **{"POLKU_RUNTIME": "inline", name: value})
     assert result.returncode == 2
     assert f"{name}={value!r}" in result.stderr
     assert allowed in result.stderr
@@ -247,7 +247,7 @@ def test_a_wrong_option_names_itself(tmp_path: Path) -> None:
         (["run", f"{file}:broken"], "no Hub named 'broken'"),
         (["send", "--type", "x", "--metadata", "novalue"], "--metadata='novalue'"),
     ):
-        result = polku(*arguments)
+        result = polku_here(*arguments)
         assert result.returncode == 2, arguments
         assert named in result.stderr
 
@@ -399,8 +399,8 @@ def test_a_wrong_time_for_the_drain_is_named(value: str, tmp_path: Path) -> None
     file = tmp_path / "pipeline.py"
     file.write_text(DOWN)
     for result, name in (
-        (polku("run", f"{file}:at_once", "--runtime", "inline", f"--drain={value}"), "--drain"),
-        (polku("run", f"{file}:at_once", "--runtime", "inline", POLKU_DRAIN_SECONDS=value), "POLKU_DRAIN_SECONDS"),
+        (polku_here("run", f"{file}:at_once", "--runtime", "inline", f"--drain={value}"), "--drain"),
+        (polku_here("run", f"{file}:at_once", "--runtime", "inline", POLKU_DRAIN_SECONDS=value), "POLKU_DRAIN_SECONDS"),
     ):
         assert result.returncode == 2
         assert f"{name}={value!r}: write a number of seconds, 0 or more" in result.stderr
@@ -409,7 +409,7 @@ def test_a_wrong_time_for_the_drain_is_named(value: str, tmp_path: Path) -> None
 def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)
-    good = polku("validate", str(file))
+    good = polku_here("validate", str(file))
     assert good.returncode == 0
     assert "stage-1" in good.stdout
     assert "stdout" in good.stdout
@@ -417,11 +417,11 @@ def test_validate_prints_the_stages_or_what_is_wrong(tmp_path: Path) -> None:
         "from polku import Hub, Router, StdoutEmitter\n"
         "hub = Hub().middleware(Router().default('nowhere')).emitter(StdoutEmitter())"
     )
-    bad = polku("validate", str(file))
+    bad = polku_here("validate", str(file))
     assert bad.returncode == 1
     assert "nowhere" in bad.stderr
     file.write_text("raise RuntimeError('while loading')")
-    assert "while loading" in polku("validate", str(file)).stderr
+    assert "while loading" in polku_here("validate", str(file)).stderr
 
 
 USERS = """

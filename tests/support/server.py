@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 POLKU = [sys.executable, "-m", "polku"]
 
@@ -24,6 +27,25 @@ def polku(*arguments: str, text: str | None = None, **variables: str) -> subproc
     return subprocess.run(
         [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=60, env=environment(**variables)
     )
+
+
+def polku_here(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process: one that ends before it starts anything, as at a wrong option."""
+    from polku.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    status: str | int | None = 0
+    with (
+        mock.patch.dict(os.environ, environment(**variables), clear=True),
+        mock.patch.object(sys, "argv", ["polku", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(["polku", *arguments], int(status or 0), out.getvalue(), err.getvalue())
 
 
 class Server:
