@@ -88,5 +88,8 @@ class IngestBase(Shell):
     async def _health(self) -> Health:
         if self._hub is None:
             return Health(True, {"ingest": (True, "ok")}, self.intake.statistics().received)
-        health: Health = await self._hub.health.remote(self._scope)
+        try:
+            health: Health = await self._hub.health.remote(self._scope)
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}") from None
         return health

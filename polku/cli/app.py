@@ -14,6 +14,7 @@ import typer
 
 from polku.cli.bench import bench
 from polku.cli.dlq import app as dlq_app
+from polku.cli.health import health
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
 from polku.cli.serve import log, serve_environment
@@ -42,6 +43,7 @@ app.add_typer(journal_app, name="journal")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(token_app, name="token")
 app.command()(bench)
+app.command()(health)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 Runtime = Annotated[str | None, typer.Option(help="ray or inline.")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.tasks import TaskSet
+from polku.errors import PolkuError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.certificates import Certificates
 from polku.gateway.exposure import check_exposure, exposure
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
     from polku.security.authenticator import Authenticator
+
+_READINESS_SECONDS = 1.0  # between two looks at whether the pipeline takes events
 
 
 class Security(NamedTuple):
@@ -55,6 +60,7 @@ class Gateway:
         self._servers: list[GatewayServer | NativeServer | HttpServer] = []
         self._addresses = Addresses()
         self._tasks = TaskSet("gateway")
+        self._is_stopping = False
 
     @property
     def addresses(self) -> Addresses:
@@ -73,6 +79,7 @@ class Gateway:
                 server = choose(doors)(self._intake, health, self._registry, authenticator)
                 self._servers.append(server)
                 grpc = await server.start(doors.grpc_addr, shared=doors.shared, certificates=certificates)
+                self._tasks.keep_alive("readiness", partial(self._watch_readiness, server))
             if doors.http_addr is not None:
                 from polku.gateway.http.server import HttpServer
 
@@ -87,6 +94,7 @@ class Gateway:
 
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""
+        self._is_stopping = True
         for server in self._servers:
             await server.set_serving(False)
 
@@ -95,6 +103,16 @@ class Gateway:
         servers, self._servers = self._servers, []
         await self._tasks.close()
         await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
+
+    async def _watch_readiness(self, server: GatewayServer | NativeServer) -> None:
+        """Have `grpc.health.v1` say what `/health/ready` says; while nobody can tell, what it said before."""
+        while True:
+            await asyncio.sleep(_READINESS_SECONDS)
+            with contextlib.suppress(PolkuError):
+                health = await self._health()
+                if not self._is_stopping:
+                    await server.set_serving(health.ready)
+            self._tasks.works("readiness")
 
     def _certificates(self, doors: Doors) -> Certificates | None:
         if doors.tls is None or (doors.grpc_addr is None and doors.http_addr is None):

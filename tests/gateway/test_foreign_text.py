@@ -145,6 +145,6 @@ def test_an_alarm_that_says_anything_is_shown_in_health() -> None:
         with grpc.insecure_channel(str(pipeline.address)) as channel:
             ask: Any = channel.unary_unary("/polku.v1.Gateway/Health", None, HealthResponse.FromString)
             health = ask(HealthRequest().SerializeToString(), timeout=20)
-        answer = curl(str(pipeline.http_address), "/health")
+        answer = curl(str(pipeline.http_address), "/health?strict")
     assert health.components["emitter:unwell"].message == SHOWN
     assert answer.status == 503

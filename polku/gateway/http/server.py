@@ -45,6 +45,7 @@ _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohtt
 _JSON = "application/json"
 _NAME = "polku"
 _PATHS = "POST /v1/events and GET /health"
+_FRESH = {"Cache-Control": "no-store"}
 _MESSAGE = 1_000
 
 
@@ -80,6 +81,8 @@ class HttpServer:
         app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
         app.router.add_route("OPTIONS", "/v1/events", self._options)
         app.router.add_get("/health", self._get_health)
+        app.router.add_get("/health/live", self._get_live)
+        app.router.add_get("/health/ready", self._get_ready)
         app.on_response_prepare.append(_name_server)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -151,19 +154,33 @@ class HttpServer:
         headers = {"Allow": "OPTIONS, POST", "Accept-Post": ACCEPTED, "Accept-Encoding": ", ".join(ENCODINGS)}
         return web.Response(status=204, headers=headers)
 
-    async def _get_health(self, request: web.Request) -> web.Response:
+    async def _get_live(self, request: web.Request) -> web.Response:
+        return web.Response(text="live\n", headers=_FRESH)
+
+    async def _get_ready(self, request: web.Request) -> web.Response:
+        if self._serving and (await self._judge()).ready:
+            return web.Response(text="ready\n", headers=_FRESH)
+        return web.Response(status=503, text="not ready\n", headers=_FRESH)
+
+    async def _judge(self) -> Health:
         try:
-            health = await self._health()
+            return await self._health()
         except BaseException as error:
             if is_ours(error):
                 raise
             _REPEATED.exception("health", "the pipeline's health cannot be told")
-            health = Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
-        status = 200 if health.healthy and self._serving else 503
+            why = f"does not answer: {type(error).__name__}"
+            return Health(False, {"hub": (False, why)}, 0, False, f"hub {why}")
+
+    async def _get_health(self, request: web.Request) -> web.Response:
+        health = await self._judge()
+        well = health.healthy if "strict" in request.query else health.ready
+        status = 200 if well and self._serving else 503
         if not self._gate.may_know(request):
             health = health._replace(components={})
-        body = health_json(health._replace(healthy=status == 200), int(time.monotonic() - self._started))
-        return web.Response(status=status, body=body, content_type=_JSON, headers={"Cache-Control": "no-store"})
+        healthy = health.healthy and self._serving
+        body = health_json(health._replace(healthy=healthy), int(time.monotonic() - self._started))
+        return web.Response(status=status, body=body, content_type=_JSON, headers=_FRESH)
 
     @web.middleware
     async def _answer_errors(

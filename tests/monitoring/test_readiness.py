@@ -1,0 +1,80 @@
+"""A destination that is down, seen from the ports and from the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from typer.testing import CliRunner
+
+from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
+from polku.cli.app import app
+from tests.monitoring.test_admin import get
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+class Partner:
+    """A destination that may be away."""
+
+    name = "partner"
+    away = True
+
+    def emit(self, batch: Batch) -> None:
+        if self.away:
+            raise RetryableError("away")
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is_full(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", door)
+    partner = Partner()
+    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=0.02))
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2)).emitter(emitter)
+    ports = {"grpc_addr": "127.0.0.1:0", "http_addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}
+    with hub.start(**ports) as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
+
+        def serving() -> bool:
+            answer = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=10))
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        def public(path: str) -> int:
+            return get(pipeline.http_address, path)[0]
+
+        def command(*options: str) -> tuple[int, str]:
+            done = CliRunner().invoke(app, ["health", "--to", str(pipeline.admin_address), *options])
+            return done.exit_code, done.stdout
+
+        sender = pipeline.sender()
+        sender.send(new_event("order", source="shop"))
+        wait_for(lambda: not pipeline.health().healthy)
+        assert (public("/health"), public("/health/ready"), public("/health/live"), serving()) == (200, 200, 200, True)
+        assert public("/health?strict") == 503
+        assert command() == (0, "emitter:partner: away\nready\n")
+        assert command("--strict")[0] == 1
+        sender.send(new_event("order", source="shop"))
+        wait_for(lambda: not pipeline.health().ready)
+        assert (public("/health"), public("/health/ready"), public("/health/live")) == (503, 503, 200)
+        wait_for(lambda: not serving())
+        status, text = command()
+        assert status == 1
+        assert "not ready: the share of emitter 'partner' is full" in text
+        partner.away = False
+        wait_for(lambda: public("/health/ready") == 200)
+        wait_for(serving)
+
+
+def test_the_command_fails_where_nothing_answers() -> None:
+    assert CliRunner().invoke(app, ["health", "--to", "127.0.0.1:9"]).exit_code == 1
