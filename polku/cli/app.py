@@ -28,6 +28,7 @@ from polku.cli.settings import (
     unknown_variables,
 )
 from polku.cli.token import app as token_app
+from polku.cli.top import top
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.gateway.tls import tls_from, tls_of_environment
 from polku.runtime.serving import check_seconds, say
@@ -44,6 +45,7 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(token_app, name="token")
 app.command()(bench)
 app.command()(health)
+app.command()(top)
 
 File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 Runtime = Annotated[str | None, typer.Option(help="ray or inline.")]

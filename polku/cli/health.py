@@ -33,7 +33,7 @@ def health(
     """
     url = admin_url(to)
     try:
-        status, body = _get(f"{url}/health{'?strict' if strict else ''}")
+        status, body = fetch(f"{url}/health{'?strict' if strict else ''}")
         report = json.loads(body)
         parts = report["components"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -57,7 +57,8 @@ def admin_url(to: str | None) -> str:
     return url.rstrip("/")
 
 
-def _get(url: str) -> tuple[int, bytes]:
+def fetch(url: str) -> tuple[int, bytes]:
+    """Return the status, 200 or 503, and the body of an answer of the admin address; raises `OSError`."""
     token = secret_of(os.environ, "POLKU_ADMIN_TOKEN")
     request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
