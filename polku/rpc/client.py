@@ -12,7 +12,7 @@ from polku.http2.header_blocks import Field, literal
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
 from polku.rpc.messages import PREFIX_BYTES, MessageReader, read_prefix, write_prefix
-from polku.rpc.status import CallError, Status, StatusCode, percent_decoded
+from polku.rpc.status import Status, StatusCode, percent_decoded
 from polku.text import line, said
 from polku.version import __version__
 
@@ -155,14 +155,12 @@ class GrpcClientConnection(ClientConnection):
         """Read messages."""
         app: _App = stream.app
         size = len(data)
-        try:
-            messages = app.reader.read(data, stream.head.encoding)
-        except CallError as error:
-            self._refuse_answer(stream, error.status)
-            return
+        messages = app.reader.read(data, stream.head.encoding)
         self.consumed(stream, size)
         for message in messages:
             app.listener.answered(message)
+        if app.reader.fault is not None:
+            self._refuse_answer(stream, app.reader.fault)
 
     def finished(self, stream: Stream, trailers: AnswerFields | None) -> None:
         """Read how the call has ended."""

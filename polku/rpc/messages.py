@@ -27,7 +27,7 @@ class MessageReader:
     Where it `keeps_packed`, compressed messages come as `Packed`: they wait in few bytes.
     """
 
-    __slots__ = ("began", "buffer", "counted", "keeps_packed", "limit", "needed", "plain_limit")
+    __slots__ = ("began", "buffer", "counted", "fault", "keeps_packed", "limit", "needed", "plain_limit")
 
     def __init__(self, limit: int, plain_limit: int = 0) -> None:
         self.plain_limit = plain_limit or limit
@@ -36,10 +36,11 @@ class MessageReader:
         self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
         self.needed = PREFIX_BYTES
         self.limit = limit
+        self.fault: Status | None = None  # why nothing more can be read
         self.began = 0.0  # when the message began that is in `buffer`, by the monotonic clock
 
     def read(self, data: memoryview, encoding: bytes) -> list[bytes]:
-        """Return the messages that are complete; raises `CallError`."""
+        """Return the messages that are complete, up to the first that is wrong: `fault` says why it is."""
         goes_on = bool(self.buffer)
         if goes_on:
             self.buffer += data
@@ -53,18 +54,25 @@ class MessageReader:
         while end - at >= PREFIX_BYTES:
             flag, size = read_prefix(data, at)
             if size > self.limit:
-                raise CallError(too_large(size, self.limit))
+                return self._end(messages, too_large(size, self.limit))
             start = at + PREFIX_BYTES
             if end - start < size:
                 self.needed = PREFIX_BYTES + size
                 break
             message = bytes(data[start : start + size])
-            messages.append(self._unpacked(message, encoding) if flag else message)
+            try:
+                messages.append(self._unpacked(message, encoding) if flag else message)
+            except CallError as error:
+                return self._end(messages, error.status)
             at = start + size
         if at < end:
             if at or not goes_on:
                 self.began = time.monotonic()
             self.buffer += data[at:]
+        return messages
+
+    def _end(self, messages: list[bytes], fault: Status) -> list[bytes]:
+        self.fault = fault
         return messages
 
     def _unpacked(self, message: bytes, encoding: bytes) -> bytes:

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from polku.gateway.grpc.calls import CallContext, Method, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
+from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.status import CallError, Status, StatusCode
@@ -58,7 +59,7 @@ class _Streaming:
     def drained(self) -> None:
         """Nothing waits for it."""
 
-    def leave(self, reason: str) -> None:
+    def leave(self, status: Status) -> None:
         """It ends with its connection."""
 
     def lost(self) -> None:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from hpack import Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, Method, StreamCall, StreamMethod
-from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
+from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2 import frames as f
 from polku.http2.connection import Connection
@@ -135,8 +136,8 @@ class _Answering:
     def drained(self) -> None:
         """Nothing waits for it."""
 
-    def leave(self, reason: str) -> None:
-        """It ends with its connection."""
+    def leave(self, status: Status) -> None:
+        self._call.finish(status)
 
     def lost(self) -> None:
         """Nothing is kept."""

@@ -11,7 +11,8 @@ import pytest
 from hpack import Decoder, Encoder
 
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Method, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
+from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
@@ -39,8 +40,8 @@ class Held:
     def drained(self) -> None:
         pass
 
-    def leave(self, reason: str) -> None:
-        pass
+    def leave(self, status: Status) -> None:
+        self.call.finish(status)
 
     def lost(self) -> None:
         pass

@@ -88,6 +88,34 @@ def test_messages_larger_than_every_window_pass_in_both_directions(channel: Any,
     recorder.wait_for(10_004)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_comes_before_a_message_that_is_too_large_gets_its_acks(
+    pipeline: Pipeline, recorder: Recorder, at_once: bool
+) -> None:
+    host, _, port = str(pipeline.address).rpartition(":")
+    fields = [(":method", "POST"), (":scheme", "http"), (":path", STREAM), ("content-type", "application/grpc")]
+    good = [
+        IngestBatch(source="s", events=EventPayload(events=[Event(id=name, event_type="t")])).SerializeToString()
+        for name in "abc"
+    ]
+    wire = [b"\0" + len(message).to_bytes(4, "big") + message for message in good]
+    wire.append(b"\0" + (1 << 30).to_bytes(4, "big") + b"the first bytes of a gigabyte")
+    recorder.hold()
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        head = f.frame(f.HEADERS, f.END_HEADERS, 1, Encoder().encode(fields))
+        parts = [f.PREFACE, f.settings({}), head, *(f.frame(f.DATA, 0, 1, message) for message in wire)]
+        for part in [b"".join(parts)] if at_once else parts:
+            sock.sendall(part)
+        recorder.release()
+        came = b""
+        while b"TOO_LARGE" not in came:
+            received = sock.recv(65_536)
+            assert received, came
+            came += received
+    assert [came.count(b"\x0a\x01" + name) for name in (b"a", b"b", b"c")] == [1, 1, 1]
+    assert [event.id for event in recorder.wait_for(3)] == ["a", "b", "c"]
+
+
 class Sender:
     """A client of one stream that keeps to its windows, and gives the server the one that it is told to."""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from polku.gateway.grpc.calls import StreamCall, StreamMethod
-from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
+from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.channel import Channel, Target
@@ -36,8 +37,8 @@ class _Echo:
 
     def drained(self) -> None: ...
 
-    def leave(self, reason: str) -> None:
-        """It ends with its connection."""
+    def leave(self, status: Status) -> None:
+        self._call.finish(status)
 
     def lost(self) -> None: ...
 

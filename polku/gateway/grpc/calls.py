@@ -53,8 +53,8 @@ class StreamHandler(Protocol):
         """All that was sent has left."""
         ...
 
-    def leave(self, reason: str) -> None:
-        """The connection is about to end: take no more, and end the call when what was taken is answered."""
+    def leave(self, status: Status) -> None:
+        """Take no more, and end the call with this status when what came before is answered."""
         ...
 
     def lost(self) -> None:

@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_answer
-from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, Method, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.heads import NOT_GRPC, HeadReader
+from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, StreamCall, StreamMethod, UnaryMethod
+from polku.gateway.grpc.heads import NOT_GRPC
+from polku.gateway.grpc.port import GrpcPort
 from polku.gateway.grpc_status import status_of
 from polku.gateway.listen import address_of
-from polku.gateway.places import ByteShares, Places
 from polku.http2.connection import Connection
 from polku.http2.header_blocks import literal
-from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
 from polku.log import RepeatedLog
 from polku.rpc.messages import PREFIX_BYTES, MessageReader, prefixed, read_prefix
@@ -33,7 +31,7 @@ from polku.usercode import is_ours
 
 if TYPE_CHECKING:
     from polku.security.account import Account
-    from polku.security.authenticator import Authenticator, Identity
+    from polku.security.authenticator import Identity
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
@@ -51,32 +49,6 @@ class _Unary:
         self.account = account
         self.reader = MessageReader(limit, plain_limit)
         self.messages: list[bytes] = []
-
-
-class GrpcPort:
-    """What the connections to one port share: methods, limits, and the places and bytes that they take."""
-
-    def __init__(
-        self,
-        methods: Mapping[bytes, Method],
-        limits: ConnectionLimits,
-        *,
-        message_limit: int,
-        plain_limit: int = 0,
-        places: Places,
-        authenticator: Authenticator | None = None,
-        open_paths: Collection[bytes] = (),
-    ) -> None:
-        self.heads = HeadReader(methods, open_paths)
-        self.authenticator = authenticator
-        self.limits = limits
-        self.message_limit = message_limit
-        self.plain_limit = plain_limit or message_limit  # of a message when it is decompressed
-        self.places = places
-        self.connections: set[GrpcConnection] = set()
-        what = "messages that have come in part"
-        self.unfinished = ByteShares(what, total=limits.port_unfinished, each=limits.address_unfinished)
-        self.waiting = ByteShares("messages that wait", total=limits.port_unfinished, each=limits.address_unfinished)
 
 
 class _Refused(NamedTuple):
@@ -201,28 +173,24 @@ class GrpcConnection(Connection):
         """Read messages."""
         app = stream.app
         size = len(data)
-        if isinstance(app, _Refused):
+        if isinstance(app, _Refused) or app.reader.fault is not None:
             self.consumed(stream, size)
             return
-        try:
-            messages = app.reader.read(data, app.head.encoding)
-            self._count_unfinished(app.reader, is_held=isinstance(app, StreamCall) and app.is_held)
-        except CallError as error:
-            self.consumed(stream, size)
-            self._fail(stream, error.status)
-            return
+        messages = app.reader.read(data, app.head.encoding)
         if isinstance(app, _Unary):
-            self.consumed(stream, size)
             app.messages += messages
-            if len(app.messages) > 1:
-                self._fail(stream, Status(StatusCode.UNIMPLEMENTED, "more than one message in a unary call"))
-            return
-        if messages and not app.handler.messages(messages):
+        elif messages and not app.handler.messages(messages):
             app.is_held = True
-        if app.is_held:
+        is_held = isinstance(app, StreamCall) and app.is_held
+        fault = app.reader.fault or self._count_unfinished(app.reader, is_held=is_held)
+        if fault is None and isinstance(app, _Unary) and len(app.messages) > 1:
+            fault = Status(StatusCode.UNIMPLEMENTED, "more than one message in a unary call")
+        if is_held and fault is None:
             app.owed += size
         else:
             self.consumed(stream, size)
+        if fault is not None:
+            self._fail(stream, fault)
 
     def ended(self, stream: Stream) -> None:
         """End the reading of a call."""
@@ -230,6 +198,8 @@ class GrpcConnection(Connection):
         if isinstance(app, _Refused):
             if app.status.code < 0:  # others have their answer, or get it soon
                 self._answer_http(stream, app.status)
+        elif app.reader.fault is not None:
+            return  # it ends when what came before is answered
         elif app.reader.buffer:
             self._fail(stream, Status(StatusCode.INTERNAL, "the request ends within a message"))
         elif isinstance(app, StreamCall):
@@ -244,10 +214,7 @@ class GrpcConnection(Connection):
         """Forget the message that has come in part."""
         reader = getattr(stream.app, "reader", None)
         if reader is not None:
-            self.unfinished -= reader.counted
-            self._port.unfinished.add(self.address, -reader.counted)
-            reader.counted = 0
-            reader.buffer = bytearray()
+            self._forget_part(reader)
 
     def lost(self, stream: Stream) -> None:
         """Tell the handler."""
@@ -266,7 +233,7 @@ class GrpcConnection(Connection):
         for stream in list(self.streams.values()):
             app = stream.app
             if isinstance(app, StreamCall) and app.handler is not None:
-                app.handler.leave(reason)
+                app.handler.leave(Status(StatusCode.UNAVAILABLE, reason))
 
     def check_times(self, now: float) -> None:
         """End calls whose message does not come to its end, though the client may send it."""
@@ -385,11 +352,12 @@ class GrpcConnection(Connection):
             self.is_unread = True
             self._outbox.transport.pause_reading()
 
-    def _count_unfinished(self, reader: MessageReader, *, is_held: bool) -> None:
+    def _count_unfinished(self, reader: MessageReader, *, is_held: bool) -> Status | None:
+        """Count what has come in part; return why it is too much."""
         size = len(reader.buffer)
         change = size - reader.counted
         if not change:
-            return
+            return None
         self.unfinished += change
         reader.counted = size
         reason = self._port.unfinished.add(self.address, change)
@@ -400,19 +368,26 @@ class GrpcConnection(Connection):
             )
         if reason and is_held:  # the client could not know: it has a window
             self._stop_reading()
-        elif reason:
-            raise CallError(Status(StatusCode.RESOURCE_EXHAUSTED, reason))
+            return None
+        return Status(StatusCode.RESOURCE_EXHAUSTED, reason) if reason else None
+
+    def _forget_part(self, reader: MessageReader) -> None:
+        self.unfinished -= reader.counted
+        self._port.unfinished.add(self.address, -reader.counted)
+        reader.counted = 0
+        reader.buffer = bytearray()
 
     def _fail_late(self, stream: Stream, reason: str) -> None:
         self._fail(stream, Status(StatusCode.DEADLINE_EXCEEDED, f"{reason}; send it again"))
 
     def _fail(self, stream: Stream, status: Status) -> None:
-        """End a call while its request still comes."""
+        """End a call while its request still comes: of many messages, behind the answers to those before."""
         app = stream.app
         if isinstance(app, StreamCall):
+            app.reader.fault = status
+            self._forget_part(app.reader)
             assert app.handler is not None
-            app.handler.lost()
-            app.finish(status)
+            app.handler.leave(status)
         else:
             self.end(stream, whole_answer(status))
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from polku.aio.tasks import TaskSet
 from polku.gateway.certificates import H2, Certificates
 from polku.gateway.grpc.calls import BatchMethod, Method, StreamMethod
-from polku.gateway.grpc.protocol import GrpcConnection, GrpcPort
+from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc.send_event import SendEvent
 from polku.gateway.grpc.standard import HealthService, Reflection, service_methods
 from polku.gateway.grpc.stream_events import StreamEvents

@@ -97,8 +97,8 @@ class _Watch:
     def drained(self) -> None:
         """Nothing waits for it."""
 
-    def leave(self, reason: str) -> None:
-        self._call.finish(Status(StatusCode.UNAVAILABLE, reason))
+    def leave(self, status: Status) -> None:
+        self._call.finish(status)
 
     def lost(self) -> None:
         self._service.forget(self)
@@ -196,8 +196,8 @@ class _Reflecting:
     def drained(self) -> None:
         """Nothing waits for it."""
 
-    def leave(self, reason: str) -> None:
-        self._call.finish(Status(StatusCode.UNAVAILABLE, reason))
+    def leave(self, status: Status) -> None:
+        self._call.finish(status)
 
     def lost(self) -> None:
         """Nothing is kept of it."""

@@ -85,10 +85,10 @@ class AckStream:
         """Take more: the client reads its Acks."""
         self._go_on()
 
-    def leave(self, reason: str) -> None:
+    def leave(self, status: Status) -> None:
         """Read no more; the end of the stream follows the last Ack of what has come."""
         if self._refusal.code == StatusCode.OK and not self._is_over:
-            self._refusal = Status(StatusCode.UNAVAILABLE, reason)
+            self._refusal = status
             self._has_ended = True
             self._finish_if_done()
 
