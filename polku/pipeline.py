@@ -18,7 +18,7 @@ from polku.sender import Sender
 
 if TYPE_CHECKING:
     from polku.monitoring.address import Admin
-    from polku.monitoring.admin import AdminServer
+    from polku.monitoring.admin_thread import AdminThread
     from polku.monitoring.statistics import PipelineStatistics
 
 
@@ -35,7 +35,7 @@ class Pipeline:
         self.plan = plan
         self._runtime = _make_runtime(plan, runtime, doors)
         self._admin = admin
-        self._admin_server: AdminServer | None = None
+        self._admin_server: AdminThread | None = None
         self._admin_address: str | None = None
         self._ready = loop_thread.submit(self._start())
         self._stopping: concurrent.futures.Future[StopReport] | None = None
@@ -147,9 +147,9 @@ class Pipeline:
         await self._runtime.start()
         if self._admin is None:
             return
-        from polku.monitoring.admin import AdminServer
+        from polku.monitoring.admin_thread import AdminThread
 
-        self._admin_server = AdminServer(self._admin, self._runtime.statistics, self._runtime.health)
+        self._admin_server = AdminThread(self._admin, self._runtime)
         try:
             self._admin_address = await self._admin_server.start()
         except BaseException:

@@ -20,7 +20,7 @@ from polku.errors import PolkuError, SettingError
 from polku.health import Health
 from polku.monitoring.address import Admin, is_loopback
 from polku.monitoring.http1 import LIMIT, Request, Response, Server
-from polku.text import said
+from polku.text import line, said
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
@@ -28,22 +28,26 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _TRIES = 50  # ports from the default one on
 _JSON = "application/json"
+_STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
+_DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/health/live", "/health/ready")  # told to everybody who can connect: yes or no
 _INDEX = "polku admin address: /statistics /metrics /health /health/live /health/ready\n"
 
 
 class AdminServer:
-    """Serve a pipeline's statistics, metrics and health."""
+    """Serve a pipeline's statistics, metrics and health; `stuck` says for how long its event loop has not turned."""
 
     def __init__(
         self,
         admin: Admin,
         statistics: Callable[[], Awaitable[PipelineStatistics]],
         health: Callable[[], Awaitable[Health]],
+        stuck: Callable[[], float],
     ) -> None:
         self._admin = admin
         self._statistics = statistics
         self._health = health
+        self._stuck = stuck
         self._http = Server(self._answer)
         self._server: asyncio.Server | None = None
         self._token = (admin.token or "").encode()
@@ -93,18 +97,39 @@ class AdminServer:
             case "/":
                 return Response(200, _INDEX.encode())
             case "/health/live":
-                return Response(200, b"live\n")
+                return self._show_live()
             case "/health/ready":
-                health = await self._health()
+                health = await self._judge()
                 return Response(200, b"ready\n") if health.ready else Response(503, b"not ready\n")
             case "/health":
-                return self._report(await self._health(), strict="strict" in request.query.split("&"))
+                return self._report(await self._judge(), strict="strict" in request.query.split("&"))
             case "/statistics":
                 return await self._told(self._show_statistics())
             case "/metrics":
                 return await self._told(self._show_metrics(request.headers.get("accept", "")))
             case _:
                 return Response(404, _INDEX.encode())
+
+    def _show_live(self) -> Response:
+        seconds = self._stuck()
+        if seconds < _DEAD_SECONDS:
+            return Response(200, b"live\n")
+        return Response(503, f"the event loop has not turned for {seconds:.0f} s\n".encode())
+
+    async def _judge(self) -> Health:
+        """Return the health, with what holds up the pipeline's event loop where that does not turn."""
+        health = await self._health()
+        seconds = self._stuck()
+        if seconds < _STUCK_SECONDS:
+            return health
+        tree = await self._statistics()
+        busy = [stage.busy_with for lane in tree.lanes for stage in lane.stages.values() if stage.busy_with]
+        why = f"has not turned for {seconds:.0f} s: {' and '.join(busy) or 'something'} blocks it"
+        parts = {**health.components, "event_loop": (False, line(why))}
+        if seconds < _DEAD_SECONDS:
+            return health._replace(healthy=False, components=parts)
+        not_ready = "; ".join(text for text in (health.not_ready, f"the event loop {line(why)}") if text)
+        return Health(False, parts, health.processed, ready=False, not_ready=not_ready)
 
     async def _told(self, answer: Awaitable[Response]) -> Response:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, Hub, Pipeline, SettingError, new_event
+from polku.monitoring import admin
 
 TOKEN = "t0ken"
 
@@ -176,3 +177,49 @@ def test_it_says_that_the_pipeline_drains() -> None:
     stopping.result()
     with pytest.raises(ConnectionError):
         get(pipeline.admin_address, "/health/live")
+
+
+def test_it_answers_while_user_code_blocks_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "_STUCK_SECONDS", 0.01)
+    monkeypatch.setattr(admin, "_DEAD_SECONDS", 0.02)
+    blocks, release = threading.Event(), threading.Event()
+
+    async def blocker(batch: Batch) -> Batch:
+        blocks.set()
+        release.wait(20)
+        return batch
+
+    with Hub(runtime="inline").middleware(blocker).emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+        address, sender = pipeline.admin_address, pipeline.sender()
+        sending = threading.Thread(target=lambda: sender.send(new_event("order", source="shop")))
+        sending.start()
+        try:
+            assert blocks.wait(10)
+            limit = time.monotonic() + 10
+            while (live := get(address, "/health/live"))[0] == 200:
+                assert time.monotonic() < limit
+            assert live[:2] == (503, "the event loop has not turned for 0 s\n")
+            status, body, _ = get(address, "/health")
+            assert (status, get(address, "/health/ready")[0]) == (503, 503)
+            assert json.loads(body)["components"]["event_loop"]["message"].endswith("blocker blocks it")
+            assert 'polku_stage_busy_seconds{component="' in get(address, "/metrics")[1]
+            assert json.loads(get(address, "/statistics")[1])["lanes"][0]["ingest"]["open_messages"] == 1
+        finally:
+            release.set()
+            sending.join()
+        while get(address, "/health/live")[0] != 200:
+            assert time.monotonic() < limit
+        assert get(address, "/health?strict")[0] == 200
+
+
+def test_its_thread_ends_with_the_pipeline() -> None:
+    def threads() -> int:
+        return sum(thread.name == "polku-admin" for thread in threading.enumerate())
+
+    before = threads()
+    with Hub(runtime="inline").emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+        assert threads() == before + 1
+        assert get(pipeline.admin_address, "/health/live")[0] == 200
+    limit = time.monotonic() + 10
+    while threads() != before:
+        assert time.monotonic() < limit

@@ -1,0 +1,102 @@
+"""A thread for the admin address: it answers while user code blocks the event loop of the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from polku.aio import loop_thread
+from polku.health import Health
+from polku.monitoring.address import Admin
+from polku.monitoring.admin import AdminServer
+from polku.runtime import Runtime
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PipelineStatistics
+
+T = TypeVar("T")
+_BEAT_SECONDS = 1.0  # between two questions to the pipeline's event loop
+_CLOSE_SECONDS = 1.0
+
+
+class Pulse:
+    """Tell, from another thread, for how long an event loop has not turned."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked: float | None = None
+
+    def stuck(self) -> float:
+        """Return for how many seconds the loop owes a turn that it was asked for, and ask where it owes none."""
+        asked = self._asked
+        if asked is not None:
+            return time.monotonic() - asked
+        self._asked = time.monotonic()
+        self._loop.call_soon_threadsafe(self._turn)
+        return 0.0
+
+    def _turn(self) -> None:
+        self._asked = None
+
+
+class AdminThread:
+    """Serve the admin address of a runtime from an event loop of its own; make it on the pipeline's."""
+
+    def __init__(self, admin: Admin, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._pulse = Pulse(asyncio.get_running_loop())
+        self._server = AdminServer(admin, self._statistics, self._health, self._pulse.stuck)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="polku-admin", daemon=True)
+
+    async def start(self) -> str | None:
+        """Open the address, and return it, like `AdminServer.start`."""
+        self._thread.start()
+        address = None
+        try:
+            address = await self._there(self._server.start())
+        finally:
+            if address is None:
+                await self.close()
+        self._loop.call_soon_threadsafe(self._beat)
+        return address
+
+    async def close(self) -> None:
+        """Close the port and the connections, and end the thread."""
+        if not self._loop.is_closed():
+            await self._there(self._close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _close(self) -> None:
+        await self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=_CLOSE_SECONDS)
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _beat(self) -> None:
+        self._pulse.stuck()
+        self._loop.call_later(_BEAT_SECONDS, self._beat)
+
+    async def _statistics(self) -> PipelineStatistics:
+        now = self._runtime.statistics_nowait()
+        if now is not None:
+            return now
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.statistics()))
+
+    async def _health(self) -> Health:
+        now = self._runtime.health_nowait()
+        if now is not None:
+            return now
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.health()))
