@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
+_UNTOLD = "unwell; why is said at the admin address"
+
 
 class Health(NamedTuple):
     """How a pipeline is: `healthy` where every part is, each with a sentence; `processed` are events taken in.
@@ -20,6 +22,11 @@ class Health(NamedTuple):
     processed: int
     ready: bool = True
     not_ready: str = ""
+
+    def public(self) -> Health:
+        """Return what everybody may know: which parts are well, and none of the texts, which may hold secrets."""
+        parts = {name: (healthy, "ok" if healthy else _UNTOLD) for name, (healthy, _) in self.components.items()}
+        return self._replace(components=parts, not_ready="not ready" if self.not_ready else "")
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

@@ -143,7 +143,9 @@ class GatewayServer:
 
     async def health(self, request: HealthRequest, context: Any) -> HealthResponse:
         """Answer Health with the state of every part of the pipeline."""
-        return health_response(await self._health(), time.monotonic() - self._started)
+        health = await self._health()
+        shown = health.public() if self._gate is None else health  # with one only those that it knows get here
+        return health_response(shown, time.monotonic() - self._started)
 
     async def _read(
         self, requests: AsyncIterator[bytes], acks: asyncio.Queue[asyncio.Future[Ack] | None], context: Any

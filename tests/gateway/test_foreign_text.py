@@ -140,11 +140,20 @@ class Unwell:
         return self
 
 
-def test_an_alarm_that_says_anything_is_shown_in_health() -> None:
-    with Hub(runtime="inline").emitter(Unwell()).start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_an_alarm_is_told_at_the_admin_address_and_its_text_not_in_public(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", door)
+    ports = {"grpc_addr": "127.0.0.1:0", "http_addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}
+    with Hub(runtime="inline").emitter(Unwell()).start(**ports) as pipeline:
         with grpc.insecure_channel(str(pipeline.address)) as channel:
             ask: Any = channel.unary_unary("/polku.v1.Gateway/Health", None, HealthResponse.FromString)
             health = ask(HealthRequest().SerializeToString(), timeout=20)
         answer = curl(str(pipeline.http_address), "/health?strict")
-    assert health.components["emitter:unwell"].message == SHOWN
+        told = curl(str(pipeline.admin_address), "/health")
+    assert told.body["components"]["emitter:unwell"] == {"healthy": False, "message": SHOWN}
+    public = health.components["emitter:unwell"]
+    assert (public.healthy, public.message) == (False, "unwell; why is said at the admin address")
+    assert answer.body["components"]["emitter:unwell"] == {"healthy": False, "message": public.message}
     assert answer.status == 503

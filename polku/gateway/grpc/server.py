@@ -162,7 +162,9 @@ class NativeServer:
         return methods | self._standard.methods() | Reflection(services).methods()
 
     async def _answer_health(self, request: HealthRequest, context: object) -> HealthResponse:
-        return health_response(await self._health(), time.monotonic() - self._started)
+        health = await self._health()
+        shown = health.public() if self._authenticator is None else health  # with one only those that it knows get here
+        return health_response(shown, time.monotonic() - self._started)
 
     async def _watch_times(self) -> None:
         while True:

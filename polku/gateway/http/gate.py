@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.http.refusal import RequestError
+from polku.health import Health
 from polku.security.account import Account
 from polku.security.certificate_names import names_of
 from polku.security.failures import Failures
@@ -50,15 +51,17 @@ class HttpGate:
             connection.accounts.add(account)
         return account
 
-    def may_know(self, request: web.Request) -> bool:
-        """Return whether the client may be told the names of the pipeline's parts."""
+    def shown(self, request: web.Request, health: Health) -> Health:
+        """Return what of a health the client may know: all where the authenticator knows it, else no texts and, where
+        there is an authenticator, no names of parts.
+        """
         if self._authenticator is None:
-            return True
+            return health.public()
         try:
             self._find(request)
         except InputError:
-            return False
-        return True
+            return health._replace(components={})
+        return health
 
     def _find(self, request: web.Request) -> Account | None:
         header = request.headers.get("Authorization", "")

@@ -176,8 +176,7 @@ class HttpServer:
         health = await self._judge()
         well = health.healthy if "strict" in request.query else health.ready
         status = 200 if well and self._serving else 503
-        if not self._gate.may_know(request):
-            health = health._replace(components={})
+        health = self._gate.shown(request, health)
         healthy = health.healthy and self._serving
         body = health_json(health._replace(healthy=healthy), int(time.monotonic() - self._started))
         return web.Response(status=status, body=body, content_type=_JSON, headers=_FRESH)
