@@ -66,6 +66,11 @@ class ClientConnection(Endpoint):
         """Whether the peer takes one more stream, as far as is known."""
         return not self.is_closed and not self._draining and len(self.streams) < self.peer_streams
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the connection is open for the streams that it has, and takes no new ones (GOAWAY)."""
+        return self._draining and not self.is_closed
+
     def request(self, block: bytes) -> Stream:
         """Open a stream with the header block of a request; its body follows by `send` and `end`."""
         number, self._next = self._next, self._next + 2

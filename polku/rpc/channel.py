@@ -20,6 +20,7 @@ from polku.text import said
 _PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # between attempts to connect
 _LIMITS = ConnectionLimits(stream_window=8 << 20, connection_window=16 << 20)
 _UNIX = "unix:"
+_CLOSED = "the channel is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Channel:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._connection: GrpcClientConnection | None = None
+        self._earlier: set[GrpcClientConnection] = set()  # that take no more calls, and go on with those they have
         self._connecting: asyncio.Task[GrpcClientConnection] | None = None
         self._failed_at = float("-inf")
         self._pause = _PAUSE
@@ -53,7 +55,8 @@ class Channel:
         """Whether calls can begin at once; where not, an attempt to connect begins, unless one has just failed."""
         if self._is_usable():
             return True
-        if self._connecting is None and asyncio.get_running_loop().time() >= self._failed_at + self._pause:
+        may_try = self._connecting is None and not self._closed
+        if may_try and asyncio.get_running_loop().time() >= self._failed_at + self._pause:
             self._begin_connecting().add_done_callback(_seen)
         return False
 
@@ -62,24 +65,38 @@ class Channel:
         return Call(self, method, listener, metadata)
 
     async def close(self) -> None:
-        """Close the connection, and whatever is still called on it."""
+        """Close the connection, and whatever is still called on it or waits for it; calls that come later fail."""
         self._closed = True
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
             await asyncio.wait((connecting,))
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connections = [*self._earlier, *([] if self._connection is None else [self._connection])]
+        self._connection = None
+        for connection in connections:
             connection.refuse_new()
             connection.abort()  # the GOAWAY is written; a server that says goodbye as TLS does is not waited for
+        for connection in connections:
             await connection.gone
 
     async def connection(self) -> GrpcClientConnection:
         """Return the connection, opened if need be; raises `ConnectionError` with a sentence."""
+        if self._closed:
+            raise ConnectionError(_CLOSED)
         if self._is_usable():
             assert self._connection is not None
             return self._connection
-        return await asyncio.shield(self._connecting or self._begin_connecting())
+        connecting = self._connecting or self._begin_connecting()
+        try:
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if connecting.cancelled() and (task is None or not task.cancelling()):
+                raise ConnectionError(_CLOSED) from None
+            raise
+        if connection.gone.done() or connection.is_draining:  # since it was opened, before this task had its turn
+            raise ConnectionError(connection.reason)
+        return connection
 
     def _is_usable(self) -> bool:
         return self._connection is not None and self._connection.may_open
@@ -103,8 +120,16 @@ class Channel:
         finally:
             self._connecting = None
         self._pause = _PAUSE
-        self._connection = connection
+        self._replace(connection)
         return connection
+
+    def _replace(self, connection: GrpcClientConnection) -> None:
+        """Let new calls go to a connection; the one before ends with the last call that it has."""
+        earlier, self._connection = self._connection, connection
+        if earlier is not None and not earlier.gone.done():
+            self._earlier.add(earlier)
+            earlier.gone.add_done_callback(lambda _: self._earlier.discard(earlier))
+            earlier.refuse_new()
 
     async def _open(self) -> GrpcClientConnection:
         loop = asyncio.get_running_loop()

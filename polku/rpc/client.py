@@ -77,6 +77,11 @@ class GrpcClientConnection(ClientConnection):
         self._reason = ""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def reason(self) -> str:
+        """Why the connection ends, or has ended."""
+        return self._reason or "the connection was closed"
+
     def begin(self, block: bytes, listener: Listener) -> Stream:
         """Begin a call; `block` is that of `request_head`."""
         stream = self.request(block)
@@ -173,8 +178,7 @@ class GrpcClientConnection(ClientConnection):
     def lost(self, stream: Stream) -> None:
         """The call was reset, or the connection is gone."""
         if stream.reset_code is None:
-            reason = self._reason or "the connection was closed"
-            self._end_call(stream, Status(StatusCode.UNAVAILABLE, reason))
+            self._end_call(stream, Status(StatusCode.UNAVAILABLE, self.reason))
         else:
             code = ErrorCode(stream.reset_code) if stream.reset_code in _KNOWN_CODES else ErrorCode.INTERNAL_ERROR
             reason = f"the call was reset ({code.name})"

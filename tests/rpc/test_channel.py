@@ -17,6 +17,7 @@ from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.channel import Channel, Target
+from polku.rpc.client import GrpcClientConnection
 from polku.rpc.status import Status, StatusCode
 from tests.support.authority import Authority
 
@@ -250,6 +251,58 @@ async def test_closing_a_channel_ends_its_calls(server: EchoServer) -> None:
     status = await talk.answers.get()
     assert isinstance(status, Status)
     await opened.close()
+
+
+async def test_closing_a_channel_ends_calls_that_wait_for_a_connection() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        with socket.create_connection(deaf.getsockname()):  # its queue is full
+            opened = Channel(Target(f"127.0.0.1:{deaf.getsockname()[1]}"))
+            asking = asyncio.create_task(said(opened))
+            await asyncio.sleep(0)
+            assert not opened.is_connected
+            await opened.close()
+            assert await asking == Status(StatusCode.UNAVAILABLE, "the channel is closed")
+
+
+async def test_a_channel_that_is_closed_opens_no_connection(server: EchoServer) -> None:
+    opened = Channel(Target(f"127.0.0.1:{await server.start()}"))
+    await opened.close()
+    assert not opened.is_connected
+    assert opened._connecting is None
+    assert await said(opened) == Status(StatusCode.UNAVAILABLE, "the channel is closed")
+    assert not server.grpc.connections
+
+
+async def test_a_connection_that_is_lost_before_its_first_call(server: EchoServer) -> None:
+    class Unlucky(Channel):
+        async def _open(self) -> GrpcClientConnection:
+            connection = await super()._open()
+            connection.abort()
+            await connection.gone
+            return connection
+
+    opened = Unlucky(Target(f"127.0.0.1:{await server.start()}"))
+    assert await said(opened) == Status(StatusCode.UNAVAILABLE, "the connection was closed")
+    await opened.close()
+
+
+async def test_closing_a_channel_ends_calls_of_its_earlier_connections(server: EchoServer) -> None:
+    server.grpc.limits = ConnectionLimits(streams=1)
+    opened = Channel(Target(f"127.0.0.1:{await server.start()}"))
+    talks = [Talk(opened), Talk(opened), Talk(opened)]
+    for talk in talks:
+        assert await talk.ask(b"a") == b"a"
+    assert len(server.grpc.connections) == 3
+    talks[0].call.end()
+    assert await talks[0].answers.get() == Status(StatusCode.OK)
+    async with asyncio.timeout(10):
+        while len(server.grpc.connections) > 2:  # noqa: ASYNC110 - the server hears of it
+            await asyncio.sleep(0.01)
+        await opened.close()
+        for talk in talks[1:]:
+            assert isinstance(await talk.answers.get(), Status)
 
 
 class ConnectProxy:
