@@ -5,7 +5,7 @@ Everything beside that method is optional. A component may have
 * `build(clock)`: the object is an immutable configuration and this makes the object that runs, inside its actor;
 * `start()`: open files, sockets and clients (sync or async); called before the first batch. Raising ends the start of a
   pipeline; an emitter in an actor that was restarted is started again until it works. An async one may take 300 s;
-* `close()`: let go of them (sync or async); called after the last batch, also when draining timed out. What it raises
+* `close()`: release them (sync or async); called after the last batch, also when draining timed out. What it raises
   is logged and keeps no other part from being closed; an async one may take 10 s;
 * `name`: what it is called in plans, statistics and messages.
 
@@ -188,7 +188,7 @@ class Source(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of clients; may be called twice."""
+        """Release clients; may be called twice."""
         ...
 
     def state(self) -> SourceState:

@@ -1,6 +1,6 @@
 """Folders for Unix sockets, which nobody is left to remove where a process is killed: the next one to start does.
 
-Each has a lock that its process holds for as long as it lives; the kernel lets go of it with the process, also where
+Each has a lock that its process holds for as long as it lives; the kernel releases it with the process, also where
 processes that share the folder for temporary files cannot see each other, as in containers.
 """
 

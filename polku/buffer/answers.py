@@ -9,13 +9,13 @@ from typing import NamedTuple, TypeAlias
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Receipt, Refusal, located
-from polku.buffer.filing import Filing
+from polku.buffer.push_state import PushState
 from polku.codes import Code
 
 LIVES = 4
 """How many lives of a sender are remembered: it may take another epoch, and send again what it sent under the first."""
 
-Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | Filing"
+Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | PushState"
 
 _Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin of a batch and which part of it it is
 _MANY = 1 << 62
@@ -44,18 +44,18 @@ class Answer(NamedTuple):
         return 0 if self.first == self.last else -1
 
 
-def answer_of(filing: Filing, *, complete: bool) -> Answer | None:
+def answer_of(push: PushState, *, complete: bool) -> Answer | None:
     """Return the answer to a push as far as it is known; None where nobody could ask for it again."""
-    if filing.identity is None:
+    if push.identity is None:
         return None
-    positions = [position for position, _ in filing.pieces]
+    positions = [position for position, _ in push.pieces]
     first, last = (min(positions), max(positions)) if positions else (0, -1)
-    is_whole = filing.pieces in ([], [(first, 0)])
-    pieces = () if is_whole else tuple(filing.pieces)
+    is_whole = push.pieces in ([], [(first, 0)])
+    pieces = () if is_whole else tuple(push.pieces)
     # A later answer takes the place of the one that these were added to.
-    told = [refusal for awaited in filing.waits for refusal in awaited.refused[: awaited.told]]
-    refused = (*filing.refused, *told)
-    return Answer(filing.identity, first, last, refused, pieces, None if complete else dict(filing.taken))
+    told = [refusal for pending in push.waits for refusal in pending.refused[: pending.told]]
+    refused = (*push.refused, *told)
+    return Answer(push.identity, first, last, refused, pieces, None if complete else dict(push.taken))
 
 
 def write_refusals(refused: Sequence[Refusal]) -> str:
@@ -94,7 +94,7 @@ class Answered:
         self._lives: dict[str, dict[int, dict[int, _Variants]]] = {}  # by origin, epoch and number of the whole
 
     def get(self, identity: Identity | None, batch: Batch) -> Known | None:
-        """Return the answer of a batch of this identity if it was here; a `Filing` where it was dealt with in part.
+        """Return the answer of a batch of this identity if it was here; a `PushState` where it was dealt with in part.
 
         A part of what was here is answered as that was.
         """

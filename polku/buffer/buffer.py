@@ -2,7 +2,7 @@
 
 A batch's life here: `push` → known already? answer as then → cut into stretches with the same routes → room made or
 waited for in every outlet concerned → put into the log → held there (in memory at once, on disk after a commit) →
-claimed by its outlets, each of which delivers it at its own pace → the last one lets go of it.
+claimed by its outlets, each of which delivers it at its own pace → the last one releases it.
 
 An outlet that is full and blocks holds up only what goes to it: the rest of the batch, and later batches for other
 outlets, pass; what waits for it is put into the log for it alone, in order, when there is room.
@@ -21,10 +21,10 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifted, weightier
 from polku.buffer.answers import Answer, Answered, Known, answer_of
-from polku.buffer.filing import Draft, Filing
 from polku.buffer.log import Recovered, open_log
-from polku.buffer.outlet import Outlet, OutletStatistics, Share
-from polku.buffer.positions import Awaited, describe_orphan
+from polku.buffer.outlet import Outlet, OutletStatistics, Quota
+from polku.buffer.positions import PendingDelivery, describe_orphan
+from polku.buffer.push_state import Draft, PushState
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.checks import shorten
 from polku.codes import Code
@@ -79,7 +79,7 @@ class Buffer:
         self._await_delivery = await_delivery
         self._best_effort = frozenset(best_effort)
         self._log = open_log(strategy, final=not await_delivery, formerly=formerly)
-        self._awaited: dict[int, Awaited] = {}
+        self._pending: dict[int, PendingDelivery] = {}
         rules = overflow or {}
         self._outlets = {
             name: self._outlet(name, link, rules.get(name, strategy.overflow)) for name, link in links.items()
@@ -111,11 +111,11 @@ class Buffer:
             pieces = batch.runs()
             identity = None if batch.identity is None else _routed(batch.identity, pieces)
             known = self._answered.get(identity, batch)
-            if known is None or isinstance(known, Filing):
-                filing = known or Filing(identity)
-                known = await self._take_in(pieces, filing, counted=batch.counted)
+            if known is None or isinstance(known, PushState):
+                push = known or PushState(identity)
+                known = await self._take_in(pieces, push, counted=batch.counted)
                 self._answered.put(identity, known)
-                late = filing.late
+                late = push.late
             else:
                 self._duplicates += 1
         if isinstance(known, Receipt):
@@ -177,9 +177,9 @@ class Buffer:
         return outlet.share.overflow is Overflow.BLOCK or outlet.name not in self._best_effort
 
     def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:
-        share = Share(self._strategy.capacity, self._strategy.max_bytes, overflow)
-        awaited = {} if name in self._best_effort else self._awaited  # senders hear nothing of best effort
-        return Outlet(name, link, share, self._log, awaited, bury=self._dead_letters.bury, let_go=self._let_go)
+        share = Quota(self._strategy.capacity, self._strategy.max_bytes, overflow)
+        pending = {} if name in self._best_effort else self._pending  # senders hear nothing of best effort
+        return Outlet(name, link, share, self._log, pending, bury=self._dead_letters.bury, release=self._release)
 
     def _recover(self, recovered: Recovered) -> None:
         """Take over what a log held when it was opened."""
@@ -190,13 +190,13 @@ class Buffer:
 
     def _recovered_answer(self, answer: Answer, recovered: Recovered) -> Known:
         waits = self._recovered_waits(answer, recovered) if self._await_delivery else []
-        filing = Filing(answer.identity, list(answer.refused), waits, pieces=list(answer.pieces))
+        push = PushState(answer.identity, list(answer.refused), waits, pieces=list(answer.pieces))
         if answer.taken is not None:
-            filing.taken, filing.resumed = dict(answer.taken), True
-            return filing
-        return self._receipt(answer.refused, ()) if filing.is_settled else self._settling(filing)
+            push.taken, push.resumed = dict(answer.taken), True
+            return push
+        return self._receipt(answer.refused, ()) if push.is_settled else self._settling(push)
 
-    def _recovered_waits(self, answer: Answer, recovered: Recovered) -> list[Awaited]:
+    def _recovered_waits(self, answer: Answer, recovered: Recovered) -> list[PendingDelivery]:
         waits = []
         for position, takers in recovered.takers(answer.first, answer.last):
             place = answer.place(position)
@@ -206,28 +206,28 @@ class Buffer:
         return waits
 
     async def _take_in(
-        self, pieces: Sequence[Batch], filing: Filing, *, counted: bool
+        self, pieces: Sequence[Batch], push: PushState, *, counted: bool
     ) -> Receipt | asyncio.Future[Receipt]:
         self._received += sum(map(len, pieces))
-        filing.counted = counted
+        push.counted = counted
         start = 0
         for piece in pieces:
-            outlets = self._targets(piece, start, filing)
+            outlets = self._targets(piece, start, push)
             sealed = piece.sealed()
             self._bytes_received += sealed.size
-            sealed.identity = filing.identity
+            sealed.identity = push.identity
             sealed.counted = False  # it ends here: what emitters do with an event counts as nothing of this
-            if filing.resumed:
-                await self._resume(sealed, outlets, filing, start)
+            if push.resumed:
+                await self._resume(sealed, outlets, push, start)
             else:
-                await self._admit(sealed, outlets, filing, start)
+                await self._admit(sealed, outlets, push, start)
             start += len(piece)
-        if filing.held:
-            await self._see_held(filing)
-        self._commit(filing)
-        return self._receipt(filing.refused, filing.fates) if filing.is_settled else self._settling(filing)
+        if push.held:
+            await self._see_held(push)
+        self._commit(push)
+        return self._receipt(push.refused, push.fates) if push.is_settled else self._settling(push)
 
-    def _targets(self, piece: Batch, start: int, filing: Filing) -> tuple[Outlet, ...]:
+    def _targets(self, piece: Batch, start: int, push: PushState) -> tuple[Outlet, ...]:
         if not piece.routes:
             return self._all
         known = tuple(self._outlets[name] for name in dict.fromkeys(piece.routes) if name in self._outlets)
@@ -241,89 +241,89 @@ class Buffer:
             refusals = _refuse_all(piece, Code.UNROUTABLE, reason)
             stored = self._dead_letters.bury("", piece, refusals)
             if stored is not None:
-                filing.letters.append(stored)
+                push.letters.append(stored)
             if not known:
-                filing.refused.extend(shifted([one._replace(letter=True) for one in refusals], start))
+                push.refused.extend(shifted([one._replace(letter=True) for one in refusals], start))
         return tuple(dict.fromkeys((*known, *self._always))) if self._always else known
 
-    async def _resume(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:
+    async def _resume(self, piece: Batch, outlets: Sequence[Outlet], push: PushState, start: int) -> None:
         """Put in what each outlet does not have yet of a piece that a past life of this buffer dealt with in part."""
         for outlet in outlets:
-            done = max(filing.taken.get(outlet.name, 0) - start, 0)
+            done = max(push.taken.get(outlet.name, 0) - start, 0)
             if done < len(piece):
                 rest = piece.split(done)[1] if done else piece
-                await self._admit(rest, (outlet,), filing, start + done)
+                await self._admit(rest, (outlet,), push, start + done)
 
-    async def _admit(self, piece: Batch, outlets: Sequence[Outlet], filing: Filing, start: int) -> None:
+    async def _admit(self, piece: Batch, outlets: Sequence[Outlet], push: PushState, start: int) -> None:
         """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole.
 
         `start` is where its first event stands in the batch that was pushed.
         """
         while len(piece) and outlets:
             head, rest = _cut(piece, _largest_part(piece, outlets))
-            rooms = [(outlet, await self._make_room(outlet, head, filing, start)) for outlet in outlets]
-            await self._put(head, [outlet for outlet, room in rooms if room is Room.HERE], filing, start)
+            rooms = [(outlet, await self._make_room(outlet, head, push, start)) for outlet in outlets]
+            await self._put(head, [outlet for outlet, room in rooms if room is Room.HERE], push, start)
             for outlet, room in rooms:
                 if room is Room.LATER:
-                    self._wait_for_room(outlet, piece, filing, start)
+                    self._wait_for_room(outlet, piece, push, start)
                 else:
-                    filing.taken[outlet.name] = start + len(head)
+                    push.taken[outlet.name] = start + len(head)
             outlets = [outlet for outlet, room in rooms if room is not Room.LATER]
             start += len(head)
             piece = rest
 
-    async def _put(self, head: Batch, takers: Sequence[Outlet], filing: Filing, start: int) -> None:
+    async def _put(self, head: Batch, takers: Sequence[Outlet], push: PushState, start: int) -> None:
         if not takers:
             return
         slot = await self._log.put(head, [outlet.name for outlet in takers])
         for outlet in takers:
             outlet.reserve(slot)
         owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
-        awaited = self._await(slot.position, owners, filing.identity, start) if owners else None
-        if awaited is not None:
-            filing.waits.append(awaited)
-        filing.drafts.append(Draft(slot, takers, start, head, awaited))
-        filing.pieces.append((slot.position, start))
+        pending = self._await(slot.position, owners, push.identity, start) if owners else None
+        if pending is not None:
+            push.waits.append(pending)
+        push.drafts.append(Draft(slot, takers, start, head, pending))
+        push.pieces.append((slot.position, start))
 
-    async def _make_room(self, outlet: Outlet, head: Batch, filing: Filing, start: int) -> Room:
+    async def _make_room(self, outlet: Outlet, head: Batch, push: PushState, start: int) -> Room:
         count, size = len(head), self._log.weigh(head)
         if outlet.queue.is_over and outlet.fits(count, size):
             return Room.HERE
         if outlet.share.overflow is Overflow.BLOCK:
             return Room.LATER
         if outlet.share.overflow is Overflow.DROP_OLDEST:
-            self._commit(filing, last=False)  # room comes when what was put before is delivered
+            self._commit(push, last=False)  # room comes when what was put before is delivered
             self._overflowed += await outlet.drop_oldest(count, size)
             return Room.HERE
         outlet.count_dropped(count)
         self._overflowed += count
-        filing.count_dropped(range(start, start + count))
+        push.count_dropped(range(start, start + count))
         if outlet.name not in self._best_effort:
             share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
-            filing.refused.extend(shifted(_refuse_all(head, Code.BUFFER_FULL, reason), start))
+            push.refused.extend(shifted(_refuse_all(head, Code.BUFFER_FULL, reason), start))
         return Room.NONE
 
-    def _wait_for_room(self, outlet: Outlet, piece: Batch, filing: Filing, start: int) -> None:
+    def _wait_for_room(self, outlet: Outlet, piece: Batch, push: PushState, start: int) -> None:
         """Put a piece in for one outlet when there is room, behind what else waits for it."""
-        filing.taken.setdefault(outlet.name, start)
-        filing.unfinished += 1
-        work = self._admit_late(outlet, outlet.queue.take(), piece, filing, start)
-        filing.late.append(self._late.start("late", work))
+        push.taken.setdefault(outlet.name, start)
+        push.unfinished += 1
+        work = self._admit_late(outlet, outlet.queue.take(), piece, push, start)
+        push.late.append(self._late.start("late", work))
 
-    async def _admit_late(self, outlet: Outlet, ticket: Ticket, piece: Batch, filing: Filing, start: int) -> None:
+    async def _admit_late(self, outlet: Outlet, ticket: Ticket, piece: Batch, push: PushState, start: int) -> None:
         try:
             await ticket.wait()
             while len(piece):
                 head, piece = _cut(piece, min(len(piece), outlet.piece))
                 await outlet.wait_for_room(len(head), self._log.weigh(head))
-                await self._see_held(filing)
+                await self._see_held(push)
                 async with self._turn:
-                    await self._put(head, (outlet,), filing, start)
+                    await self._put(head, (outlet,), push, start)
                     start += len(head)
-                    filing.taken[outlet.name] = start
-                    filing.unfinished -= not len(piece)
-                    self._commit(filing)
+                    push.taken[outlet.name] = start
+                    push.unfinished -= not len(piece)
+                    self._commit(push)
         except asyncio.CancelledError:
             if self._closed:
                 raise DrainingError(f"the buffer was closed before emitter {outlet.name!r} had room") from None
@@ -331,21 +331,21 @@ class Buffer:
         finally:
             ticket.done()
 
-    def _commit(self, filing: Filing, *, last: bool = True) -> None:
+    def _commit(self, push: PushState, *, last: bool = True) -> None:
         """Have the log hold what was put; the outlets claim it as soon as it is held.
 
         Without `last` there is more to come of this push, so that the answer that goes with it is not the whole one.
         """
-        complete = last and not filing.unfinished
-        if not filing.drafts and not (complete and filing.pieces):
+        complete = last and not push.unfinished
+        if not push.drafts and not (complete and push.pieces):
             return
-        drafts, filing.drafts = filing.drafts, []
-        held = self._log.commit(answer_of(filing, complete=complete))
+        drafts, push.drafts = push.drafts, []
+        held = self._log.commit(answer_of(push, complete=complete))
         if held is None:
             self._claim(drafts)
         else:
             held.add_done_callback(lambda done: self._on_held(drafts, done))
-            filing.held.append((held, drafts))
+            push.held.append((held, drafts))
 
     def _claim(self, drafts: Sequence[Draft]) -> None:
         for slot, takers, *_ in drafts:
@@ -359,54 +359,54 @@ class Buffer:
         for draft in drafts:
             for outlet in draft.takers:
                 outlet.cancel(draft.slot)
-            if draft.awaited is not None:
-                draft.awaited.done.set_result(None)
-                if self._awaited.get(draft.slot.position) is draft.awaited:
-                    del self._awaited[draft.slot.position]
+            if draft.pending is not None:
+                draft.pending.done.set_result(None)
+                if self._pending.get(draft.slot.position) is draft.pending:
+                    del self._pending[draft.slot.position]
 
-    def _await(self, position: int, owners: int, identity: Identity | None, start: int = 0) -> Awaited:
-        awaited = self._awaited[position] = Awaited(owners, identity, start)
-        return awaited
+    def _await(self, position: int, owners: int, identity: Identity | None, start: int = 0) -> PendingDelivery:
+        pending = self._pending[position] = PendingDelivery(owners, identity, start)
+        return pending
 
-    def _let_go(self, outlet: str, position: int) -> None:
-        awaited = self._awaited.get(position)
-        if awaited is not None and awaited.identity is not None and (news := awaited.news()):
-            self._log.amend(awaited.identity, news)
-        self._log.let_go(outlet, position)
-        if awaited is not None and outlet not in self._best_effort and awaited.let_go():
-            del self._awaited[position]
+    def _release(self, outlet: str, position: int) -> None:
+        pending = self._pending.get(position)
+        if pending is not None and pending.identity is not None and (news := pending.news()):
+            self._log.amend(pending.identity, news)
+        self._log.release(outlet, position)
+        if pending is not None and outlet not in self._best_effort and pending.release():
+            del self._pending[position]
 
-    async def _see_held(self, filing: Filing) -> None:
+    async def _see_held(self, push: PushState) -> None:
         """Wait until what was committed is held; what could not be written is refused."""
-        while filing.held:
-            held, drafts = filing.held[0]
+        while push.held:
+            held, drafts = push.held[0]
             try:
                 await asyncio.shield(held)
             except JournalError as error:
                 reason = f"{error}; send again later"
                 for draft in drafts:
-                    filing.refused.extend(shifted(_refuse_all(draft.piece, Code.BUFFER_FULL, reason), draft.start))
-            if filing.held and filing.held[0][0] is held:
-                filing.held.pop(0)
+                    push.refused.extend(shifted(_refuse_all(draft.piece, Code.BUFFER_FULL, reason), draft.start))
+            if push.held and push.held[0][0] is held:
+                push.held.pop(0)
 
-    def _settling(self, filing: Filing) -> asyncio.Future[Receipt]:
-        settling = asyncio.ensure_future(self._settle(filing))
+    def _settling(self, push: PushState) -> asyncio.Future[Receipt]:
+        settling = asyncio.ensure_future(self._settle(push))
         settling.add_done_callback(_seen)
         return settling
 
-    async def _settle(self, filing: Filing) -> Receipt:
+    async def _settle(self, push: PushState) -> Receipt:
         """Wait until what was put is held, and delivered where the sender waits for that."""
-        for late in filing.late:
+        for late in push.late:
             await asyncio.shield(late)
-        await self._see_held(filing)
-        for stored in filing.letters:
+        await self._see_held(push)
+        for stored in push.letters:
             await stored
-        refused = list(filing.refused)
-        for awaited in filing.waits:
-            await asyncio.shield(awaited.done)
-            refused.extend(awaited.refused)
-            filing.count_dropped(awaited.dropped)
-        return self._receipt(refused, filing.fates)
+        refused = list(push.refused)
+        for pending in push.waits:
+            await asyncio.shield(pending.done)
+            refused.extend(pending.refused)
+            push.count_dropped(pending.dropped)
+        return self._receipt(refused, push.fates)
 
     def _receipt(self, refused: Sequence[Refusal], fates: Sequence[Fate]) -> Receipt:
         fullest = max((outlet.lag for outlet in self._all), default=0)

@@ -394,7 +394,7 @@ class Journal:
         taken = set(self._bits.values())
         free = [bit for bit in range(MAX_DURABLE_OUTLETS) if bit not in taken]
         if not free:
-            reason = f"has no place for another emitter beside its {len(taken)}; let go of those that are no more"
+            reason = f"has no place for another emitter beside its {len(taken)}; release those that are no more"
             raise JournalError(self.path, f"{reason} (`polku journal repair {self.path} --forget NAME`)")
         return free[0]
 

@@ -26,10 +26,10 @@ OnOpen = Callable[[Recovered], None]
 
 
 class Log(Protocol):
-    """Keep batches until every outlet that they go to has let go of them.
+    """Keep batches until every outlet that they go to has released them.
 
     A batch is put (it has a place then), committed together with what was put since the last commit (it is held
-    then), claimed by each of its outlets, and let go of by each of them.
+    then), claimed by each of its outlets, and released by each of them.
     """
 
     async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
@@ -48,7 +48,7 @@ class Log(Protocol):
         ...
 
     def amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
-        """Add refusals to an answer, before the batch is let go of."""
+        """Add refusals to an answer, before the batch is released."""
         ...
 
     async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
@@ -63,7 +63,7 @@ class Log(Protocol):
         """Let an outlet begin with a batch; positions of one outlet rise."""
         ...
 
-    def let_go(self, outlet: str, position: int) -> None:
+    def release(self, outlet: str, position: int) -> None:
         """Let an outlet be done with a batch, in any order."""
         ...
 
@@ -97,7 +97,7 @@ class Log(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write what is still to be written and let go of files."""
+        """Write what is still to be written and close the files."""
         ...
 
 
@@ -140,8 +140,8 @@ class MemoryLog:
     def claim(self, outlet: str, position: int) -> None:
         """Do nothing: the outlets of a batch were counted when it was put."""
 
-    def let_go(self, outlet: str, position: int) -> None:
-        """Drop a batch when the last outlet lets go of it."""
+    def release(self, outlet: str, position: int) -> None:
+        """Drop a batch when the last outlet releases it."""
         self._owners[position] -= 1
         if self._owners[position] == 0:
             del self._owners[position]

@@ -20,7 +20,7 @@ from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
 from polku.buffer.log import Log
 from polku.buffer.passage import Passage
-from polku.buffer.positions import Awaited, Claim, OutletState, Slot
+from polku.buffer.positions import OutletEntry, OutletState, PendingDelivery, Slot
 from polku.buffer.strategy import Overflow
 from polku.codes import Code
 from polku.errors import DrainingError, JournalError
@@ -44,7 +44,7 @@ _FEW = 128
 _PAUSE_SECONDS = 0.002
 
 
-class Share(NamedTuple):
+class Quota(NamedTuple):
     """What one outlet may hold: events, bytes, and the rule for what does not fit."""
 
     events: int
@@ -83,18 +83,18 @@ LetGo = Callable[[str, int], None]
 
 
 class Outlet:
-    """Feed one emitter from the log, at its own pace; `awaited` are the batches whose senders wait, by position."""
+    """Feed one emitter from the log, at its own pace; `pending` are the batches whose senders wait, by position."""
 
     def __init__(
         self,
         name: str,
         link: Link,
-        share: Share,
+        share: Quota,
         log: Log,
-        awaited: Mapping[int, Awaited],
+        pending: Mapping[int, PendingDelivery],
         *,
         bury: Bury,
-        let_go: LetGo,
+        release: LetGo,
     ) -> None:
         self.name = name
         self.share = share
@@ -105,9 +105,9 @@ class Outlet:
         self._pressed = 0  # those who wait for room
         self._relief: asyncio.TimerHandle | None = None
         self._log = log
-        self._awaited = awaited
-        self._bury, self._let_go = bury, let_go
-        self._waiting: deque[Claim] = deque()
+        self._pending = pending
+        self._bury, self._release = bury, release
+        self._waiting: deque[OutletEntry] = deque()
         self.queue = Sequencer()  # of those whose events are to be put in for this outlet when it has room
         self._behind = False  # there are more batches for this outlet than wait here
         self._arrived = 0
@@ -194,15 +194,15 @@ class Outlet:
         """
         dropped = 0
         while not self.fits(events, size) and await self._have_waiting():
-            claim = self._waiting[0]
-            (batch,) = await self._fetch([claim.slot.position]) if claim.slot.position in self._awaited else [None]
+            entry = self._waiting[0]
+            (batch,) = await self._fetch([entry.slot.position]) if entry.slot.position in self._pending else [None]
             ids = batch.ids if batch is not None else []
-            if not self._waiting or self._waiting[0] is not claim:
+            if not self._waiting or self._waiting[0] is not entry:
                 continue
             excess = max(self._lag + events - self.share.events, 1)
             if self._lag_bytes + size > self.share.bytes:
-                excess = claim.count
-            dropped += self._drop(claim, min(excess, claim.count), ids)
+                excess = entry.count
+            dropped += self._drop(entry, min(excess, entry.count), ids)
         self._dropped += dropped
         return dropped
 
@@ -229,23 +229,23 @@ class Outlet:
                 await self._gather()
                 if not self._waiting:  # dropped meanwhile
                     continue
-            await self._send(self._next_claims())
+            await self._send(self._next_entries())
             self._tasks.works(_FEEDING)
 
-    async def _send(self, taken: list[Claim]) -> None:
+    async def _send(self, taken: list[OutletEntry]) -> None:
         """Push a batch that has been taken from what waits; it waits again where that fails."""
         try:
-            claims, batch = await self._assemble(taken)
-            answer = self._link.push_nowait(batch) if claims else None
+            entries, batch = await self._assemble(taken)
+            answer = self._link.push_nowait(batch) if entries else None
         except BaseException:
             self._waiting.extendleft(reversed(taken))
             self._passage.give_back(taken)
-            self._in_flight -= sum(claim.count for claim in taken)
-            self._in_flight_bytes -= sum(claim.size for claim in taken)
+            self._in_flight -= sum(entry.count for entry in taken)
+            self._in_flight_bytes -= sum(entry.size for entry in taken)
             raise
         if answer is not None:
             self._began = asyncio.get_running_loop().time()
-            self._tasks.start("delivery", self._deliver(claims, batch, answer))
+            self._tasks.start("delivery", self._deliver(entries, batch, answer))
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing is under way."""
@@ -295,7 +295,7 @@ class Outlet:
             self._passage.ages,
         )
 
-    def _first_waiting(self) -> Claim | None:
+    def _first_waiting(self) -> OutletEntry | None:
         try:
             return self._waiting[0]
         except IndexError:
@@ -335,7 +335,7 @@ class Outlet:
 
     def _append(self, slot: Slot) -> None:
         self._log.claim(self.name, slot.position)
-        self._waiting.append(Claim(slot))
+        self._waiting.append(OutletEntry(slot))
         self._loaded = slot.position
         if self._gathering is not None and not self._are_few():
             self._go_on()
@@ -346,7 +346,7 @@ class Outlet:
 
     def _should_gather(self) -> bool:
         """Return whether what waits should wait for more; with senders that wait, only while others are in flight."""
-        if not self._are_few() or (self._awaited and not self._in_flight):
+        if not self._are_few() or (self._pending and not self._in_flight):
             return False
         return asyncio.get_running_loop().time() < self._began + _PAUSE_SECONDS
 
@@ -388,9 +388,9 @@ class Outlet:
 
     def _count_missing(self) -> None:
         """Count what this outlet was to deliver and the log no longer has; nothing else waits anywhere now."""
-        events = self._lag - self._in_flight - self._reserved - sum(claim.count for claim in self._waiting)
+        events = self._lag - self._in_flight - self._reserved - sum(entry.count for entry in self._waiting)
         size = self._lag_bytes - self._in_flight_bytes - self._reserved_bytes
-        size -= sum(claim.size for claim in self._waiting)
+        size -= sum(entry.size for entry in self._waiting)
         if events > 0:
             text = "emitter %r: %d events are no longer in the journal"
             _REPEATED.error((self.name, "gone"), text, self.name, events)
@@ -398,56 +398,56 @@ class Outlet:
         if events > 0 or size > 0:
             self._account(-max(events, 0), -max(size, 0))
 
-    def _drop(self, claim: Claim, count: int, ids: list[str]) -> int:
-        """Drop the first events of the claim that waits longest; `ids` where their sender waits for the delivery."""
-        awaited = self._awaited.get(claim.slot.position)
-        if awaited is not None:
+    def _drop(self, entry: OutletEntry, count: int, ids: list[str]) -> int:
+        """Drop the first events of the entry that waits longest; `ids` where their sender waits for the delivery."""
+        pending = self._pending.get(entry.slot.position)
+        if pending is not None:
             reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
-            dropped = [(ids[at] if at < len(ids) else "", at) for at in range(claim.skip, claim.skip + count)]
-            awaited.refuse(Refusal(event_id, Code.UNDELIVERED, reason, position=at) for event_id, at in dropped)
-            if awaited.start >= 0:
-                awaited.dropped.extend(awaited.start + at for _, at in dropped)
-        before = claim.size
+            dropped = [(ids[at] if at < len(ids) else "", at) for at in range(entry.skip, entry.skip + count)]
+            pending.refuse(Refusal(event_id, Code.UNDELIVERED, reason, position=at) for event_id, at in dropped)
+            if pending.start >= 0:
+                pending.dropped.extend(pending.start + at for _, at in dropped)
+        before = entry.size
         self._passage.move()
-        claim.skip += count
-        self._account(-count, claim.size - before)
-        if claim.count == 0:
+        entry.skip += count
+        self._account(-count, entry.size - before)
+        if entry.count == 0:
             self._waiting.popleft()
-            self._let_go(self.name, claim.slot.position)
+            self._release(self.name, entry.slot.position)
         return count
 
-    def _next_claims(self) -> list[Claim]:
-        claims = [self._waiting.popleft()]
-        events, size = claims[0].count, claims[0].size
+    def _next_entries(self) -> list[OutletEntry]:
+        entries = [self._waiting.popleft()]
+        events, size = entries[0].count, entries[0].size
         while self._waiting:
             events += self._waiting[0].count
             size += self._waiting[0].size
             if events > self._join_events or size > _JOIN.join_bytes:
                 break
-            claims.append(self._waiting.popleft())
-        self._in_flight += sum(claim.count for claim in claims)
-        self._in_flight_bytes += sum(claim.size for claim in claims)
-        self._passage.take(claims)
-        return claims
+            entries.append(self._waiting.popleft())
+        self._in_flight += sum(entry.count for entry in entries)
+        self._in_flight_bytes += sum(entry.size for entry in entries)
+        self._passage.take(entries)
+        return entries
 
-    async def _assemble(self, claims: list[Claim]) -> tuple[list[Claim], Batch]:
-        """Fetch the batches of the claims and join them; those that cannot be read are counted and passed."""
+    async def _assemble(self, entries: list[OutletEntry]) -> tuple[list[OutletEntry], Batch]:
+        """Fetch the batches of the entries and join them; those that cannot be read are counted and passed."""
         batches = []
         good = []
         unreadable = []
-        for claim, batch in zip(claims, await self._fetch([claim.slot.position for claim in claims]), strict=True):
+        for entry, batch in zip(entries, await self._fetch([entry.slot.position for entry in entries]), strict=True):
             if batch is None:
                 _REPEATED.error(
-                    (self.name, "lost"), "emitter %r: %d events are lost: they cannot be read", self.name, claim.count
+                    (self.name, "lost"), "emitter %r: %d events are lost: they cannot be read", self.name, entry.count
                 )
-                unreadable.append(claim)
+                unreadable.append(entry)
                 continue
-            batches.append(batch.split(claim.skip)[1] if claim.skip else batch)
-            good.append(claim)
+            batches.append(batch.split(entry.skip)[1] if entry.skip else batch)
+            good.append(entry)
         joined = join(batches).unidentified() if batches else Batch.from_events([])
-        for claim in unreadable:
-            self._unreadable += claim.count
-            self._pass(claim)
+        for entry in unreadable:
+            self._unreadable += entry.count
+            self._pass(entry)
         return good, joined
 
     async def _fetch(self, positions: list[int]) -> list[Batch | None]:
@@ -458,23 +458,23 @@ class Outlet:
                 _REPEATED.error((self.name, "fetch"), "emitter %r: %s", self.name, error)
                 await asyncio.sleep(1.0)
 
-    async def _deliver(self, claims: list[Claim], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
+    async def _deliver(self, entries: list[OutletEntry], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
         receipt = await self._wait_for_receipt(batch, answer)
         if receipt is None:
             return
-        placed = list(zip(accumulate((claim.count for claim in claims), initial=0), claims, strict=False))
+        placed = list(zip(accumulate((entry.count for entry in entries), initial=0), entries, strict=False))
         if receipt.refused:
             placed, receipt = _decided(placed, receipt)
         if receipt.refused:
             await self._keep_refused(batch, receipt.refused)
-        self._passage.confirm([claim for _, claim in placed])
-        for start, claim in placed:
-            awaited = self._awaited.get(claim.slot.position)
-            if receipt.refused and awaited is not None:
-                refused = receipt.part(start, claim.count).refused
-                awaited.refuse([refusal._replace(letter=True) for refusal in refused], claim.skip)
-            self._confirmed += claim.count
-            self._pass(claim)
+        self._passage.confirm([entry for _, entry in placed])
+        for start, entry in placed:
+            pending = self._pending.get(entry.slot.position)
+            if receipt.refused and pending is not None:
+                refused = receipt.part(start, entry.count).refused
+                pending.refuse([refusal._replace(letter=True) for refusal in refused], entry.skip)
+            self._confirmed += entry.count
+            self._pass(entry)
         self._dead += len(receipt.refused)
         self._confirmed -= len(receipt.refused)
 
@@ -518,14 +518,14 @@ class Outlet:
             (self.name, "push"), "emitter %r cannot be reached, its events are held: %s", self.name, self._fault
         )
 
-    def _pass(self, claim: Claim) -> None:
-        self._passage.leave(claim)
-        self._account(-claim.count, -claim.size)
-        self._in_flight -= claim.count
-        self._in_flight_bytes -= claim.size
+    def _pass(self, entry: OutletEntry) -> None:
+        self._passage.leave(entry)
+        self._account(-entry.count, -entry.size)
+        self._in_flight -= entry.count
+        self._in_flight_bytes -= entry.size
         if self._gathering is not None and not self._should_gather():
             self._go_on()
-        self._let_go(self.name, claim.slot.position)
+        self._release(self.name, entry.slot.position)
 
     def _reserve(self, events: int, size: int) -> None:
         self._reserved += events
@@ -537,14 +537,14 @@ class Outlet:
         self._moved.set()
 
 
-def _decided(placed: list[tuple[int, Claim]], receipt: Receipt) -> tuple[list[tuple[int, Claim]], Receipt]:
-    """Leave out the claims, each given with its start in the batch, of which an event has no outcome yet.
+def _decided(placed: list[tuple[int, OutletEntry]], receipt: Receipt) -> tuple[list[tuple[int, OutletEntry]], Receipt]:
+    """Leave out the entries, each given with its start in the batch, of which an event has no outcome yet.
 
-    So answers an emitter that had to return before the end. What it knows of such a claim will be found out again.
+    So answers an emitter that had to return before the end. What it knows of such a entry will be found out again.
     """
     unknown = [refusal.position for refusal in receipt.refused if refusal.code is Code.UNAVAILABLE]
     if not unknown:
         return placed, receipt
-    known = [(start, claim) for start, claim in placed if not any(0 <= at - start < claim.count for at in unknown)]
-    refused = [r for r in receipt.refused if any(0 <= r.position - start < claim.count for start, claim in known)]
+    known = [(start, entry) for start, entry in placed if not any(0 <= at - start < entry.count for at in unknown)]
+    refused = [r for r in receipt.refused if any(0 <= r.position - start < entry.count for start, entry in known)]
     return known, receipt._replace(refused=tuple(refused))

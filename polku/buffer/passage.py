@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from polku.buffer.positions import Claim
+from polku.buffer.positions import OutletEntry
 from polku.histogram import Distribution, Histogram
 
 
@@ -16,7 +16,7 @@ class Passage:
         self.bytes = 0  # of what has left
         self._ages = Histogram()
         self._moved_at = 0.0  # monotonic
-        self._in_flight: dict[int, Claim] = {}  # by position
+        self._in_flight: dict[int, OutletEntry] = {}  # by position
         self._recovered_ns = 0
 
     def begin(self, since_ns: int = 0) -> None:
@@ -24,37 +24,37 @@ class Passage:
         self._moved_at = time.monotonic()
         self._recovered_ns = since_ns
 
-    def take(self, claims: Sequence[Claim]) -> None:
+    def take(self, entries: Sequence[OutletEntry]) -> None:
         """Note that these are handed to the emitter."""
-        for claim in claims:
-            self._in_flight[claim.slot.position] = claim
+        for entry in entries:
+            self._in_flight[entry.slot.position] = entry
 
-    def give_back(self, claims: Sequence[Claim]) -> None:
+    def give_back(self, entries: Sequence[OutletEntry]) -> None:
         """Note that these wait again."""
-        for claim in claims:
-            self._in_flight.pop(claim.slot.position, None)
+        for entry in entries:
+            self._in_flight.pop(entry.slot.position, None)
 
-    def leave(self, claim: Claim) -> None:
+    def leave(self, entry: OutletEntry) -> None:
         """Note that one has left, whatever became of it."""
         self._moved_at = time.monotonic()
-        self._in_flight.pop(claim.slot.position, None)
+        self._in_flight.pop(entry.slot.position, None)
 
     def move(self) -> None:
         """Note that something has left without having been handed to the emitter."""
         self._moved_at = time.monotonic()
 
-    def confirm(self, claims: Sequence[Claim]) -> None:
+    def confirm(self, entries: Sequence[OutletEntry]) -> None:
         """Count the ages of events that have their answer."""
         now = time.time_ns()
-        for claim in claims:
-            self.bytes += claim.size
-            if claim.slot.enqueued_ns:
-                self._ages.record((now - claim.slot.enqueued_ns) / 1e9, claim.count)
+        for entry in entries:
+            self.bytes += entry.size
+            if entry.slot.enqueued_ns:
+                self._ages.record((now - entry.slot.enqueued_ns) / 1e9, entry.count)
 
-    def oldest_age(self, waiting: Claim | None) -> float:
+    def oldest_age(self, waiting: OutletEntry | None) -> float:
         """Return the age in seconds of the first event that waits (`waiting`) or is in flight; 0.0 where unknown."""
-        claims = [*self._in_flight.copy().values(), *([] if waiting is None else [waiting])]
-        came = min((claim.slot.enqueued_ns for claim in claims if claim.slot.enqueued_ns), default=self._recovered_ns)
+        entries = [*self._in_flight.copy().values(), *([] if waiting is None else [waiting])]
+        came = min((entry.slot.enqueued_ns for entry in entries if entry.slot.enqueued_ns), default=self._recovered_ns)
         return max(time.time_ns() - came, 0) / 1e9 if came else 0.0
 
     @property

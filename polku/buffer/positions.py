@@ -58,7 +58,7 @@ def describe_orphan(orphan: OutletState, path: object) -> str:
     )
 
 
-class Awaited:
+class PendingDelivery:
     """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused.
 
     `start` is where its first event stands in the batch that was pushed: refusals are about that one. -1: nobody knows.
@@ -88,7 +88,7 @@ class Awaited:
         news, self.told = self.refused[self.told :], len(self.refused)
         return news
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         """Count one outlet less; return whether it was the last."""
         self.owners -= 1
         if self.owners == 0 and not self.done.done():
@@ -96,8 +96,8 @@ class Awaited:
         return self.owners == 0
 
 
-class Claim:
-    """An outlet's claim on a batch: all of its events but the first `skip`, which were dropped by rule."""
+class OutletEntry:
+    """An outlet's entry on a batch: all of its events but the first `skip`, which were dropped by rule."""
 
     __slots__ = ("skip", "slot")
 

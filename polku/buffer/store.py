@@ -20,7 +20,7 @@ class Store(Protocol):
         ...
 
     def drop(self, position: int) -> None:
-        """Let go of a batch that no outlet needs any more."""
+        """Release a batch that no outlet needs any more."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class RingStore:
         return self._batches[position]
 
     def drop(self, position: int) -> None:
-        """Let go of a batch."""
+        """Release a batch."""
         batch = self._batches.pop(position)
         self._events -= len(batch)
         self._bytes -= batch.size
@@ -99,7 +99,7 @@ class TieredStore:
         return Batch.from_wire(header, self._zstd.decompress(packed))
 
     def drop(self, position: int) -> None:
-        """Let go of a batch."""
+        """Release a batch."""
         if position in self._plain_positions:
             self._plain.drop(self._plain_positions.pop(position))
             return

@@ -48,10 +48,10 @@ def verify(path: Target) -> None:
 def repair(
     path: Target,
     forget: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Let go of an emitter that is no more; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Release an emitter that is no more; repeatable.")
     ] = None,
 ) -> None:
-    """Write a journal that has faults anew from what can be read of it, or, with --forget, only let go of emitters."""
+    """Write a journal that has faults anew from what can be read of it, or, with --forget, only release emitters."""
     from polku.buffer.repair import mend
 
     if forget:

@@ -40,7 +40,7 @@ class CollectingDelivery(Delivery):
         self._open = self._under_way = 0  # bytes in groups that are not complete, and in those that are
         self._wanted = False  # room was asked for, while groups were under way
         self._number = 0
-        self._let_go = 0  # the last batch all of whose groups were completed for want of room
+        self._released = 0  # the last batch all of whose groups were completed for want of room
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
         self._tasks = TaskSet(f"emitter {name!r}")
@@ -129,14 +129,14 @@ class CollectingDelivery(Delivery):
 
         Groups that are under way may make it. If no batch is answered with them, there is more to complete.
         """
-        if not self._held or next(iter(self._held)) <= self._let_go:
+        if not self._held or next(iter(self._held)) <= self._released:
             return
         self._wanted = self._under_way >= self._open
         if self._wanted:
             return
-        self._let_go = (next(iter(self._held)) + self._number) // 2
+        self._released = (next(iter(self._held)) + self._number) // 2
         for group in list(self._groups.values()):
-            if group.opened_by > self._let_go:
+            if group.opened_by > self._released:
                 break
             self._complete(group, early=True)
 

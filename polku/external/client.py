@@ -74,7 +74,7 @@ class PluginClient:
             self._tasks.keep_alive("connection", self._watch_connection)
 
     async def close(self) -> None:
-        """Let go of the connection; calls that are open fail."""
+        """Release the connection; calls that are open fail."""
         await self._tasks.close()
         self._is_open = False
         channel, self._channel = self._channel, None
@@ -209,7 +209,7 @@ class PluginClient:
 
 
 async def ask_once(service: str, connection: Connection, check: Callable[[PluginInfo], str]) -> PluginInfo:
-    """Call Info of a plugin and let go of it; raises `CallError`."""
+    """Call Info of a plugin and release it; raises `CallError`."""
     client = PluginClient(service, connection, check)
     try:
         return await client.introduce()

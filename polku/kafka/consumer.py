@@ -111,7 +111,7 @@ class Consumer:
         self._pulling = False
 
     async def close(self) -> None:
-        """Leave the group and let go of the client."""
+        """Leave the group and release the client."""
         self._ended = True
         await asyncio.to_thread(self._thread.join, self._revoke_timeout + 10.0)
 

@@ -176,7 +176,7 @@ class Link:
         return len(self._open) > len(self._in_window)
 
     def flush_nowait(self, *, everything: bool = False) -> None:
-        """Ask the receiver to let go of what it has taken and holds, if there is anything."""
+        """Ask the receiver to release what it has taken and holds, if there is anything."""
         if self.is_holding and not self._closed:
             self._tasks.start("flush", self._flush(everything))
 

@@ -35,7 +35,7 @@ class Peer(Protocol):
         ...
 
     async def flush(self, everything: bool) -> None:
-        """Let the receiver let go of what it has taken and holds: all of it, or enough to make room."""
+        """Let the receiver release what it has taken and holds: all of it, or enough to make room."""
         ...
 
 
@@ -84,5 +84,5 @@ class Holding(Receiver, Protocol):
     """A receiver that takes batches and answers them later."""
 
     async def flush(self, everything: bool) -> None:
-        """Let go of all that is held, or of enough to make room."""
+        """Release all that is held, or of enough to make room."""
         ...

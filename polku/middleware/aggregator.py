@@ -116,7 +116,7 @@ class _Groups:
             self._events += 1
             self._bytes += size
             if len(group.events) >= self._config.size:
-                flushes += self._let_go(key)
+                flushes += self._release(key)
         return flushes
 
     def due(self) -> float | None:
@@ -125,9 +125,9 @@ class _Groups:
     def flush(self, *, everything: bool = False) -> Sequence[Flush]:
         now = self._clock.monotonic()
         due = [key for key, group in self._groups.items() if everything or group.due <= now]
-        return [flush for key in due for flush in self._let_go(key)]
+        return [flush for key in due for flush in self._release(key)]
 
-    def _let_go(self, key: Hashable) -> list[Flush]:
+    def _release(self, key: Hashable) -> list[Flush]:
         group = self._groups.pop(key)
         self._events -= len(group.events)
         self._bytes -= group.bytes

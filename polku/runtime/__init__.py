@@ -37,7 +37,7 @@ class Runtime(Protocol):
         ...
 
     async def stop(self, timeout: float) -> StopReport:
-        """Drain in order within `timeout` seconds, then let go of everything."""
+        """Drain in order within `timeout` seconds, then release everything."""
         ...
 
     async def health(self) -> Health:

@@ -8,7 +8,7 @@ each step by itself on one core (AMD EPYC, protobuf 7):
 
     parse 80 · an object for each event 45 · its id, time and source 124 · its size, for limits 42 · ids unique 8
     filter 99 · transform 130
-    any route? 2 to 38 · encode 73 · let go of it 20 · its id in the Ack 18
+    any route? 2 to 38 · encode 73 · release it 20 · its id in the Ack 18
 
 That is 640 of the 1,250 that the whole pipeline takes under load; the rest is gRPC in and out, most of it in the
 kernel, and the event loop, about 0.3 ms a batch whatever is in it.
@@ -189,7 +189,7 @@ class Lane:
         )
 
     async def flush(self) -> None:
-        """Let go of everything that the stages hold, and what is collected for emitters."""
+        """Release everything that the stages hold, and what is collected for emitters."""
         for stage in self._here():
             await self._stages[stage.name].flush()
         if self._buffer is not None:

@@ -141,11 +141,11 @@ class Stage:
         return await outcome
 
     async def flush(self, everything: bool = True) -> None:
-        """Let go of everything that is held: at a drain, once nothing more comes in."""
+        """Release everything that is held: at a drain, once nothing more comes in."""
         async with self._turn:
             for position, step in enumerate(self._steps):
                 if is_holder(step):
-                    await self._let_go(step.flush(everything=True), position + 1)
+                    await self._release(step.flush(everything=True), position + 1)
 
     async def close(self) -> None:
         """Stop the flush timer, close the middleware and the link."""
@@ -326,13 +326,13 @@ class Stage:
     ) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._holdings[number] = _Holding(len(events), done, batch.counted, batch.enqueued_ns)
-        await self._let_go(holder.hold(events, number), position + 1)
+        await self._release(holder.hold(events, number), position + 1)
         if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
-            await self._let_go(holder.flush(everything=True), position + 1)
+            await self._release(holder.flush(everything=True), position + 1)
         self._held_something.set()
         return done
 
-    async def _let_go(self, flushes: Sequence[Flush], position: int) -> None:
+    async def _release(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
             batch = Batch.from_events(flush.events)
             numbers = {part.batch for part in flush.parts}
@@ -392,11 +392,11 @@ class Stage:
             self._tasks.works(_TIMER)
 
     async def _flush_each(self, holders: Sequence[tuple[int, Holder]]) -> None:
-        """Have every holder let go of what is due; raise what one failed with once the others have."""
+        """Have every holder release what is due; raise what one failed with once the others have."""
         fault: BaseException | None = None
         for position, holder in holders:
             try:
-                await self._let_go(holder.flush(), position + 1)
+                await self._release(holder.flush(), position + 1)
             except BaseException as error:
                 if is_ours(error):
                     raise

@@ -5,17 +5,17 @@ from __future__ import annotations
 from polku import Code, Refusal
 from polku.batch.batch import Identity
 from polku.buffer.answers import answer_of
-from polku.buffer.filing import Filing
-from polku.buffer.positions import Awaited
+from polku.buffer.positions import PendingDelivery
+from polku.buffer.push_state import PushState
 
 
 async def test_a_later_answer_keeps_the_refusals_that_were_added_to_the_one_before() -> None:
     identity = Identity("link", 1, 1)
-    first, second = Awaited(1, identity), Awaited(1, identity, start=2)
-    filing = Filing(identity, waits=[first, second], pieces=[(1, 0), (2, 2)])
+    first, second = PendingDelivery(1, identity), PendingDelivery(1, identity, start=2)
+    push = PushState(identity, waits=[first, second], pieces=[(1, 0), (2, 2)])
     first.refuse([Refusal("x", Code.UNDELIVERED, "no", position=1)])
     second.refuse([Refusal("y", Code.UNDELIVERED, "no", position=0)])
     amended = first.news()  # the log adds these to the answer that it has; those of the second piece are yet to come
-    answer = answer_of(filing, complete=True)
+    answer = answer_of(push, complete=True)
     assert answer is not None
     assert list(answer.refused) == amended

@@ -1,4 +1,4 @@
-"""The buffer holds batches until every destination has them, and counts whatever it lets go of."""
+"""The buffer holds batches until every destination has them, and counts whatever it releases."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Life:
         self._make = make
         self.log: Log
         self.told: list[Any] = []
-        self._open: list[tuple[str, int]] = []  # claims that are not let go of
+        self._open: list[tuple[str, int]] = []  # claims that are not release
 
     async def open(self, outlets: Sequence[str]) -> None:
         self.log = self._make()
@@ -72,12 +72,12 @@ class Life:
                 self.claim(name, slot.position)
 
     def settle(self, number: int, refused: Identity | None) -> None:
-        """Let go of one claim; with `refused` its batch's answer gets a refusal first."""
+        """Release one claim; with `refused` its batch's answer gets a refusal first."""
         if self._open:
             name, position = self._open.pop(number % len(self._open))
             if refused is not None:
                 self.log.amend(refused, [Refusal("x", Code.UNDELIVERED, "no", position=0)])
-            self.log.let_go(name, position)
+            self.log.release(name, position)
 
     async def read(self) -> list[Any]:
         return [await self._ids(position) for position in sorted({position for _, position in self._open})]

@@ -1,7 +1,7 @@
 """Threads of the product in a simulated world: real ones, of which one at a time runs, and when is decided by the loop.
 
 `Threads` stands in the place of the module `threading` in one of the product's modules. A thread runs until it waits or
-lets go of a condition, in no virtual time; the rest of its process goes on meanwhile. It dies with its process.
+releases a condition, in no virtual time; the rest of its process goes on meanwhile. It dies with its process.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class SimulatedThread:
 
 
 class Condition:
-    """A condition; who lets go of it in a thread gives others a turn, for as long as `pause` says."""
+    """A condition; who releases it in a thread gives others a turn, for as long as `pause` says."""
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
@@ -149,7 +149,7 @@ class Event(Condition):
 
 
 class Threads:
-    """Stand in the place of `threading`; a thread that lets go of a condition rests for `pause()` seconds."""
+    """Stand in the place of `threading`; a thread that releases a condition rests for `pause()` seconds."""
 
     def __init__(self, loop: SimulatedLoop, pause: Callable[[], float]) -> None:
         self.loop = loop

@@ -10,7 +10,7 @@ from polku.link.protocols import Push
 
 
 class HoldsNothing:
-    """The part of a peer whose receiver answers all that it takes, so that it has nothing to let go of."""
+    """The part of a peer whose receiver answers all that it takes, so that it has nothing to release."""
 
     async def flush(self, everything: bool) -> None:
         return

@@ -195,7 +195,7 @@ class ModelLog:
         self._claimed[outlet][position] = None
         self._latest[outlet] = position
 
-    def let_go(self, outlet: str, position: int) -> None:
+    def release(self, outlet: str, position: int) -> None:
         """Move the outlet's cursor up to the first batch that it is not done with."""
         claimed = self._claimed[outlet]
         del claimed[position]

@@ -226,8 +226,8 @@ def last_commit_alone_answers() -> Iterator[None]:
 
     answer_of = answers.answer_of
 
-    def complete_only(filing: Any, *, complete: bool) -> Any:
-        return answer_of(filing, complete=True) if complete else None
+    def complete_only(push: Any, *, complete: bool) -> Any:
+        return answer_of(push, complete=True) if complete else None
 
     with replaced(answers, "answer_of", complete_only):
         yield

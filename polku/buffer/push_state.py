@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Refusal
-from polku.buffer.positions import Awaited, Slot
+from polku.buffer.positions import PendingDelivery, Slot
 
 if TYPE_CHECKING:
     from polku.buffer.outlet import Outlet
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Draft(NamedTuple):
     """A piece in the log's draft: where it lies, which outlets it goes to, its place in the batch, and itself.
 
-    `awaited` is its delivery where the sender waits for that. (By its position alone it could be that of another piece:
+    `pending` is its delivery where the sender waits for that. (By its position alone it could be that of another piece:
     what is put before a journal can be opened may have the position of something that is in it.)
     """
 
@@ -26,11 +26,11 @@ class Draft(NamedTuple):
     takers: Sequence[Outlet]
     start: int
     piece: Batch
-    awaited: Awaited | None
+    pending: PendingDelivery | None
 
 
 @dataclass(slots=True)
-class Filing:
+class PushState:
     """What of a push lies in the log's draft, is being written, waits for room or for its delivery, and is refused.
 
     `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the
@@ -40,7 +40,7 @@ class Filing:
 
     identity: Identity | None
     refused: list[Refusal] = field(default_factory=list)
-    waits: list[Awaited] = field(default_factory=list)
+    waits: list[PendingDelivery] = field(default_factory=list)
     letters: list[Awaitable[None]] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
     held: list[tuple[asyncio.Future[None], Sequence[Draft]]] = field(default_factory=list)
