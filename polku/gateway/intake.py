@@ -86,7 +86,7 @@ class Intake:
     """Take messages in and push their events down a link.
 
     `reads_routes` where the buffer comes next, `seals` where nobody in this process looks at the events again: they are
-    release while they are still in the core's cache, and only their bytes wait.
+    released while they are still in the core's cache, and only their bytes wait.
     """
 
     def __init__(
