@@ -53,7 +53,7 @@ from polku.errors import (
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
 from polku.gateway.tls import Tls
-from polku.hub import Hub, Runner
+from polku.hub import Hub
 from polku.ingest import (
     CloudEventsIngestor,
     ExternalIngestor,
@@ -83,6 +83,7 @@ from polku.middleware import (
 )
 from polku.pipeline import Pipeline
 from polku.plan import AckLevel, Plan
+from polku.runner import Runner
 from polku.sender import Sender, SendReceipt
 from polku.version import __version__
 

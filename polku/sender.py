@@ -13,7 +13,7 @@ from polku.events import new_id
 from polku.v1.gateway_pb2 import Ack, IngestBatch, RawPayload
 
 if TYPE_CHECKING:
-    from polku.hub import Runner
+    from polku.runner import Runner
 
 _EVENTS_PER_MESSAGE = 4096
 _BYTES_PER_MESSAGE = 1024 * 1024

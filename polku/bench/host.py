@@ -25,8 +25,8 @@ from polku.cli.load import load_hub
 from polku.emit import GrpcEmitter
 from polku.errors import PolkuError
 from polku.gateway.addresses import Doors
-from polku.hub import Runner
 from polku.plan import Plan
+from polku.runner import Runner
 from polku.runtime.serving import serve
 
 

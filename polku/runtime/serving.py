@@ -23,9 +23,9 @@ from polku.runtime.report import LOST_STATUS, stop_report
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
     from polku.gateway.addresses import Doors
-    from polku.hub import Runner
     from polku.monitoring.address import Admin
     from polku.pipeline import Pipeline
+    from polku.runner import Runner
 
 DRAIN_SECONDS = 30.0
 _LOST_SECONDS = 0.5

@@ -1,0 +1,96 @@
+"""Bring a plan to life: open its ports as arguments and the environment say, and serve."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from polku.errors import NotRunningError
+from polku.gateway.addresses import Doors
+from polku.gateway.exposure import check_exposure, insecure_of_environment
+from polku.gateway.tls import tls_of_environment
+from polku.monitoring.address import Admin, admin_of
+from polku.plan import Plan
+from polku.security.configuration import secret_of, tokens_of_environment
+
+if TYPE_CHECKING:
+    from polku.pipeline import Pipeline
+
+
+class Runner:
+    """Bring a plan to life on a runtime, once."""
+
+    def __init__(self, plan: Plan, runtime: str) -> None:
+        self.plan = plan
+        self.runtime = runtime
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The running pipeline; raises `NotRunningError` before `start` or `run`."""
+        if self._pipeline is None:
+            raise NotRunningError("the pipeline was not started; call runner.start() or runner.run() first")
+        return self._pipeline
+
+    def start(
+        self,
+        *,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+        admin_addr: str | None = None,
+        admin_token: str | None = None,
+    ) -> Pipeline:
+        """Start, and return the running pipeline; see `Hub.start`."""
+        plan = self.plan
+        admin = admin_of(admin_addr, admin_token) if admin_addr is not None else None
+        return self.open(
+            Doors(
+                grpc_addr,
+                http_addr,
+                http_token,
+                tls=plan.tls,
+                tokens=plan.tokens,
+                stamp=plan.stamp,
+                require=plan.require_security,
+            ),
+            admin=admin,
+        )
+
+    def open(self, doors: Doors, *, admin: Admin | None = None, wait: bool = True) -> Pipeline:
+        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
+        from polku.pipeline import Pipeline
+
+        check_exposure(doors)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, admin=admin, wait=wait)
+        return self._pipeline
+
+    def run(
+        self,
+        *,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        http_token: str | None = None,
+        admin_addr: str | None = None,
+        drain: float | None = None,
+    ) -> None:
+        """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
+        from polku.runtime.serving import serve
+
+        serve(
+            self,
+            Doors(
+                grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "127.0.0.1:50051",
+                http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
+                http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
+                tls=self.plan.tls or tls_of_environment(),
+                tokens=self.plan.tokens or tokens_of_environment(),
+                stamp=self.plan.stamp,
+                require=self.plan.require_security,
+                insecure=insecure_of_environment(),
+            ),
+            admin=admin_of(
+                admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
+            ),
+            drain=drain,
+        )
