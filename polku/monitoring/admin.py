@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -172,15 +173,21 @@ class AdminServer:
 
 
 async def _start_unix(http: Server, path: str) -> asyncio.Server:
-    """Open a Unix socket that only this user reaches."""
+    """Open a Unix socket that only this user reaches.
+
+    Until it listens nobody can connect, so that its mode is set in time; the umask is that of all threads.
+    """
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             os.remove(path)  # of an earlier process
-    before = os.umask(0o177)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        return await asyncio.start_unix_server(http.serve, path, limit=LIMIT)
-    finally:
-        os.umask(before)
+        sock.bind(path)
+        os.chmod(path, 0o600)
+        return await asyncio.start_unix_server(http.serve, sock=sock, limit=LIMIT)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _name_of(host: str) -> str:

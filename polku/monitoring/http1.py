@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from polku.gateway.places import Places
 from polku.log import RepeatedLog
 from polku.text import line
 from polku.usercode import is_ours
@@ -23,6 +25,7 @@ _HEAD_SECONDS = 10.0  # for a whole request
 _IDLE_SECONDS = 75.0  # between two: more than the minute that scrapers may wait
 _WRITE_SECONDS = 30.0
 _CONNECTIONS = 64
+_MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where all are taken
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -56,28 +59,45 @@ class _BadRequestError(Exception):
     pass
 
 
+class _Connection:
+    """One connection, as what takes a place: it is idle while its client sends no request, or reads no answer."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+        self.idle_since: float | None = time.monotonic()
+        self.is_used = False
+
+    def make_room(self, reason: str) -> None:
+        self._task.cancel()
+
+
 class Server:
     """Answer requests with a handler, which may raise anything: that is answered with 500."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._connections: set[asyncio.Task[None]] = set()
+        what = "connections of the admin address"
+        self._places = Places(what, total=_CONNECTIONS, each=_CONNECTIONS, idle_seconds=_MAKE_ROOM_SECONDS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until its client, or its time, is at an end."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        address, connection = _address_of(writer), _Connection(task)
+        writer.transport.set_write_buffer_limits(0)  # what is written has left the process, or its time is over
         try:
-            if len(self._connections) > _CONNECTIONS:
+            if self._places.enter(address, connection):
                 await _write(writer, Response(503, b"too many connections\n"), head=False, keep=False)
             else:
-                await self._serve(reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client is gone, or too slow
-        except asyncio.CancelledError:
-            pass  # the server closes: this task is nobody else's
+                await self._serve(reader, writer, connection)
+        except (TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()  # it is too slow, or makes room, or the server closes: nobody waits for this task
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client is gone
         finally:
+            self._places.leave(address, connection)
             self._connections.discard(task)
             writer.close()
 
@@ -86,7 +106,7 @@ class Server:
         for connection in self._connections:
             connection.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: _Connection) -> None:
         keep = True
         while keep:
             try:
@@ -101,7 +121,11 @@ class Server:
             keep = request.headers.get("connection", "").lower() != "close"
             if "content-length" in request.headers or "transfer-encoding" in request.headers:
                 keep = False  # its body is not read
-            await _write(writer, await self._answer(request), head=request.method == "HEAD", keep=keep)
+            connection.idle_since, connection.is_used = None, True
+            answer = await self._answer(request)
+            connection.idle_since = time.monotonic()
+            await _write(writer, answer, head=request.method == "HEAD", keep=keep)
+            await asyncio.sleep(0)  # others have their turn, however many requests came at once
 
     async def _answer(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -113,6 +137,11 @@ class Server:
                 raise
             _REPEATED.exception("failed", "admin address: %s failed", line(request.path))
             return Response(500, f"{type(error).__name__}\n".encode())
+
+
+def _address_of(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 async def _write(writer: asyncio.StreamWriter, response: Response, *, head: bool, keep: bool) -> None:
