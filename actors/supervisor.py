@@ -23,6 +23,7 @@ from polku.gateway.addresses import Doors
 from polku.gateway.intake import IntakeStatistics
 from polku.health import Health
 from polku.log import RepeatedLog
+from polku.runtime.back_pressure import BackPressure
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.watch import Progress, Watch
 from polku.text import named
@@ -118,6 +119,7 @@ class SupervisorShell:
         self._parts, self._doors, self._hang, self._in_memory, self._facts = unpack(packed)
         self._looked_at = -math.inf
         self._progress = Progress()
+        self._pressure = BackPressure()
         # As far as this life knows all are shut: an ingest may have been started again beside it.
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
@@ -149,6 +151,11 @@ class SupervisorShell:
         while any(name not in self._seen for name in parts.all()):
             await self._look()
             parts = self._parts
+        watch, processed = self._judge(parts, scope)
+        return watch.health(processed)
+
+    def _judge(self, parts: ActorHandles, scope: str) -> tuple[Watch, int]:
+        """Judge from what was last seen of these parts; return how many events came in, too."""
         watch = Watch(self._progress)
         processed = 0
         for lane in parts.lanes:
@@ -161,7 +168,7 @@ class SupervisorShell:
             watch.add("supervisor", self._tasks.fault)
         for name in parts.shared:
             _judge(watch, name, self._seen[name])
-        return watch.health(processed)
+        return watch, processed
 
     async def statistics(self) -> PipelineStatistics:
         """Return the tree of what was seen of every part within the last seconds, or is seen now."""
@@ -222,6 +229,9 @@ class SupervisorShell:
         while True:
             with contextlib.suppress(ray.exceptions.RayError):
                 await self._look()
+                parts = self._parts
+                if self._seen.keys() >= parts.all().keys():
+                    self._pressure.look(self._judge(parts, "")[0].holds)
             self._tasks.works(_WATCH)
             await asyncio.sleep(_INTERVAL)
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 import os
 import resource
+import threading
 import time
 from collections.abc import Awaitable
 from functools import partial
@@ -21,8 +22,10 @@ from polku.gateway.gateway import Gateway
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
+from polku.log import RepeatedLog
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
+from polku.runtime.back_pressure import BackPressure
 from polku.runtime.lane import Lane, LaneStatistics
 from polku.runtime.memory import private_memory
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
 
 _LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(_LOG)
+_LOOK_SECONDS = 1.0  # between two looks for back-pressure
 
 
 class InlineRuntime:
@@ -49,6 +54,8 @@ class InlineRuntime:
         self._lane = Lane(plan, self._dead_letters)
         self._gateway: Gateway | None = None
         self._progress = Progress()
+        self._pressure = BackPressure()
+        self._ended = threading.Event()
         self._started = time.time()
 
     @property
@@ -77,6 +84,7 @@ class InlineRuntime:
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)
             self._gateway = Gateway(self._lane.intake, self.health, registry)
             self._addresses = await self._gateway.open(self._doors)
+            threading.Thread(target=self._watch, name="polku-watch", daemon=True).start()
         except BaseException:
             await self._close()
             raise
@@ -102,7 +110,8 @@ class InlineRuntime:
 
     def health_nowait(self) -> Health:
         """Return the state of every part; from any thread, also while user code blocks the event loop."""
-        return self._judge(self._lane.statistics())
+        counts = self._lane.statistics()
+        return self._judge(counts).health(counts.intake.received)
 
     async def statistics(self) -> PipelineStatistics:
         """Return what every part has counted, as one tree."""
@@ -120,12 +129,20 @@ class InlineRuntime:
         seconds = used.ru_utime + used.ru_stime
         process = ProcessStatistics(pid=os.getpid(), cpu_seconds=seconds, memory_bytes=private_memory())
         collector.add_process("pipeline", process)
-        return collector.tree(self._judge(counts))
+        return collector.tree(self._judge(counts).health(counts.intake.received))
 
-    def _judge(self, counts: LaneStatistics) -> Health:
+    def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
         watch.add_lane(counts)
-        return watch.health(counts.intake.received)
+        return watch
+
+    def _watch(self) -> None:
+        """Look for back-pressure until the pipeline ends; in a thread, as user code may block the event loop."""
+        while not self._ended.wait(_LOOK_SECONDS):
+            try:
+                self._pressure.look(self._judge(self._lane.statistics()).holds)
+            except BaseException:  # of user code that was asked for its statistics
+                _REPEATED.exception("watch", "back-pressure cannot be seen")
 
     def door(self) -> SendChannel:
         """The way in for senders of this process."""
@@ -142,6 +159,7 @@ class InlineRuntime:
 
     async def _close(self) -> None:
         gateway = [("the gateway", partial(self._gateway.close, 0))] if self._gateway is not None else []
+        self._ended.set()
         await close_each([*gateway, ("the lane", self._lane.close)])
 
     async def _look(self) -> list[LaneStatistics]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds that a middleware may work on one batch before it counts as hanging
 _TEXT = 2_000
+_BUSY_SECONDS = 5.0  # that a middleware may work on one batch before it counts as holding up others
 _FULL_SECONDS = 1.0  # without progress until an outlet without room takes nothing
 _DRAINING = "refuses new events: the pipeline is draining"
 
@@ -51,6 +52,7 @@ class Watch:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.lane = ""
+        self.holds: dict[str, str] = {}  # parts that hold up what comes in, and why
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
@@ -66,6 +68,7 @@ class Watch:
     def add_absent(self, name: str, complaint: str) -> None:
         """Add a part that does not answer: without it no events are taken, unless it is an emitter."""
         self.add(name, complaint)
+        self._explain(name, complaint)
         if not name.startswith("emitter:"):
             self._refuse(f"{name} {complaint}")
 
@@ -81,8 +84,10 @@ class Watch:
     def add_stage(self, name: str, stage: StageStatistics) -> None:
         """Add a stage: it is unwell while one middleware has been busy for too long, or something behind it fails."""
         busy = time.monotonic() - stage.since if stage.step else 0.0
-        hangs = f"{stage.step} has been busy with one batch for {busy:.0f} s" if busy > PATIENCE else ""
-        self.add(name, hangs or stage.fault)
+        works = f"{stage.step} has been busy with one batch for {busy:.0f} s"
+        if busy > _BUSY_SECONDS:
+            self._hold(name, works)
+        self.add(name, works if busy > PATIENCE else stage.fault)
 
     def add_ingest(self, intake: IntakeStatistics) -> None:
         """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
@@ -108,6 +113,7 @@ class Watch:
             self._refuse(f"nothing can be written to disk: {buffer.fault}")
             return
         for name in buffer.refuses:
+            self._hold(f"emitter:{name}", f"its share of the buffer is full ({buffer.outlets[name].lag} events wait)")
             if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
                 self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
         self.add_dead_letters(buffer.dead_letters)
@@ -149,6 +155,7 @@ class Watch:
         if stall and not alarm:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
+        self._explain(f"emitter:{name}", complaint)
         self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
 
     def _is_late(self, part: str, collection: CollectionStatistics) -> bool:
@@ -159,6 +166,14 @@ class Watch:
         """Return the judgement: well if every part is, ready if events are taken."""
         healthy = all(healthy for healthy, _ in self._components.values())
         return Health(healthy, self._components, processed, not self._refuses, "; ".join(self._refuses))
+
+    def _hold(self, name: str, why: str) -> None:
+        self.holds[line(f"{self.lane}{name}")] = line(why, _TEXT)
+
+    def _explain(self, name: str, complaint: str) -> None:
+        """Say of a part that holds up others what is wrong with it, too."""
+        if complaint and (why := self.holds.get(line(f"{self.lane}{name}"))):
+            self._hold(name, f"{why}: {complaint}")
 
     def _refuse(self, why: str) -> None:
         self._refuses.append(line(f"{self.lane}{why}" if self.lane else why, _TEXT))

@@ -1,0 +1,53 @@
+"""Say in the log when back-pressure begins and when it ends: who holds up whom, why, and for how long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from polku.log import RepeatedLog
+
+_LOG = logging.getLogger(__name__)
+_BEGIN_SECONDS = 2.0  # at every look, until a part that holds others up is named: a full share may be one that moves
+_END_SECONDS = 5.0  # at no look, until that counts as over
+
+
+@dataclass(slots=True)
+class _Hold:
+    since: float
+    until: float
+    is_named: bool = False
+
+
+class BackPressure:
+    """Follow which parts hold up others, from looks about once a second; lines that repeat are counted instead."""
+
+    def __init__(self, log: RepeatedLog | None = None) -> None:
+        self._log = log or RepeatedLog(_LOG)
+        self._holds: dict[str, _Hold] = {}
+
+    def look(self, holds: Mapping[str, str], now: float | None = None) -> None:
+        """Take note of who holds up others now, by name, and why; `now` is in seconds of a monotonic clock."""
+        now = time.monotonic() if now is None else now
+        for name, why in holds.items():
+            self._see(name, why, now)
+        for name in self._holds.keys() - holds.keys():
+            self._miss(name, now)
+
+    def _see(self, name: str, why: str, now: float) -> None:
+        hold = self._holds.setdefault(name, _Hold(now, now))
+        hold.until = now
+        if not hold.is_named and now - hold.since >= _BEGIN_SECONDS:
+            hold.is_named = True
+            self._log.warning((name, "begins"), "back-pressure: %s holds up what comes in: %s", name, why)
+
+    def _miss(self, name: str, now: float) -> None:
+        hold = self._holds[name]
+        if hold.is_named and now - hold.until < _END_SECONDS:
+            return
+        del self._holds[name]
+        if hold.is_named:
+            text = "back-pressure: %s held up what comes in for %.0f s; it is over"
+            self._log.warning((name, "ends"), text, name, hold.until - hold.since)
