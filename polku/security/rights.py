@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import translate
@@ -89,7 +89,7 @@ def _patterns(name: str, value: object) -> tuple[str, ...]:
 def _check_rate(name: str, value: object) -> None:
     if value is None:
         return
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
         raise _fault(name, value, "must be a number above 0")
 
 

@@ -17,6 +17,7 @@ certificates = ["spiffe://example.org/collector/*"]
 from __future__ import annotations
 
 import base64
+import contextlib
 import difflib
 import hashlib
 import hmac
@@ -77,8 +78,10 @@ def parse(text: str) -> Principals:
     """Read the text of a token file; raises `PlanError` naming the principal, the field and the fix."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # `TOMLDecodeError`, or that of a number with thousands of digits
         raise PlanError(f"is no TOML ({error})", where="tokens") from None
+    except RecursionError:
+        raise PlanError("is no TOML of principals (it is nested too deeply)", where="tokens") from None
     principals = [_principal(name, table) for name, table in tables.items()]
     owners: dict[bytes, str] = {}
     for principal in principals:
@@ -164,7 +167,9 @@ def _time(name: str, value: object) -> datetime | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        with contextlib.suppress(OverflowError):  # of year 1, or 9999
+            return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+        raise PlanError(f"[[{name}.tokens]] not_after={value} is no time of UTC", where="tokens")
     if isinstance(value, date):
         return datetime.combine(value, time(), UTC)
     fix = "must be a date such as 2027-03-01, or a time such as 2027-03-01T12:00:00Z"

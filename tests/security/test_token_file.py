@@ -40,6 +40,12 @@ def test_a_date_and_a_time_without_a_zone_are_utc() -> None:
     assert found[0].not_after == datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
+def test_a_time_of_another_zone_is_kept_and_told_as_utc() -> None:
+    found = parse(f'[a]\n[[a.tokens]]\nhash = "{HASH}"\nnot_after = 2031-02-03T04:05:06+02:00\n').by_token("secret")
+    assert found
+    assert f"{found[0].not_after:%H:%M %Z}" == "02:05 UTC"
+
+
 def test_certificates_are_found_by_patterns_in_the_order_of_the_file() -> None:
     principals = parse('[a]\ncertificates = ["spiffe://x/a/*"]\n[b]\ncertificates = ["*"]\n')
     names = [["spiffe://x/a/1"], ["host"], []]
@@ -50,6 +56,10 @@ def test_certificates_are_found_by_patterns_in_the_order_of_the_file() -> None:
     ("text", "fault"),
     [
         ("[a", "is no TOML"),
+        ("a = " + "[" * 5_000, "nested too deeply"),
+        ("a = " + "9" * 5_000, "is no TOML"),
+        (f"[a]\nbytes_per_second = {10**400}", "must be a number above 0"),
+        (f"[[a.tokens]]\nhash = '{HASH}'\nnot_after = 0001-01-01T00:00:00+01:00", "is no time of UTC"),
         ("a = 1", "a=1: is no principal"),
         ("['a b']", "'a b' cannot be a principal's name"),
         ("[a]\nsource = 'x'", r"\[a\] source: is not known; did you mean sources\?"),
