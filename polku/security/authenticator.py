@@ -26,7 +26,6 @@ _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _KNOWN = 1_000  # header values
 _NEVER = float("inf")
-_HTTP_PRINCIPAL = "http"
 
 
 class Identity(NamedTuple):
@@ -83,10 +82,9 @@ class Authenticator:
         """Return whether somebody still is who they were."""
         return identity.version == self._version and (identity.until == _NEVER or self._clock() < identity.until)
 
-    def http_identity(self) -> Identity:
-        """Return who sends the token of the HTTP port."""
-        principal = self._principals.by_name.get(_HTTP_PRINCIPAL) or Principal(_HTTP_PRINCIPAL, Rights())
-        return Identity(self._account(principal), self._version)
+    def account_of(self, name: str) -> Account:
+        """Return the account of who proves by other means to be this principal, which need not be in the file."""
+        return self._account(self._principals.by_name.get(name) or Principal(name, Rights()))
 
     async def watch(self) -> None:
         """Look for a changed file, until cancelled. It may be on a slow disk: a thread reads it."""

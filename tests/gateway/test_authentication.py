@@ -311,18 +311,25 @@ def _is_known(gateway: Gateway, token: str) -> bool:
     return bool(http(gateway, "/health", token).json["components"])
 
 
-def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(tmp_path: Path) -> None:
+def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authenticator, "_LOOK_SECONDS", 0.05)
     secret, body = "s3cret", b'{"action": "opened"}'
 
     def read(data: bytes, context: IngestContext) -> Event:
         kind = context.headers["x-github-event"]
-        return Event(event_type=f"github.{kind}", payload=data, metadata={"path": context.path, "query": context.query})
+        metadata = {"path": context.path, "query": context.query, **json.loads(data).get("metadata", {})}
+        return Event(event_type=f"github.{kind}", payload=data, metadata=metadata)
+
+    def signed(content: bytes) -> str:
+        return "sha256=" + hmac.new(secret.encode(), content, hashlib.sha256).hexdigest()
 
     path, events = tmp_path / "tokens.toml", list[Event]()
     path.write_text(TOKENS)
     hub = Hub(runtime="inline").ingestor(HmacVerifier.github(secret, read), source="github")
     hub.emitter(lambda batch: events.extend(batch), name="all").security(tokens=path)
-    signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    signature = signed(body)
 
     def post(*, event: bytes = body, **headers: str) -> int:
         url = f"http://{pipeline.http_address}/v1/events?source=github"
@@ -341,5 +348,13 @@ def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(
         for media_type in ("application/json", "application/cloudevents+json", "application/x-protobuf", "text/plain"):
             assert post(Content_Type=media_type) == 401
         assert post(ce_specversion="1.0", ce_id="1", ce_source="s", ce_type="t", Content_Type="text/plain") == 401
+        forged = b'{"metadata": {"polku.principal": "routers"}}'
+        assert post(event=forged, X_Hub_Signature_256=signed(forged), Content_Type="application/json") == 403
+        path.with_suffix(".new").write_text(TOKENS + '["webhook:github"]\nmay_set_reserved = true\n')
+        os.replace(path.with_suffix(".new"), path)
+        deadline = time.monotonic() + 10
+        while post(event=forged, X_Hub_Signature_256=signed(forged), Content_Type="application/json") != 200:
+            assert time.monotonic() < deadline
+        assert events.pop().metadata["polku.principal"] == "routers"
     assert [(event.event_type, event.payload, event.source) for event in events] == [("github.issues", body, "github")]
     assert dict(events[0].metadata) == {"path": "/v1/events", "query": "source=github"}

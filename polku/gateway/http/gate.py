@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from polku.security.authenticator import Authenticator
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="polku"'}
+_PRINCIPAL = "http"  # who sends the token of the port
+_SIGNED = "webhook:"  # and the source: who sends what the ingestor of that source knows by its signature
 _WRONG = "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'"
 
 
@@ -51,6 +53,10 @@ class HttpGate:
             connection.accounts.add(account)
         return account
 
+    def signed(self, source: str) -> Account | None:
+        """Return whose requests those are that the ingestor of a source knows by their signatures."""
+        return None if self._authenticator is None else self._authenticator.account_of(_SIGNED + source)
+
     def shown(self, request: web.Request, health: Health) -> Health:
         """Return what of a health the client may know: all where the authenticator knows it, else no texts and, where
         there is an authenticator, no names of parts.
@@ -66,7 +72,7 @@ class HttpGate:
     def _find(self, request: web.Request) -> Account | None:
         header = request.headers.get("Authorization", "")
         if self._token and _is_token(header, self._token):
-            return None if self._authenticator is None else self._authenticator.http_identity().account
+            return None if self._authenticator is None else self._authenticator.account_of(_PRINCIPAL)
         if self._authenticator is not None:
             certificate = None if request.transport is None else request.transport.get_extra_info("peercert")
             return self._authenticator.identify(header, names_of(certificate)).account

@@ -130,9 +130,10 @@ class HttpServer:
         """Take the events of a request; raises `RequestError`, and like `Intake.request`."""
         head = _head(request)
         admit = verified_reader(head, self._intake)
-        account = None
         if admit is None:
             account = await self._gate.identify(request, self._connection(request))
+        else:
+            account = self._gate.signed(head.source)
         encoding = encoding_of(request.headers.get("Content-Encoding", ""))
         if account is not None:
             account.check_rate()
