@@ -18,6 +18,7 @@ from polku.version import __version__
 
 _MESSAGE_BYTES = 64 << 20  # of an answer
 _REASON = 1_000  # characters of what a server says about the end of a call
+_CODE_DIGITS = 9
 _RESET = {
     ErrorCode.REFUSED_STREAM: StatusCode.UNAVAILABLE,
     ErrorCode.CANCEL: StatusCode.CANCELLED,
@@ -126,7 +127,7 @@ class GrpcClientConnection(ClientConnection):
         code = named.get(b"grpc-status")
         status = fault = None
         if code is not None:
-            if code.isdigit() and int(code) in StatusCode.__members__.values():
+            if code.isdigit() and len(code) <= _CODE_DIGITS and int(code) in StatusCode.__members__.values():
                 status = Status(int(code), line(percent_decoded(named.get(b"grpc-message", b"")), _REASON))
             else:
                 status = _NO_STATUS

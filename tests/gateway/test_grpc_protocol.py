@@ -115,6 +115,15 @@ async def test_a_deadline_that_is_none_is_refused_to_that_call_alone() -> None:
     assert (status_of(other.read()), status_of(client.read())) == ({1: 0}, {3: 0})
 
 
+@pytest.mark.parametrize("length", ["9" * 19, "9" * 5_000])
+async def test_a_length_that_is_too_long_to_be_one_ends_that_call_alone(length: str) -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), [("content-length", length)])
+    assert [(frame.kind, frame.number) for frame in client.read()] == [(f.RST_STREAM, 1)]
+    client.call(3, "/echo", message(b"c"))
+    assert status_of(client.read()) == {3: 0}
+
+
 async def test_what_varies_with_each_call_is_not_given_to_another() -> None:
     server = Server()
     client = Client(server)

@@ -68,6 +68,7 @@ async def test_a_call_that_we_have_ended_too_leaves_without_a_word(server: Serve
         (((b"grpc-status", b"14"), (b"grpc-message", b"full%21 %C3%A4")), Status(StatusCode.UNAVAILABLE, "full! ä")),
         (((b"grpc-status", b"16"),), Status(StatusCode.UNAUTHENTICATED, "")),
         (((b"grpc-status", b"99"),), Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")),
+        (((b"grpc-status", b"9" * 5_000),), Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")),
         (((b"grpc-status", b"-1"),), Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")),
         (((b"x", b"y"),), Status(StatusCode.UNKNOWN, "the answer ends without a valid grpc-status")),
     ],

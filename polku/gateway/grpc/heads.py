@@ -15,6 +15,7 @@ _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _OF_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _VARYING = frozenset((b"grpc-timeout", b"traceparent", b"tracestate"))
 _KNOWN_HEADS = 256
+_LENGTH_DIGITS = 18  # of a content-length: Python reads no number of thousands
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 NOT_GRPC = "this port speaks gRPC over HTTP/2: send POST with content-type: application/grpc"
 
@@ -54,7 +55,7 @@ class HeadReader:
             if name != name.lower() or name in _OF_CONNECTION or (name == b"te" and value != b"trailers"):
                 raise StreamError(ErrorCode.PROTOCOL_ERROR, "a field that HTTP/2 does not allow")
             if name == b"content-length":
-                if not value.isdigit():
+                if not value.isdigit() or len(value) > _LENGTH_DIGITS:
                     raise StreamError(ErrorCode.PROTOCOL_ERROR, "content-length is no number")
                 length = int(value)
             seen[name] = value
