@@ -53,6 +53,7 @@ class Runner:
                 tokens=plan.tokens,
                 stamp=plan.stamp,
                 require=plan.require_security,
+                admin_addr=admin.address if admin is not None else None,
             ),
             admin=admin,
         )
@@ -77,6 +78,9 @@ class Runner:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
         from polku.runtime.serving import serve
 
+        admin = admin_of(
+            admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
+        )
         serve(
             self,
             Doors(
@@ -88,9 +92,8 @@ class Runner:
                 stamp=self.plan.stamp,
                 require=self.plan.require_security,
                 insecure=insecure_of_environment(),
+                admin_addr=admin.address if admin is not None else None,
             ),
-            admin=admin_of(
-                admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
-            ),
+            admin=admin,
             drain=drain,
         )

@@ -306,6 +306,7 @@ def _warn_of_exposure(plan: Any) -> None:
     """Say which addresses, as the environment names them, others would reach; raises `SettingError` where forbidden."""
     from polku.gateway.addresses import Doors
     from polku.gateway.exposure import check_exposure, exposure
+    from polku.monitoring.address import OFF
 
     settings = read_settings(os.environ)
     doors = Doors(
@@ -315,6 +316,7 @@ def _warn_of_exposure(plan: Any) -> None:
         tls=plan.tls or tls_of_environment(),
         tokens=plan.tokens or settings.tokens,
         require=plan.require_security,
+        admin_addr=None if settings.admin_addr == OFF else settings.admin_addr,
     )
     check_exposure(doors)
     if not settings.insecure and (text := exposure(doors)):

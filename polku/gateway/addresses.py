@@ -23,6 +23,7 @@ class Doors:
     `stamp`. With `tls` all of them speak TLS. With `require` an address that others reach has to have both, unless it
     is `insecure` on purpose. `shared` ports are open in several processes, among which the kernel divides the
     connections (`SO_REUSEPORT`).
+    `admin_addr` is where others than clients look; it is opened elsewhere, and stands here to be warned of.
     `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
     chooses.
     """
@@ -36,6 +37,7 @@ class Doors:
     stamp: str = ""
     require: bool = False
     insecure: bool = False
+    admin_addr: str | None = None
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     def __post_init__(self) -> None:

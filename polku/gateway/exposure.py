@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterator
 
 from polku.errors import SettingError
 from polku.gateway.addresses import Doors
 
 _FIX = "use 127.0.0.1, or --tls-cert, --tls-key and --tokens; --insecure (POLKU_INSECURE=1) if that is meant"
+_ADMIN_FIX = "use 127.0.0.1 or unix:PATH, as it speaks no TLS; --insecure (POLKU_INSECURE=1) if that is meant"
 _NO_TLS, _NO_TOKENS = "without TLS", "without authentication"
 
 
 def exposure(doors: Doors) -> str:
     """Return in one line which addresses are open to others without TLS or authentication; empty for none."""
-    found = []
-    for name, address in (("grpc", doors.grpc_addr), ("http", doors.http_addr)):
+    found = {name: f"{name} {address} is open to others {lacks}" for name, address, lacks in _exposed(doors)}
+    fix = _ADMIN_FIX if found.keys() == {"admin"} else _FIX
+    return f"{'; '.join(found.values())}: {fix}" if found else ""
+
+
+def _exposed(doors: Doors) -> Iterator[tuple[str, str, str]]:
+    """Yield name and address of each port that others reach, and what it lacks."""
+    for name, address in (("grpc", doors.grpc_addr), ("http", doors.http_addr), ("admin", doors.admin_addr)):
         if address is None or is_local(address):
             continue
-        lacks = [] if doors.tls is not None else [_NO_TLS]
+        lacks = [_NO_TLS] if doors.tls is None or name == "admin" else []
         if not _authenticates(doors, name):
             lacks.append(_NO_TOKENS)
         if lacks:
-            found.append(f"{name} {address} is open to others {' and '.join(lacks)}")
-    return f"{'; '.join(found)}: {_FIX}" if found else ""
+            yield name, address, " and ".join(lacks)
 
 
 def check_exposure(doors: Doors) -> None:
     """Raise `SettingError` where `security(require=True)` forbids what is open."""
     if doors.require and (text := exposure(doors)):
-        address = next(one for one in (doors.grpc_addr, doors.http_addr) if one is not None and not is_local(one))
+        _, address, _ = next(_exposed(doors))
         raise SettingError("security(require=True)", address, text.partition("; --insecure")[0])
 
 
@@ -53,6 +60,8 @@ def insecure_of_environment() -> bool:
 
 
 def _authenticates(doors: Doors, name: str) -> bool:
+    if name == "admin":  # off loopback it is not open without a token
+        return True
     if doors.tokens is not None or (name == "http" and doors.http_token):
         return True
     return doors.tls is not None and doors.tls.client_ca is not None and doors.tls.client_auth == "required"

@@ -47,6 +47,17 @@ def test_what_is_missing_is_named() -> None:
     assert "without authentication" in exposure(Doors("0.0.0.0:1", tls=optional))
 
 
+def test_the_admin_address_counts_too() -> None:
+    tls = Tls("c", "k")
+    doors = Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr="0.0.0.0:2", require=True)
+    assert exposure(doors).startswith("admin 0.0.0.0:2 is open to others without TLS: use 127.0.0.1 or unix:PATH")
+    for near in ("127.0.0.1:2", "unix:/tmp/admin"):
+        assert exposure(Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr=near)) == ""
+    hub = Hub(runtime="inline").emitter(print).security(require=True)
+    with pytest.raises(SettingError, match=r"'0\.0\.0\.0:0': admin 0\.0\.0\.0:0 is open to others without TLS"):
+        hub.start(admin_addr="0.0.0.0:0", admin_token="t")
+
+
 def test_required_security_refuses_to_start(tmp_path: Path) -> None:
     hub = Hub(runtime="inline").emitter(print).security(require=True)
     with pytest.raises(SettingError, match=r"security\(require=True\)='0\.0\.0\.0:0': grpc 0\.0\.0\.0:0 is open to"):
