@@ -27,13 +27,15 @@ _RESERVED = RESERVED.encode()
 Fault = Callable[[Event], str]
 
 
-def authorized(admission: Admission, account: Account, size: int, content: bytes | None = None) -> Admission:
-    """Return what of a message of `size` bytes its principal may send; the other events are refused one by one.
+def authorized(admission: Admission, account: Account, content: bytes | None = None) -> Admission:
+    """Return what of a message its principal may send; the other events are refused one by one.
+
+    All of its events count for the rate; its bytes were counted before it was read.
 
     `content` is the `EventPayload` that the client has sent, where it has sent one: what does not stand in it is in
     none of its events. The events that go on bear the principal's stamp, if there is one.
     """
-    account.count(len(admission.ids), size)
+    account.count(len(admission.ids) + len(admission.refused), 0)
     events = admission.batch.events
     faults = _faults(events, account, content)
     if faults:

@@ -151,17 +151,20 @@ class Intake:
         """
         if account is not None:
             await account.wait_for_rate()
+            account.count(0, len(message))
         await self._wait_for_room(len(message))
         try:
             if type(message) is Packed:
-                message = unpack(message, self.limits.message_bytes)
+                packed, message = len(message), unpack(message, self.limits.message_bytes)
+                if account is not None:
+                    account.count(0, len(message) - packed)
             self._check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
             if envelope.which == "events":
                 admission = admit_payload(envelope.content, source, cluster, self.limits)
                 if account is not None:
-                    admission = authorized(admission, account, len(message), envelope.content)
+                    admission = authorized(admission, account, envelope.content)
             elif envelope.which == "raw":
                 raw = RawPayload.FromString(envelope.content)
                 context = IngestContext(source, cluster, raw.format)
@@ -231,6 +234,7 @@ class Intake:
             self._check_request(len(message))
             if account is not None:
                 account.check_rate()
+                account.count(0, len(message))
             if len(message) > 2 * self.limits.batch_events:  # an event takes two bytes at least
                 check_count(count_events(message), self.limits)
             return IngestEvent.FromString(message)
@@ -249,7 +253,7 @@ class Intake:
         """
         try:
             admission = self._admit(request, size)
-            return admission if admission is None or account is None else authorized(admission, account, size)
+            return admission if admission is None or account is None else authorized(admission, account)
         except InputError as error:
             self._refused_by[error.code] += 1
             raise
@@ -356,7 +360,7 @@ class Intake:
             admission = await admit_in_turns(events, source, cluster, self.limits, refused)
         else:
             admission = admit_events(events, source, cluster, self.limits, refused)
-        return admission if account is None else authorized(admission, account, len(data))
+        return admission if account is None else authorized(admission, account)
 
     def serves(self, source: str) -> bool:
         """Return whether a source has an ingestor of its own."""

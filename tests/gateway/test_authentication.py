@@ -27,6 +27,7 @@ TOKENS = (
     file_lines("agents", "agents", {"sources": ["agent-*"], "clusters": ["prod", ""], "streams": 1}, None)
     + file_lines("routers", "routers", {"may_route": True, "may_set_reserved": True}, None)
     + file_lines("slow", "slow", {"events_per_second": 0.001}, None)
+    + "".join(file_lines(name, name, {"bytes_per_second": 0.001}, None) for name in ("few-grpc", "few-http"))
 )
 
 
@@ -193,6 +194,14 @@ def test_a_rate_that_is_used_up_says_when_to_come_back(gateway: Gateway, stub: G
     answer = http(gateway, "/v1/events", "slow", {})
     assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
     assert answer.json["errors"][0]["code"] == "RATE_LIMITED"
+
+
+def test_messages_that_are_refused_whole_count_for_the_rate(gateway: Gateway, stub: GatewayStub) -> None:
+    codes = [refused(lambda: send(stub, "few-grpc", source="empty"))[0] for _ in range(2)]
+    assert codes == [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    protobuf = {"Content_Type": "application/x-protobuf"}
+    answers = [http(gateway, "/v1/events", "few-http", "no protobuf", **protobuf).status for _ in range(2)]
+    assert answers == [400, 429]
 
 
 def test_a_principal_has_as_many_streams_as_it_may(gateway: Gateway, stub: GatewayStub) -> None:

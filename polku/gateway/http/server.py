@@ -146,8 +146,10 @@ class HttpServer:
         body = await self._bodies.decompress(await self._bodies.read(request), encoding)
 
         async def admit_allowed() -> Admission:
-            admission = await admit(body)
-            return admission if account is None else authorized(admission, account, len(body))
+            if account is None:
+                return await admit(body)
+            account.count(0, len(body))
+            return authorized(await admit(body), account)
 
         return await self._intake.request(len(body), admit_allowed)
 
