@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -13,20 +14,29 @@ from polku.cli.health import To, admin_url, fetch
 from polku.runtime.serving import say
 
 _CLEAR = "\x1b[2J\x1b[H"
-_TITLES = ("PART", "IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST", "STATE")
+_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST", "RETRIES", "RESTARTS", "CPU", "MEMORY")
+_TITLES = ("PART", *_COUNTS, "STATE")
 
 
 class Row(NamedTuple):
-    """One part: events in and out since its start, failed, waiting, the oldest one's age in seconds, how it is."""
+    """One part, or process: events in and out since its start, failed, waiting, the oldest one's age in seconds.
+
+    `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
+    that is the part's alone. What a part does not have is None.
+    """
 
     part: str
-    received: int
-    sent: int
-    errors: int
-    waiting: int
-    oldest_seconds: float
     well: bool
     state: str
+    received: int | None = None
+    sent: int | None = None
+    errors: int | None = None
+    waiting: int | None = None
+    oldest_seconds: float | None = None
+    retries: int | None = None
+    restarts: int | None = None
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
 
 
 def top(
@@ -63,30 +73,48 @@ def top(
 
 def rows_of(tree: dict[str, Any]) -> list[Row]:
     """Return the rows of a tree of statistics: parts that are unwell first, else in the order of the pipeline."""
-    rows = []
-    for lane in tree["lanes"]:
-        prefix = f"{lane['name']}/" if lane["name"] else ""
-        if (ingest := lane["ingest"]) is not None:
-            refused = sum(ingest["refused"].values())
-            counts = (ingest["received"], ingest["accepted"], refused, ingest["open_messages"], 0.0)
-            rows.append(_row(tree, f"{prefix}ingest", counts))
-        rows += [_stage(tree, f"{prefix}{name}", stage) for name, stage in lane["stages"].items()]
-        outlets = lane["buffer"]["outlets"] if lane["buffer"] is not None else {}
-        for name, outlet in outlets.items():
-            done = outlet["confirmed"] + outlet["dead"]
-            counts = (done, outlet["confirmed"], outlet["dead"], outlet["waiting"], outlet["oldest_age_seconds"])
-            rows.append(_row(tree, f"{prefix}emitter:{name}", counts))
-    rows += [_stage(tree, name, stage) for name, stage in tree["shared"].items()]
-    return sorted(rows, key=lambda row: row.well)
+    rows = [row for lane in tree["lanes"] for row in _lane(lane)]
+    rows += [_stage(name, stage) for name, stage in tree["shared"].items()]
+    named = {row.part for row in rows}
+    rows += [Row(name, well=True, state="ok") for name in tree["processes"] if name not in named]
+    return sorted((_with_process(tree, row) for row in rows), key=lambda row: row.well)
 
 
-def _stage(tree: dict[str, Any], name: str, stage: dict[str, Any]) -> Row:
-    return _row(tree, name, (stage["received"], stage["sent"], stage["dead"], stage["held"], 0.0))
+def _lane(lane: dict[str, Any]) -> Iterator[Row]:
+    prefix = f"{lane['name']}/" if lane["name"] else ""
+    if (ingest := lane["ingest"]) is not None:
+        refused, waiting = sum(ingest["refused"].values()), ingest["open_messages"]
+        yield Row(f"{prefix}ingest", True, "ok", ingest["received"], ingest["accepted"], refused, waiting)
+    for name, stage in lane["stages"].items():
+        yield _stage(f"{prefix}{name}", stage)
+    if (buffer := lane["buffer"]) is None:
+        return
+    yield Row(f"{prefix}buffer", True, "ok", buffer["received"], waiting=buffer["events"])
+    for name, outlet in buffer["outlets"].items():
+        yield Row(
+            f"{prefix}emitter:{name}",
+            True,
+            "ok",
+            outlet["confirmed"] + outlet["dead"],
+            outlet["confirmed"],
+            outlet["dead"],
+            outlet["waiting"],
+            outlet["oldest_age_seconds"],
+            lane["emitters"].get(name, {}).get("retries"),
+        )
 
 
-def _row(tree: dict[str, Any], name: str, counts: tuple[int, int, int, int, float]) -> Row:
-    health = tree["parts"].get(name, {"healthy": True, "message": "ok"})
-    return Row(name, *counts, health["healthy"], health["message"])
+def _stage(name: str, stage: dict[str, Any]) -> Row:
+    return Row(name, True, "ok", stage["received"], stage["sent"], stage["dead"], stage["held"])
+
+
+def _with_process(tree: dict[str, Any], row: Row) -> Row:
+    """Return a row with how its part is, and what its process takes."""
+    health = tree["parts"].get(row.part, {"healthy": True, "message": "ok"})
+    row = row._replace(well=health["healthy"], state=health["message"])
+    if (process := tree["processes"].get(row.part)) is None:
+        return row
+    return row._replace(**{name: process[name] for name in ("restarts", "cpu_seconds", "memory_bytes")})
 
 
 def _head(tree: dict[str, Any]) -> str:
@@ -95,14 +123,39 @@ def _head(tree: dict[str, Any]) -> str:
 
 
 def _table(rows: list[Row], before: dict[str, Row], interval: float) -> list[str]:
-    cells: list[tuple[str, ...]] = [_TITLES]
-    for row in rows:
-        old = before.get(row.part, row)
-        came, went = (max(0, row.received - old.received) / interval, max(0, row.sent - old.sent) / interval)
-        numbers = (row.received, round(came), row.sent, round(went), row.errors, row.waiting)
-        cells.append((row.part, *(f"{number:,}" for number in numbers), f"{row.oldest_seconds:.1f} s", row.state))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_TITLES) - 1)]
-    return [_aligned(line, widths) for line in cells]
+    lines = [_TITLES, *(_cells(row, before.get(row.part, row), interval) for row in rows)]
+    shown = [column for column in range(len(_TITLES)) if any(cells[column] for cells in lines[1:])]
+    cut = [tuple(cells[column] for column in shown) for cells in lines]
+    widths = [max(len(cells[column]) for cells in cut) for column in range(len(shown) - 1)]
+    return [_aligned(cells, widths) for cells in cut]
+
+
+def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
+    cpu = _rate(row.cpu_seconds, old.cpu_seconds, interval)
+    return (
+        row.part,
+        _text(row.received),
+        _text(_rate(row.received, old.received, interval)),
+        _text(row.sent),
+        _text(_rate(row.sent, old.sent, interval)),
+        _text(row.errors),
+        _text(row.waiting),
+        "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
+        _text(row.retries),
+        _text(row.restarts),
+        "" if cpu is None else f"{cpu:.0%}",
+        "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:,.0f} MB",
+        row.state,
+    )
+
+
+def _rate(now: float | None, before: float | None, interval: float) -> float | None:
+    """Return how much a counter went up each second; 0 where it has begun again."""
+    return None if now is None else max(0.0, now - (before or 0)) / interval
+
+
+def _text(number: float | None) -> str:
+    return "" if number is None else f"{number:,.0f}"
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
