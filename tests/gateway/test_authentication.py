@@ -45,6 +45,10 @@ class Gateway(NamedTuple):
         os.replace(aside, self.path)
 
 
+def _read_headers(data: bytes, context: IngestContext) -> Event:
+    return Event(id="headers", metadata=context.headers)
+
+
 @pytest.fixture(params=["native", "grpcio"], scope="module")
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
@@ -54,7 +58,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         patch.setenv("POLKU_DOOR", request.param)
         patch.setattr(authenticator, "_LOOK_SECONDS", 0.05)
         hub = Hub(runtime="inline").emitter(lambda batch: events.extend(batch), name="all")
-        hub.security(tokens=path, stamp="polku.principal")
+        hub.security(tokens=path, stamp="polku.principal").ingestor(_read_headers, source="headers")
         pipeline = hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0")
     with pipeline:
         yield Gateway(pipeline, path, events)
@@ -202,6 +206,13 @@ def test_messages_that_are_refused_whole_count_for_the_rate(gateway: Gateway, st
     protobuf = {"Content_Type": "application/x-protobuf"}
     answers = [http(gateway, "/v1/events", "few-http", "no protobuf", **protobuf).status for _ in range(2)]
     assert answers == [400, 429]
+
+
+def test_ingestors_do_not_see_the_tokens_of_clients(gateway: Gateway) -> None:
+    assert http(gateway, "/v1/events?source=headers", "routers", {}, X_Own="1").status == 200
+    metadata = found(gateway, "headers").metadata
+    assert metadata["x-own"] == "1"
+    assert "authorization" not in metadata
 
 
 def test_a_principal_has_as_many_streams_as_it_may(gateway: Gateway, stub: GatewayStub) -> None:

@@ -34,6 +34,11 @@ class HttpGate:
         self._authenticator = authenticator
         self._failures = Failures() if authenticator is None else authenticator.failures
 
+    @property
+    def asks(self) -> bool:
+        """Whether clients have to say who they are."""
+        return bool(self._token) or self._authenticator is not None
+
     async def identify(self, request: web.Request, connection: Connection | None) -> Account | None:
         """Return whose request it is, None where all clients are alike.
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -132,6 +133,7 @@ class HttpServer:
         admit = verified_reader(head, self._intake)
         if admit is None:
             account = await self._gate.identify(request, self._connection(request))
+            head = _without_token(head) if self._gate.asks else head
         else:
             account = self._gate.signed(head.source)
         encoding = encoding_of(request.headers.get("Content-Encoding", ""))
@@ -255,6 +257,11 @@ def _head(request: web.Request) -> Head:
         message = f"source={source[:100]!r}, cluster={cluster[:100]!r}: must be UTF-8"
         raise RequestError(400, Code.MALFORMED, message) from None
     return Head(headers, source, cluster, request.path, request.query_string)
+
+
+def _without_token(head: Head) -> Head:
+    """Return what an ingestor may see of a request: not the token, which is between the client and the port."""
+    return replace(head, headers={name: value for name, value in head.headers.items() if name != "authorization"})
 
 
 def _explain(request: web.Request, error: web.HTTPException) -> str:
