@@ -375,6 +375,6 @@ def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(
         deadline = time.monotonic() + 10
         while post(event=forged, X_Hub_Signature_256=signed(forged), Content_Type="application/json") != 200:
             assert time.monotonic() < deadline
-        assert events.pop().metadata["polku.principal"] == "routers"
+    assert events.pop().metadata["polku.principal"] == "routers"
     assert [(event.event_type, event.payload, event.source) for event in events] == [("github.issues", body, "github")]
     assert dict(events[0].metadata) == {"path": "/v1/events", "query": "source=github"}
