@@ -58,7 +58,7 @@ class Authenticator:
         self._version = 0
         self._known: OrderedDict[object, Identity] = OrderedDict()
         self._accounts: dict[str, Account] = {}
-        self._identity = self._rejected = _file_identity(path)
+        self._identity = self._rejected = self._seen = _file_identity(path)
         self._principals = load(path)
 
     def identify(self, authorization: str, names: Sequence[str] = ()) -> Identity:
@@ -94,10 +94,16 @@ class Authenticator:
             await loop.run_in_executor(None, self.look)
 
     def look(self) -> None:
-        """Read the file where it has changed since the last look; a bad one is told of once it stays as it is."""
+        """Read the file where it has changed since the last look; a bad one is told of once it stays as it is.
+
+        One that was written in place is read when it has not changed between two looks, one in its place at once.
+        """
         identity = _file_identity(self.path)
         if identity == self._identity:
             return
+        seen, self._seen = self._seen, identity
+        if identity != seen and _is_same_file(identity, self._identity):
+            return  # it may still be being written: half a file, or an empty one, is a valid one
         try:
             principals = load(self.path)
         except SettingError as error:
@@ -171,3 +177,7 @@ def _file_identity(path: str) -> object:
     except OSError as error:
         return error.errno
     return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _is_same_file(one: object, other: object) -> bool:
+    return isinstance(one, tuple) and isinstance(other, tuple) and one[:2] == other[:2]

@@ -73,6 +73,16 @@ def test_a_token_ends_at_its_time(path: Path) -> None:
         authenticator.identify("Bearer old")
 
 
+def test_a_file_that_is_written_in_place_is_read_once_it_stays_as_it_is(path: Path) -> None:
+    authenticator = Authenticator(str(path))
+    for text in ("", "[agents]\n", AGENTS.replace("agent-*", "other-*")):  # half a file is valid, and names nobody
+        path.write_text(text)
+        authenticator.look()
+        assert authenticator.identify("Bearer old").account.rights.sources == ("agent-*",)
+    authenticator.look()
+    assert authenticator.identify("Bearer old").account.rights.sources == ("other-*",)
+
+
 def test_tokens_are_rotated_without_a_gap(path: Path) -> None:
     authenticator = Authenticator(str(path))
     before = authenticator.identify("Bearer old")
