@@ -82,7 +82,7 @@ class ClientConnection(Endpoint):
     def request_whole(self, block: bytes, body: bytes) -> Stream:
         """Open a stream with a request that is complete: a header block and a body."""
         number = self._next
-        if not self._outbox.put_whole_request(number, block, body):
+        if not self._outbox.put_whole(number, block, body):
             stream = self.request(block)
             self.send(stream, body)
             self.end(stream)

@@ -54,25 +54,11 @@ class Outbox:
             self._frames.append(frame)
             self._flush_later()
 
-    def put_whole(self, number: int, head: bytes, body: bytes, trailers: bytes) -> bool:
-        """Send a whole answer on a new stream, if all of it can leave now; return whether it can."""
-        size = len(body)
-        if self.is_closed or self.is_paused or size > min(self.window, self.initial_window, self.max_frame):
-            return False
-        self.window -= size
-        self._frames += (
-            f.write_head(0, len(head), f.HEADERS, f.END_HEADERS, number),
-            head,
-            f.write_head(size >> 8, size & 255, f.DATA, 0, number),
-            body,
-            f.write_head(0, len(trailers), f.HEADERS, f.END_HEADERS | f.END_STREAM, number),
-            trailers,
-        )
-        self._flush_later()
-        return True
+    def put_whole(self, number: int, head: bytes, body: bytes, trailers: bytes | None = None) -> bool:
+        """Send all of a request or an answer on a new stream, if all of it can leave now; return whether it can.
 
-    def put_whole_request(self, number: int, head: bytes, body: bytes) -> bool:
-        """Send a whole request on a new stream, if all of it can leave now; return whether it can."""
+        Without trailers the body ends the stream.
+        """
         size = len(body)
         if self.is_closed or self.is_paused or size > min(self.window, self.initial_window, self.max_frame):
             return False
@@ -80,9 +66,14 @@ class Outbox:
         self._frames += (
             f.write_head(0, len(head), f.HEADERS, f.END_HEADERS, number),
             head,
-            f.write_head(size >> 8, size & 255, f.DATA, f.END_STREAM, number),
+            f.write_head(size >> 8, size & 255, f.DATA, f.END_STREAM if trailers is None else 0, number),
             body,
         )
+        if trailers is not None:
+            self._frames += (
+                f.write_head(0, len(trailers), f.HEADERS, f.END_HEADERS | f.END_STREAM, number),
+                trailers,
+            )
         self._flush_later()
         return True
 
