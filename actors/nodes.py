@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ray
 
 from polku.errors import NotRunningError, PlanError
+from polku.host import is_loopback
 from polku.plan import Plan
 from polku.runtime.orphaned_journals import check_left
 
@@ -40,7 +41,7 @@ class Node(NamedTuple):
 
         Names of hosts alone do not tell: two machines may be called the same.
         """
-        alike = self.host == other.host and (_is_loopback(self.address) or _is_loopback(other.address))
+        alike = self.host == other.host and (is_loopback(self.address) or is_loopback(other.address))
         return alike or self.address == other.address
 
 
@@ -112,13 +113,6 @@ def _nodes() -> list[Mapping[str, Any]]:
 
 def _node(each: Mapping[str, Any]) -> Node:
     return Node(each["NodeManagerAddress"], each["NodeManagerHostname"], each["NodeID"])
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _by_number(address: str) -> tuple[int, int, str]:

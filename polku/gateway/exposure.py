@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 
 from polku.errors import SettingError
 from polku.gateway.addresses import Doors
+from polku.host import is_local
 
 _FIX = "use 127.0.0.1, or --tls-cert, --tls-key and --tokens; --insecure (POLKU_INSECURE=1) if that is meant"
 _ADMIN_FIX = "use 127.0.0.1 or unix:PATH, as it speaks no TLS; --insecure (POLKU_INSECURE=1) if that is meant"
@@ -38,17 +38,6 @@ def check_exposure(doors: Doors) -> None:
     if doors.require and (text := exposure(doors)):
         _, address, _ = next(_exposed(doors))
         raise SettingError("security(require=True)", address, text.partition("; --insecure")[0])
-
-
-def is_local(address: str) -> bool:
-    """Return whether only this machine reaches an address: `unix:`, loopback, or the name `localhost`."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def insecure_of_environment() -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 from polku.errors import SettingError
+from polku.host import is_local
 
 DEFAULT = "127.0.0.1:50052"
 OFF = "off"
@@ -29,21 +29,7 @@ def admin_of(address: str | None, token: str | None) -> Admin | None:
         return Admin(DEFAULT, token, searches=True)
     if address == OFF:
         return None
-    if not token and not _is_near(address):
+    if not token and not is_local(address):
         fix = "is not of this machine alone: set POLKU_ADMIN_TOKEN to a token that its readers send, or use 127.0.0.1"
         raise SettingError("admin_addr", address, fix)
     return Admin(address, token)
-
-
-def _is_near(address: str) -> bool:
-    return address.startswith("unix:") or is_loopback(address.rpartition(":")[0].strip("[]"))
-
-
-def is_loopback(name: str) -> bool:
-    """Return whether a host is this machine alone."""
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from polku.errors import PolkuError, SettingError
 from polku.health import Health
-from polku.monitoring.address import Admin, is_loopback
+from polku.host import is_loopback
+from polku.monitoring.address import Admin
 from polku.monitoring.http1 import LIMIT, Request, Response, Server
 from polku.text import line, said
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ipaddress
 import os
 import socket
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from polku.host import is_loopback
 from polku.text import line
 
 _MOST = 16 << 10  # bytes of a proxy's answer
@@ -33,7 +33,7 @@ class Proxy(NamedTuple):
 
 def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
     """Return the proxy that leads to a server; None: it is reached directly. Raises `ValueError`."""
-    if _is_loopback(host):
+    if is_loopback(host):
         return None
     name = "https_proxy" if tls else "http_proxy"
     if not os.environ.get(name) and not os.environ.get(name.upper()):
@@ -96,12 +96,3 @@ async def _read_head(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> by
             raise ConnectionError("it closed the connection" if not byte else "its answer has no end")
         head += byte
     return head
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

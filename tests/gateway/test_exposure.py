@@ -8,7 +8,8 @@ import pytest
 
 from polku import Hub, SettingError, Tls
 from polku.gateway.addresses import Doors
-from polku.gateway.exposure import check_exposure, exposure, insecure_of_environment, is_local
+from polku.gateway.exposure import check_exposure, exposure, insecure_of_environment
+from polku.host import is_local
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from polku.gateway.exposure import check_exposure, exposure, insecure_of_environ
         ("127.9.9.9:1", True),
         ("[::1]:1", True),
         ("localhost:1", True),
-        ("unix:/tmp/x", True),
+        ("unix:gateway.sock", True),
         ("0.0.0.0:1", False),
         ("[::]:1", False),
         (":1", False),
@@ -51,7 +52,7 @@ def test_the_admin_address_counts_too() -> None:
     tls = Tls("c", "k")
     doors = Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr="0.0.0.0:2", require=True)
     assert exposure(doors).startswith("admin 0.0.0.0:2 is open to others without TLS: use 127.0.0.1 or unix:PATH")
-    for near in ("127.0.0.1:2", "unix:/tmp/admin"):
+    for near in ("127.0.0.1:2", "unix:admin.sock"):
         assert exposure(Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr=near)) == ""
     hub = Hub(runtime="inline").emitter(print).security(require=True)
     with pytest.raises(SettingError, match=r"'0\.0\.0\.0:0': admin 0\.0\.0\.0:0 is open to others without TLS"):

@@ -32,7 +32,8 @@ ONLY = {
     "middleware": BASE | WIRE | {"batch", "events"},
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
-    "rpc": frozenset({"http2", "text", "version"}),
+    "host": frozenset[str](),
+    "rpc": frozenset({"host", "http2", "text", "version"}),
 }
 # What stands left may not import what stands right.
 NEVER = {
