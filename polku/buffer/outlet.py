@@ -53,7 +53,7 @@ class Quota(NamedTuple):
 
 
 class OutletStatistics(NamedTuple):
-    """Count what an outlet has done with events; `lag` and `lag_bytes` wait or are under way now.
+    """Count what an outlet has done with events; `lag` and `lag_bytes` wait or are in flight now.
 
     `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk. `fault` is why
     the latest push to the emitter ended without an answer, until one is answered.
@@ -122,11 +122,11 @@ class Outlet:
         self._tasks = TaskSet(f"outlet {name!r}")
         self._gathering: asyncio.Future[None] | None = None
         self._began = 0.0  # when the latest delivery did, by the loop's clock
-        # At most a quarter of the share in one batch: with two under way, half of it can always be dropped.
+        # At most a quarter of the share in one batch: with two in flight, half of it can always be dropped.
         self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
 
     def fits(self, events: int, size: int) -> bool:
-        """Return whether so much more is within the share. An empty outlet takes anything."""
+        """Return whether that much more is within the share. An empty outlet takes anything."""
         if self._lag == 0:
             return True
         return self._lag + events <= self.share.events and self._lag_bytes + size <= self.share.bytes
@@ -147,7 +147,7 @@ class Outlet:
         return self._lag
 
     async def wait_for_room(self, events: int, size: int) -> None:
-        """Return when so much more fits."""
+        """Return when that much more fits."""
         self._pressed += 1
         try:
             while not self.fits(events, size):
@@ -188,9 +188,9 @@ class Outlet:
         self._changed.set()
 
     async def drop_oldest(self, events: int, size: int) -> int:
-        """Drop waiting events, oldest first, until so much more fits; return how many were dropped.
+        """Drop waiting events, oldest first, until that much more fits; return how many were dropped.
 
-        What is under way to the emitter is not dropped.
+        What is in flight to the emitter is not dropped.
         """
         dropped = 0
         while not self.fits(events, size) and await self._have_waiting():
@@ -248,7 +248,7 @@ class Outlet:
             self._tasks.start("delivery", self._deliver(entries, batch, answer))
 
     async def drain(self) -> None:
-        """Return when nothing waits and nothing is under way."""
+        """Return when nothing waits and nothing is in flight."""
         while self._lag:
             self._moved.clear()
             self.flush()

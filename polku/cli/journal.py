@@ -51,7 +51,7 @@ def repair(
         list[str] | None, typer.Option(metavar="NAME", help="Release an emitter that is no more; repeatable.")
     ] = None,
 ) -> None:
-    """Write a journal that has faults anew from what can be read of it, or, with --forget, only release emitters."""
+    """Rewrite a damaged journal from what can be read of it, or, with --forget, only release emitters."""
     from polku.buffer.repair import mend
 
     if forget:

@@ -25,10 +25,10 @@ def new(
     source: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
     cluster: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
     may_route: Annotated[bool, typer.Option("--may-route", help="May name emitters in route_to.")] = False,
-    events_per_second: Annotated[float | None, typer.Option(help="May send so many.")] = None,
-    bytes_per_second: Annotated[float | None, typer.Option(help="May send so many.")] = None,
-    streams: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
-    connections: Annotated[int | None, typer.Option(help="May have so many open.")] = None,
+    events_per_second: Annotated[float | None, typer.Option(help="Events a second at most.")] = None,
+    bytes_per_second: Annotated[float | None, typer.Option(help="Bytes a second at most.")] = None,
+    streams: Annotated[int | None, typer.Option(help="Open streams at most.")] = None,
+    connections: Annotated[int | None, typer.Option(help="Connections at most.")] = None,
     days: Annotated[int, typer.Option(help="How long it is valid; 0: for ever.")] = 90,
     save: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write it there, readable by you alone, and show it not at all.")

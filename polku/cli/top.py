@@ -42,7 +42,7 @@ class Row(NamedTuple):
 def top(
     to: To = None,
     interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
-    count: Annotated[int, typer.Option(metavar="N", min=0, help="End after so many looks; 0: never.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=0, help="End after that many looks; 0: never.")] = 0,
 ) -> None:
     """Show the parts of a running pipeline: what is wrong first, until Ctrl-C.
 

@@ -29,10 +29,10 @@ class Retry:
             checks.whole("Retry", "attempts", self.attempts)
 
     def delay(self, failures: int, draw: Callable[[], float] = random.random) -> float:
-        """Return the seconds to wait after so many failures in a row (from 1)."""
+        """Return the seconds to wait after that many failures in a row (from 1)."""
         bound = min(self.limit, self.first * self.factor ** min(failures - 1, 64))
         return bound * draw()
 
     def gives_up(self, failures: int) -> bool:
-        """Return whether so many failures in a row are enough."""
+        """Return whether that many failures in a row are enough."""
         return self.attempts is not None and failures >= self.attempts

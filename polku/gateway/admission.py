@@ -38,7 +38,7 @@ class Admission(NamedTuple):
     ids: list[str]
     refused: list[Refusal]
     filled_bytes: int = 0
-    """At most so many bytes more than the message had."""
+    """At most this many bytes more than the message had."""
 
 
 def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:

@@ -79,7 +79,7 @@ class Channel(Protocol):
 
 
 class GrpcStream(Generic[A]):
-    """Send messages and return their Acks, which come in order; several may be under way.
+    """Send messages and return their Acks, which come in order; several may be in flight.
 
     `name` is the endpoint's in errors; `timeout` (seconds) is the limit of each answer.
     """
@@ -101,7 +101,7 @@ class GrpcStream(Generic[A]):
 
     @property
     def is_open(self) -> bool:
-        """Whether a call is under way."""
+        """Whether a call is open."""
         return self._conversation is not None
 
     @property
@@ -155,7 +155,7 @@ class GrpcStream(Generic[A]):
 
     async def _write(self, pieces: Iterable[bytes], answer: asyncio.Future[A]) -> None:
         if self._conversation is not None and self._conversation.is_leaving:
-            await asyncio.wait((self._conversation.over,))  # what comes next stays behind what is under way
+            await asyncio.wait((self._conversation.over,))  # what comes next stays behind what is in flight
         if self._closed:
             raise RetryableError(f"{self._name}: the emitter was closed")
         if self._open and self._open[0].cancelled():
@@ -198,7 +198,7 @@ class GrpcStream(Generic[A]):
             self._fail(RejectedError(text))
         elif status.code == StatusCode.RESOURCE_EXHAUSTED and len(self._open) == 1 and is_excess_of_unknown_size(text):
             self._fail(TooLargeError(text))
-        else:  # of several messages under way nobody knows which one was invalid: each is tried again alone
+        else:  # of several messages in flight nobody knows which one was invalid: each is tried again alone
             self._fail(RetryableError(text))
 
     def _fail(self, error: Exception) -> None:

@@ -114,7 +114,7 @@ class HttpServer:
             self._connections.abort()
 
     async def set_serving(self, serving: bool) -> None:
-        """Return whether `/health` tells load balancers to come."""
+        """Choose whether `/health` tells load balancers to come."""
         self._serving = serving
 
     async def _post(self, request: web.Request) -> web.Response:
