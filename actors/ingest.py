@@ -11,7 +11,8 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.target import Target, connect
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.gateway.intake import Intake, IntakeStatistics
+from polku.gateway.intake import Intake
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.link.link import Link
 from polku.runtime.assembly import build_dead_letters, build_intake, build_sources, replay_to_intake
 from polku.runtime.lane import GATHERED

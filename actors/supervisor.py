@@ -20,7 +20,7 @@ from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.addresses import Doors
-from polku.gateway.intake import IntakeStatistics
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.runtime.back_pressure import BackPressure

@@ -38,7 +38,7 @@ class RefusedError(PolkuError):
 
 
 class Routes(Protocol):
-    """Where the sources of plugins are put: the intake."""
+    """Where the sources of plugins are put: the ingestors of an intake."""
 
     def serve(self, source: str, ingestor: Ingestor) -> None:
         """Let an ingestor serve a source from now on."""

@@ -21,6 +21,7 @@ from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.acks import bounded
 from polku.gateway.addresses import cannot_open
+from polku.gateway.answers import to_stats
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.grpcio_gate import GrpcioGate
 from polku.gateway.intake import Intake
@@ -129,7 +130,7 @@ class GatewayServer:
         try:
             while (answer := await acks.get()) is not None:
                 ack = await answer
-                ack.middleware_stats.CopyFrom(self._intake.stats_since(baseline))
+                ack.middleware_stats.CopyFrom(to_stats(self._intake.counts.minus(baseline)))
                 await context.write(bounded(ack))
             await reader
         except InputError as error:  # the client's token has ended

@@ -12,7 +12,7 @@ from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetterStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.emit.resilience import ResilienceStatistics
-from polku.gateway.intake import IntakeStatistics
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
 from polku.monitoring.statistics import (
     BufferStatistics,

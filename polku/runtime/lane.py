@@ -27,7 +27,8 @@ from polku.buffer.buffer import Buffer, BufferStatistics
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
-from polku.gateway.intake import Intake, IntakeStatistics
+from polku.gateway.intake import Intake
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.hooks import close_each
 from polku.link.link import Link, LocalPeer, Outgoing, Peer, Push, Receiver, Window
 from polku.link.local import LocalLink

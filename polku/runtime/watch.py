@@ -9,7 +9,7 @@ from polku.buffer.buffer import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
-from polku.gateway.intake import IntakeStatistics
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
 from polku.stage.stage import StageStatistics
 from polku.text import line

@@ -10,7 +10,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
 from polku.emit.delivery import DeliveryStatistics
-from polku.gateway.intake import IntakeStatistics
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.runtime import standstill
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.standstill import Standstill, drain_within

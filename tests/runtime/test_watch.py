@@ -8,7 +8,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.buffer import BufferStatistics
 from polku.buffer.outlet import OutletStatistics
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
-from polku.gateway.intake import IntakeStatistics
+from polku.gateway.intake_statistics import IntakeStatistics
 from polku.runtime import watch
 from polku.runtime.watch import Progress, Watch
 

@@ -152,8 +152,8 @@ async def _settle(world: World, system: InlineSystem | Cluster, case: dict[str, 
     if not faults:
         faults += check_counters(world.ledger, system.statistics(), report.emitters)
         for intake in system.intakes():
-            if intake._open_bytes:
-                faults.append(f"counters: {intake._open_bytes} bytes are open at the end")
+            if intake._counters.open_bytes:
+                faults.append(f"counters: {intake._counters.open_bytes} bytes are open at the end")
     await asyncio.sleep(0.1)
     if case["shape"] == "inline":  # actors end with their processes
         faults += _leftovers(world)

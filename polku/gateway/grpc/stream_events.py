@@ -12,6 +12,7 @@ from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
 from polku.errors import InputError
 from polku.gateway.acks import bounded
+from polku.gateway.answers import to_stats
 from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc_status import Baselines, status_of
 from polku.gateway.intake import Intake
@@ -192,7 +193,7 @@ class AckStream:
         while self._acks and self._acks[0].done() and not self._is_over:
             try:
                 ack = self._acks.popleft().result()
-                ack.middleware_stats.CopyFrom(self._intake.stats_since(self._baseline))
+                ack.middleware_stats.CopyFrom(to_stats(self._intake.counts.minus(self._baseline)))
                 self._call.send(bounded(ack).SerializeToString())
             except BaseException as error:
                 self._fail(error)

@@ -67,7 +67,7 @@ def verified_reader(head: Head, intake: Intake) -> Admit | None:
 
     It reads the body whatever its type is: nothing gets in by another way that is not asked for a token.
     """
-    if head.source and intake.verifies(head.source):
+    if head.source and intake.ingestors.verifies(head.source):
         return _raw(head, intake, _media_type(head.headers.get("content-type", ""))[0], head.source)
     return None
 
@@ -82,13 +82,13 @@ def reader_of(head: Head, intake: Intake) -> Admit:
         raise _unsupported(f"charset={charset!r}: is not supported; send UTF-8")
     if form is _Form.CLOUDEVENTS:
         return _raw(head, intake, form, "cloudevents")
-    if head.source and intake.serves(head.source):
+    if head.source and intake.ingestors.serves(head.source):
         return _raw(head, intake, form or media_type, head.source)
     if form is _Form.PROTOBUF:
         return _protobuf(head, intake)
     if form is not None:
         return _raw(head, intake, form, form)
-    if intake.has_default:
+    if intake.ingestors.has_default:
         return _raw(head, intake, media_type, head.source)
     raise _not_read(media_type, head.source)
 

@@ -1,0 +1,157 @@
+"""The ingestors of a gateway: which one reads the bytes of a source, and what becomes of what it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from polku.batch.receipt import Refusal
+from polku.checks import label, shorten
+from polku.codes import Code
+from polku.contracts import IngestContext, Ingestor, Records
+from polku.errors import InputError, PolkuError, RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.gateway.event_limits import check_envelope
+from polku.hooks import CLOSE_SECONDS, call_hook, start_hook
+from polku.limits import Limits
+from polku.log import RepeatedLog
+from polku.text import as_id, named, said
+from polku.usercode import is_ours
+
+if TYPE_CHECKING:
+    from polku.external.client import PluginState
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_TURN = 50  # records of an ingestor, which take a millisecond or two, until others have theirs
+
+
+class Ingestors:
+    """Let the ingestor of a source, or the default one, read the bytes that come from it."""
+
+    def __init__(self, by_source: Mapping[str, Ingestor], default: Ingestor | None, limits: Limits) -> None:
+        self._by_source = dict(by_source)
+        self._default = default
+        self._limits = limits
+        self._unopened = set(map(id, self._each_once()))
+        self._plugins_due = 0.0
+
+    async def start(self) -> None:
+        """Call the `start` of each one."""
+        for ingestor in self._each_once():
+            self._unopened.discard(id(ingestor))
+            await start_hook(f"ingestor {label(ingestor)}", ingestor)
+
+    def closing(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """Return the name and the `close` of each one that was started, for `close_each`."""
+        return [
+            (f"ingestor {label(ingestor)}", partial(call_hook, ingestor, "close", seconds=CLOSE_SECONDS))
+            for ingestor in self._each_once()
+            if id(ingestor) not in self._unopened
+        ]
+
+    def serve(self, source: str, ingestor: Ingestor) -> None:
+        """Let an ingestor, which is started, serve a source from now on."""
+        self._by_source[source] = ingestor
+
+    def expect_plugins(self, seconds: float) -> None:
+        """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""
+        self._plugins_due = time.monotonic() + seconds
+
+    def serves(self, source: str) -> bool:
+        """Return whether a source has an ingestor of its own."""
+        return source in self._by_source
+
+    def verifies(self, source: str) -> bool:
+        """Return whether the ingestor of a source finds out itself who has sent something (a `HmacVerifier`)."""
+        return getattr(self._by_source.get(source), "authenticates", False) is True
+
+    def takes_several(self, source: str) -> bool:
+        """Return whether the ingestor of a source reads several messages at once."""
+        return getattr(self._by_source.get(source, self._default), "concurrency", 1) > 1
+
+    @property
+    def has_default(self) -> bool:
+        """Whether there is an ingestor for all sources that have none of their own."""
+        return self._default is not None
+
+    async def read(
+        self, data: bytes, context: IngestContext, reader: str, *, in_turns: bool = False
+    ) -> tuple[list[Event], list[Refusal]]:
+        """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`.
+
+        With `in_turns` others have their turn meanwhile, also where the ingestor is not async.
+        """
+        check_envelope(self._limits, context.source, context.cluster, context.format)
+        source = shorten(context.source)
+        ingestor = self._find(reader, source)
+        try:
+            result = ingestor.ingest(data, context)
+            records = await result if inspect.isawaitable(result) else result
+            events: list[Event] = []
+            refused: list[Refusal] = []
+            takes_turns = in_turns and getattr(ingestor, "takes_turns", False)
+            for _ in _sort(records, self._limits.batch_events, events, refused):
+                if takes_turns:
+                    await asyncio.sleep(0)
+            return events, refused
+        except (InputError, RecordError) as error:
+            raise InputError(error.code, said(error)) from error
+        except PolkuError as error:
+            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {said(error)}") from error
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            kind = reader if reader in self._by_source else ""  # any number of sources may share the default one
+            _REPEATED.exception(("ingestor", kind), "the ingestor for source %s failed", source)
+            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
+
+    def plugins(self) -> dict[str, PluginState]:
+        """Return the state of each external ingestor, by the first source that it serves; `*` is the default one."""
+        states: dict[str, PluginState] = {}
+        seen: set[int] = set()
+        default = {"*": self._default} if self._default is not None else {}
+        for source, ingestor in (self._by_source | default).items():
+            state = getattr(ingestor, "state", None)
+            if callable(state) and id(ingestor) not in seen:
+                seen.add(id(ingestor))
+                states[source] = state()
+        return states
+
+    def _find(self, reader: str, source: str) -> Ingestor:
+        ingestor = self._by_source.get(reader, self._default)
+        if ingestor is not None:
+            return ingestor
+        if time.monotonic() < self._plugins_due:
+            reason = f"source={source}: no plugin has registered for it yet; send again later"
+            raise InputError(Code.UNAVAILABLE, reason)
+        known = ", ".join(sorted(self._by_source)) or "none"
+        reason = f"source={source}: no ingestor serves it and there is no default one; known are {known}"
+        raise InputError(Code.UNKNOWN_SOURCE, reason)
+
+    def _each_once(self) -> list[Ingestor]:
+        default = [self._default] if self._default is not None else []
+        return list({id(ingestor): ingestor for ingestor in [*self._by_source.values(), *default]}.values())
+
+
+def _sort(records: Records, limit: int, events: list[Event], refused: list[Refusal]) -> Iterator[None]:
+    """Put an ingestor's records into either list; yields after each `_TURN` of them.
+
+    Raises `InputError`, and what ingestors raise.
+    """
+    for number, record in enumerate(records, 1):
+        if isinstance(record, RecordError):
+            refused.append(Refusal(as_id(record.event_id), record.code, said(record)))
+        elif isinstance(record, Event):
+            events.append(record)
+            if len(events) > limit:
+                reason = f"data: more than {limit} events in one message; send fewer"
+                raise InputError(Code.TOO_MANY_EVENTS, reason)
+        else:
+            raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
+        if not number % _TURN:
+            yield

@@ -1,0 +1,121 @@
+"""What an intake counts: messages, events and bytes, what is open, what was refused and why, and how long it took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Refusal
+from polku.codes import Code
+from polku.errors import DrainingError
+from polku.histogram import Distribution, Histogram
+
+if TYPE_CHECKING:
+    from polku.contracts import SourceState
+    from polku.dead_letters import DeadLetterStatistics
+    from polku.external.client import PluginState
+
+
+class IntakeStatistics(NamedTuple):
+    """Count messages and events; `open` messages have no answer yet, and `open_bytes` are theirs.
+
+    `plugins` are the external ingestors by source, `sources` what is pulled from, by name. `fault` says what does not
+    work in the background. `refused_by` counts events, and messages that were refused whole, by code; `bytes` came in.
+    `ack_seconds` is how long events waited for their answer, `batch_events` how many events came together.
+    """
+
+    messages: int
+    received: int
+    accepted: int
+    refused: int
+    open: int
+    latest: Receipt
+    plugins: Mapping[str, PluginState] = {}
+    sources: Mapping[str, SourceState] = {}
+    fault: str = ""
+    refused_by: Mapping[str, int] = {}
+    bytes: int = 0
+    open_bytes: int = 0
+    draining: bool = False
+    ack_seconds: Distribution = Distribution()
+    batch_events: Distribution = Distribution(unit=1.0)
+    letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
+
+
+class IntakeCounters:
+    """Count what comes in and what becomes of it; `latest` is the last receipt, without what it says of events."""
+
+    def __init__(self) -> None:
+        self.messages = self.received = self.accepted = self.refused = 0
+        self.open = self.open_bytes = self.bytes = 0
+        self.latest = Receipt()
+        self._refused_by: Counter[str] = Counter()
+        self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
+
+    def refuse(self, code: Code) -> None:
+        """Count a message that was refused whole, and that its sender hears of by an exception."""
+        self._refused_by[code] += 1
+
+    def refuse_message(self, code: Code) -> None:
+        """Count a message that was refused whole, and whose Ack says so."""
+        self.refused += 1
+        self._refused_by[code] += 1
+
+    def admit(self, events: int, refused: Sequence[Refusal]) -> None:
+        """Count the events of a message that go on, and those that are refused at the door."""
+        self.received += events
+        if refused:
+            self.refused += len(refused)
+            self._refused_by.update(refusal.code for refusal in refused)
+
+    def push(self, batch: Batch, size: int) -> None:
+        """Count a batch of `size` bytes that is about to be pushed, and note in it when it came in."""
+        self.open += 1
+        self.open_bytes += size
+        self.bytes += size
+        self._batch_events.record(len(batch))
+        batch.enqueued_ns = time.time_ns()
+
+    def settle(self, size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
+        """Count what became of `count` events that came in at `came`, in Unix nanoseconds."""
+        self._ack_seconds.record((time.time_ns() - came) / 1e9, count)
+        self.open -= 1
+        self.open_bytes -= size
+        refused = count
+        if not answer.cancelled() and answer.exception() is None:
+            receipt = answer.result()
+            refused = len(receipt.refused)
+            if refused:
+                self._refused_by.update(refusal.code for refusal in receipt.refused)
+            self.latest = receipt._replace(refused=(), fates=())
+        else:
+            draining = not answer.cancelled() and isinstance(answer.exception(), DrainingError)
+            self._refused_by[Code.DRAINING if draining else Code.UNAVAILABLE] += count
+        self.refused += refused
+        self.accepted += count - refused
+
+    def statistics(
+        self, plugins: Mapping[str, PluginState], sources: Mapping[str, SourceState], fault: str, *, draining: bool
+    ) -> IntakeStatistics:
+        """Return a snapshot of the counters, with the state of what they stand beside."""
+        return IntakeStatistics(
+            self.messages,
+            self.received,
+            self.accepted,
+            self.refused,
+            self.open,
+            self.latest,
+            plugins,
+            sources,
+            fault,
+            self._refused_by.copy(),
+            self.bytes,
+            self.open_bytes,
+            draining,
+            self._ack_seconds.distribution(),
+            self._batch_events.distribution(),
+        )
