@@ -21,6 +21,7 @@ from polku.actors.nodes import Node, Place
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
 from polku.actors.supervisor import ActorHandles, LaneHandles
+from polku.actors.surroundings import Surroundings, surroundings
 from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import Plan, Resources, StagePlan
 
@@ -52,7 +53,9 @@ class ActorFactory:
         for stage in reversed(self._plan.stages):
             if stage.shared:
                 name, behind = self._names.shared(stage.name), self._route.behind[stage.name]
-                self._shared[stage.name] = _stage_actor(self._plan, stage, where[0].node, name, behind)
+                self._shared[stage.name] = _stage_actor(
+                    self._plan, stage, where[0].node, name, behind, surroundings(self._plan, stage.name)
+                )
         return self.parts()
 
     def create_lane(self, place: Place) -> LaneHandles:
@@ -106,17 +109,20 @@ class _Lane:
             behind = self._way.behind[stage.name].in_lane(self._number) if stage.replicas == 1 else None
             for part in workers_of(stage):
                 name = self._names.in_lane(self._number, part)
-                handles[part] = _stage_actor(self._plan, stage, self._place.node, name, behind)
+                around = surroundings(self._plan, part, self._number)
+                handles[part] = _stage_actor(self._plan, stage, self._place.node, name, behind, around)
                 workers[stage.name] = (*workers.get(stage.name, ()), name)
         return handles, workers
 
     def _actor(self, actor: Any, part: str, *arguments: object) -> Any:
         name = self._names.in_lane(self._number, part)
         placed = actor.options(resources=self._place.node.needs, name=name, namespace=NAMESPACE)
-        return placed.remote(pack(*arguments))
+        return placed.remote(pack(*arguments), surroundings(self._plan, part, self._number))
 
 
-def _stage_actor(plan: Plan, stage: StagePlan, node: Node, name: str, behind: Target | None) -> Any:
+def _stage_actor(
+    plan: Plan, stage: StagePlan, node: Node, name: str, behind: Target | None, around: Surroundings
+) -> Any:
     needs = stage.resources
     options: dict[str, Any] = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "resources": dict(needs.custom)}
     if needs == Resources() and stage.shared:  # elsewhere, where its node is lost: the lanes of other nodes need it
@@ -124,4 +130,4 @@ def _stage_actor(plan: Plan, stage: StagePlan, node: Node, name: str, behind: Ta
     elif needs == Resources():
         options["resources"] = node.needs
     actor: Any = StageActor
-    return actor.options(name=name, namespace=NAMESPACE, **options).remote(pack(plan, stage, behind))
+    return actor.options(name=name, namespace=NAMESPACE, **options).remote(pack(plan, stage, behind), around)

@@ -18,7 +18,9 @@ from typing import NamedTuple
 import ray
 
 from polku.actors.options import SYSTEM_CONFIG
+from polku.actors.worker_log import relay_as_json
 from polku.errors import NotRunningError, SettingError, UnavailableError
+from polku.log_format import is_json
 from polku.text import said
 
 SHUT_DOWN = "Ray was shut down, and the pipeline with it; start the pipeline again"
@@ -97,10 +99,12 @@ def attach() -> Attachment:
     version, answers there.
     """
     if ray.is_initialized():
+        relay_as_json()
         return _attached("initialised by this program")
     choice = choose(os.environ)
     if choice.address:
         _join(choice)
+        relay_as_json()
         return _attached(f"at {ray.get_runtime_context().gcs_address} ({choice.named_by})")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
@@ -110,8 +114,10 @@ def attach() -> Attachment:
             namespace="polku",
             include_dashboard=False,
             logging_level=logging.WARNING,
+            configure_logging=not is_json(),  # Ray's own format
             _system_config=SYSTEM_CONFIG,
         )
+    relay_as_json()
     return _attached("started for this pipeline", is_ours=True)
 
 
@@ -119,7 +125,13 @@ def _join(choice: Choice) -> None:
     where = f"{choice.named_by}={choice.address!r}" if choice.named_by == "RAY_ADDRESS" else choice.named_by
     try:
         _knock(choice.address, _KNOCK_SECONDS)
-        ray.init(address=choice.address, namespace="polku", log_to_driver=True, logging_level=logging.WARNING)
+        ray.init(
+            address=choice.address,
+            namespace="polku",
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            configure_logging=not is_json(),
+        )
     except ConnectionError as error:
         raise UnavailableError(f"{where}: no Ray answers there ({first_line(error)})") from None
     except ValueError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.shell import Shell
+from polku.actors.surroundings import Surroundings
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Addresses, Doors, check_free
 from polku.gateway.gateway import Gateway
@@ -20,8 +21,8 @@ from polku.runtime.assembly import build_registry
 class IngestBase(Shell):
     """Open the doors once the supervisor says where, and answer what comes in through them."""
 
-    def __init__(self, packed: bytes) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: bytes, surroundings: Surroundings) -> None:
+        super().__init__(packed, surroundings)
         self._plan: Plan
         self._hub: Any = None
         self._scope = ""

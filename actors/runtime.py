@@ -24,6 +24,7 @@ from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import open_doors, start, start_all
 from polku.actors.supervisor import ActorHandles, HubActor, LaneHandles
+from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
@@ -31,6 +32,7 @@ from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
+from polku.log_format import Origin, name_process
 from polku.monitoring.collector import facts_of
 from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
@@ -92,6 +94,7 @@ class RayRuntime:
         """Create the actors from the back to the front and wait until each has started."""
         if self._attachment is None:
             self._attachment = await asyncio.to_thread(attach)
+        name_process(Origin(self._plan.name, node=await asyncio.to_thread(ray.util.get_node_ip_address)))
         _LOG.info("%s", self._attachment.text)
         self._attachment.check()
         try:
@@ -219,7 +222,8 @@ class RayRuntime:
         facts = facts_of(self._plan, "ray", time.time())
         hub: Any = HubActor
         self._hub = hub.options(resources=here.needs).remote(
-            pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts)
+            pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts),
+            surroundings(self._plan, "supervisor"),
         )
         await start(self._hub.start)
         for lane in parts.lanes:

@@ -9,13 +9,13 @@ import os
 import pickle
 import resource
 import secrets
-import sys
 import time
 from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
 from polku.actors import socket_channel
+from polku.actors.surroundings import Surroundings
 from polku.runtime.memory import keep_until_quiet, private_memory
 from polku.runtime.serving import tune_process
 from polku.text import named
@@ -44,8 +44,9 @@ class Shell:
     `open` may raise at any time; what it had opened by then is closed, and the next call tries again.
     """
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, surroundings: Surroundings) -> None:
         self._packed = packed
+        self._surroundings = surroundings
         self._epoch = secrets.randbits(62) + 1  # compared with that of other lives only: clocks may go back
         self._started = False
         self._opened = contextlib.AsyncExitStack()  # closes what `open` has opened, the latest first
@@ -60,7 +61,7 @@ class Shell:
             self._starting = asyncio.Lock()
         async with self._starting:
             if not self._started:
-                _send_prints_to_stderr()
+                self._surroundings.settle()
                 began = time.monotonic()
                 try:
                     await contained(self.open())
@@ -132,13 +133,3 @@ def pack(*arguments: object) -> bytes:
 def unpack(packed: bytes) -> Any:
     """Return the arguments again."""
     return cloudpickle.loads(packed)
-
-
-def _send_prints_to_stderr() -> None:
-    """Keep what user code prints out of the standard output of the program, which carries events."""
-    sys.stdout.flush()
-    os.dup2(2, 1)
-    level = {"debug": logging.DEBUG, "info": logging.INFO, "error": logging.ERROR}
-    chosen = level.get(os.environ.get("POLKU_LOG_LEVEL", ""), logging.WARNING)
-    logging.getLogger("polku").setLevel(chosen)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")

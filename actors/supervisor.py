@@ -16,6 +16,7 @@ import ray.exceptions
 from polku.actors.nodes import living
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
+from polku.actors.surroundings import Surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
@@ -111,7 +112,8 @@ class Observation(NamedTuple):
 class SupervisorShell:
     """Watch the parts and report on them."""
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
         self._parts: ActorHandles
         self._doors: Doors
         self._hang: float
@@ -131,6 +133,7 @@ class SupervisorShell:
     async def start(self) -> list[int]:
         """Begin to watch; return the numbers of the lanes that it knows."""
         if not len(self._tasks):
+            self._surroundings.settle()
             self._tasks.keep_alive(_WATCH, self._watch)
         return [lane.number for lane in self._parts.lanes]
 

@@ -49,40 +49,53 @@ class RepeatedLog:
         self._timer: _Timer | None = None
         _ALL.add(self)
 
-    def info(self, kind: Hashable, message: str, *arguments: object) -> None:
+    def info(self, kind: Hashable, message: str, *arguments: object, **about: str) -> None:
         """Write a line of level INFO."""
-        self.log(logging.INFO, kind, message, *arguments)
+        self.log(logging.INFO, kind, message, *arguments, about=about)
 
-    def warning(self, kind: Hashable, message: str, *arguments: object) -> None:
+    def warning(self, kind: Hashable, message: str, *arguments: object, **about: str) -> None:
         """Write a line of level WARNING."""
-        self.log(logging.WARNING, kind, message, *arguments)
+        self.log(logging.WARNING, kind, message, *arguments, about=about)
 
-    def error(self, kind: Hashable, message: str, *arguments: object) -> None:
+    def error(self, kind: Hashable, message: str, *arguments: object, **about: str) -> None:
         """Write a line of level ERROR."""
-        self.log(logging.ERROR, kind, message, *arguments)
+        self.log(logging.ERROR, kind, message, *arguments, about=about)
 
-    def exception(self, kind: Hashable, message: str, *arguments: object) -> None:
+    def exception(self, kind: Hashable, message: str, *arguments: object, **about: str) -> None:
         """Write a line of level ERROR with the traceback of the exception that is being handled."""
-        self.log(logging.ERROR, kind, message, *arguments, exc_info=True)
+        self.log(logging.ERROR, kind, message, *arguments, exc_info=True, about=about)
 
-    def log(self, level: int, kind: Hashable, message: str, *arguments: object, exc_info: bool = False) -> None:
-        """Write a line, or count it where its kind was written less than a period ago."""
+    def log(
+        self,
+        level: int,
+        kind: Hashable,
+        message: str,
+        *arguments: object,
+        exc_info: bool = False,
+        about: dict[str, str] | None = None,
+    ) -> None:
+        """Write a line, or count it where its kind was written less than a period ago.
+
+        `about` says in the log's JSON what the line is about: `component`, `event_id`, `trace_id`.
+        """
         if not self._logger.isEnabledFor(level):
             return
+        about = about or {}
         with self._lock:
             known = self._kinds.get(kind)
             now = self._clock()
             if known is not None and (known.count or now < known.until):
                 known.count += 1
-                known.latest = (level, message, arguments)
+                known.latest = (level, message, arguments, about)
                 self._schedule(known.until - now)
                 return
             self._forget_oldest()
             self._kinds[kind] = _Kind(now + self._period)
         error = sys.exc_info()[1] if exc_info else None
         if error is not None:
-            message, arguments = f"{message}\n%s", (*arguments, trace(error))
-        self._logger.log(level, message, *arguments, stacklevel=3)
+            about["error"] = trace(error)
+            message, arguments = f"{message}\n%s", (*arguments, about["error"])
+        self._logger.log(level, message, *arguments, stacklevel=3, extra={"about": about})
 
     def flush(self, *, everything: bool = True) -> None:
         """Write the lines that stand for others now, or only those whose period is over."""
@@ -102,10 +115,11 @@ class RepeatedLog:
                 self._schedule(min(waiting) - now)
 
     def _tell(self, known: _Kind, now: float) -> None:
-        level, message, arguments = known.latest
+        level, message, arguments, about = known.latest
         seconds = max(1, round(now - known.until + self._period))
         text = f"{message} (the latest of %s such lines in %d s)"
-        self._logger.log(level, text, *arguments, f"{known.count:,}", seconds)
+        extra = {"about": {**about, "count": known.count, "seconds": seconds}}
+        self._logger.log(level, text, *arguments, f"{known.count:,}", seconds, extra=extra)
 
     def _schedule(self, seconds: float) -> None:
         if self._timer is None:
@@ -126,7 +140,7 @@ class _Kind:
     def __init__(self, until: float) -> None:
         self.until = until
         self.count = 0
-        self.latest: tuple[int, str, tuple[Any, ...]] = (0, "", ())
+        self.latest: tuple[int, str, tuple[Any, ...], dict[str, str]] = (0, "", (), {})
 
 
 _ALL: weakref.WeakSet[RepeatedLog] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from polku.cli.dlq import app as dlq_app
 from polku.cli.health import health
 from polku.cli.journal import app as journal_app
 from polku.cli.plugin import app as plugin_app
-from polku.cli.serve import log, serve_environment
+from polku.cli.serve import serve_environment
 from polku.cli.settings import (
     RUNTIMES,
     check_address,
@@ -31,6 +31,7 @@ from polku.cli.token import app as token_app
 from polku.cli.top import top
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.gateway.tls import tls_from, tls_of_environment
+from polku.log_format import configure
 from polku.runtime.serving import check_seconds, say
 from polku.security.configuration import secret_of, tokens_of_environment
 from polku.version import __version__
@@ -148,7 +149,7 @@ def run(
         _name_ray(ray, runtime)
     _name_security(tokens, insecure=insecure)
     settings = read_settings(os.environ)
-    log(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     for sentence in unknown_variables(os.environ, misspelt=True):
         say(f"polku: warning: {sentence}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr

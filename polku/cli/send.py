@@ -16,6 +16,7 @@ from polku.emit.grpc.addresses import parse_address
 from polku.errors import PolkuError, RecordError, SettingError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import JsonIngestor
+from polku.text import line as printable
 from polku.v1.gateway_pb2 import Ack, IngestBatch
 
 _BATCH = 1_000
@@ -129,7 +130,7 @@ class _Sending:
         self.accepted += len(ack.event_ids)
         self.refused += len(ack.errors)
         for error in ack.errors:
-            self._report(f"{error.event_id or 'message'}: {error.code}: {error.message}")
+            self._report(f"{printable(error.event_id) or 'message'}: {error.code}: {error.message}")
         self._advance(len(ack.event_ids) + len(ack.errors))
 
     def _next(self, events: Iterator[Event | None]) -> list[Event | None]:

@@ -6,20 +6,17 @@ a quarter of a whole inline gateway.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 
 from polku.cli.settings import read_settings, unknown_variables
+from polku.log_format import configure
 from polku.runtime.serving import say
-
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def serve_environment() -> None:
     """Run the gateway as the POLKU_* variables say until a signal comes; raises `SettingError`."""
     settings = read_settings(os.environ)
-    log(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     for sentence in unknown_variables(os.environ):
         say(f"polku: warning: {sentence}")
     from polku import AhtiEmitter, BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
@@ -40,10 +37,3 @@ def serve_environment() -> None:
         http_token=settings.http_token,
         drain=settings.drain_seconds,
     )
-
-
-def log(level: str) -> None:
-    """Log to standard error from a level on, here and in the workers of a Ray that is started from here."""
-    os.environ["POLKU_LOG_LEVEL"] = level
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=_LEVELS[level], format=form, stream=sys.stderr)

@@ -12,12 +12,12 @@ from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
 from polku.gateway.addresses import DOORS
 from polku.gateway.tls import CLIENT_AUTH
+from polku.log_format import FORMATS, LEVELS
 from polku.plan import PER_NODE
 from polku.runtime.serving import DRAIN_SECONDS, check_seconds
 from polku.security.configuration import FILE, secret_of
 
 T = TypeVar("T")
-LOG_LEVELS = ("debug", "info", "warn", "error")
 RUNTIMES = ("ray", "inline")
 HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
@@ -64,6 +64,7 @@ class Settings:
     )
     runtime: str = _setting("ray", "`ray` or `inline`")
     log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
+    log_format: str = _setting("text", "`text`, or `json`: one object a line")
     buffer_capacity: int = _setting(10_000, "events that one emitter may lag (`polku serve`)")
     emit_grpc_endpoints: tuple[str, ...] = _setting(
         (), "comma-separated gateways to send to; without this and the next, events are printed (`polku serve`)"
@@ -130,7 +131,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return Settings(
         grpc_addr=read("grpc_addr", check_address, default.grpc_addr),
         buffer_capacity=read("buffer_capacity", _count, default.buffer_capacity),
-        log_level=read("log_level", _one_of(LOG_LEVELS), default.log_level),
+        log_level=read("log_level", _one_of(tuple(LEVELS)), default.log_level),
+        log_format=read("log_format", _one_of(FORMATS), default.log_format),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
         emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from polku.log import RepeatedLog
 from polku.text import block, line
 
 _LOG = logging.getLogger(__name__)
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPEATED = RepeatedLog(_LOG)
 _REASON = 2_000
 
@@ -144,6 +146,15 @@ def _log(letter: DeadLetter) -> None:
     where = f" for {letter.emitter}" if letter.emitter else ""
     kind = Kind(letter.emitter, letter.code)
     event_id = line(letter.event.id)
-    _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, event_id, letter.code, letter.reason)
+    about = {"event_id": event_id, "trace_id": _trace_id(letter.event)}
+    if letter.emitter:
+        about["component"] = f"emitter:{letter.emitter}"
+    _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, event_id, letter.code, letter.reason, **about)
     if letter.detail:
-        _REPEATED.info((*kind, "detail"), "%s", letter.detail)
+        _REPEATED.info((*kind, "detail"), "%s", letter.detail, **about)
+
+
+def _trace_id(event: Event) -> str:
+    """Return the trace that an event says it is part of (W3C `traceparent`); empty where it says none."""
+    found = _TRACEPARENT.match(event.metadata.get("traceparent", ""))
+    return found[1] if found else ""

@@ -178,4 +178,7 @@ class Delivery:
 
     def _note_fault(self, what: str, error: BaseException) -> None:
         self._fault = f"{what}: {named(error)}"
-        _REPEATED.warning((self.name, what), "emitter %r %s; it is tried again", self.name, self._fault)
+        about = f"emitter:{self.name}"
+        _REPEATED.warning(
+            (self.name, what), "emitter %r %s; it is tried again", self.name, self._fault, component=about
+        )

@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 import os
 import resource
+import socket
 import threading
 import time
 from collections.abc import Awaitable
@@ -23,6 +24,7 @@ from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
 from polku.log import RepeatedLog
+from polku.log_format import Origin, name_process
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.back_pressure import BackPressure
@@ -79,6 +81,7 @@ class InlineRuntime:
 
     async def start(self) -> None:
         """Build from the back to the front, then open the door."""
+        name_process(Origin(self._plan.name, node=socket.gethostname()))
         try:
             await self._lane.open()
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from polku.errors import SettingError
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
+from polku.log_format import write
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.report import LOST_STATUS, stop_report
 
@@ -157,4 +158,4 @@ def favour_journal(strategy: BufferStrategy) -> None:
 
 def say(text: str) -> None:
     """Print a line for people, on standard error: standard output is for events."""
-    print(text, file=sys.stderr, flush=True)
+    write(text)

@@ -24,6 +24,7 @@ ONLY = {
     "text": frozenset({"errors"}),
     "usercode": frozenset({"errors", "text"}),
     "log": frozenset({"text"}),
+    "log_format": frozenset({"text"}),
     "aio": frozenset({"errors", "log", "text", "usercode"}),
     "contracts": frozenset({"batch", "errors", "event"}),
     "batch": BASE | WIRE,

@@ -56,7 +56,7 @@ class Server:
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen([*POLKU, *arguments], stdout=out, stderr=err, env=environment(**variables))
-        ready = self.wait_for(self.err, r"polku: ready on grpc (\S+)(?: and http (\S+))?")
+        ready = self.wait_for(self.err, r"ready on grpc (\S+)(?: and http (\S+))?")
         self.address, self.http_address = ready[1], ready[2]
 
     def wait_for(self, file: Path, pattern: str, timeout: float = 60.0) -> re.Match[str]:

@@ -1,0 +1,48 @@
+"""`POLKU_LOG_FORMAT=json`, as a collector of logs reads it: real processes on both runtimes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Server, polku
+
+PIPELINE = """
+from polku import *
+def crash(event):
+    print("a line of user code")
+    raise ValueError("odd \\x1b[2J\\nforged")
+hub = Hub().middleware(Transform(crash)).emitter(StdoutEmitter())
+"""
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if runtime == "ray":
+        request.getfixturevalue("ray_session")
+    file = tmp_path / "hub.py"
+    file.write_text(PIPELINE)
+    options = ["--runtime", runtime, "--grpc-addr", "127.0.0.1:0", "--admin-addr", "off"]
+    server = Server(tmp_path / "run", "run", str(file), *options, POLKU_LOG_FORMAT="json", POLKU_LOG_LEVEL="info")
+    try:
+        entry = f"traceparent=00-{TRACE}-b7ad6b7169203331-01"
+        sent = polku("send", "--to", server.address, "--type", "order", "--id", "x\x1b[0m", "--metadata", entry)
+        assert sent.stderr.startswith("x\\x1b[0m: MIDDLEWARE_ERROR")
+        server.wait_for(server.err, "dead letter")
+        if runtime == "ray":
+            server.wait_for(server.err, "a line of user code")
+    finally:
+        assert server.stop() == 0
+    text = server.err.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "\x1b" not in text
+    (letter,) = (line for line in lines if line["message"].startswith("dead letter"))
+    assert letter["event_id"] == "x\\x1b[0m"
+    assert (letter["trace_id"], letter["pipeline"], letter["level"]) == (TRACE, "polku", "warning")
+    assert letter.get("component") == ("stage-1" if runtime == "ray" else None)
+    messages = [line["message"] for line in lines]
+    assert "draining" in messages
+    assert ("a line of user code" in messages) == (runtime == "ray")  # inline it is standard output's
