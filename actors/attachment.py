@@ -21,12 +21,14 @@ from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.worker_log import relay_as_json
 from polku.errors import NotRunningError, SettingError, UnavailableError
 from polku.log_format import is_json
+from polku.runtime.serving import drain_seconds
 from polku.text import said
 
 SHUT_DOWN = "Ray was shut down, and the pipeline with it; start the pipeline again"
 
 _KNOCK_SECONDS = 5.0  # a Ray that is being started listens soon
 _VERSIONS = "Version mismatch"
+_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # of the node that runs the job; the job's program inherits it
 _JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")  # what a job, and what a program that a worker starts, finds
 
 
@@ -50,6 +52,19 @@ def choose(environment: Mapping[str, str]) -> Choice:
     if not address and any(name in environment for name in _JOB):
         return Choice("auto", "this is a job of it")
     return Choice("", "")
+
+
+def job_notice(environment: Mapping[str, str]) -> str:
+    """Return what a Ray job is to be warned of: one that is stopped is killed sooner than a drain may end."""
+    text = environment.get(_STOP_WAIT, "")
+    seconds = int(text) if text.isdecimal() else 3
+    drain = drain_seconds(None, environment)
+    if not any(name in environment for name in _JOB) or seconds > drain:
+        return ""
+    return (
+        f"; a Ray job that is stopped is killed after {seconds} s, and a drain may take {drain:g} s: start the nodes "
+        f"of Ray with {_STOP_WAIT}={drain + 15:.0f}"
+    )
 
 
 class Attachment(NamedTuple):
@@ -159,7 +174,8 @@ def _knock(address: str, seconds: float) -> None:
 
 
 def _attached(text: str, *, is_ours: bool = False) -> Attachment:
-    return Attachment(connection(), ray.get_runtime_context().gcs_address, is_ours, f"Ray {ray.__version__} {text}")
+    sentence = f"Ray {ray.__version__} {text}{job_notice(os.environ)}"
+    return Attachment(connection(), ray.get_runtime_context().gcs_address, is_ours, sentence)
 
 
 def connection() -> str:

@@ -68,11 +68,9 @@ class Commands(_Generated):
 
     def lines(self) -> Iterator[str]:
         """Yield a section for each command."""
-        import typer.main
-
         from polku.cli.app import app
 
-        yield from self._command(typer.main.get_command(app), "polku")
+        yield from self._command(app.group, "polku")
 
     def _command(self, command: Any, name: str) -> Iterator[str]:
         inner = getattr(command, "commands", None)

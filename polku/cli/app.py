@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
-import typer
-
 from polku.cli.bench import bench
+from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
 from polku.cli.health import health
 from polku.cli.journal import app as journal_app
@@ -36,24 +35,20 @@ from polku.runtime.serving import check_seconds, say
 from polku.security.configuration import secret_of, tokens_of_environment
 from polku.version import __version__
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Event routing as code."
-)
+app = App("Event routing as code.", version=__version__)
 
-app.add_typer(plugin_app, name="plugin")
-app.add_typer(journal_app, name="journal")
-app.add_typer(dlq_app, name="dlq")
-app.add_typer(token_app, name="token")
+app.add(plugin_app, "plugin")
+app.add(journal_app, "journal")
+app.add(dlq_app, "dlq")
+app.add(token_app, "token")
 app.command()(bench)
 app.command()(health)
 app.command()(top)
 
-File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
-Runtime = Annotated[str | None, typer.Option(help="ray or inline.")]
-Chain = Annotated[bool, typer.Option("--chain", help="Run each lane in one actor.")]
-Lanes = Annotated[
-    str | None, typer.Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")
-]
+File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
+Runtime = Annotated[str | None, Option(help="ray or inline.")]
+Chain = Annotated[bool, Option("--chain", help="Run each lane in one actor.")]
+Lanes = Annotated[str | None, Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")]
 
 
 _VARIABLES = "\n\n".join(
@@ -66,30 +61,17 @@ def main() -> None:
     app()
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"polku {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-) -> None:
-    pass
-
-
-Tokens = Annotated[str | None, typer.Option(metavar="TOML", help="The principals that may send; or POLKU_TOKENS.")]
+Tokens = Annotated[str | None, Option(metavar="TOML", help="The principals that may send; or POLKU_TOKENS.")]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="An address that others reach is meant to be open; or POLKU_INSECURE=1.")
+    bool, Option("--insecure", help="An address that others reach is meant to be open; or POLKU_INSECURE=1.")
 ]
-TlsCert = Annotated[str | None, typer.Option(metavar="PEM", help="The server's certificate; or POLKU_TLS_CERT.")]
-TlsKey = Annotated[str | None, typer.Option(metavar="PEM", help="Its private key; or POLKU_TLS_KEY.")]
+TlsCert = Annotated[str | None, Option(metavar="PEM", help="The server's certificate; or POLKU_TLS_CERT.")]
+TlsKey = Annotated[str | None, Option(metavar="PEM", help="Its private key; or POLKU_TLS_KEY.")]
 TlsClientCa = Annotated[
-    str | None, typer.Option(metavar="PEM", help="The CA of clients' certificates; or POLKU_TLS_CLIENT_CA.")
+    str | None, Option(metavar="PEM", help="The CA of clients' certificates; or POLKU_TLS_CLIENT_CA.")
 ]
 TlsClientAuth = Annotated[
-    str | None, typer.Option(metavar="required|optional", help="Whether clients need one; or POLKU_TLS_CLIENT_AUTH.")
+    str | None, Option(metavar="required|optional", help="Whether clients need one; or POLKU_TLS_CLIENT_AUTH.")
 ]
 
 
@@ -116,10 +98,10 @@ def serve(
 def run(
     file: File,
     runtime: Runtime = None,
-    grpc_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
-    http_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
+    grpc_addr: Annotated[str | None, Option(metavar="HOST:PORT", help="Where to listen.")] = None,
+    http_addr: Annotated[str | None, Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
     admin_addr: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT|off", help="Serve statistics, metrics and health there.")
+        str | None, Option(metavar="HOST:PORT|off", help="Serve statistics, metrics and health there.")
     ] = None,
     chain: Chain = False,
     lanes: Lanes = None,
@@ -130,11 +112,11 @@ def run(
     tokens: Tokens = None,
     insecure: Insecure = False,
     drain: Annotated[
-        str | None, typer.Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
+        str | None, Option(metavar="SECONDS", help="How long a drain may take: POLKU_DRAIN_SECONDS, or 30.")
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="The Ray to join: HOST:PORT, or local to start one; RAY_ADDRESS."),
+        Option(metavar="ADDRESS", help="The Ray to join: HOST:PORT, or local to start one; RAY_ADDRESS."),
     ] = None,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
@@ -195,7 +177,7 @@ def validate(file: File, runtime: Runtime = None, chain: Chain = False, lanes: L
         _check_tokens(plan)
     except PlanError as error:
         say(f"{file}: {error}")
-        raise typer.Exit(1) from None
+        raise Exit(1) from None
     check_places(plan)
     _warn_of_exposure(plan)
     for line in outline(plan):
@@ -215,25 +197,25 @@ def graph(file: File, runtime: Runtime = None, chain: Chain = False, lanes: Lane
 
 @app.command()
 def send(
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="NDJSON; `-` is standard input.")] = None,
+    file: Annotated[str | None, Argument(metavar="[FILE]", help="NDJSON; `-` is standard input.")] = None,
     to: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The gateway: HOST:PORT, https://HOST:PORT or unix:PATH.")
+        str, Option(metavar="ADDRESS", help="The gateway: HOST:PORT, https://HOST:PORT or unix:PATH.")
     ] = "localhost:50051",
-    type: Annotated[str | None, typer.Option(help="One event: its type.")] = None,
-    id: Annotated[str, typer.Option(help="One event: its id, else one is made.")] = "",
-    source: Annotated[str, typer.Option(help="The source of events that have none.")] = "polku-send",
-    cluster: Annotated[str, typer.Option(help="The cluster of events that have none.")] = "",
-    payload: Annotated[str, typer.Option(help="One event: its payload, as text.")] = "",
-    severity: Annotated[str, typer.Option(help="One event: debug, info, warning, error or critical.")] = "info",
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One event; repeatable.")] = None,
+    type: Annotated[str | None, Option(help="One event: its type.")] = None,
+    id: Annotated[str, Option(help="One event: its id, else one is made.")] = "",
+    source: Annotated[str, Option(help="The source of events that have none.")] = "polku-send",
+    cluster: Annotated[str, Option(help="The cluster of events that have none.")] = "",
+    payload: Annotated[str, Option(help="One event: its payload, as text.")] = "",
+    severity: Annotated[str, Option(help="One event: debug, info, warning, error or critical.")] = "info",
+    metadata: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help="One event; repeatable.")] = None,
     root_certificates: Annotated[
         str | None,
-        typer.Option(metavar="PEM", help="With https: who signs the gateway's certificate."),
+        Option(metavar="PEM", help="With https: who signs the gateway's certificate."),
     ] = None,
-    certificate: Annotated[str | None, typer.Option(metavar="PEM", help="With https: your own certificate.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    certificate: Annotated[str | None, Option(metavar="PEM", help="With https: your own certificate.")] = None,
+    key: Annotated[str | None, Option(metavar="PEM", help="Its private key.")] = None,
     token_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Your bearer token; or POLKU_TOKEN, POLKU_TOKEN_FILE.")
+        str | None, Option(metavar="FILE", help="Your bearer token; or POLKU_TOKEN, POLKU_TOKEN_FILE.")
     ] = None,
 ) -> None:
     """Send one event made of the options (at least --type), or all events of an NDJSON file."""
@@ -265,10 +247,10 @@ def send(
     except grpc.RpcError as error:
         detail = getattr(error, "details", error.__str__)()
         say(f"polku: {to}: {detail}")
-        raise typer.Exit(1) from None
+        raise Exit(1) from None
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _check_certificates(plan: Any) -> None:

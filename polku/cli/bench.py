@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from polku.cli.command import Argument, Exit, Option
 from polku.cli.settings import RUNTIMES
 from polku.errors import SettingError
 from polku.runtime.serving import say
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from polku.bench.comparison import Summary
 
 File = Annotated[
-    str | None, typer.Argument(metavar="[FILE[:NAME]]", help="A Python file with a Hub; else Filter and Transform.")
+    str | None, Argument(metavar="[FILE[:NAME]]", help="A Python file with a Hub; else Filter and Transform.")
 ]
 _SECONDS = 5.0
 _COUNT_ROWS = ("delivered", "lost", "duplicates", "reordered", "corrupted", "refused", "failed", "unanswered")
@@ -31,29 +30,27 @@ _COUNT_ROWS = ("delivered", "lost", "duplicates", "reordered", "corrupted", "ref
 
 def bench(
     file: File = None,
-    runtime: Annotated[str | None, typer.Option(help="ray or inline.")] = None,
-    events: Annotated[int | None, typer.Option(help="How many to send, rounded up to whole batches.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long to send; 5 unless --events is given.")] = 0.0,
-    rate: Annotated[float, typer.Option(help="Events a second (open loop); else as fast as --in-flight allows.")] = 0.0,
-    in_flight: Annotated[int, typer.Option(help="Messages that wait for their Acks, over all connections.")] = 32,
-    batch: Annotated[int | None, typer.Option(help="Events a message; 1,000, or 1 with --unary.")] = None,
-    size: Annotated[int, typer.Option(help="Bytes of one event.")] = 130,
-    unary: Annotated[bool, typer.Option("--unary", help="Call SendEvent instead of StreamEvents.")] = False,
-    connections: Annotated[int, typer.Option(help="Connections, with a stream each.")] = 1,
-    event_type: Annotated[str, typer.Option(help="The type of all events.")] = "user.login",
-    source: Annotated[str, typer.Option(help="The source of the messages; events are of SOURCE-agent.")] = "bench",
+    runtime: Annotated[str | None, Option(help="ray or inline.")] = None,
+    events: Annotated[int | None, Option(help="How many to send, rounded up to whole batches.")] = None,
+    seconds: Annotated[float, Option(help="How long to send; 5 unless --events is given.")] = 0.0,
+    rate: Annotated[float, Option(help="Events a second (open loop); else as fast as --in-flight allows.")] = 0.0,
+    in_flight: Annotated[int, Option(help="Messages that wait for their Acks, over all connections.")] = 32,
+    batch: Annotated[int | None, Option(help="Events a message; 1,000, or 1 with --unary.")] = None,
+    size: Annotated[int, Option(help="Bytes of one event.")] = 130,
+    unary: Annotated[bool, Option("--unary", help="Call SendEvent instead of StreamEvents.")] = False,
+    connections: Annotated[int, Option(help="Connections, with a stream each.")] = 1,
+    event_type: Annotated[str, Option(help="The type of all events.")] = "user.login",
+    source: Annotated[str, Option(help="The source of the messages; events are of SOURCE-agent.")] = "bench",
     keep_emitters: Annotated[
-        bool, typer.Option("--keep-emitters", help="Run the file as it is: POLKU_BENCH_SINK is the sink's address.")
+        bool, Option("--keep-emitters", help="Run the file as it is: POLKU_BENCH_SINK is the sink's address.")
     ] = False,
-    vs: Annotated[str | None, typer.Option(metavar="FILE[:NAME]", help="Another pipeline, in turn.")] = None,
-    vs_runtime: Annotated[
-        str | None, typer.Option(help="The runtime of the other; alone: the same file on it.")
-    ] = None,
+    vs: Annotated[str | None, Option(metavar="FILE[:NAME]", help="Another pipeline, in turn.")] = None,
+    vs_runtime: Annotated[str | None, Option(help="The runtime of the other; alone: the same file on it.")] = None,
     vs_bare: Annotated[
-        bool, typer.Option("--vs-bare", help="Against a bare gRPC relay that checks, buffers and promises nothing.")
+        bool, Option("--vs-bare", help="Against a bare gRPC relay that checks, buffers and promises nothing.")
     ] = False,
-    rounds: Annotated[int, typer.Option(help="How often to measure; 1, or 3 of a comparison.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything that was measured, for programs.")] = False,
+    rounds: Annotated[int, Option(help="How often to measure; 1, or 3 of a comparison.")] = 0,
+    as_json: Annotated[bool, Option("--json", help="Everything that was measured, for programs.")] = False,
 ) -> None:
     """Measure a pipeline: rates, latencies, CPU and memory of each part, and by id what was lost or doubled.
 
@@ -79,7 +76,7 @@ def bench(
     else:
         _show(results)
     if any(result.lost for rounds_of_one in results for result in rounds_of_one):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _load(
@@ -159,7 +156,7 @@ def _failures() -> Iterator[None]:
         yield
     except BenchError as error:
         say(f"polku: {error}")
-        raise typer.Exit(2 if error.status == 2 else 1) from None
+        raise Exit(2 if error.status == 2 else 1) from None
 
 
 @contextmanager

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
+from polku.cli.command import App, Argument, Option
 from polku.errors import JournalError, SettingError
 from polku.runtime.serving import say
 from polku.text import line
@@ -16,14 +15,14 @@ from polku.text import line
 if TYPE_CHECKING:
     from polku.dead_letters.store import DeadLetterStore, Letter, Selection
 
-app = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
+app = App("List, show, replay and drop dead letters.")
 
-Target = Annotated[Path, typer.Argument(metavar="PATH", help="The file of dead letters (beside a journal: PATH.dead).")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="The letters' numbers.")]
-Emitter = Annotated[str | None, typer.Option(help="Only those of this emitter; '' for those that got to none.")]
-ByCode = Annotated[str | None, typer.Option("--code", help="Only those with this code.")]
-Since = Annotated[float, typer.Option(metavar="SECONDS", help="Only those of the last so many seconds; 0 for all.")]
-Everything = Annotated[bool, typer.Option("--all", help="Every letter that the other options leave.")]
+Target = Annotated[Path, Argument(metavar="PATH", help="The file of dead letters (beside a journal: PATH.dead).")]
+Ids = Annotated[list[int] | None, Argument(metavar="[ID]...", help="The letters' numbers.")]
+Emitter = Annotated[str | None, Option(help="Only those of this emitter; '' for those that got to none.")]
+ByCode = Annotated[str | None, Option("--code", help="Only those with this code.")]
+Since = Annotated[float, Option(metavar="SECONDS", help="Only those of the last so many seconds; 0 for all.")]
+Everything = Annotated[bool, Option("--all", help="Every letter that the other options leave.")]
 
 
 @app.command("list")
@@ -32,8 +31,8 @@ def list_letters(
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
-    limit: Annotated[int, typer.Option(help="How many at most; the latest come first.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+    limit: Annotated[int, Option(help="How many at most; the latest come first.")] = 50,
+    as_json: Annotated[bool, Option("--json", help="One JSON object a line, for programs.")] = False,
 ) -> None:
     """List dead letters, the latest first."""
     store = _open(path)
@@ -53,7 +52,7 @@ def list_letters(
 
 
 @app.command()
-def show(path: Target, letter_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+def show(path: Target, letter_id: Annotated[int, Argument(metavar="ID")]) -> None:
     """Show one dead letter as JSON: its event, the reason, and the traceback where there is one."""
     from google.protobuf.json_format import MessageToDict
 

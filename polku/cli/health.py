@@ -9,8 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-import typer
-
+from polku.cli.command import Exit, Option
 from polku.errors import SettingError
 from polku.runtime.serving import say
 from polku.security.configuration import secret_of
@@ -18,14 +17,12 @@ from polku.security.configuration import secret_of
 _SECONDS = 10.0
 _DIRECT = build_opener(ProxyHandler({}))  # it is a machine of one's own
 
-To = Annotated[
-    str | None, typer.Option("--to", metavar="HOST:PORT|URL", help="The admin address; or POLKU_ADMIN_ADDR.")
-]
+To = Annotated[str | None, Option("--to", metavar="HOST:PORT|URL", help="The admin address; or POLKU_ADMIN_ADDR.")]
 
 
 def health(
     to: To = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail too while any part is unwell.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
 ) -> None:
     """Ask a running pipeline how it is: print each part that is unwell.
 
@@ -39,13 +36,13 @@ def health(
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "reason", None) or error
         say(f"polku: {url}: no health to be had: {reason}")
-        raise typer.Exit(1) from None
+        raise Exit(1) from None
     for name, part in sorted(parts.items()):
         if not part["healthy"]:
             print(f"{name}: {part['message']}")
     print("ready" if report["ready"] else f"not ready: {report['not_ready']}")
     if status != 200:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def admin_url(to: str | None) -> str:

@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from polku.cli.command import App, Argument, Exit, Option
 from polku.errors import JournalCorruptError, JournalError
 from polku.runtime.serving import say
 
-app = typer.Typer(no_args_is_help=True, help="Look at, check and mend the journal of a durable buffer.")
+app = App("Look at, check and mend the journal of a durable buffer.")
 
-Target = Annotated[Path, typer.Argument(metavar="PATH", help="The journal's file.")]
+Target = Annotated[Path, Argument(metavar="PATH", help="The journal's file.")]
 
 
 @app.command()
-def stat(path: Target, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def stat(path: Target, as_json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
     """Show what a journal holds and how far each emitter is; also while a pipeline has it open."""
     try:
         shown = _describe(path)
@@ -40,7 +39,7 @@ def verify(path: Target) -> None:
         print(fault)
     if count:
         say(f"journal {path}: {count} faults; `polku journal repair {path}` keeps what can be read")
-        raise typer.Exit(1)
+        raise Exit(1)
     print("ok")
 
 
@@ -48,7 +47,7 @@ def verify(path: Target) -> None:
 def repair(
     path: Target,
     forget: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Release an emitter that is no more; repeatable.")
+        list[str] | None, Option(metavar="NAME", help="Release an emitter that is no more; repeatable.")
     ] = None,
 ) -> None:
     """Rewrite a damaged journal from what can be read of it, or, with --forget, only release emitters."""
@@ -64,8 +63,8 @@ def repair(
 @app.command()
 def rename(
     path: Target,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The name that the emitter had.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The name that it has now.")],
+    old: Annotated[str, Argument(metavar="OLD", help="The name that the emitter had.")],
+    new: Annotated[str, Argument(metavar="NEW", help="The name that it has now.")],
 ) -> None:
     """Give all that waits for one emitter to another, as `hub.emitter(..., formerly=OLD)` does at the next start."""
     from polku.buffer.journal import Journal

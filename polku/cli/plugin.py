@@ -8,15 +8,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from polku.cli.command import App, Argument, Exit, Option
 from polku.errors import SettingError
 from polku.security.configuration import secret_of
 
 if TYPE_CHECKING:
     from polku.testing import Report
 
-app = typer.Typer(no_args_is_help=True, help="Check a running plugin, or begin a new one.")
+app = App("Check a running plugin, or begin a new one.")
 
 
 class Kind(StrEnum):
@@ -35,13 +34,13 @@ class Language(StrEnum):
 
 @app.command()
 def check(
-    address: Annotated[str, typer.Argument(help="http://host:port, https://host:port, host:port or unix:/path.")],
-    sample: Annotated[str | None, typer.Option(metavar="FILE", help="Input that the ingestor can read.")] = None,
-    form: Annotated[str, typer.Option("--format", help="The sample's format, as a client would name it.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 5.0,
-    shutdown: Annotated[bool, typer.Option(help="Call an emitter's Shutdown at the end.")] = True,
-    root_certificates: Annotated[str | None, typer.Option(metavar="FILE", help="To check https:// against.")] = None,
-    token: Annotated[str | None, typer.Option(help="Sent as `authorization: Bearer`.", envvar="POLKU_TOKEN")] = None,
+    address: Annotated[str, Argument(help="http://host:port, https://host:port, host:port or unix:/path.")],
+    sample: Annotated[str | None, Option(metavar="FILE", help="Input that the ingestor can read.")] = None,
+    form: Annotated[str, Option("--format", help="The sample's format, as a client would name it.")] = "",
+    timeout: Annotated[float, Option(help="Seconds that one call may take.")] = 5.0,
+    shutdown: Annotated[bool, Option(help="Call an emitter's Shutdown at the end.")] = True,
+    root_certificates: Annotated[str | None, Option(metavar="FILE", help="To check https:// against.")] = None,
+    token: Annotated[str | None, Option(help="Sent as `authorization: Bearer`.", envvar="POLKU_TOKEN")] = None,
 ) -> None:
     """Call a running plugin as the router would; exit status 1 if anything fails.
 
@@ -60,14 +59,14 @@ def check(
     )
     _show(report)
     if not report.ok:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()
 def new(
-    kind: Annotated[Kind, typer.Argument(help="What it is.")],
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write it; must be empty or not exist.")],
-    lang: Annotated[Language, typer.Option(help="What it is written in.")] = Language.PYTHON,
+    kind: Annotated[Kind, Argument(help="What it is.")],
+    folder: Annotated[str, Argument(metavar="DIR", help="Where to write it; must be empty or not exist.")],
+    lang: Annotated[Language, Option(help="What it is written in.")] = Language.PYTHON,
 ) -> None:
     """Write a plugin that works, keeps the contract, and is yours to change."""
     from polku.cli.plugin_project import write_project

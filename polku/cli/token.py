@@ -6,32 +6,26 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import typer
-
+from polku.cli.command import App, Argument, Option
 from polku.errors import PlanError, SettingError
 from polku.runtime.serving import say
 
-app = typer.Typer(no_args_is_help=True, help="Make tokens for clients.")
-
-
-@app.callback()
-def _token() -> None:
-    pass
+app = App("Make tokens for clients.")
 
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="The principal: who gets the token.")],
-    source: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
-    cluster: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
-    may_route: Annotated[bool, typer.Option("--may-route", help="May name emitters in route_to.")] = False,
-    events_per_second: Annotated[float | None, typer.Option(help="Events a second at most.")] = None,
-    bytes_per_second: Annotated[float | None, typer.Option(help="Bytes a second at most.")] = None,
-    streams: Annotated[int | None, typer.Option(help="Open streams at most.")] = None,
-    connections: Annotated[int | None, typer.Option(help="Connections at most.")] = None,
-    days: Annotated[int, typer.Option(help="How long it is valid; 0: for ever.")] = 90,
+    name: Annotated[str, Argument(help="The principal: who gets the token.")],
+    source: Annotated[list[str] | None, Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
+    cluster: Annotated[list[str] | None, Option(metavar="PATTERN", help="May send it; repeatable.")] = None,
+    may_route: Annotated[bool, Option("--may-route", help="May name emitters in route_to.")] = False,
+    events_per_second: Annotated[float | None, Option(help="Events a second at most.")] = None,
+    bytes_per_second: Annotated[float | None, Option(help="Bytes a second at most.")] = None,
+    streams: Annotated[int | None, Option(help="Open streams at most.")] = None,
+    connections: Annotated[int | None, Option(help="Connections at most.")] = None,
+    days: Annotated[int, Option(help="How long it is valid; 0: for ever.")] = 90,
     save: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write it there, readable by you alone, and show it not at all.")
+        str | None, Option(metavar="FILE", help="Write it there, readable by you alone, and show it not at all.")
     ] = None,
 ) -> None:
     """Make a token, show it once on standard error, and print the lines for the file, which do not have it.

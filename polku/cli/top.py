@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
-import typer
-
+from polku.cli.command import Exit, Option
 from polku.cli.health import To, admin_url, fetch
 from polku.runtime.serving import say
 
@@ -41,8 +40,8 @@ class Row(NamedTuple):
 
 def top(
     to: To = None,
-    interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
-    count: Annotated[int, typer.Option(metavar="N", min=0, help="End after that many looks; 0: never.")] = 0,
+    interval: Annotated[float, Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
+    count: Annotated[int, Option(metavar="N", min=0, help="End after that many looks; 0: never.")] = 0,
 ) -> None:
     """Show the parts of a running pipeline: what is wrong first, until Ctrl-C.
 
@@ -58,7 +57,7 @@ def top(
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(f"polku: {url}: no statistics to be had: {getattr(error, 'reason', None) or error}")
             if not looked:
-                raise typer.Exit(1) from None
+                raise Exit(1) from None
             rows = []  # it may be restarting
         looked += 1
         if not sys.stdout.isatty():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from polku.aio import loop_thread
+from polku.aio.pulse import Pulse
 from polku.health import Health
 from polku.monitoring.address import Admin
 from polku.monitoring.admin import AdminServer
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BEAT_SECONDS = 1.0  # between two questions to the pipeline's event loop
 _CLOSE_SECONDS = 1.0
-
-
-class Pulse:
-    """Tell, from another thread, for how long an event loop has not turned."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._asked: float | None = None
-
-    def stuck(self) -> float:
-        """Return for how many seconds the loop owes a turn that it was asked for, and ask where it owes none."""
-        asked = self._asked
-        if asked is not None:
-            return time.monotonic() - asked
-        self._asked = time.monotonic()
-        self._loop.call_soon_threadsafe(self._turn)
-        return 0.0
-
-    def _turn(self) -> None:
-        self._asked = None
 
 
 class AdminThread:

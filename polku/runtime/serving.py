@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from polku.aio import loop_thread
+from polku.aio.pulse import Pulse
 from polku.errors import SettingError
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.log_format import write
 from polku.runtime.memory import give_back_when_quiet
+from polku.runtime.notify import Notifier
 from polku.runtime.report import LOST_STATUS, stop_report
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: fl
     Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
     seconds = drain_seconds(drain, os.environ)
+    notifier = Notifier(os.environ)
     raise_descriptors()
     stop = threading.Event()
 
@@ -70,13 +74,17 @@ def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: fl
     http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
     tls = "TLS, " if doors.tls is not None else ""
     seen = f", admin on {pipeline.admin_address}" if pipeline.admin_address else ""
-    say(f"polku: ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime}){seen}")
+    ready = f"ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime}){seen}"
+    say(f"polku: {ready}")
+    notifier.watch(Pulse(loop_thread.loop()).stuck)
+    notifier.ready(ready)
     if not doors.insecure and (text := exposure(doors)):
         say(f"polku: warning: {text}")
     _watch(pipeline, stop)
     if pipeline.lost:
         _end_lost(pipeline)
     say("polku: draining")
+    notifier.stopping(seconds)
     report = pipeline.stop(seconds)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
     if report.loss:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from polku.cli.app import app
 from polku.errors import SettingError
@@ -13,7 +13,9 @@ from polku.security.token_file import parse
 
 
 def test_the_lines_are_for_the_file_and_the_token_for_the_client() -> None:
-    result = CliRunner().invoke(app, ["token", "new", "agents", "--source", "a-*", "--cluster", "b", "--days", "0"])
+    result = CliRunner().invoke(
+        app.group, ["token", "new", "agents", "--source", "a-*", "--cluster", "b", "--days", "0"]
+    )
     token = result.stderr.splitlines()[-1]
     assert token not in result.stdout
     found = parse(result.stdout).by_token(token)
@@ -23,11 +25,11 @@ def test_the_lines_are_for_the_file_and_the_token_for_the_client() -> None:
 
 def test_a_token_is_saved_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "agents.token"
-    result = CliRunner().invoke(app, ["token", "new", "agents", "--save", str(path)])
+    result = CliRunner().invoke(app.group, ["token", "new", "agents", "--save", str(path)])
     token = path.read_text().strip()
     assert (path.stat().st_mode & 0o777, token in result.output) == (0o600, False)
     assert parse(result.stdout).by_token(token)
-    again = CliRunner().invoke(app, ["token", "new", "agents", "--save", str(path)])
+    again = CliRunner().invoke(app.group, ["token", "new", "agents", "--save", str(path)])
     assert "is there already; name a new file" in str(again.exception)
     assert path.read_text().strip() == token
 
@@ -42,7 +44,7 @@ def test_a_token_is_saved_for_its_owner_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], fault: str) -> None:
-    result = CliRunner().invoke(app, ["token", "new", *arguments])
+    result = CliRunner().invoke(app.group, ["token", "new", *arguments])
     assert isinstance(result.exception, SettingError)
     assert fault in str(result.exception)
     assert result.stdout == ""

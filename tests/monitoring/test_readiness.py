@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from grpc_health.v1 import health_pb2
-from typer.testing import CliRunner
 
 from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
 from polku.cli.app import app
@@ -54,7 +54,7 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
             return get(pipeline.http_address, path)[0]
 
         def command(*options: str) -> tuple[int, str]:
-            done = CliRunner().invoke(app, ["health", "--to", str(pipeline.admin_address), *options])
+            done = CliRunner().invoke(app.group, ["health", "--to", str(pipeline.admin_address), *options])
             return done.exit_code, done.stdout
 
         sender = pipeline.sender()
@@ -77,4 +77,4 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
 
 
 def test_the_command_fails_where_nothing_answers() -> None:
-    assert CliRunner().invoke(app, ["health", "--to", "127.0.0.1:9"]).exit_code == 1
+    assert CliRunner().invoke(app.group, ["health", "--to", "127.0.0.1:9"]).exit_code == 1

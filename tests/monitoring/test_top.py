@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from polku import Batch, Filter, Hub, new_event
 from polku.cli import top
@@ -21,7 +21,7 @@ def test_each_look_is_a_line_of_json_where_there_is_no_terminal() -> None:
     with hub.start(admin_addr="127.0.0.1:0") as pipeline:
         pipeline.sender().send([new_event(kind, source="shop") for kind in ("order", "noise")])
         command = ["top", "--to", str(pipeline.admin_address), "--count", "2", "--interval", "0.1"]
-        done = CliRunner().invoke(app, command)
+        done = CliRunner().invoke(app.group, command)
     assert done.exit_code == 0
     rows = {row["part"]: row for row in json.loads(done.stdout.splitlines()[1])}
     assert (rows["ingest"]["received"], rows["ingest"]["sent"]) == (2, 2)
@@ -54,4 +54,4 @@ def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
 
 def test_it_fails_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POLKU_ADMIN_ADDR", raising=False)
-    assert CliRunner().invoke(app, ["top", "--to", "127.0.0.1:9"]).exit_code == 1
+    assert CliRunner().invoke(app.group, ["top", "--to", "127.0.0.1:9"]).exit_code == 1

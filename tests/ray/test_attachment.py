@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray._private.utils import check_version_info
 
-from polku.actors.attachment import Choice, _versions, choose
+from polku.actors.attachment import Choice, _versions, choose, job_notice
 from polku.errors import SettingError
 from tests.support.server import Server, polku
 
@@ -39,6 +39,18 @@ hub = Hub().emitter(lambda batch: None, name="out")
 )
 def test_a_ray_is_joined_only_where_it_is_named(environment: Mapping[str, str], choice: Choice) -> None:
     assert choose(environment) == choice
+
+
+def test_a_job_is_warned_that_it_is_killed_before_its_drain_ends() -> None:
+    job = {"RAY_JOB_ID": "01000000"}
+    assert "killed after 3 s, and a drain may take 30 s: start the nodes of Ray with RAY_JOB_STOP_WAIT_TIME_S=45" in (
+        job_notice(job)
+    )
+    assert "after 10 s, and a drain may take 20 s" in job_notice(
+        job | {"RAY_JOB_STOP_WAIT_TIME_S": "10", "POLKU_DRAIN_SECONDS": "20"}
+    )
+    assert job_notice(job | {"RAY_JOB_STOP_WAIT_TIME_S": "45"}) == job_notice(job | {"POLKU_DRAIN_SECONDS": "2"}) == ""
+    assert job_notice({}) == ""
 
 
 def test_ray_client_is_refused_with_what_to_do() -> None:

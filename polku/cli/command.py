@@ -1,0 +1,173 @@
+"""Commands made of functions: their parameters, annotated with what the help says, become arguments and options.
+
+`click` parses and writes the help. A library on top of it that reads the same annotations took 0.1 s and 7 MB more at
+each start, a fifth of an inline gateway, for the validator that it loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+Exit = click.exceptions.Exit
+F = TypeVar("F", bound=Callable[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What the help says about a parameter that stands in its place: `Annotated[str, Argument(help="…")]`."""
+
+    help: str = ""
+    metavar: str | None = None
+
+
+class Option:
+    """What the help says about a parameter that is named: `Annotated[bool, Option("--all", help="…")]`.
+
+    Without a flag it is `--` and the parameter's name, and for a bool `--no-` and the name as well.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        help: str = "",
+        metavar: str | None = None,
+        envvar: str | None = None,
+        min: float | None = None,
+    ) -> None:
+        self.flags = flags
+        self.help = help
+        self.metavar = metavar
+        self.envvar = envvar
+        self.min = min
+
+
+class App:
+    """A group of commands; `group` is what click runs."""
+
+    def __init__(self, help: str, *, version: str = "") -> None:
+        self.group = click.Group(help=help, no_args_is_help=True)
+        if version:
+            self.group.params.append(_version(version))
+
+    def command(self, name: str | None = None, *, epilog: str | None = None) -> Callable[[F], F]:
+        """Make a command of a function, which stays as it is; its docstring is the help."""
+
+        def register(function: F) -> F:
+            title = name or function.__name__.replace("_", "-")
+            self.group.add_command(_command(function, title, epilog))
+            return function
+
+        return register
+
+    def add(self, app: App, name: str) -> None:
+        """Put the commands of another group under a name."""
+        self.group.add_command(app.group, name)
+
+    def __call__(self) -> None:
+        """Run the command that the program was called with."""
+        self.group(prog_name="polku")
+
+
+def _version(text: str) -> click.Option:
+    def show(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            print(f"polku {text}")
+            context.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version."
+    )
+
+
+def _command(function: Callable[..., None], name: str, epilog: str | None) -> click.Command:
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    found: list[click.Parameter] = []
+    converters: dict[str, Callable[[Any], Any]] = {}
+    for parameter in parameters.values():
+        kind, described = _annotation(hints[parameter.name])
+        made, converters[parameter.name] = _parameter(parameter, kind, described)
+        found.append(made)
+
+    def call(**values: Any) -> None:
+        function(**_converted(values, converters))
+
+    help_text = inspect.cleandoc(function.__doc__ or "")
+    return click.Command(name, params=found, callback=call, help=help_text, epilog=epilog)
+
+
+def _converted(values: Mapping[str, Any], converters: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    return {name: converters[name](value) if value is not None else None for name, value in values.items()}
+
+
+def _annotation(hint: Any) -> tuple[Any, Argument | Option]:
+    """Return the type, without its `| None`, and what is said about it."""
+    if get_origin(hint) is not Annotated:
+        raise TypeError(f"{hint!r} is not annotated with an Argument or an Option")
+    kind, described = get_args(hint)
+    if get_origin(kind) in (types.UnionType, Union):
+        (kind,) = (one for one in get_args(kind) if one is not type(None))
+    return kind, described
+
+
+def _parameter(
+    parameter: inspect.Parameter, kind: Any, described: Argument | Option
+) -> tuple[click.Parameter, Callable[[Any], Any]]:
+    """Return click's parameter, and what turns its value into the function's."""
+    many = get_origin(kind) is list
+    one = get_args(kind)[0] if many else kind
+    default = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+    required = default is inspect.Parameter.empty
+    type_, convert = _type(one, described)
+    value = (lambda values: [convert(value) for value in values] or None) if many else convert
+    shared: dict[str, Any] = {"metavar": described.metavar, "help": described.help, "required": required}
+    if not required and not many:
+        shared["default"] = default
+    if isinstance(described, Argument):
+        return _Argument([parameter.name], type=type_, nargs=-1 if many else 1, **shared), value
+    dashed = f"--{parameter.name.replace('_', '-')}"
+    flags = described.flags or ((f"{dashed}/--no-{dashed[2:]}",) if one is bool else (dashed,))
+    option = click.Option(
+        [parameter.name, *flags],
+        type=None if one is bool else type_,
+        is_flag=one is bool,
+        show_default=one is not bool and default not in (None, "", 0),
+        multiple=many,
+        envvar=described.envvar,
+        **shared,
+    )
+    return option, value
+
+
+class _Argument(click.Argument):
+    """An argument that the help describes, as it does an option."""
+
+    def __init__(self, *arguments: Any, help: str = "", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.help = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Return the name and the text, which stand next to those of the options."""
+        return self.make_metavar(ctx), self.help or ""
+
+
+def _type(kind: Any, described: Argument | Option) -> tuple[click.ParamType[Any], Callable[[Any], Any]]:
+    """Return click's type of one value, and what makes the function's value of it."""
+    least = described.min if isinstance(described, Option) else None
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return click.Choice([member.value for member in kind]), kind
+    if kind is Path:
+        return click.STRING, Path
+    if kind is int:
+        return (click.INT if least is None else click.IntRange(min=int(least))), int
+    if kind is float:
+        return (click.FLOAT if least is None else click.FloatRange(min=least)), float
+    return (click.BOOL if kind is bool else click.STRING), kind
