@@ -24,6 +24,7 @@ object-stores
 ahti
 plugins
 own-components
+testing
 recipes
 ```
 

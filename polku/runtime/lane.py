@@ -24,6 +24,7 @@ from typing import NamedTuple
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.clock import Clock, SystemClock
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.errors import NotRunningError, UnavailableError
@@ -94,7 +95,15 @@ class Lane:
     goes on back to this lane, or several replicas, which answer with their work.
     """
 
-    def __init__(self, plan: Plan, dead_letters: DeadLetters, elsewhere: Elsewhere = lambda stage: ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dead_letters: DeadLetters,
+        elsewhere: Elsewhere = lambda stage: (),
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._plan = plan
         self._dead_letters = dead_letters
         self._elsewhere = elsewhere
@@ -119,7 +128,7 @@ class Lane:
         called again until it works instead, and only its own events wait.
         """
         for outlet in self._plan.outlets:
-            self._deliveries[outlet.name] = delivery = build_delivery(outlet)
+            self._deliveries[outlet.name] = delivery = build_delivery(outlet, self._clock)
             await (delivery.start_again() if patient else delivery.start())
         links = {name: self._link(f"buffer/{name}", LocalPeer(d)) for name, d in self._deliveries.items()}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)
@@ -127,8 +136,8 @@ class Lane:
         self._buffer.start()
         peer = await self._connect(self._buffer)
         link = Link(f"{self._plan.name}/ingest", peer, window=self._first_window(), eager=isinstance(peer, LocalPeer))
-        self._intake = build_intake(self._plan, link, seals=not self._first_stage_is_here)
-        build_sources(self._plan, self._intake, self._dead_letters)
+        self._intake = build_intake(self._plan, link, self._clock, seals=not self._first_stage_is_here)
+        build_sources(self._plan, self._intake, self._dead_letters, self._clock)
         await self._intake.start()
         if replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)
@@ -140,9 +149,8 @@ class Lane:
             if delivery.start_error is not None:
                 raise delivery.start_error
 
-    async def _connect(self, buffer: Buffer) -> Peer:
-        """Build the stages that run here, from the back to the front; return what comes after the intake."""
-        receiver: Receiver = buffer
+    async def _connect(self, receiver: Receiver) -> Peer:
+        """Build the stages that run here in front of the buffer, backwards; return what comes after the intake."""
         peer: Peer = LocalPeer(receiver)
         here = True  # whether what comes next runs here
         for position, stage in reversed(list(enumerate(self._plan.stages))):
@@ -161,7 +169,8 @@ class Lane:
                 outgoing: Outgoing = self._link(stage.name, peer, eager=near)
                 if near and not answers_late(self._plan, stage):
                     outgoing = LocalLink(f"{self._plan.name}/{stage.name}", receiver)
-                receiver = self._stages[stage.name] = build_stage(self._plan, stage, outgoing, self._dead_letters)
+                built = build_stage(self._plan, stage, outgoing, self._dead_letters, self._clock)
+                receiver = self._stages[stage.name] = built
                 await self._stages[stage.name].start()
             here, peer = True, LocalPeer(receiver)
         return peer

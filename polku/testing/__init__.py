@@ -1,6 +1,8 @@
 """What users test their pipelines and plugins with.
 
-The oracle checks what a pipeline did with the events that it was sent. A plugin, in any language, is checked so:
+`run` sends events through a pipeline in this process and in virtual time, and says what became of each: `Flaky`,
+`Refusing` and `Slow` stand in the place of destinations. The oracle checks what a pipeline did with the events that it
+was sent. A plugin, in any language, is checked so:
 
 ```python
 from polku.testing import assert_plugin, plugin_process
@@ -32,25 +34,49 @@ from polku.testing.emitters import (
 )
 from polku.testing.oracle import Oracle, Verdict
 from polku.testing.simulation import Simulation, simulate
+from polku.testing.trial import (
+    Dropped,
+    Flaky,
+    Outcome,
+    Pause,
+    Raw,
+    Refused,
+    Refusing,
+    Slow,
+    VirtualClock,
+    run,
+    run_async,
+)
 
 __all__ = [
     "Ability",
     "AhtiServer",
     "Conformance",
     "Destination",
+    "Dropped",
     "EmitterCheck",
     "Finding",
+    "Flaky",
     "Grade",
     "Oracle",
+    "Outcome",
+    "Pause",
     "PluginProcess",
+    "Raw",
+    "Refused",
+    "Refusing",
     "Report",
     "Simulation",
+    "Slow",
     "Verdict",
+    "VirtualClock",
     "assert_emitter",
     "assert_plugin",
     "check_emitter",
     "check_plugin",
     "emitter_checks",
     "plugin_process",
+    "run",
+    "run_async",
     "simulate",
 ]
