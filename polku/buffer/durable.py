@@ -20,8 +20,8 @@ from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.journal import Row
 from polku.buffer.journal_file import weigh
+from polku.buffer.journal_rows import Row
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.log_writer import LogWriter, WriteUnit, opened_late

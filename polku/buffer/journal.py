@@ -13,21 +13,17 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-from polku.batch.batch import Batch, Header, Identity, derived_from
+from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import LIVES, Answer, read_answer, read_refusals, write_pieces, write_refusals
+from polku.buffer.answers import Answer, read_refusals, write_pieces, write_refusals
 from polku.buffer.journal_file import (
     ANSWER,
     BATCH,
     CURSOR,
-    ENTRY,
     OWNER,
     TAKEN_OVER,
     files_of,
@@ -35,6 +31,9 @@ from polku.buffer.journal_file import (
     seal,
     weigh,
 )
+from polku.buffer.journal_rows import Work, batch_of, read_answers, read_cursors, read_numbers, to_statements
+from polku.buffer.journal_sweep import OldAnswers, Unswept, sweep
+from polku.buffer.journal_totals import JournalStatistics, held, oldest, total
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner, current, new_owner, take
 from polku.buffer.owner import leave as leave_to_others
@@ -47,76 +46,6 @@ from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.sqlite import as_journal_error
 
 _LOG = logging.getLogger(__name__)
-KEPT_ANSWERS = 256  # for each life of a sender: far more than a window
-_SWEEP_COMMITS = 8
-_SWEEP_BYTES = 4 * 1024 * 1024
-_AT_ONCE = 64  # entries in one statement
-_AT_ONCE_BYTES = 1024 * 1024  # of payload: what one statement writes is copied once
-_PLACES = "(" + ",".join("?" * ENTRY) + ")"
-# Answers to a sender's batches and to what was derived from them: old ones of one life, and all those of lives that are
-# over. The epoch of such a life may be the higher one: clocks go back.
-_FROM_OLD = (
-    "FROM answered WHERE (origin=? OR (origin>? AND origin<?)) "
-    f"AND (epoch=? AND seq<=? OR epoch NOT IN ({','.join('?' * LIVES)})) ORDER BY epoch, seq LIMIT ?"
-)
-_OLD_ANSWERS = f"SELECT origin, epoch, seq {_FROM_OLD}"
-_OLD_ANSWERS_PLACES = f"SELECT origin, epoch, seq, first, last {_FROM_OLD}"
-
-
-class Row(NamedTuple):
-    """A batch to be written: its position, the names of the outlets that it goes to, and itself."""
-
-    position: int
-    takers: tuple[str, ...]
-    header: Header
-    payload: bytes
-
-
-class Work(NamedTuple):
-    """What one transaction does.
-
-    `refused` are refusals that came after the answers of their batches were written; `lost` is a number of batches that
-    turned out to be damaged.
-    """
-
-    rows: Sequence[Row] = ()
-    answers: Sequence[Answer] = ()
-    cursors: Mapping[str, int] = {}
-    refused: Sequence[tuple[Identity, Sequence[Refusal]]] = ()
-    lost: int = 0
-
-
-class _Unswept(NamedTuple):
-    """Count what was written since the latest sweep.
-
-    `latest` is the last number of each sender's life; the life that was heard last stands last.
-    """
-
-    commits: int = 0
-    bytes: int = 0
-    answers: int = 0
-    latest: Mapping[tuple[str, int], int] = {}
-
-    def plus(self, work: Work) -> _Unswept:
-        """Count one commit more."""
-        size = sum(len(row.payload) for row in work.rows)
-        wholes = [answer.identity.whole for answer in work.answers]
-        latest = {(whole.origin, whole.epoch): whole.seq for whole in wholes}
-        counts = (self.commits + 1, self.bytes + size, self.answers + len(work.answers))
-        earlier = {life: seq for life, seq in self.latest.items() if life not in latest}
-        return _Unswept(*counts, {**earlier, **latest})
-
-
-class JournalStatistics(NamedTuple):
-    """Describe a journal: what it holds, its file, and what could not be read since it was made."""
-
-    batches: int
-    events: int
-    bytes: int
-    file_bytes: int
-    free_bytes: int
-    lost_batches: int
-    outlets: tuple[OutletState, ...]
 
 
 class Journal:
@@ -139,12 +68,11 @@ class Journal:
         """
         self.path = Path(os.path.realpath(path))
         self._owner = (owner or new_owner(Path(path))) if writable else None
-        self._final = final
         self._bits: dict[str, int] = {}
         self._cursors: dict[str, int] = {}
         self._swept: dict[str, int] = {}  # where the cursors were at the latest sweep; missing: at the start
-        self._unswept = _Unswept()
-        self._lives: dict[str, dict[int, None]] = {}  # the epochs of each sender's latest lives, the latest last
+        self._unswept = Unswept()
+        self._old_answers = OldAnswers(final=final)
         self._lock: FileLock | None = None
         with self._told(), contextlib.ExitStack() as undo:
             undo.callback(self._unlock)
@@ -197,7 +125,7 @@ class Journal:
                 change_takers(self._db, str(sum(1 << self._bits[name] for name in outlets)))
         self._swept = dict(self._cursors)
         for answer in sorted(self.answers(), key=lambda answer: (answer.last, answer.identity.epoch)):
-            self._live(*answer.identity.whole[:2])
+            self._old_answers.hear_of(*answer.identity.whole[:2])
 
     def rename(self, old: str, new: str) -> None:
         """Give all that waits for one outlet to another, which may be there already."""
@@ -254,8 +182,8 @@ class Journal:
         """
         cursors = {name: max(at, work.cursors.get(name, 0)) for name, at in self._cursors.items()}
         unswept = self._unswept.plus(work)
-        sweeps = not work.rows or unswept.commits >= _SWEEP_COMMITS or unswept.bytes >= _SWEEP_BYTES
-        statements = list(_statements(self._entries(work, cursors)))
+        sweeps = not work.rows or unswept.is_due
+        statements = list(to_statements(self._entries(work, cursors)))
         alone = len(statements) == 1 and not (sweeps or work.refused or work.lost)
         freed = (0, 0)
         with self._told(), contextlib.nullcontext() if alone else self._transaction(checked=False):
@@ -267,10 +195,10 @@ class Journal:
                 self._count("lost_batches", work.lost)
             if sweeps:
                 freed = self._sweep(self._swept, cursors)
-                self._forget_answers(unswept)
+                self._old_answers.forget(self._db, unswept)
         self._cursors, self._unswept = cursors, unswept
         if sweeps:
-            self._swept, self._unswept = dict(cursors), _Unswept()
+            self._swept, self._unswept = dict(cursors), Unswept()
         return freed
 
     def probe(self) -> None:
@@ -309,14 +237,14 @@ class Journal:
         )
         with self._understood():
             rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))
-            return [Slot(*_numbers("a batch's place", row)) for row in rows]
+            return [Slot(*read_numbers("a batch's place", row)) for row in rows]
 
     def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
         """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
         query = "SELECT position, takers FROM batch WHERE position BETWEEN ? AND ?"
         cursors = self.cursors()
         with self._understood():
-            rows = [_numbers("a batch's outlets", row) for row in self._db.execute(query, (first, last))]
+            rows = [read_numbers("a batch's outlets", row) for row in self._db.execute(query, (first, last))]
         return [
             (position, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
             for position, mask in rows
@@ -334,7 +262,8 @@ class Journal:
             states = []
             for name, bit, cursor in sorted(self.cursors()):
                 waits = ("WHERE position>? AND takers & ?", cursor, 1 << bit)
-                states.append(OutletState(name, cursor, *self._sum(*waits), self._oldest(*waits), name not in served))
+                sums = (*total(self._db, *waits), oldest(self._db, *waits))
+                states.append(OutletState(name, cursor, *sums, name not in served))
             return states
 
     def statistics(self) -> JournalStatistics:
@@ -344,7 +273,7 @@ class Journal:
             (page,) = self._db.execute("PRAGMA page_size").fetchone()
             lost = self._db.execute("SELECT value FROM counter WHERE name='lost_batches'").fetchone() or (0,)
             size = sum(file.stat().st_size for file in files_of(self.path) if file.exists())
-            return JournalStatistics(*self._held(), size, free * page, lost[0], tuple(self.outlets()))
+            return JournalStatistics(*held(self._db, self.cursors()), size, free * page, lost[0], tuple(self.outlets()))
 
     @property
     def last_position(self) -> int:
@@ -440,36 +369,6 @@ class Journal:
             if cursor > self._cursors[name]:
                 yield CURSOR, name, cursor
 
-    def _forget_answers(self, unswept: _Unswept) -> None:
-        count = 2 * unswept.answers  # two go for one that came, so old ones are caught up with
-        for life in unswept.latest:  # all of them, before any is taken for over
-            self._live(*life)
-        for (origin, epoch), seq in unswept.latest.items():
-            lives = self._lives[origin]
-            epochs = (*lives, *[epoch] * (LIVES - len(lives)))
-            old = (origin, *derived_from(origin), epoch, seq - KEPT_ANSWERS, *epochs, count)
-            if self._final:
-                self._db.execute(f"DELETE FROM answered WHERE (origin, epoch, seq) IN ({_OLD_ANSWERS})", old)
-                continue
-            for *key, first, last in self._db.execute(_OLD_ANSWERS_PLACES, old).fetchall():
-                if not self._holds(first, last):  # those whose batches still wait may be asked for
-                    self._db.execute("DELETE FROM answered WHERE origin=? AND epoch=? AND seq=?", key)
-
-    def _live(self, origin: str, epoch: int) -> None:
-        """Learn which life of a sender was heard last: the answers to the latest ones are kept.
-
-        A sender that hears of another of its name takes a higher epoch, and may have to send again what it sent before.
-        """
-        lives = self._lives.setdefault(origin, {})
-        lives.pop(epoch, None)
-        lives[epoch] = None
-        while len(lives) > LIVES:
-            del lives[next(iter(lives))]
-
-    def _holds(self, first: int, last: int) -> bool:
-        query = "SELECT 1 FROM batch WHERE position BETWEEN ? AND ? LIMIT 1"
-        return self._db.execute(query, (first, last)).fetchone() is not None
-
     def _amend(self, identity: Identity, refused: Sequence[Refusal]) -> None:
         key = "origin=? AND epoch=? AND seq=?"
         found = self._db.execute(f"SELECT refused FROM answered WHERE {key}", identity).fetchone()
@@ -479,40 +378,7 @@ class Journal:
 
     def _sweep(self, swept: Mapping[str, int], cursors: Mapping[str, int]) -> tuple[int, int]:
         """Delete what outlets passed between two places and no other waits for; return its events and bytes."""
-        moves = [(swept.get(name, 0), cursor) for name, cursor in cursors.items()]
-        events = size = 0
-        for start, end in pairwise(sorted({place for move in moves for place in move})):
-            if not any(before <= start and end <= after for before, after in moves):
-                continue
-            waiting = sum(1 << self._bits[name] for name, cursor in cursors.items() if cursor <= start)
-            span = (start, end, waiting)
-            gone = self._sum("WHERE position>? AND position<=? AND NOT takers & ?", *span)
-            if gone[0]:
-                self._db.execute("DELETE FROM batch WHERE position>? AND position<=? AND NOT takers & ?", span)
-            events, size = events + gone[1], size + gone[2]
-        return events, size
-
-    def _held(self) -> tuple[int, int, int]:
-        """Count the batches, events and bytes that an outlet waits for: not those that are yet to be swept out."""
-        cursors = self.cursors()
-        if not cursors:  # a repair could not read them: nothing is known to be passed
-            return self._sum("")
-        places = sorted({cursor for _, _, cursor in cursors})
-        sums = []
-        for start, end in pairwise([*places, sys.maxsize]):
-            waiting = sum(1 << bit for _, bit, cursor in cursors if cursor <= start)
-            sums.append(self._sum("WHERE position>? AND position<=? AND takers & ?", start, end, waiting))
-        batches, events, size = zip(*sums, strict=True)
-        return sum(batches), sum(events), sum(size)
-
-    def _sum(self, where: str, *values: int) -> tuple[int, int, int]:
-        query = f"SELECT count(*), coalesce(sum(events), 0), coalesce(sum(size), 0) FROM batch {where}"
-        batches, events, size = self._db.execute(query, values).fetchone()
-        return batches, events, size
-
-    def _oldest(self, where: str, *values: int) -> int:
-        query = f"SELECT coalesce(min(nullif(enqueued_ns, 0)), 0) FROM batch {where}"
-        return int(self._db.execute(query, values).fetchone()[0])
+        return sweep(self._db, self._bits, swept, cursors)
 
     def _know_outlets(self) -> None:
         known = self.cursors()
@@ -523,69 +389,3 @@ class Journal:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-def _statements(entries: Iterable[tuple[object, ...]]) -> Iterator[tuple[str, list[object]]]:
-    """Yield places and values of statements that write the entries: so many in each as are worth copying at once."""
-    values: list[object] = []
-    count = size = 0
-    for entry in entries:
-        payload = entry[ENTRY - 2] if entry[0] == BATCH else b""
-        weight = len(payload) if isinstance(payload, bytes) else 0
-        if count == _AT_ONCE or (count and size + weight > _AT_ONCE_BYTES):
-            yield ",".join([_PLACES] * count), values
-            values, count, size = [], 0, 0
-        values += entry
-        values += [None] * (ENTRY - len(entry))
-        count, size = count + 1, size + weight
-    if count:
-        yield ",".join([_PLACES] * count), values
-
-
-def batch_of(path: Path, found: Sequence[object]) -> Batch:
-    """Make a batch of a row; raises `JournalCorruptError` where its seal is broken."""
-    *columns, sealed = found
-    position, _, events, _, origin, epoch, seq, routes, enqueued_ns, trace, payload = columns
-    if seal(*columns) != sealed or not isinstance(payload, bytes):
-        reason = f"the batch at position {position} ({events} events of {origin}) is damaged"
-        raise JournalCorruptError(path, reason)
-    identity = None if origin is None else Identity(str(origin), int(str(epoch)), int(str(seq)))
-    known = None if routes is None else tuple(json.loads(str(routes)))
-    return Batch.from_wire(Header(int(str(events)), identity, known, int(str(enqueued_ns)), str(trace)), payload)
-
-
-def read_answers(db: sqlite3.Connection) -> list[Answer]:
-    """Return the answers that are remembered, oldest first; raises `ValueError` where one makes no sense.
-
-    Which life of a sender is the older one is told by where its batches lie.
-    """
-    sender = "substr(origin, 1, instr(origin || '#', '#') - 1)"
-    query = (
-        "SELECT origin, epoch, seq, first, last, refused, pieces FROM answered "
-        f"ORDER BY {sender}, max(last) OVER (PARTITION BY {sender}, epoch), epoch, seq"
-    )
-    answers = []
-    for origin, *numbers, refused, pieces in db.execute(query):
-        epoch, seq, first, last = _numbers("an answer", numbers)
-        try:
-            answers.append(read_answer(Identity(origin, epoch, seq), first, last, refused, pieces))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"an answer makes no sense: {error}") from error
-    return answers
-
-
-def read_cursors(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
-    """Return the name, bit and cursor of each outlet; raises `ValueError` where they make no sense."""
-    cursors = db.execute("SELECT name, bit, cursor FROM outlet").fetchall()
-    for name, bit, cursor in cursors:
-        bit, _ = _numbers(f"the cursor of {name!r}", (bit, cursor))
-        if not isinstance(name, str) or not 0 <= bit < MAX_DURABLE_OUTLETS:
-            raise ValueError(f"the outlet {name!r} (bit {bit}) makes no sense")
-    return cursors
-
-
-def _numbers(what: str, values: Sequence[object]) -> list[int]:
-    numbers = [value for value in values if isinstance(value, int)]
-    if len(numbers) < len(values):
-        raise ValueError(f"{what} makes no sense: {values}")
-    return numbers

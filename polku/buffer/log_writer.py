@@ -18,7 +18,8 @@ from typing import Protocol
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Row, Work
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.reserve import Reserve
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from polku.buffer.journal import Journal, Work, batch_of, read_answers, read_cursors
+from polku.buffer.journal import Journal
 from polku.buffer.journal_file import files_of, open_file
+from polku.buffer.journal_rows import Work, batch_of, read_answers, read_cursors
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner
 from polku.buffer.place import check_ours, check_place

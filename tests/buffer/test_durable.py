@@ -16,7 +16,8 @@ from polku import Batch, BufferStrategy, Code, Event
 from polku.batch.batch import Identity
 from polku.batch.receipt import Receipt
 from polku.buffer.durable import DurableLog
-from polku.buffer.journal import Journal, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Work
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from polku.batch.batch import Header, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import LIVES, Answer
-from polku.buffer.journal import KEPT_ANSWERS, Journal, Row, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_sweep import KEPT_ANSWERS
 from polku.buffer.lock import holder
 from polku.buffer.repair import faults, finish_salvage, salvage
 from polku.buffer.schema import VERSION

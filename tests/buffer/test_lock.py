@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from polku.buffer.journal import Journal, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Work
 from polku.buffer.lock import FileLock, holder, was_journal
 from polku.buffer.owner import current, new_owner, take
 from polku.buffer.repair import mend, salvage

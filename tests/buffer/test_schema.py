@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from polku.buffer import schema
-from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal import Journal
 from polku.buffer.journal_file import seal
+from polku.buffer.journal_rows import Row, Work
 from polku.buffer.repair import faults, salvage
 from polku.buffer.schema import VERSION, Step
 from polku.errors import JournalError

@@ -13,7 +13,8 @@ from polku import BufferStrategy, Hub
 from polku.batch.batch import Identity
 from polku.buffer.answers import Answer
 from polku.buffer.buffer import Buffer
-from polku.buffer.journal import Journal, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Work
 from polku.buffer.repair import faults
 from polku.dead_letters import DeadLetters
 from polku.errors import PlanError

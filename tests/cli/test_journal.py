@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from polku.batch.batch import Header
-from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Row, Work
 from polku.dead_letters.store import DeadLetterStore
 from tests.support.server import Server, polku
 

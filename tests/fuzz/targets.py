@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from polku import Event, RecordError
 from polku.batch.batch import Batch
 from polku.batch.frames import has_routes, read_ack, read_envelope, split_frames
-from polku.buffer.journal import batch_of
 from polku.buffer.journal_file import seal
+from polku.buffer.journal_rows import batch_of
 from polku.contracts import IngestContext, Ingestor
 from polku.emit.cloudevents import cloud_event
 from polku.emit.json_form import event_fields

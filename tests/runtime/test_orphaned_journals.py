@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from polku.batch.batch import Header, Identity
-from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Row, Work
 from polku.buffer.repair import salvage
 from polku.errors import JournalError
 from polku.runtime.orphaned_journals import check_left

@@ -19,10 +19,11 @@ from random import Random
 from typing import Any
 
 from polku.batch.batch import Identity
-from polku.buffer import journal, journal_file, journal_session, log_writer, place, recent, repair, reserve
+from polku.buffer import journal_file, journal_session, journal_sweep, log_writer, place, recent, repair, reserve
 from polku.buffer.answers import Answer
 from polku.buffer.durable import DurableLog
-from polku.buffer.journal import Journal, Row, Work
+from polku.buffer.journal import Journal
+from polku.buffer.journal_rows import Row, Work
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.lock import FileLock
 from polku.buffer.strategy import BufferStrategy
@@ -165,7 +166,7 @@ class Journals:
         world.patch(place, "mount_of", lambda path: (Path("/"), "ext4"))
         world.patch(recent, "LIMIT", random.choice([0, 4096, recent.LIMIT]))
         world.patch(journal_file, "_CHECKPOINT_PAGES", random.choice([2, 8, journal_file._CHECKPOINT_PAGES]))
-        world.patch(journal, "_SWEEP_COMMITS", random.choice([1, journal._SWEEP_COMMITS]))
+        world.patch(journal_sweep, "SWEEP_COMMITS", random.choice([1, journal_sweep.SWEEP_COMMITS]))
 
     def inject(self, system: Any, fault: Mapping[str, Any]) -> None:
         """Let something happen: a `cut` of the power, a `crash` of a process at its disk, a `repair`, a `takeover`."""

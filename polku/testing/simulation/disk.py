@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.answers import Answer
-from polku.buffer.journal import KEPT_ANSWERS
 from polku.buffer.journal_file import weigh
+from polku.buffer.journal_sweep import KEPT_ANSWERS
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.positions import OutletState, Slot
 from polku.errors import JournalError
