@@ -184,6 +184,7 @@ class SupervisorShell:
         health = await self.health()
         collector = Collector(self._facts)
         for lane in self._parts.lanes:
+            collector.place(lane.name.rstrip("/"), lane.address)
             for name in lane.all():
                 if (counts := self._statistics_of(name)) is None:
                     continue
@@ -234,7 +235,8 @@ class SupervisorShell:
                 await self._look()
                 parts = self._parts
                 if self._seen.keys() >= parts.all().keys():
-                    self._pressure.look(self._judge(parts, "")[0].holds)
+                    watch, processed = self._judge(parts, "")
+                    self._pressure.look(watch.health(processed).holds)
             self._tasks.works(_WATCH)
             await asyncio.sleep(_INTERVAL)
 

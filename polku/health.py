@@ -15,6 +15,8 @@ class Health(NamedTuple):
 
     `ready` is another question: whether it takes events now; if not, `not_ready` says why. A destination that is down
     makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
+    `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
+    does so.
     """
 
     healthy: bool
@@ -22,11 +24,14 @@ class Health(NamedTuple):
     processed: int
     ready: bool = True
     not_ready: str = ""
+    holds: Mapping[str, str] = {}
+    seconds: Mapping[str, float] = {}
 
     def public(self) -> Health:
         """Return what everybody may know: which parts are well, and none of the texts, which may hold secrets."""
         parts = {name: (healthy, "ok" if healthy else _UNTOLD) for name, (healthy, _) in self.components.items()}
-        return self._replace(components=parts, not_ready="not ready" if self.not_ready else "")
+        not_ready = "not ready" if self.not_ready else ""
+        return self._replace(components=parts, not_ready=not_ready, holds={}, seconds={})
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

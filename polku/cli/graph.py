@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import re
-import types
 from itertools import pairwise
 
-from polku.checks import label
+from polku.monitoring.picture import shown
 from polku.plan import Plan, StagePlan, state_keys
-from polku.text import line
-
-# `<module.Class object at 0x7f…>` and `<function f at 0x7f…>`, also within another repr.
-_ADDRESS = re.compile(r"<(?:function |bound method )?(?:[\w.]*\.)?([\w<>]+)(?: object| of [^>]*)? at 0x[0-9a-f]+>")
 
 
 def outline(plan: Plan) -> list[str]:
@@ -27,13 +20,6 @@ def outline(plan: Plan) -> list[str]:
     lines.append(f"buffer    {buffer.kind}, {buffer.capacity} events an emitter, when full: {buffer.overflow}")
     lines += [f"emitter   {outlet.name}: {shown(outlet.emitter)}" for outlet in plan.outlets]
     return lines
-
-
-def shown(component: object) -> str:
-    """Return how a component is shown: as it shows itself, without what differs from run to run."""
-    if isinstance(component, (types.FunctionType, functools.partial)):
-        return label(component)
-    return _ADDRESS.sub(r"\1", line(repr(component), 400))
 
 
 def mermaid(plan: Plan) -> str:

@@ -51,6 +51,11 @@ class Circuit:
         self._opened_at = 0.0
         self.state = State.CLOSED
 
+    @property
+    def now(self) -> float:
+        """The time in seconds by the monotonic clock that it goes by."""
+        return self._clock.monotonic()
+
     def wait(self) -> float:
         """Return the seconds until a call may be made; 0 lets it through."""
         if self.state is not State.OPEN:

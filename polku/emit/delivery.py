@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from polku.emit.retry import Retry
 from polku.errors import RejectedError
 from polku.hooks import CLOSE_SECONDS, call_hook, snapshot_of, start_hook
 from polku.log import RepeatedLog
+from polku.recent_errors import RecentErrors, SeenError
 from polku.text import named, said
 from polku.usercode import as_exception, is_ours
 
@@ -27,7 +29,7 @@ class DeliveryStatistics(NamedTuple):
     """Count events and calls; `emitter` is the emitter's own snapshot, where it has one.
 
     `collection` shows what is held for an emitter that collects. `fault` is why it takes nothing, where it cannot start
-    or its call fails.
+    or its call fails; `errors` are the latest of its calls and starts.
     """
 
     confirmed: int
@@ -37,6 +39,7 @@ class DeliveryStatistics(NamedTuple):
     emitter: object
     collection: CollectionStatistics | None = None
     fault: str = ""
+    errors: Sequence[SeenError] = ()
 
 
 class CollectionStatistics(NamedTuple):
@@ -64,6 +67,7 @@ class Delivery:
         self._starting: asyncio.Task[None] | None = None
         self._start_error: Exception | None = None
         self._fault = ""
+        self._errors = RecentErrors()
         self._is_released = False
 
     async def start(self) -> None:
@@ -133,9 +137,8 @@ class Delivery:
     def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
         snapshot = snapshot_of(self._emitter)
-        return DeliveryStatistics(
-            self._confirmed, self._failed, self._calls, self._in_flight, snapshot, fault=self._fault
-        )
+        counts = (self._confirmed, self._failed, self._calls, self._in_flight)
+        return DeliveryStatistics(*counts, snapshot, fault=self._fault, errors=self._errors.latest())
 
     async def _emit(self, batch: Batch) -> list[Failure]:
         """Call the emitter until it answers; what it raises itself concerns no event, so nothing is given up for it."""
@@ -178,6 +181,7 @@ class Delivery:
 
     def _note_fault(self, what: str, error: BaseException) -> None:
         self._fault = f"{what}: {named(error)}"
+        self._errors.add(self._fault)
         about = f"emitter:{self.name}"
         _REPEATED.warning(
             (self.name, what), "emitter %r %s; it is tried again", self.name, self._fault, component=about

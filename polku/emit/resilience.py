@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 from polku.hooks import call_hook, snapshot_of
+from polku.recent_errors import RecentErrors, SeenError
 from polku.text import line, named, said
 from polku.usercode import as_exception, is_ours
 
@@ -36,13 +37,18 @@ _ALL = 1 << 16  # a piece of that many events is every batch
 
 
 class ResilienceStatistics(NamedTuple):
-    """Show how an emitter fares; `alarm` is empty unless its destination takes nothing (then: why)."""
+    """Show how an emitter fares; `alarm` is empty unless its destination takes nothing (then: why).
+
+    `next_attempt` is in so many seconds; 0 where none is waited for. `errors` are the latest, the latest first.
+    """
 
     attempts: int
     retries: int
     circuit: State
     alarm: str
     emitter: Any
+    next_attempt: float = 0.0
+    errors: Sequence[SeenError] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,8 @@ class Resilient:
         self._turn = asyncio.Lock()
         self._attempts = self._retries = 0
         self._alarm = ""
+        self._due = 0.0  # when the next attempt is, by the circuit's clock
+        self._errors = RecentErrors()
         self._tasks: set[asyncio.Task[Any]] = set()  # those that emit
         self._is_released = False
         self._limit = config.limit
@@ -205,7 +213,13 @@ class Resilient:
     def statistics(self) -> ResilienceStatistics:
         """Return a snapshot of the counters."""
         snapshot = snapshot_of(self._inner)
-        return ResilienceStatistics(self._attempts, self._retries, self._circuit.state, self._alarm, snapshot)
+        state, next_attempt = self._circuit.state, max(0.0, self._due - self._circuit.now)
+        errors = self._errors.latest()
+        return ResilienceStatistics(self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors)
+
+    async def _wait(self, seconds: float) -> None:
+        self._due = self._circuit.now + seconds
+        await self._sleep(seconds)
 
     async def _retry_alone(self, rest: Remainder, error: Exception | None) -> None:
         self._troubled += 1
@@ -226,7 +240,7 @@ class Resilient:
             self._give_up(rest, error)
             if not rest.left:
                 return
-            await self._sleep(self._pause(count, error))
+            await self._wait(self._pause(count, error))
             self._retries += 1
             error = await self._attempt(rest)
 
@@ -271,7 +285,7 @@ class Resilient:
     async def _call(self, batch: Batch, progress: Progress) -> _Answer:
         """Call the emitter inside once, as soon as the circuit lets it through."""
         while (wait := self._circuit.wait()) > 0:
-            await self._sleep(wait)
+            await self._wait(wait)
         self._attempts += 1
         began = asyncio.get_running_loop().time()
         try:
@@ -281,6 +295,7 @@ class Resilient:
                     failures = await read_outcome(self._inner.emit(batch), batch)
         except RejectedError as error:
             self._succeed()
+            self._errors.add(said(error))
             return _Answer(_undecided(batch, progress, said(error), retryable=False), None, True)
         except BaseException as error:  # an emitter may raise anything: it is tried again, and counted
             if is_ours(error):
@@ -295,7 +310,9 @@ class Resilient:
             self._note_failure(error)
             return _Answer(placed, error, self._counts(error))
         self._succeed()
-        if not failures:
+        if failures:
+            self._errors.add(failures[0].reason)
+        else:
             self._grow(len(batch), began)
         return _Answer(placed, error, self._counts(error))
 
@@ -333,9 +350,11 @@ class Resilient:
 
     def _note_failure(self, error: Exception) -> None:
         self._circuit.failed()
+        known = isinstance(error, (RetryableError, MisconfiguredError))
+        text = said(error) if known else named(error)
+        self._errors.add(text)
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
-            known = isinstance(error, (RetryableError, MisconfiguredError))
-            self._alarm = said(error) if known else named(error)
+            self._alarm = text
 
 
 class _Answer(NamedTuple):

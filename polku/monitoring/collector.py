@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.buffer.buffer import BufferStatistics as BufferCounts
@@ -14,22 +14,27 @@ from polku.emit.delivery import DeliveryStatistics
 from polku.emit.resilience import ResilienceStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
+from polku.monitoring.picture import describe, type_name
+from polku.monitoring.remedies import Remedies
 from polku.monitoring.statistics import (
     BufferStatistics,
     DeadLetterCount,
     EmitterStatistics,
+    ErrorStatistics,
     IngestStatistics,
     JournalStatistics,
     LaneStatistics,
     OutletStatistics,
     PartHealth,
     PipelineStatistics,
+    PlanStatistics,
     PluginStatistics,
     ProcessStatistics,
     SourceStatistics,
     StageStatistics,
 )
 from polku.plan import Plan
+from polku.recent_errors import SeenError
 from polku.stage.stage import StageStatistics as StageCounts
 from polku.text import line
 from polku.version import __version__
@@ -53,6 +58,7 @@ class Facts(NamedTuple):
     optional: frozenset[str]
     stages: Mapping[str, str]
     sources: Mapping[str, str]
+    plan: PlanStatistics
 
 
 def facts_of(plan: Plan, runtime: str, started: float) -> Facts:
@@ -62,10 +68,11 @@ def facts_of(plan: Plan, runtime: str, started: float) -> Facts:
         runtime=runtime,
         durable=plan.buffer.kind is Kind.DURABLE,
         started=started,
-        emitters={outlet.name: _type(outlet.emitter) for outlet in plan.outlets},
+        emitters={outlet.name: type_name(outlet.emitter) for outlet in plan.outlets},
         optional=frozenset(outlet.name for outlet in plan.outlets if not outlet.required),
-        stages={stage.name: " ".join(_type(one.component) for one in stage.middleware) for stage in plan.stages},
-        sources={source.name: _type(source.source) for source in plan.sources},
+        stages={stage.name: " ".join(type_name(one.component) for one in stage.middleware) for stage in plan.stages},
+        sources={source.name: type_name(source.source) for source in plan.sources},
+        plan=describe(plan),
     )
 
 
@@ -74,6 +81,7 @@ class _Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.node = ""
         self.ingest: IngestStatistics | None = None
         self.stages: dict[str, StageStatistics] = {}
         self.buffer: BufferStatistics | None = None
@@ -81,7 +89,12 @@ class _Lane:
 
     def tree(self) -> LaneStatistics:
         return LaneStatistics(
-            name=self.name, ingest=self.ingest, stages=self.stages, buffer=self.buffer, emitters=self.emitters
+            name=self.name,
+            node=self.node,
+            ingest=self.ingest,
+            stages=self.stages,
+            buffer=self.buffer,
+            emitters=self.emitters,
         )
 
 
@@ -98,6 +111,10 @@ class Collector:
     def add_process(self, name: str, process: ProcessStatistics) -> None:
         """Add a process by the name of its part."""
         self._processes[name] = process
+
+    def place(self, lane: str, node: str) -> None:
+        """Say which node a lane is on, by its address."""
+        self._lanes.setdefault(lane, _Lane(lane)).node = node
 
     def add_lane(self, lane: str, counts: LaneCounts) -> None:
         """Add all parts of a lane that runs in one event loop."""
@@ -145,14 +162,29 @@ class Collector:
             healthy=health.healthy,
             ready=health.ready,
             not_ready=health.not_ready,
-            parts={
-                name: PartHealth(healthy=healthy, message=text) for name, (healthy, text) in health.components.items()
-            },
+            plan=self._facts.plan,
+            parts=self._parts(health),
             lanes=tuple(lane.tree() for lane in self._lanes.values()),
             shared=self._shared,
             dead_letters=tuple(self._letters),
             processes=self._processes,
         )
+
+    def _parts(self, health: Health) -> dict[str, PartHealth]:
+        remedies = Remedies(self._facts.plan, {name: process.pid for name, process in self._processes.items()})
+        parts = {}
+        for name, (healthy, text) in health.components.items():
+            holds_up = health.holds.get(name, "")
+            advice, command = remedies.find(name, text, holds_up) if holds_up or not healthy else ("", "")
+            parts[name] = PartHealth(
+                healthy=healthy,
+                message=text,
+                holds_up=holds_up,
+                seconds=health.seconds.get(name, 0.0),
+                advice=advice,
+                command=command,
+            )
+        return parts
 
     def _ingest(self, counts: IntakeStatistics) -> IngestStatistics:
         return IngestStatistics(
@@ -193,6 +225,7 @@ class Collector:
             busy_with=counts.step,
             busy_seconds=time.monotonic() - counts.since if counts.step else 0.0,
             fault=counts.fault,
+            errors=_errors(counts.errors),
         )
 
     def _buffer(self, counts: BufferCounts) -> BufferStatistics:
@@ -268,12 +301,14 @@ def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
         retries=tries.retries if tries else 0,
         circuit=str(tries.circuit) if tries else "closed",
         alarm=line(trouble(counts), _TEXT),
+        next_attempt_seconds=tries.next_attempt if tries else 0.0,
+        errors=_errors(sorted([*(tries.errors if tries else ()), *counts.errors], key=_latest_first)),
     )
 
 
-def _type(component: object) -> str:
-    """Return the name of a component's class, or of a function; what it is wrapped in does not count."""
-    inner = getattr(component, "emitter", None)
-    if type(component).__name__ == "Resilience" and inner is not None:
-        return _type(inner)
-    return str(getattr(component, "__name__", None) or type(component).__name__)
+def _latest_first(error: SeenError) -> int:
+    return -error.time_ns
+
+
+def _errors(errors: Sequence[SeenError]) -> tuple[ErrorStatistics, ...]:
+    return tuple(ErrorStatistics(text=error.text, count=error.times, time_ns=error.time_ns) for error in errors)

@@ -24,10 +24,60 @@ class Tree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartHealth(Tree):
-    """Whether a part is well, and in a sentence how it is."""
+    """Whether a part is well, and in a sentence how it is.
+
+    `holds_up` says why it holds up what comes in, empty where it does not. `seconds` is for how long it is unwell or
+    does so; `advice` is what is to be done then, and `command` what to type, empty where there is none.
+    """
 
     healthy: bool
     message: str
+    holds_up: str = ""
+    seconds: float = 0.0
+    advice: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPlan(Tree):
+    """A part of each lane as it is planned: `name` is that in `parts`, without the lane's.
+
+    `kind` is `source`, `ingestor`, `ingest`, `stage`, `buffer` or `emitter`, `type` its class or middleware,
+    `configuration` how it shows itself. `feeds` are the parts that events go to from here. All lanes have a `shared`
+    one together. `destination` is where it connects to, without credentials, empty where it does not say.
+    """
+
+    name: str
+    kind: str
+    type: str
+    configuration: str
+    feeds: tuple[str, ...]
+    shared: bool = False
+    replicas: int = 1
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanStatistics(Tree):
+    """What the pipeline was built as: `lanes` is 0 for one on each node, `ack` when clients are answered.
+
+    `journal` and `dead_letters` are files, empty where these are in memory.
+    """
+
+    lanes: int
+    ack: str
+    journal: str
+    dead_letters: str
+    parts: tuple[PartPlan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorStatistics(Tree):
+    """One of the latest errors of a part: what it said, how often, and when last, in Unix nanoseconds."""
+
+    text: str
+    count: int
+    time_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +147,7 @@ class StageStatistics(Tree):
 
     `discarded` counts events by what middleware is there for (`filtered`, `sampled_out`, `deduplicated`,
     `rate_limited`); `dead` are those on which it failed; `held` are kept back now, as by an Aggregator. `busy_with` is
-    the middleware at work, `busy_seconds` since when.
+    the middleware at work, `busy_seconds` since when. `errors` are the latest few, the latest first.
     """
 
     type: str
@@ -110,6 +160,7 @@ class StageStatistics(Tree):
     busy_with: str
     busy_seconds: float
     fault: str
+    errors: tuple[ErrorStatistics, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +220,8 @@ class BufferStatistics(Tree):
 class EmitterStatistics(Tree):
     """What calls a destination: `attempts` are calls of it, `circuit` is `closed`, `half_open` or `open`.
 
-    `alarm` is why its destination takes nothing now, empty where it does.
+    `alarm` is why its destination takes nothing now, empty where it does. `next_attempt_seconds` is how long it waits
+    until it tries again, 0 where it does not wait; `errors` are the latest few, the latest first.
     """
 
     type: str
@@ -181,6 +233,8 @@ class EmitterStatistics(Tree):
     retries: int
     circuit: str
     alarm: str
+    next_attempt_seconds: float
+    errors: tuple[ErrorStatistics, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,10 +256,11 @@ class DeadLetterCount(Tree):
 class LaneStatistics(Tree):
     """One column of ingest, stages, buffer and emitters; a part that has never answered is not there.
 
-    `name` is empty where the pipeline has one lane.
+    `name` is empty where the pipeline has one lane, `node` is its node's address, empty with the inline runtime.
     """
 
     name: str
+    node: str
     ingest: IngestStatistics | None
     stages: Mapping[str, StageStatistics]
     buffer: BufferStatistics | None
@@ -214,7 +269,7 @@ class LaneStatistics(Tree):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatistics(Tree):
-    """A whole pipeline, as it was at `time_ns` (Unix nanoseconds).
+    """A whole pipeline, as it was at `time_ns` (Unix nanoseconds); `plan` is what it was built as.
 
     `healthy` where every part is well, `ready` where it takes events now, else `not_ready` says why. `parts` is the
     health of each, `shared` are the stages that all lanes feed, `processes` are named as in `parts`.
@@ -228,6 +283,7 @@ class PipelineStatistics(Tree):
     healthy: bool
     ready: bool
     not_ready: str
+    plan: PlanStatistics
     parts: Mapping[str, PartHealth]
     lanes: tuple[LaneStatistics, ...]
     shared: Mapping[str, StageStatistics]

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
@@ -38,6 +38,7 @@ from polku.text import named
 from polku.usercode import contained
 
 if TYPE_CHECKING:
+    from polku.monitoring.collector import Facts
     from polku.monitoring.statistics import PipelineStatistics
 
 _LOG = logging.getLogger(__name__)
@@ -122,17 +123,23 @@ class InlineRuntime:
 
     def statistics_nowait(self) -> PipelineStatistics:
         """Return the tree; from any thread, also while user code blocks the event loop."""
-        from polku.monitoring.collector import Collector, facts_of
+        from polku.monitoring.collector import Collector
         from polku.monitoring.statistics import ProcessStatistics
 
         counts = self._lane.statistics()
-        collector = Collector(facts_of(self._plan, "inline", self._started))
+        collector = Collector(self._facts)
         collector.add_lane("", counts)
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = used.ru_utime + used.ru_stime
         process = ProcessStatistics(pid=os.getpid(), cpu_seconds=seconds, memory_bytes=private_memory())
         collector.add_process("pipeline", process)
         return collector.tree(self._judge(counts).health(counts.intake.received))
+
+    @cached_property
+    def _facts(self) -> Facts:
+        from polku.monitoring.collector import facts_of
+
+        return facts_of(self._plan, "inline", self._started)
 
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
@@ -143,7 +150,7 @@ class InlineRuntime:
         """Look for back-pressure until the pipeline ends; in a thread, as user code may block the event loop."""
         while not self._ended.wait(_LOOK_SECONDS):
             try:
-                self._pressure.look(self._judge(self._lane.statistics()).holds)
+                self._pressure.look(self.health_nowait().holds)
             except BaseException:  # of user code that was asked for its statistics
                 _REPEATED.exception("watch", "back-pressure cannot be seen")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.buffer import BufferStatistics
@@ -35,6 +36,16 @@ class Progress:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._unwell: dict[str, float] = {}
+
+    def unwell(self, parts: Mapping[str, bool], now: float) -> dict[str, float]:
+        """Return for how many seconds each part has been unwell, of all that were judged, by name, and are (True)."""
+        for name, unwell in parts.items():
+            if unwell:
+                self._unwell.setdefault(name, now)
+            else:
+                self._unwell.pop(name, None)
+        return {name: now - self._unwell.get(name, now) for name, unwell in parts.items() if unwell}
 
     def stalled(self, name: str, backlog: int, done: int, now: float) -> float:
         """Return for how many seconds nothing was done although there was a backlog; `done` is a running total."""
@@ -165,7 +176,10 @@ class Watch:
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is, ready if events are taken."""
         healthy = all(healthy for healthy, _ in self._components.values())
-        return Health(healthy, self._components, processed, not self._refuses, "; ".join(self._refuses))
+        unwell = {name: not well or name in self.holds for name, (well, _) in self._components.items()}
+        seconds = self._progress.unwell(unwell, self._now)
+        not_ready = "; ".join(self._refuses)
+        return Health(healthy, self._components, processed, not self._refuses, not_ready, self.holds, seconds)
 
     def _hold(self, name: str, why: str) -> None:
         self.holds[line(f"{self.lane}{name}")] = line(why, _TEXT)

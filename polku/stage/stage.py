@@ -30,6 +30,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.link.link import Outgoing
 from polku.log import RepeatedLog
+from polku.recent_errors import RecentErrors, SeenError
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours
 
@@ -60,6 +61,7 @@ class StageStatistics(NamedTuple):
     since: float
     fault: str = ""
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
+    errors: Sequence[SeenError] = ()  # the latest of its middleware
 
 
 @dataclass(slots=True)
@@ -120,6 +122,7 @@ class Stage:
         self._batches = self._received = self._forwarded = self._dead = 0
         self._counts: dict[str, int] = {}
         self._step, self._since = "", 0.0
+        self._errors = RecentErrors()
 
     async def start(self) -> None:
         """Start the middleware, and begin to flush held events when they are due."""
@@ -172,6 +175,7 @@ class Stage:
             self._step,
             self._since,
             self._tasks.fault or self._letters_fault(),
+            errors=self._errors.latest(),
         )
 
     def _letters_fault(self) -> str:
@@ -260,7 +264,10 @@ class Stage:
 
     def _bury(self, outcome: Outcome) -> list[Awaitable[None]]:
         """Make dead letters of what a step refused; return what is done once they are stored."""
-        stored = self._dead_letters.bury_events(outcome.refused) if outcome.refused else None
+        if not outcome.refused:
+            return []
+        self._errors.add(outcome.refused[0].refusal.message)
+        stored = self._dead_letters.bury_events(outcome.refused)
         return [] if stored is None else [stored]
 
     def _hand_on(self, batch: Batch) -> asyncio.Future[Receipt]:

@@ -122,6 +122,53 @@ def test_what_waits_for_a_destination_has_an_age_and_makes_no_progress() -> None
         assert (outlet(pipeline).delivery_age_seconds.percentile(50) or 0.0) > 0.05
 
 
+def test_an_emitter_tells_its_latest_errors_and_when_it_tries_again() -> None:
+    partner = Destination("partner")
+    partner.away = True
+    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=60.0))
+    with Hub(runtime="inline").emitter(emitter).start() as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].circuit == "open")
+        seen = pipeline.statistics().lanes[0].emitters["partner"]
+        assert 50.0 < seen.next_attempt_seconds <= 60.0
+        (error,) = seen.errors
+        assert (error.text, error.count) == ("away", 2)
+        assert error.time_ns == pytest.approx(time.time_ns(), abs=5e9)
+        part = pipeline.statistics().parts["emitter:partner"]
+        assert (part.healthy, part.message, part.holds_up) == (False, "away", "")
+        assert part.advice.startswith("What waits for it is kept")
+        wait_for(lambda: pipeline.statistics().parts["emitter:partner"].seconds > 0.05)
+        pipeline.stop(timeout=0.0)
+
+
+def test_middleware_tells_its_latest_errors() -> None:
+    def crash(event: object) -> None:
+        raise ValueError("odd")
+
+    with Hub(runtime="inline").middleware(crash).emitter(Destination("partner")).start() as pipeline:
+        pipeline.sender().send([new_event("order", source="shop") for _ in range(3)])
+        (stage,) = pipeline.statistics().lanes[0].stages.values()
+        (part,) = (part for part in pipeline.statistics().plan.parts if part.kind == "stage")
+    (error,) = stage.errors
+    assert (error.text, error.count) == ("crash: ValueError: odd", 1)
+    assert part.type == "crash"
+
+
+def test_the_part_that_holds_up_others_is_named_with_why_and_what_helps() -> None:
+    partner, emitter = down()
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(1)).emitter(emitter)
+    with hub.start() as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: pipeline.statistics().parts["emitter:partner"].holds_up != "")
+        part = pipeline.statistics().parts["emitter:partner"]
+        assert part.holds_up.startswith("its share of the buffer is full (1 events wait)")
+        assert "overflow=" in part.advice
+        wait_for(lambda: pipeline.statistics().parts["emitter:partner"].seconds > 0.05)
+        partner.away = False
+        wait_for(lambda: pipeline.statistics().parts["emitter:partner"].seconds == 0.0)
+        assert pipeline.statistics().parts["emitter:partner"].holds_up == ""
+
+
 def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
     strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
     _, emitter = down()

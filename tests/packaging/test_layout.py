@@ -12,7 +12,9 @@ import pytest
 
 from tests.packaging.conftest import ROOT
 
-BASE = frozenset({"aio", "errors", "codes", "contracts", "clock", "checks", "log", "text", "usercode", "histogram"})
+BASE = frozenset(
+    {"aio", "errors", "codes", "contracts", "clock", "checks", "log", "text", "usercode", "histogram", "recent_errors"}
+)
 WIRE = frozenset({"event", "v1"})
 # What stands left may import, of POLKU's own parts, nothing but what stands right.
 ONLY = {
@@ -25,6 +27,7 @@ ONLY = {
     "usercode": frozenset({"errors", "text"}),
     "log": frozenset({"text"}),
     "log_format": frozenset({"text"}),
+    "recent_errors": frozenset({"text"}),
     "aio": frozenset({"errors", "log", "text", "usercode"}),
     "contracts": frozenset({"batch", "errors", "event"}),
     "batch": BASE | WIRE,

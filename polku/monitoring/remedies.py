@@ -1,0 +1,101 @@
+"""Say what helps a part that is unwell: a sentence, and where there is one, the command to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from os.path import dirname
+from urllib.parse import urlsplit
+
+from polku.monitoring.statistics import PlanStatistics
+
+_LANE = re.compile(r"lane-[1-9][0-9]*/")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_DISK = ("disk", "space", "quota")
+
+Remedy = tuple[str, str]
+
+
+class Remedies:
+    """Find what helps the parts of a plan; `pids` are those of its processes."""
+
+    def __init__(self, plan: PlanStatistics, pids: Mapping[str, int]) -> None:
+        self._plan = plan
+        self._pids = pids
+        self._parts = {part.name: part for part in plan.parts}
+
+    def find(self, name: str, complaint: str, holds_up: str) -> Remedy:
+        """Return what is to be done about a part, and the command, which may be empty.
+
+        `complaint` is what is wrong with it, `holds_up` why it holds up others.
+        """
+        part = _LANE.sub("", name, count=1)
+        kind = part.partition(":")[0]
+        if "not answer" in complaint or "cannot start" in complaint:
+            return "It is started again by itself. If that does not help, its own log says why.", ""
+        match kind:
+            case "emitter":
+                return self._emitter(part, holds_up)
+            case "source" | "ingestor":
+                return "It is asked again by itself. Look whether it runs and can be reached.", self._reach(part)
+            case "dead_letters":
+                return self._letters()
+            case "buffer":
+                return self._buffer(complaint)
+            case "ingest":
+                return "Look at the parts behind it: one of them takes nothing.", ""
+            case _ if part.startswith("stage") or part == "event_loop":
+                advice = "Its middleware works on one batch for long, or waits. See where it stands:"
+                return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
+        return "", ""
+
+    def _emitter(self, part: str, holds_up: str) -> Remedy:
+        kept = "What waits for it is kept, and sent once its destination takes events again."
+        if holds_up:
+            kept = (
+                "Its share of the buffer is full. Repair its destination, or let it lag alone: overflow='drop_oldest'."
+            )
+        return kept, self._reach(part)
+
+    def _reach(self, part: str) -> str:
+        """Return the command that shows whether the destination of a part can be reached."""
+        planned = self._parts.get(part)
+        place = planned.destination.partition(",")[0] if planned is not None else ""
+        url = urlsplit(place if "://" in place else f"//{place}")
+        if url.scheme in ("http", "https"):
+            return f"curl -sS -o /dev/null -w '%{{http_code}}\\n' {quoted(place)}"
+        if url.hostname and url.port:
+            return f"nc -vz {quoted(url.hostname)} {url.port}"
+        return ""
+
+    def _letters(self) -> Remedy:
+        path = self._plan.dead_letters
+        advice = "Look at them, then replay or drop them; dead_letters(max_events=…) makes room for more."
+        return advice, f"polku dlq list {quoted(path)}" if path else ""
+
+    def _buffer(self, complaint: str) -> Remedy:
+        journal = self._plan.journal
+        if any(word in complaint.lower() for word in _DISK):
+            return (
+                "Make room on the disk of the journal; it goes on by itself.",
+                f"df -h {quoted(dirname(journal) or '.')}",
+            )
+        return "See whether the journal is whole:", f"polku journal verify {quoted(journal)}" if journal else ""
+
+    def _pid(self, name: str) -> int | None:
+        """Return the process of a part: its own, that of its lane, or the only one."""
+        lane = name.partition("/")[0]
+        return self._pids.get(name) or self._pids.get(lane) or self._pids.get("lane") or self._pids.get("pipeline")
+
+
+def quoted(text: str) -> str:
+    """Return text as one word of a shell, in which nothing acts on the terminal."""
+    if not _UNPRINTABLE.search(text):
+        return shlex.quote(text)
+    return "$'" + _UNPRINTABLE.sub(_escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -1,0 +1,61 @@
+"""What is said to help a part that is unwell."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from polku import BufferStrategy, GrpcEmitter, Hub, Resilience, WebhookEmitter
+from polku.monitoring.picture import describe
+from polku.monitoring.remedies import Remedies, quoted
+
+
+def remedies(**pids: int) -> Remedies:
+    hub = (
+        Hub(runtime="inline")
+        .middleware(lambda event: event)
+        .buffer_strategy(BufferStrategy.durable("/data/it's/journal.db"))
+        .emitter(Resilience(WebhookEmitter("https://ada:secret@partner.example/hook?key=secret", name="hook")))
+        .emitter(GrpcEmitter(["collector.example:4317", "other.example:4317"], name="collector"))
+    )
+    return Remedies(describe(hub.plan("inline")), pids)
+
+
+@pytest.mark.parametrize(
+    ("part", "complaint", "command"),
+    [
+        ("emitter:hook", "refused", "curl -sS -o /dev/null -w '%{http_code}\\n' https://partner.example"),
+        ("lane-2/emitter:collector", "refused", "nc -vz collector.example 4317"),
+        ("stage-1", "slow has been busy with one batch for 7 s", "py-spy dump --pid 17"),
+        ("dead_letters", "3 were forgotten", "polku dlq list '/data/it'\"'\"'s/journal.db.dead'"),
+        ("buffer", "database or disk is full", "df -h '/data/it'\"'\"'s'"),
+        ("buffer", "database disk image is malformed", "df -h '/data/it'\"'\"'s'"),
+        ("buffer", "a page is damaged", "polku journal verify '/data/it'\"'\"'s/journal.db'"),
+        ("emitter:hook", "does not answer: ActorDiedError", ""),
+        ("unheard-of", "what", ""),
+    ],
+)
+def test_a_command_helps(part: str, complaint: str, command: str) -> None:
+    assert remedies(pipeline=17).find(part, complaint, "")[1] == command
+
+
+def test_a_full_share_has_another_advice() -> None:
+    found = remedies()
+    assert "overflow=" in found.find("emitter:hook", "away", "its share of the buffer is full")[0]
+    assert "overflow=" not in found.find("emitter:hook", "away", "")[0]
+
+
+def test_the_process_of_a_part_is_its_own_or_that_of_its_lane() -> None:
+    busy = "slow has been busy with one batch for 7 s"
+    assert remedies(**{"lane-1/stage-1": 5, "lane-1": 6}).find("lane-1/stage-1", busy, "")[1].endswith(" 5")
+    assert remedies(**{"lane-1": 6}).find("lane-1/stage-1", busy, "")[1].endswith(" 6")
+
+
+@pytest.mark.parametrize("text", ["/a b", "$(reboot)", "it's", "`x`", "a\\b"])
+def test_foreign_text_is_one_word_of_a_shell(text: str) -> None:
+    assert shlex.split(quoted(text)) == [text]
+
+
+def test_nothing_in_foreign_text_acts_on_the_terminal() -> None:
+    assert quoted("a'\x1b[2J\n\u202eb") == "$'a\\'\\x1b[2J\\x0a\\u202eb'"
