@@ -36,8 +36,8 @@ class IngestBase(Shell):
 
     async def claim(self, doors: Doors) -> None:
         """Raise `SettingError` where somebody else has a port that the lanes are going to share."""
-        check_free("grpc_addr", doors.grpc_addr)
-        check_free("http_addr", doors.http_addr)
+        for name, address in doors.addresses.items():
+            check_free(name, address)
 
     async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are.

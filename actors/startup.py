@@ -44,4 +44,10 @@ async def open_doors(lane: LaneHandles, place: Place, doors: Doors) -> tuple[Add
     if doors.shared and place.is_first:
         await start(lane.ingest.claim, doors)
     opened: Addresses = await start(lane.ingest.introduce, None, doors)
-    return opened, replace(doors, grpc_addr=opened.grpc, http_addr=opened.http)
+    return opened, replace(
+        doors,
+        grpc_addr=opened.grpc,
+        http_addr=opened.http,
+        otlp_addr=opened.otlp,
+        otlp_http_addr=opened.otlp_http,
+    )

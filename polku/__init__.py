@@ -10,7 +10,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
-- emit, kafka, external: events to their destinations; Kafka and plugins in both directions
+- emit, kafka, otlp, external: events to their destinations; Kafka, OTLP and plugins in both directions
 - runtime, actors: the same parts in one process, or as actors on Ray
 - plugin, testing, bench, cli: for authors of plugins, for tests, for measurements, for the command line
 """
@@ -60,6 +60,7 @@ from polku.ingest import (
     HmacVerifier,
     JsonIngestor,
     KafkaSource,
+    OtlpIngestor,
     PassthroughIngestor,
 )
 from polku.limits import Limits
@@ -121,6 +122,7 @@ __all__ = [
     "MisconfiguredError",
     "ObjectFormat",
     "OnInvalid",
+    "OtlpIngestor",
     "Outcome",
     "Overflow",
     "PassthroughIngestor",

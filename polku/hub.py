@@ -339,9 +339,10 @@ class Hub:
     def plan(self, runtime: str | None = None) -> Plan:
         """Return the immutable plan; raises `PlanError` where it cannot work on the runtime."""
         from polku.ingest import CloudEventsIngestor, JsonIngestor, PassthroughIngestor
+        from polku.otlp.ingestor import OtlpIngestor
 
         ingestors = dict(self._ingestors)
-        for builtin in (PassthroughIngestor(), JsonIngestor(), CloudEventsIngestor()):
+        for builtin in (PassthroughIngestor(), JsonIngestor(), CloudEventsIngestor(), OtlpIngestor()):
             for source in builtin.sources:
                 ingestors.setdefault(source, builtin)
         chosen = self._chosen(runtime)
@@ -388,6 +389,8 @@ class Hub:
         runtime: str | None = None,
         grpc_addr: str | None = None,
         http_addr: str | None = None,
+        otlp_addr: str | None = None,
+        otlp_http_addr: str | None = None,
         http_token: str | None = None,
         admin_addr: str | None = None,
         admin_token: str | None = None,
@@ -395,8 +398,10 @@ class Hub:
         """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
 
         The gateway's ports are only opened where `grpc_addr` and `http_addr` (`host:port`, port 0 for any) are given;
-        HTTP clients must send the `http_token`, if there is one; `security` encrypts both ports. Statistics, metrics
-        and health are served at an `admin_addr` (`host:port` or `unix:path`), to who sends the `admin_token`, if there
+        HTTP clients must send the `http_token`, if there is one; `security` encrypts all ports. OTLP is spoken there
+        too; `otlp_addr` and `otlp_http_addr` are second addresses for it, by custom at ports 4317 and 4318.
+        Statistics, metrics and health are served at an `admin_addr` (`host:port` or `unix:path`), to who sends the
+        `admin_token`, if there
         is one: without it only on the loopback interface. Inside a running event loop this does not wait: `async with`
         does, or the pipeline's first use.
         """
@@ -404,6 +409,8 @@ class Hub:
         return runner.start(
             grpc_addr=grpc_addr,
             http_addr=http_addr,
+            otlp_addr=otlp_addr,
+            otlp_http_addr=otlp_http_addr,
             http_token=http_token,
             admin_addr=admin_addr,
             admin_token=admin_token,
@@ -415,6 +422,8 @@ class Hub:
         runtime: str | None = None,
         grpc_addr: str | None = None,
         http_addr: str | None = None,
+        otlp_addr: str | None = None,
+        otlp_http_addr: str | None = None,
         http_token: str | None = None,
         admin_addr: str | None = None,
         drain: float | None = None,
@@ -422,8 +431,10 @@ class Hub:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
         The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `127.0.0.1:50051`. HTTP is open where
-        there is an `http_addr` or `POLKU_HTTP_ADDR`; its clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if
-        there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt both, and
+        there is an `http_addr` or `POLKU_HTTP_ADDR`; second addresses for OTLP where there is an `otlp_addr` or
+        `POLKU_OTLP_ADDR` (gRPC), or an `otlp_http_addr` or `POLKU_OTLP_HTTP_ADDR`. HTTP clients must send the
+        `http_token` or `POLKU_HTTP_TOKEN`, if there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and
+        `POLKU_TLS_KEY` encrypt all of them, and
         `POLKU_TOKENS` names the file of principals. Statistics, metrics and health are served at `admin_addr`, else
         `POLKU_ADMIN_ADDR`, else the first free one from `127.0.0.1:50052` on; `off` closes it. A drain takes `drain`
         seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as everything is
@@ -435,7 +446,15 @@ class Hub:
         if self._tokens is None and (path := tokens_of_environment()) is not None:
             self.security(tokens=path)
         runner = Runner(self.plan(runtime), self._chosen(runtime))
-        runner.run(grpc_addr=grpc_addr, http_addr=http_addr, http_token=http_token, admin_addr=admin_addr, drain=drain)
+        runner.run(
+            grpc_addr=grpc_addr,
+            http_addr=http_addr,
+            otlp_addr=otlp_addr,
+            otlp_http_addr=otlp_http_addr,
+            http_token=http_token,
+            admin_addr=admin_addr,
+            drain=drain,
+        )
 
     def __repr__(self) -> str:
         middleware = [m.name for stage in self._stages for m in stage.middleware]

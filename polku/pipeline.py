@@ -69,6 +69,18 @@ class Pipeline:
         return self._runtime.addresses.http
 
     @property
+    def otlp_address(self) -> str | None:
+        """The second `host:port` for gRPC, where clients of OTLP look, or None where it is not open."""
+        self._ready.result()
+        return self._runtime.addresses.otlp
+
+    @property
+    def otlp_http_address(self) -> str | None:
+        """The second `host:port` for HTTP, where clients of OTLP look, or None where it is not open."""
+        self._ready.result()
+        return self._runtime.addresses.otlp_http
+
+    @property
     def admin_address(self) -> str | None:
         """The `host:port`, or `unix:path`, of statistics, metrics and health, or None where it is not open."""
         self._ready.result()

@@ -20,6 +20,7 @@ tour
 components
 http-and-grpc
 kafka
+otlp
 object-stores
 ahti
 plugins

@@ -100,6 +100,12 @@ def run(
     runtime: Runtime = None,
     grpc_addr: Annotated[str | None, Option(metavar="HOST:PORT", help="Where to listen.")] = None,
     http_addr: Annotated[str | None, Option(metavar="HOST:PORT", help="Listen for HTTP too.")] = None,
+    otlp_addr: Annotated[
+        str | None, Option(metavar="HOST:PORT", help="Listen for OTLP over gRPC there too (4317).")
+    ] = None,
+    otlp_http_addr: Annotated[
+        str | None, Option(metavar="HOST:PORT", help="Listen for OTLP over HTTP there too (4318).")
+    ] = None,
     admin_addr: Annotated[
         str | None, Option(metavar="HOST:PORT|off", help="Serve statistics, metrics and health there.")
     ] = None,
@@ -153,6 +159,10 @@ def run(
         runtime=runtime,
         grpc_addr=address,
         http_addr=http,
+        otlp_addr=check_address("--otlp-addr", otlp_addr) if otlp_addr is not None else settings.otlp_addr,
+        otlp_http_addr=(
+            check_address("--otlp-http-addr", otlp_http_addr) if otlp_http_addr is not None else settings.otlp_http_addr
+        ),
         http_token=settings.http_token,
         admin_addr=admin,
         drain=seconds,
@@ -296,6 +306,8 @@ def _warn_of_exposure(plan: Any) -> None:
         settings.grpc_addr,
         settings.http_addr,
         settings.http_token,
+        otlp_addr=settings.otlp_addr,
+        otlp_http_addr=settings.otlp_http_addr,
         tls=plan.tls or tls_of_environment(),
         tokens=plan.tokens or settings.tokens,
         require=plan.require_security,

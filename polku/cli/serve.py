@@ -34,6 +34,8 @@ def serve_environment() -> None:
     hub.run(
         grpc_addr=settings.grpc_addr,
         http_addr=settings.http_addr,
+        otlp_addr=settings.otlp_addr,
+        otlp_http_addr=settings.otlp_http_addr,
         http_token=settings.http_token,
         drain=settings.drain_seconds,
     )

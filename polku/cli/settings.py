@@ -36,6 +36,12 @@ class Settings:
 
     grpc_addr: str = _setting("0.0.0.0:50051", "address of the gRPC server")
     http_addr: str | None = _setting(None, "address of the HTTP server; closed without it")
+    otlp_addr: str | None = _setting(
+        None, "second address of the gRPC server, where clients of OTLP look: by custom port 4317; closed without it"
+    )
+    otlp_http_addr: str | None = _setting(
+        None, "second address of the HTTP server, where clients of OTLP look: by custom port 4318; closed without it"
+    )
     http_token: str | None = _setting(
         None, "the bearer token that HTTP clients must send; none is required without it", secret=True
     )
@@ -138,6 +144,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),
         plugin_token=read_secret("plugin_token"),
         http_addr=read("http_addr", check_address, None),
+        otlp_addr=read("otlp_addr", check_address, None),
+        otlp_http_addr=read("otlp_http_addr", check_address, None),
         http_token=read_secret("http_token"),
         tokens=read("tokens", _path, None),
         insecure=read("insecure", _switch, False),

@@ -23,6 +23,7 @@ class Doors:
     `stamp`. With `tls` all of them speak TLS. With `require` an address that others reach has to have both, unless it
     is `insecure` on purpose. `shared` ports are open in several processes, among which the kernel divides the
     connections (`SO_REUSEPORT`).
+    `otlp_addr` and `otlp_http_addr` are second addresses of the gRPC and the HTTP server, where clients of OTLP look.
     `admin_addr` is where others than clients look; it is opened elsewhere, and stands here to be warned of.
     `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
     chooses.
@@ -30,6 +31,8 @@ class Doors:
 
     grpc_addr: str | None = None
     http_addr: str | None = None
+    otlp_addr: str | None = field(default=None, kw_only=True)
+    otlp_http_addr: str | None = field(default=None, kw_only=True)
     http_token: str | None = field(default=None, repr=False)
     shared: bool = False
     tls: Tls | None = None
@@ -39,6 +42,12 @@ class Doors:
     insecure: bool = False
     admin_addr: str | None = None
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses to open, by the names of their settings."""
+        fields = ("grpc_addr", "http_addr", "otlp_addr", "otlp_http_addr")
+        return {name: address for name in fields if (address := getattr(self, name)) is not None}
 
     def __post_init__(self) -> None:
         if self.door is not None and self.door not in DOORS:
@@ -51,6 +60,8 @@ class Addresses(NamedTuple):
 
     grpc: str | None = None
     http: str | None = None
+    otlp: str | None = None
+    otlp_http: str | None = None
 
 
 def check_free(field: str, address: str | None) -> None:

@@ -23,8 +23,11 @@ def exposure(doors: Doors) -> str:
 
 def _exposed(doors: Doors) -> Iterator[tuple[str, str, str]]:
     """Yield name and address of each port that others reach, and what it lacks."""
-    for name, address in (("grpc", doors.grpc_addr), ("http", doors.http_addr), ("admin", doors.admin_addr)):
-        if address is None or is_local(address):
+    addresses = {name.removesuffix("_addr"): address for name, address in doors.addresses.items()}
+    if doors.admin_addr is not None:
+        addresses["admin"] = doors.admin_addr
+    for name, address in addresses.items():
+        if is_local(address):
             continue
         lacks = [_NO_TLS] if doors.tls is None or name == "admin" else []
         if not _authenticates(doors, name):
@@ -51,6 +54,6 @@ def insecure_of_environment() -> bool:
 def _authenticates(doors: Doors, name: str) -> bool:
     if name == "admin":  # off loopback it is not open without a token
         return True
-    if doors.tokens is not None or (name == "http" and doors.http_token):
+    if doors.tokens is not None or (name in ("http", "otlp_http") and doors.http_token):
         return True
     return doors.tls is not None and doors.tls.client_ca is not None and doors.tls.client_auth == "required"

@@ -70,27 +70,38 @@ class Gateway:
     async def open(self, doors: Doors) -> Addresses:
         """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
         check_exposure(doors)
-        grpc = http = None
         try:
             certificates = self._certificates(doors)
             authenticator = self._authenticator(doors)
             health = self._health_with(Security(doors, certificates, authenticator))
-            if doors.grpc_addr is not None:
-                server = choose(doors)(self._intake, health, self._registry, authenticator)
+            bound: dict[str, str] = {}
+            for name, address in doors.addresses.items():
+                server = self._server(name, doors, health, authenticator)
                 self._servers.append(server)
-                grpc = await server.start(doors.grpc_addr, shared=doors.shared, certificates=certificates)
-                self._tasks.keep_alive("readiness", partial(self._watch_readiness, server))
-            if doors.http_addr is not None:
-                from polku.gateway.http.server import HttpServer
-
-                http_server = HttpServer(self._intake, health, doors.http_token, authenticator)
-                self._servers.append(http_server)
-                http = await http_server.start(doors.http_addr, shared=doors.shared, certificates=certificates)
+                opened = await server.start(address, name, shared=doors.shared, certificates=certificates)
+                bound[name.removesuffix("_addr")] = opened
         except BaseException:
             await self.close(0)
             raise
-        self._addresses = Addresses(grpc, http)
+        self._addresses = Addresses(**bound)
         return self._addresses
+
+    def _server(
+        self,
+        name: str,
+        doors: Doors,
+        health: Callable[[], Awaitable[Health]],
+        authenticator: Authenticator | None,
+    ) -> GatewayServer | NativeServer | HttpServer:
+        """Return the server for an address of this name."""
+        if name in ("http_addr", "otlp_http_addr"):
+            from polku.gateway.http.server import HttpServer
+
+            return HttpServer(self._intake, health, doors.http_token, authenticator)
+        registry = self._registry if name == "grpc_addr" else None
+        server = choose(doors)(self._intake, health, registry, authenticator)
+        self._tasks.keep_alive(f"readiness {name}", partial(self._watch_readiness, server, f"readiness {name}"))
+        return server
 
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""
@@ -104,7 +115,7 @@ class Gateway:
         await self._tasks.close()
         await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
 
-    async def _watch_readiness(self, server: GatewayServer | NativeServer) -> None:
+    async def _watch_readiness(self, server: GatewayServer | NativeServer, task: str) -> None:
         """Have `grpc.health.v1` say what `/health/ready` says; while nobody can tell, what it said before."""
         while True:
             await asyncio.sleep(_READINESS_SECONDS)
@@ -112,17 +123,17 @@ class Gateway:
                 health = await self._health()
                 if not self._is_stopping:
                     await server.set_serving(health.ready)
-            self._tasks.works("readiness")
+            self._tasks.works(task)
 
     def _certificates(self, doors: Doors) -> Certificates | None:
-        if doors.tls is None or (doors.grpc_addr is None and doors.http_addr is None):
+        if doors.tls is None or not doors.addresses:
             return None
         certificates = Certificates(doors.tls)
         self._tasks.keep_alive("certificates", certificates.watch)
         return certificates
 
     def _authenticator(self, doors: Doors) -> Authenticator | None:
-        if doors.tokens is None or (doors.grpc_addr is None and doors.http_addr is None):
+        if doors.tokens is None or not doors.addresses:
             return None
         from polku.security.authenticator import Authenticator
 

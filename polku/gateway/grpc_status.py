@@ -24,6 +24,7 @@ _STATUS = {
     Code.DRAINING: StatusCode.UNAVAILABLE,
     Code.UNAVAILABLE: StatusCode.UNAVAILABLE,
     Code.INGESTOR_ERROR: StatusCode.INTERNAL,
+    Code.UNSUPPORTED: StatusCode.UNIMPLEMENTED,
 }
 
 

@@ -25,6 +25,7 @@ from polku.gateway.answers import to_stats
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.grpcio_gate import GrpcioGate
 from polku.gateway.intake import Intake
+from polku.gateway.otlp.grpcio import handlers
 from polku.gateway.retry import retry_metadata
 from polku.health import Health, health_response
 from polku.limits import Limits
@@ -62,20 +63,27 @@ class GatewayServer:
         self._gate = None if authenticator is None else GrpcioGate(authenticator)
         self._streams = 0
 
-    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
-        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
+    async def start(
+        self,
+        address: str,
+        field: str = "grpc_addr",
+        *,
+        shared: bool = False,
+        certificates: Certificates | None = None,
+    ) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
         """
         interceptors = [] if self._gate is None else [self._gate]
         server = grpc.aio.server(interceptors=interceptors, options=_options(self._intake.limits, shared=shared))
-        server.add_generic_rpc_handlers((self._handlers(),))
+        server.add_generic_rpc_handlers((self._handlers(), *handlers(self._intake, self._gate)))
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
         self._add_standard_services(server)
         _LOG.warning("grpcio's server limits no connections, no unfinished messages and no times")
-        port = _bind(server, address, _credentials(certificates) if certificates else None)
+        port = _bind(server, field, address, _credentials(certificates) if certificates else None)
         await server.start()
         if self._registry is not None:
             await self._registry.registry.start()
@@ -235,14 +243,14 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=asks)
 
 
-def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+def _bind(server: grpc.aio.Server, field: str, address: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
         if credentials is None:
             port = server.add_insecure_port(address)
         else:
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise cannot_open("grpc_addr", address, error) from None
+        raise cannot_open(field, address, error) from None
     if port == 0:
-        raise cannot_open("grpc_addr", address, "no port")
+        raise cannot_open(field, address, "no port")
     return port

@@ -66,6 +66,10 @@ class Ingestors:
         """Return whether a source has an ingestor of its own."""
         return source in self._by_source
 
+    def own(self, source: str) -> Ingestor | None:
+        """Return the ingestor that serves this source alone, if there is one."""
+        return self._by_source.get(source)
+
     def verifies(self, source: str) -> bool:
         """Return whether the ingestor of a source finds out itself who has sent something (a `HmacVerifier`)."""
         return getattr(self._by_source.get(source), "authenticates", False) is True

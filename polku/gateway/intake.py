@@ -20,7 +20,7 @@ from polku.batch.batch import Batch, join
 from polku.batch.frames import read_envelope
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
-from polku.contracts import IngestContext, Ingestor
+from polku.contracts import DeadEvent, IngestContext, Ingestor
 from polku.errors import DrainingError, InputError, PolkuError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload
@@ -75,6 +75,7 @@ class Intake:
         self._ingesting: set[asyncio.Task[Any]] = set()
         self._sources: Sources | None = None
         self._watched: list[TaskSet] = []
+        self._bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None] | None = None
 
     async def start(self) -> None:
         """Start the ingestors, and then to pull."""
@@ -238,6 +239,30 @@ class Intake:
             self._counters.refuse(error.code)
             raise
         return await self._push(admission, size, counted=True)
+
+    async def settle(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> tuple[Admission, Receipt]:
+        """Take a request like `request`; return what was admitted of it, and what became of that."""
+        try:
+            self._room.check_request(size)
+            with self._room.held(size):
+                admission = await admit()
+        except InputError as error:
+            self._counters.refuse(error.code)
+            raise
+        self._counters.admit(len(admission.ids), admission.refused)
+        if not admission.ids:
+            return admission, self._counters.latest
+        sending = self._send(self._prepared(admission.batch), size + admission.filled_bytes)
+        return admission, await self._settle(len(admission.ids), sending)
+
+    def keep_refused(self, bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None]) -> None:
+        """Have `bury` keep records that are refused although their clients must not send them again."""
+        self._bury = bury
+
+    async def bury(self, dead: Sequence[DeadEvent]) -> None:
+        """Return when these records are dead letters."""
+        if dead and self._bury is not None and (stored := self._bury(dead)) is not None:
+            await stored
 
     def pull(self, sources: Sources) -> None:
         """Take what these sources pull too: they start, drain and close with this."""

@@ -8,6 +8,7 @@ from polku.ingest.hmac_verifier import HmacVerifier
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
 from polku.kafka.source import KafkaSource
+from polku.otlp.ingestor import OtlpIngestor
 
 __all__ = [
     "CloudEventsIngestor",
@@ -15,5 +16,6 @@ __all__ = [
     "HmacVerifier",
     "JsonIngestor",
     "KafkaSource",
+    "OtlpIngestor",
     "PassthroughIngestor",
 ]

@@ -41,7 +41,8 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: b
 
 
 def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:
-    """Let the intake pull from the plan's sources once it is started."""
+    """Let the intake pull from the plan's sources once it is started, and keep what it refuses for good."""
+    intake.keep_refused(dead_letters.bury_events)
     if plan.sources:
         from polku.gateway.pulling import Sources, as_source
 

@@ -71,10 +71,12 @@ def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: fl
     tune_process()
     if runner.runtime != "ray":
         favour_journal(runner.plan.buffer)
-    http = f" and http {pipeline.http_address}" if pipeline.http_address else ""
+    more = (pipeline.http_address, pipeline.otlp_address, pipeline.otlp_http_address)
+    named = zip(("http", "otlp", "otlp http"), more, strict=True)
+    others = "".join(f" and {name} {address}" for name, address in named if address)
     tls = "TLS, " if doors.tls is not None else ""
     seen = f", admin on {pipeline.admin_address}" if pipeline.admin_address else ""
-    ready = f"ready on grpc {pipeline.address}{http} ({tls}runtime {runner.runtime}){seen}"
+    ready = f"ready on grpc {pipeline.address}{others} ({tls}runtime {runner.runtime}){seen}"
     say(f"polku: {ready}")
     notifier.watch(Pulse(loop_thread.loop()).stuck)
     notifier.ready(ready)

@@ -47,6 +47,7 @@ NEVER = {
     "emit": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "ingest": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "otlp": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "plugin": {"gateway", "link", "stage", "buffer", "actors", "hub"},
     "runtime": {"actors", "cli"},
     "plan": {"actors", "runtime", "cli", "monitoring"},

@@ -19,6 +19,7 @@ from polku.gateway.grpc.stream_events import StreamEvents
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.otlp.grpc import OtlpMethods
 from polku.gateway.places import Places, connections_within
 from polku.health import Health, health_response
 from polku.http2.limits import ConnectionLimits
@@ -81,8 +82,15 @@ class NativeServer:
         self._server: Listener | None = None
         self._tasks = TaskSet("gRPC server")
 
-    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
-        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
+    async def start(
+        self,
+        address: str,
+        field: str = "grpc_addr",
+        *,
+        shared: bool = False,
+        certificates: Certificates | None = None,
+    ) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
@@ -105,7 +113,7 @@ class NativeServer:
             open_paths=frozenset(path for path in methods if path.startswith(_OPEN)),
         )
         self._server, bound = await listen(
-            partial(GrpcConnection, port), "grpc_addr", address, shared=shared, tls=context_of(certificates, H2)
+            partial(GrpcConnection, port), field, address, shared=shared, tls=context_of(certificates, H2)
         )
         if self._registry is not None:
             await self._registry.registry.start()
@@ -158,6 +166,7 @@ class NativeServer:
 
             services.append(SERVICE)
             methods |= service_methods(SERVICE, self._registry.methods())
+        methods |= OtlpMethods(self._intake).methods()
         self._standard = HealthService([_SERVICE])
         return methods | self._standard.methods() | Reflection(services).methods()
 

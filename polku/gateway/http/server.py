@@ -30,6 +30,7 @@ from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.otlp.http import OtlpHttp, leave_to_handler
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.text import line
@@ -37,6 +38,7 @@ from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
 
 if TYPE_CHECKING:
+    from polku.security.account import Account
     from polku.security.authenticator import Authenticator
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _JSON = "application/json"
 _NAME = "polku"
-_PATHS = "POST /v1/events and GET /health"
+_PATHS = "POST /v1/events, /v1/logs, /v1/traces and /v1/metrics, and GET /health"
 _FRESH = {"Cache-Control": "no-store"}
 _MESSAGE = 1_000
 
@@ -72,15 +74,23 @@ class HttpServer:
         self._server: Listener | None = None
         self._connections: Connections | None = None
 
-    async def start(self, address: str, *, shared: bool = False, certificates: Certificates | None = None) -> str:
-        """Open the port and return the bound `host:port`; raises `SettingError` where it cannot be had.
+    async def start(
+        self,
+        address: str,
+        field: str = "http_addr",
+        *,
+        shared: bool = False,
+        certificates: Certificates | None = None,
+    ) -> str:
+        """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone.
         """
         app = web.Application(middlewares=[self._answer_errors])
-        app.router.add_post("/v1/events", self._post, expect_handler=_leave_to_handler)
+        app.router.add_post("/v1/events", self._post, expect_handler=leave_to_handler)
         app.router.add_route("OPTIONS", "/v1/events", self._options)
+        OtlpHttp(self._intake, self._bodies, self._identify).add_routes(app)
         app.router.add_get("/health", self._get_health)
         app.router.add_get("/health/live", self._get_live)
         app.router.add_get("/health/ready", self._get_ready)
@@ -93,7 +103,7 @@ class HttpServer:
         make = handlers(runner.server, self._refuse_bytes, lingering_time=2.0, **options)
         self._connections = Connections(make, self._intake.limits)
         self._server, bound = await listen(
-            self._connections, "http_addr", address, shared=shared, tls=context_of(certificates, HTTP1)
+            self._connections, field, address, shared=shared, tls=context_of(certificates, HTTP1)
         )
         return bound
 
@@ -132,7 +142,7 @@ class HttpServer:
         head = _head(request)
         admit = verified_reader(head, self._intake)
         if admit is None:
-            account = await self._gate.identify(request, self._connection(request))
+            account = await self._identify(request)
             head = _without_token(head) if self._gate.asks else head
         else:
             account = self._gate.signed(head.source)
@@ -154,6 +164,9 @@ class HttpServer:
             return authorized(await admit(body), account)
 
         return await self._intake.request(len(body), admit_allowed)
+
+    async def _identify(self, request: web.Request) -> Account | None:
+        return await self._gate.identify(request, self._connection(request))
 
     async def _options(self, request: web.Request) -> web.Response:
         headers = {"Allow": "OPTIONS, POST", "Accept-Post": ACCEPTED, "Accept-Encoding": ", ".join(ENCODINGS)}
@@ -239,10 +252,6 @@ class HttpServer:
 async def _name_server(request: web.Request, response: web.StreamResponse) -> None:
     """Keep aiohttp from telling everybody the versions of Python and of itself."""
     response.headers["Server"] = _NAME
-
-
-async def _leave_to_handler(request: web.Request) -> None:
-    """Do not say `100 Continue` yet: the handler does, once it knows that it wants the body."""
 
 
 def _head(request: web.Request) -> Head:
