@@ -24,6 +24,7 @@ from polku.actors.supervisor import ActorHandles, LaneHandles
 from polku.actors.surroundings import Surroundings, surroundings
 from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import Plan, Resources, StagePlan
+from polku.runtime.assembly import tracing_of
 
 
 class ActorFactory:
@@ -93,7 +94,8 @@ class _Lane:
             actor = self._actor(LaneActor, "lane", self._plan, workers, replays)
             emitters = {outlet.name: actor for outlet in self._plan.outlets}
             return LaneHandles(name, self._number, actor, stages, actor, emitters, *rest)
-        emitters = {o.name: self._actor(EmitterActor, f"emitter:{o.name}", o) for o in self._plan.outlets}
+        tracing = tracing_of(self._plan)
+        emitters = {o.name: self._actor(EmitterActor, f"emitter:{o.name}", o, tracing) for o in self._plan.outlets}
         buffer = self._actor(BufferActor, "buffer", self._plan, emitters, replays)
         stages, _ = self._create_stages(own)
         assert self._way.front is not None

@@ -25,10 +25,10 @@ class EmitterShell(Shell):
     async def open(self) -> None:
         """Build the emitter and start it, again and again until that works."""
         outlet: OutletPlan
-        (outlet,) = unpack(self._packed)
+        outlet, tracing = unpack(self._packed)
         self._console = RelayConsole()
         console.use(self._console)
-        self._delivery: Delivery = build_delivery(outlet)
+        self._delivery: Delivery = build_delivery(outlet, tracing=tracing)
         self._receiver = LinkReceiver(self._delivery)
         self._opened.push_async_callback(close_each, [(f"emitter {outlet.name!r}", self._delivery.close)])
         await self._delivery.start_again()

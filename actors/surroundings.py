@@ -1,4 +1,4 @@
-"""What an actor's process is told besides its own part: how it is called, and how it logs."""
+"""What an actor's process is told besides its own part: how it is called, how it logs and is traced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray
 from polku.log_format import Origin, configure_worker, name_process
 from polku.plan import Plan
 
-_PASSED_ON = ("POLKU_LOG_LEVEL", "POLKU_LOG_FORMAT")
+_PASSED_ON = ("POLKU_LOG_", "OTEL_")
 
 
 class Surroundings(NamedTuple):
@@ -37,5 +37,5 @@ class Surroundings(NamedTuple):
 def surroundings(plan: Plan, component: str, lane: int | None = None) -> Surroundings:
     """Return what the process of a part is told; `lane` is the number of its lane."""
     name = f"lane-{lane}" if lane is not None and plan.side_by_side else ""
-    environment = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     return Surroundings(Origin(plan.name.removesuffix(f"/{name}"), name, component), environment)

@@ -35,6 +35,8 @@ from polku.sender import EventSender, RawSender
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry.trace import TracerProvider
+
     from polku.contracts import Emitter, Ingestor, Middleware
     from polku.pipeline import Pipeline
 
@@ -87,6 +89,7 @@ class Hub:
         self._lanes = 1
         self._per_node = False
         self._chained = False
+        self._traces: Callable[[], TracerProvider] | None = None
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object] | object, *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -303,6 +306,18 @@ class Hub:
         self._dead_letters = DeadLetterPlan(os.path.abspath(text), max_events, max_bytes)
         return self
 
+    def traces(self, setup: Callable[[], TracerProvider]) -> Hub:
+        """Trace batches with OpenTelemetry: a span for what comes in, for each stage, for each attempt of an emitter.
+
+        `setup` returns the `TracerProvider` of a process, with its exporters; it is called once in each process of the
+        pipeline, so on Ray it must be possible to pickle it. Without this nothing of OpenTelemetry is imported;
+        `hub.run` traces too where `POLKU_TRACES=otlp` says so.
+        """
+        if not callable(setup):
+            raise PlanError(f"{setup!r} must be a function that returns a TracerProvider", where="traces")
+        self._traces = setup
+        return self
+
     def chain(self) -> Hub:
         """Run the parts of a lane in one actor, as the inline runtime runs them: no hops, so less work an event.
 
@@ -373,6 +388,7 @@ class Hub:
             lanes=lanes,
             per_node=per_node,
             chained=self._chained and on_ray,
+            traces=self._traces,
         )
         if on_ray:
             check_pickles(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -120,6 +120,7 @@ class Plan:
     lanes: int = 1
     per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
     chained: bool = False
+    traces: Callable[[], object] | None = None  # returns the `TracerProvider` of a process
 
     def __post_init__(self) -> None:
         if not self.outlets:
@@ -228,7 +229,8 @@ def _components(plan: Plan) -> list[tuple[str, object]]:
         ingestors.append(("default ingestor", plan.default_ingestor))
     ingestors += [(f"source {source.name!r}", source.source) for source in plan.sources]
     middleware = [(f"middleware {m.name}", m.component) for stage in plan.stages for m in stage.middleware]
-    return [*ingestors, *middleware, *((f"emitter {outlet.name!r}", outlet.emitter) for outlet in plan.outlets)]
+    emitters = [(f"emitter {outlet.name!r}", outlet.emitter) for outlet in plan.outlets]
+    return [*ingestors, *middleware, *emitters, *([("traces", plan.traces)] if plan.traces is not None else [])]
 
 
 def _why_not_picklable(component: object) -> str:

@@ -83,7 +83,9 @@ class Runner:
     ) -> None:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
         from polku.runtime.serving import serve
+        from polku.tracing.export import traced
 
+        self.plan = traced(self.plan, os.environ)
         admin = admin_of(
             admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
         )

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
 from polku.batch.frames import has_routes, join_frames, split_frames
 from polku.event.v1.event_pb2 import Event
 from polku.v1.gateway_pb2 import EventPayload
+
+MOST_TRACES = 32
+"""How many `traceparent`s travel with a batch."""
 
 _ROUTES = attrgetter("route_to")
 _PART = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
@@ -70,6 +74,7 @@ class Header(NamedTuple):
 
     `events` is their number; `routes` are the emitters that every one of them goes to (empty: all emitters), None
     means that the events differ and each one's `route_to` must be read; `enqueued_ns` is Unix time in nanoseconds.
+    `trace` has the `traceparent`s of the spans that the batch comes from, separated by commas (none: it is not traced).
     `counted`: the receipt is to say what each of the events counts as (see `Fate`), since a request asks for its own.
     """
 
@@ -209,6 +214,13 @@ class Batch:
             return self
         return Batch.from_wire(self.header._replace(identity=None), self.payload)
 
+    def traced(self, trace: str) -> Batch:
+        """Return the same events under the same header but for its `trace`."""
+        other = Batch(payload=self._payload, events=self._events, count=self._count, routes=self.routes)
+        other.identity, other.enqueued_ns, other.counted = self.identity, self.enqueued_ns, self.counted
+        other._messages, other._estimate, other.trace = self._messages, self._estimate, trace
+        return other
+
     def split(self, at: int) -> tuple[Batch, Batch]:
         """Cut the batch after its first `at` events, without re-encoding them; both halves keep the header."""
         frames = split_frames(self.payload)
@@ -273,14 +285,15 @@ class Batch:
 def join(batches: Sequence[Batch]) -> Batch:
     """Join batches into one, in order, by joining bytes where they are encoded and events where they are not.
 
-    The joined batch has the first one's trace and age, no identity (whoever sends it gives it one), and routes only
-    where all agree. It is counted where any of them is.
+    The joined batch has the first one's age and the traces of all, no identity (whoever sends it gives it one), and
+    routes only where all agree. It is counted where any of them is.
     """
     if len(batches) == 1:
         return batches[0]
     first = batches[0]
     routes = first.routes if all(batch.routes == first.routes for batch in batches) else None
-    joined = Batch(payload=b"", count=0, routes=routes, enqueued_ns=first.enqueued_ns, trace=first.trace)
+    joined = Batch(payload=b"", count=0, routes=routes, enqueued_ns=first.enqueued_ns)
+    joined.trace = join_traces([batch.trace for batch in batches if batch.trace])
     joined._count = sum(map(len, batches))
     joined.counted = any(batch.counted for batch in batches)
     encoded = [batch._payload for batch in batches if batch._payload is not None]
@@ -293,6 +306,14 @@ def join(batches: Sequence[Batch]) -> Batch:
     elif joined._payload is None:
         joined._payload = b"".join([batch.payload for batch in batches])
     return joined
+
+
+def join_traces(traces: Sequence[str]) -> str:
+    """Return the different `traceparent`s of several batches' traces, as many as travel."""
+    if len(traces) < 2:
+        return traces[0] if traces else ""
+    different = dict.fromkeys(one for trace in traces for one in trace.split(","))
+    return ",".join(islice(different, MOST_TRACES))
 
 
 def _same(left: list[Event], right: list[Event]) -> bool:

@@ -16,6 +16,7 @@ from polku.log_format import FORMATS, LEVELS
 from polku.plan import PER_NODE
 from polku.runtime.serving import DRAIN_SECONDS, check_seconds
 from polku.security.configuration import FILE, secret_of
+from polku.tracing.export import WAYS
 
 T = TypeVar("T")
 RUNTIMES = ("ray", "inline")
@@ -71,6 +72,7 @@ class Settings:
     runtime: str = _setting("ray", "`ray` or `inline`")
     log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
     log_format: str = _setting("text", "`text`, or `json`: one object a line")
+    traces: str = _setting("off", "`otlp` exports traces, as OpenTelemetry's own variables (`OTEL_…`) say")
     buffer_capacity: int = _setting(10_000, "events that one emitter may lag (`polku serve`)")
     emit_grpc_endpoints: tuple[str, ...] = _setting(
         (), "comma-separated gateways to send to; without this and the next, events are printed (`polku serve`)"
@@ -139,6 +141,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         buffer_capacity=read("buffer_capacity", _count, default.buffer_capacity),
         log_level=read("log_level", _one_of(tuple(LEVELS)), default.log_level),
         log_format=read("log_format", _one_of(FORMATS), default.log_format),
+        traces=read("traces", _one_of(WAYS), default.traces),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
         emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),

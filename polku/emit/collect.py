@@ -12,9 +12,10 @@ sender keeps them for as long.
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
-from polku.batch.batch import Batch, Header
+from polku.batch.batch import Batch, Header, join_traces
 from polku.batch.frames import join_frames, split_frames
 from polku.batch.receipt import Accepted, Answer, Receipt, Refusal
 from polku.codes import Code
@@ -24,14 +25,17 @@ from polku.text import said
 from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload
 
+if TYPE_CHECKING:
+    from polku.tracing.tracer import Tracer
+
 MAX_BATCHES = 5_000  # for each of them a call of the sender is open
 
 
 class CollectingDelivery(Delivery):
     """Collect events by group and call the emitter with one batch for each group that is complete."""
 
-    def __init__(self, name: str, emitter: Emitter, collector: Collector) -> None:
-        super().__init__(name, emitter)
+    def __init__(self, name: str, emitter: Emitter, collector: Collector, tracer: Tracer | None = None) -> None:
+        super().__init__(name, emitter, tracer)
         self._limits = collector.collecting
         self._group_of = collector.group
         self._groups: dict[str, _Group] = {}  # by key, in the order of their opening
@@ -84,7 +88,7 @@ class CollectingDelivery(Delivery):
 
     def _take(self, batch: Batch) -> _Held:
         self._number += 1
-        held = self._held[self._number] = _Held(self._number, len(batch), batch.size)
+        held = self._held[self._number] = _Held(self._number, len(batch), batch.size, batch.trace)
         self._held_events += held.events
         self._held_bytes += held.size
         payload = batch.payload  # decoded apart from the batch, which would keep the events for as long as it is held
@@ -149,7 +153,8 @@ class CollectingDelivery(Delivery):
         self._tasks.start("group", self._deliver(group))
 
     async def _deliver(self, group: _Group) -> None:
-        batch = Batch.from_wire(Header(len(group.frames), None, None, 0, ""), join_frames(group.frames))
+        trace = join_traces([run.held.trace for run in group.runs if run.held.trace])
+        batch = Batch.from_wire(Header(len(group.frames), None, None, 0, trace), join_frames(group.frames))
         group.frames.clear()
         try:
             receipt = await self.deliver(batch)
@@ -202,9 +207,10 @@ class CollectingDelivery(Delivery):
 class _Held:
     """A batch without an answer."""
 
-    __slots__ = ("done", "events", "number", "refused", "remaining", "size")
+    __slots__ = ("done", "events", "number", "refused", "remaining", "size", "trace")
 
-    def __init__(self, number: int, events: int, size: int) -> None:
+    def __init__(self, number: int, events: int, size: int, trace: str) -> None:
+        self.trace = trace
         self.number = number
         self.events = self.remaining = events
         self.size = size

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Refusal, located
@@ -20,6 +20,9 @@ from polku.log import RepeatedLog
 from polku.recent_errors import RecentErrors, SeenError
 from polku.text import named, said
 from polku.usercode import as_exception, is_ours
+
+if TYPE_CHECKING:
+    from polku.tracing.tracer import Tracer
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
@@ -58,9 +61,12 @@ class CollectionStatistics(NamedTuple):
 class Delivery:
     """Call a running emitter, so many times at once as it allows, in the order of arrival."""
 
-    def __init__(self, name: str, emitter: Emitter) -> None:
+    def __init__(self, name: str, emitter: Emitter, tracer: Tracer | None = None) -> None:
         self.name = name
         self._emitter = emitter
+        self._tracer = tracer
+        if tracer is not None and hasattr(emitter, "tracer"):  # it makes several calls of one
+            self._tracer, emitter.tracer = None, tracer
         self._places = asyncio.Semaphore(getattr(emitter, "concurrency", 1))
         self._confirmed = self._failed = self._calls = self._in_flight = 0
         self._pauses = Retry(limit=_LONGEST_PAUSE)
@@ -146,10 +152,9 @@ class Delivery:
             return [Failure(event_id, self._fault) for event_id in batch.ids]
         for attempt in count(1):
             try:
-                result = self._emitter.emit(batch)
-                failures = await result if inspect.isawaitable(result) else result
+                failures = await (self._call(batch) if self._tracer is None else self._trace(self._tracer, batch))
                 self._fault = ""
-                return list(failures or ())
+                return failures
             except RejectedError as error:
                 return [Failure(event_id, said(error), retryable=False) for event_id in batch.ids]
             except BaseException as error:
@@ -160,6 +165,16 @@ class Delivery:
                 return [Failure(event_id, self._fault) for event_id in batch.ids]
             await asyncio.sleep(self._pauses.delay(attempt))
         raise AssertionError("unreachable")
+
+    async def _call(self, batch: Batch) -> list[Failure]:
+        result = self._emitter.emit(batch)
+        return list((await result if inspect.isawaitable(result) else result) or ())
+
+    async def _trace(self, tracer: Tracer, batch: Batch) -> list[Failure]:
+        with tracer.attempt(self.name, batch) as attempt:
+            failures = await self._call(attempt.batch)
+            attempt.settle(len(failures))
+        return failures
 
     async def _keep_starting(self) -> None:
         for attempt in count(1):

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku import checks
 from polku.batch.batch import Batch
@@ -25,6 +25,9 @@ from polku.hooks import call_hook, snapshot_of
 from polku.recent_errors import RecentErrors, SeenError
 from polku.text import line, named, said
 from polku.usercode import as_exception, is_ours
+
+if TYPE_CHECKING:
+    from polku.tracing.tracer import Tracer
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -158,6 +161,7 @@ class Resilient:
         self._piece: int | None = None  # events in a call, while larger calls have been too late
         self._late_after = 0.0
         self.concurrency: int = getattr(inner, "concurrency", 1)
+        self.tracer: Tracer | None = None
 
     @property
     def inner(self) -> Emitter:
@@ -292,7 +296,7 @@ class Resilient:
             async with asyncio.timeout(self._limit) as timer:
                 progress.limit(timer, self._limit)
                 with watching(progress):
-                    failures = await read_outcome(self._inner.emit(batch), batch)
+                    failures = await self._emit(batch)
         except RejectedError as error:
             self._succeed()
             self._errors.add(said(error))
@@ -302,6 +306,14 @@ class Resilient:
                 raise
             return self._failed(batch, progress, as_exception(error), began)
         return self._answered(batch, failures, progress.error, began)
+
+    async def _emit(self, batch: Batch) -> list[Failure]:
+        if self.tracer is None:
+            return await read_outcome(self._inner.emit(batch), batch)
+        with self.tracer.attempt(self._config.name, batch) as attempt:
+            failures = await read_outcome(self._inner.emit(attempt.batch), batch)
+            attempt.settle(len(failures))
+        return failures
 
     def _answered(self, batch: Batch, failures: list[Failure], error: Exception | None, began: float) -> _Answer:
         placed = _by_position(batch, failures) if failures else {}

@@ -115,19 +115,19 @@ class _Poster:
         bodies = write_each(batch.events, lambda event: msgspec.json.encode(self._form(event)))
         ids = batch.ids
         records = [(where, ids[where], body) for where, body in zip(bodies.positions, bodies.contents, strict=True)]
-        return bodies.failures + await send_parts(self._cut(records), self._post)
+        return bodies.failures + await send_parts(self._cut(records, batch.trace), self._post)
 
     def statistics(self) -> WebhookStatistics:
         return WebhookStatistics(self._requests, self._refused, self._broken)
 
-    def _cut(self, records: list[_Record]) -> list[_Request]:
+    def _cut(self, records: list[_Record], trace: str) -> list[_Request]:
         requests: list[_Request] = []
         size = 0
         for record in records:
             size += len(record[2]) + 1
             too_much = size > self._config.max_body_bytes
             if not requests or too_much or len(requests[-1].records) == self._config.max_events:
-                requests.append(_Request([]))
+                requests.append(_Request([], trace))
                 size = len(record[2]) + 2
             requests[-1].records.append(record)
         return requests
@@ -138,8 +138,10 @@ class _Poster:
         if self._session is None:
             raise RetryableError("the emitter is not started")
         self._requests += 1
+        headers = {"traceparent": request.trace} if request.trace else None
+        post = self._session.post
         try:
-            async with self._session.post(self._config.url, data=request.body, allow_redirects=False) as response:
+            async with post(self._config.url, data=request.body, headers=headers, allow_redirects=False) as response:
                 content = await response.content.read(_ANSWER_BYTES)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             self._broken += 1
@@ -177,6 +179,7 @@ class _Request(NamedTuple):
     """Some events of a batch."""
 
     records: list[_Record]
+    trace: str  # the `traceparent` of the attempt, empty where nothing is traced
 
     @property
     def ids(self) -> list[str]:
@@ -192,7 +195,7 @@ class _Request(NamedTuple):
 
     def halves(self) -> list[_Request]:
         middle = len(self.records) // 2
-        return [_Request(self.records[:middle]), _Request(self.records[middle:])]
+        return [_Request(self.records[:middle], self.trace), _Request(self.records[middle:], self.trace)]
 
 
 def _error(status: int, reason: str, retry_after: float | None) -> EmitError:

@@ -43,6 +43,7 @@ from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
 if TYPE_CHECKING:
     from polku.gateway.pulling import Sources
     from polku.security.account import Account
+    from polku.tracing.tracer import Tracer
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
@@ -64,11 +65,13 @@ class Intake:
         *,
         reads_routes: bool = True,
         seals: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self.ingestors = Ingestors(ingestors, default, limits)
         self._link = link
         self._reads_routes = reads_routes
         self._seals = seals
+        self._tracer = tracer
         self.limits = limits
         self._counters = IntakeCounters()
         self._room = Room(limits, self._counters, link)
@@ -303,6 +306,11 @@ class Intake:
         """Whether new messages are refused."""
         return self._room.draining
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether what travels with a batch's `trace` is used."""
+        return self._tracer is not None
+
     def stop(self) -> None:
         """Refuse what comes from now on."""
         self._room.draining = True
@@ -373,6 +381,8 @@ class Intake:
     def _prepared(self, batch: Batch) -> Batch:
         if self._reads_routes:
             batch.read_routes()
+        if self._tracer is not None:
+            self._tracer.read(batch)
         return batch.sealed() if self._seals else batch
 
     def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
@@ -381,12 +391,18 @@ class Intake:
         A client that leaves takes nothing back: what it has sent counts as under way until it is discharged.
         """
         self._counters.push(batch, size)
-        answer = self._link.push_nowait(batch)
+        answer = self._link.push_nowait(batch) if self._tracer is None else self._push_traced(self._tracer, batch)
         if answer.done():
             self._on_answer(size, len(batch), batch.enqueued_ns, answer)
             return answer
         answer.add_done_callback(partial(self._on_answer, size, len(batch), batch.enqueued_ns))
         return asyncio.shield(answer)
+
+    def _push_traced(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
+        end = tracer.intake(batch)
+        answer = self._link.push_nowait(batch)
+        answer.add_done_callback(end)
+        return answer
 
     def _on_answer(self, size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
         self._counters.settle(size, count, came, answer)

@@ -21,6 +21,7 @@ from polku.stage.stage import Stage
 if TYPE_CHECKING:
     from polku.external.registry import Assign
     from polku.external.registry_service import RegistryService
+    from polku.tracing.tracer import Tracer, Tracing
 
 
 def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: bool) -> Intake:
@@ -37,7 +38,15 @@ def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: b
         ingestors[source] = built.setdefault(id(config), as_ingestor(config, clock))
     default = plan.default_ingestor
     default_ingestor = None if default is None else as_ingestor(default, clock)
-    return Intake(ingestors, default_ingestor, link, plan.limits, reads_routes=not plan.stages, seals=seals)
+    return Intake(
+        ingestors,
+        default_ingestor,
+        link,
+        plan.limits,
+        reads_routes=not plan.stages,
+        seals=seals,
+        tracer=build_tracer(plan),
+    )
 
 
 def build_sources(plan: Plan, intake: Intake, dead_letters: DeadLetters, clock: Clock | None = None) -> None:
@@ -78,7 +87,8 @@ def build_stage(
         step.name = middleware.name
         steps.append(step)
     last = stage.name == plan.stages[-1].name
-    return Stage(steps, link, dead_letters, clock, two_steps=_holds_behind(plan, stage), reads_routes=last)
+    late, tracer = _holds_behind(plan, stage), build_tracer(plan)
+    return Stage(steps, link, dead_letters, clock, two_steps=late, reads_routes=last, name=stage.name, tracer=tracer)
 
 
 def build_replicas(
@@ -153,7 +163,31 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
     )
 
 
-def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
+def build_tracer(plan: Plan) -> Tracer | None:
+    """Build what makes the spans of a lane; None where the plan is not traced."""
+    return tracer_of(tracing_of(plan))
+
+
+def tracing_of(plan: Plan) -> Tracing | None:
+    """Return how a lane is traced."""
+    if plan.traces is None:
+        return None
+    from polku.tracing.tracer import Tracing
+
+    pipeline, _, lane = plan.name.partition("/lane-")
+    return Tracing(plan.traces, pipeline, f"lane-{lane}" if lane else "")
+
+
+def tracer_of(tracing: Tracing | None) -> Tracer | None:
+    """Build what makes the spans of a lane."""
+    if tracing is None:
+        return None
+    from polku.tracing.tracer import Tracer
+
+    return Tracer(tracing)
+
+
+def build_delivery(outlet: OutletPlan, clock: Clock | None = None, *, tracing: Tracing | None = None) -> Delivery:
     """Build what calls one emitter."""
     from polku.emit.adapt import as_emitter
 
@@ -162,8 +196,8 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None) -> Delivery:
     if isinstance(collector, Collector):
         from polku.emit.collect import CollectingDelivery
 
-        return CollectingDelivery(outlet.name, emitter, collector)
-    return Delivery(outlet.name, emitter)
+        return CollectingDelivery(outlet.name, emitter, collector, tracer_of(tracing))
+    return Delivery(outlet.name, emitter, tracer_of(tracing))
 
 
 def answers_late(plan: Plan, stage: StagePlan) -> bool:

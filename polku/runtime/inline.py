@@ -171,6 +171,10 @@ class InlineRuntime:
         gateway = [("the gateway", partial(self._gateway.close, 0))] if self._gateway is not None else []
         self._ended.set()
         await close_each([*gateway, ("the lane", self._lane.close)])
+        if self._plan.traces is not None:
+            from polku.tracing.tracer import flush
+
+            await flush()
 
     async def _look(self) -> list[LaneStatistics]:
         return [self._lane.statistics()]

@@ -45,6 +45,7 @@ from polku.runtime.assembly import (
     build_stage,
     replay_to_intake,
     replay_to_outlets,
+    tracing_of,
 )
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage, StageStatistics
@@ -128,7 +129,8 @@ class Lane:
         called again until it works instead, and only its own events wait.
         """
         for outlet in self._plan.outlets:
-            self._deliveries[outlet.name] = delivery = build_delivery(outlet, self._clock)
+            tracing = tracing_of(self._plan)
+            self._deliveries[outlet.name] = delivery = build_delivery(outlet, self._clock, tracing=tracing)
             await (delivery.start_again() if patient else delivery.start())
         links = {name: self._link(f"buffer/{name}", LocalPeer(d)) for name, d in self._deliveries.items()}
         self._buffer = build_buffer(self._plan, links, self._dead_letters)

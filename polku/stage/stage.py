@@ -8,6 +8,7 @@ room again, with an awaitable of the outcome. Batches are worked on and handed o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
-from polku.batch.batch import Batch
+from polku.batch.batch import Batch, join_traces
 from polku.batch.fates import Account, account, merged, owners_through
 from polku.batch.lineage import digest_of, through, trace_back
 from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
@@ -37,11 +38,14 @@ from polku.usercode import as_exception, contained, is_ours
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+    from polku.tracing.tracer import StageSpan, Tracer
+
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _TIMER = "flush timer"
 _UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
 
+_NOTHING = contextlib.nullcontext()
 _Refused = dict[int, Refusal]  # by position
 
 
@@ -72,6 +76,7 @@ class _Holding:
     done: asyncio.Future[Receipt]
     counted: bool
     enqueued_ns: int
+    trace: str
     refused: list[Refusal] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
 
@@ -102,7 +107,12 @@ class Stage:
         *,
         two_steps: bool = False,
         reads_routes: bool = True,
+        name: str = "",
+        tracer: Tracer | None = None,
     ) -> None:
+        self._name = name
+        self._tracer = tracer
+        self._span: StageSpan | None = None  # of the batch that is worked on
         self._steps = tuple(steps)
         self._link = link
         self._dead_letters = dead_letters
@@ -137,11 +147,22 @@ class Stage:
         async with self._turn:
             self._batches += 1
             self._received += len(batch)
-            outcome = await self._advance(batch, 0)
+            outcome = await (self._advance(batch, 0) if self._tracer is None else self._trace(self._tracer, batch))
             if self._two_steps:
                 await self._link.wait_room()
                 return Accepted(outcome)
         return await outcome
+
+    async def _trace(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
+        """Advance a batch within a span."""
+        forwarded, dead = self._forwarded, self._dead
+        with tracer.stage(self._name, batch) as self._span:
+            try:
+                outcome = await self._advance(self._span.batch, 0)
+                self._span.settle(self._forwarded - forwarded, self._dead - dead)
+            finally:
+                self._span = None
+        return outcome
 
     async def flush(self, everything: bool = True) -> None:
         """Release everything that is held: at a drain, once nothing more comes in."""
@@ -240,9 +261,14 @@ class Stage:
     async def _work(self, step: Step, events: list[Event], number: int) -> Outcome:
         self._step, self._since = step.name, self._clock.monotonic()
         try:
-            result = step.process(events, number)
-            # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong task.
-            return result if isinstance(result, Outcome) else await asyncio.ensure_future(contained(result))
+            with self._span.current() if self._span is not None else _NOTHING:
+                result = step.process(events, number)
+                if isinstance(result, Outcome):
+                    return result
+                # A task of its own: user code may use `asyncio.timeout`, for which who brought the batch is the wrong
+                # task.
+                work = asyncio.ensure_future(contained(result))
+            return await work
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -332,7 +358,7 @@ class Stage:
         self, holder: Holder, batch: Batch, events: list[Event], number: int, position: int
     ) -> asyncio.Future[Receipt]:
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._holdings[number] = _Holding(len(events), done, batch.counted, batch.enqueued_ns)
+        self._holdings[number] = _Holding(len(events), done, batch.counted, batch.enqueued_ns, batch.trace)
         await self._release(holder.hold(events, number), position + 1)
         if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
             await self._release(holder.flush(everything=True), position + 1)
@@ -346,6 +372,7 @@ class Stage:
             held = [self._holdings[number] for number in numbers if number in self._holdings]
             batch.counted = any(holding.counted for holding in held)
             batch.enqueued_ns = min((holding.enqueued_ns for holding in held), default=0)
+            batch.trace = join_traces([holding.trace for holding in held if holding.trace])
             outcome = await self._advance(batch, position, inner=True)
             counted = merged(len(flush.events), len(flush.parts)) if batch.counted else None
             self._tasks.start("answers", self._discharge(flush, outcome, counted))

@@ -32,7 +32,7 @@ ONLY = {
     "contracts": frozenset({"batch", "errors", "event"}),
     "batch": BASE | WIRE,
     "link": BASE | {"batch"},
-    "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link"},
+    "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},
     "middleware": BASE | WIRE | {"batch", "events"},
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),

@@ -15,6 +15,7 @@ from polku.emit.grpc.ack import read_answer, read_failures
 from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc.stream import Dialect
 from polku.emit.parts import send_parts
+from polku.tracing.context import with_traceparent
 from polku.v1.gateway_pb2 import IngestBatch
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class GrpcClient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were refused; raises where none was taken."""
+        if batch.trace:
+            batch = with_traceparent(batch)
         return await send_parts([_Message(batch, range(len(batch)))], self._send)
 
     async def close(self) -> None:

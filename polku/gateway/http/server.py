@@ -158,10 +158,12 @@ class HttpServer:
         body = await self._bodies.decompress(await self._bodies.read(request), encoding)
 
         async def admit_allowed() -> Admission:
-            if account is None:
-                return await admit(body)
-            account.count(0, len(body))
-            return authorized(await admit(body), account)
+            if account is not None:
+                account.count(0, len(body))
+            admission = await admit(body)
+            if self._intake.is_traced:
+                admission.batch.trace = head.headers.get("traceparent", "")
+            return admission if account is None else authorized(admission, account)
 
         return await self._intake.request(len(body), admit_allowed)
 
