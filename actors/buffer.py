@@ -17,6 +17,8 @@ from polku.link.link import Link, Push
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan
 from polku.runtime.assembly import build_buffer, build_dead_letters, replay_to_outlets
+from polku.runtime.lane import tapped_of
+from polku.tap.point import Tapped
 
 
 class BufferShell(Shell):
@@ -27,6 +29,7 @@ class BufferShell(Shell):
         plan: Plan
         emitters: dict[str, Any]
         plan, emitters, replays = unpack(self._packed)
+        self.redaction = plan.redaction
         self._dead_letters: DeadLetters = build_dead_letters(plan)
         self._opened.push_async_callback(self._dead_letters.close)
         links = {
@@ -55,6 +58,10 @@ class BufferShell(Shell):
         """Return a snapshot of the counters."""
         await self.ensure_started()
         return self._buffer.statistics()
+
+    def tapped(self, part: str) -> dict[str, Tapped]:
+        """Return the buffer and its outlets."""
+        return tapped_of(self._buffer)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""

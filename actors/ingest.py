@@ -16,6 +16,7 @@ from polku.gateway.intake_statistics import IntakeStatistics
 from polku.link.link import Link
 from polku.runtime.assembly import build_dead_letters, build_intake, build_sources, replay_to_intake
 from polku.runtime.lane import GATHERED
+from polku.tap.point import Tapped
 
 
 class IngestShell(IngestBase):
@@ -30,6 +31,7 @@ class IngestShell(IngestBase):
         """Build the intake and start its ingestors; the doors open once the supervisor says where."""
         target: Target
         self._plan, target, replays = unpack(self._packed)
+        self.redaction = self._plan.redaction
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
         connection = connect(self._plan, target, self._dead_letters)
@@ -44,6 +46,10 @@ class IngestShell(IngestBase):
         await self._intake.start()
         if replays:
             replay_to_intake(self._plan, self._dead_letters, self._intake)
+
+    def tapped(self, part: str) -> dict[str, Tapped]:
+        """Return the intake."""
+        return {part: self._intake}
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""

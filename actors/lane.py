@@ -21,6 +21,7 @@ from polku.plan import StagePlan
 from polku.runtime.assembly import build_dead_letters
 from polku.runtime.lane import Lane, LaneStatistics
 from polku.runtime.serving import favour_journal
+from polku.tap.point import Tapped
 
 
 class LaneShell(IngestBase):
@@ -35,6 +36,7 @@ class LaneShell(IngestBase):
         """Build and start every part; an emitter that cannot start is started again, and again, beside the others."""
         self._apart: Mapping[str, Sequence[str]]
         self._plan, self._apart, replays = unpack(self._packed)
+        self.redaction = self._plan.redaction
         self._console = RelayConsole()
         console.use(self._console)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
@@ -61,6 +63,10 @@ class LaneShell(IngestBase):
         """Return a snapshot of the counters of every part."""
         await self.ensure_started()
         return self._lane.statistics()
+
+    def tapped(self, part: str) -> dict[str, Tapped]:
+        """Return the parts of the lane that run here."""
+        return self._lane.tapped()
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""

@@ -40,9 +40,11 @@ from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
+from polku.tap.request import TapReply, TapRequest
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
+_TAP_SECONDS = 5.0
 _GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
 
@@ -159,6 +161,16 @@ class RayRuntime:
     def statistics_nowait(self) -> None:
         """Return nothing: the parts are in other processes."""
         return
+
+    async def tap(self, request: TapRequest) -> list[TapReply]:
+        """Return what each actor has kept for who asks; without those that are away."""
+        self._check()
+        calls = [call(handle.tap.remote(request, lane, part)) for lane, part, handle in self.parts.by_lane()]
+        replies = await asyncio.gather(*(asyncio.wait_for(one, _TAP_SECONDS) for one in calls), return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, ray.exceptions.RayTaskError) and isinstance(reply.cause, PolkuError):
+                raise reply.cause from None
+        return [reply for reply in replies if isinstance(reply, TapReply)]
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""

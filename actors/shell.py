@@ -19,6 +19,10 @@ from polku.actors import socket_channel
 from polku.actors.surroundings import Surroundings
 from polku.runtime.memory import keep_until_quiet, private_memory
 from polku.runtime.serving import tune_process
+from polku.tap.point import Tapped
+from polku.tap.redaction import Redaction
+from polku.tap.request import TapReply, TapRequest
+from polku.tap.taps import Taps
 from polku.text import named
 from polku.usercode import contained
 
@@ -53,6 +57,8 @@ class Shell:
         self._opened = contextlib.AsyncExitStack()  # closes what `open` has opened, the latest first
         self._open_seconds = 0.0
         self._starting: asyncio.Lock | None = None
+        self._taps: Taps | None = None
+        self.redaction = Redaction()
 
     async def ensure_started(self) -> None:
         """Open what has to be open, once in each life of the process."""
@@ -111,6 +117,18 @@ class Shell:
             answer: bytes = await actor.push(head, payload, *after)
             return answer
         return pickle.dumps(await actor.outcome(*arguments))
+
+    def tapped(self, part: str) -> dict[str, Tapped]:
+        """Return what shows its events in this actor, by name; the actor itself is this part."""
+        return {}
+
+    async def tap(self, request: TapRequest, lane: str, part: str) -> TapReply:
+        """Return what was kept for who asks; `lane` begins the names of the parts."""
+        await self.ensure_started()
+        if self._taps is None:
+            shown = {f"{lane}{name}": tapped for name, tapped in self.tapped(part).items()}
+            self._taps = Taps(shown, self.redaction)
+        return self._taps.read(request)
 
     async def life(self) -> int:
         """Return a number that only this life of the actor has."""

@@ -21,6 +21,7 @@ from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.replicas import Reply
 from polku.stage.stage import Stage, StageStatistics
+from polku.tap.point import Tapped
 
 
 class StageShell(Shell):
@@ -32,6 +33,7 @@ class StageShell(Shell):
         self._stage_plan: StagePlan
         self._behind: Target | None
         self._plan, self._stage_plan, self._behind = unpack(self._packed)
+        self.redaction = self._plan.redaction
         self._fork: Fork | None = None  # where lanes share the stage
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
@@ -62,6 +64,10 @@ class StageShell(Shell):
         """Return a snapshot of the counters."""
         await self.ensure_started()
         return self._stage.statistics()._replace(letters=self._dead_letters.statistics())
+
+    def tapped(self, part: str) -> dict[str, Tapped]:
+        """Return the stage, whose steps show their events."""
+        return {part: self._stage}
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""

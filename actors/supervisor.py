@@ -96,6 +96,15 @@ class ActorHandles(NamedTuple):
         """Return every handle under the name that health and statistics use."""
         return {**{name: handle for lane in self.lanes for name, handle in lane.all().items()}, **self.shared}
 
+    def by_lane(self) -> list[tuple[str, str, Any]]:
+        """Return every handle with what its lane's names begin with, and its own name there."""
+        own = [
+            (lane.name, name.removeprefix(lane.name), handle)
+            for lane in self.lanes
+            for name, handle in lane.all().items()
+        ]
+        return [*own, *(("", name, handle) for name, handle in self.shared.items())]
+
     def stages(self) -> list[Any]:
         """Return the handles of all stages."""
         return [handle for lane in self.lanes for handle in lane.stages.values()] + list(self.shared.values())

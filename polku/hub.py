@@ -31,6 +31,7 @@ from polku.plan import (
 from polku.runner import Runner
 from polku.security.configuration import STAMP, check_stamp, tokens_of_environment, tokens_path
 from polku.sender import EventSender, RawSender
+from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,6 +91,7 @@ class Hub:
         self._per_node = False
         self._chained = False
         self._traces: Callable[[], TracerProvider] | None = None
+        self._redaction = Redaction()
 
     def ingestor(self, ingestor: Ingestor | Callable[..., object] | object, *, source: str | None = None) -> Hub:
         """Let an ingestor turn the raw bytes of a source into events.
@@ -346,6 +348,20 @@ class Hub:
         self._lanes = 1 if self._per_node else _count("lanes", "lanes", lanes, or_else=repr(PER_NODE))
         return self
 
+    def redact(self, *metadata: str, payload: bool = False) -> Hub:
+        """Choose what nobody sees who looks at events of the running pipeline (`polku tap`).
+
+        Values of metadata whose keys match one of these globs, whatever their case, are replaced; with `payload` the
+        payloads, and typed data, are left out. The events themselves stay as they are.
+        """
+        for pattern in metadata:
+            if not isinstance(pattern, str) or not pattern:
+                raise PlanError(f"{pattern!r} must be a key of metadata, or a glob such as '*token*'", where="redact")
+        before = self._redaction
+        keys = tuple(dict.fromkeys((*before.metadata, *(pattern.lower() for pattern in metadata))))
+        self._redaction = Redaction(keys, before.payload or bool(payload))
+        return self
+
     def limits(self, limits: Limits) -> Hub:
         """Choose what the gateway takes: sizes, counts, streams."""
         self._limits = limits
@@ -389,6 +405,7 @@ class Hub:
             per_node=per_node,
             chained=self._chained and on_ray,
             traces=self._traces,
+            redaction=self._redaction,
         )
         if on_ray:
             check_pickles(plan)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.dead_letters import DeadLetter
-from polku.gateway.addresses import Doors
+from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.plan import Plan
 from polku.runtime import Runtime
 from polku.runtime.report import StopReport
 from polku.sender import Sender
+from polku.version import __version__
 
 if TYPE_CHECKING:
     from polku.monitoring.address import Admin
     from polku.monitoring.admin_thread import AdminThread
+    from polku.monitoring.run_files import RunFile
     from polku.monitoring.statistics import PipelineStatistics
 
 
@@ -34,6 +38,8 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self._runtime = _make_runtime(plan, runtime, doors)
+        self._runtime_name = runtime
+        self._run_file: RunFile | None = None
         self._admin = admin
         self._admin_server: AdminThread | None = None
         self._admin_address: str | None = None
@@ -157,11 +163,35 @@ class Pipeline:
 
     async def _start(self) -> None:
         await self._runtime.start()
-        if self._admin is None:
-            return
+        if self._admin is not None:
+            await self._open_admin(self._admin)
+        if self._admin_address or self._runtime.addresses != Addresses():
+            self._name()
+
+    def _name(self) -> None:
+        """Have `polku ps` list this pipeline: somebody can reach it."""
+        from polku.monitoring.run_files import RunFile, RunningPipeline, program_file
+
+        addresses, server = self._runtime.addresses, self._admin_server
+        self._run_file = RunFile(
+            RunningPipeline(
+                name=self.plan.name,
+                file=program_file(),
+                runtime=self._runtime_name,
+                grpc=addresses.grpc or "",
+                http=addresses.http or "",
+                admin=self._admin_address or "",
+                key=server.key if server is not None else "",
+                pid=os.getpid(),
+                since=time.time(),
+                version=__version__,
+            )
+        )
+
+    async def _open_admin(self, admin: Admin) -> None:
         from polku.monitoring.admin_thread import AdminThread
 
-        self._admin_server = AdminThread(self._admin, self._runtime)
+        self._admin_server = AdminThread(admin, self._runtime)
         try:
             self._admin_address = await self._admin_server.start()
         except BaseException:
@@ -173,6 +203,8 @@ class Pipeline:
         try:
             return await self._runtime.stop(timeout)
         finally:
+            if self._run_file is not None:
+                self._run_file.close()
             if self._admin_server is not None:
                 await self._admin_server.close()
 

@@ -12,6 +12,7 @@ from polku.errors import PlanError
 from polku.external.registration_rules import PluginRules
 from polku.gateway.tls import Tls
 from polku.limits import Limits
+from polku.tap.redaction import NOTHING, Redaction
 
 PER_NODE: Final = "per-node"
 """Of lanes: one on each node."""
@@ -121,6 +122,7 @@ class Plan:
     per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
     chained: bool = False
     traces: Callable[[], object] | None = None  # returns the `TracerProvider` of a process
+    redaction: Redaction = NOTHING
 
     def __post_init__(self) -> None:
         if not self.outlets:

@@ -170,6 +170,11 @@ class Batch:
         return self._events
 
     @property
+    def is_sealed(self) -> bool:
+        """Whether its events have not been decoded."""
+        return self._events is None
+
+    @property
     def payload(self) -> bytes:
         """The events as a serialised `EventPayload`, encoded only if something changed."""
         if self._payload is None:

@@ -32,6 +32,8 @@ from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError, JournalError
 from polku.hooks import close_each
 from polku.link.link import Link
+from polku.tap.point import Note, TapPoint
+from polku.tap.request import What
 from polku.text import line
 
 
@@ -74,6 +76,8 @@ class Buffer:
         formerly: Mapping[str, str] | None = None,
         always: Collection[str] = (),
     ) -> None:
+        self.tap: TapPoint | None = None
+        self.steps = ()
         self._strategy = strategy
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
@@ -109,6 +113,8 @@ class Buffer:
         late: Sequence[asyncio.Task[None]] = ()
         async with self._turn:
             pieces = batch.runs()
+            if self.tap is not None:
+                self.tap.show(What.IN, batch)
             identity = None if batch.identity is None else _routed(batch.identity, pieces)
             known = self._answered.get(identity, batch)
             if known is None or isinstance(known, PushState):
@@ -118,6 +124,8 @@ class Buffer:
                 late = push.late
             else:
                 self._duplicates += 1
+                if self.tap is not None:
+                    self.tap.show(What.DROPPED, batch, reason="the same batch came again, and is here already")
         if isinstance(known, Receipt):
             return known
         if not self._await_delivery:
@@ -125,6 +133,11 @@ class Buffer:
         if late:
             await asyncio.wait(late)
         return Accepted(known)
+
+    @property
+    def outlets(self) -> Mapping[str, Outlet]:
+        """The outlets by the names of their emitters."""
+        return self._outlets
 
     async def flush(self, everything: bool = True) -> None:
         """Let emitters that collect complete what they have, at a drain: senders may wait for it."""
@@ -239,6 +252,8 @@ class Buffer:
                 f"route_to={shorten(list(piece.routes))}: no emitter is called {shorten(unknown[0])}; known are {names}"
             )
             refusals = _refuse_all(piece, Code.UNROUTABLE, reason)
+            if self.tap is not None:
+                self.tap.show(What.DEAD, piece, notes=_notes(refusals))
             stored = self._dead_letters.bury("", piece, refusals)
             if stored is not None:
                 push.letters.append(stored)
@@ -276,6 +291,8 @@ class Buffer:
         if not takers:
             return
         slot = await self._log.put(head, [outlet.name for outlet in takers])
+        if self.tap is not None:
+            self.tap.show(What.OUT, head, reason=f"held for {', '.join(outlet.name for outlet in takers)}")
         for outlet in takers:
             outlet.reserve(slot)
         owners = sum(outlet.name not in self._best_effort for outlet in takers) if self._await_delivery else 0
@@ -298,11 +315,20 @@ class Buffer:
         outlet.count_dropped(count)
         self._overflowed += count
         push.count_dropped(range(start, start + count))
+        if outlet.tap is not None:
+            outlet.tap.show(What.DROPPED, head, reason="its share of the buffer was full, and this came last")
         if outlet.name not in self._best_effort:
             share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
-            push.refused.extend(shifted(_refuse_all(head, Code.BUFFER_FULL, reason), start))
+            push.refused.extend(self._refuse(head, reason, start))
         return Room.NONE
+
+    def _refuse(self, piece: Batch, reason: str, start: int) -> list[Refusal]:
+        """Refuse every event of a piece for want of room."""
+        refusals = _refuse_all(piece, Code.BUFFER_FULL, reason)
+        if self.tap is not None:
+            self.tap.show(What.REFUSED, piece, notes=_notes(refusals))
+        return list(shifted(refusals, start))
 
     def _wait_for_room(self, outlet: Outlet, piece: Batch, push: PushState, start: int) -> None:
         """Put a piece in for one outlet when there is room, behind what else waits for it."""
@@ -385,7 +411,7 @@ class Buffer:
             except JournalError as error:
                 reason = f"{error}; send again later"
                 for draft in drafts:
-                    push.refused.extend(shifted(_refuse_all(draft.piece, Code.BUFFER_FULL, reason), draft.start))
+                    push.refused.extend(self._refuse(draft.piece, reason, draft.start))
             if push.held and push.held[0][0] is held:
                 push.held.pop(0)
 
@@ -454,6 +480,10 @@ def _cut(piece: Batch, count: int) -> tuple[Batch, Batch]:
 def _refuse_all(batch: Batch, code: Code, reason: str) -> tuple[Refusal, ...]:
     """Refuse every event of a batch."""
     return tuple(Refusal(event_id, code, reason, position=place) for place, event_id in enumerate(batch.ids))
+
+
+def _notes(refusals: Sequence[Refusal]) -> list[Note]:
+    return [Note(refusal.position, refusal.code, refusal.message) for refusal in refusals]
 
 
 def _each_once(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:

@@ -27,6 +27,8 @@ from polku.errors import DrainingError, JournalError
 from polku.histogram import Distribution
 from polku.link.link import Link, Window
 from polku.log import RepeatedLog
+from polku.tap.point import Note, TapPoint
+from polku.tap.request import What
 from polku.text import named
 from polku.usercode import as_exception, is_ours
 
@@ -97,6 +99,8 @@ class Outlet:
         release: LetGo,
     ) -> None:
         self.name = name
+        self.tap: TapPoint | None = None
+        self.steps = ()
         self.share = share
         self._link = link
         link.on_taken = self._relieve
@@ -195,14 +199,19 @@ class Outlet:
         dropped = 0
         while not self.fits(events, size) and await self._have_waiting():
             entry = self._waiting[0]
-            (batch,) = await self._fetch([entry.slot.position]) if entry.slot.position in self._pending else [None]
+            is_needed = entry.slot.position in self._pending or self.tap is not None
+            (batch,) = await self._fetch([entry.slot.position]) if is_needed else [None]
             ids = batch.ids if batch is not None else []
             if not self._waiting or self._waiting[0] is not entry:
                 continue
             excess = max(self._lag + events - self.share.events, 1)
             if self._lag_bytes + size > self.share.bytes:
                 excess = entry.count
-            dropped += self._drop(entry, min(excess, entry.count), ids)
+            count = min(excess, entry.count)
+            if self.tap is not None and batch is not None:
+                gone = batch.select(range(entry.skip, entry.skip + count))
+                self.tap.show(What.DROPPED, gone, reason="its share of the buffer was full, and this was the oldest")
+            dropped += self._drop(entry, count, ids)
         self._dropped += dropped
         return dropped
 
@@ -236,6 +245,8 @@ class Outlet:
         """Push a batch that has been taken from what waits; it waits again where that fails."""
         try:
             entries, batch = await self._assemble(taken)
+            if self.tap is not None:
+                self.tap.show(What.IN, batch)
             answer = self._link.push_nowait(batch) if entries else None
         except BaseException:
             self._waiting.extendleft(reversed(taken))
@@ -467,6 +478,8 @@ class Outlet:
             placed, receipt = _decided(placed, receipt)
         if receipt.refused:
             await self._keep_refused(batch, receipt.refused)
+        if self.tap is not None:
+            _show(self.tap, batch, [(start, entry.count) for start, entry in placed], receipt.refused)
         self._passage.confirm([entry for _, entry in placed])
         for start, entry in placed:
             pending = self._pending.get(entry.slot.position)
@@ -535,6 +548,21 @@ class Outlet:
         self._lag += events
         self._lag_bytes += size
         self._moved.set()
+
+
+def _show(tap: TapPoint, batch: Batch, placed: list[tuple[int, int]], refused: tuple[Refusal, ...]) -> None:
+    """Show what became of a batch that was delivered; `placed` are starts and counts of what is decided."""
+    dead = {refusal.position for refusal in refused}
+    if dead:
+        notes = [Note(refusal.position, refusal.code, refusal.message) for refusal in refused]
+        tap.show(What.DEAD, batch, notes=notes)
+    decided = sum(count for _, count in placed)
+    if not dead and decided == len(batch):
+        tap.show(What.OUT, batch)
+        return
+    there = [at for start, count in placed for at in range(start, start + count) if at not in dead]
+    if there:
+        tap.show(What.OUT, batch.select(there))
 
 
 def _decided(placed: list[tuple[int, OutletEntry]], receipt: Receipt) -> tuple[list[tuple[int, OutletEntry]], Receipt]:

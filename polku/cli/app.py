@@ -15,7 +15,9 @@ from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
 from polku.cli.health import health
 from polku.cli.journal import app as journal_app
+from polku.cli.load import split
 from polku.cli.plugin import app as plugin_app
+from polku.cli.ps import ps
 from polku.cli.serve import serve_environment
 from polku.cli.settings import (
     RUNTIMES,
@@ -26,11 +28,13 @@ from polku.cli.settings import (
     read_settings,
     unknown_variables,
 )
+from polku.cli.tap import tap
 from polku.cli.token import app as token_app
 from polku.cli.top import top
 from polku.errors import PlanError, PolkuError, SettingError
 from polku.gateway.tls import tls_from, tls_of_environment
 from polku.log_format import configure
+from polku.monitoring.run_files import name_program
 from polku.runtime.serving import check_seconds, say
 from polku.security.configuration import secret_of, tokens_of_environment
 from polku.version import __version__
@@ -43,6 +47,8 @@ app.add(dlq_app, "dlq")
 app.add(token_app, "token")
 app.command()(bench)
 app.command()(health)
+app.command()(ps)
+app.command()(tap)
 app.command()(top)
 
 File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
@@ -138,6 +144,7 @@ def run(
     _name_security(tokens, insecure=insecure)
     settings = read_settings(os.environ)
     configure(settings.log_level, settings.log_format)
+    name_program(str(split(file)[0]))
     for sentence in unknown_variables(os.environ, misspelt=True):
         say(f"polku: warning: {sentence}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
@@ -373,7 +380,7 @@ def _name_ray(address: str, runtime: str | None) -> None:
 
 def _load(file: str, runtime: str | None, *, chain: bool = False, lanes: str | None = None) -> Any:
     """Return the hub of a file, in the arrangement that the options ask for; raises `SettingError`."""
-    from polku.cli.load import load_hub, split
+    from polku.cli.load import load_hub
 
     if runtime is not None and runtime not in RUNTIMES:
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")

@@ -41,12 +41,14 @@ class Option:
         metavar: str | None = None,
         envvar: str | None = None,
         min: float | None = None,
+        max: float | None = None,
     ) -> None:
         self.flags = flags
         self.help = help
         self.metavar = metavar
         self.envvar = envvar
         self.min = min
+        self.max = max
 
 
 class App:
@@ -161,13 +163,17 @@ class _Argument(click.Argument):
 
 def _type(kind: Any, described: Argument | Option) -> tuple[click.ParamType[Any], Callable[[Any], Any]]:
     """Return click's type of one value, and what makes the function's value of it."""
-    least = described.min if isinstance(described, Option) else None
+    least, most = (described.min, described.max) if isinstance(described, Option) else (None, None)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return click.Choice([member.value for member in kind]), kind
     if kind is Path:
         return click.STRING, Path
     if kind is int:
-        return (click.INT if least is None else click.IntRange(min=int(least))), int
+        return (click.INT if least is most is None else click.IntRange(_whole(least), _whole(most))), int
     if kind is float:
-        return (click.FLOAT if least is None else click.FloatRange(min=least)), float
+        return (click.FLOAT if least is most is None else click.FloatRange(least, most)), float
     return (click.BOOL if kind is bool else click.STRING), kind
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)

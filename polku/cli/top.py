@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
+from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
-from polku.cli.health import To, admin_url, fetch
 from polku.runtime.serving import say
 
 _CLEAR = "\x1b[2J\x1b[H"
@@ -47,15 +47,15 @@ def top(
 
     Where standard output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
     """
-    url = admin_url(to)
+    address = find(to)
     before: dict[str, Row] = {}
     looked = 0
     while True:
         try:
-            tree = json.loads(fetch(f"{url}/statistics")[1])
+            tree = json.loads(address.fetch("/statistics")[1])
             rows = rows_of(tree)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"polku: {url}: no statistics to be had: {getattr(error, 'reason', None) or error}")
+            say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")
             if not looked:
                 raise Exit(1) from None
             rows = []  # it may be restarting

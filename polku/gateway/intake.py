@@ -36,6 +36,8 @@ from polku.link.link import Link
 from polku.log import RepeatedLog
 from polku.rpc.messages import Packed, unpack
 from polku.rpc.status import CallError
+from polku.tap.point import TapPoint
+from polku.tap.request import What
 from polku.text import named, said
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
@@ -68,6 +70,8 @@ class Intake:
         tracer: Tracer | None = None,
     ) -> None:
         self.ingestors = Ingestors(ingestors, default, limits)
+        self.tap: TapPoint | None = None
+        self.steps = ()
         self._link = link
         self._reads_routes = reads_routes
         self._seals = seals
@@ -152,7 +156,7 @@ class Intake:
             admission = admit_events([event], event.source, "", self.limits)
         except InputError as error:
             return [Refusal(event.id, error.code, error.message)]
-        self._counters.admit(len(admission.ids), admission.refused)
+        self._note(admission)
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
@@ -179,7 +183,7 @@ class Intake:
             with self._room.held(size):
                 return await self.admit_raw(request.raw, context, request.source, account, in_turns=True)
         except InputError as error:
-            self._counters.refuse(error.code)
+            self._note_refused(error.code, error.message)
             raise
 
     def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
@@ -191,7 +195,7 @@ class Intake:
                 account.count(0, len(message))
             return parse_request(message, self.limits)
         except InputError as error:
-            self._counters.refuse(error.code)
+            self._note_refused(error.code, error.message)
             raise
 
     def admit(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission | None:
@@ -203,7 +207,7 @@ class Intake:
             admission = admit_request(request, size, self.limits)
             return admission if admission is None or account is None else authorized(admission, account)
         except InputError as error:
-            self._counters.refuse(error.code)
+            self._note_refused(error.code, error.message)
             raise
 
     async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
@@ -215,7 +219,7 @@ class Intake:
             return []
         count = sum(len(admission.ids) for admission in admissions)
         for admission in admissions:
-            self._counters.admit(len(admission.ids), admission.refused)
+            self._note(admission)
         receipt = self._counters.latest
         if count:
             batch = join([admission.batch for admission in admissions])
@@ -239,7 +243,7 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._counters.refuse(error.code)
+            self._note_refused(error.code, error.message)
             raise
         return await self._push(admission, size, counted=True)
 
@@ -250,9 +254,9 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._counters.refuse(error.code)
+            self._note_refused(error.code, error.message)
             raise
-        self._counters.admit(len(admission.ids), admission.refused)
+        self._note(admission)
         if not admission.ids:
             return admission, self._counters.latest
         sending = self._send(self._prepared(admission.batch), size + admission.filled_bytes)
@@ -370,7 +374,7 @@ class Intake:
 
     def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
-        self._counters.admit(len(admission.ids), admission.refused)
+        self._note(admission)
         if not admission.ids:
             return _ready(answer_events(admission, self._counters.latest, counted=counted))
         admission.batch.counted = counted
@@ -378,7 +382,22 @@ class Intake:
         admission = admission._replace(batch=self._prepared(admission.batch))
         return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
 
+    def _note(self, admission: Admission) -> None:
+        """Count what was admitted, and what was not."""
+        self._counters.admit(len(admission.ids), admission.refused)
+        if self.tap is not None:
+            for refusal in admission.refused:
+                self.tap.tell(What.REFUSED, refusal.event_id, refusal.code, refusal.message)
+
+    def _note_refused(self, code: Code, message: str) -> None:
+        """Count a request that is refused as a whole."""
+        self._counters.refuse(code)
+        if self.tap is not None:
+            self.tap.tell(What.REFUSED, "", code, message)
+
     def _prepared(self, batch: Batch) -> Batch:
+        if self.tap is not None:
+            self.tap.show(What.OUT, batch)
         if self._reads_routes:
             batch.read_routes()
         if self._tracer is not None:
@@ -435,6 +454,8 @@ class Intake:
     def _refuse(self, code: Code, message: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""
         self._counters.refuse_message(code)
+        if self.tap is not None:
+            self.tap.tell(What.REFUSED, "", code, message)
         return _ready(answer_message(code, message, self._counters.latest))
 
 

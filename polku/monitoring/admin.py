@@ -26,6 +26,7 @@ from polku.text import line, said
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.monitoring.tapping import Tap
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 50  # ports from the default one on
@@ -33,11 +34,16 @@ _JSON = "application/json"
 _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/health/live", "/health/ready")  # told to everybody who can connect: yes or no
-_INDEX = "polku admin address: /statistics /metrics /health /health/live /health/ready\n"
+_PRIVATE = ("/tap",)  # what events contain: for the user who runs the pipeline, and who has the token
+_INDEX = "polku admin address: /statistics /metrics /health /health/live /health/ready /tap\n"
+_NO_KEY = b"events are shown to the user who runs the pipeline, by `polku tap`; others need POLKU_ADMIN_TOKEN\n"
 
 
 class AdminServer:
-    """Serve a pipeline's statistics, metrics and health; `stuck` says for how long its event loop has not turned."""
+    """Serve a pipeline's statistics, metrics and health; `stuck` says for how long its event loop has not turned.
+
+    Events, which a `tap` shows, are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
+    """
 
     def __init__(
         self,
@@ -45,6 +51,9 @@ class AdminServer:
         statistics: Callable[[], Awaitable[PipelineStatistics]],
         health: Callable[[], Awaitable[Health]],
         stuck: Callable[[], float],
+        *,
+        tap: Tap,
+        key: str,
     ) -> None:
         self._admin = admin
         self._statistics = statistics
@@ -52,7 +61,9 @@ class AdminServer:
         self._stuck = stuck
         self._http = Server(self._answer)
         self._server: asyncio.Server | None = None
+        self._tap = tap
         self._token = (admin.token or "").encode()
+        self._key = key.encode()
 
     async def start(self) -> str | None:
         """Open the address and return it as bound; None where every port that was tried is taken.
@@ -93,6 +104,8 @@ class AdminServer:
     async def _answer(self, request: Request) -> Response:
         if not self._is_meant(request):
             return Response(403, b"Host or Origin is not of this address\n")
+        if request.path in _PRIVATE and not self._may_see_events(request):
+            return Response(401, _NO_KEY, headers={"WWW-Authenticate": "Bearer"})
         if request.path not in _OPEN and not self._is_authorized(request):
             return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
         match request.path:
@@ -109,6 +122,8 @@ class AdminServer:
                 return await self._told(self._show_statistics())
             case "/metrics":
                 return await self._told(self._show_metrics(request.headers.get("accept", "")))
+            case "/tap":
+                return await self._told(self._show_events(request.query))
             case _:
                 return Response(404, _INDEX.encode())
 
@@ -149,6 +164,11 @@ class AdminServer:
         body, content_type = write_metrics(tree, accept)
         return Response(200, body, content_type)
 
+    async def _show_events(self, query: str) -> Response:
+        from polku.monitoring.tapping import answer_tap
+
+        return await answer_tap(query, self._tap)
+
     def _report(self, health: Health, *, strict: bool) -> Response:
         parts = {name: {"healthy": healthy, "message": text} for name, (healthy, text) in health.components.items()}
         told = {"healthy": health.healthy, "ready": health.ready, "not_ready": health.not_ready, "components": parts}
@@ -166,11 +186,16 @@ class AdminServer:
         return is_loopback(_name_of(host))
 
     def _is_authorized(self, request: Request) -> bool:
-        if not self._token:
-            return True
+        return not self._token or self._has_secret(request)
+
+    def _may_see_events(self, request: Request) -> bool:
+        return (self._admin.address.startswith("unix:") and not self._token) or self._has_secret(request)
+
+    def _has_secret(self, request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         sent = given.strip().encode("utf-8", "surrogateescape")
-        return scheme.lower() == "bearer" and hmac.compare_digest(sent, self._token)
+        secrets = [self._key, *([self._token] if self._token else [])]
+        return scheme.lower() == "bearer" and any(hmac.compare_digest(sent, secret) for secret in secrets)
 
 
 async def _start_unix(http: Server, path: str) -> asyncio.Server:

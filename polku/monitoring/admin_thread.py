@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from polku.runtime import Runtime
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.tap.request import TapReply, TapRequest
 
 T = TypeVar("T")
 _BEAT_SECONDS = 1.0  # between two questions to the pipeline's event loop
@@ -28,7 +30,10 @@ class AdminThread:
     def __init__(self, admin: Admin, runtime: Runtime) -> None:
         self._runtime = runtime
         self._pulse = Pulse(asyncio.get_running_loop())
-        self._server = AdminServer(admin, self._statistics, self._health, self._pulse.stuck)
+        self.key = secrets.token_urlsafe(24)
+        self._server = AdminServer(
+            admin, self._statistics, self._health, self._pulse.stuck, tap=self._tap, key=self.key
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="polku-admin", daemon=True)
 
@@ -80,3 +85,6 @@ class AdminThread:
         if now is not None:
             return now
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.health()))
+
+    async def _tap(self, request: TapRequest) -> list[TapReply]:
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.tap(request)))

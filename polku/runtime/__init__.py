@@ -12,6 +12,7 @@ from polku.sender import SendChannel
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.tap.request import TapReply, TapRequest
 
 
 class Runtime(Protocol):
@@ -58,6 +59,10 @@ class Runtime(Protocol):
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first."""
+        ...
+
+    async def tap(self, request: TapRequest) -> list[TapReply]:
+        """Return what each process has kept for who asks; raises `UnavailableError` where too many look."""
         ...
 
     def door(self) -> SendChannel:

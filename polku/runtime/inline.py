@@ -34,6 +34,8 @@ from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
 from polku.sender import SendChannel
+from polku.tap.request import TapReply, TapRequest
+from polku.tap.taps import Taps
 from polku.text import named
 from polku.usercode import contained
 
@@ -60,6 +62,7 @@ class InlineRuntime:
         self._pressure = BackPressure()
         self._ended = threading.Event()
         self._started = time.time()
+        self._taps: Taps | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -140,6 +143,12 @@ class InlineRuntime:
         from polku.monitoring.collector import facts_of
 
         return facts_of(self._plan, "inline", self._started)
+
+    async def tap(self, request: TapRequest) -> list[TapReply]:
+        """Return what was kept for who asks."""
+        if self._taps is None:
+            self._taps = Taps(self._lane.tapped(), self._plan.redaction)
+        return [self._taps.read(request)]
 
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)

@@ -49,6 +49,13 @@ from polku.runtime.assembly import (
 )
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage, StageStatistics
+from polku.tap.point import Tapped
+
+
+def tapped_of(buffer: Buffer) -> dict[str, Tapped]:
+    """Return a buffer, and its outlets under the names of their emitters: these show what emitters do."""
+    return {"buffer": buffer, **{f"emitter:{name}": outlet for name, outlet in buffer.outlets.items()}}
+
 
 Elsewhere = Callable[[StagePlan], Sequence[Peer]]
 
@@ -199,6 +206,13 @@ class Lane:
             self._buffer.statistics(),
             {name: delivery.statistics() for name, delivery in self._deliveries.items()},
         )
+
+    def tapped(self) -> dict[str, Tapped]:
+        """Return the parts that show their events, by name, from front to back."""
+        if self._buffer is None:
+            raise NotRunningError("the pipeline has not started")
+        stages = {stage.name: self._stages[stage.name] for stage in self._here()}
+        return {"ingest": self.intake, **stages, **tapped_of(self._buffer)}
 
     async def flush(self) -> None:
         """Release everything that the stages hold, and what is collected for emitters."""

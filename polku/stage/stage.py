@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -20,7 +21,7 @@ from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join_traces
 from polku.batch.fates import Account, account, merged, owners_through
-from polku.batch.lineage import digest_of, through, trace_back
+from polku.batch.lineage import digest_of, origins, through, trace_back
 from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
 from polku.clock import Clock
 from polku.codes import Code
@@ -32,6 +33,8 @@ from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.link.link import Outgoing
 from polku.log import RepeatedLog
 from polku.recent_errors import RecentErrors, SeenError
+from polku.tap.point import Note, TapPoint
+from polku.tap.request import What
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours
 
@@ -114,6 +117,8 @@ class Stage:
         self._tracer = tracer
         self._span: StageSpan | None = None  # of the batch that is worked on
         self._steps = tuple(steps)
+        self.steps = _distinct([step.name for step in steps])
+        self.tap: TapPoint | None = None
         self._link = link
         self._dead_letters = dead_letters
         self._clock = clock
@@ -234,11 +239,15 @@ class Stage:
             if not events:
                 break
             changed = changed or not getattr(step, "reads_only", False)
+            if self.tap is not None:
+                self.tap.show(What.IN, events, step=self.steps[index])
             if is_holder(step):
                 wait = await self._hold(step, batch, events, number, index)
                 events = []
                 break
             outcome = await self._work(step, events, number)
+            if self.tap is not None:
+                _show(self.tap, self.steps[index], events, outcome, step.drop_reason)
             counted = account(events, outcome, step.drop_reason) if batch.counted else None
             self._count(step, events, outcome, counted)
             letters += self._bury(outcome)
@@ -368,6 +377,8 @@ class Stage:
     async def _release(self, flushes: Sequence[Flush], position: int) -> None:
         for flush in flushes:
             batch = Batch.from_events(flush.events)
+            if self.tap is not None:
+                self.tap.show(What.OUT, batch, step=self.steps[position - 1])
             numbers = {part.batch for part in flush.parts}
             held = [self._holdings[number] for number in numbers if number in self._holdings]
             batch.counted = any(holding.counted for holding in held)
@@ -486,6 +497,30 @@ def _positions(batch: Batch, events: Sequence[Event], trail: Sequence[_Passed]) 
 def _seen(settled: asyncio.Future[Receipt]) -> None:
     if not settled.cancelled():
         settled.exception()
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of steps, each of which has one of its own."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return tuple(found)
+
+
+def _show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_reason: str) -> None:
+    """Show what a step made of what it was given."""
+    tap.show(What.OUT, outcome.events, step=step)
+    dead = [Note(one.refusal.position, one.refusal.code, one.refusal.message) for one in outcome.refused]
+    if dead:
+        tap.show(What.DEAD, given, notes=dead, step=step)
+    if outcome.events is not given:
+        sources = origins(given, outcome, range(len(outcome.events)))
+        there = {position for own in sources for position in own}.union(note.position for note in dead)
+        gone = [Note(position, "", drop_reason) for position in range(len(given)) if position not in there]
+        if gone:
+            tap.show(What.DROPPED, given, notes=gone, step=step)
 
 
 def _failed(error: BaseException) -> asyncio.Future[Receipt]:

@@ -14,6 +14,7 @@ from tests.packaging.conftest import ROOT
 
 BASE = frozenset(
     {"aio", "errors", "codes", "contracts", "clock", "checks", "log", "text", "usercode", "histogram", "recent_errors"}
+    | {"tap"}
 )
 WIRE = frozenset({"event", "v1"})
 # What stands left may import, of POLKU's own parts, nothing but what stands right.
@@ -28,6 +29,7 @@ ONLY = {
     "log": frozenset({"text"}),
     "log_format": frozenset({"text"}),
     "recent_errors": frozenset({"text"}),
+    "tap": frozenset({"batch", "errors", "event", "log", "text"}),
     "aio": frozenset({"errors", "log", "text", "usercode"}),
     "contracts": frozenset({"batch", "errors", "event"}),
     "batch": BASE | WIRE,

@@ -1,0 +1,162 @@
+"""Which pipelines of this user run on this machine: each has a small file that only this user can read.
+
+It is in the user's runtime directory, else in one of the user's own in the temporary directory, and locked for as long
+as its process lives: a file whose lock can be had, or whose process is gone, is left over and is removed. A number of
+a process alone says nothing: it may be another one's by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+_LOG = logging.getLogger(__name__)
+_SUFFIX = ".json"
+_MOST = 64 * 1024  # bytes of a file
+
+
+class RunningPipeline(NamedTuple):
+    """A pipeline that runs: its name, the program's file, the addresses that are open (empty: none), its process.
+
+    `since` is Unix time in seconds. Who sends the `key` to the admin address as its bearer token may see events.
+    """
+
+    name: str
+    file: str
+    runtime: str
+    grpc: str
+    http: str
+    admin: str
+    key: str
+    pid: int
+    since: float
+    version: str
+
+
+class RunFile:
+    """Name a pipeline among those that run, until `close`; where that cannot be, it is not named, and nothing fails."""
+
+    def __init__(self, pipeline: RunningPipeline) -> None:
+        self._path: Path | None = None
+        self._descriptor = -1
+        try:
+            self._write(pipeline)
+        except OSError as error:
+            _LOG.info("`polku ps` will not list this pipeline: %s", error)
+            self.close()
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, pipeline: RunningPipeline) -> None:
+        folder = _folders()[0]
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _check(folder)
+        name = f"{pipeline.pid}-{secrets.token_hex(4)}"
+        hidden = folder / f".{name}"
+        self._descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._path = hidden
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        os.write(self._descriptor, json.dumps(pipeline._asdict()).encode())
+        shown = folder / f"{name}{_SUFFIX}"
+        os.rename(hidden, shown)  # whoever sees it finds it whole, and locked
+        self._path = shown
+
+
+def running() -> list[RunningPipeline]:
+    """Return the pipelines of this user that run on this machine, the oldest first; remove what others left over."""
+    found = [pipeline for folder in _folders() for path in _files(folder) if (pipeline := _read(path)) is not None]
+    return sorted(found, key=lambda pipeline: pipeline.since)
+
+
+def program_file() -> str:
+    """Return the file of the program that runs here: what was named by `name_program`, or the script."""
+    return _program or sys.argv[0]
+
+
+def name_program(file: str) -> None:
+    """Choose what `program_file` returns: where a command runs a file."""
+    global _program
+    _program = os.path.abspath(file)
+
+
+_program = ""
+
+
+def _folders() -> list[Path]:
+    """Return the directories in which files may be, the best one first."""
+    own = os.getuid()
+    folders = [Path(tempfile.gettempdir(), f"polku-{own}")]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    with contextlib.suppress(OSError):
+        if runtime and os.stat(runtime).st_uid == own:
+            folders.insert(0, Path(runtime, "polku"))
+    return folders
+
+
+def _check(folder: Path) -> None:
+    """Raise `OSError` where a directory is not this user's alone."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not a directory of this user alone")
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        _check(folder)
+        return sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX)
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> RunningPipeline | None:
+    """Return what a file says, or nothing where its process is gone; such a file is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        content = json.loads(os.read(descriptor, _MOST))
+        pipeline = RunningPipeline(**{name: content[name] for name in RunningPipeline._fields})
+        if _is_locked(descriptor) and _lives(pipeline.pid):
+            return pipeline
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    finally:
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

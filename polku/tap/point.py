@@ -1,0 +1,188 @@
+"""Where a part shows its events to those who look."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from polku.batch.batch import Batch
+from polku.event.v1.event_pb2 import Event
+from polku.log import RepeatedLog
+from polku.tap.redaction import Redaction
+from polku.tap.request import LEASE_SECONDS, Sighting, TapReply, TapRequest, What, matches
+from polku.tap.reservoir import Reservoir
+from polku.text import as_id, line
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_EVENT_BYTES = 256 * 1024  # an event of more is shown without its payload
+_BYTES = 8 * 1024 * 1024  # of what a tap holds; what comes when it is full is shown without its payload
+_MOST = 5_000  # sightings that a tap holds, of all parts together
+
+Events = Batch | Sequence[Event]
+
+
+class Note(NamedTuple):
+    """Say of an event, by position, why it was dropped, refused or died."""
+
+    position: int
+    code: str
+    reason: str
+
+
+class Tap:
+    """One who looks at the parts of this process: a sample for each part and each thing that happens to events."""
+
+    def __init__(self, request: TapRequest, redaction: Redaction) -> None:
+        self.request = request
+        self._redaction = redaction
+        self._id = request.event_id.encode("utf-8", "surrogateescape")
+        self._samples: dict[tuple[str, What], _Sample] = {}
+        self._held = self._bytes = self._passed = 0
+        self.extend()
+
+    def extend(self) -> None:
+        """Stay for as long as a lease is."""
+        self._until = time.monotonic() + LEASE_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has read it for the time of a lease."""
+        return time.monotonic() > self._until
+
+    def wants(self, part: str, what: What) -> bool:
+        """Return whether what happens to events at a part is to be shown."""
+        return any(matches(pattern, part) for pattern in self.request.wants.get(what, ()))
+
+    def show(self, part: str, what: What, events: Events, notes: Sequence[Note], reason: str) -> None:
+        """Keep some of these events, or of those that the notes are about."""
+        if not self.wants(part, what):
+            return
+        positions: Sequence[int] = [note.position for note in notes] if notes else range(len(events))
+        if self.request.event_id:
+            positions = self._with_id(events, positions)
+        self._passed += len(positions)
+        sample = self._samples.setdefault((part, what), _Sample(self.request.limit))
+        chosen = [choice for choice in sample.choose(len(positions)) if self._has_room(sample, choice.place)]
+        why = {note.position: note for note in notes}
+        places = [positions[choice.position] for choice in chosen]
+        for choice, at, event in zip(chosen, places, _pick(events, places), strict=True):
+            note = why.get(at, Note(at, "", reason))
+            seen = self._seen(part, what, event, note)
+            self._bytes += len(seen.event) - sample.put(choice.place, seen)
+
+    def tell(self, part: str, what: What, event_id: str, code: str, reason: str) -> None:
+        """Keep what happened to an event of which only the id is known."""
+        if not self.wants(part, what) or self.request.event_id not in ("", event_id):
+            return
+        self._passed += 1
+        sample = self._samples.setdefault((part, what), _Sample(self.request.limit))
+        for choice in sample.choose(1):
+            if self._has_room(sample, choice.place):
+                seen = Sighting(time.time_ns(), part, what, as_id(event_id), code=code, reason=line(reason))
+                self._bytes -= sample.put(choice.place, seen)
+
+    def take(self, parts: Iterable[str]) -> TapReply:
+        """Return what was kept, oldest first, and begin again."""
+        samples, passed = self._samples, self._passed
+        self._samples, self._held, self._bytes, self._passed = {}, 0, 0, 0
+        seen = sorted((one for sample in samples.values() for one in sample.kept()), key=lambda one: one.time_ns)
+        return TapReply(tuple(parts), passed, tuple(seen))
+
+    def _with_id(self, events: Events, positions: Sequence[int]) -> list[int]:
+        if isinstance(events, Batch) and events.is_sealed and self._id not in events.payload:
+            return []
+        event_id = self.request.event_id
+        among = events.events if isinstance(events, Batch) else events
+        return [at for at in positions if among[at].id == event_id]
+
+    def _has_room(self, sample: _Sample, place: int) -> bool:
+        if sample.has(place):
+            return True
+        if self._held >= _MOST:
+            return False
+        self._held += 1
+        return True
+
+    def _seen(self, part: str, what: What, event: Event, note: Note) -> Sighting:
+        shown = self._redaction.redacted(event)
+        left_out = len(event.payload) - len(shown.payload)
+        data = shown.SerializeToString()
+        if len(data) > _EVENT_BYTES or self._bytes + len(data) > _BYTES:
+            brief = Event(
+                id=event.id, source=event.source, event_type=event.event_type, timestamp_unix_ns=event.timestamp_unix_ns
+            )
+            data, left_out = brief.SerializeToString(), len(event.payload)
+        return Sighting(time.time_ns(), part, what, event.id, data, left_out, str(note.code), line(note.reason))
+
+
+class _Sample:
+    """The sightings of one thing that happens at one part."""
+
+    def __init__(self, size: int) -> None:
+        self._reservoir = Reservoir(size)
+        self._kept: dict[int, Sighting] = {}
+        self.choose = self._reservoir.choose
+
+    def has(self, place: int) -> bool:
+        return place in self._kept
+
+    def put(self, place: int, seen: Sighting) -> int:
+        """Keep a sighting at a place; return the bytes of the one that had it."""
+        before = self._kept.get(place)
+        self._kept[place] = seen
+        return len(before.event) if before is not None else 0
+
+    def kept(self) -> Iterable[Sighting]:
+        return self._kept.values()
+
+
+class TapPoint:
+    """What a part has as its `tap` while somebody looks at it; nothing here raises, or waits."""
+
+    def __init__(self, part: str, taps: Sequence[Tap], on_over: Callable[[], None]) -> None:
+        self._part = part
+        self._taps = tuple(taps)
+        self._on_over = on_over
+
+    def show(self, what: What, events: Events, *, notes: Sequence[Note] = (), reason: str = "", step: str = "") -> None:
+        """Show what happened to these events, or to those of them that the notes are about."""
+        part = f"{self._part}/{step}" if step else self._part
+        self._each(lambda tap: tap.show(part, what, events, notes, reason))
+
+    def tell(self, what: What, event_id: str, code: str, reason: str) -> None:
+        """Tell what happened to an event of which only the id is known."""
+        self._each(lambda tap: tap.tell(self._part, what, event_id, code, reason))
+
+    def _each(self, show: Callable[[Tap], None]) -> None:
+        for tap in self._taps:
+            if tap.is_over:
+                self._on_over()
+                continue
+            try:
+                show(tap)
+            except Exception:
+                _REPEATED.exception("tap", "events of %s cannot be shown", self._part)
+
+
+class Tapped(Protocol):
+    """A part that shows its events at its `tap`, if it has one; those of its `steps` under their names."""
+
+    tap: TapPoint | None
+
+    @property
+    def steps(self) -> Sequence[str]:
+        """The names of the steps that it shows, where it does not show itself."""
+        ...
+
+
+def _pick(events: Events, positions: Sequence[int]) -> Sequence[Event]:
+    """Return the events at these positions; of a batch that is bytes no others are decoded."""
+    if not positions:
+        return ()
+    if isinstance(events, Batch):
+        if events.is_sealed:
+            return events.select(positions).events
+        events = events.events
+    return [events[position] for position in positions]
