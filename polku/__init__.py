@@ -4,7 +4,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 
 - hub, plan, pipeline, sender: what users start from
 - event, v1, ahti: generated code of the wire contract
-- contracts, errors, codes, limits, checks, aio: what every other part may use
+- contracts, errors, codes, limits, checks, lazy, aio: what every other part may use
 - batch: what travels: batches, their receipts, their bytes
 - link: flow control, acknowledgement and recovery between two parts
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
@@ -17,76 +17,81 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 
 from __future__ import annotations
 
-from polku.batch.batch import Batch
-from polku.batch.receipt import Refusal
-from polku.buffer.strategy import BufferStrategy, Overflow
-from polku.codes import Code
-from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
-from polku.emit import (
-    ActorEmitter,
-    AhtiEmitter,
-    Breaker,
-    Compression,
-    ExternalEmitter,
-    GrpcEmitter,
-    KafkaEmitter,
-    ObjectFormat,
-    PluginSlot,
-    Resilience,
-    Retry,
-    S3Emitter,
-    StdoutEmitter,
-    WebhookEmitter,
-)
-from polku.errors import (
-    EmitError,
-    InputError,
-    MisconfiguredError,
-    PlanError,
-    PolkuError,
-    RecordError,
-    RejectedError,
-    RetryableError,
-    SettingError,
-    UnavailableError,
-)
-from polku.event.v1.event_pb2 import Event, Outcome, Severity
-from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
-from polku.gateway.tls import Tls
-from polku.hub import Hub
-from polku.ingest import (
-    CloudEventsIngestor,
-    ExternalIngestor,
-    HmacVerifier,
-    JsonIngestor,
-    KafkaSource,
-    OtlpIngestor,
-    PassthroughIngestor,
-)
-from polku.limits import Limits
-from polku.middleware import (
-    Aggregator,
-    Deduplicator,
-    Enricher,
-    Filter,
-    OnInvalid,
-    RateLimiter,
-    Router,
-    Sampler,
-    Strategy,
-    Throttle,
-    Transform,
-    Validator,
-    has_data,
-    json_payload,
-    max_size,
-    non_empty,
-)
-from polku.pipeline import Pipeline
-from polku.plan import AckLevel, Plan
-from polku.runner import Runner
-from polku.sender import Sender, SendReceipt
+from typing import TYPE_CHECKING
+
+from polku.lazy import exports
 from polku.version import __version__
+
+if TYPE_CHECKING:
+    from polku.batch.batch import Batch
+    from polku.batch.receipt import Refusal
+    from polku.buffer.strategy import BufferStrategy, Overflow
+    from polku.codes import Code
+    from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
+    from polku.emit import (
+        ActorEmitter,
+        AhtiEmitter,
+        Breaker,
+        Compression,
+        ExternalEmitter,
+        GrpcEmitter,
+        KafkaEmitter,
+        ObjectFormat,
+        PluginSlot,
+        Resilience,
+        Retry,
+        S3Emitter,
+        StdoutEmitter,
+        WebhookEmitter,
+    )
+    from polku.errors import (
+        EmitError,
+        InputError,
+        MisconfiguredError,
+        PlanError,
+        PolkuError,
+        RecordError,
+        RejectedError,
+        RetryableError,
+        SettingError,
+        UnavailableError,
+    )
+    from polku.event.v1.event_pb2 import Event, Outcome, Severity
+    from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
+    from polku.gateway.tls import Tls
+    from polku.hub import Hub
+    from polku.ingest import (
+        CloudEventsIngestor,
+        ExternalIngestor,
+        HmacVerifier,
+        JsonIngestor,
+        KafkaSource,
+        OtlpIngestor,
+        PassthroughIngestor,
+    )
+    from polku.limits import Limits
+    from polku.middleware import (
+        Aggregator,
+        Deduplicator,
+        Enricher,
+        Filter,
+        OnInvalid,
+        RateLimiter,
+        Router,
+        Sampler,
+        Strategy,
+        Throttle,
+        Transform,
+        Validator,
+        has_data,
+        json_payload,
+        max_size,
+        non_empty,
+    )
+    from polku.pipeline import Pipeline
+    from polku.plan import AckLevel, Plan
+    from polku.runner import Runner
+    from polku.sender import Sender, SendReceipt
 
 __all__ = [
     "AckLevel",
@@ -166,3 +171,74 @@ __all__ = [
     "severity_name",
     "typed_data",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = exports(
+        __name__,
+        {
+            "polku.batch.batch": ("Batch",),
+            "polku.batch.receipt": ("Refusal",),
+            "polku.buffer.strategy": ("BufferStrategy", "Overflow"),
+            "polku.codes": ("Code",),
+            "polku.contracts": ("Emitter", "Failure", "IngestContext", "Ingestor", "Middleware", "Source"),
+            "polku.emit": (
+                "ActorEmitter",
+                "AhtiEmitter",
+                "Breaker",
+                "Compression",
+                "GrpcEmitter",
+                "ObjectFormat",
+                "Resilience",
+                "Retry",
+                "S3Emitter",
+                "StdoutEmitter",
+                "WebhookEmitter",
+            ),
+            "polku.errors": (
+                "EmitError",
+                "InputError",
+                "MisconfiguredError",
+                "PlanError",
+                "PolkuError",
+                "RecordError",
+                "RejectedError",
+                "RetryableError",
+                "SettingError",
+                "UnavailableError",
+            ),
+            "polku.event.v1.event_pb2": ("Event", "Outcome", "Severity"),
+            "polku.events": ("new_event", "new_id", "outcome_name", "severity_name", "typed_data"),
+            "polku.external.emitter": ("ExternalEmitter",),
+            "polku.external.ingestor": ("ExternalIngestor",),
+            "polku.external.plugin_slot": ("PluginSlot",),
+            "polku.gateway.tls": ("Tls",),
+            "polku.hub": ("Hub",),
+            "polku.ingest": ("CloudEventsIngestor", "HmacVerifier", "JsonIngestor", "PassthroughIngestor"),
+            "polku.kafka.emitter": ("KafkaEmitter",),
+            "polku.kafka.source": ("KafkaSource",),
+            "polku.limits": ("Limits",),
+            "polku.middleware": (
+                "Aggregator",
+                "Deduplicator",
+                "Enricher",
+                "Filter",
+                "OnInvalid",
+                "RateLimiter",
+                "Router",
+                "Sampler",
+                "Strategy",
+                "Throttle",
+                "Transform",
+                "Validator",
+                "has_data",
+                "json_payload",
+                "max_size",
+                "non_empty",
+            ),
+            "polku.otlp.ingestor": ("OtlpIngestor",),
+            "polku.pipeline": ("Pipeline",),
+            "polku.plan": ("AckLevel", "Plan"),
+            "polku.runner": ("Runner",),
+            "polku.sender": ("Sender", "SendReceipt"),
+        },
+    )

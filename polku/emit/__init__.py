@@ -5,6 +5,8 @@ Importing this package loads neither grpc nor aiohttp: an emitter loads what it 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from polku.emit.actor import ActorEmitter
 from polku.emit.ahti.emitter import AhtiEmitter
 from polku.emit.breaker import Breaker
@@ -15,9 +17,12 @@ from polku.emit.s3.emitter import S3Emitter
 from polku.emit.s3.format import Compression, ObjectFormat
 from polku.emit.stdout import StdoutEmitter
 from polku.emit.webhook import WebhookEmitter
-from polku.external.emitter import ExternalEmitter
-from polku.external.plugin_slot import PluginSlot
-from polku.kafka.emitter import KafkaEmitter
+from polku.lazy import exports
+
+if TYPE_CHECKING:
+    from polku.external.emitter import ExternalEmitter
+    from polku.external.plugin_slot import PluginSlot
+    from polku.kafka.emitter import KafkaEmitter
 
 __all__ = [
     "ActorEmitter",
@@ -35,3 +40,13 @@ __all__ = [
     "StdoutEmitter",
     "WebhookEmitter",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = exports(
+        __name__,
+        {
+            "polku.external.emitter": ("ExternalEmitter",),
+            "polku.external.plugin_slot": ("PluginSlot",),
+            "polku.kafka.emitter": ("KafkaEmitter",),
+        },
+    )

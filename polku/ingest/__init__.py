@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from polku.external.ingestor import ExternalIngestor
+from typing import TYPE_CHECKING
+
 from polku.ingest.cloudevents import CloudEventsIngestor
 from polku.ingest.hmac_verifier import HmacVerifier
 from polku.ingest.json import JsonIngestor
 from polku.ingest.passthrough import PassthroughIngestor
-from polku.kafka.source import KafkaSource
-from polku.otlp.ingestor import OtlpIngestor
+from polku.lazy import exports
+
+if TYPE_CHECKING:
+    from polku.external.ingestor import ExternalIngestor
+    from polku.kafka.source import KafkaSource
+    from polku.otlp.ingestor import OtlpIngestor
 
 __all__ = [
     "CloudEventsIngestor",
@@ -19,3 +24,13 @@ __all__ = [
     "OtlpIngestor",
     "PassthroughIngestor",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = exports(
+        __name__,
+        {
+            "polku.external.ingestor": ("ExternalIngestor",),
+            "polku.kafka.source": ("KafkaSource",),
+            "polku.otlp.ingestor": ("OtlpIngestor",),
+        },
+    )

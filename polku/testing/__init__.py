@@ -19,34 +19,39 @@ pipeline is simulated in virtual time, with destinations that fail: see `simulat
 
 from __future__ import annotations
 
-from polku.testing.ahti import AhtiServer
-from polku.testing.conformance.check import assert_plugin, check_plugin
-from polku.testing.conformance.findings import Finding, Grade, Report
-from polku.testing.conformance.process import PluginProcess, plugin_process
-from polku.testing.emitters import (
-    Ability,
-    Conformance,
-    Destination,
-    EmitterCheck,
-    assert_emitter,
-    check_emitter,
-    emitter_checks,
-)
-from polku.testing.oracle import Oracle, Verdict
-from polku.testing.simulation import Simulation, simulate
-from polku.testing.trial import (
-    Dropped,
-    Flaky,
-    Outcome,
-    Pause,
-    Raw,
-    Refused,
-    Refusing,
-    Slow,
-    VirtualClock,
-    run,
-    run_async,
-)
+from typing import TYPE_CHECKING
+
+from polku.lazy import exports
+
+if TYPE_CHECKING:
+    from polku.testing.ahti import AhtiServer
+    from polku.testing.conformance.check import assert_plugin, check_plugin
+    from polku.testing.conformance.findings import Finding, Grade, Report
+    from polku.testing.conformance.process import PluginProcess, plugin_process
+    from polku.testing.emitters import (
+        Ability,
+        Conformance,
+        Destination,
+        EmitterCheck,
+        assert_emitter,
+        check_emitter,
+        emitter_checks,
+    )
+    from polku.testing.oracle import Oracle, Verdict
+    from polku.testing.simulation import Simulation, simulate
+    from polku.testing.trial import (
+        Dropped,
+        Flaky,
+        Outcome,
+        Pause,
+        Raw,
+        Refused,
+        Refusing,
+        Slow,
+        VirtualClock,
+        run,
+        run_async,
+    )
 
 __all__ = [
     "Ability",
@@ -80,3 +85,38 @@ __all__ = [
     "run_async",
     "simulate",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = exports(
+        __name__,
+        {
+            "polku.testing.ahti": ("AhtiServer",),
+            "polku.testing.conformance.check": ("assert_plugin", "check_plugin"),
+            "polku.testing.conformance.findings": ("Finding", "Grade", "Report"),
+            "polku.testing.conformance.process": ("PluginProcess", "plugin_process"),
+            "polku.testing.emitters": (
+                "Ability",
+                "Conformance",
+                "Destination",
+                "EmitterCheck",
+                "assert_emitter",
+                "check_emitter",
+                "emitter_checks",
+            ),
+            "polku.testing.oracle": ("Oracle", "Verdict"),
+            "polku.testing.simulation": ("Simulation", "simulate"),
+            "polku.testing.trial": (
+                "Dropped",
+                "Flaky",
+                "Outcome",
+                "Pause",
+                "Raw",
+                "Refused",
+                "Refusing",
+                "Slow",
+                "VirtualClock",
+                "run",
+                "run_async",
+            ),
+        },
+    )
