@@ -61,8 +61,8 @@ class OutletStatistics(NamedTuple):
     the latest push to the emitter ended without an answer, until one is answered.
 
     `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
-    long nothing has moved although something waits, both in seconds; `is_full` where there is no room and the rule
-    makes none. `ages` are those of events that have their answer, from the gateway on.
+    long nothing has moved although something waits, both in seconds; `is_full` where there is no room for what comes
+    and the rule makes none. `ages` are those of events that have their answer, from the gateway on.
     """
 
     confirmed: int
@@ -315,7 +315,7 @@ class Outlet:
     def _is_full(self) -> bool:
         if self.share.overflow is Overflow.DROP_OLDEST:
             return False
-        return self._lag >= self.share.events or self._lag_bytes >= self.share.bytes
+        return self._pressed > 0 or self._lag >= self.share.events or self._lag_bytes >= self.share.bytes
 
     def _relieve(self) -> None:
         """Let a collecting emitter complete some of what it holds, where that is too much of the share, or all of it.

@@ -169,6 +169,18 @@ def test_the_part_that_holds_up_others_is_named_with_why_and_what_helps() -> Non
         assert pipeline.statistics().parts["emitter:partner"].holds_up == ""
 
 
+def test_a_share_with_too_little_room_for_the_batch_that_waits_holds_up_others() -> None:
+    partner, emitter = down()
+    with Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(10)).emitter(emitter).start() as pipeline:
+        sender = pipeline.sender()
+        sender.send([new_event("order", source="shop") for _ in range(8)])
+        waiting = threading.Thread(target=sender.send, args=([new_event("order", source="shop") for _ in range(5)],))
+        waiting.start()
+        wait_for(lambda: pipeline.statistics().parts["emitter:partner"].holds_up != "")
+        partner.away = False
+        waiting.join()
+
+
 def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
     strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
     _, emitter = down()
