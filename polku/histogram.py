@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -58,8 +59,14 @@ class Distribution:
 
     def to_json(self) -> dict[str, float | None]:
         """Return the count, the sum and some percentiles, `p100` being the largest."""
-        percentiles = {f"p{percent}": self.percentile(percent) for percent in _PERCENTILES}
-        return {"count": self.count, "sum": self.sum, **percentiles}
+        buckets = sorted(self.buckets)
+        reached = list(accumulate(self.buckets[bucket] for bucket in buckets))
+        count = reached[-1] if reached else 0
+        told: dict[str, float | None] = {"count": count, "sum": self.sum}
+        for percent in _PERCENTILES:
+            place = bisect_left(reached, count * percent / 100)
+            told[f"p{percent}"] = _upper(buckets[place]) * self.unit if count else None
+        return told
 
 
 class Histogram:

@@ -1,4 +1,4 @@
-"""The admin address: statistics, metrics and health of a pipeline, for those who run it.
+"""The admin address: statistics, metrics, health and the live page of a pipeline, for those who run it.
 
 It is open on the loopback interface unless somebody asks for more, and then only with a token. Web pages of strangers
 cannot read it: a request whose `Host` is another name (DNS rebinding), or whose `Origin` is another page, is refused.
@@ -14,14 +14,18 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from polku.errors import PolkuError, SettingError
 from polku.health import Health
 from polku.host import is_loopback
 from polku.monitoring.address import Admin
-from polku.monitoring.http1 import LIMIT, Request, Response, Server
+from polku.monitoring.http1 import LIMIT, Request, Response, Server, Stream
+from polku.monitoring.live import Live
+from polku.monitoring.page import page
+from polku.monitoring.remedies import Remedies
+from polku.monitoring.statistics import PartHealth
 from polku.text import line, said
 
 if TYPE_CHECKING:
@@ -33,15 +37,16 @@ _TRIES = 50  # ports from the default one on
 _JSON = "application/json"
 _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
-_OPEN = ("/health/live", "/health/ready")  # told to everybody who can connect: yes or no
+_OPEN = ("/", "/health/live", "/health/ready")  # for everybody who can connect: a page without content, yes or no
 _PRIVATE = ("/tap",)  # what events contain: for the user who runs the pipeline, and who has the token
-_INDEX = "polku admin address: /statistics /metrics /health /health/live /health/ready /tap\n"
+_INDEX = "polku admin address: / /events /statistics /metrics /health /health/live /health/ready /tap\n"
 _NO_KEY = b"events are shown to the user who runs the pipeline, by `polku tap`; others need POLKU_ADMIN_TOKEN\n"
 
 
 class AdminServer:
-    """Serve a pipeline's statistics, metrics and health; `stuck` says for how long its event loop has not turned.
+    """Serve a pipeline's statistics, metrics, health and live page.
 
+    `stuck` says for how long its event loop has not turned, `addresses` are those of its gateway, by protocol.
     Events, which a `tap` shows, are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
     """
 
@@ -51,6 +56,7 @@ class AdminServer:
         statistics: Callable[[], Awaitable[PipelineStatistics]],
         health: Callable[[], Awaitable[Health]],
         stuck: Callable[[], float],
+        addresses: Mapping[str, str],
         *,
         tap: Tap,
         key: str,
@@ -59,6 +65,7 @@ class AdminServer:
         self._statistics = statistics
         self._health = health
         self._stuck = stuck
+        self._live = Live(statistics, self._blocked, addresses)
         self._http = Server(self._answer)
         self._server: asyncio.Server | None = None
         self._tap = tap
@@ -70,6 +77,12 @@ class AdminServer:
 
         Raises `SettingError` where an address that was chosen cannot be had.
         """
+        address = await self._open()
+        if address is not None:
+            self._live.start()
+        return address
+
+    async def _open(self) -> str | None:
         address = self._admin.address
         if address.startswith("unix:"):
             path = address.removeprefix("unix:").removeprefix("//")
@@ -96,12 +109,13 @@ class AdminServer:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+            self._live.close()
             self._http.close()
             if self._admin.address.startswith("unix:"):
                 with contextlib.suppress(OSError):
                     os.unlink(self._admin.address.removeprefix("unix:").removeprefix("//"))
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response | Stream:
         if not self._is_meant(request):
             return Response(403, b"Host or Origin is not of this address\n")
         if request.path in _PRIVATE and not self._may_see_events(request):
@@ -110,7 +124,13 @@ class AdminServer:
             return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
         match request.path:
             case "/":
-                return Response(200, _INDEX.encode())
+                return Response(
+                    200, page().body, "text/html; charset=utf-8", {"Content-Security-Policy": page().policy}
+                )
+            case "/events":
+                if self._live.is_full:
+                    return Response(503, b"as many pages are open as may be; close one\n")
+                return Stream(self._live.follow(), "text/event-stream")
             case "/health/live":
                 return self._show_live()
             case "/health/ready":
@@ -139,14 +159,23 @@ class AdminServer:
         seconds = self._stuck()
         if seconds < _STUCK_SECONDS:
             return health
-        tree = await self._statistics()
-        busy = [stage.busy_with for lane in tree.lanes for stage in lane.stages.values() if stage.busy_with]
-        why = f"has not turned for {seconds:.0f} s: {' and '.join(busy) or 'something'} blocks it"
-        parts = {**health.components, "event_loop": (False, line(why))}
+        why = _blocked_by(await self._statistics(), seconds)
+        parts = {**health.components, "event_loop": (False, why)}
         if seconds < _DEAD_SECONDS:
             return health._replace(healthy=False, components=parts)
-        not_ready = "; ".join(text for text in (health.not_ready, f"the event loop {line(why)}") if text)
+        not_ready = "; ".join(text for text in (health.not_ready, f"the event loop {why}") if text)
         return Health(False, parts, health.processed, ready=False, not_ready=not_ready)
+
+    def _blocked(self, tree: PipelineStatistics) -> dict[str, PartHealth]:
+        """Return the pipeline's event loop as a part, where it does not turn."""
+        seconds = self._stuck()
+        if seconds < _STUCK_SECONDS:
+            return {}
+        why = _blocked_by(tree, seconds)
+        pids = {name: process.pid for name, process in tree.processes.items()}
+        advice, command = Remedies(tree.plan, pids).find("event_loop", why, "")
+        part = PartHealth(healthy=False, message=why, seconds=seconds, advice=advice, command=command)
+        return {"event_loop": part}
 
     async def _told(self, answer: Awaitable[Response]) -> Response:
         try:
@@ -196,6 +225,11 @@ class AdminServer:
         sent = given.strip().encode("utf-8", "surrogateescape")
         secrets = [self._key, *([self._token] if self._token else [])]
         return scheme.lower() == "bearer" and any(hmac.compare_digest(sent, secret) for secret in secrets)
+
+
+def _blocked_by(tree: PipelineStatistics, seconds: float) -> str:
+    busy = [stage.busy_with for lane in tree.lanes for stage in lane.stages.values() if stage.busy_with]
+    return line(f"has not turned for {seconds:.0f} s: {' and '.join(busy) or 'something'} blocks it")
 
 
 async def _start_unix(http: Server, path: str) -> asyncio.Server:

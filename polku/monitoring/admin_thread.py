@@ -31,8 +31,9 @@ class AdminThread:
         self._runtime = runtime
         self._pulse = Pulse(asyncio.get_running_loop())
         self.key = secrets.token_urlsafe(24)
+        opened = {name: address for name, address in runtime.addresses._asdict().items() if address}
         self._server = AdminServer(
-            admin, self._statistics, self._health, self._pulse.stuck, tap=self._tap, key=self.key
+            admin, self._statistics, self._health, self._pulse.stuck, opened, tap=self._tap, key=self.key
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="polku-admin", daemon=True)

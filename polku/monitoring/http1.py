@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for a few readers: GET and HEAD, whole answers, bounded in time, size and connections.
+"""A small HTTP/1.1 server for a few readers: GET and HEAD, bounded in time, size and connections.
 
 aiohttp would cost a gateway that serves gRPC alone 12 MB and a quarter of a second; this costs nothing until somebody
 asks. It is for the admin address, not for the public: see `polku.gateway.http` for that.
@@ -7,9 +7,10 @@ asks. It is for the admin address, not for the public: see `polku.gateway.http` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -52,7 +53,14 @@ class Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+class Stream(NamedTuple):
+    """An answer that goes on until its pieces end; a reader that takes one for too long is left."""
+
+    pieces: AsyncGenerator[bytes, None]
+    content_type: str
+
+
+Handler = Callable[[Request], Awaitable[Response | Stream]]
 
 
 class _BadRequestError(Exception):
@@ -123,11 +131,14 @@ class Server:
                 keep = False  # its body is not read
             connection.idle_since, connection.is_used = None, True
             answer = await self._answer(request)
+            if isinstance(answer, Stream):
+                await _write_stream(writer, answer, head=request.method == "HEAD")
+                return
             connection.idle_since = time.monotonic()
             await _write(writer, answer, head=request.method == "HEAD", keep=keep)
             await asyncio.sleep(0)  # others have their turn, however many requests came at once
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response | Stream:
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"there are GET and HEAD\n", headers={"Allow": "GET, HEAD"})
         try:
@@ -145,16 +156,31 @@ def _address_of(writer: asyncio.StreamWriter) -> str:
 
 
 async def _write(writer: asyncio.StreamWriter, response: Response, *, head: bool, keep: bool) -> None:
-    fields = {
-        "Content-Type": response.content_type,
-        "Content-Length": str(len(response.body)),
-        **_HEADERS,
-        **response.headers,
-        "Connection": "keep-alive" if keep else "close",
-    }
-    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+    fields = {"Content-Length": str(len(response.body)), **response.headers}
+    start = _head(response.status, response.content_type, fields, keep=keep)
+    await _send(writer, start + (b"" if head else response.body))
+
+
+async def _write_stream(writer: asyncio.StreamWriter, stream: Stream, *, head: bool) -> None:
+    """Write pieces as they come, to the end of the connection."""
+    async with contextlib.aclosing(stream.pieces) as pieces:
+        await _send(writer, _head(200, stream.content_type, {}, keep=False))
+        if head:
+            return
+        async for piece in pieces:
+            await _send(writer, piece)
+
+
+def _head(status: int, content_type: str, headers: Mapping[str, str], *, keep: bool) -> bytes:
+    connection = "keep-alive" if keep else "close"
+    fields = {"Content-Type": content_type, **_HEADERS, **headers, "Connection": connection}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in fields.items()]
-    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else response.body))
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
     async with asyncio.timeout(_WRITE_SECONDS):
         await writer.drain()
 

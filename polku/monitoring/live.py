@@ -1,0 +1,144 @@
+"""The live page's stream: statistics once a second, as server-sent events.
+
+A tree is made once for all pages, and none while no page is open; one that reads slowly misses what came meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from polku.errors import PolkuError
+from polku.log import RepeatedLog
+from polku.monitoring.history import SECONDS, History
+from polku.monitoring.page import page
+from polku.monitoring.statistics import PartHealth, PipelineStatistics, PlanStatistics
+from polku.text import named, said
+from polku.usercode import is_ours
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_READERS = 16
+_TICK_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+
+
+class Live:
+    """Look at the statistics and tell all readers; `unwell` are parts that the statistics know nothing of."""
+
+    def __init__(
+        self,
+        statistics: Callable[[], Awaitable[PipelineStatistics]],
+        unwell: Callable[[PipelineStatistics], Mapping[str, PartHealth]],
+        addresses: Mapping[str, str],
+    ) -> None:
+        self._statistics = statistics
+        self._unwell = unwell
+        self._addresses = addresses
+        self._history = History()
+        self._plan: PlanStatistics | None = None
+        self._plans = 0  # how many there have been: after a change readers are told the new one
+        self._latest = b""
+        self._readers = 0
+        self._wanted = asyncio.Event()
+        self._told: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many read as may."""
+        return self._readers >= _READERS
+
+    def start(self) -> None:
+        """Begin to look: every few seconds, for what was before, and each second while somebody reads."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def close(self) -> None:
+        """End it."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def follow(self) -> AsyncGenerator[bytes, None]:
+        """Yield server-sent events: `hello` with the plan and the past, then a `tick` with the tree each second.
+
+        `trouble` says in a sentence why there is none.
+        """
+        if not self._readers:
+            self._wanted.set()
+        self._readers += 1
+        plans = 0
+        try:
+            while True:
+                await asyncio.shield(self._next())
+                if self._plan is not None and plans != self._plans:
+                    plans = self._plans
+                    yield self._hello(self._plan)
+                yield self._latest
+        finally:
+            self._readers -= 1
+
+    def _next(self) -> asyncio.Future[None]:
+        """Return the future of the next event for all readers."""
+        if self._told is None or self._told.done():
+            self._told = asyncio.get_running_loop().create_future()
+        return self._told
+
+    async def _run(self) -> None:
+        while True:
+            await self._look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS if self._readers else SECONDS):
+                    await self._wanted.wait()
+            self._wanted.clear()
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                tree = await self._statistics()
+            self._take(tree)
+        except TimeoutError:
+            self._tell("trouble", {"text": f"there are no statistics: no answer within {_ANSWER_SECONDS:.0f} s"})
+        except PolkuError as error:  # the supervisor is away, or the pipeline has stopped
+            self._tell("trouble", {"text": said(error)})
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _REPEATED.exception("live", "there are no statistics for the live page")
+            self._tell("trouble", {"text": f"there are no statistics: {named(error)}"})
+
+    def _take(self, tree: PipelineStatistics) -> None:
+        if self._history.is_due(tree.time_ns):
+            self._history.add(tree)
+        if not self._readers:
+            return
+        if tree.plan != self._plan:
+            self._plan = tree.plan
+            self._plans += 1
+        unwell = self._unwell(tree)
+        if unwell:
+            tree = replace(tree, healthy=False, parts={**tree.parts, **unwell})
+        shown = tree.to_json()
+        del shown["plan"]
+        self._tell("tick", shown)
+
+    def _hello(self, plan: PlanStatistics) -> bytes:
+        told = {
+            "page": page().version,
+            "addresses": dict(self._addresses),
+            "plan": plan.to_json(),
+            "history": self._history.to_json(),
+        }
+        return _event("hello", told)
+
+    def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
+        self._latest = _event(kind, data)
+        if self._told is not None and not self._told.done():
+            self._told.set_result(None)
+
+
+def _event(kind: str, data: Mapping[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
