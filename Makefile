@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs clean
+.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs release cut clean
 
 BIN = .venv/bin
 
@@ -19,6 +19,8 @@ help:
 	@echo "make fuzz    fuzz what reads bytes of strangers, a minute each (FUZZ_SECONDS=600 for longer); installs atheris"
 	@echo "make simulate  run generated pipelines in virtual time, failures and all (SECONDS=60 for less than ten minutes)"
 	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
+	@echo "make release build the wheels and the sdist into dist/, check them, and try them on every Python that is here"
+	@echo "make cut     head the changelog with VERSION=0.2.0, and set the version"
 	@echo "make clean   remove everything that was made"
 
 run: venv
@@ -68,6 +70,13 @@ bench: venv
 
 matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
+
+release: venv
+	$(BIN)/python .ci/release.py build
+	$(BIN)/python .ci/release.py install
+
+cut: venv
+	$(BIN)/python .ci/release.py cut "$(VERSION)"
 
 clean:
 	rm -rf .venv .venv-proto .venv-matrix build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import math
 import reprlib
@@ -21,6 +22,16 @@ _REPR.maxother = _REPR.maxstring = _REPR.maxlong = 60
 def fault(where: str, field: str, value: object, fix: str) -> PlanError:
     """Make the error that says which argument is wrong and how to mend it: `RateLimiter(rate=-1): must be …`."""
     return PlanError(fix, where=f"{where}({field}={shorten(value)})")
+
+
+def ray_installed() -> None:
+    """Make sure that Ray is installed, which `polku-core` does without."""
+    if importlib.util.find_spec("ray") is None:
+        fix = (
+            "needs Ray, which is not installed: pip install 'ray[default]', or run in one process "
+            "(--runtime inline, POLKU_RUNTIME=inline, Hub(runtime='inline'))"
+        )
+        raise PlanError(fix, where="runtime='ray'")
 
 
 def shorten(value: object) -> str:

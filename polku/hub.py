@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
+from polku.checks import ray_installed
 from polku.errors import PlanError
 from polku.external.registration_rules import PluginRules
 from polku.gateway.tls import Tls
@@ -378,6 +379,8 @@ class Hub:
                 ingestors.setdefault(source, builtin)
         chosen = self._chosen(runtime)
         on_ray = chosen == "ray"
+        if on_ray:
+            ray_installed()
         lanes = self._lanes if on_ray else 1
         per_node = self._per_node and on_ray
         stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]

@@ -33,6 +33,7 @@ recipes
 :hidden:
 :caption: Run
 
+install
 guarantees
 operations
 monitoring

@@ -14,6 +14,7 @@ from polku.cli.bench import bench
 from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
 from polku.cli.health import health
+from polku.cli.init import init
 from polku.cli.journal import app as journal_app
 from polku.cli.load import split
 from polku.cli.plugin import app as plugin_app
@@ -49,6 +50,7 @@ app.command()(bench)
 app.command()(health)
 app.command()(ps)
 app.command()(tap)
+app.command()(init)
 app.command()(top)
 
 File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]

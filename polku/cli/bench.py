@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from polku.cli.command import Argument, Exit, Option
 from polku.cli.settings import RUNTIMES
+from polku.cli.terminal import has_rich, shows_progress
 from polku.errors import SettingError
 from polku.runtime.serving import say
 
@@ -60,6 +61,10 @@ def bench(
     """
     from polku.bench.comparison import take_turns
 
+    if not as_json and not has_rich():
+        raise SettingError(
+            "polku bench", "", "its table needs rich, which is not installed: pip install rich, or --json"
+        )
     load = _load(events, seconds, rate, in_flight, batch, size, unary, connections, event_type, source)
     subjects = _subjects(file, _runtime("--runtime", runtime), keep_emitters, vs, vs_runtime)
     if vs_bare:
@@ -162,7 +167,7 @@ def _failures() -> Iterator[None]:
 @contextmanager
 def _progress(load: Load, measurements: int) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Show a bar for each measurement on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not shows_progress():
         yield lambda label, number: lambda acked: None
         return
     from rich.console import Console

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from polku.checks import ray_installed
 from polku.errors import SettingError
 from polku.hub import Hub
 
@@ -24,6 +25,8 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
         raise SettingError("FILE", target, f"is a folder; {_ALLOWED}")
     if not path.is_file():
         raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
+    if by_value:
+        ray_installed()
     module = _run(path)
     if by_value:
         from ray import cloudpickle

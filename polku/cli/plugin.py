@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from polku.cli.command import App, Argument, Exit, Option
+from polku.cli.terminal import has_rich
 from polku.errors import SettingError
 from polku.security.configuration import secret_of
 
@@ -91,7 +92,7 @@ def _read(option: str, file: str | None) -> bytes | None:
 
 
 def _show(report: Report) -> None:
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or not has_rich():
         print(report)
         return
     from rich.console import Console

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import grpc
 import grpc.aio
 
+from polku.cli.terminal import shows_progress
 from polku.contracts import IngestContext
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PolkuError, RecordError, SettingError
@@ -145,7 +145,7 @@ class _Sending:
 @contextmanager
 def progress(total: int | None) -> Iterator[Advance]:
     """Show a progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not shows_progress():
         yield lambda count: None
         return
     from rich.console import Console

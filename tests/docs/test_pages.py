@@ -21,6 +21,7 @@ _LONG = (
     "make bench",
     "make matrix",
     "make fuzz",
+    "make release",
 )
 _ELSEWHERE = {"polku plugin new ingestor": "tests/testing/test_check.py"}
 _NEEDED = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
+import polku
 from polku.actors.options import SYSTEM_CONFIG
 from tests.packaging.conftest import ROOT
 
@@ -78,6 +81,28 @@ def test_the_cluster_has_the_settings_of_a_ray_that_polku_starts() -> None:
     for command in [*LAUNCHES, CONFIG["head_start_ray_commands"][-1]]:
         for name, value in SYSTEM_CONFIG.items():
             assert f"RAY_{name}={value}" in command.split()
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(900)
+def test_a_machine_is_set_up_from_the_wheel_that_is_there(wheel: Path, tmp_path: Path) -> None:
+    mounts: dict[str, str] = CONFIG["file_mounts"]
+    (remote,) = (path for path, local in mounts.items() if local == "./dist")
+    home = tmp_path / "home"
+    folder = Path(remote.replace("~", str(home)))
+    folder.mkdir(parents=True)
+    shutil.copy(wheel, folder)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    for command in CONFIG["setup_commands"]:
+        subprocess.run(["bash", "-c", command], env={**kept, "HOME": str(home)}, check=True)
+
+    said = [
+        subprocess.run([home / "polku/bin" / name, "--version"], capture_output=True, text=True, check=True).stdout
+        for name in ("polku", "ray")
+    ]
+    assert said[0] == f"polku {polku.__version__}\n"
+    assert ray.__version__ in said[1]
 
 
 def test_the_gateway_starts_after_ray_and_outlives_the_shell() -> None:

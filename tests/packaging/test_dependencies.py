@@ -17,7 +17,12 @@ from tests.packaging.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = {name: wanted for name, wanted in PROJECT["optional-dependencies"].items() if name not in ("dev", "docs")}
-SOURCES = sorted([*(ROOT / "polku").rglob("*.py"), *(ROOT / "actors").rglob("*.py")])
+SOURCES = sorted(
+    path
+    for folder in ("polku", "actors")
+    for path in (ROOT / folder).rglob("*.py")
+    if "cli/templates" not in str(path)  # a project of its own
+)
 
 
 def _normal(requirement: str) -> str:
@@ -39,6 +44,14 @@ def test_every_import_is_declared(source: Path) -> None:
             continue
         providers = {_normal(provider) for provider in DISTRIBUTIONS.get(name, [name])}
         assert providers & DECLARED, f"{name} is imported and not declared"
+
+
+def test_every_declared_dependency_is_imported() -> None:
+    installed = {_normal(one) for providers in DISTRIBUTIONS.values() for one in providers}
+    names = {name for source in SOURCES for name in _imported(ast.parse(source.read_text(encoding="utf-8")))}
+    imported = {_normal(one) for name in names for one in DISTRIBUTIONS.get(name, [])}
+
+    assert DECLARED & installed - imported == set()
 
 
 def _imported(node: ast.AST) -> Iterator[str]:

@@ -87,6 +87,7 @@ def test_the_wheel_holds_polku_and_nothing_beside_it(wheel: Path) -> None:
 
 
 TEMPLATES = "polku/plugin/templates/"
+PROJECT = "polku/cli/templates/project/"
 
 
 def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
@@ -95,8 +96,8 @@ def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "polku").rglob("*.py*")}
     wanted = {name for name in actors | sources if "__pycache__" not in name}
 
-    assert {name for name in packed if not name.startswith(TEMPLATES)} - {"polku/py.typed"} == {
-        name for name in wanted if not name.startswith(TEMPLATES)
+    assert {name for name in packed if not name.startswith((TEMPLATES, PROJECT))} - {"polku/py.typed"} == {
+        name for name in wanted if not name.startswith((TEMPLATES, PROJECT))
     } - {"polku/py.typed"}
 
 
@@ -109,9 +110,16 @@ def test_the_wheel_holds_the_templates_of_polku_plugin_new(wheel: Path) -> None:
     )
 
 
+def test_the_wheel_holds_the_templates_of_polku_init(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(PROJECT)}
+
+    assert packed == {f"{PROJECT}{path.name}" for path in (ROOT / PROJECT).iterdir() if path.is_file()}
+    assert f"{PROJECT}Containerfile" in packed
+
+
 def test_every_directory_of_the_wheel_is_a_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    directories = {str(Path(n).parent) for n in names if n.endswith(".py") and not n.startswith(TEMPLATES)}
+    directories = {str(Path(n).parent) for n in names if n.endswith(".py") and not n.startswith((TEMPLATES, PROJECT))}
 
     assert {d for d in directories if f"{d}/__init__.py" not in names} == set()
 
