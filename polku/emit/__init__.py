@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polku.external.emitter import ExternalEmitter
     from polku.external.plugin_slot import PluginSlot
     from polku.kafka.emitter import KafkaEmitter
+    from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
 
 __all__ = [
     "ActorEmitter",
@@ -33,6 +34,9 @@ __all__ = [
     "GrpcEmitter",
     "KafkaEmitter",
     "ObjectFormat",
+    "OtlpCompression",
+    "OtlpEmitter",
+    "OtlpProtocol",
     "PluginSlot",
     "Resilience",
     "Retry",
@@ -48,5 +52,6 @@ if not TYPE_CHECKING:
             "polku.external.emitter": ("ExternalEmitter",),
             "polku.external.plugin_slot": ("PluginSlot",),
             "polku.kafka.emitter": ("KafkaEmitter",),
+            "polku.otlp.emitter": ("OtlpCompression", "OtlpEmitter", "OtlpProtocol"),
         },
     )

@@ -44,8 +44,8 @@ _TURN_BYTES = 64 * 1024  # of records, half a millisecond or so, until others ha
 _RECORD_COST = 640  # bytes for which a record counts besides its own
 _LOOKED_AT = 1_000  # attributes of a record or resource; SDKs set 128 at most, unless they are told otherwise
 _EXPANSION = 4  # times the limit of a message that its events may take
-_KEPT_APART = ("polku.", "kafka.")  # metadata that POLKU itself reads
-_OWN = frozenset(("traceparent", "tracestate", "cluster"))
+KEPT_APART = ("polku.", "kafka.")  # metadata that POLKU itself reads
+OWN = frozenset(("traceparent", "tracestate", "cluster"))
 _UID = b"log.record.uid"
 _LATEST = 2**63 - 1
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -58,7 +58,6 @@ _SEVERITIES = (
     + 4 * [Severity.SEVERITY_ERROR]
     + 4 * [Severity.SEVERITY_CRITICAL]
 )
-_POINTS = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
 
 
 class Dead(NamedTuple):
@@ -260,7 +259,7 @@ class _Writer:
             key = attribute.key
             if room <= 0:
                 return
-            if (wanted is None or key in wanted) and key not in _OWN and not key.startswith(_KEPT_APART):
+            if (wanted is None or key in wanted) and key not in OWN and not key.startswith(KEPT_APART):
                 value = attribute.value
                 text = value.string_value
                 if not text and value.ByteSize() <= self._limits.metadata_value_bytes:

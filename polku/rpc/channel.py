@@ -165,14 +165,17 @@ class Call:
         self._stream: Stream | None = None
         self._is_over = False
 
-    async def write(self, pieces: Iterable[bytes]) -> None:
-        """Send one message, given in pieces; return when it is on its way, or the call is over."""
+    async def write(self, pieces: Iterable[bytes], *, is_packed: bool = False) -> None:
+        """Send one message, given in pieces; return when it is on its way, or the call is over.
+
+        One that `is_packed` is compressed, as the call's `grpc-encoding` says.
+        """
         if self._stream is None and not await self._begin():
             return
         connection, stream = self._connection, self._stream
         assert connection is not None
         assert stream is not None
-        await connection.write(stream, pieces)
+        await connection.write(stream, pieces, is_packed=is_packed)
 
     def end(self) -> None:
         """Say that no message follows; answers may still come."""

@@ -11,6 +11,7 @@ from polku.http2.frames import ErrorCode
 from polku.http2.header_blocks import Field, literal
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
+from polku.rpc.details import retry_seconds
 from polku.rpc.messages import PREFIX_BYTES, MessageReader, read_prefix, write_prefix
 from polku.rpc.status import Status, StatusCode, percent_decoded
 from polku.text import line, said
@@ -95,20 +96,22 @@ class GrpcClientConnection(ClientConnection):
         stream.app = _App(listener, MessageReader(_MESSAGE_BYTES), [])
         return stream
 
-    def post(self, stream: Stream, pieces: Iterable[bytes]) -> None:
+    def post(self, stream: Stream, pieces: Iterable[bytes], *, is_packed: bool = False) -> None:
         """Send one message, given in pieces, now or when there is a window; where the call is over nothing is sent."""
         whole = list(pieces)
-        self.send(stream, write_prefix(0, sum(map(len, whole))))
+        self.send(stream, write_prefix(is_packed, sum(map(len, whole))))
         for piece in whole:
             if piece:
                 self.send(stream, piece)
 
-    async def write(self, stream: Stream, pieces: Iterable[bytes]) -> None:
-        """Send one message, and wait while the server gives no window or does not read.
+    async def write(self, stream: Stream, pieces: Iterable[bytes], *, is_packed: bool = False) -> None:
+        """Send one message, compressed as the call's `grpc-encoding` says where it `is_packed`.
+
+        Waits while the server gives no window or does not read.
 
         Cancelling it does not take the message back.
         """
-        self.post(stream, pieces)
+        self.post(stream, pieces, is_packed=is_packed)
         if stream.pending:
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             stream.app.room.append(room)
@@ -128,7 +131,9 @@ class GrpcClientConnection(ClientConnection):
         status = fault = None
         if code is not None:
             if code.isdigit() and len(code) <= _CODE_DIGITS and int(code) in StatusCode.__members__.values():
-                status = Status(int(code), line(percent_decoded(named.get(b"grpc-message", b"")), _REASON))
+                text = line(percent_decoded(named.get(b"grpc-message", b"")), _REASON)
+                details = named.get(b"grpc-status-details-bin")
+                status = Status(int(code), text, retry_seconds=None if details is None else retry_seconds(details))
             else:
                 status = _NO_STATUS
         elif http and http != b"200":

@@ -13,8 +13,19 @@ from polku import Batch, Event, Failure
 from polku.testing import Ability, Destination, EmitterCheck, assert_emitter, check_emitter, emitter_checks
 from tests.emit.destinations import Actor, Ahti, Folder, Function, Gateway, Plugin, Stdout, Webhook
 from tests.kafka.destination import Kafka
+from tests.otlp.collector import OtlpGrpc, OtlpHttp
 
-DESTINATIONS: tuple[type[Destination], ...] = (Ahti, Gateway, Webhook, Kafka, Stdout, Plugin, Function)
+DESTINATIONS: tuple[type[Destination], ...] = (
+    Ahti,
+    Gateway,
+    Webhook,
+    Kafka,
+    OtlpGrpc,
+    OtlpHttp,
+    Stdout,
+    Plugin,
+    Function,
+)
 
 
 @pytest.mark.parametrize(

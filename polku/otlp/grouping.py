@@ -1,0 +1,199 @@
+"""Make requests of events: records of one resource and scope together, byte for byte as they came.
+
+An event that is a record goes out as it came in, unless its metadata has something that neither the record nor its
+resource had: that becomes an attribute, or replaces one, as text. An event that is a whole request is a part of one.
+Anything else becomes a log record (`polku.otlp.foreign`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from polku.contracts import Failure
+from polku.emit.encode import note_unwritable, unwritable
+from polku.errors import RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.otlp.foreign import foreign_record, foreign_resource, foreign_scope
+from polku.otlp.reading import KEPT_APART, OWN
+from polku.otlp.signals import BY_EVENT_TYPE, BY_REQUEST_TYPE, LOGS, METRICS, Signal
+from polku.otlp.values import as_text
+from polku.otlp.wire import Scope, join, split_one
+
+_FRAME = 8  # bytes that stand around a record, at most
+
+
+class Record(NamedTuple):
+    """What an event becomes, and where it stands in the batch: a record of a scope, or (no scope) a whole request."""
+
+    position: int
+    event_id: str
+    resource: bytes
+    scope: bytes | None
+    content: bytes
+
+
+class Request(NamedTuple):
+    """Some records of one signal."""
+
+    signal: Signal
+    records: list[Record]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the events."""
+        return [record.event_id for record in self.records]
+
+    @property
+    def positions(self) -> list[int]:
+        """Where the events are in the batch."""
+        return [record.position for record in self.records]
+
+    @property
+    def body(self) -> bytes:
+        """The request, serialised."""
+        groups: dict[tuple[bytes, bytes], list[bytes]] = {}
+        whole: list[bytes] = []
+        for record in self.records:
+            if record.scope is None:
+                whole.append(record.content)
+            else:
+                groups.setdefault((record.resource, record.scope), []).append(record.content)
+        resources: dict[bytes, list[Scope]] = {}
+        for (resource, scope), records in groups.items():
+            resources.setdefault(resource, []).append(Scope(resource, scope, records))
+        return b"".join([*join(scope for scopes in resources.values() for scope in scopes), *whole])
+
+    def halves(self) -> list[Request]:
+        """Return the two halves of a request of several records."""
+        middle = len(self.records) // 2
+        return [Request(self.signal, self.records[:middle]), Request(self.signal, self.records[middle:])]
+
+
+def group(events: Sequence[Event], max_events: int, max_bytes: int) -> tuple[list[Request], list[Failure]]:
+    """Return requests of up to `max_events` records and `max_bytes` bytes, and a failure for each event that is none.
+
+    The failures are noted in the call's `Progress`.
+    """
+    open_requests: dict[Signal, tuple[Request, _Size]] = {}
+    requests: list[Request] = []
+    failures: list[Failure] = []
+    reader = _Reader()
+    for position, event in enumerate(events):
+        try:
+            signal, record = reader.read(position, event)
+        except Exception as error:
+            failures.append(unwritable(event.id, position, error))
+            continue
+        request, size = open_requests.get(signal) or (None, None)
+        if request is None or size is None or not size.takes(record, len(request.records), max_events, max_bytes):
+            request, size = Request(signal, []), _Size()
+            open_requests[signal] = request, size
+            requests.append(request)
+        size.add(record)
+        request.records.append(record)
+    if failures:
+        note_unwritable(failures)
+    return requests, failures
+
+
+class _Size:
+    """Count the bytes of a request, with each resource and scope once."""
+
+    def __init__(self) -> None:
+        self._heads: set[bytes | None] = set()
+        self._bytes = 0
+
+    def takes(self, record: Record, count: int, max_events: int, max_bytes: int) -> bool:
+        """Return whether one more record fits in."""
+        return count < max_events and self._bytes + self._more(record) <= max_bytes
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self._bytes += self._more(record)
+        self._heads.update((record.resource, record.scope))
+
+    def _more(self, record: Record) -> int:
+        heads = [head for head in (record.resource, record.scope) if head not in self._heads]
+        return len(record.content) + _FRAME + sum(len(head or b"") + _FRAME for head in heads)
+
+
+class _Reader:
+    """Read what events hold; a resource is read once, as long as its records follow one another."""
+
+    def __init__(self) -> None:
+        self._resource = b""
+        self._known: dict[str, str] | None = None
+
+    def read(self, position: int, event: Event) -> tuple[Signal, Record]:
+        """Return the signal and the record of an event; raises what is wrong with it."""
+        kind = event.event_type
+        if (signal := BY_EVENT_TYPE.get(kind)) is not None:
+            return signal, self._read_record(signal, position, event)
+        if (signal := BY_REQUEST_TYPE.get(kind)) is not None:
+            return signal, Record(position, event.id, b"", None, event.payload)
+        content = foreign_record(event)
+        return LOGS, Record(position, event.id, foreign_resource(event), foreign_scope(), content)
+
+    def _read_record(self, signal: Signal, position: int, event: Event) -> Record:
+        try:
+            found = split_one(event.payload)
+            content = found.records[0]
+            metadata = {key: value for key, value in event.metadata.items() if is_attribute(key)}
+            if metadata:
+                known = self._attributes_of(signal, found.resource)
+                content = with_attributes(signal, content, metadata, known)
+        except DecodeError as error:
+            raise RecordError(f"payload: not a record of OTLP ({error})", event_id=event.id) from None
+        return Record(position, event.id, found.resource, found.scope, content)
+
+    def _attributes_of(self, signal: Signal, head: bytes) -> Mapping[str, str]:
+        if self._known is None or head != self._resource:
+            kind = {"logs": "ResourceLogs", "traces": "ResourceSpans", "metrics": "ResourceMetrics"}[signal.name]
+            attributes = getattr(signal.messages, kind).FromString(head).resource.attributes
+            self._resource, self._known = head, {one.key: as_text(one.value) for one in attributes}
+        return self._known
+
+
+def is_attribute(key: str) -> bool:
+    """Return whether metadata of this name is an attribute on the way out."""
+    return key not in OWN and not key.startswith(KEPT_APART)
+
+
+def with_attributes(signal: Signal, content: bytes, metadata: Mapping[str, str], known: Mapping[str, str]) -> bytes:
+    """Return a record with those entries of the metadata that neither it nor its resource has; the same where none is.
+
+    The attributes of a metric are those of each of its data points.
+    """
+    name = {"logs": "LogRecord", "traces": "Span", "metrics": "Metric"}[signal.name]
+    record = getattr(signal.messages, name).FromString(content)
+    changed = False
+    for holder in _holders(signal, record):
+        own = {one.key: one for one in holder.attributes}
+        new = {
+            key: value
+            for key, value in metadata.items()
+            if (as_text(own[key].value) if key in own else known.get(key)) != value
+        }
+        if new:
+            changed = True
+            _set_attributes(holder, own, new)
+    return bytes(record.SerializeToString()) if changed else content
+
+
+def _holders(signal: Signal, record: Any) -> Iterable[Any]:
+    if signal is not METRICS:
+        return (record,)
+    which = record.WhichOneof("data")
+    points: Iterable[Any] = getattr(record, which).data_points if which else ()
+    return points
+
+
+def _set_attributes(holder: Any, own: Mapping[str, Any], new: Mapping[str, str]) -> None:
+    for key, value in new.items():
+        if key in own:
+            own[key].value.string_value = value
+        else:
+            holder.attributes.add(key=key).value.string_value = value

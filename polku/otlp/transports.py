@@ -1,0 +1,194 @@
+"""Carry one request of OTLP to a server, and its answer back: over gRPC, and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from polku.clock import Clock
+from polku.emit.grpc.addresses import parse_address
+from polku.emit.parts import LateError
+from polku.errors import MisconfiguredError, RetryableError
+from polku.otlp.answers import PartialSuccess, grpc_error, http_error, read_partial
+from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
+from polku.otlp.signals import Signal
+from polku.rpc.channel import Channel, Target
+from polku.rpc.status import Status, StatusCode
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_CONNECT_SECONDS = 10.0
+_ANSWER_BYTES = 64 * 1024
+_GZIP = 31  # zlib's way to say so
+_LEVEL = 1  # the quickest: the event loop waits for it
+_LEAST_PACKED = 800  # bytes: less is not worth it
+
+
+class Transport(Protocol):
+    """One server."""
+
+    async def send(self, signal: Signal, body: bytes) -> PartialSuccess:
+        """Send a request; raises `EmitError` where it was not taken."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; what has no answer fails."""
+        ...
+
+
+def transport_of(config: OtlpEmitter, clock: Clock) -> Transport:
+    """Return what carries the requests of an emitter."""
+    return GrpcTransport(config) if config.protocol is OtlpProtocol.GRPC else HttpTransport(config, clock)
+
+
+class GrpcTransport:
+    """Call `Export` over gRPC, on one connection."""
+
+    def __init__(self, config: OtlpEmitter) -> None:
+        address = parse_address("OtlpEmitter", config.endpoint)
+        self._where = address.target
+        self._timeout = config.timeout
+        self._packs = config.compression is OtlpCompression.GZIP
+        self._metadata = list(config.headers.items())
+        tls = (lambda: _context(config, ["h2"])) if address.tls else None
+        self._channel = Channel(Target(address.target, tls, min(_CONNECT_SECONDS, config.timeout)))
+
+    async def send(self, signal: Signal, body: bytes) -> PartialSuccess:
+        """Send a request; raises `EmitError` where it was not taken."""
+        is_packed = self._packs and len(body) >= _LEAST_PACKED
+        encoding = [("grpc-encoding", "gzip")] if is_packed else []
+        timeout = ("grpc-timeout", f"{max(1, round(self._timeout * 1000))}m")
+        answer = _Answer()
+        call = self._channel.begin(signal.method, answer, [*encoding, timeout, *self._metadata])
+        try:
+            async with asyncio.timeout(self._timeout):
+                await call.write([_packed(body) if is_packed else body], is_packed=is_packed)
+                call.end()
+                status = await answer.status
+        except TimeoutError:
+            raise LateError(f"{self._where}: no answer within {self._timeout:g} s") from None
+        finally:
+            call.cancel()
+        if status.code != StatusCode.OK:
+            raise grpc_error(self._where, status)
+        return read_partial(signal, answer.message)
+
+    async def close(self) -> None:
+        """Close the connection; what has no answer fails."""
+        await self._channel.close()
+
+
+class _Answer:
+    """What is heard of a call."""
+
+    def __init__(self) -> None:
+        self.message = b""
+        self.status: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
+
+    def answered(self, message: bytes) -> None:
+        self.message = message
+
+    def ended(self, status: Status) -> None:
+        if not self.status.done():
+            self.status.set_result(status)
+
+    def leaving(self, reason: str) -> None:
+        """Wait for the answer: a call of one message has nothing to end."""
+
+
+class HttpTransport:
+    """Post requests."""
+
+    def __init__(self, config: OtlpEmitter, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        url = urlsplit(config.endpoint)
+        self._where = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        self._base = config.endpoint.rstrip("/")
+        self._packs = config.compression is OtlpCompression.GZIP
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, signal: Signal, body: bytes) -> PartialSuccess:
+        """Send a request; raises `EmitError` where it was not taken."""
+        import aiohttp
+
+        headers = {"Content-Type": "application/x-protobuf"}
+        if self._packs and len(body) >= _LEAST_PACKED:
+            headers["Content-Encoding"] = "gzip"
+            body = _packed(body)
+        try:
+            session = self._open()
+            url = self._base + signal.path
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                content = await response.content.read(_ANSWER_BYTES)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
+            raise MisconfiguredError(f"{self._where}: {type(error).__name__}: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+            if isinstance(error, TimeoutError):
+                raise LateError(f"{self._where}: no answer within {self._config.timeout:g} s") from None
+            raise RetryableError(f"{self._where}: {type(error).__name__}: {error}") from None
+        if 200 <= response.status < 300:
+            return read_partial(signal, content)
+        pause = self._seconds(response.headers.get("Retry-After"))
+        message = _message(content) or response.headers.get("Location", "")
+        raise http_error(self._where, response.status, message, pause)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            import aiohttp
+
+            tls = self._config.endpoint.startswith("https://")
+            connector = aiohttp.TCPConnector(ssl=_context(self._config, ["http/1.1"]) if tls else True)
+            timeout = aiohttp.ClientTimeout(total=self._config.timeout)
+            headers = {"User-Agent": "polku", **self._config.headers}
+            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
+        return self._session
+
+    def _seconds(self, retry_after: str | None) -> float | None:
+        """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
+        if not retry_after:
+            return None
+        if retry_after.isascii() and retry_after.isdigit():
+            return float(retry_after)
+        try:
+            when = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._clock.time_ns() / 1e9)
+
+
+def _context(config: OtlpEmitter, protocols: list[str]) -> ssl.SSLContext:
+    roots = config.root_certificates
+    context = ssl.create_default_context(cadata=roots.decode("ascii", "replace") if roots else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(protocols)
+    if config.certificate is not None:
+        try:
+            context.load_cert_chain(config.certificate, config.key)
+        except (OSError, ssl.SSLError) as error:
+            raise MisconfiguredError(f"certificate={config.certificate!r}: cannot be used: {error}") from None
+    return context
+
+
+def _packed(body: bytes) -> bytes:
+    packing = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    return packing.compress(body) + packing.flush()
+
+
+def _message(content: bytes) -> str:
+    """Return the text of a `google.rpc.Status`, or of what is none."""
+    from polku.rpc.details import status_message
+
+    return status_message(content) or content[:200].decode(errors="replace")
