@@ -29,13 +29,14 @@ from polku.aio.tasks import TaskSet
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
-from polku.errors import MisconfiguredError, NotRunningError, PolkuError, UnavailableError
+from polku.errors import ChangeError, MisconfiguredError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.log_format import Origin, name_process
 from polku.monitoring.collector import facts_of
 from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
+from polku.runtime.changing import Changed
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
@@ -109,6 +110,10 @@ class RayRuntime:
         except BaseException:
             await self._kill()
             raise
+
+    async def update(self, plan: Plan, *, seconds: float) -> Changed:
+        """Refuse: raises `ChangeError`."""
+        raise ChangeError(["the Ray runtime cannot change a pipeline while it runs yet; restart it"])
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.

@@ -11,6 +11,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
 - emit, kafka, otlp, external: events to their destinations; Kafka, OTLP and plugins in both directions
+- change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
 - plugin, testing, bench, cli: for authors of plugins, for tests, for measurements, for the command line
 """
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         WebhookEmitter,
     )
     from polku.errors import (
+        ChangeError,
         EmitError,
         InputError,
         MisconfiguredError,
@@ -104,6 +106,7 @@ __all__ = [
     "Batch",
     "Breaker",
     "BufferStrategy",
+    "ChangeError",
     "CloudEventsIngestor",
     "Code",
     "Compression",
@@ -201,6 +204,7 @@ if not TYPE_CHECKING:
                 "WebhookEmitter",
             ),
             "polku.errors": (
+                "ChangeError",
                 "EmitError",
                 "InputError",
                 "MisconfiguredError",

@@ -2,6 +2,7 @@
 
     PolkuError
     ├── PlanError            the pipeline that was described cannot work
+    ├── ChangeError          a pipeline that runs cannot be changed so; it runs on as it was
     ├── SettingError         an option or environment variable has a wrong value
     ├── RecordError          one record or event of the input is refused; the others go on
     ├── InputError           a whole message of the input is refused
@@ -25,6 +26,8 @@ Errors carry their fields, so that they survive pickling between actors and can 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from polku.codes import Code
 
 
@@ -45,6 +48,21 @@ class PlanError(PolkuError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class ChangeError(PolkuError):
+    """Say why a pipeline that runs was not changed: nothing of it was.
+
+    `reasons` are sentences; `difference` is what was to change, a line for each part.
+    """
+
+    def __init__(self, reasons: Sequence[str], difference: str = "") -> None:
+        super().__init__(tuple(reasons), difference)
+        self.reasons = tuple(reasons)
+        self.difference = difference
+
+    def __str__(self) -> str:
+        return f"nothing was changed: {'; '.join(self.reasons)}"
 
 
 class SettingError(PolkuError):

@@ -20,10 +20,12 @@ from polku.sender import Sender
 from polku.version import __version__
 
 if TYPE_CHECKING:
+    from polku.hub import Hub
     from polku.monitoring.address import Admin
     from polku.monitoring.admin_thread import AdminThread
     from polku.monitoring.run_files import RunFile
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.runtime.changing import Changed
 
 
 class Pipeline:
@@ -37,6 +39,7 @@ class Pipeline:
         self, plan: Plan, runtime: str, doors: Doors, *, admin: Admin | None = None, wait: bool = True
     ) -> None:
         self.plan = plan
+        self._runtime_name = runtime
         self._runtime = _make_runtime(plan, runtime, doors)
         self._runtime_name = runtime
         self._run_file: RunFile | None = None
@@ -126,6 +129,20 @@ class Pipeline:
         """Return the latest events that could not be delivered, with their reasons, oldest first."""
         self._ready.result()
         return loop_thread.submit(self._runtime.dead_letters()).result()
+
+    async def update(self, hub: Hub, *, timeout: float = 10.0) -> Changed:
+        """Run another hub's pipeline from now on, without a stop: only what differs is exchanged.
+
+        Clients stay connected, and no event is lost, held twice or out of order. What is new is started first, next to
+        what runs; the parts that it takes the place of have `timeout` seconds to come to rest. Raises `PlanError` where
+        the hub's plan cannot work, and `ChangeError` where it cannot take the place of the one that runs, or a part of
+        it does not start: nothing is changed then. The inline runtime can do this.
+        """
+        await asyncio.wrap_future(self._ready)
+        plan = hub.plan(self._runtime_name)
+        changed = await asyncio.wrap_future(loop_thread.submit(self._runtime.update(plan, seconds=timeout)))
+        self.plan = plan
+        return changed
 
     def stop(self, timeout: float = 30.0) -> StopReport:
         """Drain within `timeout` seconds: stop accepting, flush stages, empty outlets, close emitters.

@@ -75,10 +75,22 @@ class TaskSet:
         self._faults[name] = named(error)
         _REPEATED.exception((self._owner, name), "%s: %s failed", self._owner, name)
 
-    async def wait(self) -> None:
-        """Return when every task has ended."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Return when every task has ended, or so many seconds are over; whether they have."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            return False
+        return True
+
+    async def end(self, name: str) -> None:
+        """Cancel the tasks of a name, and return when they have ended."""
+        tasks = [task for task in self._tasks if task.get_name() == f"{self._owner}: {name}"]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def cancel(self, name: str) -> None:
         """Cancel the tasks of a name, also those that are kept alive."""

@@ -108,6 +108,14 @@ class Answered:
         known = variants.get((parent.origin, place))
         return _of_part(batch, variants, parent.origin, place) if known is None and place is not None else known
 
+    def rename(self, old: str, new: str) -> None:
+        """Let what was dealt with in part for one outlet be so for another one."""
+        for lives in self._lives.values():
+            for answers in lives.values():
+                for known in [known for variants in answers.values() for known in variants.values()]:
+                    if isinstance(known, PushState) and old in known.taken:
+                        known.taken[new] = known.taken.pop(old)
+
     def put(self, identity: Identity | None, answer: Known) -> None:
         """Remember an answer; the latest lives of an origin end the memory of those before."""
         if identity is None:

@@ -11,6 +11,7 @@ outlets, pass; what waits for it is put into the log for it alone, in order, whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
@@ -35,6 +36,8 @@ from polku.link.link import Link
 from polku.tap.point import Note, TapPoint
 from polku.tap.request import What
 from polku.text import line
+
+_LEAVE_SECONDS = 0.05  # between two looks at an outlet that leaves
 
 
 class BufferStatistics(NamedTuple):
@@ -61,6 +64,22 @@ class BufferStatistics(NamedTuple):
     commits: int = 0
 
 
+class OutletRules(NamedTuple):
+    """What is chosen for outlets, by name: rules for what does not fit, who is not waited for, who gets everything."""
+
+    overflow: Mapping[str, Overflow]
+    best_effort: frozenset[str]
+    always: frozenset[str]
+
+
+class OutletChange(NamedTuple):
+    """Which outlets are new, each with its link, which have another name (old by new), and which leave."""
+
+    links: Mapping[str, Link]
+    renamed: Mapping[str, str]
+    leaving: Sequence[str]
+
+
 class Buffer:
     """Keep batches in a log and feed the outlets."""
 
@@ -81,15 +100,12 @@ class Buffer:
         self._strategy = strategy
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
-        self._best_effort = frozenset(best_effort)
+        self._rules = OutletRules(dict(overflow or {}), frozenset(best_effort), frozenset(always))
         self._log = open_log(strategy, final=not await_delivery, formerly=formerly)
         self._pending: dict[int, PendingDelivery] = {}
-        rules = overflow or {}
-        self._outlets = {
-            name: self._outlet(name, link, rules.get(name, strategy.overflow)) for name, link in links.items()
-        }
-        self._all = tuple(self._outlets.values())
-        self._always = tuple(outlet for outlet in self._all if outlet.name in always)
+        self._outlets = {name: self._outlet(name, link) for name, link in links.items()}
+        self._leaving: dict[str, Outlet] = {}  # deliver what they have, and get nothing more
+        self._know_outlets()
         self._answered = Answered()
         self._turn = asyncio.Lock()
         self._late = TaskSet("buffer")  # each waits for room in one outlet
@@ -141,33 +157,83 @@ class Buffer:
 
     async def flush(self, everything: bool = True) -> None:
         """Let emitters that collect complete what they have, at a drain: senders may wait for it."""
-        for outlet in self._all:
+        for outlet in self._every:
             outlet.flush()
+
+    async def rearrange(
+        self, strategy: BufferStrategy, rules: OutletRules, change: OutletChange, *, seconds: float
+    ) -> None:
+        """Have other outlets, or other rules for them, from the next batch on; what is held stays.
+
+        `change.links` are those of outlets that are new. What waits for an outlet that is renamed waits for it under
+        its new name. One that leaves delivers what it has; then `forget` ends it. Raises `JournalError`, and
+        `TimeoutError` where a batch is on its way in for longer than `seconds`; then all is as it was.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(seconds):
+                await stack.enter_async_context(self._turn)
+            renamed = change.renamed
+            former = {old: new for new, old in renamed.items()}
+            names = [former.get(name, name) for name in (*self._outlets, *self._leaving)]
+            await self._log.arrange([*names, *change.links], renamed)
+            gone = self._best_effort & {*self._leaving, *change.leaving}
+            self._strategy = strategy
+            self._rules = rules._replace(best_effort=rules.best_effort | gone)
+            for old, new in former.items():
+                outlet = self._outlets.pop(old)
+                outlet.name = new
+                self._outlets[new] = outlet
+                self._answered.rename(old, new)
+            for name in change.leaving:
+                self._leaving[name] = self._outlets.pop(name)
+            for name, outlet in self._outlets.items():
+                outlet.allow(self._share(name))
+            for name, link in change.links.items():
+                self._outlets[name] = self._outlet(name, link)
+                self._outlets[name].start()
+            self._know_outlets()
+
+    def outlet(self, name: str) -> Outlet:
+        """Return the outlet of an emitter; raises `KeyError`."""
+        return self._outlets[name] if name in self._outlets else self._leaving[name]
+
+    async def forget(self, name: str) -> None:
+        """End an outlet that leaves, once it has delivered what it has; raises `JournalError` where it cannot yet."""
+        outlet = self._leaving[name]
+        while outlet.lag or not outlet.queue.is_over:
+            await outlet.drain()
+            await asyncio.sleep(_LEAVE_SECONDS)
+        async with self._turn:
+            await self._log.forget(name)
+            del self._leaving[name]
+            self._know_outlets()
+        await outlet.close()
 
     async def drain(self) -> None:
         """Return when every outlet has delivered what it holds."""
-        await asyncio.gather(*(outlet.drain() for outlet in self._all))
+        await asyncio.gather(*(outlet.drain() for outlet in self._every))
 
     def halt(self) -> None:
         """Hand nothing more to emitters."""
-        for outlet in self._all:
+        for outlet in self._every:
             outlet.halt()
 
     async def settled(self) -> None:
         """Return, after `halt`, when everything that is in flight to emitters has its answer."""
-        await asyncio.gather(*(outlet.settled() for outlet in self._all))
+        await asyncio.gather(*(outlet.settled() for outlet in self._every))
 
     async def close(self) -> None:
         """Stop delivering; what is held stays held."""
         self._closed = True
         await self._late.close()
-        outlets = [(f"outlet {outlet.name!r}", outlet.close) for outlet in self._all]
+        outlets = [(f"outlet {outlet.name!r}", outlet.close) for outlet in self._every]
         await close_each([*outlets, ("the log", self._log.close)])
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""
         events, size = self._log.size
-        outlets = {outlet.name: outlet.statistics() for outlet in self._all}
+        all_ = self._all
+        outlets = {outlet.name: outlet.statistics() for outlet in self._every}
         return BufferStatistics(
             events,
             size,
@@ -180,7 +246,7 @@ class Buffer:
             self._log.fault,
             self._dead_letters.statistics(),
             {orphan.name: describe_orphan(orphan, self._strategy.path) for orphan in self._log.orphans},
-            tuple(outlet.name for outlet in self._all if outlets[outlet.name].is_full and self._holds_up(outlet)),
+            tuple(outlet.name for outlet in all_ if outlets[outlet.name].is_full and self._holds_up(outlet)),
             self._bytes_received,
             self._log.commits,
         )
@@ -189,9 +255,22 @@ class Buffer:
         """Return whether senders hear of it when an outlet has no room: they wait, or are refused."""
         return outlet.share.overflow is Overflow.BLOCK or outlet.name not in self._best_effort
 
-    def _outlet(self, name: str, link: Link, overflow: Overflow) -> Outlet:
-        share = Quota(self._strategy.capacity, self._strategy.max_bytes, overflow)
+    @property
+    def _best_effort(self) -> frozenset[str]:
+        return self._rules.best_effort
+
+    def _know_outlets(self) -> None:
+        self._all = tuple(self._outlets.values())
+        self._every = (*self._all, *self._leaving.values())
+        self._always = tuple(outlet for outlet in self._all if outlet.name in self._rules.always)
+
+    def _share(self, name: str) -> Quota:
+        rule = self._rules.overflow.get(name, self._strategy.overflow)
+        return Quota(self._strategy.capacity, self._strategy.max_bytes, rule)
+
+    def _outlet(self, name: str, link: Link) -> Outlet:
         pending = {} if name in self._best_effort else self._pending  # senders hear nothing of best effort
+        share = self._share(name)
         return Outlet(name, link, share, self._log, pending, bury=self._dead_letters.bury, release=self._release)
 
     def _recover(self, recovered: Recovered) -> None:

@@ -82,6 +82,26 @@ class DurableLog:
             self.on_opened(opened)
         self._writer.start(outlets)
 
+    async def arrange(self, outlets: Sequence[str], renamed: Mapping[str, str]) -> None:
+        """Have these outlets from now on, in the journal first; raises `JournalError`, and then all is as it was."""
+        await self._writer.arrange(outlets, renamed)
+        await self._call(self._session.reopen_reader)
+        for new, old in renamed.items():
+            claimed = self._claimed[new] = self._claimed.pop(old)
+            if old in self._latest:
+                self._latest[new] = self._latest.pop(old)
+                # What was released meanwhile went by the old name, which the journal knows no more.
+                self._writer.move_cursor(new, next(iter(claimed)) - 1 if claimed else self._latest[new])
+        for name in outlets:
+            self._claimed.setdefault(name, OrderedDict())
+
+    async def forget(self, outlet: str) -> None:
+        """Have an outlet no more."""
+        await self._writer.arrange([name for name in self._claimed if name != outlet], {}, forgotten=outlet)
+        await self._call(self._session.reopen_reader)
+        self._claimed.pop(outlet, None)
+        self._latest.pop(outlet, None)
+
     async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
         """Give a batch its place; `commit` writes it."""
         self._position += 1

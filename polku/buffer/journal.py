@@ -101,10 +101,11 @@ class Journal:
             self._db.close()
         self._unlock()
 
-    def register(self, outlets: Sequence[str], formerly: Mapping[str, str] | None = None) -> None:
+    def register(self, outlets: Sequence[str], formerly: Mapping[str, str] | None = None) -> tuple[int, int]:
         """Give each outlet that is new a cursor at the end of the log, or all that waits for what it was `formerly`.
 
-        In a journal whose outlets could not be read any more every batch goes to all of these.
+        Return the events and bytes that left the journal, which every outlet had passed before. In a journal whose
+        outlets could not be read any more every batch goes to all of these.
         """
         with self._told(), self._transaction():
             for new, old in (formerly or {}).items():
@@ -120,12 +121,13 @@ class Journal:
                     self._know_outlets()
             self._db.execute("UPDATE outlet SET served=0")
             self._db.executemany("UPDATE outlet SET served=1 WHERE name=?", [(name,) for name in outlets])
-            self._sweep({}, self._cursors)  # what the latest process that wrote here did not come to
+            freed = self._sweep({}, self._cursors)  # what the latest process that wrote here did not come to
             if unowned:
                 change_takers(self._db, str(sum(1 << self._bits[name] for name in outlets)))
         self._swept = dict(self._cursors)
         for answer in sorted(self.answers(), key=lambda answer: (answer.last, answer.identity.epoch)):
             self._old_answers.hear_of(*answer.identity.whole[:2])
+        return freed
 
     def rename(self, old: str, new: str) -> None:
         """Give all that waits for one outlet to another, which may be there already."""
@@ -163,15 +165,24 @@ class Journal:
 
     def forget(self, outlet: str) -> int:
         """Take an outlet out, and what only it waits for; return the number of events that go."""
+        waiting, _ = self.retire(outlet)
+        return waiting[0]
+
+    def retire(self, outlet: str) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Take an outlet out, and what only it waits for.
+
+        Return the events and bytes that go with it, and those that every outlet had passed before.
+        """
         with self._told(), self._transaction():
             cursors = {**self._cursors, outlet: self.last_position}
-            self._sweep(self._swept, self._cursors)
-            freed, _ = self._sweep(self._cursors, cursors)
+            passed = self._sweep(self._swept, self._cursors)
+            waiting = self._sweep(self._cursors, cursors)
             self._db.execute("DELETE FROM outlet WHERE name=?", (outlet,))
             change_takers(self._db, f"(takers & {~(1 << self._bits[outlet])})")
         for known in (self._bits, self._cursors, self._swept):
             known.pop(outlet, None)
-        return freed
+        self._swept = dict(self._cursors)
+        return waiting, passed
 
     def write(self, work: Work) -> tuple[int, int]:
         """Do it all in one transaction that is on disk at the return; return the events and bytes that went.

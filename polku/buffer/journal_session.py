@@ -82,6 +82,12 @@ class JournalSession:
             self._reader = Journal(self.path, writable=False)
         return self._reader
 
+    def reopen_reader(self) -> None:
+        """Have the next reader know the outlets of now."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def read(self, positions: Sequence[int]) -> list[Batch | None]:
         """Return batches from the disk, None for each that cannot be read; raises `JournalError` for what may pass."""
         reader = self.reader()

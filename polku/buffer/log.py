@@ -36,6 +36,17 @@ class Log(Protocol):
         """Open the log; `on_open` is told what it holds, at once or when it can be opened."""
         ...
 
+    async def arrange(self, outlets: Sequence[str], renamed: Mapping[str, str]) -> None:
+        """Have these outlets from now on: new ones begin at the end, others are `renamed` (former names by new ones).
+
+        Nothing is put meanwhile. Raises `JournalError`, and then all is as it was.
+        """
+        ...
+
+    async def forget(self, outlet: str) -> None:
+        """Have an outlet no more that has released all of its batches; raises `JournalError`."""
+        ...
+
     async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
         """Give a batch its place."""
         ...
@@ -115,6 +126,12 @@ class MemoryLog:
 
     async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
         """Do nothing: what was in memory is gone with its process."""
+
+    async def arrange(self, outlets: Sequence[str], renamed: Mapping[str, str]) -> None:
+        """Do nothing: names of outlets mean nothing here."""
+
+    async def forget(self, outlet: str) -> None:
+        """Do nothing: names of outlets mean nothing here."""
 
     async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
         """Hold a batch."""

@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,16 @@ class WriteUnit:
     answer: Answer | None = None
     size: int = 0
     events: int = 0
+
+
+@dataclass(slots=True)
+class Rearrangement:
+    """Other outlets than before, once what waits is written: former names by new ones, and one that is no more."""
+
+    done: asyncio.Future[None]
+    outlets: Sequence[str]
+    renamed: Mapping[str, str]
+    forgotten: str
 
 
 @dataclass(slots=True)
@@ -106,6 +116,7 @@ class LogWriter:
         self._wake = threading.Condition()
         self._units: list[WriteUnit] = []
         self._deferred = DeferredWrites()
+        self._rearrangements: list[Rearrangement] = []
         self._must_repair = False
         self._is_closing = False
         self._is_failing = False
@@ -127,6 +138,16 @@ class LogWriter:
                 return
             self._units.append(unit)
             self._wake.notify()
+
+    async def arrange(self, outlets: Sequence[str], renamed: Mapping[str, str], *, forgotten: str = "") -> None:
+        """Have the journal know these outlets, when what waits is written; raises `JournalError`."""
+        wanted = Rearrangement(asyncio.get_running_loop().create_future(), tuple(outlets), dict(renamed), forgotten)
+        with self._wake:
+            if self._is_closing:
+                raise JournalError(self._session.path, "was closed")
+            self._rearrangements.append(wanted)
+            self._wake.notify()
+        await wanted.done
 
     def take_back(self) -> list[WriteUnit]:
         """Return the units that wait, which are not written then."""
@@ -173,6 +194,7 @@ class LogWriter:
                 units, deferred, is_closing = self._next_work()
                 try:
                     self._work_on(units, deferred)
+                    self._rearrange()
                 except Exception as error:
                     path = self._session.path
                     _REPEATED.exception((path, "work"), "journal %s", path)
@@ -200,7 +222,7 @@ class LogWriter:
 
     def _next_work(self) -> tuple[list[WriteUnit], DeferredWrites, bool]:
         with self._wake:
-            while not self._units and not self._is_closing and not self._must_repair:
+            while not (self._units or self._is_closing or self._must_repair or self._rearrangements):
                 if not self._wake.wait(self._pause()) and self._pause() is not None:
                     break
             units, self._units = self._units, []
@@ -237,6 +259,27 @@ class LogWriter:
             self._post(self._written.on_written, units, *freed)
             if not units:
                 self._give_back(journal)
+
+    def _rearrange(self) -> None:
+        with self._wake:
+            wanted, self._rearrangements = self._rearrangements, []
+        for each in wanted:
+            error: JournalError | None = self._taken_over
+            journal = self._session.journal
+            if error is None and journal is None:
+                error = JournalError(self._session.path, "cannot be written now")
+            elif error is None and journal is not None:
+                try:
+                    if each.forgotten:
+                        for freed in journal.retire(each.forgotten):
+                            self._post(self._written.on_freed, *freed)
+                    else:
+                        self._post(self._written.on_freed, *journal.register(each.outlets, each.renamed))
+                except JournalError as failed:
+                    error = failed
+            if error is None:
+                self._outlets = tuple(each.outlets)
+            self._post(_tell, each.done, error)
 
     def _write_alone(self, journal: Journal, deferred: DeferredWrites) -> bool:
         """Write what makes room without the batches that found none, if need be with the room that was kept for it."""
@@ -306,6 +349,15 @@ class LogWriter:
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
+
+
+def _tell(done: asyncio.Future[None], error: JournalError | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 def opened_late(session: JournalSession) -> JournalError:

@@ -38,6 +38,7 @@ _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
 _FEEDING = "feeding"
+_RELEASE_SECONDS = 1.0  # for an emitter to say what is confirmed, and to let go
 _AGAIN_SECONDS = 1.0  # until a batch that the link gave back is pushed again
 
 # So few events leave so long after the delivery before began, at the earliest: one costs nearly as much as a hundred.
@@ -119,6 +120,7 @@ class Outlet:
         self._loading = asyncio.Lock()
         self._lag = self._lag_bytes = self._in_flight = self._in_flight_bytes = 0
         self._reserved = self._reserved_bytes = 0  # on their way into the log
+        self._unknown: list[OutletEntry] = []  # that are in flight, of which the link has told nothing
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._passage = Passage()
         self._changed = asyncio.Event()
@@ -275,6 +277,39 @@ class Outlet:
     def halt(self) -> None:
         """Hand nothing more to the emitter."""
         self._tasks.cancel(_FEEDING)
+
+    async def hand_over(self, link: Link, release: Callable[[], None], *, grace: float) -> int:
+        """Deliver over another link from now on, from where this is.
+
+        What is in flight has `grace` seconds to get its answers; then `release` is called, which has the emitter say
+        what is confirmed. What has no answer is delivered again, in its place: returns how many events those are.
+        """
+        old = self._link
+        await self._tasks.end(_FEEDING)
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        old.flush_nowait(everything=True)
+        if not await self._tasks.wait(grace):
+            release()
+            await self._tasks.wait(_RELEASE_SECONDS)
+        closing = self._tasks.start("close", old.close())
+        await asyncio.wait([closing], timeout=_RELEASE_SECONDS)  # code that is cancelled may take its time
+        again, self._unknown = sorted(self._unknown, key=lambda entry: entry.slot.position), []
+        self._waiting.extendleft(reversed(again))
+        self._passage.give_back(again)
+        self._in_flight -= (count := sum(entry.count for entry in again))
+        self._in_flight_bytes -= sum(entry.size for entry in again)
+        self._link, self._fault = link, ""
+        link.on_taken, link.on_fault = self._relieve, self._note_fault
+        self.start()
+        return count
+
+    def allow(self, share: Quota) -> None:
+        """Take another share of the buffer, and another rule; what waits beyond it stays."""
+        self.share = share
+        self._join_events = max(1, min(_JOIN.join_events, share.events // 4))
+        self._moved.set()
 
     async def settled(self) -> None:
         """Return, after `halt`, when everything that is in flight to the emitter has its answer."""
@@ -472,10 +507,13 @@ class Outlet:
     async def _deliver(self, entries: list[OutletEntry], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
         receipt = await self._wait_for_receipt(batch, answer)
         if receipt is None:
+            self._unknown += entries
             return
         placed = list(zip(accumulate((entry.count for entry in entries), initial=0), entries, strict=False))
         if receipt.refused:
             placed, receipt = _decided(placed, receipt)
+            decided = {entry.slot.position for _, entry in placed}
+            self._unknown += [entry for entry in entries if entry.slot.position not in decided]
         if receipt.refused:
             await self._keep_refused(batch, receipt.refused)
         if self.tap is not None:

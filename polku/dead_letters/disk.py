@@ -80,6 +80,12 @@ class StoredDeadLetters(DeadLetters):
         self._replayers.append(replayer)
         self._looking.append(asyncio.ensure_future(replayer.run()))
 
+    def replay_to(self, emitters: Collection[str]) -> None:
+        """Replay the letters of these emitters instead of those that were named before, apart from those of none."""
+        for replayer in self._replayers:
+            if not replayer.serves_none:
+                replayer.serve(emitters)
+
     async def close(self) -> None:
         """Store what is still to be stored, as far as that goes in five seconds, and close the file."""
         for task in self._looking:

@@ -58,6 +58,15 @@ class Replayer:
         self.absent: dict[str, int] = {}
 
     @property
+    def serves_none(self) -> bool:
+        """Whether it replays letters that got to no emitter."""
+        return "" in self._emitters
+
+    def serve(self, emitters: Collection[str]) -> None:
+        """Replay the letters of these emitters from the next look on."""
+        self._emitters = frozenset(emitters)
+
+    @property
     def fault(self) -> str:
         """Why letters cannot be replayed now; empty where they can."""
         return next(filter(None, self._faults.values()), "")

@@ -114,6 +114,12 @@ class Delivery:
         self._confirmed += len(batch) - len(refused)
         return Receipt(refused)
 
+    def add_counts(self, before: Delivery) -> None:
+        """Count what another one, whose place this takes, has done as done here."""
+        self._confirmed += before._confirmed
+        self._failed += before._failed
+        self._calls += before._calls
+
     def release(self) -> None:
         """Answer what is in flight, at a drain whose time is up: `UNAVAILABLE` where nothing is confirmed."""
         self._is_released = True

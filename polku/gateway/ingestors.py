@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import check_envelope
-from polku.hooks import CLOSE_SECONDS, call_hook, start_hook
+from polku.hooks import CLOSE_SECONDS, call_hook, close_hook, start_hook
 from polku.limits import Limits
 from polku.log import RepeatedLog
 from polku.text import as_id, named, said
@@ -39,6 +40,8 @@ class Ingestors:
         self._limits = limits
         self._unopened = set(map(id, self._each_once()))
         self._plugins_due = 0.0
+        self._reading: Counter[int] = Counter()  # calls that are open, by the ingestor's id
+        self._read = asyncio.Event()
 
     async def start(self) -> None:
         """Call the `start` of each one."""
@@ -53,6 +56,40 @@ class Ingestors:
             for ingestor in self._each_once()
             if id(ingestor) not in self._unopened
         ]
+
+    def exchange(
+        self, by_source: Mapping[str, Ingestor], default: Ingestor | None, gone: Collection[str]
+    ) -> list[Ingestor]:
+        """Let these ingestors, which are started, serve their sources; return those that serve nothing any more.
+
+        Sources that are `gone` have none; those of plugins that have registered stay.
+        """
+        before = self._each_once()
+        staying = {source: ingestor for source, ingestor in self._by_source.items() if source not in gone}
+        self._by_source, self._default = {**staying, **by_source}, default
+        known = set(map(id, self._each_once()))
+        return [ingestor for ingestor in before if id(ingestor) not in known]
+
+    async def end(self, ingestors: Sequence[Ingestor]) -> None:
+        """Close ingestors that serve nothing any more, each once it has read what it was given."""
+        for ingestor in ingestors:
+            while self._reading[id(ingestor)]:
+                self._read.clear()
+                await self._read.wait()
+            await close_hook(f"ingestor {label(ingestor)}", ingestor)
+
+    def of(self, source: str) -> Ingestor:
+        """Return the ingestor of a source that has one of its own; raises `KeyError`."""
+        return self._by_source[source]
+
+    @property
+    def default(self) -> Ingestor | None:
+        """The ingestor for all sources that have none of their own."""
+        return self._default
+
+    def bound(self, limits: Limits) -> None:
+        """Hold what comes from now on to these limits."""
+        self._limits = limits
 
     def serve(self, source: str, ingestor: Ingestor) -> None:
         """Let an ingestor, which is started, serve a source from now on."""
@@ -93,6 +130,7 @@ class Ingestors:
         check_envelope(self._limits, context.source, context.cluster, context.format)
         source = shorten(context.source)
         ingestor = self._find(reader, source)
+        self._reading[id(ingestor)] += 1
         try:
             result = ingestor.ingest(data, context)
             records = await result if inspect.isawaitable(result) else result
@@ -113,6 +151,11 @@ class Ingestors:
             kind = reader if reader in self._by_source else ""  # any number of sources may share the default one
             _REPEATED.exception(("ingestor", kind), "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
+        finally:
+            self._reading[id(ingestor)] -= 1
+            if not self._reading[id(ingestor)]:
+                del self._reading[id(ingestor)]
+                self._read.set()
 
     def plugins(self) -> dict[str, PluginState]:
         """Return the state of each external ingestor, by the first source that it serves; `*` is the default one."""

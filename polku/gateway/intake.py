@@ -97,6 +97,26 @@ class Intake:
             closing.append(("the sources", self._sources.close))
         await close_each([*closing, ("the link", self._link.close), *self.ingestors.closing()])
 
+    @property
+    def link(self) -> Link:
+        """The link to what comes next."""
+        return self._link
+
+    @property
+    def sources(self) -> Sources | None:
+        """What is pulled from, if anything is."""
+        return self._sources
+
+    def bound(self, limits: Limits) -> None:
+        """Hold what comes from now on to these limits."""
+        self.limits = limits
+        self.ingestors.bound(limits)
+        self._room.bound(limits)
+
+    def hand_on(self, *, reads_routes: bool, seals: bool) -> None:
+        """Prepare batches for another part that comes next, as the constructor's options say."""
+        self._reads_routes, self._seals = reads_routes, seals
+
     async def begin(
         self, message: bytes, turns: Sequencer | None = None, account: Account | None = None
     ) -> Awaitable[Ack]:

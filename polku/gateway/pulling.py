@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from polku.errors import DrainingError, InputError, PlanError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
-from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each, close_hook, start_hook
 from polku.kafka.keys import RESERVED
 from polku.log import RepeatedLog
 from polku.text import as_id, line, named, said
@@ -30,6 +30,7 @@ from polku.v1.gateway_pb2 import Ack
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_END_SECONDS = 10.0  # for a source that leaves, until what it has pulled is in
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
 
@@ -50,10 +51,10 @@ class Sources:
     """Run the sources of a pipeline beside its intake; one that fails is started again, and health says so."""
 
     def __init__(self, sources: Mapping[str, Source], intake: Intake, bury: Bury) -> None:
-        self._sources = sources
+        self._sources = dict(sources)
         self._intake = intake
         self._bury = bury
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._faults: dict[str, str] = {}
         self._stopped = False
 
@@ -61,16 +62,51 @@ class Sources:
         """Begin to pull; raises `PlanError` where a source can never work."""
         for name, source in self._sources.items():
             await start_hook(f"source {name!r}", source)
-            self._tasks.append(asyncio.get_running_loop().create_task(self._run(name, source), name=f"source {name}"))
+            self._begin(name, source)
+
+    async def exchange(self, sources: Mapping[str, Source], gone: Collection[str]) -> None:
+        """Pull from these sources too, which are started: from one of the same name instead of that one.
+
+        What leaves pulls nothing more, and is released once what it has pulled is in.
+        """
+        leaving = [name for name in self._sources if name in gone or name in sources]
+        await asyncio.gather(*map(self._end, leaving))
+        for name, source in sources.items():
+            self._sources[name] = source
+            if self._stopped:
+                source.stop()
+            self._begin(name, source)
+
+    def _begin(self, name: str, source: Source) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(name, source), name=f"source {name}")
+        self._tasks[name] = task
+
+    async def _end(self, name: str) -> None:
+        source = self._sources[name]
+        self._ask_to_stop(name, source)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._drain(name, source)
+        except TimeoutError:
+            _LOG.warning("source %r is released before all that it has pulled is in: it will be pulled again", name)
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await close_hook(f"source {name!r}", source)
+        del self._sources[name]
+        self._faults.pop(name, None)
+
+    def _ask_to_stop(self, name: str, source: Source) -> None:
+        try:
+            source.stop()
+        except BaseException as error:
+            _LOG.error("source %r could not be stopped: %s", name, named(error), exc_info=error)
 
     def stop(self) -> None:
         """Pull nothing more."""
         self._stopped = True
         for name, source in self._sources.items():
-            try:
-                source.stop()
-            except BaseException as error:
-                _LOG.error("source %r could not be stopped: %s", name, named(error), exc_info=error)
+            self._ask_to_stop(name, source)
 
     async def drain(self) -> None:
         """Return when what was pulled is answered and confirmed to where it came from."""
@@ -81,14 +117,14 @@ class Sources:
         """Let go of the sources."""
         self.stop()
         sources = list(self._sources.items())
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await close_each([(f"source {n!r}", partial(call_hook, s, "close", seconds=CLOSE_SECONDS)) for n, s in sources])
 
     def states(self) -> dict[str, SourceState]:
         """Return how each source is."""
-        states = {name: _state(source) for name, source in self._sources.items()}
+        states = {name: _state(source) for name, source in self._sources.copy().items()}
         return {name: state._replace(alarm=self._faults.get(name) or state.alarm) for name, state in states.items()}
 
     async def _drain(self, name: str, source: Source) -> None:

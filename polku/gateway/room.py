@@ -25,6 +25,11 @@ class Room:
         self._freed = asyncio.Event()
         self.draining = False
 
+    def bound(self, limits: Limits) -> None:
+        """Hold what comes from now on to these limits."""
+        self._limits = limits
+        self._freed.set()
+
     def check(self, size: int) -> None:
         """Count a message of `size` bytes that has room; raises `InputError`."""
         self._counters.messages += 1

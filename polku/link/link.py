@@ -111,9 +111,7 @@ class Link:
         self._seq = 0
         self._waiting_events = 0
         self._gathering: Coalescer | None = None
-        if self._window.gather_events:
-            rule = (self._window.gather_events, self._window.gather_turns)
-            self._gathering = Coalescer(*rule, self._look, self._pump)
+        self._shape(self._window)
         self._pushed = self._sent = self._resent = 0
         self._suspects = PoisonDetector()
         self._search = Search(name, self._push_part, self._pause)
@@ -131,6 +129,7 @@ class Link:
         self._left = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._is_paused = False
 
     async def push(self, batch: Batch) -> Receipt:
         """Return the receipt of this batch when the receiver has discharged it.
@@ -184,6 +183,34 @@ class Link:
         """Return when every batch pushed so far has its final answer."""
         await self._idle.wait()
 
+    def pause(self) -> None:
+        """Send nothing new until `resume`; what is pushed waits."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Send again."""
+        self._is_paused = False
+        self._pump()
+
+    def lead_to(self, peer: Peer, window: Window, *, eager: bool) -> None:
+        """Push to another receiver from now on: while paused, with nothing open."""
+        assert self._is_paused
+        assert not self._open
+        self._peer, self._eager = peer, eager
+        self._shape(window)
+
+    @property
+    def open(self) -> int:
+        """The number of batches that were sent and have no final answer."""
+        return len(self._open)
+
+    def _shape(self, window: Window) -> None:
+        if self._gathering is not None:
+            self._gathering.close()
+        self._window, self._gathering = window, None
+        if window.gather_events:
+            self._gathering = Coalescer(window.gather_events, window.gather_turns, self._look, self._pump)
+
     async def close(self) -> None:
         """Stop: what is still open fails with `DrainingError`; what the receiver has, it keeps."""
         self._closed = True
@@ -210,6 +237,10 @@ class Link:
         """Return a snapshot of the counters."""
         return LinkStatistics(self._pushed, self._sent, self._resent, len(self._waiting), len(self._open))
 
+    @property
+    def _stands_still(self) -> bool:
+        return self._closed or self._is_paused
+
     def _look(self) -> Backlog:
         return Backlog(len(self._waiting), self._waiting_events)
 
@@ -218,7 +249,7 @@ class Link:
             return
         self._pumping = True
         try:
-            while self._waiting and not self._closed and self._has_place(self._waiting[0].size):
+            while self._waiting and not self._stands_still and self._has_place(self._waiting[0].size):
                 if self._gathering is not None and self._gathering.holds(self._is_busy()):
                     return
                 parts = self._next_parts()

@@ -67,7 +67,7 @@ class _Hosted(Whole):
     def __init__(self, name: str, component: Any, clock: Clock) -> None:
         timeout = getattr(component, "timeout", 30.0)
         super().__init__(name, component.process, accept_events(clock), timeout=timeout)
-        for hook in ("start", "close", "statistics"):
+        for hook in ("start", "close", "statistics", "snapshot", "restore"):
             if callable(getattr(component, hook, None)):
                 setattr(self, hook, getattr(component, hook))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from polku import checks
 from polku.clock import Clock
@@ -23,6 +24,7 @@ ERROR = "polku.aggregate.error"
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_NONE: list[Flush] = []  # never changed
 _part: Callable[[type[Part], tuple[int, int]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
 
 
@@ -50,6 +52,7 @@ class Aggregator(Configuration):
     max_bytes: int = field(default=16 * 1024 * 1024, kw_only=True)
 
     state_key = "group"
+    state_form = "groups 1"
     holds = True
 
     def __post_init__(self) -> None:
@@ -97,26 +100,43 @@ class _Groups:
         return self._config.max_held, self._config.max_bytes
 
     def hold(self, events: list[Event], batch: int) -> Sequence[Flush]:
-        flushes = []
+        flushes: list[Flush] = []
         due = self._clock.monotonic() + self._config.within
         for position, event in enumerate(events):
-            try:
-                routes = event.route_to
-                key = (self._key(event), tuple(routes) if routes else ())
-                group = self._groups.get(key)
-            except BaseException as error:
-                flushes.append(self._alone(event, Part(batch, position), error))
-                continue
-            if group is None:
-                group = self._groups[key] = _Group(due)
-            size = event.ByteSize()
-            group.events.append(event)
-            group.parts.append(_part(Part, (batch, position)))
-            group.bytes += size
-            self._events += 1
-            self._bytes += size
-            if len(group.events) >= self._config.size:
-                flushes += self._release(key)
+            flushes += self._put(event, _part(Part, (batch, position)), due)
+        return flushes
+
+    def _put(self, event: Event, part: Part, due: float) -> list[Flush]:
+        try:
+            routes = event.route_to
+            key = (self._key(event), tuple(routes) if routes else ())
+            group = self._groups.get(key)
+        except BaseException as error:
+            return [self._alone(event, part, error)]
+        if group is None:
+            group = self._groups[key] = _Group(due)
+        size = event.ByteSize()
+        group.events.append(event)
+        group.parts.append(part)
+        group.bytes += size
+        self._events += 1
+        self._bytes += size
+        return self._release(key) if len(group.events) >= self._config.size else _NONE
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return the state: the events that are held, with their places, and in how many seconds each group is due."""
+        now = self._clock.monotonic()
+        return {"groups": [(g.due - now, list(g.events), list(g.parts)) for g in self._groups.values()]}
+
+    def restore(self, state: Mapping[str, Any]) -> Sequence[Flush]:
+        """Take over what another one holds, in groups of its own; return what is complete by its own rules."""
+        flushes: list[Flush] = []
+        now = self._clock.monotonic()
+        for seconds, events, parts in state["groups"]:
+            due = now + min(seconds, self._config.within)
+            for event, part in zip(events, parts, strict=True):
+                flushes += self._put(event, part, due)
+        self._groups = dict(sorted(self._groups.items(), key=lambda item: item[1].due))
         return flushes
 
     def due(self) -> float | None:

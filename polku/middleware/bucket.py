@@ -10,15 +10,19 @@ class TokenBucket:
 
     __slots__ = ("_burst", "_rate", "_then", "_tokens")
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, rate: float, burst: float, now: float, tokens: float | None = None) -> None:
         self._rate = rate
         self._burst = burst
-        self._tokens = burst
+        self._tokens = burst if tokens is None else min(burst, tokens)
         self._then = now
+
+    def left(self, now: float) -> float:
+        """Return how many tokens there are."""
+        return min(self._burst, self._tokens + (now - self._then) * self._rate)
 
     def take(self, wanted: int, now: float) -> int:
         """Take up to `wanted` whole tokens and return how many there were."""
-        self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
+        self._tokens = self.left(now)
         self._then = now
         taken = min(wanted, int(self._tokens + _ROUNDING))
         self._tokens -= taken

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from polku import checks
 from polku.clock import Clock
@@ -30,6 +32,11 @@ class Deduplicator(Configuration):
     per: str | None = None
 
     state_key = "id"
+
+    @property
+    def state_form(self) -> str:
+        """What its state looks like: middleware of the same form can take it over."""
+        return f"ids 1 {self.per}"
 
     def __post_init__(self) -> None:
         checks.positive("Deduplicator", "ttl", self.ttl)
@@ -102,6 +109,18 @@ class _Memory:
                     self._seen[event_id] = now
         while len(self._seen) > self._max_ids:
             self._seen.popitem(last=False)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return the state: ids with the seconds since they were settled, and those that have no outcome yet."""
+        now = self._clock.monotonic()
+        seen = [(event_id, now - at) for event_id, at in self._seen.items()]
+        return {"seen": seen, "open": dict(self._open), "batches": dict(self._batches)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another one, which has the same stage."""
+        now = self._clock.monotonic()
+        self._seen = OrderedDict((event_id, now - age) for event_id, age in state["seen"][-self._max_ids :])
+        self._open, self._batches = dict(state["open"]), dict(state["batches"])
 
     def _forget(self) -> None:
         limit = self._clock.monotonic() - self._ttl

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from polku import checks
 from polku.clock import Clock
@@ -23,6 +25,7 @@ class RateLimiter(Configuration):
     burst: float | None = None
 
     state_key = "pipeline"
+    state_form = "tokens 1"
 
     def __post_init__(self) -> None:
         checks.positive("RateLimiter", "rate", self.rate)
@@ -41,6 +44,7 @@ class _Limit:
 
     def __init__(self, rate: float, burst: float, clock: Clock) -> None:
         self._clock = clock
+        self._rate, self._burst = rate, burst
         self._bucket = TokenBucket(rate, burst, clock.monotonic())
 
     def process(self, events: list[Event], batch: int) -> Outcome:
@@ -51,3 +55,11 @@ class _Limit:
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return the state: the tokens that are left."""
+        return {"tokens": self._bucket.left(self._clock.monotonic())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another one; more tokens than this one's burst are forfeited."""
+        self._bucket = TokenBucket(self._rate, self._burst, self._clock.monotonic(), state["tokens"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Any
 
 from polku import checks
 from polku.clock import Clock
@@ -32,6 +34,11 @@ class Throttle(Configuration):
     per: str | None = field(default=None, kw_only=True)
 
     state_key = "source"
+
+    @property
+    def state_form(self) -> str:
+        """What its state looks like: middleware of the same form can take it over."""
+        return f"buckets 1 {self.per}"
 
     def __post_init__(self) -> None:
         checks.positive("Throttle", "rate", self.rate)
@@ -74,6 +81,17 @@ class _Buckets:
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return the state: the tokens of each source, least recently used first."""
+        now = self._clock.monotonic()
+        return {"tokens": [(source, bucket.left(now)) for source, bucket in self._buckets.items()]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another one; more tokens than this one's burst are forfeited."""
+        now = self._clock.monotonic()
+        for source, tokens in state["tokens"][-self._max_sources :]:
+            self._buckets[source] = TokenBucket(self._rate, self._burst, now, tokens)
 
     def _keys(self, events: list[Event]) -> list[str]:
         per = self._per

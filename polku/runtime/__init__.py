@@ -12,6 +12,8 @@ from polku.sender import SendChannel
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.plan import Plan
+    from polku.runtime.changing import Changed
     from polku.tap.request import TapReply, TapRequest
 
 
@@ -39,6 +41,10 @@ class Runtime(Protocol):
 
     async def stop(self, timeout: float) -> StopReport:
         """Drain in order within `timeout` seconds, then release everything."""
+        ...
+
+    async def update(self, plan: Plan, *, seconds: float) -> Changed:
+        """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         ...
 
     async def health(self) -> Health:

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polku.buffer.buffer import Buffer
+from polku.buffer.buffer import Buffer, OutletRules
 from polku.clock import Clock, SystemClock
-from polku.contracts import Collector, Ingestor
+from polku.contracts import Collector, Holder, Ingestor, Step
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
-from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
+from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from polku.external.registry import Assign
     from polku.external.registry_service import RegistryService
     from polku.tracing.tracer import Tracer, Tracing
+
+
+def build_steps(stage: StagePlan, clock: Clock | None = None) -> list[Step | Holder]:
+    """Build the middleware of one stage."""
+    return [build_step(middleware, clock) for middleware in stage.middleware]
+
+
+def build_step(middleware: MiddlewarePlan, clock: Clock | None = None) -> Step | Holder:
+    """Build one middleware, under the name that it has in the plan."""
+    from polku.middleware.adapt import as_step
+
+    step = as_step(middleware.component, clock or SystemClock())
+    step.name = middleware.name
+    return step
 
 
 def build_intake(plan: Plan, link: Link, clock: Clock | None = None, *, seals: bool) -> Intake:
@@ -75,17 +89,17 @@ def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryServic
 
 
 def build_stage(
-    plan: Plan, stage: StagePlan, link: Outgoing, dead_letters: DeadLetters, clock: Clock | None = None
+    plan: Plan,
+    stage: StagePlan,
+    link: Outgoing,
+    dead_letters: DeadLetters,
+    clock: Clock | None = None,
+    *,
+    steps: Sequence[Step | Holder] | None = None,
 ) -> Stage:
-    """Build one stage of the plan."""
-    from polku.middleware.adapt import as_step
-
+    """Build one stage of the plan, of `steps` if they are there already."""
     clock = clock or SystemClock()
-    steps = []
-    for middleware in stage.middleware:
-        step = as_step(middleware.component, clock)
-        step.name = middleware.name
-        steps.append(step)
+    steps = build_steps(stage, clock) if steps is None else steps
     last = stage.name == plan.stages[-1].name
     late, tracer = _holds_behind(plan, stage), build_tracer(plan)
     return Stage(steps, link, dead_letters, clock, two_steps=late, reads_routes=last, name=stage.name, tracer=tracer)
@@ -147,19 +161,18 @@ def build_buffer(plan: Plan, links: Mapping[str, Link], dead_letters: DeadLetter
         from polku.runtime.orphaned_journals import check_left
 
         check_left(plan.buffer.path, plan.lanes)
-    rules = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
+    rules = rules_of(plan)
     delivered = plan.ack is AckLevel.DELIVERED
-    optional = [outlet.name for outlet in plan.outlets if not outlet.required]
     former = {outlet.name: outlet.formerly for outlet in plan.outlets if outlet.formerly is not None}
     return Buffer(
         plan.buffer,
         links,
         dead_letters,
-        overflow=rules,
-        best_effort=optional,
+        overflow=rules.overflow,
+        best_effort=rules.best_effort,
         await_delivery=delivered,
         formerly=former,
-        always=[outlet.name for outlet in plan.outlets if outlet.always],
+        always=rules.always,
     )
 
 
@@ -185,6 +198,13 @@ def tracer_of(tracing: Tracing | None) -> Tracer | None:
     from polku.tracing.tracer import Tracer
 
     return Tracer(tracing)
+
+
+def rules_of(plan: Plan) -> OutletRules:
+    """Return what is chosen for the outlets of a plan."""
+    overflow = {outlet.name: outlet.overflow for outlet in plan.outlets if outlet.overflow is not None}
+    optional = frozenset(outlet.name for outlet in plan.outlets if not outlet.required)
+    return OutletRules(overflow, optional, frozenset(outlet.name for outlet in plan.outlets if outlet.always))
 
 
 def build_delivery(outlet: OutletPlan, clock: Clock | None = None, *, tracing: Tracing | None = None) -> Delivery:

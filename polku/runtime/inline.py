@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.buffer.strategy import Kind
+from polku.change.contents import contents_of
+from polku.change.difference import difference
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.errors import NotRunningError
+from polku.errors import ChangeError, NotRunningError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.gateway import Gateway
 from polku.gateway.intake import Intake
@@ -28,7 +30,8 @@ from polku.log_format import Origin, name_process
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.back_pressure import BackPressure
-from polku.runtime.lane import Lane, LaneStatistics
+from polku.runtime.changing import Changed, ChangingLane
+from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
@@ -56,7 +59,10 @@ class InlineRuntime:
         self._doors = doors
         self._addresses = Addresses()
         self._dead_letters: DeadLetters = build_dead_letters(plan)
-        self._lane = Lane(plan, self._dead_letters)
+        self._lane = ChangingLane(plan, self._dead_letters)
+        self._contents = contents_of(plan)
+        self._updating: asyncio.Future[Changed] | None = None
+        self._is_stopping = False
         self._gateway: Gateway | None = None
         self._progress = Progress()
         self._pressure = BackPressure()
@@ -99,6 +105,9 @@ class InlineRuntime:
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""
         started = time.monotonic()
+        self._is_stopping = True
+        if self._updating is not None:
+            await asyncio.wait([self._updating], timeout=timeout / 2)
         look = self._look if self._plan.buffer.kind is Kind.DURABLE else None
         try:
             complete = await drain_within(timeout, contained(self._drain()), look)
@@ -110,6 +119,31 @@ class InlineRuntime:
         report = stop_report(self._plan, self._outcome(), complete=complete, seconds=time.monotonic() - started)
         await self._close()
         return report
+
+    async def update(self, plan: Plan, *, seconds: float) -> Changed:
+        """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
+        if self._is_stopping:
+            raise ChangeError(["the pipeline is stopping"])
+        if self._updating is not None and not self._updating.done():
+            raise ChangeError(["another change is in progress"])
+        self._updating = asyncio.ensure_future(contained(self._update(plan, seconds)))
+        return await asyncio.shield(self._updating)
+
+    async def _update(self, plan: Plan, seconds: float) -> Changed:
+        contents = contents_of(plan, self._contents)
+        found = difference(self._contents, contents)
+        if found.refusals:
+            raise ChangeError(found.refusals, str(found))
+        if found.is_empty:
+            return Changed(found)
+        try:
+            done = await self._lane.change(self._contents, contents, found, seconds=seconds)
+        except ChangeError as error:
+            raise ChangeError(error.reasons, str(found)) from error
+        self._contents = contents
+        self._plan = plan
+        self._taps = None  # those of the parts of before end
+        return done
 
     async def health(self) -> Health:
         """Return the state of every part."""

@@ -178,11 +178,15 @@ class Lane:
                 outgoing: Outgoing = self._link(stage.name, peer, eager=near)
                 if near and not answers_late(self._plan, stage):
                     outgoing = LocalLink(f"{self._plan.name}/{stage.name}", receiver)
-                built = build_stage(self._plan, stage, outgoing, self._dead_letters, self._clock)
-                receiver = self._stages[stage.name] = built
-                await self._stages[stage.name].start()
+                receiver = await self._start_stage(stage, outgoing)
             here, peer = True, LocalPeer(receiver)
         return peer
+
+    async def _start_stage(self, stage: StagePlan, outgoing: Outgoing) -> Stage:
+        started = build_stage(self._plan, stage, outgoing, self._dead_letters, self._clock)
+        self._stages[stage.name] = started
+        await started.start()
+        return started
 
     async def push(self, push: Push, batch: Batch, after: str) -> Answer | Turn:
         """Take what a stage that runs elsewhere hands on."""
@@ -200,9 +204,10 @@ class Lane:
         """Return a snapshot of the counters of every part; from any thread."""
         if self._buffer is None:
             raise NotRunningError("the pipeline has not started")
+        stages = self._stages
         return LaneStatistics(
             self.intake.statistics(),
-            {stage.name: self._stages[stage.name].statistics() for stage in self._here()},
+            {stage.name: stages[stage.name].statistics() for stage in self._plan.stages if stage.name in stages},
             self._buffer.statistics(),
             {name: delivery.statistics() for name, delivery in self._deliveries.items()},
         )

@@ -86,7 +86,8 @@ def stop_report(
 ) -> StopReport:
     """Return the report of a stop; `silent` lanes said nothing about their events."""
     told = plan.ack is not AckLevel.DELIVERED
-    promised = [outlet.name for outlet in plan.outlets if outlet.required and outlet.name in emitters]
+    optional = {outlet.name for outlet in plan.outlets if not outlet.required}
+    promised = [name for name in emitters if name not in optional]  # also those that have left the plan since
     lost = {name: _lost(emitters[name], told=told) for name in promised}
     unknown = tuple(silent) if told and plan.buffer.kind is not Kind.DURABLE else ()
     return StopReport(emitters, complete, seconds, {name: count for name, count in lost.items() if count}, unknown)

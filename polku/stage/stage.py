@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from itertools import compress
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import compress, count
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
@@ -87,10 +87,10 @@ class _Holding:
 class _Passed(NamedTuple):
     """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
 
-    `account` is what the events of a counted batch count as.
+    `number` is the step's, and that of what takes its place; `account` is what the events of a counted batch count as.
     """
 
-    at: int
+    number: int
     step: Step
     given: list[Event]
     outcome: Outcome
@@ -119,18 +119,20 @@ class Stage:
         self._steps = tuple(steps)
         self.steps = _distinct([step.name for step in steps])
         self.tap: TapPoint | None = None
+        self._numbers = tuple(range(len(steps)))  # of the steps: one that takes another's place has its number
+        self._heirs: dict[int, tuple[Step | Holder, Step | Holder]] = {}  # by the id of the step that had its place
         self._link = link
         self._dead_letters = dead_letters
         self._clock = clock
-        self._holds = any(is_holder(step) for step in steps)
-        self._two_steps = two_steps or self._holds
+        self._behind_holds = two_steps
+        self._two_steps = two_steps or bool(self._holders())
         self._reads_routes = reads_routes
         self._opened: list[Step | Holder] = []
         self._turn = asyncio.Lock()
         self._held_something = asyncio.Event()
         self._number = 0
         self._open: set[int] = set()  # numbers of batches without an outcome
-        self._followers: dict[tuple[int, int], asyncio.Future[_Refused]] = {}  # by number and index of the step
+        self._followers: dict[tuple[int, int], asyncio.Future[_Refused]] = {}  # by the batch's number and the step's
         self._holdings: dict[int, _Holding] = {}
         self._tasks = TaskSet("stage")
         self._latest = Receipt()
@@ -144,7 +146,11 @@ class Stage:
         for step in self._steps:
             self._opened.append(step)
             await start_hook(f"middleware {step.name!r}", step)
-        if self._holds:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to flush held events when they are due, where the middleware is started."""
+        if self._holders() and not len(self._tasks):
             self._tasks.keep_alive(_TIMER, self._flush_when_due)
 
     async def push(self, batch: Batch) -> Answer:
@@ -175,6 +181,71 @@ class Stage:
             for position, step in enumerate(self._steps):
                 if is_holder(step):
                     await self._release(step.flush(everything=True), position + 1)
+
+    @property
+    def middleware(self) -> tuple[Step | Holder, ...]:
+        """The running middleware, in order."""
+        return self._steps
+
+    @property
+    def batches_open(self) -> int:
+        """The number of batches that have no outcome yet."""
+        return len(self._open)
+
+    @contextlib.asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Work on no batch within the block; what comes meanwhile waits, in order."""
+        async with self._turn:
+            yield
+
+    async def take_steps(
+        self, steps: Sequence[Step | Holder], heirs: Sequence[tuple[Step | Holder, Step | Holder]]
+    ) -> None:
+        """Go on with other steps, which are started: within `at_rest`.
+
+        Steps that stay are the same objects. Of `heirs` the first is a step that goes, the second what takes its place
+        with its state: it hears what becomes of the batches that the first had. What other holders that go keep is
+        released first, through the steps that were there. The caller closes what goes.
+        """
+        successors = {id(old): new for old, new in heirs}
+        staying = {id(step) for step in steps}
+        for position, step in enumerate(self._steps):
+            if is_holder(step) and id(step) not in staying and id(step) not in successors:
+                await self._release(step.flush(everything=True), position + 1)
+        numbers = {id(successors.get(id(step), step)): n for step, n in zip(self._steps, self._numbers, strict=True)}
+        fresh = count(max(self._numbers, default=-1) + 1)
+        if self._open:
+            self._heirs |= {id(old): (old, new) for old, new in heirs}
+        self._numbers = tuple(numbers[id(step)] if id(step) in numbers else next(fresh) for step in steps)
+        self._steps, self._opened = tuple(steps), list(steps)
+        self.steps = _distinct([step.name for step in steps])
+        self._two_steps = self._behind_holds or bool(self._holders())
+        if self._holders():
+            if not len(self._tasks):
+                self._tasks.keep_alive(_TIMER, self._flush_when_due)
+            self._held_something.set()
+
+    async def release(self, step: Holder, flushes: Sequence[Flush]) -> None:
+        """Hand on what a holder of this stage lets go: within `at_rest`."""
+        await self._release(flushes, self._steps.index(step) + 1)
+
+    def adopt(self) -> None:
+        """Begin with middleware that is started already."""
+        self._opened = list(self._steps)
+        self.begin()
+
+    def abandon(self) -> None:
+        """Leave the middleware to another stage: `close` does not close it."""
+        self._opened.clear()
+
+    def _holders(self) -> list[tuple[int, Holder]]:
+        return [(position, step) for position, step in enumerate(self._steps) if is_holder(step)]
+
+    def _heir(self, step: Step | Holder) -> Step | Holder:
+        """Return what has a step's place and state now: often the step itself."""
+        while id(step) in self._heirs:
+            step = self._heirs[id(step)][1]
+        return step
 
     async def close(self) -> None:
         """Stop the flush timer, close the middleware and the link."""
@@ -251,18 +322,19 @@ class Stage:
             counted = account(events, outcome, step.drop_reason) if batch.counted else None
             self._count(step, events, outcome, counted)
             letters += self._bury(outcome)
-            follows = [(follow, self._follow(follow, number, index)) for follow in outcome.follows]
-            trail.append(_Passed(index, step, events, outcome, follows, counted))
+            own = self._numbers[index]
+            follows = [(follow, self._follow(follow, number, own)) for follow in outcome.follows]
+            trail.append(_Passed(own, step, events, outcome, follows, counted))
             events = outcome.events
         if events or not steps:
             wait = self._hand_on(_outgoing(batch, events, trail, changed=changed))
         return wait
 
-    def _follow(self, follow: Follows, number: int, index: int) -> asyncio.Future[_Refused] | None:
+    def _follow(self, follow: Follows, number: int, step: int) -> asyncio.Future[_Refused] | None:
         """Return the future of what is refused of the followed event's batch; None: its outcome is this batch's own."""
         if follow.batch == number:
             return None
-        key = (follow.batch, index)
+        key = (follow.batch, step)
         if key not in self._followers:
             self._followers[key] = asyncio.get_running_loop().create_future()
         return self._followers[key]
@@ -344,6 +416,8 @@ class Stage:
             for passed in trail[:settled]:
                 self._tell(number, passed, None)
             self._open.discard(number)
+            if self._heirs and not self._open:
+                self._heirs.clear()
         # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
         output = tuple(_traced(made, trail) for made in receipt.output)
@@ -355,8 +429,9 @@ class Stage:
     def _tell(self, number: int, passed: _Passed, refused: _Refused | None) -> None:
         """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
         everything = range(len(passed.given))
-        passed.step.settled(number, frozenset(everything if refused is None else refused))
-        following = self._followers.pop((number, passed.at), None)
+        step: Any = self._heir(passed.step) if self._heirs else passed.step
+        step.settled(number, frozenset(everything if refused is None else refused))
+        following = self._followers.pop((number, passed.number), None)
         if following is None or following.done():
             return
         if refused is None:
@@ -418,9 +493,8 @@ class Stage:
                 holding.done.set_result(answer)
 
     async def _flush_when_due(self) -> None:
-        holders = [(position, step) for position, step in enumerate(self._steps) if is_holder(step)]
         while True:
-            due = min((at for _, holder in holders if (at := holder.due()) is not None), default=None)
+            due = min((at for _, holder in self._holders() if (at := holder.due()) is not None), default=None)
             self._held_something.clear()
             if due is None:
                 self._tasks.works(_TIMER)
@@ -433,7 +507,7 @@ class Stage:
                 else:
                     continue
             async with self._turn:
-                await self._flush_each(holders)
+                await self._flush_each(self._holders())
             self._tasks.works(_TIMER)
 
     async def _flush_each(self, holders: Sequence[tuple[int, Holder]]) -> None:

@@ -52,6 +52,7 @@ NEVER = {
     "otlp": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "plugin": {"gateway", "link", "stage", "buffer", "actors", "hub"},
     "runtime": {"actors", "cli"},
+    "change": {"actors", "cli", "runtime", "stage", "gateway", "link", "monitoring", "hub", "pipeline"},
     "plan": {"actors", "runtime", "cli", "monitoring"},
     "monitoring": {"actors", "cli", "hub", "pipeline"},
     "hub": {"actors", "cli"},

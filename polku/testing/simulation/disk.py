@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -139,6 +139,7 @@ class ModelLog:
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
+        self._is_writing = False
 
     async def open(self, outlets: Sequence[str], on_open: OnOpen) -> None:
         """Open it and tell what it holds; outlets that are new begin at its end."""
@@ -153,6 +154,37 @@ class ModelLog:
         recovered = Recovered({name: states[name] for name in outlets}, list(disk.answers.values()), disk.takers)
         on_open(recovered)
         self._writer = asyncio.ensure_future(self._write_for_ever())
+
+    async def arrange(self, outlets: Sequence[str], renamed: Mapping[str, str]) -> None:
+        """Have these outlets from now on."""
+        while self._units or self._is_writing:  # noqa: ASYNC110 - as the thread does, it writes first what waits
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(self._latency())
+        if self._disk.mode in ("broken", "full"):
+            raise JournalError(self._path, "cannot be written now")
+        self._write([])
+        for new, old in renamed.items():
+            self._rename(old, new)
+        for name in outlets:
+            self._disk.cursors.setdefault(name, self._disk.last)
+            self._claimed.setdefault(name, OrderedDict())
+            self._latest.setdefault(name, self._disk.cursors[name])
+
+    def _rename(self, old: str, new: str) -> None:
+        self._claimed[new], self._latest[new] = self._claimed.pop(old), self._latest.pop(old)
+        self._disk.cursors[new] = self._disk.cursors.pop(old)
+        if old in self._cursors:
+            self._cursors[new] = self._cursors.pop(old)
+        for batch in self._disk.batches.values():
+            batch.takers = frozenset(new if name == old else name for name in batch.takers)
+
+    async def forget(self, outlet: str) -> None:
+        """Have an outlet no more."""
+        if self._disk.mode in ("broken", "full"):
+            raise JournalError(self._path, "cannot be written now")
+        self._write([])
+        for known in (self._claimed, self._latest, self._cursors, self._disk.cursors):
+            known.pop(outlet, None)
 
     async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
         """Give a batch its place."""
@@ -236,7 +268,9 @@ class ModelLog:
                 self._wake.clear()
                 await self._wait()
             units, self._units = self._units, []
+            self._is_writing = True
             await asyncio.sleep(self._latency())
+            self._is_writing = False
             if self._disk.mode == "broken" or (self._disk.mode == "full" and any(unit.rows for unit in units)):
                 self._fail(units)
                 if self._disk.mode == "full":

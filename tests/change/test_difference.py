@@ -1,0 +1,151 @@
+"""The difference of two plans, part by part, as people read it, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, Transform
+from polku.batch.batch import Batch
+from polku.change.contents import contents_of
+from polku.change.difference import Difference, difference
+from polku.event.v1.event_pb2 import Event
+
+
+def emit(batch: Batch) -> None:
+    """Take it."""
+
+
+def emit_otherwise(batch: Batch) -> None:
+    len(batch)
+
+
+def is_good(event: Event) -> bool:
+    return bool(event.id)
+
+
+def mark(event: Event) -> None:
+    event.metadata["marked"] = "yes"
+
+
+def hub() -> Hub:
+    return Hub(runtime="inline").middleware(Filter(is_good)).emitter(emit, name="out")
+
+
+def compare(old: Hub, new: Hub) -> Difference:
+    contents = contents_of(old.plan())
+    return difference(contents, contents_of(new.plan(), contents))
+
+
+def said(old: Hub, new: Hub) -> list[str]:
+    return [line for line in compare(old, new).lines() if not line.startswith("unchanged")]
+
+
+def test_the_same_hub_made_twice_has_no_difference() -> None:
+    assert compare(hub(), hub()).is_empty
+    assert re.fullmatch(r"unchanged \d+ parts", str(compare(hub(), hub())))
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (lambda h: h.middleware(Transform(mark)), ["new       middleware Transform(mark)"]),
+        (lambda h: h.middleware(Filter(is_good)), ["new       middleware Filter(is_good) (2)"]),
+        (lambda h: h.emitter(emit, name="two"), ["new       emitter two"]),
+        (lambda h: h.default_ingestor(lambda data, context: []), ["new       default ingestor"]),
+        (lambda h: h.ingestor(lambda data, context: [], source="a"), ["new       ingestor a"]),
+        (lambda h: h.limits(Limits(id_bytes=9)), ["changed   limits: id_bytes=9 (was 256)"]),
+        (
+            lambda h: h.buffer_strategy(BufferStrategy.ring(5, overflow="drop_oldest")),
+            ["changed   buffer: primary=5 (was 10000), overflow=drop_oldest (was block)"],
+        ),
+        (
+            lambda h: h.middleware(Transform(mark), isolate=True),
+            ["new       middleware Transform(mark)", "changed   stages: 1 before, 2 now"],
+        ),
+    ],
+)
+def test_each_part_that_differs_has_a_line(change: Callable[[Hub], Hub], lines: list[str]) -> None:
+    assert said(hub(), change(hub())) == lines
+
+
+def test_what_is_gone_has_a_line_too() -> None:
+    more = hub().middleware(Aggregator(3, 1.0)).emitter(emit, name="two")
+    assert said(more, hub()) == [
+        "gone      middleware Aggregator: lets go what it holds",
+        "gone      emitter two: delivers what waits for it, and ends",
+    ]
+
+
+def test_an_emitter_may_have_another_name_another_code_and_other_options() -> None:
+    new = Hub(runtime="inline").middleware(Filter(is_good))
+    new.emitter(emit_otherwise, name="new", formerly="out", overflow="drop_oldest")
+    assert said(hub(), new) == ["changed   emitter new: was out; another emitter; overflow=drop_oldest (was None)"]
+
+
+def test_the_order_of_middleware_counts() -> None:
+    def both(*steps: object) -> Hub:
+        chain = Hub(runtime="inline").emitter(emit, name="out")
+        for step in steps:
+            chain.middleware(step)
+        return chain
+
+    lines = said(both(Filter(is_good), Transform(mark)), both(Transform(mark), Filter(is_good)))
+    assert lines == ["changed   middleware order: Transform(mark), Filter(is_good)"]
+
+
+def test_what_becomes_of_state_is_said() -> None:
+    def keeping(component: object) -> Hub:
+        return Hub(runtime="inline").middleware(component, name="memory").emitter(emit, name="out")
+
+    class Memory:
+        state_key = "id"
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def process(self, events: list[Event]) -> list[Event]:
+            return events
+
+    state = "changed   middleware memory: keeps its state"
+    assert said(keeping(Deduplicator(ttl=3)), keeping(Deduplicator(ttl=4))) == [state]
+    assert said(keeping(Memory(1)), keeping(Memory(2))) == ["changed   middleware memory: starts empty"]
+    assert said(keeping(Deduplicator(per="tenant")), keeping(Deduplicator())) == [
+        "changed   middleware memory: starts empty"
+    ]
+    assert said(keeping(Aggregator(2, 1.0)), keeping(Deduplicator())) == [
+        "changed   middleware memory: lets go what it holds, and starts empty"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (lambda h, path: h.buffer_strategy(BufferStrategy.tiered(5, 5)), "the kind of buffer cannot be changed"),
+        (lambda h, path: h.buffer_strategy(BufferStrategy.durable(path)), "the path of the journal cannot be changed"),
+        (lambda h, path: h.ack("delivered"), "the level of acknowledgement cannot be changed"),
+        (lambda h, path: h.dead_letters(path), "the place of the dead letters cannot be changed"),
+        (lambda h, path: h.limits(Limits(message_bytes=9)), "limits: message_bytes counts from when the ports"),
+        (lambda h, path: h.security(stamp="polku.me"), "security (stamp) cannot be changed"),
+        (lambda h, path: h.allow_plugins("a token of theirs"), "what allow_plugins says cannot be changed"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused_by_name(
+    change: Callable[[Hub, Path], Hub], refusal: str, tmp_path: Path
+) -> None:
+    refusals = compare(hub(), change(hub(), tmp_path / "file.db")).refusals
+    assert any(text.startswith(refusal) for text in refusals), refusals
+
+
+def test_whom_senders_wait_for_cannot_change() -> None:
+    new = Hub(runtime="inline").ack("delivered").middleware(Filter(is_good)).emitter(emit, name="out", required=False)
+    assert "required= cannot be changed" in compare(hub().ack("delivered"), new).refusals[0]
+
+
+def test_one_emitter_cannot_take_over_from_another_while_both_run() -> None:
+    old = hub().emitter(emit, name="two")
+    new = Hub(runtime="inline").middleware(Filter(is_good)).emitter(emit, name="out", formerly="two")
+    assert "cannot take over what waits for 'two'" in compare(old, new).refusals[0]
