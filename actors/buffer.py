@@ -12,6 +12,7 @@ from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.buffer.copies import Found
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.link.link import Link, Push
 from polku.link.receiver import LinkReceiver
@@ -59,14 +60,19 @@ class BufferShell(Shell):
         await self.ensure_started()
         return self._buffer.statistics()
 
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are."""
+        await self.ensure_started()
+        return await self._buffer.find(event_id)
+
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the buffer and its outlets."""
         return tapped_of(self._buffer)
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return await self._dead_letters.stored()
+        return await self._dead_letters.stored(event_id)
 
     async def flush(self) -> None:
         """Let emitters that collect complete what they have."""

@@ -51,10 +51,10 @@ class IngestShell(IngestBase):
         """Return the intake."""
         return {part: self._intake}
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return await self._dead_letters.stored()
+        return await self._dead_letters.stored(event_id)
 
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""

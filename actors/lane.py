@@ -12,6 +12,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
+from polku.buffer.copies import Found
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
@@ -64,14 +65,19 @@ class LaneShell(IngestBase):
         await self.ensure_started()
         return self._lane.statistics()
 
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are."""
+        await self.ensure_started()
+        return await self._lane.find(event_id)
+
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the parts of the lane that run here."""
         return self._lane.tapped()
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return await self._dead_letters.stored()
+        return await self._dead_letters.stored(event_id)
 
     async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
         """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""

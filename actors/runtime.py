@@ -26,6 +26,7 @@ from polku.actors.startup import open_doors, start, start_all
 from polku.actors.supervisor import ActorHandles, HubActor, LaneHandles
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
+from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
@@ -46,6 +47,7 @@ from polku.tap.request import TapReply, TapRequest
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
 _TAP_SECONDS = 5.0
+_FIND_SECONDS = 8.0
 _GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
 
@@ -167,6 +169,17 @@ class RayRuntime:
         """Return nothing: the parts are in other processes."""
         return
 
+    async def find(self, event_id: str) -> Found:
+        """Ask the buffer of each lane; the answer is not complete where one is away."""
+        self._check()
+        lanes = self.parts.lanes
+        calls = [asyncio.wait_for(call(lane.buffer.find.remote(event_id)), _FIND_SECONDS) for lane in lanes]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        found = [(lane.name, answer) for lane, answer in zip(lanes, answers, strict=True) if isinstance(answer, Found)]
+        copies = [copy._replace(part=f"{name}{copy.part}") for name, answer in found for copy in answer.copies]
+        complete = len(found) == len(lanes) and all(answer.complete for _, answer in found)
+        return Found(tuple(copies), sum(answer.searched for _, answer in found), complete)
+
     async def tap(self, request: TapRequest) -> list[TapReply]:
         """Return what each actor has kept for who asks; without those that are away."""
         self._check()
@@ -177,7 +190,7 @@ class RayRuntime:
                 raise reply.cause from None
         return [reply for reply in replies if isinstance(reply, TapReply)]
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
         self._check()
         parts = self.parts
@@ -187,7 +200,7 @@ class RayRuntime:
         found: list[DeadLetter] = []
         for handle in where:
             with contextlib.suppress(ray.exceptions.RayActorError):
-                found += await handle.dead_letters.remote()
+                found += await handle.dead_letters.remote(event_id)
         return sorted(found, key=lambda letter: letter.time_ns)
 
     def door(self) -> SendChannel:

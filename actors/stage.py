@@ -69,10 +69,10 @@ class StageShell(Shell):
         """Return the stage, whose steps show their events."""
         return {part: self._stage}
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept here."""
         await self.ensure_started()
-        return await self._dead_letters.stored()
+        return await self._dead_letters.stored(event_id)
 
     async def flush(self) -> None:
         """Let go of everything that is held."""

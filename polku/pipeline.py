@@ -208,7 +208,7 @@ class Pipeline:
     async def _open_admin(self, admin: Admin) -> None:
         from polku.monitoring.admin_thread import AdminThread
 
-        self._admin_server = AdminThread(admin, self._runtime)
+        self._admin_server = AdminThread(admin, self._runtime, self.plan.redaction)
         try:
             self._admin_address = await self._admin_server.start()
         except BaseException:

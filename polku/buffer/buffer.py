@@ -22,6 +22,7 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifted, weightier
 from polku.buffer.answers import Answer, Answered, Known, answer_of
+from polku.buffer.copies import Copy, Found, Search
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet, OutletStatistics, Quota
 from polku.buffer.positions import PendingDelivery, describe_orphan
@@ -228,6 +229,13 @@ class Buffer:
         await self._late.close()
         outlets = [(f"outlet {outlet.name!r}", outlet.close) for outlet in self._every]
         await close_each([*outlets, ("the log", self._log.close)])
+
+    async def find(self, event_id: str) -> Found:
+        """Return the copies of an event that wait or are in flight, and those of the latest that were delivered."""
+        found = await Search(self._log, event_id).look({outlet.name: outlet.held() for outlet in self._all})
+        confirmed = [(outlet.name, time_ns) for outlet in self._all for time_ns in outlet.delivered.times(event_id)]
+        delivered = [Copy(f"emitter:{name}", "delivered", time_ns) for name, time_ns in confirmed]
+        return found._replace(copies=(*found.copies, *delivered))
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""

@@ -138,6 +138,14 @@ class DurableLog:
             self._count_lost([position for position in missing if found[position] is None])
         return [found[position] for position in positions]
 
+    async def peek(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches, None where one is damaged or has been released."""
+        found = {position: self._recent.get(position) for position in positions}
+        missing = [position for position, batch in found.items() if batch is None]
+        if missing:
+            found.update(zip(missing, await self._call(lambda: self._session.peek(missing)), strict=True))
+        return [found[position] for position in positions]
+
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
         """Return the next places with batches for an outlet."""
         upto = self._held  # what is on disk beyond that is claimed in a moment by the one who put it there

@@ -105,6 +105,16 @@ class JournalSession:
                 batches.append(None)
         return batches
 
+    def peek(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches from the disk, None for each that is not there, or cannot be read."""
+        batches: list[Batch | None] = []
+        for position in positions:
+            try:
+                batches.append(self.reader().read(position))
+            except (JournalCorruptError, KeyError):
+                batches.append(None)
+        return batches
+
     def release(self) -> None:
         """Close the files and let others have the journal."""
         self._close_files()

@@ -66,6 +66,10 @@ class Log(Protocol):
         """Return batches, None where one is damaged; raises `JournalError` where they cannot be read now."""
         ...
 
+    async def peek(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches for who only looks: None where one is damaged, or has been released meanwhile."""
+        ...
+
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
         """Return the next places with batches for an outlet."""
         ...
@@ -149,6 +153,10 @@ class MemoryLog:
     async def fetch(self, positions: Sequence[int]) -> list[Batch | None]:
         """Return batches."""
         return [await self._store.get(position) for position in positions]
+
+    async def peek(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches, None where one has been released."""
+        return [await self._store.get(position) if position in self._owners else None for position in positions]
 
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
         """Return nothing: outlets have every place at hand."""

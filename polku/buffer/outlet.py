@@ -18,6 +18,7 @@ from polku.aio.sequencer import Sequencer
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal
+from polku.buffer.copies import Held, RecentDeliveries
 from polku.buffer.log import Log
 from polku.buffer.passage import Passage
 from polku.buffer.positions import OutletEntry, OutletState, PendingDelivery, Slot
@@ -123,6 +124,7 @@ class Outlet:
         self._unknown: list[OutletEntry] = []  # that are in flight, of which the link has told nothing
         self._confirmed = self._dead = self._dropped = self._unreadable = 0
         self._passage = Passage()
+        self.delivered = RecentDeliveries()
         self._changed = asyncio.Event()
         self._moved: asyncio.Event = asyncio.Event()
         self._tasks = TaskSet(f"outlet {name!r}")
@@ -322,6 +324,10 @@ class Outlet:
         await self._tasks.close()
         await self._link.close()
 
+    def held(self) -> Held:
+        """Return what this outlet has to deliver."""
+        return Held(self._passage.in_flight, list(self._waiting), self._loaded, self._behind)
+
     def statistics(self) -> OutletStatistics:
         """Return a snapshot of the counters; from any thread."""
         lag = self._lag
@@ -519,6 +525,7 @@ class Outlet:
         if self.tap is not None:
             _show(self.tap, batch, [(start, entry.count) for start, entry in placed], receipt.refused)
         self._passage.confirm([entry for _, entry in placed])
+        self.delivered.note(batch.sealed(), [refusal.position for refusal in receipt.refused])
         for start, entry in placed:
             pending = self._pending.get(entry.slot.position)
             if receipt.refused and pending is not None:

@@ -51,6 +51,11 @@ class Passage:
             if entry.slot.enqueued_ns:
                 self._ages.record((now - entry.slot.enqueued_ns) / 1e9, entry.count)
 
+    @property
+    def in_flight(self) -> list[OutletEntry]:
+        """What is handed to the emitter, and has no answer yet."""
+        return list(self._in_flight.copy().values())
+
     def oldest_age(self, waiting: OutletEntry | None) -> float:
         """Return the age in seconds of the first event that waits (`waiting`) or is in flight; 0.0 where unknown."""
         entries = [*self._in_flight.copy().values(), *([] if waiting is None else [waiting])]

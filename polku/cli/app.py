@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from polku.cli.bench import bench
 from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
+from polku.cli.explain import explain
 from polku.cli.health import health
 from polku.cli.init import init
 from polku.cli.journal import app as journal_app
@@ -47,6 +48,7 @@ app.add(journal_app, "journal")
 app.add(dlq_app, "dlq")
 app.add(token_app, "token")
 app.command()(bench)
+app.command()(explain)
 app.command()(health)
 app.command()(ps)
 app.command()(tap)

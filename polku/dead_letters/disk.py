@@ -54,9 +54,9 @@ class StoredDeadLetters(DeadLetters):
         """Keep events on which middleware failed; the awaitable is done when they are on disk."""
         return self._hand_in("", dead)
 
-    async def stored(self) -> list[DeadLetter]:
-        """Return the latest dead letters that are on disk, oldest first."""
-        letters = await self._call(_latest)
+    async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
+        """Return the latest dead letters that are on disk, of all events or of one id, oldest first."""
+        letters = await self._call(partial(_latest, event_id))
         return [
             DeadLetter(as_event(x), x.emitter, x.code, x.reason, x.detail, x.last_ns, x.attempts)
             for x in reversed(letters)
@@ -176,5 +176,5 @@ def _add(letters: Sequence[Letter], store: DeadLetterStore) -> Mapping[Kind, int
     return store.add(letters)
 
 
-def _latest(store: DeadLetterStore) -> list[Letter]:
-    return list(store.select(Selection(), 1_000))
+def _latest(event_id: str | None, store: DeadLetterStore) -> list[Letter]:
+    return list(store.select(Selection(event_id=event_id), 1_000))

@@ -80,9 +80,9 @@ class DeadLetters:
         self._keep_all("", dead)
         return None
 
-    async def stored(self) -> list[DeadLetter]:
-        """Return the dead letters that are kept, oldest first, wherever they are kept."""
-        return self.latest()
+    async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
+        """Return the dead letters that are kept, of all events or of one id, oldest first, wherever they are kept."""
+        return [letter for letter in self.latest() if event_id in (None, letter.event.id)]
 
     async def close(self) -> None:
         """Let go of files."""

@@ -62,12 +62,16 @@ class Letter(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Choose letters: by id, emitter, code, or time of death (Unix nanoseconds); all where nothing is said."""
+    """Choose letters: by id, emitter, code, time of death (Unix nanoseconds), or the event's id.
+
+    All are chosen where nothing is said.
+    """
 
     ids: tuple[int, ...] = ()
     emitter: str | None = None
     code: str | None = None
     since_ns: int = 0
+    event_id: str | None = None
 
     def where(self) -> tuple[str, list[object]]:
         """Return the condition and its values."""
@@ -76,6 +80,8 @@ class Selection(NamedTuple):
             terms.append(("emitter=?", self.emitter))
         if self.code is not None:
             terms.append(("code=?", self.code))
+        if self.event_id is not None:
+            terms.append(("event_id=?", self.event_id))
         condition, values = " AND ".join(term for term, _ in terms), [value for _, value in terms]
         if self.ids:
             condition += f" AND id IN ({','.join('?' * len(self.ids))})"

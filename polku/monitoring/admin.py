@@ -29,8 +29,9 @@ from polku.monitoring.statistics import PartHealth
 from polku.text import line, said
 
 if TYPE_CHECKING:
+    from polku.monitoring.event_routes import Events
     from polku.monitoring.statistics import PipelineStatistics
-    from polku.monitoring.tapping import Tap
+    from polku.tap.redaction import Redaction
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 50  # ports from the default one on
@@ -38,8 +39,9 @@ _JSON = "application/json"
 _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/", "/health/live", "/health/ready")  # for everybody who can connect: a page without content, yes or no
-_PRIVATE = ("/tap",)  # what events contain: for the user who runs the pipeline, and who has the token
-_INDEX = "polku admin address: / /events /statistics /metrics /health /health/live /health/ready /tap\n"
+_PRIVATE = ("/tap", "/explain", "/dead-letters")  # what events contain: for who runs the pipeline, or has the token
+_PATHS = ("/", "/events", "/statistics", "/metrics", "/health", "/health/live", "/health/ready", *_PRIVATE)
+_INDEX = f"polku admin address: {' '.join(_PATHS)}\n"
 _NO_KEY = b"events are shown to the user who runs the pipeline, by `polku tap`; others need POLKU_ADMIN_TOKEN\n"
 
 
@@ -47,7 +49,7 @@ class AdminServer:
     """Serve a pipeline's statistics, metrics, health and live page.
 
     `stuck` says for how long its event loop has not turned, `addresses` are those of its gateway, by protocol.
-    Events, which a `tap` shows, are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
+    Events are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class AdminServer:
         stuck: Callable[[], float],
         addresses: Mapping[str, str],
         *,
-        tap: Tap,
+        events: Events,
+        redaction: Redaction,
         key: str,
     ) -> None:
         self._admin = admin
@@ -68,7 +71,8 @@ class AdminServer:
         self._live = Live(statistics, self._blocked, addresses)
         self._http = Server(self._answer)
         self._server: asyncio.Server | None = None
-        self._tap = tap
+        self._events = events
+        self._redaction = redaction
         self._token = (admin.token or "").encode()
         self._key = key.encode()
 
@@ -142,8 +146,8 @@ class AdminServer:
                 return await self._told(self._show_statistics())
             case "/metrics":
                 return await self._told(self._show_metrics(request.headers.get("accept", "")))
-            case "/tap":
-                return await self._told(self._show_events(request.query))
+            case path if path in _PRIVATE:
+                return await self._told(self._show_events(path, request.query))
             case _:
                 return Response(404, _INDEX.encode())
 
@@ -193,10 +197,10 @@ class AdminServer:
         body, content_type = write_metrics(tree, accept)
         return Response(200, body, content_type)
 
-    async def _show_events(self, query: str) -> Response:
-        from polku.monitoring.tapping import answer_tap
+    async def _show_events(self, path: str, query: str) -> Response:
+        from polku.monitoring.event_routes import answer
 
-        return await answer_tap(query, self._tap)
+        return await answer(path, query, self._events, self._redaction)
 
     def _report(self, health: Health, *, strict: bool) -> Response:
         parts = {name: {"healthy": healthy, "message": text} for name, (healthy, text) in health.components.items()}

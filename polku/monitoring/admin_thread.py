@@ -14,8 +14,11 @@ from polku.health import Health
 from polku.monitoring.address import Admin
 from polku.monitoring.admin import AdminServer
 from polku.runtime import Runtime
+from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
+    from polku.buffer.copies import Found
+    from polku.dead_letters import DeadLetter
     from polku.monitoring.statistics import PipelineStatistics
     from polku.tap.request import TapReply, TapRequest
 
@@ -27,13 +30,20 @@ _CLOSE_SECONDS = 1.0
 class AdminThread:
     """Serve the admin address of a runtime from an event loop of its own; make it on the pipeline's."""
 
-    def __init__(self, admin: Admin, runtime: Runtime) -> None:
+    def __init__(self, admin: Admin, runtime: Runtime, redaction: Redaction) -> None:
         self._runtime = runtime
         self._pulse = Pulse(asyncio.get_running_loop())
         self.key = secrets.token_urlsafe(24)
         opened = {name: address for name, address in runtime.addresses._asdict().items() if address}
         self._server = AdminServer(
-            admin, self._statistics, self._health, self._pulse.stuck, opened, tap=self._tap, key=self.key
+            admin,
+            self._statistics,
+            self._health,
+            self._pulse.stuck,
+            opened,
+            events=_Events(runtime),
+            redaction=redaction,
+            key=self.key,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="polku-admin", daemon=True)
@@ -87,5 +97,18 @@ class AdminThread:
             return now
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.health()))
 
-    async def _tap(self, request: TapRequest) -> list[TapReply]:
+
+class _Events:
+    """The events of a runtime, for who asks from another event loop."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def tap(self, request: TapRequest) -> list[TapReply]:
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.tap(request)))
+
+    async def find(self, event_id: str) -> Found:
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.find(event_id)))
+
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.dead_letters(event_id)))

@@ -11,6 +11,7 @@ from polku.runtime.report import StopReport
 from polku.sender import SendChannel
 
 if TYPE_CHECKING:
+    from polku.buffer.copies import Found
     from polku.monitoring.statistics import PipelineStatistics
     from polku.plan import Plan
     from polku.runtime.changing import Changed
@@ -63,12 +64,16 @@ class Runtime(Protocol):
         """Return it without waiting for any part, where the caller's process can tell."""
         ...
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        """Return the latest events that could not be delivered, oldest first."""
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, or those of one id, oldest first."""
         ...
 
     async def tap(self, request: TapRequest) -> list[TapReply]:
         """Return what each process has kept for who asks; raises `UnavailableError` where too many look."""
+        ...
+
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are in the buffers, and what became of the latest ones."""
         ...
 
     def door(self) -> SendChannel:

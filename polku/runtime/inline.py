@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
+from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.change.contents import contents_of
 from polku.change.difference import difference
@@ -85,9 +86,9 @@ class InlineRuntime:
         """Nothing: the pipeline is there for as long as this process is."""
         return ""
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first."""
-        return await self._dead_letters.stored()
+        return await self._dead_letters.stored(event_id)
 
     async def start(self) -> None:
         """Build from the back to the front, then open the door."""
@@ -177,6 +178,10 @@ class InlineRuntime:
         from polku.monitoring.collector import facts_of
 
         return facts_of(self._plan, "inline", self._started)
+
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are."""
+        return await self._lane.find(event_id)
 
     async def tap(self, request: TapRequest) -> list[TapReply]:
         """Return what was kept for who asks."""

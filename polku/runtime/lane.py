@@ -24,6 +24,7 @@ from typing import NamedTuple
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
 from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.buffer.copies import Found
 from polku.clock import Clock, SystemClock
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
@@ -211,6 +212,12 @@ class Lane:
             self._buffer.statistics(),
             {name: delivery.statistics() for name, delivery in self._deliveries.items()},
         )
+
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are."""
+        if self._buffer is None:
+            raise NotRunningError("the pipeline has not started")
+        return await self._buffer.find(event_id)
 
     def tapped(self) -> dict[str, Tapped]:
         """Return the parts that show their events, by name, from front to back."""

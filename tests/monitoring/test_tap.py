@@ -208,6 +208,11 @@ def test_on_ray_the_journey_is_the_same(chained: bool) -> None:
         looker = Looker(pipeline, id="odd-1", **ALL)
         send(pipeline, "paid", "odd")
         seen = fates(looker.wait_for(7))
+        told = polku_here("explain", "odd-1", "--to", str(pipeline.admin_address))
+        assert polku_here("explain", "paid-1", "--to", str(pipeline.admin_address)).stdout.startswith(
+            "emitter:partner: delivered at "
+        )
+    assert told.stdout.startswith("emitter:partner: a dead letter since ")
     assert [(part, what) for part, what, _ in seen] == [
         ("ingest", "out"),
         ("stage-1/Filter", "in"),

@@ -213,6 +213,10 @@ class ModelLog:
             raise JournalError(self._path, "cannot be read")
         return [self._read(position) for position in positions]
 
+    async def peek(self, positions: Sequence[int]) -> list[Batch | None]:
+        """Return batches."""
+        return await self.fetch(positions)
+
     async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
         """Return the next places with batches for an outlet."""
         upto = self._held

@@ -1,0 +1,144 @@
+"""Events of a running pipeline at its admin address: `/tap`, `/explain` and `/dead-letters`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qs
+
+from polku.emit.json_form import event_fields
+from polku.event.v1.event_pb2 import Event
+from polku.monitoring.http1 import Response
+from polku.tap.redaction import Redaction
+from polku.tap.request import LIMIT, MAX_LIMIT, Sighting, TapReply, TapRequest, What
+
+if TYPE_CHECKING:
+    from polku.buffer.copies import Found
+    from polku.dead_letters import DeadLetter
+
+PATHS = ("/tap", "/explain", "/dead-letters")
+_MOST_PATTERNS = 100
+_SESSION = 64
+_LETTERS = 50
+
+
+class Events(Protocol):
+    """What a pipeline tells of its events."""
+
+    async def tap(self, request: TapRequest) -> list[TapReply]:
+        """Return what each process has kept for who asks."""
+        ...
+
+    async def find(self, event_id: str) -> Found:
+        """Return where the copies of an event are."""
+        ...
+
+    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
+        """Return the latest dead letters, or those of one event, oldest first."""
+        ...
+
+
+async def answer(path: str, query: str, events: Events, redaction: Redaction) -> Response:
+    """Answer a request for one of `PATHS`: 400 where its query is wrong."""
+    try:
+        match path:
+            case "/tap":
+                told = await _tap(query, events)
+            case "/explain":
+                told = await _explain(query, events)
+            case _:
+                told = await _letters(query, events, redaction)
+    except ValueError as error:
+        return Response(400, f"{error}\n".encode())
+    return Response(200, json.dumps(told).encode() + b"\n", "application/json")
+
+
+async def _tap(query: str, events: Events) -> dict[str, Any]:
+    reply = merged(await events.tap(parse_request(query)))
+    seen = [as_json(one) for one in reply.sightings]
+    return {"parts": sorted(set(reply.parts)), "passed": reply.passed, "events": seen}
+
+
+async def _explain(query: str, events: Events) -> dict[str, Any]:
+    event_id = _fields(query, {"id"}).get("id", [""])[0]
+    if not event_id:
+        raise ValueError("id: say which event")
+    found = await events.find(event_id)
+    letters = await events.dead_letters(event_id)
+    copies = [
+        {"part": copy.part, "state": copy.state, "time_unix_ns": copy.time_ns, "ahead": copy.ahead}
+        for copy in found.copies
+    ]
+    told = {"id": event_id, "copies": copies, "searched": found.searched, "complete": found.complete}
+    return {**told, "dead_letters": [_letter(letter) for letter in letters]}
+
+
+async def _letters(query: str, events: Events, redaction: Redaction) -> dict[str, Any]:
+    fields = _fields(query, {"id", "emitter", "code", "limit"})
+    chosen = {name: values[0] for name, values in fields.items()}
+    limit = _limit(chosen.get("limit", str(_LETTERS)))
+    letters = [
+        letter
+        for letter in reversed(await events.dead_letters(chosen.get("id")))
+        if letter.emitter == chosen.get("emitter", letter.emitter) and letter.code == chosen.get("code", letter.code)
+    ]
+    shown = [{**_letter(one), "event": event_fields(redaction.redacted(one.event))} for one in letters[:limit]]
+    return {"letters": shown, "left_out": max(0, len(letters) - limit)}
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.event.id,
+        "emitter": letter.emitter,
+        "code": letter.code,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "time_unix_ns": letter.time_ns,
+    }
+
+
+def parse_request(query: str) -> TapRequest:
+    """Return what a query asks for; raises `ValueError`."""
+    fields = _fields(query, {"session", "limit", "id", *What})
+    session = fields.get("session", [""])[0]
+    if not 1 <= len(session) <= _SESSION:
+        raise ValueError(f"session: name yours with 1 to {_SESSION} characters that nobody else uses")
+    limit = _limit(fields.get("limit", [str(LIMIT)])[0])
+    wants = {what: tuple(fields[what]) for what in What if what in fields}
+    return TapRequest(session, wants, limit, fields.get("id", [""])[0])
+
+
+def merged(replies: Iterable[TapReply]) -> TapReply:
+    """Return what all processes have kept, oldest first."""
+    replies = list(replies)
+    parts = tuple(part for reply in replies for part in reply.parts)
+    seen = sorted((one for reply in replies for one in reply.sightings), key=lambda one: one.time_ns)
+    return TapReply(parts, sum(reply.passed for reply in replies), tuple(seen))
+
+
+def as_json(seen: Sighting) -> dict[str, Any]:
+    """Return a sighting as `json.dumps` takes it; the event as the JsonIngestor reads it."""
+    fields: dict[str, Any] = {"time_unix_ns": seen.time_ns, "part": seen.part, "what": seen.what, "id": seen.event_id}
+    if seen.code:
+        fields["code"] = seen.code
+    if seen.reason:
+        fields["reason"] = seen.reason
+    if seen.left_out:
+        fields["payload_bytes_left_out"] = seen.left_out
+    if seen.event:
+        fields["event"] = event_fields(Event.FromString(seen.event))
+    return fields
+
+
+def _fields(query: str, known: set[str]) -> dict[str, list[str]]:
+    fields = parse_qs(query, keep_blank_values=True, max_num_fields=_MOST_PATTERNS)
+    if unknown := fields.keys() - known:
+        raise ValueError(f"{sorted(unknown)[0]!r} is not known; there are {', '.join(sorted(known))}")
+    return fields
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_LIMIT:
+        raise ValueError(f"limit={text!r}: write a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
