@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from polku.testing.oracle import Oracle, Verdict
     from polku.testing.simulation import Simulation, simulate
+    from polku.testing.sink import Sink
     from polku.testing.trial import (
         Dropped,
         Flaky,
@@ -72,6 +73,7 @@ __all__ = [
     "Refusing",
     "Report",
     "Simulation",
+    "Sink",
     "Slow",
     "Verdict",
     "VirtualClock",
@@ -104,6 +106,7 @@ if not TYPE_CHECKING:
                 "emitter_checks",
             ),
             "polku.testing.oracle": ("Oracle", "Verdict"),
+            "polku.testing.sink": ("Sink",),
             "polku.testing.simulation": ("Simulation", "simulate"),
             "polku.testing.trial": (
                 "Dropped",

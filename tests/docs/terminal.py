@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import signal
@@ -33,6 +34,8 @@ class Terminal:
         self._ports: dict[str, int] = {}
         own = Path(sys.executable).parent
         clean = {name: value for name, value in os.environ.items() if not name.startswith("POLKU_")}
+        if not any(point.name == "polku" for point in importlib.metadata.entry_points(group="pytest11")):
+            clean["PYTEST_PLUGINS"] = "polku.testing.pytest_plugin"  # what is installed is older than this tree
         self.environment = {**clean, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
     def run(self, block: Block) -> None:
