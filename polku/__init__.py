@@ -96,6 +96,8 @@ if TYPE_CHECKING:
     from polku.pipeline import Pipeline
     from polku.plan import AckLevel, Plan
     from polku.runner import Runner
+    from polku.security.client_tls import Certificate
+    from polku.security.secret import Secret
     from polku.sender import Sender, SendReceipt
 
 __all__ = [
@@ -106,6 +108,7 @@ __all__ = [
     "Batch",
     "Breaker",
     "BufferStrategy",
+    "Certificate",
     "ChangeError",
     "CloudEventsIngestor",
     "Code",
@@ -156,6 +159,7 @@ __all__ = [
     "Runner",
     "S3Emitter",
     "Sampler",
+    "Secret",
     "SendReceipt",
     "Sender",
     "SettingError",
@@ -250,6 +254,8 @@ if not TYPE_CHECKING:
             "polku.pipeline": ("Pipeline",),
             "polku.plan": ("AckLevel", "Plan"),
             "polku.runner": ("Runner",),
+            "polku.security.client_tls": ("Certificate",),
+            "polku.security.secret": ("Secret",),
             "polku.sender": ("Sender", "SendReceipt"),
         },
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from polku import checks
@@ -20,6 +20,10 @@ from polku.emit.encode import write_each
 from polku.emit.json_form import event_fields
 from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.rpc.proxy import proxy_for
+from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
+from polku.security.secret import Secret, reveal
+from polku.security.signatures import Style, signature_headers
 
 if TYPE_CHECKING:
     import aiohttp
@@ -61,22 +65,39 @@ class WebhookEmitter:
     the address or the credentials; 413 is tried in halves; any other 4xx makes dead letters. An event that is larger
     than `max_body_bytes` is posted alone, for the server to judge. One request may take `timeout` seconds. Messages
     name the server but not the rest of the URL, which is a secret with many services.
+
+    `token` is sent as `Authorization: Bearer`. With a `secret` each body is signed, in the form of `signature`, as
+    `HmacVerifier` checks it. URL, values of headers, token and secret may be a `Secret`. `https://` is checked against
+    the system's or the given `root_certificates` (PEM: a path or bytes), and shows a `certificate` where the server
+    asks for one; files that change count from the next connection on. Other machines are reached through a proxy where
+    `HTTPS_PROXY` or `HTTP_PROXY` names one, and `NO_PROXY` excepts none of it; this machine always is directly.
     """
 
-    url: str = field(repr=False)
+    url: str | Secret = field(repr=False)
     format: Body | str = field(default=Body.JSON, kw_only=True)
     name: str = field(default="webhook", kw_only=True)
-    headers: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+    headers: Mapping[str, str | Secret] = field(default_factory=dict, kw_only=True, repr=False)
     timeout: float = field(default=10.0, kw_only=True)
     max_events: int = field(default=1_000, kw_only=True)
     max_body_bytes: int = field(default=1024 * 1024, kw_only=True)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
+    secret: str | Secret | None = field(default=None, kw_only=True, repr=False)
+    signature: Style | str = field(default=Style.GITHUB, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
     def __post_init__(self) -> None:
-        _split_url(self.url)
+        if not isinstance(self.url, Secret):
+            _split_url(self.url)
         object.__setattr__(self, "format", checks.choice("WebhookEmitter", "format", self.format, Body))
         object.__setattr__(self, "headers", _checked_headers(self.headers))
+        object.__setattr__(self, "signature", checks.choice("WebhookEmitter", "signature", self.signature, Style))
+        roots = check_client_tls("WebhookEmitter", self.root_certificates, self.certificate)
+        object.__setattr__(self, "root_certificates", roots)
+        for option in ("token", "secret"):
+            _check_secret(option, getattr(self, option))
         checks.positive("WebhookEmitter", "timeout", self.timeout)
         checks.whole("WebhookEmitter", "max_events", self.max_events)
         checks.whole("WebhookEmitter", "max_body_bytes", self.max_body_bytes)
@@ -91,17 +112,14 @@ class _Poster:
         self._config = config
         self._clock = clock
         self._form = cloud_event if config.format is Body.CLOUDEVENTS else event_fields
-        url = _split_url(config.url)
-        self._server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        self._tls = ClientTls(config.root_certificates, config.certificate)
         self._session: aiohttp.ClientSession | None = None
         self._requests = self._refused = self._broken = 0
 
     async def start(self) -> None:
         import aiohttp
 
-        headers = {"Content-Type": _CONTENT_TYPE[Body(self._config.format)], **self._config.headers}
-        timeout = aiohttp.ClientTimeout(total=self._config.timeout)
-        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._config.timeout))
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -137,26 +155,56 @@ class _Poster:
 
         if self._session is None:
             raise RetryableError("the emitter is not started")
+        url = reveal(self._config.url)
+        server, options = self._reach(_split_url(url))
+        headers = self._headers(request) | options.pop("headers", {})
         self._requests += 1
-        headers = {"traceparent": request.trace} if request.trace else None
         post = self._session.post
         try:
-            async with post(self._config.url, data=request.body, headers=headers, allow_redirects=False) as response:
+            async with post(url, data=request.body, headers=headers, allow_redirects=False, **options) as response:
                 content = await response.content.read(_ANSWER_BYTES)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             self._broken += 1
-            raise MisconfiguredError(f"{self._server}: {type(error).__name__}: {error}") from None
+            raise MisconfiguredError(f"{server}: {type(error).__name__}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
             self._broken += 1
             if isinstance(error, TimeoutError):
-                raise LateError(f"{self._server}: no answer within {self._config.timeout:g} s") from None
-            raise RetryableError(f"{self._server}: {type(error).__name__}: {error}") from None
+                raise LateError(f"{server}: no answer within {self._config.timeout:g} s") from None
+            raise RetryableError(f"{server}: {type(error).__name__}: {error}") from None
         if not 200 <= response.status < 300:
             self._refused += 1
             text = content[:200].decode(errors="replace")
-            reason = f"{self._server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
+            reason = f"{server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
             raise _error(response.status, reason, self._seconds(response.headers.get("Retry-After")))
         return []
+
+    def _reach(self, url: SplitResult) -> tuple[str, dict[str, Any]]:
+        """Return the server as errors name it, and how to reach it; raises `MisconfiguredError`."""
+        server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        is_tls = url.scheme == "https"
+        try:
+            proxy = proxy_for(url.hostname or "", url.port or (443 if is_tls else 80), tls=is_tls)
+            options: dict[str, Any] = {"ssl": self._tls.context()} if is_tls else {}
+        except (ValueError, ConnectionError) as error:
+            raise MisconfiguredError(f"{server}: {error}") from None
+        if proxy is not None:
+            server = f"{server} (by {proxy})"
+            options["proxy"] = proxy.url
+            options["proxy_headers" if is_tls else "headers"] = proxy.headers  # a plain request is the proxy's as well
+        return server, options
+
+    def _headers(self, request: _Request) -> dict[str, str]:
+        config = self._config
+        headers = {"Content-Type": _CONTENT_TYPE[Body(config.format)]}
+        if config.token is not None:
+            headers["Authorization"] = f"Bearer {reveal(config.token)}"
+        headers |= {name: reveal(value) for name, value in config.headers.items()}
+        if config.secret is not None:
+            now = self._clock.time_ns() // 1_000_000_000
+            headers |= signature_headers(Style(config.signature), reveal(config.secret), request.body, now)
+        if request.trace:
+            headers["traceparent"] = request.trace
+        return headers
 
     def _seconds(self, retry_after: str | None) -> float | None:
         """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
@@ -216,12 +264,21 @@ def _split_url(url: object) -> SplitResult:
     raise checks.fault("WebhookEmitter", "url", url, "write http://host/path or https://host/path")
 
 
-def _checked_headers(headers: object) -> dict[str, str]:
+def _check_secret(option: str, value: object) -> None:
+    if value is None or isinstance(value, Secret):
+        return
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise PlanError(f"{option} must be printable ASCII, or a polku.Secret", where="WebhookEmitter")
+
+
+def _checked_headers(headers: object) -> dict[str, str | Secret]:
     if not isinstance(headers, Mapping):
         raise PlanError("headers must be a mapping of names to values", where="WebhookEmitter")
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER.fullmatch(name):
             raise PlanError(f"headers: {name!r} is no HTTP header's name", where="WebhookEmitter")
+        if isinstance(value, Secret):
+            continue
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             reason = f"headers: the value of {name!r} must be a string without control characters"
             raise PlanError(reason, where="WebhookEmitter")

@@ -12,8 +12,9 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from polku.aio.tasks import TaskSet
-from polku.errors import PolkuError
+from polku.errors import MisconfiguredError, PolkuError
 from polku.external.connection import Connection
+from polku.security.client_tls import Pems
 from polku.v1.plugin_pb2 import PluginHealthResponse, PluginInfo
 
 _SOON = 1.0  # seconds until a plugin that is unwell is asked again
@@ -56,6 +57,8 @@ class PluginClient:
         self._connection = connection
         self._check = check
         self._channel: Any = None
+        self._tls = connection.tls()
+        self._pems: Pems | None = None
         self._methods: dict[str, Any] = {}
         self._info: PluginInfo | None = None
         self._introduction: asyncio.Task[PluginInfo] | None = None
@@ -143,7 +146,10 @@ class PluginClient:
 
     async def _ask(self, method: str, request: bytes, timeout: float) -> bytes:
         try:
-            answer: bytes = await self._method(method)(request, timeout=timeout, metadata=self._connection.metadata)
+            metadata = self._connection.metadata
+            answer: bytes = await self._method(method)(request, timeout=timeout, metadata=metadata)
+        except MisconfiguredError as error:
+            raise self.fault(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST:
                 self._info = None
@@ -170,7 +176,11 @@ class PluginClient:
 
     def _open(self) -> Any:
         if self._channel is None:
-            self._channel = self._connection.open()
+            try:
+                self._pems = None if self._tls is None else self._tls.pems()
+            except ConnectionError as error:
+                raise self.fault(grpc.StatusCode.UNAVAILABLE, str(error)) from None
+            self._channel = self._connection.open(self._pems)
             self._methods.clear()
         return self._channel
 
@@ -182,6 +192,14 @@ class PluginClient:
             state = self._channel.get_state(try_to_connect=True)
             if state is not _READY:
                 self._info = None
+                await self._renew()
+
+    async def _renew(self) -> None:
+        """Open another channel where the files of its certificates have changed."""
+        if self._tls is not None and self._tls.pems() != self._pems:
+            channel, self._channel = self._channel, None
+            await channel.close()
+            self._open()
 
     async def _watch_health(self) -> None:
         while True:

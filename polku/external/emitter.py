@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from polku import checks
 from polku.clock import Clock
 from polku.external.connection import Connection
+from polku.security.client_tls import Certificate, Pem
+from polku.security.secret import Secret
 
 if TYPE_CHECKING:
     from polku.external.plugin_emitter import PluginEmitter
@@ -37,8 +39,9 @@ class ExternalEmitter:
     max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
     health_interval: float = field(default=5.0, kw_only=True)
     shutdown_timeout: float = field(default=3.0, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True)
-    token: str | None = field(default=None, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
 
     may_recover = True
 
@@ -58,6 +61,7 @@ class ExternalEmitter:
             timeout=self.timeout,
             health_interval=self.health_interval,
             root_certificates=self.root_certificates,
+            certificate=self.certificate,
             token=self.token,
         )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from polku import checks
 from polku.clock import Clock
 from polku.external.connection import Connection
+from polku.security.client_tls import Certificate, Pem
+from polku.security.secret import Secret
 
 if TYPE_CHECKING:
     from polku.external.plugin_ingestor import PluginIngestor
@@ -35,8 +37,9 @@ class ExternalIngestor:
     concurrency: int = field(default=64, kw_only=True)
     health_interval: float = field(default=5.0, kw_only=True)
     max_answer_bytes: int = field(default=64 * 1024 * 1024, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True)
-    token: str | None = field(default=None, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         sources = (self.source,) if isinstance(self.source, str) else tuple(self.source)
@@ -60,6 +63,7 @@ class ExternalIngestor:
             health_interval=self.health_interval,
             max_answer_bytes=self.max_answer_bytes,
             root_certificates=self.root_certificates,
+            certificate=self.certificate,
             token=self.token,
         )
 

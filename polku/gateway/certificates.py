@@ -22,6 +22,7 @@ from typing import NamedTuple
 from polku.errors import SettingError
 from polku.gateway.expiry import valid_until
 from polku.gateway.tls import Tls
+from polku.security.file_identity import file_identity
 
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
@@ -118,16 +119,7 @@ class Certificates:
 
 
 def _identity(tls: Tls) -> tuple[object, ...]:
-    """Return what changes with the files, also where a link to them does (as mounted secrets change)."""
-    found: list[object] = []
-    for path in tls.paths.values():
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            found.append(error.errno)
-        else:
-            found.append((stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return tuple(found)
+    return tuple(map(file_identity, tls.paths.values()))
 
 
 def _load(tls: Tls) -> tuple[dict[str, ssl.SSLContext], Pems]:

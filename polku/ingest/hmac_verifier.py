@@ -1,16 +1,11 @@
-"""Webhooks that their sender has signed: the signature is checked before anything is read.
-
-Sources of the three forms: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries,
-https://docs.stripe.com/webhooks#verify-manually, https://api.slack.com/authentication/verifying-requests-from-slack.
-"""
+"""Webhooks that their sender has signed: the signature is checked before anything is read."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import TypeAlias
 
 from polku import checks
 from polku.clock import Clock
@@ -18,14 +13,10 @@ from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import InputError
 from polku.hooks import call_hook, start_hook
+from polku.security.secret import Secret, reveal
+from polku.security.signatures import GITHUB_SIGNATURE, SLACK_SIGNATURE, SLACK_TIME, STRIPE_SIGNATURE, Style, digest
 
-
-class Style(StrEnum):
-    """Whose form the signature has."""
-
-    GITHUB = "github"
-    STRIPE = "stripe"
-    SLACK = "slack"
+Keys: TypeAlias = "str | Secret | Sequence[str | Secret]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +29,27 @@ class HmacVerifier:
     """
 
     ingestor: object
-    secrets: tuple[str, ...] = field(repr=False)
+    secrets: tuple[str | Secret, ...] = field(repr=False)
     style: Style = Style.GITHUB
     tolerance: float = 300.0
 
     def __post_init__(self) -> None:
-        if not self.secrets or not all(isinstance(secret, str) and secret for secret in self.secrets):
+        if not self.secrets or not all(secret and isinstance(secret, (str, Secret)) for secret in self.secrets):
             raise checks.fault("HmacVerifier", "secrets", "…", "must be one secret or several, none of them empty")
         checks.positive("HmacVerifier", "tolerance", self.tolerance)
 
     @classmethod
-    def github(cls, secret: str | Sequence[str], ingestor: object) -> HmacVerifier:
+    def github(cls, secret: Keys, ingestor: object) -> HmacVerifier:
         """Check `X-Hub-Signature-256`, as GitHub and those who follow it send it."""
         return cls(ingestor, _several(secret))
 
     @classmethod
-    def stripe(cls, secret: str | Sequence[str], ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
+    def stripe(cls, secret: Keys, ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
         """Check `Stripe-Signature`, with its time."""
         return cls(ingestor, _several(secret), Style.STRIPE, tolerance)
 
     @classmethod
-    def slack(cls, secret: str | Sequence[str], ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
+    def slack(cls, secret: Keys, ingestor: object, *, tolerance: float = 300.0) -> HmacVerifier:
         """Check `X-Slack-Signature`, with `X-Slack-Request-Timestamp`."""
         return cls(ingestor, _several(secret), Style.SLACK, tolerance)
 
@@ -90,28 +81,28 @@ class _Verifying:
 
     def ingest(self, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
         """Return what the inner ingestor reads; raises `InputError`, code UNAUTHENTICATED."""
-        signed, signatures = self._signed(data, context.headers)
-        expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in self._config.secrets]
+        when, signatures = self._given(context.headers)
+        expected = [digest(self._config.style, reveal(secret), data, when) for secret in self._config.secrets]
         found = [hmac.compare_digest(good, given) for good in expected for given in signatures]  # whatever the first is
         if not any(found):
             raise _unauthenticated("is not that of this body; sign it with the secret of this source")
         return self._inner.ingest(data, context)
 
-    def _signed(self, data: bytes, headers: Mapping[str, str]) -> tuple[bytes, list[str]]:
-        """Return what the sender has signed, and the signatures that it gives."""
+    def _given(self, headers: Mapping[str, str]) -> tuple[str, list[str]]:
+        """Return the time that the sender has signed, and the signatures that it gives."""
         match self._config.style:
             case Style.GITHUB:
-                given = _header(headers, "x-hub-signature-256")
-                return data, [_ascii(given.removeprefix("sha256="))]
+                given = _header(headers, GITHUB_SIGNATURE)
+                return "", [_ascii(given.removeprefix("sha256="))]
             case Style.STRIPE:
-                pairs = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
+                pairs = [part.strip().partition("=") for part in _header(headers, STRIPE_SIGNATURE).split(",")]
                 when = next((value for name, _, value in pairs if name == "t"), "")
                 self._check_time(when)
-                return f"{when}.".encode() + data, [_ascii(value) for name, _, value in pairs if name == "v1"]
+                return when, [_ascii(value) for name, _, value in pairs if name == "v1"]
             case Style.SLACK:
-                given, when = _header(headers, "x-slack-signature"), _header(headers, "x-slack-request-timestamp")
+                given, when = _header(headers, SLACK_SIGNATURE), _header(headers, SLACK_TIME)
                 self._check_time(when)
-                return f"v0:{when}:".encode() + data, [_ascii(given.removeprefix("v0="))]
+                return when, [_ascii(given.removeprefix("v0="))]
 
     def _check_time(self, text: str) -> None:
         if not text.isdecimal() or len(text) > 12:
@@ -121,11 +112,12 @@ class _Verifying:
             raise _unauthenticated(f"is more than {limit} away from the time here; sign it again, or set the clock")
 
 
-def _several(secret: str | Sequence[str]) -> tuple[str, ...]:
-    return (secret,) if isinstance(secret, str) else tuple(secret)
+def _several(secret: Keys) -> tuple[str | Secret, ...]:
+    return (secret,) if isinstance(secret, (str, Secret)) else tuple(secret)
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
+    name = name.lower()
     value = headers.get(name, "")
     if not value:
         raise InputError(Code.UNAUTHENTICATED, f"{name}: there is none; sign the request, and send it by HTTP")

@@ -27,7 +27,7 @@ from polku.events import new_event
 from polku.plugin.plugins import EmitterPlugin, IngestorPlugin
 from polku.plugin.registration import Registration
 from polku.plugin.running import RunningPlugin
-from polku.plugin.server import Certificate
+from polku.security.client_tls import Certificate
 
 __all__ = [
     "Batch",

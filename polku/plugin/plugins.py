@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from polku.contracts import Emitter, Ingestor
     from polku.plugin.registration import Registration
     from polku.plugin.running import RunningPlugin
-    from polku.plugin.server import Certificate
     from polku.plugin.service import Service
+    from polku.security.client_tls import Certificate
 
 _ADDRESS = "127.0.0.1:9001"
 

@@ -17,6 +17,8 @@ from polku.aio.tasks import TaskSet
 from polku.errors import PlanError
 from polku.external.connection import Connection
 from polku.runtime.serving import say
+from polku.security.client_tls import Certificate, Pem
+from polku.security.secret import Secret
 from polku.v1.plugin_pb2 import (
     HeartbeatRequest,
     HeartbeatResponse,
@@ -40,10 +42,11 @@ class Registration:
     """
 
     gateway: str
-    token: str | None = field(default=None, kw_only=True, repr=False)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
     address: str | None = field(default=None, kw_only=True)
     heartbeat: float = field(default=5.0, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self.connection()
@@ -58,6 +61,7 @@ class Registration:
             address=self.gateway,
             timeout=_TIMEOUT,
             root_certificates=self.root_certificates,
+            certificate=self.certificate,
             token=self.token,
         )
 
@@ -75,7 +79,9 @@ class Registrar:
 
     def start(self) -> None:
         """Begin to register; a gateway that is down is tried again."""
-        self._channel = self._config.connection().open()
+        connection = self._config.connection()
+        tls = connection.tls()
+        self._channel = connection.open(None if tls is None else tls.pems())
         self._tasks.keep_alive("registration", self._keep)
 
     async def stop(self) -> None:

@@ -9,9 +9,10 @@ from types import TracebackType
 from polku.aio import loop_thread
 from polku.aio.loops import new_event_loop
 from polku.plugin.registration import Registrar, Registration
-from polku.plugin.server import Certificate, PluginServer
+from polku.plugin.server import PluginServer
 from polku.plugin.service import Service
 from polku.runtime.serving import say, tune_process
+from polku.security.client_tls import Certificate
 
 
 def run(

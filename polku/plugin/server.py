@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from polku.errors import SettingError
 from polku.plugin.service import Service
+from polku.security.client_tls import Certificate
 
 _MESSAGE_BYTES = 64 * 1024 * 1024
-
-
-class Certificate(NamedTuple):
-    """The certificate chain and its private key, as the bytes of PEM files."""
-
-    chain: bytes
-    key: bytes
 
 
 class PluginServer:
@@ -65,8 +59,10 @@ def _bind(server: Any, address: str, certificate: Certificate | None) -> int:
         if certificate is None:
             port: int = server.add_insecure_port(address)
         else:
-            pair = (certificate.key, certificate.chain)
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            chain, key = certificate.read()
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+    except ConnectionError as error:
+        raise SettingError("certificate", "", str(error)) from None
     except RuntimeError as error:
         raise SettingError("address", address, f"cannot be opened ({error}); is the port in use?") from None
     if port == 0:

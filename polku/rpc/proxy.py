@@ -30,6 +30,18 @@ class Proxy(NamedTuple):
     def __str__(self) -> str:
         return f"proxy {self.host}:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """Return its URL, without credentials."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return what a request to it says of us."""
+        if not self.credentials:
+            return {}
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(self.credentials.encode()).decode()}"}
+
 
 def proxy_for(host: str, port: int, *, tls: bool) -> Proxy | None:
     """Return the proxy that leads to a server; None: it is reached directly. Raises `ValueError`."""
@@ -82,8 +94,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
 def _request(proxy: Proxy, host: str, port: int) -> bytes:
     name = f"[{host}]" if ":" in host else host
     request = f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n"
-    if proxy.credentials:
-        request += f"Proxy-Authorization: Basic {base64.b64encode(proxy.credentials.encode()).decode()}\r\n"
+    request += "".join(f"{name}: {value}\r\n" for name, value in proxy.headers.items())
     return f"{request}\r\n".encode()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from polku.codes import Code
 from polku.errors import InputError, PlanError, SettingError
 from polku.security.account import Account
 from polku.security.failures import Failures
+from polku.security.file_identity import file_identity
 from polku.security.principal import Principal
 from polku.security.rights import Rights
 from polku.security.token_file import Principals, parse
@@ -58,7 +58,7 @@ class Authenticator:
         self._version = 0
         self._known: OrderedDict[object, Identity] = OrderedDict()
         self._accounts: dict[str, Account] = {}
-        self._identity = self._rejected = self._seen = _file_identity(path)
+        self._identity = self._rejected = self._seen = file_identity(path)
         self._principals = load(path)
 
     def identify(self, authorization: str, names: Sequence[str] = ()) -> Identity:
@@ -98,7 +98,7 @@ class Authenticator:
 
         One that was written in place is read when it has not changed between two looks, one in its place at once.
         """
-        identity = _file_identity(self.path)
+        identity = file_identity(self.path)
         if identity == self._identity:
             return
         seen, self._seen = self._seen, identity
@@ -168,15 +168,6 @@ def load(path: str) -> Principals:
 
 def _unauthenticated(text: str) -> InputError:
     return InputError(Code.UNAUTHENTICATED, f"authorization: {text}")
-
-
-def _file_identity(path: str) -> object:
-    """Return what changes with the file, also where a link to it does (as mounted secrets change)."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        return error.errno
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _is_same_file(one: object, other: object) -> bool:

@@ -316,7 +316,8 @@ async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink, 
         ("host:1", {"timeout": 0}, "timeout=0"),
         ("host:1", {"window": 0}, "window=0"),
         ("host:1", {"token": "two\nlines"}, "token must be"),
-        ("host:1", {"root_certificates": "ca.pem"}, "root_certificates must be"),
+        ("host:1", {"token": 5}, "token must be"),
+        ("host:1", {"root_certificates": 5}, "root_certificates must be"),
     ],
 )
 def test_a_wrong_setting_is_named(endpoints: Any, options: dict[str, Any], message: str) -> None:

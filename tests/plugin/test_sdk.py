@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from polku.plugin import (
 from polku.v1 import plugin_pb2, plugin_pb2_grpc
 from tests.external.program import program
 from tests.external.test_ingest import SOURCE, Client, component, eventually, hub
+from tests.support.authority import Authority
 from tests.support.recorder import Recorder
 
 HERE = Path(__file__).parent
@@ -213,6 +215,27 @@ def test_an_encrypted_plugin(tmp_path: Path, recorder: Recorder) -> None:
         pipeline = hub(recorder, plugin.address, root_certificates=chain.read_bytes()).start(grpc_addr="127.0.0.1:0")
         with pipeline:
             assert list(Client(pipeline).send(b"one").event_ids) == ["one"]
+
+
+def test_the_certificates_of_a_plugin_may_be_replaced(tmp_path: Path, recorder: Recorder) -> None:
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(old.cert.read_bytes())
+    plugin = IngestorPlugin(lines, sources=SOURCE).start("localhost:0", certificate=Certificate(*old.issue()))
+    with hub(recorder, plugin.address, root_certificates=roots).start(grpc_addr="127.0.0.1:0") as pipeline:
+        with plugin:
+            assert list(Client(pipeline).send(b"one").event_ids) == ["one"]
+        roots.write_bytes(new.cert.read_bytes())
+        address = plugin.address.removeprefix("https://")
+        with IngestorPlugin(lines, sources=SOURCE).start(address, certificate=Certificate(*new.issue())):
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    assert list(Client(pipeline).send(b"two").event_ids) == ["two"]
+                    break
+                except grpc.RpcError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
 
 
 def test_ten_lines_are_a_program_that_ends_in_good_order(tmp_path: Path, recorder: Recorder) -> None:

@@ -10,6 +10,8 @@ from polku import checks
 from polku.clock import Clock
 from polku.emit.grpc.addresses import Address, parse_address
 from polku.emit.grpc.config import GrpcClientKind, check_stream, endpoint_list
+from polku.security.client_tls import Certificate, Pem
+from polku.security.secret import Secret
 
 if TYPE_CHECKING:
     from polku.emit.ahti.client import AhtiClient
@@ -26,8 +28,9 @@ class AhtiEmitter:
     `refusals` times in a row; while AHTI takes nothing at all, everything is tried again. Batches over
     `max_message_bytes`, or over the limit that AHTI names, are split; an event that is over it alone is a dead letter.
 
-    Endpoints (a list, or separated by commas), `timeout`, `window`, `token` and `root_certificates` are those of a
-    `GrpcEmitter`. What was refused comes behind batches that were under way beside it; `window=1` keeps order then too.
+    Endpoints (a list, or separated by commas), `timeout`, `window`, `token`, `root_certificates` and `certificate` are
+    those of a `GrpcEmitter`. What was refused comes behind batches that were under way beside it; `window=1` keeps
+    order then too.
     """
 
     endpoint: str | Sequence[str]
@@ -36,8 +39,9 @@ class AhtiEmitter:
     window: int = field(default=8, kw_only=True)
     refusals: int = field(default=10, kw_only=True)
     max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True)
-    token: str | None = field(default=None, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
     client: GrpcClientKind = field(default="native", kw_only=True)
 
     may_recover = True

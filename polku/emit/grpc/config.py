@@ -9,6 +9,8 @@ from typing import Literal, Protocol, get_args
 from polku import checks
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError
+from polku.security.client_tls import Certificate, Pem, check_client_tls
+from polku.security.secret import Secret
 
 _TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?")
 
@@ -25,8 +27,13 @@ class StreamConfig(Protocol):
         ...
 
     @property
-    def root_certificates(self) -> bytes | None:
-        """What an encrypted connection is checked against, as PEM; None: what gRPC trusts."""
+    def root_certificates(self) -> Pem | None:
+        """What an encrypted connection is checked against, as PEM; None: what the system trusts."""
+        ...
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What is shown to a server that asks for a certificate."""
         ...
 
     @property
@@ -35,7 +42,7 @@ class StreamConfig(Protocol):
         ...
 
     @property
-    def token(self) -> str | None:
+    def token(self) -> str | Secret | None:
         """The bearer token."""
         ...
 
@@ -53,9 +60,11 @@ def endpoint_list(where: str, field: str, value: object) -> tuple[str, ...]:
 def check_stream(where: str, config: StreamConfig) -> None:
     """Make sure of a timeout, certificates and a token; raises `PlanError`."""
     checks.positive(where, "timeout", config.timeout)
-    if config.root_certificates is not None and not isinstance(config.root_certificates, bytes):
-        raise PlanError("root_certificates must be the bytes of a PEM file", where=where)
+    roots = check_client_tls(where, config.root_certificates, config.certificate)
+    object.__setattr__(config, "root_certificates", roots)
     if config.client not in _CLIENTS:
         raise checks.fault(where, "client", config.client, f"choose one of {', '.join(_CLIENTS)}")
-    if config.token is not None and not _TOKEN.fullmatch(config.token):
-        raise PlanError("token must be printable ASCII without spaces at its ends", where=where)
+    token = config.token
+    if token is None or isinstance(token, Secret) or (isinstance(token, str) and _TOKEN.fullmatch(token)):
+        return
+    raise PlanError("token must be printable ASCII without spaces at its ends, or a polku.Secret", where=where)

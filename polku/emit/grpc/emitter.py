@@ -10,6 +10,8 @@ from polku import checks
 from polku.clock import Clock
 from polku.emit.grpc.addresses import Address, parse_address
 from polku.emit.grpc.config import GrpcClientKind, check_stream, endpoint_list
+from polku.security.client_tls import Certificate, Pem
+from polku.security.secret import Secret
 
 if TYPE_CHECKING:
     from polku.emit.grpc.client import GrpcClient
@@ -27,8 +29,9 @@ class GrpcEmitter:
     Up to `window` batches may be under way at once; an Ack must come within `timeout` seconds. A broken stream fails
     what is open on it; where another endpoint works it is sent there at once, and one that failed is used again when
     a connection to it stands. `token` is sent as `authorization: Bearer`. `http://` and bare `host:port` are plain,
-    `https://` is encrypted and checked against gRPC's own or the given `root_certificates` (PEM), `unix:` is a socket
-    of this machine.
+    `https://` is encrypted and checked against the system's or the given `root_certificates` (PEM: a path or bytes),
+    and shows a `certificate` where the server asks for one; files that change count from the next connection on.
+    `unix:` is a socket of this machine.
     """
 
     endpoints: str | Sequence[str]
@@ -38,8 +41,9 @@ class GrpcEmitter:
     timeout: float = field(default=30.0, kw_only=True)
     window: int = field(default=8, kw_only=True)
     max_message_bytes: int = field(default=4 * 1024 * 1024, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True)
-    token: str | None = field(default=None, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
+    token: str | Secret | None = field(default=None, kw_only=True, repr=False)
     client: GrpcClientKind = field(default="native", kw_only=True)
 
     may_recover = True

@@ -13,6 +13,7 @@ import grpc.aio
 from polku.emit.grpc.addresses import Address
 from polku.rpc.client import Listener
 from polku.rpc.status import Status, StatusCode
+from polku.security.client_tls import ClientTls, Pems
 
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined] # its stub lags behind
 
@@ -20,11 +21,13 @@ _END: Any = grpc.aio.EOF  # type: ignore[attr-defined] # its stub lags behind
 class GrpcioChannel:
     """Hold a channel of grpcio to one endpoint; `connect_seconds` is how long connecting may take."""
 
-    def __init__(self, address: Address, root_certificates: bytes | None, connect_seconds: float) -> None:
+    def __init__(self, address: Address, tls: ClientTls | None, connect_seconds: float) -> None:
         self._address = address
-        self._root_certificates = root_certificates
+        self._tls = tls
+        self._pems: Pems | None = None
         self._connect_seconds = connect_seconds
         self._channel: Any = None
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -44,14 +47,22 @@ class GrpcioChannel:
             await channel.close()
 
     def _open(self) -> Any:
-        if self._channel is None:
-            options = _options(self._connect_seconds)
-            if self._address.tls:
-                credentials = grpc.ssl_channel_credentials(self._root_certificates)
-                self._channel = grpc.aio.secure_channel(self._address.target, credentials, options)
-            else:
-                self._channel = grpc.aio.insecure_channel(self._address.target, options)
+        pems = None if self._tls is None else self._tls.pems()
+        if self._channel is None or pems != self._pems:
+            self._replace(pems)
         return self._channel
+
+    def _replace(self, pems: Pems | None) -> None:
+        """Open a channel with these certificates; nothing is called on the one before any more."""
+        if self._channel is not None:
+            self._closing = asyncio.get_running_loop().create_task(self._channel.close())
+        options = _options(self._connect_seconds)
+        if pems is None:
+            self._channel = grpc.aio.insecure_channel(self._address.target, options)
+        else:
+            credentials = grpc.ssl_channel_credentials(pems.roots, pems.key, pems.chain)
+            self._channel = grpc.aio.secure_channel(self._address.target, credentials, options)
+        self._pems = pems
 
 
 class GrpcioCall:

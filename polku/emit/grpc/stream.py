@@ -15,6 +15,7 @@ from polku.emit.parts import LateError, TooLargeError
 from polku.errors import MisconfiguredError, RejectedError, RetryableError
 from polku.rpc.client import Listener
 from polku.rpc.status import Status, StatusCode
+from polku.security.secret import Secret, reveal
 
 _FRESH = 1.0
 _MISCONFIGURED = frozenset(
@@ -84,12 +85,14 @@ class GrpcStream(Generic[A]):
     `name` is the endpoint's in errors; `timeout` (seconds) is the limit of each answer.
     """
 
-    def __init__(self, name: str, channel: Channel, dialect: Dialect[A], *, timeout: float, token: str | None) -> None:
+    def __init__(
+        self, name: str, channel: Channel, dialect: Dialect[A], *, timeout: float, token: str | Secret | None
+    ) -> None:
         self._name = name
         self._channel = channel
         self._dialect = dialect
         self._timeout = timeout
-        self._metadata = [("authorization", f"Bearer {token}")] if token else []
+        self._token = token
         self._conversation: _Conversation | None = None
         self._open: deque[asyncio.Future[A]] = deque()
         self._turn = asyncio.Lock()
@@ -160,13 +163,23 @@ class GrpcStream(Generic[A]):
             raise RetryableError(f"{self._name}: the emitter was closed")
         if self._open and self._open[0].cancelled():
             self._fail(RetryableError(f"{self._name}: an Ack before this one never came"))
-        if self._conversation is None:
-            self.connects += 1
-            self._conversation = _Conversation(self._heard, self._ended)
-            self._conversation.call = self._channel.begin(self._dialect.method, self._conversation, self._metadata)
+        conversation = self._conversation or self._begin()
         self._open.append(answer)
         self.messages += 1
-        await self._conversation.call.write(pieces)
+        await conversation.call.write(pieces)
+
+    def _begin(self) -> _Conversation:
+        """Begin a call; raises an `EmitError` where its token or its certificates cannot be had."""
+        self.connects += 1
+        metadata = [("authorization", f"Bearer {reveal(self._token)}")] if self._token else []
+        conversation = self._conversation = _Conversation(self._heard, self._ended)
+        try:
+            conversation.call = self._channel.begin(self._dialect.method, conversation, metadata)
+        except OSError as error:
+            self._conversation = None
+            conversation.close()
+            raise MisconfiguredError(f"{self._name}: {error}") from None
+        return conversation
 
     def _heard(self, conversation: _Conversation, message: bytes) -> None:
         if conversation is not self._conversation:

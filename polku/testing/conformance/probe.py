@@ -41,7 +41,8 @@ class Probe:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._channel = connection.open()
+        tls = connection.tls()
+        self._channel = connection.open(None if tls is None else tls.pems())
         self.timeout = connection.timeout
 
     async def close(self) -> None:
