@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from polku.cli.bench import bench
 from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
+from polku.cli.doctor import doctor
 from polku.cli.explain import explain
 from polku.cli.health import health
 from polku.cli.init import init
@@ -49,6 +50,7 @@ app.add(dlq_app, "dlq")
 app.add(token_app, "token")
 app.command()(bench)
 app.command()(explain)
+app.command()(doctor)
 app.command()(health)
 app.command()(ps)
 app.command()(tap)
