@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -246,7 +245,7 @@ def send(
 
     import grpc
 
-    from polku.cli.send import progress, read_events, read_target
+    from polku.cli.send import one_event, open_stream, progress, read_events, read_target
     from polku.cli.send import send as send_events
 
     if file is not None and type is not None:
@@ -258,9 +257,9 @@ def send(
     target = read_target(to, root_certificates=root_certificates, certificate=certificate, key=key, token=token)
     total = None
     if type is not None:
-        events: Any = iter([_one_event(id, type, payload, severity, metadata or [])])
+        events: Any = iter([one_event(id, type, payload, severity, metadata or [])])
     else:
-        stream, total = _open(str(file))
+        stream, total = open_stream(str(file))
         events = read_events(stream, say)
     try:
         with progress(total) as advance:
@@ -337,35 +336,6 @@ def _name_security(tokens: str | None, *, insecure: bool) -> None:
         os.environ["POLKU_TOKENS"] = tokens
     if insecure:
         os.environ["POLKU_INSECURE"] = "1"
-
-
-def _one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Any:
-    from polku.events import new_event
-    from polku.ingest.json_fields import FieldError, event_from_fields
-
-    entries = {}
-    for entry in metadata:
-        key, equals, value = entry.partition("=")
-        if not key or not equals:
-            raise SettingError("--metadata", entry, "write KEY=VALUE")
-        entries[key] = value
-    try:
-        number = event_from_fields({"severity": severity}).severity
-    except FieldError as error:
-        raise SettingError("--severity", severity, str(error).removeprefix(f"severity={severity!r}: ")) from None
-    return new_event(type, id=id, metadata=entries, payload=payload.encode(), severity=number)
-
-
-def _open(file: str) -> tuple[Any, int | None]:
-    if file == "-":
-        return sys.stdin.buffer, None
-    path = Path(file)
-    try:
-        stream = path.open("rb")
-        with path.open("rb") as count:
-            return stream, sum(1 for line in count if line.strip())
-    except OSError as error:
-        raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None
 
 
 def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | None:

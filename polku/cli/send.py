@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import grpc
@@ -15,7 +17,9 @@ from polku.contracts import IngestContext
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PolkuError, RecordError, SettingError
 from polku.event.v1.event_pb2 import Event
+from polku.events import new_event
 from polku.ingest import JsonIngestor
+from polku.ingest.json_fields import FieldError, event_from_fields
 from polku.text import line as printable
 from polku.v1.gateway_pb2 import Ack, IngestBatch
 
@@ -155,3 +159,31 @@ def progress(total: int | None) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("sending", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Event:
+    """Return the event that options describe; raises `SettingError`."""
+    entries = {}
+    for entry in metadata:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise SettingError("--metadata", entry, "write KEY=VALUE")
+        entries[key] = value
+    try:
+        number = event_from_fields({"severity": severity}).severity
+    except FieldError as error:
+        raise SettingError("--severity", severity, str(error).removeprefix(f"severity={severity!r}: ")) from None
+    return new_event(type, id=id, metadata=entries, payload=payload.encode(), severity=number)
+
+
+def open_stream(file: str) -> tuple[BinaryIO, int | None]:
+    """Return a file of events, `-` for standard input, and how many it has where that is known."""
+    if file == "-":
+        return sys.stdin.buffer, None
+    path = Path(file)
+    try:
+        stream = path.open("rb")
+        with path.open("rb") as count:
+            return stream, sum(1 for line in count if line.strip())
+    except OSError as error:
+        raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None

@@ -41,7 +41,7 @@ def listeners(proc: Path = Path("/proc"), pids: tuple[int, ...] = ()) -> list[Li
     Those of another user's processes cannot be seen except by root.
     """
     sockets = {**_tcp(proc / "net" / "tcp"), **_tcp(proc / "net" / "tcp6"), **_unix(proc / "net" / "unix")}
-    found = {}
+    found: dict[str, Listener] = {}
     for pid, words in _processes(proc):
         owner = "polku" if pid in pids else _owner(words)
         if not owner:
