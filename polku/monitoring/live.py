@@ -17,6 +17,7 @@ from polku.errors import PolkuError
 from polku.log import RepeatedLog
 from polku.monitoring.history import SECONDS, History
 from polku.monitoring.page import page
+from polku.monitoring.problems import Restarts, find_letters, find_problems
 from polku.monitoring.statistics import PartHealth, PipelineStatistics, PlanStatistics
 from polku.text import named, said
 from polku.usercode import is_ours
@@ -40,6 +41,7 @@ class Live:
         self._unwell = unwell
         self._addresses = addresses
         self._history = History()
+        self._restarts = Restarts()
         self._plan: PlanStatistics | None = None
         self._plans = 0  # how many there have been: after a change readers are told the new one
         self._latest = b""
@@ -63,7 +65,8 @@ class Live:
             self._task.cancel()
 
     async def follow(self) -> AsyncGenerator[bytes, None]:
-        """Yield server-sent events: `hello` with the plan and the past, then a `tick` with the tree each second.
+        """Yield server-sent events: `hello` with the plan and the past, then a `tick` with the tree each second,
+        what is wrong, and the commands for dead letters.
 
         `trouble` says in a sentence why there is none.
         """
@@ -113,6 +116,7 @@ class Live:
     def _take(self, tree: PipelineStatistics) -> None:
         if self._history.is_due(tree.time_ns):
             self._history.add(tree)
+        self._restarts.look(tree.processes)
         if not self._readers:
             return
         if tree.plan != self._plan:
@@ -121,8 +125,11 @@ class Live:
         unwell = self._unwell(tree)
         if unwell:
             tree = replace(tree, healthy=False, parts={**tree.parts, **unwell})
+        problems = find_problems(tree, self._restarts.recent())
         shown = tree.to_json()
-        del shown["plan"]
+        del shown["plan"], shown["dead_letters"]
+        shown["problems"] = [problem.to_json() for problem in problems]
+        shown["letters"] = [letters.to_json() for letters in find_letters(tree)]
         self._tell("tick", shown)
 
     def _hello(self, plan: PlanStatistics) -> bytes:

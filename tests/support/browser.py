@@ -161,6 +161,13 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
+    def click(self, script: str) -> None:
+        """Click on what an expression returns, as somebody with a mouse does."""
+        shown = "(node => { node.scrollIntoView({block: 'center'}); const box = node.getBoundingClientRect(); "
+        at = self.run(f"{shown} return [box.left + box.width / 2, box.top + box.height / 2] }})({script})")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
+
     def press(self, key: str) -> None:
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         typed = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}

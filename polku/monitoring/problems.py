@@ -1,0 +1,109 @@
+"""What is wrong with a pipeline, the worst first, in sentences; and the commands for its dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from polku.monitoring.remedies import quoted
+from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessStatistics, Tree
+
+_RECENT = 120.0  # seconds for which a restart is told
+_RESTARTED = "its process was started again, and works"
+_AGAIN = "What was in flight is sent again. The log says what ended the process before."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem(Tree):
+    """A part and what is wrong with it, for how long, and what helps; `state` is `bad`, or `warn` where it works."""
+
+    name: str
+    state: str
+    text: str
+    seconds: float
+    advice: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letters(Tree):
+    """The dead letters of an emitter and code, and the commands that list and replay them, empty without a file."""
+
+    emitter: str
+    code: str
+    total: int
+    forgotten: int
+    look: str
+    replay: str
+
+
+class Restarts:
+    """Remember when processes were seen to have been started again."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+        self._at: dict[str, float] = {}
+
+    def look(self, processes: Mapping[str, ProcessStatistics]) -> None:
+        """Take note of restarts since the look before."""
+        for name, process in processes.items():
+            if process.restarts > self._times.get(name, process.restarts):
+                self._at[name] = monotonic()
+            self._times[name] = process.restarts
+
+    def recent(self) -> dict[str, float]:
+        """Return how many seconds ago each process was started again, of those for which that is not long ago."""
+        now = monotonic()
+        return {name: now - at for name, at in self._at.items() if now - at < _RECENT}
+
+
+def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> list[Problem]:
+    """Return what is wrong: first what holds up others, then what is unwell, the longest first."""
+    wrong = {name: part for name, part in tree.parts.items() if part.holds_up or not part.healthy}
+    found = [
+        Problem(
+            name=name,
+            state="warn" if part.healthy else "bad",
+            text=_sentence(part),
+            seconds=part.seconds,
+            advice=part.advice,
+            command=part.command,
+        )
+        for name, part in sorted(wrong.items(), key=lambda item: (not item[1].holds_up, -item[1].seconds))
+    ]
+    again = sorted((seconds, name) for name, seconds in restarted.items() if name not in wrong)
+    return found + [
+        Problem(name=name, state="warn", text=_RESTARTED, seconds=seconds, advice=_AGAIN, command="")
+        for seconds, name in again
+    ]
+
+
+def _sentence(part: PartHealth) -> str:
+    if not part.holds_up:
+        return part.message
+    rest = "" if part.healthy or part.message in part.holds_up else f": {part.message}"
+    return f"holds up what comes in: {part.holds_up}{rest}"
+
+
+def find_letters(tree: PipelineStatistics) -> list[Letters]:
+    """Return the dead letters of all lanes and parts, by emitter and code."""
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for one in tree.dead_letters:
+        total, forgotten = counts.get((one.emitter, one.code), (0, 0))
+        counts[one.emitter, one.code] = total + one.total, forgotten + one.forgotten
+    return [
+        Letters(
+            emitter=emitter,
+            code=code,
+            total=total,
+            forgotten=forgotten,
+            look=_command("list", tree.plan.dead_letters, emitter, code),
+            replay=_command("replay", tree.plan.dead_letters, emitter, code),
+        )
+        for (emitter, code), (total, forgotten) in sorted(counts.items())
+    ]
+
+
+def _command(verb: str, path: str, emitter: str, code: str) -> str:
+    return f"polku dlq {verb} {quoted(path)} --emitter={quoted(emitter)} --code={quoted(code)}" if path else ""

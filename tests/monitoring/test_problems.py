@@ -1,0 +1,67 @@
+"""What is wrong with a pipeline, in order, and the commands for its dead letters."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from polku import Batch, Hub
+from polku.monitoring.problems import Restarts, find_letters, find_problems
+from polku.monitoring.statistics import DeadLetterCount, PartHealth, PipelineStatistics, ProcessStatistics
+
+
+def partner(batch: Batch) -> None:
+    """Take everything."""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> PipelineStatistics:
+    path = tmp_path_factory.mktemp("letters") / "it's dead.db"
+    with Hub(runtime="inline").dead_letters(str(path)).emitter(partner).start() as pipeline:
+        return pipeline.statistics()
+
+
+def test_what_holds_up_others_comes_first_and_then_the_longest(tree: PipelineStatistics) -> None:
+    assert find_problems(tree, {}) == []
+    parts = {
+        "emitter:a": PartHealth(healthy=False, message="away", seconds=5.0),
+        "emitter:b": PartHealth(healthy=False, message="gone", seconds=9.0, advice="look", command="nc"),
+        "emitter:c": PartHealth(healthy=True, message="ok", holds_up="its share is full", seconds=1.0),
+        "emitter:d": PartHealth(healthy=False, message="away", holds_up="its share is full", seconds=2.0),
+        "emitter:e": PartHealth(healthy=False, message="away", holds_up="its share is full: away", seconds=1.5),
+        "buffer": PartHealth(healthy=True, message="ok"),
+    }
+    found = find_problems(replace(tree, parts=parts), {"emitter:a": 3.0, "stage-1": 4.0})
+    assert [(one.name, one.state, one.text, one.seconds) for one in found] == [
+        ("emitter:d", "bad", "holds up what comes in: its share is full: away", 2.0),
+        ("emitter:e", "bad", "holds up what comes in: its share is full: away", 1.5),
+        ("emitter:c", "warn", "holds up what comes in: its share is full", 1.0),
+        ("emitter:b", "bad", "gone", 9.0),
+        ("emitter:a", "bad", "away", 5.0),
+        ("stage-1", "warn", "its process was started again, and works", 4.0),
+    ]
+    assert (found[3].advice, found[3].command) == ("look", "nc")
+
+
+def test_a_restart_is_told_once_it_was_seen() -> None:
+    restarts = Restarts()
+    for times, recent in ((3, []), (3, []), (4, ["stage-1"]), (4, ["stage-1"])):
+        restarts.look({"stage-1": ProcessStatistics(pid=1, cpu_seconds=0.0, memory_bytes=0, restarts=times)})
+        assert list(restarts.recent()) == recent
+
+
+def test_dead_letters_are_added_up_and_listed_and_replayed_by_commands(tree: PipelineStatistics) -> None:
+    def letters(lane: str, emitter: str, total: int) -> DeadLetterCount:
+        return DeadLetterCount(lane=lane, part="buffer", emitter=emitter, code="UNDELIVERED", total=total, forgotten=1)
+
+    counts = (letters("lane-1", "-$(x)", 2), letters("lane-2", "-$(x)", 3), letters("", "", 1))
+    none, hostile = find_letters(replace(tree, dead_letters=counts))
+    assert (hostile.total, hostile.forgotten, none.total) == (5, 2, 1)
+    assert shlex.split(hostile.look) == [
+        "polku", "dlq", "list", tree.plan.dead_letters, "--emitter=-$(x)", "--code=UNDELIVERED"
+    ]  # fmt: skip
+    assert shlex.split(none.replay)[2:] == ["replay", tree.plan.dead_letters, "--emitter=", "--code=UNDELIVERED"]
+    in_memory = replace(tree.plan, dead_letters="")
+    assert find_letters(replace(tree, plan=in_memory, dead_letters=counts))[0].look == ""
