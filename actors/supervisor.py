@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
@@ -30,6 +32,7 @@ from polku.runtime.watch import Progress, Watch
 from polku.text import named
 
 if TYPE_CHECKING:
+    from polku.actors.ray_metrics import RayMetrics
     from polku.monitoring.collector import Facts
     from polku.monitoring.statistics import PipelineStatistics
 
@@ -37,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _WATCH = "watching the parts"
 _INTERVAL = 1.0  # seconds between two looks
+_GLANCE_SECONDS = 1.0  # how long a look waits for parts that do not answer at once
 _FRESH = 2.5  # seconds for which a look is fresh enough for who asks for statistics
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
@@ -137,7 +141,10 @@ class SupervisorShell:
         self._seen: dict[str, Observation] = {}
         self._restarts: dict[str, int] = {}
         self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
+        self._begun: dict[object, asyncio.Task[None]] = {}
         self._tasks = TaskSet("supervisor")
+        self._handed_on = -math.inf
+        self._metrics: RayMetrics | None = None
 
     async def start(self) -> list[int]:
         """Begin to watch; return the numbers of the lanes that it knows."""
@@ -227,7 +234,7 @@ class SupervisorShell:
 
     async def sights(self) -> tuple[dict[str, Observation], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""
-        await self._look()
+        await self._look(patiently=True)
         return self._seen, self._restarts
 
     async def vanished(self) -> dict[str, int]:
@@ -235,7 +242,7 @@ class SupervisorShell:
 
         It is what the last look before had seen.
         """
-        await self._look()
+        await self._look(patiently=True)
         return self._vanished
 
     async def _watch(self) -> None:
@@ -246,34 +253,69 @@ class SupervisorShell:
                 if self._seen.keys() >= parts.all().keys():
                     watch, processed = self._judge(parts, "")
                     self._pressure.look(watch.health(processed).holds)
+                    await self._hand_on()
             self._tasks.works(_WATCH)
             await asyncio.sleep(_INTERVAL)
 
-    async def _look(self) -> None:
-        parts = self._parts.all()
-        sights = await asyncio.gather(*(self._look_at(name, handle) for name, handle in parts.items()))
-        for name, sight in zip(parts, sights, strict=True):
-            before = self._seen.get(name)
-            known = before.vitals if before else None
-            if known and sight.vitals and known.epoch != sight.vitals.epoch:
-                self._restarts[name] = self._restarts.get(name, 0) + 1
-                _REPEATED.warning(
-                    (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
-                )
-                self._count_vanished(name, before.statistics if before else None)
-                self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
-            if before is not None and known and sight.vitals is None:  # what is known of it until it is back
-                sight = sight._replace(vitals=known, statistics=before.statistics)
-            self._seen[name] = sight
+    async def _hand_on(self) -> None:
+        """Hand the metrics to Ray's own where the environment asks for that."""
+        if os.environ.get("POLKU_METRICS", "").strip().lower() != "ray":
+            return
+        from polku.actors.ray_metrics import INTERVAL_SECONDS, RayMetrics
+
+        if time.monotonic() - self._handed_on >= INTERVAL_SECONDS:
+            self._handed_on = time.monotonic()
+            self._metrics = self._metrics or RayMetrics()
+            self._metrics.hand_on(await self.statistics())
+
+    async def _look(self, *, patiently: bool = False) -> None:
+        """Look at every part, and wait a second for their answers: a silent one holds up no other.
+
+        What is not answered by then is noted when it is; until then the part is not asked again. Wait for all, of now,
+        where that is to be done `patiently`.
+        """
+        seconds = None if patiently else _GLANCE_SECONDS
+        if patiently:  # what is under way may be of before
+            await asyncio.gather(*(task for task in self._begun.values() if not task.done()))
+        looks = [self._begin(name, partial(self._see, name, handle)) for name, handle in self._parts.all().items()]
+        await _wait(looks, seconds)
         self._looked_at = time.monotonic()
-        # After the loop: another look may run while this one waits, and must not count again.
-        for door, lane in list(self._doors_shut.items()):
-            # One that user code blocks, or that is away, is asked again at the next look.
-            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-                async with asyncio.timeout(min(_PATIENCE, self._hang)):
-                    await lane.ingest.introduce.remote(_this_actor(), self._doors, lane.scope)
-                    self._doors_shut.pop(door, None)
-        await self._tell_shared()
+        others = [self._begin(("door", door), partial(self._introduce, door)) for door in self._doors_shut]
+        others.append(self._begin("shared", self._tell_shared))
+        await _wait(others, seconds)
+
+    def _begin(self, key: object, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Return the task of some work, which is begun where it is not under way."""
+        task = self._begun.get(key)
+        if task is None or task.done():
+            task = self._begun[key] = asyncio.get_running_loop().create_task(work())
+        return task
+
+    async def _see(self, name: str, handle: Any) -> None:
+        """Look at one part, and note what is new about it."""
+        sight = await self._look_at(name, handle)
+        if self._parts.all().get(name) is not handle:  # it is gone
+            return
+        before = self._seen.get(name)
+        known = before.vitals if before else None
+        if known and sight.vitals and known.epoch != sight.vitals.epoch:
+            self._restarts[name] = self._restarts.get(name, 0) + 1
+            _REPEATED.warning(
+                (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
+            )
+            self._count_vanished(name, before.statistics if before else None)
+            self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
+        if before is not None and known and sight.vitals is None:  # what is known of it until it is back
+            sight = sight._replace(vitals=known, statistics=before.statistics)
+        self._seen[name] = sight
+
+    async def _introduce(self, door: str) -> None:
+        """Tell a lane's ingest where its doors are; one that user code blocks, or that is away, is asked again."""
+        lane = self._doors_shut[door]
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+            async with asyncio.timeout(min(_PATIENCE, self._hang)):
+                await lane.ingest.introduce.remote(_this_actor(), self._doors, lane.scope)
+                self._doors_shut.pop(door, None)
 
     def _count_vanished(self, name: str, statistics: Any) -> None:
         """Count what a buffer in memory held that died, once."""
@@ -298,16 +340,18 @@ class SupervisorShell:
         alive = await asyncio.to_thread(living) if away else frozenset()
         lost = {lane.number for lane in away if lane.address not in alive}
         lanes = frozenset(lane.number for lane, _ in seen if lane.number not in lost)
-        for name, handle in self._parts.shared.items():
-            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-                async with asyncio.timeout(min(_PATIENCE, self._hang)):
-                    waits = await handle.serve.remote(lanes)
-                if waits:
-                    _REPEATED.warning(
-                        (name, "again"), "%s is started again: it waits for a lane that is lost with its node", name
-                    )
-                    self._expect(name)
-                    ray.kill(handle, no_restart=False)
+        await asyncio.gather(*(self._tell(name, handle, lanes) for name, handle in self._parts.shared.items()))
+
+    async def _tell(self, name: str, handle: Any, lanes: frozenset[int]) -> None:
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+            async with asyncio.timeout(min(_PATIENCE, self._hang)):
+                waits = await handle.serve.remote(lanes)
+            if waits:
+                _REPEATED.warning(
+                    (name, "again"), "%s is started again: it waits for a lane that is lost with its node", name
+                )
+                self._expect(name)
+                ray.kill(handle, no_restart=False)
 
     async def _look_at(self, name: str, handle: Any) -> Observation:
         vitals: Vitals | None = None
@@ -369,6 +413,13 @@ def _judge(watch: Watch, name: str, sight: Observation) -> int:
         case statistics:
             watch.add_stage(name, statistics)
     return 0
+
+
+async def _wait(tasks: Iterable[asyncio.Task[None]], seconds: float | None) -> None:
+    """Wait for tasks that long; raise what one failed with that is done."""
+    done, _ = await asyncio.wait(list(tasks), timeout=seconds)
+    for task in done:
+        task.result()
 
 
 def _this_actor() -> Any:

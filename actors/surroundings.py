@@ -12,7 +12,7 @@ import ray
 from polku.log_format import Origin, configure_worker, name_process
 from polku.plan import Plan
 
-_PASSED_ON = ("POLKU_LOG_", "OTEL_")
+_PASSED_ON = ("POLKU_LOG_", "POLKU_METRICS", "OTEL_")
 
 
 class Surroundings(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import accumulate
@@ -64,7 +65,8 @@ class OutletStatistics(NamedTuple):
 
     `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
     long nothing has moved although something waits, both in seconds; `is_full` where there is no room for what comes
-    and the rule makes none. `ages` are those of events that have their answer, from the gateway on.
+    and the rule makes none. `ages` are those of events that have their answer, from the gateway on, `waits` is how long
+    events waited here until they were handed to the emitter.
     """
 
     confirmed: int
@@ -80,6 +82,7 @@ class OutletStatistics(NamedTuple):
     idle: float = 0.0
     is_full: bool = False
     ages: Distribution = Distribution()
+    waits: Distribution = Distribution()
 
 
 Bury = Callable[[str, Batch, tuple[Refusal, ...]], Awaitable[None] | None]
@@ -184,7 +187,7 @@ class Outlet:
         if self._behind or len(self._waiting) >= self._log.window:
             self._behind = True
         else:
-            self._append(slot)
+            self._append(slot, time.time_ns())
         self._changed.set()
 
     def recover(self, state: OutletState) -> None:
@@ -345,6 +348,7 @@ class Outlet:
             self._passage.idle if lag else 0.0,
             self._is_full(),
             self._passage.ages,
+            self._passage.waits,
         )
 
     def _first_waiting(self) -> OutletEntry | None:
@@ -385,9 +389,9 @@ class Outlet:
             return False
         return self._in_flight * 2 > self.share.events or self._in_flight_bytes * 2 > self.share.bytes
 
-    def _append(self, slot: Slot) -> None:
+    def _append(self, slot: Slot, since_ns: int) -> None:
         self._log.claim(self.name, slot.position)
-        self._waiting.append(OutletEntry(slot))
+        self._waiting.append(OutletEntry(slot, since_ns))
         self._loaded = slot.position
         if self._gathering is not None and not self._are_few():
             self._go_on()
@@ -433,7 +437,7 @@ class Outlet:
             await asyncio.sleep(1.0)
             return
         for slot in slots:
-            self._append(slot)
+            self._append(slot, slot.enqueued_ns)
         if len(slots) < limit and arrived == self._arrived:
             self._behind = False
             self._count_missing()

@@ -14,7 +14,7 @@ class Passage:
 
     def __init__(self) -> None:
         self.bytes = 0  # of what has left
-        self._ages = Histogram()
+        self._ages, self._waits = Histogram(), Histogram()
         self._moved_at = 0.0  # monotonic
         self._in_flight: dict[int, OutletEntry] = {}  # by position
         self._recovered_ns = 0
@@ -26,8 +26,11 @@ class Passage:
 
     def take(self, entries: Sequence[OutletEntry]) -> None:
         """Note that these are handed to the emitter."""
+        now = time.time_ns()
         for entry in entries:
             self._in_flight[entry.slot.position] = entry
+            if entry.since_ns:
+                self._waits.record((now - entry.since_ns) / 1e9, entry.count)
 
     def give_back(self, entries: Sequence[OutletEntry]) -> None:
         """Note that these wait again."""
@@ -66,6 +69,11 @@ class Passage:
     def idle(self) -> float:
         """For how many seconds nothing has moved, where something waits."""
         return time.monotonic() - self._moved_at
+
+    @property
+    def waits(self) -> Distribution:
+        """How long in seconds events have waited here until they were handed to the emitter."""
+        return self._waits.distribution()
 
     @property
     def ages(self) -> Distribution:

@@ -97,12 +97,16 @@ class PendingDelivery:
 
 
 class OutletEntry:
-    """An outlet's entry on a batch: all of its events but the first `skip`, which were dropped by rule."""
+    """An outlet's entry on a batch: all of its events but the first `skip`, which were dropped by rule.
 
-    __slots__ = ("skip", "slot")
+    `since_ns` is since when it waits, in Unix nanoseconds; 0: nobody knows.
+    """
 
-    def __init__(self, slot: Slot) -> None:
+    __slots__ = ("since_ns", "skip", "slot")
+
+    def __init__(self, slot: Slot, since_ns: int = 0) -> None:
         self.slot = slot
+        self.since_ns = since_ns
         self.skip = 0
 
     @property

@@ -20,6 +20,7 @@ from polku.tracing.export import WAYS
 
 T = TypeVar("T")
 RUNTIMES = ("ray", "inline")
+METRICS = ("prometheus", "ray")
 HOPS = ("sockets", "ray")
 _TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 
@@ -73,6 +74,7 @@ class Settings:
     log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
     log_format: str = _setting("text", "`text`, or `json`: one object a line")
     traces: str = _setting("off", "`otlp` exports traces, as OpenTelemetry's own variables (`OTEL_…`) say")
+    metrics: str = _setting("prometheus", "`ray` hands metrics to Ray's own too, which its dashboard shows")
     buffer_capacity: int = _setting(10_000, "events that one emitter may lag (`polku serve`)")
     emit_grpc_endpoints: tuple[str, ...] = _setting(
         (), "comma-separated gateways to send to; without this and the next, events are printed (`polku serve`)"
@@ -142,6 +144,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=read("log_level", _one_of(tuple(LEVELS)), default.log_level),
         log_format=read("log_format", _one_of(FORMATS), default.log_format),
         traces=read("traces", _one_of(WAYS), default.traces),
+        metrics=read("metrics", _one_of(METRICS), default.metrics),
         runtime=read("runtime", _one_of(RUNTIMES), default.runtime),
         emit_grpc_endpoints=read("emit_grpc_endpoints", _endpoints, ()),
         emit_ahti_endpoint=read("emit_ahti_endpoint", _endpoints, ()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Refusal, located
+from polku.busy import Busy, Work
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
@@ -43,6 +44,7 @@ class DeliveryStatistics(NamedTuple):
     collection: CollectionStatistics | None = None
     fault: str = ""
     errors: Sequence[SeenError] = ()
+    work: Work = Work()
 
 
 class CollectionStatistics(NamedTuple):
@@ -75,6 +77,7 @@ class Delivery:
         self._fault = ""
         self._errors = RecentErrors()
         self._is_released = False
+        self._busy = Busy()
 
     async def start(self) -> None:
         """Start the emitter, and raise what its `start` raises: at the start of a pipeline."""
@@ -104,9 +107,11 @@ class Delivery:
                 await asyncio.wait([self._starting])
             self._calls += 1
             self._in_flight += 1
+            self._busy.begin()
             try:
                 failures = await self._emit(batch)
             finally:
+                self._busy.end()
                 self._in_flight -= 1
         refusals = [Refusal(f.event_id, self._code(f), f.reason, f.attempts, f.position) for f in failures]
         refused = located(refusals, batch)
@@ -150,7 +155,9 @@ class Delivery:
         """Return a snapshot of the counters."""
         snapshot = snapshot_of(self._emitter)
         counts = (self._confirmed, self._failed, self._calls, self._in_flight)
-        return DeliveryStatistics(*counts, snapshot, fault=self._fault, errors=self._errors.latest())
+        return DeliveryStatistics(
+            *counts, snapshot, fault=self._fault, errors=self._errors.latest(), work=self._busy.work()
+        )
 
     async def _emit(self, batch: Batch) -> list[Failure]:
         """Call the emitter until it answers; what it raises itself concerns no event, so nothing is given up for it."""

@@ -29,7 +29,7 @@ class RegistryService:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._failures = Failures()
+        self.failures = Failures()
         self._expected = f"Bearer {registry.rules.token}".encode()
 
     def handlers(self) -> Any:
@@ -71,6 +71,6 @@ class RegistryService:
         text = given if isinstance(given, bytes) else given.encode()
         if not hmac.compare_digest(text, self._expected):
             reason = "send the gateway's plugin token as metadata: authorization: Bearer TOKEN"
-            if pause := self._failures.add(context.peer().rpartition(":")[0], f"plugin registration: {reason}"):
+            if pause := self.failures.add(context.peer().rpartition(":")[0], f"plugin registration: {reason}"):
                 await asyncio.sleep(pause)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)

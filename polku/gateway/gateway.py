@@ -56,6 +56,8 @@ class Gateway:
     ) -> None:
         self._intake = intake
         self._registry = registry
+        if registry is not None:
+            intake.count_failures(registry.failures)
         self._health = health
         self._servers: list[GatewayServer | NativeServer | HttpServer] = []
         self._addresses = Addresses()
@@ -139,6 +141,7 @@ class Gateway:
 
         authenticator = Authenticator(doors.tokens, stamp=doors.stamp)
         self._tasks.keep_alive("tokens", authenticator.watch)
+        self._intake.count_failures(authenticator.failures)
         return authenticator
 
     def _health_with(self, security: Security) -> Callable[[], Awaitable[Health]]:

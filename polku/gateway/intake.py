@@ -45,6 +45,7 @@ from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
 if TYPE_CHECKING:
     from polku.gateway.pulling import Sources
     from polku.security.account import Account
+    from polku.security.failures import Failures
     from polku.tracing.tracer import Tracer
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
@@ -353,6 +354,10 @@ class Intake:
     def counts(self) -> Counts:
         """The running totals of the whole pipeline, as far as receipts have told."""
         return self._counters.latest.counts._replace(received=self._counters.received)
+
+    def count_failures(self, failures: Failures) -> None:
+        """Show in the statistics what authentications have failed at a port."""
+        self._counters.failures.add(failures)
 
     def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""

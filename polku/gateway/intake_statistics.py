@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polku.contracts import SourceState
     from polku.dead_letters import DeadLetterStatistics
     from polku.external.client import PluginState
+    from polku.security.failures import Failures
 
 
 class IntakeStatistics(NamedTuple):
@@ -43,6 +44,8 @@ class IntakeStatistics(NamedTuple):
     draining: bool = False
     ack_seconds: Distribution = Distribution()
     batch_events: Distribution = Distribution(unit=1.0)
+    unauthenticated: int = 0  # messages of who could not say who they are
+    slowed: int = 0  # those of them whose answer had to wait, as their address had failed often
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
 
 
@@ -53,6 +56,7 @@ class IntakeCounters:
         self.messages = self.received = self.accepted = self.refused = 0
         self.open = self.open_bytes = self.bytes = 0
         self.latest = Receipt()
+        self.failures: set[Failures] = set()  # of authentication, at each port
         self._refused_by: Counter[str] = Counter()
         self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
 
@@ -118,4 +122,6 @@ class IntakeCounters:
             draining,
             self._ack_seconds.distribution(),
             self._batch_events.distribution(),
+            sum(failures.count for failures in self.failures),
+            sum(failures.slowed for failures in self.failures),
         )

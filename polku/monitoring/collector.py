@@ -199,6 +199,8 @@ class Collector:
             fault=counts.fault,
             ack_seconds=counts.ack_seconds,
             batch_events=counts.batch_events,
+            unauthenticated=counts.unauthenticated,
+            slowed=counts.slowed,
             sources={name: self._source(name, state) for name, state in counts.sources.items()},
             plugins={name: _plugin(state) for name, state in counts.plugins.items()},
         )
@@ -224,6 +226,9 @@ class Collector:
             held=counts.held,
             busy_with=counts.step,
             busy_seconds=time.monotonic() - counts.since if counts.step else 0.0,
+            work_seconds=counts.work.seconds,
+            utilization=counts.work.share,
+            wait_seconds=counts.waits,
             fault=counts.fault,
             errors=_errors(counts.errors),
         )
@@ -261,6 +266,7 @@ class Collector:
             full=counts.is_full,
             required=name not in self._facts.optional,
             fault=line(counts.fault, _TEXT),
+            wait_seconds=counts.waits,
             delivery_age_seconds=counts.ages,
         )
 
@@ -301,6 +307,8 @@ def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
         retries=tries.retries if tries else 0,
         circuit=str(tries.circuit) if tries else "closed",
         alarm=line(trouble(counts), _TEXT),
+        work_seconds=counts.work.seconds,
+        utilization=counts.work.share,
         next_attempt_seconds=tries.next_attempt if tries else 0.0,
         errors=_errors(sorted([*(tries.errors if tries else ()), *counts.errors], key=_latest_first)),
     )

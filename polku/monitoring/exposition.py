@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from polku.histogram import Distribution
-from polku.monitoring.metrics import BOUNDS, METRICS, Metric
+from polku.monitoring.metric import BOUNDS, Metric
+from polku.monitoring.metrics import METRICS
 from polku.monitoring.statistics import PipelineStatistics
 
 if TYPE_CHECKING:

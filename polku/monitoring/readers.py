@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -122,6 +123,17 @@ def of_emitters(reader: Callable[[EmitterStatistics], float]) -> Read:
     return read
 
 
+def of_ingests(reader: Callable[[IngestStatistics], float]) -> Read:
+    """Read a value from the ingest of each lane."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for lane in tree.lanes:
+            if lane.ingest is not None:
+                yield Sample((tree.pipeline, lane.name), reader(lane.ingest))
+
+    return read
+
+
 def of_journals(reader: Callable[[Any], float]) -> Read:
     """Read a value from each journal."""
 
@@ -142,8 +154,7 @@ def sent_bytes(tree: PipelineStatistics) -> Iterator[Sample]:
     """Yield the bytes that have left for each emitter."""
     for lane in tree.lanes:
         for name, outlet in lane.buffer.outlets.items() if lane.buffer is not None else ():
-            kind = lane.emitters[name].type if name in lane.emitters else ""
-            yield Sample((tree.pipeline, lane.name, f"emitter:{name}", "emitter", kind), outlet.sent_bytes)
+            yield Sample(_labels_of_emitter(tree, lane, name), outlet.sent_bytes)
 
 
 def errors(tree: PipelineStatistics) -> Iterator[Sample]:
@@ -163,6 +174,21 @@ def discarded(tree: PipelineStatistics) -> Iterator[Sample]:
                 yield Sample((*one.labels, "true", reason), count)
         elif isinstance(one.statistics, BufferStatistics):
             yield Sample((*one.labels, "false", "buffer_full"), one.statistics.overflowed)
+
+
+def queue_waits(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield how long events waited in front of each stage and each emitter."""
+    for one in components(tree):
+        if isinstance(one.statistics, StageStatistics):
+            yield Sample(one.labels, one.statistics.wait_seconds)
+    for lane in tree.lanes:
+        for name, outlet in lane.buffer.outlets.items() if lane.buffer is not None else ():
+            yield Sample(_labels_of_emitter(tree, lane, name), outlet.wait_seconds)
+
+
+def _labels_of_emitter(tree: PipelineStatistics, lane: LaneStatistics, name: str) -> tuple[str, ...]:
+    kind = lane.emitters[name].type if name in lane.emitters else ""
+    return tree.pipeline, lane.name, f"emitter:{name}", "emitter", kind
 
 
 def refused(tree: PipelineStatistics) -> Iterator[Sample]:
@@ -200,6 +226,13 @@ def health_of_parts(tree: PipelineStatistics) -> Iterator[Sample]:
         yield Sample((tree.pipeline, name), float(part.healthy))
 
 
+def plan_info(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield what was built."""
+    plan = tree.plan
+    digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:12]
+    yield Sample((tree.pipeline, digest, str(plan.lanes), plan.ack, "journal" if plan.journal else "memory"), 1.0)
+
+
 def build_info(tree: PipelineStatistics) -> Iterator[Sample]:
     """Yield what runs here."""
     yield Sample((tree.pipeline, tree.version, platform.python_version(), tree.runtime), 1.0)
@@ -215,6 +248,14 @@ SENT = {
     IngestStatistics: lambda one: one.accepted,
     StageStatistics: lambda one: one.sent,
     EmitterStatistics: lambda one: one.confirmed,
+}
+WORK = {
+    StageStatistics: lambda one: one.work_seconds,
+    EmitterStatistics: lambda one: one.work_seconds,
+}
+UTILIZATION = {
+    StageStatistics: lambda one: one.utilization,
+    EmitterStatistics: lambda one: one.utilization,
 }
 RECEIVED_BYTES = {
     IngestStatistics: lambda one: one.received_bytes,

@@ -123,7 +123,8 @@ class IngestStatistics(Tree):
 
     `received` events were taken from messages, `accepted` were acknowledged, `refused` counts events, and messages that
     were refused whole, by code. `open_messages` have no answer yet. `ack_seconds` is how long an event waited for its
-    acknowledgement, `batch_events` how many events came together.
+    acknowledgement, `batch_events` how many events came together. `unauthenticated` counts who could not say who they
+    are, `slowed` those of them whose answer had to wait, as their address had failed often.
     """
 
     messages: int
@@ -137,6 +138,8 @@ class IngestStatistics(Tree):
     fault: str
     ack_seconds: Distribution
     batch_events: Distribution
+    unauthenticated: int
+    slowed: int
     sources: Mapping[str, SourceStatistics]
     plugins: Mapping[str, PluginStatistics]
 
@@ -147,7 +150,9 @@ class StageStatistics(Tree):
 
     `discarded` counts events by what middleware is there for (`filtered`, `sampled_out`, `deduplicated`,
     `rate_limited`); `dead` are those on which it failed; `held` are kept back now, as by an Aggregator. `busy_with` is
-    the middleware at work, `busy_seconds` since when. `errors` are the latest few, the latest first.
+    the middleware at work, `busy_seconds` since when. `work_seconds` is how long it has been at work in all,
+    `utilization` the share of the latest seconds, `wait_seconds` how long events waited for their turn. `errors` are
+    the latest few, the latest first.
     """
 
     type: str
@@ -159,6 +164,9 @@ class StageStatistics(Tree):
     held: int
     busy_with: str
     busy_seconds: float
+    work_seconds: float
+    utilization: float
+    wait_seconds: Distribution
     fault: str
     errors: tuple[ErrorStatistics, ...]
 
@@ -169,7 +177,8 @@ class OutletStatistics(Tree):
 
     `waiting` events are not confirmed yet, of which `in_flight` are with the emitter. `oldest_age_seconds` is for how
     long the first of them has been in the pipeline, `no_progress_seconds` for how long none has left. `dropped` fell to
-    the overflow rule, `unreadable` were damaged on disk. `delivery_age_seconds` are the ages of events when they had
+    the overflow rule, `unreadable` were damaged on disk. `wait_seconds` is how long events waited until they were
+    handed to the emitter. `delivery_age_seconds` are the ages of events when they had
     their answer, from the gateway on, also across a restart from a journal.
     """
 
@@ -186,6 +195,7 @@ class OutletStatistics(Tree):
     full: bool
     required: bool
     fault: str
+    wait_seconds: Distribution
     delivery_age_seconds: Distribution
 
 
@@ -220,8 +230,9 @@ class BufferStatistics(Tree):
 class EmitterStatistics(Tree):
     """What calls a destination: `attempts` are calls of it, `circuit` is `closed`, `half_open` or `open`.
 
-    `alarm` is why its destination takes nothing now, empty where it does. `next_attempt_seconds` is how long it waits
-    until it tries again, 0 where it does not wait; `errors` are the latest few, the latest first.
+    `alarm` is why its destination takes nothing now, empty where it does. `work_seconds` is how long a call or more has
+    been in flight, retries and their pauses too, `utilization` the share of the latest seconds. `next_attempt_seconds`
+    is how long it waits until it tries again, 0 where it does not wait; `errors` are the latest few, the latest first.
     """
 
     type: str
@@ -233,6 +244,8 @@ class EmitterStatistics(Tree):
     retries: int
     circuit: str
     alarm: str
+    work_seconds: float
+    utilization: float
     next_attempt_seconds: float
     errors: tuple[ErrorStatistics, ...]
 

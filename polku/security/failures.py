@@ -17,10 +17,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
 class Failures:
-    """Failed authentications by address; those of the latest 10,000 addresses are known."""
+    """Failed authentications by address; those of the latest 10,000 addresses are known.
+
+    `count` says how many there were, `slowed` how many of them had to wait for their answer.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.count = 0
+        self.count = self.slowed = 0
         self._clock = clock
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -34,4 +37,8 @@ class Failures:
         if len(self._failed) > _ADDRESSES:
             self._failed.popitem(last=False)
         _REPEATED.warning("unauthenticated", "a client of %s is refused: %s", address or "a Unix socket", reason)
-        return 0.0 if count <= _FREE else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(count - _FREE - 1, 10))
+        if count <= _FREE:
+            return 0.0
+        self.slowed += 1
+        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(count - _FREE - 1, 10))
+        return pause

@@ -23,12 +23,14 @@ from polku.batch.batch import Batch, join_traces
 from polku.batch.fates import Account, account, merged, owners_through
 from polku.batch.lineage import digest_of, origins, through, trace_back
 from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
+from polku.busy import Busy, Work
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
+from polku.histogram import Distribution, Histogram
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
 from polku.link.link import Outgoing
 from polku.log import RepeatedLog
@@ -69,6 +71,8 @@ class StageStatistics(NamedTuple):
     fault: str = ""
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
     errors: Sequence[SeenError] = ()  # the latest of its middleware
+    work: Work = Work()
+    waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
 
 
 @dataclass(slots=True)
@@ -140,6 +144,8 @@ class Stage:
         self._counts: dict[str, int] = {}
         self._step, self._since = "", 0.0
         self._errors = RecentErrors()
+        self._busy = Busy(clock.monotonic)
+        self._waits = Histogram()
 
     async def start(self) -> None:
         """Start the middleware, and begin to flush held events when they are due."""
@@ -155,10 +161,16 @@ class Stage:
 
     async def push(self, batch: Batch) -> Answer:
         """Work on a batch and hand it on; see the module for when this returns and what."""
+        came = self._clock.monotonic()
         async with self._turn:
             self._batches += 1
             self._received += len(batch)
-            outcome = await (self._advance(batch, 0) if self._tracer is None else self._trace(self._tracer, batch))
+            self._waits.record(self._clock.monotonic() - came, len(batch))
+            self._busy.begin()
+            try:
+                outcome = await (self._advance(batch, 0) if self._tracer is None else self._trace(self._tracer, batch))
+            finally:
+                self._busy.end()
             if self._two_steps:
                 await self._link.wait_room()
                 return Accepted(outcome)
@@ -273,6 +285,8 @@ class Stage:
             self._since,
             self._tasks.fault or self._letters_fault(),
             errors=self._errors.latest(),
+            work=self._busy.work(),
+            waits=self._waits.distribution(),
         )
 
     def _letters_fault(self) -> str:

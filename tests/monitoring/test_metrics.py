@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
+from polku import BufferStrategy, Hub, Pipeline, StdoutEmitter, new_event
 from polku.monitoring.exposition import write_metrics
 from polku.monitoring.metrics import METRICS, describe_metrics, written_name
-from tests.monitoring.eventful import eventful, happen, values
+from tests.monitoring.eventful import Values, eventful, happen, values
+from tests.monitoring.seldom import TOKEN, happenings, seldom
 
 PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 BOUNDED = {
@@ -31,21 +37,27 @@ BOUNDED = {
     "version",
     "python",
     "runtime",
+    "plan",
+    "lanes",
+    "ack",
+    "buffer",
 }
-STILL = {
-    "polku_buffer_max_events",  # fixed by the plan
-    "polku_build_info",
-    "polku_stage_held_events",  # an Aggregator's: see `test_what_happens_seldom_is_told_too`
+FIXED = {"polku_buffer_max_events", "polku_build_info", "polku_plan_info"}  # by the plan
+SELDOM = {
+    "polku_stage_held_events",
     "polku_stage_busy_seconds",
     "polku_open_messages",
     "polku_outlet_in_flight_events",
-    "polku_outlet_unreadable_events_total",
     "polku_buffer_duplicate_batches_total",
     "polku_dead_letters_forgotten_total",
-    "polku_part_restarts_total",
-    "polku_journal_writable",
     "polku_source_up",
+    "polku_authentication_failures_total",
+    "polku_authentication_slowed_total",
+    "polku_part_restarts_total",
+    "polku_outlet_unreadable_events_total",
+    "polku_journal_writable",
 }
+STILL = FIXED | SELDOM
 
 
 @pytest.mark.parametrize("runtime", ["inline", "ray"])
@@ -68,6 +80,72 @@ def test_every_metric_is_there_and_moves(runtime: str, tmp_path: Path, request: 
         pipeline.stop(timeout=0.0)
     expected = {"BUFFER_FULL", "INGESTOR_ERROR", "MIDDLEWARE_ERROR", "UNROUTABLE"}
     assert expected <= {labels[0] for labels in after["polku_refused_events_total"]}
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_what_happens_seldom_moves_its_metric(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if runtime == "ray":
+        request.getfixturevalue("ray_session")
+    ports = {"http_addr": "127.0.0.1:0", "http_token": TOKEN}
+    seen: set[str] = set()
+    with seldom(tmp_path).start(runtime=runtime, **ports) as pipeline:
+        before = values(pipeline.statistics())
+        for names in happenings(pipeline, tmp_path):
+            wait_for_change(pipeline, before, names)
+            seen |= names
+        if runtime == "ray":
+            (lane,) = pipeline._runtime.parts.lanes  # type: ignore[attr-defined]
+            ray.kill(lane.emitters["partner"], no_restart=False)
+            wait_for_change(pipeline, before, {"polku_part_restarts_total"})
+        (tmp_path / "partner").unlink()  # what comes now stays in the journal
+        pipeline.sender().send([new_event("order", source="shop") for _ in range(2)])
+        pipeline.stop(timeout=0.0)
+    damage(tmp_path / "journal.db")
+    with seldom(tmp_path).start(runtime=runtime) as pipeline:
+        wait_for_change(pipeline, before, {"polku_outlet_unreadable_events_total"})
+        pipeline.stop(timeout=0.0)
+    assert SELDOM - seen == {
+        "polku_part_restarts_total",
+        "polku_outlet_unreadable_events_total",
+        "polku_journal_writable",  # see the next test: no file system can be filled here
+    }
+
+
+def wait_for_change(pipeline: Pipeline, before: Values, names: set[str]) -> None:
+    limit = time.monotonic() + 20
+    while not all(values(pipeline.statistics()).get(name) != before.get(name) for name in names):
+        assert time.monotonic() < limit, names
+        time.sleep(0.05)
+
+
+def damage(path: Path) -> None:
+    """Change the bytes of every batch in a journal behind its back."""
+    with contextlib.closing(sqlite3.connect(path)) as journal, journal:
+        assert journal.execute("UPDATE batch SET payload = zeroblob(length(payload))").rowcount > 0
+
+
+def test_a_journal_that_cannot_be_written_is_in_its_metric(tmp_path: Path) -> None:
+    with seldom(tmp_path).start(runtime="inline") as pipeline:
+        tree = pipeline.statistics()
+        (lane,) = tree.lanes
+        assert lane.buffer is not None
+        assert lane.buffer.journal is not None
+        journal = dataclasses.replace(lane.buffer.journal, fault="the disk is full")
+        buffer = dataclasses.replace(lane.buffer, journal=journal)
+        full = dataclasses.replace(tree, lanes=(dataclasses.replace(lane, buffer=buffer),))
+    assert [list(values(one)["polku_journal_writable"].values()) for one in (tree, full)] == [[1.0], [0.0]]
+
+
+def test_what_the_plan_fixes_differs_between_plans() -> None:
+    found: dict[str, list[object]] = {name: [] for name in FIXED}
+    for capacity in (10, 20):
+        hub = Hub(runtime="inline", name=f"shop-{capacity}").buffer_strategy(BufferStrategy.ring(capacity))
+        with hub.emitter(StdoutEmitter()).start() as pipeline:
+            tree = pipeline.statistics()
+        for name, samples in values(tree).items():
+            if name in FIXED:
+                found[name].append(samples)
+    assert all(first != second for first, second in found.values())
 
 
 def test_labels_are_bounded_and_names_are_good() -> None:

@@ -32,7 +32,7 @@ class HttpGate:
     def __init__(self, token: str | None, authenticator: Authenticator | None) -> None:
         self._token = token.encode() if token else b""
         self._authenticator = authenticator
-        self._failures = Failures() if authenticator is None else authenticator.failures
+        self.failures = Failures() if authenticator is None else authenticator.failures
 
     @property
     def asks(self) -> bool:
@@ -48,7 +48,7 @@ class HttpGate:
         try:
             account = self._find(request)
         except InputError as error:
-            pause = self._failures.add(connection.address if connection else "", error.message)
+            pause = self.failures.add(connection.address if connection else "", error.message)
             if pause:
                 await asyncio.sleep(pause)
             raise RequestError(401, error.code, error.message, _CHALLENGE) from None

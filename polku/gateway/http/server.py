@@ -65,6 +65,7 @@ class HttpServer:
         self._intake = intake
         self._health = health
         self._gate = HttpGate(token, authenticator)
+        intake.count_failures(self._gate.failures)
         self._bodies = BodyReader(intake.limits)
         self._started = time.monotonic()
         self._serving = True

@@ -1,0 +1,89 @@
+"""The supervisor's look at its parts, without Ray: each part answers when the test lets it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from polku import Hub, StdoutEmitter
+from polku.actors import supervisor
+from polku.actors.shell import Vitals
+from polku.actors.supervisor import ActorHandles, LaneHandles, SupervisorShell
+from polku.actors.surroundings import Surroundings
+from polku.batch.receipt import Receipt
+from polku.buffer.buffer import BufferStatistics
+from polku.emit.delivery import DeliveryStatistics
+from polku.gateway.addresses import Doors
+from polku.gateway.intake_statistics import IntakeStatistics
+from polku.monitoring.collector import facts_of
+
+
+class Method:
+    """A method of an actor."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]]) -> None:
+        self.remote = call
+
+
+class Part:
+    """An actor that may be silent."""
+
+    def __init__(self, statistics: Any) -> None:
+        self.counted = statistics
+        self.free = asyncio.Event()
+        self.free.set()
+        self.looks = 0
+        self.vitals = Method(self._vitals)
+        self.statistics = Method(self._statistics)
+        self.introduce = Method(self._introduce)
+
+    async def _vitals(self) -> Vitals:
+        self.looks += 1
+        await self.free.wait()
+        return Vitals(1, 7, 0.0, 1)
+
+    async def _statistics(self) -> Any:
+        return self.counted
+
+    async def _introduce(self, *arguments: object) -> None: ...
+
+
+class Quiet(Surroundings):
+    """Surroundings that leave this process as it is."""
+
+    def settle(self) -> None: ...
+
+
+async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_this_actor", lambda: None)
+    monkeypatch.setattr(supervisor, "_GLANCE_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "_INTERVAL", 0.02)
+    ingest = Part(IntakeStatistics(0, 0, 0, 0, 0, Receipt()))
+    buffer, emitter = Part(BufferStatistics(0, 0, 10, 0, 0, 0, 0, {})), Part(DeliveryStatistics(0, 0, 0, 0, None))
+    lane = LaneHandles("", 1, ingest, {}, buffer, {"stdout": emitter}, "", True, "")
+    plan = Hub(runtime="inline").emitter(StdoutEmitter()).plan()
+    monkeypatch.setattr(supervisor, "unpack", lambda packed: packed)
+    packed: Any = (ActorHandles((lane,), {}), Doors(), 30.0, True, facts_of(plan, "ray", time.time()))
+    shell = SupervisorShell(packed, Quiet())
+    assert (await shell.health()).healthy
+    emitter.free.clear()
+    await shell.statistics()
+    before, asked = ingest.looks, emitter.looks
+    for number in range(1, 6):
+        ingest.counted = ingest.counted._replace(received=number)
+        began = time.monotonic()
+        while (seen := (await shell.statistics()).lanes[0].ingest) is None or seen.received < number:
+            assert time.monotonic() - began < 5.0
+            await asyncio.sleep(0.01)
+    assert ingest.looks >= before + 5
+    assert emitter.looks <= asked + 1  # it is asked once, and not again before it answers
+    emitter.free.set()
+    emitter.counted = DeliveryStatistics(3, 0, 1, 0, None)
+    async with asyncio.timeout(5):
+        while (await shell.statistics()).lanes[0].emitters["stdout"].confirmed < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await shell._tasks.close()
