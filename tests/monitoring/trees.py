@@ -128,6 +128,8 @@ def _lane(
             fault="",
             ack_seconds=times.distribution(),
             batch_events=times.distribution(),
+            unauthenticated=0,
+            slowed=0,
             sources={},
             plugins={},
         ),
@@ -156,6 +158,8 @@ def _lane(
                 retries=0,
                 circuit="open" if waiting.get(name) else "closed",
                 alarm="",
+                work_seconds=1.0,
+                utilization=0.1,
                 next_attempt_seconds=12.0 if waiting.get(name) else 0.0,
                 errors=seen,
             )
@@ -175,6 +179,9 @@ def _stage(events: int) -> StageStatistics:
         held=0,
         busy_with="",
         busy_seconds=0.0,
+        work_seconds=1.0,
+        utilization=0.1,
+        wait_seconds=Histogram().distribution(),
         fault="",
         errors=(),
     )
@@ -197,6 +204,7 @@ def _outlet(events: int, waiting: int) -> OutletStatistics:
         full=waiting >= CAPACITY,
         required=True,
         fault="",
+        wait_seconds=times.distribution(),
         delivery_age_seconds=times.distribution(),
     )
 
