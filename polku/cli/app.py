@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Annotated, Any
 
 from polku.cli.bench import bench
+from polku.cli.cases import run_cases
 from polku.cli.command import App, Argument, Exit, Option
 from polku.cli.dlq import app as dlq_app
 from polku.cli.doctor import doctor
@@ -54,6 +55,7 @@ app.command()(health)
 app.command()(ps)
 app.command()(tap)
 app.command()(init)
+app.command("test")(run_cases)
 app.command()(top)
 
 File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
