@@ -30,12 +30,12 @@ from polku.plan import (
     state_keys,
 )
 from polku.runner import Runner
-from polku.security.configuration import STAMP, check_stamp, tokens_of_environment, tokens_path
+from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
 from polku.sender import EventSender, RawSender
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.trace import TracerProvider
 
@@ -85,6 +85,7 @@ class Hub:
         self._tls: Tls | None = None
         self._tokens: str | None = None
         self._stamp = ""
+        self._origins: tuple[str, ...] = ()
         self._require_security = False
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
@@ -254,6 +255,7 @@ class Hub:
         tls: Tls | None = None,
         tokens: str | os.PathLike[str] | None = None,
         stamp: str | None = None,
+        origins: Iterable[str] | None = None,
         require: bool | None = None,
     ) -> Hub:
         """Choose who reaches the gateway's ports, gRPC and HTTP alike; what is left out stays as it is.
@@ -263,7 +265,9 @@ class Hub:
         do what the file says. It is read again when it changes; on Ray on each node that has a port. Events get the
         name of their principal as metadata `stamp`, such as `"polku.principal"`, which clients cannot write
         themselves; a `Deduplicator` or `Throttle` keeps its state by it, so that with one of them there is always a
-        stamp. With `require` the pipeline does not start where others reach an address without TLS and authentication.
+        stamp. `origins` are those of pages (`https://app.example.org`) whose browsers may post events over HTTP; those
+        of all others are refused. With `require` the pipeline does not start where others reach an address without TLS
+        and authentication.
         """
         if tls is not None:
             if not isinstance(tls, Tls):
@@ -273,6 +277,8 @@ class Hub:
             self._tokens = tokens_path(tokens)
         if stamp is not None:
             self._stamp = check_stamp(stamp)
+        if origins is not None:
+            self._origins = check_origins(origins)
         if require is not None:
             if not isinstance(require, bool):
                 raise PlanError(f"require={require!r} must be True or False", where="security")
@@ -401,6 +407,7 @@ class Hub:
             tls=self._tls,
             tokens=self._tokens,
             stamp=stamp,
+            origins=self._origins,
             require_security=self._require_security,
             hang_seconds=self._hang_seconds,
             dead_letters=self._dead_letters or _beside(self._buffer),

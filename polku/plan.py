@@ -115,6 +115,7 @@ class Plan:
     tls: Tls | None = None
     tokens: str | None = None
     stamp: str = ""
+    origins: tuple[str, ...] = ()
     require_security: bool = False
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None

@@ -24,6 +24,7 @@ class Doors:
     is `insecure` on purpose. `shared` ports are open in several processes, among which the kernel divides the
     connections (`SO_REUSEPORT`).
     `otlp_addr` and `otlp_http_addr` are second addresses of the gRPC and the HTTP server, where clients of OTLP look.
+    `origins` are those of the pages whose browsers may post (`https://app.example.org`).
     `admin_addr` is where others than clients look; it is opened elsewhere, and stands here to be warned of.
     `door` forces the gRPC server: one of `DOORS`; without it the environment's `POLKU_DOOR` counts, else the gateway
     chooses.
@@ -41,6 +42,7 @@ class Doors:
     require: bool = False
     insecure: bool = False
     admin_addr: str | None = None
+    origins: tuple[str, ...] = ()
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
 
     @property

@@ -99,7 +99,7 @@ class Gateway:
         if name in ("http_addr", "otlp_http_addr"):
             from polku.gateway.http.server import HttpServer
 
-            return HttpServer(self._intake, health, doors.http_token, authenticator)
+            return HttpServer(self._intake, health, doors.http_token, authenticator, doors.origins)
         registry = self._registry if name == "grpc_addr" else None
         server = choose(doors)(self._intake, health, registry, authenticator)
         self._tasks.keep_alive(f"readiness {name}", partial(self._watch_readiness, server, f"readiness {name}"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from polku.errors import PlanError, SettingError
 from polku.security.rights import RESERVED
@@ -12,6 +13,7 @@ STAMP = "polku.principal"
 """The usual metadata entry with the name of an event's principal."""
 FILE = "_FILE"
 """The end of the variable that names the file of a secret."""
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def tokens_path(path: object) -> str:
@@ -27,6 +29,18 @@ def check_stamp(stamp: object) -> str:
         fix = f"must begin with {RESERVED!r}, which clients cannot write, such as 'polku.principal'"
         raise PlanError(f"stamp={stamp!r} {fix}", where="security")
     return stamp
+
+
+def check_origins(origins: object) -> tuple[str, ...]:
+    """Return the origins of pages that may send; raises `PlanError`."""
+    found = () if isinstance(origins, (str, bytes)) or not isinstance(origins, Iterable) else tuple(origins)
+    if isinstance(origins, (str, bytes)) or (not found and origins not in ((), [])):
+        raise PlanError(f"origins={origins!r} must be a list, such as ['https://app.example.org']", where="security")
+    for origin in found:
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+            fix = "write scheme, name and, where it is another than usual, port: https://app.example.org"
+            raise PlanError(f"origins: {origin!r} is no origin of a page; {fix}", where="security")
+    return found
 
 
 def tokens_of_environment() -> str | None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from polku.gateway.authorization import authorized
 from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import ack_json, health_json, status_of
 from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
+from polku.gateway.http.browser import Pages
 from polku.gateway.http.connections import Connection, Connections
 from polku.gateway.http.content import ACCEPTED, Head, reader_of, verified_reader
 from polku.gateway.http.gate import HttpGate
@@ -53,7 +54,10 @@ _MESSAGE = 1_000
 
 
 class HttpServer:
-    """Serve one intake over HTTP: with a `token` or an `authenticator`, only to clients that say who they are."""
+    """Serve one intake over HTTP: with a `token` or an `authenticator`, only to clients that say who they are.
+
+    Pages of the web may send where they are of one of the `origins`.
+    """
 
     def __init__(
         self,
@@ -61,11 +65,13 @@ class HttpServer:
         health: Callable[[], Awaitable[Health]],
         token: str | None = None,
         authenticator: Authenticator | None = None,
+        origins: Collection[str] = (),
     ) -> None:
         self._intake = intake
         self._health = health
         self._gate = HttpGate(token, authenticator)
         intake.count_failures(self._gate.failures)
+        self._pages = Pages(origins)
         self._bodies = BodyReader(intake.limits)
         self._started = time.monotonic()
         self._serving = True
@@ -95,7 +101,7 @@ class HttpServer:
         app.router.add_get("/health", self._get_health)
         app.router.add_get("/health/live", self._get_live)
         app.router.add_get("/health/ready", self._get_ready)
-        app.on_response_prepare.append(_name_server)
+        app.on_response_prepare.append(self._prepare)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         self._runner = runner
@@ -212,6 +218,9 @@ class HttpServer:
             connection.begin()
         self._busy += 1
         try:
+            self._pages.check(request.method, request.headers, _own_address(request))
+            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                return web.Response(status=204)
             return await handler(request)
         except RequestError as error:
             return self._answer(request, error.status, self._refuse(error.code, error.message), error.headers)
@@ -231,6 +240,11 @@ class HttpServer:
                 self._quiet.set()
             if connection:
                 connection.end(is_read=request.content.is_eof())
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Keep aiohttp from telling everybody the versions of Python and of itself; let allowed pages read."""
+        response.headers["Server"] = _NAME
+        response.headers.update(self._pages.answer(request.headers))
 
     def _connection(self, request: web.Request) -> Connection | None:
         return None if self._connections is None else self._connections.find(request.transport)
@@ -252,9 +266,9 @@ class HttpServer:
         return response
 
 
-async def _name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Keep aiohttp from telling everybody the versions of Python and of itself."""
-    response.headers["Server"] = _NAME
+def _own_address(request: web.Request) -> str:
+    own = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    return str(own[0]) if isinstance(own, tuple) else ""
 
 
 def _head(request: web.Request) -> Head:
