@@ -102,7 +102,10 @@ class Gateway:
             return HttpServer(self._intake, health, doors.http_token, authenticator, doors.origins)
         registry = self._registry if name == "grpc_addr" else None
         server = choose(doors)(self._intake, health, registry, authenticator)
-        self._tasks.keep_alive(f"readiness {name}", partial(self._watch_readiness, server, f"readiness {name}"))
+        self._tasks.keep_alive(
+            f"readiness {name}",
+            partial(self._watch_readiness, server, f"readiness {name}", tells_parts=authenticator is None),
+        )
         return server
 
     async def stop_serving(self) -> None:
@@ -117,14 +120,18 @@ class Gateway:
         await self._tasks.close()
         await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
 
-    async def _watch_readiness(self, server: GatewayServer | NativeServer, task: str) -> None:
-        """Have `grpc.health.v1` say what `/health/ready` says; while nobody can tell, what it said before."""
+    async def _watch_readiness(self, server: GatewayServer | NativeServer, task: str, *, tells_parts: bool) -> None:
+        """Have `grpc.health.v1` say what `/health/ready` says; while nobody can tell, what it said before.
+
+        It `tells_parts` by their names where all clients may know these: nobody has to authenticate for that service.
+        """
         while True:
             await asyncio.sleep(_READINESS_SECONDS)
             with contextlib.suppress(PolkuError):
                 health = await self._health()
                 if not self._is_stopping:
-                    await server.set_serving(health.ready)
+                    parts = {name: healthy for name, (healthy, _) in health.components.items()}
+                    await server.set_serving(health.ready, parts if tells_parts else None)
             self._tasks.works(task)
 
     def _certificates(self, doors: Doors) -> Certificates | None:

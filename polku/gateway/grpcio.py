@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -60,6 +60,7 @@ class GatewayServer:
         self._health_service: Any = None
         self._started = time.monotonic()
         self._baselines = Baselines(intake)
+        self._told_parts: set[str] = set()
         self._gate = None if authenticator is None else GrpcioGate(authenticator)
         self._streams = 0
 
@@ -101,14 +102,21 @@ class GatewayServer:
             if self._registry is not None:
                 await self._registry.registry.close()
 
-    async def set_serving(self, serving: bool) -> None:
-        """Say to `grpc.health.v1` clients whether the gateway serves."""
-        from grpc_health.v1 import health_pb2
+    async def set_serving(self, serving: bool, parts: Mapping[str, bool] | None = None) -> None:
+        """Say to `grpc.health.v1` clients whether the gateway serves, and which parts are well."""
+        from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        if self._health_service is not None:
-            for service in ("", _SERVICE):
-                await self._health_service.set(service, status)
+        if self._health_service is None:
+            return
+        well = {"": serving, _SERVICE: serving, **(parts or {})}
+        for service, is_well in well.items():
+            await self._health_service.set(
+                service, HealthCheckResponse.SERVING if is_well else HealthCheckResponse.NOT_SERVING
+            )
+        if parts is not None:
+            for service in self._told_parts - parts.keys():
+                await self._health_service.set(service, HealthCheckResponse.SERVICE_UNKNOWN)
+            self._told_parts = set(parts)
 
     async def send_event(self, message: bytes, context: Any) -> Ack:
         """Answer SendEvent."""

@@ -161,7 +161,7 @@ class AdminServer:
         """Return the health, with what holds up the pipeline's event loop where that does not turn."""
         health = await self._health()
         seconds = self._stuck()
-        if seconds < _STUCK_SECONDS:
+        if seconds < _STUCK_SECONDS or "event_loop" in health.components:
             return health
         why = _blocked_by(await self._statistics(), seconds)
         parts = {**health.components, "event_loop": (False, why)}
@@ -173,7 +173,7 @@ class AdminServer:
     def _blocked(self, tree: PipelineStatistics) -> dict[str, PartHealth]:
         """Return the pipeline's event loop as a part, where it does not turn."""
         seconds = self._stuck()
-        if seconds < _STUCK_SECONDS:
+        if seconds < _STUCK_SECONDS or "event_loop" in tree.parts:
             return {}
         why = _blocked_by(tree, seconds)
         pids = {name: process.pid for name, process in tree.processes.items()}

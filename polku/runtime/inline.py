@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
+from polku.aio.pulse import Pulse
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.change.contents import contents_of
@@ -31,6 +32,7 @@ from polku.log_format import Origin, name_process
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.back_pressure import BackPressure
+from polku.runtime.blocked import with_loop
 from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
@@ -70,6 +72,7 @@ class InlineRuntime:
         self._ended = threading.Event()
         self._started = time.time()
         self._taps: Taps | None = None
+        self._pulse: Pulse | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -93,6 +96,7 @@ class InlineRuntime:
     async def start(self) -> None:
         """Build from the back to the front, then open the door."""
         name_process(Origin(self._plan.name, node=socket.gethostname()))
+        self._pulse = Pulse(asyncio.get_running_loop())
         try:
             await self._lane.open()
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)
@@ -152,8 +156,7 @@ class InlineRuntime:
 
     def health_nowait(self) -> Health:
         """Return the state of every part; from any thread, also while user code blocks the event loop."""
-        counts = self._lane.statistics()
-        return self._judge(counts).health(counts.intake.received)
+        return self._health_of(self._lane.statistics())
 
     async def statistics(self) -> PipelineStatistics:
         """Return what every part has counted, as one tree."""
@@ -171,7 +174,7 @@ class InlineRuntime:
         seconds = used.ru_utime + used.ru_stime
         process = ProcessStatistics(pid=os.getpid(), cpu_seconds=seconds, memory_bytes=private_memory())
         collector.add_process("pipeline", process)
-        return collector.tree(self._judge(counts).health(counts.intake.received))
+        return collector.tree(self._health_of(counts))
 
     @cached_property
     def _facts(self) -> Facts:
@@ -189,6 +192,10 @@ class InlineRuntime:
             self._taps = Taps(self._lane.tapped(), self._plan.redaction)
         return [self._taps.read(request)]
 
+    def _health_of(self, counts: LaneStatistics) -> Health:
+        busy = [stage.step for stage in counts.stages.values() if stage.step]
+        return with_loop(self._judge(counts).health(counts.intake.received), self._pulse, busy)
+
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
         watch.add_lane(counts)
@@ -198,6 +205,8 @@ class InlineRuntime:
         """Look for back-pressure until the pipeline ends; in a thread, as user code may block the event loop."""
         while not self._ended.wait(_LOOK_SECONDS):
             try:
+                if self._pulse is not None:
+                    self._pulse.stuck()  # asks for a turn, so that who asks for the health later learns since when
                 self._pressure.look(self.health_nowait().holds)
             except BaseException:  # of user code that was asked for its statistics
                 _REPEATED.exception("watch", "back-pressure cannot be seen")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from click.testing import CliRunner
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
 from polku.cli.app import app
+from polku.gateway.grpc.server import NativeServer
+from polku.gateway.grpcio import GatewayServer
 from tests.monitoring.test_admin import get
 
 
@@ -74,6 +77,57 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
         partner.away = False
         wait_for(lambda: public("/health/ready") == 200)
         wait_for(serving)
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_each_part_has_a_service_name_that_can_be_watched(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLKU_DOOR", door)
+    partner = Partner()
+    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=0.02))
+    hub = Hub(runtime="inline").emitter(emitter)
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="emitter:partner"), timeout=30)
+        states = (health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) for answer in watch)
+        assert next(state for state in states if state != "SERVICE_UNKNOWN") == "SERVING"
+        pipeline.sender().send(new_event("order", source="shop"))
+        assert next(states) == "NOT_SERVING"
+        whole = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert whole.status == health_pb2.HealthCheckResponse.SERVING
+        partner.away = False
+        assert next(states) == "SERVING"
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Check(health_pb2.HealthCheckRequest(service="emitter:nobody"), timeout=10)
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        assert "partner" not in str(error.value.details())
+        watch.cancel()
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_parts_are_not_named_to_strangers_where_clients_have_to_authenticate(
+    door: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", door)
+    monkeypatch.setattr("polku.gateway.gateway._READINESS_SECONDS", 0.01)
+    server: Any = NativeServer if door == "native" else GatewayServer
+    looks = []
+    set_serving = server.set_serving
+
+    async def seen(self: Any, *arguments: Any) -> None:
+        await set_serving(self, *arguments)
+        looks.append(arguments)
+
+    monkeypatch.setattr(server, "set_serving", seen)
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text("")
+    hub = Hub(runtime="inline").security(tokens=tokens).emitter(Partner())
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        wait_for(lambda: len(looks) > 1)
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Check(health_pb2.HealthCheckRequest(service="emitter:partner"), timeout=10)
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_command_fails_where_nothing_answers() -> None:

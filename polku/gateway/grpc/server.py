@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -143,10 +143,10 @@ class NativeServer:
         if self._registry is not None:
             await self._registry.registry.close()
 
-    async def set_serving(self, serving: bool) -> None:
-        """Tell `grpc.health.v1` clients whether the gateway serves."""
+    async def set_serving(self, serving: bool, parts: Mapping[str, bool] | None = None) -> None:
+        """Tell `grpc.health.v1` clients whether the gateway serves, and which parts are well."""
         if self._standard is not None:
-            self._standard.set_serving(serving)
+            self._standard.set_serving(serving, parts)
 
     @property
     def _connections(self) -> set[GrpcConnection]:

@@ -15,13 +15,14 @@ _MALFORMED = "not a valid message"
 
 
 class HealthService:
-    """Answer `Check` and `Watch`; the empty name stands for the whole server."""
+    """Answer `Check` and `Watch`; the empty name stands for the whole server, that of a part for this part."""
 
     def __init__(self, services: Iterable[str]) -> None:
         from grpc_health.v1 import health_pb2
 
         self._messages: Any = health_pb2
         self._serving = dict.fromkeys(["", *services], True)
+        self._parts: Mapping[str, bool] = {}
         self._watching: dict[_Watch, str] = {}
 
     def methods(self) -> dict[bytes, Method]:
@@ -31,9 +32,11 @@ class HealthService:
             b"/grpc.health.v1.Health/Watch": StreamMethod(lambda call: _Watch(self, call)),
         }
 
-    def set_serving(self, serving: bool) -> None:
-        """Tell all who watch."""
+    def set_serving(self, serving: bool, parts: Mapping[str, bool] | None = None) -> None:
+        """Tell all who watch; which parts are well stays as it is where nothing is said of them."""
         self._serving = dict.fromkeys(self._serving, serving)
+        if parts is not None:
+            self._parts = parts
         for watch, name in list(self._watching.items()):
             watch.tell(self.answer(name))
 
@@ -41,8 +44,9 @@ class HealthService:
         """Return the serialised `HealthCheckResponse` about a service."""
         status = self._messages.HealthCheckResponse
         code = status.SERVICE_UNKNOWN
-        if name in self._serving:
-            code = status.SERVING if self._serving[name] else status.NOT_SERVING
+        serving = self._serving.get(name, self._parts.get(name))
+        if serving is not None:
+            code = status.SERVING if serving else status.NOT_SERVING
         answer: bytes = status(status=code).SerializeToString()
         return answer
 
@@ -58,7 +62,7 @@ class HealthService:
 
     async def _check(self, message: bytes, context: CallContext) -> bytes:
         name = self._name(message)
-        if name not in self._serving:
+        if name not in self._serving and name not in self._parts:
             known = ", ".join(repr(service) for service in self._serving)
             raise CallError(Status(StatusCode.NOT_FOUND, f"service: {name!r} is not here; there are {known}"))
         return self.answer(name)
