@@ -174,7 +174,9 @@ class ChangingLane(Lane):
         heirs = _heirs(old, new, running, fresh.steps)
         began = time.monotonic()
         if self._stays_divided(new.plan):
-            async with self._stages_at_rest(new.plan, steps, seconds):
+            async with self._stages_at_rest(new.plan, steps, seconds) as resting:
+                for stage in resting:
+                    stage.begin_move()
                 released = _move_state(heirs)
                 await self._rearrange_buffer(new.plan, found, fresh, seconds)
                 await self._take_steps(new.plan, steps, heirs, released)
@@ -210,9 +212,13 @@ class ChangingLane(Lane):
     @contextlib.asynccontextmanager
     async def _stages_at_rest(
         self, plan: Plan, steps: Mapping[StepName, Step | Holder], seconds: float
-    ) -> AsyncIterator[None]:
-        """Have no stage that changes work on a batch; from the front to the back, so that none waits for another."""
+    ) -> AsyncIterator[list[Stage]]:
+        """Have no stage that changes work on a batch, and yield these.
+
+        They come to rest from the front to the back, so that none waits for another.
+        """
         names = names_by_stage(plan)
+        resting: list[Stage] = []
         async with contextlib.AsyncExitStack() as stack:
             for stage in plan.stages:
                 running = self._stages[stage.name]
@@ -225,7 +231,8 @@ class ChangingLane(Lane):
                     busy = running.statistics().step or "its middleware"
                     reason = f"{stage.name} did not come to rest within {seconds:g} s: {busy} is at work on a batch"
                     raise ChangeError([reason]) from None
-            yield
+                resting.append(running)
+            yield resting
 
     @contextlib.asynccontextmanager
     async def _chain_at_rest(self, seconds: float) -> AsyncIterator[None]:

@@ -125,6 +125,7 @@ class Stage:
         self.tap: TapPoint | None = None
         self._numbers = tuple(range(len(steps)))  # of the steps: one that takes another's place has its number
         self._heirs: dict[int, tuple[Step | Holder, Step | Holder]] = {}  # by the id of the step that had its place
+        self._told: list[tuple[Step | Holder, int, frozenset[int]]] | None = None  # what steps heard during a move
         self._link = link
         self._dead_letters = dead_letters
         self._clock = clock
@@ -208,7 +209,15 @@ class Stage:
     async def at_rest(self) -> AsyncIterator[None]:
         """Work on no batch within the block; what comes meanwhile waits, in order."""
         async with self._turn:
-            yield
+            self.begin_move()
+            try:
+                yield
+            finally:
+                self._told = None
+
+    def begin_move(self) -> None:
+        """Take note of what steps are told from now on: within `at_rest`, when their state is about to be copied."""
+        self._told = []
 
     async def take_steps(
         self, steps: Sequence[Step | Holder], heirs: Sequence[tuple[Step | Holder, Step | Holder]]
@@ -226,6 +235,10 @@ class Stage:
                 await self._release(step.flush(everything=True), position + 1)
         numbers = {id(successors.get(id(step), step)): n for step, n in zip(self._steps, self._numbers, strict=True)}
         fresh = count(max(self._numbers, default=-1) + 1)
+        for step, *told in self._told or ():
+            if id(step) in successors:
+                heir: Any = successors[id(step)]
+                heir.settled(*told)
         if self._open:
             self._heirs |= {id(old): (old, new) for old, new in heirs}
         self._numbers = tuple(numbers[id(step)] if id(step) in numbers else next(fresh) for step in steps)
@@ -444,7 +457,10 @@ class Stage:
         """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
         everything = range(len(passed.given))
         step: Any = self._heir(passed.step) if self._heirs else passed.step
-        step.settled(number, frozenset(everything if refused is None else refused))
+        told = frozenset(everything if refused is None else refused)
+        step.settled(number, told)
+        if self._told is not None:
+            self._told.append((step, number, told))
         following = self._followers.pop((number, passed.number), None)
         if following is None or following.done():
             return

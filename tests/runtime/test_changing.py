@@ -12,6 +12,7 @@ import pytest
 
 from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, RateLimiter, Throttle, Transform
 from polku.batch.batch import Batch
+from polku.buffer.buffer import Buffer
 from polku.buffer.journal import Journal
 from polku.contracts import IngestContext
 from polku.errors import ChangeError
@@ -217,6 +218,28 @@ async def test_a_duplicate_is_answered_when_the_first_is_also_by_the_next_dedupl
         third = await pipeline.send("a")
         assert list(third.event_ids) == ["a"]
     assert arrived == ["a"]
+
+
+async def test_what_is_answered_while_state_moves_is_known_to_what_takes_it_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrived: list[str] = []
+    out = Out(arrived, is_open=False)
+    async with running(hub(Deduplicator(ttl=100), out=out).ack("delivered")) as pipeline:
+        first = asyncio.ensure_future(pipeline.send("a"))
+        await until(lambda: out.calls)
+        rearrange = Buffer.rearrange
+
+        async def rearranged(self: Buffer, *arguments: Any, **options: Any) -> None:
+            out.opened.set()
+            await first
+            await rearrange(self, *arguments, **options)
+
+        monkeypatch.setattr(Buffer, "rearrange", rearranged)
+        await pipeline.update(hub(Deduplicator(ttl=200), out=out).ack("delivered"))
+        again = await asyncio.wait_for(pipeline.send("a", "b"), 5.0)
+        assert list(again.event_ids) == ["a", "b"]
+    assert arrived == ["a", "b"]
 
 
 @pytest.mark.parametrize(("size", "before"), [(4, 0), (2, 1)])

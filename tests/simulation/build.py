@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from polku import (
@@ -43,20 +43,35 @@ def path() -> str:
     return f"/dev/shm/polku-simulated-{os.getpid()}/journal.db"
 
 
-def build_plan(world: World, case: dict[str, Any]) -> Plan:
-    """Return the plan of a case."""
+def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None = None) -> Plan:
+    """Return the plan of a case, as its beginning has it or a `change` of it."""
+    change = change or {}
+    version = change.get("version", 0)
     code = Code(world, case.get("poison"))
-    hub = Hub(runtime="inline").ack(case["ack"]).buffer_strategy(_buffer(case["buffer"]))
-    hub.default_ingestor(code.ingest_async if case["seed"] % 2 else code.ingest)
+    buffer = {**case["buffer"], **({"capacity": change["capacity"]} if change.get("capacity") else {})}
+    hub = Hub(runtime="inline").ack(case["ack"]).buffer_strategy(_buffer(buffer))
+    hub.default_ingestor(code.ingest_async if (case["seed"] + version) % 2 else code.ingest)
     if case["letters"] == "disk":
         hub.dead_letters(f"{path()}.dead")
-    for number, step in enumerate(case["steps"]):
+    steps = [(number, step) for number, step in enumerate(case["steps"]) if number not in change.get("without", ())]
+    if change.get("extra"):
+        extra = {"kind": change["extra"], "async": bool(version % 2), "ttl": 300.0, "max_ids": 10_000}
+        steps.insert(version % (len(steps) + 1), (90, extra))
+    for number, step in steps:
         component = _component(code, number, step)
-        hub.middleware(component, name=f"{step['kind']}-{number}", isolate=step.get("isolate", False))
-    for emitter in case["emitters"]:
-        hub.emitter(_emitter(world, case, emitter), overflow=emitter["overflow"], required=emitter["required"])
-    if case["limits"]:
-        hub.limits(Limits(**case["limits"]))
+        component = _version(component, version) if number in change.get("steps", ()) else component
+        isolate = step.get("isolate", False) != (number in change.get("isolate", ()))
+        hub.middleware(component, name=f"{step['kind']}-{number}", isolate=isolate)
+    emitters = [emitter for emitter in case["emitters"] if emitter["name"] not in change.get("gone", ())]
+    if change.get("new"):
+        emitters.append({**case["emitters"][0], "name": change["new"], "kind": "plain", "phases": [], "required": True,
+                         "refuse_every": 0})  # fmt: skip
+    for emitter in emitters:
+        changed = version if emitter["name"] in change.get("exchange", ()) else 0
+        config = _emitter(world, case, emitter, -1 if change.get("fails") == emitter["name"] else changed)
+        hub.emitter(config, overflow=emitter["overflow"], required=emitter["required"])
+    if case["limits"] or version:
+        hub.limits(Limits(**case["limits"], streams=1000 + version))
     plan = hub.plan("inline")
     stages = plan.stages
     if case["shape"] == "actors":
@@ -126,7 +141,27 @@ def _buffer(buffer: dict[str, Any]) -> BufferStrategy:
     return BufferStrategy.ring(buffer["capacity"], **options)
 
 
-def _emitter(world: World, case: dict[str, Any], emitter: dict[str, Any]) -> object:
+def _version(component: Any, version: int) -> object:
+    """Return a component that is another one, and does nearly the same."""
+    if isinstance(component, Deduplicator):
+        return replace(component, ttl=component.ttl + version / 1000)
+    if isinstance(component, (Throttle, RateLimiter)):
+        return replace(component, burst=(component.burst or max(component.rate, 1.0)) + version / 1000)
+    if isinstance(component, Aggregator):
+        return replace(component, within=component.within + version / 1000)
+    if hasattr(component, "timeout"):
+        if not is_dataclass(component):
+            component.timeout += version / 1000
+            return component
+        assert not isinstance(component, type)
+        changed: Any = component
+        return replace(changed, timeout=changed.timeout + version / 1000)
+    return component
+
+
+def _emitter(world: World, case: dict[str, Any], emitter: dict[str, Any], version: int = 0) -> object:
+    name = emitter["name"]
+    known = name in world.ledger.destinations
     drops = emitter["overflow"] or (case["buffer"]["overflow"] if emitter["required"] else "drop_oldest")
     record = Destination(
         emitter["name"],
@@ -135,7 +170,7 @@ def _emitter(world: World, case: dict[str, Any], emitter: dict[str, Any]) -> obj
         attempts=None if emitter["recovers"] else 5,
         is_ordered=emitter["concurrency"] == 1 and emitter.get("kind") != "collect",
     )
-    world.ledger.destinations[emitter["name"]] = record
+    record = world.ledger.destinations.setdefault(name, record)
     script = Script(
         latency=emitter["latency"],
         per_event=emitter["per_event"],
@@ -146,10 +181,11 @@ def _emitter(world: World, case: dict[str, Any], emitter: dict[str, Any]) -> obj
         kind=emitter.get("kind", "plain"),
     )
     if script.kind == "stdout":
-        world.patch(console, "_current", [SimulatedConsole(world, record, script)])
+        if not known:
+            world.patch(console, "_current", [SimulatedConsole(world, record, script)])
         record.attempts = None
         return StdoutEmitter(name=record.name)
-    config = SimulatedEmitter(world, record, script)
+    config = SimulatedEmitter(world, record, script, version=version)
     if emitter["timeout"]:
         retry = Retry() if emitter["recovers"] else Retry(attempts=5, limit=1.0)
         return Resilience(config, retry=retry, timeout=emitter["timeout"])

@@ -32,6 +32,8 @@ class _NoTextError(Exception):
 class Code:
     """What the steps of one case call."""
 
+    content_key = "code"
+
     def __init__(self, world: World, poison: dict[str, Any] | None = None) -> None:
         self.world = world
         self.poison = poison

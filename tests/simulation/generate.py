@@ -75,6 +75,8 @@ def _generate(seed: int) -> Case:
         ack = other.choice(["delivered", "delivered", ack])
         poison = None
         steps = _made_otherwise(other, names, emitters, clients, faults)
+    if shape == "inline":
+        faults += _reloads(Random(f"{seed} reload"), steps, emitters, buffer)
     letters = "memory" if random.random() < 0.75 else "disk"
     if shape == "actors" and not calm and random.random() < 0.05:
         _between_file_and_buffer(random, buffer, emitters, faults)
@@ -229,6 +231,31 @@ def _between_commits(
     clients[0]["messages"].insert(0, {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0})
     at = random.choice([0.005, 0.01, 0.02, 0.04, 0.08])
     faults.append({"at": at, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8])})
+
+
+def _reloads(random: Random, steps: list[Case], emitters: list[Case], buffer: Case) -> list[Case]:
+    """Change the pipeline while it runs, some times."""
+    if random.random() < 0.5:
+        return []
+    text = str(steps)
+    free = [emitter["name"] for emitter in emitters if emitter["name"] not in text]
+    names = [emitter["name"] for emitter in emitters]
+    faults = []
+    for number in range(1, random.choice([2, 2, 4, 7])):
+        fault: Case = {"at": random.choice([0.0, 0.001, 0.004, 0.02, 0.1, 0.5, 3.0, 9.0]), "what": "reload",
+                       "version": number}  # fmt: skip
+        fault["steps"] = [at for at in range(len(steps)) if random.random() < 0.5]
+        fault["without"] = [at for at in range(len(steps)) if random.random() < 0.15]
+        fault["isolate"] = [at for at in range(len(steps)) if random.random() < 0.1]
+        fault["extra"] = random.choice(["", "", "touch", "dedup"])
+        fault["exchange"] = [name for name in names if random.random() < 0.4]
+        fault["gone"] = random.sample(free, 1) if len(names) > 1 and free and random.random() < 0.3 else []
+        fault["new"] = random.choice(["", "", f"new{random.choice([1, 2])}"])
+        fault["fails"] = random.choice([*fault["exchange"], ""]) if random.random() < 0.15 else ""
+        if buffer["overflow"] == "block" and random.random() < 0.2:
+            fault["capacity"] = random.choice([5, 20, 1000])
+        faults.append(fault)
+    return faults
 
 
 def _between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:

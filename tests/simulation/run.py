@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polku.buffer.outlet import OutletStatistics
+from polku.errors import ChangeError
 from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
 from polku.testing.simulation import letters, probes
@@ -99,6 +100,8 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     await asyncio.sleep(max(0.0, healed - world.now))
     for part in getattr(system, "parts", {}).values():
         part.process.fuse = 0
+    if isinstance(system, InlineSystem) and world.ledger.counts.get("reloads"):
+        await _change_back(world, system, case)
     last = Client(world, doors[-1], _last_words(case), deadline=deadline)
     await last.run()
     limit = world.now + BOUND
@@ -214,6 +217,8 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
         match fault["what"]:
             case "clock":
                 world.set_clock(fault["seconds"])
+            case "reload" if isinstance(system, InlineSystem):
+                await _reload(world, system, case, fault)
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
@@ -236,6 +241,43 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 disk = world.disks.setdefault(build.path(), Disk())
                 disk.mode = fault["mode"]
                 world.loop.call_later(fault["seconds"], setattr, disk, "mode", "ok")
+
+
+async def _reload(world: World, system: InlineSystem, case: dict[str, Any], change: dict[str, Any]) -> None:
+    """Run a change of the case's plan from now on; a refusal is no fault, if it says that nothing was changed."""
+    try:
+        changed = await system.update(build.build_plan(world, case, change), 5.0)
+    except ChangeError as error:
+        world.trace(f"reload: {error}")
+        world.ledger.count("reloads refused")
+        _note_refusal(world, error)
+    else:
+        world.trace(f"reload: {changed.difference}")
+        world.ledger.count("reloads")
+        pause = max([changed.stages_seconds, *changed.emitters_seconds.values()])
+        world.ledger.count("reloads that kept batches for more than 200 ms", pause > 0.2)
+
+
+async def _change_back(world: World, system: InlineSystem, case: dict[str, Any]) -> None:
+    """Run the case's own plan again, once what keeps it from that is over."""
+    limit = world.now + BOUND
+    while True:
+        try:
+            await system.update(build.build_plan(world, case), 5.0)
+            return
+        except ChangeError as error:
+            if world.now > limit:
+                world.ledger.fault(f"reload: the first plan is refused for {BOUND:.0f} s: {error}")
+                return
+        await asyncio.sleep(2.0)
+
+
+def _note_refusal(world: World, error: ChangeError) -> None:
+    known = ("never starts", "still delivers", "cannot be written", "come to rest", "had no answer", "cannot be found",
+             "while it was written", "disk", "journal")  # fmt: skip
+    for reason in error.reasons:
+        if not any(text in reason for text in known):
+            world.ledger.fault(f"reload: refused for no good reason: {reason}")
 
 
 def _excuse(world: World, plan: Plan, part: Part) -> None:

@@ -81,11 +81,13 @@ class AbandonError(BaseException):
 class SimulatedEmitter:
     """An emitter's configuration: the emitters that it builds talk to one simulated destination."""
 
-    def __init__(self, world: World, record: Destination, script: Script) -> None:
+    def __init__(self, world: World, record: Destination, script: Script, *, version: int = 0) -> None:
         self.world = world
         self.record = record
         self.script = script
         self.name = record.name
+        self.content_key = (record.name, repr(script), version)
+        self.starts = version >= 0
         self.may_recover = script.recovers
         self.concurrency = script.concurrency
 
@@ -100,8 +102,11 @@ class _Emitter:
         self._record = config.record
         self._script = config.script
         self.concurrency = config.concurrency
+        self._starts = config.starts
 
     async def start(self) -> None:
+        if not self._starts:
+            raise RuntimeError(f"{self._record.name}: this one never starts")
         process = current_process()
         name = process.name if process else ""
         self._record.starts[name] = self._record.starts.get(name, 0) + 1

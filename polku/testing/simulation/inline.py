@@ -12,6 +12,7 @@ from polku.gateway.addresses import Doors
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.plan import Plan
+from polku.runtime.changing import Changed
 from polku.runtime.inline import InlineRuntime
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import StopReport
@@ -168,6 +169,10 @@ class InlineSystem:
     async def stop(self, timeout: float) -> StopReport:
         """Drain it."""
         return await self._in(self.runtime.stop(timeout))
+
+    async def update(self, plan: Plan, seconds: float) -> Changed:
+        """Run another plan from now on."""
+        return await self._in(self.runtime.update(plan, seconds=seconds))
 
     def health(self) -> Health:
         """Return its health."""

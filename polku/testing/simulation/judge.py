@@ -51,6 +51,7 @@ class Judge:
         found += self._refusals()
         found += self._letters()
         found += self._counts()
+        found += self._doubled()
         if self._promises.ordered:
             found += self._order()
         return found
@@ -134,6 +135,21 @@ class Judge:
         return count is not None and all(
             self._has(part_of(token, i, count), destination, letters=letters, seen=seen) for i in range(count)
         )
+
+    def _doubled(self) -> Iterator[str]:
+        """Check that what was sent once came to the buffer once, where no process dies.
+
+        A dead letter may come again.
+        """
+        ledger = self._ledger
+        if self._promises.breaks or self._promises.vague or ledger.counts.get("deaths"):
+            return
+        for token, times in ledger.entered.items():
+            entry = ledger.inputs.get(root_of(token))
+            if entry is None or entry.is_pulled or any(name in ledger.letters for name in lineage_of(token)):
+                continue
+            if times > entry.attempts:
+                yield f"doubled: {token} was sent {entry.attempts} times, and came to the buffer {times} times"
 
     def _refusals(self) -> Iterator[str]:
         for entry in self._ledger.inputs.values():

@@ -71,6 +71,7 @@ class Ledger:
         self.calls: list[Call] = []
         self.fates: dict[str, Counter[str]] = defaultdict(Counter)
         self.routes: dict[str, set[str]] = defaultdict(set)
+        self.entered: Counter[str] = Counter()  # how often each token came to the buffer
         self.unroutable: set[str] = set()
         self.remade: set[str] = set()
         self._contents: dict[Identity, list[_Content]] = {}
@@ -112,18 +113,32 @@ class Ledger:
         events = EventPayload.FromString(batch.payload).events
         contents: list[_Content] = []
         for event in events:
+            self.entered.update(tokens_of(event))
             self.fate(tokens_of(event), "forwarded")
             wanted = tuple(event.route_to) if batch.routes is None else batch.routes
             contents.append((tuple(tokens_of(event)), wanted))
-        for token in {token for event in events for token in tokens_of(event)}:
+        self._route(contents, everyone)
+        if batch.identity is not None:
+            self._compare(batch.identity._replace(origin=_MADE.sub("", batch.identity.origin)), contents)
+
+    def taken_in(self, pieces: Sequence[Batch], known: Iterable[str]) -> None:
+        """Learn which emitters what was pushed goes to when it is its turn: others may have come and gone meanwhile."""
+        contents: list[_Content] = []
+        for piece in pieces:
+            for event in EventPayload.FromString(piece.payload).events:
+                contents.append(
+                    (tuple(tokens_of(event)), tuple(event.route_to) if piece.routes is None else piece.routes)
+                )
+        self._route(contents, set(known))
+
+    def _route(self, contents: Sequence[_Content], everyone: set[str]) -> None:
+        for token in {token for tokens, _ in contents for token in tokens}:
             self.routes[token] = set()
         for tokens, wanted in contents:
             for token in tokens:
                 self.routes[token] |= everyone & set(wanted) if wanted else everyone
                 if set(wanted) - everyone:
                     self.unroutable.add(token)
-        if batch.identity is not None:
-            self._compare(batch.identity._replace(origin=_MADE.sub("", batch.identity.origin)), contents)
 
     def _compare(self, identity: Identity, contents: list[_Content]) -> None:
         """Learn which events came in a batch of which something else was made another time."""

@@ -44,6 +44,15 @@ class ProbedStep:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)
 
+    def snapshot(self) -> Any:
+        """Return the step's state, and which tokens have passed it."""
+        return self._step.snapshot(), self._passed
+
+    def restore(self, state: Any) -> Any:
+        """Take both over."""
+        own, self._passed = state
+        return self._step.restore(own)
+
     def process(self, events: list[Event], batch: int) -> Outcome | Awaitable[Outcome]:
         """Let the step work."""
         given = [(event.id, tokens_of(event)) for event in events]
@@ -130,6 +139,27 @@ def install(world: World) -> None:
         if letters and world.fuse_of_replay and process is not None:
             process.fuse, world.fuse_of_replay = world.fuse_of_replay, 0
 
+    forget = Buffer.forget
+
+    async def forgotten(self: Buffer, name: str) -> None:
+        outlet = self._leaving[name]
+        await forget(self, name)
+        ledger.destinations[name].dropped += outlet.statistics().dropped
+        ledger.count("emitters gone")
+
+    take_in, rearrange = Buffer._take_in, Buffer.rearrange
+
+    async def taken_in(self: Buffer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
+        if ledger.counts.get("rearrangements"):
+            ledger.taken_in(pieces, self._outlets)
+        return await take_in(self, pieces, push, **options)
+
+    async def rearranged(self: Buffer, *arguments: Any, **options: Any) -> None:
+        ledger.count("rearrangements")
+        await rearrange(self, *arguments, **options)
+
+    _patch_all(world, (Buffer, "_take_in", taken_in), (Buffer, "rearrange", rearranged))
+    world.patch(Buffer, "forget", forgotten)
     received, leave = LinkReceiver.push, DeadLetterStore.replayed
 
     async def receive(self: LinkReceiver, push: Push, batch: Batch) -> Any:

@@ -87,6 +87,7 @@ class SimulatedSource:
     ) -> None:
         self.world = world
         self.log = log
+        self.content_key = log.name
         self.at_once = at_once
         self.raw = raw
         self.failures = list(failures)

@@ -37,6 +37,8 @@ _EPOCH_NS = 1_700_000_000_000_000_000
 class World:
     """Hold the loop, the clocks, the chances and the ledger of one case; a context manager."""
 
+    content_key = "world"
+
     def __init__(self, seed: int, *, trace: bool = False, limit: int = 200_000) -> None:
         self.seed = seed
         self.random = Random(seed)
