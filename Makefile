@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs release cut clean
+.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs release cut constraints audit clean
 
 BIN = .venv/bin
 
@@ -21,6 +21,8 @@ help:
 	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make release build the wheels and the sdist into dist/, check them, and try them on every Python that is here"
 	@echo "make cut     head the changelog with VERSION=0.2.0, and set the version"
+	@echo "make constraints  write the hashes of what POLKU needs again, into .ci/hashes.txt"
+	@echo "make audit   look what POLKU needs up in the database of known vulnerabilities; needs the network"
 	@echo "make clean   remove everything that was made"
 
 run: venv
@@ -72,8 +74,19 @@ matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
 
 release: venv
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install -c .ci/constraints.txt cyclonedx-bom
 	$(BIN)/python .ci/release.py build
 	$(BIN)/python .ci/release.py install
+
+# The hashes of all files of the versions in .ci/constraints.txt, for every system and Python.
+constraints: venv
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11.7 --generate-hashes \
+		--extra fast --extra kafka --no-annotate --no-header --no-emit-index-url -c .ci/constraints.txt -o .ci/hashes.txt
+
+audit: venv
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install pip-audit
+	$(BIN)/pip-audit --disable-pip --require-hashes -r .ci/hashes.txt
 
 cut: venv
 	$(BIN)/python .ci/release.py cut "$(VERSION)"

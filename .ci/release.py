@@ -1,6 +1,7 @@
 """Make what is released, check it, and try it: `make release`; or cut the changelog: `make cut VERSION=0.2.0`.
 
-    release.py build [--out dist]     the wheels of polku and polku-core, the sdist, their digests; each is checked
+    release.py build [--out dist]     the wheels of polku and polku-core and the sdist, checked; what each wheel needs,
+                                      with hashes; where cyclonedx-bom is installed, bills of materials; all digests
     release.py install [--out dist]   each wheel in an environment of its own, for every Python that is here
     release.py cut VERSION            head the unreleased part of the changelog with the version, and set the version
 
@@ -16,6 +17,8 @@ import csv
 import datetime
 import email
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -29,10 +32,16 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "polku-core"
 # Not in polku-core: Ray; and what draws tables and bars on a terminal, which plain text replaces.
 LEFT_OUT = ("ray", "rich")
+# What the image of examples/deploy has.
+EXTRAS = ("fast", "kafka")
+HASHES = ROOT / ".ci" / "hashes.txt"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 NEEDED = ("py.typed", "actors/supervisor.py", "event/v1/event_pb2.pyi", "plugin/templates/go/go.sum", "cli/app.py")
 PIPELINE = "from polku import Hub, StdoutEmitter\nhub = Hub(runtime='inline').emitter(StdoutEmitter())\n"
@@ -71,6 +80,8 @@ def build(out: Path) -> Iterator[str]:
         project = tree / "pyproject.toml"
         project.write_text(core_project(project.read_text("utf-8")), encoding="utf-8")
         _run(*command, tree, "--wheel", "--outdir", out)
+    for wheel in out.glob("*.whl"):
+        _write_requirements(wheel)
     files = sorted(path for path in out.iterdir())
     digests = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (out / "SHA256SUMS").write_text(digests, encoding="utf-8")
@@ -130,12 +141,7 @@ def _check_wheel(path: Path, name: str, version: str) -> Iterator[str]:
         needs = {re.split(r"[\[<>=; ]", entry)[0] for entry in metadata.get_all("Requires-Dist", [])}
         if (name == CORE) == ("ray" in needs):
             yield "Ray is a dependency of polku, and of nothing else"
-        if archive.read(f"{info}/entry_points.txt").decode().split() != [
-            "[console_scripts]",
-            "polku",
-            "=",
-            "polku.cli:main",
-        ]:
+        if "polku = polku.cli:main" not in archive.read(f"{info}/entry_points.txt").decode().splitlines():
             yield "the command is not polku"
         if {entry.split("/")[0] for entry in names} != {"polku", info}:
             yield "has something else than the package polku"
@@ -172,6 +178,48 @@ def _contents(path: Path) -> dict[str, int]:
         return {info.filename: info.CRC for info in archive.infolist() if info.filename.startswith("polku/")}
 
 
+# --- what a wheel needs -----------------------------------------------------------------------------------------------
+
+
+def _write_requirements(wheel: Path) -> None:
+    """Write what a wheel needs at the tested versions, with hashes, and, where that is installed, as CycloneDX."""
+    name = wheel.name.split("-")[0]
+    pinned = dict(re.findall(r"^([\w.-]+)(==(?:.*\\\n)*.*\n)", HASHES.read_text("utf-8"), re.M))
+    missing = (needed := closure(wheel)) - pinned.keys()
+    if missing:
+        raise SystemExit(f"release: {HASHES.name} has no {', '.join(sorted(missing))}: make constraints")
+    lines = [f"{one}{pinned[one]}" for one in sorted(needed)]
+    out = wheel.parent / f"requirements-{name}.txt"
+    out.write_text(
+        f"# What {wheel.name} needs, with the extras {', '.join(EXTRAS)}.\n{''.join(lines)}", encoding="utf-8"
+    )
+    if importlib.util.find_spec("cyclonedx_py") is None:
+        print("release: cyclonedx-bom is not installed, so there is no bill of materials", file=sys.stderr)
+        return
+    tool = (sys.executable, "-m", "cyclonedx_py", "requirements", "--output-reproducible", "--pyproject")
+    _run(*tool, ROOT / "pyproject.toml", "-o", wheel.parent / f"{name}.cdx.json", out)
+
+
+def closure(wheel: Path) -> set[str]:
+    """Return the names of all that a wheel needs, with its extras, as this environment has them installed."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (entry for entry in archive.namelist() if entry.endswith(".dist-info/METADATA"))
+        wanted = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
+    waiting = [(Requirement(entry), ("", *EXTRAS)) for entry in wanted]
+    found: set[tuple[str, str]] = set()
+    while waiting:
+        requirement, extras = waiting.pop()
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        one = canonicalize_name(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (one, extra) not in found:
+                found.add((one, extra))
+                deeper = importlib.metadata.requires(one) or []
+                waiting += [(Requirement(entry), ("", *requirement.extras)) for entry in deeper]
+    return {one for one, _ in found}
+
+
 # --- install and try -------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +253,9 @@ def _try(python: str, wheel: Path, folder: Path) -> int:
     """Install a wheel, and send an event through a gateway; return the size of what was installed, in MB."""
     _run(python, "-m", "venv", folder)
     home = folder / "bin"
-    _run(home / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / ".ci" / "constraints.txt", wheel)
+    pip = (home / "python", "-m", "pip", "install", "--quiet", "--no-deps")
+    _run(*pip, "--require-hashes", "-r", wheel.parent / f"requirements-{wheel.name.split('-')[0]}.txt")
+    _run(*pip, wheel)
     _run(home / "python", "-m", "pip", "check")
     version = wheel.name.split("-")[1]
     said = _run(home / "polku", "--version", cwd=folder)

@@ -75,7 +75,7 @@ class Container:
         command += [str(root), str(image), str(self.data), shared, USER, *self._inside(COMMAND)]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err)
-        self.address = self.wait_for(r"ready on grpc (\S+)")
+        self.address = self.wait_for(r"ready on grpc (\S+)", 150)
         self.pid = int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
 
     def _inside(self, command: list[str]) -> list[str]:

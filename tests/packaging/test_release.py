@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
+import re
 import shutil
 import sys
 import zipfile
@@ -48,8 +50,42 @@ def test_two_wheels_with_the_same_files_differ_in_what_they_need(built: Path) ->
 
     assert {line.split(">")[0] for line in needs["polku"] - needs["polku_core"]} == {"ray[default]", "rich"}
     assert needs["polku_core"] < needs["polku"]
-    digests = (built / "SHA256SUMS").read_text().splitlines()
-    assert len(digests) == 3
+    digested = {line.split()[1] for line in (built / "SHA256SUMS").read_text().splitlines()}
+    assert digested == {path.name for path in built.iterdir()} - {"SHA256SUMS"}
+
+
+def test_what_a_wheel_needs_is_listed_with_hashes(built: Path) -> None:
+    listed = {}
+    for path in built.glob("requirements-*.txt"):
+        text = path.read_text()
+        names = re.findall(r"^([\w.-]+)==", text, re.M)
+        assert len(names) == len(re.findall(r"^[\w.-]+==.*\\\n    --hash=sha256:[0-9a-f]{64}", text, re.M))
+        listed[path.stem.removeprefix("requirements-")] = set(names)
+
+    assert {"ray", "rich", "grpcio", "aiohttp", "uvloop", "multidict"} <= listed["polku"]
+    assert {"grpcio", "aiohttp", "uvloop", "multidict"} <= listed["polku_core"]
+    assert not {"ray", "rich", "jsonschema", "pyarrow"} & listed["polku_core"]
+
+
+def test_the_bill_of_materials_has_what_is_listed(built: Path) -> None:
+    pytest.importorskip("cyclonedx_py", reason="cyclonedx-bom is not installed")
+    for name in ("polku", "polku_core"):
+        bill = json.loads((built / f"{name}.cdx.json").read_text())
+        listed = set(re.findall(r"^([\w.-]+)==", (built / f"requirements-{name}.txt").read_text(), re.M))
+
+        assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "polku")
+        assert {component["name"] for component in bill["components"]} == listed
+        hashed = [one for one in bill["components"] for ref in one["externalReferences"] if ref.get("hashes")]
+        assert hashed
+
+
+def test_the_hashes_are_of_the_versions_that_are_tested() -> None:
+    def versions(name: str) -> set[tuple[str, str]]:
+        found = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / ".ci" / name).read_text(), re.M)
+        return {(re.sub(r"[-_.]+", "-", one).lower(), version) for one, version in found}
+
+    unlike = versions("hashes.txt") - versions("constraints.txt")
+    assert {name for name, _ in unlike} <= {"colorama"}  # on Windows alone
 
 
 def _with(path: Path, name: str, text: str | None) -> None:
