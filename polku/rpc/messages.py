@@ -12,13 +12,15 @@ PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BI")  # whether it is compressed, and the length of the message
 read_prefix = _PREFIX.unpack_from
 _GZIP = 31  # zlib's way to say so
+_ZSTD = b"\x28\xb5\x2f\xfd"  # what a frame of zstd begins with (RFC 8878)
+_ZSTD_WINDOW_LOG = 23  # 8 MB, as for HTTP (RFC 9659)
 _LEAST_PACKED = 800  # bytes: less is not worth it
 _LEVEL = 1  # the quickest: the event loop waits for it
 write_prefix = _PREFIX.pack
 
 
 class Packed(bytes):
-    """A message that is still compressed, by gzip: `unpack` makes the message of it."""
+    """A message that is still compressed, by gzip or zstd: `unpack` makes the message of it."""
 
 
 class MessageReader:
@@ -76,7 +78,7 @@ class MessageReader:
         return messages
 
     def _unpacked(self, message: bytes, encoding: bytes) -> bytes:
-        if encoding != b"gzip":
+        if encoding not in (b"gzip", b"zstd"):
             raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
         if self.keeps_packed:
             return Packed(message)
@@ -104,8 +106,10 @@ def too_large(size: int, limit: int) -> Status:
 def unpack(message: bytes, limit: int) -> bytes:
     """Return a message without its compression; one that is over the limit is cut off one byte behind it.
 
-    Raises `CallError`.
+    Its first bytes tell gzip and zstd apart. Raises `CallError`.
     """
+    if message[:4] == _ZSTD:
+        return _unpack_zstd(message, limit)
     reader = zlib.decompressobj(_GZIP)
     try:
         plain = reader.decompress(message, limit + 1)
@@ -113,4 +117,17 @@ def unpack(message: bytes, limit: int) -> bytes:
         raise CallError(Status(StatusCode.INTERNAL, f"message: not valid gzip ({error})")) from None
     if len(plain) <= limit and not reader.eof:
         raise CallError(Status(StatusCode.INTERNAL, "message: gzip that ends too early"))
+    return plain
+
+
+def _unpack_zstd(message: bytes, limit: int) -> bytes:
+    from backports import zstd
+
+    reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
+    try:
+        plain: bytes = reader.decompress(message, limit + 1)
+    except zstd.ZstdError as error:
+        raise CallError(Status(StatusCode.INTERNAL, f"message: not valid zstd ({error})")) from None
+    if len(plain) <= limit and (not reader.eof or reader.unused_data):
+        raise CallError(Status(StatusCode.INTERNAL, "message: zstd that ends too early, or is not one frame"))
     return plain

@@ -15,15 +15,15 @@ SOURCES = Path(__file__).parent
 
 def go_client(work: Path) -> list[str]:
     """Build the client in Go."""
-    _need("go")
-    _run(["go", "build", "-o", str(work / "client"), "."], SOURCES / "go", {"GOFLAGS": "-modcacherw"})
+    need("go")
+    run(["go", "build", "-o", str(work / "client"), "."], SOURCES / "go", {"GOFLAGS": "-modcacherw"})
     return [str(work / "client")]
 
 
 def go_sink(work: Path) -> list[str]:
     """Build the sink in Go."""
-    _need("go")
-    _run(["go", "build", "-o", str(work / "sink"), "./sink"], SOURCES / "go", {"GOFLAGS": "-modcacherw"})
+    need("go")
+    run(["go", "build", "-o", str(work / "sink"), "./sink"], SOURCES / "go", {"GOFLAGS": "-modcacherw"})
     return [str(work / "sink")]
 
 
@@ -34,30 +34,30 @@ def node_sink(work: Path) -> list[str]:
 
 def node_client(work: Path) -> list[str]:
     """Install the library of the client in Node."""
-    _need("node")
-    _need("npm")
+    need("node")
+    need("npm")
     shutil.copytree(SOURCES / "node", work, ignore=shutil.ignore_patterns("node_modules"), dirs_exist_ok=True)
-    _run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"], work)
+    run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"], work)
     return ["node", str(work / "client.js")]
 
 
 def java_client(work: Path) -> list[str]:
     """Compile the client in Java."""
-    _need("javac")
-    _need("mvn")
+    need("javac")
+    need("mvn")
     shutil.copytree(SOURCES / "java", work, dirs_exist_ok=True)
-    _run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], work)
+    run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], work)
     classes = f"{work}/classes:{work}/lib/*"
-    _run(["javac", "-cp", classes, "-d", "classes", "Client.java"], work)
+    run(["javac", "-cp", classes, "-d", "classes", "Client.java"], work)
     return ["java", "-cp", classes, "Client"]
 
 
 def rust_client(work: Path) -> list[str]:
     """Build the client in Rust; its libraries stay built beside it."""
-    _need("cargo")
+    need("cargo")
     folder = SOURCES / "rust"
     target = Path(os.environ.get("CARGO_TARGET_DIR", folder / "target"))
-    _run(["cargo", "build", "--quiet"], folder)
+    run(["cargo", "build", "--quiet"], folder)
     return [str(target / "debug" / "polku-client")]
 
 
@@ -66,17 +66,19 @@ def go_program(package: str, version: str, work: Path) -> str:
     name = package.rpartition("/")[2]
     if name != "client" and (found := shutil.which(name)):
         return found
-    _need("go")
-    _run(["go", "install", f"{package}@{version}"], work, {"GOBIN": str(work), "GOFLAGS": "-modcacherw"})
+    need("go")
+    run(["go", "install", f"{package}@{version}"], work, {"GOBIN": str(work), "GOFLAGS": "-modcacherw"})
     return str(work / name)
 
 
-def _need(tool: str) -> None:
+def need(tool: str) -> None:
+    """Skip the test where a tool is not installed."""
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
 
 
-def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Run what builds a client; a test is skipped where its libraries cannot be had."""
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True
     )

@@ -9,8 +9,8 @@ from polku.http2.frames import ErrorCode, StreamError
 from polku.http2.header_blocks import Field
 from polku.rpc.status import Status, StatusCode
 
-_ENCODINGS = (b"identity", b"gzip")
-_ACCEPTED = (("grpc-accept-encoding", "identity,gzip"),)
+_ENCODINGS = (b"identity", b"gzip", b"zstd")
+_ACCEPTED = (("grpc-accept-encoding", "identity,gzip,zstd"),)
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _OF_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _VARYING = frozenset((b"grpc-timeout", b"traceparent", b"tracestate"))
@@ -73,7 +73,7 @@ class HeadReader:
             path = seen[b":path"].decode("latin-1")
             return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, f"unknown method {path}"))
         if encoding not in _ENCODINGS:
-            reason = f"grpc-encoding: {encoding.decode('latin-1')} is not supported; use identity or gzip"
+            reason = f"grpc-encoding: {encoding.decode('latin-1')} is not supported; use identity, gzip or zstd"
             return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, reason, _ACCEPTED))
         return head
 

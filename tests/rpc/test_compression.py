@@ -1,0 +1,37 @@
+"""Compressed messages: what they are packed with, and that none unpacks to more than it may."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+
+import pytest
+from backports import zstd
+
+from polku.rpc.messages import unpack
+from polku.rpc.status import CallError, StatusCode
+
+PACKS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_a_message_is_unpacked_up_to_one_byte_over_the_limit(name: str) -> None:
+    packed = PACKS[name](bytes(1_000_000))
+    assert unpack(packed, 1_000_000) == bytes(1_000_000)
+    assert len(unpack(packed, 1_000)) == 1_001
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_what_is_broken_off_or_broken_is_refused(name: str) -> None:
+    packed = PACKS[name](b"hello" * 100)
+    for wrong in (packed[:-3], packed[:6] + b"\xff" + packed[7:-1]):
+        with pytest.raises(CallError) as caught:
+            unpack(wrong, 1_000)
+        assert caught.value.status.code == StatusCode.INTERNAL
+
+
+def test_a_frame_of_zstd_that_asks_for_a_large_window_is_refused() -> None:
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 27}
+    packed = zstd.compress(bytes(range(256)) * 100_000, options=options)
+    with pytest.raises(CallError, match="not valid zstd"):
+        unpack(packed, 1_000_000)
