@@ -100,7 +100,7 @@ class RayRuntime:
         if self._attachment is None:
             self._attachment = await asyncio.to_thread(attach)
         name_process(Origin(self._plan.name, node=await asyncio.to_thread(ray.util.get_node_ip_address)))
-        _LOG.info("%s", self._attachment.text)
+        _LOG.debug("%s", self._attachment.text)
         self._attachment.check()
         try:
             await self._create()

@@ -27,6 +27,7 @@ from polku.sqlite import as_journal_error
 
 T = TypeVar("T")
 
+OnRead = Callable[[int, int], None]
 _AT_ONCE = 256  # rows copied in one transaction
 
 
@@ -70,11 +71,11 @@ def salvage(path: str | Path, *, owner: Owner | None = None) -> Salvage:
         return _salvage(path, owner)
 
 
-def mend(path: str | Path) -> Salvage | None:
+def mend(path: str | Path, on_read: OnRead | None = None) -> Salvage | None:
     """Salvage a journal that has faults; return None where it has none and is left as it is. Raises like `salvage`."""
     path = _real(path)
     with _locked(path), _errors(path):
-        return _salvage(path) if next(faults(path), "") else None
+        return _salvage(path) if next(faults(path, on_read), "") else None
 
 
 def finish_salvage(path: str | Path) -> str:
@@ -95,8 +96,11 @@ def finish_salvage(path: str | Path) -> str:
     return stem
 
 
-def faults(path: str | Path) -> Iterator[str]:
-    """Yield a sentence for each fault of a journal, which may be open elsewhere; raises `JournalError`."""
+def faults(path: str | Path, on_read: OnRead | None = None) -> Iterator[str]:
+    """Yield a sentence for each fault of a journal, which may be open elsewhere; raises `JournalError`.
+
+    `on_read` is told how many batches have been read, and of how many.
+    """
     path = _real(path)
     if not path.exists():
         raise JournalError(path, "there is no such file")
@@ -111,8 +115,10 @@ def faults(path: str | Path) -> Iterator[str]:
             yield from (text for (text,) in db.execute("PRAGMA integrity_check(20)") if text != "ok")
         except sqlite3.Error as error:
             yield f"the file: {error}"
-        for _ in _rows(db, path, found):
-            pass
+        total = _count(db) if on_read is not None else 0
+        for read, _ in enumerate(_rows(db, path, found), 1):
+            if on_read is not None:
+                on_read(read, total)
         _read(lambda: read_cursors(db), "the cursors", found)
         _read(lambda: read_answers(db), "the answers", found)
     yield from (damage.text for damage in found)
@@ -233,6 +239,13 @@ def _positions(db: sqlite3.Connection, found: list[Damage]) -> Iterator[int]:
             return
         yield row[0]
         position = row[0]
+
+
+def _count(db: sqlite3.Connection) -> int:
+    try:
+        return int(db.execute("SELECT count(*) FROM batch").fetchone()[0])
+    except sqlite3.Error:
+        return 0
 
 
 def _seek(db: sqlite3.Connection, after: int) -> tuple[int] | None:

@@ -247,8 +247,9 @@ def send(
 
     import grpc
 
-    from polku.cli.send import one_event, open_stream, progress, read_events, read_target
+    from polku.cli.send import one_event, open_stream, read_events, read_target
     from polku.cli.send import send as send_events
+    from polku.progress import Progress
 
     if file is not None and type is not None:
         raise SettingError("FILE", file, f"--type={type!r} is given too; give one of them")
@@ -264,9 +265,9 @@ def send(
         stream, total = open_stream(str(file))
         events = read_events(stream, say)
     try:
-        with progress(total) as advance:
+        with Progress("sending", total) as bar:
             tally = asyncio.run(
-                send_events(events, to=target, source=source, cluster=cluster, report=say, advance=advance)
+                send_events(events, to=target, source=source, cluster=cluster, report=say, advance=bar.advance)
             )
     except grpc.RpcError as error:
         detail = getattr(error, "details", error.__str__)()

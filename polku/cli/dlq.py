@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from polku.cli.command import App, Argument, Option
 from polku.errors import JournalError, SettingError
+from polku.progress import Progress
 from polku.runtime.serving import say
 from polku.text import line
 
 if TYPE_CHECKING:
     from polku.dead_letters.store import DeadLetterStore, Letter, Selection
 
+_LOOK_SECONDS = 0.25
 app = App("List, show, replay and drop dead letters.")
 
 Target = Annotated[Path, Argument(metavar="PATH", help="The file of dead letters (beside a journal: PATH.dead).")]
@@ -73,6 +75,9 @@ def replay(
     code: ByCode = None,
     since: Since = 0.0,
     everything: Everything = False,
+    wait: Annotated[
+        bool, Option("--wait", help="Return when the pipeline has taken them all; shows how far it is.")
+    ] = False,
 ) -> None:
     """Have the pipeline deliver letters again: through their emitter's outlet, or, from none, through all of it.
 
@@ -80,7 +85,14 @@ def replay(
     """
     store = _open(path)
     count = store.mark(_chosen(store, ids, emitter, code, since, everything))
-    print(f"{count} dead letters will be replayed")
+    if not wait:
+        print(f"{count} dead letters will be replayed")
+        return
+    with Progress("replaying", count) as bar:
+        while left := sum(store.waiting().values()):
+            bar.move(max(0, count - left), count)
+            time.sleep(_LOOK_SECONDS)
+    print(f"{count} dead letters were replayed")
 
 
 @app.command()

@@ -32,11 +32,13 @@ def stat(path: Target, as_json: Annotated[bool, Option("--json", help="For progr
 def verify(path: Target) -> None:
     """Read everything; name each fault, and end with status 1 if there is one."""
     from polku.buffer.repair import faults
+    from polku.progress import Progress
 
-    count = 0
-    for fault in faults(path):
-        count += 1
+    with Progress("reading batches") as bar:
+        found = list(faults(path, bar.move))
+    for fault in found:
         print(fault)
+    count = len(found)
     if count:
         say(f"journal {path}: {count} faults; `polku journal repair {path}` keeps what can be read")
         raise Exit(1)
@@ -52,12 +54,15 @@ def repair(
 ) -> None:
     """Rewrite a damaged journal from what can be read of it, or, with --forget, only release emitters."""
     from polku.buffer.repair import mend
+    from polku.progress import Progress
 
     if forget:
         for name, events in _forget(path, forget).items():
             print(f"journal {path}: {name!r} is forgotten; {events} events that waited for it alone have gone")
         return
-    print(mend(path) or f"journal {path}: no faults; it was left as it is")
+    with Progress("reading batches") as bar:
+        salvage = mend(path, bar.move)
+    print(salvage or f"journal {path}: no faults; it was left as it is")
 
 
 @app.command()

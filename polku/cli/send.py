@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import grpc
 import grpc.aio
 
-from polku.cli.terminal import shows_progress
 from polku.contracts import IngestContext
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PolkuError, RecordError, SettingError
@@ -144,21 +142,6 @@ class _Sending:
             if len(chunk) == _BATCH:
                 break
         return chunk
-
-
-@contextmanager
-def progress(total: int | None) -> Iterator[Advance]:
-    """Show a progress bar on a terminal, nothing elsewhere."""
-    if not shows_progress():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("sending", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Event:

@@ -26,7 +26,7 @@ def choose(doors: Doors) -> type[GatewayServer] | type[NativeServer]:
 
 
 def _say(door: str, reason: str) -> type[GatewayServer] | type[NativeServer]:
-    _LOG.info("the gRPC door is %s: %s", door, reason)
+    _LOG.debug("the gRPC door is %s: %s", door, reason)
     if door == "grpcio":
         from polku.gateway.grpcio import GatewayServer
 

@@ -89,7 +89,7 @@ def test_what_user_code_fails_on_is_stored_with_its_traceback_and_goes_through_a
     assert (letter.event_id, letter.emitter, letter.code) == ("b", "", Code.MIDDLEWARE_ERROR)
     assert "ValueError: not this one" in letter.detail
     mended.touch()
-    assert polku("dlq", "replay", str(path), str(letter.id)).returncode == 0
+    assert polku("dlq", "replay", str(path), str(letter.id), "--wait").stdout == "1 dead letters were replayed\n"
     wait_for(lambda: not letters(path))
     wait_for(lambda: [event.id for event in recorder.events()] == ["a", "c", "b"])
     assert all(event.metadata["seen"] == "true" for event in recorder.events())

@@ -175,7 +175,7 @@ def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -
     assert sent.wait(30) == 0
     assert sent.stdout is not None
     sent.stdout.close()
-    assert b"500/500" in shown
+    assert b"500/500, " in shown
     assert "━".encode() in shown
 
 

@@ -13,6 +13,7 @@ import pytest
 from polku.batch.batch import Header
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Work
+from polku.buffer.repair import faults
 from polku.dead_letters.store import DeadLetterStore
 from tests.support.server import Server, polku
 
@@ -73,6 +74,9 @@ def test_verify_says_ok_or_names_each_fault(path: Path) -> None:
     mended = polku("journal", "repair", str(path))
     assert mended.returncode == 0, mended.stderr
     assert "2 batches kept, 1 lost" in mended.stdout
+    seen: list[tuple[int, int]] = []
+    assert list(faults(path, lambda *counts: seen.append(counts))) == []
+    assert seen == [(1, 2), (2, 2)]
     old = Path(mended.stdout.split("the old file is ")[1].strip())
     assert old.exists()
     assert polku("journal", "verify", str(path)).returncode == 0

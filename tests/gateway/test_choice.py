@@ -23,7 +23,7 @@ def test_the_log_says_which_door_is_open_and_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("POLKU_DOOR", raising=False)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         assert choose(Doors()) is NativeServer
     assert "the gRPC door is native" in caplog.text
 

@@ -125,5 +125,6 @@ def test_processes_are_listed_with_their_file_and_not_when_they_were_killed(tmp_
     listed = json.loads(polku("ps", "--json", **own).stdout)
     assert (listed["name"], listed["file"], listed["state"]) == ("shop", str(tmp_path / "shop.py"), "ready")
     assert (listed["grpc"], listed["pid"]) == (server.address, server.process.pid)
+    assert server.err.read_text().startswith("polku: ready on ")  # the first thing that a newcomer reads
     server.stop(signal.SIGKILL)
     assert polku("ps", **own).stderr == "polku: no pipeline of this user runs here\n"
