@@ -13,6 +13,8 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+PRIVATE = 0o600
+"""The mode of what may be read by its user alone: it holds events."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and such in the kernel's table of mounts
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that sync no folders, or have nothing to sync
 
@@ -24,6 +26,15 @@ def make_folder(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     sync_folders(folder)
+
+
+def make_private(path: Path) -> None:
+    """Make a file that its user alone may read where there is none; one that is there keeps its permissions.
+
+    What SQLite puts beside a database has those of the database. Raises `OSError`, also for a link that leads nowhere.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
 
 
 def sync_file(path: Path, *, upto: Path | None = None) -> None:

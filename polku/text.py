@@ -4,7 +4,8 @@ Foreign is what user code, destinations, plugins and clients say: texts of excep
 here once, where it enters, and stands as it is from then on in Acks, dead letters, health and the log. What could break
 one of them is written as a backslash escape: half of a surrogate pair (`json.loads` makes them of what clients send)
 cannot be encoded, line breaks forge lines of the log, and control characters and overrides of the direction of writing
-act on the terminal that shows them.
+act on the terminal that shows them. What exceptions say may hold secrets (clients put the URL that they called into
+them, or its headers): those that can be recognised are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ BLOCK = 16_000
 """How many characters of a traceback are kept: its beginning and its end."""
 
 _ID = 256
+_SECRET = re.compile(
+    r"(\b(?:bearer|basic)\s{1,9})[a-z0-9+/_.~=-]{8,}"
+    r"|(\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,200}:)[^\s/@]{1,500}(?=@)"
+    r"|(\b(?:\w{1,30}[._-])?(?:password|passwd|passphrase|secret|token|api[_-]?key|(?:access|secret|private)[_-]key)"
+    r"(?:=|[\"']\s{0,9}[:=]\s{0,9}|:\s{1,9}(?=\S{0,99}[0-9]))[\"']?)[^\s\"',;&)}\]]+",
+    re.IGNORECASE,
+)
 _BEYOND_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BEYOND_BLOCK = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -41,13 +49,13 @@ def block(text: object, limit: int = BLOCK) -> str:
 
 def said(error: BaseException, limit: int = LINE) -> str:
     """Return what an exception says, or its type where it says nothing."""
-    return line(error, limit) or line(type(error).__name__)
+    return line(redacted(error, 8 * limit), limit) or line(type(error).__name__)
 
 
 def named(error: BaseException, limit: int = LINE) -> str:
     """Return an exception's type and what it says: `ValueError: too odd`."""
     name = line(type(error).__name__)
-    text = line(error, limit)
+    text = line(redacted(error, 8 * limit), limit)
     if isinstance(error, UserCodeError):  # it has the name of what it stands for in its text
         return text
     return f"{name}: {text}" if text else name
@@ -56,9 +64,17 @@ def named(error: BaseException, limit: int = LINE) -> str:
 def trace(error: BaseException) -> str:
     """Return the traceback of an exception."""
     try:
-        return block("".join(traceback.format_exception(error)))
+        return block(redacted(block("".join(traceback.format_exception(error)), 2 * BLOCK), 4 * BLOCK))
     except BaseException as deeper:
         return f"{named(error)} (its traceback cannot be had: {type(deeper).__name__})"
+
+
+def redacted(text: object, limit: int = 8 * LINE) -> str:
+    """Return the first `limit` characters of text without the secrets in them; never raises.
+
+    Secrets are passwords in URLs, credentials of HTTP, and what is called a password, token or key.
+    """
+    return _SECRET.sub(_without_secret, _string(text)[:limit])
 
 
 def as_id(value: object) -> str:
@@ -79,6 +95,10 @@ def _string(text: object) -> str:
         return str.__str__(str(text))
     except BaseException as error:  # an exception's own code may raise anything, `SystemExit` too
         return f"(its text cannot be had: {type(error).__name__})"
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    return f"{next(filter(None, match.groups()))}***"
 
 
 def _cut(text: str, limit: int) -> str:

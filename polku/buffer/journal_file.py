@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 from polku.buffer.schema import VERSION, is_journal, read_as_present, upgrade
+from polku.disk import make_private
 from polku.errors import JournalPathError
 from polku.sqlite import DEAD_LETTERS, connect
 
@@ -51,6 +52,8 @@ END;
 
 def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
     """Connect to a journal, making it where it is missing and `writable`; raises SQLite's errors and `JournalError`."""
+    if writable:
+        make_private(path)
     mode = "rwc" if writable else "ro"
     target = f"file:{_escape(path)}?mode={mode}"
     db = connect(target, path)

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from polku.disk import PRIVATE
 from polku.errors import JournalLockedError
 from polku.sqlite import FileId, close_descriptor, file_id
 
@@ -35,7 +36,7 @@ class FileLock:
         self._real = Path(os.path.realpath(path))
         self._file: FileId | None = None
         self._descriptor = -1
-        self._beside = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._beside = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
             if not _lock_patiently(self._beside):
                 pid, name, _ = _read(self._beside)

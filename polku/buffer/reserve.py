@@ -10,7 +10,7 @@ import errno
 import os
 from pathlib import Path
 
-from polku.disk import sync
+from polku.disk import PRIVATE, sync
 from polku.errors import JournalError
 
 SIZE = 6 * 1024 * 1024  # one write-ahead log up to its checkpoint (4 MB), and some
@@ -29,7 +29,7 @@ class Reserve:
         if self._held:
             return
         try:
-            file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
             try:
                 _allocate(file)
                 os.fsync(file)

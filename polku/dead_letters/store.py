@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from polku.dead_letters.kinds import Cut, Kind, next_cut
 from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
-from polku.disk import make_folder, sync_folders
+from polku.disk import make_folder, make_private, sync_folders
 from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
@@ -108,6 +109,7 @@ class DeadLetterStore:
         with self._errors():
             if create:
                 make_folder(self.path.parent)
+                make_private(Path(os.path.realpath(self.path)))
             elif not self.path.exists():
                 raise JournalError(self.path, f"there is no such file{beside(self.path)}")
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)

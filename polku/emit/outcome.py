@@ -9,7 +9,7 @@ from polku.batch.batch import Batch
 from polku.checks import shorten
 from polku.contracts import Failure
 from polku.errors import RejectedError
-from polku.text import line
+from polku.text import line, redacted
 
 
 async def read_outcome(result: object, batch: Batch) -> list[Failure]:
@@ -40,4 +40,4 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
             raise RejectedError(
                 f"the emitter returned a Failure for {shorten(failure.event_id)} at {place}, which is another"
             )
-    return [failure._replace(reason=line(failure.reason)) for failure in failures]
+    return [failure._replace(reason=line(redacted(failure.reason))) for failure in failures]

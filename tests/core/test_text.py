@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.text import BLOCK, LINE, as_id, block, line, named, said, trace
+from polku.text import BLOCK, LINE, as_id, block, line, named, redacted, said, trace
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -77,3 +79,39 @@ def test_an_id_that_a_message_can_hold_stays_as_it_is() -> None:
     assert as_id("a\nb\x00") == "a\nb\x00"
     assert as_id("\ud800") == "\\ud800"
     assert (as_id(None), as_id(7)) == ("", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("cannot connect to amqp://me:s3cr:t@host:5672/x", "cannot connect to amqp://me:***@host:5672/x"),
+        ("Authorization: Bearer abc.DEF-123_x", "Authorization: Bearer ***"),
+        ("{'authorization': 'Basic dXM6c2FmZQ=='}", "{'authorization': 'Basic ***'}"),
+        ("GET https://api/x?token=abc&user=me: 401", "GET https://api/x?token=***&user=me: 401"),
+        ('{"password": "p4ss", "user": "me"}', '{"password": "***", "user": "me"}'),
+        ("sasl.password=p4ss,sasl.username=me", "sasl.password=***,sasl.username=me"),
+        ("aws_secret_access_key=AKIA+/x", "aws_secret_access_key=***"),
+        ("password: hunter2 was refused", "password: *** was refused"),
+        ("send 'Authorization: Bearer TOKEN'", "send 'Authorization: Bearer TOKEN'"),
+        ("authorization: the token is not known (any more)", "authorization: the token is not known (any more)"),
+        ("token: the bearer token is missing or wrong", "token: the bearer token is missing or wrong"),
+        ("http://host:8080/path?a=b@c", "http://host:8080/path?a=b@c"),
+        ("the secret is out", "the secret is out"),
+    ],
+)
+def test_secrets_in_what_exceptions_say_are_left_out(text: str, left: str) -> None:
+    error = ValueError(text)
+    assert (said(error), named(error)) == (left, f"ValueError: {left}")
+    assert trace(error).endswith(f"ValueError: {left}\n")
+
+
+@given(ANY)
+def test_text_without_secrets_can_always_be_had(text: str) -> None:
+    assert isinstance(redacted(text), str)
+
+
+@pytest.mark.parametrize("unit", ["a://", "bearer ", "x", "secret_", "a.", "a://b:", "token: ", 'key" '])
+def test_hostile_text_is_looked_through_in_linear_time(unit: str) -> None:
+    began = time.process_time()
+    redacted(unit * (60_000 // len(unit)), 60_000)
+    assert time.process_time() - began < 1
