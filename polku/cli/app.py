@@ -21,6 +21,8 @@ from polku.cli.journal import app as journal_app
 from polku.cli.load import split
 from polku.cli.plugin import app as plugin_app
 from polku.cli.ps import ps
+from polku.cli.record import record
+from polku.cli.replay import replay
 from polku.cli.serve import serve_environment
 from polku.cli.settings import (
     RUNTIMES,
@@ -53,6 +55,8 @@ app.command()(explain)
 app.command()(doctor)
 app.command()(health)
 app.command()(ps)
+app.command()(record)
+app.command()(replay)
 app.command()(tap)
 app.command()(init)
 app.command("test")(run_cases)

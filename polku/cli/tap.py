@@ -68,10 +68,10 @@ def tap(
     session = secrets.token_hex(8)
     query = urlencode({"session": session, "limit": limit, "id": id, **wants}, doseq=True)
     until = time.monotonic() + duration_ms / 1000 if duration_ms else None
-    with _file(to_file) as file, _ended(address, session):
+    with opened(to_file) as file, ended(address, session):
         notice = _Notice(limit)
-        for reply in _replies(address, query, interval / 1000, until):
-            _check_parts(reply, wants)
+        for reply in replies(address, query, interval / 1000, until):
+            check_parts(reply, wants)
             notice.note(reply)
             for seen in reply["events"]:
                 if is_meant(seen):
@@ -135,7 +135,7 @@ def _condition(expression: str | None) -> Callable[[dict[str, Any]], bool]:
     return is_meant
 
 
-def _replies(address: AdminAddress, query: str, seconds: float, until: float | None) -> Iterator[dict[str, Any]]:
+def replies(address: AdminAddress, query: str, seconds: float, until: float | None) -> Iterator[dict[str, Any]]:
     """Yield what has passed since the answer before; ends with the first question that nobody answers, or in time."""
     asked = 0
     while True:
@@ -157,7 +157,7 @@ def _replies(address: AdminAddress, query: str, seconds: float, until: float | N
             return
 
 
-def _check_parts(reply: dict[str, Any], wants: dict[str, list[str]]) -> None:
+def check_parts(reply: dict[str, Any], wants: dict[str, list[str]]) -> None:
     """Raise `SettingError` where a pattern names no part."""
     known: list[str] = reply["parts"]
     for patterns in wants.values():
@@ -181,7 +181,8 @@ class _Notice:
 
 
 @contextlib.contextmanager
-def _file(path: Path | None) -> Iterator[IO[str] | None]:
+def opened(path: Path | None) -> Iterator[IO[str] | None]:
+    """Open a file to add to, if there is one to open; raises `SettingError`."""
     if path is None:
         yield None
         return
@@ -194,7 +195,7 @@ def _file(path: Path | None) -> Iterator[IO[str] | None]:
 
 
 @contextlib.contextmanager
-def _ended(address: AdminAddress, session: str) -> Iterator[None]:
+def ended(address: AdminAddress, session: str) -> Iterator[None]:
     """End the session at the end, so that the pipeline keeps nothing for it any more."""
     try:
         yield
