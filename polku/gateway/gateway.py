@@ -63,6 +63,7 @@ class Gateway:
         self._addresses = Addresses()
         self._tasks = TaskSet("gateway")
         self._is_stopping = False
+        intake.count_connections = self._connections
 
     @property
     def addresses(self) -> Addresses:
@@ -107,6 +108,14 @@ class Gateway:
             partial(self._watch_readiness, server, f"readiness {name}", tells_parts=authenticator is None),
         )
         return server
+
+    def _connections(self) -> dict[str, int]:
+        """Return how many connections are open, by protocol; those of grpcio's server are not known."""
+        counts: dict[str, int] = {}
+        for server in self._servers:
+            if (count := server.connections) is not None:
+                counts[server.protocol] = counts.get(server.protocol, 0) + count
+        return counts
 
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""

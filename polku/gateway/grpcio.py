@@ -46,6 +46,8 @@ _CALLS = 512  # that one connection may have open: gRPC takes 1 MB for a list of
 class GatewayServer:
     """Serve one intake over gRPC."""
 
+    protocol = "grpc"
+
     def __init__(
         self,
         intake: Intake,
@@ -63,6 +65,11 @@ class GatewayServer:
         self._told_parts: set[str] = set()
         self._gate = None if authenticator is None else GrpcioGate(authenticator)
         self._streams = 0
+
+    @property
+    def connections(self) -> int | None:
+        """How many connections are open; None where that is not known."""
+        return None
 
     async def start(
         self,

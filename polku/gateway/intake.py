@@ -84,6 +84,7 @@ class Intake:
         self._sources: Sources | None = None
         self._watched: list[TaskSet] = []
         self._bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None] | None = None
+        self.count_connections: Callable[[], Mapping[str, int]] = dict  # those of its doors, by protocol
 
     async def start(self) -> None:
         """Start the ingestors, and then to pull."""
@@ -129,6 +130,7 @@ class Intake:
         once: the events then leave in their turn. With an `account` only what its principal may send is taken, no
         faster than it may.
         """
+        way = "sender" if turns is None else "stream"
         if account is not None:
             await account.wait_for_rate()
             account.count(0, len(message))
@@ -155,14 +157,14 @@ class Intake:
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
         except DecodeError as error:
-            return self._refuse(Code.MALFORMED, f"IngestBatch: not a valid message ({error}); send it again whole")
+            return self._refuse(Code.MALFORMED, f"IngestBatch: not a valid message ({error}); send it again whole", way)
         except CallError as error:
-            return self._refuse(Code.MALFORMED, f"{error.status.message}; send it again whole")
+            return self._refuse(Code.MALFORMED, f"{error.status.message}; send it again whole", way)
         except InputError as error:
-            return self._refuse(error.code, error.message)
+            return self._refuse(error.code, error.message, way)
         if turns is not None:
             await turns.all_over()
-        return self._push(admission, len(message))
+        return self._push(admission, len(message), way)
 
     async def batch(self, message: bytes) -> Ack:
         """Take a serialised `IngestBatch` and return its Ack."""
@@ -177,7 +179,7 @@ class Intake:
             admission = admit_events([event], event.source, "", self.limits)
         except InputError as error:
             return [Refusal(event.id, error.code, error.message)]
-        self._note(admission)
+        self._note(admission, "replay")
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
@@ -195,7 +197,7 @@ class Intake:
         admission = self.admit(request, len(message), account)
         if admission is None:
             admission = await self.ingest(request, len(message), account)
-        return await self._push(admission, len(message), counted=True)
+        return await self._push(admission, len(message), "call", counted=True)
 
     async def ingest(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission:
         """Let an ingestor read the raw bytes of a request of `size` bytes; raises `InputError`."""
@@ -204,7 +206,7 @@ class Intake:
             with self._room.held(size):
                 return await self.admit_raw(request.raw, context, request.source, account, in_turns=True)
         except InputError as error:
-            self._note_refused(error.code, error.message)
+            self._note_refused(error.code, error.message, "call")
             raise
 
     def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
@@ -216,7 +218,7 @@ class Intake:
                 account.count(0, len(message))
             return parse_request(message, self.limits)
         except InputError as error:
-            self._note_refused(error.code, error.message)
+            self._note_refused(error.code, error.message, "call")
             raise
 
     def admit(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission | None:
@@ -228,7 +230,7 @@ class Intake:
             admission = admit_request(request, size, self.limits)
             return admission if admission is None or account is None else authorized(admission, account)
         except InputError as error:
-            self._note_refused(error.code, error.message)
+            self._note_refused(error.code, error.message, "call")
             raise
 
     async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
@@ -240,7 +242,7 @@ class Intake:
             return []
         count = sum(len(admission.ids) for admission in admissions)
         for admission in admissions:
-            self._note(admission)
+            self._note(admission, "call")
         receipt = self._counters.latest
         if count:
             batch = join([admission.batch for admission in admissions])
@@ -264,9 +266,9 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._note_refused(error.code, error.message)
+            self._note_refused(error.code, error.message, "http")
             raise
-        return await self._push(admission, size, counted=True)
+        return await self._push(admission, size, "http", counted=True)
 
     async def settle(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> tuple[Admission, Receipt]:
         """Take a request like `request`; return what was admitted of it, and what became of that."""
@@ -275,9 +277,9 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._note_refused(error.code, error.message)
+            self._note_refused(error.code, error.message, "otlp")
             raise
-        self._note(admission)
+        self._note(admission, "otlp")
         if not admission.ids:
             return admission, self._counters.latest
         sending = self._send(self._prepared(admission.batch), size + admission.filled_bytes)
@@ -300,7 +302,7 @@ class Intake:
         """Take what a source pulled, once there is room, and return the awaitable of its Ack; raises `InputError`."""
         await self._room.wait(size)
         self._room.check(size)
-        return self._push(admission, size)
+        return self._push(admission, size, "source")
 
     async def admit_raw(
         self,
@@ -363,7 +365,10 @@ class Intake:
         """Return a snapshot of the counters."""
         sources = self._sources.states() if self._sources else {}
         fault = "; ".join(tasks.fault for tasks in self._watched if tasks.fault)
-        return self._counters.statistics(self.ingestors.plugins(), sources, fault, draining=self._room.draining)
+        connections = self.count_connections()
+        draining = self._room.draining
+        plugins = self.ingestors.plugins()
+        return self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
 
     def _ingest_beside(
         self, data: bytes, context: IngestContext, turns: Sequencer, size: int, account: Account | None
@@ -383,23 +388,23 @@ class Intake:
             admission = await self.admit_raw(data, context, context.source, account)
             await ticket.wait()
             self._counters.open_bytes, counted = self._counters.open_bytes - counted, 0
-            answer = self._push(admission, size)
+            answer = self._push(admission, size, "stream")
         except InputError as error:
-            answer = self._refuse(error.code, error.message)
+            answer = self._refuse(error.code, error.message, "stream")
         except BaseException as error:
             if is_ours(error):
                 raise
             _REPEATED.exception("answer", "raw bytes could not be taken in")
-            answer = self._refuse(Code.UNAVAILABLE, f"the gateway failed: {named(error)}; send it again")
+            answer = self._refuse(Code.UNAVAILABLE, f"the gateway failed: {named(error)}; send it again", "stream")
         finally:
             self._counters.open_bytes -= counted
             self._room.free()
             ticket.done()
         return await answer
 
-    def _push(self, admission: Admission, size: int, *, counted: bool = False) -> Awaitable[Ack]:
+    def _push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
-        self._note(admission)
+        self._note(admission, way)
         if not admission.ids:
             return _ready(answer_events(admission, self._counters.latest, counted=counted))
         admission.batch.counted = counted
@@ -407,16 +412,16 @@ class Intake:
         admission = admission._replace(batch=self._prepared(admission.batch))
         return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
 
-    def _note(self, admission: Admission) -> None:
-        """Count what was admitted, and what was not."""
-        self._counters.admit(len(admission.ids), admission.refused)
+    def _note(self, admission: Admission, way: str) -> None:
+        """Count what was admitted, and what was not; `way` is how it came."""
+        self._counters.admit(len(admission.ids), admission.refused, way)
         if self.tap is not None:
             for refusal in admission.refused:
                 self.tap.tell(What.REFUSED, refusal.event_id, refusal.code, refusal.message)
 
-    def _note_refused(self, code: Code, message: str) -> None:
+    def _note_refused(self, code: Code, message: str, way: str) -> None:
         """Count a request that is refused as a whole."""
-        self._counters.refuse(code)
+        self._counters.refuse(code, way)
         if self.tap is not None:
             self.tap.tell(What.REFUSED, "", code, message)
 
@@ -476,9 +481,9 @@ class Intake:
             refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count))
         )
 
-    def _refuse(self, code: Code, message: str) -> Awaitable[Ack]:
+    def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""
-        self._counters.refuse_message(code)
+        self._counters.refuse_message(code, way)
         if self.tap is not None:
             self.tap.tell(What.REFUSED, "", code, message)
         return _ready(answer_message(code, message, self._counters.latest))

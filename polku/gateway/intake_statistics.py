@@ -21,12 +21,22 @@ if TYPE_CHECKING:
     from polku.security.failures import Failures
 
 
+class WayStatistics(NamedTuple):
+    """Count the messages that came in one way, and their events: those that went on, and those refused at once."""
+
+    messages: int
+    events: int
+    refused: int
+
+
 class IntakeStatistics(NamedTuple):
     """Count messages and events; `open` messages have no answer yet, and `open_bytes` are theirs.
 
     `plugins` are the external ingestors by source, `sources` what is pulled from, by name. `fault` says what does not
     work in the background. `refused_by` counts events, and messages that were refused whole, by code; `bytes` came in.
-    `ack_seconds` is how long events waited for their answer, `batch_events` how many events came together.
+    `ack_seconds` is how long events waited for their answer, `batch_events` how many events came together. `ways` are
+    those in (`stream`, `call`, `http`, `otlp`, `sender`, `source`, `replay`) that were used, `connections` those that
+    are open now, by protocol.
     """
 
     messages: int
@@ -47,6 +57,8 @@ class IntakeStatistics(NamedTuple):
     unauthenticated: int = 0  # messages of who could not say who they are
     slowed: int = 0  # those of them whose answer had to wait, as their address had failed often
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
+    ways: Mapping[str, WayStatistics] = {}
+    connections: Mapping[str, int] = {}
 
 
 class IntakeCounters:
@@ -58,23 +70,36 @@ class IntakeCounters:
         self.latest = Receipt()
         self.failures: set[Failures] = set()  # of authentication, at each port
         self._refused_by: Counter[str] = Counter()
+        self._ways: dict[str, list[int]] = {}
         self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
 
-    def refuse(self, code: Code) -> None:
+    def refuse(self, code: Code, way: str = "") -> None:
         """Count a message that was refused whole, and that its sender hears of by an exception."""
+        if way:
+            self._count(way, 0, 1)
         self._refused_by[code] += 1
 
-    def refuse_message(self, code: Code) -> None:
+    def refuse_message(self, code: Code, way: str) -> None:
         """Count a message that was refused whole, and whose Ack says so."""
+        self._count(way, 0, 1)
         self.refused += 1
         self._refused_by[code] += 1
 
-    def admit(self, events: int, refused: Sequence[Refusal]) -> None:
-        """Count the events of a message that go on, and those that are refused at the door."""
+    def admit(self, events: int, refused: Sequence[Refusal], way: str) -> None:
+        """Count the events of a message that go on, and those that are refused at the door; `way` is how it came."""
+        self._count(way, events, len(refused))
         self.received += events
         if refused:
             self.refused += len(refused)
             self._refused_by.update(refusal.code for refusal in refused)
+
+    def _count(self, way: str, events: int, refused: int) -> None:
+        counts = self._ways.get(way)
+        if counts is None:
+            counts = self._ways[way] = [0, 0, 0]
+        counts[0] += 1
+        counts[1] += events
+        counts[2] += refused
 
     def push(self, batch: Batch, size: int) -> None:
         """Count a batch of `size` bytes that is about to be pushed, and note in it when it came in."""
@@ -103,7 +128,13 @@ class IntakeCounters:
         self.accepted += count - refused
 
     def statistics(
-        self, plugins: Mapping[str, PluginState], sources: Mapping[str, SourceState], fault: str, *, draining: bool
+        self,
+        plugins: Mapping[str, PluginState],
+        sources: Mapping[str, SourceState],
+        fault: str,
+        *,
+        draining: bool,
+        connections: Mapping[str, int],
     ) -> IntakeStatistics:
         """Return a snapshot of the counters, with the state of what they stand beside."""
         return IntakeStatistics(
@@ -124,4 +155,6 @@ class IntakeCounters:
             self._batch_events.distribution(),
             sum(failures.count for failures in self.failures),
             sum(failures.slowed for failures in self.failures),
+            ways={way: WayStatistics(*counts) for way, counts in self._ways.copy().items()},
+            connections=connections,
         )

@@ -32,6 +32,7 @@ from polku.monitoring.statistics import (
     ProcessStatistics,
     SourceStatistics,
     StageStatistics,
+    WayStatistics,
 )
 from polku.plan import Plan
 from polku.recent_errors import SeenError
@@ -201,6 +202,8 @@ class Collector:
             batch_events=counts.batch_events,
             unauthenticated=counts.unauthenticated,
             slowed=counts.slowed,
+            ways={way: WayStatistics(**one._asdict()) for way, one in counts.ways.items()},
+            connections=dict(counts.connections),
             sources={name: self._source(name, state) for name, state in counts.sources.items()},
             plugins={name: _plugin(state) for name, state in counts.plugins.items()},
         )

@@ -118,6 +118,15 @@ class PluginStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WayStatistics(Tree):
+    """What came in one way: messages, their events that went on, and events and whole messages refused at once."""
+
+    messages: int
+    events: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestStatistics(Tree):
     """Where events come in.
 
@@ -125,6 +134,9 @@ class IngestStatistics(Tree):
     were refused whole, by code. `open_messages` have no answer yet. `ack_seconds` is how long an event waited for its
     acknowledgement, `batch_events` how many events came together. `unauthenticated` counts who could not say who they
     are, `slowed` those of them whose answer had to wait, as their address had failed often.
+
+    `ways` are those in that were used: `stream` and `call` of gRPC, `http`, `otlp`, `sender` (in this program),
+    `source` (pulled) and `replay` (dead letters); `connections` are those that are open now, by protocol.
     """
 
     messages: int
@@ -140,6 +152,8 @@ class IngestStatistics(Tree):
     batch_events: Distribution
     unauthenticated: int
     slowed: int
+    ways: Mapping[str, WayStatistics]
+    connections: Mapping[str, int]
     sources: Mapping[str, SourceStatistics]
     plugins: Mapping[str, PluginStatistics]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from polku import (
@@ -25,6 +27,8 @@ from polku import (
     new_event,
 )
 from polku.monitoring.statistics import OutletStatistics
+from polku.v1.gateway_pb2 import IngestBatch, IngestEvent
+from polku.v1.gateway_pb2_grpc import GatewayStub
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -93,6 +97,32 @@ def test_refusals_are_counted_by_code() -> None:
         ingest = pipeline.statistics().lanes[0].ingest
     assert ingest is not None
     assert ingest.refused == {error.code: 1}
+
+
+def test_what_comes_in_is_counted_by_the_way_that_it_comes() -> None:
+    hub = Hub(runtime="inline").emitter(Destination("partner"))
+    with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
+        pipeline.sender().send([new_event("order", source="shop"), new_event("order", source="shop")])
+        pipeline.sender().send_raw(b"{", source="json")
+        with socket.create_connection(split(pipeline.http_address)) as http:
+            body = b'[{"event_type": "order"}, {"event_type": 7}]'
+            head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+            http.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+            assert http.recv(65_536).startswith(b"HTTP/1.1 200")
+            with grpc.insecure_channel(str(pipeline.address)) as channel:
+                stub = GatewayStub(channel)
+                stub.SendEvent(IngestEvent(source="shop", event=new_event("order", source="shop")))
+                assert len(list(stub.StreamEvents(iter([IngestBatch(source="shop")])))) == 1
+                ingest = pipeline.statistics().lanes[0].ingest
+    assert ingest is not None
+    counts = {way: (one.messages, one.events, one.refused) for way, one in ingest.ways.items()}
+    assert counts == {"sender": (2, 2, 1), "http": (1, 1, 1), "call": (1, 1, 0), "stream": (1, 0, 1)}
+    assert ingest.connections == {"grpc": 1, "http": 1}
+
+
+def split(address: str | None) -> tuple[str, int]:
+    host, _, port = str(address).rpartition(":")
+    return host, int(port)
 
 
 def down() -> tuple[Destination, Resilience]:

@@ -28,6 +28,7 @@ from polku.monitoring.statistics import (
     PipelineStatistics,
     ProcessStatistics,
     StageStatistics,
+    WayStatistics,
 )
 from polku.tap.redaction import Redaction
 
@@ -130,6 +131,8 @@ def _lane(
             batch_events=times.distribution(),
             unauthenticated=0,
             slowed=0,
+            ways={"stream": WayStatistics(messages=events // 100, events=events, refused=0)} if events else {},
+            connections={"grpc": 2},
             sources={},
             plugins={},
         ),

@@ -61,15 +61,17 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, TimeoutError):
-            self.call("Browser.close")
         try:
+            with contextlib.suppress(OSError, RuntimeError):
+                self.call("Browser.close")
             self._process.wait(10)
         except subprocess.TimeoutExpired:
+            pass
+        finally:
             self._process.kill()
             self._process.wait()
-        os.close(self._write)
-        os.close(self._read)
+            os.close(self._write)
+            os.close(self._read)
 
     def call(self, method: str, session: str | None = None, **parameters: object) -> dict[str, Any]:
         """Send a command and return its result; raises `RuntimeError` where it fails."""

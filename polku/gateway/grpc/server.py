@@ -61,6 +61,8 @@ def connection_limits(limits: Limits) -> ConnectionLimits:
 class NativeServer:
     """Serve one intake over gRPC."""
 
+    protocol = "grpc"
+
     def __init__(
         self,
         intake: Intake,
@@ -81,6 +83,11 @@ class NativeServer:
         self._limits = connection_limits(intake.limits)
         self._server: Listener | None = None
         self._tasks = TaskSet("gRPC server")
+
+    @property
+    def connections(self) -> int | None:
+        """How many connections are open; None where that is not known."""
+        return None if self._port is None else len(self._port.places)
 
     async def start(
         self,

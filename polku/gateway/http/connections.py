@@ -43,6 +43,9 @@ class Connections:
             idle_seconds=_MAKE_ROOM_SECONDS,
         )
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self._make(), self)

@@ -59,6 +59,8 @@ class HttpServer:
     Pages of the web may send where they are of one of the `origins`.
     """
 
+    protocol = "http"
+
     def __init__(
         self,
         intake: Intake,
@@ -80,6 +82,11 @@ class HttpServer:
         self._runner: web.AppRunner | None = None
         self._server: Listener | None = None
         self._connections: Connections | None = None
+
+    @property
+    def connections(self) -> int | None:
+        """How many connections are open; None where that is not known."""
+        return None if self._connections is None else len(self._connections)
 
     async def start(
         self,
