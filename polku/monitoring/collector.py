@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from polku.buffer.buffer import BufferStatistics as BufferCounts
 from polku.buffer.outlet import OutletStatistics as OutletCounts
@@ -32,6 +33,7 @@ from polku.monitoring.statistics import (
     ProcessStatistics,
     SourceStatistics,
     StageStatistics,
+    Tree,
     WayStatistics,
 )
 from polku.plan import Plan
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from polku.external.client import PluginState
     from polku.runtime.lane import LaneStatistics as LaneCounts
 
+T = TypeVar("T", bound=Tree)
 _TEXT = 2_000
 
 
@@ -188,20 +191,12 @@ class Collector:
         return parts
 
     def _ingest(self, counts: IntakeStatistics) -> IngestStatistics:
-        return IngestStatistics(
-            messages=counts.messages,
-            received=counts.received,
+        return _filled(
+            IngestStatistics,
+            counts,
             received_bytes=counts.bytes,
-            accepted=counts.accepted,
             refused=dict(counts.refused_by),
             open_messages=counts.open,
-            open_bytes=counts.open_bytes,
-            draining=counts.draining,
-            fault=counts.fault,
-            ack_seconds=counts.ack_seconds,
-            batch_events=counts.batch_events,
-            unauthenticated=counts.unauthenticated,
-            slowed=counts.slowed,
             ways={way: WayStatistics(**one._asdict()) for way, one in counts.ways.items()},
             connections=dict(counts.connections),
             sources={name: self._source(name, state) for name, state in counts.sources.items()},
@@ -209,61 +204,42 @@ class Collector:
         )
 
     def _source(self, name: str, state: SourceState) -> SourceStatistics:
-        return SourceStatistics(
-            type=self._facts.sources.get(name, ""),
-            records=state.records,
-            commits=state.commits,
-            lag=state.lag,
-            in_flight=state.in_flight,
-            fault=line(state.alarm, _TEXT),
-        )
+        kind = self._facts.sources.get(name, "")
+        return _filled(SourceStatistics, state, type=kind, fault=line(state.alarm, _TEXT))
 
     def _stage(self, name: str, counts: StageCounts) -> StageStatistics:
-        return StageStatistics(
+        return _filled(
+            StageStatistics,
+            counts,
             type=self._facts.stages.get(name.partition("/")[0], ""),
-            batches=counts.batches,
-            received=counts.received,
             sent=counts.forwarded,
             discarded={reason: count for reason, count in counts.counts._asdict().items() if count},
-            dead=counts.dead,
-            held=counts.held,
             busy_with=counts.step,
             busy_seconds=time.monotonic() - counts.since if counts.step else 0.0,
             work_seconds=counts.work.seconds,
             utilization=counts.work.share,
             wait_seconds=counts.waits,
-            fault=counts.fault,
             errors=_errors(counts.errors),
         )
 
     def _buffer(self, counts: BufferCounts) -> BufferStatistics:
-        journal = JournalStatistics(
-            events=counts.events, bytes=counts.bytes, commits=counts.commits, fault=line(counts.fault, _TEXT)
-        )
-        return BufferStatistics(
-            events=counts.events,
-            bytes=counts.bytes,
-            capacity=counts.capacity,
-            received=counts.received,
+        journal = _filled(JournalStatistics, counts, fault=line(counts.fault, _TEXT))
+        return _filled(
+            BufferStatistics,
+            counts,
             received_bytes=counts.bytes_received,
-            duplicates=counts.duplicates,
-            overflowed=counts.overflowed,
-            unroutable=counts.unroutable,
             fault=line(counts.fault, _TEXT),
             journal=journal if self._facts.durable else None,
             outlets={name: self._outlet(name, outlet) for name, outlet in counts.outlets.items()},
         )
 
     def _outlet(self, name: str, counts: OutletCounts) -> OutletStatistics:
-        return OutletStatistics(
-            confirmed=counts.confirmed,
+        return _filled(
+            OutletStatistics,
+            counts,
             sent_bytes=counts.bytes,
-            dead=counts.dead,
-            dropped=counts.dropped,
-            unreadable=counts.unreadable,
             waiting=counts.lag,
             waiting_bytes=counts.lag_bytes,
-            in_flight=counts.in_flight,
             oldest_age_seconds=counts.oldest_age,
             no_progress_seconds=counts.idle,
             full=counts.is_full,
@@ -289,10 +265,16 @@ class Collector:
         ]
 
 
+def _filled(kind: type[T], counts: object, **own: object) -> T:
+    """Return statistics with a value for each field: its `own`, else what the counts have under the same name."""
+    names = {field.name for field in fields(kind)} - own.keys()
+    make: Any = kind
+    made: T = make(**{name: getattr(counts, name) for name in names}, **own)
+    return made
+
+
 def _plugin(state: PluginState) -> PluginStatistics:
-    return PluginStatistics(
-        calls=state.calls, failures=state.failures, in_flight=state.in_flight, fault=line(state.alarm, _TEXT)
-    )
+    return _filled(PluginStatistics, state, fault=line(state.alarm, _TEXT))
 
 
 def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
@@ -300,12 +282,10 @@ def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
 
     own: Any = counts.emitter
     tries = own if isinstance(own, ResilienceStatistics) else None
-    return EmitterStatistics(
+    return _filled(
+        EmitterStatistics,
+        counts,
         type=kind,
-        confirmed=counts.confirmed,
-        failed=counts.failed,
-        calls=counts.calls,
-        in_flight=counts.in_flight,
         attempts=tries.attempts if tries else counts.calls,
         retries=tries.retries if tries else 0,
         circuit=str(tries.circuit) if tries else "closed",

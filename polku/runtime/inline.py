@@ -43,6 +43,7 @@ from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
 from polku.tap.taps import Taps
 from polku.text import named
+from polku.tracing.export import still_traced
 from polku.usercode import contained
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class InlineRuntime:
         return await asyncio.shield(self._updating)
 
     async def _update(self, plan: Plan, seconds: float) -> Changed:
+        plan = still_traced(plan, self._plan)
         contents = contents_of(plan, self._contents)
         found = difference(self._contents, contents)
         if found.refusals:

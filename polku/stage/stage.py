@@ -381,7 +381,8 @@ class Stage:
             if is_ours(error):
                 raise
             reason, detail = f"{step.name}: {named(error)}", trace(error)
-            _REPEATED.exception(step.name, "%s failed on a batch of %d events", step.name, len(events))
+            text = "%s failed on a batch of %d events"
+            _REPEATED.exception(step.name, text, step.name, len(events), component=self._name)
             refusal = Refusal("", Code.MIDDLEWARE_ERROR, reason)
             dead = [DeadEvent(e, refusal._replace(event_id=e.id, position=i), detail) for i, e in enumerate(events)]
             return Outcome([], dead)

@@ -32,6 +32,11 @@ def otlp() -> TracerProvider:
     return provider
 
 
+def still_traced(plan: Plan, before: Plan) -> Plan:
+    """Return a plan that stands in for another one, traced as that is where its process's environment says so."""
+    return replace(plan, traces=otlp) if plan.traces is None and before.traces is otlp else plan
+
+
 def traced(plan: Plan, environment: Mapping[str, str]) -> Plan:
     """Return a plan that is traced as `POLKU_TRACES` says, unless it says so itself; raises `SettingError`."""
     way = environment.get("POLKU_TRACES", "").strip().lower() or "off"

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from polku import (
     new_event,
 )
 from polku.batch.batch import MOST_TRACES
+from polku.tracing.export import otlp, still_traced
 from tests.tracing.spans import PARENT, TRACE, InMemory, id_of, linked, parent_of
 
 
@@ -198,3 +200,12 @@ def test_a_pipeline_that_is_not_traced_imports_nothing_of_it() -> None:
 def test_a_setup_must_be_a_function() -> None:
     with pytest.raises(Exception, match="must be a function that returns a TracerProvider"):
         Hub().traces("otlp")  # type: ignore[arg-type]
+
+
+def test_a_pipeline_that_is_changed_stays_traced_as_its_environment_says() -> None:
+    plan = Hub(runtime="inline").emitter(Partner()).plan()
+    assert still_traced(plan, replace(plan, traces=otlp)).traces is otlp
+    spans = InMemory()
+    own = replace(plan, traces=spans)
+    assert still_traced(own, replace(plan, traces=otlp)).traces is spans
+    assert still_traced(plan, own).traces is None  # what the file says is up to the file
