@@ -368,7 +368,8 @@ class Intake:
         connections = self.count_connections()
         draining = self._room.draining
         plugins = self.ingestors.plugins()
-        return self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
+        counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
+        return counts._replace(link=self._link.statistics())
 
     def _ingest_beside(
         self, data: bytes, context: IngestContext, turns: Sequencer, size: int, account: Account | None

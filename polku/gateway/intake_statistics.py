@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polku.contracts import SourceState
     from polku.dead_letters import DeadLetterStatistics
     from polku.external.client import PluginState
+    from polku.link.link import LinkStatistics
     from polku.security.failures import Failures
 
 
@@ -59,6 +60,7 @@ class IntakeStatistics(NamedTuple):
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
     ways: Mapping[str, WayStatistics] = {}
     connections: Mapping[str, int] = {}
+    link: LinkStatistics | None = None  # to what comes next
 
 
 class IntakeCounters:

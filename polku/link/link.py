@@ -20,7 +20,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple
 
 from polku.aio.eager import start_eagerly
@@ -67,13 +67,18 @@ class Window(NamedTuple):
 
 
 class LinkStatistics(NamedTuple):
-    """Count what a link has done; `waiting` and `open` are batches now."""
+    """Count what a link has done; `waiting` and `open` are batches now.
+
+    `events` are those of both; the first of them has been in the pipeline since `since_ns` (Unix; 0: nobody knows).
+    """
 
     pushed: int
     sent: int
     resent: int
     waiting: int
     open: int
+    events: int = 0
+    since_ns: int = 0
 
 
 class _Waiting(NamedTuple):
@@ -235,7 +240,11 @@ class Link:
 
     def statistics(self) -> LinkStatistics:
         """Return a snapshot of the counters."""
-        return LinkStatistics(self._pushed, self._sent, self._resent, len(self._waiting), len(self._open))
+        waiting, sent = list(self._waiting), list(self._open.values())
+        batches = [one.batch for one in (*waiting, *chain.from_iterable(sent))]
+        since = min((batch.enqueued_ns for batch in batches if batch.enqueued_ns), default=0)
+        counts = (self._pushed, self._sent, self._resent, len(waiting), len(sent))
+        return LinkStatistics(*counts, sum(map(len, batches)), since)
 
     @property
     def _stands_still(self) -> bool:

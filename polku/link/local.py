@@ -12,7 +12,7 @@ from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, located, outcome_of
 from polku.errors import DrainingError
-from polku.link.link import Receiver
+from polku.link.link import LinkStatistics, Receiver
 from polku.usercode import as_exception, is_ours
 
 
@@ -22,7 +22,8 @@ class LocalLink:
     def __init__(self, name: str, receiver: Receiver) -> None:
         self._name = name
         self._receiver = receiver
-        self._working: set[asyncio.Future[Receipt]] = set()
+        self._working: dict[asyncio.Future[Receipt], tuple[int, int]] = {}  # events, and since when
+        self._pushed = 0
         self._closed = False
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
@@ -31,11 +32,19 @@ class LocalLink:
             refused: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             refused.set_exception(DrainingError(f"{self._name} is closed"))
             return refused
+        self._pushed += 1
+        events, since = len(batch), batch.enqueued_ns
         answer = start_eagerly(self._hand_over(batch))
         if not answer.done():
-            self._working.add(answer)
-            answer.add_done_callback(self._working.discard)
+            self._working[answer] = events, since
+            answer.add_done_callback(self._working.pop)
         return answer
+
+    def statistics(self) -> LinkStatistics:
+        """Return a snapshot of the counters; from any thread."""
+        working = list(self._working.values())
+        since = min((since for _, since in working if since), default=0)
+        return LinkStatistics(self._pushed, self._pushed, 0, 0, len(working), sum(n for n, _ in working), since)
 
     async def wait_room(self) -> None:
         """Return: who takes a batch takes it at once."""

@@ -15,6 +15,7 @@ from polku.emit.delivery import DeliveryStatistics
 from polku.emit.resilience import ResilienceStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
+from polku.link.link import LinkStatistics as LinkCounts
 from polku.monitoring.picture import describe, type_name
 from polku.monitoring.remedies import Remedies
 from polku.monitoring.statistics import (
@@ -25,6 +26,7 @@ from polku.monitoring.statistics import (
     IngestStatistics,
     JournalStatistics,
     LaneStatistics,
+    LinkStatistics,
     OutletStatistics,
     PartHealth,
     PipelineStatistics,
@@ -199,6 +201,7 @@ class Collector:
             open_messages=counts.open,
             ways={way: WayStatistics(**one._asdict()) for way, one in counts.ways.items()},
             connections=dict(counts.connections),
+            link=_link(counts.link),
             sources={name: self._source(name, state) for name, state in counts.sources.items()},
             plugins={name: _plugin(state) for name, state in counts.plugins.items()},
         )
@@ -220,6 +223,7 @@ class Collector:
             utilization=counts.work.share,
             wait_seconds=counts.waits,
             errors=_errors(counts.errors),
+            link=_link(counts.link),
         )
 
     def _buffer(self, counts: BufferCounts) -> BufferStatistics:
@@ -271,6 +275,13 @@ def _filled(kind: type[T], counts: object, **own: object) -> T:
     make: Any = kind
     made: T = make(**{name: getattr(counts, name) for name in names}, **own)
     return made
+
+
+def _link(counts: LinkCounts | None) -> LinkStatistics | None:
+    if counts is None:
+        return None
+    age = max(0.0, time.time() - counts.since_ns / 1e9) if counts.since_ns else 0.0
+    return LinkStatistics(events=counts.events, oldest_age_seconds=age, sent=counts.sent, resent=counts.resent)
 
 
 def _plugin(state: PluginState) -> PluginStatistics:

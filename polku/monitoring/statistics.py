@@ -118,6 +118,19 @@ class PluginStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStatistics(Tree):
+    """What leads from a part to the next: `events` have no answer yet, the first has been in the pipeline for so long.
+
+    `sent` and `resent` count batches.
+    """
+
+    events: int
+    oldest_age_seconds: float
+    sent: int
+    resent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WayStatistics(Tree):
     """What came in one way: messages, their events that went on, and events and whole messages refused at once."""
 
@@ -154,6 +167,7 @@ class IngestStatistics(Tree):
     slowed: int
     ways: Mapping[str, WayStatistics]
     connections: Mapping[str, int]
+    link: LinkStatistics | None
     sources: Mapping[str, SourceStatistics]
     plugins: Mapping[str, PluginStatistics]
 
@@ -182,6 +196,7 @@ class StageStatistics(Tree):
     utilization: float
     wait_seconds: Distribution
     fault: str
+    link: LinkStatistics | None
     errors: tuple[ErrorStatistics, ...]
 
 

@@ -32,7 +32,8 @@ from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
 from polku.histogram import Distribution, Histogram
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
-from polku.link.link import Outgoing
+from polku.link.link import Link, LinkStatistics, Outgoing
+from polku.link.local import LocalLink
 from polku.log import RepeatedLog
 from polku.recent_errors import RecentErrors, SeenError
 from polku.tap.point import Note, TapPoint
@@ -71,6 +72,7 @@ class StageStatistics(NamedTuple):
     fault: str = ""
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
     errors: Sequence[SeenError] = ()  # the latest of its middleware
+    link: LinkStatistics | None = None  # to what comes next, where that is one link
     work: Work = Work()
     waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
 
@@ -298,6 +300,7 @@ class Stage:
             self._since,
             self._tasks.fault or self._letters_fault(),
             errors=self._errors.latest(),
+            link=self._link.statistics() if isinstance(self._link, (Link, LocalLink)) else None,
             work=self._busy.work(),
             waits=self._waits.distribution(),
         )

@@ -81,7 +81,7 @@ async def test_a_push_whose_outcome_is_unknown_is_repeated_under_its_number() ->
     assert peer.pushes[0] == peer.pushes[1]
     peer.answers[1].set_result(Receipt())
     await answer
-    assert link.statistics() == (1, 2, 1, 0, 0)
+    assert link.statistics()[:5] == (1, 2, 1, 0, 0)
 
 
 async def test_a_batch_whose_outcome_is_lost_after_it_was_taken_is_pushed_again() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polku import Batch, Code, Event, Refusal
 from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.errors import DrainingError, UnavailableError
-from polku.link.link import Link, Push, Window
+from polku.link.link import Link, LinkStatistics, Push, Window
 from polku.link.receiver import LinkReceiver
 from tests.support.peers import HoldsNothing, asked_for
 
@@ -159,7 +159,7 @@ async def _check(seed: int, fault_rate: float, two_steps: bool, window: Window, 
     if fault_rate == 0:
         assert flat(peer.lives[0]) == everything
         assert link.statistics().resent == 0
-    assert link.statistics()._replace(sent=0, resent=0) == (len(sizes), 0, 0, 0, 0)
+    assert link.statistics()._replace(sent=0, resent=0) == LinkStatistics(len(sizes), 0, 0, 0, 0)
     await link.drain()
 
 

@@ -211,6 +211,31 @@ def test_a_share_with_too_little_room_for_the_batch_that_waits_holds_up_others()
         waiting.join()
 
 
+def test_what_has_no_answer_from_the_next_part_has_an_age() -> None:
+    partner, emitter = down()
+    hub = Hub(runtime="inline").middleware(Filter(lambda event: True)).buffer_strategy(BufferStrategy.ring(1))
+    with hub.emitter(emitter).start() as pipeline:
+        sender = pipeline.sender()
+        sender.send(new_event("order", source="shop"))
+        waiting = threading.Thread(target=sender.send, args=([new_event("order", source="shop") for _ in range(3)],))
+        waiting.start()
+        wait_for(lambda: _links(pipeline) == [3, 3])
+        (stage,) = pipeline.statistics().lanes[0].stages.values()
+        assert stage.link is not None
+        age = stage.link.oldest_age_seconds
+        assert 0.0 < age < 10.0
+        partner.away = False
+        waiting.join()
+        assert _links(pipeline) == [0, 0]
+
+
+def _links(pipeline: Pipeline) -> list[int]:
+    """Return the events without an answer on the links from the ingest and from the stages."""
+    (lane,) = pipeline.statistics().lanes
+    links = [part.link for part in (lane.ingest, *lane.stages.values()) if part is not None]
+    return [link.events for link in links if link is not None]
+
+
 def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
     strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
     _, emitter = down()

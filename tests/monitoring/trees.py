@@ -23,6 +23,7 @@ from polku.monitoring.statistics import (
     ErrorStatistics,
     IngestStatistics,
     LaneStatistics,
+    LinkStatistics,
     OutletStatistics,
     PartHealth,
     PipelineStatistics,
@@ -133,6 +134,7 @@ def _lane(
             slowed=0,
             ways={"stream": WayStatistics(messages=events // 100, events=events, refused=0)} if events else {},
             connections={"grpc": 2},
+            link=LinkStatistics(events=events // 10, oldest_age_seconds=0.2, sent=events, resent=0),
             sources={},
             plugins={},
         ),
@@ -187,6 +189,7 @@ def _stage(events: int) -> StageStatistics:
         wait_seconds=Histogram().distribution(),
         fault="",
         errors=(),
+        link=None,
     )
 
 
