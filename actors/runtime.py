@@ -117,6 +117,9 @@ class RayRuntime:
         """Refuse: raises `ChangeError`."""
         raise ChangeError(["the Ray runtime cannot change a pipeline while it runs yet; restart it"])
 
+    def note_refusal(self, reason: str) -> None:
+        """Do nothing: nothing is changed here."""
+
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
 

@@ -470,6 +470,8 @@ class Hub:
         http_token: str | None = None,
         admin_addr: str | None = None,
         drain: float | None = None,
+        reload: Callable[[], Hub] | None = None,
+        watch: Callable[[], object] | None = None,
     ) -> None:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
@@ -483,12 +485,20 @@ class Hub:
         seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as everything is
         delivered, or in the journal for destinations that take nothing.
 
+        With `reload`, on the inline runtime, SIGHUP and `polku reload` have it called, and the hub that it returns is
+        run from then on, as by `Pipeline.update`; so it is whenever what `watch` returns changes. In a terminal SIGHUP
+        stops the pipeline, as that has been closed.
+
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.
         """
-        if self._tokens is None and (path := tokens_of_environment()) is not None:
-            self.security(tokens=path)
-        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        reloader = None
+        if reload is not None:
+            from polku.runtime.reloading import Reloader
+
+            load = reload
+            reloader = Reloader(lambda: load()._as_environment_says(), watch=watch)
+        runner = Runner(self._as_environment_says().plan(runtime), self._chosen(runtime))
         runner.run(
             grpc_addr=grpc_addr,
             http_addr=http_addr,
@@ -497,7 +507,13 @@ class Hub:
             http_token=http_token,
             admin_addr=admin_addr,
             drain=drain,
+            reloader=reloader,
         )
+
+    def _as_environment_says(self) -> Hub:
+        if self._tokens is None and (path := tokens_of_environment()) is not None:
+            self.security(tokens=path)
+        return self
 
     def __repr__(self) -> str:
         middleware = [m.name for stage in self._stages for m in stage.middleware]

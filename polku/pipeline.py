@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polku.monitoring.run_files import RunFile
     from polku.monitoring.statistics import PipelineStatistics
     from polku.runtime.changing import Changed
+    from polku.runtime.reloading import Reloader
 
 
 class Pipeline:
@@ -36,10 +37,17 @@ class Pipeline:
     """
 
     def __init__(
-        self, plan: Plan, runtime: str, doors: Doors, *, admin: Admin | None = None, wait: bool = True
+        self,
+        plan: Plan,
+        runtime: str,
+        doors: Doors,
+        *,
+        admin: Admin | None = None,
+        wait: bool = True,
+        reloader: Reloader | None = None,
     ) -> None:
         self.plan = plan
-        self._runtime_name = runtime
+        self._reloader = reloader
         self._runtime = _make_runtime(plan, runtime, doors)
         self._runtime_name = runtime
         self._run_file: RunFile | None = None
@@ -144,6 +152,16 @@ class Pipeline:
         self.plan = plan
         return changed
 
+    def update_plan(self, plan: Plan, *, timeout: float = 10.0) -> Changed:
+        """Do what `update` does, with a plan, and block until it is done: not inside of the event loop."""
+        changed = loop_thread.submit(self._runtime.update(plan, seconds=timeout)).result()
+        self.plan = plan
+        return changed
+
+    def note_refusal(self, reason: str) -> None:
+        """Have health say why the latest change was refused; an empty reason ends that."""
+        self._runtime.note_refusal(reason)
+
     def stop(self, timeout: float = 30.0) -> StopReport:
         """Drain within `timeout` seconds: stop accepting, flush stages, empty outlets, close emitters.
 
@@ -208,7 +226,7 @@ class Pipeline:
     async def _open_admin(self, admin: Admin) -> None:
         from polku.monitoring.admin_thread import AdminThread
 
-        self._admin_server = AdminThread(admin, self._runtime, self.plan.redaction)
+        self._admin_server = AdminThread(admin, self._runtime, self.plan.redaction, self._reloader)
         try:
             self._admin_address = await self._admin_server.start()
         except BaseException:

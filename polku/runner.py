@@ -15,6 +15,7 @@ from polku.security.configuration import secret_of, tokens_of_environment
 
 if TYPE_CHECKING:
     from polku.pipeline import Pipeline
+    from polku.runtime.reloading import Reloader
 
 
 class Runner:
@@ -63,12 +64,14 @@ class Runner:
             admin=admin,
         )
 
-    def open(self, doors: Doors, *, admin: Admin | None = None, wait: bool = True) -> Pipeline:
+    def open(
+        self, doors: Doors, *, admin: Admin | None = None, wait: bool = True, reloader: Reloader | None = None
+    ) -> Pipeline:
         """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
         from polku.pipeline import Pipeline
 
         check_exposure(doors)
-        self._pipeline = Pipeline(self.plan, self.runtime, doors, admin=admin, wait=wait)
+        self._pipeline = Pipeline(self.plan, self.runtime, doors, admin=admin, wait=wait, reloader=reloader)
         return self._pipeline
 
     def run(
@@ -81,6 +84,7 @@ class Runner:
         http_token: str | None = None,
         admin_addr: str | None = None,
         drain: float | None = None,
+        reloader: Reloader | None = None,
     ) -> None:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
         from polku.runtime.serving import serve
@@ -108,4 +112,5 @@ class Runner:
             ),
             admin=admin,
             drain=drain,
+            reloader=reloader if self.runtime == "inline" else None,
         )

@@ -80,7 +80,6 @@ def difference(old: Contents, new: Contents) -> Difference:
         *_steps(old, new),
         *_buffer(old.plan, new.plan),
         *_emitters(old, new),
-        *_redaction(old.plan, new.plan),
     ]
     return Difference(tuple(parts), tuple(_refusals(old.plan, new.plan)))
 
@@ -174,11 +173,6 @@ def _buffer(old: Plan, new: Plan) -> Iterator[PartChange]:
     yield PartChange("buffer", "", Verdict.CHANGED if note else Verdict.UNCHANGED, note)
 
 
-def _redaction(old: Plan, new: Plan) -> Iterator[PartChange]:
-    if old.redaction != new.redaction:
-        yield PartChange("redaction", "", Verdict.CHANGED)
-
-
 def _emitters(old: Contents, new: Contents) -> Iterator[PartChange]:
     before = {outlet.name: outlet for outlet in old.plan.outlets}
     renamed = renames(old.plan, new.plan)
@@ -232,6 +226,8 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
     yield "security (tls)", old.tls, new.tls
     yield "security (tokens)", old.tokens, new.tokens
     yield "security (stamp)", repr(old.stamp), repr(new.stamp)
+    yield "what is redacted", old.redaction, new.redaction
+    yield "security (origins)", old.origins, new.origins
     yield "security (require)", old.require_security, new.require_security
     if old.traces is not new.traces and digest_of(old.traces) != digest_of(new.traces):
         yield "what traces say", "as it was", "something else"

@@ -36,13 +36,18 @@ class AdminAddress(NamedTuple):
     url: str
     secret: str | None
 
-    def fetch(self, path: str, *, seconds: float = SECONDS) -> tuple[int, bytes]:
-        """Return the status, 200 or 503, and the body of an answer; raises `OSError`, `URLError` with what was said."""
+    def fetch(self, path: str, *, seconds: float = SECONDS, method: str = "GET") -> tuple[int, bytes]:
+        """Return the status, 200, 409 or 503, and the body of an answer; raises `OSError`.
+
+        That is an `URLError` with what was said, where something else was.
+        """
         headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
         if self.url.startswith(_UNIX):
-            return _fetch_unix(self.url.removeprefix(_UNIX).removeprefix("//"), path, headers, seconds)
+            return _fetch_unix(self.url.removeprefix(_UNIX).removeprefix("//"), path, headers, seconds, method)
         try:
-            with _DIRECT.open(Request(f"{self.url}{path}", headers=headers), timeout=seconds) as response:
+            with _DIRECT.open(
+                Request(f"{self.url}{path}", headers=headers, method=method), timeout=seconds
+            ) as response:
                 return response.status, response.read()
         except HTTPError as error:
             return _checked(error.code, error.read())
@@ -96,7 +101,7 @@ def _token() -> str | None:
 
 
 def _checked(status: int, body: bytes) -> tuple[int, bytes]:
-    if status not in (200, 503):
+    if status not in (200, 409, 503):
         raise URLError(f"{status}: {body.decode('utf-8', 'replace').strip()}")
     return status, body
 
@@ -113,10 +118,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _fetch_unix(socket_path: str, path: str, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
+def _fetch_unix(socket_path: str, path: str, headers: dict[str, str], seconds: float, method: str) -> tuple[int, bytes]:
     connection = _UnixConnection(socket_path, seconds)
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
         return _checked(response.status, response.read())
     except http.client.HTTPException as error:

@@ -22,6 +22,7 @@ from polku.cli.load import split
 from polku.cli.plugin import app as plugin_app
 from polku.cli.ps import ps
 from polku.cli.record import record
+from polku.cli.reload import loading_again, reload, watching
 from polku.cli.replay import replay
 from polku.cli.serve import serve_environment
 from polku.cli.settings import (
@@ -54,6 +55,7 @@ app.command()(bench)
 app.command()(explain)
 app.command()(doctor)
 app.command()(health)
+app.command()(reload)
 app.command()(ps)
 app.command()(record)
 app.command()(replay)
@@ -141,8 +143,13 @@ def run(
         str | None,
         Option(metavar="ADDRESS", help="The Ray to join: HOST:PORT, or local to start one; RAY_ADDRESS."),
     ] = None,
+    watch: Annotated[
+        bool, Option("--watch", help="Load the file again whenever it is saved: while you write it.")
+    ] = False,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
+
+    On the inline runtime HUP has the file loaded again instead, unless this runs in a terminal; see `polku reload`.
 
     Exit status: 0, nothing that was acknowledged is lost; 1, it failed; 2, an option, a setting or the plan is wrong;
     3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain.
@@ -159,22 +166,28 @@ def run(
     for sentence in unknown_variables(os.environ, misspelt=True):
         say(f"polku: warning: {sentence}")
     address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
-    hub = _load(file, runtime, chain=chain, lanes=lanes)
     http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
-    if tls_cert or tls_key or tls_client_ca or tls_client_auth:
-        tls = tls_from(
-            cert=tls_cert or settings.tls_cert,
-            key=tls_key or settings.tls_key,
-            client_ca=tls_client_ca or settings.tls_client_ca,
-            client_auth=tls_client_auth or settings.tls_client_auth,
-        )
-        hub.security(tls=tls)
-    if tokens is not None:
-        hub.security(tokens=tokens)
+
+    def load() -> Any:
+        hub = _load(file, runtime, chain=chain, lanes=lanes)
+        if tls_cert or tls_key or tls_client_ca or tls_client_auth:
+            tls = tls_from(
+                cert=tls_cert or settings.tls_cert,
+                key=tls_key or settings.tls_key,
+                client_ca=tls_client_ca or settings.tls_client_ca,
+                client_auth=tls_client_auth or settings.tls_client_auth,
+            )
+            hub.security(tls=tls)
+        if tokens is not None:
+            hub.security(tokens=tokens)
+        return hub
+
     seconds = check_seconds("--drain", drain) if drain is not None else settings.drain_seconds
     admin = check_admin_address("--admin-addr", admin_addr) if admin_addr is not None else None
-    hub.run(
+    load().run(
         runtime=runtime,
+        reload=loading_again(file, load),
+        watch=watching(file) if watch else None,
         grpc_addr=address,
         http_addr=http,
         otlp_addr=check_address("--otlp-addr", otlp_addr) if otlp_addr is not None else settings.otlp_addr,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -48,8 +50,35 @@ def split(target: str) -> tuple[Path, str]:
     return Path(target), "hub"
 
 
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[None]:
+    """Have modules that stand beside a file imported anew within the block; where it fails, the old ones are back."""
+    folder = path.resolve().parent
+    known = {name: module for name, module in sys.modules.items() if _stands_in(folder, module)}
+    for name in known:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # what is written twice in a second looks unchanged
+    try:
+        yield
+    except BaseException:
+        sys.modules.update(known)
+        raise
+    finally:
+        sys.dont_write_bytecode = writes
+
+
+def _stands_in(folder: Path, module: ModuleType) -> bool:
+    name, file = module.__name__, getattr(module, "__file__", None)
+    if not file or name == "__main__" or name.partition(".")[0] == "polku":
+        return False
+    path = Path(file)
+    return folder in path.parents and "site-packages" not in path.parts
+
+
 def _run(path: Path) -> ModuleType:
-    sys.path.insert(0, str(path.resolve().parent))
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
     name = f"polku_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -31,6 +31,7 @@ from polku.text import line, said
 if TYPE_CHECKING:
     from polku.monitoring.event_routes import Events
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.runtime.reloading import Reloader
     from polku.tap.redaction import Redaction
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ _JSON = "application/json"
 _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/", "/health/live", "/health/ready")  # for everybody who can connect: a page without content, yes or no
+_RELOAD = "/reload"
 _PRIVATE = ("/tap", "/explain", "/dead-letters")  # what events contain: for who runs the pipeline, or has the token
 _PATHS = ("/", "/events", "/statistics", "/metrics", "/health", "/health/live", "/health/ready", *_PRIVATE)
 _INDEX = f"polku admin address: {' '.join(_PATHS)}\n"
@@ -63,13 +65,15 @@ class AdminServer:
         events: Events,
         redaction: Redaction,
         key: str,
+        reloader: Reloader | None = None,
     ) -> None:
         self._admin = admin
         self._statistics = statistics
         self._health = health
         self._stuck = stuck
         self._live = Live(statistics, self._blocked, addresses)
-        self._http = Server(self._answer)
+        self._http = Server(self._answer, posts=[_RELOAD])
+        self._reloader = reloader
         self._server: asyncio.Server | None = None
         self._events = events
         self._redaction = redaction
@@ -122,7 +126,7 @@ class AdminServer:
     async def _answer(self, request: Request) -> Response | Stream:
         if not self._is_meant(request):
             return Response(403, b"Host or Origin is not of this address\n")
-        if request.path in _PRIVATE and not self._may_see_events(request):
+        if request.path in (*_PRIVATE, _RELOAD) and not self._may_see_events(request):
             return Response(401, _NO_KEY, headers={"WWW-Authenticate": "Bearer"})
         if request.path not in _OPEN and not self._is_authorized(request):
             return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
@@ -146,10 +150,21 @@ class AdminServer:
                 return await self._told(self._show_statistics())
             case "/metrics":
                 return await self._told(self._show_metrics(request.headers.get("accept", "")))
+            case "/reload" if request.method == "POST":
+                return await self._reload()
             case path if path in _PRIVATE:
                 return await self._told(self._show_events(path, request.query))
             case _:
                 return Response(404, _INDEX.encode())
+
+    async def _reload(self) -> Response:
+        """Have the pipeline load its file again; 409 where nothing was changed."""
+        if self._reloader is None:
+            refused = "nothing was changed: it was not started by `polku run FILE` on the inline runtime; restart it"
+            return Response(409, json.dumps({"lines": [], "refused": refused}).encode() + b"\n", _JSON)
+        done = await asyncio.wrap_future(self._reloader.ask())
+        body = json.dumps({"lines": list(done.lines), "refused": done.refused}).encode() + b"\n"
+        return Response(409 if done.refused else 200, body, _JSON)
 
     def _show_live(self) -> Response:
         seconds = self._stuck()

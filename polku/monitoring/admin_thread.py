@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polku.buffer.copies import Found
     from polku.dead_letters import DeadLetter
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.runtime.reloading import Reloader
     from polku.tap.request import TapReply, TapRequest
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ _CLOSE_SECONDS = 1.0
 class AdminThread:
     """Serve the admin address of a runtime from an event loop of its own; make it on the pipeline's."""
 
-    def __init__(self, admin: Admin, runtime: Runtime, redaction: Redaction) -> None:
+    def __init__(self, admin: Admin, runtime: Runtime, redaction: Redaction, reloader: Reloader | None = None) -> None:
         self._runtime = runtime
         self._pulse = Pulse(asyncio.get_running_loop())
         self.key = secrets.token_urlsafe(24)
@@ -44,6 +45,7 @@ class AdminThread:
             events=_Events(runtime),
             redaction=redaction,
             key=self.key,
+            reloader=reloader,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="polku-admin", daemon=True)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -82,8 +82,9 @@ class _Connection:
 class Server:
     """Answer requests with a handler, which may raise anything: that is answered with 500."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, posts: Collection[str] = ()) -> None:
         self._handler = handler
+        self._posts = frozenset(("POST", path) for path in posts)
         self._connections: set[asyncio.Task[None]] = set()
         what = "connections of the admin address"
         self._places = Places(what, total=_CONNECTIONS, each=_CONNECTIONS, idle_seconds=_MAKE_ROOM_SECONDS)
@@ -139,7 +140,7 @@ class Server:
             await asyncio.sleep(0)  # others have their turn, however many requests came at once
 
     async def _answer(self, request: Request) -> Response | Stream:
-        if request.method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD") and (request.method, request.path) not in self._posts:
             return Response(405, b"there are GET and HEAD\n", headers={"Allow": "GET, HEAD"})
         try:
             return await self._handler(request)

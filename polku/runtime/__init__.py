@@ -48,6 +48,10 @@ class Runtime(Protocol):
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         ...
 
+    def note_refusal(self, reason: str) -> None:
+        """Have health say why the latest change was refused; an empty reason ends that."""
+        ...
+
     async def health(self) -> Health:
         """Ask every part how it is."""
         ...

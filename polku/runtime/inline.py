@@ -67,6 +67,7 @@ class InlineRuntime:
         self._contents = contents_of(plan)
         self._updating: asyncio.Future[Changed] | None = None
         self._is_stopping = False
+        self._refusal = ""
         self._gateway: Gateway | None = None
         self._progress = Progress()
         self._pressure = BackPressure()
@@ -135,6 +136,10 @@ class InlineRuntime:
         self._updating = asyncio.ensure_future(contained(self._update(plan, seconds)))
         return await asyncio.shield(self._updating)
 
+    def note_refusal(self, reason: str) -> None:
+        """Have health say why the latest change was refused; an empty reason ends that."""
+        self._refusal = reason
+
     async def _update(self, plan: Plan, seconds: float) -> Changed:
         plan = still_traced(plan, self._plan)
         contents = contents_of(plan, self._contents)
@@ -201,6 +206,8 @@ class InlineRuntime:
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
         watch.add_lane(counts)
+        if self._refusal:
+            watch.add("reload", f"{self._refusal}; it runs on as it was")
         return watch
 
     def _watch(self) -> None:

@@ -30,18 +30,27 @@ if TYPE_CHECKING:
     from polku.monitoring.address import Admin
     from polku.pipeline import Pipeline
     from polku.runner import Runner
+    from polku.runtime.reloading import Reloader
 
 DRAIN_SECONDS = 30.0
 _LOST_SECONDS = 0.5
 _LOOKS = 10  # health is asked at each tenth look
 
 
-def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: float | None = None) -> None:
+def serve(
+    runner: Runner,
+    doors: Doors,
+    *,
+    admin: Admin | None = None,
+    drain: float | None = None,
+    reloader: Reloader | None = None,
+) -> None:
     """Start, say on standard error which addresses are open, wait for SIGINT, SIGTERM or SIGHUP, drain, and report.
 
     A drain takes `drain` seconds at most, or as many as the environment's `POLKU_DRAIN_SECONDS` says, or 30. A second
     signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as it has
-    started. SIGHUP is left alone where it is ignored, as under `nohup`. Must be called in the main thread.
+    started. SIGHUP is left alone where it is ignored, as under `nohup`, and has a `reloader` do its work where there is
+    one and no terminal. Must be called in the main thread.
 
     Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
@@ -61,9 +70,11 @@ def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: fl
 
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         listen(signal.SIGHUP)
+        if reloader is not None and not _has_terminal():
+            signal.signal(signal.SIGHUP, lambda number, frame: reloader.signal())
     if runner.runtime != "ray":  # a start of Ray can take long: one SIGINT or SIGTERM ends it
         listen(signal.SIGINT, signal.SIGTERM)
-    pipeline = runner.open(doors, admin=admin, wait=False)
+    pipeline = runner.open(doors, admin=admin, wait=False, reloader=reloader)
     listen(signal.SIGINT, signal.SIGTERM)  # again: ray.init puts its own handlers in
     if pipeline.notice:
         say(f"polku: {pipeline.notice}")
@@ -82,7 +93,7 @@ def serve(runner: Runner, doors: Doors, *, admin: Admin | None = None, drain: fl
     notifier.ready(ready)
     if not doors.insecure and (text := exposure(doors)):
         say(f"polku: warning: {text}")
-    _watch(pipeline, stop)
+    _watch(pipeline, stop, reloader)
     if pipeline.lost:
         _end_lost(pipeline)
     say("polku: draining")
@@ -113,12 +124,23 @@ def check_seconds(name: str, value: str | float) -> float:
     return seconds
 
 
-def _watch(pipeline: Pipeline, stop: threading.Event) -> None:
+def _has_terminal() -> bool:
+    """Return whether this process belongs to a terminal, which sends SIGHUP when it is closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _watch(pipeline: Pipeline, stop: threading.Event, reloader: Reloader | None = None) -> None:
     """Return when a signal has come, or the pipeline is gone; say meanwhile which parts are unwell."""
     complaints: dict[str, str] = {}
     for look in itertools.count(1):
         if stop.wait(_LOST_SECONDS) or pipeline.lost:
             return
+        if reloader is not None:
+            reloader.serve(pipeline, say)
         if look % _LOOKS == 0:
             complaints = _report_changes(pipeline, complaints)
 

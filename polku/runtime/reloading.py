@@ -1,0 +1,86 @@
+"""Load a pipeline's file again when somebody asks for it, and run what it says from then on.
+
+Anybody may ask, from any thread or a signal handler; the thread that serves the pipeline does it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.errors import ChangeError, PolkuError
+from polku.text import said
+
+if TYPE_CHECKING:
+    from polku.hub import Hub
+    from polku.pipeline import Pipeline
+
+Load = Callable[[], "Hub"]
+"""Return the hub to run from now on; raises `PolkuError` where there is none."""
+
+
+class Reloaded(NamedTuple):
+    """What became of a wish: the difference by part, a line each, and why nothing was changed (empty: it was)."""
+
+    lines: Sequence[str]
+    refused: str = ""
+
+
+class Reloader:
+    """Have a pipeline changed by `load` when that is asked for; with `watch`, whenever what that returns changes."""
+
+    def __init__(self, load: Load, *, watch: Callable[[], object] | None = None) -> None:
+        self._load = load
+        self._watch = watch
+        self._seen = watch() if watch is not None else None
+        self._is_signalled = False
+        self._lock = threading.Lock()
+        self._waiting: list[concurrent.futures.Future[Reloaded]] = []
+
+    def signal(self) -> None:
+        """Ask for it in a signal handler."""
+        self._is_signalled = True
+
+    def ask(self) -> concurrent.futures.Future[Reloaded]:
+        """Ask for it; return the future of what became of it."""
+        answer: concurrent.futures.Future[Reloaded] = concurrent.futures.Future()
+        with self._lock:
+            self._waiting.append(answer)
+        return answer
+
+    def serve(self, pipeline: Pipeline, say: Callable[[str], None]) -> None:
+        """Do it, if it was asked for, and say what was changed, or why nothing was."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        is_signalled, self._is_signalled = self._is_signalled, False
+        if not (waiting or is_signalled or self._has_changed()):
+            return
+        reloaded = self._reload(pipeline)
+        for line in reloaded.lines:
+            say(f"polku: reload: {line}")
+        say(f"polku: reload: {reloaded.refused or 'done'}")
+        pipeline.note_refusal(reloaded.refused)
+        for answer in waiting:
+            answer.set_result(reloaded)
+
+    def _has_changed(self) -> bool:
+        if self._watch is None:
+            return False
+        before, self._seen = self._seen, self._watch()
+        return before != self._seen
+
+    def _reload(self, pipeline: Pipeline) -> Reloaded:
+        from polku.tracing.export import traced
+
+        try:
+            plan = traced(self._load().plan("inline"), os.environ)
+            changed = pipeline.update_plan(plan)
+        except ChangeError as error:
+            return Reloaded(error.difference.splitlines(), said(error))
+        except PolkuError as error:
+            return Reloaded((), f"nothing was changed: {said(error)}")
+        again = [f"emitter {name} gets {count} events again" for name, count in changed.again.items()]
+        return Reloaded([*changed.difference.lines(), *again])

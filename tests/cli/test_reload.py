@@ -1,0 +1,166 @@
+"""A running pipeline loads its file again: when it is asked to, by a signal, or when the file is saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import Hub
+from polku.cli.load import beside, load_hub
+from polku.cli.reload import watching
+from polku.errors import ChangeError, PlanError
+from polku.runtime.reloading import Reloader
+from tests.support.server import Server, polku
+
+PIPELINE = """
+from polku import Hub, StdoutEmitter, Transform
+import {helper}
+
+def mark(event):
+    event.metadata["tag"] = {helper}.TAG
+
+hub = Hub().middleware(Transform(mark)).emitter(StdoutEmitter(), name="out")
+"""
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Iterator[str]:
+    """Write a pipeline, and a module next to it; return that one's name, which no other test has."""
+    name = f"helper_{os.getpid()}_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text("TAG = 'one'\n")
+    (tmp_path / "pipeline.py").write_text(PIPELINE.format(helper=name))
+    before = list(sys.path)
+    yield name
+    sys.path[:] = before
+    sys.modules.pop(name, None)
+
+
+def has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) -> None:
+    file = tmp_path / "pipeline.py"
+    where = ("--runtime", "inline", "--grpc-addr", "127.0.0.1:0", "--admin-addr", f"unix:{tmp_path}/admin")
+    server = Server(tmp_path, "run", str(file), *where)
+
+    def send(event_id: str) -> None:
+        assert polku("send", "--to", server.address, "--type", "x", "--id", event_id).returncode == 0
+
+    send("a")
+    (tmp_path / f"{helper}.py").write_text("TAG = 'two'\n")
+    done = polku("reload", "--to", f"unix:{tmp_path}/admin")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "changed   middleware Transform(mark)")
+    send("b")
+    file.write_text("hub = 1 / 0\n")
+    done = polku("reload", "--to", f"unix:{tmp_path}/admin")
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert "reload: nothing was changed" in polku("health", "--to", f"unix:{tmp_path}/admin").stdout
+    send("c")
+    if not has_terminal():
+        file.write_text(PIPELINE.format(helper=helper).replace("TAG", "TAG + '!'"))
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(server.err, r"(?s)cannot be loaded.*reload: done")
+        send("d")
+        assert polku("health", "--to", f"unix:{tmp_path}/admin").stdout == "ready\n"
+    assert server.stop() == 0
+    tags = [line.partition('"tag":"')[2].partition('"')[0] for line in server.out.read_text().splitlines()]
+    assert tags == ["one", "two", "two", "two!"][: len(tags)]
+    assert len(tags) >= 3
+
+
+def test_modules_next_to_the_file_are_loaded_again_and_are_back_where_that_fails(tmp_path: Path, helper: str) -> None:
+    file = str(tmp_path / "pipeline.py")
+    load_hub(file, by_value=False)
+    first = sys.modules[helper]
+    (tmp_path / f"{helper}.py").write_text("TAG = 'two'\n")
+    with beside(Path(file)):
+        load_hub(file, by_value=False)
+    second: Any = sys.modules[helper]
+    assert second is not first
+    assert second.TAG == "two"
+    (tmp_path / f"{helper}.py").write_text("TAG = 1 / 0\n")
+    with pytest.raises(ZeroDivisionError), beside(Path(file)):
+        load_hub(file, by_value=False)
+    assert sys.modules[helper] is second
+
+
+def test_files_are_watched_that_the_pipeline_has_imported(tmp_path: Path, helper: str) -> None:
+    file = tmp_path / "pipeline.py"
+    load_hub(str(file), by_value=False)
+    look = watching(f"{file}:hub")
+    first = look()
+    assert look() == first
+    (tmp_path / f"{helper}.py").write_text("TAG = 'another'\n")
+    second = look()
+    assert second != first
+    file.unlink()
+    assert look() != second
+
+
+class Pipeline:
+    """A pipeline as the reloader uses it."""
+
+    def __init__(self, refuse: str = "") -> None:
+        self.refuse = refuse
+        self.noted: list[str] = []
+
+    def update_plan(self, plan: object) -> Any:
+        raise ChangeError([self.refuse], "changed   limits")
+
+    def note_refusal(self, reason: str) -> None:
+        self.noted.append(reason)
+
+
+def hub() -> Hub:
+    return Hub(runtime="inline").emitter(lambda batch: None, name="out")
+
+
+def failing() -> Hub:
+    raise PlanError("there is no emitter", where="Hub")
+
+
+@pytest.mark.parametrize(
+    ("load", "refused"),
+    [
+        (failing, "nothing was changed: Hub: there is no emitter"),
+        (Hub, "nothing was changed: Hub: there is no emitter; add one"),
+        (hub, "nothing was changed: it hangs"),
+    ],
+)
+def test_why_nothing_was_changed_is_said_to_all_who_asked(load: Callable[[], Hub], refused: str) -> None:
+    pipeline: Any = Pipeline("it hangs")
+    said: list[str] = []
+    reloader = Reloader(load)
+    reloader.serve(pipeline, said.append)
+    assert not said
+    answers = [reloader.ask(), reloader.ask()]
+    reloader.serve(pipeline, said.append)
+    assert all(answer.result(0).refused.startswith(refused) for answer in answers)
+    assert said[-1].startswith(f"polku: reload: {refused}")
+    assert pipeline.noted[0].startswith(refused)
+    reloader.signal()
+    reloader.serve(pipeline, said.append)
+    assert len(pipeline.noted) == 2
+
+
+def test_a_file_that_is_saved_is_loaded_once() -> None:
+    versions = [1]
+    pipeline: Any = Pipeline("it hangs")
+    reloader = Reloader(hub, watch=lambda: tuple(versions))
+    for wanted in (0, 1, 1):
+        reloader.serve(pipeline, lambda text: None)
+        assert len(pipeline.noted) == wanted
+        versions[0] = 2
