@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from polku import Batch, Failure, Hub, new_event
+from polku.cli.app import app
 from tests.support.server import Server, polku
 
 PIPELINE = """
@@ -46,3 +49,18 @@ def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.Fi
     messages = [line["message"] for line in lines]
     assert "draining" in messages
     assert ("a line of user code" in messages) == (runtime == "ray")  # inline it is standard output's
+
+
+def test_a_list_of_dead_letters_shows_no_control_characters_of_strangers(tmp_path: Path) -> None:
+    def partner(batch: Batch) -> list[Failure]:
+        return [Failure(event.id, "no\x1b[2J\nforged", retryable=False) for event in batch]
+
+    path = tmp_path / "dead.db"
+    with Hub(runtime="inline").dead_letters(path).emitter(partner).start() as pipeline:
+        pipeline.sender().send(new_event("order", id="x\x1b[0m\u202e\x7f", source="shop"))
+    for options in ((), ("--json",)):
+        done = CliRunner().invoke(app.group, ["dlq", "list", str(path), *options])
+        assert done.exit_code == 0
+        (line,) = done.stdout.splitlines()
+        assert line.isprintable()
+        assert "forged" in line
