@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.checks import ray_installed
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from polku.pipeline import Pipeline
 
 RUNTIMES = ("ray", "inline")
+F = TypeVar("F", bound="Callable[..., object]")
 
 
 class Hub:
@@ -165,6 +166,54 @@ class Hub:
             )
         self._stages.append(stage)
         return self
+
+    @overload
+    def step(self, function: F, /) -> F: ...
+    @overload
+    def step(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        num_cpus: float = 0.0,
+        num_gpus: float = 0.0,
+        resources: Mapping[str, float] | None = None,
+        isolate: bool = False,
+        replicas: int = 1,
+    ) -> Callable[[F], F]: ...
+    def step(self, function: Any = None, /, **options: Any) -> Any:
+        """Add a function of an event as middleware, as a decorator: `@hub.step`, or `@hub.step(name="classify")`.
+
+        It takes what `middleware` takes, and returns the function as it is.
+        """
+
+        def add(function: F) -> F:
+            self.middleware(function, **options)
+            return function
+
+        return add if function is None else add(function)
+
+    def destination(
+        self,
+        name: str,
+        *,
+        overflow: Overflow | str | None = None,
+        required: bool = True,
+        formerly: str | None = None,
+        always: bool = False,
+    ) -> Callable[[F], F]:
+        """Add a function of a batch as an emitter of that name, as a decorator: `@hub.destination("audit")`.
+
+        It takes what `emitter` takes, and returns the function as it is.
+        """
+        if not isinstance(name, str) or not name:
+            raise PlanError(f"{name!r} is no name; write @hub.destination('audit')", where="destination")
+
+        def add(function: F) -> F:
+            self.emitter(function, name=name, overflow=overflow, required=required, formerly=formerly, always=always)
+            return function
+
+        return add
 
     def buffer_strategy(self, strategy: BufferStrategy) -> Hub:
         """Choose what holds events until every destination has them; the default is `BufferStrategy.ring(10_000)`."""
@@ -519,6 +568,17 @@ class Hub:
         middleware = [m.name for stage in self._stages for m in stage.middleware]
         emitters = [outlet.name for outlet in self._outlets]
         return f"Hub(name={self._name!r}, middleware={middleware}, emitters={emitters})"
+
+    def _repr_html_(self) -> str:
+        """Return a picture of the pipeline, for notebooks."""
+        from html import escape
+
+        from polku.picture import picture
+
+        try:
+            return picture(self.plan("inline"))
+        except PlanError as error:
+            return f"<pre>{escape(repr(self))}\n{escape(str(error))}</pre>"
 
     def _chosen(self, runtime: str | None) -> str:
         if runtime is not None:

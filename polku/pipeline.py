@@ -191,6 +191,12 @@ class Pipeline:
     ) -> None:
         await self.stop_async()
 
+    def _repr_html_(self) -> str:
+        """Return a picture of the pipeline, for notebooks."""
+        from polku.picture import picture
+
+        return picture(self.plan, self.lost or self.notice)
+
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
         if self._stopping is None:
             self._stopping = loop_thread.submit(self._stop_all(timeout))

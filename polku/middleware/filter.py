@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from polku import checks
 from polku.clock import Clock
@@ -30,6 +30,27 @@ class Filter(Configuration):
     batch: bool = field(default=False, kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
     concurrency: int = field(default=64, kw_only=True)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self,
+            predicate: Callable[[Event], object],
+            *,
+            batch: Literal[False] = False,
+            timeout: float = 30.0,
+            concurrency: int = 64,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self,
+            predicate: Callable[[list[Event]], Iterable[object] | Awaitable[Iterable[object]]],
+            *,
+            batch: Literal[True],
+            timeout: float = 30.0,
+        ) -> None: ...
+        def __init__(self, predicate: Any, **options: Any) -> None: ...
 
     def __post_init__(self) -> None:
         of = "the list of events" if self.batch else "the event"

@@ -48,7 +48,7 @@ ALL = {
     "Aggregator(10, 5.0, strategy=<Strategy.FIRST: 'first'>)": Aggregator(10, 5.0, strategy="first"),
     "Deduplicator(ttl=5)": Deduplicator(ttl=5),
     "Enricher({'a': 'b'})": Enricher({"a": "b"}),
-    "Filter(mark, batch=True)": Filter(mark, batch=True),
+    "Filter(mark, batch=True)": Filter(mark, batch=True),  # type: ignore[call-overload]
     "RateLimiter(100, burst=20)": RateLimiter(100, 20),
     "Router().source('a', to='b')": Router().source("a", to="b"),
     "Sampler(0.5, key='id')": Sampler(0.5, key="id"),
@@ -161,7 +161,7 @@ def test_what_is_no_middleware_is_refused_by_name(component: object, message: st
 @pytest.mark.parametrize(
     ("component", "name"),
     [
-        (Filter(mark, batch=True), "Filter(mark)"),
+        (Filter(mark, batch=True), "Filter(mark)"),  # type: ignore[call-overload]
         (Transform(functools.partial(mark)), "Transform(mark)"),
         (Validator(max_size(5)), "Validator(max_size)"),
         (Enricher({"a": "b"}), "Enricher"),

@@ -132,8 +132,8 @@ async def test_a_batch_predicate_passes_the_very_events_also_after_it_raised() -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda: Filter("user."), "Filter(predicate='user.'): must be a function of the event"),  # type: ignore[arg-type]
-        (lambda: Filter(lambda: True), "must take one argument: the event"),
+        (lambda: Filter("user."), "Filter(predicate='user.'): must be a function of the event"),  # type: ignore[call-overload]
+        (lambda: Filter(lambda: True), "must take one argument: the event"),  # type: ignore[misc,arg-type]
         (lambda: Filter(print, timeout=0), "Filter(timeout=0): must be a number above 0"),
         (lambda: Filter(print, timeout=float("nan")), "Filter(timeout=nan): must be a number above 0"),
         (lambda: Filter(print, concurrency=0), "Filter(concurrency=0): must be a whole number of at least 1"),

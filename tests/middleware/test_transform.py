@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,8 @@ async def test_an_exception_in_the_middle_runs_the_function_on_no_event_twice() 
 
 
 async def test_a_wrong_return_value_is_named_with_what_was_expected() -> None:
-    outcome = await run(Transform(lambda event: {"id": 1} if event.id == "a" else None), events("a", "b"))
+    wrong: Any = {"id": 1}
+    outcome = await run(Transform(lambda event: wrong if event.id == "a" else None), events("a", "b"))
     assert ids(outcome) == ["b"]
     assert refused(outcome) == {
         "a": "MIDDLEWARE_ERROR: Transform(lambda): returned {'id': 1} (dict), expected an Event, "
@@ -129,8 +131,10 @@ async def test_a_batch_that_raises_is_halved_until_the_bad_events_are_known_and_
 
 
 async def test_one_wrong_value_among_the_returned_costs_only_its_event() -> None:
+    nothing: Any = None
     outcome = await run(
-        Transform(lambda given: [None if event.id == "b" else event for event in given], batch=True), events("a", "b")
+        Transform(lambda given: [nothing if event.id == "b" else event for event in given], batch=True),
+        events("a", "b"),
     )
     assert ids(outcome) == ["a"]
     assert "returned None (NoneType)" in refused(outcome)["b"]
