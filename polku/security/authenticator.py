@@ -18,6 +18,7 @@ from polku.errors import InputError, PlanError, SettingError
 from polku.security.account import Account
 from polku.security.failures import Failures
 from polku.security.file_identity import file_identity
+from polku.security.jwt_keys import Claims, IssuerKeys
 from polku.security.principal import Principal
 from polku.security.rights import Rights
 from polku.security.token_file import Principals, parse
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _KNOWN = 1_000  # header values
 _NEVER = float("inf")
+_DOTS = 2  # of a JSON Web Token
 
 
 class Identity(NamedTuple):
@@ -51,7 +53,6 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
-        self.fault = ""
         self.failures = Failures()
         self._stamp = stamp
         self._clock = clock
@@ -60,6 +61,14 @@ class Authenticator:
         self._accounts: dict[str, Account] = {}
         self._identity = self._rejected = self._seen = file_identity(path)
         self._principals = load(path)
+        self._keys = IssuerKeys()
+        self._keys.refresh(issuer for issuer in self._principals.issuers.values() if issuer.is_local)
+        self._file_fault = ""
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the file or the keys of an issuer, which stay as they were; empty where nothing is."""
+        return "; ".join(filter(None, (self._file_fault, self._keys.fault)))
 
     def identify(self, authorization: str, names: Sequence[str] = ()) -> Identity:
         """Return who sends this `authorization` (a bearer token), or shows a certificate with these names.
@@ -90,8 +99,13 @@ class Authenticator:
         """Look for a changed file, until cancelled. It may be on a slow disk: a thread reads it."""
         loop = asyncio.get_running_loop()
         while True:
+            await loop.run_in_executor(None, self.refresh_keys)
             await asyncio.sleep(_LOOK_SECONDS)
             await loop.run_in_executor(None, self.look)
+
+    def refresh_keys(self) -> None:
+        """Read the keys of issuers that are due; blocks."""
+        self._keys.refresh(self._principals.issuers.values())
 
     def look(self) -> None:
         """Read the file where it has changed since the last look; a bad one is told of once it stays as it is.
@@ -109,11 +123,11 @@ class Authenticator:
         except SettingError as error:
             if identity == self._rejected:
                 self._identity = identity
-                self.fault = f"the last good principals stay: {error}"
-                _LOG.error("tokens: %s", self.fault)
+                self._file_fault = f"the last good principals stay: {error}"
+                _LOG.error("tokens: %s", self._file_fault)
             self._rejected = identity
             return
-        self._principals, self.fault = principals, ""
+        self._principals, self._file_fault = principals, ""
         self._version += 1
         self._identity = self._rejected = identity
         _LOG.info("tokens: %s was read again", self.path)
@@ -123,6 +137,8 @@ class Authenticator:
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthenticated("is no bearer token; send 'Bearer TOKEN'")
         found = self._principals.by_token(token.strip())
+        if found is None and self._principals.issuers and token.count(".") == _DOTS:
+            return self._by_claims(self._keys.check(token.strip(), self._principals.issuers))
         if found is None:
             raise _unauthenticated("the token is not known (any more); ask for a new one")
         known, principal = found
@@ -131,6 +147,13 @@ class Authenticator:
             when = f"{known.not_after:%Y-%m-%d %H:%M} UTC"
             raise _unauthenticated(f"the token of principal {principal.name!r} ended on {when}; ask for a new one")
         return until, self._account(principal)
+
+    def _by_claims(self, claims: Claims) -> tuple[float, Account]:
+        principal = self._principals.by_subject(claims.issuer, claims.subject)
+        if principal is None:
+            reason = f"no principal has the subject {claims.subject[:100]!r} of {claims.issuer}"
+            raise _unauthenticated(f"{reason}; have it added to the `jwt` of one")
+        return claims.until, self._account(principal)
 
     def _by_certificate(self, names: Sequence[str]) -> tuple[float, Account]:
         principal = self._principals.by_certificate(names)

@@ -19,6 +19,13 @@ class Token(NamedTuple):
     not_after: datetime | None = None
 
 
+class Subjects(NamedTuple):
+    """Of which issuer's tokens (JWT) the subjects fit one of these patterns."""
+
+    issuer: str
+    patterns: tuple[str, ...]
+
+
 class Principal(NamedTuple):
     """A client, or several that count as one; `certificates` are patterns of the names in theirs."""
 
@@ -26,6 +33,7 @@ class Principal(NamedTuple):
     rights: Rights
     tokens: tuple[Token, ...] = ()
     certificates: tuple[str, ...] = ()
+    jwt: tuple[Subjects, ...] = ()
 
 
 def check_name(name: str) -> str:

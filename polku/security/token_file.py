@@ -9,6 +9,13 @@ not_after = 2027-03-01              # UTC; for ever without it
 
 [collector]
 certificates = ["spiffe://example.org/collector/*"]
+
+[issuers."https://login.example.org"]  # of JSON Web Tokens
+audience = "polku"
+jwks = "https://login.example.org/keys"
+
+[pods]
+jwt = [{ issuer = "https://login.example.org", subjects = ["system:serviceaccount:prod:*"] }]
 ```
 
 `polku token new` makes tokens, and prints what belongs into the file.
@@ -28,7 +35,8 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from polku.errors import PlanError
-from polku.security.principal import Principal, Token, check_name
+from polku.security.jwt_keys import Issuer, issuer_of
+from polku.security.principal import Principal, Subjects, Token, check_name
 from polku.security.rights import NAMES, Patterns, Rights
 
 _HASH = "sha256:"
@@ -39,7 +47,8 @@ _SECRET_BYTES = 32
 class Principals:
     """The principals of one file, found by what a client shows."""
 
-    def __init__(self, principals: Iterable[Principal]) -> None:
+    def __init__(self, principals: Iterable[Principal], issuers: Mapping[str, Issuer] | None = None) -> None:
+        self.issuers = dict(issuers or {})
         self.by_name = {principal.name: principal for principal in principals}
         self._tokens = {
             token.digest: (token, principal) for principal in self.by_name.values() for token in principal.tokens
@@ -48,6 +57,12 @@ class Principals:
             (Patterns(principal.certificates), principal)
             for principal in self.by_name.values()
             if principal.certificates
+        ]
+
+        self._subjects = [
+            (subjects.issuer, Patterns(subjects.patterns), principal)
+            for principal in self.by_name.values()
+            for subjects in principal.jwt
         ]
 
     @property
@@ -73,6 +88,13 @@ class Principals:
                     return principal
         return None
 
+    def by_subject(self, issuer: str, subject: str) -> Principal | None:
+        """Return the first principal in the file whose JSON Web Tokens are of this issuer and subject."""
+        for name, patterns, principal in self._subjects:
+            if name == issuer and patterns.fit(subject):
+                return principal
+        return None
+
 
 def parse(text: str) -> Principals:
     """Read the text of a token file; raises `PlanError` naming the principal, the field and the fix."""
@@ -82,6 +104,7 @@ def parse(text: str) -> Principals:
         raise PlanError(f"is no TOML ({error})", where="tokens") from None
     except RecursionError:
         raise PlanError("is no TOML of principals (it is nested too deeply)", where="tokens") from None
+    issuers = _issuers(tables.pop("issuers", {}))
     principals = [_principal(name, table) for name, table in tables.items()]
     owners: dict[bytes, str] = {}
     for principal in principals:
@@ -90,7 +113,13 @@ def parse(text: str) -> Principals:
                 reason = f"[{principal.name}] has a token that [{other}] has too; make a new one"
                 raise PlanError(reason, where="tokens")
             owners[token.digest] = principal.name
-    return Principals(principals)
+        for subjects in principal.jwt:
+            if subjects.issuer not in issuers:
+                fix = f'write [issuers."{subjects.issuer}"] with its `audience` and `jwks`'
+                raise PlanError(
+                    f"[{principal.name}] jwt: issuer={subjects.issuer!r} is not there; {fix}", where="tokens"
+                )
+    return Principals(principals, issuers)
 
 
 def digest_of(token: str) -> bytes:
@@ -130,7 +159,7 @@ def _principal(name: str, table: object) -> Principal:
     check_name(name)
     if not isinstance(table, dict):
         raise PlanError(f"{name}={table!r}: is no principal; write [{name}] and its fields below it", where="tokens")
-    known = ("tokens", "certificates", *NAMES)
+    known = ("tokens", "certificates", "jwt", *NAMES)
     for field in table:
         if field not in known:
             close = difflib.get_close_matches(field, known, 1)
@@ -146,7 +175,27 @@ def _principal(name: str, table: object) -> Principal:
     certificates = table.get("certificates", [])
     if not isinstance(certificates, list) or not all(isinstance(item, str) and item for item in certificates):
         raise PlanError(f"[{name}] certificates={certificates!r} must be a list of patterns", where="tokens")
-    return Principal(name, rights, tuple(_token(name, token) for token in tokens), tuple(certificates))
+    found = tuple(_token(name, token) for token in tokens)
+    return Principal(name, rights, found, tuple(certificates), _subjects(name, table.get("jwt", [])))
+
+
+def _issuers(tables: object) -> dict[str, Issuer]:
+    if not isinstance(tables, dict):
+        raise PlanError('issuers: is no table; write [issuers."https://login.example.org"]', where="tokens")
+    return {name: issuer_of(name, table) for name, table in tables.items()}
+
+
+def _subjects(name: str, items: object) -> tuple[Subjects, ...]:
+    fix = 'must be a list of { issuer = "https://…", subjects = ["…"] }'
+    if not isinstance(items, list):
+        raise PlanError(f"[{name}] jwt={items!r} {fix}", where="tokens")
+    found = []
+    for item in items:
+        patterns = item.get("subjects") if isinstance(item, dict) and set(item) == {"issuer", "subjects"} else None
+        if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) and one for one in patterns):
+            raise PlanError(f"[{name}] jwt: {item!r} {fix}", where="tokens")
+        found.append(Subjects(str(item["issuer"]), tuple(patterns)))
+    return tuple(found)
 
 
 def _token(name: str, table: Any) -> Token:
