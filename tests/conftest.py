@@ -43,6 +43,7 @@ LONG = (
         "ray/test_request_counts",
         "plugin/test_registration",
         "ray/test_cannot_start",
+        "monitoring/test_page",
     ),
 )
 

@@ -70,6 +70,8 @@ class Live:
 
         `trouble` says in a sentence why there is none.
         """
+        if self.is_full:  # by now: many may have asked at once
+            return
         if not self._readers:
             self._wanted.set()
         self._readers += 1

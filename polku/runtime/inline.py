@@ -154,6 +154,7 @@ class InlineRuntime:
             raise ChangeError(error.reasons, str(found)) from error
         self._contents = contents
         self._plan = plan
+        self.__dict__.pop("_facts", None)  # they are of the plan before
         self._taps = None  # those of the parts of before end
         return done
 

@@ -171,6 +171,21 @@ async def test_nobody_asks_for_statistics_each_second_while_no_page_is_open(watc
     looks.close()
 
 
+async def test_of_many_that_ask_at_once_no_more_read_than_may(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_READERS", 1)
+    looks = watched.live()
+    looks.start()
+    async with aclosing(looks.follow()) as first, aclosing(looks.follow()) as second:
+        assert (await pull(first))[0] == "hello"
+        with pytest.raises(StopAsyncIteration):
+            await anext(second)
+    async with aclosing(looks.follow()) as third:
+        assert (await pull(third))[0] == "hello"
+    looks.close()
+
+
 async def test_trouble_is_told_and_the_stream_goes_on(watched: Watched) -> None:
     looks = watched.live()
     looks.start()

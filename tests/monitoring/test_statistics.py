@@ -236,6 +236,17 @@ def _links(pipeline: Pipeline) -> list[int]:
     return [link.events for link in links if link is not None]
 
 
+async def test_after_a_change_the_plan_and_the_types_are_the_new_ones() -> None:
+    hub = Hub(runtime="inline").emitter(Destination("partner"))
+    changed = Hub(runtime="inline").middleware(Filter(lambda event: True)).emitter(Destination("partner"))
+    async with hub.start() as pipeline:
+        assert [part.kind for part in pipeline.statistics().plan.parts if part.kind == "stage"] == []
+        await pipeline.update(changed)
+        tree = pipeline.statistics()
+    assert [part.name for part in tree.plan.parts if part.kind == "stage"] == list(tree.lanes[0].stages)
+    assert [stage.type for stage in tree.lanes[0].stages.values()] == ["Filter"]
+
+
 def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
     strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
     _, emitter = down()
