@@ -521,6 +521,7 @@ class Hub:
         drain: float | None = None,
         reload: Callable[[], Hub] | None = None,
         watch: Callable[[], object] | None = None,
+        progress: bool = False,
     ) -> None:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
@@ -532,7 +533,8 @@ class Hub:
         `POLKU_TOKENS` names the file of principals. Statistics, metrics and health are served at `admin_addr`, else
         `POLKU_ADMIN_ADDR`, else the first free one from `127.0.0.1:50052` on; `off` closes it. A drain takes `drain`
         seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as everything is
-        delivered, or in the journal for destinations that take nothing.
+        delivered, or in the journal for destinations that take nothing. With `progress` a terminal has a line at its
+        bottom that says what flows, unless events are printed there.
 
         With `reload`, on the inline runtime, SIGHUP and `polku reload` have it called, and the hub that it returns is
         run from then on, as by `Pipeline.update`; so it is whenever what `watch` returns changes. In a terminal SIGHUP
@@ -557,6 +559,7 @@ class Hub:
             admin_addr=admin_addr,
             drain=drain,
             reloader=reloader,
+            progress=progress,
         )
 
     def _as_environment_says(self) -> Hub:

@@ -197,6 +197,10 @@ class Pipeline:
 
         return picture(self.plan, self.lost or self.notice)
 
+    def stop_nowait(self, timeout: float = 30.0) -> concurrent.futures.Future[StopReport]:
+        """Begin to drain like `stop`, and return the future of the report."""
+        return self._stop(timeout)
+
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
         if self._stopping is None:
             self._stopping = loop_thread.submit(self._stop_all(timeout))

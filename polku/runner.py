@@ -85,6 +85,7 @@ class Runner:
         admin_addr: str | None = None,
         drain: float | None = None,
         reloader: Reloader | None = None,
+        progress: bool = False,
     ) -> None:
         """Open the gateway and serve until a signal comes, then drain; see `Hub.run`."""
         from polku.runtime.serving import serve
@@ -113,4 +114,5 @@ class Runner:
             admin=admin,
             drain=drain,
             reloader=reloader if self.runtime == "inline" else None,
+            progress=progress,
         )

@@ -146,6 +146,9 @@ def run(
     watch: Annotated[
         bool, Option("--watch", help="Load the file again whenever it is saved: while you write it.")
     ] = False,
+    no_progress: Annotated[
+        bool, Option("--no-progress", help="Show no line on a terminal that says what flows.")
+    ] = False,
 ) -> None:
     """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
 
@@ -197,6 +200,7 @@ def run(
         http_token=settings.http_token,
         admin_addr=admin,
         drain=seconds,
+        progress=not no_progress,
     )
 
 

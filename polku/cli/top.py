@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 import time
 from collections.abc import Iterator
+from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.runtime.serving import say
+from polku.tap.request import matches
 
 _CLEAR = "\x1b[2J\x1b[H"
-_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST", "RETRIES", "RESTARTS", "CPU", "MEMORY")
-_TITLES = ("PART", *_COUNTS, "STATE")
+_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST")
+_TITLES = ("PART", *_COUNTS, "RETRIES", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
 
 
 class Row(NamedTuple):
@@ -36,38 +40,176 @@ class Row(NamedTuple):
     restarts: int | None = None
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
+    circuit: str | None = None
+
+
+class Order(Enum):
+    """What rows are sorted by."""
+
+    STATE = "state"
+    PART = "part"
+    IN = "in"
+    OUT = "out"
+    ERRORS = "errors"
+    WAITING = "waiting"
+    OLDEST = "oldest"
+    RETRIES = "retries"
+    RESTARTS = "restarts"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+class View(NamedTuple):
+    """Which rows are shown, and in which order."""
+
+    order: Order = Order.STATE
+    globs: tuple[str, ...] = ()
+    only_unwell: bool = False
+
+    def rows(self, rows: list[Row], before: dict[str, Row]) -> list[Row]:
+        """Return what is to be shown; `before` is what the look before has seen."""
+        shown = [row for row in rows if not self.globs or any(matches(glob, row.part) for glob in self.globs)]
+        shown = [row for row in shown if not (self.only_unwell and row.well)]
+        match self.order:
+            case Order.STATE:
+                return shown
+            case Order.PART:
+                return sorted(shown, key=lambda row: row.part)
+            case Order.IN | Order.OUT | Order.CPU:  # what it was in this time, not since the start
+                name = _COLUMNS[self.order]
+                return sorted(shown, key=lambda row: _grown(row, before.get(row.part), name), reverse=True)
+            case _:
+                name = _COLUMNS[self.order]
+                return sorted(shown, key=lambda row: getattr(row, name) or 0, reverse=True)
+
+    def after(self, key: str) -> View:
+        """Return the view after a key was pressed."""
+        orders = list(Order)
+        match key:
+            case "s":
+                return self._replace(order=orders[(orders.index(self.order) + 1) % len(orders)])
+            case "u":
+                return self._replace(only_unwell=not self.only_unwell)
+            case _:
+                return self
+
+
+_COLUMNS = {
+    Order.IN: "received",
+    Order.OUT: "sent",
+    Order.ERRORS: "errors",
+    Order.WAITING: "waiting",
+    Order.OLDEST: "oldest_seconds",
+    Order.RETRIES: "retries",
+    Order.RESTARTS: "restarts",
+    Order.CPU: "cpu_seconds",
+    Order.MEMORY: "memory_bytes",
+}
+
+
+def _grown(row: Row, before: Row | None, name: str) -> float:
+    now = getattr(row, name) or 0
+    return float(now - ((getattr(before, name) or 0) if before is not None else 0))
+
+
+class Keys:
+    """The keys that are pressed on the terminal, one by one; none where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Keys:
+        if self._is_terminal:
+            import termios
+            import tty
+
+            self._before = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_terminal:
+            import termios
+
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
+
+    def wait(self, seconds: float) -> str:
+        """Return the next key, or nothing where none is pressed in time."""
+        if not self._is_terminal:
+            time.sleep(max(0.0, seconds))
+            return ""
+        ready, _, _ = select.select([sys.stdin], [], [], max(0.0, seconds))
+        return os.read(sys.stdin.fileno(), 1).decode("ascii", "replace") if ready else ""
+
+    def help(self, view: View) -> str:
+        """Return what the keys do."""
+        unwell = "all" if view.only_unwell else "only what is unwell"
+        return f"\ns: sort (by {view.order.value})  u: {unwell}  q: quit" if self._is_terminal else ""
 
 
 def top(
     to: To = None,
     interval: Annotated[float, Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
     count: Annotated[int, Option(metavar="N", min=0, help="End after that many looks; 0: never.")] = 0,
+    sort: Annotated[Order, Option(help="The largest first; state: what is wrong.")] = Order.STATE,
+    filter: Annotated[
+        list[str] | None, Option(metavar="GLOB", help="Only parts that this names, as `polku tap` does; repeatable.")
+    ] = None,
 ) -> None:
     """Show the parts of a running pipeline: what is wrong first, until Ctrl-C.
 
-    Where standard output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
+    On a terminal the key s chooses the next column to sort by, u shows only what is unwell, q ends it. Where standard
+    output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
     """
     address = find(to)
     before: dict[str, Row] = {}
+    view = View(sort, tuple(filter or ()))
     looked = 0
-    while True:
-        try:
-            tree = json.loads(address.fetch("/statistics")[1])
-            rows = rows_of(tree)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")
-            if not looked:
-                raise Exit(1) from None
-            rows = []  # it may be restarting
-        looked += 1
-        if not sys.stdout.isatty():
-            print(json.dumps([row._asdict() for row in rows]), flush=True)
-        elif rows:
-            print(_CLEAR + "\n".join([_head(tree), *_table(rows, before, interval)]), flush=True)
-        before = {row.part: row for row in rows}
-        if looked == count:
-            return
-        time.sleep(interval)
+    with Keys() as keys:
+        while True:
+            try:
+                tree = json.loads(address.fetch("/statistics")[1])
+                rows = rows_of(tree)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")
+                if not looked:
+                    raise Exit(1) from None
+                rows = []  # it may be restarting
+            looked += 1
+            if sys.stdout.isatty():
+                if rows:
+                    _draw(tree, view, rows, before, interval, help=keys.help(view))
+            else:
+                print(json.dumps([row._asdict() for row in view.rows(rows, before)]), flush=True)
+            if looked == count:
+                return
+            until = time.monotonic() + interval
+            while (key := keys.wait(until - time.monotonic())) and rows:
+                if key == "q":
+                    return
+                view = view.after(key)
+                _draw(tree, view, rows, before, interval, help=keys.help(view))
+            before = {row.part: row for row in rows}
+
+
+def _draw(
+    tree: dict[str, Any], view: View, rows: list[Row], before: dict[str, Row], interval: float, *, help: str
+) -> None:
+    lines = [_head(tree), *_wrong(tree), *_table(view.rows(rows, before), before, interval), *([help] if help else [])]
+    print(_CLEAR + "\n".join(lines), flush=True)
+
+
+def _wrong(tree: dict[str, Any]) -> list[str]:
+    """Return a sentence for each part that holds up others, or that there is advice about: since when, what to do."""
+    sentences = []
+    for name, part in tree["parts"].items():
+        why, advice, command = part.get("holds_up"), part.get("advice"), part.get("command")
+        if not why and not advice:
+            continue
+        text = f"{name}, for {part['seconds']:.0f} s: {why or part['message']}"
+        sentences.append("; ".join(filter(None, (text, advice, command))))
+    return [*sentences, ""] if sentences else []
 
 
 def rows_of(tree: dict[str, Any]) -> list[Row]:
@@ -100,6 +242,7 @@ def _lane(lane: dict[str, Any]) -> Iterator[Row]:
             outlet["waiting"],
             outlet["oldest_age_seconds"],
             lane["emitters"].get(name, {}).get("retries"),
+            circuit=lane["emitters"].get(name, {}).get("circuit"),
         )
 
 
@@ -141,6 +284,7 @@ def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
         _text(row.waiting),
         "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
         _text(row.retries),
+        "" if row.circuit in (None, "closed") else str(row.circuit).replace("_", " "),
         _text(row.restarts),
         "" if cpu is None else f"{cpu:.0%}",
         "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:,.0f} MB",

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,20 +22,27 @@ from polku.errors import SettingError
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.log_format import write
+from polku.runtime.flow import Flow
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.notify import Notifier
 from polku.runtime.report import LOST_STATUS, stop_report
+from polku.runtime.status_line import StatusLine, is_wanted
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
     from polku.gateway.addresses import Doors
     from polku.monitoring.address import Admin
+    from polku.monitoring.statistics import PipelineStatistics
     from polku.pipeline import Pipeline
     from polku.runner import Runner
     from polku.runtime.reloading import Reloader
+    from polku.runtime.report import StopReport
 
 DRAIN_SECONDS = 30.0
 _LOST_SECONDS = 0.5
+_LOOK_SECONDS = 2.0
+_DRAIN_LOOK_SECONDS = 0.5
+_DRAIN_LINE_SECONDS = 5.0
 _LOOKS = 10  # health is asked at each tenth look
 
 
@@ -44,6 +53,7 @@ def serve(
     admin: Admin | None = None,
     drain: float | None = None,
     reloader: Reloader | None = None,
+    progress: bool = False,
 ) -> None:
     """Start, say on standard error which addresses are open, wait for SIGINT, SIGTERM or SIGHUP, drain, and report.
 
@@ -51,6 +61,8 @@ def serve(
     signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as it has
     started. SIGHUP is left alone where it is ignored, as under `nohup`, and has a `reloader` do its work where there is
     one and no terminal. Must be called in the main thread.
+
+    With `progress` a terminal has a line below that says what flows. A drain that takes long says what is left.
 
     Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
@@ -93,12 +105,15 @@ def serve(
     notifier.ready(ready)
     if not doors.insecure and (text := exposure(doors)):
         say(f"polku: warning: {text}")
-    _watch(pipeline, stop, reloader)
-    if pipeline.lost:
+    prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
+    with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
+        _watch(pipeline, stop, status, reloader)
+        if is_there := not pipeline.lost:
+            say("polku: draining")
+            notifier.stopping(seconds)
+            report = _drain(pipeline, seconds, status)
+    if not is_there:
         _end_lost(pipeline)
-    say("polku: draining")
-    notifier.stopping(seconds)
-    report = pipeline.stop(seconds)
     say(f"polku: stopped after {report.seconds:.1f} s; {report}")
     if report.loss:
         say(f"polku: {report.loss}; exit status {LOST_STATUS}")
@@ -133,9 +148,10 @@ def _has_terminal() -> bool:
     return True
 
 
-def _watch(pipeline: Pipeline, stop: threading.Event, reloader: Reloader | None = None) -> None:
+def _watch(pipeline: Pipeline, stop: threading.Event, status: StatusLine, reloader: Reloader | None = None) -> None:
     """Return when a signal has come, or the pipeline is gone; say meanwhile which parts are unwell."""
     complaints: dict[str, str] = {}
+    flow = Flow()
     for look in itertools.count(1):
         if stop.wait(_LOST_SECONDS) or pipeline.lost:
             return
@@ -143,6 +159,30 @@ def _watch(pipeline: Pipeline, stop: threading.Event, reloader: Reloader | None 
             reloader.serve(pipeline, say)
         if look % _LOOKS == 0:
             complaints = _report_changes(pipeline, complaints)
+        if status.is_shown and (tree := _look(pipeline)) is not None:
+            status.show(flow.status(tree))
+
+
+def _drain(pipeline: Pipeline, seconds: float, status: StatusLine) -> StopReport:
+    """Drain, and say meanwhile what is left: below the lines of a terminal, else in a line now and then."""
+    stopping, flow, said_at = pipeline.stop_nowait(seconds), Flow(), time.monotonic()
+    while not wait([stopping], timeout=_DRAIN_LOOK_SECONDS).done:
+        if (tree := _look(pipeline)) is None or not (left := flow.left(tree)):
+            continue
+        if status.is_shown:
+            status.show(f"draining: {left}")
+        elif time.monotonic() - said_at >= _DRAIN_LINE_SECONDS:
+            said_at = time.monotonic()
+            say(f"polku: draining: {left}")
+    return stopping.result()
+
+
+def _look(pipeline: Pipeline) -> PipelineStatistics | None:
+    """Return the statistics; nothing where they cannot be had soon."""
+    try:
+        return loop_thread.submit(pipeline.statistics_async()).result(_LOOK_SECONDS)
+    except Exception:  # a pipeline that ends has parts that are away; nobody but people waits for this
+        return None
 
 
 def _end_lost(pipeline: Pipeline) -> None:

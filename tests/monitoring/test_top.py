@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +12,8 @@ from click.testing import CliRunner
 from polku import Batch, Filter, Hub, new_event
 from polku.cli import top
 from polku.cli.app import app
+from tests.runtime.test_flow import read_until
+from tests.support.server import POLKU, environment
 
 
 def partner(batch: Batch) -> None:
@@ -32,9 +36,11 @@ def test_each_look_is_a_line_of_json_where_there_is_no_terminal() -> None:
 def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
     before = {"ingest": top.Row("ingest", True, "ok", 100, 100, 0, 0, cpu_seconds=3.0)}
     ingest = top.Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
-    title, *lines = top._table([top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7), ingest], before, 2.0)
+    title, *lines = top._table(
+        [top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open"), ingest], before, 2.0
+    )
     assert title.split() == list(top._TITLES)
-    assert lines[0].split() == ["emitter:x", "0", "0", "0", "0", "0", "9", "12.5", "s", "7", "away"]
+    assert lines[0].split() == ["emitter:x", "0", "0", "0", "0", "0", "9", "12.5", "s", "7", "half", "open", "away"]
     assert lines[1].split() == ["ingest", "1,100", "500", "1,100", "500", "0", "0", "1", "75%", "85", "MB", "ok"]
     assert "RETRIES" not in top._table([ingest], before, 2.0)[0]  # nothing has any
 
@@ -50,6 +56,44 @@ def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
     assert emitter == top.Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000)
     assert held == top.Row("lane-1/buffer", True, "ok", 6, waiting=2)
     assert own == top.Row("lane-1/lane", True, "ok", restarts=2, cpu_seconds=1.5, memory_bytes=9_000_000)
+
+
+def test_rows_are_sorted_and_chosen_as_somebody_asks() -> None:
+    before = {"ingest": top.Row("ingest", True, "ok", 1_000, cpu_seconds=9.0)}
+    ingest = top.Row("ingest", True, "ok", 1_010, cpu_seconds=9.5, waiting=1)
+    stage = top.Row("stage-1", True, "ok", 500, cpu_seconds=1.0)
+    emitter = top.Row("emitter:x", False, "away", 5, waiting=7)
+    rows = [emitter, ingest, stage]
+    assert top.View(top.Order.IN).rows(rows, before) == [stage, ingest, emitter]
+    assert top.View(top.Order.CPU).rows(rows, before) == [stage, ingest, emitter]
+    assert top.View(top.Order.WAITING).rows(rows, before) == [emitter, ingest, stage]
+    assert top.View(top.Order.PART).rows(rows, before) == [emitter, ingest, stage]
+    assert top.View(globs=("x", "stage*")).rows(rows, before) == [emitter, stage]
+    view = top.View().after("u").after("s").after("?")
+    assert (view.order, view.rows(rows, before)) == (top.Order.PART, [emitter])
+
+
+def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
+    well = {"healthy": True, "message": "ok", "holds_up": "", "seconds": 0.0, "advice": "", "command": ""}
+    away = well | {"healthy": False, "holds_up": "its share is full", "seconds": 12.3, "advice": "look at it"}
+    parts = {"ingest": well, "emitter:x": away | {"command": "polku dlq list"}}
+    assert top._wrong({"parts": parts}) == ["emitter:x, for 12 s: its share is full; look at it; polku dlq list", ""]
+    assert top._wrong({"parts": {"ingest": well}}) == []
+
+
+def test_keys_sort_and_end_it_on_a_terminal() -> None:
+    with Hub(runtime="inline").emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+        master, slave = os.openpty()
+        command = [*POLKU, "top", "--to", str(pipeline.admin_address), "--sort", "memory"]
+        with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment()) as process:
+            os.close(slave)
+            shown = read_until(master, "s: sort (by memory)")
+            os.write(master, b"s")
+            read_until(master, "s: sort (by state)")
+            os.write(master, b"q")
+            assert process.wait(30) == 0
+        os.close(master)
+    assert "emitter:partner" in shown
 
 
 def test_it_fails_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
