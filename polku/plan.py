@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
@@ -237,18 +239,38 @@ def _components(plan: Plan) -> list[tuple[str, object]]:
 
 
 def _why_not_picklable(component: object) -> str:
-    """Try to pickle a component as Ray will; find the field that is at fault."""
+    """Try to pickle a component as Ray will; name the field, and the variable of a function, that is at fault."""
     from ray import cloudpickle
 
-    try:
-        cloudpickle.dumps(component)
-    except Exception as error:
-        for name, value in _fields(component).items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as deeper:
-                return f"{name}={value!r}: {deeper}"
-        return str(error)
+    def fault(value: object) -> str:
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    said = fault(component)
+    if not said:
+        return ""
+    for name, value in _fields(component).items():
+        if deeper := fault(value):
+            return f"{name}={value!r}{_at_fault(value, fault)}: {deeper}"
+    where = _at_fault(component, fault)
+    return f"it{where.removeprefix(', which')}: {said}" if where else said
+
+
+def _at_fault(function: object, fault: Callable[[object], str]) -> str:
+    """Return which variable a function uses that cannot be pickled, in half a sentence; empty where none is found."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not inspect.isfunction(function):
+        return ""
+    variables = inspect.getclosurevars(function)
+    for name, value in {**variables.nonlocals, **variables.globals}.items():
+        if not inspect.ismodule(value) and fault(value):
+            line = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+            return f", which uses the variable {name!r} ({type(value).__name__}; {line})"
     return ""
 
 
