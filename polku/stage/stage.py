@@ -623,7 +623,7 @@ def _show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_r
     dead = [Note(one.refusal.position, one.refusal.code, one.refusal.message) for one in outcome.refused]
     if dead:
         tap.show(What.DEAD, given, notes=dead, step=step)
-    if outcome.events is not given:
+    if outcome.events is not given and tap.wants(What.DROPPED, step):
         sources = origins(given, outcome, range(len(outcome.events)))
         there = {position for own in sources for position in own}.union(note.position for note in dead)
         gone = [Note(position, "", drop_reason) for position in range(len(given)) if position not in there]

@@ -151,6 +151,11 @@ class TapPoint:
         part = f"{self._part}/{step}" if step else self._part
         self._each(lambda tap: tap.show(part, what, events, notes, reason))
 
+    def wants(self, what: What, step: str = "") -> bool:
+        """Return whether somebody wants to see what happens so: where it takes work to find out what to show."""
+        part = f"{self._part}/{step}" if step else self._part
+        return any(tap.wants(part, what) for tap in self._taps)
+
     def tell(self, what: What, event_id: str, code: str, reason: str) -> None:
         """Tell what happened to an event of which only the id is known."""
         self._each(lambda tap: tap.tell(self._part, what, event_id, code, reason))
