@@ -24,9 +24,14 @@ def fault(where: str, field: str, value: object, fix: str) -> PlanError:
     return PlanError(fix, where=f"{where}({field}={shorten(value)})")
 
 
+def has_ray() -> bool:
+    """Return whether Ray is installed, which `polku-core` does without."""
+    return importlib.util.find_spec("ray") is not None
+
+
 def ray_installed() -> None:
-    """Make sure that Ray is installed, which `polku-core` does without."""
-    if importlib.util.find_spec("ray") is None:
+    """Make sure that Ray is installed."""
+    if not has_ray():
         fix = (
             "needs Ray, which is not installed: pip install 'ray[default]', or run in one process "
             "(--runtime inline, POLKU_RUNTIME=inline, Hub(runtime='inline'))"

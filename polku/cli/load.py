@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from polku.checks import ray_installed
+from polku.checks import has_ray
 from polku.errors import SettingError
 from polku.hub import Hub
 
@@ -27,10 +27,8 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
         raise SettingError("FILE", target, f"is a folder; {_ALLOWED}")
     if not path.is_file():
         raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
-    if by_value:
-        ray_installed()
     module = _run(path)
-    if by_value:
+    if by_value and has_ray():
         from ray import cloudpickle
 
         cloudpickle.register_pickle_by_value(module)
