@@ -36,6 +36,7 @@ recipes
 install
 guarantees
 operations
+changing
 monitoring
 deployment
 security
