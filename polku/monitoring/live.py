@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError
 from polku.log import RepeatedLog
 from polku.monitoring.history import SECONDS, History
@@ -48,7 +49,7 @@ class Live:
         self._readers = 0
         self._wanted = asyncio.Event()
         self._told: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = TaskSet("the live page")
 
     @property
     def is_full(self) -> bool:
@@ -57,12 +58,11 @@ class Live:
 
     def start(self) -> None:
         """Begin to look: every few seconds, for what was before, and each second while somebody reads."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._tasks.keep_alive("look", self._run)
 
     def close(self) -> None:
         """End it."""
-        if self._task is not None:
-            self._task.cancel()
+        self._tasks.cancel("look")
 
     async def follow(self) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events: `hello` with the plan and the past, then a `tick` with the tree each second,

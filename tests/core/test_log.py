@@ -173,6 +173,7 @@ ONCE = {
     "polku/gateway/pulling.py": "at the end",
     "polku/hooks.py": "at the end",
     "polku/monitoring/admin.py": "at the start",
+    "polku/monitoring/run_files.py": "at the start",
     "polku/plugin/service.py": "at the end",
     "polku/security/authenticator.py": "when a file has changed",
     "polku/runtime/inline.py": "at the end",
