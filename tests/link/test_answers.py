@@ -20,7 +20,7 @@ from polku.emit.collect import CollectingDelivery
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link.link import Link, LocalPeer, Push, Window
+from polku.link.link import Link, LinkStatistics, LocalPeer, Push, Window
 from polku.link.local import LocalLink
 from polku.link.receiver import LinkReceiver
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, RawPayload
@@ -128,6 +128,9 @@ class Cancelled:
 
     async def wait_backlog(self) -> None:
         pass
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(2, 2, 0, 0, 0)
 
 
 async def test_an_intake_answers_where_the_answer_was_cancelled() -> None:

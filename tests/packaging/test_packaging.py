@@ -93,7 +93,7 @@ PROJECT = "polku/cli/templates/project/"
 def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("polku/")}
     actors = {f"polku/{path.relative_to(ROOT)}" for path in (ROOT / "actors").rglob("*.py")}
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "polku").rglob("*.py*")}
+    sources = {str(path.relative_to(ROOT)) for kind in ("*.py*", "*.html") for path in (ROOT / "polku").rglob(kind)}
     wanted = {name for name in actors | sources if "__pycache__" not in name}
 
     assert {name for name in packed if not name.startswith((TEMPLATES, PROJECT))} - {"polku/py.typed"} == {
