@@ -37,11 +37,9 @@ def kept() -> Iterator[Kept]:
     handler = Kept()
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False  # what is hostile here could not be sent in a report of the tests
     name_process(Origin("orders", "lane-2", "", "node-7"))
     yield handler
     name_process(Origin())
-    LOGGER.propagate = True
     LOGGER.removeHandler(handler)
 
 
