@@ -16,6 +16,8 @@ for path in /usr /etc /bin /lib /lib64 /sbin; do
         mount --bind -o ro "$path" "$root$path"
     fi
 done
+mkdir "$root/tmp"
+mount -t tmpfs -o mode=1777 none "$root/tmp" # before what is shared, which may be in /tmp
 for path in $shared; do
     mkdir -p "$root$path"
     mount --bind "$path" "$root$path"
@@ -30,7 +32,6 @@ for device in null zero urandom; do
 done
 mkdir "$root/dev/shm"
 mount -t tmpfs -o mode=1777 none "$root/dev/shm"
-mount -t tmpfs -o mode=1777 none "$root/tmp"
 mount --bind "$data" "$root/data"
 mount -o remount,ro "$root"
 exec chroot "$root" setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --bounding-set=-all \
