@@ -15,6 +15,7 @@ from polku import Batch, Event
 from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell
+from polku.actors.surroundings import Surroundings
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.link.link import Link
@@ -54,7 +55,7 @@ def _batch(number: int) -> Batch:
 
 @pytest.mark.usefixtures("ray_session")
 async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without() -> None:
-    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"", Surroundings())
     peer = ObjectRefQueue(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
@@ -73,7 +74,7 @@ async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without()
 
 @pytest.mark.usefixtures("ray_session")
 async def test_an_actor_that_ray_has_started_again_is_pushed_to_where_it_is_now() -> None:
-    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"")
+    actor: Any = ray.remote(**ACTOR)(Recorder).remote(b"", Surroundings())
     peer = ObjectRefQueue(actor, "recorder")
     link = Link("test", peer, retry_delay=lambda _: 0.01)
     assert await link.push(_batch(0)) == Receipt()
