@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from polku import checks
@@ -17,10 +15,10 @@ from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.cloudevents import cloud_event
 from polku.emit.encode import write_each
+from polku.emit.http import pause_of, reach
 from polku.emit.json_form import event_fields
 from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
-from polku.rpc.proxy import proxy_for
 from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
 from polku.security.secret import Secret, reveal
 from polku.security.signatures import Style, signature_headers
@@ -156,7 +154,7 @@ class _Poster:
         if self._session is None:
             raise RetryableError("the emitter is not started")
         url = reveal(self._config.url)
-        server, options = self._reach(_split_url(url))
+        server, options = reach(_split_url(url), self._tls)
         headers = self._headers(request) | options.pop("headers", {})
         self._requests += 1
         post = self._session.post
@@ -175,23 +173,8 @@ class _Poster:
             self._refused += 1
             text = content[:200].decode(errors="replace")
             reason = f"{server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
-            raise _error(response.status, reason, self._seconds(response.headers.get("Retry-After")))
+            raise _error(response.status, reason, pause_of(response.headers.get("Retry-After"), self._clock))
         return []
-
-    def _reach(self, url: SplitResult) -> tuple[str, dict[str, Any]]:
-        """Return the server as errors name it, and how to reach it; raises `MisconfiguredError`."""
-        server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
-        is_tls = url.scheme == "https"
-        try:
-            proxy = proxy_for(url.hostname or "", url.port or (443 if is_tls else 80), tls=is_tls)
-            options: dict[str, Any] = {"ssl": self._tls.context()} if is_tls else {}
-        except (ValueError, ConnectionError) as error:
-            raise MisconfiguredError(f"{server}: {error}") from None
-        if proxy is not None:
-            server = f"{server} (by {proxy})"
-            options["proxy"] = proxy.url
-            options["proxy_headers" if is_tls else "headers"] = proxy.headers  # a plain request is the proxy's as well
-        return server, options
 
     def _headers(self, request: _Request) -> dict[str, str]:
         config = self._config
@@ -205,18 +188,6 @@ class _Poster:
         if request.trace:
             headers["traceparent"] = request.trace
         return headers
-
-    def _seconds(self, retry_after: str | None) -> float | None:
-        """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
-        if not retry_after:
-            return None
-        if retry_after.isascii() and retry_after.isdigit():
-            return float(retry_after)
-        try:
-            when = parsedate_to_datetime(retry_after)
-        except ValueError:
-            return None
-        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._clock.time_ns() / 1e9)
 
 
 _Record: TypeAlias = tuple[int, str, bytes]

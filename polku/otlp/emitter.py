@@ -14,6 +14,8 @@ from polku.clock import Clock
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError
 from polku.otlp.signals import check_installed
+from polku.security.client_tls import Certificate, Pem, check_client_tls
+from polku.security.secret import Secret
 
 if TYPE_CHECKING:
     from polku.otlp.client import OtlpClient
@@ -42,9 +44,10 @@ class OtlpEmitter:
     """Send log records, spans and metrics as they came in, and events of any other origin as log records.
 
     `endpoint` is `http://host:port`, or `https://` with TLS, checked against the system's or the given
-    `root_certificates` (PEM); with HTTP it may have a path, behind which `/v1/logs` and so on follow, and with gRPC it
-    may be `host:port` or `unix:/path`. `headers` go with each request, such as an `authorization`. A client certificate
-    is shown where there is one (`certificate` and `key` are paths of PEM files).
+    `root_certificates` (PEM: a path or bytes); with HTTP it may have a path, behind which `/v1/logs` and so on follow,
+    and with gRPC it may be `host:port` or `unix:/path`. `headers` are sent with each request, such as an
+    `authorization`, which may be a `Secret`. A `certificate` is shown where the server asks for one. Files that change
+    are read again.
 
     A request has up to `max_events` records and `max_body_bytes` bytes, before compression, and `window` of them may be
     in flight. What the server may take later is sent again after the pause that it names; where it refuses a request
@@ -56,15 +59,14 @@ class OtlpEmitter:
     endpoint: str
     protocol: OtlpProtocol | str = field(default=OtlpProtocol.GRPC, kw_only=True)
     name: str = field(default="otlp", kw_only=True)
-    headers: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+    headers: Mapping[str, str | Secret] = field(default_factory=dict, kw_only=True, repr=False)
     compression: OtlpCompression | str = field(default=OtlpCompression.GZIP, kw_only=True)
     timeout: float = field(default=10.0, kw_only=True)
     window: int = field(default=4, kw_only=True)
     max_events: int = field(default=4_096, kw_only=True)
     max_body_bytes: int = field(default=4 * 1000 * 1000, kw_only=True)
-    root_certificates: bytes | None = field(default=None, kw_only=True, repr=False)
-    certificate: str | None = field(default=None, kw_only=True)
-    key: str | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True, repr=False)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
@@ -80,10 +82,8 @@ class OtlpEmitter:
         checks.positive(where, "timeout", self.timeout)
         for name in ("window", "max_events", "max_body_bytes"):
             checks.whole(where, name, getattr(self, name))
-        if self.root_certificates is not None and not isinstance(self.root_certificates, bytes):
-            raise PlanError("root_certificates must be the bytes of a PEM file", where=where)
-        if (self.certificate is None) != (self.key is None):
-            raise PlanError("certificate and key go together: name both PEM files, or neither", where=where)
+        roots = check_client_tls(where, self.root_certificates, self.certificate)
+        object.__setattr__(self, "root_certificates", roots)
 
     def check_extras(self) -> None:
         """Raise `PlanError` with the command that installs what is missing."""
@@ -108,12 +108,14 @@ def _check_url(url: object) -> None:
     raise checks.fault("OtlpEmitter", "endpoint", url, "write http://host:port or https://host:port")
 
 
-def _checked_headers(headers: object) -> dict[str, str]:
+def _checked_headers(headers: object) -> dict[str, str | Secret]:
     if not isinstance(headers, Mapping):
         raise PlanError("headers must be a mapping of names to values", where="OtlpEmitter")
     for name, value in headers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PlanError(f"headers: {name!r} is no header's name", where="OtlpEmitter")
+        if isinstance(value, Secret):
+            continue
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise PlanError(f"headers: the value of {name!r} must be printable ASCII", where="OtlpEmitter")
     return {name.lower(): value for name, value in headers.items()}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import zlib
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from polku.clock import Clock
 from polku.emit.grpc.addresses import parse_address
+from polku.emit.http import pause_of, reach
 from polku.emit.parts import LateError
 from polku.errors import MisconfiguredError, RetryableError
 from polku.otlp.answers import PartialSuccess, grpc_error, http_error, read_partial
@@ -19,6 +17,8 @@ from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
 from polku.otlp.signals import Signal
 from polku.rpc.channel import Channel, Target
 from polku.rpc.status import Status, StatusCode
+from polku.security.client_tls import ClientTls
+from polku.security.secret import reveal
 
 if TYPE_CHECKING:
     import aiohttp
@@ -55,9 +55,11 @@ class GrpcTransport:
         self._where = address.target
         self._timeout = config.timeout
         self._packs = config.compression is OtlpCompression.GZIP
-        self._metadata = list(config.headers.items())
-        tls = (lambda: _context(config, ["h2"])) if address.tls else None
-        self._channel = Channel(Target(address.target, tls, min(_CONNECT_SECONDS, config.timeout)))
+        self._headers = config.headers
+        tls = ClientTls(config.root_certificates, config.certificate, protocols=["h2"]) if address.tls else None
+        self._channel = Channel(
+            Target(address.target, None if tls is None else tls.context, min(_CONNECT_SECONDS, config.timeout))
+        )
 
     async def send(self, signal: Signal, body: bytes) -> PartialSuccess:
         """Send a request; raises `EmitError` where it was not taken."""
@@ -65,7 +67,8 @@ class GrpcTransport:
         encoding = [("grpc-encoding", "gzip")] if is_packed else []
         timeout = ("grpc-timeout", f"{max(1, round(self._timeout * 1000))}m")
         answer = _Answer()
-        call = self._channel.begin(signal.method, answer, [*encoding, timeout, *self._metadata])
+        headers = [(name, reveal(value)) for name, value in self._headers.items()]
+        call = self._channel.begin(signal.method, answer, [*encoding, timeout, *headers])
         try:
             async with asyncio.timeout(self._timeout):
                 await call.write([_packed(body) if is_packed else body], is_packed=is_packed)
@@ -108,8 +111,7 @@ class HttpTransport:
     def __init__(self, config: OtlpEmitter, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        url = urlsplit(config.endpoint)
-        self._where = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        self._tls = ClientTls(config.root_certificates, config.certificate)
         self._base = config.endpoint.rstrip("/")
         self._packs = config.compression is OtlpCompression.GZIP
         self._session: aiohttp.ClientSession | None = None
@@ -118,26 +120,28 @@ class HttpTransport:
         """Send a request; raises `EmitError` where it was not taken."""
         import aiohttp
 
-        headers = {"Content-Type": "application/x-protobuf"}
+        url = self._base + signal.path
+        where, options = reach(urlsplit(url), self._tls)
+        headers = {"User-Agent": "polku", "Content-Type": "application/x-protobuf", **options.pop("headers", {})}
+        headers |= {name: reveal(value) for name, value in self._config.headers.items()}
         if self._packs and len(body) >= _LEAST_PACKED:
             headers["Content-Encoding"] = "gzip"
             body = _packed(body)
         try:
             session = self._open()
-            url = self._base + signal.path
-            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with session.post(url, data=body, headers=headers, allow_redirects=False, **options) as response:
                 content = await response.content.read(_ANSWER_BYTES)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
-            raise MisconfiguredError(f"{self._where}: {type(error).__name__}: {error}") from None
+            raise MisconfiguredError(f"{where}: {type(error).__name__}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
             if isinstance(error, TimeoutError):
-                raise LateError(f"{self._where}: no answer within {self._config.timeout:g} s") from None
-            raise RetryableError(f"{self._where}: {type(error).__name__}: {error}") from None
+                raise LateError(f"{where}: no answer within {self._config.timeout:g} s") from None
+            raise RetryableError(f"{where}: {type(error).__name__}: {error}") from None
         if 200 <= response.status < 300:
             return read_partial(signal, content)
-        pause = self._seconds(response.headers.get("Retry-After"))
+        pause = pause_of(response.headers.get("Retry-After"), self._clock)
         message = _message(content) or response.headers.get("Location", "")
-        raise http_error(self._where, response.status, message, pause)
+        raise http_error(where, response.status, message, pause)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -149,37 +153,8 @@ class HttpTransport:
         if self._session is None:
             import aiohttp
 
-            tls = self._config.endpoint.startswith("https://")
-            connector = aiohttp.TCPConnector(ssl=_context(self._config, ["http/1.1"]) if tls else True)
-            timeout = aiohttp.ClientTimeout(total=self._config.timeout)
-            headers = {"User-Agent": "polku", **self._config.headers}
-            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._config.timeout))
         return self._session
-
-    def _seconds(self, retry_after: str | None) -> float | None:
-        """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
-        if not retry_after:
-            return None
-        if retry_after.isascii() and retry_after.isdigit():
-            return float(retry_after)
-        try:
-            when = parsedate_to_datetime(retry_after)
-        except ValueError:
-            return None
-        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._clock.time_ns() / 1e9)
-
-
-def _context(config: OtlpEmitter, protocols: list[str]) -> ssl.SSLContext:
-    roots = config.root_certificates
-    context = ssl.create_default_context(cadata=roots.decode("ascii", "replace") if roots else None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(protocols)
-    if config.certificate is not None:
-        try:
-            context.load_cert_chain(config.certificate, config.key)
-        except (OSError, ssl.SSLError) as error:
-            raise MisconfiguredError(f"certificate={config.certificate!r}: cannot be used: {error}") from None
-    return context
 
 
 def _packed(body: bytes) -> bytes:

@@ -22,6 +22,7 @@ from polku import (
     IngestContext,
     JsonIngestor,
     MisconfiguredError,
+    OtlpEmitter,
     PlanError,
     RetryableError,
     Secret,
@@ -96,6 +97,31 @@ async def test_what_cannot_be_read_holds_everything_and_is_named(client: Any, ga
     async with running(GrpcEmitter(gateway, token=Secret(f"file:{tmp_path}/token"), client=client)) as emitter:
         with pytest.raises(MisconfiguredError, match=r"Secret\('file:.*token': \*\*\*\): cannot be read"):
             await emitter.emit(batch("a"))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_a_gateway_knows_an_otlp_emitter_by_its_certificate(
+    protocol: str, authority: Authority, server: Pair, worker: Pair, tmp_path: Path
+) -> None:
+    guest = authority.issue("guest")
+    used = put(guest, tmp_path)
+    path = tmp_path / "tokens.toml"
+    path.write_text(TOKENS)
+    hub = Hub(runtime="inline").emitter(lambda batch: None, name="nothing")
+    hub.security(tls=Tls(server.cert, server.key, client_ca=authority.cert), tokens=path)
+    with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0", admin_addr="off") as pipeline:
+        address = pipeline.address if protocol == "grpc" else pipeline.http_address
+        own = Certificate(used.cert, used.key)
+        config = OtlpEmitter(f"https://{address}", protocol=protocol, root_certificates=authority.cert, certificate=own)
+        async with running(config) as emitter:
+            with pytest.raises(MisconfiguredError, match="no principal has a certificate of 'localhost'"):
+                await emitter.emit(batch("a"))
+        replace(worker, used)
+        async with running(config) as emitter:
+            assert await emitter.emit(batch("b")) == []
+        async with running(OtlpEmitter(f"https://{address}", protocol=protocol)) as emitter:
+            with pytest.raises((MisconfiguredError, RetryableError)):
+                await emitter.emit(batch("c"))
 
 
 class Hook:
