@@ -275,7 +275,7 @@ class SupervisorShell:
         where that is to be done `patiently`.
         """
         seconds = None if patiently else _GLANCE_SECONDS
-        if patiently:  # what is under way may be of before
+        if patiently:  # a look in progress may show what was before
             await asyncio.gather(*(task for task in self._begun.values() if not task.done()))
         looks = [self._begin(name, partial(self._see, name, handle)) for name, handle in self._parts.all().items()]
         await _wait(looks, seconds)
@@ -285,7 +285,7 @@ class SupervisorShell:
         await _wait(others, seconds)
 
     def _begin(self, key: object, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Return the task of some work, which is begun where it is not under way."""
+        """Return the task of some work, which is begun unless it is in progress."""
         task = self._begun.get(key)
         if task is None or task.done():
             task = self._begun[key] = asyncio.get_running_loop().create_task(work())

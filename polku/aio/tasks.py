@@ -76,7 +76,7 @@ class TaskSet:
         _REPEATED.exception((self._owner, name), "%s: %s failed", self._owner, name)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Return when every task has ended, or so many seconds are over; whether they have."""
+        """Wait for every task to end, for a number of seconds at most; return whether they have ended."""
         try:
             async with asyncio.timeout(seconds):
                 while self._tasks:

@@ -40,7 +40,7 @@ _FLUSH_SECONDS = 0.05
 _JOIN = Window()
 _RELIEF_SECONDS = 0.02
 _FEEDING = "feeding"
-_RELEASE_SECONDS = 1.0  # for an emitter to say what is confirmed, and to let go
+_RELEASE_SECONDS = 1.0  # for an emitter to say what is confirmed, and to end
 _AGAIN_SECONDS = 1.0  # until a batch that the link gave back is pushed again
 
 # So few events leave so long after the delivery before began, at the earliest: one costs nearly as much as a hundred.

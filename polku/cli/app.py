@@ -67,7 +67,7 @@ app.command()(top)
 File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 Runtime = Annotated[str | None, Option(help="ray or inline.")]
 Chain = Annotated[bool, Option("--chain", help="Run each lane in one actor.")]
-Lanes = Annotated[str | None, Option(metavar="N|per-node", help="Run so many lanes side by side, or one on each node.")]
+Lanes = Annotated[str | None, Option(metavar="N|per-node", help="Run N lanes side by side, or one on each node.")]
 
 
 _VARIABLES = "\n\n".join(

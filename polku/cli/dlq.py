@@ -23,7 +23,7 @@ Target = Annotated[Path, Argument(metavar="PATH", help="The file of dead letters
 Ids = Annotated[list[int] | None, Argument(metavar="[ID]...", help="The letters' numbers.")]
 Emitter = Annotated[str | None, Option(help="Only those of this emitter; '' for those that got to none.")]
 ByCode = Annotated[str | None, Option("--code", help="Only those with this code.")]
-Since = Annotated[float, Option(metavar="SECONDS", help="Only those of the last so many seconds; 0 for all.")]
+Since = Annotated[float, Option(metavar="SECONDS", help="Only those of the last SECONDS; 0 for all.")]
 Everything = Annotated[bool, Option("--all", help="Every letter that the other options leave.")]
 
 
