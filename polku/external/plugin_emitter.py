@@ -5,6 +5,7 @@ Nothing is done for each event: a serialised `EventPayload` has the same bytes a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from polku.external.emitter import ExternalEmitter
 
 _LOG = logging.getLogger(__name__)
+_GRACE = 5.0  # seconds; the SDK gives the calls of a plugin that stops as long
 _MISCONFIGURED = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
@@ -45,6 +47,9 @@ class PluginEmitter:
         self._config = config
         self._limit = config.max_message_bytes
         self._client = PluginClient("EmitterPlugin", config.connection(), lambda info: emitter_fault(info, config.name))
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self) -> None:
         """Begin to connect."""
@@ -59,12 +64,29 @@ class PluginEmitter:
             await self._client.close()
 
     async def disconnect(self) -> None:
-        """Close the connection to a plugin that is not ours any more; it goes on without us."""
-        await self._client.close()
+        """Close the connection to a plugin that is not ours any more; it goes on without us.
+
+        What it has been handed it may have delivered: its answers are waited for, as long as a plugin that leaves takes
+        for them. What is open then is delivered again, by whoever comes.
+        """
+        try:
+            async with asyncio.timeout(_GRACE):
+                await self._idle.wait()
+        except TimeoutError:
+            _LOG.warning("emitter %r: the plugin has not answered for what it has in hand", self._config.name)
+        finally:
+            await self._client.close()
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were not delivered; raises an `EmitError` where nothing is known to be."""
-        return await send_parts([_Request(batch, range(len(batch)))], self._send)
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            return await send_parts([_Request(batch, range(len(batch)))], self._send)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
     def statistics(self) -> PluginState:
         """Return how the plugin is."""

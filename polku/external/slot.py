@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RetryableError
@@ -26,9 +27,13 @@ class Slot:
         self._address: str | None = None
         self._plugin: PluginEmitter | None = None
         self._assigned = asyncio.Event()
+        self._tasks = TaskSet(f"slot {config.name!r}")
 
     async def assign(self, address: str | None) -> None:
-        """Use the plugin at an address from now on, or none; the same address again changes nothing."""
+        """Use the plugin at an address from now on, or none; the same address again changes nothing.
+
+        The one before answers for the batches that it has, beside whoever comes.
+        """
         if address == self._address:
             return
         self._address = address
@@ -39,7 +44,7 @@ class Slot:
             await self._plugin.start()
             self._assigned.set()
         if before is not None:
-            await before.disconnect()
+            self._tasks.start("disconnecting", before.disconnect())
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Hand the batch to the plugin; waits a while where there is none, then raises `RetryableError`."""
@@ -57,6 +62,7 @@ class Slot:
         plugin, self._plugin = self._plugin, None
         if plugin is not None:
             await plugin.close()
+        await self._tasks.close()
 
     def statistics(self) -> PluginState:
         """Return how the plugin is."""

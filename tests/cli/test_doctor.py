@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from polku.cli import doctor, sockets
 from polku.cli.app import app
 from polku.cli.sockets import Listener, listeners
+from tests.external.test_ingest import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads what Linux lists")
 
@@ -174,7 +175,9 @@ def test_a_token_is_known_by_the_environment_of_the_process() -> None:
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
     with subprocess.Popen(["sleep", "60"], env=environment) as process:
         try:
-            assert sockets._asks_token(Path(f"/proc/{process.pid}/environ"))
+            environ = Path(f"/proc/{process.pid}/environ")
+            eventually(environ.read_bytes)  # empty for a moment while the program is put in place
+            assert sockets._asks_token(environ)
             assert not sockets._asks_token(Path("/proc/none/environ"))
         finally:
             process.kill()

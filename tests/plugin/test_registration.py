@@ -168,6 +168,29 @@ def test_a_registered_emitter_takes_the_place_that_was_kept_for_it(open_gateway:
     assert second.hooks == ["start", "close"]
 
 
+class SlowStore(Store):
+    """Take so long over each batch that whoever wants to can leave meanwhile."""
+
+    def emit(self, batch: Any) -> list[Failure]:
+        failures = super().emit(batch)
+        time.sleep(0.5)
+        return failures
+
+
+def test_what_a_plugin_has_when_it_leaves_is_not_given_to_the_next_one_as_well(open_gateway: Open) -> None:
+    slot = Resilience(PluginSlot("store", health_interval=0.2), retry=Retry(first=0.05, limit=0.2))
+    pipeline = open_gateway(Hub().emitter(slot))
+    first, second = SlowStore(), Store()
+    with EmitterPlugin(first).start(register=registration(pipeline)):
+        assert pipeline.sender().send(new_event("a", id="begun")).ok
+        eventually(lambda: first.ids == ["begun"])
+    with EmitterPlugin(second, name="other", emitter_name="store").start(register=registration(pipeline)):
+        assert pipeline.sender().send(new_event("a", id="after")).ok
+        eventually(lambda: "after" in second.ids)
+        pipeline.stop(10)
+    assert (first.ids, second.ids) == (["begun"], ["after"])
+
+
 def test_nobody_attaches_a_destination_unasked(gateway: Pipeline) -> None:
     with EmitterPlugin(Store()).start() as plugin:
         info = EmitterPlugin(Store()).info
