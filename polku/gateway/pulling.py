@@ -22,7 +22,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, close_hook, start_hook
-from polku.kafka.keys import RESERVED
+from polku.kafka.fields import RESERVED
 from polku.log import RepeatedLog
 from polku.text import as_id, line, named, said
 from polku.usercode import contained, is_ours
@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _END_SECONDS = 10.0  # for a source that leaves, until what it has pulled is in
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_RESERVED = frozenset(RESERVED)
 _AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
 
 _Answer: TypeAlias = "asyncio.Future[Ack] | None"
@@ -343,12 +344,15 @@ def _set_missing(event: Event, record: Pulled, number: int, id_bytes: int) -> No
         event.id = _bounded_id(f"{record.id}-{number}" if number else record.id, id_bytes)
     if not event.timestamp_unix_ns and record.time_ns > 0:
         event.timestamp_unix_ns = record.time_ns
-    if not record.metadata.keys().isdisjoint(RESERVED):
-        for key in RESERVED:  # those of a record on its way here are not those of this one
-            event.metadata.pop(key, None)
+    metadata = event.metadata
+    if not record.metadata:
+        return
+    if metadata and not _RESERVED.isdisjoint(record.metadata):
+        for key in _RESERVED.intersection(metadata):  # those of a record on its way here are not those of this one
+            del metadata[key]
     for key, value in record.metadata.items():
-        if key not in event.metadata:
-            event.metadata[key] = value
+        if key not in metadata:
+            metadata[key] = value
 
 
 def _bounded_id(event_id: str, limit: int) -> str:

@@ -19,7 +19,7 @@ from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.client import Alarm, Kind, UnfitError, checked_config, explain, is_too_large, kind_of, load
 from polku.kafka.producer import Left, Producer, Sending
-from polku.kafka.record import Record, RecordMaker, Value, check_topic
+from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partition, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.text import said
 
@@ -31,6 +31,7 @@ _DEFAULTS = {
     "queue.buffering.max.kbytes": 64 * 1024,
     "topic.metadata.propagation.max.ms": 5_000,
 }
+_HEADERS = ("traceparent",)
 _CHUNK = 500  # records that are handed in before the event loop gets its turn
 _GRACE = 1.0  # seconds in which another broker may take what one does not let us send
 _PURGE_SECONDS = 5.0
@@ -54,9 +55,12 @@ class KafkaEmitter:
     """Send each event as a record, with an idempotent producer and `acks=all`.
 
     `topic` and `key` are templates (`"events.{source}"`, `"{metadata[tenant]}"`) or functions of the event; a key may
-    also be bytes, or None. Without `key` a record gets the key that its event came with (`polku.kafka.keys`), if any.
-    `value` is `protobuf`, `json`, `raw`, `cloudevents` or `cloudevents-binary`, as the table
-    in `polku.kafka.record` says; `headers` names the metadata that goes into headers beside id, type and source.
+    also be bytes, or None. Without `key` a record gets the key that its event came with (`polku.kafka.fields`), if any.
+    `value` is `protobuf`, `json`, `raw`, `cloudevents`, `cloudevents-binary` or `record`, as the table
+    in `polku.kafka.record` says; `headers` names the metadata that goes into headers besides id, type and source.
+    `partition` is a number, a template, or a function of the event that returns a number, or None for the partition
+    that the key gives; `timestamp` is `sent`, or `event` for the event's own time. With `value="record"` an event that
+    was a record becomes the same record: its value, key, headers and timestamp, in the partition of the same number.
     `config` are properties of librdkafka (`security.protocol`, `sasl.password`, `compression.type`, …).
 
     What the brokers do not confirm within `timeout` seconds is taken back and sent again by the resilience around
@@ -70,7 +74,9 @@ class KafkaEmitter:
     key: str | Callable[[Event], str | bytes | None] | None = field(default=None, kw_only=True)
     bootstrap_servers: str = field(default="", kw_only=True)
     value: Value | str = field(default=Value.PROTOBUF, kw_only=True)
-    headers: Sequence[str] = field(default=("traceparent",), kw_only=True)
+    headers: Sequence[str] = field(default=_HEADERS, kw_only=True)
+    partition: int | str | Callable[[Event], int | None] | None = field(default=None, kw_only=True)
+    timestamp: Stamp | str = field(default=Stamp.SENT, kw_only=True)
     name: str = field(default="kafka", kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
     config: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
@@ -78,13 +84,17 @@ class KafkaEmitter:
     may_recover = True
 
     def __post_init__(self) -> None:
-        self._maker()
         object.__setattr__(self, "value", checks.choice("KafkaEmitter", "value", self.value, Value))
         if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
             raise checks.fault("KafkaEmitter", "headers", self.headers, "must be a list of metadata keys")
         object.__setattr__(self, "headers", tuple(self.headers))
+        if self.value is Value.RECORD and self.headers != _HEADERS:
+            fix = "cannot be chosen with value='record': leave it out"
+            raise checks.fault("KafkaEmitter", "headers", self.headers, fix)
+        object.__setattr__(self, "timestamp", checks.choice("KafkaEmitter", "timestamp", self.timestamp, Stamp))
         checks.positive("KafkaEmitter", "timeout", self.timeout)
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
+        self._maker()
         self.settings()
 
     def settings(self) -> dict[str, Any]:
@@ -100,19 +110,29 @@ class KafkaEmitter:
     def build(self, clock: Clock) -> _Sender:
         """Make the running emitter; raises `PlanError` where the client is not installed."""
         load("KafkaEmitter")
-        topic, key = self._maker()
-        fixed = topic(Event()) if is_constant(self.topic) else ""
-        maker = RecordMaker(topic, key, Value(self.value), self.headers, fixed=fixed)
-        return _Sender(self, maker, clock)
+        return _Sender(self, self._maker(), clock)
 
-    def _maker(self) -> tuple[Maker, Maker | None]:
+    def _maker(self) -> RecordMaker:
         topic = _compile("topic", self.topic)
         if is_constant(self.topic):
             try:
                 check_topic(topic(Event()))
             except UnfitError as error:
                 raise PlanError(str(error), where="KafkaEmitter") from None
-        return topic, None if self.key is None else _compile("key", self.key)
+        key = None if self.key is None else _compile("key", self.key)
+        fixed = topic(Event()) if is_constant(self.topic) else ""
+        options: dict[str, Any] = {"partition": _partition(self.partition), "stamp": Stamp(self.timestamp)}
+        return RecordMaker(topic, key, Value(self.value), self.headers, fixed=fixed, **options)
+
+
+def _partition(value: object) -> Maker | None:
+    if value is None or isinstance(value, str) or callable(value):
+        return None if value is None else _compile("partition", value)
+    try:
+        number = check_partition(value)
+    except UnfitError as error:
+        raise PlanError(str(error), where="KafkaEmitter") from None
+    return lambda event: number
 
 
 def _compile(option: str, value: object) -> Maker:
@@ -256,7 +276,7 @@ class _Sender:
             return self._denied or self._alarm.text or f"no confirmation within {self._config.timeout:g} s"
         if isinstance(error, UnfitError):
             return str(error)
-        size = f" ({len(record.value)} bytes; key {len(record.key or b'')})" if is_too_large(error) else ""
+        size = f" ({len(record.value or b'')} bytes; key {len(record.key or b'')})" if is_too_large(error) else ""
         return f"topic {record.topic}: {explain(error)}{size}"
 
     def _absence(self, topic: str) -> str:

@@ -116,7 +116,12 @@ class Producer:
         number = sending.handed_in
         report = partial(sending.report, number)
         try:
-            client.produce(record.topic, record.value, record.key, on_delivery=report, headers=record.headers)
+            client.produce(
+                *(record.topic, record.value, record.key, record.partition),
+                on_delivery=report,
+                timestamp=record.timestamp,
+                headers=record.headers,
+            )
         except BufferError:
             return False
         except confluent_kafka.KafkaException as error:

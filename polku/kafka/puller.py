@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polku.contracts import Pulled, PulledStream, SourceState
-from polku.errors import DrainingError, RecordError
-from polku.ingest.cloudevents import event_from_attributes
-from polku.ingest.json_fields import FieldError
+from polku.contracts import PulledStream, SourceState
+from polku.errors import DrainingError
 from polku.kafka.client import LOG, Alarm, explain
 from polku.kafka.consumer import Consumer, Offsets, Place
-from polku.kafka.keys import MAX_KEY_BYTES, key_metadata
+from polku.kafka.fields import MAX_KEY_BYTES, Field
 from polku.kafka.partition import Partition
+from polku.kafka.reading import Decode, Reader
 
 if TYPE_CHECKING:
     from polku.kafka.source import KafkaSource
@@ -23,20 +21,12 @@ if TYPE_CHECKING:
 _AT_ONCE = 1_000  # records handed over, at most a tenth of the window: a partition is paused only when it is over it
 
 
-class Decode(StrEnum):
-    """Say what the values are."""
-
-    INGESTOR = "ingestor"
-    """Bytes for the ingestor of the source."""
-    EVENT = "event"
-    """A serialised Event each, as `KafkaEmitter(value="protobuf")` sends them."""
-    JSON = "json"
-    """JSON, as the JsonIngestor reads it."""
-    CLOUDEVENTS = "cloudevents"
-    """CloudEvents, in structured or binary mode of their Kafka binding."""
-
-
-_READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), Decode.CLOUDEVENTS: ("cloudevents", "")}
+_READERS = {
+    Decode.EVENT: ("passthrough", "event"),
+    Decode.JSON: ("json", ""),
+    Decode.CLOUDEVENTS: ("cloudevents", ""),
+    Decode.RECORD: ("passthrough", ""),  # of its events none has to be read
+}
 
 
 class Puller:
@@ -44,6 +34,8 @@ class Puller:
 
     def __init__(self, config: KafkaSource) -> None:
         self._config = config
+        kept = [Field(name) for name in config.fields or ()]
+        self._reader = Reader(Decode(config.decode), config.headers, kept, tombstones=config.tombstones)
         self._consumer: Consumer | None = None
         self._open_stream: Callable[..., PulledStream] | None = None
         self._partitions: dict[Place, Partition] = {}
@@ -53,7 +45,7 @@ class Puller:
         self._alarm = Alarm("KafkaSource")
         self._topic_faults: dict[str, str] = {}
         self._commit_fault = ""
-        self._records = self._commits = self._skipped = self._restarts = self._keys_left_out = 0
+        self._records = self._commits = self._restarts = 0
 
     async def run(self, open_stream: Callable[..., PulledStream]) -> None:
         """Be a member of the group until `drain` or `close`."""
@@ -116,9 +108,10 @@ class Puller:
         flying = sum(partition.records for partition in list(self._partitions.values()))
         fault = next(iter(list(self._topic_faults.values())), "")
         text = f"{len(self._partitions)} partitions, {self._records} records, {flying} under way, lag {lag}"
-        text += f", {self._skipped} without a value were skipped" if self._skipped else ""
+        skipped, left_out = self._reader.skipped, self._reader.keys_left_out
+        text += f", {skipped} without a value were skipped" if skipped else ""
         text += f", offsets began again {self._restarts} times" if self._restarts else ""
-        text += f", {self._keys_left_out} keys over {MAX_KEY_BYTES} bytes were left out" if self._keys_left_out else ""
+        text += f", {left_out} keys over {MAX_KEY_BYTES} bytes were left out" if left_out else ""
         alarm = self._alarm.text or fault or self._commit_fault
         return SourceState(text, alarm, self._records, self._commits, lag, flying)
 
@@ -209,7 +202,7 @@ class Puller:
     async def _work(self, place: Place, partition: Partition) -> None:
         while True:
             chunk = await partition.chunk()
-            records = [record for message in chunk if (record := self._read(message)) is not None]
+            records = [record for message in chunk if (record := self._reader.read(message)) is not None]
             answer = asyncio.ensure_future(await partition.stream.push(records))
             partition.left(chunk, answer)
             answer.add_done_callback(partial(self._answered, place, partition))
@@ -253,42 +246,3 @@ class Puller:
 
     def _committable(self, partitions: Mapping[Place, Partition]) -> dict[Place, int]:
         return {place: partition.answered for place, partition in partitions.items() if partition.is_ahead}
-
-    def _read(self, message: Any) -> Pulled | None:
-        """Return a record for the pipeline; None for one without a value, which is no event."""
-        topic, partition, offset, value = message.topic(), message.partition(), message.offset(), message.value()
-        if value is None and self._config.decode is not Decode.INGESTOR:
-            self._skipped += 1
-            return None
-        kind, milliseconds = message.timestamp()
-        headers = _headers(message.headers())
-        metadata = {name: headers[name] for name in self._config.headers if name in headers}
-        if (key := message.key()) is not None:
-            metadata.update(self._key(key))
-        return Pulled(
-            self._content(value or b"", headers),
-            f"topic {topic}, partition {partition}, offset {offset}",
-            f"{topic}-{partition}-{offset}",
-            milliseconds * 1_000_000 if kind else 0,
-            metadata,
-        )
-
-    def _key(self, key: bytes) -> dict[str, str]:
-        if len(key) <= MAX_KEY_BYTES:
-            return key_metadata(key)
-        self._keys_left_out += 1
-        return {}
-
-    def _content(self, value: bytes, headers: dict[str, str]) -> Any:
-        if self._config.decode is not Decode.CLOUDEVENTS or "ce_specversion" not in headers:
-            return value
-        attributes = {name[3:]: text for name, text in headers.items() if name.startswith("ce_")}
-        attributes["datacontenttype"] = headers.get("content-type", "") if value else ""
-        try:
-            return event_from_attributes(attributes, value)
-        except FieldError as error:
-            return RecordError(str(error))
-
-
-def _headers(headers: Any) -> dict[str, str]:
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers or ()}

@@ -10,7 +10,9 @@ from typing import Any
 from polku import checks
 from polku.clock import Clock
 from polku.kafka.client import checked_config, load
-from polku.kafka.puller import Decode, Puller
+from polku.kafka.fields import Field
+from polku.kafka.puller import Puller
+from polku.kafka.reading import Decode
 
 _OURS = ("group.id", "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof")
 _DEFAULTS = {"client.id": "polku", "auto.offset.reset": "earliest", "queued.max.messages.kbytes": 16 * 1024}
@@ -27,11 +29,16 @@ class KafkaSource:
     it stood, and the partition goes on.
 
     `decode` says what the values are: `ingestor` (bytes for the ingestor of `source`, with `format` as its hint),
-    `event`, `json` or `cloudevents`. `source` is the topic's name if not given. `headers` are record headers that
-    become metadata, and so does the key (`kafka.key`, `kafka.key.base64`: see `polku.kafka.keys`). At most about
-    `window` records and `window_bytes` bytes are in flight, shared by the partitions. When partitions are taken away,
-    what is under way has `revoke_seconds` to arrive. A topic may be a pattern (`"^orders-.*"`). `config` are properties
-    of librdkafka; new groups begin with the oldest record unless its `auto.offset.reset` says otherwise.
+    `event`, `json`, `cloudevents`, or `record`: payloads. `source` is the topic's name if not given. `headers` names
+    headers that become metadata. `fields` of the record become metadata too, under reserved names
+    (`polku.kafka.fields`): `key`, `topic`, `partition`, `offset`, `timestamp` and `headers`; by default all with
+    `record`, and else the key. With `tombstones` a record without a value is an event of type `kafka.tombstone`, as it
+    always is with `record`; else it is skipped and counted, or empty bytes for an ingestor.
+
+    At most about `window` records and `window_bytes` bytes are in flight, shared by the partitions. When partitions are
+    taken away, what is in flight has `revoke_seconds` to arrive. A topic may be a pattern, `"^orders-.*"`. `config` has
+    librdkafka's properties: new groups begin with the oldest record unless its `auto.offset.reset` says otherwise, of
+    transactions only what was committed is read (`isolation.level`), and `group.instance.id` makes a member static.
     """
 
     topics: str | Sequence[str]
@@ -42,6 +49,8 @@ class KafkaSource:
     decode: Decode | str = field(default=Decode.INGESTOR, kw_only=True)
     format: str = field(default="", kw_only=True)
     headers: Sequence[str] = field(default=("traceparent",), kw_only=True)
+    fields: Sequence[Field | str] | None = field(default=None, kw_only=True)
+    tombstones: bool = field(default=False, kw_only=True)
     name: str = field(default="kafka", kw_only=True)
     window: int = field(default=10_000, kw_only=True)
     window_bytes: int = field(default=16 * 1024 * 1024, kw_only=True)
@@ -63,12 +72,25 @@ class KafkaSource:
         if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
             raise checks.fault("KafkaSource", "headers", self.headers, "must be a list of header names")
         object.__setattr__(self, "headers", tuple(self.headers))
+        self._check_fields()
         for option in ("window", "window_bytes"):
             checks.whole("KafkaSource", option, getattr(self, option))
         for option in ("commit_seconds", "revoke_seconds"):
             checks.positive("KafkaSource", option, getattr(self, option))
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
         self.settings()
+
+    def _check_fields(self) -> None:
+        is_record = self.decode is Decode.RECORD
+        names = self.fields
+        if names is None:
+            names = tuple(Field) if is_record else (Field.KEY,)
+        elif isinstance(names, str):
+            raise checks.fault("KafkaSource", "fields", names, "must be a list of fields")
+        object.__setattr__(self, "fields", tuple(checks.choice("KafkaSource", "fields", name, Field) for name in names))
+        if not isinstance(self.tombstones, bool):
+            raise checks.fault("KafkaSource", "tombstones", self.tombstones, "must be True or False")
+        object.__setattr__(self, "tombstones", self.tombstones or is_record)
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -31,7 +31,12 @@ _NEEDED = {
     "go build": "go",
     "systemd-analyze": "systemd-analyze",
 }
-_PACKAGES = {"KafkaSource": "confluent_kafka", "S3Emitter": "obstore", "orders.py": "confluent_kafka"}
+_PACKAGES = {
+    "KafkaSource": "confluent_kafka",
+    "S3Emitter": "obstore",
+    "orders.py": "confluent_kafka",
+    "mirror.py": "confluent_kafka",
+}
 CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
 
 

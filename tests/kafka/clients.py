@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -47,3 +47,11 @@ def committed(bootstrap: str, group: str, topic: str, partitions: int = 1) -> li
     offsets = [place.offset for place in consumer.committed(places, timeout=10)]
     consumer.close()
     return offsets
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Return once a condition holds; fail where it does not within the time, in seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

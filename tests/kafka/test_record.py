@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from polku import Event, Outcome, Severity
 from polku.kafka.client import UnfitError
-from polku.kafka.keys import key_metadata
+from polku.kafka.fields import key_metadata
 from polku.kafka.record import RecordMaker, Value, check_topic
 from polku.kafka.template import AbsentError, compile_template, is_constant
 from tests.ingest.strategies import EVENTS
@@ -51,7 +51,7 @@ def test_no_event_makes_it_raise_anything_else(event: Event, value: Value) -> No
     except UnfitError:
         return
     assert isinstance(record.value, bytes)
-    assert all(isinstance(name, str) and isinstance(text, str) for name, text in record.headers)
+    assert all(isinstance(name, str) and isinstance(text, bytes) for name, text in record.headers)
 
 
 @pytest.mark.parametrize("value", [Value.JSON, Value.RAW, Value.CLOUDEVENTS, Value.CLOUDEVENTS_BINARY])

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ from polku import (
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
 from polku.kafka import client
-from polku.kafka.puller import Puller
+from polku.kafka.reading import Reader
 from polku.log import RepeatedLog
 from tests.kafka.broker import OFFSET_COMMIT, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
-from tests.kafka.clients import committed, read, write
+from tests.kafka.clients import committed, read, wait_for, write
 from tests.support.recorder import Recorder
 
 QUICK = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 200, "reconnect.backoff.max.ms": 200}
@@ -68,13 +68,6 @@ def source(at: Cluster, topic: str, **options: Any) -> KafkaSource:
 def events(count: int, start: int = 0, source: str = "s") -> list[bytes]:
     made = [Event(id=f"e{n:05d}", event_type="t", source=source) for n in range(start, start + count)]
     return [event.SerializeToString() for event in made]
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def parse(data: bytes) -> list[Event | RecordError]:
@@ -200,15 +193,15 @@ def test_the_key_of_a_record_wins_over_one_that_its_event_has_from_before(
 def test_a_partition_whose_work_ends_is_an_alarm_and_begins_again(
     cluster: Cluster, topic: str, out: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_record = Puller._read
+    read_record = Reader.read
     failing = True
 
-    def cancelled(self: Puller, message: Any) -> Any:
+    def cancelled(self: Reader, message: Any) -> Any:
         if failing:
             raise asyncio.CancelledError
         return read_record(self, message)
 
-    monkeypatch.setattr(Puller, "_read", cancelled)
+    monkeypatch.setattr(Reader, "read", cancelled)
     write(cluster.bootstrap, topic, events(3), partition=1)
     with Hub(runtime="inline").source(source(cluster, topic)).emitter(out).start() as pipeline:
         wait_for(lambda: not pipeline.health().components["source:kafka"][0])

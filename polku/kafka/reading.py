@@ -1,0 +1,138 @@
+"""From a Kafka record to what goes into the pipeline: content, place, id, time and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from polku.contracts import Pulled
+from polku.errors import RecordError
+from polku.event.v1.event_pb2 import Event
+from polku.ingest.cloudevents import event_from_attributes
+from polku.ingest.json_fields import FieldError
+from polku.kafka import fields
+from polku.kafka.fields import MAX_KEY_BYTES, Field, Headers, headers_text, key_metadata
+
+_LATEST = 2**63 // 1_000_000 - 1  # milliseconds that an event's nanoseconds have room for
+_APPENDED = 2  # librdkafka's TIMESTAMP_LOG_APPEND_TIME
+
+
+class Decode(StrEnum):
+    """Say what the values are."""
+
+    INGESTOR = "ingestor"
+    """Bytes for the ingestor of the source."""
+    EVENT = "event"
+    """A serialised Event each, as `KafkaEmitter(value="protobuf")` sends them."""
+    JSON = "json"
+    """JSON, as the JsonIngestor reads it."""
+    CLOUDEVENTS = "cloudevents"
+    """CloudEvents, in structured or binary mode of their Kafka binding."""
+    RECORD = "record"
+    """Bytes that become the payload; all the other fields become metadata."""
+
+
+class Reader:
+    """Read records; `skipped` counts those without a value, `keys_left_out` keys that are too long for metadata."""
+
+    def __init__(self, decode: Decode, headers: Sequence[str], kept: Sequence[Field], *, tombstones: bool) -> None:
+        self._chosen = frozenset(headers)
+        self._kept = frozenset(kept)
+        self._keeps_more = bool(self._kept - {Field.KEY})
+        self._tombstones = tombstones
+        self._whole_key = decode is Decode.RECORD
+        contents: dict[Decode, Callable[[bytes, Any], Event | bytes | RecordError]] = {
+            Decode.RECORD: _payload,
+            Decode.CLOUDEVENTS: _cloud_event,
+        }
+        self._content = contents.get(decode, _value)
+        self._takes_empty = decode is Decode.INGESTOR
+        self.skipped = self.keys_left_out = 0
+
+    def read(self, message: Any) -> Pulled | None:
+        """Return a record for the pipeline; None for one without a value, where that is no event."""
+        value = message.value()
+        if value is None and not (self._tombstones or self._takes_empty):
+            self.skipped += 1
+            return None
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        kind, milliseconds = message.timestamp()
+        headers = message.headers()
+        metadata: dict[str, str] = {}
+        if headers:
+            metadata = {name: _text(value) for name, value in headers if name in self._chosen}
+        if Field.KEY in self._kept and (key := message.key()) is not None:
+            self._keep_key(key, metadata)
+        if self._keeps_more:
+            self._keep(metadata, (topic, partition, offset), (kind, milliseconds), headers)
+        content = self._content(value, headers) if value is not None or not self._tombstones else _tombstone(metadata)
+        return Pulled(
+            content,
+            f"topic {topic}, partition {partition}, offset {offset}",
+            f"{topic}-{partition}-{offset}",
+            milliseconds * 1_000_000 if kind and milliseconds <= _LATEST else 0,
+            metadata,
+        )
+
+    def _keep_key(self, key: bytes, metadata: dict[str, str]) -> None:
+        if len(key) <= MAX_KEY_BYTES or self._whole_key:
+            metadata.update(key_metadata(key))
+        else:
+            self.keys_left_out += 1
+
+    def _keep(
+        self,
+        metadata: dict[str, str],
+        place: tuple[str, int, int],
+        timestamp: tuple[int, int],
+        headers: Headers | None,
+    ) -> None:
+        """Put the fields beside the key into metadata."""
+        kept = self._kept
+        for field, name, part in _PLACE:
+            if field in kept:
+                metadata[name] = str(place[part])
+        kind, milliseconds = timestamp
+        if kind and Field.TIMESTAMP in kept:
+            metadata[fields.TIMESTAMP] = str(milliseconds)
+            if kind == _APPENDED:
+                metadata[fields.TIMESTAMP_TYPE] = "append"
+        if headers and Field.HEADERS in kept:
+            metadata[fields.HEADERS] = headers_text(headers)
+
+
+_PLACE = (
+    (Field.TOPIC, fields.TOPIC, 0),
+    (Field.PARTITION, fields.PARTITION, 1),
+    (Field.OFFSET, fields.OFFSET, 2),
+)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _value(value: bytes | None, headers: Any) -> bytes:
+    return value or b""
+
+
+def _payload(value: bytes, headers: Any) -> Event:
+    return Event(event_type="kafka.record", payload=value)
+
+
+def _tombstone(metadata: dict[str, str]) -> Event:
+    metadata[fields.TOMBSTONE] = "true"
+    return Event(event_type="kafka.tombstone")
+
+
+def _cloud_event(value: bytes, headers: Headers | None) -> Event | bytes | RecordError:
+    texts: Mapping[str, str] = {name: _text(text) for name, text in headers or ()}
+    if "ce_specversion" not in texts:
+        return value
+    attributes = {name[3:]: text for name, text in texts.items() if name.startswith("ce_")}
+    attributes["datacontenttype"] = texts.get("content-type", "") if value else ""
+    try:
+        return event_from_attributes(attributes, value)
+    except FieldError as error:
+        return RecordError(str(error))
