@@ -74,7 +74,8 @@ matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
 
 release: venv
-	$(BIN)/python -m pip --disable-pip-version-check --quiet install -c .ci/constraints.txt cyclonedx-bom
+	@test -x .venv-bom/bin/python || $(BIN)/python -m venv .venv-bom
+	.venv-bom/bin/python -m pip --disable-pip-version-check --quiet install -c .ci/constraints.txt cyclonedx-bom
 	$(BIN)/python .ci/release.py build
 	$(BIN)/python .ci/release.py install
 
@@ -92,5 +93,5 @@ cut: venv
 	$(BIN)/python .ci/release.py cut "$(VERSION)"
 
 clean:
-	rm -rf .venv .venv-proto .venv-matrix build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-matrix .venv-bom build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from polku import Batch, Code, Event, Hub, Transform
+from polku import Batch, Code, Event, Hub, Validator
 from polku.emit.grpc.ack import read_answer, read_failures
 from polku.gateway.acks import LIMIT, bounded
 from polku.gateway.http.answer import ack_json
@@ -103,16 +103,15 @@ def test_a_gateway_in_front_reads_what_is_summed_up() -> None:
     assert not any(failure.retryable for failure in failures)
 
 
-def check(event: Event) -> None:
-    if event.source == "bad":
-        raise ValueError("x" * 600)
+def check(event: Event) -> str:
+    return "x" * 600 if event.source == "bad" else ""
 
 
 def test_every_door_keeps_its_answers_within_bounds_and_a_stream_goes_on() -> None:
     bad = EventPayload(events=[Event(id=f"event-{n:05}") for n in range(10_000)])
     good = EventPayload(events=[Event(id="good")])
     messages = [IngestBatch(source=source, events=events) for source, events in (("bad", bad), ("s", good))]
-    hub = Hub(runtime="inline").middleware(Transform(check)).emitter(lambda batch: None, name="out")
+    hub = Hub(runtime="inline").middleware(Validator(check)).emitter(lambda batch: None, name="out")
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         options = [("grpc.max_receive_message_length", LIMIT)]
         with grpc.insecure_channel(str(pipeline.address), options) as channel:

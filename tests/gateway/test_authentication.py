@@ -64,6 +64,12 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Gateway(pipeline, path, events)
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no stranger wait: how long one does is tested where it matters."""
+    monkeypatch.setattr(failures, "_LONGEST_PAUSE", 0.01)
+
+
 @pytest.fixture
 def stub(gateway: Gateway) -> Iterator[GatewayStub]:
     with grpc.insecure_channel(str(gateway.pipeline.address)) as channel:

@@ -68,7 +68,8 @@ def test_what_a_wheel_needs_is_listed_with_hashes(built: Path) -> None:
 
 
 def test_the_bill_of_materials_has_what_is_listed(built: Path) -> None:
-    pytest.importorskip("cyclonedx_py", reason="cyclonedx-bom is not installed")
+    if not (ROOT / ".venv-bom").exists():
+        pytest.skip("cyclonedx-bom is not installed: make release")
     for name in ("polku", "polku_core"):
         bill = json.loads((built / f"{name}.cdx.json").read_text())
         listed = set(re.findall(r"^([\w.-]+)==", (built / f"requirements-{name}.txt").read_text(), re.M))

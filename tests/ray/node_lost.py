@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from polku import Event, Hub
 from polku.testing import Oracle
+from tests.support.ray_forks import bare_nodes
 from tests.support.recorder import Recorder
 
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
@@ -73,7 +74,7 @@ def main(folder: Path) -> None:
     pipeline = hub.start()
     sender = Sender(pipeline.sender(), oracle)
     sender.start()
-    sender.wait_for(1_000, 30)
+    sender.wait_for(1_000, 60)
     seen, _ = ray.get(pipeline._runtime.hub.sights.remote())  # type: ignore[attr-defined]
     victim = node_of(seen["stage-1"].vitals.pid, sides)
     os.kill(victim.all_processes["raylet"][0].process.pid, signal.SIGKILL)
@@ -89,4 +90,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with bare_nodes():
+        main(Path(sys.argv[1]))

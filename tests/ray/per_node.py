@@ -26,6 +26,7 @@ from polku.testing import Oracle
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, HealthRequest, HealthResponse, IngestBatch
 from tests.ray.node_lost import QUICK, Sender, mark, node_of
+from tests.support.ray_forks import bare_nodes
 from tests.support.recorder import Recorder
 
 LOST = "127.0.0.2"
@@ -137,7 +138,7 @@ class Run:
             self.client.reach(self.pipeline, lane)
         self.sender = Sender(self.pipeline.sender(), self.oracle)
         self.sender.start()
-        self.sender.wait_for(1_000, 30)
+        self.sender.wait_for(1_000, 60)
 
     def end(self, timeout: float) -> None:
         """Stop everything and print what was found."""
@@ -215,4 +216,5 @@ def forgotten(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"back": back, "gone": gone, "forgotten": forgotten}[sys.argv[2]](Path(sys.argv[1]))
+    with bare_nodes():
+        {"back": back, "gone": gone, "forgotten": forgotten}[sys.argv[2]](Path(sys.argv[1]))

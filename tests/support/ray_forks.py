@@ -47,14 +47,33 @@ class _ClassId:
 
 @contextlib.contextmanager
 def forked_workers() -> Iterator[None]:
-    """Let the nodes of Ray that this process starts meanwhile fork their workers."""
-    from ray._private import parameter
-
-    settings = functools.partial(parameter.RayParams, worker_path=ray_worker.__file__)
+    """Let the nodes of Ray that this process starts meanwhile fork their workers, and be bare."""
     with tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True) as folder:
-        changed = mock.patch.dict(os.environ, {ray_worker.FORKS: folder})
-        with changed, mock.patch.object(parameter, "RayParams", settings):
+        variables = {ray_worker.FORKS: folder, "RAY_prestart_worker_first_driver": "0"}  # such workers are not forked
+        changed = mock.patch.dict(os.environ, variables)
+        with changed, bare_nodes(worker_path=ray_worker.__file__):
             yield
+
+
+@contextlib.contextmanager
+def bare_nodes(**settings: Any) -> Iterator[None]:
+    """Let the nodes of Ray that this process starts meanwhile do without processes that no test asks.
+
+    Those are the dashboard, what the agent of a node does for it, the autoscaler and the log monitor: each imports
+    `ray` and more, and the dashboard is waited for.
+    """
+    from ray._private import node, parameter, utils
+
+    def start_no_dashboard(self: Any, **_: Any) -> None:
+        self._webui_url = ""
+
+    bare = functools.partial(parameter.RayParams, no_monitor=True, include_log_monitor="", **settings)
+    with (
+        mock.patch.object(parameter, "RayParams", bare),
+        mock.patch.object(node.Node, "start_api_server", start_no_dashboard),
+        mock.patch.object(utils, "get_dashboard_dependency_error", return_value=ImportError("not asked for")),
+    ):
+        yield
 
 
 def serve(listener: socket.socket) -> None:
