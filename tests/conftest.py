@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ["RAY_ADDRESS"] = "local"  # programs that tests start must not attach to a Ray that is none of theirs
+# Tests start hundreds of programs that import `polku`: where nothing may be cached, each would compile it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup programs that tests start would ignore it
 for name in [name for name in os.environ if name.startswith("POLKU_")]:
     del os.environ[name]
@@ -71,13 +75,20 @@ def ray_session() -> Iterator[None]:
     from tests.support.ray_forks import forked_workers
 
     with forked_workers():
-        ray.init(
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            namespace="application",
-            object_store_memory=200_000_000,
-        )
+        for attempt in range(3):
+            try:
+                ray.init(
+                    num_cpus=4,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    namespace="application",
+                    object_store_memory=200_000_000,
+                )
+                break
+            except Exception:  # a node has half a minute to start, which a busy machine may exceed
+                ray.shutdown()
+                if attempt == 2:
+                    raise
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         yield
         os.environ["RAY_ADDRESS"] = "local"

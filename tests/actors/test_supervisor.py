@@ -77,13 +77,13 @@ async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: p
         ingest.counted = ingest.counted._replace(received=number)
         began = time.monotonic()
         while (seen := (await shell.statistics()).lanes[0].ingest) is None or seen.received < number:
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < 30
             await asyncio.sleep(0.01)
     assert ingest.looks >= before + 5
     assert emitter.looks <= asked + 1  # it is asked once, and not again before it answers
     emitter.free.set()
     emitter.counted = DeliveryStatistics(3, 0, 1, 0, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await shell.statistics()).lanes[0].emitters["stdout"].confirmed < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await shell._tasks.close()

@@ -85,7 +85,7 @@ async def test_the_tasks_of_one_name_are_cancelled_and_the_others_can_be_waited_
     await asyncio.sleep(0)
     tasks.cancel("feeding")
     wanted.set()
-    await asyncio.wait_for(tasks.wait(), 5)
+    await asyncio.wait_for(tasks.wait(), 30)
     assert done == ["delivered"]
     assert tasks.fault == ""
 
@@ -166,7 +166,7 @@ async def test_a_flush_timer_that_fails_is_begun_again_and_keeps_no_other_holder
     watch.add_stage("stage", stage.statistics())
     assert watch.health(0).components["stage"] == (False, "flush timer: SystemExit")
     sulky.fails = False
-    assert await asyncio.wait_for(answer, 5) == Receipt()
+    assert await asyncio.wait_for(answer, 30) == Receipt()
     await until(lambda: stage.statistics().fault == "")
     await stage.close()
 
@@ -196,7 +196,7 @@ async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_a
         await bench.push(batch(f"{number}"))
     await until(lambda: outlet._tasks.failures == 1)
     assert bench.buffer.statistics().outlets["out"].fault == "feeding: MemoryError"
-    await asyncio.wait_for(bench.buffer.drain(), 5)
+    await asyncio.wait_for(bench.buffer.drain(), 30)
     assert destination.ids == ["0", "1", "2", "3", "4"]
     await until(lambda: bench.buffer.statistics().outlets["out"].fault == "")
     assert bench.buffer.statistics().outlets["out"].lag == 0
@@ -222,7 +222,7 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
     await until(lambda: error.__name__ in bench.buffer.statistics().outlets["out"].fault)
     assert bench.buffer.statistics().outlets["out"].lag == 2
     faults.clear()
-    await asyncio.wait_for(bench.buffer.drain(), 5)
+    await asyncio.wait_for(bench.buffer.drain(), 30)
     state = bench.buffer.statistics().outlets["out"]
     assert (state.confirmed, state.dead, state.fault) == (1, 1, "")
     assert [letter.event.id for letter in bench.dead_letters.latest()] == ["bad"]

@@ -51,12 +51,12 @@ def greeting(*streams: bytes) -> bytes:
 
 def send_event(gateway: Gateway) -> list[str]:
     with grpc.insecure_channel(gateway.grpc, ALONE) as channel:
-        ack = gateway_pb2_grpc.GatewayStub(channel).SendEvent(IngestEvent(event=Event(event_type="t")), timeout=3)
+        ack = gateway_pb2_grpc.GatewayStub(channel).SendEvent(IngestEvent(event=Event(event_type="t")), timeout=30)
     return list(ack.event_ids)
 
 
 def get_health(gateway: Gateway) -> int:
-    client = http.client.HTTPConnection(gateway.http, timeout=3)
+    client = http.client.HTTPConnection(gateway.http, timeout=30)
     client.request("GET", "/health")
     status = client.getresponse().status
     client.close()

@@ -41,7 +41,7 @@ class Timed:
 
     async def process(self, events: list[Event]) -> list[Event]:
         self.tasks.append(asyncio.current_task())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.sleep(0.001)
         self.tasks.append(asyncio.current_task())
         try:

@@ -37,7 +37,7 @@ def letters(path: Path) -> list[Letter]:
     return list(DeadLetterStore(path, create=False).select(Selection()))
 
 
-def wait_for(condition: Any, timeout: float = 20.0) -> None:
+def wait_for(condition: Any, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline

@@ -88,7 +88,7 @@ def test_draining_is_told_and_what_is_under_way_is_answered(start: Start, tmp_pa
     answers: list[Answer] = []
     waiting = threading.Thread(target=lambda: answers.append(post(address, b'{"id": "under-way"}')))
     waiting.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while curl(address, "/health").body["events_processed"] == 0:
         assert time.monotonic() < deadline
     stopping = threading.Thread(target=lambda: pipeline.stop(20))
@@ -99,8 +99,8 @@ def test_draining_is_told_and_what_is_under_way_is_answered(start: Start, tmp_pa
     assert (refused.status, refused.codes) == (503, ["DRAINING"])
     assert int(refused.headers["retry-after"]) > 0
     recorder.release()
-    stopping.join(20)
-    waiting.join(20)
+    stopping.join(30)
+    waiting.join(30)
     assert [(answer.status, answer.ids) for answer in answers] == [(200, ["under-way"])]
     assert [event.id for event in recorder.events()] == ["under-way"]
 

@@ -29,10 +29,10 @@ def test_clients_say_who_they_are_and_may_do_what_the_file_says(start: Start, tm
             (None, "agent-1", grpc.StatusCode.UNAUTHENTICATED),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                stub.SendEvent(IngestEvent(event=new_event("a", source=source)), metadata=token, timeout=20)
+                stub.SendEvent(IngestEvent(event=new_event("a", source=source)), metadata=token, timeout=30)
             error: Any = caught.value
             assert error.code() is code
-        stub.SendEvent(IngestEvent(event=new_event("a", source="agent-1")), metadata=metadata, timeout=20)
+        stub.SendEvent(IngestEvent(event=new_event("a", source="agent-1")), metadata=metadata, timeout=30)
     assert [event.metadata["polku.principal"] for event in recorder.wait_for(1)] == ["agents"]
 
 

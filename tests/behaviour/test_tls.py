@@ -26,10 +26,10 @@ def test_both_ports_speak_tls(start: Start, tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(authority.cert))
     request = urllib.request.Request(f"https://{pipeline.http_address}/v1/events", b'{"id": "http", "event_type": "a"}')
     request.add_header("Content-Type", "application/json")
-    assert urllib.request.urlopen(request, context=trusting, timeout=20).status == 200
+    assert urllib.request.urlopen(request, context=trusting, timeout=30).status == 200
     credentials = grpc.ssl_channel_credentials(authority.cert.read_bytes())
     with grpc.secure_channel(str(pipeline.address), credentials) as channel:
-        ack = GatewayStub(channel).SendEvent(IngestEvent(event=new_event("a", id="grpc")), timeout=20)
+        ack = GatewayStub(channel).SendEvent(IngestEvent(event=new_event("a", id="grpc")), timeout=30)
     assert list(ack.event_ids) == ["grpc"]
     recorder.wait_for(2)
 

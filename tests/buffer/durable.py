@@ -67,7 +67,7 @@ async def durable(
         await buffer.close()
 
 
-async def soon(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+async def soon(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     """Wait for what other threads bring about."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - threads set it

@@ -166,7 +166,7 @@ async def test_who_waits_for_the_delivery_waits_for_nothing_else(monkeypatch: py
     a = Destination()
     bench = Bench(BufferStrategy.ring(1_000), {"a": a}, await_delivery=True)
     for event_id in numbered(0, 5):
-        await asyncio.wait_for(bench.push(batch(event_id)), 5)
+        await asyncio.wait_for(bench.push(batch(event_id)), 30)
     a.gate.clear()
     pushes = [asyncio.ensure_future(bench.push(batch("0005")))]
     await until(lambda: a.calls == 6)
@@ -174,7 +174,7 @@ async def test_who_waits_for_the_delivery_waits_for_nothing_else(monkeypatch: py
     await rest()
     assert a.calls == 6
     a.gate.set()
-    await asyncio.wait_for(asyncio.gather(*pushes), 5)
+    await asyncio.wait_for(asyncio.gather(*pushes), 30)
     assert [one.ids for one in a.batches[5:]] == [["0005"], numbered(6, 10)]
 
 
@@ -338,7 +338,7 @@ async def test_a_full_outlet_holds_up_what_goes_to_it_and_nothing_else() -> None
     waiting = asyncio.ensure_future(bench.push(batch(*numbered(0, 10), to=["dead"])))
     both = asyncio.ensure_future(bench.push(batch("b", to=["dead", "well"])))
     await rest()
-    assert not (await asyncio.wait_for(bench.push(batch("w", to=["well"])), 1)).refused
+    assert not (await asyncio.wait_for(bench.push(batch("w", to=["well"])), 30)).refused
     await until(lambda: well.ids == ["b", "w"])
     assert (waiting.done(), both.done()) == (False, False)
     dead.gate.set()
@@ -424,7 +424,7 @@ async def _check_routes(
         outlets = bench.buffer.statistics().outlets
         assert max(outlet.lag for outlet in outlets.values()) <= 8
     a.gate.set()
-    receipts = await asyncio.wait_for(asyncio.gather(*pushes), 10)
+    receipts = await asyncio.wait_for(asyncio.gather(*pushes), 30)
     await bench.buffer.drain()
     statistics = bench.buffer.statistics()
     for name, destination in (("a", a), ("b", b)):
@@ -480,7 +480,7 @@ async def test_what_a_push_ends_with_is_no_verdict_its_events_are_held_in_order_
     assert (state["a"].lag, state["a"].dead, state["a"].confirmed) == (30, 0, 0)
     assert state["a"].fault == f"{type(error).__name__}: {error}".removesuffix(": ")
     assert state["b"].fault == ""
-    await asyncio.wait_for(bench.buffer._outlets["b"].drain(), 20)
+    await asyncio.wait_for(bench.buffer._outlets["b"].drain(), 30)
     assert b.ids == numbered(0, 30)
     a.error = None
     await bench.buffer.drain()

@@ -75,7 +75,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(path: Path, m
 
     def slow_write(self: Journal, work: Work) -> tuple[int, int]:
         begun.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
         return write(self, work)
 
     async with durable(path, {"a": shut()}) as bench:
@@ -376,14 +376,14 @@ async def test_what_is_pushed_before_the_journal_can_be_opened_answers_for_itsel
 
     monkeypatch.setattr(JournalSession, "open", late)
     async with durable(path, {"a": a}, await_delivery=True) as bench:
-        refused = (await asyncio.wait_for(bench.push(batch_of("3", "4", seq=2)), 20)).refused
+        refused = (await asyncio.wait_for(bench.push(batch_of("3", "4", seq=2)), 30)).refused
         assert [(refusal.event_id, refusal.code) for refusal in refused] == [("3", "BUFFER_FULL"), ("4", "BUFFER_FULL")]
         await soon(lambda: not bench.buffer.statistics().fault)
         again = asyncio.ensure_future(bench.push(before))
         await asyncio.sleep(0.1)
         assert not again.done()  # nothing of it is delivered
         a.gate.set()
-        assert (await asyncio.wait_for(again, 20)).refused == ()
+        assert (await asyncio.wait_for(again, 30)).refused == ()
         assert a.ids == ["1", "2"]
 
 

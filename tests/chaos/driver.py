@@ -162,7 +162,7 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert self.pipeline is not None
-        self.pipeline.wait(10)
+        self.pipeline.wait(30)
         self.start_pipeline()
         self.wait_ready()
         return "SIGKILL everything"
@@ -170,7 +170,7 @@ class Chaos:
     def kill_sink(self) -> str:
         assert self.sink is not None
         self.sink.kill()
-        self.sink.wait(10)
+        self.sink.wait(30)
         self.watch(self.random.uniform(0, 2))
         self.start_sink()
         return "SIGKILL destination"
@@ -281,7 +281,7 @@ class Chaos:
                 os.kill(pid, signal.SIGKILL)
         if self.sink is not None:
             self.sink.kill()
-            self.sink.wait(10)
+            self.sink.wait(30)
 
 
 def _free_port() -> int:

@@ -78,7 +78,7 @@ def test_serve_takes_its_certificate_from_options_and_variables(tmp_path: Path) 
         assert "(TLS, runtime inline)" in server.err.read_text()
         trusting = ssl.create_default_context(cafile=str(authority.cert))
         url = f"https://{server.http_address}/health"
-        assert urllib.request.urlopen(url, context=trusting, timeout=20).status == 200
+        assert urllib.request.urlopen(url, context=trusting, timeout=30).status == 200
         options = ["--to", f"https://{server.address}", "--root-certificates", str(authority.cert)]
         sent = polku("send", "--type", "secret", *options)
         assert (sent.returncode, "1 accepted" in sent.stderr) == (0, True), sent.stderr

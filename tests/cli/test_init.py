@@ -54,7 +54,7 @@ def _run(folder: Path, *arguments: str) -> str:
             assert sent.returncode == 0, sent.stderr
             request = urllib.request.Request(f"http://{ready[2]}/v1/events", data=HTTP)
             request.add_header("Content-Type", "application/json")
-            assert urllib.request.urlopen(request, timeout=20).status == 200
+            assert urllib.request.urlopen(request, timeout=30).status == 200
             os.killpg(make.pid, signal.SIGINT)
             make.wait(60)
         finally:

@@ -78,7 +78,7 @@ class Driver:
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, f"the client has ended with {self._process.wait(10)}"
+        assert answer, f"the client has ended with {self._process.wait(30)}"
         return answer.rstrip("\n")
 
 

@@ -138,14 +138,14 @@ def serving() -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     opening = loop.create_server(partial(GrpcConnection, port), "127.0.0.1", 0)
-    server = asyncio.run_coroutine_threadsafe(opening, loop).result(10)
+    server = asyncio.run_coroutine_threadsafe(opening, loop).result(30)
     try:
         host, number = server.sockets[0].getsockname()
         yield f"{host}:{number}"
     finally:
-        asyncio.run_coroutine_threadsafe(_close(server, port), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_close(server, port), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(30)
         loop.close()
 
 

@@ -37,8 +37,8 @@ class Sink:
 
     def ended(self) -> int:
         """Wait until it has ended, and return its exit status."""
-        status = self._process.wait(20)
-        self._reader.join(20)
+        status = self._process.wait(30)
+        self._reader.join(30)
         return status
 
     def close(self) -> None:

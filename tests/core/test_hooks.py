@@ -61,7 +61,7 @@ async def test_a_start_that_fails_says_whose_it_is() -> None:
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_a_close_that_hangs_is_given_up(deaf: bool, caplog: pytest.LogCaptureFixture) -> None:
     component = Component(hangs=True, deaf=deaf)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await close_hook("emitter 'db'", component, seconds=0.01)
     assert "emitter 'db' could not be closed: TimeoutError: close() did not return within 0.01 s" in caplog.text
     component.released.set()

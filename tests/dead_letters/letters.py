@@ -26,8 +26,8 @@ def ids(store: DeadLetterStore, **selection: str) -> list[str]:
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
-    """Let everything else run until a condition holds, for ten seconds at most."""
-    for _ in range(2_000):
+    """Let everything else run until a condition holds, for half a minute at most."""
+    for _ in range(6_000):
         if condition():
             return
         await asyncio.sleep(0.005)

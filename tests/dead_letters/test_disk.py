@@ -44,7 +44,7 @@ def on_disk(tmp_path: Path) -> list[str]:
 
 async def test_a_reason_that_cannot_be_encoded_costs_nothing(letters: StoredDeadLetters, tmp_path: Path) -> None:
     stored = [bury(letters, "a"), bury(letters, "b", f"unknown user {LONE}"), bury(letters, "c")]
-    await asyncio.wait_for(asyncio.gather(*stored), 5)
+    await asyncio.wait_for(asyncio.gather(*stored), 30)
     assert on_disk(tmp_path) == ["a", "b", "c"]
     assert [letter.reason for letter in await letters.stored()] == ["why", "unknown user \\ud800", "why"]
 
@@ -52,7 +52,7 @@ async def test_a_reason_that_cannot_be_encoded_costs_nothing(letters: StoredDead
 async def test_a_detail_that_cannot_be_encoded_costs_nothing(letters: StoredDeadLetters) -> None:
     stored = letters.bury_events([DeadEvent(Event(id="a"), Refusal("a", Code.MIDDLEWARE_ERROR, LONE), f"line\n{LONE}")])
     assert stored is not None
-    await asyncio.wait_for(stored, 5)
+    await asyncio.wait_for(stored, 30)
     (letter,) = await letters.stored()
     assert (letter.reason, letter.detail) == ("\\ud800", "line\n\\ud800")
 
@@ -68,7 +68,7 @@ async def test_letters_wait_until_the_disk_takes_them(
     await asyncio.sleep(0.05)
     assert not first.done()
     (tmp_path / "folder").unlink()
-    await asyncio.wait_for(asyncio.gather(first, second), 5)
+    await asyncio.wait_for(asyncio.gather(first, second), 30)
     assert letters.statistics().fault == ""
     assert on_disk(tmp_path) == ["a", "b"]
 
@@ -84,7 +84,7 @@ async def test_what_cannot_be_stored_before_the_end_never_counts_as_stored(
     await wait_for(lambda: bool(letters.statistics().fault))
     second = asyncio.ensure_future(bury(letters, "b"))
     await letters.close()
-    await asyncio.wait_for(asyncio.wait((first, second)), 5)
+    await asyncio.wait_for(asyncio.wait((first, second)), 30)
     assert first.cancelled()
     assert second.cancelled()
     assert "2 could not be stored before the end" in caplog.text

@@ -66,7 +66,7 @@ async def test_an_event_that_also_goes_nowhere_is_accepted_once_its_letter_is_st
     assert not answer.done()
     assert sink.ids == ["a"]
     away.recover()
-    assert (await asyncio.wait_for(answer, 10)).refused == ()
+    assert (await asyncio.wait_for(answer, 30)).refused == ()
     assert away.ids() == ["a"]
     await buffer.close()
 
@@ -91,7 +91,7 @@ async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_s
     healthy, text = look.health(0).components["stage-1"]
     assert (healthy, "its dead letters cannot be stored: journal " in text) == (False, True)
     away.recover()
-    receipt = await asyncio.wait_for(answer, 10)
+    receipt = await asyncio.wait_for(answer, 30)
     assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("bad", Code.MIDDLEWARE_ERROR)]
     assert away.ids() == ["bad"]
     await stage.close()

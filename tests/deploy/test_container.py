@@ -106,7 +106,7 @@ class Container:
         """End it, whatever it does."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(30)
 
 
 def _free_port() -> int:

@@ -31,7 +31,7 @@ def ask(folder: Path, process: subprocess.Popen[str]) -> str:
     count = len(said(folder, "ack")) + len(said(folder, "refused"))
     process.stdin.write("\n")
     process.stdin.flush()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while len(said(folder, "ack")) + len(said(folder, "refused")) == count:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -191,7 +191,7 @@ class Stdout(Destination):
         self.marks += 1
         mark = f"mark {self.marks}\n".encode()
         os.write(1, mark)  # what was printed before it has been read when it has
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while mark not in self.data:  # noqa: ASYNC110 - the reader is a thread
                 await asyncio.sleep(0.005)
         return [json.loads(line)["id"] for line in self.data.splitlines() if line.startswith(b"{")]

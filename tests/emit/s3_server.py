@@ -70,7 +70,7 @@ class S3Server:
 
     def post(self, path: str, data: bytes = b"") -> None:
         """Tell the server how to behave (moto's own interface)."""
-        urllib.request.urlopen(f"{self.url}{path}", data, timeout=5).read()
+        urllib.request.urlopen(f"{self.url}{path}", data, timeout=30).read()
 
     def _answers(self) -> bool:
         try:

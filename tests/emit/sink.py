@@ -65,7 +65,7 @@ class Sink:
         """How often each id came."""
         return Counter(self.ids)
 
-    async def arrived(self, events: int, timeout: float = 10.0) -> None:
+    async def arrived(self, events: int, timeout: float = 30.0) -> None:
         """Wait until so many events have come."""
         async with asyncio.timeout(timeout), self._news:
             await self._news.wait_for(lambda: len(self.ids) >= events)

@@ -149,7 +149,7 @@ async def test_what_is_held_is_bounded_whatever_the_number_of_groups() -> None:
     collected = delivery(store)
     keys = "".join(chr(0x4E00 + n) for n in range(100))
     for start in range(0, 5_000, 100):
-        await asyncio.wait_for(push(collected, batch(start, 100, keys, b"." * 100)), 5)
+        await asyncio.wait_for(push(collected, batch(start, 100, keys, b"." * 100)), 30)
         held = collected.statistics().collection
         assert held is not None
         assert held.bytes <= 5 * size
@@ -170,7 +170,7 @@ async def test_a_full_collector_makes_its_sender_wait_until_the_destination_take
     await rest()
     assert not third.done()
     store.gate.set()
-    await asyncio.wait_for(third, 5)
+    await asyncio.wait_for(third, 30)
 
 
 async def test_close_gives_up_what_is_held() -> None:
@@ -205,11 +205,11 @@ async def test_a_buffer_smaller_than_a_group_makes_smaller_groups_and_no_stop() 
         store.calls.clear()
         buffer = await piped(store, strategy)
         for start in range(0, 2_000, 10):
-            await asyncio.wait_for(buffer.push(batch(start, 10)), 5)
-            async with asyncio.timeout(5):
+            await asyncio.wait_for(buffer.push(batch(start, 10)), 30)
+            async with asyncio.timeout(30):
                 while buffer.statistics().outlets["store"].lag > 70:  # noqa: ASYNC110 - statistics wake nobody
                     await asyncio.sleep(0.001)
-        await asyncio.wait_for(buffer.drain(), 5)
+        await asyncio.wait_for(buffer.drain(), 30)
         assert sorted(i for call in store.calls for i in call) == [f"{n:05d}" for n in range(2_000)]
         assert len(store.calls) <= 2_000 / 25
         await buffer.close()
@@ -219,8 +219,8 @@ async def test_a_batch_that_needs_the_whole_buffer_gets_it() -> None:
     store = Store(LIMITS._replace(max_events=1_000_000))
     buffer = await piped(store, BufferStrategy.ring(100))
     await push_all(buffer, 30, 30)
-    await asyncio.wait_for(buffer.push(batch(30, 100)), 5)
-    await asyncio.wait_for(buffer.drain(), 5)
+    await asyncio.wait_for(buffer.push(batch(30, 100)), 30)
+    await asyncio.wait_for(buffer.drain(), 30)
     assert sum(map(len, store.calls)) == 130
     await buffer.close()
 
@@ -229,7 +229,7 @@ async def test_drain_completes_groups_only_when_all_that_waits_is_in_them() -> N
     store = Store(LIMITS._replace(max_events=1_000))
     buffer = await piped(store, BufferStrategy.ring(10_000))
     await push_all(buffer, 2_500, 50)
-    await asyncio.wait_for(buffer.drain(), 5)
+    await asyncio.wait_for(buffer.drain(), 30)
     assert list(map(len, store.calls)) == [1_000, 1_000, 500]
     await buffer.close()
 
@@ -239,11 +239,11 @@ async def test_drop_oldest_drops_what_waits_behind_a_collector_that_is_stuck() -
     store.gate.clear()
     buffer = await piped(store, BufferStrategy.ring(100, overflow="drop_oldest"))
     for start in range(0, 2_000, 10):
-        await asyncio.wait_for(buffer.push(batch(start, 10)), 5)
+        await asyncio.wait_for(buffer.push(batch(start, 10)), 30)
         await rest()
         assert buffer.statistics().outlets["store"].lag <= 100
     store.gate.set()
-    await asyncio.wait_for(buffer.drain(), 5)
+    await asyncio.wait_for(buffer.drain(), 30)
     arrived = sorted(i for call in store.calls for i in call)
     assert arrived[-20:] == [f"{n:05d}" for n in range(1_980, 2_000)]
     assert len(arrived) == 2_000 - buffer.statistics().outlets["store"].dropped
@@ -253,7 +253,7 @@ async def test_drop_oldest_drops_what_waits_behind_a_collector_that_is_stuck() -
 async def test_a_backlog_that_fills_the_buffer_makes_no_smaller_groups() -> None:
     store = Store(LIMITS._replace(max_events=100))
     buffer = await piped(store, BufferStrategy.ring(1_000))
-    await asyncio.wait_for(asyncio.gather(*(buffer.push(batch(start, 50)) for start in range(0, 10_000, 50))), 10)
-    await asyncio.wait_for(buffer.drain(), 5)
+    await asyncio.wait_for(asyncio.gather(*(buffer.push(batch(start, 50)) for start in range(0, 10_000, 50))), 30)
+    await asyncio.wait_for(buffer.drain(), 30)
     assert list(map(len, store.calls)) == [100] * 100
     await buffer.close()

@@ -85,7 +85,7 @@ async def test_in_a_new_life_it_is_started_until_it_works_and_its_batches_wait(
     assert str(delivery.start_error) == "the database is down"
     assert delivery.statistics().fault == "cannot start: ConnectionError: the database is down"
     sent = [asyncio.ensure_future(push(delivery, f"{n}-a", f"{n}-b")) for n in range(3)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         receipts = await asyncio.gather(*sent)
     assert [receipt.refused for receipt in receipts] == [(), (), ()]
     assert database.starts == 21
@@ -102,7 +102,7 @@ async def test_one_that_is_closed_while_it_cannot_start_ends_at_once(delivery: D
     await asyncio.sleep(0)
     sent.cancel()
     await asyncio.wait([sent])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await delivery.close()
     assert database.is_closed
     assert database.ids == []
@@ -115,7 +115,7 @@ async def test_one_that_is_released_while_it_cannot_start_is_not_called(delivery
     sent = asyncio.ensure_future(push(delivery, "a", "b"))
     await asyncio.sleep(0)
     delivery.release()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         receipt = await sent
     assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [
         ("a", Code.UNAVAILABLE),

@@ -47,7 +47,7 @@ def emitter(request: pytest.FixtureRequest) -> Emitters:
 
 async def begun(running: GrpcClient, messages: int) -> None:
     """Wait until so many messages have begun to be written."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while running.statistics().messages < messages:  # noqa: ASYNC110 - the client has no event for it
             await asyncio.sleep(0.001)
 
@@ -161,7 +161,7 @@ async def test_a_dead_endpoint_s_batches_go_to_another_and_return_once_it_is_bac
         assert set(server.ids) | set(other.ids) == {str(n) for n in range(14)}
         before = len(other.ids)
         await other.start(port)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(other.ids) == before:
                 assert await running.emit(batch("again")) == []
 
@@ -285,7 +285,7 @@ async def test_closing_fails_what_is_never_acknowledged(server: Sink) -> None:
     running = GrpcEmitter(server.address).build(SystemClock())
     emitted = asyncio.ensure_future(running.emit(batch("a")))
     await server.arrived(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await running.close()
         with pytest.raises(RetryableError, match="closed"):
             await emitted

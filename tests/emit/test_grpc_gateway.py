@@ -70,7 +70,7 @@ async def test_a_gateway_that_drains_and_another_in_its_place_lose_nothing_and_k
     sending = asyncio.ensure_future(send_on())
     for _ in range(2):
         before = len(sent)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(sent) < before + 20:  # noqa: ASYNC110 - the sender goes on
                 await asyncio.sleep(0.01)
         await pipeline.__aexit__(None, None, None)
@@ -97,7 +97,7 @@ async def test_a_connection_that_reaches_its_age_is_changed_for_another_and_no_b
     sent = 0
     async with open_pipeline(recorder) as pipeline:
         running = GrpcEmitter(str(pipeline.address)).build(SystemClock())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while running.statistics().reconnects < 3:
                 assert await running.emit(batch(f"{sent:06d}")) == []
                 sent += 1
@@ -120,7 +120,7 @@ async def test_a_stream_on_a_connection_of_its_age_ends_behind_its_acks(
         await call.write(IngestBatch(source="s", events=events))
         assert list((await call.read()).event_ids) == ["a"]
         with pytest.raises(grpc.aio.AioRpcError, match="reached its age"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await call.read()
     assert [event.id for event in recorder.events()] == ["a"]
 

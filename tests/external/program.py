@@ -53,7 +53,7 @@ class Program:
         if process is not None:
             if process.poll() is None:
                 os.killpg(process.pid, number)
-            process.wait(20)
+            process.wait(30)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def parse(answer: bytes) -> Answer:
 def connect(address: str) -> socket.socket:
     """Open a bare connection; it is the test's to misuse."""
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def read_to_end(connection: socket.socket) -> bytes:

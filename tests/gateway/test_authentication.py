@@ -81,7 +81,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def send(stub: GatewayStub, token: str, **fields: Any) -> Ack:
-    return stub.SendEvent(IngestEvent(**fields), metadata=bearer(token), timeout=20)
+    return stub.SendEvent(IngestEvent(**fields), metadata=bearer(token), timeout=30)
 
 
 def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -106,14 +106,14 @@ def http(gateway: Gateway, path: str, token: str = "", body: object = None, **he
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return HttpAnswer(answer.status, json.load(answer), dict(answer.headers))
     except urllib.error.HTTPError as error:
         return HttpAnswer(error.code, json.load(error), dict(error.headers))
 
 
 def found(gateway: Gateway, event_id: str) -> Event:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for event in list(gateway.events):
             if event.id == event_id:
@@ -226,7 +226,7 @@ def test_a_principal_has_as_many_streams_as_it_may(gateway: Gateway, stub: Gatew
 
     def batches() -> Iterator[IngestBatch]:
         yield IngestBatch(source="agent-1", events=EventPayload(events=[Event()]))
-        goes_on.wait(20)
+        goes_on.wait(60)
 
     first: Any = stub.StreamEvents(batches(), metadata=bearer("agents"), timeout=20)
     assert len(next(first).event_ids) == 1
@@ -244,11 +244,11 @@ def test_refusals_wait_and_calls_of_others_on_the_connection_do_not(
     for name, seconds in (("_FREE", 0), ("_FIRST_PAUSE", 1.0), ("_LONGEST_PAUSE", 1.0)):
         monkeypatch.setattr(failures, name, seconds)
     began = time.monotonic()
-    strangers = [stub.SendEvent.future(IngestEvent(), metadata=bearer("wrong"), timeout=20) for _ in range(20)]
+    strangers = [stub.SendEvent.future(IngestEvent(), metadata=bearer("wrong"), timeout=30) for _ in range(20)]
     send(stub, "agents", event=new_event("a", source="agent-1"))
     assert not any(call.done() for call in strangers)
     assert {call.code() for call in strangers} == {grpc.StatusCode.UNAUTHENTICATED}
-    assert 1.0 <= time.monotonic() - began < 10
+    assert 1.0 <= time.monotonic() - began < 60
 
 
 def test_strangers_learn_whether_it_serves_and_no_names(gateway: Gateway, stub: GatewayStub) -> None:
@@ -256,14 +256,14 @@ def test_strangers_learn_whether_it_serves_and_no_names(gateway: Gateway, stub: 
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
     with grpc.insecure_channel(str(gateway.pipeline.address)) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert check.status == health_pb2.HealthCheckResponse.SERVING
         ask = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
         question = reflection_pb2.ServerReflectionRequest(list_services="")
         assert refused(lambda: list(ask(iter([question]), timeout=20)))[0] is grpc.StatusCode.UNAUTHENTICATED
         answers = list(ask(iter([question]), metadata=bearer("agents"), timeout=20))
         assert "polku.v1.Gateway" in str(answers[0])
-    assert refused(lambda: stub.Health(HealthRequest(), timeout=20))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert refused(lambda: stub.Health(HealthRequest(), timeout=30))[0] is grpc.StatusCode.UNAUTHENTICATED
     assert "ingest" in stub.Health(HealthRequest(), metadata=bearer("agents"), timeout=20).components
     assert (http(gateway, "/health").status, http(gateway, "/health").json["components"]) == (200, {})
     assert "ingest" in http(gateway, "/health", "agents").json["components"]
@@ -313,7 +313,7 @@ def test_a_stream_whose_token_ends_is_answered_and_then_ended(gateway: Gateway, 
 
     def batches() -> Iterator[IngestBatch]:
         yield IngestBatch(source="agent-1", events=EventPayload(events=[Event(id="before-the-end")]))
-        ended.wait(20)
+        ended.wait(60)
         yield IngestBatch(source="agent-1", events=EventPayload(events=[Event(id="after-the-end")]))
 
     gateway.write(TOKENS + file_lines("agents", "brief", {}, None))
@@ -327,7 +327,7 @@ def test_a_stream_whose_token_ends_is_answered_and_then_ended(gateway: Gateway, 
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -364,7 +364,7 @@ def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
         try:
-            return int(urllib.request.urlopen(request, timeout=20).status)
+            return int(urllib.request.urlopen(request, timeout=30).status)
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -378,7 +378,7 @@ def test_a_signed_webhook_needs_no_token_and_nothing_else_gets_in_by_its_source(
         assert post(event=forged, X_Hub_Signature_256=signed(forged), Content_Type="application/json") == 403
         path.with_suffix(".new").write_text(TOKENS + '["webhook:github"]\nmay_set_reserved = true\n')
         os.replace(path.with_suffix(".new"), path)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while post(event=forged, X_Hub_Signature_256=signed(forged), Content_Type="application/json") != 200:
             assert time.monotonic() < deadline
     assert events.pop().metadata["polku.principal"] == "routers"

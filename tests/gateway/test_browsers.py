@@ -25,7 +25,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 def ask(pipeline: Pipeline, headers: Mapping[str, str], method: str = "POST", path: str = "/v1/events") -> Any:
     host, _, port = str(pipeline.http_address).rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
     body = json.dumps({"event_type": "x", "source": "page"}) if method == "POST" else None
     connection.request(method, path, body, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()

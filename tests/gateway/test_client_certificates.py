@@ -53,7 +53,7 @@ def send(pipeline: Pipeline, authority: Authority, own: Pair, source: str) -> st
     credentials = grpc.ssl_channel_credentials(authority.cert.read_bytes(), own.key.read_bytes(), own.cert.read_bytes())
     with grpc.secure_channel(str(pipeline.address), credentials) as channel:
         try:
-            GatewayStub(channel).SendEvent(IngestEvent(event=new_event("a", source=source)), timeout=20)
+            GatewayStub(channel).SendEvent(IngestEvent(event=new_event("a", source=source)), timeout=30)
         except grpc.RpcError as error:
             failure: Any = error
             return f"{failure.code().name} {failure.details()}"
@@ -67,7 +67,7 @@ def post(pipeline: Pipeline, authority: Authority, own: Pair, source: str) -> in
     request = urllib.request.Request(f"https://{pipeline.http_address}/v1/events", data)
     request.add_header("Content-Type", "application/json")
     try:
-        return int(urllib.request.urlopen(request, context=context, timeout=20).status)
+        return int(urllib.request.urlopen(request, context=context, timeout=30).status)
     except urllib.error.HTTPError as error:
         return error.code
 

@@ -51,4 +51,4 @@ def test_the_address_of_all_interfaces_takes_both_families(door: str) -> None:
         address = pipeline.address if door == "grpc_addr" else pipeline.http_address
         port = int(str(address).rpartition(":")[2])
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=10).close()
+            socket.create_connection((host, port), timeout=30).close()

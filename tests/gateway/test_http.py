@@ -373,7 +373,7 @@ def test_a_client_that_vanishes_in_mid_body_costs_nothing(address: str, pipeline
         with connect(address) as connection:
             connection.sendall(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
             connection.sendall(b"Content-Length: 50\r\n\r\n" + b'{"id": "half')
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:  # until the server has noticed
         try:
             assert post(address, b'{"id": "whole"}').ids == ["whole"]
@@ -407,14 +407,14 @@ def test_a_head_that_does_not_come_is_not_waited_for(address: str, sent: bytes) 
         connection.sendall(sent)
         started = time.monotonic()
         assert read_to_end(connection).startswith(b"HTTP/1.1 408")
-        assert 0.5 < time.monotonic() - started < 10
+        assert 0.5 < time.monotonic() - started < 60
 
 
 def test_a_head_that_comes_drop_by_drop_is_not_waited_for_either(address: str) -> None:
     started = time.monotonic()
     with connect(address) as connection, pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
         _drip(connection, b"GET /health HTTP/1.1\r\n", b"X-A: b\r\n")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_body_that_does_not_come_is_408(address: str) -> None:
@@ -563,7 +563,7 @@ def test_it_can_be_open_on_a_unix_socket(recorder: Recorder, tmp_path: Path) -> 
 
 
 def _until(ask: Any, status: int) -> Answer:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while (answer := ask()).status != status:
         assert time.monotonic() < deadline, answer
         time.sleep(0.02)

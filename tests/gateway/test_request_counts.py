@@ -83,7 +83,7 @@ def send_each(pipeline: Pipeline, *requests: Sequence[Event]) -> list[Middleware
     """Send events by one unary call after the other, on one connection."""
     with grpc.insecure_channel(str(pipeline.address), [("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
-        return [stub.SendEvent(request(events), timeout=20).middleware_stats for events in requests]
+        return [stub.SendEvent(request(events), timeout=30).middleware_stats for events in requests]
 
 
 def several(count: int) -> list[Event]:

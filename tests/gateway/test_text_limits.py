@@ -40,7 +40,7 @@ def test_a_long_source_is_refused_whichever_way_it_comes(pipeline: Pipeline) -> 
             IngestEvent(source=LONG, raw=b"{}"),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                stub.SendEvent(message, timeout=20)
+                stub.SendEvent(message, timeout=30)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert caught.value.details() == f"INVALID_EVENT: {SAYS}"
         batches = [
@@ -48,7 +48,7 @@ def test_a_long_source_is_refused_whichever_way_it_comes(pipeline: Pipeline) -> 
             IngestBatch(source=LONG, raw=RawPayload(data=b"{}")),
         ]
         assert list(map(_only, stub.StreamEvents(iter(batches), timeout=20))) == [("", "INVALID_EVENT", SAYS)] * 2
-        ack = stub.SendEvent(IngestEvent(event=Event(id="a", source=LONG)), timeout=20)
+        ack = stub.SendEvent(IngestEvent(event=Event(id="a", source=LONG)), timeout=30)
         assert _only(ack) == ("a", "INVALID_EVENT", f"events[0].{SAYS}")
 
     address = str(pipeline.http_address)

@@ -56,7 +56,7 @@ def grpc_health(address: str | None, authority: Authority, own: Pair | None = No
     credentials = grpc.ssl_channel_credentials(root, key, chain)
     with grpc.secure_channel(str(address), credentials) as channel:
         ask: Any = channel.unary_unary(_HEALTH, HealthRequest.SerializeToString, HealthResponse.FromString)
-        answer: HealthResponse = ask(HealthRequest(), timeout=10)
+        answer: HealthResponse = ask(HealthRequest(), timeout=30)
         return answer
 
 
@@ -73,12 +73,12 @@ def trusting(authority: Authority, own: Pair | None = None, *, protocol: str = "
 def connect(address: str | None, context: ssl.SSLContext) -> ssl.SSLSocket:
     """Shake hands."""
     host, _, port = str(address).rpartition(":")
-    return context.wrap_socket(socket.create_connection((host, int(port)), timeout=10), server_hostname=host)
+    return context.wrap_socket(socket.create_connection((host, int(port)), timeout=30), server_hostname=host)
 
 
 def http_health(address: str | None, context: ssl.SSLContext) -> int:
     """Ask a gateway over HTTP."""
-    with urllib.request.urlopen(f"https://{address}/health", context=context, timeout=10) as answer:
+    with urllib.request.urlopen(f"https://{address}/health", context=context, timeout=30) as answer:
         return int(answer.status)
 
 
@@ -92,7 +92,7 @@ def serial(address: str | None, authority: Authority, protocol: str, own: Pair |
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Return once a condition holds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.05)
@@ -108,7 +108,7 @@ def test_both_ports_speak_tls_and_nothing_else(door: str, server: Pair, authorit
             with pytest.raises(grpc.RpcError):
                 send(IngestEvent(), timeout=3)
         with pytest.raises(OSError, match=r".+"):
-            urllib.request.urlopen(f"http://{pipeline.http_address}/health", timeout=10)
+            urllib.request.urlopen(f"http://{pipeline.http_address}/health", timeout=30)
 
 
 def test_a_client_chooses_the_protocol_by_alpn(server: Pair, authority: Authority) -> None:
@@ -195,11 +195,11 @@ def test_changed_files_are_shown_to_new_connections_and_cost_no_open_one(
             str(pipeline.address), grpc.ssl_channel_credentials(authority.cert.read_bytes())
         ) as channel:
             send: Any = channel.unary_unary(_SEND, IngestEvent.SerializeToString, Ack.FromString)
-            send(IngestEvent(event=new_event("test")), timeout=10)
+            send(IngestEvent(event=new_event("test")), timeout=30)
             replace(authority.issue("next"), used)
             wait_for(lambda: serial(pipeline.address, authority, "h2") != before)
             wait_for(lambda: serial(pipeline.http_address, authority, "http/1.1") != before)
-            send(IngestEvent(event=new_event("test")), timeout=10)  # on the connection that was open before
+            send(IngestEvent(event=new_event("test")), timeout=30)  # on the connection that was open before
         assert grpc_health(pipeline.address, authority).healthy
 
 
@@ -295,7 +295,7 @@ def test_a_port_that_closes_ends_handshakes_in_progress(runner: asyncio.Runner, 
         assert isinstance(port, listening.TlsListener)
         await _until(lambda: port.handshakes == 1)
         port.close()
-        assert await asyncio.wait_for(reading, 5) == b""
+        assert await asyncio.wait_for(reading, 30) == b""
         assert not port.handshakes
 
     runner.run(serve())
@@ -338,7 +338,7 @@ def test_certificates_that_change_under_load_refuse_nobody(
             options = [("grpc.use_local_subchannel_pool", 1)]  # each with a connection of its own
             with grpc.secure_channel(address, credentials, options) as channel:
                 send: Any = channel.unary_unary(_SEND, IngestEvent.SerializeToString, Ack.FromString)
-                acked.extend(send(IngestEvent(event=new_event("test", id=f"{number}")), timeout=10).event_ids)
+                acked.extend(send(IngestEvent(event=new_event("test", id=f"{number}")), timeout=30).event_ids)
             number += 1
 
     with start(Tls(used.cert, used.key)) as pipeline, concurrent.futures.ThreadPoolExecutor() as threads:
@@ -356,7 +356,7 @@ def test_certificates_that_change_under_load_refuse_nobody(
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -373,7 +373,7 @@ def _open(bound: str) -> socket.socket:
             raise
         return sock
     host, _, port = bound.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def _shout(bound: str, authority: Authority, text: bytes) -> bytes:

@@ -17,6 +17,7 @@ from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import CloudEventsIngestor, JsonIngestor, json_split
 from polku.ingest.json_split import split_lines, split_records
+from tests.support.pace import pace
 
 FILLER = "x" * 20_000
 
@@ -93,9 +94,9 @@ def test_millions_of_records_cost_what_is_taken_of_them(name: str) -> None:
 
 def test_the_repeated_name_is_found_in_one_pass() -> None:
     names = b",".join(b'"%06x":""' % number for number in range(30_000))
-    began = time.perf_counter()
+    began = time.process_time()
     (error,) = ingest(b'{"metadata":{%s,"%06x":""}}' % (names, 29_999))
-    assert time.perf_counter() - began < 2.0  # it took 20 s
+    assert time.process_time() - began < 2.0 * pace()  # it took 20 s
     assert "stands 2 times in one object" in str(error)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 
-def read(bootstrap: str, topic: str, count: int, partitions: int = 1, timeout: float = 20.0) -> list[Any]:
+def read(bootstrap: str, topic: str, count: int, partitions: int = 1, timeout: float = 60.0) -> list[Any]:
     """Return the records of a topic, by partition and offset, once there are `count` that differ in their headers."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])

@@ -53,7 +53,7 @@ async def test_only_what_is_answered_without_a_gap_may_be_committed(partition: P
     answers[2].set_result(None)
     partition.settle()
     assert (partition.answered, partition.records, partition.bytes) == (10, 0, 0)
-    await asyncio.wait_for(partition.idle(), 1)
+    await asyncio.wait_for(partition.idle(), 30)
 
 
 async def test_what_failed_is_never_passed(partition: Partition) -> None:
@@ -65,7 +65,7 @@ async def test_what_failed_is_never_passed(partition: Partition) -> None:
     taken.set_result(None)
     partition.settle()
     assert partition.answered == -1
-    await asyncio.wait_for(partition.idle(), 1)
+    await asyncio.wait_for(partition.idle(), 30)
 
 
 async def test_offsets_that_begin_again_are_taken_counted_and_committed() -> None:
@@ -87,7 +87,7 @@ async def test_offsets_that_begin_again_are_taken_counted_and_committed() -> Non
     assert (partition.answered, partition.dirty, partition.is_ahead) == (3, True, True)
     partition.requested = 3
     assert not partition.dirty  # its commit is in flight
-    await asyncio.wait_for(partition.idle(), 1)
+    await asyncio.wait_for(partition.idle(), 30)
 
 
 async def test_chunks_are_bounded_by_records_and_by_bytes(partition: Partition) -> None:
@@ -107,4 +107,4 @@ async def test_what_waits_can_be_forgotten(partition: Partition) -> None:
     answer.set_result(None)
     partition.settle()
     assert partition.answered == 2
-    await asyncio.wait_for(partition.idle(), 1)
+    await asyncio.wait_for(partition.idle(), 30)

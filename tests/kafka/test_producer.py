@@ -49,7 +49,7 @@ async def test_waiting_ends_when_nothing_will_be_reported_any_more() -> None:
     await asyncio.sleep(0)
     sending.is_over = True
     sending.news.set()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_record_that_the_client_does_not_take_fails_alone() -> None:
@@ -78,7 +78,7 @@ async def test_taking_records_back_does_not_wait_for_the_client(monkeypatch: pyt
     sending = producer.begin(1)
     producer.hand_in(sending, *records(1))
     producer.purge()
-    await asyncio.wait_for(sending.wait(), 5)
+    await asyncio.wait_for(sending.wait(), 30)
     assert [left.error for left in sending.left(records(1))] == [None]
     await producer.close()
     assert asked
@@ -90,7 +90,7 @@ async def test_a_closed_producer_has_released_its_client_and_says_so() -> None:
     sending = producer.begin(2)
     producer.hand_in(sending, records(2)[0])
     await producer.close()
-    await asyncio.wait_for(sending.wait(), 5)
+    await asyncio.wait_for(sending.wait(), 30)
     assert len(producer) == 0
     assert not producer._thread.is_alive()
     with pytest.raises(RetryableError, match="closed"):

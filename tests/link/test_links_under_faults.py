@@ -146,7 +146,7 @@ async def _check(seed: int, fault_rate: float, two_steps: bool, window: Window, 
     link = Link("link", peer, window=window, retry_delay=lambda attempt: 0)
     numbers = iter(range(1_000))
     sent = [[f"{next(numbers):04d}{'x' if size == 3 else ''}" for _ in range(size)] for size in sizes]
-    receipts = await asyncio.wait_for(asyncio.gather(*(link.push(batch(*ids)) for ids in sent)), 20)
+    receipts = await asyncio.wait_for(asyncio.gather(*(link.push(batch(*ids)) for ids in sent)), 30)
     for ids, receipt in zip(sent, receipts, strict=True):
         assert [refusal.event_id for refusal in receipt.refused] == [i for i in ids if i.endswith("x")]
     everything = [event_id for ids in sent for event_id in ids]

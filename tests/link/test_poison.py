@@ -175,7 +175,7 @@ async def test_what_was_sent_in_parts_has_one_identity_for_each_event_whatever_h
     world = World(1, {"07"}, holds=holds)
     one = batch(*(f"{number:02d}" for number in range(16)))
     one.identity = Identity("polku/lane-2/ingest", 5, 9)
-    receipt = await asyncio.wait_for(world.link("link").push(one), 10)
+    receipt = await asyncio.wait_for(world.link("link").push(one), 30)
     assert [refusal.event_id for refusal in receipt.refused] == ["07"]
     parts = {part.identity: part.ids for part in world.done}
     assert len(parts) == len(world.done)
@@ -201,7 +201,7 @@ async def test_what_the_buffer_has_is_not_held_again_when_its_sender_dies_before
     world = Forwards(
         1, set(), hits=5
     )  # two deaths alone, after the first one, divide a batch; two more some parts of it
-    receipt = await asyncio.wait_for(world.link("link").push(batch(*(f"{n:02d}" for n in range(9)))), 10)
+    receipt = await asyncio.wait_for(world.link("link").push(batch(*(f"{n:02d}" for n in range(9)))), 30)
     await bench.buffer.drain()
     assert receipt.refused == ()
     assert world.deaths == 5
@@ -246,6 +246,6 @@ async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_t
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not reached():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)

@@ -119,7 +119,7 @@ async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer
     assert isinstance(await push(inlet, "b"), Accepted)
     other = push(inlet, "a")
     receiver.open("a1")
-    await asyncio.wait_for(other, 1)
+    await asyncio.wait_for(other, 30)
     assert receiver.begun == ["b1", "a1"]
 
 
@@ -130,7 +130,7 @@ async def test_work_that_takes_longer_than_a_turn_goes_on_next_to_others() -> No
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
     again, other = push(inlet, "b"), push(inlet, "a")
     receiver.open("a1", "b1")
-    await asyncio.wait_for(asyncio.gather(again, other), 1)
+    await asyncio.wait_for(asyncio.gather(again, other), 30)
     assert receiver.begun == ["b1", "a1"]
 
 
@@ -142,7 +142,7 @@ async def test_where_others_are_not_done_in_time_there_is_no_turn() -> None:
     assert await push(inlet, "b", alone=True) == Turn(alone=False)
     after = push(inlet, "b")
     receiver.open("a1", "b1")
-    await asyncio.wait_for(asyncio.gather(before, after), 1)
+    await asyncio.wait_for(asyncio.gather(before, after), 30)
 
 
 async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
@@ -150,7 +150,7 @@ async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
     inlet = LinkReceiver(receiver, alone=SHORT)
     assert await push(inlet, "b", alone=True) == Turn(alone=True)
     receiver.open("a1", "b1")
-    await asyncio.wait_for(push(inlet, "a"), 1)
+    await asyncio.wait_for(push(inlet, "a"), 30)
     assert receiver.begun == ["a1"]
     assert await hear(inlet, "b") == Receipt(buffer_size=2)
 
@@ -161,7 +161,7 @@ async def test_a_turn_whose_end_its_sender_does_not_hear_of_passes() -> None:
     inlet = LinkReceiver(receiver, alone=SHORT)
     for _ in range(2):
         await push(inlet, "b", alone=True)
-    await asyncio.wait_for(push(inlet, "a"), 1)
+    await asyncio.wait_for(push(inlet, "a"), 30)
     assert receiver.begun == ["b1", "a1"]
 
 
@@ -178,7 +178,7 @@ async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
     with pytest.raises(ValueError, match="broken"):
         await push(inlet, "b", alone=True)
     with pytest.raises(ValueError, match="broken"):
-        await asyncio.wait_for(push(inlet, "a"), 1)
+        await asyncio.wait_for(push(inlet, "a"), 30)
 
 
 async def test_turns_come_one_after_the_other_and_what_waits_begins_between_them() -> None:
@@ -216,4 +216,4 @@ async def test_a_suspect_whose_predecessor_is_missing_gives_its_turn_back() -> N
     with pytest.raises(UnavailableError, match="missing"):
         await push(inlet, "b", 2, after=1, alone=True)
     receiver.open("a1")
-    await asyncio.wait_for(push(inlet, "a"), 1)
+    await asyncio.wait_for(push(inlet, "a"), 30)

@@ -100,7 +100,7 @@ async def test_an_early_batch_is_given_back_also_if_it_made_another_one_ready() 
     ready, early = push(inlet, 2, after=1), push(inlet, 4, floor=2, after=3)
     assert await ready == Receipt()
     with pytest.raises(UnavailableError, match="missing"):
-        await asyncio.wait_for(early, 1)
+        await asyncio.wait_for(early, 30)
     assert receiver.applied == ["2"]
 
 
@@ -111,7 +111,7 @@ async def test_an_early_batch_that_its_sender_has_the_answer_of_is_not_applied_a
     await rest()
     await push(inlet, 3, floor=3)
     with pytest.raises(UnavailableError, match="answered"):
-        await asyncio.wait_for(late_copy, 1)
+        await asyncio.wait_for(late_copy, 30)
     assert receiver.applied == ["3"]
     assert inlet.statistics().open == 0
 
@@ -231,6 +231,6 @@ async def test_a_later_life_of_a_sender_sends_back_what_waits_of_the_past_one() 
     await rest()
     await push(inlet, 1, epoch=2)
     with pytest.raises(PastLifeError) as refused:
-        await asyncio.wait_for(early, 1)
+        await asyncio.wait_for(early, 30)
     assert refused.value.epoch == 2
     assert receiver.applied == ["1"]

@@ -109,14 +109,14 @@ def happenings(pipeline: Pipeline, folder: Path) -> Iterator[set[str]]:
         push_twice(pipeline)
         yield {"polku_buffer_duplicate_batches_total"}
         for answer in answers:
-            assert not answer.result(20).refused
+            assert not answer.result(30).refused
 
 
 def _guess(address: str) -> None:
     headers = {"Authorization": "Bearer open", "Content-Type": "application/json"}
     request = urllib.request.Request(f"http://{address}/v1/events", b"{}", headers)
     with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(request, timeout=20)
+        urllib.request.urlopen(request, timeout=30)
 
 
 def push_twice(pipeline: Pipeline) -> None:
@@ -131,7 +131,7 @@ def push_twice(pipeline: Pipeline) -> None:
         batches.append(Batch(payload=payload, identity=Identity("elsewhere", 1, 1)))
     if pipeline.statistics().runtime == "inline":
         for batch in batches:
-            loop_thread.submit(_push_here(runtime, batch)).result(20)
+            loop_thread.submit(_push_here(runtime, batch)).result(30)
         return
     import ray
 

@@ -105,7 +105,7 @@ class Prometheus:
 
     def query(self, expr: str) -> list[Any]:
         url = f"http://{self.address}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             found = json.load(answer)
         assert found["status"] == "success"
         return list(found["data"]["result"])
@@ -138,7 +138,7 @@ def scraped(tmp_path: Path) -> Iterator[Prometheus]:
             yield prometheus
         finally:
             prometheus.process.terminate()
-            prometheus.process.wait(20)
+            prometheus.process.wait(30)
             pipeline.stop(timeout=0.0)
 
 
@@ -149,7 +149,7 @@ def test_a_prometheus_reads_every_expression(scraped: Prometheus) -> None:
         scraped.wait_for(expr)
     for name, expr in alerts().items():
         scraped.query(expr) if name in NEVER else scraped.wait_for(expr)
-    with urllib.request.urlopen(f"http://{scraped.address}/api/v1/rules", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{scraped.address}/api/v1/rules", timeout=30) as answer:
         (group,) = json.load(answer)["data"]["groups"]
     assert {rule["name"] for rule in group["rules"]} == set(alerts())
     assert {rule.get("lastError", "") for rule in group["rules"]} == {""}

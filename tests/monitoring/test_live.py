@@ -32,7 +32,7 @@ def stream(address: str | None, path: str = "/events", headers: str = "") -> Ite
     """Yield what reads from a stream, line by line, as bytes."""
     assert address is not None
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n".encode())
         with connection.makefile("rb") as lines:
             yield lines

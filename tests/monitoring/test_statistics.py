@@ -32,7 +32,7 @@ from polku.v1.gateway_pb2_grpc import GatewayStub
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -251,14 +251,16 @@ def test_ages_are_true_after_a_restart_from_a_journal(tmp_path: Path) -> None:
     strategy = BufferStrategy.durable(str(tmp_path / "journal.db"))
     _, emitter = down()
     with Hub(runtime="inline").buffer_strategy(strategy).emitter(emitter).start() as pipeline:
+        began = time.time()
         pipeline.sender().send(new_event("order", source="shop"))
         sent = time.time()
         pipeline.stop(timeout=0.0)
     time.sleep(0.2)
     _, emitter = down()
     with Hub(runtime="inline").buffer_strategy(strategy).emitter(emitter).start() as pipeline:
+        least = time.time() - sent
         age = outlet(pipeline).oldest_age_seconds
-        assert age == pytest.approx(time.time() - sent, abs=0.15)
+        assert least - 0.1 <= age <= time.time() - began + 0.1
         wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].attempts > 0)
         assert outlet(pipeline).oldest_age_seconds > age
         buffer = pipeline.statistics().lanes[0].buffer
@@ -296,7 +298,7 @@ def test_it_answers_while_user_code_blocks_the_event_loop() -> None:
     release = threading.Event()
 
     def block(batch: Batch) -> None:
-        release.wait(10)
+        release.wait(60)
 
     with Hub(runtime="inline").emitter(block).start() as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))

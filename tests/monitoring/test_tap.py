@@ -54,7 +54,7 @@ class Looker:
     def wait_for(self, count: int) -> list[dict[str, Any]]:
         """Return what is seen once so much is."""
         seen: list[dict[str, Any]] = []
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 30
         while len(seen) < count:
             assert time.monotonic() < limit, seen
             seen += self.look()["events"]

@@ -236,7 +236,7 @@ def admin_address(shown: Shown, address: str = "127.0.0.1:0") -> Iterator[str]:
     thread.start()
 
     def there(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
 
     no_events: Any = None  # nobody looks at them here
     server = AdminServer(

@@ -83,7 +83,7 @@ class Door(NamedTuple):
         with grpc.insecure_channel(str(self.pipeline.address)) as channel:
             call: Any = channel.unary_unary(signal.method, bytes, bytes)
             try:
-                answer, done = call.with_call(body, timeout=20, metadata=list((metadata or {}).items()), **options)
+                answer, done = call.with_call(body, timeout=30, metadata=list((metadata or {}).items()), **options)
             except grpc.RpcError as error:
                 failed: Any = error
                 trailers = dict(failed.trailing_metadata() or ())
@@ -104,7 +104,7 @@ class Door(NamedTuple):
         fields = {"Content-Type": kind, **(headers or {})}
         request = urllib.request.Request(url, data=body if method == "POST" else None, headers=fields, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=30) as response:
                 return Answer(response.status, response.read(), dict(response.headers))
         except urllib.error.HTTPError as error:
             with error:

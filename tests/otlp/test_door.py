@@ -282,12 +282,12 @@ def test_a_full_buffer_says_when_to_come_again(way: str, server: str, monkeypatc
             assert answer.status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
             assert retry_seconds(answer.headers) == pytest.approx(0.1)
         place.pipeline.stop(0.0)
-        waiting.join(20)
+        waiting.join(30)
 
 
 def wait_for_open(place: Door) -> None:
     """Return when a request is in flight."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while True:
         ingest = place.pipeline.statistics().lanes[0].ingest
         if ingest is not None and ingest.open_messages:
@@ -338,7 +338,7 @@ def test_what_fails_here_may_be_sent_again(way: str, server: str, monkeypatch: p
 def test_a_slow_body_may_be_sent_again() -> None:
     with door(Hub(runtime="inline").limits(Limits(read_seconds=1))) as place:
         host, _, port = str(place.pipeline.http_address).rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with socket.create_connection((host, int(port)), timeout=30) as sock:
             head = b"POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nContent-Type: application/x-protobuf"
             sock.sendall(head + b"\r\n\r\nhalf")
             answer = sock.recv(10_000)

@@ -69,7 +69,7 @@ CASES = pytest.mark.parametrize(("error", "how"), [(e, h) for e in HOSTILE for h
 @CASES
 async def test_what_an_ingestor_raises_ends_its_own_call(error: type[BaseException], how: str) -> None:
     service = IngestorService(Component(error, how), INFO, 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(AbortError, match=error.__name__):
             await service._ingest(IngestRequest(source="s", data=b"x"), Context())
 
@@ -78,7 +78,7 @@ async def test_what_an_ingestor_raises_ends_its_own_call(error: type[BaseExcepti
 async def test_what_an_emitter_raises_ends_its_own_call(error: type[BaseException], how: str) -> None:
     service = EmitterService(Component(error, how), INFO)
     request = Batch.from_events([new_event("x")]).payload
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(AbortError, match=error.__name__):
             await service._emit(request, Context())
 
@@ -86,7 +86,7 @@ async def test_what_an_emitter_raises_ends_its_own_call(error: type[BaseExceptio
 @pytest.mark.parametrize("error", [*HOSTILE, StopIteration])
 async def test_what_health_raises_is_an_answer(error: type[BaseException]) -> None:
     service = EmitterService(Component(error, "sync"), INFO)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         answer = await service._health(None, None)  # type: ignore[arg-type]
     assert not answer.healthy
     assert error.__name__ in answer.message

@@ -228,7 +228,7 @@ def test_the_certificates_of_a_plugin_may_be_replaced(tmp_path: Path, recorder: 
         roots.write_bytes(new.cert.read_bytes())
         address = plugin.address.removeprefix("https://")
         with IngestorPlugin(lines, sources=SOURCE).start(address, certificate=Certificate(*new.issue())):
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 30
             while True:
                 try:
                     assert list(Client(pipeline).send(b"two").event_ids) == ["two"]
@@ -248,7 +248,7 @@ def test_ten_lines_are_a_program_that_ends_in_good_order(tmp_path: Path, recorde
         process = plugin.process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert "parse: stopping" in plugin.output
 
 

@@ -242,7 +242,7 @@ def test_an_aggregate_of_events_from_several_lanes_is_one(tmp_path: Path) -> Non
     with hub.start() as pipeline:
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             sending = [threads.submit(pipeline.sender().send, numbered(5, f"s{number}")) for number in range(8)]
-            receipts = [future.result(20) for future in sending]
+            receipts = [future.result(30) for future in sending]
         assert all(receipt.ok for receipt in receipts)
     (event,) = recorder.events()
     assert event.metadata["polku.aggregate.count"] == "40"

@@ -47,7 +47,7 @@ class Client(threading.Thread):
 
     def _stream(self, first: int) -> int:
         with grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            grpc.channel_ready_future(channel).result(5)
+            grpc.channel_ready_future(channel).result(30)
             number = first
             places = threading.Semaphore(16)
 
@@ -83,7 +83,7 @@ def sights(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, int]]:
     return seen, restarts
 
 
-def wait_for_restart(pipeline: Pipeline, victim: str, timeout: float = 30.0) -> None:
+def wait_for_restart(pipeline: Pipeline, victim: str, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while sights(pipeline)[1].get(victim) != 1:
         assert time.monotonic() < deadline

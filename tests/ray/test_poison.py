@@ -55,7 +55,7 @@ def dead_letters(pipeline: Pipeline, part: str) -> list[Any]:
     return letters
 
 
-def wait_until_well(pipeline: Pipeline, timeout: float = 30.0) -> None:
+def wait_until_well(pipeline: Pipeline, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not (health := pipeline.health()).healthy:  # what was ended last takes a moment to be seen again
         assert time.monotonic() < deadline, health

@@ -92,7 +92,7 @@ class Talk:
 
     async def ask(self, message: bytes) -> bytes | Status:
         await self.call.write([message])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await self.answers.get()
 
     def answered(self, message: bytes) -> None:
@@ -156,7 +156,7 @@ async def test_nobody_listens_and_then_somebody_does(server: EchoServer) -> None
         assert status.code == StatusCode.UNAVAILABLE
         assert status.message.startswith("cannot connect: ")
         await server.start(port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not opened.is_connected:  # noqa: ASYNC110 - it is looked at, as emitters look at it
                 await asyncio.sleep(0.02)
         assert await Talk(opened).ask(b"a") == b"a"
@@ -180,7 +180,7 @@ async def test_a_server_that_leaves_gets_no_new_calls(server: EchoServer) -> Non
         assert await talk.ask(b"a") == b"a"
         (first,) = server.grpc.connections
         first.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not talk.left:  # noqa: ASYNC110 - it is heard, not awaited
                 await asyncio.sleep(0.01)
         assert await talk.ask(b"b") == b"b"
@@ -297,7 +297,7 @@ async def test_closing_a_channel_ends_calls_of_its_earlier_connections(server: E
     assert len(server.grpc.connections) == 3
     talks[0].call.end()
     assert await talks[0].answers.get() == Status(StatusCode.OK)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(server.grpc.connections) > 2:  # noqa: ASYNC110 - the server hears of it
             await asyncio.sleep(0.01)
         await opened.close()

@@ -36,7 +36,7 @@ class Caller:
     def leaving(self, reason: str) -> None: ...
 
     async def ends(self, count: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(self.statuses) < count:
                 self.news.clear()
                 await self.news.wait()

@@ -74,10 +74,10 @@ def test_a_pipeline_names_the_emitter_that_holds_it_up(
     release = threading.Event()
 
     def partner(batch: Batch) -> None:
-        release.wait(20)
+        release.wait(60)
 
     def until_said(text: str) -> None:
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 30
         while not any(text in record.getMessage() for record in caplog.records):
             assert time.monotonic() < limit
             time.sleep(0.01)

@@ -17,7 +17,7 @@ from polku.runtime.blocked import with_loop
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -32,7 +32,7 @@ class Partner:
         self.release = threading.Event()
 
     def emit(self, batch: Batch) -> None:
-        self.release.wait(20)
+        self.release.wait(60)
 
 
 def test_an_emitter_that_blocks_the_event_loop_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

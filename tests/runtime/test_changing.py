@@ -68,7 +68,7 @@ class Running:
         message.raw.data = data
         return await self.runtime._lane.intake.batch(message.SerializeToString())
 
-    async def update(self, hub: Hub, seconds: float = 5.0) -> Changed:
+    async def update(self, hub: Hub, seconds: float = 30.0) -> Changed:
         return await self.runtime.update(hub.plan(), seconds=seconds)
 
     async def delivered(self) -> None:
@@ -237,7 +237,7 @@ async def test_what_is_answered_while_state_moves_is_known_to_what_takes_it_over
 
         monkeypatch.setattr(Buffer, "rearrange", rearranged)
         await pipeline.update(hub(Deduplicator(ttl=200), out=out).ack("delivered"))
-        again = await asyncio.wait_for(pipeline.send("a", "b"), 5.0)
+        again = await asyncio.wait_for(pipeline.send("a", "b"), 30)
         assert list(again.event_ids) == ["a", "b"]
     assert arrived == ["a", "b"]
 

@@ -26,7 +26,7 @@ while time.process_time() < end:
     pass
 blobs.clear()
 high = private_mb()
-until = time.monotonic() + 10
+until = time.monotonic() + 30
 while private_mb() > high - 80 and time.monotonic() < until:
     time.sleep(0.1)
 import threading

@@ -86,7 +86,7 @@ async def test_one_that_cannot_end_is_cut_at_its_deadline_or_at_a_standstill(mon
         return [looks.pop(0)] if looks else []
 
     monkeypatch.setattr(standstill, "_LOOK_SECONDS", 0)
-    assert not await asyncio.wait_for(drain_within(3_600, drain(), look), 20)
+    assert not await asyncio.wait_for(drain_within(3_600, drain(), look), 30)
     assert looks == []
     assert not await drain_within(0, drain(), None)
     assert cancelled == 2

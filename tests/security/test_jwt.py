@@ -191,7 +191,7 @@ def test_a_gateway_fetches_the_keys_and_holds_the_rights(signer: Signer, url: st
     path.write_text(FILE.format(jwks=url))
     hub = Hub(runtime="inline").security(tokens=path).emitter(lambda batch: None, name="nothing")
     with hub.start(grpc_addr="127.0.0.1:0", admin_addr="off") as pipeline:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while (said := send(str(pipeline.address), signer.token(), "pod-1")) != "OK":
             assert "is not known yet" in said
             assert time.monotonic() < deadline
@@ -208,7 +208,7 @@ def send(address: str, token: str, source: str) -> str:
     with grpc.insecure_channel(address) as channel:
         try:
             request = IngestEvent(event=new_event("a", source=source))
-            GatewayStub(channel).SendEvent(request, timeout=20, metadata=(("authorization", f"Bearer {token}"),))
+            GatewayStub(channel).SendEvent(request, timeout=30, metadata=(("authorization", f"Bearer {token}"),))
         except grpc.RpcError as error:
             failure: Any = error
             return f"{failure.code().name} {failure.details()}"

@@ -114,15 +114,15 @@ async def test_one_that_is_told_which_lanes_to_serve_lets_nothing_in_before() ->
 
 async def test_a_lane_without_room_holds_up_no_other() -> None:
     lanes = Lanes()
-    await asyncio.wait_for(lanes.fork.wait_room(), 1)  # nothing is known to be full
+    await asyncio.wait_for(lanes.fork.wait_room(), 30)  # nothing is known to be full
     await lanes.push(batch_of("lane-2", "never answered"))
     await lanes.push(batch_of("lane-1"))
     waits = asyncio.ensure_future(lanes.fork.wait_room())
     await rest()
     assert not waits.done()
     await lanes.answer(1)
-    await asyncio.wait_for(waits, 1)
-    await asyncio.wait_for(lanes.fork.wait_room(), 1)
+    await asyncio.wait_for(waits, 30)
+    await asyncio.wait_for(lanes.fork.wait_room(), 30)
 
 
 async def test_what_is_made_anew_keeps_the_order_of_its_source_and_moves_only_to_a_lane_that_is_new() -> None:

@@ -449,7 +449,7 @@ async def test_what_a_batch_has_passed_before_it_failed_is_not_taken_for_done(er
     bench = Bench(Deduplicator(), BrokenHolder(error))
     for _ in range(2):  # the second one is no duplicate: nothing became of the first
         with pytest.raises((UserCodeError, ValueError)):
-            await asyncio.wait_for(bench.push("1"), 5)
+            await asyncio.wait_for(bench.push("1"), 30)
 
 
 @pytest.mark.parametrize("error", HOSTILE)
@@ -463,7 +463,7 @@ async def test_a_step_that_raises_no_exception_costs_its_batch_and_no_other(erro
 
     bench = Bench(Deduplicator(), Broken())
     for _ in range(2):
-        receipt = await asyncio.wait_for(bench.push("bad"), 5)
+        receipt = await asyncio.wait_for(bench.push("bad"), 30)
         assert refused(receipt) == [("bad", Code.MIDDLEWARE_ERROR)]
         assert error.__name__ in receipt.refused[0].message
-    assert refused(await asyncio.wait_for(bench.push("good"), 5)) == []
+    assert refused(await asyncio.wait_for(bench.push("good"), 30)) == []

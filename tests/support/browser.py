@@ -64,7 +64,7 @@ class Browser:
         try:
             with contextlib.suppress(OSError, RuntimeError):
                 self.call("Browser.close")
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             pass
         finally:

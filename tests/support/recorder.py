@@ -57,7 +57,7 @@ class Recorder:
         """Return the events that were written so far."""
         return [event for batch in self.batches() for event in batch]
 
-    def wait_for(self, count: int, timeout: float = 20.0) -> list[Event]:
+    def wait_for(self, count: int, timeout: float = 60.0) -> list[Event]:
         """Return the events once there are `count` of them."""
         deadline = time.monotonic() + timeout
         while len(events := self.events()) < count:

@@ -34,7 +34,7 @@ from tests.tracing.spans import PARENT, TRACE, InMemory, id_of, linked, parent_o
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)

@@ -13,7 +13,7 @@ from tests.tracing.spans import PARENT, TRACE, Written
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.05)

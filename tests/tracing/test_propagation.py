@@ -18,7 +18,7 @@ from tests.tracing.spans import PARENT, TRACE, InMemory, id_of, parent_of
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
