@@ -49,7 +49,7 @@ def committed(bootstrap: str, group: str, topic: str, partitions: int = 1) -> li
     return offsets
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
+def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Return once a condition holds; fail where it does not within the time, in seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
