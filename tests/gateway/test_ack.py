@@ -111,7 +111,11 @@ def test_every_door_keeps_its_answers_within_bounds_and_a_stream_goes_on() -> No
     bad = EventPayload(events=[Event(id=f"event-{n:05}") for n in range(10_000)])
     good = EventPayload(events=[Event(id="good")])
     messages = [IngestBatch(source=source, events=events) for source, events in (("bad", bad), ("s", good))]
-    hub = Hub(runtime="inline").middleware(Validator(check)).emitter(lambda batch: None, name="out")
+    hub = (
+        Hub(runtime="inline")
+        .middleware(Validator(check, on_invalid="dead_letter"))
+        .emitter(lambda batch: None, name="out")
+    )
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         options = [("grpc.max_receive_message_length", LIMIT)]
         with grpc.insecure_channel(str(pipeline.address), options) as channel:
