@@ -11,6 +11,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
 - emit, kafka, otlp, external: events to their destinations; Kafka, OTLP and plugins in both directions
+- files, pull: files as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
 - plugin, testing, bench, cli: for authors of plugins, for tests, for measurements, for the command line
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from polku.ingest import (
         CloudEventsIngestor,
         ExternalIngestor,
+        FileSource,
         HmacVerifier,
         JsonIngestor,
         KafkaSource,
@@ -121,6 +123,7 @@ __all__ = [
     "ExternalEmitter",
     "ExternalIngestor",
     "Failure",
+    "FileSource",
     "Filter",
     "GrpcEmitter",
     "HmacVerifier",
@@ -225,6 +228,7 @@ if not TYPE_CHECKING:
             "polku.external.emitter": ("ExternalEmitter",),
             "polku.external.ingestor": ("ExternalIngestor",),
             "polku.external.plugin_slot": ("PluginSlot",),
+            "polku.files.source": ("FileSource",),
             "polku.gateway.tls": ("Tls",),
             "polku.hub": ("Hub",),
             "polku.ingest": ("CloudEventsIngestor", "HmacVerifier", "JsonIngestor", "PassthroughIngestor"),

@@ -169,7 +169,12 @@ class SourceState(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Pull records from somewhere, and tell it which of them are taken for good."""
+    """Pull records from somewhere, and tell it which of them are taken for good.
+
+    The configuration of one may have `readers`, the sources that must have an ingestor; `one_lane = True` where each
+    of several lanes would pull the same, so that only the first of a disk may have it; and `beside(journal, name)`,
+    which returns the configuration with a place for what it keeps, next to the file of a durable buffer.
+    """
 
     async def run(self, open_stream: Callable[..., PulledStream]) -> None:
         """Pull until `drain` or `close`. What is out of reach is no error: it shows in `state` and is tried again.

@@ -446,7 +446,7 @@ class Hub:
             name=self._name,
             ingestors=tuple(ingestors.items()),
             default_ingestor=self._default_ingestor,
-            sources=tuple(self._sources),
+            sources=tuple(source.beside(self._buffer.path) for source in self._sources),
             stages=fuse(stages, side_by_side=lanes > 1 or per_node),
             buffer=self._buffer,
             outlets=tuple(self._outlets),

@@ -90,6 +90,18 @@ class SourcePlan:
     name: str
     source: object
 
+    @property
+    def one_lane(self) -> bool:
+        """Whether of several lanes only the first of a disk has it: each one would pull the same."""
+        return bool(getattr(self.source, "one_lane", False))
+
+    def beside(self, journal: str) -> SourcePlan:
+        """Return it with what it keeps beside the journal, if there is one, and if it keeps something."""
+        place = getattr(self.source, "beside", None)
+        if not journal or not callable(place):
+            return self
+        return replace(self, source=place(journal, self.name.replace("/", "_")))
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterPlan:
@@ -162,7 +174,8 @@ class Plan:
         buffer = self.buffer
         if buffer.path:
             buffer = replace(buffer, path=lane_path(buffer.path, place or number))
-        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer)
+        sources = self.sources if (place or number) == 1 else tuple(s for s in self.sources if not s.one_lane)
+        return replace(self, name=f"{self.name}/lane-{number}", buffer=buffer, sources=sources)
 
 
 def lane_path(path: str, number: int) -> str:

@@ -22,6 +22,7 @@ http-and-grpc
 kafka
 otlp
 object-stores
+files
 ahti
 plugins
 own-components

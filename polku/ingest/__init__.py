@@ -12,12 +12,14 @@ from polku.lazy import exports
 
 if TYPE_CHECKING:
     from polku.external.ingestor import ExternalIngestor
+    from polku.files.source import FileSource
     from polku.kafka.source import KafkaSource
     from polku.otlp.ingestor import OtlpIngestor
 
 __all__ = [
     "CloudEventsIngestor",
     "ExternalIngestor",
+    "FileSource",
     "HmacVerifier",
     "JsonIngestor",
     "KafkaSource",
@@ -30,6 +32,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "polku.external.ingestor": ("ExternalIngestor",),
+            "polku.files.source": ("FileSource",),
             "polku.kafka.source": ("KafkaSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),
         },

@@ -48,6 +48,8 @@ NEVER = {
     "emit": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "ingest": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "files": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka"},
+    "pull": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka", "files"},
     "otlp": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "plugin": {"gateway", "link", "stage", "buffer", "actors", "hub"},
     "runtime": {"actors", "cli"},

@@ -1,0 +1,1 @@
+"""Sources of text: files that grow and are rotated, and the standard input."""

@@ -1,0 +1,1 @@
+"""What sources share: the bound on what is in flight."""
