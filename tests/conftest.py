@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -75,21 +77,26 @@ def ray_session() -> Iterator[None]:
     from tests.support.ray_forks import forked_workers
 
     with forked_workers():
-        for attempt in range(3):
-            try:
-                ray.init(
-                    num_cpus=4,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    namespace="application",
-                    object_store_memory=200_000_000,
-                )
-                break
-            except Exception:  # a node has half a minute to start, which a busy machine may exceed
-                ray.shutdown()
-                if attempt == 2:
-                    raise
+        try:
+            _start_ray()
+        except Exception:  # a node has half a minute to start, which a busy machine may exceed
+            ray.shutdown()
+            with warnings.catch_warnings(action="ignore"):
+                gc.collect()  # what has failed has not closed its files
+            _start_ray()
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         yield
         os.environ["RAY_ADDRESS"] = "local"
         ray.shutdown()
+
+
+def _start_ray() -> None:
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="application",
+        object_store_memory=200_000_000,
+    )

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,13 @@ INGESTORS = {
     "node": (node, "ingestor.js"),
     "rust": (rust, "polku-plugin-rust"),
 }
+SLOW = {"go", "rust"}  # built from nothing; of Go `make test` builds a new project
 EMITTERS = {"python": (python, "emitter/plugin.py"), "raw": (python, "raw/emitter.py"), "go": (go, "emitter")}
+
+
+def by_cost(names: Iterable[str]) -> list[Any]:
+    """Return the names as parameters; those of programs that take long to build are for `make slow`."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
 class Restartable:
@@ -113,7 +120,7 @@ def restartable(tmp_path: Path) -> Iterator[Restartable]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("which", INGESTORS)
+@pytest.mark.parametrize("which", by_cost(INGESTORS))
 def test_an_ingestor_is_used_killed_and_used_again(which: str, restartable: Restartable, tmp_path: Path) -> None:
     make, name = INGESTORS[which]
     restartable.command = make(name, tmp_path)
@@ -137,7 +144,7 @@ def test_an_ingestor_is_used_killed_and_used_again(which: str, restartable: Rest
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", EMITTERS)
+@pytest.mark.parametrize("which", by_cost(EMITTERS))
 def test_an_emitter_is_used_killed_and_used_again(which: str, restartable: Restartable, tmp_path: Path) -> None:
     make, name = EMITTERS[which]
     restartable.command = make(name, tmp_path)
@@ -160,7 +167,7 @@ def test_an_emitter_is_used_killed_and_used_again(which: str, restartable: Resta
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["ingestor", "emitter"])
+@pytest.mark.parametrize("kind", ["ingestor", pytest.param("emitter", marks=pytest.mark.slow)])
 def test_a_new_go_project_builds_and_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     need("go", "a new project in Go cannot be built")
     folder = tmp_path / "fresh-plugin"
