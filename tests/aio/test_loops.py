@@ -42,7 +42,7 @@ def test_a_pipeline_runs_on_the_loop_that_is_asked_for(wanted: str, module: str,
     program = tmp_path / "program.py"
     program.write_text(PIPELINE)
     environment = {**os.environ, "POLKU_LOOP": wanted, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout.split() == [module], done.stderr
 
 
@@ -50,7 +50,7 @@ def test_serve_knows_the_variable_and_names_the_loops() -> None:
     assert unknown_variables({"POLKU_LOOP": "asyncio"}) == []
     settings = {"POLKU_LOOP": "trio", "POLKU_RUNTIME": "inline", "POLKU_GRPC_ADDR": "127.0.0.1:0"}
     command = [sys.executable, "-m", "polku", "serve"]
-    refused = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=240)
     sentence = "polku: POLKU_LOOP='trio': choose one of uvloop, asyncio\n"
     assert (refused.returncode, refused.stderr) == (2, sentence)
 
@@ -59,7 +59,7 @@ def test_a_program_with_another_loop_is_told_so_in_one_sentence(tmp_path: Path) 
     program = tmp_path / "program.py"
     program.write_text(PIPELINE)
     environment = {**os.environ, "POLKU_LOOP": "trio", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1
     assert "POLKU_LOOP='trio': is no event loop; known are uvloop and asyncio" in done.stderr
     assert "never awaited" not in done.stderr

@@ -329,7 +329,7 @@ async def test_cursors_and_answers_that_make_no_sense_cost_no_batch(path: Path, 
     assert len(list(path.parent.glob("*.damaged-*[0-9]"))) == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("column", ["events='x'", "size='x'", "takers='x'", "origin=CAST(x'ff' AS TEXT)", "seal='x'"])
 async def test_a_batch_of_which_any_column_makes_no_sense_costs_no_other(path: Path, column: str) -> None:
     async with durable(path, {"a": shut()}) as first:
@@ -449,7 +449,7 @@ def wipe_pages(path: Path, *pages: int) -> None:
             file.write(os.urandom(32 * 1024))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 async def test_a_journal_that_is_damaged_while_it_is_open_is_mended_while_it_is_open(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

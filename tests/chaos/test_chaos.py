@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.driver import Chaos
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("runtime", "seconds", "seed"),
     [
@@ -31,7 +31,7 @@ def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float
     assert outcome.resent > 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(seconds: float, tmp_path: Path) -> None:
     losses = {"num_failures": 300, "req_failure_prob": 4, "resp_failure_prob": 4}

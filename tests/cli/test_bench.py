@@ -55,7 +55,7 @@ def bench(*arguments: str, folder: Path | None = None, status: int = 0) -> dict[
         [*POLKU, "bench", *arguments, "--json"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         cwd=folder,
         env=environment(PYTHONPATH=os.getcwd()),
     )
@@ -184,7 +184,7 @@ def test_a_terminal_sees_a_bar_for_each_measurement() -> None:
         while data := os.read(screen, 65536):
             shown += data
     os.close(screen)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "medians of 2 rounds" in out
     assert "built-in, inline, round 1" in shown.decode()

@@ -172,7 +172,7 @@ def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -
         while text := os.read(master, 65536):
             shown += text
     os.close(master)
-    assert sent.wait(30) == 0
+    assert sent.wait(120) == 0
     assert sent.stdout is not None
     sent.stdout.close()
     assert b"500/500, " in shown
@@ -577,5 +577,5 @@ def test_a_signal_while_the_pipeline_starts_ends_it_in_order(runtime: str, tmp_p
             said += line
         process.terminate()
         said += process.stderr.read()
-        assert process.wait(60) == 0, said
+        assert process.wait(120) == 0, said
     assert "polku: stopped" in said

@@ -56,7 +56,7 @@ def _run(folder: Path, *arguments: str) -> str:
             request.add_header("Content-Type", "application/json")
             assert urllib.request.urlopen(request, timeout=30).status == 200
             os.killpg(make.pid, signal.SIGINT)
-            make.wait(60)
+            make.wait(120)
         finally:
             if make.poll() is None:
                 os.killpg(make.pid, signal.SIGKILL)

@@ -39,7 +39,7 @@ def pipeline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, re
 
 def grpcurl(program: str, pipeline: Pipeline, *arguments: str, options: tuple[str, ...] = ()) -> str:
     command = [program, "-plaintext", *options, str(pipeline.address), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -90,7 +90,7 @@ def test_a_client_says_who_it_is_by_a_token_or_its_certificate(
     def send(own: Pair, event: str, *options: str) -> subprocess.CompletedProcess[str]:
         given = ("-cacert", str(authority.cert), "-cert", str(own.cert), "-key", str(own.key), *options)
         command = [program, *given, "-d", event, str(pipeline.address), "polku.v1.Gateway/SendEvent"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
     guest, worker = authority.issue("guest"), authority.issue("worker", uri="spiffe://example.org/worker/1")
     token = ("-H", "authorization: Bearer secret")

@@ -145,7 +145,7 @@ def test_the_count_is_written_when_the_process_ends() -> None:
         "log = RepeatedLog(logging.getLogger('x'))\n"
         "for n in range(5): log.warning('k', 'line %d', n)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True)
     assert done.stderr.splitlines() == [
         "WARNING:x:line 0",
         "WARNING:x:line 4 (the latest of 4 such lines in 1 s)",

@@ -86,7 +86,7 @@ class Container:
         user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set=-all"]
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--root", "--wd=/"]
         inside = [*enter, *user, *self._inside(list(command))]
-        return subprocess.run(inside, capture_output=True, text=True, timeout=60)
+        return subprocess.run(inside, capture_output=True, text=True, timeout=240)
 
     def wait_for(self, pattern: str, seconds: float = 60) -> str:
         deadline = time.monotonic() + seconds
@@ -100,13 +100,13 @@ class Container:
     def stop(self) -> int:
         """Send PID 1 a SIGTERM and return its exit status."""
         os.kill(self.pid, signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def kill(self) -> None:
         """End it, whatever it does."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(120)
 
 
 def _free_port() -> int:

@@ -58,7 +58,7 @@ class Terminal:
         while self.servers:
             server, out = self.servers.pop()
             os.killpg(server.pid, signal.SIGINT)
-            status = server.wait(60)
+            status = server.wait(120)
             # make may end by the signal itself: then the last line of the gateway tells how that has ended.
             if status != 0 and not (status == -signal.SIGINT and "polku: stopped" in out.read_text()):
                 failed.append(f"status {server.returncode}: {out.read_text()}")
@@ -71,7 +71,7 @@ class Terminal:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=240,
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr

@@ -54,7 +54,7 @@ def arrived(folder: Path, name: str) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_journal_that_may_not_grow_refuses_by_name_and_keeps_what_it_took(tmp_path: Path) -> None:
     """A file of at most 8 MB: with more room, at the next start, all that was acknowledged is delivered."""
     for name in ("one", "two"):
@@ -75,7 +75,7 @@ def test_a_journal_that_may_not_grow_refuses_by_name_and_keeps_what_it_took(tmp_
         assert set(arrived(tmp_path, name)) == set(said(tmp_path, "ack"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_full_disk_refuses_and_heals_when_there_is_room(tmp_path: Path, small_disk: Path) -> None:
     (tmp_path / "two.hold").touch()
     journal = small_disk / "journal.db"
@@ -102,7 +102,7 @@ def test_a_full_disk_refuses_and_heals_when_there_is_room(tmp_path: Path, small_
         assert set(arrived(tmp_path, name)) == set(acknowledged)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_what_is_delivered_makes_room_on_a_disk_that_the_journal_has_filled(tmp_path: Path, small_disk: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.hold").touch()

@@ -15,7 +15,7 @@ from tests.durable.process import said, start, wait_until_said
 SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     print(f"TEST_SEED={SEED}")
     chance = random.Random(SEED)

@@ -219,7 +219,7 @@ def start_process(store: Path, address: str = "127.0.0.1:0") -> tuple[subprocess
 
 def end(process: subprocess.Popen[str], number: int) -> None:
     process.send_signal(number)
-    process.wait(30)
+    process.wait(120)
     assert process.stdout is not None
     process.stdout.close()
 

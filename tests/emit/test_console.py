@@ -39,7 +39,7 @@ def start(program: str) -> subprocess.Popen[bytes]:
 
 def test_a_reader_that_does_not_read_keeps_the_process_neither_busy_nor_alive() -> None:
     process = start(IMPATIENT)
-    assert process.wait(30) == 0  # nobody has read anything yet
+    assert process.wait(120) == 0  # nobody has read anything yet
     out, err = process.communicate(timeout=20)
     assert err.split() == [b"late"] * 3
     assert out == b"x" * len(out)

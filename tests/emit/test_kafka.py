@@ -364,5 +364,5 @@ def test_a_missing_client_names_the_command_that_installs_it() -> None:
         "from polku import Hub, KafkaEmitter\n"
         "Hub(runtime='inline').emitter(KafkaEmitter('t', bootstrap_servers='a:1')).start()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert "pip install 'polku[kafka]'" in done.stderr

@@ -219,7 +219,7 @@ try:
 except PlanError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert command in done.stdout, done.stderr
 
 
@@ -230,7 +230,7 @@ from polku import S3Emitter
 S3Emitter("s3://bucket", format="parquet")
 print([name for name in ("obstore", "pyarrow") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert done.stdout == "[]\n", done.stderr
 
 

@@ -106,7 +106,7 @@ def test_the_plain_client_is_told_what_was_accepted(run: Run) -> None:
         [sys.executable, str(EXAMPLES / "client.py"), server.address],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=environment(),
     )
     assert done.stdout == "SendEvent: accepted\nStreamEvents: 2000 accepted, 0 refused\n", done.stderr
@@ -114,9 +114,10 @@ def test_the_plain_client_is_told_what_was_accepted(run: Run) -> None:
     assert len(server.out.read_text().splitlines()) == 2_001
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_embedded_runs_inside_an_application() -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "embedded.py")], capture_output=True, text=True, timeout=100, env=environment()
+        [sys.executable, str(EXAMPLES / "embedded.py")], capture_output=True, text=True, timeout=240, env=environment()
     )
     assert done.returncode == 0, done.stderr
     assert re.sub(r"stopped: .*", "stopped", done.stdout).splitlines() == [

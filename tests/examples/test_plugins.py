@@ -99,7 +99,7 @@ class Restartable:
     def kill(self) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(30)
+            self.process.wait(120)
             self.process = None
 
     def archived(self) -> list[str]:

@@ -53,7 +53,7 @@ class Program:
         if process is not None:
             if process.poll() is None:
                 os.killpg(process.pid, number)
-            process.wait(30)
+            process.wait(120)
 
 
 @contextmanager

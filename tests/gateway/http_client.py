@@ -37,7 +37,7 @@ def curl(address: str, path: str, *options: str, body: bytes | None = None, type
     if body is not None:
         command += ["--data-binary", "@-"]
     command.append(f"http://{address}{path}")
-    done = subprocess.run(command, input=body or b"", capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, input=body or b"", capture_output=True, check=False, timeout=240)
     assert done.stdout, done.stderr.decode()
     return parse(done.stdout)
 

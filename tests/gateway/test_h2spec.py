@@ -28,7 +28,7 @@ def h2spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("h2spec")
     environment = {**os.environ, "GOBIN": str(folder), "GOFLAGS": "-modcacherw"}
     built = subprocess.run(
-        ["go", "install", f"{_PACKAGE}@{_VERSION}"], env=environment, capture_output=True, text=True, timeout=100
+        ["go", "install", f"{_PACKAGE}@{_VERSION}"], env=environment, capture_output=True, text=True, timeout=240
     )
     if built.returncode:
         pytest.skip(f"h2spec cannot be built from its Go module: {built.stderr[-300:]}")
@@ -45,7 +45,7 @@ def test_all_cases_pass(transport: str, h2spec: str, monkeypatch: pytest.MonkeyP
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
         host, _, port = str(pipeline.address).rpartition(":")
         command = [h2spec, *options, "-h", host, "-p", port, "-P", "/polku.v1.Gateway/SendEvent", "-o", "5"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     found = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", done.stdout)
     assert found, done.stdout + done.stderr
     assert [int(number) for number in found.groups()] == [_CASES, _CASES, 0, 0], done.stdout

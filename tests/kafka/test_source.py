@@ -449,5 +449,5 @@ def test_a_missing_client_names_the_command_that_installs_it() -> None:
         "hub = Hub(runtime='inline').source(KafkaSource('t', 'g', bootstrap_servers='a:1', decode='event'))\n"
         "hub.emitter(print).start()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert "pip install 'polku[kafka]'" in done.stderr

@@ -138,7 +138,7 @@ def scraped(tmp_path: Path) -> Iterator[Prometheus]:
             yield prometheus
         finally:
             prometheus.process.terminate()
-            prometheus.process.wait(30)
+            prometheus.process.wait(120)
             pipeline.stop(timeout=0.0)
 
 

@@ -91,7 +91,7 @@ def test_keys_sort_and_end_it_on_a_terminal() -> None:
             os.write(master, b"s")
             read_until(master, "s: sort (by state)")
             os.write(master, b"q")
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         os.close(master)
     assert "emitter:partner" in shown
 

@@ -62,7 +62,7 @@ def test_an_sdk_sends_logs_traces_and_metrics(
     monkeypatch.setenv("POLKU_DOOR", server)
     with door() as place:
         address = str(place.pipeline.address if protocol == "grpc" else place.pipeline.http_address)
-        done = subprocess.run([*command, protocol, address], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command, protocol, address], capture_output=True, text=True, timeout=240)
         assert done.stdout.strip() == "sent", done.stderr
         events = {event.event_type: event for event in place.events}
     assert len(place.events) == 3

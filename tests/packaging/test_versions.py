@@ -114,6 +114,6 @@ def _install_and_try(interpreter: Path, name: str, requirements: list[str]) -> s
 
 def _round_trip(python: Path, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | variables
-    done = subprocess.run([python, *WARNINGS, SCRIPT], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([python, *WARNINGS, SCRIPT], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout

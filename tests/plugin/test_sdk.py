@@ -248,7 +248,7 @@ def test_ten_lines_are_a_program_that_ends_in_good_order(tmp_path: Path, recorde
         process = plugin.process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert "parse: stopping" in plugin.output
 
 

@@ -148,7 +148,7 @@ from polku.actors.attachment import attach
 print(attach().is_ours, ray._private.worker._global_node._ray_params._system_config["max_direct_call_object_size"])
 """
     environment = os.environ | {"RAY_ADDRESS": "local"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240)
     assert done.stdout.split() == ["True", str(4 * 1024 * 1024)], done.stderr
 
 

@@ -150,8 +150,8 @@ def test_where_its_ray_is_gone_the_program_ends_at_once_with_a_line(part: str, t
         for pid in children(server.process.pid, part):
             os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
-        assert server.process.wait(60) == 3
-        assert time.monotonic() - began < 30
+        assert server.process.wait(120) == 3
+        assert time.monotonic() - began < 90
         last = server.err.read_text().splitlines()[-1]
         assert last.startswith("polku: Ray is gone, and the pipeline with it: ")
         assert last.endswith("what the pipeline held in memory is not known; exit status 3")
@@ -188,7 +188,7 @@ print(ray.is_initialized())
 def test_after_the_application_has_shut_ray_down_nothing_starts_another_and_errors_are_ours() -> None:
     environment = os.environ | {"RAY_ADDRESS": "local"}
     done = subprocess.run(
-        [sys.executable, "-c", SHUT_DOWN], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SHUT_DOWN], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     *raised, health, initialized = done.stdout.splitlines()[-6:]

@@ -110,6 +110,6 @@ def test_a_server_reports_its_start_its_life_and_its_drain(systemd: Systemd, tmp
         while (told := systemd.told()) == ["WATCHDOG=1"]:
             pass
         assert told[0] == "STOPPING=1"
-        assert server.process.wait(30) == 0
+        assert server.process.wait(120) == 0
     finally:
         server.stop(signal.SIGKILL)

@@ -54,7 +54,7 @@ def test_what_cannot_be_used_is_named(authority: Authority, tmp_path: Path) -> N
         ClientTls(None, Certificate(own.cert, other.key)).context()
     locked = tmp_path / "locked.key"
     command = ["openssl", "pkey", "-in", str(own.key), "-out", str(locked), "-aes256", "-passout", "pass:x"]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
     with pytest.raises(ConnectionError, match="is protected by a passphrase"):
         ClientTls(None, Certificate(own.cert, locked)).context()
 

@@ -25,7 +25,7 @@ def environment(**variables: str) -> dict[str, str]:
 def polku(*arguments: str, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=60, env=environment(**variables)
+        [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=240, env=environment(**variables)
     )
 
 
@@ -59,7 +59,7 @@ class Server:
         ready = self.wait_for(self.err, r"ready on grpc (\S+)(?: and http (\S+))?")
         self.address, self.http_address = ready[1], ready[2]
 
-    def wait_for(self, file: Path, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+    def wait_for(self, file: Path, pattern: str, timeout: float = 120.0) -> re.Match[str]:
         """Return the match of a pattern in a file once there is one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -75,4 +75,4 @@ class Server:
         """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)

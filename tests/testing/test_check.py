@@ -79,7 +79,7 @@ def test_a_new_python_project_passes_its_own_test(kind: str, tmp_path: Path) -> 
     assert {file.name for file in folder.iterdir()} == {"plugin.py", "test_plugin.py", "README.md"}
     import subprocess
 
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, timeout=240)
     assert done.returncode == 0
     again = polku("plugin", "new", kind, str(folder))
     assert "is not empty" in again.stderr

@@ -88,7 +88,7 @@ def run_pytest(folder: Path, tests: str, *options: str) -> str:
         *options,
     ]
     command += [] if is_installed() else ["-p", PLUGIN]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ, timeout=110)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ, timeout=240)
     return done.stdout + done.stderr
 
 
