@@ -23,7 +23,7 @@ def field(number: int, data: bytes) -> bytes:
     return bytes([*head, size]) + data
 
 
-EMPTY_EVENTS = b"\x0a\x00" * 10_000
+EMPTY = b"\x0a\x00" * 10_000
 
 
 class Message(NamedTuple):
@@ -35,15 +35,19 @@ class Message(NamedTuple):
     seconds: float
 
 
-LONG, METADATA = b"s" * 200_000, b"".join(field(5, field(1, b"%x" % number)) for number in range(400_000))
+def metadata() -> bytes:
+    return b"".join(field(5, field(1, b"%x" % number)) for number in range(400_000))
+
+
+LONG = b"s" * 200_000
 UNARY = {
-    "a long source for 10,000 events": Message(field(1, LONG) + field(6, EMPTY_EVENTS), "INVALID_EVENT", 16, 0.3),
-    "a long cluster for 10,000 events": Message(field(2, LONG) + field(6, EMPTY_EVENTS), "INVALID_EVENT", 16, 0.3),
-    "a long source for raw bytes": Message(field(1, LONG * 20) + field(3, b"x"), "INVALID_EVENT", 32, 0.3),
-    "two million events": Message(field(6, b"\x0a\x00" * 2_000_000), "TOO_MANY_EVENTS", 128, 1.0),
-    "a million routes": Message(field(4, b"\x3a\x01a" * 1_300_000), "INVALID_EVENT", 96, 1.0),
-    "one id 10,000 times": Message(field(6, field(1, field(1, b"i" * 250)) * 10_000), "DUPLICATE_ID", 64, 2.0),
-    "400,000 entries of metadata": Message(field(4, METADATA), "METADATA_LIMIT", 160, 2.0),
+    "a long source for 10,000 events": lambda: Message(field(1, LONG) + field(6, EMPTY), "INVALID_EVENT", 16, 0.3),
+    "a long cluster for 10,000 events": lambda: Message(field(2, LONG) + field(6, EMPTY), "INVALID_EVENT", 16, 0.3),
+    "a long source for raw bytes": lambda: Message(field(1, LONG * 20) + field(3, b"x"), "INVALID_EVENT", 32, 0.3),
+    "two million events": lambda: Message(field(6, b"\x0a\x00" * 2_000_000), "TOO_MANY_EVENTS", 128, 1.0),
+    "a million routes": lambda: Message(field(4, b"\x3a\x01a" * 1_300_000), "INVALID_EVENT", 96, 1.0),
+    "one id 10,000 times": lambda: Message(field(6, field(1, field(1, b"i" * 250)) * 10_000), "DUPLICATE_ID", 64, 2.0),
+    "400,000 entries of metadata": lambda: Message(field(4, metadata()), "METADATA_LIMIT", 160, 2.0),
 }
 
 
@@ -66,22 +70,22 @@ def code_of(call: Any, message: bytes) -> str:
 
 @pytest.mark.parametrize("name", UNARY)
 def test_one_call_costs_little(gateway: Gateway, name: str) -> None:
-    message = UNARY[name]
+    message = UNARY[name]()
     cost = Cost(message.megabytes * MB, message.seconds)
     with grpc.insecure_channel(gateway.grpc) as channel, costs(gateway, cost):
         assert code_of(send(channel), message.data) == message.code
 
 
 BATCHES = {
-    "two million events": Message(field(4, b"\x0a\x00" * 2_000_000), "TOO_MANY_EVENTS", 128, 1.0),
-    "two million fields": Message(b"\x22\x00" * 2_000_000, "MALFORMED", 32, 0.5),
-    "a long source for 10,000 events": Message(field(1, LONG) + field(4, EMPTY_EVENTS), "INVALID_EVENT", 16, 0.3),
+    "two million events": lambda: Message(field(4, b"\x0a\x00" * 2_000_000), "TOO_MANY_EVENTS", 128, 1.0),
+    "two million fields": lambda: Message(b"\x22\x00" * 2_000_000, "MALFORMED", 32, 0.5),
+    "a long source for 10,000 events": lambda: Message(field(1, LONG) + field(4, EMPTY), "INVALID_EVENT", 16, 0.3),
 }
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_one_batch_costs_little(gateway: Gateway, name: str) -> None:
-    message = BATCHES[name]
+    message = BATCHES[name]()
     cost = Cost(message.megabytes * MB, message.seconds)
     with grpc.insecure_channel(gateway.grpc) as channel, costs(gateway, cost):
         (answer,) = stream(channel)(iter([message.data]), timeout=30)

@@ -29,42 +29,42 @@ def request(resource: bytes, *scopes: bytes) -> bytes:
     return field(1, resource + b"".join(field(2, scope) for scope in scopes))
 
 
-ATTRIBUTES = field(1, field(1, b"") * 16_000)  # of a resource: 32 kB of empty ones
+MANY = field(1, field(1, b"") * 16_000)  # of a resource: 32 kB of empty ones
 RECORDS = field(2, b"") * 9_000
 NAMED = field(1, field(1, field(1, b"service.name") + field(2, field(1, b"n" * 60_000))))
 DEEP = b""
 for _ in range(90):
     DEEP = field(5, field(1, DEEP))
 PROTOBUF = {
-    "two million resources": Request(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 96, 1.0),
-    "two million scopes": Request(field(1, b"\x12\x00" * (LIMIT // 2 - 8)), 413, 96, 1.0),
-    "two million records": Request(field(1, field(2, b"\x12\x00" * (LIMIT // 2 - 16))), 413, 96, 1.0),
-    "a resource of 32 kB for 9,000 records": Request(request(ATTRIBUTES, RECORDS), 413, 48, 0.7),
-    "a resource of 32 kB for 9,000 scopes": Request(request(ATTRIBUTES, *[field(2, b"")] * 9_000), 413, 48, 0.7),
-    "a resource of 4 MB": Request(request(field(1, field(1, b"") * 2_000_000), RECORDS), 413, 96, 1.0),
-    "a long name for 200 records": Request(request(NAMED, field(2, b"") * 200), 200, 128, 1.0),
-    "100 resources of 32 kB": Request(b"".join([request(ATTRIBUTES, field(2, b""))] * 100), 200, 96, 2.0),
-    "two million attributes of a record": Request(request(b"", field(2, field(6, b"") * 2_000_000)), 200, 96, 1.0),
-    "records of 200 kB of attributes": Request(request(b"", field(2, field(6, b"") * 100_000) * 20), 200, 160, 2.5),
-    "9,000 records of 90 levels": Request(request(b"", field(2, field(5, DEEP[:400])) * 9_000), 200, 160, 2.5),
+    "two million resources": lambda: Request(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 96, 1.0),
+    "two million scopes": lambda: Request(field(1, b"\x12\x00" * (LIMIT // 2 - 8)), 413, 96, 1.0),
+    "two million records": lambda: Request(field(1, field(2, b"\x12\x00" * (LIMIT // 2 - 16))), 413, 96, 1.0),
+    "a resource of 32 kB for 9,000 records": lambda: Request(request(MANY, RECORDS), 413, 48, 0.7),
+    "a resource of 32 kB for 9,000 scopes": lambda: Request(request(MANY, *[field(2, b"")] * 9_000), 413, 48, 0.7),
+    "a resource of 4 MB": lambda: Request(request(field(1, field(1, b"") * 2_000_000), RECORDS), 413, 96, 1.0),
+    "a long name for 200 records": lambda: Request(request(NAMED, field(2, b"") * 200), 200, 128, 1.0),
+    "100 resources of 32 kB": lambda: Request(b"".join([request(MANY, field(2, b""))] * 100), 200, 96, 2.0),
+    "two million attributes": lambda: Request(request(b"", field(2, field(6, b"") * 2_000_000)), 200, 96, 1.0),
+    "200 kB of attributes each": lambda: Request(request(b"", field(2, field(6, b"") * 100_000) * 20), 200, 160, 2.5),
+    "9,000 records of 90 levels": lambda: Request(request(b"", field(2, field(5, DEEP[:400])) * 9_000), 200, 160, 2.5),
 }
 JSON = {
-    "a million objects": Request(b'{"resourceLogs":[' + b"{}," * 1_300_000 + b"{}]}", 413, 64, 1.0),
-    "190,000 objects": Request(b'{"resourceLogs":[' + b"{}," * 190_000 + b"{}]}", 413, 128, 2.5),
-    "brackets two million deep": Request(b"[" * 2_000_000, 413, 32, 1.0),
-    "one name 400,000 times": Request(b"{" + b'"a":1,' * 600_000 + b'"a":1}', 200, 128, 2.0),
-    "two million numbers": Request(b'{"resourceLogs":[' + b"1," * 2_000_000 + b"1]}", 400, 64, 1.5),
+    "a million objects": lambda: Request(b'{"resourceLogs":[' + b"{}," * 1_300_000 + b"{}]}", 413, 64, 1.0),
+    "190,000 objects": lambda: Request(b'{"resourceLogs":[' + b"{}," * 190_000 + b"{}]}", 413, 128, 2.5),
+    "brackets two million deep": lambda: Request(b"[" * 2_000_000, 413, 32, 1.0),
+    "one name 400,000 times": lambda: Request(b"{" + b'"a":1,' * 600_000 + b'"a":1}', 200, 128, 2.0),
+    "two million numbers": lambda: Request(b'{"resourceLogs":[' + b"1," * 2_000_000 + b"1]}", 400, 64, 1.5),
 }
 
 
 @pytest.mark.parametrize("name", PROTOBUF)
 def test_one_request_costs_little(native: Gateway, name: str) -> None:
-    post(native, PROTOBUF[name], "application/x-protobuf")
+    post(native, PROTOBUF[name](), "application/x-protobuf")
 
 
 @pytest.mark.parametrize("name", JSON)
 def test_one_request_of_json_costs_little(native: Gateway, name: str) -> None:
-    post(native, JSON[name], "application/json")
+    post(native, JSON[name](), "application/json")
 
 
 def post(gateway: Gateway, attack: Request, kind: str) -> None:
@@ -86,7 +86,7 @@ def test_one_call_costs_little(gateway: Gateway) -> None:
     ):
         call: Any = channel.unary_unary(LOGS.method, bytes, bytes)
         with pytest.raises(grpc.RpcError, match="TOO_LARGE: request: its resources, copied into each record"):
-            call(request(ATTRIBUTES, RECORDS), timeout=30)
+            call(request(MANY, RECORDS), timeout=30)
 
 
 def test_what_is_refused_in_part_is_remembered_up_to_a_bound(native: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -82,38 +83,37 @@ def _imports(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def _edges() -> dict[str, dict[str, list[str]]]:
-    edges: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+@functools.cache
+def edges() -> dict[str, dict[str, list[str]]]:
+    """Return what each part imports, and where."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for part, path in _modules():
         for name, line in _imports(path):
             first, *rest = name.split(".")
             target = rest[0] if first == "polku" and rest else first
             if target != part:
-                edges[part][f"polku.{target}" if first == "polku" else first].append(f"{path.relative_to(ROOT)}:{line}")
-    return edges
-
-
-EDGES = _edges()
+                found[part][f"polku.{target}" if first == "polku" else first].append(f"{path.relative_to(ROOT)}:{line}")
+    return found
 
 
 @pytest.mark.parametrize("part", sorted(ONLY))
 def test_a_part_at_the_bottom_imports_nothing_but_what_it_may(part: str) -> None:
-    ours = {name.removeprefix("polku."): places for name, places in EDGES[part].items() if name.startswith("polku.")}
+    ours = {name.removeprefix("polku."): places for name, places in edges()[part].items() if name.startswith("polku.")}
     assert {name: places for name, places in ours.items() if name not in ONLY[part]} == {}
 
 
 @pytest.mark.parametrize("part", sorted(NEVER))
 def test_a_part_does_not_import_what_stands_above_or_beside_it(part: str) -> None:
-    assert {name: EDGES[part][f"polku.{name}"] for name in NEVER[part] if f"polku.{name}" in EDGES[part]} == {}
+    assert {name: edges()[part][f"polku.{name}"] for name in NEVER[part] if f"polku.{name}" in edges()[part]} == {}
 
 
 @pytest.mark.parametrize("part", sorted(FOREIGN))
 def test_the_core_knows_no_transport(part: str) -> None:
-    assert {name: EDGES[part][name] for name in FOREIGN[part] if name in EDGES[part]} == {}
+    assert {name: edges()[part][name] for name in FOREIGN[part] if name in edges()[part]} == {}
 
 
 def test_only_the_pipeline_and_the_command_line_load_actors() -> None:
-    assert {part for part, names in EDGES.items() if "polku.actors" in names} <= {"pipeline", "cli"}
+    assert {part for part, names in edges().items() if "polku.actors" in names} <= {"pipeline", "cli"}
 
 
 def test_every_part_of_a_rule_is_there() -> None:
