@@ -38,6 +38,11 @@ _RECORD = (
     *("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP", "POLICY_VIOLATION"),
     *("TOPIC_EXCEPTION", "UNSUPPORTED_FOR_MESSAGE_FORMAT", "_BAD_MSG", "_INVALID_ARG", "_UNKNOWN_PARTITION"),
 )
+# Brokers refuse a request's records of one partition together: these may be about another record among them.
+_SHARED = (
+    *("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP"),
+    "_INVALID_DIFFERENT_RECORD",
+)
 _KINDS = dict.fromkeys(_TOPIC, Kind.TOPIC) | dict.fromkeys(_ACCESS, Kind.ACCESS) | dict.fromkeys(_RECORD, Kind.RECORD)
 
 
@@ -57,6 +62,11 @@ def is_too_large(error: Any) -> bool:
     if error is None or isinstance(error, UnfitError):
         return False
     return error.name() in ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE")
+
+
+def may_be_shared(error: Any) -> bool:
+    """Return whether an error may be about another record that was sent together with this one."""
+    return error is not None and not isinstance(error, UnfitError) and error.name() in _SHARED
 
 
 def explain(error: Any) -> str:

@@ -17,7 +17,17 @@ from polku.emit.encode import note_unwritable
 from polku.emit.progress import current
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
-from polku.kafka.client import Alarm, Kind, UnfitError, checked_config, explain, is_too_large, kind_of, load
+from polku.kafka.client import (
+    Alarm,
+    Kind,
+    UnfitError,
+    checked_config,
+    explain,
+    is_too_large,
+    kind_of,
+    load,
+    may_be_shared,
+)
 from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partition, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
@@ -66,8 +76,9 @@ class KafkaEmitter:
     What the brokers do not confirm within `timeout` seconds is taken back and sent again by the resilience around
     this, in order. An event that cannot become a record (no legal topic, a field missing, too large) is a dead letter.
     So is one whose topic does not exist or is not allowed, where the event chose the topic; where you did, everything
-    is held, with an alarm, until that is mended. A partition keeps the order of the events, except where a topic's
-    `max.message.bytes` is below the client's `message.max.bytes`: then records are sent again one by one.
+    is held, with an alarm, until that is mended. A partition keeps the order of the events, except where a broker
+    refuses one record (too large for the topic, no key on a compacted one) and with it those that were sent together:
+    they are sent again in halves, until those are found that are refused alone.
     """
 
     topic: str | Callable[[Event], str]
@@ -173,11 +184,9 @@ class _Sender:
         records, failures = self._make(batch)
         note_unwritable(failures)
         outcome = await self._send(records) if records else []
-        large = [record for record, error in outcome if is_too_large(error)]
-        if large and len(records) > 1:
-            # Brokers measure records that are sent together: only one that is refused alone is too large itself.
-            alone = [left for record in large for left in await self._send([record])]
-            outcome = [left for left in outcome if not is_too_large(left.error)] + alone
+        suspects = [record for record, error in outcome if may_be_shared(error)]
+        if suspects and len(records) > 1:
+            outcome = [left for left in outcome if not may_be_shared(left.error)] + await self._send_apart(suspects)
         self._failed += len(failures) + len(outcome)
         return failures + self._judge(outcome, len(batch))
 
@@ -215,7 +224,27 @@ class _Sender:
                 records.append(record)
         return records, failures
 
-    async def _send(self, records: list[Record]) -> list[Left]:
+    async def _send_apart(self, records: list[Record]) -> list[Left]:
+        """Send records again that were refused together, in halves, until those that are refused themselves are alone.
+
+        Where brokers do not answer, the rest is left for later, so that it stays in order.
+        """
+        if len(records) == 1:
+            return await self._send(records, is_part=True)
+        middle = len(records) // 2
+        left: list[Left] = []
+        for half in (records[:middle], records[middle:]):
+            if any(error is None or kind_of(error) is not Kind.RECORD for _, error in left):
+                left += [Left(record, None) for record in half]
+                continue
+            outcome = await self._send(half, is_part=True)
+            suspects = [record for record, error in outcome if may_be_shared(error)] if len(half) > 1 else []
+            if suspects:
+                outcome = [each for each in outcome if not may_be_shared(each.error)] + await self._send_apart(suspects)
+            left += outcome
+        return left
+
+    async def _send(self, records: list[Record], *, is_part: bool = False) -> list[Left]:
         """Send records and return those that were not taken, in order."""
         if self._producer is not None and self._producer.broken:
             await self._renew()
@@ -238,7 +267,7 @@ class _Sender:
             self._sending = None
             self._records += len(records)
             self._confirmed += sending.confirmed
-            if sending.confirmed < len(records) or len(records) == 1:
+            if is_part or sending.confirmed < len(records):
                 progress.settle([record.position for record in sending.taken(records)])
         if sending.confirmed:
             self._well()

@@ -28,7 +28,15 @@ from polku import (
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
 from polku.ingest import CloudEventsIngestor, JsonIngestor
-from tests.kafka.broker import MSG_SIZE_TOO_LARGE, PRODUCE, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
+from tests.kafka.broker import (
+    INVALID_RECORD,
+    MSG_SIZE_TOO_LARGE,
+    NONE,
+    PRODUCE,
+    TOPIC_AUTHORIZATION,
+    UNKNOWN_TOPIC,
+    Cluster,
+)
 from tests.kafka.clients import read
 from tests.support.pace import pace
 
@@ -37,7 +45,7 @@ QUICK = {"topic.metadata.propagation.max.ms": 300, "reconnect.backoff.max.ms": 2
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(*(f"{name}:3" for name in ("orders", "keyed", "large", "again"))) as cluster:
+    with Cluster(*(f"{name}:3" for name in ("orders", "keyed", "large", "again", "halves"))) as cluster:
         yield cluster
 
 
@@ -194,6 +202,16 @@ async def test_a_refused_size_concerns_only_the_event_that_is_too_large_alone(cl
         (failure,) = await emitter.emit(batch("d"))
     assert (failure.event_id, failure.retryable) == ("d", False)
     assert ids(await asyncio.to_thread(read, cluster.bootstrap, "again", 3, 3)) == ["a", "b", "c"]
+
+
+async def test_what_is_refused_for_the_sake_of_another_is_sent_in_halves(cluster: Cluster) -> None:
+    # As a whole, and then the second half, and of that the first one.
+    cluster.tell("errors", PRODUCE, INVALID_RECORD, NONE, INVALID_RECORD, INVALID_RECORD)
+    async with running(cluster, "halves", key="{source}") as emitter:
+        (failure,) = await emitter.emit(batch("a", "b", "c", "d"))
+    assert (failure.event_id, failure.retryable) == ("c", False)
+    assert "INVALID_RECORD" in failure.reason
+    assert ids(await asyncio.to_thread(read, cluster.bootstrap, "halves", 3, 3)) == ["a", "b", "d"]
 
 
 async def test_a_topic_that_you_named_and_that_is_not_there_holds_everything(cluster: Cluster) -> None:

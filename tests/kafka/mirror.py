@@ -48,17 +48,27 @@ def write(bootstrap: str, topic: str, records: Sequence[Mirrored], partitions: i
     """Write records to partitions in turn; return what each has, in order."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True})
     placed: dict[int, list[Mirrored]] = {number: [] for number in range(partitions)}
+    errors: list[Any] = []
+
+    def report(error: Any, message: Any) -> None:
+        if error is not None:
+            errors.append(error)
+
     for number, record in enumerate(records):
         partition = (number // 7) % partitions
         placed[partition].append(record)
         key, value, headers, timestamp = record
         while True:
             try:
-                producer.produce(topic, value, key, partition, timestamp=timestamp, headers=list(headers))
+                producer.produce(
+                    topic, value, key, partition, timestamp=timestamp, headers=list(headers), on_delivery=report
+                )
                 break
             except BufferError:
                 producer.poll(0.1)
+        producer.poll(0)
     assert producer.flush(60) == 0
+    assert not errors, errors[0]
     return placed
 
 
@@ -79,8 +89,10 @@ def read(bootstrap: str, topic: str, count: int, partitions: int, timeout: float
     return found
 
 
-def mirror(bootstrap: str, topic: str, other: str) -> Hub:
-    """Return the pipeline that makes one topic the other's equal."""
-    source = KafkaSource(topic, f"mirror-{topic}", bootstrap_servers=bootstrap, decode="record", commit_seconds=0.2)
+def mirror(bootstrap: str, topic: str, other: str, **options: Any) -> Hub:
+    """Return the pipeline that makes one topic the other's equal; `options` are the source's."""
+    source = KafkaSource(
+        *(topic, f"mirror-{topic}"), bootstrap_servers=bootstrap, decode="record", commit_seconds=0.2, **options
+    )
     emitter = KafkaEmitter(other, bootstrap_servers=bootstrap, value="record")
     return Hub(runtime="inline").source(source).emitter(emitter)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 
 from polku import (
@@ -31,6 +32,7 @@ from polku import (
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
 from polku.kafka import client
+from polku.kafka.client import open_client
 from polku.kafka.reading import Reader
 from polku.log import RepeatedLog
 from tests.kafka.broker import OFFSET_COMMIT, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
@@ -418,6 +420,16 @@ def test_a_wrong_setting_is_named(options: dict[str, Any], message: str) -> None
     with pytest.raises(PlanError, match="KafkaSource") as caught:
         KafkaSource(**{"topics": "t", "group": "g", "bootstrap_servers": "localhost:9092", **options})
     assert message in str(caught.value)
+
+
+def test_transactions_and_static_members_are_properties_of_the_client() -> None:
+    config = {"isolation.level": "read_uncommitted", "group.instance.id": "polku-1"}
+    assert KafkaSource("t", "g", bootstrap_servers="a:1", config=config).settings().items() >= config.items()
+    with Cluster("t:1") as cluster:
+        for unfit in ({"isolation.level": "x"}, {"group.protocol": "consumer", "session.timeout.ms": 6_000}):
+            pulled = KafkaSource("t", "g", bootstrap_servers=cluster.bootstrap, decode="event", config=unfit)
+            with pytest.raises(PlanError, match=r"KafkaSource.*config: "):
+                open_client("KafkaSource", confluent_kafka.Consumer, pulled.settings())
 
 
 def test_bytes_that_nobody_can_read_are_an_error_of_the_plan() -> None:
