@@ -11,7 +11,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
 - emit, kafka, otlp, external: events to their destinations; Kafka, OTLP and plugins in both directions
-- files, pull: files as sources, and what sources share
+- files, schedule, pull: files, the standard input and the clock as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
 - plugin, testing, bench, cli: for authors of plugins, for tests, for measurements, for the command line
@@ -75,6 +75,9 @@ if TYPE_CHECKING:
         KafkaSource,
         OtlpIngestor,
         PassthroughIngestor,
+        ScheduleSource,
+        StdinSource,
+        Tick,
     )
     from polku.limits import Limits
     from polku.middleware import (
@@ -162,15 +165,18 @@ __all__ = [
     "Runner",
     "S3Emitter",
     "Sampler",
+    "ScheduleSource",
     "Secret",
     "SendReceipt",
     "Sender",
     "SettingError",
     "Severity",
     "Source",
+    "StdinSource",
     "StdoutEmitter",
     "Strategy",
     "Throttle",
+    "Tick",
     "Tls",
     "Transform",
     "UnavailableError",
@@ -229,6 +235,7 @@ if not TYPE_CHECKING:
             "polku.external.ingestor": ("ExternalIngestor",),
             "polku.external.plugin_slot": ("PluginSlot",),
             "polku.files.source": ("FileSource",),
+            "polku.files.stdin": ("StdinSource",),
             "polku.gateway.tls": ("Tls",),
             "polku.hub": ("Hub",),
             "polku.ingest": ("CloudEventsIngestor", "HmacVerifier", "JsonIngestor", "PassthroughIngestor"),
@@ -258,6 +265,7 @@ if not TYPE_CHECKING:
             "polku.pipeline": ("Pipeline",),
             "polku.plan": ("AckLevel", "Plan"),
             "polku.runner": ("Runner",),
+            "polku.schedule": ("ScheduleSource", "Tick"),
             "polku.security.client_tls": ("Certificate",),
             "polku.security.secret": ("Secret",),
             "polku.sender": ("Sender", "SendReceipt"),

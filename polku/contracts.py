@@ -156,7 +156,8 @@ class PulledStream(Protocol):
 class SourceState(NamedTuple):
     """Say how a source is: `text` in a sentence, `alarm` why it gets nothing (else empty), and counts of records.
 
-    `lag` is how many records wait to be pulled, as far as known.
+    `lag` is how many records wait to be pulled, as far as known. `ended` where nothing more can come, everything is in,
+    and the pipeline may end.
     """
 
     text: str
@@ -165,6 +166,7 @@ class SourceState(NamedTuple):
     commits: int = 0
     lag: int = 0
     in_flight: int = 0
+    ended: bool = False
 
 
 @runtime_checkable
@@ -172,8 +174,9 @@ class Source(Protocol):
     """Pull records from somewhere, and tell it which of them are taken for good.
 
     The configuration of one may have `readers`, the sources that must have an ingestor; `one_lane = True` where each
-    of several lanes would pull the same, so that only the first of a disk may have it; and `beside(journal, name)`,
-    which returns the configuration with a place for what it keeps, next to the file of a durable buffer.
+    of several lanes would pull the same, so that only the first of a disk may have it; `one_process = True` where it
+    cannot be in an actor; and `beside(journal, name)`, which returns the configuration with a place for what it keeps,
+    next to the file of a durable buffer.
     """
 
     async def run(self, open_stream: Callable[..., PulledStream]) -> None:

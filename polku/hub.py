@@ -24,6 +24,7 @@ from polku.plan import (
     SourcePlan,
     StagePlan,
     check_pickles,
+    check_sources,
     fuse,
     keeps_shared_state,
     keyed_by,
@@ -467,6 +468,7 @@ class Hub:
             redaction=self._redaction,
         )
         if on_ray:
+            check_sources(plan)
             check_pickles(plan)
         return plan
 

@@ -241,6 +241,14 @@ def check_pickles(plan: Plan) -> None:
             )
 
 
+def check_sources(plan: Plan) -> None:
+    """Raise `PlanError` naming the first source that cannot be in an actor."""
+    for source in plan.sources:
+        if getattr(source.source, "one_process", False):
+            reason = "reads what only this process has, and no actor; run with runtime='inline' (--runtime inline)"
+            raise PlanError(reason, where=f"source {source.name!r}")
+
+
 def _components(plan: Plan) -> list[tuple[str, object]]:
     ingestors = [(f"ingestor for source {source!r}", ingestor) for source, ingestor in plan.ingestors]
     if plan.default_ingestor is not None:

@@ -23,6 +23,7 @@ kafka
 otlp
 object-stores
 files
+schedules
 ahti
 plugins
 own-components

@@ -13,8 +13,10 @@ from polku.lazy import exports
 if TYPE_CHECKING:
     from polku.external.ingestor import ExternalIngestor
     from polku.files.source import FileSource
+    from polku.files.stdin import StdinSource
     from polku.kafka.source import KafkaSource
     from polku.otlp.ingestor import OtlpIngestor
+    from polku.schedule import ScheduleSource, Tick
 
 __all__ = [
     "CloudEventsIngestor",
@@ -25,6 +27,9 @@ __all__ = [
     "KafkaSource",
     "OtlpIngestor",
     "PassthroughIngestor",
+    "ScheduleSource",
+    "StdinSource",
+    "Tick",
 ]
 
 if not TYPE_CHECKING:
@@ -33,7 +38,9 @@ if not TYPE_CHECKING:
         {
             "polku.external.ingestor": ("ExternalIngestor",),
             "polku.files.source": ("FileSource",),
+            "polku.files.stdin": ("StdinSource",),
             "polku.kafka.source": ("KafkaSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),
+            "polku.schedule": ("ScheduleSource", "Tick"),
         },
     )

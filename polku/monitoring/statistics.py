@@ -97,13 +97,14 @@ class ProcessStatistics(Tree):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatistics(Tree):
-    """What the pipeline pulls from: `lag` is how many records wait there, as far as known."""
+    """What the pipeline pulls from: `lag` is how many records wait there, as far as known, `ended` if none can come."""
 
     type: str
     records: int
     commits: int
     lag: int
     in_flight: int
+    ended: bool
     fault: str
 
 

@@ -107,7 +107,8 @@ def serve(
         say(f"polku: warning: {text}")
     prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
     with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
-        _watch(pipeline, stop, status, reloader)
+        if _watch(pipeline, stop, status, reloader):
+            say("polku: the input is at its end")
         if is_there := not pipeline.lost:
             say("polku: draining")
             notifier.stopping(seconds)
@@ -148,19 +149,34 @@ def _has_terminal() -> bool:
     return True
 
 
-def _watch(pipeline: Pipeline, stop: threading.Event, status: StatusLine, reloader: Reloader | None = None) -> None:
-    """Return when a signal has come, or the pipeline is gone; say meanwhile which parts are unwell."""
+def _watch(pipeline: Pipeline, stop: threading.Event, status: StatusLine, reloader: Reloader | None = None) -> bool:
+    """Return when a signal has come, or the pipeline is gone, or (then true) at its end; say what is unwell."""
     complaints: dict[str, str] = {}
     flow = Flow()
     for look in itertools.count(1):
         if stop.wait(_LOST_SECONDS) or pipeline.lost:
-            return
+            return False
+        if _may_end(pipeline) and _has_ended(pipeline):
+            return True
         if reloader is not None:
             reloader.serve(pipeline, say)
         if look % _LOOKS == 0:
             complaints = _report_changes(pipeline, complaints)
         if status.is_shown and (tree := _look(pipeline)) is not None:
             status.show(flow.status(tree))
+    raise AssertionError("it looks for ever")
+
+
+def _may_end(pipeline: Pipeline) -> bool:
+    return any(getattr(source.source, "stop_at_end", False) for source in pipeline.plan.sources)
+
+
+def _has_ended(pipeline: Pipeline) -> bool:
+    """Return whether a source that ends the pipeline is at its end, and everything of it is in."""
+    tree = _look(pipeline)
+    lanes = tree.lanes if tree is not None else ()
+    ingests = [lane.ingest for lane in lanes if lane.ingest is not None]
+    return any(source.ended for ingest in ingests for source in ingest.sources.values())
 
 
 def _drain(pipeline: Pipeline, seconds: float, status: StatusLine) -> StopReport:
