@@ -117,6 +117,8 @@ class Receipt(NamedTuple):
 
     def counts_of(self, events: int) -> Counts:
         """Return the counts of a batch of that many events, by the fates that this receipt has."""
+        if not self.fates:
+            return Counts(received=events, forwarded=events)
         counts = {"received": events, "forwarded": events}
         for _, what, number in self.fates:
             counts[what] = counts.get(what, 0) + number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
 from polku.gateway.admission import Admission
@@ -31,6 +33,30 @@ def answer_events(admission: Admission, receipt: Receipt, *, counted: bool) -> A
     )
 
 
+def answer_together(admissions: Sequence[Admission], receipt: Receipt) -> list[Ack]:
+    """Answer the clients of several requests whose events went on as one batch, each about its own events.
+
+    Acks of as many events in which nothing is wrong differ in their ids alone: they are made from the bytes of one.
+    """
+    alike: dict[int, bytes] = {}
+    acks = []
+    start = 0
+    for admission in admissions:
+        count = len(admission.ids)
+        part = receipt.part(start, count)
+        is_plain = not (part.refused or part.fates or admission.refused)
+        if is_plain and count in alike:
+            ack = Ack.FromString(alike[count])
+            ack.event_ids.extend(admission.ids)
+        else:
+            ack = answer_events(admission, part, counted=True)
+            if is_plain and len(admissions) > 1:
+                alike[count] = _without_ids(ack)
+        acks.append(ack)
+        start += count
+    return acks
+
+
 def answer_message(code: Code, message: str, latest: Receipt) -> Ack:
     """Answer a message of which nothing is taken: one error, about all of it."""
     return Ack(
@@ -51,6 +77,13 @@ def to_stats(counts: Counts) -> MiddlewareStats:
         total_received=counts.received,
         total_forwarded=counts.forwarded,
     )
+
+
+def _without_ids(ack: Ack) -> bytes:
+    blank = Ack()
+    blank.CopyFrom(ack)
+    del blank.event_ids[:]
+    return blank.SerializeToString()
 
 
 def _error(event_id: str, refusal: Refusal) -> AckError:

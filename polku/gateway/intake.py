@@ -24,7 +24,7 @@ from polku.contracts import DeadEvent, IngestContext, Ingestor
 from polku.errors import DrainingError, InputError, PolkuError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload
-from polku.gateway.answers import answer_events, answer_message
+from polku.gateway.answers import answer_events, answer_message, answer_together
 from polku.gateway.authorization import authorized
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics
@@ -179,7 +179,7 @@ class Intake:
             admission = admit_events([event], event.source, "", self.limits)
         except InputError as error:
             return [Refusal(event.id, error.code, error.message)]
-        self._note(admission, "replay")
+        self._note(len(admission.ids), admission.refused, "replay")
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
@@ -240,20 +240,15 @@ class Intake:
         """
         if not admissions:
             return []
-        count = sum(len(admission.ids) for admission in admissions)
-        for admission in admissions:
-            self._note(admission, "call")
+        count = sum([len(admission.ids) for admission in admissions])
+        refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
+        self._note(count, refused, "call", len(admissions))
         receipt = self._counters.latest
         if count:
             batch = join([admission.batch for admission in admissions])
             batch.counted = True
             receipt = await self._settle(count, self._send(self._prepared(batch), size))
-        acks = []
-        start = 0
-        for admission in admissions:
-            acks.append(answer_events(admission, receipt.part(start, len(admission.ids)), counted=True))
-            start += len(admission.ids)
-        return acks
+        return answer_together(admissions, receipt)
 
     def watch(self, tasks: TaskSet) -> None:
         """Show in the statistics what of these tasks fails."""
@@ -279,7 +274,7 @@ class Intake:
         except InputError as error:
             self._note_refused(error.code, error.message, "otlp")
             raise
-        self._note(admission, "otlp")
+        self._note(len(admission.ids), admission.refused, "otlp")
         if not admission.ids:
             return admission, self._counters.latest
         sending = self._send(self._prepared(admission.batch), size + admission.filled_bytes)
@@ -405,7 +400,7 @@ class Intake:
 
     def _push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
-        self._note(admission, way)
+        self._note(len(admission.ids), admission.refused, way)
         if not admission.ids:
             return _ready(answer_events(admission, self._counters.latest, counted=counted))
         admission.batch.counted = counted
@@ -413,11 +408,11 @@ class Intake:
         admission = admission._replace(batch=self._prepared(admission.batch))
         return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
 
-    def _note(self, admission: Admission, way: str) -> None:
-        """Count what was admitted, and what was not; `way` is how it came."""
-        self._counters.admit(len(admission.ids), admission.refused, way)
+    def _note(self, events: int, refused: Sequence[Refusal], way: str, messages: int = 1) -> None:
+        """Count what was admitted of messages, and what was not; `way` is how they came."""
+        self._counters.admit(events, refused, way, messages)
         if self.tap is not None:
-            for refusal in admission.refused:
+            for refusal in refused:
                 self.tap.tell(What.REFUSED, refusal.event_id, refusal.code, refusal.message)
 
     def _note_refused(self, code: Code, message: str, way: str) -> None:

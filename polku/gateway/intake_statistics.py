@@ -87,19 +87,19 @@ class IntakeCounters:
         self.refused += 1
         self._refused_by[code] += 1
 
-    def admit(self, events: int, refused: Sequence[Refusal], way: str) -> None:
-        """Count the events of a message that go on, and those that are refused at the door; `way` is how it came."""
-        self._count(way, events, len(refused))
+    def admit(self, events: int, refused: Sequence[Refusal], way: str, messages: int = 1) -> None:
+        """Count the events of messages that go on, and those that are refused at the door; `way` is how they came."""
+        self._count(way, events, len(refused), messages)
         self.received += events
         if refused:
             self.refused += len(refused)
             self._refused_by.update(refusal.code for refusal in refused)
 
-    def _count(self, way: str, events: int, refused: int) -> None:
+    def _count(self, way: str, events: int, refused: int, messages: int = 1) -> None:
         counts = self._ways.get(way)
         if counts is None:
             counts = self._ways[way] = [0, 0, 0]
-        counts[0] += 1
+        counts[0] += messages
         counts[1] += events
         counts[2] += refused
 
