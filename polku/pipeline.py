@@ -99,7 +99,7 @@ class Pipeline:
 
     @property
     def admin_address(self) -> str | None:
-        """The `host:port`, or `unix:path`, of statistics, metrics and health, or None where it is not open."""
+        """Where statistics, metrics and health are, or None: `host:port`, `https://host:port` or `unix:path`."""
         self._ready.result()
         return self._admin_address
 
@@ -230,6 +230,7 @@ class Pipeline:
                 pid=os.getpid(),
                 since=time.time(),
                 version=__version__,
+                certificate=os.fspath(admin.tls.cert) if (admin := self._admin) and admin.tls else "",
             )
         )
 

@@ -46,7 +46,7 @@ class Runner:
     ) -> Pipeline:
         """Start, and return the running pipeline; see `Hub.start`."""
         plan = self.plan
-        admin = admin_of(admin_addr, admin_token) if admin_addr is not None else None
+        admin = admin_of(admin_addr, admin_token, plan.tls) if admin_addr is not None else None
         return self.open(
             Doors(
                 grpc_addr,
@@ -59,7 +59,7 @@ class Runner:
                 stamp=plan.stamp,
                 origins=plan.origins,
                 require=plan.require_security,
-                admin_addr=admin.address if admin is not None else None,
+                admin_addr=admin.url if admin is not None else None,
             ),
             admin=admin,
         )
@@ -92,9 +92,9 @@ class Runner:
         from polku.tracing.export import traced
 
         self.plan = traced(self.plan, os.environ)
-        admin = admin_of(
-            admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, secret_of(os.environ, "POLKU_ADMIN_TOKEN")
-        )
+        tls = self.plan.tls or tls_of_environment()
+        token = secret_of(os.environ, "POLKU_ADMIN_TOKEN")
+        admin = admin_of(admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, token, tls)
         serve(
             self,
             Doors(
@@ -103,13 +103,13 @@ class Runner:
                 http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
                 otlp_addr=otlp_addr or os.environ.get("POLKU_OTLP_ADDR") or None,
                 otlp_http_addr=otlp_http_addr or os.environ.get("POLKU_OTLP_HTTP_ADDR") or None,
-                tls=self.plan.tls or tls_of_environment(),
+                tls=tls,
                 tokens=self.plan.tokens or tokens_of_environment(),
                 stamp=self.plan.stamp,
                 origins=self.plan.origins,
                 require=self.plan.require_security,
                 insecure=insecure_of_environment(),
-                admin_addr=admin.address if admin is not None else None,
+                admin_addr=admin.url if admin is not None else None,
             ),
             admin=admin,
             drain=drain,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import ssl
 from typing import Annotated, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from polku.cli.command import Option
 from polku.errors import SettingError
@@ -17,8 +18,10 @@ from polku.monitoring.run_files import RunningPipeline, running
 from polku.security.configuration import secret_of
 
 SECONDS = 10.0
-_DIRECT = build_opener(ProxyHandler({}))  # it is a machine of one's own
 _UNIX = "unix:"
+_HTTPS = "https://"
+_END = "-----END CERTIFICATE-----\n"
+_ROOTS = "POLKU_ADMIN_ROOT_CERTIFICATES"
 
 To = Annotated[
     str | None,
@@ -31,10 +34,15 @@ To = Annotated[
 
 
 class AdminAddress(NamedTuple):
-    """Where to ask, as `http://HOST:PORT` or `unix:PATH`, and the secret to send, if there is one."""
+    """Where to ask: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`; and the secret to send, if there is one.
+
+    `certificate` is the path of the one that the server of an `https://` address must show. Without it that must have
+    one for its name, from who is in the file `POLKU_ADMIN_ROOT_CERTIFICATES`, or trusted by this machine.
+    """
 
     url: str
     secret: str | None
+    certificate: str = ""
 
     def fetch(self, path: str, *, seconds: float = SECONDS, method: str = "GET") -> tuple[int, bytes]:
         """Return the status, 200, 409 or 503, and the body of an answer; raises `OSError`.
@@ -45,12 +53,18 @@ class AdminAddress(NamedTuple):
         if self.url.startswith(_UNIX):
             return _fetch_unix(self.url.removeprefix(_UNIX).removeprefix("//"), path, headers, seconds, method)
         try:
-            with _DIRECT.open(
-                Request(f"{self.url}{path}", headers=headers, method=method), timeout=seconds
-            ) as response:
+            request = Request(f"{self.url}{path}", headers=headers, method=method)
+            with self._opener().open(request, timeout=seconds) as response:
                 return response.status, response.read()
         except HTTPError as error:
             return _checked(error.code, error.read())
+
+    def _opener(self) -> OpenerDirector:
+        """Return what asks directly: it is a machine of one's own."""
+        direct = ProxyHandler({})
+        if not self.url.startswith(_HTTPS):
+            return build_opener(direct)
+        return build_opener(direct, HTTPSHandler(context=_context(self.certificate)))
 
 
 def find(to: str | None) -> AdminAddress:
@@ -89,7 +103,29 @@ def _has_port(given: str) -> bool:
 def address_of(pipeline: RunningPipeline) -> AdminAddress:
     """Return where to ask a pipeline that runs here."""
     address = pipeline.admin
-    return AdminAddress(address if address.startswith(_UNIX) else f"http://{address}", pipeline.key or _token())
+    url = address if address.startswith((_UNIX, _HTTPS)) else f"http://{address}"
+    return AdminAddress(url, pipeline.key or _token(), pipeline.certificate)
+
+
+def _context(certificate: str) -> ssl.SSLContext:
+    """Return what a connection begins with: to a server of a known certificate, or of a name that it proves to have."""
+    if not certificate:
+        roots = os.environ.get(_ROOTS) or None
+        try:
+            return ssl.create_default_context(cafile=roots)
+        except OSError as error:
+            raise SettingError(
+                _ROOTS, roots or "", f"cannot be used ({error.strerror or error}); name a PEM file"
+            ) from None
+    try:
+        with open(certificate, encoding="ascii", errors="replace") as file:
+            own = file.read().partition(_END)
+    except OSError as error:
+        raise URLError(f"the pipeline's certificate {certificate} cannot be read: {error.strerror}") from None
+    context = ssl.create_default_context(cadata="".join(own[:2]))
+    context.check_hostname = False  # it is this one, whatever name it is reached by
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _names(pipelines: list[RunningPipeline]) -> str:

@@ -55,7 +55,8 @@ class Settings:
     )
     admin_addr: str = _setting(
         "127.0.0.1:50052",
-        "address of statistics, metrics and health; unless it is set, the next free port where that is taken; `off`",
+        "address of statistics, metrics and health; unless it is set, the next free port where that is taken; "
+        "`https://HOST:PORT` with the gateway's certificate; `off`",
     )
     admin_token: str | None = _setting(
         None, "the bearer token that its readers must send; needed where it is not of this machine alone", secret=True
@@ -196,8 +197,10 @@ def check_address(name: str, text: str) -> str:
 
 
 def check_admin_address(name: str, text: str) -> str:
-    """Return a `host:port` or `unix:` address, or `off`; raises `SettingError`."""
-    return text if text == "off" else check_address(name, text)
+    """Return a `host:port` (also `https://host:port`) or `unix:` address, or `off`; raises `SettingError`."""
+    if text != "off":
+        check_address(name, text.removeprefix("https://"))
+    return text
 
 
 def check_token(name: str, text: str) -> str:

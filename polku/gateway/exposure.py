@@ -10,7 +10,8 @@ from polku.gateway.addresses import Doors
 from polku.host import is_local
 
 _FIX = "use 127.0.0.1, or --tls-cert, --tls-key and --tokens; --insecure (POLKU_INSECURE=1) if that is meant"
-_ADMIN_FIX = "use 127.0.0.1 or unix:PATH, as it speaks no TLS; --insecure (POLKU_INSECURE=1) if that is meant"
+_ADMIN_FIX = "use 127.0.0.1, unix:PATH or https://HOST:PORT; --insecure (POLKU_INSECURE=1) if that is meant"
+_HTTPS = "https://"
 _NO_TLS, _NO_TOKENS = "without TLS", "without authentication"
 
 
@@ -27,9 +28,9 @@ def _exposed(doors: Doors) -> Iterator[tuple[str, str, str]]:
     if doors.admin_addr is not None:
         addresses["admin"] = doors.admin_addr
     for name, address in addresses.items():
-        if is_local(address):
+        if is_local(address.removeprefix(_HTTPS)):
             continue
-        lacks = [_NO_TLS] if doors.tls is None or name == "admin" else []
+        lacks = [] if _encrypts(doors, name, address) else [_NO_TLS]
         if not _authenticates(doors, name):
             lacks.append(_NO_TOKENS)
         if lacks:
@@ -49,6 +50,10 @@ def insecure_of_environment() -> bool:
     if text.lower() not in ("", "0", "1", "false", "true"):
         raise SettingError("POLKU_INSECURE", text, "write 1 (an open address is meant) or 0")
     return text.lower() in ("1", "true")
+
+
+def _encrypts(doors: Doors, name: str, address: str) -> bool:
+    return address.startswith(_HTTPS) if name == "admin" else doors.tls is not None
 
 
 def _authenticates(doors: Doors, name: str) -> bool:

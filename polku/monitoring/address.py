@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from polku.errors import SettingError
+from polku.gateway.tls import Tls
 from polku.host import is_local
 
 DEFAULT = "127.0.0.1:50052"
 OFF = "off"
+HTTPS = "https://"
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
     """Where the admin address is to be: `host:port` or `unix:path`, and the token that readers must send.
 
-    With `searches` the next ports are tried where that is taken, and none at all is no error.
+    With `searches` the next ports are tried where that is taken, and none at all is no error. With `tls` it is HTTPS,
+    with the gateway's certificate; certificates of clients are not asked for: readers have the token.
     """
 
     address: str
     token: str | None = field(default=None, repr=False)
     searches: bool = False
+    tls: Tls | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as it is asked for: `https://` before it where it is that."""
+        return self.address if self.tls is None else f"{HTTPS}{self.address}"
 
 
-def admin_of(address: str | None, token: str | None) -> Admin | None:
-    """Return what an address (None: the default, `off`: none) and a token ask for; raises `SettingError`."""
+def admin_of(address: str | None, token: str | None, tls: Tls | None = None) -> Admin | None:
+    """Return what an address (None: the default, `off`: none) and a token ask for; raises `SettingError`.
+
+    One that begins with `https://` needs the gateway's `tls`.
+    """
     if address is None:
         return Admin(DEFAULT, token, searches=True)
     if address == OFF:
         return None
+    given, address = address, address.removeprefix(HTTPS)
+    if given == address:
+        tls = None
+    elif tls is None:
+        fix = "needs a certificate: set POLKU_TLS_CERT and POLKU_TLS_KEY, or security(tls=Tls(cert, key))"
+        raise SettingError("admin_addr", given, fix)
     if not token and not is_local(address):
         fix = "is not of this machine alone: set POLKU_ADMIN_TOKEN to a token that its readers send, or use 127.0.0.1"
-        raise SettingError("admin_addr", address, fix)
-    return Admin(address, token)
+        raise SettingError("admin_addr", given, fix)
+    return Admin(address, token, tls=None if tls is None else replace(tls, client_ca=None, client_auth="required"))

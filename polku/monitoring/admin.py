@@ -17,10 +17,13 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
+from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError, SettingError
+from polku.gateway.certificates import HTTP1, Certificates
+from polku.gateway.listen import Listener, context_of, listen
 from polku.health import Health
 from polku.host import is_loopback
-from polku.monitoring.address import Admin
+from polku.monitoring.address import HTTPS, Admin
 from polku.monitoring.http1 import LIMIT, Request, Response, Server, Stream
 from polku.monitoring.live import Live
 from polku.monitoring.page import page
@@ -74,7 +77,8 @@ class AdminServer:
         self._live = Live(statistics, self._blocked, addresses)
         self._http = Server(self._answer, posts=[_RELOAD])
         self._reloader = reloader
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
+        self._tasks = TaskSet("admin address")
         self._events = events
         self._redaction = redaction
         self._token = (admin.token or "").encode()
@@ -99,21 +103,36 @@ class AdminServer:
             except OSError as error:
                 raise SettingError("admin_addr", address, f"cannot be opened ({error.strerror or error})") from None
             return address
+        if self._admin.tls is not None:
+            return await self._open_encrypted(Certificates(self._admin.tls))
         host, _, port = address.rpartition(":")
         for number in range(int(port), int(port) + (_TRIES if self._admin.searches else 1)):
             try:
-                self._server = await asyncio.start_server(self._http.serve, host.strip("[]"), number, limit=LIMIT)
+                server = await asyncio.start_server(self._http.serve, host.strip("[]"), number, limit=LIMIT)
             except (OSError, OverflowError) as error:
                 fault = str(getattr(error, "strerror", "") or error)
             else:
-                return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+                self._server = server
+                return f"{host}:{server.sockets[0].getsockname()[1]}"
         if not self._admin.searches:
             raise SettingError("admin_addr", address, f"cannot be opened ({fault}); is the port in use?")
         _LOG.warning("the admin address cannot be opened from %s on (%s); the pipeline runs without it", address, fault)
         return None
 
+    async def _open_encrypted(self, certificates: Certificates) -> str:
+        """Open a port that speaks TLS, with the certificate as its files are when a connection begins."""
+
+        def connection() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=LIMIT), self._http.serve)
+
+        tls = context_of(certificates, HTTP1)
+        self._server, bound = await listen(connection, "admin_addr", self._admin.address, shared=False, tls=tls)
+        self._tasks.keep_alive("certificates", certificates.watch)
+        return f"{HTTPS}{bound}"
+
     async def close(self) -> None:
         """Close the port and the connections."""
+        await self._tasks.close()
         server, self._server = self._server, None
         if server is not None:
             server.close()

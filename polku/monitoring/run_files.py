@@ -28,6 +28,7 @@ class RunningPipeline(NamedTuple):
     """A pipeline that runs: its name, the program's file, the addresses that are open (empty: none), its process.
 
     `since` is Unix time in seconds. Who sends the `key` to the admin address as its bearer token may see events.
+    `certificate` is the path of the one that an admin address with `https://` shows.
     """
 
     name: str
@@ -40,6 +41,7 @@ class RunningPipeline(NamedTuple):
     pid: int
     since: float
     version: str
+    certificate: str = ""
 
 
 class RunFile:
@@ -133,7 +135,7 @@ def _read(path: Path) -> RunningPipeline | None:
         return None
     try:
         content = json.loads(os.read(descriptor, _MOST))
-        pipeline = RunningPipeline(**{name: content[name] for name in RunningPipeline._fields})
+        pipeline = RunningPipeline(**{name: content[name] for name in RunningPipeline._fields if name in content})
         if _is_locked(descriptor) and _lives(pipeline.pid):
             return pipeline
     except (OSError, ValueError, KeyError, TypeError):

@@ -51,7 +51,9 @@ def test_what_is_missing_is_named() -> None:
 def test_the_admin_address_counts_too() -> None:
     tls = Tls("c", "k")
     doors = Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr="0.0.0.0:2", require=True)
-    assert exposure(doors).startswith("admin 0.0.0.0:2 is open to others without TLS: use 127.0.0.1 or unix:PATH")
+    assert exposure(doors).startswith(
+        "admin 0.0.0.0:2 is open to others without TLS: use 127.0.0.1, unix:PATH or https:"
+    )
     for near in ("127.0.0.1:2", "unix:admin.sock"):
         assert exposure(Doors("0.0.0.0:1", tls=tls, tokens="t", admin_addr=near)) == ""
     hub = Hub(runtime="inline").emitter(print).security(require=True)
