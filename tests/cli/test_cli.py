@@ -102,12 +102,12 @@ def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
     for key, status in ((pair.key, 0), (other.key, 1)):
         tls = f"Tls({str(pair.cert)!r}, {str(key)!r})"
         file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
-        done = polku("validate", str(file), "--runtime", "inline")
+        done = polku_here("validate", str(file), "--runtime", "inline")
         assert done.returncode == status, done.stderr
     ended = Authority(tmp_path, "three").issue(days=-1)
     tls = f"Tls({str(ended.cert)!r}, {str(ended.key)!r})"
     file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
-    late = polku("validate", str(file), "--runtime", "inline")
+    late = polku_here("validate", str(file), "--runtime", "inline")
     assert (late.returncode, "clients refuse it; renew it" in late.stderr) == (1, True)
     assert f"tls_key='{other.key}': is not the key of {pair.cert}" in done.stderr
 
@@ -444,7 +444,7 @@ hub.emitter(functools.partial(file_of), name="part").emitter(Resilience(Store())
 def test_validate_shows_the_users_own_parts_by_their_names_and_alike_in_each_run(tmp_path: Path) -> None:
     file = tmp_path / "users.py"
     file.write_text(USERS)
-    first, second = polku("validate", str(file)), polku("validate", str(file))
+    first, second = polku("validate", str(file)), polku_here("validate", str(file))
     assert first.stdout == second.stdout
     lines = first.stdout.splitlines()
     for shown in ("source    ticks: Ticks", "emitter   store: Store", "emitter   file_of: file_of"):
@@ -488,7 +488,7 @@ def test_validate_says_that_it_runs_the_file() -> None:
 def test_graph_prints_mermaid(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(PIPELINE)
-    drawn = polku("graph", str(file)).stdout
+    drawn = polku_here("graph", str(file)).stdout
     assert drawn.startswith("flowchart LR")
     assert "stdout" in drawn
 
@@ -521,28 +521,28 @@ hub.middleware(classify, replicas=3, num_cpus=1).emitter(StdoutEmitter())
 def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
     file.write_text(ARRANGED)
-    drawn = polku("graph", str(file)).stdout.splitlines()
+    drawn = polku_here("graph", str(file)).stdout.splitlines()
     boxes = [line.strip() for line in drawn if "subgraph" in line]
     assert boxes == ['subgraph lane_1["lane 1, one actor"]', 'subgraph lane_2["lane 2, one actor"]']
     for arrow in ("stage_1_1 --> stage_2", "stage_1_2 --> stage_2", "stage_2 --> stage_3_2", "stage_3_1 --> buffer_1"):
         assert f"  {arrow}" in drawn
     assert '  stage_2["Deduplicator"]' in drawn
     assert '  stage_3_2["classify<br/>3 replicas"]' in drawn
-    shown = polku("validate", str(file)).stdout
+    shown = polku_here("validate", str(file)).stdout
     assert "2, side by side behind one port, each in one actor" in shown
     assert "Deduplicator (one for all lanes: keeps state, Deduplicator by id)" in shown
     assert "classify (needs 3 replicas, 1 CPUs)" in shown
-    per_node = polku("validate", "--lanes", "per-node", str(file)).stdout
+    per_node = polku_here("validate", "--lanes", "per-node", str(file)).stdout
     assert "lanes     one on each node, at the same port, each in one actor" in per_node
     file.write_text(ARRANGED.replace(".chain().lanes(2)", ""))
-    drawn = polku("graph", "--chain", "--lanes", "per-node", str(file)).stdout.splitlines()
+    drawn = polku_here("graph", "--chain", "--lanes", "per-node", str(file)).stdout.splitlines()
     assert '  subgraph lane["lane of each node, one actor"]' in drawn
     assert "  stage_2 --> stage_3" in drawn
     for command in ("run", "validate", "graph"):
         refused = polku(command, "--lanes", "per_node", str(file))
         assert refused.returncode == 2
         assert "--lanes='per_node'" in refused.stderr
-    inline = polku("validate", "--runtime", "inline", str(file)).stdout
+    inline = polku_here("validate", "--runtime", "inline", str(file)).stdout
     assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
     assert "lanes" not in inline
     assert "replicas" not in inline

@@ -15,7 +15,7 @@ from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Work
 from polku.buffer.repair import faults
 from polku.dead_letters.store import DeadLetterStore
-from tests.support.server import Server, polku
+from tests.support.server import Server, polku, polku_here
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_stat_shows_each_emitter(path: Path) -> None:
 
 def test_stat_of_a_live_journal_names_its_process(path: Path, live: Journal) -> None:
     live.write(Work([Row(4, ("a",), Header(1, None, (), 0, ""), b"x")]))
-    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
     assert shown["pid"] == str(os.getpid())
     assert (shown["batches"], shown["events"], shown["lost_batches"]) == (4, 31, 0)
     assert [(outlet["name"], outlet["cursor"], outlet["events"]) for outlet in shown["outlets"]] == [
@@ -67,7 +67,7 @@ def test_verify_says_ok_or_names_each_fault(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE batch SET payload=x'00' WHERE position=2")
     db.close()
-    found = polku("journal", "verify", str(path))
+    found = polku_here("journal", "verify", str(path))
     assert found.returncode == 1
     assert "position 2 " in found.stdout
     assert "1 faults" in found.stderr
@@ -79,8 +79,8 @@ def test_verify_says_ok_or_names_each_fault(path: Path) -> None:
     assert seen == [(1, 2), (2, 2)]
     old = Path(mended.stdout.split("the old file is ")[1].strip())
     assert old.exists()
-    assert polku("journal", "verify", str(path)).returncode == 0
-    assert json.loads(polku("journal", "stat", str(path), "--json").stdout)["lost_batches"] == 1
+    assert polku_here("journal", "verify", str(path)).returncode == 0
+    assert json.loads(polku_here("journal", "stat", str(path), "--json").stdout)["lost_batches"] == 1
 
 
 def test_repair_leaves_a_journal_without_faults_as_it_is(path: Path) -> None:
@@ -91,26 +91,26 @@ def test_repair_leaves_a_journal_without_faults_as_it_is(path: Path) -> None:
 
 def test_repair_is_refused_while_a_process_has_the_journal(path: Path, live: Journal) -> None:
     for options in ([], ["--forget", "a"]):
-        refused = polku("journal", "repair", str(path), *options)
+        refused = polku_here("journal", "repair", str(path), *options)
         assert refused.returncode == 2
         assert f"process {os.getpid()} has it open" in refused.stderr
     assert live.read(2).header.events == 10
 
 
 def test_an_emitter_that_is_no_more_is_forgotten(path: Path) -> None:
-    wrong = polku("journal", "repair", str(path), "--forget", "c")
+    wrong = polku_here("journal", "repair", str(path), "--forget", "c")
     assert wrong.returncode == 2
     assert "it has a, b" in wrong.stderr
-    done = polku("journal", "repair", str(path), "--forget", "b")
+    done = polku_here("journal", "repair", str(path), "--forget", "b")
     assert "20 events that waited for it alone have gone" in done.stdout
-    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
     assert [outlet["name"] for outlet in shown["outlets"]] == ["a"]
     assert shown["batches"] == 1
 
 
 @pytest.mark.parametrize("command", ["stat", "verify", "repair"])
 def test_a_path_that_is_no_journal_is_said_so(command: str, tmp_path: Path) -> None:
-    missing = polku("journal", command, str(tmp_path / "nothing.db"))
+    missing = polku_here("journal", command, str(tmp_path / "nothing.db"))
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "there is no such file" in missing.stderr
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "nothing.db.lock"])
@@ -118,7 +118,7 @@ def test_a_path_that_is_no_journal_is_said_so(command: str, tmp_path: Path) -> N
 
 def test_a_file_of_dead_letters_is_called_that(tmp_path: Path) -> None:
     DeadLetterStore(tmp_path / "dead.db").close()
-    done = polku("journal", "stat", str(tmp_path / "dead.db"))
+    done = polku_here("journal", "stat", str(tmp_path / "dead.db"))
     assert done.returncode != 0
     assert "is a file of dead letters and no journal" in done.stderr
 
@@ -130,7 +130,7 @@ def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     db.close()
     before = theirs.read_bytes()
     for command in ("stat", "verify", "repair"):
-        result = polku("journal", command, str(theirs))
+        result = polku_here("journal", command, str(theirs))
         assert result.returncode == 2, result
         assert "is no journal" in result.stderr
     assert theirs.read_bytes() == before
@@ -152,7 +152,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -
         assert second.returncode == 2
         expected = f"polku: journal {path}: process {server.process.pid} has it open; "
         assert second.stderr.splitlines()[-1].startswith(expected)
-        shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+        shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
         assert shown["pid"] == str(server.process.pid)
     finally:
         assert server.stop() == 0
@@ -162,15 +162,15 @@ def test_stat_names_emitters_that_are_no_more_and_rename_gives_what_waits_for_th
     journal = Journal(path)
     journal.register(["b-2"])
     journal.close()
-    told = polku("journal", "stat", str(path)).stdout
+    told = polku_here("journal", "stat", str(path)).stdout
     assert "emitter 'b': there is no such emitter, and 30 events wait for it in the journal (age 0:0" in told
     assert "formerly='b'" in told
     assert f"`polku journal rename {path} b NEW`" in told
     renamed = polku("journal", "rename", str(path), "b", "b-2")
     assert renamed.stdout == f"journal {path}: 30 events that waited for 'b' wait for 'b-2' now\n"
-    shown = json.loads(polku("journal", "stat", str(path), "--json").stdout)
+    shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
     assert [(o["name"], o["events"], o["orphaned"]) for o in shown["outlets"]] == [("a", 10, True), ("b-2", 30, False)]
-    assert polku("journal", "verify", str(path)).stdout == "ok\n"
+    assert polku_here("journal", "verify", str(path)).stdout == "ok\n"
 
 
 def test_rename_wants_an_emitter_that_there_is(path: Path, live: Journal) -> None:
@@ -178,9 +178,9 @@ def test_rename_wants_an_emitter_that_there_is(path: Path, live: Journal) -> Non
     assert (busy.returncode, f"process {os.getpid()} has it open" in busy.stderr) == (2, True)
     live.close()
     for old, new in (("nobody", "c"), ("a", "a"), ("a", "")):
-        wrong = polku("journal", "rename", str(path), old, new)
+        wrong = polku_here("journal", "rename", str(path), old, new)
         assert (wrong.returncode, "an emitter that it has (a, b)" in wrong.stderr) == (2, True)
-    missing = polku("journal", "rename", str(path.parent / "nothing.db"), "a", "c")
+    missing = polku_here("journal", "rename", str(path.parent / "nothing.db"), "a", "c")
     assert (missing.returncode, "no such file" in missing.stderr) == (2, True)
 
 

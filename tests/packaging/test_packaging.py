@@ -64,7 +64,8 @@ def test_the_version_is_the_same_everywhere(installed: Installed) -> None:
     assert polku.__version__ in installed.run("polku", "--version").split()
 
 
-@pytest.mark.parametrize("installed", ["wheel", pytest.param("editable", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow  # `tests/typing` has mypy look at the same annotations, and the wheel has `py.typed`
+@pytest.mark.parametrize("installed", ["wheel", "editable"], indirect=True)
 def test_mypy_understands_a_users_file(installed: Installed, tmp_path: Path) -> None:
     source = Path(__file__).with_name("typed_user.py")
     copy = tmp_path / "user.py"

@@ -145,7 +145,10 @@ def test_a_ray_that_is_started_for_a_pipeline_has_its_settings_and_is_its_own_to
     program = """
 import ray
 from polku.actors.attachment import attach
-print(attach().is_ours, ray._private.worker._global_node._ray_params._system_config["max_direct_call_object_size"])
+from tests.support.ray_forks import bare_nodes
+with bare_nodes():
+    ours = attach().is_ours
+print(ours, ray._private.worker._global_node._ray_params._system_config["max_direct_call_object_size"])
 """
     environment = os.environ | {"RAY_ADDRESS": "local"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240)

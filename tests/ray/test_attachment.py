@@ -164,8 +164,10 @@ import time
 import ray
 from polku import Hub, new_event
 from polku.errors import NotRunningError
+from tests.support.ray_forks import bare_nodes
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+with bare_nodes():
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
 pipeline = Hub(runtime="ray").emitter(print).start()
 sender = pipeline.sender()
 assert sender.send(new_event("x")).ok
