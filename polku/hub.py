@@ -27,6 +27,7 @@ from polku.plan import (
     check_sources,
     fuse,
     keeps_shared_state,
+    kept_beside,
     keyed_by,
     state_keys,
 )
@@ -440,6 +441,7 @@ class Hub:
         lanes = self._lanes if on_ray else 1
         per_node = self._per_node and on_ray
         stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
+        stages = kept_beside(stages, self._buffer)
         stamp = self._stamp or (STAMP if self._tokens and keeps_shared_state(stages) else "")
         if stamp:
             stages = keyed_by(stamp, stages)

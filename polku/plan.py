@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
@@ -16,6 +18,7 @@ from polku.gateway.tls import Tls
 from polku.limits import Limits
 from polku.tap.redaction import NOTHING, Redaction
 
+_WORD = re.compile(r"[\w.-]+")
 PER_NODE: Final = "per-node"
 """Of lanes: one on each node."""
 
@@ -196,6 +199,27 @@ def fuse(stages: Sequence[StagePlan], *, side_by_side: bool = False) -> tuple[St
         else:
             fused.append(stage)
     return tuple(replace(stage, name=f"stage-{number}") for number, stage in enumerate(fused, 1))
+
+
+def kept_beside(stages: Sequence[StagePlan], buffer: BufferStrategy) -> list[StagePlan]:
+    """Return the stages with what middleware keeps in files beside the journal; raises `PlanError`.
+
+    A second one of a name has its number with it.
+    """
+    journal = buffer.path if buffer.kind is Kind.DURABLE else ""
+    seen: Counter[str] = Counter()
+
+    def placed(middleware: MiddlewarePlan) -> MiddlewarePlan:
+        place = getattr(middleware.component, "beside", None)
+        if not callable(place):
+            return middleware
+        found = _WORD.match(middleware.name)  # without the options: they may change
+        name = found[0] if found else "middleware"
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        return replace(middleware, component=place(journal, name))
+
+    return [replace(stage, middleware=tuple(map(placed, stage.middleware))) for stage in stages]
 
 
 def state_keys(stage: StagePlan) -> dict[str, str]:

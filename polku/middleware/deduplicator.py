@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polku import checks
 from polku.clock import Clock
 from polku.contracts import Follows, Outcome, Step
+from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.keys import bounded_keys, key_within
 from polku.middleware.per_event import chosen
+from polku.middleware.seen_log import SeenLog
 
 _SAME_CLOCK_SECONDS = 5.0  # between a snapshot and its restoring: to look at each id would hold the pipeline up
 
@@ -27,11 +29,16 @@ class Deduplicator(Configuration):
     as it is. Events without an id pass. With `per`, the name of a metadata entry such as a tenant's, ids of events with
     different values of it are different ids. Where events are stamped with their principal (`Hub.security`) that is
     what it is without a word, so that no client can make the ids of others known.
+
+    With `durable` it knows after a restart what it knew before it, by files beside the journal (`JOURNAL.NAME.ids`), or
+    at a path that is given; without it, it begins with nothing. It needs a durable buffer, or duplicates would be
+    dropped whose first was lost in memory. What a machine that loses power had not put on disk yet is forgotten.
     """
 
     ttl: float = 300.0
     max_ids: int = 100_000
     per: str | None = None
+    durable: bool | str = False
 
     state_key = "id"
 
@@ -44,10 +51,23 @@ class Deduplicator(Configuration):
         checks.positive("Deduplicator", "ttl", self.ttl)
         checks.whole("Deduplicator", "max_ids", self.max_ids)
         checks.metadata_key("Deduplicator", "per", self.per)
+        if not isinstance(self.durable, (bool, str)) or self.durable == "":
+            raise PlanError(f"durable={self.durable!r} must be True, False or the path of a file", where="Deduplicator")
+
+    def beside(self, journal: str, name: str) -> Deduplicator:
+        """Return it with its file beside a journal, where it is durable and no other place was chosen.
+
+        Raises `PlanError` where there is no journal.
+        """
+        if self.durable and not journal:
+            fix = "add .buffer_strategy(BufferStrategy.durable(PATH)), or leave it out"
+            raise PlanError(f"durable={self.durable!r} needs a durable buffer: {fix}", where="Deduplicator")
+        return replace(self, durable=f"{journal}.{name}.ids") if self.durable is True else self
 
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
-        return _Memory(self.ttl, self.max_ids, self.per, clock)
+        log = SeenLog(self.durable, self.ttl, self.max_ids, clock) if isinstance(self.durable, str) else None
+        return _Memory(self.ttl, self.max_ids, self.per, clock, log)
 
 
 class _Memory:
@@ -55,7 +75,8 @@ class _Memory:
     drop_reason = "deduplicated"
     reads_only = True
 
-    def __init__(self, ttl: float, max_ids: int, per: str | None, clock: Clock) -> None:
+    def __init__(self, ttl: float, max_ids: int, per: str | None, clock: Clock, log: SeenLog | None) -> None:
+        self._log = log
         self._per = per
         self._ttl = ttl
         self._max_ids = max_ids
@@ -65,6 +86,21 @@ class _Memory:
         )  # id -> when it was settled, oldest first; of a long one a digest
         self._open: dict[str, int] = {}  # id -> the batch that it is under way in; the pipeline's windows bound it
         self._batches: dict[int, list[str]] = {}  # what each open batch brought first, by position; empty: not this one
+
+    def start(self) -> None:
+        """Remember what was seen before a restart."""
+        if self._log is not None:
+            now = self._clock.monotonic()
+            for age, ids in self._log.read():
+                for event_id in ids:
+                    self._seen.pop(event_id, None)  # it may be there with an earlier time: its place is behind
+                    self._seen[event_id] = now - age
+            self._shrink()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._log is not None:
+            self._log.close()
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
@@ -104,11 +140,19 @@ class _Memory:
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         now = self._clock.monotonic()
-        for position, event_id in enumerate(self._batches.pop(batch, ())):
+        ids = self._batches.pop(batch, ())
+        for position, event_id in enumerate(ids):
             if event_id:
                 del self._open[event_id]
                 if position not in refused:
                     self._seen[event_id] = now
+        self._shrink()
+        if self._log is not None:
+            new = [event_id for position, event_id in enumerate(ids) if event_id and position not in refused]
+            if new:
+                self._log.add(new, self._seen)
+
+    def _shrink(self) -> None:
         while len(self._seen) > self._max_ids:
             self._seen.popitem(last=False)
 
@@ -117,7 +161,8 @@ class _Memory:
 
         It is no copy: 100,000 ids take 80 ms to copy, in which the pipeline would stand.
         """
-        return {"seen": self._seen, "now": self._clock.monotonic(), "open": self._open, "batches": self._batches}
+        state = {"seen": self._seen, "now": self._clock.monotonic(), "open": self._open, "batches": self._batches}
+        return {**state, "log": "" if self._log is None else self._log.path}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the state of another one, which has the same stage.
@@ -129,6 +174,8 @@ class _Memory:
         if abs(shift) > _SAME_CLOCK_SECONDS:
             self._seen = OrderedDict((event_id, at + shift) for event_id, at in self._seen.items())
         self._open, self._batches = state["open"], state["batches"]
+        if self._log is not None and state["log"] != self._log.path:
+            self._log.renew()
 
     def _forget(self) -> None:
         limit = self._clock.monotonic() - self._ttl

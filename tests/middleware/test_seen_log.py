@@ -1,0 +1,186 @@
+"""A Deduplicator that is durable knows after a restart what it knew before it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polku import BufferStrategy, Deduplicator, Hub, PlanError, new_event
+from polku.middleware import seen_log
+from tests.middleware.harness import events, ids, work
+from tests.support.clock import FakeClock
+from tests.support.recorder import Recorder
+
+NONE: frozenset[int] = frozenset()
+HERE = Path(__file__).parent
+
+
+def started(path: Path, clock: FakeClock, **options: Any) -> Any:
+    step: Any = Deduplicator(durable=str(path), **options).build(clock)
+    step.start()
+    return step
+
+
+async def settle(step: Any, *event_ids: str, batch: int = 1, refused: frozenset[int] = NONE) -> list[str]:
+    """Have a step see and settle events; return the ids that went on."""
+    outcome = await work(step, events(*event_ids), batch)
+    step.settled(batch, refused)
+    return ids(outcome)
+
+
+async def test_ids_are_known_to_the_next_one_for_their_time(tmp_path: Path) -> None:
+    clock = FakeClock()
+    step = started(tmp_path / "ids", clock, ttl=10)
+    await settle(step, "a", "refused", "ä\n\x00", refused=frozenset({1}))
+    step.close()
+    clock.advance(6)
+    step = started(tmp_path / "ids", clock, ttl=10)
+    assert await settle(step, "a", "refused", "ä\n\x00", "b") == ["refused", "b"]
+    step.close()
+    clock.advance(5)
+    step = started(tmp_path / "ids", clock, ttl=10)
+    assert await settle(step, "a", "refused", "b") == ["a"]
+
+
+async def test_an_id_that_is_open_when_the_process_dies_is_not_known(tmp_path: Path) -> None:
+    clock = FakeClock()
+    await work(started(tmp_path / "ids", clock), events("a"), 1)
+    assert await settle(started(tmp_path / "ids", clock), "a") == ["a"]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+async def test_half_of_a_line_is_left_out_and_nothing_else(tmp_path: Path, cut: int) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock)
+    await settle(step, "a")
+    await settle(step, "b", batch=2)
+    step.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    step = started(path, clock)
+    assert await settle(step, "a", "b", "c") == (["c"] if cut == 1 else ["b", "c"])
+    step.close()
+    assert await settle(started(path, clock), "a", "b", "c") == []
+
+
+def size(folder: Path) -> int:
+    return sum(entry.stat().st_size for entry in folder.iterdir())
+
+
+async def test_files_are_bounded_by_time_and_number(tmp_path: Path) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock, ttl=10, max_ids=100)
+    for number in range(200):
+        await settle(step, *(f"{number}-{place}" for place in range(10)), batch=number)
+    assert sorted(os.listdir(tmp_path)) == ["ids", "ids.1"]
+    assert size(tmp_path) < 6_000
+    clock.advance(11)
+    await settle(step, "late", batch=1_000)
+    clock.advance(11)
+    await settle(step, "later", batch=1_001)
+    assert size(tmp_path) < 200
+    step.close()
+    assert list(started(path, clock, ttl=10)._seen) == ["later"]
+
+
+async def test_the_latest_of_many_ids_are_known(tmp_path: Path) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock, max_ids=25)
+    for number in range(100):
+        await settle(step, str(number), batch=number)
+    step.close()
+    assert list(started(path, clock, max_ids=25)._seen) == [str(number) for number in range(75, 100)]
+
+
+async def test_a_disk_that_is_full_for_a_while_loses_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock)
+
+    def full(descriptor: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(seen_log, "_write", full)
+        assert await settle(step, "a") == ["a"]
+        assert await settle(step, "b", batch=2) == ["b"]
+    clock.advance(6)
+    await settle(step, "c", batch=3)
+    step.close()
+    assert await settle(started(path, clock), "a", "b", "c", "d") == ["d"]
+
+
+async def test_what_a_successor_takes_over_is_in_its_file(tmp_path: Path) -> None:
+    clock = FakeClock()
+    before: Any = Deduplicator().build(clock)
+    await settle(before, "a")
+    after = started(tmp_path / "ids", clock)
+    after.restore(before.snapshot())
+    await settle(after, "b", batch=2)
+    after.close()
+    assert await settle(started(tmp_path / "ids", clock), "a", "b", "c") == ["c"]
+
+
+async def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "ids"
+    path.write_text("my notes\n")
+    with pytest.raises(PlanError, match=r"holds no ids .it begins .*my notes"):
+        started(path, FakeClock())
+    assert path.read_text() == "my notes\n"
+
+
+def test_it_needs_a_journal_and_stands_beside_it(tmp_path: Path) -> None:
+    def places(hub: Hub) -> list[object]:
+        hub.emitter(lambda batch: None, name="out")
+        return [getattr(m.component, "durable", None) for stage in hub.plan("inline").stages for m in stage.middleware]
+
+    with pytest.raises(
+        PlanError, match=r"durable=True needs a durable buffer: add .buffer_strategy\(BufferStrategy.durable"
+    ):
+        places(Hub().middleware(Deduplicator(durable=True)))
+    with pytest.raises(PlanError, match="durable=3 must be True, False or the path of a file"):
+        Deduplicator(durable=3)  # type: ignore[arg-type]
+    journal = tmp_path / "journal"
+    hub = Hub().buffer_strategy(BufferStrategy.durable(journal))
+    hub.middleware(Deduplicator(durable=True, ttl=5)).middleware(Deduplicator(durable=True, per="tenant"))
+    hub.middleware(Deduplicator(durable=True), name="by/hand").middleware(Deduplicator(durable="/else/where"))
+    stems = ("Deduplicator", "Deduplicator-2", "by")
+    assert places(hub) == [*(f"{journal}.{stem}.ids" for stem in stems), "/else/where"]
+
+
+PROGRAM = """
+import os, signal, sys
+from polku import BufferStrategy, Deduplicator, Hub, new_event
+
+hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.durable(sys.argv[1])).middleware(Deduplicator(durable=True))
+hub.emitter(lambda batch: None, name="out")
+sender = hub.start().sender()
+assert sender.send([new_event("t", id=str(number)) for number in range(100)]).ok
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_pipeline_that_is_killed_knows_what_it_had_taken(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / "journal")], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    recorder = Recorder(tmp_path / "out")
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.durable(tmp_path / "journal"))
+    hub.middleware(Deduplicator(durable=True)).emitter(recorder, name="second")
+    with hub.start() as pipeline:
+        assert pipeline.sender().send([new_event("t", id=str(number)) for number in range(50, 150)]).ok
+        assert [event.id for event in recorder.wait_for(50)] == [str(number) for number in range(100, 150)]
+
+
+def test_its_files_are_its_users_alone(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        step = started(tmp_path / "ids", FakeClock())
+        step._seen["a"] = 0.0
+        step._log.add(["a"], step._seen)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "ids").stat().st_mode & 0o777 == 0o600
