@@ -10,7 +10,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
-- emit, kafka, otlp, external: events to their destinations; Kafka, OTLP and plugins in both directions
+- emit, kafka, redis, otlp, external: events to their destinations; Kafka, Redis, OTLP and plugins in both directions
 - files, schedule, pull: files, the standard input and the clock as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         OtlpEmitter,
         OtlpProtocol,
         PluginSlot,
+        RedisStreamsEmitter,
         Resilience,
         Retry,
         S3Emitter,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         KafkaSource,
         OtlpIngestor,
         PassthroughIngestor,
+        RedisStreamsSource,
         ScheduleSource,
         StdinSource,
         Tick,
@@ -156,6 +158,8 @@ __all__ = [
     "PolkuError",
     "RateLimiter",
     "RecordError",
+    "RedisStreamsEmitter",
+    "RedisStreamsSource",
     "Refusal",
     "RejectedError",
     "Resilience",
@@ -264,6 +268,8 @@ if not TYPE_CHECKING:
             "polku.otlp.ingestor": ("OtlpIngestor",),
             "polku.pipeline": ("Pipeline",),
             "polku.plan": ("AckLevel", "Plan"),
+            "polku.redis.emitter": ("RedisStreamsEmitter",),
+            "polku.redis.source": ("RedisStreamsSource",),
             "polku.runner": ("Runner",),
             "polku.schedule": ("ScheduleSource", "Tick"),
             "polku.security.client_tls": ("Certificate",),

@@ -20,6 +20,7 @@ tour
 components
 http-and-grpc
 kafka
+redis
 otlp
 object-stores
 files

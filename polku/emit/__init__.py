@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polku.external.plugin_slot import PluginSlot
     from polku.kafka.emitter import KafkaEmitter
     from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
+    from polku.redis.emitter import RedisStreamsEmitter
 
 __all__ = [
     "ActorEmitter",
@@ -38,6 +39,7 @@ __all__ = [
     "OtlpEmitter",
     "OtlpProtocol",
     "PluginSlot",
+    "RedisStreamsEmitter",
     "Resilience",
     "Retry",
     "S3Emitter",
@@ -53,5 +55,6 @@ if not TYPE_CHECKING:
             "polku.external.plugin_slot": ("PluginSlot",),
             "polku.kafka.emitter": ("KafkaEmitter",),
             "polku.otlp.emitter": ("OtlpCompression", "OtlpEmitter", "OtlpProtocol"),
+            "polku.redis.emitter": ("RedisStreamsEmitter",),
         },
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polku.files.stdin import StdinSource
     from polku.kafka.source import KafkaSource
     from polku.otlp.ingestor import OtlpIngestor
+    from polku.redis.source import RedisStreamsSource
     from polku.schedule import ScheduleSource, Tick
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "KafkaSource",
     "OtlpIngestor",
     "PassthroughIngestor",
+    "RedisStreamsSource",
     "ScheduleSource",
     "StdinSource",
     "Tick",
@@ -41,6 +43,7 @@ if not TYPE_CHECKING:
             "polku.files.stdin": ("StdinSource",),
             "polku.kafka.source": ("KafkaSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),
+            "polku.redis.source": ("RedisStreamsSource",),
             "polku.schedule": ("ScheduleSource", "Tick"),
         },
     )

@@ -26,4 +26,10 @@ def test_a_table_has_every_option_with_its_default(page: Path, name: str, rows: 
 
 
 def test_there_are_tables() -> None:
-    assert {name for _, name, _ in TABLES} >= {"FileSource", "StdinSource", "ScheduleSource"}
+    assert {name for _, name, _ in TABLES} >= {
+        "FileSource",
+        "StdinSource",
+        "ScheduleSource",
+        "RedisStreamsSource",
+        "RedisStreamsEmitter",
+    }

@@ -36,6 +36,8 @@ _PACKAGES = {
     "S3Emitter": "obstore",
     "orders.py": "confluent_kafka",
     "mirror.py": "confluent_kafka",
+    "RedisStreams": "redis",
+    "logins.py": "redis",
 }
 CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
 

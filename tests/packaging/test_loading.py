@@ -19,7 +19,14 @@ from tests.packaging.conftest import ROOT
 PACKAGES = [polku, polku.emit, polku.ingest, polku.testing]
 # Everything that users, plugins, actors and the command line begin with: each in a process that has nothing else.
 FIRST = [
-    *("polku.hub", "polku.external.connection", "polku.kafka.emitter", "polku.kafka.source", "polku.emit"),
+    *(
+        "polku.hub",
+        "polku.external.connection",
+        "polku.kafka.emitter",
+        "polku.kafka.source",
+        "polku.redis.source",
+        "polku.emit",
+    ),
     *("polku.ingest", "polku.plugin", "polku.cli.app", "polku.testing.trial"),
 ]
 _ALONE = """
