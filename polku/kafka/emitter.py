@@ -35,6 +35,12 @@ from polku.text import said
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
 _OURS_TOO = ("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "dr_cb", "dr_msg_cb")
+_SETTINGS = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "message.timeout.ms": 0,
+    "delivery.report.only.error": True,
+}
 _DEFAULTS = {
     "client.id": "polku",
     "linger.ms": 1,
@@ -111,8 +117,7 @@ class KafkaEmitter:
     def settings(self) -> dict[str, Any]:
         """Return all properties of the client."""
         chosen = checked_config("KafkaEmitter", self.bootstrap_servers, self.config, (*_OURS, *_OURS_TOO))
-        ours = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 0}
-        return {**_DEFAULTS, **chosen, **ours}
+        return {**_DEFAULTS, **chosen, **_SETTINGS}
 
     def check_extras(self) -> None:
         """Raise `PlanError` where the client is not installed."""
@@ -274,13 +279,15 @@ class _Sender:
         return sending.left(records)
 
     async def _hand_in(self, producer: Producer, sending: Sending, records: list[Record]) -> None:
-        for number, record in enumerate(records, 1):
-            while not producer.hand_in(sending, record):  # the queue is full until reports make room
+        while sending.handed_in < len(records):
+            chunk = records[sending.handed_in : sending.handed_in + _CHUNK]
+            if producer.hand_in(sending, chunk) < len(chunk):  # the queue is full until reports make room
                 sending.news.clear()
                 producer.handed_in()
                 await sending.news.wait()
-            if number % _CHUNK == 0:
+            else:
                 await asyncio.sleep(0)
+        sending.is_all_in = True
         producer.handed_in()
 
     def _judge(self, outcome: list[Left], total: int) -> list[Failure]:
@@ -326,12 +333,16 @@ class _Sender:
         sending = self._sending
         if sending is not None and kind_of(error) is Kind.ACCESS:
             loop = asyncio.get_running_loop()
-            loop.call_later(_GRACE, self._deny, sending, sending.confirmed, explain(error))
+            loop.call_later(_GRACE, self._deny, sending, self._reported(sending), explain(error))
 
-    def _deny(self, sending: Sending, confirmed: int, reason: str) -> None:
-        if sending is self._sending and sending.confirmed == confirmed and self._producer is not None:
+    def _deny(self, sending: Sending, reported: int, reason: str) -> None:
+        if sending is self._sending and self._reported(sending) == reported and self._producer is not None:
             self._denied = reason
             self._producer.purge()
+
+    def _reported(self, sending: Sending) -> int:
+        """Return how many of the records are in the client's queue no more."""
+        return sending.handed_in - len(self._producer or ())
 
     def _well(self) -> None:
         self._alarm.clear()

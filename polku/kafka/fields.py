@@ -102,11 +102,6 @@ def read_number(event: Event, name: str) -> int | None:
         raise ValueError(f"metadata {name!r} is no whole number") from None
 
 
-def is_tombstone(event: Event) -> bool:
-    """Return whether a record without a value is meant."""
-    return event.metadata.get(TOMBSTONE) == "true"
-
-
 def _header_value(value: bytes) -> str | dict[str, str]:
     try:
         return value.decode()

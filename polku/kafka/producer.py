@@ -1,4 +1,9 @@
-"""One librdkafka producer, and the thread that polls its delivery reports and hands them to the event loop in bulk."""
+"""One librdkafka producer, and the thread that polls its delivery reports and tells the event loop when all are there.
+
+The client reports failures alone to Python: an object for each record that was taken costs as much as sending it. A
+record is confirmed once everything that was handed in is reported, so that the client's queue is empty, and no failure
+is about this one.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +35,22 @@ class Sending:
     """Some records in flight. The polling thread writes down what was reported, and the loop reads it."""
 
     def __init__(self, count: int) -> None:
-        self.handed_in = self.confirmed = 0
+        self._count = count
+        self.handed_in = 0
         self.failed: dict[int, Any] = {}
+        self.is_all_in = False  # nothing more will be handed in
+        self.is_settled = False  # everything that was handed in is reported
         self.is_over = False  # nothing more will be reported
-        self._taken = bytearray(count)
         self.news = asyncio.Event()
 
+    @property
+    def confirmed(self) -> int:
+        """How many records were taken, as far as known."""
+        return self.handed_in - len(self.failed) if self.is_settled else 0
+
     def report(self, number: int, error: Any, message: Any) -> None:
-        """Take a delivery report, on the polling thread."""
-        if error is None:
-            self._taken[number] = 1
-            self.confirmed += 1
-        else:
+        """Take the report of a record that was not taken, on the polling thread."""
+        if error is not None:
             self.failed[number] = error
 
     async def wait(self) -> None:
@@ -55,15 +64,19 @@ class Sending:
         """Return those of the records that were not taken, in order."""
         if self.confirmed == len(records):
             return []
-        waiting = [number for number, taken in enumerate(self._taken) if not taken]
-        return [Left(records[number], self._error(number)) for number in waiting]
+        return [Left(record, self._error(n)) for n, record in enumerate(records) if not self._is_taken(n)]
 
     def taken(self, records: Sequence[Record]) -> list[Record]:
         """Return those of the records that were taken, in order."""
-        return [record for record, taken in zip(records, self._taken, strict=True) if taken]
+        return [record for number, record in enumerate(records) if self._is_taken(number)]
+
+    def _is_taken(self, number: int) -> bool:
+        return self.is_settled and number < self.handed_in and number not in self.failed
 
     def _is_complete(self) -> bool:
-        return self.is_over or self.confirmed + len(self.failed) >= self.handed_in
+        if self.is_all_in and len(self.failed) >= self.handed_in:
+            self.is_settled = True  # none of them got to the client's queue
+        return self.is_over or self.is_settled
 
     def _error(self, number: int) -> Any:
         error = self.failed.get(number)
@@ -97,7 +110,7 @@ class Producer:
         return len(client) if client is not None else 0
 
     def begin(self, count: int) -> Sending:
-        """Begin to send so many records; one sending at a time.
+        """Begin to send that many records; one sending at a time.
 
         Nothing is reported until `handed_in`: the client takes Python's lock for each report, and would wrest it from
         the thread that hands records in.
@@ -106,30 +119,35 @@ class Producer:
         self._sending = Sending(count)
         return self._sending
 
-    def hand_in(self, sending: Sending, record: Record) -> bool:
-        """Put the next record into the local queue; False while that is full. Raises `RetryableError` once closed."""
+    def hand_in(self, sending: Sending, records: Sequence[Record]) -> int:
+        """Put the next records into the local queue; return how many, fewer where it is full.
+
+        Raises `RetryableError` once closed.
+        """
         import confluent_kafka
 
         client = self._client
         if client is None:
             raise RetryableError("the emitter was closed")
-        number = sending.handed_in
-        report = partial(sending.report, number)
+        produce, report = client.produce, sending.report
+        first = number = sending.handed_in
         try:
-            client.produce(
-                *(record.topic, record.value, record.key, record.partition),
-                on_delivery=report,
-                timestamp=record.timestamp,
-                headers=record.headers,
-            )
-        except BufferError:
-            return False
-        except confluent_kafka.KafkaException as error:
-            sending.failed[number] = error.args[0]
-        except (TypeError, ValueError) as error:  # what the record is made of
-            sending.failed[number] = UnfitError(f"the client does not take the record: {error}")
-        sending.handed_in = number + 1
-        return True
+            for _, topic, key, value, headers, _, partition, timestamp in records:
+                on_delivery = partial(report, number)
+                try:
+                    produce(
+                        *(topic, value, key, partition), on_delivery=on_delivery, timestamp=timestamp, headers=headers
+                    )
+                except BufferError:
+                    break
+                except confluent_kafka.KafkaException as error:
+                    sending.failed[number] = error.args[0]
+                except (TypeError, ValueError) as error:  # what the record is made of
+                    sending.failed[number] = UnfitError(f"the client does not take the record: {error}")
+                number += 1
+        finally:
+            sending.handed_in = number
+        return number - first
 
     def handed_in(self) -> None:
         """Let reports come, for now: until the next `begin` or `hand_in`."""
@@ -141,6 +159,8 @@ class Producer:
         The failures are reported later: to wait for the client's threads here would stop the event loop, for seconds
         where they look up a host.
         """
+        if self._sending is not None:
+            self._sending.is_all_in = True
         self._idle.set()
         self.broken = True  # an idempotent producer does not go on behind a gap in its numbers
         if self._client is not None:
@@ -165,13 +185,25 @@ class Producer:
 
     def _poll(self) -> None:
         while not self._ended:
-            if self._idle.wait(_POLL_SECONDS) and self._client.poll(_POLL_SECONDS):
-                self._tell(self._wake)
+            if self._idle.wait(_POLL_SECONDS):
+                self._look(self._client.poll(_POLL_SECONDS))
             if self._probe_at and time.monotonic() >= self._probe_at:
                 self._probe()
         deadline = time.monotonic() + _LAST_SECONDS
         while len(self._client) and time.monotonic() < deadline:
-            self._client.poll(0.02)
+            self._look(self._client.poll(0.02))
+
+    def _look(self, reported: int) -> None:
+        """Tell the loop where everything is reported, or where it waits for room in the queue and there is some."""
+        sending = self._sending
+        if sending is None or sending.is_settled:
+            return
+        if not sending.is_all_in:
+            if reported:
+                self._tell(self._wake)
+        elif not len(self._client):  # since only this thread takes reports, all of them have been taken
+            sending.is_settled = True
+            self._tell(self._wake)
 
     def _heard(self, error: Any) -> None:
         if error.fatal():

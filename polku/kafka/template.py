@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from operator import attrgetter
 from string import Formatter
 from typing import Any, TypeAlias
 
@@ -15,9 +16,9 @@ Maker: TypeAlias = Callable[[Event], Any]
 
 _METADATA = re.compile(r"metadata\[([^\[\]]+)\]")
 _FIELDS: dict[str, Maker] = {
-    "id": lambda event: event.id,
-    "source": lambda event: event.source,
-    "event_type": lambda event: event.event_type,
+    "id": attrgetter("id"),
+    "source": attrgetter("source"),
+    "event_type": attrgetter("event_type"),
     "severity": severity_name,
     "outcome": outcome_name,
 }
@@ -58,6 +59,9 @@ def _filler(field: str, pieces: list[str | tuple[str, Maker]]) -> Maker:
         constant = "".join(str(piece) for piece in pieces)
         return lambda event: constant
 
+    if len(pieces) == 1 and isinstance(pieces[0], tuple):
+        return _alone(field, *pieces[0])
+
     def fill(event: Event) -> str:
         texts = []
         for piece in pieces:
@@ -67,11 +71,27 @@ def _filler(field: str, pieces: list[str | tuple[str, Maker]]) -> Maker:
             name, maker = piece
             text = maker(event)
             if not text:
-                raise AbsentError(f"{field}: the event has no {name}, which the template needs")
+                raise _absent(field, name)
             texts.append(text)
         return "".join(texts)
 
     return fill
+
+
+def _alone(field: str, name: str, maker: Maker) -> Maker:
+    """Fill in a template that has nothing but one field."""
+
+    def fill(event: Event) -> str:
+        text: str = maker(event)
+        if not text:
+            raise _absent(field, name)
+        return text
+
+    return fill
+
+
+def _absent(field: str, name: str) -> AbsentError:
+    return AbsentError(f"{field}: the event has no {name}, which the template needs")
 
 
 def _maker(name: str) -> Maker | None:

@@ -2,9 +2,11 @@
 
     python -m tests.bench.kafka --events 200000 --rounds 3
 
-The bare producer sends the same values under the same keys with the same properties, all made beforehand, and counts
-its delivery reports; the bare consumer parses and counts. Each run is a process of its own; they take turns against the
-same brokers (librdkafka's mock cluster, in another process), and medians are printed. CPU is that of the process.
+The bare producer makes the same values, keys and headers of the same events, sends them with the same properties, and
+counts its delivery reports; `ready-out` has them made beforehand. The bare consumer parses and counts. The mirrors copy
+all fields of records from topic to topic; the bare one commits what it has flushed. Each run is a process of its own;
+they take turns against the same brokers (librdkafka's mock cluster, in another process), and medians are printed, and
+the ratios of the target. CPU is that of the process.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tests.kafka.broker import Cluster
-from tests.kafka.clients import write
 
 PROPERTIES = {"linger.ms": 1, "acks": "all", "enable.idempotence": True}
 PARTITIONS = 4
+HEADERS: list[tuple[str, str | bytes | None]] = [
+    ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("type", b"user.login"),
+]
 
 
 def make(events: int) -> list[Any]:
@@ -42,34 +47,60 @@ def make(events: int) -> list[Any]:
     ]
 
 
+def fill(bootstrap: str, topic: str, events: int) -> None:
+    """Write what is to be read; compressed, since a mock broker keeps 5 MiB of a partition."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 20})
+    for event in make(events):
+        while True:
+            try:
+                producer.produce(topic, event.SerializeToString(), event.source, headers=list(HEADERS))
+                break
+            except BufferError:
+                producer.poll(0.1)
+    assert producer.flush(60) == 0
+
+
+def record_of(event: Any) -> tuple[bytes, str, list[tuple[str, str | bytes | None]]]:
+    """Return the value, key and headers that a KafkaEmitter sends."""
+    headers = [("id", event.id), ("type", event.event_type), ("source", event.source)]
+    return event.SerializeToString(), event.source, [*headers, ("content-type", b"application/x-protobuf")]
+
+
 def bare_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+    """Make and send with the client alone."""
+    everything = make(events)
+    return lambda: send_bare(bootstrap, topic, events, map(record_of, everything))
+
+
+def ready_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
     """Send with the client alone, values and headers made beforehand."""
+    records = list(map(record_of, make(events)))
+    return lambda: send_bare(bootstrap, topic, events, records)
+
+
+def send_bare(bootstrap: str, topic: str, events: int, records: Iterable[Any]) -> None:
+    """Send records, and wait for their reports."""
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": bootstrap, **PROPERTIES})
-    records = [
-        (event.SerializeToString(), event.source, [("id", event.id), ("type", "user.login"), ("source", event.source)])
-        for event in make(events)
-    ]
     confirmed = 0
 
     def report(error: Any, message: Any) -> None:
         nonlocal confirmed
         confirmed += error is None
 
-    def work() -> None:
-        for value, key, headers in records:
-            while True:
-                try:
-                    producer.produce(topic, value, key, on_delivery=report, headers=headers)
-                    break
-                except BufferError:
-                    producer.poll(0.01)
-            producer.poll(0)
-        producer.flush()
-        assert confirmed == events
-
-    return work
+    for value, key, headers in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, on_delivery=report, headers=headers)
+                break
+            except BufferError:
+                producer.poll(0.01)
+        producer.poll(0)
+    producer.flush()
+    assert confirmed == events
 
 
 def polku_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
@@ -139,13 +170,77 @@ def polku_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
     return work
 
 
-ROLES = {"bare-out": bare_out, "polku-out": polku_out, "bare-in": bare_in, "polku-in": polku_in}
+def bare_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+    """Copy records with the clients alone, a thousand at a time, and commit each thousand once it is flushed."""
+    from confluent_kafka import Consumer, Producer
+
+    group = {"group.id": f"bare-{time.time_ns()}", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    consumer = Consumer({"bootstrap.servers": bootstrap, **group})
+    producer = Producer({"bootstrap.servers": bootstrap, **PROPERTIES})
+    confirmed = 0
+
+    def report(error: Any, message: Any) -> None:
+        nonlocal confirmed
+        confirmed += error is None
+
+    def work() -> None:
+        consumer.subscribe([topic])
+        while confirmed < events:
+            messages = consumer.consume(1_000, 0.1)
+            for message in messages:
+                producer.produce(
+                    *(f"{topic}-bare", message.value(), message.key()),
+                    partition=message.partition() or 0,
+                    on_delivery=report,
+                    timestamp=message.timestamp()[1],
+                    headers=message.headers(),
+                )
+                producer.poll(0)
+            producer.flush()
+            if messages:
+                consumer.commit(asynchronous=True)
+        consumer.close()
+
+    return work
+
+
+def polku_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+    """Copy records with a whole inline pipeline, until each is confirmed."""
+    from polku import Hub, KafkaEmitter, KafkaSource
+
+    source = KafkaSource(topic, f"polku-{time.time_ns()}", bootstrap_servers=bootstrap, decode="record")
+    emitter = KafkaEmitter(f"{topic}-polku", bootstrap_servers=bootstrap, value="record")
+
+    def work() -> None:
+        with Hub(runtime="inline").source(source).emitter(emitter).start() as pipeline:
+            while pipeline.statistics().lanes[0].emitters["kafka"].confirmed < events:
+                time.sleep(0.01)
+
+    return work
+
+
+ROLES = {
+    "ready-out": ready_out,
+    "bare-out": bare_out,
+    "polku-out": polku_out,
+    "bare-in": bare_in,
+    "polku-in": polku_in,
+    "bare-mirror": bare_mirror,
+    "polku-mirror": polku_mirror,
+}
+_SECONDS = 300  # for one run
+TARGET = 0.7
+"""Of the rate of the bare client that does the same."""
 
 
 def run(role: str, bootstrap: str, topic: str, events: int) -> dict[str, float]:
     arguments = [sys.executable, "-m", "tests.bench.kafka", "--role", role, "--bootstrap", bootstrap]
     done = subprocess.run(
-        [*arguments, "--topic", topic, "--events", str(events)], stdout=subprocess.PIPE, text=True, check=True
+        [*arguments, "--topic", topic, "--events", str(events)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=_SECONDS,
     )
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -158,27 +253,51 @@ def main() -> None:
     parser.add_argument("--topic", default="")
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--roles", nargs="*", choices=ROLES, help="those to run; if not given: all")
     options = parser.parse_args()
     if options.role:
-        work = ROLES[options.role](options.bootstrap, options.topic, options.events)
-        began, cpu = time.perf_counter(), time.process_time()
-        work()
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        print(json.dumps({"rate": options.events / seconds, "cpu": cpu / options.events * 1e6}))
+        print(
+            json.dumps(measure(ROLES[options.role](options.bootstrap, options.topic, options.events), options.events))
+        )
         return
-    results: dict[str, list[dict[str, float]]] = {role: [] for role in ROLES}
+    results: dict[str, list[dict[str, float]]] = {role: [] for role in options.roles or ROLES}
     for number in range(options.rounds):
-        with Cluster(*(f"{role}-{number}:{PARTITIONS}" for role in ("bare-out", "polku-out", "in"))) as cluster:
-            values = [event.SerializeToString() for event in make(options.events)]
-            write(cluster.bootstrap, f"in-{number}", values)
-            for role in ROLES:
-                topic = f"in-{number}" if role.endswith("-in") else f"{role}-{number}"
+        topics = [*(f"{role}-{number}" for role in ROLES), *(f"in-{number}{end}" for end in ("", "-bare", "-polku"))]
+        with Cluster(*(f"{topic}:{PARTITIONS}" for topic in topics)) as cluster:
+            fill(cluster.bootstrap, f"in-{number}", options.events)
+            for role in results:
+                topic = f"{role}-{number}" if role.endswith("-out") else f"in-{number}"
                 results[role].append(run(role, cluster.bootstrap, topic, options.events))
                 print(role, json.dumps(results[role][-1]), file=sys.stderr, flush=True)
-    print("| | events/s | µs CPU/event |\n|---|---|---|")
+    print("\n".join(table(results)))
+
+
+def measure(work: Callable[[], None], events: int) -> dict[str, float]:
+    """Return the events per second of some work, and its CPU time, in microseconds an event."""
+    from polku.runtime.serving import tune_process
+
+    tune_process()
+    began, cpu = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {"rate": events / seconds, "cpu": cpu / events * 1e6}
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """Return the medians, and for each direction the ratio of the target, of runs that stand side by side."""
+    lines = ["| | events/s | µs CPU/event |", "|---|---|---|"]
     for role, rounds in results.items():
-        rate, cpu = (statistics.median(r[key] for r in rounds) for key in ("rate", "cpu"))
-        print(f"| {role} | {rate:,.0f} | {cpu:.2f} |")
+        rate, cpu = (statistics.median(each[key] for each in rounds) for key in ("rate", "cpu"))
+        lines.append(f"| {role} | {rate:,.0f} | {cpu:.2f} |")
+    for way in ("out", "in", "mirror"):
+        bare, ours = results.get(f"bare-{way}"), results.get(f"polku-{way}")
+        if bare and ours:
+            pairs = list(zip(ours, bare, strict=True))
+            rate = statistics.median(one["rate"] / other["rate"] for one, other in pairs)
+            cpu = statistics.median(one["cpu"] / other["cpu"] for one, other in pairs)
+            verdict = "met" if rate >= TARGET else f"missed by {1 - rate / TARGET:.0%}"
+            lines.append(f"| {way}: POLKU / bare | {rate:.2f} (target {TARGET}: {verdict}) | {cpu:.2f} |")
+    return lines
 
 
 if __name__ == "__main__":
