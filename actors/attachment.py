@@ -28,6 +28,8 @@ SHUT_DOWN = "Ray was shut down, and the pipeline with it; start the pipeline aga
 
 _KNOCK_SECONDS = 5.0  # a Ray that is being started listens soon
 _VERSIONS = "Version mismatch"
+_TOKEN_LOG = "ray._private.authentication.authentication_token_setup"
+_GUARDED = "Token authentication is enabled"
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # of the node that runs the job; the job's program inherits it
 _JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")  # what a job, and what a program that a worker starts, finds
 
@@ -123,7 +125,7 @@ def attach() -> Attachment:
         return _attached(f"at {ray.get_runtime_context().gcs_address} ({choice.named_by})")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
-    with _without_hangups():
+    with _without_hangups(), _without_praise():
         ray.init(
             address="local",
             namespace="polku",
@@ -197,6 +199,21 @@ def _versions(message: str) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of what Ray says, which may be a page."""
     return said(error).partition("\\n")[0]
+
+
+@contextlib.contextmanager
+def _without_praise() -> Iterator[None]:
+    """Leave out that Ray asks for a token, which is what everybody wants; that it does not is still said."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return _GUARDED not in record.getMessage()
+
+    log = logging.getLogger(_TOKEN_LOG)
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 @contextlib.contextmanager

@@ -108,6 +108,19 @@ def run(folder: Path, **variables: str) -> Server:
     return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", **variables)
 
 
+def test_that_ray_asks_for_a_token_is_no_news_and_that_it_asks_for_none_is(caplog: pytest.LogCaptureFixture) -> None:
+    from ray._private.authentication import authentication_token_setup as of_ray
+
+    from polku.actors.attachment import _without_praise
+
+    with _without_praise():
+        of_ray._warn_token_auth_enabled()
+        of_ray._warn_token_auth_disabled()
+    assert [record.getMessage().partition(" for ")[0] for record in caplog.records] == [
+        "Token authentication is disabled"
+    ]
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_without_a_word_a_pipeline_leaves_the_ray_of_this_machine_alone_and_its_own_outlives_a_hangup(
     tmp_path: Path,
