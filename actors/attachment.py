@@ -24,11 +24,13 @@ from polku.log_format import is_json
 from polku.runtime.serving import drain_seconds
 from polku.text import said
 
+_LOG = logging.getLogger(__name__)
 SHUT_DOWN = "Ray was shut down, and the pipeline with it; start the pipeline again"
 
 _KNOCK_SECONDS = 5.0  # a Ray that is being started listens soon
 _VERSIONS = "Version mismatch"
 _TOKEN_LOG = "ray._private.authentication.authentication_token_setup"
+_LATE = "node timed out during startup"
 _GUARDED = "Token authentication is enabled"
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # of the node that runs the job; the job's program inherits it
 _JOB = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")  # what a job, and what a program that a worker starts, finds
@@ -126,16 +128,37 @@ def attach() -> Attachment:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
     with _without_hangups(), _without_praise():
-        ray.init(
-            address="local",
-            namespace="polku",
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            configure_logging=not is_json(),  # Ray's own format
-            _system_config=SYSTEM_CONFIG,
-        )
+        _start()
     relay_as_json()
     return _attached("started for this pipeline", is_ours=True)
+
+
+def _start() -> None:
+    """Start a Ray; raises `UnavailableError` where it does not come up.
+
+    It asks its own GCS about the new node with a minute's deadline and gives the node half a minute: on a busy machine
+    one lost answer ends the start. So it is tried again, once.
+    """
+    for is_last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                namespace="polku",
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                configure_logging=not is_json(),  # Ray's own format
+                _system_config=SYSTEM_CONFIG,
+            )
+        except Exception as error:
+            if _LATE not in str(error):
+                raise
+            if is_last:
+                fix = "try again where the machine is less busy, or run without it: runtime='inline', --runtime inline"
+                raise UnavailableError(f"Ray did not start in time; {fix}") from None
+            _LOG.warning("Ray did not start in time; it is started again")
+            ray.shutdown()
+        else:
+            return
 
 
 def _join(choice: Choice) -> None:

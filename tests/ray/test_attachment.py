@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from ray._private.utils import check_version_info
 
-from polku.actors.attachment import Choice, _versions, choose, job_notice
-from polku.errors import SettingError
+from polku.actors.attachment import Choice, _start, _versions, _without_praise, choose, job_notice
+from polku.errors import SettingError, UnavailableError
 from tests.support.server import Server, polku
 
 PIPELINE = """
@@ -108,10 +108,31 @@ def run(folder: Path, **variables: str) -> Server:
     return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", **variables)
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_ray_that_is_late_is_started_again_once(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    late = Exception("The current node timed out during startup. This could happen because of this and that.")
+    outcomes = [late] * failures + [None]
+    started: list[Mapping[str, object]] = []
+
+    def init(**options: object) -> None:
+        started.append(options)
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 1:
+        _start()
+    else:
+        with pytest.raises(UnavailableError, match="Ray did not start in time; try again"):
+            _start()
+    assert len(started) == 2
+
+
 def test_that_ray_asks_for_a_token_is_no_news_and_that_it_asks_for_none_is(caplog: pytest.LogCaptureFixture) -> None:
     from ray._private.authentication import authentication_token_setup as of_ray
-
-    from polku.actors.attachment import _without_praise
 
     with _without_praise():
         of_ray._warn_token_auth_enabled()
