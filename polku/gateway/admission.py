@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Generator, Sequence
+from operator import methodcaller
 from typing import NamedTuple, cast
 
 from google.protobuf.message import DecodeError
@@ -26,6 +27,7 @@ from polku.gateway.times import may_have_times, time_fault
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
+_KIND = methodcaller("WhichOneof", "data")
 _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event's bytes, none has that entry
 _TURN = 500  # events: a millisecond
 _FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
@@ -122,6 +124,24 @@ def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: i
             event.metadata["cluster"] = cluster
         return Admission(Batch.from_events([event]), [event_id], [])  # and source and cluster are as small
     return admit_events([event], source, cluster, limits, size=size)
+
+
+def admit_named(events: list[Event], ids: list[str], source: str, cluster: str, limits: Limits) -> Admission | None:
+    """Admit events that have these ids, each another, if all are good; None where that has to be found out one by one.
+
+    Raises `InputError` as `admit_events` does.
+    """
+    check_envelope(limits, source, cluster)
+    check_count(len(events), limits)
+    if not _in_bounds(events, list(map(Event.ByteSize, events)), limits) or any(map(_KIND, events)):
+        return None
+    filled = 0
+    now = time.time_ns()
+    for event in events:
+        if not (event.timestamp_unix_ns and event.source) or cluster:
+            _fill_in(event, source, cluster, now)
+            filled += 1
+    return Admission(Batch.from_events(events), ids, [], _filled_bytes(filled, source, cluster))
 
 
 def admit_events(

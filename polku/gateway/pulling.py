@@ -13,15 +13,18 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from google.protobuf.message import DecodeError
+
 from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.codes import Code
 from polku.contracts import DeadEvent, IngestContext, Pulled, Source, SourceState
 from polku.errors import DrainingError, InputError, PlanError, RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.admission import Admission, admit_events
+from polku.gateway.admission import Admission, admit_events, admit_named
 from polku.gateway.intake import Intake
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, close_hook, start_hook
+from polku.ingest.passthrough import PassthroughIngestor
 from polku.kafka.fields import RESERVED
 from polku.log import RepeatedLog
 from polku.text import as_id, line, named, said
@@ -189,9 +192,11 @@ class Stream:
     async def _read(self, records: Sequence[Pulled]) -> list[_Run]:
         """Turn records into events, in runs in which no id stands twice: refusals go by id."""
         limits = self._intake.limits
+        are_events = self._are_events()
         runs = [_Run()]
         for record in records:
-            events = await self._events(record, runs[-1].dead)
+            event = _parse(record.content) if are_events else None
+            events = [event] if event is not None else await self._events(record, runs[-1].dead)
             for number, event in enumerate(events):
                 _fill_in(event, record, number, limits.id_bytes)
             size = len(record.content) if isinstance(record.content, bytes) else sum(map(Event.ByteSize, events))
@@ -201,6 +206,11 @@ class Stream:
                 runs.append(run := _Run())
             run.add(events, record.place, size)
         return runs
+
+    def _are_events(self) -> bool:
+        """Return whether bytes are an event each, and nobody else is to read them."""
+        own = self._intake.ingestors.own(self._reader)
+        return self._context.format == "event" and type(own) is PassthroughIngestor
 
     async def _events(self, record: Pulled, dead: list[DeadEvent]) -> list[Event]:
         content = record.content
@@ -227,7 +237,12 @@ class Stream:
         """Send a run's events on their way; what the limits refuse is dead."""
         source, cluster = self._context[:2]
         try:
-            admission = admit_events(run.events, source, cluster, self._intake.limits)
+            limits = self._intake.limits
+            admission = None
+            if len(run.places) == len(run.ids):  # else two events of one record have the same id
+                admission = admit_named(run.events, list(run.ids), source, cluster, limits)
+            if admission is None:
+                admission = admit_events(run.events, source, cluster, limits)
             for refusal in admission.refused:
                 run.bury(run.events[refusal.position], refusal._replace(position=-1))
             return asyncio.ensure_future(await self._take(admission, run.size)) if admission.ids else None
@@ -288,6 +303,18 @@ class Stream:
         event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
         _fill_in(event, record, number, self._intake.limits.id_bytes)
         return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(record.place)}: {refusal.message}"))
+
+
+def _parse(content: object) -> Event | None:
+    """Return the event that bytes are; None where its ingestor has to say what is wrong with them."""
+    if not isinstance(content, bytes):
+        return None
+    try:
+        event = Event.FromString(content)
+    except DecodeError:
+        return None
+    # What has an id is no accident; whether other bytes are an event at all, the ingestor knows.
+    return event if event.id else None
 
 
 class _Run:

@@ -145,7 +145,8 @@ class Puller:
                 worker.cancel()
 
     def arrived(self, messages: Sequence[Any]) -> None:
-        """Queue records at their partitions."""
+        """Queue records at their partitions, and pause those that have enough."""
+        reached: dict[Place, Partition] = {}
         for message in messages:
             if message.error() is not None:
                 self._topic_faults[message.topic() or ""] = explain(message.error())
@@ -154,9 +155,11 @@ class Puller:
             partition = self._partitions.get(place)
             if partition is None or self._stopped:
                 continue
-            self._topic_faults.pop(place[0], None)
+            reached[place] = partition
             self._records += 1
             partition.arrived(message)
+        for place, partition in reached.items():
+            self._topic_faults.pop(place[0], None)
             if not partition.paused and self._is_full(partition):
                 partition.paused = True
                 assert self._consumer is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polku import Code, Event
 from polku.batch.frames import join_frames
 from polku.errors import InputError
-from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
+from polku.gateway.admission import Admission, admit_event, admit_events, admit_named, admit_payload
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -258,3 +258,18 @@ def test_every_event_is_either_admitted_complete_or_refused_and_both_paths_agree
         assert event.timestamp_unix_ns
         assert event.source
         assert not cluster or event.metadata["cluster"]
+
+
+@given(events=st.lists(EVENTS, max_size=8, unique_by=lambda event: event.id), cluster=st.sampled_from(["", "prod"]))
+def test_events_whose_ids_are_known_are_admitted_alike_or_one_by_one(events: list[Event], cluster: str) -> None:
+    named = [event for event in events if event.id]
+    copies = [Event.FromString(event.SerializeToString()) for event in named]
+    quick = admit_named(named, [event.id for event in named], "client", cluster, LIMITS)
+    slow = admit_events(copies, "client", cluster, LIMITS)
+    if quick is None:
+        assert slow.refused or any(event.ByteSize() > LIMITS.safe_event_bytes for event in copies)
+        return
+    assert (quick.ids, quick.refused, slow.refused) == (slow.ids, [], [])
+    for one, other in zip(quick.batch, slow.batch, strict=True):
+        one.timestamp_unix_ns = other.timestamp_unix_ns  # where it had none, that of its admission
+        assert one == other
