@@ -10,7 +10,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
-- emit, kafka, redis, otlp, external: events to their destinations; Kafka, Redis, OTLP and plugins in both directions
+- emit, kafka, redis, nats, otlp, external: events to their destinations; all but the first in both directions
 - files, schedule, pull: files, the standard input and the clock as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ExternalEmitter,
         GrpcEmitter,
         KafkaEmitter,
+        NatsEmitter,
         ObjectFormat,
         OtlpCompression,
         OtlpEmitter,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         HmacVerifier,
         JsonIngestor,
         KafkaSource,
+        NatsSource,
         OtlpIngestor,
         PassthroughIngestor,
         RedisStreamsSource,
@@ -142,6 +144,8 @@ __all__ = [
     "Limits",
     "Middleware",
     "MisconfiguredError",
+    "NatsEmitter",
+    "NatsSource",
     "ObjectFormat",
     "OnInvalid",
     "OtlpCompression",
@@ -264,6 +268,8 @@ if not TYPE_CHECKING:
                 "max_size",
                 "non_empty",
             ),
+            "polku.nats.emitter": ("NatsEmitter",),
+            "polku.nats.source": ("NatsSource",),
             "polku.otlp.emitter": ("OtlpCompression", "OtlpEmitter", "OtlpProtocol"),
             "polku.otlp.ingestor": ("OtlpIngestor",),
             "polku.pipeline": ("Pipeline",),

@@ -21,6 +21,7 @@ components
 http-and-grpc
 kafka
 redis
+nats
 otlp
 object-stores
 files

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polku.external.emitter import ExternalEmitter
     from polku.external.plugin_slot import PluginSlot
     from polku.kafka.emitter import KafkaEmitter
+    from polku.nats.emitter import NatsEmitter
     from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
     from polku.redis.emitter import RedisStreamsEmitter
 
@@ -34,6 +35,7 @@ __all__ = [
     "ExternalEmitter",
     "GrpcEmitter",
     "KafkaEmitter",
+    "NatsEmitter",
     "ObjectFormat",
     "OtlpCompression",
     "OtlpEmitter",
@@ -54,6 +56,7 @@ if not TYPE_CHECKING:
             "polku.external.emitter": ("ExternalEmitter",),
             "polku.external.plugin_slot": ("PluginSlot",),
             "polku.kafka.emitter": ("KafkaEmitter",),
+            "polku.nats.emitter": ("NatsEmitter",),
             "polku.otlp.emitter": ("OtlpCompression", "OtlpEmitter", "OtlpProtocol"),
             "polku.redis.emitter": ("RedisStreamsEmitter",),
         },

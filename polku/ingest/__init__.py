@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from polku.files.source import FileSource
     from polku.files.stdin import StdinSource
     from polku.kafka.source import KafkaSource
+    from polku.nats.source import NatsSource
     from polku.otlp.ingestor import OtlpIngestor
     from polku.redis.source import RedisStreamsSource
     from polku.schedule import ScheduleSource, Tick
@@ -26,6 +27,7 @@ __all__ = [
     "HmacVerifier",
     "JsonIngestor",
     "KafkaSource",
+    "NatsSource",
     "OtlpIngestor",
     "PassthroughIngestor",
     "RedisStreamsSource",
@@ -42,6 +44,7 @@ if not TYPE_CHECKING:
             "polku.files.source": ("FileSource",),
             "polku.files.stdin": ("StdinSource",),
             "polku.kafka.source": ("KafkaSource",),
+            "polku.nats.source": ("NatsSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),
             "polku.redis.source": ("RedisStreamsSource",),
             "polku.schedule": ("ScheduleSource", "Tick"),

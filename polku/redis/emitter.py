@@ -13,11 +13,11 @@ from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.encode import note_unwritable, unwritable
+from polku.emit.fields import Fields, Value, writer
 from polku.errors import MisconfiguredError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.template import AbsentError, Maker, compile_template, is_constant
 from polku.redis.client import Kind, check_server, explain, kind_of, load, open_client, server_of
-from polku.redis.entry import Fields, Value, writer
 from polku.security.secret import Secret
 from polku.text import named
 
@@ -27,7 +27,7 @@ class RedisStreamsEmitter:
     """Append each event to a stream; the id of its entry confirms it.
 
     `stream` is a template (`"events.{source}"`, `"{metadata[tenant]}"`) or a function of the event. `value` is
-    `protobuf`, `json`, `raw` or `cloudevents`, as the table in `polku.redis.entry` says; `headers` names the metadata
+    `protobuf`, `json`, `raw` or `cloudevents`, as the table in `polku.emit.fields` says; `headers` names the metadata
     that become fields besides `id`, `type` and `source`. With `max_len` a stream keeps about that many entries, the
     latest. With `replicas` a batch is confirmed when that many replicas have it too.
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
+from polku.emit.fields import DATA
 from polku.redis.client import check_server, load
-from polku.redis.entry import DATA
 from polku.security.secret import Secret
 
 if TYPE_CHECKING:

@@ -32,4 +32,6 @@ def test_there_are_tables() -> None:
         "ScheduleSource",
         "RedisStreamsSource",
         "RedisStreamsEmitter",
+        "NatsSource",
+        "NatsEmitter",
     }

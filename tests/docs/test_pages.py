@@ -37,6 +37,8 @@ _PACKAGES = {
     "orders.py": "confluent_kafka",
     "mirror.py": "confluent_kafka",
     "RedisStreams": "redis",
+    "NatsSource": "nats",
+    "builds.py": "nats",
     "logins.py": "redis",
 }
 CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]

@@ -49,6 +49,7 @@ NEVER = {
     "emit": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "ingest": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
+    "nats": {"gateway", "link", "stage", "buffer", "runtime", "actors", "redis"},
     "redis": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "files": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka"},
     "pull": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka", "files"},

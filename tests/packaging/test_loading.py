@@ -25,6 +25,8 @@ FIRST = [
         "polku.kafka.emitter",
         "polku.kafka.source",
         "polku.redis.source",
+        "polku.nats.source",
+        "polku.nats.emitter",
         "polku.emit",
     ),
     *("polku.ingest", "polku.plugin", "polku.cli.app", "polku.testing.trial"),

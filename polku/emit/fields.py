@@ -1,4 +1,4 @@
-"""An event as an entry of a stream: fields with texts or bytes.
+"""An event as fields with texts or bytes: an entry of a stream, or headers and the data of a message.
 
 | value | the field `data` is | other fields |
 |---|---|---|
