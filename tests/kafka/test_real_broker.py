@@ -111,6 +111,22 @@ def test_a_static_member_comes_back_to_its_partitions_and_the_others_keep_theirs
             assert len(revoked) == 1, "that of the one that left, by its own hand"
 
 
+def test_of_two_members_with_the_same_name_the_first_is_unwell_and_takes_nothing_more(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    topic = kafka.topic("fenced", 1)
+    pulled = source(kafka, topic, config={**QUICK, "group.instance.id": "same"})
+    one, two = Recorder(tmp_path / "one"), Recorder(tmp_path / "two")
+    with Hub(runtime="inline").source(pulled).emitter(one).start() as first:
+        wait_for(lambda: "1 partitions" in first.health().components["source:kafka"][1], 60)
+        with Hub(runtime="inline").source(pulled).emitter(two).start():
+            wait_for(lambda: not first.health().components["source:kafka"][0], 60)
+            assert "fenced by other consumer" in first.health().components["source:kafka"][1]
+            write(kafka.bootstrap, topic, [b"x"] * 10, partition=0)
+            two.wait_for(10, 60)
+    assert not one.events()
+
+
 def test_a_record_that_brokers_refuse_costs_only_itself(kafka: Broker) -> None:
     topic = kafka.topic("compacted", 1, cleanup_policy="compact")
     events = [Event(id=f"e{n}", source="s", event_type="t", metadata={"kafka.key": "k"}) for n in range(20)]

@@ -29,10 +29,12 @@ from polku import (
     Source,
     Transform,
 )
+from polku.aio import loop_thread
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
 from polku.kafka import client
 from polku.kafka.client import open_client
+from polku.kafka.consumer import Consumer
 from polku.kafka.reading import Reader
 from polku.log import RepeatedLog
 from tests.kafka.broker import OFFSET_COMMIT, TOPIC_AUTHORIZATION, UNKNOWN_TOPIC, Cluster
@@ -282,6 +284,43 @@ def test_what_a_full_buffer_refuses_is_tried_again_until_it_is_in(cluster: Clust
         assert pipeline.stop(20).complete
         assert not pipeline.dead_letters()
     assert {event.id for event in out.events()} == {f"e{n:05d}" for n in range(1_000)}
+
+
+def test_a_partition_whose_records_are_not_taken_is_paused_alone(
+    cluster: Cluster, topic: str, out: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+    paused: list[int] = []
+    pause = Consumer.pause
+
+    def noted(self: Consumer, place: tuple[str, int]) -> None:
+        paused.append(place[1])
+        pause(self, place)
+
+    async def held(data: bytes) -> list[Event]:
+        if data == b"slow":
+            await released.wait()
+        return [Event(event_type="line", payload=data)]
+
+    async def release() -> None:
+        released.set()
+
+    monkeypatch.setattr(Consumer, "pause", noted)
+    write(cluster.bootstrap, topic, [b"slow"] * 2_000, partition=0)
+    pulled = source(cluster, topic, decode="ingestor", window=300)
+    with Hub(runtime="inline").default_ingestor(held).source(pulled).emitter(out).start() as pipeline:
+        wait_for(lambda: paused == [0])
+        write(cluster.bootstrap, topic, [b"fast"] * 2_000, partition=1)
+        assert {event.payload for event in out.wait_for(2_000)} == {b"fast"}
+
+        def pulled_of_the_slow() -> int:
+            text = pipeline.health().components["source:kafka"][1]
+            return int(re.findall(r"(\d+) under way", text)[0])
+
+        wait_for(lambda: 100 < pulled_of_the_slow() < 300)  # no more than there is room for
+        loop_thread.submit(release()).result(30)
+        out.wait_for(4_000)
+        assert pipeline.stop(30).complete
 
 
 def test_brokers_that_are_down_at_the_start_and_die_later_show_in_health(tmp_path: Path) -> None:
