@@ -32,25 +32,18 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 # The files that take longest, the longest first: each worker of xdist takes the next file, and none should be left with
 # a long one at the end.
 LONG = (
-    *("ray/test_arrangements", "ray/test_attachment", "docs/test_pages", "ray/test_node_lost", "chaos/test_chaos"),
-    *("behaviour/test_pipeline", "examples/test_examples", "ray/test_poison", "cli/test_cli", "kafka/test_source"),
-    *("packaging/test_packaging", "emit/test_conformance", "simulation/test_journals", "simulation/test_simulation"),
-    *("behaviour/test_hooks", "behaviour/test_durable", "behaviour/test_dead_letters", "testing/test_check"),
-    *(
-        "examples/test_plugins",
-        "ray/test_deaths",
-        "external/test_ingest",
-        "emit/test_s3_endpoint",
-        "emit/test_s3_pipeline",
-    ),
-    *(
-        "emit/test_s3_pipeline",
-        "ray/test_application",
-        "ray/test_request_counts",
-        "plugin/test_registration",
-        "ray/test_cannot_start",
-        "monitoring/test_page",
-    ),
+    *("docs/test_pages", "cli/test_cli", "chaos/test_chaos", "ray/test_node_lost"),
+    *("behaviour/test_pipeline", "ray/test_attachment", "examples/test_examples", "packaging/test_packaging"),
+    *("ray/test_poison", "behaviour/test_hooks", "kafka/test_source", "ray/test_arrangements"),
+    *("cli/test_bench", "examples/test_plugins", "testing/test_check", "behaviour/test_dead_letters"),
+    *("packaging/test_release", "simulation/test_simulation", "emit/test_conformance", "simulation/test_journals"),
+    *("docs/test_site", "behaviour/test_durable", "testing/test_pytest_plugin", "external/test_ingest"),
+    *("ray/test_request_counts", "ray/test_deaths", "monitoring/test_metrics", "plugin/test_registration"),
+    *("cli/test_journal", "ray/test_application", "clients/test_calls", "gateway/test_ack"),
+    *("monitoring/test_page", "link/test_links_under_faults", "behaviour/test_http", "packaging/test_dependencies"),
+    *("emit/test_kafka", "clients/test_sinks", "attacks/test_messages", "emit/test_s3_endpoint"),
+    *("cli/test_reload", "bench/test_guard", "gateway/test_http", "behaviour/test_hostile"),
+    "ray/test_cannot_start",
 )
 
 
