@@ -73,8 +73,20 @@ def hub(folder: Path, failing: str, hook: str, how: Callable[[], None] = fail) -
     return built.emitter(Out(*options("out"))).emitter(Out(*options("other")))
 
 
-@pytest.mark.parametrize("how", [fail, leave])
-@pytest.mark.parametrize("failing", ["reader", "step", "out"])
+WAYS = [(failing, how) for failing in ("reader", "step", "out") for how in (fail, leave)]
+ON_RAY = [("step", fail), ("out", leave)]  # the others are the same code there
+CLOSES = [
+    pytest.param(
+        *(arrangement, failing, how),
+        marks=[pytest.mark.slow] if arrangement == "chained" or (arrangement == "ray" and way not in ON_RAY) else [],
+    )
+    for arrangement in ("inline", "ray", "chained")
+    for way in WAYS
+    for failing, how in [way]
+]
+
+
+@pytest.mark.parametrize(("arrangement", "failing", "how"), CLOSES, indirect=["arrangement"])
 def test_a_close_that_raises_costs_nobody_else_anything(
     start: Start, tmp_path: Path, failing: str, how: Callable[[], None]
 ) -> None:

@@ -14,8 +14,9 @@ from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-POISON = "e-0777"
-IDS = [f"e-{number:04d}" for number in range(1_000)]
+POISON = "e-0037"
+# The search halves the events, and each half that dies costs a new process.
+sizes = pytest.mark.parametrize("count", [64, pytest.param(1_000, marks=pytest.mark.slow)])
 
 
 def die_of_it(event: Event) -> None:
@@ -62,20 +63,28 @@ def wait_until_well(pipeline: Pipeline, timeout: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def send(pipeline: Pipeline) -> Any:
-    return pipeline.sender().send([Event(id=event_id, event_type="t") for event_id in IDS])
+def ids_of(count: int) -> list[str]:
+    return [f"e-{number:04d}" for number in range(count)]
 
 
+def send(pipeline: Pipeline, ids: list[str]) -> Any:
+    return pipeline.sender().send([Event(id=event_id, event_type="t") for event_id in ids])
+
+
+@sizes
 @pytest.mark.parametrize("poison", [die_of_it, hang_on_it])
-def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(poison: Any, tmp_path: Path) -> None:
+def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(
+    poison: Any, count: int, tmp_path: Path
+) -> None:
+    ids = ids_of(count)
     recorder = Recorder(tmp_path / "out")
     hub = Hub(runtime="ray").middleware(poison).supervise(hang_seconds=1).emitter(recorder)
     with hub.start() as pipeline:
-        ack = send(pipeline)
+        ack = send(pipeline, ids)
         letters = dead_letters(pipeline, "ingest")
         wait_until_well(pipeline)
     assert [(refusal.event_id, refusal.code) for refusal in ack.refused] == [(POISON, Code.POISON)]
-    assert list(ack.event_ids) == [event_id for event_id in IDS if event_id != POISON]
+    assert list(ack.event_ids) == [event_id for event_id in ids if event_id != POISON]
     assert [event.id for event in recorder.events()] == list(ack.event_ids)
     assert [(letter.event.id, letter.code) for letter in letters] == [(POISON, Code.POISON)]
 
@@ -84,7 +93,7 @@ def test_an_event_that_kills_its_stage_when_it_is_released_by_an_aggregator_is_f
     recorder = Recorder(tmp_path / "out")
     aggregator = Aggregator(size=1_000, within=0.3, strategy="concat")
     hub = Hub(runtime="ray").middleware(aggregator).middleware(die_of_what_is_made_of_it).emitter(recorder)
-    ids = IDS[770:780]
+    ids = ids_of(100)[30:40]
     with hub.start() as pipeline:
         events = [Event(id=event_id, event_type="t", payload=f"{event_id} ".encode()) for event_id in ids]
         ack = pipeline.sender().send(events)
@@ -97,11 +106,15 @@ def test_an_event_that_kills_its_stage_when_it_is_released_by_an_aggregator_is_f
     assert got == list(ack.event_ids)
 
 
-def test_an_event_that_kills_its_emitter_becomes_a_dead_letter_and_the_others_arrive(tmp_path: Path) -> None:
+@sizes
+def test_an_event_that_kills_its_emitter_becomes_a_dead_letter_and_the_others_arrive(
+    count: int, tmp_path: Path
+) -> None:
+    ids = ids_of(count)
     with Hub(runtime="ray").emitter(DiesOfIt(tmp_path / "out")).start() as pipeline:
-        ack = send(pipeline)
+        ack = send(pipeline, ids)
         report = pipeline.stop(60)
     assert not ack.refused
     assert (report.complete, report.emitters["recorder"].dead) == (True, 1)
     got = [event.id for event in Recorder(tmp_path / "out").events()]
-    assert got == [event_id for event_id in IDS if event_id != POISON]
+    assert got == [event_id for event_id in ids if event_id != POISON]

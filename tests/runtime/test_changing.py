@@ -18,6 +18,7 @@ from polku.contracts import IngestContext
 from polku.errors import ChangeError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.addresses import Doors
+from polku.runtime import changing
 from polku.runtime.changing import Changed
 from polku.runtime.inline import InlineRuntime
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch
@@ -472,7 +473,10 @@ async def test_outlets_of_a_journal_come_and_go(tmp_path: Path) -> None:
     assert second == ["b"] * 3
 
 
-async def test_what_waits_in_a_journal_is_there_after_changes_and_a_restart(tmp_path: Path) -> None:
+async def test_what_waits_in_a_journal_is_there_after_changes_and_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changing, "_FLIGHT_SECONDS", 0.05)
     arrived: list[str] = []
 
     def chain(name: str, out: Out, **options: Any) -> Hub:

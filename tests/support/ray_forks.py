@@ -7,7 +7,6 @@ a process of its own here too, with its own connection to Ray; only its modules 
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import importlib
 import json
@@ -25,6 +24,7 @@ from unittest import mock
 from tests.support import ray_worker
 
 _IDLE_SECONDS = 60
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 _MODULES = (
     "polku.actors.lane",
     "polku.actors.runtime",
@@ -63,11 +63,19 @@ def bare_nodes(**settings: Any) -> Iterator[None]:
     `ray` and more, and the dashboard is waited for.
     """
     from ray._private import node, parameter, services, utils
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]
 
     get_node: Any = services.get_node
+    start_raylet: Any = node.Node.start_raylet
 
     def start_no_dashboard(self: Any, **_: Any) -> None:
         self._webui_url = ""
+
+    def start_raylet_at_once(self: Any, *arguments: Any) -> None:
+        """Write down the one port that a node cannot be told, which it waits for until its agent does."""
+        port = self._ray_params.dashboard_agent_listen_port
+        persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+        start_raylet(self, *arguments)
 
     def get_node_again(*which: Any) -> Any:
         """Ask twice: where one question is lost, Ray has spent all the time that it gives a node to start."""
@@ -78,14 +86,34 @@ def bare_nodes(**settings: Any) -> Iterator[None]:
                 raise
         return get_node(*which)
 
-    bare = functools.partial(parameter.RayParams, no_monitor=True, include_log_monitor="", **settings)
+    def bare(*arguments: Any, **options: Any) -> Any:
+        return parameter_class(*arguments, **{**own, **options, **dict(zip(_AGENT_PORTS, free_ports(), strict=True))})
+
+    parameter_class = parameter.RayParams
+    own: dict[str, Any] = {"no_monitor": True, "include_log_monitor": "", **settings}
     with (
         mock.patch.object(parameter, "RayParams", bare),
         mock.patch.object(node.Node, "start_api_server", start_no_dashboard),
+        mock.patch.object(node.Node, "start_raylet", start_raylet_at_once),
         mock.patch.object(services, "get_node", get_node_again),
         mock.patch.object(utils, "get_dashboard_dependency_error", return_value=ImportError("not asked for")),
     ):
         yield
+
+
+def free_ports() -> list[int]:
+    """Return a free port for each agent of a node.
+
+    A node that knows them does not wait for the agents: it gives them fifteen seconds, and they import for that long on
+    a busy machine.
+    """
+    probes = [socket.socket() for _ in _AGENT_PORTS]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 def serve(listener: socket.socket) -> None:
