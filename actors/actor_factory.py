@@ -5,14 +5,15 @@ Each actor knows by name where its batches go next. Stages that need CPUs, GPUs 
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from polku.actors.buffer import BufferActor
+from polku.actors.buffer import BufferActor, BufferArguments
 from polku.actors.emitter import EmitterActor
 from polku.actors.ingest import IngestActor
 from polku.actors.lane import LaneActor
@@ -23,20 +24,38 @@ from polku.actors.stage import StageActor
 from polku.actors.supervisor import ActorHandles, LaneHandles
 from polku.actors.surroundings import Surroundings, surroundings
 from polku.actors.target import Route, Target, route, workers_of
-from polku.plan import Plan, Resources, StagePlan
+from polku.plan import OutletPlan, Plan, Resources, StagePlan
 from polku.runtime.assembly import tracing_of
+
+
+class Layout(NamedTuple):
+    """A plan with the names of its actors, and the way of the batches through them."""
+
+    plan: Plan
+    names: Names
+    route: Route
+
+    def renewed(self, plan: Plan, parts: Collection[str], number: int) -> Layout:
+        """Return what follows by a change of this number, which replaces the actors of some parts."""
+        names = self.names.renewed(parts, number)
+        return Layout(plan, names, route(plan, names))
 
 
 class ActorFactory:
     """Create actors, none of which has been started yet."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._names = Names(f"polku-{plan.name.replace('/', '-')}-{uuid.uuid4().hex}")
-        self._route = route(plan, self._names)
+        names = Names(f"polku-{plan.name.replace('/', '-')}-{uuid.uuid4().hex}")
+        self.layout = Layout(plan, names, route(plan, names))
+        self.changing = asyncio.Lock()  # held by who adds a lane, or changes those that there are
         self._numbers = count(1)  # of lanes; none is given twice
         self._lanes: dict[int, tuple[LaneHandles, Place]] = {}
         self._shared: dict[str, Any] = {}
+
+    @property
+    def lanes(self) -> tuple[tuple[LaneHandles, Place], ...]:
+        """The lanes, and where they are."""
+        return tuple(self._lanes.values())
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -51,80 +70,116 @@ class ActorFactory:
         """Create a lane at each place, and what they share."""
         for place in where:
             self.add(self.create_lane(place), place)
-        for stage in reversed(self._plan.stages):
-            if stage.shared:
-                name, behind = self._names.shared(stage.name), self._route.behind[stage.name]
-                self._shared[stage.name] = _stage_actor(
-                    self._plan, stage, where[0].node, name, behind, surroundings(self._plan, stage.name)
-                )
+        shared = [stage for stage in self.layout.plan.stages if stage.shared]
+        self._shared = {stage.name: create_shared(self.layout, stage, where[0].node) for stage in reversed(shared)}
         return self.parts()
 
     def create_lane(self, place: Place) -> LaneHandles:
         """Create the actors of one lane more."""
-        return _Lane(self._plan, next(self._numbers), place, self._names, self._route).create()
+        return LaneFactory(self.layout, next(self._numbers), place).create()
 
     def add(self, lane: LaneHandles, place: Place) -> None:
         """Count a lane among the parts."""
         self._lanes[lane.number] = lane, place
 
+    def exchange(self, lane: LaneHandles, place: Place) -> None:
+        """Count other actors as those of a lane, unless that was lost with its node."""
+        if lane.number in self._lanes:
+            self._lanes[lane.number] = lane, place
+
     def drop(self, lane: LaneHandles) -> None:
         """Count a lane among the parts no more."""
         self._lanes.pop(lane.number, None)
 
+    def become(self, layout: Layout, shared: dict[str, Any]) -> None:
+        """Create what comes later as another plan says, whose shared stages are there."""
+        self.layout, self._shared = layout, shared
 
-class _Lane:
+
+class LaneFactory:
     """Create the actors of one lane."""
 
-    def __init__(self, plan: Plan, number: int, place: Place, names: Names, way: Route) -> None:
-        self._plan = plan.lane(number, place.number)
+    def __init__(self, layout: Layout, number: int, place: Place) -> None:
+        self.plan = layout.plan.lane(number, place.number)
         self._number = number
         self._place = place
-        self._names = names
-        self._way = way
+        self._names = layout.names
+        self._way = layout.route
 
     def create(self) -> LaneHandles:
         """Create the parts from the back to the front."""
-        name = f"lane-{self._number}/" if self._plan.side_by_side else ""
+        plan, name = self.plan, f"lane-{self._number}/" if self.plan.side_by_side else ""
         replays = self._place.is_first
-        rest = (self._place.node.address, replays, name if self._plan.per_node else "")
-        own = [stage for stage in self._plan.stages if not stage.shared and (stage.apart or not self._plan.chained)]
-        if self._plan.chained:
-            stages, workers = self._create_stages(own)
-            workers |= {stage.name: (self._names.shared(stage.name),) for stage in self._plan.stages if stage.shared}
-            actor = self._actor(LaneActor, "lane", self._plan, workers, replays)
-            emitters = {outlet.name: actor for outlet in self._plan.outlets}
+        rest = (self._place.node.address, replays, name if plan.per_node else "")
+        own = [stage for stage in plan.stages if not stage.shared and (stage.apart or not plan.chained)]
+        if plan.chained:
+            stages = self.create_stages(own)
+            actor = self._actor(LaneActor, "lane", pack(plan, self.workers(), replays))
+            emitters = {outlet.name: actor for outlet in plan.outlets}
             return LaneHandles(name, self._number, actor, stages, actor, emitters, *rest)
-        tracing = tracing_of(self._plan)
-        emitters = {o.name: self._actor(EmitterActor, f"emitter:{o.name}", o, tracing) for o in self._plan.outlets}
-        buffer = self._actor(BufferActor, "buffer", self._plan, emitters, replays)
-        stages, _ = self._create_stages(own)
-        assert self._way.front is not None
-        ingest = self._actor(IngestActor, "ingest", self._plan, self._way.front.in_lane(self._number), replays)
+        emitters = {outlet.name: self.create_emitter(outlet) for outlet in plan.outlets}
+        buffer = self._actor(BufferActor, "buffer", pack(BufferArguments(plan, emitters, replays)))
+        stages = self.create_stages(own)
+        ingest = self._actor(IngestActor, "ingest", pack(*self.ingest_arguments()))
         return LaneHandles(name, self._number, ingest, stages, buffer, emitters, *rest)
 
-    def _create_stages(self, own: list[StagePlan]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-        """Return the handles by part, in the order of the stages, and the actors' names by stage."""
+    def name(self, part: str) -> str:
+        """Return the name of the actor of a part of the lane."""
+        return self._names.in_lane(self._number, part)
+
+    def workers(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of actors of stages that have some of their own, in a chained lane."""
+        apart = [stage for stage in self.plan.stages if stage.apart]
+        return {
+            stage.name: (self._names.shared(stage.name),) if stage.shared else tuple(map(self.name, workers_of(stage)))
+            for stage in apart
+        }
+
+    def ingest_arguments(self) -> tuple[Plan, Target, bool]:
+        """Return what the ingest is made of."""
+        assert self._way.front is not None
+        return self.plan, self._way.front.in_lane(self._number), self._place.is_first
+
+    def stage_arguments(self, stage: StagePlan) -> tuple[Plan, StagePlan, Target | None]:
+        """Return what a stage is made of; replicas answer with what they made of a batch: nothing is behind them."""
+        behind = self._way.behind[stage.name].in_lane(self._number) if stage.replicas == 1 else None
+        return self.plan, stage, behind
+
+    def emitter_arguments(self, outlet: OutletPlan) -> tuple[object, ...]:
+        """Return what an emitter is made of."""
+        return outlet, tracing_of(self.plan)
+
+    def create_stages(self, own: Sequence[StagePlan]) -> dict[str, Any]:
+        """Return the handles by part, in the order of the stages."""
         handles: dict[str, Any] = {}
-        workers: dict[str, tuple[str, ...]] = {}
         for stage in own:
-            # Replicas answer with what they made of a batch: nothing is behind them.
-            behind = self._way.behind[stage.name].in_lane(self._number) if stage.replicas == 1 else None
             for part in workers_of(stage):
-                name = self._names.in_lane(self._number, part)
-                around = surroundings(self._plan, part, self._number)
-                handles[part] = _stage_actor(self._plan, stage, self._place.node, name, behind, around)
-                workers[stage.name] = (*workers.get(stage.name, ()), name)
-        return handles, workers
+                around = surroundings(self.plan, part, self._number)
+                packed = pack(*self.stage_arguments(stage))
+                handles[part] = _stage_actor(stage, self._place.node, self.name(part), packed, around)
+        return handles
 
-    def _actor(self, actor: Any, part: str, *arguments: object) -> Any:
-        name = self._names.in_lane(self._number, part)
-        placed = actor.options(resources=self._place.node.needs, name=name, namespace=NAMESPACE)
-        return placed.remote(pack(*arguments), surroundings(self._plan, part, self._number))
+    def create_emitter(self, outlet: OutletPlan) -> Any:
+        """Return the handle of the actor of an emitter."""
+        return self._actor(EmitterActor, f"emitter:{outlet.name}", pack(*self.emitter_arguments(outlet)))
+
+    def _actor(self, actor: Any, part: str, packed: bytes) -> Any:
+        placed = actor.options(resources=self._place.node.needs, name=self.name(part), namespace=NAMESPACE)
+        return placed.remote(packed, surroundings(self.plan, part, self._number))
 
 
-def _stage_actor(
-    plan: Plan, stage: StagePlan, node: Node, name: str, behind: Target | None, around: Surroundings
-) -> Any:
+def create_shared(layout: Layout, stage: StagePlan, node: Node) -> Any:
+    """Create the actor of a stage that the lanes share."""
+    packed, around = pack(*shared_arguments(layout, stage)), surroundings(layout.plan, stage.name)
+    return _stage_actor(stage, node, layout.names.shared(stage.name), packed, around)
+
+
+def shared_arguments(layout: Layout, stage: StagePlan) -> tuple[Plan, StagePlan, Target]:
+    """Return what a stage that the lanes share is made of; the lane is left blank in what is behind it."""
+    return layout.plan, stage, layout.route.behind[stage.name]
+
+
+def _stage_actor(stage: StagePlan, node: Node, name: str, packed: bytes, around: Surroundings) -> Any:
     needs = stage.resources
     options: dict[str, Any] = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "resources": dict(needs.custom)}
     if needs == Resources() and stage.shared:  # elsewhere, where its node is lost: the lanes of other nodes need it
@@ -132,4 +187,4 @@ def _stage_actor(
     elif needs == Resources():
         options["resources"] = node.needs
     actor: Any = StageActor
-    return actor.options(name=name, namespace=NAMESPACE, **options).remote(pack(plan, stage, behind), around)
+    return actor.options(name=name, namespace=NAMESPACE, **options).remote(packed, around)

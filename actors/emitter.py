@@ -68,6 +68,19 @@ class EmitterShell(Shell):
         await self.ensure_started()
         self._delivery.release()
 
+    async def change(self, number: int, packed: bytes) -> None:
+        """Take another name."""
+        await self.ensure_started()
+        if number != self._number:
+            outlet, _ = unpack(packed)
+            self._delivery.name = outlet.name
+            self.take_over(number, packed)
+
+    async def add_counts(self, before: DeliveryStatistics) -> None:
+        """Count what the emitter has done whose place this takes."""
+        await self.ensure_started()
+        self._delivery.add_counts(before)
+
     async def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()

@@ -20,7 +20,8 @@ from polku.gateway.intake import Intake
 from polku.link.link import Peer, Push
 from polku.plan import StagePlan
 from polku.runtime.assembly import build_dead_letters
-from polku.runtime.lane import Lane, LaneStatistics
+from polku.runtime.changing import Changed, ChangingLane
+from polku.runtime.lane import LaneStatistics
 from polku.runtime.serving import favour_journal
 from polku.tap.point import Tapped
 
@@ -41,7 +42,7 @@ class LaneShell(IngestBase):
         self._console = RelayConsole()
         console.use(self._console)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
-        self._lane = Lane(self._plan, self._dead_letters, self._elsewhere)
+        self._lane = ChangingLane(self._plan, self._dead_letters, self._elsewhere)
         self._opened.push_async_callback(self._lane.close)
         await self._lane.open(replays=replays, patient=True)
         favour_journal(self._plan.buffer)
@@ -88,6 +89,17 @@ class LaneShell(IngestBase):
         """Tell an emitter that is a place for a plugin where its plugin is."""
         await self.ensure_started()
         await self._lane.assign(name, address)
+
+    async def change(self, number: int, packed: bytes, change: bytes, seconds: float) -> Changed:
+        """Take another plan from now on; raises `ChangeError`, and then nothing was changed."""
+        await self.ensure_started()
+        old, new, found = unpack(change)
+        if number == self._number:  # a process that was started since has begun with it
+            return Changed(found)
+        changed = await self._lane.change(old, new, found, seconds=seconds)
+        self._plan, _, _ = unpack(packed)
+        self.take_over(number, packed)
+        return changed
 
     async def flush(self) -> None:
         """Let go of everything that is held."""

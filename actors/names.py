@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ray
@@ -13,21 +14,40 @@ _ANY_LANE = "/*/"
 
 
 class Names(NamedTuple):
-    """Make names; `run` is what only this run of the pipeline has, without a slash."""
+    """Make names; `run` is what only this run of the pipeline has, without a slash.
+
+    A part whose actor was replaced while the pipeline ran has the number of that change in its name (`versions`); the
+    replicas of a stage have it together.
+    """
 
     run: str
+    versions: Mapping[str, int] = {}
+
+    def renewed(self, parts: Iterable[str], number: int) -> Names:
+        """Return the names after a change that replaces the actors of some parts."""
+        return self._replace(versions={**self.versions, **dict.fromkeys(parts, number)})
 
     def shared(self, part: str) -> str:
         """Return the name of a part that all lanes share."""
-        return f"{self.run}/{part}"
+        return f"{self.run}/{self._of_now(part)}"
 
     def in_any_lane(self, part: str) -> str:
         """Return the name of a part with a blank for the lane, see `fill`."""
-        return f"{self.run}{_ANY_LANE}{part}"
+        return f"{self.run}{_ANY_LANE}{self._of_now(part)}"
 
     def in_lane(self, number: int, part: str) -> str:
         """Return the name of a part of one lane."""
         return fill(self.in_any_lane(part), number)
+
+    def _of_now(self, part: str) -> str:
+        whole, slash, replica = (part, "", "") if part in self.versions else part.partition("/")
+        number = self.versions.get(whole)
+        return part if number is None else f"{whole}@{number}{slash}{replica}"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two handles are of one actor."""
+    return bool(one is other or one._actor_id == other._actor_id)
 
 
 def fill(name: str, lane: int) -> str:

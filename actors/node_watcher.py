@@ -103,6 +103,10 @@ class NodeWatcher:
             self._joining.pop(address, None)
 
     async def _add(self, place: Place) -> None:
+        async with self._arrangement.changing:
+            await self._add_lane(place)
+
+    async def _add_lane(self, place: Place) -> None:
         """Create and start a lane; nothing is left of one that cannot be started.
 
         It is a part before it takes anything in, so that a stop that comes then drains that. One that is lost meanwhile

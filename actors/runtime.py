@@ -17,20 +17,21 @@ import ray.exceptions
 
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
+from polku.actors.changes import Changes
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import check_journals, places, this_node
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import open_doors, start, start_all
-from polku.actors.supervisor import ActorHandles, HubActor, LaneHandles
+from polku.actors.supervisor import ActorHandles, HubActor, Known, LaneHandles
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
-from polku.errors import ChangeError, MisconfiguredError, NotRunningError, PolkuError, UnavailableError
+from polku.errors import MisconfiguredError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.log_format import Origin, name_process
@@ -60,6 +61,9 @@ class RayRuntime:
         self._doors = doors
         self._addresses = Addresses()
         self._arrangement: ActorFactory | None = None
+        self._changes = Changes(plan, self._adopt)
+        self._generation = 0
+        self._refusal = ""
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
@@ -67,6 +71,8 @@ class RayRuntime:
         self._lost = ""
         self._tasks = TaskSet("pipeline")
         self._following: NodeWatcher | None = None
+        self._started = 0.0
+        self._written_out: set[Any] = set()  # the actors of emitters whose output goes to this program's
 
     @property
     def addresses(self) -> Addresses:
@@ -114,11 +120,15 @@ class RayRuntime:
             raise
 
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
-        """Refuse: raises `ChangeError`."""
-        raise ChangeError(["the Ray runtime cannot change a pipeline while it runs yet; restart it"])
+        """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
+        self._check()
+        return await self._changes.update(plan, seconds)
 
     def note_refusal(self, reason: str) -> None:
-        """Do nothing: nothing is changed here."""
+        """Have health say why the latest change was refused; an empty reason ends that."""
+        self._refusal = reason
+        if self._hub is not None and self._is_attached:
+            self._hub.note_refusal.remote(reason)
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
@@ -127,6 +137,8 @@ class RayRuntime:
         """
         self._check()
         started = time.monotonic()
+        await self._changes.stop()
+        self._plan = self._changes.plan
         if self._following is not None:
             await self._following.stop()
         complete = False
@@ -244,6 +256,7 @@ class RayRuntime:
         where = await asyncio.to_thread(places, self._plan, here)
         await asyncio.to_thread(check_journals, self._plan, where, here)
         self._arrangement = arrangement = ActorFactory(self._plan)
+        self._changes.begin(arrangement)
         parts = await asyncio.to_thread(arrangement.create, where)
         await start_all([*parts.behind(), *parts.shared.values()])
         doors = replace(self._doors, shared=self._plan.side_by_side)
@@ -252,7 +265,8 @@ class RayRuntime:
             addresses, doors = await open_doors(lane, place, doors)
             opened.append(addresses)
         self._addresses = opened[0]
-        facts = facts_of(self._plan, "ray", time.time())
+        self._started = time.time()
+        facts = facts_of(self._plan, "ray", self._started)
         hub: Any = HubActor
         self._hub = hub.options(resources=here.needs).remote(
             pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts),
@@ -283,8 +297,9 @@ class RayRuntime:
                 self._lost = f"{_GONE}: nobody listens at {self._attachment.address}"
                 return
             try:
-                if await self._hub.start.remote() != [lane.number for lane in self.parts.lanes]:
-                    await self._hub.adopt.remote(pack(self.parts))
+                wanted = Known(tuple(lane.number for lane in self.parts.lanes), self._generation)
+                if await self._hub.start.remote() != wanted:
+                    await self._hub.adopt.remote(self._known())
             except ray.exceptions.ActorUnavailableError:
                 continue
             except ray.exceptions.ActorDiedError as error:
@@ -293,21 +308,37 @@ class RayRuntime:
             except ray.exceptions.RayError as error:
                 _LOG.info("the supervising actor does not answer: %s", first_line(error))
 
+    async def _adopt(self) -> None:
+        """Take note of other actors, and have the supervisor watch them; one that is away learns of it later."""
+        self._generation += 1
+        self._plan = self._changes.plan
+        self._write_out(self.parts.lanes)
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+            await asyncio.wait_for(call(self._hub.adopt.remote(self._known())), _CLOSE_SECONDS)
+
+    def _known(self) -> bytes:
+        facts = facts_of(self._changes.plan, "ray", self._started)
+        return pack(self.parts, facts, self._generation, self._refusal)
+
     def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
         """Write what emitters of lanes print to this program's standard output."""
         names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
         handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
         attachment = self._attachment
         assert attachment is not None
-        for handle in handles.values():
+        for handle in [handle for handle in handles.values() if handle._actor_id not in self._written_out]:
+            self._written_out.add(handle._actor_id)
             self._tasks.keep_alive("writing to the console", partial(_write_console, handle, attachment))
 
     async def _kill(self) -> None:
+        await self._changes.close()
         await self._tasks.close()
         if not self._is_attached:
             return
         handles = self._arrangement.parts().all().values() if self._arrangement else ()
         kill([self._hub, *handles] if self._hub else handles)
+        with contextlib.suppress(Exception):  # whatever Ray raises where its own service does not answer
+            await self._changes.forget()
         if self._attachment is not None:
             await asyncio.to_thread(self._attachment.release)
 
@@ -324,6 +355,8 @@ async def _write_console(emitter: Any, attachment: Attachment) -> None:
     while attachment.is_there:
         try:
             written, text = await emitter.next_output.remote(written, fault)
+        except ray.exceptions.ActorDiedError:  # another has taken its place, or it is gone
+            return
         except ray.exceptions.RayError:
             await asyncio.sleep(0.5)
             written, fault = 0, ""

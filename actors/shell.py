@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ray import cloudpickle
 
 from polku.actors import socket_channel
+from polku.actors.kept import kept
 from polku.actors.surroundings import Surroundings
 from polku.runtime.memory import keep_until_quiet, private_memory
 from polku.runtime.serving import tune_process
@@ -51,6 +52,7 @@ class Shell:
 
     def __init__(self, packed: bytes, surroundings: Surroundings) -> None:
         self._packed = packed
+        self._number = 0  # of the latest change that this part took over
         self._surroundings = surroundings
         self._epoch = secrets.randbits(62) + 1  # compared with that of other lives only: clocks may go back
         self._started = False
@@ -70,6 +72,8 @@ class Shell:
             if not self._started:
                 self._surroundings.settle()
                 began = time.monotonic()
+                if (name := own_name()) and (latest := await asyncio.to_thread(kept, name)) is not None:
+                    self._number, self._packed = latest
                 try:
                     await contained(self.open())
                 except BaseException:
@@ -95,6 +99,11 @@ class Shell:
     async def close(self) -> None:
         """Close what is open, also where something raises in the middle of it."""
         await self._close_opened()
+
+    def take_over(self, number: int, packed: bytes) -> None:
+        """Take note that this part is made of other arguments now, as the change of this number says."""
+        self._number, self._packed = number, packed
+        self._taps = None  # those of the parts of before end
 
     async def _close_opened(self) -> None:
         try:
@@ -130,6 +139,10 @@ class Shell:
             self._taps = Taps(shown, self.redaction)
         return self._taps.read(request)
 
+    async def own_name(self) -> str:
+        """Return the name of this actor."""
+        return own_name()
+
     async def life(self) -> int:
         """Return a number that only this life of the actor has."""
         return self._epoch
@@ -139,6 +152,13 @@ class Shell:
         await self.ensure_started()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, private_memory(), self._open_seconds)
+
+
+def own_name() -> str:
+    """Return the name of the actor whose process this is; empty in any other process."""
+    import ray
+
+    return (ray.get_runtime_context().get_actor_name() or "") if ray.is_initialized() else ""
 
 
 def pack(*arguments: object) -> bytes:

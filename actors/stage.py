@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import ray
 
 from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
-from polku.actors.target import Target, connect
+from polku.actors.target import Connection, Target, connect
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.errors import UnavailableError
+from polku.errors import ChangeError, UnavailableError
 from polku.link.link import Link, Outgoing, Push
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
@@ -20,8 +23,17 @@ from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.replicas import Reply
-from polku.stage.stage import Stage, StageStatistics
+from polku.stage.stage import Stage, StageStatistics, is_holder
 from polku.tap.point import Tapped
+from polku.text import named
+
+
+class _WayOut(NamedTuple):
+    """A link to what comes next, and how that was reached: `of` a lane (0: the stage's own)."""
+
+    lane: int
+    link: Link
+    connection: Connection
 
 
 class StageShell(Shell):
@@ -35,6 +47,8 @@ class StageShell(Shell):
         self._plan, self._stage_plan, self._behind = unpack(self._packed)
         self.redaction = self._plan.redaction
         self._fork: Fork | None = None  # where lanes share the stage
+        self._ways: list[_WayOut] = []
+        self._opened.push_async_callback(self._disconnect)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
         self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
@@ -60,6 +74,51 @@ class StageShell(Shell):
         await self.ensure_started()
         return await self._receiver.outcome(push)
 
+    async def snapshot(self, positions: Sequence[int]) -> dict[int, bytes]:
+        """Return the state of middleware by its position; raises `ChangeError` where it cannot be had."""
+        await self.ensure_started()
+        states = {}
+        for position in positions:
+            step: Any = self._stage.middleware[position]
+            try:
+                states[position] = pickle.dumps(step.snapshot())
+            except Exception as error:
+                raise ChangeError([f"the state of {step.name} cannot be moved: {named(error)}"]) from None
+        return states
+
+    async def restore(self, states: Mapping[int, bytes]) -> None:
+        """Take over the state of middleware, by its position: before the first batch; raises `ChangeError`."""
+        await self.ensure_started()
+        for position, state in states.items():
+            step: Any = self._stage.middleware[position]
+            try:
+                flushes = step.restore(pickle.loads(state))
+            except Exception as error:
+                raise ChangeError([f"the state of {step.name} cannot be moved: {named(error)}"]) from None
+            if is_holder(step) and flushes:
+                await self._stage.release(step, flushes)
+
+    async def change(self, number: int, packed: bytes) -> bool:
+        """Hand on to others from now on; return False while something that was handed on has no final answer."""
+        await self.ensure_started()
+        if number == self._number:
+            return True
+        if any(way.link.open for way in self._ways):
+            return False
+        self.take_over(number, packed)
+        self._plan, self._stage_plan, self._behind = unpack(packed)
+        before, self._ways = self._ways, []
+        for way in before:
+            plan, target = self._next_of(way.lane)
+            connection = connect(plan, target, self._dead_letters)
+            way.link.pause()
+            way.link.lead_to(connection.peer, single(self._plan), eager=False)
+            way.link.resume()
+            self._ways.append(way._replace(connection=connection))
+        for way in before:
+            await way.connection.close()
+        return True
+
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
         await self.ensure_started()
@@ -84,21 +143,29 @@ class StageShell(Shell):
         if self._behind is None:
             return Reply()
         if not self._stage_plan.shared:
-            return self._link(self._plan, self._behind)
-        self._fork = Fork(f"{self._plan.name}/lane-", self._link_of, told=self._plan.per_node)
+            return self._link(0)
+        self._fork = Fork(f"{self._plan.name}/lane-", self._link, told=self._plan.per_node)
         return self._fork
 
-    def _link_of(self, lane: int) -> Link:
-        assert self._behind is not None
-        return self._link(self._plan.lane(lane), self._behind.in_lane(lane))
-
-    def _link(self, plan: Plan, target: Target) -> Link:
+    def _link(self, lane: int) -> Link:
+        plan, target = self._next_of(lane)
         connection = connect(plan, target, self._dead_letters)
-        self._opened.push_async_callback(connection.close)
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         bury = partial(self._dead_letters.bury, "")
-        return Link(f"{plan.name}/{self._stage_plan.name}", connection.peer, window=single(self._plan), bury=bury)
+        name = f"{plan.name}/{self._stage_plan.name}"
+        link = Link(name, connection.peer, window=single(self._plan), bury=bury)
+        self._ways.append(_WayOut(lane, link, connection))
+        return link
+
+    def _next_of(self, lane: int) -> tuple[Plan, Target]:
+        """Return what comes next, and the plan with the names of its lane."""
+        assert self._behind is not None
+        return (self._plan.lane(lane), self._behind.in_lane(lane)) if lane else (self._plan, self._behind)
+
+    async def _disconnect(self) -> None:
+        for way in self._ways:
+            await way.connection.close()
 
 
 StageActor = ray.remote(**ACTOR)(StageShell)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 import ray.exceptions
 
+from polku.actors.names import same
 from polku.actors.nodes import living
 from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
@@ -122,6 +123,13 @@ class Observation(NamedTuple):
     complaint: str
 
 
+class Known(NamedTuple):
+    """What the supervisor knows: the numbers of the lanes, and which generation of parts, from 0."""
+
+    lanes: tuple[int, ...]
+    generation: int
+
+
 class SupervisorShell:
     """Watch the parts and report on them."""
 
@@ -132,6 +140,8 @@ class SupervisorShell:
         self._hang: float
         self._facts: Facts
         self._parts, self._doors, self._hang, self._in_memory, self._facts = unpack(packed)
+        self._generation = 0
+        self._refusal = ""
         self._looked_at = -math.inf
         self._progress = Progress()
         self._pressure = BackPressure()
@@ -146,22 +156,31 @@ class SupervisorShell:
         self._handed_on = -math.inf
         self._metrics: RayMetrics | None = None
 
-    async def start(self) -> list[int]:
-        """Begin to watch; return the numbers of the lanes that it knows."""
+    async def start(self) -> Known:
+        """Begin to watch; return what it knows."""
         if not len(self._tasks):
             self._surroundings.settle()
             self._tasks.keep_alive(_WATCH, self._watch)
-        return [lane.number for lane in self._parts.lanes]
+        return Known(tuple(lane.number for lane in self._parts.lanes), self._generation)
 
     async def adopt(self, packed: bytes) -> None:
-        """Watch these parts from now on: a lane has come, or gone."""
+        """Watch these parts from now on: a lane has come, or gone, or others took the place of some."""
         known = {lane.number for lane in self._parts.lanes}
-        (self._parts,) = unpack(packed)
+        before = self._parts.all()
+        self._parts, self._facts, self._generation, self._refusal = unpack(packed)
         names = self._parts.all()
-        self._seen = {name: sight for name, sight in self._seen.items() if name in names}
+        staying = {name for name in names.keys() & before.keys() if same(names[name], before[name])}
+        self._seen = {name: sight for name, sight in self._seen.items() if name in staying}
+        self._answered = {name: at for name, at in self._answered.items() if name in staying}
+        for name in names.keys() - staying:
+            self._begun.pop(name, None)
         shut = self._doors_shut.keys()
         self._doors_shut = {n.door: n for n in self._parts.lanes if n.number not in known or n.door in shut}
         await self._look()
+
+    async def note_refusal(self, reason: str) -> None:
+        """Have health say why the latest change was refused; an empty reason ends that."""
+        self._refusal = reason
 
     async def health(self, scope: str = "") -> Health:
         """Judge from what was last seen, or now if nothing was; `scope` is the name of the one lane it is about."""
@@ -185,6 +204,8 @@ class SupervisorShell:
         watch.lane = ""
         if self._tasks.fault:
             watch.add("supervisor", self._tasks.fault)
+        if self._refusal:
+            watch.add("reload", f"{self._refusal}; it runs on as it was")
         for name in parts.shared:
             _judge(watch, name, self._seen[name])
         return watch, processed

@@ -540,9 +540,9 @@ class Hub:
         delivered, or in the journal for destinations that take nothing. With `progress` a terminal has a line at its
         bottom that says what flows, unless events are printed there.
 
-        With `reload`, on the inline runtime, SIGHUP and `polku reload` have it called, and the hub that it returns is
-        run from then on, as by `Pipeline.update`; so it is whenever what `watch` returns changes. In a terminal SIGHUP
-        stops the pipeline, as that has been closed.
+        With `reload`, SIGHUP and `polku reload` have it called, and the hub that it returns is run from then on, as by
+        `Pipeline.update`; so it is whenever what `watch` returns changes. In a terminal SIGHUP stops the pipeline, as
+        that has been closed.
 
         Raises `SystemExit` with status 3 where events are lost whose senders were told that they were accepted: a line
         on standard error says how many.

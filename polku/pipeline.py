@@ -64,6 +64,11 @@ class Pipeline:
         self._ready.result()
 
     @property
+    def runtime(self) -> str:
+        """The name of the runtime: `ray` or `inline`."""
+        return self._runtime_name
+
+    @property
     def notice(self) -> str:
         """Which Ray the pipeline runs on, in a sentence; empty with the inline runtime."""
         return self._runtime.notice
@@ -144,7 +149,7 @@ class Pipeline:
         Clients stay connected, and no event is lost, held twice or out of order. What is new is started first, next to
         what runs; the parts that it takes the place of have `timeout` seconds to come to rest. Raises `PlanError` where
         the hub's plan cannot work, and `ChangeError` where it cannot take the place of the one that runs, or a part of
-        it does not start: nothing is changed then. The inline runtime can do this.
+        it does not start: nothing is changed then.
         """
         await asyncio.wrap_future(self._ready)
         plan = hub.plan(self._runtime_name)

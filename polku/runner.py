@@ -113,6 +113,6 @@ class Runner:
             ),
             admin=admin,
             drain=drain,
-            reloader=reloader if self.runtime == "inline" else None,
+            reloader=reloader,
             progress=progress,
         )

@@ -152,7 +152,7 @@ def run(
 ) -> None:
     """Run the pipeline of a Python file until a signal comes (INT, TERM or HUP), then drain it.
 
-    On the inline runtime HUP has the file loaded again instead, unless this runs in a terminal; see `polku reload`.
+    HUP has the file loaded again instead, unless this runs in a terminal; see `polku reload`.
 
     Exit status: 0, nothing that was acknowledged is lost; 1, it failed; 2, an option, a setting or the plan is wrong;
     3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain.
@@ -189,7 +189,7 @@ def run(
     admin = check_admin_address("--admin-addr", admin_addr) if admin_addr is not None else None
     load().run(
         runtime=runtime,
-        reload=loading_again(file, load),
+        reload=loading_again(file, load, runtime),
         watch=watching(file) if watch else None,
         grpc_addr=address,
         http_addr=http,

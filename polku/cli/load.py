@@ -48,6 +48,17 @@ def split(target: str) -> tuple[Path, str]:
     return Path(target), "hub"
 
 
+def send_by_value(path: Path) -> None:
+    """Have what modules beside a file hold sent to actors as it is here: their processes may have read others."""
+    if "ray" not in sys.modules:  # nothing is sent anywhere
+        return
+    from ray import cloudpickle
+
+    folder = path.resolve().parent
+    for module in [module for module in list(sys.modules.values()) if _stands_in(folder, module)]:
+        cloudpickle.register_pickle_by_value(module)
+
+
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[None]:
     """Have modules that stand beside a file imported anew within the block; where it fails, the old ones are back."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit
-from polku.cli.load import beside, split
+from polku.cli.load import beside, send_by_value, split
 from polku.errors import ChangeError
 from polku.runtime.serving import say
 
@@ -26,8 +26,7 @@ def reload(to: To = None) -> None:
     """Have a running pipeline load its file again, and run what that says from then on, without a stop.
 
     Prints a line for each part that differs. Exit status: 0, it runs so now; 1, nothing was changed, and a line says
-    why, or the pipeline does not answer. The inline runtime can do this, where `polku run` has started it; SIGHUP asks
-    for the same.
+    why, or the pipeline does not answer. It must have been started by `polku run`; SIGHUP asks for the same.
     """
     address = find(to)
     try:
@@ -44,13 +43,15 @@ def reload(to: To = None) -> None:
         raise Exit(1)
 
 
-def loading_again(file: str, load: Callable[[], Hub]) -> Callable[[], Hub]:
+def loading_again(file: str, load: Callable[[], Hub], runtime: str | None = None) -> Callable[[], Hub]:
     """Return what loads a pipeline's file again: in a process of its own first, which may fail in any way."""
 
     def load_again() -> Hub:
-        _check(file)
-        with beside(split(file)[0]):
-            return load()
+        _check(file, runtime)
+        with beside(path := split(file)[0]):
+            hub = load()
+            send_by_value(path)
+            return hub
 
     return load_again
 
@@ -64,9 +65,9 @@ def watching(file: str) -> Callable[[], object]:
     return look
 
 
-def _check(file: str) -> None:
+def _check(file: str, runtime: str | None) -> None:
     """Raise `ChangeError` where another process cannot load the file and build its plan."""
-    command = [sys.executable, "-m", "polku", "validate", file, "--runtime", "inline"]
+    command = [sys.executable, "-m", "polku", "validate", file, *(("--runtime", runtime) if runtime else ())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False)
     except subprocess.TimeoutExpired:

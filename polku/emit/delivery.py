@@ -119,11 +119,11 @@ class Delivery:
         self._confirmed += len(batch) - len(refused)
         return Receipt(refused)
 
-    def add_counts(self, before: Delivery) -> None:
+    def add_counts(self, before: DeliveryStatistics) -> None:
         """Count what another one, whose place this takes, has done as done here."""
-        self._confirmed += before._confirmed
-        self._failed += before._failed
-        self._calls += before._calls
+        self._confirmed += before.confirmed
+        self._failed += before.failed
+        self._calls += before.calls
 
     def release(self) -> None:
         """Answer what is in flight, at a drain whose time is up: `UNAVAILABLE` where nothing is confirmed."""

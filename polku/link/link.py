@@ -199,10 +199,14 @@ class Link:
 
     def lead_to(self, peer: Peer, window: Window, *, eager: bool) -> None:
         """Push to another receiver from now on: while paused, with nothing open."""
-        assert self._is_paused
-        assert not self._open
+        assert self.is_at_rest
         self._peer, self._eager = peer, eager
         self._shape(window)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it sends nothing, and all that was sent has its final answer."""
+        return self._is_paused and not self._open
 
     @property
     def open(self) -> int:

@@ -179,7 +179,7 @@ class AdminServer:
     async def _reload(self) -> Response:
         """Have the pipeline load its file again; 409 where nothing was changed."""
         if self._reloader is None:
-            refused = "nothing was changed: it was not started by `polku run FILE` on the inline runtime; restart it"
+            refused = "nothing was changed: it was not started by `polku run FILE`; restart it"
             return Response(409, json.dumps({"lines": [], "refused": refused}).encode() + b"\n", _JSON)
         done = await asyncio.wrap_future(self._reloader.ask())
         body = json.dumps({"lines": list(done.lines), "refused": done.refused}).encode() + b"\n"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,24 +26,23 @@ from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import Buffer, OutletChange
 from polku.change.contents import Contents, StepName, names_by_stage
 from polku.change.difference import Difference, Verdict, keeps_state, renames
-from polku.contracts import Flush, Holder, Ingestor, Source, Step
+from polku.contracts import Flush, Holder, Step
 from polku.dead_letters import DeadLetters
-from polku.emit.delivery import Delivery
+from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.errors import ChangeError, JournalError
-from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each
 from polku.link.link import Outgoing
 from polku.link.protocols import LocalPeer
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import answers_late, build_delivery, build_stage, build_step, rules_of, tracing_of
-from polku.runtime.lane import Lane
+from polku.runtime.changing_intake import FreshIntake, Opened, exchange_intake, start_intake
+from polku.runtime.lane import Elsewhere, Lane
 from polku.runtime.watch import trouble
 from polku.stage.stage import Stage, is_holder
 from polku.text import named
 
 _TROUBLED_SECONDS = 0.1  # for what is in flight to one whose destination takes nothing
 _FLIGHT_SECONDS = 5.0  # for what is in flight to an emitter that is exchanged, until it is delivered again
-
-_Close = tuple[str, Callable[[], Awaitable[None]]]
 
 
 class Changed(NamedTuple):
@@ -64,17 +63,15 @@ class _Fresh:
 
     steps: dict[StepName, Step | Holder] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)
-    ingestors: dict[str, Ingestor] = field(default_factory=dict)
-    default: Ingestor | None = None
-    sources: dict[str, Source] = field(default_factory=dict)
-    opened: list[_Close] = field(default_factory=list)
+    intake: FreshIntake = field(default_factory=FreshIntake)
+    opened: Opened = field(default_factory=Opened)
 
 
 class ChangingLane(Lane):
-    """A lane that can take another plan; its stages all run here."""
+    """A lane that can take another plan while its stages all run here."""
 
-    def __init__(self, plan: Plan, dead_letters: DeadLetters) -> None:
-        super().__init__(plan, dead_letters)
+    def __init__(self, plan: Plan, dead_letters: DeadLetters, elsewhere: Elsewhere = lambda stage: ()) -> None:
+        super().__init__(plan, dead_letters, elsewhere)
         self._background = TaskSet("parts that leave")
         self._given: dict[str, Sequence[Step | Holder]] | None = None  # the steps of stages that are built anew
 
@@ -89,7 +86,7 @@ class ChangingLane(Lane):
             await self._start(new.plan, found, fresh)
             pause = await self._switch(old, new, found, fresh, seconds)
         except BaseException:
-            await close_each(reversed(fresh.opened))
+            await fresh.opened.close()
             raise
         return await self._finish(old, new, found, fresh, pause)
 
@@ -110,13 +107,7 @@ class ChangingLane(Lane):
         try:
             await self._start_steps(plan, found, fresh)
             await self._start_emitters(plan, found, fresh)
-            await self._start_ingestors(plan, found, fresh)
-            for source in plan.sources:
-                if source.name in found.named("source", Verdict.NEW, Verdict.CHANGED):
-                    from polku.gateway.pulling import as_source
-
-                    running = fresh.sources[source.name] = as_source(source.source, self._clock)
-                    await self._open(fresh, f"source {source.name!r}", running)
+            fresh.intake = await start_intake(plan, found, self.intake, fresh.opened, self._clock)
         except ChangeError:
             raise
         except Exception as error:
@@ -129,43 +120,19 @@ class ChangingLane(Lane):
             for name, middleware in zip(names[stage.name], stage.middleware, strict=True):
                 if str(name) in wanted:
                     step = fresh.steps[name] = build_step(middleware, self._clock)
-                    await self._open(fresh, f"middleware {name}", step)
+                    await fresh.opened.open(f"middleware {name}", step)
 
     async def _start_emitters(self, plan: Plan, found: Difference, fresh: _Fresh) -> None:
-        exchanged = _exchanged(found)
+        exchanged = built_anew(found)
         for outlet in plan.outlets:
             if outlet.name not in exchanged:
                 continue
             delivery = fresh.deliveries[outlet.name] = build_delivery(outlet, self._clock, tracing=tracing_of(plan))
-            fresh.opened.append((f"emitter {outlet.name!r}", delivery.close))
+            fresh.opened.closing.append((f"emitter {outlet.name!r}", delivery.close))
             try:
                 await delivery.start()
             except Exception as error:
                 raise ChangeError([f"emitter {outlet.name!r} does not start: {named(error)}"]) from error
-
-    async def _start_ingestors(self, plan: Plan, found: Difference, fresh: _Fresh) -> None:
-        from polku.ingest.adapt import as_ingestor
-
-        wanted = found.named("ingestor", Verdict.NEW, Verdict.CHANGED)
-        configs: dict[int, Ingestor] = {}
-        for source, config in plan.ingestors:
-            if source in wanted:
-                if id(config) not in configs:
-                    configs[id(config)] = as_ingestor(config, self._clock)
-                    await self._open(fresh, f"ingestor {source!r}", configs[id(config)])
-                fresh.ingestors[source] = configs[id(config)]
-        if plan.default_ingestor is not None:
-            fresh.default = self.intake.ingestors.default
-            if found.named("default ingestor", Verdict.NEW, Verdict.CHANGED):
-                fresh.default = as_ingestor(plan.default_ingestor, self._clock)
-                await self._open(fresh, "default ingestor", fresh.default)
-
-    async def _open(self, fresh: _Fresh, name: str, part: object) -> None:
-        fresh.opened.append((name, partial(call_hook, part, "close", seconds=CLOSE_SECONDS)))
-        try:
-            await start_hook(name, part)
-        except Exception as error:
-            raise ChangeError([f"{name} does not start: {named(error)}"]) from error
 
     async def _switch(self, old: Contents, new: Contents, found: Difference, fresh: _Fresh, seconds: float) -> float:
         """Exchange the middleware, and let the buffer have its new outlets; return how long batches waited."""
@@ -322,18 +289,12 @@ class ChangingLane(Lane):
         """Exchange what cannot fail any more."""
         seconds: dict[str, float] = {}
         again: dict[str, int] = {}
-        exchanged = [name for name in _exchanged(found) if name not in found.named("emitter", Verdict.NEW)]
+        exchanged = [name for name in built_anew(found) if name not in found.named("emitter", Verdict.NEW)]
         await asyncio.gather(*(self._exchange_emitter(name, fresh, seconds, again) for name in exchanged))
         for name in found.named("emitter", Verdict.GONE):
             self._background.keep_alive(f"emitter {name!r}", partial(self._let_go, name))
-        gone = found.named("ingestor", Verdict.GONE)
-        ended = self.intake.ingestors.exchange(fresh.ingestors, fresh.default, gone)
-        self._background.start("ingestors", self.intake.ingestors.end(ended))
-        self.intake.bound(new.plan.limits)
-        await self._exchange_sources(fresh, found)
-        replay_to: Any = getattr(self._dead_letters, "replay_to", None)
-        if replay_to is not None:
-            replay_to([outlet.name for outlet in new.plan.outlets])
+        await exchange_intake(self.intake, new.plan, found, fresh.intake, self._dead_letters, self._background)
+        replay_to(new.plan, self._dead_letters)
         return Changed(found, pause, seconds, again)
 
     async def _exchange_emitter(
@@ -342,9 +303,9 @@ class ChangingLane(Lane):
         before, delivery = self._deliveries[name], fresh.deliveries[name]
         link = self._link(f"buffer/{name}", LocalPeer(delivery))
         began = time.monotonic()
-        grace = _TROUBLED_SECONDS if trouble(before.statistics()) else _FLIGHT_SECONDS
+        grace = grace_of(before.statistics())
         count = await self._the_buffer.outlet(name).hand_over(link, before.release, grace=grace)
-        delivery.add_counts(before)
+        delivery.add_counts(before.statistics())
         seconds[name] = time.monotonic() - began
         if count:
             again[name] = count
@@ -357,17 +318,6 @@ class ChangingLane(Lane):
         delivery = self._deliveries[name]
         self._deliveries = {other: each for other, each in self._deliveries.items() if other != name}
         await close_each([(f"emitter {name!r}", delivery.close)])
-
-    async def _exchange_sources(self, fresh: _Fresh, found: Difference) -> None:
-        gone = found.named("source", Verdict.GONE)
-        if not fresh.sources and not gone:
-            return
-        if self.intake.sources is None:
-            from polku.gateway.pulling import Sources
-
-            self.intake.pull(Sources({}, self.intake, self._dead_letters.bury_events))
-        assert self.intake.sources is not None
-        await self.intake.sources.exchange(fresh.sources, gone)
 
     @property
     def _the_buffer(self) -> Buffer:
@@ -387,7 +337,19 @@ def _division(plan: Plan) -> dict[str, _Division]:
     return {stage.name: _Division(frozenset(names[stage.name]), answers_late(plan, stage)) for stage in plan.stages}
 
 
-def _exchanged(found: Difference) -> list[str]:
+def grace_of(before: DeliveryStatistics) -> float:
+    """Return for how many seconds what is in flight to an emitter that is exchanged may wait for its answer."""
+    return _TROUBLED_SECONDS if trouble(before) else _FLIGHT_SECONDS
+
+
+def replay_to(plan: Plan, dead_letters: DeadLetters) -> None:
+    """Let letters go back to the emitters of this plan."""
+    known: Any = getattr(dead_letters, "replay_to", None)
+    if known is not None:
+        known([outlet.name for outlet in plan.outlets])
+
+
+def built_anew(found: Difference) -> list[str]:
     """Return the names of emitters that are built anew."""
     return [
         part.name

@@ -76,7 +76,7 @@ class Reloader:
         from polku.tracing.export import traced
 
         try:
-            plan = traced(self._load().plan("inline"), os.environ)
+            plan = traced(self._load().plan(pipeline.runtime), os.environ)
             changed = pipeline.update_plan(plan)
         except ChangeError as error:
             return Reloaded(error.difference.splitlines(), said(error))

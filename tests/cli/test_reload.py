@@ -116,6 +116,7 @@ class Pipeline:
     def __init__(self, refuse: str = "") -> None:
         self.refuse = refuse
         self.noted: list[str] = []
+        self.runtime = "inline"
 
     def update_plan(self, plan: object) -> Any:
         raise ChangeError([self.refuse], "changed   limits")

@@ -1,0 +1,125 @@
+"""The changes of a running pipeline of actors, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+from polku.actors.actor_factory import ActorFactory
+from polku.actors.chained_change import ChainedChange
+from polku.actors.changing import PartsChange, wish
+from polku.actors.departures import Departures
+from polku.actors.kept import forget_all
+from polku.actors.lane_change import StuckError
+from polku.aio.tasks import TaskSet
+from polku.change.contents import Contents, contents_of
+from polku.errors import ChangeError
+from polku.plan import Plan
+from polku.runtime.changing import Changed
+from polku.tracing.export import still_traced
+from polku.usercode import contained
+
+_STOP_SECONDS = 5.0  # for a change in progress, when the pipeline stops
+
+
+class Changes:
+    """Have a pipeline take other plans; `on_parts` is awaited where its actors, or their plan, are others by then."""
+
+    def __init__(self, plan: Plan, on_parts: Callable[[], Awaitable[None]]) -> None:
+        self._contents = contents_of(plan)
+        self._on_parts = on_parts
+        self._factory: ActorFactory | None = None
+        self._departures: Departures
+        self._numbers = count(1)
+        self._updating: asyncio.Future[Changed] | None = None
+        self._is_stopping = False
+        self._stuck = ""
+        self._tasks = TaskSet("parts that leave")
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that runs."""
+        return self._contents.plan
+
+    def begin(self, factory: ActorFactory) -> None:
+        """Change what this has created."""
+        self._factory = factory
+        self._departures = Departures(factory, self._next, self._on_parts)
+
+    async def update(self, plan: Plan, seconds: float) -> Changed:
+        """Run another plan from now on; raises `ChangeError`, and then nothing was changed."""
+        if self._is_stopping or self._factory is None:
+            raise ChangeError(["the pipeline is stopping"])
+        if self._updating is not None and not self._updating.done():
+            raise ChangeError(["another change is in progress"])
+        if self._stuck:
+            raise ChangeError([self._stuck])
+        self._updating = asyncio.ensure_future(contained(self._update(self._factory, plan, seconds)))
+        return await asyncio.shield(self._updating)
+
+    async def stop(self) -> None:
+        """Change nothing more; what is in progress has some time to end, and then to be taken back."""
+        self._is_stopping = True
+        if self._updating is not None:
+            await asyncio.wait([self._updating], timeout=_STOP_SECONDS)
+            self._updating.cancel()
+            await asyncio.wait([self._updating], timeout=_STOP_SECONDS)
+
+    async def close(self) -> None:
+        """End what goes on behind the pipeline's back."""
+        await self._tasks.close()
+
+    async def forget(self) -> None:
+        """Forget what is kept of this pipeline in Ray's store."""
+        if self._factory is not None:
+            await asyncio.to_thread(forget_all, f"{self._factory.layout.names.run}/")
+
+    async def _update(self, factory: ActorFactory, plan: Plan, seconds: float) -> Changed:
+        contents = contents_of(still_traced(plan, self.plan), self._contents)
+        wanted = wish(self._contents, contents, seconds)
+        if wanted.found.is_empty:
+            return Changed(wanted.found)
+        try:
+            async with factory.changing:
+                if plan.chained:
+                    chained = ChainedChange(factory, self._contents, contents, seconds, self._next)
+                    changed = await chained.run(wanted.found)
+                    factory.become(chained.layout, {})
+                    self._contents = contents
+                    await self._on_parts()
+                    return changed
+                self._check_names(contents.plan)
+                change = PartsChange(factory, self._departures, wanted, self._next)
+                return await self._change(factory, change, contents)
+        except StuckError as error:
+            self._stuck = f"a change before failed halfway ({'; '.join(error.reasons)}); restart it"
+            raise StuckError(error.reasons, str(wanted.found)) from error
+        except ChangeError as error:
+            raise ChangeError(error.reasons, str(wanted.found)) from error
+
+    async def _change(self, factory: ActorFactory, change: PartsChange, contents: Contents) -> Changed:
+        try:
+            changed = await change.run()
+        except BaseException:
+            for lane in change.taken_back:
+                factory.exchange(lane.before.handles, lane.place)
+                self._departures.took_back(lane.before.handles.number, lane.before)
+                self._departures.see_off(lane.before.handles.number, self._tasks)
+            raise
+        factory.become(change.layout, change.shared)
+        for lane in change.lanes:
+            factory.exchange(lane.after.handles, lane.place)
+        self._contents = contents
+        await self._departures.leave(change.gone, self._tasks)
+        await self._on_parts()
+        self._tasks.start("parts that others took the place of", change.end())
+        return changed
+
+    def _check_names(self, plan: Plan) -> None:
+        for outlet in plan.outlets:
+            if outlet.name in self._departures.names:
+                raise ChangeError([f"an emitter {outlet.name!r} that is gone still delivers what waits for it"])
+
+    def _next(self) -> int:
+        return next(self._numbers)

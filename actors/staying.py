@@ -1,0 +1,81 @@
+"""Which stages keep their actors when a pipeline takes another plan, and what becomes of the state in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from polku.change.contents import Contents, StepName, names_by_stage
+from polku.change.difference import Difference, PartChange, Verdict, keeps_state
+from polku.plan import Plan, StagePlan
+from polku.runtime.assembly import answers_late
+
+
+class Seat(NamedTuple):
+    """Where a middleware is: in which stage, at which position."""
+
+    stage: str
+    position: int
+
+
+class Heir(NamedTuple):
+    """A middleware whose state moves: from where, and to where."""
+
+    old: Seat
+    new: Seat
+
+
+def staying(old: Contents, new: Contents) -> frozenset[str]:
+    """Return the names of the stages that keep their actors: those that are made of the same, and work alike."""
+    before, after = (dict(_stages(contents)) for contents in (old, new))
+    return frozenset(name for name, made_of in after.items() if before.get(name) == made_of)
+
+
+def heirs(old: Contents, new: Contents, stays: frozenset[str]) -> list[Heir]:
+    """Return the middleware of stages with new actors whose state moves there."""
+    before, after = (dict(contents.components()) for contents in (old, new))
+    from_, to = _seats(old.plan), _seats(new.plan)
+    return [
+        Heir(from_[name], seat)
+        for name, seat in to.items()
+        if seat.stage not in stays and name in before and keeps_state(before[name], after[name])
+    ]
+
+
+def noted(found: Difference, old: Contents, new: Contents, stays: frozenset[str]) -> Difference:
+    """Return the difference with what becomes of unchanged middleware whose stage gets a new actor."""
+    seats, components = _seats(new.plan), dict(new.components())
+    names = {str(name): name for name in seats}
+
+    def note(part: PartChange) -> PartChange:
+        if part.kind != "middleware" or part.verdict is not Verdict.UNCHANGED:
+            return part
+        name = names[part.name]
+        component = components[name]
+        if seats[name].stage in stays or not getattr(component, "state_key", None) or keeps_state(component, component):
+            return part
+        return part._replace(verdict=Verdict.CHANGED, note="its stage gets a new actor: starts empty")
+
+    return found._replace(parts=tuple(map(note, found.parts)))
+
+
+def _stages(contents: Contents) -> Iterator[tuple[str, object]]:
+    plan, names = contents.plan, names_by_stage(contents.plan)
+    for stage in plan.stages:
+        own = names[stage.name]
+        yield stage.name, (tuple(own), tuple(contents.steps[name] for name in own), *_place(plan, stage))
+
+
+def _place(plan: Plan, stage: StagePlan) -> tuple[object, ...]:
+    is_last = stage.name == plan.stages[-1].name
+    needs = stage.resources
+    custom = tuple(sorted(needs.custom.items()))
+    return needs.num_cpus, needs.num_gpus, custom, stage.replicas, stage.shared, is_last, answers_late(plan, stage)
+
+
+def _seats(plan: Plan) -> Mapping[StepName, Seat]:
+    return {
+        name: Seat(stage, position)
+        for stage, names in names_by_stage(plan).items()
+        for position, name in enumerate(names)
+    }
