@@ -10,7 +10,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
-- emit, kafka, redis, nats, otlp, external: events to their destinations; all but the first in both directions
+- emit, postgres, kafka, redis, nats, otlp, external: events to their destinations; from Kafka on in both directions
 - files, schedule, pull: files, the standard input and the clock as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         OtlpEmitter,
         OtlpProtocol,
         PluginSlot,
+        PostgresEmitter,
         RedisStreamsEmitter,
         Resilience,
         Retry,
@@ -160,6 +161,7 @@ __all__ = [
     "PlanError",
     "PluginSlot",
     "PolkuError",
+    "PostgresEmitter",
     "RateLimiter",
     "RecordError",
     "RedisStreamsEmitter",
@@ -274,6 +276,7 @@ if not TYPE_CHECKING:
             "polku.otlp.ingestor": ("OtlpIngestor",),
             "polku.pipeline": ("Pipeline",),
             "polku.plan": ("AckLevel", "Plan"),
+            "polku.postgres.emitter": ("PostgresEmitter",),
             "polku.redis.emitter": ("RedisStreamsEmitter",),
             "polku.redis.source": ("RedisStreamsSource",),
             "polku.runner": ("Runner",),

@@ -24,6 +24,7 @@ redis
 nats
 otlp
 object-stores
+postgres
 files
 schedules
 ahti

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from polku.kafka.emitter import KafkaEmitter
     from polku.nats.emitter import NatsEmitter
     from polku.otlp.emitter import OtlpCompression, OtlpEmitter, OtlpProtocol
+    from polku.postgres.emitter import PostgresEmitter
     from polku.redis.emitter import RedisStreamsEmitter
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "OtlpEmitter",
     "OtlpProtocol",
     "PluginSlot",
+    "PostgresEmitter",
     "RedisStreamsEmitter",
     "Resilience",
     "Retry",
@@ -58,6 +60,7 @@ if not TYPE_CHECKING:
             "polku.kafka.emitter": ("KafkaEmitter",),
             "polku.nats.emitter": ("NatsEmitter",),
             "polku.otlp.emitter": ("OtlpCompression", "OtlpEmitter", "OtlpProtocol"),
+            "polku.postgres.emitter": ("PostgresEmitter",),
             "polku.redis.emitter": ("RedisStreamsEmitter",),
         },
     )

@@ -34,4 +34,5 @@ def test_there_are_tables() -> None:
         "RedisStreamsEmitter",
         "NatsSource",
         "NatsEmitter",
+        "PostgresEmitter",
     }

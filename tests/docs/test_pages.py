@@ -36,6 +36,8 @@ _PACKAGES = {
     "S3Emitter": "obstore",
     "orders.py": "confluent_kafka",
     "mirror.py": "confluent_kafka",
+    "PostgresEmitter": "psycopg",
+    "rows.py": "psycopg",
     "RedisStreams": "redis",
     "NatsSource": "nats",
     "builds.py": "nats",

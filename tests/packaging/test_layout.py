@@ -50,6 +50,7 @@ NEVER = {
     "ingest": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "nats": {"gateway", "link", "stage", "buffer", "runtime", "actors", "redis"},
+    "postgres": {"gateway", "link", "stage", "buffer", "runtime", "actors", "redis", "nats"},
     "redis": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "files": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka"},
     "pull": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka", "files"},

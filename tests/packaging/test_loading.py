@@ -27,6 +27,7 @@ FIRST = [
         "polku.redis.source",
         "polku.nats.source",
         "polku.nats.emitter",
+        "polku.postgres.emitter",
         "polku.emit",
     ),
     *("polku.ingest", "polku.plugin", "polku.cli.app", "polku.testing.trial"),
