@@ -98,13 +98,14 @@ def test_serve_uses_the_descriptors_that_it_may_have(server: Server) -> None:
 
 def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
     pair, other = Authority(tmp_path, "one").issue(), Authority(tmp_path, "two").issue()
-    file = tmp_path / "pipeline.py"
     for key, status in ((pair.key, 0), (other.key, 1)):
+        file = tmp_path / f"pipeline_{status}.py"  # one name in one second could be the file that is compiled already
         tls = f"Tls({str(pair.cert)!r}, {str(key)!r})"
         file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
         done = polku_here("validate", str(file), "--runtime", "inline")
         assert done.returncode == status, done.stderr
     ended = Authority(tmp_path, "three").issue(days=-1)
+    file = tmp_path / "pipeline_late.py"
     tls = f"Tls({str(ended.cert)!r}, {str(ended.key)!r})"
     file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
     late = polku_here("validate", str(file), "--runtime", "inline")
