@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from polku.limits import Limits
     from polku.middleware import (
         Aggregator,
+        Batched,
+        Batching,
         Deduplicator,
         Enricher,
         Filter,
@@ -116,6 +118,8 @@ __all__ = [
     "Aggregator",
     "AhtiEmitter",
     "Batch",
+    "Batched",
+    "Batching",
     "Breaker",
     "BufferStrategy",
     "Certificate",
@@ -254,6 +258,8 @@ if not TYPE_CHECKING:
             "polku.limits": ("Limits",),
             "polku.middleware": (
                 "Aggregator",
+                "Batched",
+                "Batching",
                 "Deduplicator",
                 "Enricher",
                 "Filter",

@@ -22,6 +22,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
+from polku.histogram import Distribution
 
 Records: TypeAlias = Iterable["Event | RecordError"]
 
@@ -302,4 +303,47 @@ class Holder(Protocol):
     @property
     def limit(self) -> tuple[int, int]:
         """The numbers of events and bytes over which the stage must wait before it hands in more."""
+        ...
+
+
+class CallShape(NamedTuple):
+    """What the calls were like that a step fills from many batches.
+
+    `sizes` counts the events of each call, `seconds` how long each took. `full` calls left complete, `aged` ones when
+    their first event had waited long enough; `retries` are calls that were made again. Now, `waiting` events are in no
+    call yet, and `in_flight` calls have not returned, the oldest of them `since` a monotonic time in seconds.
+    """
+
+    max_events: int
+    full: int = 0
+    aged: int = 0
+    retries: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+    since: float = 0.0
+    sizes: Distribution = Distribution({}, 0.0, 1.0)
+    seconds: Distribution = Distribution()
+
+
+class Overlapping(Step, Protocol):
+    """A step that works on several batches at once, as a model does that is called with events of many of them.
+
+    A stage of it alone hands batches on in the order in which they came, and takes in as many as `limit` allows.
+    """
+
+    def submit(self, events: list[Event]) -> Awaitable[Outcome]:
+        """Take the events of a batch, and return what is awaited for their outcome."""
+        ...
+
+    def flush(self) -> None:
+        """Wait for no more events: what has come is worked on as it is."""
+        ...
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        """The numbers of events and bytes without an outcome over which the stage must wait before it hands in more."""
+        ...
+
+    def shape(self) -> CallShape:
+        """Return a snapshot; from any thread."""
         ...

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from polku.contracts import Emitter, Ingestor, Middleware
+    from polku.middleware.batching import Batching
     from polku.pipeline import Pipeline
 
 RUNTIMES = ("ray", "inline")
@@ -146,17 +147,28 @@ class Hub:
         resources: Mapping[str, float] | None = None,
         isolate: bool = False,
         replicas: int = 1,
+        batching: Batching | None = None,
     ) -> Hub:
         """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
 
         Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
         custom `resources`, as Ray has them): those go where these are, all else stays on the node on which the
         pipeline is started. A slow step can have `replicas`: so many actors that work on a batch each, with the order
-        kept; each has the `resources`. Middleware that remembers events cannot be divided so.
+        kept; each has the `resources`. Middleware that remembers events cannot be divided so. Replicas and resources
+        are the `ray` runtime's; on the `inline` runtime there is one of each step.
+
+        With `batching` the step is a model: a function of a list of events, or an object or class with
+        `predict(events)`, which returns a result for each. Its calls are filled from many batches, see `Batching` and
+        `Batched`.
         """
         from polku.middleware.adapt import check_middleware, component_name
 
+        if batching is not None:
+            from polku.middleware.batching import Batched
+
+            middleware = Batched(middleware, batching)
         check_middleware(middleware)
+        isolate = isolate or bool(getattr(middleware, "overlaps", False))
         plan = MiddlewarePlan(name or component_name(middleware), middleware)
         needs = Resources(num_cpus, num_gpus, dict(resources or {}))
         stage = StagePlan("", (plan,), needs, isolate, _count("middleware", "replicas", replicas))
@@ -182,6 +194,7 @@ class Hub:
         resources: Mapping[str, float] | None = None,
         isolate: bool = False,
         replicas: int = 1,
+        batching: Batching | None = None,
     ) -> Callable[[F], F]: ...
     def step(self, function: Any = None, /, **options: Any) -> Any:
         """Add a function of an event as middleware, as a decorator: `@hub.step`, or `@hub.step(name="classify")`.

@@ -67,6 +67,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Held back", ("stage_held_events",), PART),
         Panel("Discarded, by reason", ("component_discarded_events",), (*PART, "reason")),
         Panel("Errors", ("component_errors",), (*PART, "error_type")),
+        Panel("Events in a call of a model", ("model_call_events",), PART),
+        Panel("Time of a call of a model", ("model_call_seconds",), PART),
+        Panel("Calls of models that were made again", ("model_call_retries",), PART),
     ),
     "Buffer": (
         Panel("Events in the buffer", ("buffer_events", "buffer_max_events"), ("lane",)),

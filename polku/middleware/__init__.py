@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polku.middleware.aggregator import Aggregator
+from polku.middleware.batching import Batched, Batching
 from polku.middleware.checks import has_data, json_payload, max_size, non_empty
 from polku.middleware.combine import Strategy
 from polku.middleware.deduplicator import Deduplicator
@@ -17,6 +18,8 @@ from polku.middleware.validator import OnInvalid, Validator
 
 __all__ = [
     "Aggregator",
+    "Batched",
+    "Batching",
     "Deduplicator",
     "Enricher",
     "Filter",

@@ -18,9 +18,10 @@ class Configuration:
         parts = []
         for field in fields(this):
             value = getattr(self, field.name)
-            if field.default is MISSING:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if default is MISSING:
                 parts.append(_show(value))
-            elif value is not field.default and value != field.default:
+            elif value is not default and value != default:
                 parts.append(f"{field.name}={_show(value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 

@@ -32,7 +32,7 @@ class Enricher(Configuration):
         checks.positive("Enricher", "timeout", self.timeout)
         checks.whole("Enricher", "concurrency", self.concurrency)
         if isinstance(self.look_up, Mapping):
-            if not _add(Event(), self.look_up):
+            if not add_metadata(Event(), self.look_up):
                 raise checks.fault("Enricher", "look_up", self.look_up, "must map strings to strings")
             object.__setattr__(self, "look_up", dict(self.look_up))
         else:
@@ -71,14 +71,14 @@ def _merged(name: str, events: list[Event], results: list[Any]) -> Iterator[Even
     for event, result in zip(events, results, strict=True):
         if isinstance(result, Failed):
             yield result.dead
-        elif result is None or _add(event, result):
+        elif result is None or add_metadata(event, result):
             yield event
         else:
             yield wrong_result(name, event, result, "a mapping of strings to strings, or None")
 
 
-def _add(event: Event, entries: Any) -> bool:
-    """Merge entries into an event's metadata; say whether they are strings that a message can hold."""
+def add_metadata(event: Event, entries: Any) -> bool:
+    """Merge entries into an event's metadata; return whether they are strings that a message can hold."""
     if not isinstance(entries, Mapping) or not all(map(_is_string, chain(*entries.items()))):
         return False
     metadata = event.metadata

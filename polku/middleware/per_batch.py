@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
@@ -69,8 +70,9 @@ class Whole:
         self, kept: Sequence[Event | bytes], error: BaseException, limit: float, give_up: float, start: int = 0
     ) -> Outcome:
         """Call again with halves of the events, which stand from `start` on in what the step was given."""
-        is_late = isinstance(error, _TookTooLongError)
-        if len(kept) == 1 or (is_late and asyncio.get_running_loop().time() >= give_up):
+        is_late = isinstance(error, TookTooLongError)
+        hopeless = self._is_final(error) or (is_late and asyncio.get_running_loop().time() >= give_up)
+        if len(kept) == 1 or hopeless:
             dead = [placed(self._dead(_event(one), error), place) for place, one in enumerate(kept, start)]
             return Outcome([], dead)
         if is_late:
@@ -87,17 +89,21 @@ class Whole:
                 outcomes.append(await self._halve(half, deeper, limit, give_up, place))
         return _together(outcomes)
 
+    def _is_final(self, error: BaseException) -> bool:
+        """Return whether what a call raised would come of each part of its events too."""
+        return False
+
     async def _call(self, events: list[Event], limit: float) -> Outcome:
         given = list(events)  # user code may change its list
         result = self._function(given)
         if inspect.isawaitable(result):
-            result = await _bounded(result, limit)
+            result = await bounded(result, limit)
         going = self._accept(given, result)
         same = len(going) == len(events) and all(map(is_, going, events))
         return Outcome(events if same else going)
 
     def _dead(self, event: Event, error: BaseException) -> DeadEvent:
-        if isinstance(error, _TookTooLongError):
+        if isinstance(error, TookTooLongError):
             return late(self.name, event, error.limit)
         dead = died(self.name, event, error)
         if isinstance(error, WrongResultError):
@@ -112,7 +118,7 @@ class WrongResultError(TypeError):
         super().__init__(f"returned {shorten(value)} ({type(value).__name__}), expected {expected}")
 
 
-class _TookTooLongError(Exception):
+class TookTooLongError(Exception):
     """Say that async user code did not return in time."""
 
     def __init__(self, limit: float) -> None:
@@ -123,7 +129,8 @@ class _TookTooLongError(Exception):
 def _at(start: int, given: list[Event], outcome: Outcome) -> Outcome:
     """Return what became of some of the events, which stand from `start` on, with what each was made of."""
     sources = origins(given, outcome, range(len(outcome.events)))
-    return outcome._replace(origins=[tuple(start + position for position in own) for own in sources])
+    dead = [placed(one, start + one.refusal.position) for one in outcome.refused]
+    return outcome._replace(origins=[tuple(start + position for position in own) for own in sources], refused=dead)
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
@@ -160,13 +167,14 @@ def fill_in(events: Iterable[Event], clock: Clock) -> None:
             event.timestamp_unix_ns = clock.time_ns()
 
 
-async def _bounded(result: Any, limit: float) -> Any:
+async def bounded(result: Any, limit: float) -> Any:
+    """Return what user code returns, awaited; raises `TookTooLongError` after `limit` seconds."""
     try:
-        async with asyncio.timeout(limit) as bound:
+        async with asyncio.timeout(None if limit == math.inf else limit) as bound:
             return await result
     except BaseException as error:
         if bound.expired() and not is_ours(error):
-            raise _TookTooLongError(limit) from None
+            raise TookTooLongError(limit) from None
         raise
 
 

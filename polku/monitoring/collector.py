@@ -20,6 +20,7 @@ from polku.monitoring.picture import describe, type_name
 from polku.monitoring.remedies import Remedies
 from polku.monitoring.statistics import (
     BufferStatistics,
+    CallStatistics,
     DeadLetterCount,
     EmitterStatistics,
     ErrorStatistics,
@@ -45,7 +46,7 @@ from polku.text import line
 from polku.version import __version__
 
 if TYPE_CHECKING:
-    from polku.contracts import SourceState
+    from polku.contracts import CallShape, SourceState
     from polku.external.client import PluginState
     from polku.runtime.lane import LaneStatistics as LaneCounts
 
@@ -224,6 +225,7 @@ class Collector:
             wait_seconds=counts.waits,
             errors=_errors(counts.errors),
             link=_link(counts.link),
+            calls=_calls(counts.calls),
         )
 
     def _buffer(self, counts: BufferCounts) -> BufferStatistics:
@@ -282,6 +284,14 @@ def _link(counts: LinkCounts | None) -> LinkStatistics | None:
         return None
     age = max(0.0, time.time() - counts.since_ns / 1e9) if counts.since_ns else 0.0
     return LinkStatistics(events=counts.events, oldest_age_seconds=age, sent=counts.sent, resent=counts.resent)
+
+
+def _calls(shape: CallShape | None) -> CallStatistics | None:
+    if shape is None:
+        return None
+    room = shape.sizes.count * shape.max_events
+    fill = shape.sizes.sum / room if room else 0.0
+    return _filled(CallStatistics, shape, events=shape.sizes, fill=fill)
 
 
 def _plugin(state: PluginState) -> PluginStatistics:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from polku.histogram import Distribution
 from polku.monitoring.statistics import (
     BufferStatistics,
+    CallStatistics,
     EmitterStatistics,
     IngestStatistics,
     LaneStatistics,
@@ -184,6 +185,17 @@ def queue_waits(tree: PipelineStatistics) -> Iterator[Sample]:
     for lane in tree.lanes:
         for name, outlet in lane.buffer.outlets.items() if lane.buffer is not None else ():
             yield Sample(_labels_of_emitter(tree, lane, name), outlet.wait_seconds)
+
+
+def of_calls(reader: Callable[[CallStatistics], float | Distribution]) -> Read:
+    """Read a value from each stage that is a model."""
+
+    def read(tree: PipelineStatistics) -> Iterator[Sample]:
+        for one in components(tree):
+            if isinstance(one.statistics, StageStatistics) and one.statistics.calls is not None:
+                yield Sample(one.labels, reader(one.statistics.calls))
+
+    return read
 
 
 def _labels_of_emitter(tree: PipelineStatistics, lane: LaneStatistics, name: str) -> tuple[str, ...]:

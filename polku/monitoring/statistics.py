@@ -174,6 +174,25 @@ class IngestStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallStatistics(Tree):
+    """The calls of a model, each with events of many batches: `events` and `seconds` of each, of `max_events` at most.
+
+    `full` left complete, `aged` when their first event had waited long enough; `fill` is the share of `max_events` that
+    they had on average. `retries` were made again. Now `waiting` events are in no call, and `in_flight` calls run.
+    """
+
+    max_events: int
+    full: int
+    aged: int
+    fill: float
+    retries: int
+    waiting: int
+    in_flight: int
+    events: Distribution
+    seconds: Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatistics(Tree):
     """Neighbouring middleware: `type` names them.
 
@@ -181,7 +200,7 @@ class StageStatistics(Tree):
     `rate_limited`); `dead` are those on which it failed; `held` are kept back now, as by an Aggregator. `busy_with` is
     the middleware at work, `busy_seconds` since when. `work_seconds` is how long it has been at work in all,
     `utilization` the share of the latest seconds, `wait_seconds` how long events waited for their turn. `errors` are
-    the latest few, the latest first.
+    the latest few, the latest first. `calls` is there where it is a model that is called with events of many batches.
     """
 
     type: str
@@ -199,6 +218,7 @@ class StageStatistics(Tree):
     fault: str
     link: LinkStatistics | None
     errors: tuple[ErrorStatistics, ...]
+    calls: CallStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
+from polku.stage.overlapping import OverlappingStage, overlaps
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
 
@@ -102,7 +103,8 @@ def build_stage(
     steps = build_steps(stage, clock) if steps is None else steps
     last = stage.name == plan.stages[-1].name
     late, tracer = _holds_behind(plan, stage), build_tracer(plan)
-    return Stage(steps, link, dead_letters, clock, two_steps=late, reads_routes=last, name=stage.name, tracer=tracer)
+    kind: type[Stage] = OverlappingStage if any(map(overlaps, steps)) else Stage
+    return kind(steps, link, dead_letters, clock, two_steps=late, reads_routes=last, name=stage.name, tracer=tracer)
 
 
 def build_replicas(
@@ -118,7 +120,8 @@ def build_replicas(
         )
         for number, peer in enumerate(replicas, 1)
     ]
-    return Replicas(links, link, two_steps=_holds_behind(plan, stage))
+    late = _holds_behind(plan, stage)
+    return Replicas(links, link, two_steps=late, overlapping=_holds(stage))
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:

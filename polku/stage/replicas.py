@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
-from polku.aio.sequencer import Sequencer
+from polku.aio.eager import start_eagerly
+from polku.aio.sequencer import Sequencer, Ticket
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Answer, Counts, Output, Receipt, weightier
 from polku.link.link import Link
@@ -32,9 +33,15 @@ class Reply:
 
 
 class Replicas:
-    """Give each batch to the replica that has least to do; hand on what they made of them, in order."""
+    """Give each batch to the replica that has least to do; hand on what they made of them, in order.
 
-    def __init__(self, links: Sequence[Link], link: Link, *, two_steps: bool = False) -> None:
+    Those that are `overlapping` work on several batches each, and say by the room on their links how many.
+    """
+
+    def __init__(
+        self, links: Sequence[Link], link: Link, *, two_steps: bool = False, overlapping: bool = False
+    ) -> None:
+        self._overlapping = overlapping
         self._links = tuple(links)
         self._link = link
         self._two_steps = two_steps
@@ -46,22 +53,46 @@ class Replicas:
     async def push(self, batch: Batch) -> Answer:
         """Return the receipt, or `Accepted`, once there is room, where something behind holds events back."""
         ticket = self._sequencer.take()
-        try:
-            work = await self._work(batch)
-            await ticket.wait()
-            waits = [self._link.push_nowait(out.batch) for out in work.output]
-        finally:
-            ticket.done()
-        outcome = asyncio.ensure_future(self._settle(work, waits))
+        if self._overlapping:
+            passing = start_eagerly(self._pass(batch, ticket))
+            await self._wait_room()
+            return Accepted(passing)
+        outcome = asyncio.ensure_future(self._settle(*await self._advance(batch, ticket)))
         if self._two_steps:
             await self._link.wait_room()
             return Accepted(outcome)
         return await outcome
 
+    async def flush(self, everything: bool = True) -> None:
+        """Do nothing: replicas keep events back for no longer than it takes to fill a call."""
+
     async def close(self) -> None:
         """Close the links to the replicas and the one to what comes next."""
         for link in (*self._links, self._link):
             await link.close()
+
+    async def _advance(self, batch: Batch, ticket: Ticket) -> tuple[Receipt, list[Awaitable[Receipt]]]:
+        """Have a batch worked on, and hand on what was made of it when its turn comes."""
+        try:
+            work = await self._work(batch)
+            await ticket.wait()
+            return work, [self._link.push_nowait(out.batch) for out in work.output]
+        finally:
+            ticket.done()
+
+    async def _pass(self, batch: Batch, ticket: Ticket) -> Receipt:
+        return await self._settle(*await self._advance(batch, ticket))
+
+    async def _wait_room(self) -> None:
+        """Return when a replica has room, and what comes next has."""
+        if not any(link.has_room for link in self._links):
+            waits = [asyncio.ensure_future(link.wait_room()) for link in self._links]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        await self._link.wait_room()
 
     async def _work(self, batch: Batch) -> Receipt:
         number = min(range(len(self._links)), key=self._under_way.__getitem__)

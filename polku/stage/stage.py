@@ -26,7 +26,7 @@ from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt,
 from polku.busy import Busy, Work
 from polku.clock import Clock
 from polku.codes import Code
-from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
+from polku.contracts import CallShape, DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
@@ -75,6 +75,7 @@ class StageStatistics(NamedTuple):
     link: LinkStatistics | None = None  # to what comes next, where that is one link
     work: Work = Work()
     waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
+    calls: CallShape | None = None  # of a step that is called with events of many batches
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class _Holding:
     fates: list[Fate] = field(default_factory=list)
 
 
-class _Passed(NamedTuple):
+class Passed(NamedTuple):
     """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
 
     `number` is the step's, and that of what takes its place; `account` is what the events of a counted batch count as.
@@ -314,14 +315,14 @@ class Stage:
         self._number += 1
         number = self._number
         self._open.add(number)
-        trail: list[_Passed] = []
+        trail: list[Passed] = []
         letters: list[Awaitable[None]] = []
         try:
             wait = await self._run(batch, number, position, trail, letters)
         except BaseException as error:
             # The steps that it has passed must hear of it: of a retry a Deduplicator would say that it is there.
             self._holdings.pop(number, None)
-            settled = start_eagerly(self._settle(number, _failed(error), trail, letters, inner=inner))
+            settled = start_eagerly(self._settle(number, failed(error), trail, letters, inner=inner))
             if is_ours(error):
                 settled.add_done_callback(_seen)
                 raise
@@ -329,7 +330,7 @@ class Stage:
         return start_eagerly(self._settle(number, wait, trail, letters, inner=inner))
 
     async def _run(
-        self, batch: Batch, number: int, position: int, trail: list[_Passed], letters: list[Awaitable[None]]
+        self, batch: Batch, number: int, position: int, trail: list[Passed], letters: list[Awaitable[None]]
     ) -> Awaitable[Receipt] | None:
         """Run the steps and write down which the batch has passed; return the awaitable of what its rest became."""
         wait: Awaitable[Receipt] | None = None
@@ -348,16 +349,16 @@ class Stage:
                 break
             outcome = await self._work(step, events, number)
             if self.tap is not None:
-                _show(self.tap, self.steps[index], events, outcome, step.drop_reason)
+                show(self.tap, self.steps[index], events, outcome, step.drop_reason)
             counted = account(events, outcome, step.drop_reason) if batch.counted else None
             self._count(step, events, outcome, counted)
             letters += self._bury(outcome)
             own = self._numbers[index]
             follows = [(follow, self._follow(follow, number, own)) for follow in outcome.follows]
-            trail.append(_Passed(own, step, events, outcome, follows, counted))
+            trail.append(Passed(own, step, events, outcome, follows, counted))
             events = outcome.events
         if events or not steps:
-            wait = self._hand_on(_outgoing(batch, events, trail, changed=changed))
+            wait = self._hand_on(outgoing(batch, events, trail, changed=changed))
         return wait
 
     def _follow(self, follow: Follows, number: int, step: int) -> asyncio.Future[_Refused] | None:
@@ -418,7 +419,7 @@ class Stage:
         self,
         number: int,
         wait: Awaitable[Receipt] | None,
-        trail: Sequence[_Passed],
+        trail: Sequence[Passed],
         letters: Sequence[Awaitable[None]],
         *,
         inner: bool,
@@ -457,7 +458,7 @@ class Stage:
             refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else ()
         )
 
-    def _tell(self, number: int, passed: _Passed, refused: _Refused | None) -> None:
+    def _tell(self, number: int, passed: Passed, refused: _Refused | None) -> None:
         """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
         everything = range(len(passed.given))
         step: Any = self._heir(passed.step) if self._heirs else passed.step
@@ -565,14 +566,14 @@ async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Futur
         refused[follow.position] = others[follow.first]._replace(position=follow.position, letter=False)
 
 
-def _traced(made: Output, trail: Sequence[_Passed]) -> Output:
+def _traced(made: Output, trail: Sequence[Passed]) -> Output:
     """Return what a replica made of a batch, with what each event was made of."""
     origins = through([(passed.given, passed.outcome) for passed in trail], len(made.batch))
     accounts = [passed.account for passed in trail if passed.account is not None]
     return made._replace(origins=origins, owners=owners_through(accounts, len(made.batch)))
 
 
-def _outgoing(batch: Batch, events: list[Event], trail: Sequence[_Passed], *, changed: bool) -> Batch:
+def outgoing(batch: Batch, events: list[Event], trail: Sequence[Passed], *, changed: bool) -> Batch:
     """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was.
 
     It is named so that answers about it are not taken for those of what is made of the same batch another time: when a
@@ -590,7 +591,7 @@ def _outgoing(batch: Batch, events: list[Event], trail: Sequence[_Passed], *, ch
     return out
 
 
-def _positions(batch: Batch, events: Sequence[Event], trail: Sequence[_Passed]) -> Sequence[int]:
+def _positions(batch: Batch, events: Sequence[Event], trail: Sequence[Passed]) -> Sequence[int]:
     """Return the positions of events that are left of a batch."""
     positions: Sequence[int] = range(len(batch))
     for passed in trail:
@@ -617,7 +618,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_reason: str) -> None:
+def show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_reason: str) -> None:
     """Show what a step made of what it was given."""
     tap.show(What.OUT, outcome.events, step=step)
     dead = [Note(one.refusal.position, one.refusal.code, one.refusal.message) for one in outcome.refused]
@@ -631,10 +632,11 @@ def _show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_r
             tap.show(What.DROPPED, given, notes=gone, step=step)
 
 
-def _failed(error: BaseException) -> asyncio.Future[Receipt]:
-    failed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-    failed.set_exception(as_exception(error))
-    return failed
+def failed(error: BaseException) -> asyncio.Future[Receipt]:
+    """Return the future of a receipt that there will never be."""
+    future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    future.set_exception(as_exception(error))
+    return future
 
 
 def is_holder(step: Step | Holder) -> TypeIs[Holder]:

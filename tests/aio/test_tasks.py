@@ -269,6 +269,7 @@ OWNED = {
     "polku/middleware/per_event.py:Each._await_each": "awaited there",
     "polku/link/quarantine.py:Work.release": "awaited there",
     "polku/stage/replicas.py:Replicas.push": "the push awaits it",
+    "polku/stage/replicas.py:Replicas._wait_room": "awaited there",
     "polku/runtime/standstill.py:drain_within": "awaited there",
     "polku/stage/stage.py:Stage._work": "awaited there",
     "polku/aio/tasks.py:TaskSet._add": "the set itself",

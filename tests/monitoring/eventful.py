@@ -9,6 +9,7 @@ from typing import Any
 
 from polku import (
     Batch,
+    Batching,
     Breaker,
     BufferStrategy,
     Failure,
@@ -93,6 +94,18 @@ def crash(event: Event) -> Event:
     return event
 
 
+class Model:
+    """A model that takes its first events later."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def predict(self, events: list[Event]) -> None:
+        self._calls += 1
+        if self._calls == 1:
+            raise RetryableError("still loading", retry_after=0.0)
+
+
 def eventful(path: str) -> Hub:
     """Return the hub; what waits for `away` fills its share of three events at the second call of `happen`."""
     away = Resilience(Away(), retry=Retry(first=0.02, limit=0.02), breaker=Breaker(failures=2, open_for=60.0))
@@ -102,6 +115,7 @@ def eventful(path: str) -> Hub:
         .ingestor(Program(), source="program")
         .middleware(Filter(is_no_noise))
         .middleware(Transform(crash))
+        .middleware(Model, batching=Batching(max_wait=0.0))
         .buffer_strategy(BufferStrategy.durable(path, capacity=3))
         .emitter(partner)
         .emitter(away, overflow="drop_newest")

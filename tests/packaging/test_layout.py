@@ -31,7 +31,7 @@ ONLY = {
     "recent_errors": frozenset({"text"}),
     "tap": frozenset({"batch", "errors", "event", "log", "text"}),
     "aio": frozenset({"errors", "log", "text", "usercode"}),
-    "contracts": frozenset({"batch", "errors", "event"}),
+    "contracts": frozenset({"batch", "errors", "event", "histogram"}),
     "batch": BASE | WIRE,
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},

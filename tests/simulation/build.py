@@ -10,6 +10,8 @@ from typing import Any
 
 from polku import (
     Aggregator,
+    Batched,
+    Batching,
     BufferStrategy,
     Deduplicator,
     Enricher,
@@ -231,6 +233,9 @@ def _component(code: Code, number: int, step: dict[str, Any]) -> object:
             return Transform(code.whole(number, work, is_async=is_async), batch=True, timeout=2.0)
         case "object":
             return _Object(code, number, step)
+        case "model":
+            batching = Batching(max_events=step["size"], max_wait=step["within"], in_flight=step["count"], timeout=2.0)
+            return Batched(code.whole(number, lambda events: list(map(code.touch, events)), is_async=True), batching)
         case "router":
             router = Router()
             for prefix, name in step["rules"]:

@@ -45,6 +45,10 @@ def generate(seed: int, known: frozenset[str] = frozenset()) -> Case:
     return case
 
 
+MODELS = 0.3
+"""The share of those steps that could be one."""
+
+
 def _generate(seed: int) -> Case:
     random = Random(seed)
     shape = random.choice(["inline", "actors"])
@@ -70,6 +74,7 @@ def _generate(seed: int) -> Case:
     if shape == "actors" and random.random() < 0.015:
         steps, clients, poison = _held_for_long(random)
         emitters = [{**emitters[0], "kind": "plain", "latency": 0.0, "per_event": 0.0, "refuse_every": 0}]
+    _make_models(Random(f"{seed} models"), steps)
     other = Random(f"{seed} made otherwise")  # so that the cases of all other seeds are what they were
     if shape == "actors" and not calm and other.random() < 0.06:
         ack = other.choice(["delivered", "delivered", ack])
@@ -135,6 +140,16 @@ def _emitter(random: Random, number: int, calm: bool) -> Case:
         "timeout": random.choice([None, None, 5.0]),
         "kind": kind,
     }
+
+
+def _make_models(random: Random, steps: list[Case]) -> None:
+    """Have some steps be models that are called with events of many batches."""
+    for step in steps:
+        if step["kind"] in ("touch", "touch_batch", "enricher") and random.random() < MODELS:
+            step |= {"kind": "model", "size": random.choice([1, 2, 5, 64]), "within": random.choice([0.0, 0.02, 1.0]),
+                     "count": random.choice([1, 2, 4]), "isolate": True}  # fmt: skip
+            if random.random() < 0.4:
+                step["replicas"] = random.choice([2, 3])
 
 
 def _step(random: Random, names: list[str]) -> Case:

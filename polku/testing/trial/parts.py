@@ -16,6 +16,7 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.adapt import check_ingestor
 from polku.middleware.adapt import as_step, check_middleware
+from polku.middleware.batching import Batched
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
 from polku.testing.trial.destinations import in_place_of
 from polku.testing.trial.outcome import Dropped, Records
@@ -85,6 +86,8 @@ def _stages(
 
     def probed(middleware: MiddlewarePlan) -> MiddlewarePlan:
         component = found.get(middleware.name, middleware.component)
+        if isinstance(middleware.component, Batched) and not isinstance(component, Batched):
+            component = Batched(component, middleware.component.batching)
         check_middleware(component)
         return replace(middleware, component=_Probe(component, middleware.name, dropped))
 
@@ -141,7 +144,8 @@ class _Probe:
 
     def build(self, clock: Clock) -> Any:
         step = as_step(self.component, clock)
-        return step if hasattr(step, "hold") else _ProbedStep(step, self.name, self.dropped)
+        drops_nothing = hasattr(step, "hold") or hasattr(step, "submit")
+        return step if drops_nothing else _ProbedStep(step, self.name, self.dropped)
 
     @property
     def holds(self) -> bool:
