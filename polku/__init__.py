@@ -25,6 +25,8 @@ from polku.lazy import exports
 from polku.version import __version__
 
 if TYPE_CHECKING:
+    from polku.actors.datasets import PolkuDatasink, read_journal
+    from polku.actors.remote_step import RemoteStep
     from polku.batch.batch import Batch
     from polku.batch.receipt import Refusal
     from polku.buffer.strategy import BufferStrategy, Overflow
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         S3Emitter,
         StdoutEmitter,
         WebhookEmitter,
+        WindowEmitter,
     )
     from polku.errors import (
         ChangeError,
@@ -164,6 +167,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PluginSlot",
+    "PolkuDatasink",
     "PolkuError",
     "PostgresEmitter",
     "RateLimiter",
@@ -172,6 +176,7 @@ __all__ = [
     "RedisStreamsSource",
     "Refusal",
     "RejectedError",
+    "RemoteStep",
     "Resilience",
     "Retry",
     "RetryableError",
@@ -196,6 +201,7 @@ __all__ = [
     "UnavailableError",
     "Validator",
     "WebhookEmitter",
+    "WindowEmitter",
     "__version__",
     "has_data",
     "json_payload",
@@ -204,6 +210,7 @@ __all__ = [
     "new_id",
     "non_empty",
     "outcome_name",
+    "read_journal",
     "severity_name",
     "typed_data",
 ]
@@ -212,6 +219,8 @@ if not TYPE_CHECKING:
     __getattr__ = exports(
         __name__,
         {
+            "polku.actors.datasets": ("PolkuDatasink", "read_journal"),
+            "polku.actors.remote_step": ("RemoteStep",),
             "polku.batch.batch": ("Batch",),
             "polku.batch.receipt": ("Refusal",),
             "polku.buffer.strategy": ("BufferStrategy", "Overflow"),
@@ -229,6 +238,7 @@ if not TYPE_CHECKING:
                 "S3Emitter",
                 "StdoutEmitter",
                 "WebhookEmitter",
+                "WindowEmitter",
             ),
             "polku.errors": (
                 "ChangeError",

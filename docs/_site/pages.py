@@ -30,6 +30,8 @@ schedules
 ahti
 plugins
 own-components
+models
+ray-applications
 testing
 recipes
 ```

@@ -17,6 +17,7 @@ from polku.emit.s3.emitter import S3Emitter
 from polku.emit.s3.format import Compression, ObjectFormat
 from polku.emit.stdout import StdoutEmitter
 from polku.emit.webhook import WebhookEmitter
+from polku.emit.window import WindowEmitter
 from polku.lazy import exports
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "S3Emitter",
     "StdoutEmitter",
     "WebhookEmitter",
+    "WindowEmitter",
 ]
 
 if not TYPE_CHECKING:

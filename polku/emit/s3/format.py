@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-from polku.emit.json_form import data_fields, event_fields
+from polku.emit.json_form import event_fields
+from polku.emit.table import Rows
 from polku.event.v1.event_pb2 import Event
-from polku.events import outcome_name, severity_name
 
 
 class ObjectFormat(StrEnum):
@@ -78,53 +78,21 @@ class _Lines:
 
 
 class _Table:
-    """The columns of a Parquet file."""
+    """The rows of a Parquet file."""
 
     def __init__(self, compression: Compression) -> None:
         self._compression = compression
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows = Rows()
 
     def add(self, event: Event, frame: bytes) -> None:
-        import msgspec
-
-        kind = event.WhichOneof("data")
-        data = None if kind is None else msgspec.json.encode(data_fields(event, kind)).decode()
-        self._rows.append(
-            (
-                event.id,
-                event.timestamp_unix_ns,
-                event.source,
-                event.event_type,
-                severity_name(event),
-                outcome_name(event),
-                list(event.metadata.items()),
-                event.payload,
-                kind,
-                data,
-            )
-        )
+        self._rows.add(event)
 
     def finish(self) -> bytes:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        text = pa.string()
-        fields = [
-            ("id", text),
-            ("timestamp", pa.timestamp("ns", "UTC")),
-            ("source", text),
-            ("event_type", text),
-            ("severity", text),
-            ("outcome", text),
-            ("metadata", pa.map_(text, text)),
-            ("payload", pa.binary()),
-            ("data_type", text),
-            ("data", text),
-        ]
-        columns = [list(column) for column in zip(*self._rows, strict=True)]
-        arrays = [pa.array(column, kind) for column, (_, kind) in zip(columns, fields, strict=True)]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), sink, compression=str(self._compression))
+        pq.write_table(self._rows.table(), sink, compression=str(self._compression))
         content: bytes = sink.getvalue().to_pybytes()
         return content
 

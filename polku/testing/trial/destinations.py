@@ -10,7 +10,7 @@ from typing import Any
 
 from polku.batch.batch import Batch
 from polku.clock import Clock
-from polku.contracts import Emitter, Failure
+from polku.contracts import Collector, Emitter, Failure
 from polku.emit.adapt import built
 from polku.emit.outcome import read_outcome
 from polku.emit.resilience import Resilience
@@ -108,6 +108,9 @@ class _Recording:
         for hook in ("start", "close", "statistics"):
             if callable(getattr(inner, hook, None)):
                 setattr(self, hook, getattr(inner, hook))
+        if isinstance(inner, Collector):
+            self.collecting = inner.collecting
+            self.group = inner.group
 
     def emit(self, batch: Batch) -> Awaitable[list[Failure]]:
         return self._emit(batch, list(EventPayload.FromString(batch.payload).events))
