@@ -331,7 +331,7 @@ def test_the_ingest_actors_of_all_lanes_pull(server: Server, client: Any, stream
     with hub.start() as pipeline:
         got = out.wait_for(1_000, 60)
         wait_for(lambda: pending(client, stream) == 0)
-        assert len(client.xinfo_consumers(stream, "g")) == 2
+        wait_for(lambda: len(client.xinfo_consumers(stream, "g")) == 2)  # each lane is one
         assert pipeline.stop(30).complete
     assert sorted(event.id for event in got) == [f"e{number:05d}" for number in range(1_000)]
 
