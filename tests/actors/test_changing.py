@@ -453,6 +453,9 @@ async def test_ingestors_limits_and_rules_change_in_place(monkeypatch: pytest.Mo
         assert (await pipeline.send("e")).errors[0].code == "BUFFER_FULL"
 
 
+# What is killed before it began was never awaited, which a process that ends says nothing of.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 async def test_random_changes_while_actors_die(
