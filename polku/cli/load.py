@@ -13,6 +13,7 @@ from polku.checks import has_ray
 from polku.errors import SettingError
 from polku.hub import Hub
 
+_PACKAGE = "__init__.py"
 _ALLOWED = "write FILE or FILE:NAME, where FILE is a Python file and NAME a Hub in it (`hub` unless given)"
 
 
@@ -85,9 +86,26 @@ def _stands_in(folder: Path, module: ModuleType) -> bool:
     return folder in path.parents and "site-packages" not in path.parts
 
 
+def _forget_stale(folder: Path) -> None:
+    """Remove compiled code of a folder, and of packages in it, that may be of an earlier content of its file.
+
+    Python knows a file by its size and the second in which it was written: what was compiled within that second, or
+    before the file's time was set back, may stand for what somebody has changed since.
+    """
+    for source in [
+        *folder.glob("*.py"),
+        *(path for path in folder.glob("*/*.py") if (path.parent / _PACKAGE).exists()),
+    ]:
+        with contextlib.suppress(OSError):
+            compiled = Path(importlib.util.cache_from_source(str(source)))
+            if compiled.stat().st_mtime < int(source.stat().st_mtime) + 2:
+                compiled.unlink()
+
+
 def _run(path: Path) -> ModuleType:
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.insert(0, folder)
+    _forget_stale(Path(folder))
     name = f"polku_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
