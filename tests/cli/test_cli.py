@@ -21,6 +21,7 @@ import pytest
 from polku import __version__
 from polku.ahti.v1.events_pb2 import EventType
 from polku.testing import AhtiServer
+from tests.external.test_ingest import eventually
 from tests.gateway.http_client import post
 from tests.support.authority import Authority
 from tests.support.server import POLKU, Server, environment, polku, polku_here
@@ -550,13 +551,13 @@ def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_pat
 
 
 SLOW_START = """
-import asyncio, sys
+import asyncio, pathlib
 from polku import Hub
 
 class Slow:
     name = "slow"
     async def start(self):
-        print("starting", file=sys.stderr, flush=True)
+        pathlib.Path({mark!r}).touch()
         await asyncio.sleep(1)
     async def emit(self, batch):
         pass
@@ -567,16 +568,15 @@ hub = Hub().emitter(Slow())
 
 def test_a_signal_while_the_pipeline_starts_ends_it_in_order(runtime: str, tmp_path: Path) -> None:
     file = tmp_path / "pipeline.py"
-    file.write_text(SLOW_START)
+    mark = tmp_path / "starting"
+    file.write_text(SLOW_START.format(mark=str(mark)))
     command = [sys.executable, "-m", "polku", "run", str(file), "--runtime", runtime, "--grpc-addr", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        assert process.stderr is not None
-        said = ""
-        while "starting" not in said:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        process.terminate()
-        said += process.stderr.read()
-        assert process.wait(120) == 0, said
+        try:
+            eventually(mark.exists, 120)
+            process.terminate()
+            said = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
     assert "polku: stopped" in said
