@@ -135,9 +135,12 @@ class Puller:
 
         assert self._connection is not None
         fetching = asyncio.ensure_future(self._pulls.fetch(self._config.read_count, _PULL_SECONDS))
-        await asyncio.wait([fetching, self._connection.closed], return_when=asyncio.FIRST_COMPLETED)
-        if not fetching.done():
-            fetching.cancel()
+        try:
+            await asyncio.wait([fetching, self._connection.closed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if was_open := not fetching.done():
+                fetching.cancel()
+        if was_open:
             raise ConnectionError("the connection was closed")
         try:
             messages: Sequence[Any] = fetching.result()

@@ -232,7 +232,8 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
 # Where tasks may be made without a `TaskSet`, and who is told how they end.
 OWNED = {
     "polku/actors/drain.py:drain": "awaited there",
-    "polku/actors/node_watcher.py:NodeWatcher._add": "awaited there",
+    "polku/actors/changes.py:Changes.update": "awaited there; stop waits for it",
+    "polku/actors/node_watcher.py:NodeWatcher._add_lane": "awaited there",
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/answers.py:_of_part": "the push awaits it",
@@ -258,6 +259,13 @@ OWNED = {
     "polku/gateway/pulling.py:Stream.push": "the source awaits it",
     "polku/gateway/grpcio.py:GatewayServer._read": "the stream awaits it",
     "polku/gateway/grpcio.py:GatewayServer.stream_events": "awaited there",
+    "polku/files/follower.py:_Run.follow": "cancelled there; its fault ends the source",
+    "polku/files/stdin.py:_Reader._read": "awaited there",
+    "polku/nats/emitter.py:_Publisher._wait": "awaited there",
+    "polku/nats/puller.py:Puller.run": "its fault ends the source, close cancels it",
+    "polku/nats/puller.py:Puller._fetch": "awaited there",
+    "polku/pull/in_flight.py:InFlight.add": "its answer is counted, and its fault ends the source",
+    "polku/redis/puller.py:Puller.run": "its fault ends the source, close cancels it",
     "polku/hooks.py:_await_within": "awaited there",
     "polku/link/receiver.py:LinkReceiver._apply": "its sender asks for the outcome",
     "polku/link/receiver.py:LinkReceiver._apply_ready": "answers its push, whatever it ends with",

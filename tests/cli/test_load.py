@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def compiled_long_ago(source: Path, now: float) -> None:
     """Compile a file, whose content is of some time ago."""
     os.utime(source, (now, now))
-    os.utime(py_compile.compile(str(source), doraise=True), (now, now))
+    os.utime(str(py_compile.compile(str(source), doraise=True)), (now, now))
 
 
 def test_a_file_that_was_changed_within_a_second_is_read_anew(folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_code_that_was_compiled_later_is_kept(folder: Path) -> None:
     now = float(int(time.time()) - 100)
     source = folder / "helper.py"
     os.utime(source, (now, now))
-    compiled = Path(py_compile.compile(str(source), doraise=True) or "")
+    compiled = Path(str(py_compile.compile(str(source), doraise=True)))
     before = compiled.stat().st_ino
     load_hub(str(folder / "pipeline.py"), by_value=False)
     assert compiled.stat().st_ino == before

@@ -29,7 +29,9 @@ def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.Fi
     file = tmp_path / "hub.py"
     file.write_text(PIPELINE)
     options = ["--runtime", runtime, "--grpc-addr", "127.0.0.1:0", "--admin-addr", "off"]
-    server = Server(tmp_path / "run", "run", str(file), *options, POLKU_LOG_FORMAT="json", POLKU_LOG_LEVEL="info")
+    server = Server(
+        tmp_path / "run", "run", str(file), *options, POLKU_LOG_FORMAT="json", POLKU_LOG_LEVEL="info", RAY_ADDRESS=""
+    )
     try:
         entry = f"traceparent=00-{TRACE}-b7ad6b7169203331-01"
         sent = polku("send", "--to", server.address, "--type", "order", "--id", "x\x1b[0m", "--metadata", entry)

@@ -162,6 +162,7 @@ def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: p
 
 # Where lines are written without a `RepeatedLog`, and why they do not repeat.
 ONCE = {
+    "polku/actors/attachment.py": "at the start",
     "polku/buffer/journal_session.py": "when a journal is opened",
     "polku/buffer/journal.py": "when a journal is opened",
     "polku/buffer/place.py": "when a journal is opened",

@@ -156,7 +156,7 @@ def test_without_a_word_a_pipeline_leaves_the_ray_of_this_machine_alone_and_its_
         for pid in raylets:
             os.kill(pid, signal.SIGHUP)  # as a terminal that closes does, to all of its processes
         assert polku("send", "--to", server.address, "--type", "x").returncode == 0
-        assert server.stop(signal.SIGHUP) == 0
+        assert server.stop() == 0
         assert "out: 1 delivered" in server.err.read_text()
     finally:
         server.stop(signal.SIGKILL)

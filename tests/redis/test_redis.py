@@ -331,9 +331,15 @@ def test_the_ingest_actors_of_all_lanes_pull(server: Server, client: Any, stream
     with hub.start() as pipeline:
         got = out.wait_for(1_000, 60)
         wait_for(lambda: pending(client, stream) == 0)
-        wait_for(lambda: len(client.xinfo_consumers(stream, "g")) == 2)  # each lane is one
-        assert pipeline.stop(30).complete
+        wait_for(lambda: consumers(client, stream) == 2)
+        assert pipeline.stop(60).complete
     assert sorted(event.id for event in got) == [f"e{number:05d}" for number in range(1_000)]
+
+
+def consumers(client: Any, stream: str) -> int:
+    """Return how many consumers a group has: a lane is one once it has been given an entry."""
+    write(client, stream, 1, 1_000)
+    return len(client.xinfo_consumers(stream, "g"))
 
 
 @pytest.mark.parametrize(
