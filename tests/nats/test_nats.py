@@ -21,6 +21,7 @@ from polku import (
     NatsEmitter,
     NatsSource,
     PlanError,
+    RetryableError,
     Secret,
     Source,
 )
@@ -278,6 +279,18 @@ def test_an_event_that_is_too_large_fails_alone_and_a_full_stream_is_tried_again
     assert "maximum messages exceeded" in next(one.reason for one in failures if one.event_id == "c")
 
 
+def refused(config: NatsEmitter) -> None:
+    """Emit until it is refused: the server closes the connection at once, and its word may be lost with it."""
+    while True:
+        try:
+            emit(config.build(SystemClock()), Event(id="a"))
+        except RetryableError as error:
+            if "reset by peer" not in str(error):
+                raise
+        else:
+            return
+
+
 def test_credentials_that_are_refused_are_an_alarm_until_they_are_right(tmp_path: Path) -> None:
     server, secret, out = Server(user="me", password="right"), tmp_path / "secret", Recorder(tmp_path / "out")
     try:
@@ -285,7 +298,7 @@ def test_credentials_that_are_refused_are_an_alarm_until_they_are_right(tmp_path
         secret.write_text("wrong")
         login: dict[str, Any] = {"servers": server.url, "user": "me", "password": Secret(f"file:{secret}")}
         with pytest.raises(MisconfiguredError, match=r"(?i)authorization violation"):
-            emit(NatsEmitter("S.x", **login).build(SystemClock()), Event(id="a"))
+            refused(NatsEmitter("S.x", **login))
         with Hub(runtime="inline").source(NatsSource("S", "g", **login)).emitter(out).start() as pipeline:
             wait_for(lambda: not pipeline.health().components["source:nats"][0])
             secret.write_text("right")
