@@ -261,8 +261,9 @@ async def test_thousands_of_numbers_some_held_are_applied_once_in_order_in_bound
         assert life.applied == sorted(set(life.applied))
     assert {number for life in peer.lives for number in life.applied} == set(range(3_000))
     assert len(peer.lives) > 1 or not restarts
-    # Each push tells one gap: in one round of them all that was answered before the round is told.
-    assert peer.largest <= 3 * peer.most_open + 10, (peer.largest, peer.most_open)
+    # Each push tells one gap: in one round of them all that was answered before the round is told. The number that is
+    # open is seen after pushes alone, and patience is real time: of 3,000 pushes a busy machine may leave 100.
+    assert peer.largest <= 3 * peer.most_open + 200, (peer.largest, peer.most_open)
     assert peer.most_open < 1_000
     await link.close()
 
