@@ -44,7 +44,7 @@ class IngestorChecks:
         text = "日本語 🦉 \u202e ñ \x00".encode()
         yield _judge_bad("unicode", await self._ingest(text, cluster="klusteri-ä🦉", form="muoto-ö"), text)
         yield await self._check_large()
-        await settle(self._probe, SERVICE)
+        await settle(lambda: self._ingest(self._sample), max(self._probe.timeout / 20, 3 * first.seconds))
         yield await self._check_many(first)
         yield await self._check_deadline()
         yield await check_health(self._probe, SERVICE, "Health at the end")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -12,8 +14,8 @@ from google.protobuf.message import DecodeError
 from polku.emit.grpc.size import read_excess
 from polku.external.connection import Connection
 from polku.testing.conformance.findings import Finding, fails, note
-from polku.v1.plugin_pb2 import PluginHealthResponse
 
+_PAUSE = 0.1  # seconds between two questions to a plugin that is busy
 REFUSALS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 
 
@@ -66,13 +68,17 @@ class Probe:
         return Answer(message, grpc.StatusCode.OK, "", time.monotonic() - started)
 
 
-async def settle(probe: Probe, service: str) -> None:
-    """Wait until a plugin that was busy with something large answers again, for up to a minute."""
+async def settle(again: Callable[[], Awaitable[Answer]], seconds: float) -> None:
+    """Wait until a plugin that was busy with something large answers as it did before, for up to a minute.
+
+    That is within so many `seconds` for what is small: its health may come sooner, beside work that goes on.
+    """
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        answer = await probe.call(service, "Health", b"", PluginHealthResponse)
-        if answer.status is not grpc.StatusCode.DEADLINE_EXCEEDED:
+        answer = await again()
+        if answer.status is not grpc.StatusCode.DEADLINE_EXCEEDED and answer.seconds <= seconds:
             return
+        await asyncio.sleep(_PAUSE)
 
 
 def judge_large(check: str, answer: Answer, timeout: float) -> Finding | None:
