@@ -139,7 +139,8 @@ def _check_wheel(path: Path, name: str, version: str) -> Iterator[str]:
                 yield f"{field} is {metadata[field]!r}, not {value!r}"
         if not str(metadata.get_payload()).startswith("# POLKU"):
             yield "the description is not the README"
-        needs = {re.split(r"[\[<>=; ]", entry)[0] for entry in metadata.get_all("Requires-Dist", [])}
+        always = [entry for entry in metadata.get_all("Requires-Dist", []) if "extra ==" not in entry]
+        needs = {re.split(r"[\[<>=; ]", entry)[0] for entry in always}
         if (name == CORE) == ("ray" in needs):
             yield "Ray is a dependency of polku, and of nothing else"
         if "polku = polku.cli:main" not in archive.read(f"{info}/entry_points.txt").decode().splitlines():
