@@ -228,7 +228,7 @@ def test_the_certificates_of_a_plugin_may_be_replaced(tmp_path: Path, recorder: 
         roots.write_bytes(new.cert.read_bytes())
         address = plugin.address.removeprefix("https://")
         with IngestorPlugin(lines, sources=SOURCE).start(address, certificate=Certificate(*new.issue())):
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while True:
                 try:
                     assert list(Client(pipeline).send(b"two").event_ids) == ["two"]
