@@ -23,7 +23,7 @@ Around an `await`, the own cancellation has to pass:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from polku.errors import UserCodeError
@@ -73,6 +73,14 @@ async def contained(work: Awaitable[T]) -> T:
             raise
         if isinstance(error, Exception):
             raise
+        raise as_exception(error) from error
+
+
+def contained_call(function: Callable[..., T], *arguments: object) -> T:
+    """Call user code, as in a thread; whatever it raises comes as an `Exception`, so that a future may hold it."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
         raise as_exception(error) from error
 
 

@@ -16,7 +16,7 @@ from polku.emit.encode import note_unwritable, unwritable
 from polku.emit.table import Rows
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
-from polku.usercode import as_exception
+from polku.usercode import contained_call
 from polku.v1.gateway_pb2 import EventPayload
 
 
@@ -115,7 +115,7 @@ class _Windows:
         given = await self._in_thread(_dataset, table) if self._config.dataset else table
         if self._is_async:
             return await self._config.function(given)
-        answer = await self._in_thread(_contained, self._config.function, given)
+        answer = await self._in_thread(contained_call, self._config.function, given)
         return await answer if inspect.isawaitable(answer) else answer
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -139,10 +139,3 @@ def _dataset(table: Any) -> Any:
     import ray.data
 
     return ray.data.from_arrow(table)
-
-
-def _contained(function: Callable[[Any], Any], given: Any) -> Any:
-    try:
-        return function(given)
-    except BaseException as error:
-        raise as_exception(error) from error

@@ -20,7 +20,7 @@ from polku.middleware.batching import Batched, made_by
 from polku.middleware.enricher import add_metadata
 from polku.middleware.per_batch import Whole, WrongResultError, accept_events, bounded, fill_in
 from polku.middleware.per_event import died, separate, wrong_result
-from polku.usercode import as_exception
+from polku.usercode import contained_call
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # before a call is made again, in seconds
 _EXPECTED = "None, an Event, a mapping of strings to strings, or an exception"
@@ -88,7 +88,7 @@ class ModelCalls(Whole):
         return await result if inspect.isawaitable(result) else result
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self._threads.run(_contained, function, *arguments)
+        return await self._threads.run(contained_call, function, *arguments)
 
     def _is_final(self, error: BaseException) -> bool:
         return isinstance(error, RetryableError)
@@ -135,11 +135,3 @@ class ModelCalls(Whole):
                 yield event
             else:
                 yield wrong_result(self.name, event, result, _EXPECTED)
-
-
-def _contained(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call user code in a thread: what would end an event loop comes as an `Exception`."""
-    try:
-        return function(*arguments)
-    except BaseException as error:
-        raise as_exception(error) from error
