@@ -233,7 +233,7 @@ def _schema() -> Any:
 
 
 def _groups(blocks: Iterable[Any]) -> Iterator[list[Mapping[str, Any]]]:
-    """Yield the rows of blocks, so many at a time."""
+    """Yield the rows of blocks in groups of `_ROWS_PER_SEND`."""
     group: list[Mapping[str, Any]] = []
     for block in blocks:
         rows: Iterator[Mapping[str, Any]] = BlockAccessor.for_block(block).iter_rows(True)

@@ -172,7 +172,7 @@ class SourceState(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Pull records from somewhere, and tell it which of them are taken for good.
+    """Pull records from an outside system, and tell it which of them the pipeline has accepted.
 
     The configuration of one may have `readers`, the sources that must have an ingestor; `one_lane = True` where each
     of several lanes would pull the same, so that only the first of a disk may have it; `one_process = True` where it

@@ -1,4 +1,4 @@
-"""How far files are read: a small file beside the journal, written anew as a whole, so that it is never half there.
+"""Store how far files are read, in a small file beside the journal that is replaced as a whole at each write.
 
 It is JSON for people to read: `{"format": 1, "files": [{"id": …, "path": …, "device": …, "inode": …, "offset": …,
 "size": …, "prefix": [bytes, digest]}]}`. `PATH.lock` keeps a second pipeline from the same files.

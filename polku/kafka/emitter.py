@@ -82,9 +82,9 @@ class KafkaEmitter:
     What the brokers do not confirm within `timeout` seconds is taken back and sent again by the resilience around
     this, in order. An event that cannot become a record (no legal topic, a field missing, too large) is a dead letter.
     So is one whose topic does not exist or is not allowed, where the event chose the topic; where you did, everything
-    is held, with an alarm, until that is mended. A partition keeps the order of the events, except where a broker
-    refuses one record (too large for the topic, no key on a compacted one) and with it those that were sent together:
-    they are sent again in halves, until those are found that are refused alone.
+    is held, with an alarm, until the topic can be written. A partition keeps the order of the events, except where a
+    broker refuses one record (too large for the topic, no key on a compacted one) and with it those that were sent
+    together: they are sent again in halves, until those are found that are refused alone.
     """
 
     topic: str | Callable[[Event], str]

@@ -107,7 +107,7 @@ class Puller:
         lag = consumer.lag if consumer is not None else 0
         flying = sum(partition.records for partition in list(self._partitions.values()))
         fault = next(iter(list(self._topic_faults.values())), "")
-        text = f"{len(self._partitions)} partitions, {self._records} records, {flying} under way, lag {lag}"
+        text = f"{len(self._partitions)} partitions, {self._records} records, {flying} in flight, lag {lag}"
         skipped, left_out = self._reader.skipped, self._reader.keys_left_out
         text += f", {skipped} without a value were skipped" if skipped else ""
         text += f", offsets began again {self._restarts} times" if self._restarts else ""

@@ -235,7 +235,7 @@ class Puller:
         return True
 
     async def _keep_in_flight(self, now: float) -> None:
-        """Begin the time anew after which others may claim what is in flight for long."""
+        """Reset the idle time of entries that are in flight for long, so that no other consumer claims them."""
         for name, held in self._held.items():
             old = [entry_id for entry_id, since in held.items() if now - since >= self._config.claim_seconds / 4]
             for start in range(0, len(old), _CHUNK):

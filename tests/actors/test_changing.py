@@ -154,7 +154,7 @@ class Flood:
             self.counts[number] += 2
 
     async def go_on(self, events: int = 30) -> None:
-        """Return when each sender has sent so many more."""
+        """Return when each sender has sent that many more events."""
         wanted = [count + events for count in self.counts]
         while any(count < want for count, want in zip(self.counts, wanted, strict=True)):
             for sending in self._sending:

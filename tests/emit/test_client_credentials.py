@@ -90,9 +90,9 @@ async def test_a_gateway_knows_an_emitter_by_its_certificate_also_after_that_was
 
 
 async def refused(emitter: Any) -> None:
-    """Emit until it is refused for good.
+    """Emit until the gateway's refusal is raised.
 
-    Where a message is on its way when the refusal comes, grpcio forgets the status and raises `INTERNAL` instead.
+    grpcio raises `INTERNAL` instead of the status where it was writing a message when the refusal came.
     """
     while True:
         try:

@@ -253,7 +253,7 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
     with hub.start() as pipeline:
 
         def under_way() -> int:
-            found = re.search(r"(\d+) under way", pipeline.health().components["source:kafka"][1])
+            found = re.search(r"(\d+) in flight", pipeline.health().components["source:kafka"][1])
             return int(found[1]) if found else 0
 
         wait_for(lambda: under_way() > 300)
@@ -315,7 +315,7 @@ def test_a_partition_whose_records_are_not_taken_is_paused_alone(
 
         def pulled_of_the_slow() -> int:
             text = pipeline.health().components["source:kafka"][1]
-            return int(re.findall(r"(\d+) under way", text)[0])
+            return int(re.findall(r"(\d+) in flight", text)[0])
 
         wait_for(lambda: 100 < pulled_of_the_slow() < 300)  # no more than there is room for
         loop_thread.submit(release()).result(30)

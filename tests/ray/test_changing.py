@@ -47,7 +47,7 @@ class Flood:
             self.counts[number] = first + 5
 
     def go_on(self, events: int = 100) -> None:
-        """Return when each sender has sent so many more."""
+        """Return when each sender has sent that many more events."""
         wanted = [count + events for count in self.counts]
         deadline = time.monotonic() + 30.0
         while any(count < want for count, want in zip(self.counts, wanted, strict=True)):

@@ -69,9 +69,9 @@ class Probe:
 
 
 async def settle(again: Callable[[], Awaitable[Answer]], seconds: float) -> None:
-    """Wait until a plugin that was busy with something large answers as it did before, for up to a minute.
+    """Wait until a plugin that was busy with a large request answers a small one within `seconds`, for up to a minute.
 
-    That is within so many `seconds` for what is small: its health may come sooner, beside work that goes on.
+    Its health is no sign of that: it may be answered while the plugin still works on the large request.
     """
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
