@@ -10,7 +10,8 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
 - stage, middleware: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
-- emit, postgres, kafka, redis, nats, otlp, external: events to their destinations; from Kafka on in both directions
+- emit, postgres, ray_serve, kafka, redis, nats, otlp, external: events to their destinations; from Kafka on in both
+  directions
 - files, schedule, pull: files, the standard input and the clock as sources, and what sources share
 - change: what differs between two plans, and what of it a pipeline that runs can take
 - runtime, actors: the same parts in one process, or as actors on Ray
@@ -110,6 +111,8 @@ if TYPE_CHECKING:
     )
     from polku.pipeline import Pipeline
     from polku.plan import AckLevel, Plan
+    from polku.ray_serve.emitter import ServeEmitter
+    from polku.ray_serve.middleware import ServeMiddleware
     from polku.runner import Runner
     from polku.security.client_tls import Certificate
     from polku.security.secret import Secret
@@ -188,6 +191,8 @@ __all__ = [
     "Secret",
     "SendReceipt",
     "Sender",
+    "ServeEmitter",
+    "ServeMiddleware",
     "SettingError",
     "Severity",
     "Source",
@@ -293,6 +298,8 @@ if not TYPE_CHECKING:
             "polku.pipeline": ("Pipeline",),
             "polku.plan": ("AckLevel", "Plan"),
             "polku.postgres.emitter": ("PostgresEmitter",),
+            "polku.ray_serve.emitter": ("ServeEmitter",),
+            "polku.ray_serve.middleware": ("ServeMiddleware",),
             "polku.redis.emitter": ("RedisStreamsEmitter",),
             "polku.redis.source": ("RedisStreamsSource",),
             "polku.runner": ("Runner",),

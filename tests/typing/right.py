@@ -7,7 +7,19 @@ from typing import assert_type
 
 import msgspec
 
-from polku import Batch, Event, Failure, Filter, Hub, Router, StdoutEmitter, Transform, new_event
+from polku import (
+    Batch,
+    Event,
+    Failure,
+    Filter,
+    Hub,
+    Router,
+    ServeEmitter,
+    ServeMiddleware,
+    StdoutEmitter,
+    Transform,
+    new_event,
+)
 from polku.testing import Flaky, Outcome, Pause, run
 
 
@@ -39,6 +51,10 @@ async def doubled_slowly(event: Event, order: Order) -> Order | None:
     return Order(order.amount * 2)
 
 
+def team(event: Event, answer: dict[str, str]) -> dict[str, str]:
+    return {"team": answer.get("team", event.source)}
+
+
 class Shelf:
     name = "shelf"
 
@@ -58,6 +74,8 @@ hub = (
     .middleware(Transform(doubled_slowly, decode=Order))
     .middleware(Router().when(lambda event: event.severity > 3, to=["audit", "shelf"]).default("audit"))
     .emitter(StdoutEmitter(), name="audit")
+    .middleware(ServeMiddleware("triage", request=lambda event: event.payload, answer=team), name="triage")
+    .emitter(ServeEmitter("support", deployment="Assistant", request=lambda event: {"id": event.id}))
     .emitter(Shelf())
 )
 

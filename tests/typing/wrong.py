@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from polku import Batch, Event, Filter, Hub, Router, Transform, new_event
+from polku import Batch, Event, Filter, Hub, Router, ServeEmitter, ServeMiddleware, Transform, new_event
 from polku.testing import run
 
 
@@ -49,6 +49,9 @@ Transform(of_item, decode=Order)  # error
 Transform(of_item)  # error
 Transform(lambda event: event.id, batch=True)  # error
 Transform(returns_text, bach=True)  # error
+ServeEmitter("support", request=takes_number)  # error
+ServeEmitter("support", "Assistant")  # error
+ServeMiddleware("triage", answer=lambda result: result)  # error
 Router().when(lambda event: event.severity > 3)  # error
 Router().when(takes_number, to="audit")  # error
 Router().default(3)  # error
