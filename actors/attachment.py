@@ -21,7 +21,7 @@ from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.worker_log import relay_as_json
 from polku.errors import NotRunningError, SettingError, UnavailableError
 from polku.log_format import is_json
-from polku.runtime.serving import drain_seconds
+from polku.runtime.drain import drain_seconds
 from polku.text import said
 
 _LOG = logging.getLogger(__name__)

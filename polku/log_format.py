@@ -80,6 +80,11 @@ def write(message: str, *, level: str = "info") -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """Print a line for people, on standard error: standard output is for events."""
+    write(text)
+
+
 def as_object(message: str, level: str, logger: str, **about: object) -> str:
     """Return a line of JSON about what was not logged but printed, as by user code in another process."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -70,6 +70,7 @@ class Commands(_Generated):
         """Yield a section for each command."""
         from polku.cli.app import app
 
+        app.load()
         yield from self._command(app.group, "polku")
 
     def _command(self, command: Any, name: str) -> Iterator[str]:
@@ -87,7 +88,7 @@ class Commands(_Generated):
             yield from _table(("argument", ""), [(p.metavar or p.name.upper(), p.help or "") for p in arguments])
             yield from _table(("option", "", "default"), [_option(p) for p in options])
             return
-        for title, one in inner.items():
+        for title, one in sorted(inner.items()):
             yield from self._command(one, f"{name} {title}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from polku.errors import JournalError, PipelineError, PlanError, SettingError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 __all__ = ["main"]
 

@@ -16,7 +16,7 @@ from polku.cli.command import Argument, Exit, Option
 from polku.cli.settings import RUNTIMES
 from polku.cli.terminal import has_rich, shows_progress
 from polku.errors import SettingError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 if TYPE_CHECKING:
     from polku.bench import Load, Result, Subject

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -55,7 +56,7 @@ class App:
     """A group of commands; `group` is what click runs."""
 
     def __init__(self, help: str, *, version: str = "") -> None:
-        self.group = click.Group(help=help, no_args_is_help=True)
+        self.group = _Group(help=help, no_args_is_help=True)
         if version:
             self.group.params.append(_version(version))
 
@@ -69,13 +70,48 @@ class App:
 
         return register
 
-    def add(self, app: App, name: str) -> None:
-        """Put the commands of another group under a name."""
-        self.group.add_command(app.group, name)
+    def add_later(self, **homes: str) -> None:
+        """Have commands by their names, each from `module:attribute`: a function, or an app that is, or has, it.
+
+        The module is imported when its command is called, or listed.
+        """
+        self.group.homes.update(homes)
+
+    def load(self) -> None:
+        """Import all commands."""
+        for name in self.group.homes:
+            self.group.load(name)
 
     def __call__(self) -> None:
         """Run the command that the program was called with."""
         self.group(prog_name="polku")
+
+
+class _Group(click.Group):
+    """A group that loads a command when it is called, and all of them only where its help lists them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.homes: dict[str, str] = {}
+
+    def load(self, name: str) -> None:
+        """Make the command of a name of what its module has."""
+        module, _, attribute = self.homes[name].partition(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, App):
+            self.add_command(found.group.commands.get(name, found.group), name)
+        else:
+            self.add_command(_command(found, name, None))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self.homes})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a name."""
+        if cmd_name in self.homes and cmd_name not in self.commands:
+            self.load(cmd_name)
+        return super().get_command(ctx, cmd_name)
 
 
 def _version(text: str) -> click.Option:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from polku.cli.command import App, Argument, Option
 from polku.errors import JournalError, SettingError
+from polku.log_format import say
 from polku.progress import Progress
-from polku.runtime.serving import say
 from polku.text import line
 
 if TYPE_CHECKING:

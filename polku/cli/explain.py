@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Argument, Exit, Option
-from polku.runtime.serving import say
+from polku.log_format import say
 from polku.text import line
 
 _SECONDS = 30.0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
-from polku.runtime.serving import say
+from polku.log_format import say
 
 
 def health(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from polku.cli.command import App, Argument, Exit, Option
 from polku.errors import JournalCorruptError, JournalError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 app = App("Look at, check and mend the journal of a durable buffer.")
 

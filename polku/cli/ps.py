@@ -10,8 +10,8 @@ from typing import Annotated
 
 from polku.cli.admin_client import address_of, reason_of
 from polku.cli.command import Option
+from polku.log_format import say
 from polku.monitoring.run_files import RunningPipeline, running
-from polku.runtime.serving import say
 from polku.text import line
 
 _SECONDS = 3.0

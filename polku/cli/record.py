@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from polku.cli.admin_client import To, find
 from polku.cli.command import Option
 from polku.cli.tap import check_parts, ended, opened, replies
-from polku.runtime.serving import say
+from polku.log_format import say
 from polku.tap.request import MAX_LIMIT, What
 
 _INTERVAL_SECONDS = 0.1

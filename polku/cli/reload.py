@@ -13,7 +13,7 @@ from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit
 from polku.cli.load import beside, send_by_value, split
 from polku.errors import ChangeError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 if TYPE_CHECKING:
     from polku.hub import Hub

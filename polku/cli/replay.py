@@ -14,7 +14,7 @@ import msgspec
 from polku.cli.cases import silent
 from polku.cli.command import Argument, Exit, Option
 from polku.errors import RecordError, SettingError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 if TYPE_CHECKING:
     from polku.event.v1.event_pb2 import Event

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 
 from polku.cli.settings import read_settings, unknown_variables
-from polku.log_format import configure
-from polku.runtime.serving import say
+from polku.log_format import configure, say
 
 
 def serve_environment() -> None:

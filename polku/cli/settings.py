@@ -14,7 +14,7 @@ from polku.gateway.addresses import DOORS
 from polku.gateway.tls import CLIENT_AUTH
 from polku.log_format import FORMATS, LEVELS
 from polku.plan import PER_NODE
-from polku.runtime.serving import DRAIN_SECONDS, check_seconds
+from polku.runtime.drain import DRAIN_SECONDS, check_seconds
 from polku.security.configuration import FILE, secret_of
 from polku.tracing.export import WAYS
 

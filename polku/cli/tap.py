@@ -16,7 +16,7 @@ from polku.cli.admin_client import AdminAddress, To, find, reason_of
 from polku.cli.command import Argument, Exit, Option
 from polku.cli.sightings import FORMATS, Formats
 from polku.errors import SettingError
-from polku.runtime.serving import say
+from polku.log_format import say
 from polku.tap.request import LEASE_SECONDS, LIMIT, MAX_LIMIT, What, matches
 
 Globs = list[str] | None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from polku.cli.command import App, Argument, Option
 from polku.errors import PlanError, SettingError
-from polku.runtime.serving import say
+from polku.log_format import say
 
 app = App("Make tokens for clients.")
 

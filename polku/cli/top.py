@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
-from polku.runtime.serving import say
+from polku.log_format import say
 from polku.tap.request import matches
 
 _CLEAR = "\x1b[2J\x1b[H"

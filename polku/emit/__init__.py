@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polku.emit.actor import ActorEmitter
-from polku.emit.ahti.emitter import AhtiEmitter
-from polku.emit.breaker import Breaker
-from polku.emit.grpc.emitter import GrpcEmitter
-from polku.emit.resilience import Resilience
-from polku.emit.retry import Retry
-from polku.emit.s3.emitter import S3Emitter
-from polku.emit.s3.format import Compression, ObjectFormat
-from polku.emit.stdout import StdoutEmitter
-from polku.emit.webhook import WebhookEmitter
-from polku.emit.window import WindowEmitter
 from polku.lazy import exports
 
 if TYPE_CHECKING:
+    from polku.emit.actor import ActorEmitter
+    from polku.emit.ahti.emitter import AhtiEmitter
+    from polku.emit.breaker import Breaker
+    from polku.emit.grpc.emitter import GrpcEmitter
+    from polku.emit.resilience import Resilience
+    from polku.emit.retry import Retry
+    from polku.emit.s3.emitter import S3Emitter
+    from polku.emit.s3.format import Compression, ObjectFormat
+    from polku.emit.stdout import StdoutEmitter
+    from polku.emit.webhook import WebhookEmitter
+    from polku.emit.window import WindowEmitter
     from polku.external.emitter import ExternalEmitter
     from polku.external.plugin_slot import PluginSlot
     from polku.kafka.emitter import KafkaEmitter
@@ -57,6 +57,17 @@ if not TYPE_CHECKING:
     __getattr__ = exports(
         __name__,
         {
+            "polku.emit.actor": ("ActorEmitter",),
+            "polku.emit.ahti.emitter": ("AhtiEmitter",),
+            "polku.emit.breaker": ("Breaker",),
+            "polku.emit.grpc.emitter": ("GrpcEmitter",),
+            "polku.emit.resilience": ("Resilience",),
+            "polku.emit.retry": ("Retry",),
+            "polku.emit.s3.emitter": ("S3Emitter",),
+            "polku.emit.s3.format": ("Compression", "ObjectFormat"),
+            "polku.emit.stdout": ("StdoutEmitter",),
+            "polku.emit.webhook": ("WebhookEmitter",),
+            "polku.emit.window": ("WindowEmitter",),
             "polku.external.emitter": ("ExternalEmitter",),
             "polku.external.plugin_slot": ("PluginSlot",),
             "polku.kafka.emitter": ("KafkaEmitter",),

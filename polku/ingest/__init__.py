@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polku.ingest.cloudevents import CloudEventsIngestor
-from polku.ingest.hmac_verifier import HmacVerifier
-from polku.ingest.json import JsonIngestor
-from polku.ingest.passthrough import PassthroughIngestor
 from polku.lazy import exports
 
 if TYPE_CHECKING:
     from polku.external.ingestor import ExternalIngestor
     from polku.files.source import FileSource
     from polku.files.stdin import StdinSource
+    from polku.ingest.cloudevents import CloudEventsIngestor
+    from polku.ingest.hmac_verifier import HmacVerifier
+    from polku.ingest.json import JsonIngestor
+    from polku.ingest.passthrough import PassthroughIngestor
     from polku.kafka.source import KafkaSource
     from polku.nats.source import NatsSource
     from polku.otlp.ingestor import OtlpIngestor
@@ -43,6 +43,10 @@ if not TYPE_CHECKING:
             "polku.external.ingestor": ("ExternalIngestor",),
             "polku.files.source": ("FileSource",),
             "polku.files.stdin": ("StdinSource",),
+            "polku.ingest.cloudevents": ("CloudEventsIngestor",),
+            "polku.ingest.hmac_verifier": ("HmacVerifier",),
+            "polku.ingest.json": ("JsonIngestor",),
+            "polku.ingest.passthrough": ("PassthroughIngestor",),
             "polku.kafka.source": ("KafkaSource",),
             "polku.nats.source": ("NatsSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),

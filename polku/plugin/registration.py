@@ -16,7 +16,7 @@ from polku import checks
 from polku.aio.tasks import TaskSet
 from polku.errors import PlanError
 from polku.external.connection import Connection
-from polku.runtime.serving import say
+from polku.log_format import say
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.v1.plugin_pb2 import (

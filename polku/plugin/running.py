@@ -8,10 +8,11 @@ from types import TracebackType
 
 from polku.aio import loop_thread
 from polku.aio.loops import new_event_loop
+from polku.log_format import say
 from polku.plugin.registration import Registrar, Registration
 from polku.plugin.server import PluginServer
 from polku.plugin.service import Service
-from polku.runtime.serving import say, tune_process
+from polku.runtime.serving import tune_process
 from polku.security.client_tls import Certificate
 
 

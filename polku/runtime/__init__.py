@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from polku.dead_letters import DeadLetter
-from polku.gateway.addresses import Addresses
-from polku.health import Health
-from polku.runtime.report import StopReport
-from polku.sender import SendChannel
-
 if TYPE_CHECKING:
     from polku.buffer.copies import Found
+    from polku.dead_letters import DeadLetter
+    from polku.gateway.addresses import Addresses
+    from polku.health import Health
     from polku.monitoring.statistics import PipelineStatistics
     from polku.plan import Plan
     from polku.runtime.changing import Changed
+    from polku.runtime.report import StopReport
+    from polku.sender import SendChannel
     from polku.tap.request import TapReply, TapRequest
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.aio.pulse import Pulse
-from polku.errors import SettingError
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
-from polku.log_format import write
+from polku.log_format import say
+from polku.runtime.drain import drain_seconds
 from polku.runtime.flow import Flow
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.notify import Notifier
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from polku.runtime.reloading import Reloader
     from polku.runtime.report import StopReport
 
-DRAIN_SECONDS = 30.0
 _LOST_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 _DRAIN_LOOK_SECONDS = 0.5
@@ -119,25 +116,6 @@ def serve(
     if report.loss:
         say(f"polku: {report.loss}; exit status {LOST_STATUS}")
         sys.exit(LOST_STATUS)
-
-
-def drain_seconds(chosen: float | None, environment: Mapping[str, str]) -> float:
-    """Return how long a drain may take; raises `SettingError`."""
-    if chosen is not None:
-        return check_seconds("drain", chosen)
-    text = environment.get("POLKU_DRAIN_SECONDS", "").strip()
-    return check_seconds("POLKU_DRAIN_SECONDS", text) if text else DRAIN_SECONDS
-
-
-def check_seconds(name: str, value: str | float) -> float:
-    """Return a number of seconds; raises `SettingError`."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if isinstance(value, bool) or not 0 <= seconds < math.inf:
-        raise SettingError(name, value, "write a number of seconds, 0 or more")
-    return seconds
 
 
 def _has_terminal() -> bool:
@@ -242,8 +220,3 @@ def favour_journal(strategy: BufferStrategy) -> None:
     """
     if strategy.path:
         sys.setswitchinterval(0.0005)
-
-
-def say(text: str) -> None:
-    """Print a line for people, on standard error: standard output is for events."""
-    write(text)

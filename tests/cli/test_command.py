@@ -22,7 +22,7 @@ class Color(StrEnum):
 SEEN: list[Any] = []
 app = App("What it is.", version="1.2")
 inner = App("More of it.")
-app.add(inner, "inner")
+app.add_later(inner="tests.cli.test_command:inner", loud="tests.cli.test_command:loud")
 
 
 @app.command(epilog="The end.")
@@ -47,6 +47,11 @@ def list_(ids: Annotated[list[int] | None, Argument(metavar="[ID]...", help="Whi
     """List them."""
     SEEN.append(ids)
     raise Exit(1 if ids else 0)
+
+
+def loud(name: Annotated[str, Argument(help="Whose.")]) -> None:
+    """Say it."""
+    SEEN.append(name)
 
 
 def _run(*arguments: str, **environment: str) -> Result:
@@ -118,7 +123,32 @@ def test_a_parameter_without_a_description_is_an_error() -> None:
         app.command()(wrong)
 
 
-def test_the_command_line_loads_no_validator_and_nothing_of_ray() -> None:
-    code = "import sys, polku.cli.app; print([name for name in ('pydantic', 'ray', 'rich') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+def test_commands_of_other_modules_are_listed_and_called() -> None:
+    assert "loud   Say it." in _run("--help").output
+    assert _run("loud", "x").exit_code == 0
+    assert SEEN == ["x"]
+    assert _run("louder").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        ("run", {"pydantic", "ray", "rich", "grpc", "aiohttp", "polku.emit.s3.emitter"}),
+        ("send", {"polku.hub", "polku.plan", "msgspec", "asyncio"}),
+        ("health", {"polku.hub", "polku.plan", "google.protobuf", "grpc", "msgspec", "asyncio"}),
+        ("tap", {"polku.hub", "polku.plan", "google.protobuf", "grpc", "msgspec", "asyncio"}),
+        ("top", {"polku.hub", "polku.plan", "google.protobuf", "grpc", "msgspec", "asyncio"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(command: str, unwanted: set[str]) -> None:
+    code = """import runpy, sys
+sys.argv[1:] = [sys.argv[1], "--help"]
+try:
+    runpy.run_module("polku", run_name="__main__")
+except SystemExit:
+    print("loaded", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert f"polku.cli.{command}" in loaded
+    assert loaded & unwanted == set()

@@ -13,10 +13,11 @@ import pytest
 import polku
 import polku.emit
 import polku.ingest
+import polku.middleware
 import polku.testing
 from tests.packaging.conftest import ROOT
 
-PACKAGES = [polku, polku.emit, polku.ingest, polku.testing]
+PACKAGES = [polku, polku.emit, polku.ingest, polku.middleware, polku.testing]
 # Everything that users, plugins, actors and the command line begin with: each in a process that has nothing else.
 FIRST = [
     *(

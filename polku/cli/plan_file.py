@@ -1,0 +1,45 @@
+"""The arguments of commands that build the plan of a Python file, and its hub as they ask for it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+from polku.cli.command import Argument, Option
+from polku.cli.load import split
+from polku.cli.settings import RUNTIMES, check_lanes
+from polku.errors import PolkuError, SettingError
+
+File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
+Runtime = Annotated[str | None, Option(help="ray or inline.")]
+Chain = Annotated[bool, Option("--chain", help="Run each lane in one actor.")]
+Lanes = Annotated[str | None, Option(metavar="N|per-node", help="Run N lanes side by side, or one on each node.")]
+
+
+def load_plan_file(file: str, runtime: str | None, *, chain: bool = False, lanes: str | None = None) -> Any:
+    """Return the hub of a file, in the arrangement that the options ask for; raises `SettingError`."""
+    from polku.cli.load import load_hub
+
+    if runtime is not None and runtime not in RUNTIMES:
+        raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
+    count = check_lanes("--lanes", lanes) if lanes is not None else None
+    chosen = runtime or os.environ.get("POLKU_RUNTIME") or "ray"
+    try:
+        hub = load_hub(file, by_value=chosen == "ray")
+    except PolkuError:
+        raise
+    except Exception as error:
+        traceback.print_exception(error.with_traceback(_frames_from(error.__traceback__, split(file)[0])))
+        raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None
+    hub = hub.chain() if chain else hub
+    return hub.lanes(count) if count is not None else hub
+
+
+def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | None:
+    """Leave out what called the user's file; all of it where the file never ran (a syntax error)."""
+    while frames is not None and Path(frames.tb_frame.f_code.co_filename).resolve() != path.resolve():
+        frames = frames.tb_next
+    return frames

@@ -1,0 +1,172 @@
+"""Send events to a gateway from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import grpc
+import grpc.aio
+
+from polku.contracts import IngestContext
+from polku.emit.grpc.addresses import parse_address
+from polku.errors import PolkuError, RecordError, SettingError
+from polku.event.v1.event_pb2 import Event
+from polku.events import new_event
+from polku.ingest import JsonIngestor
+from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.text import line as printable
+from polku.v1.gateway_pb2 import Ack, IngestBatch
+
+_BATCH = 1_000
+_IN_FLIGHT = 8
+_METHOD = "/polku.v1.Gateway/StreamEvents"
+
+
+class Target(NamedTuple):
+    """A gateway as gRPC takes it, with credentials where it speaks TLS, and a bearer token where it asks for one."""
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    token: str | None = None
+
+
+class Tally(NamedTuple):
+    """Count what became of the events."""
+
+    accepted: int
+    refused: int
+
+
+Report = Callable[[str], None]
+Advance = Callable[[int], None]
+
+
+def read_target(
+    to: str, *, root_certificates: str | None, certificate: str | None, key: str | None, token: str | None = None
+) -> Target:
+    """Return what the options of `polku send` name; raises `SettingError`."""
+    try:
+        address = parse_address("--to", to)
+    except PolkuError:
+        allowed = "write HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+        raise SettingError("--to", to, allowed) from None
+    files = {"--root-certificates": root_certificates, "--certificate": certificate, "--key": key}
+    if not address.tls:
+        for option, path in files.items():
+            if path is not None:
+                raise SettingError(option, path, f"is for TLS: write --to https://{address.target}")
+        return Target(address.target, None, token)
+    if (certificate is None) != (key is None):
+        option, path = ("--certificate", certificate) if key is None else ("--key", key)
+        raise SettingError(option, path, "give --certificate and --key together")
+    roots, chain, own = (None if path is None else _read(option, path) for option, path in files.items())
+    return Target(address.target, grpc.ssl_channel_credentials(roots, own, chain), token)
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingError(option, path, f"cannot be read: {error.strerror}") from None
+
+
+def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
+    """Read NDJSON; a line that is no event is reported and counted (as None)."""
+    ingestor = JsonIngestor()
+    context = IngestContext("ndjson")
+    for number, line in enumerate(stream, 1):
+        for record in ingestor.ingest(line, context):
+            if isinstance(record, RecordError):
+                report(f"line {number}: {record.message}")
+                yield None
+            else:
+                yield record
+
+
+async def send(
+    events: Iterator[Event | None], *, to: Target, source: str, cluster: str, report: Report, advance: Advance
+) -> Tally:
+    """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`."""
+    sender = _Sending(source, cluster, report, advance)
+    options = [("grpc.max_receive_message_length", -1)]
+    opened = (
+        grpc.aio.insecure_channel(to.address, options)
+        if to.credentials is None
+        else grpc.aio.secure_channel(to.address, to.credentials, options)
+    )
+    async with opened as channel:
+        stub: Any = channel.stream_stream(_METHOD, IngestBatch.SerializeToString, Ack.FromString)
+        metadata = None if to.token is None else (("authorization", f"Bearer {to.token}"),)
+        call = stub(sender.batches(events), metadata=metadata)
+        async for ack in call:
+            sender.note(ack)
+    return Tally(sender.accepted, sender.refused)
+
+
+class _Sending:
+    def __init__(self, source: str, cluster: str, report: Report, advance: Advance) -> None:
+        self._source, self._cluster = source, cluster
+        self._report, self._advance = report, advance
+        self._places = asyncio.Semaphore(_IN_FLIGHT)
+        self.accepted = self.refused = 0
+
+    async def batches(self, events: Iterator[Event | None]) -> AsyncIterator[IngestBatch]:
+        """Yield batches as places become free; a slow standard input is read in a thread."""
+        while chunk := await asyncio.to_thread(self._next, events):
+            good = [event for event in chunk if event is not None]
+            self.refused += len(chunk) - len(good)
+            if good:
+                await self._places.acquire()
+                batch = IngestBatch(source=self._source, cluster=self._cluster)
+                batch.events.events.extend(good)
+                yield batch
+
+    def note(self, ack: Ack) -> None:
+        """Count one acknowledgement."""
+        self._places.release()
+        self.accepted += len(ack.event_ids)
+        self.refused += len(ack.errors)
+        for error in ack.errors:
+            self._report(f"{printable(error.event_id) or 'message'}: {error.code}: {error.message}")
+        self._advance(len(ack.event_ids) + len(ack.errors))
+
+    def _next(self, events: Iterator[Event | None]) -> list[Event | None]:
+        chunk = []
+        for event in events:
+            chunk.append(event)
+            if len(chunk) == _BATCH:
+                break
+        return chunk
+
+
+def one_event(id: str, type: str, payload: str, severity: str, metadata: list[str]) -> Event:
+    """Return the event that options describe; raises `SettingError`."""
+    entries = {}
+    for entry in metadata:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise SettingError("--metadata", entry, "write KEY=VALUE")
+        entries[key] = value
+    try:
+        number = event_from_fields({"severity": severity}).severity
+    except FieldError as error:
+        raise SettingError("--severity", severity, str(error).removeprefix(f"severity={severity!r}: ")) from None
+    return new_event(type, id=id, metadata=entries, payload=payload.encode(), severity=number)
+
+
+def open_stream(file: str) -> tuple[BinaryIO, int | None]:
+    """Return a file of events, `-` for standard input, and how many it has where that is known."""
+    if file == "-":
+        return sys.stdin.buffer, None
+    path = Path(file)
+    try:
+        stream = path.open("rb")
+        with path.open("rb") as count:
+            return stream, sum(1 for line in count if line.strip())
+    except OSError as error:
+        raise SettingError("FILE", file, f"cannot be read: {error.strerror}") from None
