@@ -35,7 +35,7 @@ ONLY = {
     "batch": BASE | WIRE,
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},
-    "middleware": BASE | WIRE | {"batch", "events", "disk"},
+    "middleware": BASE | WIRE | {"batch", "events", "disk", "lazy"},
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
