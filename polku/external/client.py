@@ -21,6 +21,7 @@ _SOON = 1.0  # seconds until a plugin that is unwell is asked again
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _READY = grpc.ChannelConnectivity.READY
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class CallError(PolkuError):
@@ -185,10 +186,18 @@ class PluginClient:
         return self._channel
 
     async def _watch_connection(self) -> None:
+        """Forget what the plugin said when the connection is lost, and look at the certificates until there is another.
+
+        A channel that has failed to connect stays in that state through all further attempts (gRFC A62), so that no
+        change would tell of them.
+        """
         state = self._channel.get_state(try_to_connect=True)
         self._tasks.works("connection")
         while state is not _SHUTDOWN:
-            await self._channel.wait_for_state_change(state)
+            if state is _FAILED:
+                await asyncio.sleep(_SOON)
+            else:
+                await self._channel.wait_for_state_change(state)
             state = self._channel.get_state(try_to_connect=True)
             if state is not _READY:
                 self._info = None

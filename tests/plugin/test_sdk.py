@@ -225,10 +225,13 @@ def test_the_certificates_of_a_plugin_may_be_replaced(tmp_path: Path, recorder: 
     with hub(recorder, plugin.address, root_certificates=roots).start(grpc_addr="127.0.0.1:0") as pipeline:
         with plugin:
             assert list(Client(pipeline).send(b"one").event_ids) == ["one"]
+        deadline = time.monotonic() + 30
+        while "failed to connect" not in str(pipeline.health().components):  # it has tried, and will try again
+            assert time.monotonic() < deadline
         roots.write_bytes(new.cert.read_bytes())
         address = plugin.address.removeprefix("https://")
         with IngestorPlugin(lines, sources=SOURCE).start(address, certificate=Certificate(*new.issue())):
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 30
             while True:
                 try:
                     assert list(Client(pipeline).send(b"two").event_ids) == ["two"]
