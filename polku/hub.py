@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from polku.contracts import Emitter, Ingestor, Middleware
+    from polku.event.v1.event_pb2 import Event
     from polku.middleware.batching import Batching
     from polku.pipeline import Pipeline
 
@@ -148,6 +149,10 @@ class Hub:
         isolate: bool = False,
         replicas: int = 1,
         batching: Batching | None = None,
+        shadow: float | None = None,
+        canary: float | None = None,
+        of: str | None = None,
+        key: str | Callable[[Event], object] | None = None,
     ) -> Hub:
         """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
 
@@ -160,6 +165,13 @@ class Hub:
         With `batching` the step is a model: a function of a list of events, or an object or class with
         `predict(events)`, which returns a result for each. Its calls are filled from many batches, see `Batching` and
         `Batched`.
+
+        With `shadow` or `canary` it is new middleware next to one that is in use: the one added before it, or the one
+        that is called `of`. With `shadow=0.05` it works on copies of 5 % of the events, in a thread of its own; what it
+        makes of them is compared with what the other one makes, counted in `statistics()`, and thrown away. With
+        `canary=0.05` it gets 5 % of the events in place of the other one. The share is chosen by `key`: `"id"` (the
+        default), `"source"`, `"event_type"`, `"metadata.NAME"`, or a function of the event; events of one key are all
+        in it, or none is.
         """
         from polku.middleware.adapt import check_middleware, component_name
 
@@ -168,6 +180,13 @@ class Hub:
 
             middleware = Batched(middleware, batching)
         check_middleware(middleware)
+        if shadow is not None or canary is not None or of is not None or key is not None:
+            from polku.candidate.attach import Tried, attach
+
+            placed = isolate or replicas != 1 or bool(num_cpus or num_gpus or resources)
+            tried = Tried(name or component_name(middleware), middleware, shadow, canary, of, key, placed)
+            self._stages = attach(self._stages, tried)
+            return self
         isolate = isolate or bool(getattr(middleware, "overlaps", False))
         plan = MiddlewarePlan(name or component_name(middleware), middleware)
         needs = Resources(num_cpus, num_gpus, dict(resources or {}))
@@ -195,6 +214,10 @@ class Hub:
         isolate: bool = False,
         replicas: int = 1,
         batching: Batching | None = None,
+        shadow: float | None = None,
+        canary: float | None = None,
+        of: str | None = None,
+        key: str | Callable[[Event], object] | None = None,
     ) -> Callable[[F], F]: ...
     def step(self, function: Any = None, /, **options: Any) -> Any:
         """Add a function of an event as middleware, as a decorator: `@hub.step`, or `@hub.step(name="classify")`.

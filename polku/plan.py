@@ -230,17 +230,26 @@ def state_keys(stage: StagePlan) -> dict[str, str]:
 
 def keeps_shared_state(stages: Sequence[StagePlan]) -> bool:
     """Return whether middleware keeps state that one client could spoil for others: by what they choose."""
-    return any(_is_shared(middleware.component) for stage in stages for middleware in stage.middleware)
+    return any(
+        _is_shared(part)
+        for stage in stages
+        for middleware in stage.middleware
+        for part in getattr(middleware.component, "middleware_parts", (middleware.component,))
+    )
 
 
 def keyed_by(metadata: str, stages: Sequence[StagePlan]) -> list[StagePlan]:
     """Return the stages with that state kept for each value of a metadata entry, where nothing else was chosen."""
 
-    def keyed(middleware: MiddlewarePlan) -> MiddlewarePlan:
-        component: Any = middleware.component
-        return replace(middleware, component=replace(component, per=metadata)) if _is_shared(component) else middleware
+    def keyed(component: Any) -> Any:
+        return replace(component, per=metadata) if _is_shared(component) else component
 
-    return [replace(stage, middleware=tuple(map(keyed, stage.middleware))) for stage in stages]
+    def with_keys(middleware: MiddlewarePlan) -> MiddlewarePlan:
+        with_parts = getattr(middleware.component, "with_middleware_parts", None)
+        found = keyed(middleware.component) if with_parts is None else with_parts(keyed)
+        return replace(middleware, component=found)
+
+    return [replace(stage, middleware=tuple(map(with_keys, stage.middleware))) for stage in stages]
 
 
 def _is_shared(component: object) -> bool:

@@ -119,8 +119,8 @@ def _steps(old: Contents, new: Contents) -> Iterator[PartChange]:
         elif old.steps[name] == new.steps[name]:
             yield PartChange("middleware", str(name), Verdict.UNCHANGED, _moved(old.plan, new.plan, name))
         else:
-            note = _state_note(components[name], component)
-            yield PartChange("middleware", str(name), Verdict.CHANGED, note)
+            notes = (_candidate_note(components[name], component), _state_note(components[name], component))
+            yield PartChange("middleware", str(name), Verdict.CHANGED, "; ".join(filter(None, notes)))
     for name, component in components.items():
         if name not in new.steps:
             note = "lets go what it holds" if getattr(component, "holds", False) else ""
@@ -148,6 +148,12 @@ def _moved(old: Plan, new: Plan, name: StepName) -> str:
 
 def _stage_of(plan: Plan, name: StepName) -> str:
     return next(stage for stage, names in names_by_stage(plan).items() if name in names)
+
+
+def _candidate_note(old: object, new: object) -> str:
+    """Return what new middleware stands next to it now, or does not any more; empty where that is as it was."""
+    before, after = (str(getattr(each, "candidate_label", "")) for each in (old, new))
+    return "" if before == after else after or f"without {before}"
 
 
 def _state_note(old: object, new: object) -> str:

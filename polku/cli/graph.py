@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from polku.monitoring.picture import shown
-from polku.plan import Plan, StagePlan, state_keys
+from polku.plan import MiddlewarePlan, Plan, StagePlan, state_keys
 
 
 def outline(plan: Plan) -> list[str]:
@@ -99,7 +99,12 @@ def _label(stage: StagePlan) -> str:
 
 
 def _middleware(stage: StagePlan) -> str:
-    return " → ".join(middleware.name for middleware in stage.middleware)
+    return " → ".join(map(_named, stage.middleware))
+
+
+def _named(middleware: MiddlewarePlan) -> str:
+    beside = getattr(middleware.component, "candidate_label", "")
+    return f"{middleware.name} ({beside})" if beside else middleware.name
 
 
 def _needs(stage: StagePlan) -> str:

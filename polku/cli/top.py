@@ -218,7 +218,36 @@ def rows_of(tree: dict[str, Any]) -> list[Row]:
     rows += [_stage(name, stage) for name, stage in tree["shared"].items()]
     named = {row.part for row in rows}
     rows += [Row(name, well=True, state="ok") for name in tree["processes"] if name not in named]
-    return sorted((_with_process(tree, row) for row in rows), key=lambda row: row.well)
+    rows = [_with_process(tree, row) for row in rows]
+    return sorted([*rows, *_candidates(tree)], key=lambda row: row.well)
+
+
+def _candidates(tree: dict[str, Any]) -> Iterator[Row]:
+    """Yield a row for new middleware next to the one in use: errors are what differs, or is refused."""
+    for lane in [*tree["lanes"], {"name": "", "stages": tree["shared"]}]:
+        for name, stage in lane["stages"].items():
+            for one in stage.get("candidates", ()):
+                part = "/".join(filter(None, (lane["name"], name, f"{one['mode']}:{one['candidate']}")))
+                yield _candidate(part, one)
+
+
+def _candidate(part: str, one: dict[str, Any]) -> Row:
+    counts, state = one["counts"], f"{one['share']:.3g} of {one['middleware']}"
+    if one["mode"] == "canary":
+        out = counts["new"] - counts["new_dropped"] - counts["new_refused"]
+        state = f"{state}: refuses {_refused(counts, 'new')}, the one in use {_refused(counts, 'old')}"
+        return Row(part, True, state, counts["new"], out, counts["new_refused"])
+    differ = counts["different"] + counts["dropped"] + counts["failed"]
+    if one["fault"]:
+        state = f"{state}: {one['fault']}"
+    elif one["latest"]:
+        latest = one["latest"][0]
+        state = f"{state}: {latest['event_id']} {latest['result']}: {latest['text']}"
+    return Row(part, True, state, differ + counts["same"], counts["same"], differ)
+
+
+def _refused(counts: dict[str, int], side: str) -> str:
+    return f"{counts[f'{side}_refused'] / max(counts[side], 1):.1%}"
 
 
 def _lane(lane: dict[str, Any]) -> Iterator[Row]:

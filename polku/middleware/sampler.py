@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from polku import checks
 from polku.clock import Clock
@@ -15,12 +12,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.filter import keep
 from polku.middleware.per_event import Each, chosen
-
-Key = Callable[[Event], object]
-
-_FIELDS = ("id", "source", "event_type")
-_GOLDEN = 0x9E3779B1  # the prime nearest to 2^32 over the golden ratio
-_MASK = 2**32 - 1
+from polku.middleware.shares import Key, key_function, share_by_key
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,13 +34,13 @@ class Sampler(Configuration):
         if self.seed is not None and not isinstance(self.seed, int):
             raise checks.fault("Sampler", "seed", self.seed, "must be a whole number, or None for chance")
         if self.key is not None:
-            _key_function(self.key)
+            key_function("Sampler", self.key)
 
     def build(self, clock: Clock) -> Step:
         """Make the running sampler."""
         if self.key is None:
             return _Chance(self.rate, self.seed)
-        choose = _by_key(self.rate, self.seed or 0, _key_function(self.key))
+        choose = share_by_key(self.rate, self.seed or 0, key_function("Sampler", self.key))
         return Each("Sampler", choose, keep, drop_reason="sampled_out", reads_only=True)
 
 
@@ -68,40 +60,3 @@ class _Chance:
 
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         pass
-
-
-def _by_key(rate: float, seed: int, key: Key) -> Callable[[Event], bool]:
-    """Choose by a checksum of the key, which is alike everywhere.
-
-    CRC-32 alone will not do: under another seed all its values change by one and the same XOR. Multiplying (Knuth,
-    The Art of Computer Programming 3, 6.4) and folding makes choices of different seeds independent.
-    """
-    limit = round(rate * 2**32)
-    salt = zlib.crc32(str(seed).encode()) * _GOLDEN & _MASK
-    crc32 = zlib.crc32
-
-    def choose(event: Event) -> bool:
-        mixed = (crc32(str(key(event)).encode("utf-8", "surrogatepass")) ^ salt) * _GOLDEN & _MASK
-        return (mixed ^ mixed >> 15) * _GOLDEN & _MASK < limit
-
-    return choose
-
-
-@dataclass(frozen=True, slots=True)
-class _Metadata:
-    name: str
-
-    def __call__(self, event: Event) -> object:
-        return event.metadata.get(self.name) or event.id
-
-
-def _key_function(key: str | Key) -> Key:
-    if callable(key):
-        checks.function("Sampler", "key", key, sync=True)
-        return key
-    kind, _, name = str(key).partition(".")
-    if kind == "metadata" and name:
-        return _Metadata(name)
-    if key in _FIELDS:
-        return attrgetter(key)
-    raise checks.fault("Sampler", "key", key, f"must be {checks.either((*_FIELDS, 'metadata.NAME'))}, or a function")

@@ -21,7 +21,9 @@ from polku.monitoring.remedies import Remedies
 from polku.monitoring.statistics import (
     BufferStatistics,
     CallStatistics,
+    CandidateStatistics,
     DeadLetterCount,
+    DifferenceStatistics,
     EmitterStatistics,
     ErrorStatistics,
     IngestStatistics,
@@ -46,7 +48,7 @@ from polku.text import line
 from polku.version import __version__
 
 if TYPE_CHECKING:
-    from polku.contracts import CallShape, SourceState
+    from polku.contracts import CallShape, CandidateCounts, SourceState
     from polku.external.client import PluginState
     from polku.runtime.lane import LaneStatistics as LaneCounts
 
@@ -226,6 +228,7 @@ class Collector:
             errors=_errors(counts.errors),
             link=_link(counts.link),
             calls=_calls(counts.calls),
+            candidates=tuple(map(_candidate, counts.candidates)),
         )
 
     def _buffer(self, counts: BufferCounts) -> BufferStatistics:
@@ -292,6 +295,11 @@ def _calls(shape: CallShape | None) -> CallStatistics | None:
     room = shape.sizes.count * shape.max_events
     fill = shape.sizes.sum / room if room else 0.0
     return _filled(CallStatistics, shape, events=shape.sizes, fill=fill)
+
+
+def _candidate(counts: CandidateCounts) -> CandidateStatistics:
+    latest = tuple(_filled(DifferenceStatistics, difference) for difference in counts.latest)
+    return _filled(CandidateStatistics, counts, latest=latest)
 
 
 def _plugin(state: PluginState) -> PluginStatistics:

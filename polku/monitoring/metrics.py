@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from polku.monitoring.metric import Metric, counter, gauge, histogram
 from polku.monitoring.readers import (
+    CANDIDATE,
     CIRCUITS,
     COMPONENT,
     EMITTER,
@@ -27,6 +28,7 @@ from polku.monitoring.readers import (
     health_of_parts,
     of_buffers,
     of_calls,
+    of_candidates,
     of_emitters,
     of_ingests,
     of_journals,
@@ -182,6 +184,13 @@ METRICS: tuple[Metric, ...] = (
         "calls",
         "calls of a model that were made again, as it would take its events later",
         of_calls(lambda one: one.retries),
+    ),
+    counter(
+        "polku_candidate_events",
+        CANDIDATE,
+        "events",
+        "events that new middleware had next to the one in use (shadow, canary), by what became of them",
+        of_candidates,
     ),
     gauge(
         "polku_buffer_events",

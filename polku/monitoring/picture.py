@@ -50,6 +50,8 @@ def type_name(component: object) -> str:
     inner = getattr(component, "emitter", None)
     if type(component).__name__ == "Resilience" and inner is not None:
         return type_name(inner)
+    if parts := getattr(component, "middleware_parts", None):
+        return type_name(parts[0])
     return str(getattr(component, "__name__", None) or type(component).__name__)
 
 

@@ -50,6 +50,7 @@ class Component(NamedTuple):
 
 PIPELINE = ("pipeline",)
 COMPONENT = ("pipeline", "lane", "component", "kind", "type")
+CANDIDATE = (*COMPONENT, "middleware", "candidate", "mode", "result")
 LANE = ("pipeline", "lane")
 EMITTER = ("pipeline", "lane", "emitter")
 PART = ("pipeline", "component")
@@ -196,6 +197,15 @@ def of_calls(reader: Callable[[CallStatistics], float | Distribution]) -> Read:
                 yield Sample(one.labels, reader(one.statistics.calls))
 
     return read
+
+
+def of_candidates(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the events that new middleware had next to the one in use, by what became of them."""
+    for one in components(tree):
+        if isinstance(one.statistics, StageStatistics):
+            for new in one.statistics.candidates:
+                for result, count in new.counts.items():
+                    yield Sample((*one.labels, new.middleware, new.candidate, new.mode, result), count)
 
 
 def _labels_of_emitter(tree: PipelineStatistics, lane: LaneStatistics, name: str) -> tuple[str, ...]:

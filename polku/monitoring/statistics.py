@@ -193,6 +193,41 @@ class CallStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceStatistics(Tree):
+    """One event of which new middleware made something else than the one in use.
+
+    `result` is a key of `counts`; `text` names the fields that differ, or says why it failed.
+    """
+
+    event_id: str
+    result: str
+    text: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateStatistics(Tree):
+    """New middleware (`candidate`) next to `middleware` that is in use.
+
+    In `mode` `shadow`, `counts` has the events that it saw: `same`, `different`, `dropped` (by one of the two alone),
+    `failed` and `skipped` (it was busy); `latest` are the latest differences, the latest first, `seconds` how long it
+    has been at work on what it works on now, and `fault` why it does not work. In mode `canary` the `counts` are the
+    events that went to either side, and those that were dropped and refused there: `old`, `old_dropped`, `old_refused`,
+    `new`, `new_dropped` and `new_refused`. The `share` (0 to 1) of the events is chosen by `key`.
+    """
+
+    mode: str
+    middleware: str
+    candidate: str
+    share: float
+    key: str
+    counts: Mapping[str, int]
+    latest: tuple[DifferenceStatistics, ...]
+    seconds: float
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatistics(Tree):
     """Neighbouring middleware: `type` names them.
 
@@ -200,7 +235,8 @@ class StageStatistics(Tree):
     `rate_limited`); `dead` are those on which it failed; `held` are kept back now, as by an Aggregator. `busy_with` is
     the middleware at work, `busy_seconds` since when. `work_seconds` is how long it has been at work in all,
     `utilization` the share of the latest seconds, `wait_seconds` how long events waited for their turn. `errors` are
-    the latest few, the latest first. `calls` is there where it is a model that is called with events of many batches.
+    the latest few, the latest first. `calls` is there where it is a model that is called with events of many batches,
+    `candidates` where there is new middleware next to the one in use.
     """
 
     type: str
@@ -219,6 +255,7 @@ class StageStatistics(Tree):
     link: LinkStatistics | None
     errors: tuple[ErrorStatistics, ...]
     calls: CallStatistics | None = None
+    candidates: tuple[CandidateStatistics, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt,
 from polku.busy import Busy, Work
 from polku.clock import Clock
 from polku.codes import Code
-from polku.contracts import CallShape, DeadEvent, Flush, Follows, Holder, Outcome, Step
+from polku.contracts import CallShape, CandidateCounts, DeadEvent, Flush, Follows, Holder, Outcome, Step
 from polku.dead_letters import DeadLetters, DeadLetterStatistics
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
@@ -76,6 +76,7 @@ class StageStatistics(NamedTuple):
     work: Work = Work()
     waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
     calls: CallShape | None = None  # of a step that is called with events of many batches
+    candidates: Sequence[CandidateCounts] = ()  # new middleware next to the one in use
 
 
 @dataclass(slots=True)
@@ -304,6 +305,7 @@ class Stage:
             link=self._link.statistics() if isinstance(self._link, (Link, LocalLink)) else None,
             work=self._busy.work(),
             waits=self._waits.distribution(),
+            candidates=tuple(step.candidate_counts() for step in self._steps if hasattr(step, "candidate_counts")),
         )
 
     def _letters_fault(self) -> str:

@@ -41,6 +41,10 @@ BOUNDED = {
     "lanes",
     "ack",
     "buffer",
+    "middleware",
+    "candidate",
+    "mode",
+    "result",
 }
 FIXED = {"polku_buffer_max_events", "polku_build_info", "polku_plan_info"}  # by the plan
 SELDOM = {

@@ -11,7 +11,7 @@ import pytest
 from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
 from polku.monitoring import live
 from polku.monitoring.page import page as page_file
-from polku.monitoring.statistics import PartHealth
+from polku.monitoring.statistics import CandidateStatistics, DifferenceStatistics, PartHealth
 from tests.monitoring.trees import CAPACITY, Shown, admin_address, some_tree
 from tests.support.browser import Browser, Page, find_browser
 
@@ -156,6 +156,32 @@ def test_names_of_strangers_are_text_and_nothing_else(show: Callable[..., Page])
         assert page.run("document.querySelectorAll('img, main script, aside script').length") == 0
         assert "\u202e" not in page.run("document.body.innerText")
         assert page.text("#outlet-rows tr:first-child td").strip("▲ \u2068\u2069") == HOSTILE[0]
+
+
+def test_a_shadow_is_seen_with_its_stage(show: Callable[..., Page]) -> None:
+    latest = DifferenceStatistics(event_id="<b>\u202e", result="different", text="metadata.mark", time_ns=1)
+    shadow = CandidateStatistics(
+        mode="shadow",
+        middleware="mark",
+        candidate="better",
+        share=0.05,
+        key="id",
+        counts={"same": 90, "different": 10},
+        latest=(latest,),
+        seconds=0.0,
+        fault="",
+    )
+    tree = some_tree(events=100)
+    (lane,) = tree.lanes
+    stages = {name: replace(stage, candidates=(shadow,)) for name, stage in lane.stages.items()}
+    with admin_address(Shown(replace(tree, lanes=(replace(lane, stages=stages),)))) as address:
+        page = show(address)
+        page.click(node("stage-1"))
+        page.wait("document.querySelector('#drawer').innerText.includes('better, share 0.05')")
+        shown = page.text("#drawer")
+    assert "different: metadata.mark" in shown
+    assert "<b>" in shown
+    assert "\u202e" not in shown
 
 
 def test_all_of_it_works_by_keyboard(show: Callable[..., Page]) -> None:

@@ -1,0 +1,43 @@
+"""What `polku top` shows of a tree of statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polku.cli.top import rows_of
+
+STAGE = {"received": 10, "sent": 10, "dead": 0, "held": 0}
+SHADOW = {"mode": "shadow", "middleware": "old", "candidate": "new", "share": 0.05, "fault": "", "latest": []}
+SHADOW["counts"] = {"same": 7, "different": 1, "dropped": 1, "failed": 1, "skipped": 5}
+CANARY = {"mode": "canary", "middleware": "old", "candidate": "new", "share": 0.05, "fault": "", "latest": []}
+CANARY["counts"] = {"old": 90, "old_dropped": 0, "old_refused": 0, "new": 10, "new_dropped": 1, "new_refused": 2}
+LATEST = [{"event_id": "a", "result": "different", "text": "payload", "time_ns": 1}]
+
+
+@pytest.mark.parametrize(
+    ("one", "part", "counts", "state"),
+    [
+        (SHADOW, "lane-1/stage-1/shadow:new", (10, 7, 3), "0.05 of old"),
+        (
+            SHADOW | {"latest": LATEST},
+            "lane-1/stage-1/shadow:new",
+            (10, 7, 3),
+            "0.05 of old: a different: payload",
+        ),
+        (SHADOW | {"fault": "hangs"}, "lane-1/stage-1/shadow:new", (10, 7, 3), "0.05 of old: hangs"),
+        (
+            CANARY,
+            "lane-1/stage-1/canary:new",
+            (10, 7, 2),
+            "0.05 of old: refuses 20.0%, the one in use 0.0%",
+        ),
+    ],
+)
+def test_new_middleware_next_to_the_one_in_use_has_a_row(
+    one: dict[str, Any], part: str, counts: tuple[int, int, int], state: str
+) -> None:
+    lane = {"name": "lane-1", "ingest": None, "stages": {"stage-1": STAGE | {"candidates": [one]}}, "buffer": None}
+    row = rows_of({"lanes": [lane], "shared": {}, "processes": {}, "parts": {}})[1]
+    assert (row.part, (row.received, row.sent, row.errors), row.state) == (part, counts, state)
