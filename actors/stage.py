@@ -23,7 +23,8 @@ from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.replicas import Reply
-from polku.stage.stage import Stage, StageStatistics, is_holder
+from polku.stage.stage import Stage, is_holder
+from polku.stage.statistics import StageStatistics
 from polku.tap.point import Tapped
 from polku.text import named
 

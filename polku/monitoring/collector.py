@@ -43,7 +43,7 @@ from polku.monitoring.statistics import (
 )
 from polku.plan import Plan
 from polku.recent_errors import SeenError
-from polku.stage.stage import StageStatistics as StageCounts
+from polku.stage.statistics import StageStatistics as StageCounts
 from polku.text import line
 from polku.version import __version__
 

@@ -49,7 +49,8 @@ from polku.runtime.assembly import (
     tracing_of,
 )
 from polku.stage.replicas import Replicas
-from polku.stage.stage import Stage, StageStatistics
+from polku.stage.stage import Stage
+from polku.stage.statistics import StageStatistics
 from polku.tap.point import Tapped
 
 

@@ -12,7 +12,7 @@ from polku.dead_letters.kinds import Kind, describe
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
-from polku.stage.stage import StageStatistics
+from polku.stage.statistics import StageStatistics
 from polku.text import line
 
 if TYPE_CHECKING:

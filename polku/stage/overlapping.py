@@ -16,7 +16,9 @@ from polku.batch.batch import Batch
 from polku.batch.fates import account
 from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.contracts import Outcome, Overlapping
-from polku.stage.stage import Passed, Stage, StageStatistics, failed, outgoing, show
+from polku.stage.stage import Stage, failed
+from polku.stage.statistics import StageStatistics
+from polku.stage.trail import Passed, outgoing, show
 from polku.tap.request import What
 from polku.usercode import is_ours
 

@@ -14,29 +14,31 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from itertools import compress, count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join_traces
-from polku.batch.fates import Account, account, merged, owners_through
-from polku.batch.lineage import digest_of, origins, through, trace_back
-from polku.batch.receipt import Accepted, Answer, Counts, Fate, Output, Receipt, Refusal, weightier
-from polku.busy import Busy, Work
+from polku.batch.fates import Account, account, merged
+from polku.batch.lineage import trace_back
+from polku.batch.receipt import Accepted, Answer, Counts, Fate, Receipt, Refusal, weightier
+from polku.busy import Busy
 from polku.clock import Clock
 from polku.codes import Code
-from polku.contracts import CallShape, CandidateCounts, DeadEvent, Flush, Follows, Holder, Outcome, Step
-from polku.dead_letters import DeadLetters, DeadLetterStatistics
+from polku.contracts import DeadEvent, Flush, Follows, Holder, Outcome, Step
+from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError
 from polku.event.v1.event_pb2 import Event
-from polku.histogram import Distribution, Histogram
+from polku.histogram import Histogram
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each, start_hook
-from polku.link.link import Link, LinkStatistics, Outgoing
+from polku.link.link import Link, Outgoing
 from polku.link.local import LocalLink
 from polku.log import RepeatedLog
-from polku.recent_errors import RecentErrors, SeenError
-from polku.tap.point import Note, TapPoint
+from polku.recent_errors import RecentErrors
+from polku.stage.statistics import StageStatistics
+from polku.stage.trail import Passed, Refused, outgoing, show, traced
+from polku.tap.point import TapPoint
 from polku.tap.request import What
 from polku.text import named, trace
 from polku.usercode import as_exception, contained, is_ours
@@ -52,31 +54,6 @@ _TIMER = "flush timer"
 _UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
 
 _NOTHING = contextlib.nullcontext()
-_Refused = dict[int, Refusal]  # by position
-
-
-class StageStatistics(NamedTuple):
-    """Count events and batches; `step` is the middleware that is at work now (empty: none), `since` when it began.
-
-    `since` is the clock's monotonic time in seconds. `fault` says what does not work in the background.
-    """
-
-    batches: int
-    received: int
-    forwarded: int
-    dead: int
-    held: int
-    counts: Counts
-    step: str
-    since: float
-    fault: str = ""
-    letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
-    errors: Sequence[SeenError] = ()  # the latest of its middleware
-    link: LinkStatistics | None = None  # to what comes next, where that is one link
-    work: Work = Work()
-    waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
-    calls: CallShape | None = None  # of a step that is called with events of many batches
-    candidates: Sequence[CandidateCounts] = ()  # new middleware next to the one in use
 
 
 @dataclass(slots=True)
@@ -90,20 +67,6 @@ class _Holding:
     trace: str
     refused: list[Refusal] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
-
-
-class Passed(NamedTuple):
-    """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
-
-    `number` is the step's, and that of what takes its place; `account` is what the events of a counted batch count as.
-    """
-
-    number: int
-    step: Step
-    given: list[Event]
-    outcome: Outcome
-    follows: Sequence[tuple[Follows, asyncio.Future[_Refused] | None]]
-    account: Account | None
 
 
 class Stage:
@@ -141,7 +104,7 @@ class Stage:
         self._held_something = asyncio.Event()
         self._number = 0
         self._open: set[int] = set()  # numbers of batches without an outcome
-        self._followers: dict[tuple[int, int], asyncio.Future[_Refused]] = {}  # by the batch's number and the step's
+        self._followers: dict[tuple[int, int], asyncio.Future[Refused]] = {}  # by the batch's number and the step's
         self._holdings: dict[int, _Holding] = {}
         self._tasks = TaskSet("stage")
         self._latest = Receipt()
@@ -363,7 +326,7 @@ class Stage:
             wait = self._hand_on(outgoing(batch, events, trail, changed=changed))
         return wait
 
-    def _follow(self, follow: Follows, number: int, step: int) -> asyncio.Future[_Refused] | None:
+    def _follow(self, follow: Follows, number: int, step: int) -> asyncio.Future[Refused] | None:
         """Return the future of what is refused of the followed event's batch; None: its outcome is this batch's own."""
         if follow.batch == number:
             return None
@@ -454,13 +417,13 @@ class Stage:
                 self._heirs.clear()
         # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
-        output = tuple(_traced(made, trail) for made in receipt.output)
+        output = tuple(traced(made, trail) for made in receipt.output)
         refusals = tuple(refused[at] for at in sorted(refused))
         return receipt._replace(
             refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else ()
         )
 
-    def _tell(self, number: int, passed: Passed, refused: _Refused | None) -> None:
+    def _tell(self, number: int, passed: Passed, refused: Refused | None) -> None:
         """Tell a step, and who follows, what was refused of what it was given; None: nobody knows."""
         everything = range(len(passed.given))
         step: Any = self._heir(passed.step) if self._heirs else passed.step
@@ -561,50 +524,6 @@ class Stage:
             raise fault
 
 
-async def _add_followed(refused: _Refused, follow: Follows, first: asyncio.Future[_Refused] | None) -> None:
-    """Answer a duplicate when the first one is, and as it is; without a future that stands in the same batch."""
-    others = refused if first is None else await asyncio.shield(first)
-    if follow.first in others:
-        refused[follow.position] = others[follow.first]._replace(position=follow.position, letter=False)
-
-
-def _traced(made: Output, trail: Sequence[Passed]) -> Output:
-    """Return what a replica made of a batch, with what each event was made of."""
-    origins = through([(passed.given, passed.outcome) for passed in trail], len(made.batch))
-    accounts = [passed.account for passed in trail if passed.account is not None]
-    return made._replace(origins=origins, owners=owners_through(accounts, len(made.batch)))
-
-
-def outgoing(batch: Batch, events: list[Event], trail: Sequence[Passed], *, changed: bool) -> Batch:
-    """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was.
-
-    It is named so that answers about it are not taken for those of what is made of the same batch another time: when a
-    process has died and the batch comes again, a memory may be gone, and chance decides again.
-    """
-    if changed:
-        out = batch.replace(events)
-        out.routes = None
-    elif len(events) == len(batch) or not events:
-        return batch
-    else:
-        out = batch.select(_positions(batch, events, trail))
-    if out.identity is not None and (digest := digest_of([(passed.given, passed.outcome) for passed in trail])):
-        out.identity = out.identity.made(digest)
-    return out
-
-
-def _positions(batch: Batch, events: Sequence[Event], trail: Sequence[Passed]) -> Sequence[int]:
-    """Return the positions of events that are left of a batch."""
-    positions: Sequence[int] = range(len(batch))
-    for passed in trail:
-        if passed.outcome.events is not passed.given:
-            if passed.outcome.kept is None:
-                left = set(map(id, events))
-                return [position for position, event in enumerate(batch.events) if id(event) in left]
-            positions = list(compress(positions, passed.outcome.kept))
-    return positions
-
-
 def _seen(settled: asyncio.Future[Receipt]) -> None:
     if not settled.cancelled():
         settled.exception()
@@ -620,25 +539,18 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_reason: str) -> None:
-    """Show what a step made of what it was given."""
-    tap.show(What.OUT, outcome.events, step=step)
-    dead = [Note(one.refusal.position, one.refusal.code, one.refusal.message) for one in outcome.refused]
-    if dead:
-        tap.show(What.DEAD, given, notes=dead, step=step)
-    if outcome.events is not given and tap.wants(What.DROPPED, step):
-        sources = origins(given, outcome, range(len(outcome.events)))
-        there = {position for own in sources for position in own}.union(note.position for note in dead)
-        gone = [Note(position, "", drop_reason) for position in range(len(given)) if position not in there]
-        if gone:
-            tap.show(What.DROPPED, given, notes=gone, step=step)
-
-
 def failed(error: BaseException) -> asyncio.Future[Receipt]:
     """Return the future of a receipt that there will never be."""
     future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
     future.set_exception(as_exception(error))
     return future
+
+
+async def _add_followed(refused: Refused, follow: Follows, first: asyncio.Future[Refused] | None) -> None:
+    """Answer a duplicate when the first one is, and as it is; without a future that stands in the same batch."""
+    others = refused if first is None else await asyncio.shield(first)
+    if follow.first in others:
+        refused[follow.position] = others[follow.first]._replace(position=follow.position, letter=False)
 
 
 def is_holder(step: Step | Holder) -> TypeIs[Holder]:

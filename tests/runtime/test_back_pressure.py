@@ -17,7 +17,7 @@ from polku.log import RepeatedLog
 from polku.runtime import back_pressure, inline
 from polku.runtime.back_pressure import BackPressure
 from polku.runtime.watch import Watch
-from polku.stage.stage import StageStatistics
+from polku.stage.statistics import StageStatistics
 
 WHY = {"emitter:a": "its share of the buffer is full (10 events wait): away"}
 
