@@ -22,8 +22,9 @@ from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
+from polku.stage.holding import is_holder
 from polku.stage.replicas import Reply
-from polku.stage.stage import Stage, is_holder
+from polku.stage.stage import Stage
 from polku.stage.statistics import StageStatistics
 from polku.tap.point import Tapped
 from polku.text import named

@@ -38,7 +38,8 @@ from polku.runtime.assembly import answers_late, build_delivery, build_stage, bu
 from polku.runtime.changing_intake import FreshIntake, Opened, exchange_intake, start_intake
 from polku.runtime.lane import Elsewhere, Lane
 from polku.runtime.watch import trouble
-from polku.stage.stage import Stage, is_holder
+from polku.stage.holding import is_holder
+from polku.stage.stage import Stage
 from polku.text import named
 
 _TROUBLED_SECONDS = 0.1  # for what is in flight to one whose destination takes nothing

@@ -44,9 +44,9 @@ class OverlappingStage(Stage):
             return await super().push(batch)
         came = self._clock.monotonic()
         async with self._turn:
-            self._batches += 1
-            self._received += len(batch)
-            self._waits.record(self._clock.monotonic() - came, len(batch))
+            self._counters.batches += 1
+            self._counters.received += len(batch)
+            self._counters.waits.record(self._clock.monotonic() - came, len(batch))
             outcome = start_eagerly(self._pass(step, batch, self._sequencer.take()))
             await self._wait_room(step)
             return Accepted(outcome)
@@ -90,15 +90,13 @@ class OverlappingStage(Stage):
 
     async def _pass(self, step: Overlapping, batch: Batch, ticket: Ticket) -> Receipt:
         """Have a batch worked on, hand on what is left of it when its turn comes, and return its receipt."""
-        self._number += 1
-        number = self._number
-        self._open.add(number)
+        number = self._settlement.begin()
         trail: list[Passed] = []
         letters: list[Awaitable[None]] = []
         events, size = len(batch), batch.size_hint
         self._events += events
         self._bytes += size
-        self._busy.begin()
+        self._counters.busy.begin()
         try:
             wait = await self._work_on(step, batch, number, ticket, trail, letters)
         except BaseException as error:
@@ -106,12 +104,12 @@ class OverlappingStage(Stage):
                 raise
             wait = failed(error)
         finally:
-            self._busy.end()
+            self._counters.busy.end()
             ticket.done()
             self._events -= events
             self._bytes -= size
             self._gone_on.set()
-        return await self._settle(number, wait, trail, letters, inner=False)
+        return await self._settlement.settle(number, wait, trail, letters, inner=False)
 
     async def _work_on(
         self,
@@ -122,19 +120,21 @@ class OverlappingStage(Stage):
         trail: list[Passed],
         letters: list[Awaitable[None]],
     ) -> Awaitable[Receipt] | None:
-        forwarded, dead = self._forwarded, self._dead
+        counters = self._counters
+        forwarded, dead = counters.forwarded, counters.dead
         with self._traced(batch) as span:
             if span is not None:
                 batch = span.batch
             events = batch.events
             outcome = await self._result_of(step, events, ticket, span)
             counted = account(events, outcome, step.drop_reason) if batch.counted else None
-            self._count(step, events, outcome, counted)
-            letters += self._bury(outcome)
+            counters.count(step, events, outcome, counted)
+            if outcome.refused:
+                letters += self._bury(outcome)
             trail.append(Passed(self._numbers[0], step, events, outcome, [], counted))
             wait = self._hand_on(outgoing(batch, outcome.events, trail, changed=True)) if outcome.events else None
             if span is not None:
-                span.settle(self._forwarded - forwarded, self._dead - dead)
+                span.settle(counters.forwarded - forwarded, counters.dead - dead)
         return wait
 
     async def _result_of(self, step: Overlapping, events: list[Any], ticket: Ticket, span: StageSpan | None) -> Outcome:

@@ -1,17 +1,20 @@
-"""What a stage tells of itself."""
+"""What a stage counts of its work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from polku.batch.fates import Account
 from polku.batch.receipt import Counts
-from polku.busy import Work
-from polku.contracts import CallShape, CandidateCounts
+from polku.busy import Busy, Work
+from polku.clock import Clock
+from polku.contracts import CallShape, CandidateCounts, Outcome, Step
 from polku.dead_letters import DeadLetterStatistics
-from polku.histogram import Distribution
+from polku.event.v1.event_pb2 import Event
+from polku.histogram import Distribution, Histogram
 from polku.link.link import LinkStatistics
-from polku.recent_errors import SeenError
+from polku.recent_errors import RecentErrors, SeenError
 
 
 class StageStatistics(NamedTuple):
@@ -36,3 +39,45 @@ class StageStatistics(NamedTuple):
     waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
     calls: CallShape | None = None  # of a step that is called with events of many batches
     candidates: Sequence[CandidateCounts] = ()  # new middleware next to the one in use
+
+
+class StageCounters:
+    """Count what one stage does with batches and events, and note at which step it is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.batches = self.received = self.forwarded = self.dead = 0
+        self.counts: dict[str, int] = {}  # events that are gone, by the reason of the step that dropped them
+        self.step, self.since = "", 0.0
+        self.errors = RecentErrors()
+        self.busy = Busy(clock.monotonic)
+        self.waits = Histogram()
+
+    def count(self, step: Step, events: list[Event], outcome: Outcome, counted: Account | None) -> None:
+        """Count what a step refused and dropped of the events that it was given."""
+        if outcome.refused:
+            self.dead += len(outcome.refused)
+        if outcome.events is not events:
+            gone = len(events) - len(outcome.events) - len(outcome.refused) if counted is None else counted.gone
+            if gone > 0:
+                self.counts[step.drop_reason] = self.counts.get(step.drop_reason, 0) + gone
+
+    def statistics(
+        self, held: int, fault: str, link: LinkStatistics | None, candidates: Sequence[CandidateCounts]
+    ) -> StageStatistics:
+        """Return a snapshot, with what others know of the stage."""
+        return StageStatistics(
+            self.batches,
+            self.received,
+            self.forwarded,
+            self.dead,
+            held,
+            Counts(**self.counts),
+            self.step,
+            self.since,
+            fault,
+            errors=self.errors.latest(),
+            link=link,
+            work=self.busy.work(),
+            waits=self.waits.distribution(),
+            candidates=tuple(candidates),
+        )

@@ -158,7 +158,7 @@ async def test_a_flush_timer_that_fails_is_begun_again_and_keeps_no_other_holder
     link = Link("stage", LocalPeer(destination))
     step = as_step(Aggregator(10, 0.001), SystemClock())
     stage = Stage([sulky, step], link, DeadLetters(), SystemClock())
-    monkeypatch.setattr(stage._tasks, "_pause", 0.001)
+    monkeypatch.setattr(stage._holdings._tasks, "_pause", 0.001)
     await stage.start()
     answer = asyncio.ensure_future(push(stage, batch("a")))
     await until(lambda: stage.statistics().fault != "")

@@ -25,8 +25,9 @@ from polku.limits import Limits
 from polku.link.link import Link, LocalPeer, Push, Receiver, Window
 from polku.link.local import LocalLink
 from polku.middleware.adapt import as_step
+from polku.stage.holding import is_holder
 from polku.stage.replicas import Replicas, Reply
-from polku.stage.stage import Stage, is_holder
+from polku.stage.stage import Stage
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 from tests.buffer.parts import Destination, rest
 from tests.support.clock import FakeClock
@@ -111,11 +112,12 @@ class Pipe:
             if replicas > 1 and not holds:
                 others = [Link(f"{number}/{n}", LocalPeer(self._stage(components, Reply()))) for n in range(replicas)]
                 receiver = Replicas(others, Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0)))
-            elif number % 2 and not any(stage._two_steps for stage in self.stages):
+            elif number % 2 and not any(stage._holdings.two_steps for stage in self.stages):
                 receiver = self._stage(components, LocalLink(f"{number}", receiver))
             else:
                 link = Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0))
-                receiver = self._stage(components, link, two_steps=any(stage._two_steps for stage in self.stages))
+                two_steps = any(stage._holdings.two_steps for stage in self.stages)
+                receiver = self._stage(components, link, two_steps=two_steps)
         link = Link("ingest", LocalPeer(receiver), window=window or Window(1, gather_events=512, gather_turns=8))
         self.intake = Intake({}, None, link, Limits())
 

@@ -26,7 +26,7 @@ from polku.middleware import (
     max_size,
 )
 from polku.middleware.adapt import as_step, check_middleware, component_name
-from polku.stage.stage import is_holder
+from polku.stage.holding import is_holder
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
 
