@@ -9,6 +9,12 @@ import pytest
 from polku import Hub, Pipeline
 
 Start = Callable[..., Pipeline]
+on_ray_when_slow = pytest.mark.parametrize(
+    "arrangement",
+    ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray", "chained"))],
+    indirect=True,
+)
+"""Behaviours of objects that are the same on both runtimes: `make slow` tries them on Ray too."""
 
 
 @pytest.fixture(params=["inline", "ray", pytest.param("chained", marks=pytest.mark.slow)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polku import BufferStrategy, Hub, S3Emitter, new_event
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 
 
 def ids(folder: Path) -> list[str]:
@@ -31,6 +31,7 @@ def test_many_small_batches_make_one_object_and_a_drain_completes_it(start: Star
     assert ids(tmp_path) == [f"{n:05d}" for n in range(300)]
 
 
+@on_ray_when_slow
 def test_a_buffer_smaller_than_an_object_makes_smaller_objects(start: Start, tmp_path: Path) -> None:
     hub = (
         Hub()

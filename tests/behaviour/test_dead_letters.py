@@ -10,7 +10,7 @@ import pytest
 
 from polku import Batch, BufferStrategy, Code, Event, Failure, Hub
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
 from tests.support.server import polku
 
@@ -95,6 +95,7 @@ def test_what_user_code_fails_on_is_stored_with_its_traceback_and_goes_through_a
     assert all(event.metadata["seen"] == "true" for event in recorder.events())
 
 
+@on_ray_when_slow
 def test_a_replay_that_is_asked_for_while_nothing_runs_happens_at_the_next_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "refused").write_text("a")
     path = tmp_path / "dead.db"

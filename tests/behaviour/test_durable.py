@@ -18,7 +18,7 @@ from polku import BufferStrategy, Code, Event, Hub, WebhookEmitter, new_event
 from polku.errors import JournalLockedError, JournalPathError
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
 
 
@@ -128,6 +128,7 @@ def test_a_journal_that_another_pipeline_has_is_refused_by_pid(start: Start, tmp
     assert first.sender().send(new_event("x", source="test")).ok
 
 
+@on_ray_when_slow
 def test_a_path_that_cannot_be_used_is_refused_clearly_until_it_can(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "folder" / "journal.db"
     blocker = Path(f"{path}.lock")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, Code, Deduplicator, Event, Hub, RetryableError, new_event
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
 
 
@@ -59,6 +59,7 @@ class Moody:
         await self.recorder.emit(batch)
 
 
+@on_ray_when_slow
 def test_an_emitter_that_raises_no_exception_is_called_again(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().emitter(Moody(recorder)))
@@ -68,6 +69,7 @@ def test_an_emitter_that_raises_no_exception_is_called_again(start: Start, tmp_p
     assert pipeline.stop(20).complete
 
 
+@on_ray_when_slow
 def test_an_ingestor_that_raises_no_exception_refuses_its_message(start: Start, tmp_path: Path) -> None:
     def parse(data: bytes) -> list[Event]:
         if data == b"bad":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polku import BufferStrategy, Event, Hub, RecordError, SettingError
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.gateway.http_client import Answer, curl, post
 from tests.support.recorder import Recorder
 
@@ -36,6 +36,7 @@ def test_both_doors_lead_to_the_same_pipeline(start: Start, tmp_path: Path) -> N
     assert {"ingest", "buffer", "emitter:recorder"} <= set(health.body["components"])
 
 
+@on_ray_when_slow
 def test_every_form_is_taken_and_a_bad_record_costs_only_itself(start: Start, tmp_path: Path) -> None:
     def parse(data: bytes) -> list[Event | RecordError]:
         return [Event(event_type="text", payload=data), RecordError("cannot be read", line=2)]
@@ -58,6 +59,7 @@ def test_every_form_is_taken_and_a_bad_record_costs_only_itself(start: Start, tm
     assert post(address, b"x", "text/plain").status == 415
 
 
+@on_ray_when_slow
 def test_a_full_buffer_is_told_from_a_bad_request(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     recorder.hold()
@@ -72,6 +74,7 @@ def test_a_full_buffer_is_told_from_a_bad_request(start: Start, tmp_path: Path) 
     recorder.wait_for(2)
 
 
+@on_ray_when_slow
 def test_a_token_is_asked_for(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().emitter(recorder), http_addr="127.0.0.1:0", http_token="s3cret")

@@ -23,7 +23,7 @@ from polku import (
     Transform,
     new_event,
 )
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
 
 
@@ -48,6 +48,7 @@ def test_events_pass_filter_and_transform_in_order(start: Start, tmp_path: Path)
     assert all(event.metadata["processed"] == "true" for event in got)
 
 
+@on_ray_when_slow
 def test_missing_id_time_source_and_cluster_are_filled_in(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().emitter(recorder))
@@ -62,6 +63,7 @@ def test_missing_id_time_source_and_cluster_are_filled_in(start: Start, tmp_path
     assert (kept.timestamp_unix_ns, kept.source, kept.metadata["cluster"]) == (5, "own", "mine")
 
 
+@on_ray_when_slow
 def test_an_event_without_a_type_is_taken_as_it_is_and_matches_no_rule_for_types(start: Start, tmp_path: Path) -> None:
     users, others = Recorder(tmp_path / "users", "users"), Recorder(tmp_path / "others", "others")
     router = Router().type_prefix("user.", to="users").default("others")
@@ -72,6 +74,7 @@ def test_an_event_without_a_type_is_taken_as_it_is_and_matches_no_rule_for_types
     assert [(event.id, event.event_type) for event in others.wait_for(2)] == [("proto", ""), ("json", "")]
 
 
+@on_ray_when_slow
 def test_raw_bytes_go_to_the_ingestor_of_their_source(start: Start, tmp_path: Path) -> None:
     def parse(data: bytes) -> list[Event | RecordError]:
         return [
@@ -88,6 +91,7 @@ def test_raw_bytes_go_to_the_ingestor_of_their_source(start: Start, tmp_path: Pa
     ]
 
 
+@on_ray_when_slow
 def test_an_unknown_source_is_refused_by_name(start: Start, tmp_path: Path) -> None:
     pipeline = start(Hub().emitter(Recorder(tmp_path / "out")))
     (refusal,) = pipeline.sender().send_raw(b"x", source="nobody").refused
@@ -112,6 +116,7 @@ def test_user_code_that_raises_costs_only_its_own_event(start: Start, tmp_path: 
     assert {event.metadata["seen"] for event in recorder.wait_for(9)} == {"once"}
 
 
+@on_ray_when_slow
 def test_user_code_that_returns_the_wrong_type_is_told_what_was_expected(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().middleware(lambda event: 42 if event.id.endswith("1") else None).emitter(recorder))
@@ -135,6 +140,7 @@ def test_async_user_code_that_hangs_costs_only_its_own_event(start: Start, tmp_p
     assert len(recorder.wait_for(4)) == 4
 
 
+@on_ray_when_slow
 def test_a_class_with_process_is_middleware_and_may_split_events(start: Start, tmp_path: Path) -> None:
     class Twice:
         def process(self, events: list[Event]) -> list[Event]:
@@ -148,6 +154,7 @@ def test_a_class_with_process_is_middleware_and_may_split_events(start: Start, t
     assert len({event.id for event in got}) == 4
 
 
+@on_ray_when_slow
 def test_router_sends_events_where_the_first_rule_says(start: Start, tmp_path: Path) -> None:
     audit, rest = Recorder(tmp_path / "audit", "audit"), Recorder(tmp_path / "rest", "rest")
     router = Router().type_prefix("audit.", to="audit").source("both", to=["audit", "rest"]).default("rest")
@@ -164,6 +171,7 @@ def test_router_sends_events_where_the_first_rule_says(start: Start, tmp_path: P
     assert [event.id for event in rest.wait_for(100)] == to_rest
 
 
+@on_ray_when_slow
 def test_an_event_for_no_known_emitter_is_refused_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().emitter(recorder))
@@ -190,6 +198,7 @@ def test_a_slow_emitter_does_not_hold_up_another(start: Start, tmp_path: Path) -
     assert [event.id for event in slow.wait_for(2_001)] == [event.id for event in quick.wait_for(2_001)]
 
 
+@on_ray_when_slow
 def test_drop_oldest_keeps_the_newest_for_the_slow_emitter_only(start: Start, tmp_path: Path) -> None:
     slow, quick = Recorder(tmp_path / "slow", "slow"), Recorder(tmp_path / "quick", "quick")
     slow.hold()
@@ -219,6 +228,7 @@ def test_drop_newest_tells_the_sender(start: Start, tmp_path: Path) -> None:
     assert [event.id for event in slow.wait_for(100)] == list(receipt.event_ids)
 
 
+@on_ray_when_slow
 def test_tiered_buffer_keeps_order_beyond_its_first_tier(start: Start, tmp_path: Path) -> None:
     slow = Recorder(tmp_path / "slow", "slow")
     slow.hold()
@@ -242,6 +252,7 @@ def test_aggregated_events_are_answered_when_their_aggregate_is_taken(start: Sta
     assert counts == ["10", "10", "5"]
 
 
+@on_ray_when_slow
 def test_stopping_lets_go_of_what_an_aggregator_holds(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().middleware(Aggregator(1_000, within=600)).emitter(recorder))
@@ -253,6 +264,7 @@ def test_stopping_lets_go_of_what_an_aggregator_holds(start: Start, tmp_path: Pa
     assert [event.metadata["polku.aggregate.count"] for event in recorder.events()] == ["7"]
 
 
+@on_ray_when_slow
 def test_duplicates_are_dropped_and_acknowledged(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     pipeline = start(Hub().middleware(Deduplicator()).emitter(recorder))
@@ -263,6 +275,7 @@ def test_duplicates_are_dropped_and_acknowledged(start: Start, tmp_path: Path) -
     assert pipeline.stop(10).emitters["recorder"].delivered == 4
 
 
+@on_ray_when_slow
 def test_at_the_delivered_level_the_sender_hears_what_the_destination_refused(start: Start, tmp_path: Path) -> None:
     def refuse_second(batch: Batch) -> list[Failure]:
         return [Failure(event.id, "not this one", retryable=False) for event in batch if event.id.endswith("2")]
@@ -287,6 +300,7 @@ def test_stopping_delivers_what_was_accepted_and_reports_it(start: Start, tmp_pa
     assert pipeline.stop(20) == report
 
 
+@on_ray_when_slow
 def test_stopping_gives_up_at_its_deadline_and_says_what_is_left(start: Start, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     recorder.hold()
@@ -370,6 +384,7 @@ def replaced(event: Event) -> Event:
     return new_event(event.event_type, source=event.source, metadata=dict(event.metadata))
 
 
+@on_ray_when_slow
 def test_what_was_replaced_by_another_event_and_refused_is_refused_to_its_sender(start: Start) -> None:
     pipeline = start(Hub().ack("delivered").middleware(Transform(replaced)).emitter(Rejects()))
     receipt = pipeline.sender().send([new_event("bad", id="1"), new_event("good", id="2"), new_event("bad", id="3")])

@@ -86,7 +86,7 @@ def test_every_metric_is_there_and_moves(runtime: str, tmp_path: Path, request: 
     assert expected <= {labels[0] for labels in after["polku_refused_events_total"]}
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
+@pytest.mark.parametrize("runtime", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_what_happens_seldom_moves_its_metric(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if runtime == "ray":
         request.getfixturevalue("ray_session")

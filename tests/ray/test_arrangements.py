@@ -71,7 +71,7 @@ def lanes_of(pipeline: Pipeline, clients: int = 16) -> dict[str, int]:
     return {name: getattr(sight.statistics, "intake", sight.statistics).received for name, sight in seen.items()}
 
 
-@pytest.mark.parametrize("chained", [True, False], ids=["chained", "actors"])
+@pytest.mark.parametrize("chained", [pytest.param(True, marks=pytest.mark.slow), False], ids=["chained", "actors"])
 def test_two_lanes_share_a_port_and_lose_nothing(chained: bool, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     hub = Hub(runtime="ray").lanes(2).middleware(Filter(is_user)).middleware(Transform(mark)).emitter(recorder)
@@ -164,7 +164,7 @@ def test_a_lane_that_is_no_more_must_not_leave_events_behind(tmp_path: Path) -> 
         assert pipeline.sender().send(numbered(1)).ok
 
 
-@pytest.mark.parametrize("chained", [True, False], ids=["chained", "actors"])
+@pytest.mark.parametrize("chained", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["chained", "actors"])
 def test_replicas_work_side_by_side_and_keep_the_order(chained: bool, tmp_path: Path) -> None:
     def slow(event: Event) -> None:
         time.sleep(0.0002)
@@ -226,6 +226,7 @@ def test_what_must_be_seen_whole_is_shared_by_all_lanes(tmp_path: Path) -> None:
     assert ids(recorder.events()) == ids(numbered(50))
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_pipeline_holds_for_all_its_lanes_together(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     hub = Hub(runtime="ray").lanes(2).chain().middleware(RateLimiter(0.001, burst=100)).emitter(recorder)
@@ -236,6 +237,7 @@ def test_the_rate_of_a_pipeline_holds_for_all_its_lanes_together(tmp_path: Path)
     assert report.emitters["recorder"].delivered == 100
 
 
+@pytest.mark.slow
 def test_an_aggregate_of_events_from_several_lanes_is_one(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     hub = Hub(runtime="ray").lanes(2).chain().middleware(Aggregator(40, within=30, key=is_user)).emitter(recorder)
@@ -275,6 +277,7 @@ def test_a_chained_lane_with_a_stage_and_replicas_of_their_own_in_every_order(tm
     assert len({*pids.values()}) == 5
 
 
+@pytest.mark.slow
 def test_routes_hold_in_every_arrangement(tmp_path: Path) -> None:
     left, right = Recorder(tmp_path / "left", "left"), Recorder(tmp_path / "right", "right")
     router = Router().when(lambda event: event.id.endswith("1"), to="left").default("right")

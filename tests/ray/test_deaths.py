@@ -101,7 +101,7 @@ def check(acked: list[str], got: list[Event], *, may_repeat: bool) -> None:
     assert all(event.metadata["processed"] == "true" for event in got)
 
 
-@pytest.mark.parametrize("victim", ["stage-1", "emitter:recorder", "ingest"])
+@pytest.mark.parametrize("victim", ["stage-1", pytest.param("emitter:recorder", marks=pytest.mark.slow), "ingest"])
 def test_a_killed_actor_comes_back_and_nothing_acknowledged_is_lost(victim: str, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     with Hub(runtime="ray").middleware(mark).emitter(recorder).start(grpc_addr="127.0.0.1:0") as pipeline:
@@ -123,6 +123,7 @@ def test_a_killed_actor_comes_back_and_nothing_acknowledged_is_lost(victim: str,
     check(client.acked, recorder.events(), may_repeat=victim != "stage-1")
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_opens_its_http_door_again(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     with Hub(runtime="ray").emitter(recorder).start(http_addr="127.0.0.1:0", http_token="s3cret") as pipeline:

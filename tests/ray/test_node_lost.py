@@ -28,6 +28,7 @@ def test_a_stage_whose_node_is_lost_goes_on_elsewhere_and_nothing_acknowledged_i
     assert (verdict["lost"], verdict["invented"], verdict["corrupted"], verdict["reordered"]) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_node_has_a_lane_and_the_journal_of_a_lost_one_goes_on_when_it_comes_back(tmp_path: Path) -> None:
     found = run("per_node", str(tmp_path), "back")

@@ -72,7 +72,7 @@ def send(pipeline: Pipeline, ids: list[str]) -> Any:
 
 
 @sizes
-@pytest.mark.parametrize("poison", [die_of_it, hang_on_it])
+@pytest.mark.parametrize("poison", [die_of_it, pytest.param(hang_on_it, marks=pytest.mark.slow)])
 def test_an_event_that_kills_or_blocks_its_stage_is_found_and_the_others_go_on(
     poison: Any, count: int, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def test_the_command_prints_the_table_and_exits_by_it(tmp_path: Path) -> None:
     assert "has no port" in wrong.stderr
 
 
-@pytest.mark.parametrize("kind", ["ingestor", "emitter"])
+@pytest.mark.parametrize("kind", ["ingestor", pytest.param("emitter", marks=pytest.mark.slow)])
 def test_a_new_python_project_passes_its_own_test(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "Weather Station"
     made = polku("plugin", "new", kind, str(folder))

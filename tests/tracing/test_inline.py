@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from polku import (
     Aggregator,
     Batch,
+    Breaker,
     BufferStrategy,
     Event,
     Failure,
@@ -112,7 +113,7 @@ def test_each_attempt_is_a_span_below_the_same_one() -> None:
 
 def test_batches_that_are_delivered_together_are_all_linked() -> None:
     spans, partner = InMemory(), Partner(away=1_000_000)
-    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.01))
+    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.01), breaker=Breaker(open_for=0.1))
     with Hub(runtime="inline").traces(spans).emitter(emitter).start() as pipeline:
         sender = pipeline.sender()
         sender.send(order())
