@@ -40,6 +40,7 @@ from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
 from polku.runtime.changing import Changed
 from polku.runtime.lane import LaneStatistics
+from polku.runtime.reloads import Reloads
 from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
@@ -63,7 +64,7 @@ class RayRuntime:
         self._arrangement: ActorFactory | None = None
         self._changes = Changes(plan, self._adopt)
         self._generation = 0
-        self._refusal = ""
+        self._reloads = Reloads()
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
@@ -124,11 +125,11 @@ class RayRuntime:
         self._check()
         return await self._changes.update(plan, seconds)
 
-    def note_refusal(self, reason: str) -> None:
-        """Have health say why the latest change was refused; an empty reason ends that."""
-        self._refusal = reason
+    def note_reloads(self, reloads: Reloads) -> None:
+        """Have statistics and health say what became of the changes until now."""
+        self._reloads = reloads
         if self._hub is not None and self._is_attached:
-            self._hub.note_refusal.remote(reason)
+            self._hub.note_reloads.remote(reloads)
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
@@ -318,7 +319,7 @@ class RayRuntime:
 
     def _known(self) -> bytes:
         facts = facts_of(self._changes.plan, "ray", self._started)
-        return pack(self.parts, facts, self._generation, self._refusal)
+        return pack(self.parts, facts, self._generation, self._reloads)
 
     def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
         """Write what emitters of lanes print to this program's standard output."""

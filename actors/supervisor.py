@@ -29,6 +29,7 @@ from polku.health import Health
 from polku.log import RepeatedLog
 from polku.runtime.back_pressure import BackPressure
 from polku.runtime.lane import LaneStatistics
+from polku.runtime.reloads import Reloads
 from polku.runtime.watch import Progress, Watch
 from polku.text import named
 
@@ -141,7 +142,7 @@ class SupervisorShell:
         self._facts: Facts
         self._parts, self._doors, self._hang, self._in_memory, self._facts = unpack(packed)
         self._generation = 0
-        self._refusal = ""
+        self._reloads = Reloads()
         self._looked_at = -math.inf
         self._progress = Progress()
         self._pressure = BackPressure()
@@ -167,7 +168,7 @@ class SupervisorShell:
         """Watch these parts from now on: a lane has come, or gone, or others took the place of some."""
         known = {lane.number for lane in self._parts.lanes}
         before = self._parts.all()
-        self._parts, self._facts, self._generation, self._refusal = unpack(packed)
+        self._parts, self._facts, self._generation, self._reloads = unpack(packed)
         names = self._parts.all()
         staying = {name for name in names.keys() & before.keys() if same(names[name], before[name])}
         self._seen = {name: sight for name, sight in self._seen.items() if name in staying}
@@ -178,9 +179,9 @@ class SupervisorShell:
         self._doors_shut = {n.door: n for n in self._parts.lanes if n.number not in known or n.door in shut}
         await self._look()
 
-    async def note_refusal(self, reason: str) -> None:
-        """Have health say why the latest change was refused; an empty reason ends that."""
-        self._refusal = reason
+    async def note_reloads(self, reloads: Reloads) -> None:
+        """Have statistics and health say what became of the changes until now."""
+        self._reloads = reloads
 
     async def health(self, scope: str = "") -> Health:
         """Judge from what was last seen, or now if nothing was; `scope` is the name of the one lane it is about."""
@@ -204,8 +205,8 @@ class SupervisorShell:
         watch.lane = ""
         if self._tasks.fault:
             watch.add("supervisor", self._tasks.fault)
-        if self._refusal:
-            watch.add("reload", f"{self._refusal}; it runs on as it was")
+        if self._reloads.alarm:
+            watch.add("reload", f"{self._reloads.alarm}; it runs on as it was")
         for name in parts.shared:
             _judge(watch, name, self._seen[name])
         return watch, processed
@@ -242,7 +243,7 @@ class SupervisorShell:
                     answers=not seen.complaint,
                 )
                 collector.add_process(name, process)
-        return collector.tree(health)
+        return collector.tree(health, self._reloads)
 
     def _statistics_of(self, name: str) -> Any:
         seen = self._seen.get(name)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.dead_letters import DeadLetter
+from polku.errors import ChangeError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.plan import Plan
 from polku.runtime import Runtime
+from polku.runtime.reloads import Reloads
 from polku.runtime.report import StopReport
 from polku.sender import Sender
+from polku.text import said
 from polku.version import __version__
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self._reloader = reloader
+        self._reloads = Reloads()
         self._runtime = _make_runtime(plan, runtime, doors)
         self._runtime_name = runtime
         self._run_file: RunFile | None = None
@@ -153,19 +157,31 @@ class Pipeline:
         """
         await asyncio.wrap_future(self._ready)
         plan = hub.plan(self._runtime_name)
-        changed = await asyncio.wrap_future(loop_thread.submit(self._runtime.update(plan, seconds=timeout)))
+        try:
+            changed = await asyncio.wrap_future(loop_thread.submit(self._runtime.update(plan, seconds=timeout)))
+        except ChangeError as error:
+            self._note(self._reloads.noted(said(error)))
+            raise
         self.plan = plan
+        self._note(self._reloads.noted())
         return changed
 
     def update_plan(self, plan: Plan, *, timeout: float = 10.0) -> Changed:
-        """Do what `update` does, with a plan, and block until it is done: not inside of the event loop."""
+        """Do what `update` does, with a plan, and block until it is done: not inside of the event loop.
+
+        The caller notes what became of it (`note_reload`).
+        """
         changed = loop_thread.submit(self._runtime.update(plan, seconds=timeout)).result()
         self.plan = plan
         return changed
 
-    def note_refusal(self, reason: str) -> None:
-        """Have health say why the latest change was refused; an empty reason ends that."""
-        self._runtime.note_refusal(reason)
+    def note_reload(self, refused: str = "") -> None:
+        """Have statistics count a reload; health says why the latest one changed nothing (empty: it was done)."""
+        self._note(self._reloads.noted(refused, alarms=True))
+
+    def _note(self, reloads: Reloads) -> None:
+        self._reloads = reloads
+        self._runtime.note_reloads(reloads)
 
     def stop(self, timeout: float = 30.0) -> StopReport:
         """Drain within `timeout` seconds: stop accepting, flush stages, empty outlets, close emitters.

@@ -36,6 +36,7 @@ from polku.monitoring.statistics import (
     PlanStatistics,
     PluginStatistics,
     ProcessStatistics,
+    ReloadStatistics,
     SourceStatistics,
     StageStatistics,
     Tree,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from polku.contracts import CallShape, CandidateCounts, SourceState
     from polku.external.client import PluginState
     from polku.runtime.lane import LaneStatistics as LaneCounts
+    from polku.runtime.reloads import Reloads
 
 T = TypeVar("T", bound=Tree)
 _TEXT = 2_000
@@ -159,7 +161,7 @@ class Collector:
             self._shared[part] = self._stage(part, counts)
             self._add_letters("", part, counts.letters)
 
-    def tree(self, health: Health) -> PipelineStatistics:
+    def tree(self, health: Health, reloads: Reloads) -> PipelineStatistics:
         """Return the tree, with a judgement that was made at the same time."""
         now = time.time_ns()
         return PipelineStatistics(
@@ -177,6 +179,7 @@ class Collector:
             shared=self._shared,
             dead_letters=tuple(self._letters),
             processes=self._processes,
+            reloads=_filled(ReloadStatistics, reloads, reason=line(reloads.reason, _TEXT)),
         )
 
     def _parts(self, health: Health) -> dict[str, PartHealth]:

@@ -40,6 +40,7 @@ from polku.monitoring.readers import (
     plan_info,
     queue_waits,
     refused,
+    reloads,
     sent_bytes,
 )
 from polku.monitoring.statistics import IngestStatistics, StageStatistics
@@ -392,6 +393,20 @@ METRICS: tuple[Metric, ...] = (
         "0 or 1",
         "whether the pipeline takes events now",
         of_pipeline(lambda tree: float(tree.ready)),
+    ),
+    counter(
+        "polku_reloads",
+        (*PIPELINE, "result"),
+        "changes",
+        "changes of the pipeline while it runs: done, or refused, which changed nothing",
+        reloads,
+    ),
+    gauge(
+        "polku_reload_done_timestamp_seconds",
+        PIPELINE,
+        "seconds",
+        "when the latest of those was done that were, in Unix time; 0: none was",
+        of_pipeline(lambda tree: tree.reloads.done_at),
     ),
     gauge(
         "polku_uptime_seconds",

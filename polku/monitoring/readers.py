@@ -242,6 +242,12 @@ def of_processes(attribute: str) -> Read:
     return read
 
 
+def reloads(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the changes of the running pipeline, by what became of them."""
+    yield Sample((tree.pipeline, "done"), tree.reloads.done)
+    yield Sample((tree.pipeline, "refused"), tree.reloads.refused)
+
+
 def health_of_parts(tree: PipelineStatistics) -> Iterator[Sample]:
     """Yield whether each part is well."""
     for name, part in tree.parts.items():

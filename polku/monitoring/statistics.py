@@ -368,6 +368,20 @@ class LaneStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadStatistics(Tree):
+    """Changes of the pipeline while it runs, since its start: `done`, and `refused`, which changed nothing.
+
+    `done_at` is when the latest one was done, in Unix seconds, 0 where none was. `reason` is why the latest one was
+    refused, and empty where it was done.
+    """
+
+    done: int = 0
+    refused: int = 0
+    done_at: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatistics(Tree):
     """A whole pipeline, as it was at `time_ns` (Unix nanoseconds); `plan` is what it was built as.
 
@@ -389,6 +403,7 @@ class PipelineStatistics(Tree):
     shared: Mapping[str, StageStatistics]
     dead_letters: tuple[DeadLetterCount, ...]
     processes: Mapping[str, ProcessStatistics]
+    reloads: ReloadStatistics = ReloadStatistics()
 
 
 def _plain(value: object) -> Any:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from polku.monitoring.statistics import PipelineStatistics
     from polku.plan import Plan
     from polku.runtime.changing import Changed
+    from polku.runtime.reloads import Reloads
     from polku.runtime.report import StopReport
     from polku.sender import SendChannel
     from polku.tap.request import TapReply, TapRequest
@@ -47,8 +48,8 @@ class Runtime(Protocol):
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         ...
 
-    def note_refusal(self, reason: str) -> None:
-        """Have health say why the latest change was refused; an empty reason ends that."""
+    def note_reloads(self, reloads: Reloads) -> None:
+        """Have statistics and health say what became of the changes until now."""
         ...
 
     async def health(self) -> Health:

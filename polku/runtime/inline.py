@@ -36,6 +36,7 @@ from polku.runtime.blocked import with_loop
 from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
+from polku.runtime.reloads import Reloads
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
 from polku.runtime.watch import Progress, Watch
@@ -67,7 +68,7 @@ class InlineRuntime:
         self._contents = contents_of(plan)
         self._updating: asyncio.Future[Changed] | None = None
         self._is_stopping = False
-        self._refusal = ""
+        self._reloads = Reloads()
         self._gateway: Gateway | None = None
         self._progress = Progress()
         self._pressure = BackPressure()
@@ -136,9 +137,9 @@ class InlineRuntime:
         self._updating = asyncio.ensure_future(contained(self._update(plan, seconds)))
         return await asyncio.shield(self._updating)
 
-    def note_refusal(self, reason: str) -> None:
-        """Have health say why the latest change was refused; an empty reason ends that."""
-        self._refusal = reason
+    def note_reloads(self, reloads: Reloads) -> None:
+        """Have statistics and health say what became of the changes until now."""
+        self._reloads = reloads
 
     async def _update(self, plan: Plan, seconds: float) -> Changed:
         plan = still_traced(plan, self._plan)
@@ -182,7 +183,7 @@ class InlineRuntime:
         seconds = used.ru_utime + used.ru_stime
         process = ProcessStatistics(pid=os.getpid(), cpu_seconds=seconds, memory_bytes=private_memory())
         collector.add_process("pipeline", process)
-        return collector.tree(self._health_of(counts))
+        return collector.tree(self._health_of(counts), self._reloads)
 
     @cached_property
     def _facts(self) -> Facts:
@@ -207,8 +208,8 @@ class InlineRuntime:
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
         watch.add_lane(counts)
-        if self._refusal:
-            watch.add("reload", f"{self._refusal}; it runs on as it was")
+        if self._reloads.alarm:
+            watch.add("reload", f"{self._reloads.alarm}; it runs on as it was")
         return watch
 
     def _watch(self) -> None:

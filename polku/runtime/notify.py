@@ -1,4 +1,4 @@
-"""Tell systemd how the service is, where it asks: `Type=notify`, `WatchdogSec=`.
+"""Tell systemd how the service is, where it asks: `Type=notify`, `notify-reload`, `WatchdogSec=`.
 
 systemd names a datagram socket in `NOTIFY_SOCKET`; each message is a few lines `NAME=value` (sd_notify(3)). Without the
 variable nothing is sent. A message that cannot be sent is no reason to stop a gateway, and is given up.
@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 
 from polku.text import line
@@ -30,6 +31,10 @@ class Notifier:
     def ready(self, status: str) -> None:
         """Report that the service takes events."""
         self._send("READY=1", f"STATUS={line(status)}")
+
+    def reloading(self) -> None:
+        """Report that the service loads its file again, until it reports that it is ready: `Type=notify-reload`."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}")
 
     def stopping(self, seconds: float) -> None:
         """Report that the service drains, for so many seconds at most: systemd waits that much longer."""

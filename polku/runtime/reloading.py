@@ -17,6 +17,7 @@ from polku.text import said
 if TYPE_CHECKING:
     from polku.hub import Hub
     from polku.pipeline import Pipeline
+    from polku.runtime.notify import Notifier
 
 Load = Callable[[], "Hub"]
 """Return the hub to run from now on; raises `PolkuError` where there is none."""
@@ -51,18 +52,22 @@ class Reloader:
             self._waiting.append(answer)
         return answer
 
-    def serve(self, pipeline: Pipeline, say: Callable[[str], None]) -> None:
-        """Do it, if it was asked for, and say what was changed, or why nothing was."""
+    def serve(self, pipeline: Pipeline, say: Callable[[str], None], notifier: Notifier | None = None) -> None:
+        """Do it, if it was asked for, and say what was changed, or why nothing was; `notifier` tells the system."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         is_signalled, self._is_signalled = self._is_signalled, False
         if not (waiting or is_signalled or self._has_changed()):
             return
+        if notifier is not None:
+            notifier.reloading()
         reloaded = self._reload(pipeline)
         for line in reloaded.lines:
             say(f"polku: reload: {line}")
         say(f"polku: reload: {reloaded.refused or 'done'}")
-        pipeline.note_refusal(reloaded.refused)
+        pipeline.note_reload(reloaded.refused)
+        if notifier is not None:
+            notifier.ready(f"not reloaded: {reloaded.refused}" if reloaded.refused else "reloaded")
         for answer in waiting:
             answer.set_result(reloaded)
 

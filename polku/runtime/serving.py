@@ -104,7 +104,7 @@ def serve(
         say(f"polku: warning: {text}")
     prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
     with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
-        if _watch(pipeline, stop, status, reloader):
+        if _watch(pipeline, stop, status, reloader, notifier):
             say("polku: the input is at its end")
         if is_there := not pipeline.lost:
             say("polku: draining")
@@ -127,7 +127,13 @@ def _has_terminal() -> bool:
     return True
 
 
-def _watch(pipeline: Pipeline, stop: threading.Event, status: StatusLine, reloader: Reloader | None = None) -> bool:
+def _watch(
+    pipeline: Pipeline,
+    stop: threading.Event,
+    status: StatusLine,
+    reloader: Reloader | None = None,
+    notifier: Notifier | None = None,
+) -> bool:
     """Return when a signal has come, or the pipeline is gone, or (then true) at its end; say what is unwell."""
     complaints: dict[str, str] = {}
     flow = Flow()
@@ -137,7 +143,7 @@ def _watch(pipeline: Pipeline, stop: threading.Event, status: StatusLine, reload
         if _may_end(pipeline) and _has_ended(pipeline):
             return True
         if reloader is not None:
-            reloader.serve(pipeline, say)
+            reloader.serve(pipeline, say, notifier)
         if look % _LOOKS == 0:
             complaints = _report_changes(pipeline, complaints)
         if status.is_shown and (tree := _look(pipeline)) is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from polku import Hub
+from polku.cli.admin_client import find
 from polku.cli.load import beside, load_hub
 from polku.cli.reload import watching
 from polku.errors import ChangeError, PlanError
@@ -52,7 +55,9 @@ def has_terminal() -> bool:
 def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) -> None:
     file = tmp_path / "pipeline.py"
     where = ("--runtime", "inline", "--grpc-addr", "127.0.0.1:0", "--admin-addr", f"unix:{tmp_path}/admin")
-    server = Server(tmp_path, "run", str(file), *where)
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    server = Server(tmp_path, "run", str(file), *where, NOTIFY_SOCKET=str(tmp_path / "notify"))
 
     def send(event_id: str) -> None:
         assert polku("send", "--to", server.address, "--type", "x", "--id", event_id).returncode == 0
@@ -68,6 +73,10 @@ def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) 
     assert "nothing was changed" in done.stderr
     assert "ZeroDivisionError" in done.stderr
     assert "reload: nothing was changed" in polku("health", "--to", f"unix:{tmp_path}/admin").stdout
+    counted = find(f"unix:{tmp_path}/admin").fetch("/metrics")[1].decode()
+    assert re.search(r'polku_reloads_total{[^}]*result="done"[^}]*} 1.0', counted)
+    assert re.search(r'polku_reloads_total{[^}]*result="refused"[^}]*} 1.0', counted)
+    assert re.search(r"polku_reload_done_timestamp_seconds{[^}]*} [1-9]", counted)
     send("c")
     if not has_terminal():
         file.write_text(PIPELINE.format(helper=helper).replace("TAG", "TAG + '!'"))
@@ -75,6 +84,10 @@ def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) 
         server.wait_for(server.err, r"(?s)cannot be loaded.*reload: done")
         send("d")
         assert polku("health", "--to", f"unix:{tmp_path}/admin").stdout == "ready\n"
+    systemd.settimeout(30)
+    reported = [systemd.recv(4096).decode().split("\n")[0] for _ in range(5)]
+    assert reported == ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]
+    systemd.close()
     assert server.stop() == 0
     tags = [line.partition('"tag":"')[2].partition('"')[0] for line in server.out.read_text().splitlines()]
     assert tags == ["one", "two", "two", "two!"][: len(tags)]
@@ -121,8 +134,8 @@ class Pipeline:
     def update_plan(self, plan: object) -> Any:
         raise ChangeError([self.refuse], "changed   limits")
 
-    def note_refusal(self, reason: str) -> None:
-        self.noted.append(reason)
+    def note_reload(self, refused: str = "") -> None:
+        self.noted.append(refused)
 
 
 def hub() -> Hub:

@@ -73,6 +73,7 @@ def test_every_metric_is_there_and_moves(runtime: str, tmp_path: Path, request: 
     with eventful(str(tmp_path / "journal.db")).start(runtime=runtime) as pipeline:
         before = values(pipeline.statistics())
         happen(pipeline)
+        pipeline.note_reload()
         limit = time.monotonic() + 30
         moved: set[str] = set()
         while not names - STILL <= moved:
@@ -169,6 +170,7 @@ def test_both_formats_are_what_a_parser_reads(tmp_path: Path) -> None:
     openmetrics: Any = openmetrics_parser.text_string_to_metric_families
     with eventful(str(tmp_path / "journal.db")).start(runtime="inline") as pipeline:
         happen(pipeline)
+        pipeline.note_reload()
         tree = pipeline.statistics()
         pipeline.stop(timeout=0.0)
     text, _ = write_metrics(tree)

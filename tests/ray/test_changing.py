@@ -116,11 +116,13 @@ def test_each_kind_of_change_under_load(tmp_path: Path) -> None:
         hub = chain(tmp_path, "e").emitter(Failing(), name="failing")
         with pytest.raises(ChangeError, match=r"emitter:failing does not start: OSError: its address is wrong"):
             update(pipeline, hub)
-        pipeline.note_refusal("its address is wrong")
+        pipeline.note_reload("its address is wrong")
         wait_until(lambda: not pipeline.health().components.get("reload", (True, ""))[0])
+        wait_until(lambda: pipeline.statistics().reloads.reason == "its address is wrong")
+        assert pipeline.statistics().reloads.refused == 1
         flood.go_on()
         sent = flood.end()
-        pipeline.note_refusal("")
+        pipeline.note_reload()
         wait_until(lambda: pipeline.health().healthy)
         names = {"ingest", "stage-1", "stage-2", "buffer", "emitter:out"}
         wait_until(lambda: pipeline.health().components.keys() == names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def test_states_are_reported_in_lines(systemd: Systemd) -> None:
     assert environment == {}  # what this process starts has nothing to report
     notifier.ready("on port 1\nFDSTORE=1")
     assert systemd.told() == ["READY=1", "STATUS=on port 1\\nFDSTORE=1"]
+    before = time.monotonic()
+    notifier.reloading()
+    text, micros = systemd.told()
+    assert text == "RELOADING=1"
+    assert before <= int(micros.removeprefix("MONOTONIC_USEC=")) / 1e6 + 1e-6 <= time.monotonic() + 1e-6
     notifier.stopping(30)
     assert systemd.told() == ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=35000000"]
 
