@@ -21,7 +21,7 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Vitals, unpack
 from polku.actors.surroundings import Surroundings
 from polku.aio.tasks import TaskSet
-from polku.buffer.buffer import BufferStatistics
+from polku.buffer.statistics import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.addresses import Doors
 from polku.gateway.intake_statistics import IntakeStatistics

@@ -24,13 +24,15 @@ from polku.batch.receipt import Accepted, Counts, Fate, Receipt, Refusal, shifte
 from polku.buffer.answers import Answer, Answered, Known, answer_of
 from polku.buffer.copies import Copy, Found, Search
 from polku.buffer.log import Recovered, open_log
-from polku.buffer.outlet import Outlet, OutletStatistics, Quota
+from polku.buffer.outlet import Outlet
 from polku.buffer.positions import PendingDelivery, describe_orphan
 from polku.buffer.push_state import Draft, PushState
+from polku.buffer.quota import Quota
+from polku.buffer.statistics import BufferStatistics
 from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.checks import shorten
 from polku.codes import Code
-from polku.dead_letters import DeadLetters, DeadLetterStatistics
+from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, JournalError
 from polku.hooks import close_each
 from polku.link.link import Link
@@ -39,30 +41,6 @@ from polku.tap.request import What
 from polku.text import line
 
 _LEAVE_SECONDS = 0.05  # between two looks at an outlet that leaves
-
-
-class BufferStatistics(NamedTuple):
-    """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
-
-    `fault` says why nothing can be written to disk now; `orphans` what waits in the journal for names that no emitter
-    has, and what to do about it. `refuses` names the outlets that have no room, and hold up or refuse what comes.
-    `bytes_received` have come in, `commits` are the journal's transactions.
-    """
-
-    events: int
-    bytes: int
-    capacity: int
-    received: int
-    duplicates: int
-    overflowed: int
-    unroutable: int
-    outlets: Mapping[str, OutletStatistics]
-    fault: str = ""
-    dead_letters: DeadLetterStatistics | None = None
-    orphans: Mapping[str, str] = {}
-    refuses: Sequence[str] = ()
-    bytes_received: int = 0
-    commits: int = 0
 
 
 class OutletRules(NamedTuple):

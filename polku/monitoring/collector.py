@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from polku.buffer.buffer import BufferStatistics as BufferCounts
-from polku.buffer.outlet import OutletStatistics as OutletCounts
+from polku.buffer.statistics import BufferStatistics as BufferCounts
+from polku.buffer.statistics import OutletStatistics as OutletCounts
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetterStatistics
 from polku.emit.delivery import DeliveryStatistics

@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
-from polku.buffer.buffer import Buffer, BufferStatistics
+from polku.buffer.buffer import Buffer
 from polku.buffer.copies import Found
+from polku.buffer.statistics import BufferStatistics
 from polku.clock import Clock, SystemClock
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import OutletStatistics
 from polku.buffer.strategy import Kind
 from polku.plan import AckLevel, Plan
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.buffer.buffer import BufferStatistics
+from polku.buffer.statistics import BufferStatistics
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics

@@ -15,7 +15,7 @@ from polku.actors.shell import Vitals
 from polku.actors.supervisor import ActorHandles, LaneHandles, SupervisorShell
 from polku.actors.surroundings import Surroundings
 from polku.batch.receipt import Receipt
-from polku.buffer.buffer import BufferStatistics
+from polku.buffer.statistics import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.addresses import Doors
 from polku.gateway.intake_statistics import IntakeStatistics

@@ -10,8 +10,7 @@ import pytest
 
 from polku import Batch, BufferStrategy, Hub, new_event
 from polku.batch.receipt import Counts
-from polku.buffer.buffer import BufferStatistics
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import BufferStatistics, OutletStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.log import RepeatedLog
 from polku.runtime import back_pressure, inline

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polku import BufferStrategy, Hub
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import OutletStatistics
 from polku.runtime.report import EmitterReport, add_up, report_outcome, stop_report
 
 

@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from polku.batch.receipt import Receipt
-from polku.buffer.buffer import BufferStatistics
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import BufferStatistics, OutletStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.runtime import standstill

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polku.batch.receipt import Receipt
-from polku.buffer.buffer import BufferStatistics
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import BufferStatistics, OutletStatistics
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.runtime import watch

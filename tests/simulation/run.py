@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import OutletStatistics
 from polku.errors import ChangeError
 from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics

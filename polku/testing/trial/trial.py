@@ -10,7 +10,7 @@ from typing import NamedTuple
 from polku.aio.sequencer import Sequencer
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer
-from polku.buffer.outlet import OutletStatistics
+from polku.buffer.statistics import OutletStatistics
 from polku.buffer.strategy import Overflow
 from polku.clock import Clock
 from polku.dead_letters import DeadLetter, DeadLetters
