@@ -160,13 +160,13 @@ class Buffer:
             self._rules = rules._replace(best_effort=rules.best_effort | gone)
             for old, new in former.items():
                 outlet = self._outlets.pop(old)
-                outlet.name = new
+                outlet.rename(new)
                 self._outlets[new] = outlet
                 self._answered.rename(old, new)
             for name in change.leaving:
                 self._leaving[name] = self._outlets.pop(name)
             for name, outlet in self._outlets.items():
-                outlet.allow(self._share(name))
+                outlet.usage.allow(self._share(name))
             for name, link in change.links.items():
                 self._outlets[name] = self._outlet(name, link)
                 self._outlets[name].start()
@@ -179,7 +179,7 @@ class Buffer:
     async def forget(self, name: str) -> None:
         """End an outlet that leaves, once it has delivered what it has; raises `JournalError` where it cannot yet."""
         outlet = self._leaving[name]
-        while outlet.lag or not outlet.queue.is_over:
+        while outlet.usage.lag or not outlet.queue.is_over:
             await outlet.drain()
             await asyncio.sleep(_LEAVE_SECONDS)
         async with self._turn:
@@ -239,7 +239,7 @@ class Buffer:
 
     def _holds_up(self, outlet: Outlet) -> bool:
         """Return whether senders hear of it when an outlet has no room: they wait, or are refused."""
-        return outlet.share.overflow is Overflow.BLOCK or outlet.name not in self._best_effort
+        return outlet.usage.quota.overflow is Overflow.BLOCK or outlet.name not in self._best_effort
 
     @property
     def _best_effort(self) -> frozenset[str]:
@@ -369,11 +369,11 @@ class Buffer:
 
     async def _make_room(self, outlet: Outlet, head: Batch, push: PushState, start: int) -> Room:
         count, size = len(head), self._log.weigh(head)
-        if outlet.queue.is_over and outlet.fits(count, size):
+        if outlet.queue.is_over and outlet.usage.fits(count, size):
             return Room.HERE
-        if outlet.share.overflow is Overflow.BLOCK:
+        if outlet.usage.quota.overflow is Overflow.BLOCK:
             return Room.LATER
-        if outlet.share.overflow is Overflow.DROP_OLDEST:
+        if outlet.usage.quota.overflow is Overflow.DROP_OLDEST:
             self._commit(push, last=False)  # room comes when what was put before is delivered
             self._overflowed += await outlet.drop_oldest(count, size)
             return Room.HERE
@@ -383,7 +383,7 @@ class Buffer:
         if outlet.tap is not None:
             outlet.tap.show(What.DROPPED, head, reason="its share of the buffer was full, and this came last")
         if outlet.name not in self._best_effort:
-            share = f"{outlet.share.events} events or {outlet.share.bytes} bytes"
+            share = f"{outlet.usage.quota.events} events or {outlet.usage.quota.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
             push.refused.extend(self._refuse(head, reason, start))
         return Room.NONE
@@ -406,7 +406,7 @@ class Buffer:
         try:
             await ticket.wait()
             while len(piece):
-                head, piece = _cut(piece, min(len(piece), outlet.piece))
+                head, piece = _cut(piece, min(len(piece), outlet.usage.piece))
                 await outlet.wait_for_room(len(head), self._log.weigh(head))
                 await self._see_held(push)
                 async with self._turn:
@@ -449,7 +449,7 @@ class Buffer:
             return
         for draft in drafts:
             for outlet in draft.takers:
-                outlet.cancel(draft.slot)
+                outlet.usage.cancel(draft.slot)
             if draft.pending is not None:
                 draft.pending.done.set_result(None)
                 if self._pending.get(draft.slot.position) is draft.pending:
@@ -500,7 +500,7 @@ class Buffer:
         return self._receipt(refused, push.fates)
 
     def _receipt(self, refused: Sequence[Refusal], fates: Sequence[Fate]) -> Receipt:
-        fullest = max((outlet.lag for outlet in self._all), default=0)
+        fullest = max((outlet.usage.lag for outlet in self._all), default=0)
         counts = Counts(overflowed=self._overflowed, forwarded=self._received)
         ordered = tuple(sorted(fates)) if fates else ()
         return Receipt(_each_once(refused), counts, fullest, self._strategy.capacity, fates=ordered)
@@ -564,7 +564,7 @@ def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:
     """Return how many of the piece's first events every outlet can deal with in one go."""
     part = len(piece)
     for outlet in outlets:
-        part = min(part, outlet.piece)
-        if outlet.share.overflow is Overflow.DROP_NEWEST and 0 < outlet.room < part:
-            part = outlet.room
+        part = min(part, outlet.usage.piece)
+        if outlet.usage.quota.overflow is Overflow.DROP_NEWEST and 0 < outlet.usage.room < part:
+            part = outlet.usage.room
     return part

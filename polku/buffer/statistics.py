@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from polku.dead_letters import DeadLetterStatistics
@@ -35,6 +36,16 @@ class OutletStatistics(NamedTuple):
     is_full: bool = False
     ages: Distribution = Distribution()
     waits: Distribution = Distribution()
+
+
+@dataclass(slots=True)
+class OutletCounts:
+    """The events that an outlet has passed, by what became of them."""
+
+    confirmed: int = 0
+    dead: int = 0
+    dropped: int = 0
+    unreadable: int = 0
 
 
 class BufferStatistics(NamedTuple):

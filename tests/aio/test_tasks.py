@@ -184,14 +184,14 @@ async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_a
     bench = Bench(BufferStrategy.ring(100), {"out": destination})
     outlet = bench.buffer._outlets["out"]
     monkeypatch.setattr(outlet._tasks, "_pause", 0.001)
-    fetch, faults = outlet._log.fetch, [MemoryError, KeyboardInterrupt, ValueError]
+    fetch, faults = outlet._cursor._log.fetch, [MemoryError, KeyboardInterrupt, ValueError]
 
     async def broken(positions: list[int]) -> object:
         if faults:
             raise faults.pop(0)
         return await fetch(positions)
 
-    monkeypatch.setattr(outlet._log, "fetch", broken)
+    monkeypatch.setattr(outlet._cursor._log, "fetch", broken)
     for number in range(5):
         await bench.push(batch(f"{number}"))
     await until(lambda: outlet._tasks.failures == 1)
@@ -207,17 +207,17 @@ async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_a
 async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_kept(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polku.buffer.outlet._AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr("polku.buffer.delivery._AGAIN_SECONDS", 0.001)
     bench = Bench(BufferStrategy.ring(100), {"out": Destination(refuses=["bad"])})
     outlet = bench.buffer._outlets["out"]
-    bury, faults = outlet._bury, [error]
+    bury, faults = outlet._delivery._bury, [error]
 
     def broken(*given: Any) -> Any:
         if faults:
             raise faults[0]
         return bury(*given)
 
-    monkeypatch.setattr(outlet, "_bury", broken)
+    monkeypatch.setattr(outlet._delivery, "_bury", broken)
     await bench.push(batch("good", "bad"))
     await until(lambda: error.__name__ in bench.buffer.statistics().outlets["out"].fault)
     assert bench.buffer.statistics().outlets["out"].lag == 2

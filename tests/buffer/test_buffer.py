@@ -126,7 +126,7 @@ async def test_a_slow_outlet_holds_no_other_until_its_share_is_full() -> None:
 
 
 async def test_a_few_events_wait_a_moment_after_a_delivery_and_leave_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("polku.buffer.spacing._PAUSE_SECONDS", 0.5)
     a = Destination()
     bench = Bench(BufferStrategy.ring(1_000), {"a": a})
     await bench.push(batch("0"))
@@ -151,7 +151,7 @@ async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all
     assert a.calls == 2
     a.gate.set()
     await bench.buffer.drain()
-    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 60)
+    monkeypatch.setattr("polku.buffer.spacing._PAUSE_SECONDS", 60)
     await bench.push(batch("2"))
     await rest()
     assert a.calls == 2
@@ -162,7 +162,7 @@ async def test_a_few_events_do_not_wait_long_for_a_slow_delivery_nor_many_at_all
 
 
 async def test_who_waits_for_the_delivery_waits_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polku.buffer.outlet._PAUSE_SECONDS", 60)
+    monkeypatch.setattr("polku.buffer.spacing._PAUSE_SECONDS", 60)
     a = Destination()
     bench = Bench(BufferStrategy.ring(1_000), {"a": a}, await_delivery=True)
     for event_id in numbered(0, 5):

@@ -58,7 +58,7 @@ def refusals_by_id() -> Iterator[None]:
 @mutant("2", "what a push to an emitter fails with counts as a verdict about its events")
 def exceptions_are_verdicts() -> Iterator[None]:
     from polku.batch.receipt import Receipt, Refusal
-    from polku.buffer.outlet import Outlet
+    from polku.buffer.delivery import OutletDelivery
     from polku.codes import Code
     from polku.errors import DrainingError
     from polku.link.link import Link
@@ -74,7 +74,7 @@ def exceptions_are_verdicts() -> Iterator[None]:
         except Exception as error:
             return Receipt(tuple(Refusal(i, Code.UNDELIVERED, str(error), position=n) for n, i in enumerate(batch.ids)))
 
-    with replaced(Link, "_send_despite_faults", once), replaced(Outlet, "_wait_for_receipt", verdict):
+    with replaced(Link, "_send_despite_faults", once), replaced(OutletDelivery, "wait_for_receipt", verdict):
         yield
 
 
