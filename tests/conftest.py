@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.loops import name_birthplaces
+
 # A busy machine is slow to draw examples, and slow to try them: neither says anything about the code.
 settings.register_profile("polku", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("polku")
+name_birthplaces()
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
