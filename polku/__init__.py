@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from polku.batch.receipt import Refusal
     from polku.buffer.strategy import BufferStrategy, Overflow
     from polku.codes import Code
-    from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Source
+    from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Reply, Source
     from polku.emit import (
         ActorEmitter,
         AhtiEmitter,
@@ -180,6 +180,7 @@ __all__ = [
     "Refusal",
     "RejectedError",
     "RemoteStep",
+    "Reply",
     "Resilience",
     "Retry",
     "RetryableError",
@@ -230,7 +231,7 @@ if not TYPE_CHECKING:
             "polku.batch.receipt": ("Refusal",),
             "polku.buffer.strategy": ("BufferStrategy", "Overflow"),
             "polku.codes": ("Code",),
-            "polku.contracts": ("Emitter", "Failure", "IngestContext", "Ingestor", "Middleware", "Source"),
+            "polku.contracts": ("Emitter", "Failure", "IngestContext", "Ingestor", "Middleware", "Reply", "Source"),
             "polku.emit": (
                 "ActorEmitter",
                 "AhtiEmitter",

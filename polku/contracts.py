@@ -15,7 +15,9 @@ anything: `CancelledError`, `SystemExit` and panics of extensions count as any o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from polku.batch.batch import Batch
@@ -42,6 +44,32 @@ class IngestContext(NamedTuple):
     query: str = ""
 
 
+_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; *[\w.-]+=[\w.-]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The events of a request, and what its sender is to read once all of them are accepted, instead of an Ack.
+
+    Returned by an ingestor where a sender asks for an answer of its own, as webhooks do that have their address
+    confirmed: `return Reply(challenge)`. It is the body of an answer 200 over HTTP; other ways in leave it out.
+    Raises `ValueError` for a `media_type` that is none.
+    """
+
+    body: str | bytes
+    media_type: str = "text/plain; charset=utf-8"
+    events: Iterable[Event | RecordError] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.body, (str, bytes)):
+            raise ValueError(f"Reply: body={self.body!r}: must be text or bytes")
+        if not _MEDIA_TYPE.fullmatch(self.media_type):
+            raise ValueError(f"Reply: media_type={self.media_type!r}: write one such as application/json")
+
+    def __iter__(self) -> Iterator[Event | RecordError]:
+        return iter(self.events)
+
+
 @runtime_checkable
 class Ingestor(Protocol):
     """Turn raw bytes of one source into events."""
@@ -49,8 +77,8 @@ class Ingestor(Protocol):
     def ingest(self, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
         """Return the events in `data`, with a `RecordError` in place of each record that cannot be read.
 
-        Missing ids, times and sources are filled in afterwards. Raising refuses the whole of `data`, with the
-        exception's text as the reason.
+        Missing ids, times and sources are filled in afterwards. A `Reply` answers the sender itself. Raising refuses
+        the whole of `data`, with the exception's text as the reason.
         """
         ...
 

@@ -19,6 +19,7 @@ from polku.batch.frames import read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
+from polku.contracts import Reply
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
@@ -41,6 +42,8 @@ class Admission(NamedTuple):
     refused: list[Refusal]
     filled_bytes: int = 0
     """At most this many bytes more than the message had."""
+    reply: Reply | None = None
+    """What the sender is answered instead of an Ack, once all of it is accepted."""
 
 
 def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:

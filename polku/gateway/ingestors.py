@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.receipt import Refusal
 from polku.checks import label, shorten
 from polku.codes import Code
-from polku.contracts import IngestContext, Ingestor, Records
+from polku.contracts import IngestContext, Ingestor, Records, Reply
 from polku.errors import InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import check_envelope
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TURN = 50  # records of an ingestor, which take a millisecond or two, until others have theirs
+
+
+class Reading(NamedTuple):
+    """What an ingestor has read: events, refusals of records, and the answer that it has for the sender, if any."""
+
+    events: list[Event]
+    refused: list[Refusal]
+    reply: Reply | None = None
 
 
 class Ingestors:
@@ -120,9 +128,7 @@ class Ingestors:
         """Whether there is an ingestor for all sources that have none of their own."""
         return self._default is not None
 
-    async def read(
-        self, data: bytes, context: IngestContext, reader: str, *, in_turns: bool = False
-    ) -> tuple[list[Event], list[Refusal]]:
+    async def read(self, data: bytes, context: IngestContext, reader: str, *, in_turns: bool = False) -> Reading:
         """Let the ingestor of the source `reader` read bytes that come from `context.source`; raises `InputError`.
 
         With `in_turns` others have their turn meanwhile, also where the ingestor is not async.
@@ -140,7 +146,7 @@ class Ingestors:
             for _ in _sort(records, self._limits.batch_events, events, refused):
                 if takes_turns:
                     await asyncio.sleep(0)
-            return events, refused
+            return Reading(events, refused, records if isinstance(records, Reply) else None)
         except (InputError, RecordError) as error:
             raise InputError(error.code, said(error)) from error
         except PolkuError as error:

@@ -315,12 +315,14 @@ class Intake:
         """
         if account is not None:
             account.check_origin(context.source, context.cluster)
-        events, refused = await self.ingestors.read(data, context, reader, in_turns=in_turns)
+        events, refused, reply = await self.ingestors.read(data, context, reader, in_turns=in_turns)
         source, cluster = context.source, context.cluster
         if in_turns:
             admission = await admit_in_turns(events, source, cluster, self.limits, refused)
         else:
             admission = admit_events(events, source, cluster, self.limits, refused)
+        if reply is not None:
+            admission = admission._replace(reply=reply)
         return admission if account is None else authorized(admission, account)
 
     @property

@@ -224,7 +224,7 @@ class Stream:
         pause = _FIRST_PAUSE
         while True:
             try:
-                events, refused = await self._intake.ingestors.read(content, self._context, self._reader)
+                events, refused, _ = await self._intake.ingestors.read(content, self._context, self._reader)
                 dead += [self._dead(record, refusal, number) for number, refusal in enumerate(refused)]
                 return events
             except InputError as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from polku.codes import Code
+from polku.contracts import Reply
 from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
 from polku.gateway.authorization import authorized
@@ -143,7 +144,9 @@ class HttpServer:
 
     async def _post(self, request: web.Request) -> web.Response:
         try:
-            ack = await self._take(request)
+            ack, reply = await self._take(request)
+            if reply is not None and not ack.errors:
+                return _reply(reply)
         except DrainingError as error:
             ack = self._refuse(Code.DRAINING, str(error))
         except InputError as error:
@@ -151,8 +154,8 @@ class HttpServer:
         status, headers = status_of(ack)
         return self._answer(request, status, ack, headers)
 
-    async def _take(self, request: web.Request) -> Ack:
-        """Take the events of a request; raises `RequestError`, and like `Intake.request`."""
+    async def _take(self, request: web.Request) -> tuple[Ack, Reply | None]:
+        """Take the events of a request, and return its answers; raises `RequestError`, and like `Intake.request`."""
         head = _head(request)
         admit = verified_reader(head, self._intake)
         if admit is None:
@@ -171,15 +174,19 @@ class HttpServer:
             request.writer.output_size = 0
         body = await self._bodies.decompress(await self._bodies.read(request), encoding)
 
+        reply: Reply | None = None
+
         async def admit_allowed() -> Admission:
+            nonlocal reply
             if account is not None:
                 account.count(0, len(body))
             admission = await admit(body)
+            reply = admission.reply
             if self._intake.is_traced:
                 admission.batch.trace = head.headers.get("traceparent", "")
             return admission if account is None else authorized(admission, account)
 
-        return await self._intake.request(len(body), admit_allowed)
+        return await self._intake.request(len(body), admit_allowed), reply
 
     async def _identify(self, request: web.Request) -> Account | None:
         return await self._gate.identify(request, self._connection(request))
@@ -271,6 +278,12 @@ class HttpServer:
         if "Connection" in headers or not self._serving:
             response.force_close()
         return response
+
+
+def _reply(reply: Reply) -> web.Response:
+    """Return what an ingestor answers; no browser may take it for a page of another type."""
+    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+    return web.Response(body=body, headers={"Content-Type": reply.media_type, "X-Content-Type-Options": "nosniff"})
 
 
 def _own_address(request: web.Request) -> str:
