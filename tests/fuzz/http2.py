@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -302,6 +303,7 @@ def storm(frames: int, seed: int, seconds: float) -> int:
 
 
 _LOOP = asyncio.new_event_loop()
+atexit.register(_LOOP.close)
 
 
 def main() -> None:

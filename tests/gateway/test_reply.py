@@ -45,7 +45,7 @@ def test_a_sender_reads_the_reply_once_its_events_are_accepted(tmp_path: Path) -
         status, headers, body = post(pipeline, b"in part")
         assert (status, headers["Content-Type"]) == (200, "application/json")
         assert b'"event_ids":["in part"]' in body
-        with grpc.insecure_channel(pipeline.address) as channel:
+        with grpc.insecure_channel(str(pipeline.address)) as channel:
             ack = GatewayStub(channel).SendEvent(IngestEvent(source="hook", raw=b"two"), timeout=30)
             assert list(ack.event_ids) == ["two"]
             assert not GatewayStub(channel).SendEvent(IngestEvent(source="hook", raw=b"ping"), timeout=30).errors
