@@ -13,8 +13,9 @@ from polku.actors.options import ACTOR
 from polku.actors.shell import Shell, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
-from polku.buffer.buffer import Buffer, OutletChange
+from polku.buffer.buffer import Buffer
 from polku.buffer.copies import Found
+from polku.buffer.outlets import OutletChange
 from polku.buffer.statistics import BufferStatistics
 from polku.dead_letters import DeadLetter, DeadLetters
 from polku.errors import ChangeError, JournalError

@@ -48,6 +48,17 @@ class OutletCounts:
     unreadable: int = 0
 
 
+@dataclass(slots=True)
+class BufferCounts:
+    """The events that a buffer has taken in, and their bytes; `duplicates` are batches that came again."""
+
+    received: int = 0
+    bytes_received: int = 0
+    duplicates: int = 0
+    overflowed: int = 0
+    unroutable: int = 0
+
+
 class BufferStatistics(NamedTuple):
     """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
 

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polku.buffer.buffer import Buffer, OutletRules
+from polku.buffer.buffer import Buffer
+from polku.buffer.outlets import OutletRules
 from polku.clock import Clock, SystemClock
 from polku.contracts import Collector, Holder, Ingestor, Step
 from polku.dead_letters import DeadLetters

@@ -23,7 +23,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from polku.aio.tasks import TaskSet
-from polku.buffer.buffer import Buffer, OutletChange
+from polku.buffer.buffer import Buffer
+from polku.buffer.outlets import OutletChange
 from polku.change.contents import Contents, StepName, names_by_stage
 from polku.change.difference import Difference, Verdict, keeps_state, renames
 from polku.contracts import Flush, Holder, Step

@@ -182,7 +182,7 @@ async def test_an_outlet_whose_feeding_fails_delivers_everything_when_it_works_a
 ) -> None:
     destination = Destination()
     bench = Bench(BufferStrategy.ring(100), {"out": destination})
-    outlet = bench.buffer._outlets["out"]
+    outlet = bench.buffer.outlet("out")
     monkeypatch.setattr(outlet._tasks, "_pause", 0.001)
     fetch, faults = outlet._cursor._log.fetch, [MemoryError, KeyboardInterrupt, ValueError]
 
@@ -209,7 +209,7 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
 ) -> None:
     monkeypatch.setattr("polku.buffer.delivery._AGAIN_SECONDS", 0.001)
     bench = Bench(BufferStrategy.ring(100), {"out": Destination(refuses=["bad"])})
-    outlet = bench.buffer._outlets["out"]
+    outlet = bench.buffer.outlet("out")
     bury, faults = outlet._delivery._bury, [error]
 
     def broken(*given: Any) -> Any:
@@ -237,7 +237,7 @@ OWNED = {
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/answers.py:_of_part": "the push awaits it",
-    "polku/buffer/buffer.py:Buffer._settling": "the push awaits it",
+    "polku/buffer/enqueuing.py:Enqueuer.settling": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",
     "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",
     "polku/emit/delivery.py:Delivery.start_again": "says its fault itself; deliveries wait for it",

@@ -480,7 +480,7 @@ async def test_what_a_push_ends_with_is_no_verdict_its_events_are_held_in_order_
     assert (state["a"].lag, state["a"].dead, state["a"].confirmed) == (30, 0, 0)
     assert state["a"].fault == f"{type(error).__name__}: {error}".removesuffix(": ")
     assert state["b"].fault == ""
-    await asyncio.wait_for(bench.buffer._outlets["b"].drain(), 30)
+    await asyncio.wait_for(bench.buffer.outlet("b").drain(), 30)
     assert b.ids == numbered(0, 30)
     a.error = None
     await bench.buffer.drain()

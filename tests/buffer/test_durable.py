@@ -103,7 +103,7 @@ async def test_an_outlet_that_lags_by_more_than_its_window_reads_from_disk(
         lagging = bench.buffer.statistics().outlets["slow"]
         assert lagging.lag == 1_000
         assert len(bench.log._recent) <= 20
-        assert len(bench.buffer._outlets["slow"]._cursor.waiting) <= 16
+        assert len(bench.buffer.outlet("slow")._cursor.waiting) <= 16
         slow.gate.set()
         pushes = [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(1_000, 1_500)]
         await asyncio.gather(*pushes)

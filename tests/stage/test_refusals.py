@@ -9,7 +9,7 @@ import pytest
 
 from polku import Batch, Code, Event, Refusal, Transform
 from polku.batch.receipt import Answer, Receipt, outcome_of
-from polku.buffer.buffer import _each_once
+from polku.buffer.enqueuing import _each_once
 from polku.contracts import Flush, Part
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer

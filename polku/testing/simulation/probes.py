@@ -92,6 +92,7 @@ def install(world: World) -> None:
     """Put the probes of a world in place."""
     from polku.buffer import buffer
     from polku.buffer.buffer import Buffer
+    from polku.buffer.enqueuing import Enqueuer
     from polku.dead_letters import replay
     from polku.dead_letters.memory import DeadLetter, DeadLetters
     from polku.middleware import adapt, aggregator
@@ -112,7 +113,7 @@ def install(world: World) -> None:
 
     async def pushed(self: Buffer, batch: Batch) -> Any:
         events = EventPayload.FromString(batch.payload).events
-        ledger.pushed(batch, self._outlets)
+        ledger.pushed(batch, self.outlets)
         world.trace(f"buffer: {batch.identity} {[' '.join(tokens_of(event)) for event in events]}")
         answer = await push(self, batch)
         process = current_process()
@@ -142,23 +143,23 @@ def install(world: World) -> None:
     forget = Buffer.forget
 
     async def forgotten(self: Buffer, name: str) -> None:
-        outlet = self._leaving[name]
+        outlet = self.outlet(name)
         await forget(self, name)
         ledger.destinations[name].dropped += outlet.statistics().dropped
         ledger.count("emitters gone")
 
-    take_in, rearrange = Buffer._take_in, Buffer.rearrange
+    take_in, rearrange = Enqueuer.take_in, Buffer.rearrange
 
-    async def taken_in(self: Buffer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
+    async def taken_in(self: Enqueuer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
         if ledger.counts.get("rearrangements"):
-            ledger.taken_in(pieces, self._outlets)
+            ledger.taken_in(pieces, self._outlets.by_name)
         return await take_in(self, pieces, push, **options)
 
     async def rearranged(self: Buffer, *arguments: Any, **options: Any) -> None:
         ledger.count("rearrangements")
         await rearrange(self, *arguments, **options)
 
-    _patch_all(world, (Buffer, "_take_in", taken_in), (Buffer, "rearrange", rearranged))
+    _patch_all(world, (Enqueuer, "take_in", taken_in), (Buffer, "rearrange", rearranged))
     world.patch(Buffer, "forget", forgotten)
     received, leave = LinkReceiver.push, DeadLetterStore.replayed
 
