@@ -64,6 +64,10 @@ class Deduplicator(Configuration):
             raise PlanError(f"durable={self.durable!r} needs a durable buffer: {fix}", where="Deduplicator")
         return replace(self, durable=f"{journal}.{name}.ids") if self.durable is True else self
 
+    def in_memory(self) -> Deduplicator:
+        """Return it without a file, for a test."""
+        return replace(self, durable=False)
+
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
         log = SeenLog(self.durable, self.ttl, self.max_ids, clock) if isinstance(self.durable, str) else None

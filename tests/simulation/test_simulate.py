@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from polku import Aggregator, BufferStrategy, Event, Filter, Hub, StdoutEmitter, Transform
+from polku import Aggregator, BufferStrategy, Deduplicator, Event, Filter, Hub, StdoutEmitter, Transform
 from polku.testing import Simulation, simulate
 
 
@@ -24,12 +26,13 @@ def test_the_same_seed_is_the_same_life_and_another_one_is_not() -> None:
     assert life(1).virtual_seconds != life(2).virtual_seconds
 
 
-def test_given_events_are_sent_and_a_durable_buffer_writes_to_no_disk() -> None:
-    hub = Hub().buffer_strategy(BufferStrategy.durable("/nonexistent/journal.db")).ack("delivered")
-    hub.middleware(Aggregator(5, 1.0)).emitter(StdoutEmitter(), name="out")
+def test_given_events_are_sent_and_what_is_durable_writes_to_no_disk(tmp_path: Path) -> None:
+    hub = Hub().buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db")).ack("delivered")
+    hub.middleware(Deduplicator(durable=True)).middleware(Aggregator(5, 1.0)).emitter(StdoutEmitter(), name="out")
     life = simulate(hub, seconds=30, events=[Event(id=f"e{n}", source="s", event_type="t") for n in range(50)])
     life.check()
     assert life.accepted == 50
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_middleware_that_loses_events_is_found_out() -> None:

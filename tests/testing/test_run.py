@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -188,6 +189,14 @@ def test_a_durable_buffer_needs_no_disk(tmp_path_factory: pytest.TempPathFactory
     hub = Hub().buffer_strategy(BufferStrategy.durable(path)).ack("durable").emitter(StdoutEmitter())
     assert run(hub, kinds("a")).ids("stdout") == ["0"]
     assert not path.parent.exists()
+
+
+def test_a_durable_deduplicator_writes_no_file_and_knows_nothing_of_the_last_test(tmp_path: Path) -> None:
+    buffer = BufferStrategy.durable(tmp_path / "journal.db")
+    hub = Hub().buffer_strategy(buffer).middleware(Deduplicator(durable=True)).emitter(StdoutEmitter())
+    for _ in range(2):
+        assert run(hub, [*kinds("a"), *kinds("a")]).ids("stdout") == ["0"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_raw_bytes_go_to_their_ingestor() -> None:

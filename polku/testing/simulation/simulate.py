@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.emit.adapt import emitter_name
 from polku.event.v1.event_pb2 import Event
-from polku.plan import AckLevel, OutletPlan, Plan
+from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
 from polku.testing.simulation import probes
 from polku.testing.simulation.clients import Client, ClientScript, Message
 from polku.testing.simulation.destination import Phase, Script, SimulatedEmitter
@@ -29,6 +29,7 @@ from polku.testing.simulation.ledger import Destination
 from polku.testing.simulation.lineage import mark
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
 from polku.testing.simulation.world import World
+from polku.testing.trial.parts import without_files
 
 if TYPE_CHECKING:
     from polku.hub import Hub
@@ -96,7 +97,13 @@ def _simulated(world: World, plan: Plan, seconds: float) -> Plan:
         world.ledger.destinations[name] = record
         script = Script(phases=_phases(world.random, seconds))
         outlets.append(OutletPlan(name, SimulatedEmitter(world, record, script), outlet.overflow, outlet.required))
-    return replace(plan, outlets=tuple(outlets), sources=(), plugins=None, dead_letters=None)
+    stages = tuple(_without_files(stage) for stage in plan.stages)
+    return replace(plan, stages=stages, outlets=tuple(outlets), sources=(), plugins=None, dead_letters=None)
+
+
+def _without_files(stage: StagePlan) -> StagePlan:
+    kept = [replace(one, component=without_files(one.component)) for one in stage.middleware]
+    return replace(stage, middleware=tuple(kept))
 
 
 def _phases(random: Random, seconds: float) -> tuple[Phase, ...]:

@@ -52,6 +52,12 @@ def plan_for_test(
     )
 
 
+def without_files(component: object) -> object:
+    """Return middleware that keeps in memory what it would keep in a file."""
+    in_memory = getattr(component, "in_memory", None)
+    return in_memory() if callable(in_memory) else component
+
+
 def short_name(name: str) -> str:
     """Return `classify` of a middleware that is called `Transform(classify)`."""
     _, bracket, inner = name.partition("(")
@@ -85,7 +91,7 @@ def _stages(
     found = {_find(name, names, "replace"): part for name, part in replacements.items() if _among(name, names)}
 
     def probed(middleware: MiddlewarePlan) -> MiddlewarePlan:
-        component = found.get(middleware.name, middleware.component)
+        component = found.get(middleware.name, without_files(middleware.component))
         if isinstance(middleware.component, Batched) and not isinstance(component, Batched):
             component = Batched(component, middleware.component.batching)
         check_middleware(component)
