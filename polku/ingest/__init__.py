@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polku.ingest.hmac_verifier import HmacVerifier
     from polku.ingest.json import JsonIngestor
     from polku.ingest.passthrough import PassthroughIngestor
+    from polku.ingest.ray_events import RayEventsIngestor
     from polku.kafka.source import KafkaSource
     from polku.nats.source import NatsSource
     from polku.otlp.ingestor import OtlpIngestor
@@ -30,6 +31,7 @@ __all__ = [
     "NatsSource",
     "OtlpIngestor",
     "PassthroughIngestor",
+    "RayEventsIngestor",
     "RedisStreamsSource",
     "ScheduleSource",
     "StdinSource",
@@ -47,6 +49,7 @@ if not TYPE_CHECKING:
             "polku.ingest.hmac_verifier": ("HmacVerifier",),
             "polku.ingest.json": ("JsonIngestor",),
             "polku.ingest.passthrough": ("PassthroughIngestor",),
+            "polku.ingest.ray_events": ("RayEventsIngestor",),
             "polku.kafka.source": ("KafkaSource",),
             "polku.nats.source": ("NatsSource",),
             "polku.otlp.ingestor": ("OtlpIngestor",),
