@@ -8,7 +8,7 @@ General layout, in the order in which a batch passes; `docs/internals.md` explai
 - batch: what travels: batches, their receipts, their bytes
 - link: flow control, acknowledgement and recovery between two parts
 - gateway, security, http2, ingest: clients and sources in, who they are, raw bytes to events
-- stage, middleware: events to events
+- stage, middleware, claims: events to events
 - buffer, dead_letters: what waits, in memory or on disk; what could not be delivered
 - emit, postgres, ray_serve, kafka, redis, nats, otlp, external: events to their destinations; from Kafka on in both
   directions
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from polku.batch.batch import Batch
     from polku.batch.receipt import Refusal
     from polku.buffer.strategy import BufferStrategy, Overflow
+    from polku.claims.middleware import ClaimCheck, Redeem
     from polku.codes import Code
     from polku.contracts import Emitter, Failure, IngestContext, Ingestor, Middleware, Reply, Source
     from polku.emit import (
@@ -131,6 +132,7 @@ __all__ = [
     "BufferStrategy",
     "Certificate",
     "ChangeError",
+    "ClaimCheck",
     "CloudEventsIngestor",
     "Code",
     "Compression",
@@ -177,6 +179,7 @@ __all__ = [
     "RateLimiter",
     "RayEventsIngestor",
     "RecordError",
+    "Redeem",
     "RedisStreamsEmitter",
     "RedisStreamsSource",
     "Refusal",
@@ -232,6 +235,7 @@ if not TYPE_CHECKING:
             "polku.batch.batch": ("Batch",),
             "polku.batch.receipt": ("Refusal",),
             "polku.buffer.strategy": ("BufferStrategy", "Overflow"),
+            "polku.claims.middleware": ("ClaimCheck", "Redeem"),
             "polku.codes": ("Code",),
             "polku.contracts": ("Emitter", "Failure", "IngestContext", "Ingestor", "Middleware", "Reply", "Source"),
             "polku.emit": (

@@ -34,6 +34,8 @@ _NEEDED = {
 _PACKAGES = {
     "KafkaSource": "confluent_kafka",
     "S3Emitter": "obstore",
+    "ClaimCheck": "obstore",
+    "try_pictures": "obstore",
     "orders.py": "confluent_kafka",
     "mirror.py": "confluent_kafka",
     "PostgresEmitter": "psycopg",

@@ -51,6 +51,7 @@ NEVER = {
     "kafka": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "nats": {"gateway", "link", "stage", "buffer", "runtime", "actors", "redis"},
     "postgres": {"gateway", "link", "stage", "buffer", "runtime", "actors", "redis", "nats"},
+    "claims": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "ray_serve": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "redis": {"gateway", "link", "stage", "buffer", "runtime", "actors"},
     "files": {"gateway", "link", "stage", "buffer", "runtime", "actors", "emit", "kafka"},

@@ -9,10 +9,13 @@ import msgspec
 
 from polku import (
     Batch,
+    ClaimCheck,
     Event,
     Failure,
     Filter,
     Hub,
+    RayEventsIngestor,
+    Redeem,
     Router,
     ServeEmitter,
     ServeMiddleware,
@@ -74,6 +77,9 @@ hub = (
     .middleware(Transform(doubled_slowly, decode=Order))
     .middleware(Router().when(lambda event: event.severity > 3, to=["audit", "shelf"]).default("audit"))
     .emitter(StdoutEmitter(), name="audit")
+    .ingestor(RayEventsIngestor(remember=100))
+    .middleware(ClaimCheck("s3://bucket/claims", over=100_000, options={"region": "eu-north-1"}))
+    .middleware(Redeem("s3://bucket/claims", max_bytes=10_000_000))
     .middleware(ServeMiddleware("triage", request=lambda event: event.payload, answer=team), name="triage")
     .emitter(ServeEmitter("support", deployment="Assistant", request=lambda event: {"id": event.id}))
     .emitter(Shelf())

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
-from polku import Batch, Event, Filter, Hub, Router, ServeEmitter, ServeMiddleware, Transform, new_event
+from polku import (
+    Batch,
+    ClaimCheck,
+    Event,
+    Filter,
+    Hub,
+    RayEventsIngestor,
+    Redeem,
+    Router,
+    ServeEmitter,
+    ServeMiddleware,
+    Transform,
+    new_event,
+)
 from polku.testing import run
 
 
@@ -51,6 +64,9 @@ Transform(lambda event: event.id, batch=True)  # error
 Transform(returns_text, bach=True)  # error
 ServeEmitter("support", request=takes_number)  # error
 ServeEmitter("support", "Assistant")  # error
+ClaimCheck("s3://bucket", 100_000)  # error
+Redeem(over=3)  # error
+RayEventsIngestor(remember="many")  # error
 ServeMiddleware("triage", answer=lambda result: result)  # error
 Router().when(lambda event: event.severity > 3)  # error
 Router().when(takes_number, to="audit")  # error

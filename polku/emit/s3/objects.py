@@ -67,6 +67,31 @@ class Objects:
             upload.add_done_callback(partial(self._uploaded, key))
         await asyncio.shield(upload)
 
+    def write(self, key: str, content: bytes) -> None:
+        """Put an object from a thread, which is held up meanwhile; raises the `EmitError` that fits."""
+        import obstore
+
+        try:
+            self._store = self._store or self._open()
+            obstore.put(self._store, key, content, chunk_size=self._part_bytes, max_concurrency=_AT_ONCE)
+            if self._folder is not None:
+                self._sync(Path(self._folder), key)
+        except Exception as error:
+            raise explain(self._url, error) from None
+
+    def read(self, key: str) -> bytes:
+        """Return an object to a thread; raises `RejectedError` where there is none, else the `EmitError` that fits."""
+        import obstore
+        from obstore.exceptions import NotFoundError
+
+        try:
+            self._store = self._store or self._open()
+            return bytes(obstore.get(self._store, key).bytes())
+        except Exception as error:
+            if isinstance(error, (NotFoundError, FileNotFoundError)) and "NoSuchBucket" not in str(error):
+                raise RejectedError(f"{self._url}: there is no object {key}") from None
+            raise explain(self._url, error) from None
+
     async def close(self) -> None:
         """Wait a few seconds for uploads that nobody waits for; what is not complete then is cut off."""
         uploads = list(self._uploads.values())
