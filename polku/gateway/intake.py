@@ -7,21 +7,19 @@ An intake is what every door (gRPC, HTTP, senders inside an application) hands i
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from polku.aio.sequencer import Sequencer, Ticket
+from polku.aio.sequencer import Sequencer
 from polku.aio.tasks import TaskSet
-from polku.batch.batch import Batch, join
+from polku.batch.batch import join
 from polku.batch.frames import read_envelope
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import DeadEvent, IngestContext, Ingestor
-from polku.errors import DrainingError, InputError, PolkuError
+from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload
 from polku.gateway.answers import answer_events, answer_message, answer_together
@@ -30,16 +28,14 @@ from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics
 from polku.gateway.requests import admit_request, parse_request
 from polku.gateway.room import Room
+from polku.gateway.sending import IntakeSender
+from polku.gateway.stream_ingest import StreamIngest
 from polku.hooks import close_each
 from polku.limits import Limits
 from polku.link.link import Link
-from polku.log import RepeatedLog
 from polku.rpc.messages import Packed, unpack
 from polku.rpc.status import CallError
 from polku.tap.point import TapPoint
-from polku.tap.request import What
-from polku.text import named, said
-from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
 
 if TYPE_CHECKING:
@@ -48,7 +44,6 @@ if TYPE_CHECKING:
     from polku.security.failures import Failures
     from polku.tracing.tracer import Tracer
 
-_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
 
 
@@ -71,16 +66,14 @@ class Intake:
         tracer: Tracer | None = None,
     ) -> None:
         self.ingestors = Ingestors(ingestors, default, limits)
-        self.tap: TapPoint | None = None
         self.steps = ()
-        self._link = link
-        self._reads_routes = reads_routes
-        self._seals = seals
-        self._tracer = tracer
         self.limits = limits
         self._counters = IntakeCounters()
         self._room = Room(limits, self._counters, link)
-        self._ingesting: set[asyncio.Task[Any]] = set()
+        self._sender = IntakeSender(
+            link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
+        )
+        self._streams = StreamIngest(self.admit_raw, self._push, self._refuse, self._counters, self._room)
         self._sources: Sources | None = None
         self._watched: list[TaskSet] = []
         self._bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None] | None = None
@@ -97,12 +90,21 @@ class Intake:
         closing: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         if self._sources is not None:
             closing.append(("the sources", self._sources.close))
-        await close_each([*closing, ("the link", self._link.close), *self.ingestors.closing()])
+        await close_each([*closing, ("the link", self._sender.link.close), *self.ingestors.closing()])
+
+    @property
+    def tap(self) -> TapPoint | None:
+        """Where somebody watches what comes in."""
+        return self._counters.tap
+
+    @tap.setter
+    def tap(self, tap: TapPoint | None) -> None:
+        self._counters.tap = tap
 
     @property
     def link(self) -> Link:
         """The link to what comes next."""
-        return self._link
+        return self._sender.link
 
     @property
     def sources(self) -> Sources | None:
@@ -117,7 +119,7 @@ class Intake:
 
     def hand_on(self, *, reads_routes: bool, seals: bool) -> None:
         """Prepare batches for another part that comes next, as the constructor's options say."""
-        self._reads_routes, self._seals = reads_routes, seals
+        self._sender.prepare_for(reads_routes=reads_routes, seals=seals)
 
     async def begin(
         self, message: bytes, turns: Sequencer | None = None, account: Account | None = None
@@ -151,7 +153,7 @@ class Intake:
                 raw = RawPayload.FromString(envelope.content)
                 context = IngestContext(source, cluster, raw.format)
                 if turns is not None and self.ingestors.takes_several(source):
-                    return self._ingest_beside(raw.data, context, turns, len(message), account)
+                    return self._streams.start(raw.data, context, turns, len(message), account)
                 with self._room.held(len(message)):
                     admission = await self.admit_raw(raw.data, context, source, account, in_turns=turns is not None)
             else:
@@ -179,11 +181,13 @@ class Intake:
             admission = admit_events([event], event.source, "", self.limits)
         except InputError as error:
             return [Refusal(event.id, error.code, error.message)]
-        self._note(len(admission.ids), admission.refused, "replay")
+        self._counters.admit(len(admission.ids), admission.refused, "replay")
         if not admission.ids:
             return admission.refused
         admission.batch.counted = True
-        receipt = await self._settle(1, self._send(self._prepared(admission.batch), size + admission.filled_bytes))
+        receipt = await self._sender.settle(
+            1, self._sender.send(self._sender.prepare(admission.batch), size + admission.filled_bytes)
+        )
         if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
             return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
         return receipt.refused
@@ -206,7 +210,7 @@ class Intake:
             with self._room.held(size):
                 return await self.admit_raw(request.raw, context, request.source, account, in_turns=True)
         except InputError as error:
-            self._note_refused(error.code, error.message, "call")
+            self._counters.refuse(error.code, "call", error.message)
             raise
 
     def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
@@ -218,7 +222,7 @@ class Intake:
                 account.count(0, len(message))
             return parse_request(message, self.limits)
         except InputError as error:
-            self._note_refused(error.code, error.message, "call")
+            self._counters.refuse(error.code, "call", error.message)
             raise
 
     def admit(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission | None:
@@ -230,7 +234,7 @@ class Intake:
             admission = admit_request(request, size, self.limits)
             return admission if admission is None or account is None else authorized(admission, account)
         except InputError as error:
-            self._note_refused(error.code, error.message, "call")
+            self._counters.refuse(error.code, "call", error.message)
             raise
 
     async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
@@ -242,12 +246,12 @@ class Intake:
             return []
         count = sum([len(admission.ids) for admission in admissions])
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
-        self._note(count, refused, "call", len(admissions))
+        self._counters.admit(count, refused, "call", len(admissions))
         receipt = self._counters.latest
         if count:
             batch = join([admission.batch for admission in admissions])
             batch.counted = True
-            receipt = await self._settle(count, self._send(self._prepared(batch), size))
+            receipt = await self._sender.settle(count, self._sender.send(self._sender.prepare(batch), size))
         return answer_together(admissions, receipt)
 
     def watch(self, tasks: TaskSet) -> None:
@@ -261,7 +265,7 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._note_refused(error.code, error.message, "http")
+            self._counters.refuse(error.code, "http", error.message)
             raise
         return await self._push(admission, size, "http", counted=True)
 
@@ -272,13 +276,13 @@ class Intake:
             with self._room.held(size):
                 admission = await admit()
         except InputError as error:
-            self._note_refused(error.code, error.message, "otlp")
+            self._counters.refuse(error.code, "otlp", error.message)
             raise
-        self._note(len(admission.ids), admission.refused, "otlp")
+        self._counters.admit(len(admission.ids), admission.refused, "otlp")
         if not admission.ids:
             return admission, self._counters.latest
-        sending = self._send(self._prepared(admission.batch), size + admission.filled_bytes)
-        return admission, await self._settle(len(admission.ids), sending)
+        sending = self._sender.send(self._sender.prepare(admission.batch), size + admission.filled_bytes)
+        return admission, await self._sender.settle(len(admission.ids), sending)
 
     def keep_refused(self, bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None]) -> None:
         """Have `bury` keep records that are refused although their clients must not send them again."""
@@ -333,7 +337,7 @@ class Intake:
     @property
     def is_traced(self) -> bool:
         """Whether what travels with a batch's `trace` is used."""
-        return self._tracer is not None
+        return self._sender.tracer is not None
 
     def stop(self) -> None:
         """Refuse what comes from now on."""
@@ -343,9 +347,8 @@ class Intake:
 
     async def drain(self) -> None:
         """Return when every message taken so far has its answer."""
-        while self._ingesting:
-            await asyncio.wait(self._ingesting)
-        await self._link.drain()
+        await self._streams.drain()
+        await self._sender.link.drain()
         if self._sources is not None:
             await self._sources.drain()
 
@@ -366,124 +369,24 @@ class Intake:
         draining = self._room.draining
         plugins = self.ingestors.plugins()
         counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
-        return counts._replace(link=self._link.statistics())
-
-    def _ingest_beside(
-        self, data: bytes, context: IngestContext, turns: Sequencer, size: int, account: Account | None
-    ) -> Awaitable[Ack]:
-        """Ingest while the stream is read on; cancelled or not, the bytes count as under way until that is done."""
-        self._counters.open_bytes += size
-        task = asyncio.get_running_loop().create_task(self._ingest_in_turn(data, context, turns.take(), size, account))
-        self._ingesting.add(task)
-        task.add_done_callback(self._ingesting.discard)
-        return task
-
-    async def _ingest_in_turn(
-        self, data: bytes, context: IngestContext, ticket: Ticket, size: int, account: Account | None
-    ) -> Ack:
-        counted = size
-        try:
-            admission = await self.admit_raw(data, context, context.source, account)
-            await ticket.wait()
-            self._counters.open_bytes, counted = self._counters.open_bytes - counted, 0
-            answer = self._push(admission, size, "stream")
-        except InputError as error:
-            answer = self._refuse(error.code, error.message, "stream")
-        except BaseException as error:
-            if is_ours(error):
-                raise
-            _REPEATED.exception("answer", "raw bytes could not be taken in")
-            answer = self._refuse(Code.UNAVAILABLE, f"the gateway failed: {named(error)}; send it again", "stream")
-        finally:
-            self._counters.open_bytes -= counted
-            self._room.free()
-            ticket.done()
-        return await answer
+        return counts._replace(link=self._sender.link.statistics())
 
     def _push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
-        self._note(len(admission.ids), admission.refused, way)
+        self._counters.admit(len(admission.ids), admission.refused, way)
         if not admission.ids:
             return _ready(answer_events(admission, self._counters.latest, counted=counted))
         admission.batch.counted = counted
         size += admission.filled_bytes
-        admission = admission._replace(batch=self._prepared(admission.batch))
-        return self._acknowledge(admission, self._send(admission.batch, size), counted=counted)
-
-    def _note(self, events: int, refused: Sequence[Refusal], way: str, messages: int = 1) -> None:
-        """Count what was admitted of messages, and what was not; `way` is how they came."""
-        self._counters.admit(events, refused, way, messages)
-        if self.tap is not None:
-            for refusal in refused:
-                self.tap.tell(What.REFUSED, refusal.event_id, refusal.code, refusal.message)
-
-    def _note_refused(self, code: Code, message: str, way: str) -> None:
-        """Count a request that is refused as a whole."""
-        self._counters.refuse(code, way)
-        if self.tap is not None:
-            self.tap.tell(What.REFUSED, "", code, message)
-
-    def _prepared(self, batch: Batch) -> Batch:
-        if self.tap is not None:
-            self.tap.show(What.OUT, batch)
-        if self._reads_routes:
-            batch.read_routes()
-        if self._tracer is not None:
-            self._tracer.read(batch)
-        return batch.sealed() if self._seals else batch
-
-    def _send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
-        """Push a batch and return the future of its receipt, which may be cancelled.
-
-        A client that leaves takes nothing back: what it has sent counts as under way until it is discharged.
-        """
-        self._counters.push(batch, size)
-        answer = self._link.push_nowait(batch) if self._tracer is None else self._push_traced(self._tracer, batch)
-        if answer.done():
-            self._on_answer(size, len(batch), batch.enqueued_ns, answer)
-            return answer
-        answer.add_done_callback(partial(self._on_answer, size, len(batch), batch.enqueued_ns))
-        return asyncio.shield(answer)
-
-    def _push_traced(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
-        end = tracer.intake(batch)
-        answer = self._link.push_nowait(batch)
-        answer.add_done_callback(end)
-        return answer
-
-    def _on_answer(self, size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
-        self._counters.settle(size, count, came, answer)
-        self._room.free()
+        admission = admission._replace(batch=self._sender.prepare(admission.batch))
+        return self._acknowledge(admission, self._sender.send(admission.batch, size), counted=counted)
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
-        return answer_events(admission, await self._settle(len(admission.ids), answer), counted=counted)
-
-    async def _settle(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
-        """Wait for the receipt of that many events; where none came, all of them are refused."""
-        try:
-            return await answer
-        except DrainingError as error:
-            return self._unanswered(count, Code.DRAINING, said(error))
-        except PolkuError as error:
-            return self._unanswered(count, Code.UNAVAILABLE, said(error))
-        except BaseException as error:
-            if is_ours(error):
-                raise
-            _REPEATED.exception("answer", "a batch has no answer")
-            return self._unanswered(count, Code.UNAVAILABLE, named(error))
-
-    def _unanswered(self, count: int, code: Code, message: str) -> Receipt:
-        """Return a receipt that refuses all of `count` events: they count as received, and as nothing else."""
-        refused = tuple(Refusal("", code, message, position=position) for position in range(count))
-        return self._counters.latest._replace(
-            refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count))
-        )
+        return answer_events(admission, await self._sender.settle(len(admission.ids), answer), counted=counted)
 
     def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""
-        self._counters.refuse_message(code, way)
-        if self.tap is not None:
-            self.tap.tell(What.REFUSED, "", code, message)
+        self._counters.refuse_message(code, way, message)
         return _ready(answer_message(code, message, self._counters.latest))
 
 

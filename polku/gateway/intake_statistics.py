@@ -13,6 +13,7 @@ from polku.batch.receipt import Receipt, Refusal
 from polku.codes import Code
 from polku.errors import DrainingError
 from polku.histogram import Distribution, Histogram
+from polku.tap.request import What
 
 if TYPE_CHECKING:
     from polku.contracts import SourceState
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from polku.external.client import PluginState
     from polku.link.link import LinkStatistics
     from polku.security.failures import Failures
+    from polku.tap.point import TapPoint
 
 
 class WayStatistics(NamedTuple):
@@ -64,9 +66,13 @@ class IntakeStatistics(NamedTuple):
 
 
 class IntakeCounters:
-    """Count what comes in and what becomes of it; `latest` is the last receipt, without what it says of events."""
+    """Count what comes in and what becomes of it; `latest` is the last receipt, without what it says of events.
+
+    What is refused is shown at the `tap` too, where somebody watches.
+    """
 
     def __init__(self) -> None:
+        self.tap: TapPoint | None = None
         self.messages = self.received = self.accepted = self.refused = 0
         self.open = self.open_bytes = self.bytes = 0
         self.latest = Receipt()
@@ -75,17 +81,21 @@ class IntakeCounters:
         self._ways: dict[str, list[int]] = {}
         self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
 
-    def refuse(self, code: Code, way: str = "") -> None:
+    def refuse(self, code: Code, way: str = "", message: str = "") -> None:
         """Count a message that was refused whole, and that its sender hears of by an exception."""
         if way:
             self._count(way, 0, 1)
+            if self.tap is not None:
+                self.tap.tell(What.REFUSED, "", code, message)
         self._refused_by[code] += 1
 
-    def refuse_message(self, code: Code, way: str) -> None:
+    def refuse_message(self, code: Code, way: str, message: str) -> None:
         """Count a message that was refused whole, and whose Ack says so."""
         self._count(way, 0, 1)
         self.refused += 1
         self._refused_by[code] += 1
+        if self.tap is not None:
+            self.tap.tell(What.REFUSED, "", code, message)
 
     def admit(self, events: int, refused: Sequence[Refusal], way: str, messages: int = 1) -> None:
         """Count the events of messages that go on, and those that are refused at the door; `way` is how they came."""
@@ -94,6 +104,9 @@ class IntakeCounters:
         if refused:
             self.refused += len(refused)
             self._refused_by.update(refusal.code for refusal in refused)
+            if self.tap is not None:
+                for refusal in refused:
+                    self.tap.tell(What.REFUSED, refusal.event_id, refusal.code, refusal.message)
 
     def _count(self, way: str, events: int, refused: int, messages: int = 1) -> None:
         counts = self._ways.get(way)

@@ -252,7 +252,7 @@ OWNED = {
     "polku/external/client.py:PluginClient._introduce": "calls await it",
     "polku/stage/fork.py:Fork.wait_room": "awaited there",
     "polku/gateway/grpc/protocol.py:GrpcConnection._take": "answers its call, whatever it ends with",
-    "polku/gateway/intake.py:Intake._ingest_beside": "the stream awaits it",
+    "polku/gateway/stream_ingest.py:StreamIngest.start": "the stream awaits it",
     "polku/gateway/pulling.py:Sources._run": "awaited there",
     "polku/gateway/pulling.py:Sources._begin": "begins a source again itself and says its fault",
     "polku/gateway/pulling.py:Stream._begin": "the source awaits it",

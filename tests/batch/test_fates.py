@@ -310,13 +310,13 @@ async def test_a_batch_that_nobody_asks_about_has_no_fates() -> None:
     pipe = Pipe([Drops("filtered")])
     await pipe.start()
     seen: list[Receipt] = []
-    settled = pipe.intake._on_answer
+    settled = pipe.intake._sender._on_answer
 
     def close(size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
         seen.append(answer.result())
         settled(size, count, came, answer)
 
-    pipe.intake._on_answer = close  # type: ignore[method-assign]
+    pipe.intake._sender._on_answer = close  # type: ignore[method-assign]
     request = admission(events("filtered", "a"))
     ack = await (await pipe.intake.take(request, 10))
     assert (told(ack), [receipt.fates for receipt in seen]) == ({}, [()])
@@ -348,7 +348,7 @@ class Deadly:
 async def test_an_event_that_kills_was_not_forwarded_and_its_neighbours_keep_their_numbers() -> None:
     pipe = Pipe([Drops("filtered")])
     link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
-    pipe.intake._link = link
+    pipe.intake._sender.link = link
     await pipe.start()
     kinds = [("a", "kills", "filtered"), ("filtered", "a", "a"), ("kills",)]
     acks = await pipe.intake.together([admission(events(*kind, request=f"{n}")) for n, kind in enumerate(kinds)], 10)
@@ -362,7 +362,7 @@ async def test_an_event_that_kills_was_not_forwarded_and_its_neighbours_keep_the
 
 async def test_an_event_that_kills_takes_no_counter_back() -> None:
     pipe = Pipe([Drops("filtered")])
-    pipe.intake._link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
+    pipe.intake._sender.link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
     await pipe.start()
     before = await pipe.intake.event(message(events("a", "filtered", request="x")))
     for number, kinds in enumerate((("kills",), ("a", "kills"))):
@@ -380,7 +380,7 @@ class Broken:
 async def test_where_nobody_answers_events_were_received_and_nothing_else() -> None:
     pipe = Pipe([Drops("filtered")])
 
-    pipe.intake._link = Link("ingest", LocalPeer(Broken()))
+    pipe.intake._sender.link = Link("ingest", LocalPeer(Broken()))
     acks = await pipe.intake.together([admission(events("a", request=f"{n}")) for n in range(2)], 10)
     assert [told(ack) for ack in acks] == [{"received": 1}, {"received": 1}]
     await pipe.close()
@@ -398,7 +398,7 @@ async def test_fates_of_events_that_are_not_in_the_batch_are_left_out(*, near: b
     pipe = Pipe([])
     link = LocalLink("next", Odd()) if near else Link("next", LocalPeer(Odd()))
     stage = Stage([Drops("filtered")], link, pipe.letters, pipe.clock)
-    pipe.intake._link = Link("ingest", LocalPeer(stage))
+    pipe.intake._sender.link = Link("ingest", LocalPeer(stage))
     acks = await pipe.intake.together([admission(events(*kinds)) for kinds in (("filtered", "a"), ("a",))], 10)
     assert [told(ack) for ack in acks] == [
         {"received": 2, "filtered": 1, "forwarded": 1, "overflowed": 1},

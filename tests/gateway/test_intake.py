@@ -17,7 +17,7 @@ from polku.clock import SystemClock
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
-from polku.gateway import intake as intake_module
+from polku.gateway import ingestors
 from polku.gateway.admission import admit_events
 from polku.gateway.intake import Intake
 from polku.ingest.adapt import as_ingestor
@@ -157,7 +157,7 @@ async def test_the_batches_of_a_stream_of_json_keep_their_order() -> None:
 async def test_an_ingestor_that_fails_is_in_the_log_once_however_many_sources_call(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "_REPEATED", RepeatedLog(logging.getLogger("polku.gateway.intake")))
+    monkeypatch.setattr(ingestors, "_REPEATED", RepeatedLog(logging.getLogger("polku.gateway.ingestors")))
 
     def unready(data: bytes, context: IngestContext) -> list[Event]:
         raise ValueError(context.source)

@@ -1,0 +1,103 @@
+"""The way of a batch from the gateway to what comes next, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from polku.batch.batch import Batch
+from polku.batch.receipt import Receipt, Refusal
+from polku.codes import Code
+from polku.errors import DrainingError, PolkuError
+from polku.gateway.intake_statistics import IntakeCounters
+from polku.gateway.room import Room
+from polku.link.link import Link
+from polku.log import RepeatedLog
+from polku.tap.request import What
+from polku.text import named, said
+from polku.usercode import is_ours
+
+if TYPE_CHECKING:
+    from polku.tracing.tracer import Tracer
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+
+
+class IntakeSender:
+    """Send batches down the link of an intake, and count what becomes of them; the options are those of `Intake`."""
+
+    def __init__(
+        self,
+        link: Link,
+        counters: IntakeCounters,
+        room: Room,
+        *,
+        reads_routes: bool,
+        seals: bool,
+        tracer: Tracer | None,
+    ) -> None:
+        self.link = link
+        self.tracer = tracer
+        self._counters = counters
+        self._room = room
+        self.prepare_for(reads_routes=reads_routes, seals=seals)
+
+    def prepare_for(self, *, reads_routes: bool, seals: bool) -> None:
+        """Prepare batches for another part that comes next."""
+        self._reads_routes, self._seals = reads_routes, seals
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a batch as what comes next needs it."""
+        if (tap := self._counters.tap) is not None:
+            tap.show(What.OUT, batch)
+        if self._reads_routes:
+            batch.read_routes()
+        if self.tracer is not None:
+            self.tracer.read(batch)
+        return batch.sealed() if self._seals else batch
+
+    def send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
+        """Push a batch and return the future of its receipt, which may be cancelled.
+
+        A client that leaves takes nothing back: what it has sent counts as under way until it is discharged.
+        """
+        self._counters.push(batch, size)
+        answer = self.link.push_nowait(batch) if self.tracer is None else self._push_traced(self.tracer, batch)
+        if answer.done():
+            self._on_answer(size, len(batch), batch.enqueued_ns, answer)
+            return answer
+        answer.add_done_callback(partial(self._on_answer, size, len(batch), batch.enqueued_ns))
+        return asyncio.shield(answer)
+
+    def _push_traced(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
+        end = tracer.intake(batch)
+        answer = self.link.push_nowait(batch)
+        answer.add_done_callback(end)
+        return answer
+
+    def _on_answer(self, size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
+        self._counters.settle(size, count, came, answer)
+        self._room.free()
+
+    async def settle(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
+        """Wait for the receipt of that many events; where none came, all of them are refused."""
+        try:
+            return await answer
+        except DrainingError as error:
+            return self._unanswered(count, Code.DRAINING, said(error))
+        except PolkuError as error:
+            return self._unanswered(count, Code.UNAVAILABLE, said(error))
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            _REPEATED.exception("answer", "a batch has no answer")
+            return self._unanswered(count, Code.UNAVAILABLE, named(error))
+
+    def _unanswered(self, count: int, code: Code, message: str) -> Receipt:
+        """Return a receipt that refuses all of `count` events: they count as received, and as nothing else."""
+        refused = tuple(Refusal("", code, message, position=position) for position in range(count))
+        return self._counters.latest._replace(
+            refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count))
+        )
