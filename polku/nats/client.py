@@ -7,7 +7,6 @@ import itertools
 import json
 import logging
 import os
-import ssl
 from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from polku import checks
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.log import RepeatedLog
+from polku.security.client_tls import ClientTls, check_client_tls
 from polku.security.secret import Secret, reveal
 
 LOG = RepeatedLog(logging.getLogger("polku.nats"))
@@ -94,10 +94,17 @@ def check_server(where: str, config: Any) -> None:
     for option in ("user", "password", "token"):
         if getattr(config, option) is not None and not isinstance(getattr(config, option), (str, Secret)):
             raise PlanError(f"{option} must be a text or a polku.Secret", where=where)
-    for option in ("credentials", "root_certificates"):
-        value = getattr(config, option)
-        if value is not None and not isinstance(value, (str, os.PathLike)):
-            raise checks.fault(where, option, value, "must be the path of a file")
+    if config.credentials is not None and not isinstance(config.credentials, (str, os.PathLike)):
+        raise checks.fault(where, "credentials", config.credentials, "must be the path of a file")
+    roots = check_client_tls(where, config.root_certificates, config.certificate)
+    object.__setattr__(config, "root_certificates", roots)
+
+
+def tls_of(config: Any) -> ClientTls | None:
+    """Return what connections begin with that are encrypted; None for what the client does by itself."""
+    if config.root_certificates is None and config.certificate is None:
+        return None
+    return ClientTls(config.root_certificates, config.certificate)
 
 
 class Connection:
@@ -157,7 +164,7 @@ class Connection:
             LOG.info("close", "%s", explain(error))
 
 
-async def connect(where: str, config: Any) -> Connection:
+async def connect(where: str, config: Any, tls: ClientTls | None) -> Connection:
     """Connect; raises `RetryableError` or `MisconfiguredError`."""
     from nats.aio.client import Client
 
@@ -185,7 +192,7 @@ async def connect(where: str, config: Any) -> Connection:
                 reconnect_time_wait=0,
                 connect_timeout=config.timeout,
                 flush_timeout=config.timeout,
-                **_identity(config),
+                **_identity(config, tls),
             )
     except BaseException as error:
         await Connection(client, closed).close()
@@ -219,18 +226,18 @@ def _servers(where: str, config: Any) -> list[str]:
     return revealed
 
 
-def _identity(config: Any) -> dict[str, Any]:
+def _identity(config: Any, tls: ClientTls | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for option in ("user", "password", "token"):
         if getattr(config, option) is not None:
             options[option] = reveal(getattr(config, option))
     if config.credentials is not None:
         options["user_credentials"] = os.fspath(config.credentials)
-    if config.root_certificates is not None:
+    if tls is not None:
         try:
-            options["tls"] = ssl.create_default_context(cafile=os.fspath(config.root_certificates))
-        except OSError as error:
-            raise MisconfiguredError(f"root_certificates: {error}") from None
+            options["tls"] = tls.context()
+        except ConnectionError as error:
+            raise MisconfiguredError(str(error)) from None
     return options
 
 

@@ -19,7 +19,8 @@ from polku.emit.fields import DATA, Value, writer
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.template import AbsentError, Maker, compile_template, is_constant
-from polku.nats.client import Connection, Kind, check_server, connect, explain, kind_of, load, server_of
+from polku.nats.client import Connection, Kind, check_server, connect, explain, kind_of, load, server_of, tls_of
+from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
 
@@ -41,7 +42,8 @@ class NatsEmitter:
     A server that cannot be reached, or has no room, is tried again. Refused credentials, no JetStream, and a subject of
     yours that no stream takes hold everything, with an alarm, until that is fixed; where the event chose the subject,
     it is a dead letter, as is an event that is too large. URLs, `user`, `password` and `token` may be a `Secret`;
-    `credentials` is a file of them, and `tls://` is checked against the system's or the given `root_certificates`.
+    `credentials` is a file of them, and `tls://` is checked against the system's or the given `root_certificates`,
+    and shows the `certificate`; files are read again when they change.
     """
 
     subject: str | Callable[[Event], str]
@@ -55,7 +57,8 @@ class NatsEmitter:
     password: str | Secret | None = field(default=None, kw_only=True, repr=False)
     token: str | Secret | None = field(default=None, kw_only=True, repr=False)
     credentials: str | os.PathLike[str] | None = field(default=None, kw_only=True)
-    root_certificates: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
@@ -104,6 +107,7 @@ class _Publisher:
     def __init__(self, config: NatsEmitter) -> None:
         self._config = config
         self._server = server_of(config)
+        self._tls = tls_of(config)
         self._subject = config.subject_of()
         self._is_fixed = is_constant(config.subject)
         self._write = writer(Value(config.value), config.headers)
@@ -119,7 +123,7 @@ class _Publisher:
         messages, failures = self._messages(batch.events)
         if self._connection is None or not self._connection.is_open:
             await self.close()
-            self._connection = await connect("NatsEmitter", self._config)
+            self._connection = await connect("NatsEmitter", self._config, self._tls)
         outcome = await self._publish(self._connection, messages)
         faults: dict[str, Failure | None] = {}
         for message, error in outcome:

@@ -10,7 +10,7 @@ from typing import Any
 
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import DrainingError, EmitError, MisconfiguredError
-from polku.nats.client import LOG, Connection, connect, explain, server_of
+from polku.nats.client import LOG, Connection, connect, explain, server_of, tls_of
 from polku.nats.emitter import MESSAGE_ID
 from polku.nats.source import Decode, NatsSource, Start
 from polku.pull.in_flight import InFlight
@@ -28,6 +28,7 @@ class Puller:
     def __init__(self, config: NatsSource) -> None:
         self._config = config
         self._server = server_of(config)
+        self._tls = tls_of(config)
         self._connection: Connection | None = None
         self._pulls: Any = None
         self._in_flight = InFlight(config.window, config.window_bytes)
@@ -115,7 +116,7 @@ class Puller:
 
         config = self._config
         await self._disconnect()
-        connection = self._connection = await connect("NatsSource", config)
+        connection = self._connection = await connect("NatsSource", config, self._tls)
         begin = DeliverPolicy.ALL if config.start is Start.BEGINNING else DeliverPolicy.NEW
         wanted = ConsumerConfig(
             ack_policy=AckPolicy.EXPLICIT,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from polku import checks
 from polku.clock import Clock
 from polku.nats.client import check_server, load
+from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class NatsSource:
     password: str | Secret | None = field(default=None, kw_only=True, repr=False)
     token: str | Secret | None = field(default=None, kw_only=True, repr=False)
     credentials: str | os.PathLike[str] | None = field(default=None, kw_only=True)
-    root_certificates: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_server("NatsSource", self)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
-from polku import checks
 from polku.errors import MisconfiguredError, PlanError
 from polku.log import RepeatedLog
+from polku.security.client_tls import ClientTls, check_client_tls
 from polku.security.secret import Secret, reveal
 
 LOG = RepeatedLog(logging.getLogger("polku.redis"))
@@ -61,17 +60,27 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def check_server(where: str, url: object, password: object, root_certificates: object) -> None:
-    """Make sure of what names a server; raises `PlanError` without a password in it."""
+def check_server(where: str, config: Any) -> None:
+    """Make sure of what names a server, and keep its roots as absolute path; raises `PlanError` without a password."""
+    url, password = config.url, config.password
     if not isinstance(url, Secret):
         _check_url(where, url)
     if password is not None and not isinstance(password, (str, Secret)):
         raise PlanError("password must be a text or a polku.Secret", where=where)
-    if root_certificates is not None and not isinstance(root_certificates, (str, os.PathLike)):
-        raise checks.fault(where, "root_certificates", root_certificates, "must be the path of a PEM file")
+    roots = check_client_tls(where, config.root_certificates, config.certificate)
+    object.__setattr__(config, "root_certificates", roots)
+    if isinstance(url, str) and urlsplit(url).scheme != "rediss":
+        for option in ("root_certificates", "certificate"):
+            if getattr(config, option) is not None:
+                raise PlanError(f"{option} is for TLS: write rediss:// for the url", where=where)
 
 
-def open_client(where: str, config: Any, *, timeout: float) -> Any:
+def tls_of(config: Any) -> ClientTls:
+    """Return what connections begin with that are encrypted."""
+    return ClientTls(config.root_certificates, config.certificate)
+
+
+def open_client(where: str, config: Any, tls: ClientTls, *, timeout: float) -> Any:
     """Make a client, which connects when it is used; a command without an answer for `timeout` seconds fails.
 
     Nothing is repeated by the client itself: it does not know what may come twice. Raises `MisconfiguredError`.
@@ -87,13 +96,31 @@ def open_client(where: str, config: Any, *, timeout: float) -> Any:
         options |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "socket_keepalive": True}
         if config.password is not None:
             options["password"] = reveal(config.password)
-        if config.root_certificates is not None and url.startswith("rediss:"):
-            options["ssl_ca_certs"] = os.fspath(config.root_certificates)
         if url.startswith("unix:"):
             del options["socket_keepalive"]
-        return Redis.from_url(url, **options)
+        client: Any = Redis.from_url(url, **options)
+        if url.startswith("rediss:"):
+            client.connection_pool.connection_class = _encrypted(tls)
+        return client
     except (PlanError, ValueError) as error:
         raise MisconfiguredError(f"url: {error}") from None
+
+
+def _encrypted(tls: ClientTls) -> type:
+    """Return the class of connections that begin with the certificates as their files are then."""
+    from redis.asyncio.connection import SSLConnection
+
+    class Encrypted(SSLConnection):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.ssl_context = _Contexts(tls)  # type: ignore[assignment]  # the client asks nothing else of it
+
+    return Encrypted
+
+
+class _Contexts:
+    def __init__(self, tls: ClientTls) -> None:
+        self.get = tls.context
 
 
 def server_of(url: str | Secret) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ from polku.emit.fields import Fields, Value, writer
 from polku.errors import MisconfiguredError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.template import AbsentError, Maker, compile_template, is_constant
-from polku.redis.client import Kind, check_server, explain, kind_of, load, open_client, server_of
+from polku.redis.client import Kind, check_server, explain, kind_of, load, open_client, server_of, tls_of
+from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
 
@@ -35,7 +35,8 @@ class RedisStreamsEmitter:
     that has something else hold everything, with an alarm, until that is fixed. Where the event chose the stream, such
     a key makes a dead letter, as does a field that the template needs and the event lacks. A batch that broke off is
     appended again: what was there already is there twice, with the same field `id`. `url`, and the `password` if it is
-    not in there, may be a `Secret`; `rediss://` is checked against the system's or the given `root_certificates`.
+    not in there, may be a `Secret`; `rediss://` is checked against the system's or the given
+    `root_certificates`, and shows the `certificate`; files are read again when they change.
     """
 
     stream: str | Callable[[Event], str]
@@ -48,12 +49,13 @@ class RedisStreamsEmitter:
     timeout: float = field(default=10.0, kw_only=True)
     max_events: int = field(default=1_000, kw_only=True)
     password: str | Secret | None = field(default=None, kw_only=True, repr=False)
-    root_certificates: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
     def __post_init__(self) -> None:
-        check_server("RedisStreamsEmitter", self.url, self.password, self.root_certificates)
+        check_server("RedisStreamsEmitter", self)
         object.__setattr__(self, "value", checks.choice("RedisStreamsEmitter", "value", self.value, Value))
         if isinstance(self.headers, str) or not all(isinstance(name, str) and name for name in self.headers):
             raise checks.fault("RedisStreamsEmitter", "headers", self.headers, "must be a list of metadata keys")
@@ -96,6 +98,7 @@ class _Appender:
     def __init__(self, config: RedisStreamsEmitter) -> None:
         self._config = config
         self._server = server_of(config.url)
+        self._tls = tls_of(config)
         self._stream = config.stream_of()
         self._is_fixed = is_constant(config.stream)
         self._write = writer(Value(config.value), config.headers)
@@ -167,7 +170,7 @@ class _Appender:
     async def _run(self, entries: Sequence[_Entry]) -> list[Any]:
         config = self._config
         if self._client is None:
-            self._client = open_client("RedisStreamsEmitter", config, timeout=config.timeout)
+            self._client = open_client("RedisStreamsEmitter", config, self._tls, timeout=config.timeout)
         async with asyncio.timeout(config.timeout + 1.0):  # the client has its own for each answer
             pipeline = self._client.pipeline(transaction=False)
             for entry in entries:

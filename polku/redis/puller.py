@@ -16,7 +16,7 @@ from polku.errors import DrainingError, MisconfiguredError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
 from polku.pull.in_flight import InFlight
-from polku.redis.client import LOG, Kind, explain, kind_of, open_client, server_of
+from polku.redis.client import LOG, Kind, explain, kind_of, open_client, server_of, tls_of
 from polku.redis.source import Decode, RedisStreamsSource, Start
 
 _BLOCK_SECONDS = 1.0
@@ -35,6 +35,7 @@ class Puller:
     def __init__(self, config: RedisStreamsSource) -> None:
         self._config = config
         self._server = server_of(config.url)
+        self._tls = tls_of(config)
         self._consumer = f"polku-{socket.gethostname()}-{os.getpid()}-{new_id()}"
         self._client: Any = None
         self._streams: dict[str, PulledStream] = {}
@@ -260,7 +261,7 @@ class Puller:
 
     async def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
         if self._client is None:
-            self._client = open_client("RedisStreamsSource", self._config, timeout=self._config.timeout)
+            self._client = open_client("RedisStreamsSource", self._config, self._tls, timeout=self._config.timeout)
         try:
             async with asyncio.timeout(self._config.timeout + 1.0):  # it has its own, and says more
                 return await getattr(self._client, command)(*arguments, **options)

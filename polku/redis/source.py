@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +11,7 @@ from polku import checks
 from polku.clock import Clock
 from polku.emit.fields import DATA
 from polku.redis.client import check_server, load
+from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class RedisStreamsSource:
     `format` as its hint), all in the field `data_field`, or `fields`: all of it as JSON, in an event of `event_type`.
     `source` is the stream's name if not given. `headers` are fields that become metadata. With `delete` entries are
     deleted when they are acknowledged. At most about `window` entries and `window_bytes` bytes are in flight, and
-    `read_count` are read at once. `url` and `password` may be a `Secret`.
+    `read_count` are read at once. `url` and `password` may be a `Secret`. TLS is as for
+    `RedisStreamsEmitter`.
     """
 
     streams: str | Sequence[str]
@@ -76,10 +77,11 @@ class RedisStreamsSource:
     claim_seconds: float = field(default=60.0, kw_only=True)
     timeout: float = field(default=10.0, kw_only=True)
     password: str | Secret | None = field(default=None, kw_only=True, repr=False)
-    root_certificates: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_server("RedisStreamsSource", self.url, self.password, self.root_certificates)
+        check_server("RedisStreamsSource", self)
         streams = (self.streams,) if isinstance(self.streams, str) else tuple(self.streams)
         if not streams or not all(isinstance(name, str) and name for name in streams):
             raise checks.fault("RedisStreamsSource", "streams", self.streams, "must be one or several names")

@@ -130,6 +130,8 @@ def _read(name: str, pem: Pem) -> bytes:
 
 
 def _context(pems: Pems, protocols: list[str]) -> ssl.SSLContext:
+    if pems.roots is not None and not pems.roots.strip():  # `ssl` would trust the system's then
+        raise ConnectionError("root_certificates: cannot be used (there are none); write them as PEM")
     try:
         context = ssl.create_default_context(
             cadata=None if pems.roots is None else pems.roots.decode("ascii", "replace")

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.support.authority import Pair
+
 PROGRAM = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason="nats-server is not installed")
 T = TypeVar("T")
@@ -23,11 +26,26 @@ T = TypeVar("T")
 class Server:
     """A server on a port of its own."""
 
-    def __init__(self, *options: str, user: str = "", password: str = "") -> None:
+    def __init__(
+        self,
+        *options: str,
+        user: str = "",
+        password: str = "",
+        authority: Path | None = None,
+        pair: Pair | None = None,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-nats-"))
         self.port = _free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
-        self._login = {"user": user, "password": password} if user else {}
+        self._login: dict[str, Any] = {"user": user, "password": password} if user else {}
+        if authority is not None and pair is not None:
+            self.url = f"tls://localhost:{self.port}"
+            files = {"cert": pair.cert, "key": pair.key, "cacert": authority}
+            named = [f"--tls{name}={path}" for name, path in files.items()]
+            options = ("--tls", "--tlsverify", *named, *options)
+            context = ssl.create_default_context(cafile=authority)
+            context.load_cert_chain(pair.cert, pair.key)
+            self._login["tls"] = context
         self._options = (*options, *(("--user", user, "--pass", password) if user else ()))
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

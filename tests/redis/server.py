@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.authority import Pair
+
 PROGRAM = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
 
@@ -20,11 +22,19 @@ needs_redis = pytest.mark.skipif(PROGRAM is None, reason="redis-server is not in
 class Server:
     """A server on a port of its own; everything is on disk before it is answered."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, authority: Path | None = None, pair: Pair | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-redis-"))
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
+        self._tls: dict[str, Any] = {}
+        if authority is not None and pair is not None:
+            self.url = f"rediss://localhost:{self.port}/0"
+            files = {"cert": pair.cert, "key": pair.key, "ca-cert": authority}
+            named = [text for name, path in files.items() for text in (f"--tls-{name}-file", str(path))]
+            self._options = ("--port", "0", "--tls-port", str(self.port), *named, *options)
+            self._tls = {"ssl": True, "ssl_ca_certs": str(authority), "ssl_check_hostname": False}
+            self._tls |= {"ssl_certfile": str(pair.cert), "ssl_keyfile": str(pair.key)}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -45,7 +55,7 @@ class Server:
         """Return a client that is not async."""
         import redis
 
-        return redis.Redis(port=self.port, **options)
+        return redis.Redis(port=self.port, **self._tls, **options)
 
     def kill(self) -> None:
         """Kill it: what it confirmed is in its file."""

@@ -44,6 +44,20 @@ def test_a_file_that_changes_is_read_again_and_the_last_good_one_stays(
     assert tls.pems().chain == other.cert.read_bytes()
 
 
+def test_a_file_of_roots_that_is_being_written_does_not_stand_for_the_system_s(
+    authority: Authority, tmp_path: Path
+) -> None:
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(b"")
+    tls = ClientTls(roots)
+    with pytest.raises(ConnectionError, match=r"root_certificates: cannot be used \(there are none\)"):
+        tls.context()
+    roots.write_bytes(authority.cert.read_bytes())
+    first = tls.context()
+    roots.write_bytes(b"\n")
+    assert tls.context() is first
+
+
 def test_what_cannot_be_used_is_named(authority: Authority, tmp_path: Path) -> None:
     own, other = authority.issue("own"), authority.issue("other")
     with pytest.raises(ConnectionError, match="root_certificates='/nowhere': cannot be read"):
