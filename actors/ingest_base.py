@@ -11,7 +11,7 @@ from polku.actors.shell import Shell
 from polku.actors.surroundings import Surroundings
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Addresses, Doors, check_free
-from polku.gateway.gateway import Gateway
+from polku.gateway.gateway import Gateway, check_doors
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.plan import Plan
@@ -39,9 +39,14 @@ class IngestBase(Shell):
         for name, address in doors.addresses.items():
             check_free(name, address)
 
+    async def check_doors(self, doors: Doors) -> None:
+        """Raise `SettingError` where the doors could not be opened again so, before anything is changed."""
+        check_doors(doors)
+
     async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are.
 
+        Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
         `scope` is what health at these doors is about: the name of one lane, or (empty) the whole pipeline.
         """
         await self.ensure_started()
@@ -52,6 +57,8 @@ class IngestBase(Shell):
                 gateway = Gateway(self.intake, self._health, registry)
                 await gateway.open(doors)
                 self._gateway = gateway
+            else:
+                await self._gateway.exchange(doors)
         return self._gateway.addresses
 
     async def submit(self, message: bytes) -> bytes:

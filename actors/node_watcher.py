@@ -48,7 +48,7 @@ class NodeWatcher:
         self._arrangement = arrangement
         self._here = here
         self._hub = hub
-        self._doors = doors
+        self.doors = doors
         self._on_lane = on_lane
         self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
         self.lost: list[str] = []  # lanes that were lost with what their buffers held in memory
@@ -126,10 +126,10 @@ class NodeWatcher:
         self._arrangement.add(lane, place)
         self._on_lane(lane)
         try:
-            await open_doors(lane, place, self._doors)
+            await open_doors(lane, place, self.doors)
         except (PolkuError, ray.exceptions.RayTaskError):
             self._arrangement.drop(lane)
             kill(lane.all().values())
             raise
-        await start(lane.ingest.introduce, self._hub, self._doors, lane.scope)
+        await start(lane.ingest.introduce, self._hub, self.doors, lane.scope)
         _LOG.info("%s is on node %s, which has joined", lane.door, place.node.address)

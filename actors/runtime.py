@@ -16,6 +16,7 @@ import ray
 import ray.exceptions
 
 from polku.actors.actor_factory import ActorFactory
+from polku.actors.asking import ask
 from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
 from polku.actors.changes import Changes
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
@@ -31,7 +32,7 @@ from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter
 from polku.emit.console import UNWRITABLE, DirectConsole
-from polku.errors import MisconfiguredError, NotRunningError, PolkuError, UnavailableError
+from polku.errors import ChangeError, MisconfiguredError, NotRunningError, PolkuError, SettingError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.log_format import Origin, name_process
@@ -40,6 +41,7 @@ from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
 from polku.runtime.changing import Changed
 from polku.runtime.lane import LaneStatistics
+from polku.runtime.ports import renewed
 from polku.runtime.reloads import Reloads
 from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
@@ -59,7 +61,7 @@ class RayRuntime:
 
     def __init__(self, plan: Plan, doors: Doors) -> None:
         self._plan = plan
-        self._doors = doors
+        self._doors = self._open_doors = doors
         self._addresses = Addresses()
         self._arrangement: ActorFactory | None = None
         self._changes = Changes(plan, self._adopt)
@@ -123,7 +125,31 @@ class RayRuntime:
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         self._check()
-        return await self._changes.update(plan, seconds)
+        doors = renewed(self._open_doors, self._changes.plan, plan)
+        if doors.version != self._open_doors.version:
+            await self._check_doors(doors)
+        changed = await self._changes.update(plan, seconds)
+        if doors.version != self._open_doors.version:
+            await self._open_anew(doors)
+        return changed
+
+    async def _check_doors(self, doors: Doors) -> None:
+        """Raise `ChangeError` where a lane's ports could not be opened again so."""
+        try:
+            for lane in self.parts.lanes:
+                await ask(lane.door, lane.ingest.check_doors, doors)
+        except SettingError as error:
+            raise ChangeError([str(error)]) from error
+
+    async def _open_anew(self, doors: Doors) -> None:
+        """Have every lane open its ports again; the supervisor sees to those that are away."""
+        self._open_doors = doors
+        if self._following is not None:
+            self._following.doors = doors
+        await self._adopt()
+        for lane in self.parts.lanes:
+            with contextlib.suppress(PolkuError):
+                await ask(lane.door, lane.ingest.introduce, self._hub, doors, lane.scope)
 
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
@@ -266,6 +292,7 @@ class RayRuntime:
             addresses, doors = await open_doors(lane, place, doors)
             opened.append(addresses)
         self._addresses = opened[0]
+        self._open_doors = doors
         self._started = time.time()
         facts = facts_of(self._plan, "ray", self._started)
         hub: Any = HubActor
@@ -319,7 +346,7 @@ class RayRuntime:
 
     def _known(self) -> bytes:
         facts = facts_of(self._changes.plan, "ray", self._started)
-        return pack(self.parts, facts, self._generation, self._reloads)
+        return pack(self.parts, facts, self._generation, self._reloads, self._open_doors)
 
     def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
         """Write what emitters of lanes print to this program's standard output."""

@@ -168,7 +168,7 @@ class SupervisorShell:
         """Watch these parts from now on: a lane has come, or gone, or others took the place of some."""
         known = {lane.number for lane in self._parts.lanes}
         before = self._parts.all()
-        self._parts, self._facts, self._generation, self._reloads = unpack(packed)
+        self._parts, self._facts, self._generation, self._reloads, doors = unpack(packed)
         names = self._parts.all()
         staying = {name for name in names.keys() & before.keys() if same(names[name], before[name])}
         self._seen = {name: sight for name, sight in self._seen.items() if name in staying}
@@ -176,7 +176,9 @@ class SupervisorShell:
         for name in names.keys() - staying:
             self._begun.pop(name, None)
         shut = self._doors_shut.keys()
-        self._doors_shut = {n.door: n for n in self._parts.lanes if n.number not in known or n.door in shut}
+        anew = doors.version > self._doors.version
+        self._doors = doors
+        self._doors_shut = {n.door: n for n in self._parts.lanes if anew or n.number not in known or n.door in shut}
         await self._look()
 
     async def note_reloads(self, reloads: Reloads) -> None:

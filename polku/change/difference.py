@@ -16,7 +16,7 @@ PORT_LIMITS = (
     "message_bytes", "calls", "connections", "grpc_connections", "address_connections", "read_seconds",
     "connection_age_seconds",
 )  # fmt: skip
-"""Limits that an open port does not learn of."""
+"""Limits for which the ports are opened again."""
 
 
 class Verdict(StrEnum):
@@ -77,6 +77,7 @@ def difference(old: Contents, new: Contents) -> Difference:
         *_ingestors(old, new),
         *_by_digest("source", old.sources, new.sources),
         *_limits(old.plan.limits, new.plan.limits),
+        *_ports(old.plan, new.plan),
         *_steps(old, new),
         *_buffer(old.plan, new.plan),
         *_emitters(old, new),
@@ -109,6 +110,28 @@ def _limits(old: Limits, new: Limits) -> Iterator[PartChange]:
 
 def _values(limits: Limits) -> dict[str, object]:
     return {each.name: getattr(limits, each.name) for each in fields(limits) if each.init}
+
+
+def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:
+    """Say why ports are opened again: by names alone, as paths and names of principals are nobody's business."""
+    before, after = ({"limits": _port_values(plan.limits), **_security(plan)} for plan in (old, new))
+    names = [name for name in after if before[name] != after[name]]
+    if names:
+        yield PartChange("ports", "", Verdict.CHANGED, f"opened again: {', '.join(names)}")
+
+
+def _port_values(limits: Limits) -> list[object]:
+    return [getattr(limits, name) for name in PORT_LIMITS]
+
+
+def _security(plan: Plan) -> dict[str, object]:
+    return {
+        "tls": plan.tls,
+        "tokens": plan.tokens,
+        "stamp": plan.stamp,
+        "origins": plan.origins,
+        "require": plan.require_security,
+    }
 
 
 def _steps(old: Contents, new: Contents) -> Iterator[PartChange]:
@@ -213,7 +236,6 @@ def _refusals(old: Plan, new: Plan) -> Iterator[str]:
     for what, before, after in _fixed(old, new):
         if before != after:
             yield f"{what} cannot be changed while the pipeline runs ({before} before, {after} now); restart it"
-    yield from _port_limits(old.limits, new.limits)
     if new.plugins is not None and {source for source, _ in old.ingestors} != {source for source, _ in new.ingestors}:
         yield "sources get or lose ingestors, and plugins may have registered for them (allow_plugins); restart it"
     yield from _merged(old.outlets, new.outlets)
@@ -229,12 +251,7 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
     yield "the place of the dead letters", old.dead_letters, new.dead_letters
     yield "the number of lanes", _lanes(old), _lanes(new)
     yield "whether lanes are chained", old.chained, new.chained
-    yield "security (tls)", old.tls, new.tls
-    yield "security (tokens)", old.tokens, new.tokens
-    yield "security (stamp)", repr(old.stamp), repr(new.stamp)
     yield "what is redacted", old.redaction, new.redaction
-    yield "security (origins)", old.origins, new.origins
-    yield "security (require)", old.require_security, new.require_security
     if old.traces is not new.traces and digest_of(old.traces) != digest_of(new.traces):
         yield "what traces say", "as it was", "something else"
     if old.plugins != new.plugins:
@@ -254,13 +271,6 @@ def _merged(old: Sequence[OutletPlan], new: Sequence[OutletPlan]) -> Iterator[st
                 f"emitter {outlet.name!r} cannot take over what waits for {outlet.formerly!r} while both run "
                 "(formerly=); restart it"
             )
-
-
-def _port_limits(old: Limits, new: Limits) -> Iterator[str]:
-    for name in PORT_LIMITS:
-        before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            yield f"limits: {name} counts from when the ports were opened ({before}, {after} now); restart it"
 
 
 def _required(old: Plan, new: Plan) -> Iterator[str]:

@@ -86,9 +86,13 @@ class Registry:
         self._gone: set[str] = set()
         self._turn = asyncio.Lock()
         self.tasks = TaskSet("plugin registry")
+        self._is_started = False
 
     async def start(self) -> None:
         """Begin to look for plugins that are silent."""
+        if self._is_started:  # a port is opened again
+            return
+        self._is_started = True
         self._routes.expect_plugins(self.rules.silent_after)
         self.tasks.keep_alive(_SWEEP, self._sweep)
 

@@ -44,6 +44,7 @@ class Doors:
     admin_addr: str | None = None
     origins: tuple[str, ...] = ()
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
+    version: int = field(default=0, kw_only=True)  # a later one: the same ports are opened again
 
     @property
     def addresses(self) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from polku.aio.tasks import TaskSet
-from polku.errors import PolkuError
+from polku.errors import PolkuError, SettingError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.certificates import Certificates
 from polku.gateway.exposure import check_exposure, exposure
@@ -19,11 +20,15 @@ from polku.health import Health
 from polku.hooks import close_each
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from polku.external.registry_service import RegistryService
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
     from polku.security.authenticator import Authenticator
+
+Server: TypeAlias = "GatewayServer | NativeServer | HttpServer"
 
 _READINESS_SECONDS = 1.0  # between two looks at whether the pipeline takes events
 
@@ -48,6 +53,20 @@ class Security(NamedTuple):
         return "; ".join([*faults, *([open_to_others] if open_to_others else [])])
 
 
+@dataclass
+class _Ports:
+    """Ports that were opened together: their servers by the names of their settings."""
+
+    doors: Doors
+    servers: dict[str, Server] = field(default_factory=dict)
+    tasks: TaskSet = field(default_factory=lambda: TaskSet("gateway"))
+
+    async def close(self, grace: float) -> None:
+        await self.tasks.close()
+        servers = self.servers.values()
+        await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
+
+
 class Gateway:
     """Serve one intake over gRPC, HTTP, both or neither."""
 
@@ -59,9 +78,10 @@ class Gateway:
         if registry is not None:
             intake.count_failures(registry.failures)
         self._health = health
-        self._servers: list[GatewayServer | NativeServer | HttpServer] = []
+        self._ports: _Ports | None = None
+        self._leaving: list[_Ports] = []
         self._addresses = Addresses()
-        self._tasks = TaskSet("gateway")
+        self._background = TaskSet("ports that were opened again")
         self._is_stopping = False
         intake.count_connections = self._connections
 
@@ -72,22 +92,49 @@ class Gateway:
 
     async def open(self, doors: Doors) -> Addresses:
         """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
+        self._ports, self._addresses = await self._open(doors, {})
+        return self._addresses
+
+    async def exchange(self, doors: Doors) -> Addresses:
+        """Open the ports again for a later version of the doors; raises `SettingError`, and all stays as it was.
+
+        Both servers of an address take its connections until the old one takes no more, so that no client is refused.
+        Clients of the old one are asked to connect again, and have some time for what they have begun.
+        """
+        before = self._ports
+        if before is None or doors.version <= before.doors.version:
+            return self._addresses
+        check_doors(doors)
+        self._ports, self._addresses = await self._open(doors, before.servers)
+        self._leaving.append(before)
+        self._background.start("ports", self._leave(before))
+        return self._addresses
+
+    async def _leave(self, ports: _Ports) -> None:
+        await asyncio.gather(*(server.leave() for server in ports.servers.values() if not _is_grpcio(server)))
+        await ports.tasks.close()
+        self._leaving.remove(ports)
+
+    async def _open(self, doors: Doors, before: Mapping[str, Server]) -> tuple[_Ports, Addresses]:
         check_exposure(doors)
+        ports = _Ports(doors)
         try:
-            certificates = self._certificates(doors)
-            authenticator = self._authenticator(doors)
+            certificates = self._certificates(doors, ports.tasks)
+            authenticator = self._authenticator(doors, ports.tasks)
             health = self._health_with(Security(doors, certificates, authenticator))
             bound: dict[str, str] = {}
             for name, address in doors.addresses.items():
-                server = self._server(name, doors, health, authenticator)
-                self._servers.append(server)
-                opened = await server.start(address, name, shared=doors.shared, certificates=certificates)
+                server = self._server(name, doors, health, authenticator, ports.tasks)
+                ports.servers[name] = server
+                options: dict[str, Any] = {"shared": doors.shared, "certificates": certificates}
+                if name in before and not _is_grpcio(old := before[name]):
+                    options["beside"] = old.listener
+                opened = await server.start(address, name, **options)
                 bound[name.removesuffix("_addr")] = opened
         except BaseException:
-            await self.close(0)
+            await ports.close(0)
             raise
-        self._addresses = Addresses(**bound)
-        return self._addresses
+        return ports, Addresses(**bound)
 
     def _server(
         self,
@@ -95,7 +142,8 @@ class Gateway:
         doors: Doors,
         health: Callable[[], Awaitable[Health]],
         authenticator: Authenticator | None,
-    ) -> GatewayServer | NativeServer | HttpServer:
+        tasks: TaskSet,
+    ) -> Server:
         """Return the server for an address of this name."""
         if name in ("http_addr", "otlp_http_addr"):
             from polku.gateway.http.server import HttpServer
@@ -103,16 +151,14 @@ class Gateway:
             return HttpServer(self._intake, health, doors.http_token, authenticator, doors.origins)
         registry = self._registry if name == "grpc_addr" else None
         server = choose(doors)(self._intake, health, registry, authenticator)
-        self._tasks.keep_alive(
-            f"readiness {name}",
-            partial(self._watch_readiness, server, f"readiness {name}", tells_parts=authenticator is None),
-        )
+        watch = partial(self._watch_readiness, server, tasks, f"readiness {name}", tells_parts=authenticator is None)
+        tasks.keep_alive(f"readiness {name}", watch)
         return server
 
     def _connections(self) -> dict[str, int]:
         """Return how many connections are open, by protocol; those of grpcio's server are not known."""
         counts: dict[str, int] = {}
-        for server in self._servers:
+        for server in self._servers():
             if (count := server.connections) is not None:
                 counts[server.protocol] = counts.get(server.protocol, 0) + count
         return counts
@@ -120,16 +166,24 @@ class Gateway:
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""
         self._is_stopping = True
-        for server in self._servers:
+        for server in self._servers():
             await server.set_serving(False)
 
     async def close(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the ports."""
-        servers, self._servers = self._servers, []
-        await self._tasks.close()
-        await close_each([(f"the {type(server).__name__}", partial(server.stop, grace)) for server in servers])
+        await self._background.close()
+        open_ports, self._ports, self._leaving = self._all(), None, []
+        await asyncio.gather(*(ports.close(grace) for ports in open_ports))
 
-    async def _watch_readiness(self, server: GatewayServer | NativeServer, task: str, *, tells_parts: bool) -> None:
+    def _all(self) -> list[_Ports]:
+        return [*self._leaving, *([] if self._ports is None else [self._ports])]
+
+    def _servers(self) -> list[Server]:
+        return [server for ports in self._all() for server in ports.servers.values()]
+
+    async def _watch_readiness(
+        self, server: GatewayServer | NativeServer, tasks: TaskSet, task: str, *, tells_parts: bool
+    ) -> None:
         """Have `grpc.health.v1` say what `/health/ready` says; while nobody can tell, what it said before.
 
         It `tells_parts` by their names where all clients may know these: nobody has to authenticate for that service.
@@ -141,22 +195,22 @@ class Gateway:
                 if not self._is_stopping:
                     parts = {name: healthy for name, (healthy, _) in health.components.items()}
                     await server.set_serving(health.ready, parts if tells_parts else None)
-            self._tasks.works(task)
+            tasks.works(task)
 
-    def _certificates(self, doors: Doors) -> Certificates | None:
+    def _certificates(self, doors: Doors, tasks: TaskSet) -> Certificates | None:
         if doors.tls is None or not doors.addresses:
             return None
         certificates = Certificates(doors.tls)
-        self._tasks.keep_alive("certificates", certificates.watch)
+        tasks.keep_alive("certificates", certificates.watch)
         return certificates
 
-    def _authenticator(self, doors: Doors) -> Authenticator | None:
+    def _authenticator(self, doors: Doors, tasks: TaskSet) -> Authenticator | None:
         if doors.tokens is None or not doors.addresses:
             return None
         from polku.security.authenticator import Authenticator
 
         authenticator = Authenticator(doors.tokens, stamp=doors.stamp)
-        self._tasks.keep_alive("tokens", authenticator.watch)
+        tasks.keep_alive("tokens", authenticator.watch)
         self._intake.count_failures(authenticator.failures)
         return authenticator
 
@@ -171,3 +225,22 @@ class Gateway:
             return found._replace(components={**found.components, "security": (not security.is_broken, text)})
 
         return health
+
+
+def check_doors(doors: Doors) -> None:
+    """Raise `SettingError` where ports that are open cannot be opened again so: before anything is changed."""
+    if doors.door == "grpcio":
+        raise SettingError("POLKU_DOOR", "grpcio", "cannot open its port again while it runs; restart it")
+    check_exposure(doors)
+    if not doors.addresses:
+        return
+    if doors.tls is not None:
+        Certificates(doors.tls)
+    if doors.tokens is not None:
+        from polku.security.authenticator import Authenticator
+
+        Authenticator(doors.tokens, stamp=doors.stamp)
+
+
+def _is_grpcio(server: Server) -> TypeIs[GatewayServer]:
+    return not hasattr(server, "leave")

@@ -9,9 +9,10 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from polku.aio.tasks import TaskSet
 from polku.errors import SettingError
@@ -34,8 +35,15 @@ Context = Callable[[], ssl.SSLContext]
 class Listener(Protocol):
     """An open port."""
 
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The sockets that listen."""
+
     def close(self) -> None:
         """Close the port; connections that are open stay."""
+
+    def leave(self) -> None:
+        """Take no connections any more: those that are being made stay too."""
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
@@ -50,20 +58,28 @@ def context_of(certificates: Certificates | None, protocol: str) -> Context | No
 
 
 async def listen(
-    factory: Factory, field: str, address: str, *, shared: bool, tls: Context | None = None
+    factory: Factory,
+    field: str,
+    address: str,
+    *,
+    shared: bool,
+    tls: Context | None = None,
+    beside: Listener | None = None,
 ) -> tuple[Listener, str]:
     """Open `host:port` or `unix:path`; return the port and the bound address.
 
     A `shared` port may be open in other processes too: the kernel divides the connections among them. `[::]` takes
-    IPv4 too. With `tls` each connection begins with a handshake. Raises `SettingError` about the setting `field` where
-    the address cannot be had.
+    IPv4 too. With `tls` each connection begins with a handshake. `beside` a port that is open on this address both take
+    the connections of one queue, so that none is refused when that one is closed. Raises `SettingError` about the
+    setting `field` where the address cannot be had.
     """
     try:
+        taken = [] if beside is None else [_copy_of(sock) for sock in beside.sockets]
         if tls is not None:
-            sockets = await _bind(address, shared=shared)
+            sockets = taken or await _bind(address, shared=shared)
             return TlsListener(sockets, factory, tls, field), _bound(address, sockets[0])
-        server = await _listen_plain(factory, address, shared=shared)
-        return server, _bound(address, server.sockets[0])
+        listener = await _listen_plain(factory, address, taken, shared=shared)
+        return listener, _bound(address, listener.sockets[0])
     except OSError as error:
         raise cannot_open(field, address, error) from None
     except (ValueError, OverflowError) as error:
@@ -79,6 +95,27 @@ class Handshake:
 
     def make_room(self, reason: str) -> None:
         """Is not asked for."""
+
+
+class PlainListener:
+    """Take connections without TLS."""
+
+    def __init__(self, servers: Sequence[asyncio.Server]) -> None:
+        self._servers = servers
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The sockets that listen."""
+        return [sock for server in self._servers for sock in server.sockets]
+
+    def close(self) -> None:
+        """Close the port; connections that are open stay."""
+        for server in self._servers:
+            server.close()
+
+    def leave(self) -> None:
+        """Take no connections any more."""
+        self.close()
 
 
 class TlsListener:
@@ -101,16 +138,25 @@ class TlsListener:
         self._sockets = sockets
 
     @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The sockets that listen."""
+        return self._sockets
+
+    @property
     def handshakes(self) -> int:
         """How many connections shake hands now."""
         return len(self._places)
 
     def close(self) -> None:
         """Close the port, and what still shakes hands; connections that are open stay."""
+        self.leave()
+        self._handshakes.cancel("handshake")
+
+    def leave(self) -> None:
+        """Take no connections any more: what shakes hands comes to its end."""
         sockets, self._sockets = self._sockets, ()
         for sock in sockets:
             self._accepting.cancel(f"port {sock.fileno()}")
-        self._handshakes.cancel("handshake")
         # Not before the tasks have ended: they hold the descriptors in the loop's selector.
         for sock in sockets:
             asyncio.get_running_loop().call_soon(sock.close)
@@ -158,16 +204,34 @@ class TlsListener:
             _REPEATED.info(reason, "%s: a client's TLS handshake failed: %s", self._field, error or reason)
 
 
-async def _listen_plain(factory: Factory, address: str, *, shared: bool) -> asyncio.Server:
+async def _listen_plain(
+    factory: Factory, address: str, taken: Sequence[socket.socket], *, shared: bool
+) -> PlainListener:
     loop = asyncio.get_running_loop()
     path = _unix_path(address)
     if path is not None:
-        return await loop.create_unix_server(factory, path, backlog=_BACKLOG)
+        sockets = taken or [_bind_unix(path)]
+        return PlainListener([await loop.create_unix_server(factory, **_unix(sock)) for sock in sockets])
     host, port = _host_and_port(address)
-    if host == "::":
-        (sock,) = await _bind(address, shared=shared)
-        return await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
-    return await loop.create_server(factory, host, port, reuse_address=True, reuse_port=shared, backlog=_BACKLOG)
+    if host == "::" or taken:
+        sockets = taken or await _bind(address, shared=shared)
+        return PlainListener([await loop.create_server(factory, sock=sock, backlog=_BACKLOG) for sock in sockets])
+    server = await loop.create_server(factory, host, port, reuse_address=True, reuse_port=shared, backlog=_BACKLOG)
+    return PlainListener([server])
+
+
+def _unix(sock: socket.socket) -> dict[str, Any]:
+    """Return the options of a server on a Unix socket, whose path stays where another one listens there too."""
+    options: dict[str, Any] = {"sock": sock, "backlog": _BACKLOG}
+    if sys.version_info >= (3, 13) and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        options["cleanup_socket"] = False
+    return options
+
+
+def _copy_of(sock: socket.socket) -> socket.socket:
+    copy = socket.socket(fileno=os.dup(sock.fileno()))
+    copy.setblocking(False)
+    return copy
 
 
 async def _bind(address: str, *, shared: bool) -> list[socket.socket]:

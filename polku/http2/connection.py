@@ -19,6 +19,7 @@ from polku.http2.limits import ConnectionLimits
 
 _LAST_CALLS_SECONDS = 1.0  # for calls that were on their way when the peer was asked to open no more
 _TOO_OLD = "the connection has reached its age"
+_REPLACED = "the port was opened again"
 
 
 class Connection(Endpoint):
@@ -29,6 +30,7 @@ class Connection(Endpoint):
         self._began = self._touched
         self._is_negotiated = True
         self._age = limits.age_seconds * random.uniform(0.9, 1.1)
+        self._leaves = False
         self._retired: float | None = None  # when the peer was asked to leave for its age
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,18 +136,22 @@ class Connection(Endpoint):
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, f"a header block takes more than {limits.header_seconds:g} s")
         elif not self.open_streams and limits.idle_seconds and now - self._touched > limits.idle_seconds:
             self.refuse_new()
-        elif self._age and now - self._began > self._age:
-            self._retire(now)
+        elif self._leaves or (self._age and now - self._began > self._age):
+            self._retire(now, _REPLACED if self._leaves else _TOO_OLD)
         else:
             self._ask_if_silent(now)
 
-    def _retire(self, now: float) -> None:
+    def leave(self) -> None:
+        """Have the peer go on with another connection: its port is opened again; `check_times` sees to it."""
+        self._leaves = True
+
+    def _retire(self, now: float, why: str) -> None:
         """Ask the peer to go on with another connection, and end this one (section 6.8)."""
         if self._retired is None:
             self._retired = now
             self.drain()
         elif now - self._retired > self.limits.age_grace_seconds:
-            self.fail(ErrorCode.NO_ERROR, f"{_TOO_OLD}; it had {self.limits.age_grace_seconds:g} s to end its calls")
+            self.fail(ErrorCode.NO_ERROR, f"{why}; it had {self.limits.age_grace_seconds:g} s to end its calls")
         elif not self._draining and now - self._retired > _LAST_CALLS_SECONDS:
             self.refuse_new()
-            self.retiring(f"{_TOO_OLD}; open another one")
+            self.retiring(f"{why}; open another connection")

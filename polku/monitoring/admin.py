@@ -77,7 +77,7 @@ class AdminServer:
         self._live = Live(statistics, self._blocked, addresses)
         self._http = Server(self._answer, posts=[_RELOAD])
         self._reloader = reloader
-        self._server: Listener | None = None
+        self._server: Listener | asyncio.Server | None = None
         self._tasks = TaskSet("admin address")
         self._events = events
         self._redaction = redaction

@@ -21,9 +21,9 @@ from polku.buffer.strategy import Kind
 from polku.change.contents import contents_of
 from polku.change.difference import difference
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.errors import ChangeError, NotRunningError
+from polku.errors import ChangeError, NotRunningError, SettingError
 from polku.gateway.addresses import Addresses, Doors
-from polku.gateway.gateway import Gateway
+from polku.gateway.gateway import Gateway, check_doors
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.hooks import close_each
@@ -36,6 +36,7 @@ from polku.runtime.blocked import with_loop
 from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
+from polku.runtime.ports import renewed
 from polku.runtime.reloads import Reloads
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
 from polku.runtime.standstill import drain_within
@@ -149,6 +150,12 @@ class InlineRuntime:
             raise ChangeError(found.refusals, str(found))
         if found.is_empty:
             return Changed(found)
+        doors = renewed(self._doors, self._plan, plan)
+        try:
+            if doors.version != self._doors.version:
+                check_doors(doors)
+        except SettingError as error:
+            raise ChangeError([str(error)], str(found)) from error
         try:
             done = await self._lane.change(self._contents, contents, found, seconds=seconds)
         except ChangeError as error:
@@ -157,6 +164,8 @@ class InlineRuntime:
         self._plan = plan
         self.__dict__.pop("_facts", None)  # they are of the plan before
         self._taps = None  # those of the parts of before end
+        if self._gateway is not None:
+            self._doors, self._addresses = doors, await self._gateway.exchange(doors)
         return done
 
     async def health(self) -> Health:

@@ -37,6 +37,7 @@ _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
 _IDLE_SECONDS = 3600.0  # without a call: the connection ends, and the client opens it again with its next one
 _CATCH_UP_SECONDS = 0.1
 _MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
+_LEAVE_SECONDS = 5.0  # beyond the grace of connections that leave
 _GOAWAY_SECONDS = 0.05  # for what clients send before they read the first GOAWAY; later calls they send again elsewhere
 
 
@@ -96,11 +97,12 @@ class NativeServer:
         *,
         shared: bool = False,
         certificates: Certificates | None = None,
+        beside: Listener | None = None,
     ) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
-        `certificates` it speaks TLS alone.
+        `certificates` it speaks TLS alone. `beside` an open port it takes over what comes to that one.
         """
         places = Places(
             "gRPC connections",
@@ -119,22 +121,46 @@ class NativeServer:
             authenticator=self._authenticator,
             open_paths=frozenset(path for path in methods if path.startswith(_OPEN)),
         )
-        self._server, bound = await listen(
-            partial(GrpcConnection, port), field, address, shared=shared, tls=context_of(certificates, H2)
-        )
+        tls = context_of(certificates, H2)
+        factory = partial(GrpcConnection, port)
+        self._server, bound = await listen(factory, field, address, shared=shared, tls=tls, beside=beside)
         if self._registry is not None:
             await self._registry.registry.start()
         self._tasks.keep_alive("times", self._watch_times)
         return bound
 
+    @property
+    def listener(self) -> Listener | None:
+        """The open port."""
+        return self._server
+
+    async def leave(self) -> None:
+        """Take no connections any more, and return when those that there are have come to their end.
+
+        Each is asked to go on elsewhere (GOAWAY); streams end when all that has come of them is answered, and calls
+        that take longer have the grace of a connection that reaches its age.
+        """
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.leave()
+        ended = time.monotonic() + self._limits.age_grace_seconds + _LEAVE_SECONDS
+        while time.monotonic() < ended and self._connections:
+            for connection in self._connections:
+                connection.leave()
+            await asyncio.wait([connection.gone for connection in self._connections], timeout=_LOOK_SECONDS)
+        for connection in list(self._connections):
+            connection.abort()
+        await self._tasks.close()
+
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the port."""
-        if self._server is None:
+        if self._port is None:
             return
         server, self._server = self._server, None
         await self.set_serving(False)
         self._send_event.is_stopping = True
-        server.close()
+        if server is not None:
+            server.close()
         connections = list(self._connections)
         for connection in connections:
             connection.drain()

@@ -50,6 +50,8 @@ _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohtt
 _JSON = "application/json"
 _NAME = "polku"
 _PATHS = "POST /v1/events, /v1/logs, /v1/traces and /v1/metrics, and GET /health"
+_LEAVE_SECONDS = 30.0  # for clients of a port that is opened again to send something, and learn that they are to go
+_LEAVE_LOOK_SECONDS = 0.2
 _FRESH = {"Cache-Control": "no-store"}
 _MESSAGE = 1_000
 
@@ -78,6 +80,7 @@ class HttpServer:
         self._bodies = BodyReader(intake.limits)
         self._started = time.monotonic()
         self._serving = True
+        self._is_leaving = False
         self._busy = 0
         self._quiet = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -96,11 +99,12 @@ class HttpServer:
         *,
         shared: bool = False,
         certificates: Certificates | None = None,
+        beside: Listener | None = None,
     ) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
-        `certificates` it speaks TLS alone.
+        `certificates` it speaks TLS alone. `beside` an open port it takes over what comes to that one.
         """
         app = web.Application(middlewares=[self._answer_errors])
         app.router.add_post("/v1/events", self._post, expect_handler=leave_to_handler)
@@ -117,10 +121,25 @@ class HttpServer:
         options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "auto_decompress": False}
         make = handlers(runner.server, self._refuse_bytes, lingering_time=2.0, **options)
         self._connections = Connections(make, self._intake.limits)
-        self._server, bound = await listen(
-            self._connections, field, address, shared=shared, tls=context_of(certificates, HTTP1)
-        )
+        tls = context_of(certificates, HTTP1)
+        self._server, bound = await listen(self._connections, field, address, shared=shared, tls=tls, beside=beside)
         return bound
+
+    @property
+    def listener(self) -> Listener | None:
+        """The open port."""
+        return self._server
+
+    async def leave(self) -> None:
+        """Take no connections any more; end each with its next answer, and after a while those that say nothing."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.leave()
+        self._is_leaving = True
+        ended = time.monotonic() + _LEAVE_SECONDS
+        while time.monotonic() < ended and self.connections:  # noqa: ASYNC110 - a look now and then is enough
+            await asyncio.sleep(_LEAVE_LOOK_SECONDS)
+        await self.stop(0)
 
     async def stop(self, grace: float) -> None:
         """Close the port, give open requests `grace` seconds to end, close the connections."""
@@ -235,7 +254,10 @@ class HttpServer:
             self._pages.check(request.method, request.headers, _own_address(request))
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                 return web.Response(status=204)
-            return await handler(request)
+            response = await handler(request)
+            if self._is_leaving and not response.prepared:
+                response.force_close()
+            return response
         except RequestError as error:
             return self._answer(request, error.status, self._refuse(error.code, error.message), error.headers)
         except web.HTTPException as error:
@@ -275,7 +297,7 @@ class HttpServer:
 
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
         response = web.Response(status=status, body=ack_json(ack), content_type=_JSON, headers=headers)
-        if "Connection" in headers or not self._serving:
+        if "Connection" in headers or not self._serving or self._is_leaving:
             response.force_close()
         return response
 
