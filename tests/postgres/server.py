@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.authority import Pair
+
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _PATH = os.pathsep.join([*map(str, _FOLDERS), os.environ.get("PATH", "")])
 PROGRAM = shutil.which("pg_ctl", path=_PATH)
@@ -25,19 +27,30 @@ TABLE = """CREATE TABLE IF NOT EXISTS events (id text PRIMARY KEY, time timestam
 class Server:
     """A server on a port of its own; what it committed is on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: Pair | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-pg-"))
         _own(self.folder)
         self.port = _free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self._options = "" if pair is None else self._encrypted(pair)
         _call("cp", "-a", str(_template()), str(self.folder / "data"))
         self.start()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c max_wal_size=64MB"
+        options += self._options
         self._control("-o", options, "-w", "-t", "60", "start")
         self.query(TABLE)
+
+    def _encrypted(self, pair: Pair) -> str:
+        """Return the options of a server that speaks TLS; it wants a key that is its own."""
+        own = Pair(self.folder / "server.pem", self.folder / "server.key")
+        for file, copy in zip(pair, own, strict=True):
+            shutil.copy(file, copy)
+            copy.chmod(0o600)
+            _own(copy)
+        return f" -c ssl=on -c ssl_cert_file={own.cert} -c ssl_key_file={own.key}"
 
     def query(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement in a connection of its own."""
@@ -71,9 +84,9 @@ def _template() -> Path:
     return folder / "data"
 
 
-def _own(folder: Path) -> None:
+def _own(path: Path) -> None:
     if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
+        shutil.chown(path, "postgres")
 
 
 def _call(*command: str, check: bool = True) -> None:
