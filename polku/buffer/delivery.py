@@ -41,7 +41,7 @@ class OutletDelivery:
         """Push over this link from now on."""
         self.link = link
         self.fault = ""
-        link.on_fault = self._note_fault
+        link.notify(fault=self._note_fault)
 
     async def wait_for_receipt(self, batch: Batch, answer: asyncio.Future[Receipt]) -> Receipt | None:
         """Return what became of a batch: only the emitter can tell; None where the link was closed before it did."""

@@ -29,7 +29,7 @@ class Relief:
     def watch(self, link: Link) -> None:
         """Look after the emitter at the end of this link from now on."""
         self._link = link
-        link.on_taken = self.look
+        link.notify(taken=self.look)
 
     def look(self) -> None:
         """Ask the emitter a moment later to complete something, where that is needed then too."""

@@ -19,6 +19,9 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
+from polku.link.backlog import SendQueue
+
+_BUSY_SECONDS = 0.05  # so long small batches wait for the answer to one that is in flight
 _ALONE = 8
 _TRY = 128
 _PATIENCE = 4
@@ -29,6 +32,42 @@ class Backlog(NamedTuple):
 
     batches: int
     events: int
+
+
+class ReceiverLoad:
+    """Whether a receiver has enough to do, by what is in flight to it and since when (`sent_at`, by the loop's clock).
+
+    `pump` is called when that may have changed because time has passed.
+    """
+
+    def __init__(self, queue: SendQueue, pump: Callable[[], None]) -> None:
+        self._queue = queue
+        self._pump = pump
+        self.sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def is_busy(self) -> bool:
+        """Return whether enough is in flight to keep the receiver busy, and small batches should wait for its answer.
+
+        Not for one that takes long: what it waits for may be nothing to those behind it.
+        """
+        if 2 * len(self._queue.in_window) < self._queue.window.batches:
+            return False
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self.sent_at + _BUSY_SECONDS:
+            return False
+        if self._timer is None:
+            self._timer = loop.call_at(self.sent_at + _BUSY_SECONDS, self._look_again)
+        return True
+
+    def close(self) -> None:
+        """Call `pump` no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._pump()
 
 
 class Coalescer:

@@ -9,61 +9,31 @@ Every push carries the link's identity and a number; a push whose outcome is unk
 number, which the receiver's `LinkReceiver` applies once.
 
 Life of a batch: `push` queues it and waits → `_pump` joins it with its neighbours and gives them a number → `_carry`
-sends them until an answer comes → the answer is told apart again, so that each caller hears about its own events.
+has them sent (`Transmission`) until an answer comes → the answer is taken apart: each caller hears of its own events.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections import deque
 from collections.abc import Callable
-from functools import partial
-from itertools import chain, count
+from itertools import chain
 from typing import NamedTuple
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
-from polku.batch.batch import Batch, Identity, join
-from polku.batch.receipt import Receipt, located, numbers_of, outcome_of
-from polku.errors import DrainingError, PastLifeError, UnavailableError
-from polku.link.coalescing import Backlog, Coalescer
-from polku.link.epoch import new_epoch
-from polku.link.poison import Bury, Search
+from polku.batch.batch import Batch, join
+from polku.batch.receipt import Receipt, located
+from polku.errors import DrainingError, UnavailableError
+from polku.link.backlog import SendQueue, Waiting, Window
+from polku.link.coalescing import Backlog, Coalescer, ReceiverLoad
+from polku.link.numbering import Numbering
+from polku.link.poison import Bury
 from polku.link.protocols import Holding, LocalPeer, Outgoing, Peer, Push, Receiver
-from polku.link.suspects import PoisonDetector, Trial
-from polku.link.window import OpenNumbers
-from polku.log import RepeatedLog
+from polku.link.transmission import Transmission
 from polku.usercode import as_exception, is_ours
 
 __all__ = ["Holding", "Link", "LinkStatistics", "LocalPeer", "Outgoing", "Peer", "Push", "Receiver", "Window"]
-
-_LOG = logging.getLogger(__name__)
-_BUSY_SECONDS = 0.05  # so long small batches wait for the answer to one that is in flight
-_REPEATED = RepeatedLog(_LOG)
-
-
-class Window(NamedTuple):
-    """Bound a link: batches and bytes under way, events and bytes joined into one batch.
-
-    Fewer than `gather_events` wait for more, as `Coalescer` says: while half of the window is under way, and where they
-    come side by side until none has come for `gather_turns` of the event loop.
-
-    Measured as a chain of four actors on two cores, in turns. Over sockets a window of 2 and joins of 3,072 to 8,192
-    events gave 421,000 to 452,000 events a second, which is one number on that machine, and so did windows of 1 and 4:
-    both cores are busy anyhow, but a window of 1 would leave a core idle where there are more. Smaller and larger joins
-    gave less: 2,048 events a sixth, 12,288 (1.9 MB) too. By calls of Ray, as between nodes, it matters: one costs
-    0.8 ms, whatever is in it, and 0.5 ms more for 800 kB, but 3 ms more for 1.5 MB, so that 6,144 events or just under
-    a megabyte gave 520,000 events a second where 4,096 or half a megabyte gave 455,000, and 2 beat 1 and 4.
-    """
-
-    batches: int = 2
-    bytes: int = 8 * 1024 * 1024
-    join_events: int = 6144
-    join_bytes: int = 960 * 1024
-    gather_events: int = 0
-    gather_turns: int = 0
 
 
 class LinkStatistics(NamedTuple):
@@ -79,12 +49,6 @@ class LinkStatistics(NamedTuple):
     open: int
     events: int = 0
     since_ns: int = 0
-
-
-class _Waiting(NamedTuple):
-    batch: Batch
-    size: int
-    answer: asyncio.Future[Receipt]
 
 
 class Link:
@@ -105,36 +69,37 @@ class Link:
         eager: bool = False,
     ) -> None:
         self.name = name
-        self.epoch = new_epoch()
-        self._peer = peer
-        self._window = window or Window()
-        self._retry_delay = retry_delay or _default_delay
-        self._waiting: deque[_Waiting] = deque()
-        self._open: dict[int, list[_Waiting]] = {}  # every push without a final answer, by its rising number
-        self._numbers = OpenNumbers()  # those of `_open`
-        self._in_window: dict[int, int] = {}  # seq -> bytes
-        self._seq = 0
-        self._waiting_events = 0
+        self._numbering = Numbering(name)
+        self._queue = SendQueue(window or Window())
+        self._transmission = Transmission(peer, self._numbering, self._leave_window, retry_delay=retry_delay, bury=bury)
+        self._open: dict[int, list[Waiting]] = {}  # every push without a final answer, by its rising number
+        self._load = ReceiverLoad(self._queue, self._pump)
         self._gathering: Coalescer | None = None
-        self._shape(self._window)
-        self._pushed = self._sent = self._resent = 0
-        self._suspects = PoisonDetector()
-        self._search = Search(name, self._push_part, self._pause)
-        self._bury = bury
-        self.on_taken: Callable[[], None] = _nothing  # called when the receiver holds one batch more
-        # What is told of a push that ended with an exception, and tried again under its number; None: its caller is.
-        self.on_fault: Callable[[Exception], None] | None = None
+        self._shape(self._queue.window)
+        self._pushed = 0
         self._eager = eager
         self._pumping = False
-        self._sent_at = 0.0
-        self._again: asyncio.TimerHandle | None = None
         self._carrying: dict[int, asyncio.Future[None]] = {}  # by number
         self._tasks = TaskSet(f"link {name}")
         self._idle = asyncio.Event()
         self._left = asyncio.Event()
         self._idle.set()
-        self._closed = False
         self._is_paused = False
+
+    @property
+    def epoch(self) -> int:
+        """The number of this life of the link."""
+        return self._numbering.epoch
+
+    def notify(
+        self, *, taken: Callable[[], None] | None = None, fault: Callable[[Exception], None] | None = None
+    ) -> None:
+        """Call `taken` when the receiver holds one batch more, and `fault` when a push ended with an exception.
+
+        With `fault` such a push is tried again under its number; without it, who has pushed hears of it.
+        """
+        self._transmission.on_taken = taken or self._transmission.on_taken
+        self._transmission.on_fault = fault or self._transmission.on_fault
 
     async def push(self, batch: Batch) -> Receipt:
         """Return the receipt of this batch when the receiver has discharged it.
@@ -147,41 +112,41 @@ class Link:
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:
         """Queue the batch and return the future of its receipt: calls in a row keep their order."""
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        if self._closed:
+        if self._transmission.is_closed:
             answer.set_exception(DrainingError(f"link {self.name} is closed"))
             return answer
         self._pushed += 1
-        self._waiting_events += len(batch)
-        self._waiting.append(_Waiting(batch, batch.size_hint, answer))
+        self._queue.events += len(batch)
+        self._queue.waiting.append(Waiting(batch, batch.size_hint, answer))
         self._idle.clear()
         self._pump()
         return answer
 
     async def wait_room(self) -> None:
         """Return when nothing waits and the window has a place: a batch pushed now leaves at once."""
-        while not self._closed and not self.has_room:
+        while not self._transmission.is_closed and not self.has_room:
             self._left.clear()
             await self._left.wait()
 
     @property
     def has_room(self) -> bool:
         """Whether a batch pushed now leaves at once."""
-        return not self._waiting and self._has_place(0)
+        return not self._queue.waiting and self._queue.has_place(0)
 
     async def wait_backlog(self) -> None:
         """Return when less waits than fits into one joined batch: who prepares more than that prepares too early."""
-        while self._waiting_events >= max(self._window.join_events, 1):
+        while self._queue.events >= max(self._queue.window.join_events, 1):
             self._left.clear()
             await self._left.wait()
 
     @property
     def is_holding(self) -> bool:
         """Whether the receiver has taken something whose outcome is open."""
-        return len(self._open) > len(self._in_window)
+        return len(self._open) > len(self._queue.in_window)
 
     def flush_nowait(self, *, everything: bool = False) -> None:
         """Ask the receiver to release what it has taken and holds, if there is anything."""
-        if self.is_holding and not self._closed:
+        if self.is_holding and not self._transmission.is_closed:
             self._tasks.start("flush", self._flush(everything))
 
     async def drain(self) -> None:
@@ -200,7 +165,7 @@ class Link:
     def lead_to(self, peer: Peer, window: Window, *, eager: bool) -> None:
         """Push to another receiver from now on: while paused, with nothing open."""
         assert self.is_at_rest
-        self._peer, self._eager = peer, eager
+        self._transmission.peer, self._eager = peer, eager
         self._shape(window)
 
     @property
@@ -216,221 +181,106 @@ class Link:
     def _shape(self, window: Window) -> None:
         if self._gathering is not None:
             self._gathering.close()
-        self._window, self._gathering = window, None
+        self._queue.window, self._gathering = window, None
         if window.gather_events:
             self._gathering = Coalescer(window.gather_events, window.gather_turns, self._look, self._pump)
 
     async def close(self) -> None:
         """Stop: what is still open fails with `DrainingError`; what the receiver has, it keeps."""
-        self._closed = True
+        self._transmission.is_closed = True
         if self._gathering is not None:
             self._gathering.close()
-        if self._again is not None:
-            self._again.cancel()
+        self._load.close()
         carrying = list(self._carrying.values())
         for task in carrying:
             task.cancel()
         await asyncio.gather(*carrying, return_exceptions=True)
         await self._tasks.close()
         error = DrainingError(f"link {self.name} was closed")
-        for parts in [*self._open.values(), list(self._waiting)]:
+        for parts in [*self._open.values(), list(self._queue.waiting)]:
             _fail(parts, error)
         self._open.clear()
-        self._numbers.clear()
-        self._waiting.clear()
-        self._waiting_events = 0
+        self._numbering.open.clear()
+        self._queue.waiting.clear()
+        self._queue.events = 0
         self._idle.set()
         self._left.set()
 
     def statistics(self) -> LinkStatistics:
         """Return a snapshot of the counters."""
-        waiting, sent = list(self._waiting), list(self._open.values())
+        waiting, sent = list(self._queue.waiting), list(self._open.values())
         batches = [one.batch for one in (*waiting, *chain.from_iterable(sent))]
         since = min((batch.enqueued_ns for batch in batches if batch.enqueued_ns), default=0)
-        counts = (self._pushed, self._sent, self._resent, len(waiting), len(sent))
+        counts = (self._pushed, self._transmission.sent, self._transmission.resent, len(waiting), len(sent))
         return LinkStatistics(*counts, sum(map(len, batches)), since)
 
     @property
     def _stands_still(self) -> bool:
-        return self._closed or self._is_paused
+        return self._transmission.is_closed or self._is_paused
 
     def _look(self) -> Backlog:
-        return Backlog(len(self._waiting), self._waiting_events)
+        return Backlog(len(self._queue.waiting), self._queue.events)
 
     def _pump(self) -> None:
         if self._pumping:  # what is carried at once makes room while it is being sent: the loop below looks again
             return
         self._pumping = True
+        queue = self._queue
         try:
-            while self._waiting and not self._stands_still and self._has_place(self._waiting[0].size):
-                if self._gathering is not None and self._gathering.holds(self._is_busy()):
+            while queue.waiting and not self._stands_still and queue.has_place(queue.waiting[0].size):
+                if self._gathering is not None and self._gathering.holds(self._load.is_busy()):
                     return
-                parts = self._next_parts()
+                parts, size = queue.next_parts()
                 if self._gathering is not None:
-                    self._gathering.pushed(len(parts), len(self._waiting))
-                self._send(parts)
+                    self._gathering.pushed(len(parts), len(queue.waiting))
+                self._send(parts, size)
         finally:
             self._pumping = False
 
-    def _is_busy(self) -> bool:
-        """Return whether enough is in flight to keep the receiver busy, and small batches should wait for its answer.
-
-        Not for one that takes long: what it waits for may be nothing to those behind it.
-        """
-        if 2 * len(self._in_window) < self._window.batches:
-            return False
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._sent_at + _BUSY_SECONDS:
-            return False
-        if self._again is None:
-            self._again = loop.call_at(self._sent_at + _BUSY_SECONDS, self._pump_again)
-        return True
-
-    def _pump_again(self) -> None:
-        self._again = None
-        self._pump()
-
-    def _send(self, parts: list[_Waiting]) -> None:
-        self._sent_at = asyncio.get_running_loop().time()
-        self._seq = seq = self._seq + 1
+    def _send(self, parts: list[Waiting], size: int) -> None:
+        self._load.sent_at = asyncio.get_running_loop().time()
+        seq = self._numbering.open_next()
         self._open[seq] = parts
-        self._numbers.add(seq)
-        self._in_window[seq] = sum(part.size for part in parts)
+        self._queue.in_window[seq] = size
         work = self._carry(seq, parts)
         carrying = start_eagerly(work) if self._eager else asyncio.get_running_loop().create_task(work)
         if seq in self._open:
             self._carrying[seq] = carrying
 
-    def _has_place(self, size: int) -> bool:
-        if not self._in_window:
-            return True
-        if len(self._in_window) >= self._window.batches:
-            return False
-        return sum(self._in_window.values()) + size <= self._window.bytes
-
-    def _next_parts(self) -> list[_Waiting]:
-        parts = [self._waiting.popleft()]
-        events, size = len(parts[0].batch), parts[0].size
-        limit = min(self._window.join_bytes, self._window.bytes - sum(self._in_window.values()))
-        while self._waiting:
-            events += len(self._waiting[0].batch)
-            size += self._waiting[0].size
-            if events > self._window.join_events or size > limit:
-                break
-            parts.append(self._waiting.popleft())
-        self._waiting_events -= sum(len(part.batch) for part in parts)
-        return parts
-
-    async def _carry(self, seq: int, parts: list[_Waiting]) -> None:
+    async def _carry(self, seq: int, parts: list[Waiting]) -> None:
         try:
             batch = join([part.batch for part in parts])
             if batch.identity is None:
-                batch.identity = Identity(self.name, self.epoch, seq)
-            receipt = await self._send_despite_faults(seq, batch)
+                batch.identity = self._numbering.identity(seq)
+            receipt = await self._transmission.send(seq, batch)
             receipt = receipt._replace(refused=located(receipt.refused, batch)) if receipt.refused else receipt
         except BaseException as error:
-            if is_ours(error, cancelled=self._closed):
+            if is_ours(error, cancelled=self._transmission.is_closed):
                 raise  # `close` answers what is open
             _fail(parts, as_exception(error))
         else:
-            self._search.numbers = numbers_of(receipt)
+            self._transmission.learn(receipt)
             _answer(parts, receipt)
-        self._suspects.clear(seq)
+        self._transmission.clear(seq)
         self._leave_window(seq)
         del self._open[seq]
-        self._numbers.remove(seq)
+        self._numbering.open.remove(seq)
         self._carrying.pop(seq, None)
-        if not self._open and not self._waiting:
+        if not self._open and not self._queue.waiting:
             self._idle.set()
-
-    async def _send_despite_faults(self, seq: int, batch: Batch) -> Receipt:
-        """Send until there is an answer; an exception that is none ends it only where nobody watches the faults."""
-        for attempt in count(1):
-            try:
-                return await self._send_until_answered(seq, batch)
-            except BaseException as error:
-                if self.on_fault is None or is_ours(error, cancelled=self._closed):
-                    raise
-                self.on_fault(as_exception(error))
-            self._suspects.hold_others(seq)
-            self._resent += 1
-            await asyncio.sleep(self._retry_delay(attempt))
-        raise AssertionError("unreachable")
-
-    async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
-        attempt = 0
-        while True:
-            await self._suspects.wait_turn(seq)
-            trial = Trial(suspect=seq in self._suspects)
-            try:
-                self._sent += 1
-                answer = await trial.push(self._peer, partial(self._identify, seq), batch)
-                if isinstance(answer, Receipt):
-                    return answer
-                if not trial.is_alone:
-                    self._suspects.release(seq)
-                self._leave_window(seq)
-                self.on_taken()
-                return await answer.outcome()
-            except UnavailableError as error:
-                if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
-                    return await self._search.run(batch, self._bury)
-                attempt += 1
-                _REPEATED.info(self.name, "%s: batch %d is sent again: %s", self.name, seq, error)
-                await self._pause(error, attempt)
 
     async def _flush(self, everything: bool) -> None:
         with contextlib.suppress(UnavailableError):  # then what it held is pushed again
-            await self._peer.flush(everything)
-
-    async def _push_part(self, trial: Trial, number: int, part: Batch) -> Receipt:
-        """Push a part of a batch that kills its receiver once, and return its outcome."""
-        self._sent += 1
-        answer = await trial.push(self._peer, partial(self._identify_part, number), part)
-        receipt = await outcome_of(answer)
-        self._search.numbers = numbers_of(receipt)
-        return receipt
-
-    async def _pause(self, error: UnavailableError, attempt: int) -> None:
-        """Wait before something is sent again."""
-        self._outlive(error)
-        self._resent += 1
-        await asyncio.sleep(self._retry_delay(attempt))
-
-    def _identify(self, seq: int, alone: bool = False) -> Push:
-        numbers = self._numbers
-        return Push(self.name, self.epoch, seq, numbers.lowest, numbers.below(seq), numbers.next_gap(), alone)
-
-    def _identify_part(self, number: int, alone: bool) -> Push:
-        return Push(f"{self.name}/parts", self.epoch, number, number, 0, alone=alone)
-
-    def _outlive(self, error: UnavailableError) -> None:
-        """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead.
-
-        With an epoch that is ours by now it speaks of a batch that was pushed before that was taken.
-        """
-        if isinstance(error, PastLifeError) and error.epoch > self.epoch:
-            _REPEATED.warning(
-                ("epoch", self.name), "%s: %s; this one lives, and takes a higher epoch", self.name, error
-            )
-            self.epoch = new_epoch(error.epoch)
+            await self._transmission.peer.flush(everything)
 
     def _leave_window(self, seq: int) -> None:
-        if seq in self._in_window:
-            del self._in_window[seq]
+        if seq in self._queue.in_window:
+            del self._queue.in_window[seq]
             self._pump()
             self._left.set()
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
-def _default_delay(attempt: int) -> float:
-    return float(min(0.05 * 2 ** min(attempt - 1, 5), 1.0))
-
-
-def _answer(parts: list[_Waiting], receipt: Receipt) -> None:
+def _answer(parts: list[Waiting], receipt: Receipt) -> None:
     start = 0
     for part in parts:
         if not part.answer.done():
@@ -438,7 +288,7 @@ def _answer(parts: list[_Waiting], receipt: Receipt) -> None:
         start += len(part.batch)
 
 
-def _fail(parts: list[_Waiting], error: Exception) -> None:
+def _fail(parts: list[Waiting], error: Exception) -> None:
     for part in parts:
         if not part.answer.done():
             part.answer.set_exception(error)

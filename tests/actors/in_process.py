@@ -100,7 +100,8 @@ class Actor:
         self.deaths += 1
         life.is_over = True
         for link in life.links:
-            link._closed = True  # or it would take the end of its tasks for that of user code, and try again
+            # Or it would take the end of its tasks for that of user code, and try again.
+            link._transmission.is_closed = True
         for task in asyncio.all_tasks():
             if _LIVES.get(task) is life and task is not asyncio.current_task():
                 task.cancel()

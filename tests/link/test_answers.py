@@ -183,7 +183,7 @@ async def test_raw_bytes_that_are_read_beside_a_stream_are_answered(
     raw = IngestBatch(source="s", raw=RawPayload(data=b"x")).SerializeToString()
     turns = Sequencer()
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "admit_raw", fail)
+        patch.setattr(intake._streams, "_admit", fail)
         failing = await intake.begin(raw, turns)
         async with asyncio.timeout(30):
             ack = await failing

@@ -48,7 +48,7 @@ def receiver() -> Receiver:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let turns of the event loop alone decide, however slow this machine is."""
-    monkeypatch.setattr("polku.link.link._BUSY_SECONDS", 60)
+    monkeypatch.setattr("polku.link.coalescing._BUSY_SECONDS", 60)
 
 
 async def test_a_batch_that_comes_alone_leaves_at_once(receiver: Receiver) -> None:

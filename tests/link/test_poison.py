@@ -234,7 +234,7 @@ async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_t
     link = world.link("link", Window(batches=2, join_events=0))
     answers = [link.push_nowait(batch(str(number))) for number in range(2_000)]
     taken: list[None] = []
-    link.on_taken = lambda: taken.append(None)
+    link.notify(taken=lambda: taken.append(None))
     await until(lambda: len(taken) == 2_000)
     world.die(world.life)
     await until(lambda: len(taken) == 4_000)

@@ -61,7 +61,7 @@ def exceptions_are_verdicts() -> Iterator[None]:
     from polku.buffer.delivery import OutletDelivery
     from polku.codes import Code
     from polku.errors import DrainingError
-    from polku.link.link import Link
+    from polku.link.transmission import Transmission
 
     async def once(self: Any, seq: int, batch: Any) -> Any:
         return await self._send_until_answered(seq, batch)
@@ -74,7 +74,7 @@ def exceptions_are_verdicts() -> Iterator[None]:
         except Exception as error:
             return Receipt(tuple(Refusal(i, Code.UNDELIVERED, str(error), position=n) for n, i in enumerate(batch.ids)))
 
-    with replaced(Link, "_send_despite_faults", once), replaced(OutletDelivery, "wait_for_receipt", verdict):
+    with replaced(Transmission, "send", once), replaced(OutletDelivery, "wait_for_receipt", verdict):
         yield
 
 
@@ -236,12 +236,12 @@ def last_commit_alone_answers() -> Iterator[None]:
 @mutant("18", "an epoch is the wall clock, and a link whose clock was set back is refused for ever")
 def epochs_by_the_clock() -> Iterator[None]:
     from polku.link import epoch
-    from polku.link.link import Link
+    from polku.link.numbering import Numbering
 
     def nothing(self: Any, error: Any) -> None:
         return None
 
-    with replaced(epoch, "new_epoch", lambda above=0: time.time_ns()), replaced(Link, "_outlive", nothing):
+    with replaced(epoch, "new_epoch", lambda above=0: time.time_ns()), replaced(Numbering, "outlive", nothing):
         yield
 
 
