@@ -23,8 +23,9 @@ def confirm(data: bytes, context: IngestContext) -> Reply:
     return Reply("täken", events=[good, RecordError("no", event_id="b")] if data == b"in part" else [good])
 
 
-def post(pipeline: Pipeline, body: bytes) -> tuple[int, Message, bytes]:
-    request = urllib.request.Request(f"http://{pipeline.http_address}/v1/events?source=hook", body, method="POST")
+def post(pipeline: Pipeline, body: bytes, **headers: str) -> tuple[int, Message, bytes]:
+    address = f"http://{pipeline.http_address}/v1/events?source=hook"
+    request = urllib.request.Request(address, body, headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.headers, answer.read()
@@ -70,3 +71,23 @@ def test_a_media_type_that_is_none_is_an_error(media_type: str) -> None:
         Reply("x", media_type)
     with pytest.raises(ValueError, match="must be text or bytes"):
         Reply(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [("reply", None), ("wait=3, Return=Minimal; foo", "return=minimal"), ("return=representation", ""), ("x", "")],
+)
+def test_who_wants_no_body_gets_none_where_all_is_accepted(prefer: str, applied: str | None, tmp_path: Path) -> None:
+    """Knative's brokers send `Prefer: reply`: a body that is no CloudEvent would be a failure to them."""
+
+    def read(data: bytes) -> list[Event | RecordError]:
+        return [Event(id="a"), RecordError("no")] if data == b"in part" else [Event(id="a")]
+
+    hub = Hub(runtime="inline").ingestor(read, source="hook").emitter(Recorder(tmp_path / "out"))
+    with hub.start(http_addr="127.0.0.1:0") as pipeline:
+        status, headers, body = post(pipeline, b"x", Prefer=prefer)
+        assert (status, bool(body)) == ((200, True) if applied == "" else (204, False))
+        assert headers["Preference-Applied"] == (applied or None)
+        status, _, body = post(pipeline, b"in part", Prefer=prefer)
+        assert status == 200
+        assert b"INVALID_RECORD" in body

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +166,8 @@ class HttpServer:
             ack, reply = await self._take(request)
             if reply is not None and not ack.errors:
                 return _reply(reply)
+            if not ack.errors and (applied := _wants_no_body(request.headers.getall("Prefer", ()))) is not None:
+                return web.Response(status=204, headers=applied)
         except DrainingError as error:
             ack = self._refuse(Code.DRAINING, str(error))
         except InputError as error:
@@ -306,6 +308,18 @@ def _reply(reply: Reply) -> web.Response:
     """Return what an ingestor answers; no browser may take it for a page of another type."""
     body = reply.body.encode() if isinstance(reply.body, str) else reply.body
     return web.Response(body=body, headers={"Content-Type": reply.media_type, "X-Content-Type-Options": "nosniff"})
+
+
+def _wants_no_body(preferences: Iterable[str]) -> Mapping[str, str] | None:
+    """Return the headers of an answer without a body where its client wants none, else None.
+
+    `return=minimal` says so (RFC 7240 §4.2). Knative's brokers and channels send `reply`: they take an answer that has
+    a body, and is no CloudEvent, for a failure, and deliver the event again.
+    """
+    wanted = {one.partition(";")[0].strip().lower() for line in preferences for one in line.split(",")}
+    if "return=minimal" in wanted:
+        return {"Preference-Applied": "return=minimal"}
+    return {} if "reply" in wanted else None
 
 
 def _own_address(request: web.Request) -> str:
