@@ -1,21 +1,17 @@
-"""What the documents show: senders within deployments, training loops and callbacks, as Ray runs them."""
+"""What the documents show: senders within training loops and callbacks, as Ray runs them; for Serve, see test_serve."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 pytest.importorskip("pandas", reason="Ray Train and Tune need it: pip install 'polku[data]'")
-pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'polku[serve]'")
 
 from polku import Hub, Pipeline
-from tests.docs.pages import ROOT, blocks
+from tests.ray.shown import shown
 from tests.support.recorder import Recorder
 
 pytestmark = [
@@ -33,38 +29,6 @@ def recorder(tmp_path: Path) -> Recorder:
 def pipeline(recorder: Recorder) -> Iterator[Pipeline]:
     with Hub(runtime="ray").emitter(recorder).start() as pipeline:
         yield pipeline
-
-
-def shown(name: str, folder: Path) -> ModuleType:
-    """Return the module that the page shows, sent to other processes by value."""
-    from ray import cloudpickle
-
-    texts = {block.title: block.text for block in blocks(ROOT / "docs" / "ray-applications.md")}
-    (folder / f"{name}.py").write_text(texts[f"# {name}.py"])
-    sys.path.insert(0, str(folder))
-    try:
-        module = import_module(name)
-    finally:
-        sys.path.remove(str(folder))
-        sys.modules.pop(name, None)
-    sys.modules[name] = module  # where pickle looks whether it is to go by value
-    cloudpickle.register_pickle_by_value(module)
-    return module
-
-
-def test_a_deployment_says_what_it_answered(pipeline: Pipeline, recorder: Recorder, tmp_path: Path) -> None:
-    from ray import serve
-
-    classifier: Any = shown("answering", tmp_path).Classifier
-    serve.start(proxy_location="Disabled")
-    try:
-        bound = classifier.options(ray_actor_options={"num_cpus": 0}).bind(pipeline.sender())
-        handle: Any = serve.run(bound, name="answering", route_prefix=None)
-        assert handle.remote("hello").result(timeout_s=60) == {"label": "short", "recorded": True}
-        (event,) = recorder.wait_for(1)
-    finally:
-        serve.shutdown()
-    assert (event.event_type, event.payload, event.metadata["label"]) == ("prediction", b"hello", "short")
 
 
 @pytest.mark.slow

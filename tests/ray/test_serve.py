@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from polku.testing import assert_emitter
 from tests.emit.destinations import Folder
 from tests.kafka.clients import wait_for
 from tests.ray.serve_app import APP, Request, deploy
+from tests.ray.shown import shown
 from tests.support.recorder import Recorder
 
 pytestmark = [
@@ -63,6 +65,20 @@ def test_a_full_deployment_and_a_dying_replica_cost_time_and_no_event(tmp_path: 
     assert all(event.metadata["replica"] for event in came if event.id != "20")
     assert {event.event_type for event in came} == {"asks", "dies once", "answer"}
     assert (tmp_path / "asked").exists()
+
+
+def test_a_deployment_sends_what_it_answered_as_the_page_shows(tmp_path: Path) -> None:
+    from ray import serve
+
+    recorder = Recorder(tmp_path / "events")
+    classifier: Any = shown("answering", tmp_path).Classifier
+    with Hub(runtime="ray").emitter(recorder).start() as pipeline:
+        bound = classifier.options(ray_actor_options={"num_cpus": 0}).bind(pipeline.sender())
+        handle: Any = serve.run(bound, name="answering", route_prefix=None)
+        assert handle.remote("hello").result(timeout_s=60) == {"label": "short", "recorded": True}
+        (event,) = recorder.wait_for(1)
+        serve.delete("answering")
+    assert (event.event_type, event.payload, event.metadata["label"]) == ("prediction", b"hello", "short")
 
 
 @pytest.mark.slow
