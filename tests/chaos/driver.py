@@ -77,7 +77,8 @@ class Chaos:
         self.sink: subprocess.Popen[bytes] | None = None
         self._stopped: list[int] = []
         self.ended = True
-        self.starts = 0
+        self.starts = self.version = 0
+        (folder / "version").write_text("0")
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
         """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
@@ -129,7 +130,9 @@ class Chaos:
 
     def _kinds(self) -> list[Callable[[], str]]:
         kinds: list[Callable[[], str]] = [self.kill_sink, *(partial(self.change_mood, mood) for mood in _MOODS)]
+        kinds += 3 * [self.reload]
         if self.runtime == "ray":
+            kinds += [partial(self.reload, kind) for kind in ("stage", "emitter")]
             kinds += [*(partial(self.kill_actor, kind) for kind in _SHELLS), self.stop_emitter]
         if self.buffer == "durable":
             kinds += [self.kill_everything]
@@ -166,6 +169,20 @@ class Chaos:
         self.start_pipeline()
         self.wait_ready()
         return "SIGKILL everything"
+
+    def reload(self, victim: str = "") -> str:
+        """Have the pipeline run another version of its file; kill an actor of the kind of `victim` in the middle."""
+        self.version += 1
+        (self.folder / "version").write_text(str(self.version))
+        command = [sys.executable, "-m", "polku", "reload", "--to", f"unix:{self.folder}/admin"]
+        with (self.folder / "reload.log").open("ab") as log:
+            asked = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, stdout=log, stderr=log)
+        if victim:
+            self.watch(self.random.uniform(0, 3))
+            self.kill_actor(victim)
+        self.wait_until(lambda: asked.poll() is not None, 180, "the reload to end")
+        done = "reload" if asked.returncode == 0 else "reload refused"
+        return f"{done}, SIGKILL {victim}" if victim else done
 
     def kill_sink(self) -> str:
         assert self.sink is not None
@@ -257,6 +274,7 @@ class Chaos:
         }
         address = f"127.0.0.1:{self.port}"
         command = ["-m", "polku", "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
+        command += ["--admin-addr", f"unix:{self.folder}/admin"]
         with (self.folder / "pipeline.log").open("ab") as log:
             self.pipeline = subprocess.Popen(
                 [sys.executable, *command], env={**os.environ, **settings}, stdout=log, stderr=log

@@ -1,14 +1,19 @@
-"""The pipeline that is put under faults; the environment says where it writes and how it buffers."""
+"""The pipeline that is put under faults; the environment says where it writes and how it buffers.
+
+Which version of it this is stands in a file, by which it differs where it is loaded again: other code, a stage more or
+less, another emitter, ports that are opened again.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from polku import Batch, Breaker, BufferStrategy, Event, Filter, GrpcEmitter, Hub, Resilience, Retry, Transform
+from polku import Batch, Breaker, BufferStrategy, Event, Filter, GrpcEmitter, Hub, Limits, Resilience, Retry, Transform
 from tests.chaos.files import Writer
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
+VERSION = int((FOLDER / "version").read_text())
 
 
 class FileEmitter:
@@ -28,22 +33,31 @@ class FileEmitter:
 
 
 def mark(event: Event) -> None:
-    event.metadata["processed"] = "true"
+    event.metadata["processed"] = str(VERSION)
+
+
+def check(event: Event) -> bool:
+    return event.metadata["processed"] != ""
 
 
 def build() -> Hub:
     durable = os.environ["CHAOS_BUFFER"] == "durable"
     patient = Resilience(
-        GrpcEmitter(os.environ["CHAOS_SINK"]), retry=Retry(limit=1.0), breaker=Breaker(open_for=0.5), timeout=2.0
+        GrpcEmitter(os.environ["CHAOS_SINK"]),
+        retry=Retry(limit=1.0 + VERSION // 2 % 2),
+        breaker=Breaker(open_for=0.5),
+        timeout=2.0,
     )
-    return (
+    made = (
         Hub()
         .buffer_strategy(BufferStrategy.durable(FOLDER / "journal.db") if durable else BufferStrategy.ring(20_000))
         .middleware(Filter(lambda event: event.event_type == "oracle"))
         .middleware(Transform(mark))
+        .limits(Limits(grpc_connections=10_000 + VERSION // 3))
         .emitter(FileEmitter())
         .emitter(patient, name="grpc")
     )
+    return made.middleware(Filter(check), isolate=True) if VERSION % 3 == 1 else made
 
 
 hub = build()

@@ -14,14 +14,14 @@ from tests.chaos.driver import Chaos
 @pytest.mark.parametrize(
     ("runtime", "seconds", "seed"),
     [
-        ("inline", 4, 2),
-        ("ray", 6, 44),
-        pytest.param("inline", 30, 2, marks=pytest.mark.slow),
-        pytest.param("ray", 30, 44, marks=pytest.mark.slow),
+        ("inline", 4, 74),
+        ("ray", 6, 135),
+        pytest.param("inline", 30, 74, marks=pytest.mark.slow),
+        pytest.param("ray", 30, 135, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float, seed: int, tmp_path: Path) -> None:
-    # With these seeds what clients talk to dies first, so that they have to send again.
+    # With these seeds what clients talk to dies first, so that they have to send again, and a reload is next.
     outcome = Chaos(tmp_path, runtime, "durable", seed=seed).run(seconds)
     print(outcome)
     outcome.verdict.check()
@@ -29,6 +29,8 @@ def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float
     assert outcome.faults_in_flight > 0
     assert sum(count for kind, count in outcome.faults.items() if kind.startswith("SIGKILL")) > 0
     assert outcome.resent > 0
+    if seconds > 10:
+        assert sum(count for kind, count in outcome.faults.items() if kind.startswith("reload")) > 0
 
 
 @pytest.mark.timeout(300)
