@@ -17,7 +17,7 @@ from ray.data.datasource import Datasink, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polku import checks
-from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.codes import Code
 from polku.emit.table import Rows, event_of, table_schema
 from polku.errors import JournalCorruptError, JournalError, PolkuError, UnavailableError
@@ -187,14 +187,14 @@ class JournalSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return the bytes of the events, serialised."""
-        with closing(Journal(self._path, writable=False)) as journal:
+        with closing(JournalReader(self._path)) as journal:
             return journal.statistics().bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """Return tasks that read about as many batches each."""
-        with closing(Journal(self._path, writable=False)) as journal:
+        with closing(JournalReader(self._path)) as journal:
             found = journal.takers(0, journal.last_position)
         size = max(1, -(-len(found) // max(1, parallelism)))
         tasks = []
@@ -209,7 +209,7 @@ def _read(path: Path, batches: Sequence[tuple[int, tuple[str, ...]]], *, skip_da
     """Yield a table for each batch."""
     import pyarrow as pa
 
-    with closing(Journal(path, writable=False)) as journal:
+    with closing(JournalReader(path)) as journal:
         for position, waits_for in batches:
             try:
                 events = journal.read(position).events

@@ -17,57 +17,52 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from polku.batch.batch import Batch, Identity
+from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer, read_refusals, write_pieces, write_refusals
+from polku.buffer.answers import read_refusals, write_pieces, write_refusals
 from polku.buffer.journal_file import (
     ANSWER,
     BATCH,
     CURSOR,
     OWNER,
-    TAKEN_OVER,
-    files_of,
     open_file,
     seal,
     weigh,
 )
-from polku.buffer.journal_rows import Work, batch_of, read_answers, read_cursors, read_numbers, to_statements
+from polku.buffer.journal_reader import JournalReader
+from polku.buffer.journal_rows import Work, to_statements
 from polku.buffer.journal_sweep import OldAnswers, Unswept, sweep
-from polku.buffer.journal_totals import JournalStatistics, held, oldest, total
 from polku.buffer.lock import FileLock
-from polku.buffer.owner import Owner, current, new_owner, take
+from polku.buffer.owner import Owner, new_owner, take
 from polku.buffer.owner import leave as leave_to_others
 from polku.buffer.place import check_place
-from polku.buffer.positions import OutletState, Slot
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders
-from polku.errors import JournalCorruptError, JournalError, JournalLockedError
-from polku.sqlite import as_journal_error
+from polku.errors import JournalError
 
 _LOG = logging.getLogger(__name__)
 
 
-class Journal:
-    """Read and write a journal; every method blocks, and is called by one thread at a time."""
+class Journal(JournalReader):
+    """Write a journal, and read it; every method blocks, and is called by one thread at a time."""
 
     def __init__(
         self,
         path: str | Path,
         *,
-        writable: bool = True,
         lock: bool = True,
         final: bool = True,
         owner: Owner | None = None,
     ) -> None:
         """Open a journal, making it where there is none; with `final` answers are final when they are written.
 
-        A writer takes it over as `owner`, a new one if none is given; without `lock` the caller holds its lock. Raises
+        This takes it over as `owner`, a new one if none is given; without `lock` the caller holds its lock. Raises
         `JournalLockedError` where another process has it, `JournalCorruptError` where the file cannot be read as one,
         `JournalPathError` where there cannot be one, and `JournalError` where the path cannot be used now.
         """
         self.path = Path(os.path.realpath(path))
-        self._owner = (owner or new_owner(Path(path))) if writable else None
+        self._owner = owner or new_owner(Path(path))
         self._bits: dict[str, int] = {}
         self._cursors: dict[str, int] = {}
         self._swept: dict[str, int] = {}  # where the cursors were at the latest sweep; missing: at the start
@@ -76,29 +71,25 @@ class Journal:
         self._lock: FileLock | None = None
         with self._told(), contextlib.ExitStack() as undo:
             undo.callback(self._unlock)
-            if not writable and not self.path.exists():
-                raise JournalError(self.path, "there is no such file")
-            if writable and lock:
+            if lock:
                 check_place(self.path)
                 make_folder(self.path.parent)
                 self._lock = FileLock(Path(path))
-            self._db = open_file(self.path, writable=writable)
+            self._db = open_file(self.path, writable=True)
             undo.callback(self._db.close)
             if self._lock is not None:
                 self._lock.hold_file()
                 self._lock.confirm()
-            if self._owner is not None:
-                self._take_over(self._owner)
-                sync_folders(self.path.parent)  # it may be new
+            self._take_over(self._owner)
+            sync_folders(self.path.parent)  # it may be new
             self._know_outlets()
             undo.pop_all()
 
     def close(self, *, leave: bool = True) -> None:
         """Close the file and release it; its owner stays in it without `leave`, as of one who opens it again."""
-        if self._owner is not None and leave:
+        if leave:
             leave_to_others(self._db, self._owner)
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
+        super().close()
         self._unlock()
 
     def register(self, outlets: Sequence[str], formerly: Mapping[str, str] | None = None) -> tuple[int, int]:
@@ -153,15 +144,6 @@ class Journal:
         """Put rows of another journal in as they are."""
         with self._told(), self._transaction():
             self._db.executemany("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", rows)
-
-    def cursors(self) -> list[tuple[str, int, int]]:
-        """Return the name, bit and cursor of each outlet."""
-        with self._understood():
-            return read_cursors(self._db)
-
-    def owner(self) -> Owner | None:
-        """Return who has taken the journal and not closed it."""
-        return current(self._db)
 
     def forget(self, outlet: str) -> int:
         """Take an outlet out, and what only it waits for; return the number of events that go."""
@@ -232,89 +214,6 @@ class Journal:
                     self.checkpoint()
             return bool(free > 2 * pages)
 
-    def read(self, position: int) -> Batch:
-        """Return the batch at a position; raises `JournalCorruptError` if it is damaged, `KeyError` if it has gone."""
-        with self._told():
-            found = self._db.execute("SELECT * FROM batch WHERE position=?", (position,)).fetchone()
-            if found is None:
-                raise KeyError(position)
-            return batch_of(self.path, found)
-
-    def slots(self, outlet: str, after: int, upto: int, limit: int) -> list[Slot]:
-        """Return where the next batches of an outlet lie, in order, up to a position."""
-        query = (
-            "SELECT position, events, size, coalesce(enqueued_ns, 0) FROM batch "
-            "WHERE position>? AND position<=? AND takers & ? ORDER BY position LIMIT ?"
-        )
-        with self._understood():
-            rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))
-            return [Slot(*read_numbers("a batch's place", row)) for row in rows]
-
-    def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
-        """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
-        query = "SELECT position, takers FROM batch WHERE position BETWEEN ? AND ?"
-        cursors = self.cursors()
-        with self._understood():
-            rows = [read_numbers("a batch's outlets", row) for row in self._db.execute(query, (first, last))]
-        return [
-            (position, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
-            for position, mask in rows
-        ]
-
-    def answers(self) -> list[Answer]:
-        """Return the answers that are remembered, oldest first."""
-        with self._understood():
-            return read_answers(self._db)
-
-    def outlets(self) -> list[OutletState]:
-        """Return how far each outlet is, also those that the pipeline no longer has."""
-        with self._told():
-            served = {name for (name,) in self._db.execute("SELECT name FROM outlet WHERE served")}
-            states = []
-            for name, bit, cursor in sorted(self.cursors()):
-                waits = ("WHERE position>? AND takers & ?", cursor, 1 << bit)
-                sums = (*total(self._db, *waits), oldest(self._db, *waits))
-                states.append(OutletState(name, cursor, *sums, name not in served))
-            return states
-
-    def statistics(self) -> JournalStatistics:
-        """Describe the journal."""
-        with self._told():
-            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-            (page,) = self._db.execute("PRAGMA page_size").fetchone()
-            lost = self._db.execute("SELECT value FROM counter WHERE name='lost_batches'").fetchone() or (0,)
-            size = sum(file.stat().st_size for file in files_of(self.path) if file.exists())
-            return JournalStatistics(*held(self._db, self.cursors()), size, free * page, lost[0], tuple(self.outlets()))
-
-    @property
-    def last_position(self) -> int:
-        """The highest position that was ever given, as far as is known."""
-        query = (
-            "SELECT max(coalesce((SELECT max(position) FROM batch), 0), coalesce((SELECT max(cursor) FROM outlet), 0), "
-            "coalesce((SELECT max(last) FROM answered), 0))"
-        )
-        with self._told():
-            return int(self._db.execute(query).fetchone()[0])
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Have whatever goes wrong with the file raised as a `JournalError`."""
-        try:
-            yield
-        except (OSError, sqlite3.Error, ValueError, OverflowError) as error:
-            if str(error) == TAKEN_OVER:
-                raise self._taken_over() from error
-            raise as_journal_error(self.path, error) from error
-
-    @contextlib.contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Have a value that makes no sense raised as damage: what has no seal may be read from a damaged page."""
-        with self._told():
-            try:
-                yield
-            except ValueError as error:
-                raise JournalCorruptError(self.path, str(error)) from error
-
     def _take_over(self, owner: Owner) -> None:
         """Make this the only one that can write, and have that stand in the file, where other names find it."""
         with self._transaction(checked=False):
@@ -323,12 +222,6 @@ class Journal:
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if before is not None and before.host != owner.host:
             _LOG.warning("journal %s: is taken over from %s, which did not close it", self.path, before)
-
-    def _taken_over(self) -> JournalLockedError:
-        owner = self.owner()
-        if owner is None:
-            return JournalLockedError(self.path, "unknown", host="another host")
-        return JournalLockedError(self.path, str(owner.pid), host=owner.host)
 
     def _free_bit(self) -> int:
         taken = set(self._bits.values())
@@ -346,7 +239,7 @@ class Journal:
     def _transaction(self, *, checked: bool = True) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            if checked and self._owner is not None:
+            if checked:
                 self._db.execute("INSERT INTO entry(kind, c1) VALUES(?,?)", (OWNER, self._owner.token))
             yield
             self._db.execute("COMMIT")
@@ -356,8 +249,7 @@ class Journal:
             raise
 
     def _entries(self, work: Work, cursors: Mapping[str, int]) -> Iterator[tuple[object, ...]]:
-        if self._owner is not None:
-            yield OWNER, self._owner.token
+        yield OWNER, self._owner.token
         now = time.time_ns()
         for row in work.rows:
             header = row.header
@@ -390,11 +282,6 @@ class Journal:
     def _sweep(self, swept: Mapping[str, int], cursors: Mapping[str, int]) -> tuple[int, int]:
         """Delete what outlets passed between two places and no other waits for; return its events and bytes."""
         return sweep(self._db, self._bits, swept, cursors)
-
-    def _know_outlets(self) -> None:
-        known = self.cursors()
-        self._bits = {name: bit for name, bit, _ in known}
-        self._cursors = {name: cursor for name, _, cursor in known}
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch
 from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.buffer.lock import FileLock
 from polku.buffer.log import Recovered
 from polku.buffer.owner import new_owner
@@ -51,7 +52,7 @@ class JournalSession:
         self._owner = new_owner(self._name)
         self._final = final
         self._formerly = dict(formerly or {})
-        self._reader: Journal | None = None
+        self._reader: JournalReader | None = None
         self._salvaged = float("-inf")
 
     def open(self, outlets: Sequence[str], *, damaged: bool = False) -> Opened:
@@ -76,10 +77,10 @@ class JournalSession:
         _LOG.error("%s", salvage(self.path, owner=self._owner))
         return self._open_journal(outlets)
 
-    def reader(self) -> Journal:
+    def reader(self) -> JournalReader:
         """Return a connection that only reads."""
         if self._reader is None:
-            self._reader = Journal(self.path, writable=False)
+            self._reader = JournalReader(self.path)
         return self._reader
 
     def reopen_reader(self) -> None:
@@ -163,7 +164,7 @@ class JournalSession:
     def _check_still_ours(self) -> None:
         """Raise `JournalLockedError` where somebody has taken the journal over while this one had it open."""
         try:
-            journal = Journal(self.path, writable=False)
+            journal = JournalReader(self.path)
         except JournalError:  # damaged: that is why it is opened again
             return
         try:
@@ -177,7 +178,8 @@ class JournalSession:
             raise JournalLockedError(self.path, pid, host=host)
 
     def _close_files(self, *, leave: bool = True) -> None:
-        for journal in (self._reader, self.journal):
-            if journal is not None:
-                journal.close(leave=leave)
+        if self._reader is not None:
+            self._reader.close()
+        if self.journal is not None:
+            self.journal.close(leave=leave)
         self._reader = self.journal = None

@@ -58,12 +58,12 @@ def _of_pipeline(to: str | None, event_id: str) -> dict[str, Any]:
 def _in_journal(path: Path, event_id: str) -> dict[str, Any]:
     """Return what a journal, and the dead letters beside it, have of an event."""
     from polku.buffer.copies import places
-    from polku.buffer.journal import Journal
+    from polku.buffer.journal_reader import JournalReader
     from polku.errors import JournalCorruptError
 
     copies: list[dict[str, Any]] = []
     searched, complete = 0, True
-    journal = Journal(path, writable=False)
+    journal = JournalReader(path)
     try:
         for position, emitters in journal.takers(0, journal.last_position):
             try:

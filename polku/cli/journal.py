@@ -89,10 +89,10 @@ def rename(
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    from polku.buffer.journal import Journal
+    from polku.buffer.journal_reader import JournalReader
     from polku.buffer.lock import holder
 
-    journal = Journal(path, writable=False)
+    journal = JournalReader(path)
     try:
         statistics = journal.statistics()
     finally:

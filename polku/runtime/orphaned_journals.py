@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.buffer.place import check_letters_place, check_place
 from polku.errors import JournalError
 from polku.plan import Plan, lane_path
@@ -41,7 +41,7 @@ def _journals(first: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _events(path: Path) -> int:
-    journal = Journal(path, writable=False)
+    journal = JournalReader(path)
     try:
         return journal.statistics().events
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.buffer.journal_rows import Work
 from polku.buffer.lock import FileLock, holder, was_journal
 from polku.buffer.owner import current, new_owner, take
@@ -114,7 +115,7 @@ def test_who_is_refused_takes_no_lock_of_sqlite_from_those_who_are_not(path: Pat
         assert before
         with pytest.raises(JournalLockedError):
             Journal(name)
-        reader = Journal(path, writable=False)
+        reader = JournalReader(path)
         reader.close()
         holder(name)
         assert locks_of_sqlite(path) == before
@@ -130,7 +131,7 @@ def test_who_is_refused_takes_no_lock_of_sqlite_from_those_who_are_not(path: Pat
 
 def test_a_reader_of_this_process_keeps_its_locks_when_a_writer_goes(path: Path) -> None:
     with opened(path, "a"):
-        reader = Journal(path, writable=False)
+        reader = JournalReader(path)
         reader.statistics()
     assert locks_of_sqlite(path)
     reader.close()

@@ -11,6 +11,7 @@ import pytest
 from polku.buffer import schema
 from polku.buffer.journal import Journal
 from polku.buffer.journal_file import seal
+from polku.buffer.journal_reader import JournalReader
 from polku.buffer.journal_rows import Row, Work
 from polku.buffer.repair import faults, salvage
 from polku.buffer.schema import VERSION, Step
@@ -51,7 +52,7 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def holds_what_was_written(journal: Journal) -> bool:
+def holds_what_was_written(journal: JournalReader) -> bool:
     (answer,) = journal.answers()
     assert (answer.identity.seq, answer.first, [refusal.event_id for refusal in answer.refused]) == (3, 3, ["x"])
     assert [slot.position for slot in journal.slots("a", 1, 9, 9)] == [2, 3]
@@ -68,7 +69,7 @@ def format_of(path: Path) -> tuple[int, int]:
 
 
 def test_a_reader_shows_an_old_journal_and_leaves_it_as_it_is(old: Path) -> None:
-    journal = Journal(old, writable=False)
+    journal = JournalReader(old)
     assert holds_what_was_written(journal)
     journal.close()
     assert list(faults(old)) == []
@@ -124,7 +125,7 @@ def test_another_programs_database_is_never_taken_for_a_journal(tmp_path: Path, 
         db.execute(f"PRAGMA application_id={application}")
         db.execute(f"PRAGMA user_version={version}")
     before = path.read_bytes()
-    for writable in (True, False):
+    for kind in (Journal, JournalReader):
         with pytest.raises(JournalError, match="is no journal"):
-            Journal(path, writable=writable)
+            kind(path)
     assert path.read_bytes() == before

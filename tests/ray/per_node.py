@@ -21,7 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from polku import BufferStrategy, Deduplicator, Hub, Pipeline
-from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.testing import Oracle
 from polku.v1 import gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, HealthRequest, HealthResponse, IngestBatch
@@ -55,7 +55,7 @@ class Client:
 
 
 def events_in(journal: Path) -> int:
-    opened = Journal(journal, writable=False)
+    opened = JournalReader(journal)
     try:
         return opened.statistics().events
     finally:

@@ -13,7 +13,7 @@ import pytest
 from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, RateLimiter, Throttle, Transform
 from polku.batch.batch import Batch
 from polku.buffer.buffer import Buffer
-from polku.buffer.journal import Journal
+from polku.buffer.journal_reader import JournalReader
 from polku.contracts import IngestContext
 from polku.errors import ChangeError
 from polku.event.v1.event_pb2 import Event
@@ -442,7 +442,7 @@ async def test_an_emitter_that_is_renamed_gets_what_waits_for_it(durable: bool, 
         await pipeline.delivered()
     assert arrived == ["a", "b", "c"]
     if durable:
-        journal = Journal(tmp_path / "j.db", writable=False)
+        journal = JournalReader(tmp_path / "j.db")
         assert [(outlet.name, outlet.events) for outlet in journal.outlets()] == [("new", 0)]
         journal.close()
 
@@ -465,7 +465,7 @@ async def test_outlets_of_a_journal_come_and_go(tmp_path: Path) -> None:
             await until(lambda: "two" not in pipeline.emitters)
         await pipeline.send("c")
         await pipeline.delivered()
-    journal = Journal(tmp_path / "j.db", writable=False)
+    journal = JournalReader(tmp_path / "j.db")
     assert [(outlet.name, outlet.events, outlet.orphaned) for outlet in journal.outlets()] == [("one", 0, False)]
     assert journal.statistics().events == 0
     journal.close()

@@ -15,7 +15,7 @@ from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_answer
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, StreamCall, StreamMethod, UnaryMethod
-from polku.gateway.grpc.heads import NOT_GRPC
+from polku.gateway.grpc.greeting import answer_others, peer_of
 from polku.gateway.grpc.port import GrpcPort
 from polku.gateway.grpc_status import status_of
 from polku.gateway.listen import address_of
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
-_TLS_HELLO = b"\x16\x03"  # a record with a handshake, of any version
-_HTTP1 = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"TRACE ")
 
 
 class _Unary:
@@ -89,7 +87,7 @@ class GrpcConnection(Connection):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.peer, self.address = _peer_of(transport), address_of(transport)
+        self.peer, self.address = peer_of(transport), address_of(transport)
         if self._authenticator is not None:
             self._names = names_of(transport.get_extra_info("peercert"))
         super().connection_made(transport)
@@ -260,17 +258,7 @@ class GrpcConnection(Connection):
 
     def greeting_failed(self, data: bytes) -> bytes | None:
         """Tell clients of HTTP/1 what this port is, and the log of clients of TLS."""
-        if any(method.startswith(data) for method in _HTTP1):
-            return None
-        if data.startswith(_TLS_HELLO):
-            _REPEATED.info("tls", "a client of %s speaks TLS, this port does not; give it a certificate", self.address)
-        if not data.startswith(_HTTP1):
-            return b""
-        text = f"{NOT_GRPC}.\n".encode()
-        head = (
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-        )
-        return head % len(text) + text
+        return answer_others(data, self.address)
 
     def identify(self, head: Head) -> Identity:
         """Return whose call this is; raises `InputError`."""
@@ -402,12 +390,3 @@ class GrpcConnection(Connection):
 def _is_owed(app: Any) -> bool:
     """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
     return isinstance(app, _Unary) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))
-
-
-def _peer_of(transport: asyncio.BaseTransport) -> str:
-    """Return the peer's name as grpcio writes it."""
-    name = transport.get_extra_info("peername")
-    if isinstance(name, tuple):
-        host = f"[{name[0]}]" if ":" in name[0] else name[0]
-        return f"{'ipv6' if ':' in name[0] else 'ipv4'}:{host}:{name[1]}"
-    return f"unix:{id(transport)}"
