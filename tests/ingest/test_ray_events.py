@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies
 
 from polku import (
     Deduplicator,
@@ -149,3 +150,29 @@ def test_what_a_later_ray_exports_passes_under_its_name() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(PlanError, match="remember=0"):
         RayEventsIngestor(remember=0)
+
+
+NUMBERS = strategies.integers() | strategies.floats(allow_nan=False, allow_infinity=False)
+JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | NUMBERS | strategies.text(),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(strategies.data())
+def test_whatever_stands_in_a_record_is_an_event_or_an_error(data: strategies.DataObject) -> None:
+    record = data.draw(strategies.sampled_from(json.loads(RECORDED)))
+    part = record
+    while True:
+        name = data.draw(strategies.sampled_from(sorted(part)))
+        inner = part[name][0] if isinstance(part[name], list) and part[name] else part[name]
+        if not isinstance(inner, dict) or not inner or data.draw(strategies.booleans()):
+            break
+        part = inner
+    part[name] = data.draw(JSON)
+    for one in read(json.dumps([record]).encode()):
+        assert isinstance(one, Event | RecordError)
+        if isinstance(one, Event):
+            assert one.id.startswith("ray-")
+            one.SerializeToString()
