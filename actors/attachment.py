@@ -18,6 +18,7 @@ from typing import NamedTuple
 import ray
 
 from polku.actors.options import SYSTEM_CONFIG
+from polku.actors.ray_token import ask_for_token
 from polku.actors.worker_log import relay_as_json
 from polku.errors import NotRunningError, SettingError, UnavailableError
 from polku.log_format import is_json
@@ -115,7 +116,7 @@ def attach() -> Attachment:
     """Use the Ray of this program, join the one that was named, or start one.
 
     Raises `SettingError` for an address that can never work, and `UnavailableError` where no Ray, or one of another
-    version, answers there.
+    version, answers there, and where one that is started could not ask for a token.
     """
     if ray.is_initialized():
         relay_as_json()
@@ -127,6 +128,7 @@ def attach() -> Attachment:
         return _attached(f"at {ray.get_runtime_context().gcs_address} ({choice.named_by})")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
+    ask_for_token(os.environ)
     with _without_hangups(), _without_praise():
         _start()
     relay_as_json()
