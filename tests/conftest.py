@@ -37,7 +37,8 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 LONG = (
     *("docs/test_pages", "cli/test_cli", "chaos/test_chaos", "ray/test_node_lost"),
     *("behaviour/test_pipeline", "ray/test_attachment", "examples/test_examples", "packaging/test_packaging"),
-    *("ray/test_poison", "behaviour/test_hooks", "kafka/test_source", "ray/test_arrangements"),
+    *("ray/test_serve", "examples/test_support_tickets", "ray/test_poison", "behaviour/test_hooks"),
+    *("kafka/test_source", "ray/test_arrangements"),
     *("cli/test_bench", "examples/test_plugins", "testing/test_check", "behaviour/test_dead_letters"),
     *("packaging/test_release", "simulation/test_simulation", "emit/test_conformance", "simulation/test_journals"),
     *("docs/test_site", "behaviour/test_durable", "testing/test_pytest_plugin", "external/test_ingest"),
