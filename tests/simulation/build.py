@@ -61,9 +61,13 @@ def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None
         steps.insert(version % (len(steps) + 1), (90, extra))
     for number, step in steps:
         component = _component(code, number, step)
-        component = _version(component, version) if number in change.get("steps", ()) else component
+        is_changed = number in change.get("steps", ())
+        is_tried = is_changed and version % 2 == 0 and may_be_tried(component)
         isolate = step.get("isolate", False) != (number in change.get("isolate", ()))
-        hub.middleware(component, name=f"{step['kind']}-{number}", isolate=isolate)
+        new = _version(component, version) if is_changed else component
+        hub.middleware(component if is_tried else new, name=f"{step['kind']}-{number}", isolate=isolate)
+        if is_tried:  # new code has half of the events before it has all
+            hub.middleware(_version(_component(code, number, step), version), canary=0.5, key="id")
     emitters = [emitter for emitter in case["emitters"] if emitter["name"] not in change.get("gone", ())]
     if change.get("new"):
         emitters.append({**case["emitters"][0], "name": change["new"], "kind": "plain", "phases": [], "required": True,
@@ -88,6 +92,11 @@ def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None
         plan = replace(plan, sources=(SourcePlan(pulled["name"], source),))
         _expect_letters(world, pulled)
     return replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"], chained=case.get("chained", False))
+
+
+def may_be_tried(component: object) -> bool:
+    """Return whether another version may have a share of the events: those that remember or hold some may not."""
+    return not getattr(component, "state_key", None) and not getattr(component, "holds", False)
 
 
 def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:

@@ -104,7 +104,8 @@ def install(world: World) -> None:
 
     def probed(component: object, clock: Any) -> Any:
         step = as_step(component, clock)
-        return step if hasattr(step, "hold") else ProbedStep(step, world)
+        seen_elsewhere = hasattr(step, "hold") or hasattr(step, "candidate_counts")  # made of steps that are probed
+        return step if seen_elsewhere else ProbedStep(step, world)
 
     def combined(events: Sequence[Event], *rest: Any, **options: Any) -> Event:
         tokens = list(dict.fromkeys(token for event in events for token in tokens_of(event)))
