@@ -15,13 +15,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polku.actors.buffer import BufferActor, BufferArguments
 from polku.actors.emitter import EmitterActor
+from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.ingest import IngestActor
 from polku.actors.lane import LaneActor
 from polku.actors.names import NAMESPACE, Names
 from polku.actors.nodes import Node, Place
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
-from polku.actors.supervisor import ActorHandles, LaneHandles
 from polku.actors.surroundings import Surroundings, surroundings
 from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import OutletPlan, Plan, Resources, StagePlan

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from polku.actors.actor_factory import ActorFactory, LaneFactory, Layout
 from polku.actors.asking import ask
+from polku.actors.handles import LaneHandles
 from polku.actors.kept import keep
 from polku.actors.lane_change import StuckError
 from polku.actors.nodes import Place
 from polku.actors.shell import pack
-from polku.actors.supervisor import LaneHandles
 from polku.change.contents import Contents
 from polku.change.difference import Difference, Verdict, difference
 from polku.errors import ChangeError

@@ -9,8 +9,8 @@ from functools import partial
 
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.asking import ask
+from polku.actors.handles import LaneHandles
 from polku.actors.lane_change import Side, end_actors, tell_buffer
-from polku.actors.supervisor import LaneHandles
 from polku.aio.tasks import TaskSet
 from polku.errors import ChangeError
 from polku.plan import OutletPlan

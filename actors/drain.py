@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.exceptions
 
-from polku.actors.supervisor import ActorHandles, LaneHandles
+from polku.actors.handles import ActorHandles, LaneHandles
 from polku.plan import Plan
 from polku.runtime.lane import RELEASE_SECONDS, LaneStatistics
 from polku.runtime.report import EmitterReport, add_up, report_outcome

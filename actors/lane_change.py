@@ -13,12 +13,12 @@ from polku.actors.actor_factory import LaneFactory, Layout
 from polku.actors.asking import ANSWER_SECONDS, ask, begin
 from polku.actors.buffer import BufferArguments
 from polku.actors.drain import kill
+from polku.actors.handles import LaneHandles
 from polku.actors.kept import forget, keep
 from polku.actors.names import same
 from polku.actors.nodes import Place
 from polku.actors.shell import pack
 from polku.actors.staying import Heir
-from polku.actors.supervisor import LaneHandles
 from polku.actors.target import workers_of
 from polku.change.difference import Difference
 from polku.emit.delivery import DeliveryStatistics

@@ -16,9 +16,9 @@ import ray.exceptions
 
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.drain import kill
+from polku.actors.handles import LaneHandles
 from polku.actors.nodes import Node, Place, living, spread, workers
 from polku.actors.startup import open_doors, start, start_all
-from polku.actors.supervisor import LaneHandles
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
 from polku.gateway.addresses import Doors

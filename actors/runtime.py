@@ -20,12 +20,13 @@ from polku.actors.asking import ask
 from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
 from polku.actors.changes import Changes
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
+from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import check_journals, places, this_node
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import open_doors, start, start_all
-from polku.actors.supervisor import ActorHandles, HubActor, Known, LaneHandles
+from polku.actors.supervisor import HubActor, Known
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.copies import Found

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray.exceptions
 
+from polku.actors.handles import LaneHandles
 from polku.actors.nodes import Place
-from polku.actors.supervisor import LaneHandles
 from polku.gateway.addresses import Addresses, Doors
 
 START_SECONDS = 30.0

@@ -18,9 +18,9 @@ from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub, Limits, 
 from polku.actors import chained_change, changing
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.changes import Changes
+from polku.actors.handles import LaneHandles
 from polku.actors.nodes import Node, Place
 from polku.actors.startup import start_all
-from polku.actors.supervisor import LaneHandles
 from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError
 from polku.runtime.changing import Changed

@@ -11,8 +11,9 @@ import pytest
 
 from polku import Hub, StdoutEmitter
 from polku.actors import supervisor
+from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.shell import Vitals
-from polku.actors.supervisor import ActorHandles, LaneHandles, SupervisorShell
+from polku.actors.supervisor import SupervisorShell
 from polku.actors.surroundings import Surroundings
 from polku.batch.receipt import Receipt
 from polku.buffer.statistics import BufferStatistics
