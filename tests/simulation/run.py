@@ -17,11 +17,12 @@ from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
 from polku.testing.simulation import letters, probes
 from polku.testing.simulation.clients import Client, ClientScript, Message
-from polku.testing.simulation.cluster import Cluster, Network, Part
+from polku.testing.simulation.cluster import Cluster, Network
 from polku.testing.simulation.disk import Disk
 from polku.testing.simulation.inline import InlineSystem
 from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
+from polku.testing.simulation.part import Part
 from polku.testing.simulation.source import SimulatedSource
 from polku.testing.simulation.world import World
 from tests.simulation import build, journals

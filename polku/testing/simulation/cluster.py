@@ -9,41 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from polku.batch.batch import Batch
-from polku.batch.receipt import Accepted, Answer, Deferred, Receipt, Turn
-from polku.buffer.buffer import Buffer
-from polku.emit.delivery import Delivery
 from polku.errors import UnavailableError
 from polku.gateway.intake import Intake
 from polku.health import Health
-from polku.link.link import Link, LocalPeer, Outgoing, Peer, Push
-from polku.link.receiver import LinkReceiver
-from polku.plan import OutletPlan, Plan, StagePlan
-from polku.runtime import lane as lanes
+from polku.link.link import Link, LocalPeer, Peer
+from polku.plan import Plan
 from polku.runtime.assembly import (
-    build_buffer,
-    build_dead_letters,
-    build_delivery,
-    build_intake,
     build_replicas,
-    build_sources,
-    build_stage,
-    replay_to_intake,
-    replay_to_outlets,
 )
-from polku.runtime.lane import Lane, LaneStatistics, single
+from polku.runtime.lane import LaneStatistics, single
 from polku.runtime.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
-from polku.stage.fork import Fork
-from polku.stage.replicas import Reply
-from polku.stage.stage import Stage
 from polku.testing.simulation.inline import IntakeDoor
-from polku.testing.simulation.loop import Process, current_process, first
+from polku.testing.simulation.loop import Process, first
+from polku.testing.simulation.part import LateError, Part, SimulatedPeer
+from polku.testing.simulation.shells import (
+    SimulatedBuffer,
+    SimulatedEmitter,
+    SimulatedIngest,
+    SimulatedLane,
+    SimulatedStage,
+    workers,
+)
 
 if TYPE_CHECKING:
     from polku.testing.simulation.world import World
@@ -62,102 +54,6 @@ class Network:
     lost: float = 0.0
     doubled: float = 0.0
     slow: float = 0.0
-
-
-class Part:
-    """One part in its lives: `open` builds what runs in each of them."""
-
-    def __init__(self, cluster: Cluster, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
-        self.name = name
-        self.life = 0
-        self.running: Any = None
-        self._cluster = cluster
-        self._open = open_
-        self._up = asyncio.Event()
-        self.process = Process(name)
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a life: nothing runs in it until it is asked for something."""
-        self.life += 1
-        self.running = None
-        self._starting = asyncio.Lock()
-        self.process = Process(self.name)
-        self.process.on_death.append(self._die)
-        self.death: asyncio.Future[None] = self._cluster.world.loop.create_future()
-        self._up.set()
-        self._cluster.restarted.set()
-        _forget_epochs()
-
-    @property
-    def is_up(self) -> bool:
-        """Whether its process lives and runs."""
-        return not self.process.dead and self.running is not None
-
-    async def wait_up(self) -> None:
-        """Return when its process lives."""
-        await self._up.wait()
-
-    async def serve(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do something in its process, which starts itself first."""
-        await self.ensure_started()
-        return await work(self.running)
-
-    async def ensure_started(self) -> None:
-        """Start what runs in it, once a life; raises `UnavailableError` in a life that is not the latest any more."""
-        if current_process() is not self.process:
-            raise UnavailableError(f"this life of {self.name} counts as lost", died=True)
-        if self.running is None:
-            async with self._starting:
-                if self.running is None:
-                    self.running = await self._open(self)
-
-    def _die(self) -> None:
-        world = self._cluster.world
-        world.trace(f"{self.name} dies")
-        world.ledger.count("deaths")
-        world.ledger.chance_deaths[self.name] += self.process.died_by_chance
-        self._cluster.on_death(self)
-        self._up.clear()
-        self.running = None
-        self.death.set_result(None)
-        world.loop.call_later(self._cluster.downtime(), self.begin, context=self._cluster.process.context.copy())
-
-
-class SimulatedPeer:
-    """The receiving end of a link, in another part: of a chained lane, what comes `after` a stage."""
-
-    def __init__(self, cluster: Cluster, target: str, after: str = "") -> None:
-        self._cluster = cluster
-        self._target = target
-        self._after = (after,) if after else ()
-
-    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
-        """Send a copy of a batch."""
-        header, payload = batch.header, batch.payload
-        answer: Answer | Turn = await self._cluster.call(
-            self._target, lambda shell: shell.push(push, Batch.from_wire(header, payload), *self._after)
-        )
-        return Accepted(Deferred(self._outcome, push)) if isinstance(answer, Accepted) else answer
-
-    async def _outcome(self, push: Push) -> Receipt:
-        """Ask for an outcome; an answer that is late is asked for again, as by calls of actors."""
-        while True:
-            try:
-                receipt: Receipt = await self._cluster.call(
-                    self._target, lambda shell: shell.outcome(push, *self._after)
-                )
-            except _LateError:
-                continue
-            return receipt
-
-    async def flush(self, everything: bool) -> None:
-        """Let the part release what it holds."""
-        await self._cluster.call(self._target, lambda shell: shell.flush(everything))
-
-
-class _LateError(UnavailableError):
-    """Say that no answer came in time."""
 
 
 class Cluster:
@@ -190,7 +86,7 @@ class Cluster:
             self._create_lane(number)
         for stage in self.plan.stages:
             if stage.shared:
-                self._add(stage.name, partial(_StageShell.open, self, self.plan, stage, 0))
+                self._add(stage.name, partial(SimulatedStage.open, self, self.plan, stage, 0))
         for part in reversed(self.parts.values()):
             await self.world.loop.spawn(part.process, part.ensure_started())
         self._looking = self.world.loop.spawn(self.process, self._look_after())
@@ -237,13 +133,13 @@ class Cluster:
             watch.add(name, "does not answer")
             return
         match part.running:
-            case _LaneShell() as shell:
+            case SimulatedLane() as shell:
                 watch.add_lane(shell.lane.statistics())
-            case _IngestShell() as shell:
+            case SimulatedIngest() as shell:
                 watch.add_ingest(shell.intake.statistics())
-            case _BufferShell() as shell:
+            case SimulatedBuffer() as shell:
                 watch.add_buffer(shell.buffer.statistics())
-            case _EmitterShell() as shell:
+            case SimulatedEmitter() as shell:
                 watch.add_delivery(name.partition(":")[2], shell.delivery.statistics())
             case shell:
                 watch.add_stage(name, shell.stage.statistics())
@@ -263,13 +159,13 @@ class Cluster:
     def _lane_statistics(self, number: int) -> LaneStatistics:
         parts = {name.partition("/")[2]: p.running for name, p in self.parts.items() if _lane_of(name) == number}
         parts |= {name: p.running for name, p in self.parts.items() if _lane_of(name) == 0}
-        if isinstance(lane := parts.get("lane"), _LaneShell):
+        if isinstance(lane := parts.get("lane"), SimulatedLane):
             own = lane.lane.statistics()
-            apart = {name: s.stage.statistics() for name, s in parts.items() if isinstance(s, _StageShell)}
+            apart = {name: s.stage.statistics() for name, s in parts.items() if isinstance(s, SimulatedStage)}
             return own._replace(stages={**own.stages, **apart})
-        stages = {name: shell.stage.statistics() for name, shell in parts.items() if isinstance(shell, _StageShell)}
+        stages = {name: shell.stage.statistics() for name, shell in parts.items() if isinstance(shell, SimulatedStage)}
         emitters = {
-            n.partition(":")[2]: s.delivery.statistics() for n, s in parts.items() if isinstance(s, _EmitterShell)
+            n.partition(":")[2]: s.delivery.statistics() for n, s in parts.items() if isinstance(s, SimulatedEmitter)
         }
         return LaneStatistics(
             parts["ingest"].intake.statistics(), stages, parts["buffer"].buffer.statistics(), emitters
@@ -297,7 +193,7 @@ class Cluster:
         if chance() < net.lost:
             self.world.ledger.count("requests lost")
             await asyncio.sleep(_LATE_SECONDS)
-            raise _LateError(f"{name} has not answered")
+            raise LateError(f"{name} has not answered")
         if part.process.dead:
             await part.wait_up()
             raise UnavailableError(f"{name} does not answer", died=part.life != known)
@@ -316,7 +212,7 @@ class Cluster:
             self.world.ledger.count("answers lost")
             task.exception()
             await asyncio.sleep(_LATE_SECONDS)
-            raise _LateError(f"{name} has not answered")
+            raise LateError(f"{name} has not answered")
         return task.result()
 
     def _send_again(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
@@ -356,7 +252,7 @@ class Cluster:
         taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
         while not all(task.done() for task in taking):
             for part in self.parts.values():
-                if isinstance(part.running, (_StageShell, _BufferShell)):
+                if isinstance(part.running, (SimulatedStage, SimulatedBuffer)):
                     running = part.running
                     await self._spawned(part, running.flush(everything=True))
             await asyncio.wait(taking, timeout=0.05)
@@ -377,18 +273,18 @@ class Cluster:
         lane = f"lane-{number}/"
         self.doors[number] = IntakeDoor(self.world)
         if plan.chained:
-            self._add(f"{lane}lane", partial(_LaneShell.open, self, plan, number))
+            self._add(f"{lane}lane", partial(SimulatedLane.open, self, plan, number))
         else:
-            self._add(f"{lane}ingest", partial(_IngestShell.open, self, plan, number))
+            self._add(f"{lane}ingest", partial(SimulatedIngest.open, self, plan, number))
         for stage in plan.stages:
             if not stage.shared and (stage.apart or not plan.chained):
-                for name in _workers(stage):
-                    self._add(lane + name, partial(_StageShell.open, self, plan, stage, number))
+                for name in workers(stage):
+                    self._add(lane + name, partial(SimulatedStage.open, self, plan, stage, number))
         if plan.chained:
             return
-        self._add(f"{lane}buffer", partial(_BufferShell.open, self, plan, number))
+        self._add(f"{lane}buffer", partial(SimulatedBuffer.open, self, plan, number))
         for outlet in plan.outlets:
-            self._add(f"{lane}emitter:{outlet.name}", partial(_EmitterShell.open, outlet))
+            self._add(f"{lane}emitter:{outlet.name}", partial(SimulatedEmitter.open, outlet))
 
     def _add(self, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
         self.parts[name] = Part(self, name, open_)
@@ -405,7 +301,7 @@ class Cluster:
         if stage.replicas == 1:
             return SimulatedPeer(self, f"lane-{lane}/{stage.name}"), _nothing
         peer, close_behind = self.connect(plan, lane, position + 1, letters)
-        peers = [SimulatedPeer(self, f"lane-{lane}/{name}") for name in _workers(stage)]
+        peers = [SimulatedPeer(self, f"lane-{lane}/{name}") for name in workers(stage)]
         link = Link(f"{plan.name}/{stage.name}", peer, window=single(plan))
         replicas = build_replicas(plan, stage, peers, link, letters)
 
@@ -416,204 +312,6 @@ class Cluster:
         return LocalPeer(replicas), close
 
 
-class _IngestShell:
-    """As `polku.actors.ingest.IngestShell`."""
-
-    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any) -> None:
-        self.intake = intake
-        self._close = close
-        self._letters = letters
-
-    @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> _IngestShell:
-        letters = build_dead_letters(plan)
-        peer, close = cluster.connect(plan, lane, 0, letters)
-        window = lanes.GATHERED._replace(batches=plan.batches_under_way)
-        link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
-        intake = build_intake(plan, link, seals=True)
-        build_sources(plan, intake, letters)
-        await intake.start()
-        if lane == 1:
-            replay_to_intake(plan, letters, intake)
-        cluster.doors[lane].open(intake, part.process)
-        return cls(intake, close, letters)
-
-    async def drain(self) -> None:
-        self.intake.stop()
-        await self.intake.drain()
-
-    async def close(self) -> None:
-        await self.intake.close()
-        await self._close()
-        await self._letters.close()
-
-
-class _LaneShell:
-    """As `polku.actors.lane.LaneShell`."""
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-
-    @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, number: int, part: Part) -> _LaneShell:
-        def elsewhere(stage: StagePlan) -> list[Peer]:
-            if not stage.apart:
-                return []
-            names = [stage.name] if stage.shared else [f"lane-{number}/{name}" for name in _workers(stage)]
-            return [SimulatedPeer(cluster, name) for name in names]
-
-        lane = Lane(plan, build_dead_letters(plan), elsewhere)
-        await lane.open(replays=number == 1, patient=True)
-        cluster.doors[number].open(lane.intake, part.process)
-        return cls(lane)
-
-    @property
-    def intake(self) -> Intake:
-        """What takes messages in."""
-        return self.lane.intake
-
-    @property
-    def buffer(self) -> Buffer:
-        """The lane's buffer."""
-        assert self.lane._buffer is not None
-        return self.lane._buffer
-
-    async def push(self, push: Push, batch: Batch, after: str) -> Answer | Turn:
-        return await self.lane.push(push, batch, after)
-
-    async def outcome(self, push: Push, after: str) -> Receipt:
-        return await self.lane.outcome(push, after)
-
-    async def drain(self) -> None:
-        await self.lane.drain_intake()
-
-    async def close(self) -> None:
-        await self.lane.close()
-
-
-class _StageShell:
-    """As `polku.actors.stage.StageShell`."""
-
-    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any]) -> None:
-        self.stage = stage
-        self._receiver = LinkReceiver(stage, eager=True)
-        self._fork = fork
-        self._letters = letters
-        self._closing = closing
-
-    @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: Part) -> _StageShell:
-        letters = build_dead_letters(plan)
-        closing: list[Any] = []
-        position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
-
-        def link_of(number: int) -> Link:
-            own = plan.lane(number) if stage_plan.shared else plan
-            peer, close = cluster.connect(own, number, position, letters)
-            closing.append(close)
-            return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
-
-        out: Outgoing
-        fork = None
-        if stage_plan.replicas > 1:
-            out = Reply()
-        elif stage_plan.shared:
-            out = fork = Fork(f"{plan.name}/lane-", link_of)
-        else:
-            out = link_of(lane)
-        stage = build_stage(plan, stage_plan, out, letters)
-        await stage.start()
-        return cls(stage, fork, letters, closing)
-
-    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
-        if self._fork is not None and not await self._fork.hears(push.link):
-            raise UnavailableError(f"{push} comes from a lane that is lost")
-        return await self._receiver.push(push, batch)
-
-    async def outcome(self, push: Push) -> Receipt:
-        return await self._receiver.outcome(push)
-
-    async def flush(self, everything: bool) -> None:
-        await self.stage.flush()
-
-    async def close(self) -> None:
-        await self.stage.close()
-        for close in self._closing:
-            await close()
-        await self._letters.close()
-
-
-class _BufferShell:
-    """As `polku.actors.buffer.BufferShell`."""
-
-    def __init__(self, buffer: Buffer, letters: Any) -> None:
-        self.buffer = buffer
-        self._receiver = LinkReceiver(buffer, eager=True)
-        self._letters = letters
-
-    @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> _BufferShell:
-        letters = build_dead_letters(plan)
-        links: Mapping[str, Link] = {
-            outlet.name: Link(
-                f"{plan.name}/buffer/{outlet.name}", SimulatedPeer(cluster, f"lane-{lane}/emitter:{outlet.name}")
-            )
-            for outlet in plan.outlets
-        }
-        buffer = build_buffer(plan, links, letters)
-        shell = cls(buffer, letters)
-        await buffer.open()
-        buffer.start()
-        if lane == 1:
-            replay_to_outlets(plan, letters, buffer)
-        return shell
-
-    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
-        return await self._receiver.push(push, batch)
-
-    async def outcome(self, push: Push) -> Receipt:
-        return await self._receiver.outcome(push)
-
-    async def flush(self, everything: bool) -> None:
-        await self.buffer.flush()
-
-    async def close(self) -> None:
-        await self.buffer.close()
-        await self._letters.close()
-
-
-class _EmitterShell:
-    """As `polku.actors.emitter.EmitterShell`."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self._receiver = LinkReceiver(delivery)
-
-    @classmethod
-    async def open(cls, outlet: OutletPlan, part: Part) -> _EmitterShell:
-        delivery = build_delivery(outlet)
-        await delivery.start()
-        return cls(delivery)
-
-    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
-        return await self._receiver.push(push, batch)
-
-    async def outcome(self, push: Push) -> Receipt:
-        return await self._receiver.outcome(push)
-
-    async def flush(self, everything: bool) -> None:
-        await self.delivery.flush(everything)
-
-    async def close(self) -> None:
-        await self.delivery.close()
-
-
-def _workers(stage: StagePlan) -> Sequence[str]:
-    if stage.replicas == 1:
-        return [stage.name]
-    return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
-
-
 def _lane_of(name: str) -> int:
     """Return the number of the lane that a part belongs to; 0: all lanes share it."""
     lane = name.partition("/")[0]
@@ -622,10 +320,3 @@ def _lane_of(name: str) -> int:
 
 async def _nothing() -> None:
     """Close nothing."""
-
-
-def _forget_epochs() -> None:
-    """Let a process begin without what the one before it knew."""
-    from polku.link import epoch
-
-    epoch._latest = 0

@@ -1,0 +1,259 @@
+"""What runs in each kind of part of a simulated cluster: the objects that the actor of its kind has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from polku.batch.batch import Batch
+from polku.batch.receipt import Answer, Receipt, Turn
+from polku.buffer.buffer import Buffer
+from polku.emit.delivery import Delivery
+from polku.errors import UnavailableError
+from polku.gateway.intake import Intake
+from polku.link.link import Link, Outgoing, Peer, Push
+from polku.link.receiver import LinkReceiver
+from polku.plan import OutletPlan, Plan, StagePlan
+from polku.runtime import lane as lanes
+from polku.runtime.assembly import (
+    build_buffer,
+    build_dead_letters,
+    build_delivery,
+    build_intake,
+    build_sources,
+    build_stage,
+    replay_to_intake,
+    replay_to_outlets,
+)
+from polku.runtime.lane import Lane, single
+from polku.stage.fork import Fork
+from polku.stage.replicas import Reply
+from polku.stage.stage import Stage
+from polku.testing.simulation.part import Part, SimulatedPeer
+
+if TYPE_CHECKING:
+    from polku.testing.simulation.cluster import Cluster
+
+
+class SimulatedIngest:
+    """As `polku.actors.ingest.IngestShell`."""
+
+    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any) -> None:
+        self.intake = intake
+        self._close = close
+        self._letters = letters
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> SimulatedIngest:
+        """Build what runs in a part."""
+        letters = build_dead_letters(plan)
+        peer, close = cluster.connect(plan, lane, 0, letters)
+        window = lanes.GATHERED._replace(batches=plan.batches_under_way)
+        link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
+        intake = build_intake(plan, link, seals=True)
+        build_sources(plan, intake, letters)
+        await intake.start()
+        if lane == 1:
+            replay_to_intake(plan, letters, intake)
+        cluster.doors[lane].open(intake, part.process)
+        return cls(intake, close, letters)
+
+    async def drain(self) -> None:
+        """Return when everything that was taken has its answer."""
+        self.intake.stop()
+        await self.intake.drain()
+
+    async def close(self) -> None:
+        """Close what was built."""
+        await self.intake.close()
+        await self._close()
+        await self._letters.close()
+
+
+class SimulatedLane:
+    """As `polku.actors.lane.LaneShell`."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, number: int, part: Part) -> SimulatedLane:
+        """Build what runs in a part."""
+
+        def elsewhere(stage: StagePlan) -> list[Peer]:
+            if not stage.apart:
+                return []
+            names = [stage.name] if stage.shared else [f"lane-{number}/{name}" for name in workers(stage)]
+            return [SimulatedPeer(cluster, name) for name in names]
+
+        lane = Lane(plan, build_dead_letters(plan), elsewhere)
+        await lane.open(replays=number == 1, patient=True)
+        cluster.doors[number].open(lane.intake, part.process)
+        return cls(lane)
+
+    @property
+    def intake(self) -> Intake:
+        """What takes messages in."""
+        return self.lane.intake
+
+    @property
+    def buffer(self) -> Buffer:
+        """The lane's buffer."""
+        assert self.lane._buffer is not None
+        return self.lane._buffer
+
+    async def push(self, push: Push, batch: Batch, after: str) -> Answer | Turn:
+        """Take a push of a link."""
+        return await self.lane.push(push, batch, after)
+
+    async def outcome(self, push: Push, after: str) -> Receipt:
+        """Return the outcome of a push that was accepted."""
+        return await self.lane.outcome(push, after)
+
+    async def drain(self) -> None:
+        """Return when everything that was taken has its answer."""
+        await self.lane.drain_intake()
+
+    async def close(self) -> None:
+        """Close what was built."""
+        await self.lane.close()
+
+
+class SimulatedStage:
+    """As `polku.actors.stage.StageShell`."""
+
+    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any]) -> None:
+        self.stage = stage
+        self._receiver = LinkReceiver(stage, eager=True)
+        self._fork = fork
+        self._letters = letters
+        self._closing = closing
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: Part) -> SimulatedStage:
+        """Build what runs in a part."""
+        letters = build_dead_letters(plan)
+        closing: list[Any] = []
+        position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
+
+        def link_of(number: int) -> Link:
+            own = plan.lane(number) if stage_plan.shared else plan
+            peer, close = cluster.connect(own, number, position, letters)
+            closing.append(close)
+            return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
+
+        out: Outgoing
+        fork = None
+        if stage_plan.replicas > 1:
+            out = Reply()
+        elif stage_plan.shared:
+            out = fork = Fork(f"{plan.name}/lane-", link_of)
+        else:
+            out = link_of(lane)
+        stage = build_stage(plan, stage_plan, out, letters)
+        await stage.start()
+        return cls(stage, fork, letters, closing)
+
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
+        """Take a push of a link."""
+        if self._fork is not None and not await self._fork.hears(push.link):
+            raise UnavailableError(f"{push} comes from a lane that is lost")
+        return await self._receiver.push(push, batch)
+
+    async def outcome(self, push: Push) -> Receipt:
+        """Return the outcome of a push that was accepted."""
+        return await self._receiver.outcome(push)
+
+    async def flush(self, everything: bool) -> None:
+        """Release what is held."""
+        await self.stage.flush()
+
+    async def close(self) -> None:
+        """Close what was built."""
+        await self.stage.close()
+        for close in self._closing:
+            await close()
+        await self._letters.close()
+
+
+class SimulatedBuffer:
+    """As `polku.actors.buffer.BufferShell`."""
+
+    def __init__(self, buffer: Buffer, letters: Any) -> None:
+        self.buffer = buffer
+        self._receiver = LinkReceiver(buffer, eager=True)
+        self._letters = letters
+
+    @classmethod
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> SimulatedBuffer:
+        """Build what runs in a part."""
+        letters = build_dead_letters(plan)
+        links: Mapping[str, Link] = {
+            outlet.name: Link(
+                f"{plan.name}/buffer/{outlet.name}", SimulatedPeer(cluster, f"lane-{lane}/emitter:{outlet.name}")
+            )
+            for outlet in plan.outlets
+        }
+        buffer = build_buffer(plan, links, letters)
+        shell = cls(buffer, letters)
+        await buffer.open()
+        buffer.start()
+        if lane == 1:
+            replay_to_outlets(plan, letters, buffer)
+        return shell
+
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
+        """Take a push of a link."""
+        return await self._receiver.push(push, batch)
+
+    async def outcome(self, push: Push) -> Receipt:
+        """Return the outcome of a push that was accepted."""
+        return await self._receiver.outcome(push)
+
+    async def flush(self, everything: bool) -> None:
+        """Release what is held."""
+        await self.buffer.flush()
+
+    async def close(self) -> None:
+        """Close what was built."""
+        await self.buffer.close()
+        await self._letters.close()
+
+
+class SimulatedEmitter:
+    """As `polku.actors.emitter.EmitterShell`."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self._receiver = LinkReceiver(delivery)
+
+    @classmethod
+    async def open(cls, outlet: OutletPlan, part: Part) -> SimulatedEmitter:
+        """Build what runs in a part."""
+        delivery = build_delivery(outlet)
+        await delivery.start()
+        return cls(delivery)
+
+    async def push(self, push: Push, batch: Batch) -> Answer | Turn:
+        """Take a push of a link."""
+        return await self._receiver.push(push, batch)
+
+    async def outcome(self, push: Push) -> Receipt:
+        """Return the outcome of a push that was accepted."""
+        return await self._receiver.outcome(push)
+
+    async def flush(self, everything: bool) -> None:
+        """Release what is held."""
+        await self.delivery.flush(everything)
+
+    async def close(self) -> None:
+        """Close what was built."""
+        await self.delivery.close()
+
+
+def workers(stage: StagePlan) -> Sequence[str]:
+    """Return the names of the parts that share the work of a stage."""
+    if stage.replicas == 1:
+        return [stage.name]
+    return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
