@@ -155,7 +155,7 @@ class Buffer:
 
     async def forget(self, name: str) -> None:
         """End an outlet that leaves, once it has delivered what it has; raises `JournalError` where it cannot yet."""
-        outlet = self._outlets[name]
+        outlet = self._outlets.leaving[name]
         while outlet.usage.lag or not outlet.queue.is_over:
             await outlet.drain()
             await asyncio.sleep(_LEAVE_SECONDS)

@@ -38,8 +38,8 @@ class Make(Protocol):
 class Outlets:
     """The outlets of one buffer by the names of their emitters; `make` makes one.
 
-    Those that leave deliver what they have, and get nothing more: `all` are those that get batches, `every` has these
-    too, `always` are those that get every batch, whatever its routes. Senders hear nothing of `best_effort`.
+    Those that are `leaving` deliver what they have, and get nothing more: `all` are those that get batches, `every` has
+    these too, `always` are those that get every batch, whatever its routes. Senders hear nothing of `best_effort`.
     """
 
     def __init__(self, strategy: BufferStrategy, rules: OutletRules, make: Make) -> None:
@@ -47,17 +47,17 @@ class Outlets:
         self.rules = rules
         self.best_effort = rules.best_effort
         self._make = make
-        self._leaving: dict[str, Outlet] = {}
+        self.leaving: dict[str, Outlet] = {}
         self.by_name: dict[str, Outlet] = {}
         self._know()
 
     def __getitem__(self, name: str) -> Outlet:
-        return self.by_name[name] if name in self.by_name else self._leaving[name]
+        return self.by_name[name] if name in self.by_name else self.leaving[name]
 
     @property
     def names(self) -> list[str]:
         """The names of all, with those that leave."""
-        return [*self.by_name, *self._leaving]
+        return [*self.by_name, *self.leaving]
 
     def quota(self, name: str) -> Quota:
         """Return what an outlet may hold."""
@@ -66,7 +66,7 @@ class Outlets:
 
     def choose(self, strategy: BufferStrategy, rules: OutletRules, leaving: Sequence[str]) -> None:
         """Take other rules; those that leave, or are to leave, keep being waited for or not."""
-        gone = self.best_effort & {*self._leaving, *leaving}
+        gone = self.best_effort & {*self.leaving, *leaving}
         self.strategy = strategy
         self.rules = rules._replace(best_effort=rules.best_effort | gone)
         self.best_effort = self.rules.best_effort
@@ -80,7 +80,7 @@ class Outlets:
     def leave(self, names: Sequence[str]) -> None:
         """Hand nothing more to these outlets; the others have the quotas of the rules from now on."""
         for name in names:
-            self._leaving[name] = self.by_name.pop(name)
+            self.leaving[name] = self.by_name.pop(name)
         for name, outlet in self.by_name.items():
             outlet.usage.allow(self.quota(name))
         self._know()
@@ -93,7 +93,7 @@ class Outlets:
 
     def forget(self, name: str) -> None:
         """Have an outlet no more that leaves."""
-        del self._leaving[name]
+        del self.leaving[name]
         self._know()
 
     def holds_up(self, outlet: Outlet) -> bool:
@@ -102,5 +102,5 @@ class Outlets:
 
     def _know(self) -> None:
         self.all = tuple(self.by_name.values())
-        self.every = (*self.all, *self._leaving.values())
+        self.every = (*self.all, *self.leaving.values())
         self.always = tuple(outlet for outlet in self.all if outlet.name in self.rules.always)

@@ -144,7 +144,7 @@ def install(world: World) -> None:
     forget = Buffer.forget
 
     async def forgotten(self: Buffer, name: str) -> None:
-        outlet = self.outlet(name)
+        outlet = self._outlets.leaving[name]
         await forget(self, name)
         ledger.destinations[name].dropped += outlet.statistics().dropped
         ledger.count("emitters gone")
