@@ -144,6 +144,10 @@ class ChangingLane(Lane):
         began = time.monotonic()
         if self._stays_divided(new.plan):
             async with self._stages_at_rest(new.plan, steps, seconds) as resting:
+                names = names_by_stage(new.plan)
+                for name, stage in self._stages.items():
+                    if stage in resting:
+                        await stage.release_leaving([steps[step] for step in names[name]], heirs)
                 for stage in resting:
                     stage.begin_move()
                 released = _move_state(heirs)

@@ -146,6 +146,15 @@ class Stage:
         """Take note of what steps are told from now on: within `at_rest`, when their state is about to be copied."""
         self._settlement.begin_move()
 
+    async def release_leaving(
+        self, steps: Sequence[Step | Holder], heirs: Sequence[tuple[Step | Holder, Step | Holder]]
+    ) -> None:
+        """Release what holders keep that are not among `steps` and have no heir: within `at_rest`.
+
+        It passes the steps behind them as they are now, so this is done before state of those moves.
+        """
+        await self._holdings.flush_all(but={id(step) for step in (*steps, *(old for old, _ in heirs))})
+
     async def take_steps(
         self, steps: Sequence[Step | Holder], heirs: Sequence[tuple[Step | Holder, Step | Holder]]
     ) -> None:

@@ -272,6 +272,31 @@ async def test_what_an_aggregator_holds_that_goes_is_let_go() -> None:
     assert [event_id[-1] for event_id in arrived] == ["!", "?"]
 
 
+async def test_what_an_aggregator_lets_go_that_goes_moves_with_the_state_of_the_one_behind_it() -> None:
+    arrived: list[str] = []
+
+    def all_together(event: Event) -> int:
+        return 0
+
+    first, second = Aggregator(10, 60.0), Aggregator(2, 60.0, key=all_together)
+    chain = Hub(runtime="inline").middleware(first, name="first").middleware(second, name="second")
+    async with running(chain.emitter(Out(arrived), name="out")) as pipeline:
+        waiting = asyncio.ensure_future(pipeline.send("a"))
+        await until(lambda: pipeline.held == 1)
+        other = (
+            Hub(runtime="inline")
+            .middleware(Aggregator(2, 50.0, key=all_together), name="second")
+            .emitter(Out(arrived), name="out")
+        )
+        await pipeline.update(other)
+        assert pipeline.held == 1
+        async with asyncio.timeout(30):
+            acks = await asyncio.gather(waiting, pipeline.send("b"))
+        assert [list(ack.event_ids) for ack in acks] == [["a"], ["b"]]
+        await pipeline.delivered()
+    assert len(arrived) == 1
+
+
 async def test_stages_are_divided_otherwise_under_load() -> None:
     arrived: list[str] = []
     plain = hub(out=Out(arrived))
