@@ -38,7 +38,7 @@ Serve = Callable[[str, tuple[Any, ...], bytes], Awaitable[bytes]]
 
 
 class LostError(Exception):
-    """Say that the connection is lost: what became of the requests that were under way is unknown."""
+    """Say that the connection is lost: what became of the requests that were in flight is unknown."""
 
 
 class _Frames(asyncio.Protocol):
@@ -92,7 +92,7 @@ class SocketChannel(_Frames):
         self.is_open = True
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail what is under way."""
+        """Fail what is in flight."""
         self.is_open = False
         under_way, self._open = self._open, {}
         for answer in under_way.values():

@@ -38,7 +38,7 @@ class Busy:
             self._total += self._clock() - self._since
 
     def work(self) -> Work:
-        """Return how much that was; what is under way counts."""
+        """Return how much that was; what is in flight counts."""
         now = self._clock()
         seconds = self._total + (now - self._since if self._depth else 0.0)
         if now - self._now[0] >= _WINDOW_SECONDS:

@@ -195,7 +195,7 @@ class PipelineError(PolkuError):
 class UnavailableError(PipelineError):
     """Say that a part of the pipeline does not answer; whether it took the events is unknown.
 
-    `died` says that it is known to have died on them, or on others that were under way at the same time.
+    `died` says that it is known to have died on them, or on others that were in flight at the same time.
     """
 
     def __init__(self, message: str, *, died: bool = False) -> None:

@@ -159,7 +159,7 @@ class Plan:
 
     @property
     def batches_under_way(self) -> int:
-        """How many batches each link up to the buffer has under way: replicas all have one, and another at hand."""
+        """How many batches each link up to the buffer has in flight: replicas all have one, and another at hand."""
         return 2 * max((stage.replicas for stage in self.stages), default=1)
 
     @property

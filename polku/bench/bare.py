@@ -22,7 +22,7 @@ from polku.runtime.serving import tune_process
 from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-_SINK_BATCHES = 8  # under way to the sink, as in a GrpcEmitter
+_SINK_BATCHES = 8  # in flight to the sink, as in a GrpcEmitter
 
 
 class Relay:

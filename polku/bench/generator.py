@@ -23,7 +23,7 @@ from polku.v1.gateway_pb2 import Ack
 
 _TELL_SECONDS = 0.2
 _PATIENCE = 30.0  # seconds without any answer after which the rest counts as unanswered
-_OPEN_EVENTS = 200_000  # under way at most in an open loop: what is late then leaves later, and is measured as such
+_OPEN_EVENTS = 200_000  # in flight at most in an open loop: what is late then leaves later, and is measured as such
 
 
 @dataclass(frozen=True, slots=True)

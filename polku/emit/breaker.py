@@ -67,7 +67,7 @@ class Circuit:
         return 0.0
 
     def succeeded(self) -> None:
-        """Count a success; that of a call that was under way when it opened does not close it."""
+        """Count a success; that of a call that was in flight when it opened does not close it."""
         self._failures = 0
         if self.state is State.HALF_OPEN:
             self._successes += 1
@@ -75,7 +75,7 @@ class Circuit:
                 self.state = State.CLOSED
 
     def failed(self) -> None:
-        """Count a failure; those of calls that were under way when it opened do not keep it open longer."""
+        """Count a failure; those of calls that were in flight when it opened do not keep it open longer."""
         if self.state is State.OPEN:
             return
         self._failures += 1

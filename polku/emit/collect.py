@@ -42,7 +42,7 @@ class CollectingDelivery(Delivery):
         self._held: dict[int, _Held] = {}  # by rising number
         self._held_events = self._held_bytes = self._early = 0
         self._open = self._under_way = 0  # bytes in groups that are not complete, and in those that are
-        self._wanted = False  # room was asked for, while groups were under way
+        self._wanted = False  # room was asked for, while groups were in flight
         self._number = 0
         self._released = 0  # the last batch all of whose groups were completed for want of room
         self._turn = asyncio.Lock()
@@ -131,7 +131,7 @@ class CollectingDelivery(Delivery):
     def _make_room(self) -> None:
         """Complete every group with events of the older half of the batches, unless room is about to be made.
 
-        Groups that are under way may make it. If no batch is answered with them, there is more to complete.
+        Groups that are in flight may make it. If no batch is answered with them, there is more to complete.
         """
         if not self._held or next(iter(self._held)) <= self._released:
             return

@@ -24,7 +24,7 @@ class ExternalIngestor:
     background and again whenever it was lost. The plugin's `Info` must say that it is an ingestor and serves the
     sources; what its `Health` says, asked for every `health_interval` seconds, shows in the gateway's Health.
 
-    Up to `concurrency` calls are under way at once, also those of one stream; order is kept all the same. A call may
+    Up to `concurrency` calls are in flight at once, also those of one stream; order is kept all the same. A call may
     take `timeout` seconds. What the plugin cannot read becomes an error for the sender; a plugin that is down, hangs
     or dies gives the sender UNAVAILABLE, to send again: the plugin may then see the same bytes twice.
     `max_answer_bytes` bounds one answer. `https://` is checked against gRPC's own or the given `root_certificates`

@@ -30,7 +30,7 @@ _CODES = {
 
 
 class PluginIngestor:
-    """Call `Ingest`; up to `concurrency` calls are under way at once, the others wait."""
+    """Call `Ingest`; up to `concurrency` calls are in flight at once, the others wait."""
 
     def __init__(self, sources: Sequence[str], connection: Connection, concurrency: int) -> None:
         self.concurrency = concurrency

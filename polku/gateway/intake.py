@@ -127,7 +127,7 @@ class Intake:
         """Take a serialised `IngestBatch` and return the awaitable of its Ack, once its events are on their way.
 
         One that is `Packed` is decompressed where there is room for it. Messages that are begun one after the other
-        keep their order. Waits while `limits.open_bytes` are under way. Never raises for bad input: what is wrong is
+        keep their order. Waits while `limits.open_bytes` are in flight. Never raises for bad input: what is wrong is
         said in `Ack.errors`. With `turns`, one for each stream, it does not wait for an ingestor that takes several at
         once: the events then leave in their turn. With an `account` only what its principal may send is taken, no
         faster than it may.

@@ -1,4 +1,4 @@
-"""Whether a message may come in now: what is under way has a limit in bytes, and at the end nothing comes in."""
+"""Whether a message may come in now: what is in flight has a limit in bytes, and at the end nothing comes in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STOPPING = "the pipeline is stopping; send to another gateway, or again later"
 
 
 class Room:
-    """Hold messages back, or refuse them, while `limits.open_bytes` are under way."""
+    """Hold messages back, or refuse them, while `limits.open_bytes` are in flight."""
 
     def __init__(self, limits: Limits, counters: IntakeCounters, link: Link) -> None:
         self._limits = limits
@@ -58,12 +58,12 @@ class Room:
         await self._link.wait_backlog()
 
     def free(self) -> None:
-        """Let those who wait look again: fewer bytes are under way."""
+        """Let those who wait look again: fewer bytes are in flight."""
         self._freed.set()
 
     @contextlib.contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Count bytes as under way while an ingestor reads them; pushed, they count as its events'."""
+        """Count bytes as in flight while an ingestor reads them; pushed, they count as its events'."""
         self._counters.open_bytes += size
         try:
             yield

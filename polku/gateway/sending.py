@@ -61,7 +61,7 @@ class IntakeSender:
     def send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         """Push a batch and return the future of its receipt, which may be cancelled.
 
-        A client that leaves takes nothing back: what it has sent counts as under way until it is discharged.
+        A client that leaves takes nothing back: what it has sent counts as in flight until it is discharged.
         """
         self._counters.push(batch, size)
         answer = self.link.push_nowait(batch) if self.tracer is None else self._push_traced(self.tracer, batch)

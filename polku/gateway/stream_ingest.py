@@ -68,7 +68,7 @@ class StreamIngest:
     def start(
         self, data: bytes, context: IngestContext, turns: Sequencer, size: int, account: Account | None
     ) -> Awaitable[Ack]:
-        """Ingest while the stream is read on; cancelled or not, the bytes count as under way until that is done."""
+        """Ingest while the stream is read on; cancelled or not, the bytes count as in flight until that is done."""
         self._counters.open_bytes += size
         task = asyncio.get_running_loop().create_task(self._ingest(data, context, turns.take(), size, account))
         self._ingesting.add(task)

@@ -29,7 +29,7 @@ class Listener(Protocol):
         """These partitions are ours from now on."""
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
-        """These will be somebody else's: finish what is under way, and return what may be committed."""
+        """These will be somebody else's: finish what is in flight, and return what may be committed."""
         ...
 
     def lost(self, places: Sequence[Place]) -> None:

@@ -1,4 +1,4 @@
-"""What is known about one assigned partition: what waits, what is under way, and how far it may be committed."""
+"""What is known about one assigned partition: what waits, what is in flight, and how far it may be committed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Partition:
         self._on_restart = on_restart
         self.next = -1  # the offset after the last record that came
         self.answered = -1  # every record below it is in: it may be committed
-        self.requested = -1  # the commit that is under way
+        self.requested = -1  # the commit that is in flight
         self.committed = -1
         self.records = self.bytes = 0
         self.paused = False
@@ -83,7 +83,7 @@ class Partition:
         return chunk
 
     def left(self, chunk: Sequence[Any], answer: asyncio.Future[None]) -> None:
-        """Know that records are under way until their answer is there."""
+        """Know that records are in flight until their answer is there."""
         self._flying.append(_Chunk(chunk[-1].offset() + 1, len(chunk), sum(map(_size, chunk)), answer))
 
     def settle(self) -> None:

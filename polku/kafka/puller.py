@@ -77,7 +77,7 @@ class Puller:
             partition.forget_waiting()
 
     async def drain(self) -> None:
-        """Wait for what is under way, commit it, and leave the group."""
+        """Wait for what is in flight, commit it, and leave the group."""
         self.stop()
         for partition in list(self._partitions.values()):
             await partition.idle()
@@ -87,7 +87,7 @@ class Puller:
         await self.close()
 
     async def close(self) -> None:
-        """Leave the group; what is still under way will be pulled again."""
+        """Leave the group; what is still in flight will be pulled again."""
         self.stop()
         await self._leave()
 
@@ -122,7 +122,7 @@ class Puller:
             self._begin(place)
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
-        """Wait for what is under way, as long as that may take; what has not left will be pulled by somebody else."""
+        """Wait for what is in flight, as long as that may take; what has not left will be pulled by somebody else."""
         mine = {place: self._partitions[place] for place in places if place in self._partitions}
         for partition in mine.values():
             partition.forget_waiting()
@@ -137,7 +137,7 @@ class Puller:
         return offsets
 
     def lost(self, places: Sequence[Place]) -> None:
-        """Forget these partitions; what is under way arrives, and will come again."""
+        """Forget these partitions; what is in flight arrives, and will come again."""
         for place in places:
             self._partitions.pop(place, None)
             worker = self._workers.pop(place, None)

@@ -11,9 +11,9 @@ from polku.batch.receipt import Receipt
 
 
 class Window(NamedTuple):
-    """Bound a link: batches and bytes under way, events and bytes joined into one batch.
+    """Bound a link: batches and bytes in flight, events and bytes joined into one batch.
 
-    Fewer than `gather_events` wait for more, as `Coalescer` says: while half of the window is under way, and where they
+    Fewer than `gather_events` wait for more, as `Coalescer` says: while half of the window is in flight, and where they
     come side by side until none has come for `gather_turns` of the event loop.
 
     Measured as a chain of four actors on two cores, in turns. Over sockets a window of 2 and joins of 3,072 to 8,192

@@ -1,6 +1,6 @@
 """When a few events should wait for more, since a small batch costs nearly as much as a large one.
 
-Two rules. While a batch is under way, small ones wait until it is answered, as Nagle's algorithm (RFC 896) has it for
+Two rules. While a batch is in flight, small ones wait until it is answered, as Nagle's algorithm (RFC 896) has it for
 small packets. And where messages come side by side, a small batch also waits until none has come for some turns of the
 event loop, but no longer than four times so many: each turn brings one at most, so that 32 unary calls that are in
 flight would otherwise leave one by one. Eight messages in a row that waited for nobody come alone; what comes then
@@ -84,7 +84,7 @@ class Coalescer:
         self._next: asyncio.Handle | None = None
 
     def holds(self, is_under_way: bool) -> bool:
-        """Return whether what waits has to wait; `is_under_way`: enough is under way to keep the receiver busy."""
+        """Return whether what waits has to wait; `is_under_way`: enough is in flight to keep the receiver busy."""
         batches, events = self._look()
         if events >= self._events:
             return False

@@ -25,7 +25,7 @@ class Deduplicator(Configuration):
     """Drop events whose id was seen within the last `ttl` seconds, remembering at most `max_ids` of them.
 
     Dropped events count as deduplicated. An id counts as seen only once its event has been taken further down: what
-    was refused may be sent again. A duplicate of an event that is still under way is answered when that one is, and
+    was refused may be sent again. A duplicate of an event that is still in flight is answered when that one is, and
     as it is. Events without an id pass. With `per`, the name of a metadata entry such as a tenant's, ids of events with
     different values of it are different ids. Where events are stamped with their principal (`Hub.security`) that is
     what it is without a word, so that no client can make the ids of others known.
@@ -88,7 +88,7 @@ class _Memory:
         self._seen: OrderedDict[str, float] = (
             OrderedDict()
         )  # id -> when it was settled, oldest first; of a long one a digest
-        self._open: dict[str, int] = {}  # id -> the batch that it is under way in; the pipeline's windows bound it
+        self._open: dict[str, int] = {}  # id -> the batch that it is in flight in; the pipeline's windows bound it
         self._batches: dict[int, list[str]] = {}  # what each open batch brought first, by position; empty: not this one
 
     def start(self) -> None:

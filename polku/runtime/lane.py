@@ -85,7 +85,7 @@ def single(plan: Plan) -> Window:
 def _under_way(plan: Plan) -> int:
     """Return a link's window; with a journal some batches wait for the disk while others are worked on.
 
-    Twice as many under way gave 0.74 of the rate of a pipeline in memory instead of 0.69, three times as many no more.
+    Twice as many in flight gave 0.74 of the rate of a pipeline in memory instead of 0.69, three times as many no more.
     """
     return plan.batches_under_way * (2 if plan.buffer.path else 1)
 

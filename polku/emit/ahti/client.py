@@ -1,4 +1,4 @@
-"""The running form of the AhtiEmitter: one stream to each endpoint, several batches under way on it."""
+"""The running form of the AhtiEmitter: one stream to each endpoint, several batches in flight on it."""
 
 from __future__ import annotations
 

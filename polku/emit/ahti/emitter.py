@@ -29,7 +29,7 @@ class AhtiEmitter:
     `max_message_bytes`, or over the limit that AHTI names, are split; an event that is over it alone is a dead letter.
 
     Endpoints (a list, or separated by commas), `timeout`, `window`, `token`, `root_certificates` and `certificate` are
-    those of a `GrpcEmitter`. What was refused comes behind batches that were under way beside it; `window=1` keeps
+    those of a `GrpcEmitter`. What was refused comes behind batches that were in flight beside it; `window=1` keeps
     order then too.
     """
 

@@ -1,4 +1,4 @@
-"""The running form of the GrpcEmitter: one stream to each endpoint, several batches under way on it.
+"""The running form of the GrpcEmitter: one stream to each endpoint, several batches in flight on it.
 
 Nothing is done for each event: the payload goes as the bytes it is, behind a hand-made field header, and an Ack's ids
 are counted, not decoded (22 ns an event instead of 60 and more).

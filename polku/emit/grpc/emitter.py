@@ -26,7 +26,7 @@ class GrpcEmitter:
     the other side; its ingestor is not asked, the events go as they are. Batches over `max_message_bytes`, or over
     the limit that the other side names, are split; an event that is over it alone becomes a dead letter.
 
-    Up to `window` batches may be under way at once; an Ack must come within `timeout` seconds. A broken stream fails
+    Up to `window` batches may be in flight at once; an Ack must come within `timeout` seconds. A broken stream fails
     what is open on it; where another endpoint works it is sent there at once, and one that failed is used again when
     a connection to it stands. `token` is sent as `authorization: Bearer`. `http://` and bare `host:port` are plain,
     `https://` is encrypted and checked against the system's or the given `root_certificates` (PEM: a path or bytes),

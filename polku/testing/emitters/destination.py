@@ -50,7 +50,7 @@ class Destination(ABC):
         """Return the ids of the events that it holds, an id twice where it holds the event twice."""
 
     async def kill(self) -> None:
-        """Break everything off at once: no connection ends in good order, nothing that is under way is confirmed."""
+        """Break everything off at once: no connection ends in good order, nothing that is in flight is confirmed."""
         raise NotImplementedError
 
     async def hang(self) -> None:

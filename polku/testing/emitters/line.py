@@ -32,7 +32,7 @@ class BrokenError(Exception):
 
 
 class Line:
-    """A running emitter and the batches that are under way to it."""
+    """A running emitter and the batches that are in flight to it."""
 
     def __init__(self, destination: Destination, *, attempts: int | None = None) -> None:
         component: Any = destination.emitter()
@@ -60,12 +60,12 @@ class Line:
         confirmed(await self.push(batch))
 
     async def close(self) -> None:
-        """Close the emitter, as a pipeline does whose time is up, and give up what is under way."""
+        """Close the emitter, as a pipeline does whose time is up, and give up what is in flight."""
         await self.delivery.close()
         await self.abandon()
 
     async def abandon(self) -> None:
-        """Cancel what is under way, as if the emitter's process had died."""
+        """Cancel what is in flight, as if the emitter's process had died."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
