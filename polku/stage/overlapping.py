@@ -44,12 +44,19 @@ class OverlappingStage(Stage):
             return await super().push(batch)
         came = self._clock.monotonic()
         async with self._turn:
-            self._counters.batches += 1
-            self._counters.received += len(batch)
-            self._counters.waits.record(self._clock.monotonic() - came, len(batch))
-            outcome = start_eagerly(self._pass(step, batch, self._sequencer.take()))
-            await self._wait_room(step)
-            return Accepted(outcome)
+            step = self._overlapping  # only now: it may have been exchanged while the batch waited for its turn
+            if step is not None:
+                self._counters.batches += 1
+                self._counters.received += len(batch)
+                self._counters.waits.record(self._clock.monotonic() - came, len(batch))
+                passing = start_eagerly(self._pass(step, batch, self._sequencer.take()))
+                await self._wait_room(step)
+                return Accepted(passing)
+            outcome = await self._take(batch, came)
+            if self._holdings.two_steps:
+                await self._link.wait_room()
+                return Accepted(outcome)
+        return await outcome
 
     async def flush(self, everything: bool = True) -> None:
         """Let no event wait for others."""

@@ -91,19 +91,23 @@ class Stage:
         """Work on a batch and hand it on; see the module for when this returns and what."""
         came = self._clock.monotonic()
         async with self._turn:
-            counters = self._counters
-            counters.batches += 1
-            counters.received += len(batch)
-            counters.waits.record(self._clock.monotonic() - came, len(batch))
-            counters.busy.begin()
-            try:
-                outcome = await (self._advance(batch, 0) if self._tracer is None else self._trace(self._tracer, batch))
-            finally:
-                counters.busy.end()
+            outcome = await self._take(batch, came)
             if self._holdings.two_steps:
                 await self._link.wait_room()
                 return Accepted(outcome)
         return await outcome
+
+    async def _take(self, batch: Batch, came: float) -> asyncio.Future[Receipt]:
+        """Work on a batch whose turn it is, and return what its receipt is awaited with; it has waited since `came`."""
+        counters = self._counters
+        counters.batches += 1
+        counters.received += len(batch)
+        counters.waits.record(self._clock.monotonic() - came, len(batch))
+        counters.busy.begin()
+        try:
+            return await (self._advance(batch, 0) if self._tracer is None else self._trace(self._tracer, batch))
+        finally:
+            counters.busy.end()
 
     async def _trace(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
         """Advance a batch within a span."""

@@ -10,6 +10,7 @@ import pytest
 from polku import Batched, Batching, Code, Event
 from polku.batch.receipt import Accepted, Receipt, outcome_of
 from polku.dead_letters import DeadLetters
+from polku.hooks import call_hook
 from polku.link.link import Link, LocalPeer, Window
 from polku.middleware.adapt import as_step
 from polku.stage.overlapping import OverlappingStage
@@ -148,6 +149,23 @@ async def test_at_rest_no_call_is_in_flight(bench: Bench) -> None:
     assert not resting.done()
     bench.model.answer("1")
     await resting
+    await bench.stage.close()
+
+
+async def test_what_comes_while_the_step_is_exchanged_meets_the_one_that_takes_its_place(bench: Bench) -> None:
+    def mark(event: Event) -> None:
+        event.metadata["mark"] = "new"
+
+    (before,) = bench.stage.middleware
+    async with bench.stage.at_rest():
+        coming = [asyncio.ensure_future(bench.stage.push(batch(event_id))) for event_id in "12"]
+        await asyncio.sleep(0)
+        await bench.stage.take_steps((as_step(mark, bench.clock),), [])
+        await call_hook(before, "close")
+    receipts = [await outcome_of(await answer) for answer in coming]
+    assert [len(receipt.refused) for receipt in receipts] == [0, 0]
+    assert bench.next.ids == [["1"], ["2"]]
+    assert not bench.model.calls
     await bench.stage.close()
 
 
