@@ -110,10 +110,16 @@ class Judge:
         return count is not None and all(self._is_known(part_of(token, i, count), seen) for i in range(count))
 
     def _wanted(self, token: str) -> set[str]:
-        """Return the destinations that a token, or a part of it, goes to."""
+        """Return the destinations that a token goes to, or its parts: as it came to the buffer the last time.
+
+        The step that divides events may come and go while a sender tries again.
+        """
         ledger = self._ledger
-        wanted = set(ledger.routes.get(token, ()))
-        for i in range(count := ledger.parts.get(token, 0)):
+        count = ledger.parts.get(token, 0)
+        if token in ledger.whole or not count:
+            return set(ledger.routes.get(token, ()))
+        wanted: set[str] = set()
+        for i in range(count):
             wanted |= self._wanted(part_of(token, i, count))
         return wanted
 

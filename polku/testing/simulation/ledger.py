@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from polku.batch.batch import Batch, Identity
 from polku.event.v1.event_pb2 import Event
-from polku.testing.simulation.lineage import is_intact, root_of, tokens_of
+from polku.testing.simulation.lineage import is_intact, lineage_of, root_of, tokens_of
 from polku.v1.gateway_pb2 import EventPayload
 
 _Content: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # an event's tokens, and the emitters that it goes to
@@ -74,6 +74,7 @@ class Ledger:
         self.entered: Counter[str] = Counter()  # how often each token came to the buffer
         self.unroutable: set[str] = set()
         self.remade: set[str] = set()
+        self.whole: set[str] = set()  # of what has parts, what came to the buffer undivided the last time
         self._contents: dict[Identity, list[_Content]] = {}
         self.dropped: dict[str, set[str]] = defaultdict(set)
         self.same_id: dict[str, set[str]] = defaultdict(set)
@@ -136,6 +137,8 @@ class Ledger:
             self.routes[token] = set()
         for tokens, wanted in contents:
             for token in tokens:
+                self.whole.add(token)
+                self.whole.difference_update(set(lineage_of(token)) - {token})
                 self.routes[token] |= everyone & set(wanted) if wanted else everyone
                 if set(wanted) - everyone:
                     self.unroutable.add(token)
