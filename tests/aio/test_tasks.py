@@ -231,6 +231,9 @@ async def test_an_outlet_does_not_move_past_events_whose_dead_letters_cannot_be_
 
 # Where tasks may be made without a `TaskSet`, and who is told how they end.
 OWNED = {
+    "polku/candidate/thread.py:ShadowThread._outcome": "awaited there; the thread ends it",
+    "polku/candidate/thread.py:ShadowThread._run": "the thread lives as long as it does",
+    "polku/ray_serve/emitter.py:_Caller.emit": "awaited there",
     "polku/actors/drain.py:drain": "awaited there",
     "polku/actors/changes.py:Changes.update": "awaited there; stop waits for it",
     "polku/actors/node_watcher.py:NodeWatcher._add_lane": "awaited there",

@@ -203,7 +203,9 @@ class Judge:
             return True
         if destination.attempts is not None and token in destination.failed:
             return True
-        return destination.drops == "drop_oldest" and destination.dropped > 0
+        # What a buffer counted whose journal was taken over died with it.
+        counts_are_whole = not self._ledger.counts.get("journals taken over")
+        return destination.drops == "drop_oldest" and (destination.dropped > 0 or not counts_are_whole)
 
     def _family(self, token: str) -> set[str]:
         """Return a token with its parts, and all that was merged with any of them or had its id."""
