@@ -70,6 +70,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Events in a call of a model", ("model_call_events",), PART),
         Panel("Time of a call of a model", ("model_call_seconds",), PART),
         Panel("Calls of models that were made again", ("model_call_retries",), PART),
+        Panel("New middleware that is tried, by result", ("candidate_events",), (*PART, "candidate", "result")),
     ),
     "Buffer": (
         Panel("Events in the buffer", ("buffer_events", "buffer_max_events"), ("lane",)),
@@ -92,6 +93,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("CPU", ("part_cpu_seconds",), ("component",)),
         Panel("Memory", ("part_memory_bytes",), ("component",)),
         Panel("Restarts", ("part_restarts",), ("component",)),
+        Panel("Reloads, by result", ("reloads",), ("pipeline", "result")),
+        Panel("When the latest reload was done", ("reload_done_timestamp_seconds",), ("pipeline",)),
     ),
 }
 

@@ -133,6 +133,7 @@ def scraped(tmp_path: Path) -> Iterator[Prometheus]:
             prometheus.wait_for("polku_uptime_seconds > 0")
             happen(pipeline)
             prometheus.wait_for("polku_emitter_circuit == 2")
+            prometheus.wait_for('polku_refused_events_total{code="INGESTOR_ERROR"}')  # the last thing that happens
             happen(pipeline)
             prometheus.wait_for("increase(polku_outlet_dropped_events_total[1m]) > 0")
             yield prometheus

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.scripts.scripts import start
 
 import polku
 from polku.actors.options import SYSTEM_CONFIG
 from tests.packaging.conftest import ROOT
+
+with warnings.catch_warnings(action="ignore"):  # it would give up importing `ray.serve` half way, and say nothing
+    from ray.scripts.scripts import start
 
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
 CONFIG: dict[str, Any] = yaml.safe_load(TEXT)
