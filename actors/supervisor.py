@@ -109,9 +109,9 @@ class SupervisorShell:
         for name in names.keys() - staying:
             self._begun.pop(name, None)
         shut = self._doors_shut.keys()
-        anew = doors.version > self._doors.version
+        renewed = doors.version > self._doors.version
         self._doors = doors
-        self._doors_shut = {n.door: n for n in self._parts.lanes if anew or n.number not in known or n.door in shut}
+        self._doors_shut = {n.door: n for n in self._parts.lanes if renewed or n.number not in known or n.door in shut}
         await self._look()
 
     async def note_reloads(self, reloads: Reloads) -> None:

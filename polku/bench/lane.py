@@ -50,7 +50,7 @@ class Lane:
             self._stream = self._connection.begin(self._head, self)
 
     def fill(self, places: int) -> None:
-        """Have so many messages in flight from now on."""
+        """Have this many messages in flight from now on."""
         for _ in range(places):
             if self._generator.more():
                 self.send(time.monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -108,7 +109,7 @@ class Redeem(Configuration):
         return _step("Redeem", _Redeeming(store, self.max_bytes), clock, in_flight=self.max_in_flight, max_events=1)
 
 
-class _Handling:
+class _Handling(ABC):
     """What both have in common: a store, and events that are handled side by side, as a model's are."""
 
     def __init__(self, store: Store) -> None:
@@ -135,8 +136,9 @@ class _Handling:
             return error
         return None
 
+    @abstractmethod
     async def _handle(self, event: Event) -> None:
-        raise NotImplementedError
+        """Handle one event in place; raises `EmitError`."""
 
     def _count(self, size: int) -> None:
         self._payloads += 1

@@ -1,6 +1,6 @@
 """The sender's side of the connection from one actor to the next.
 
-A link has a window: so many batches, and so many bytes, may be in flight at once. While the window is full, what
+A link has a window: a number of batches, and of bytes, that may be in flight at once. While the window is full, what
 arrives is joined, and leaves as one batch when a place is free (natural batching: no timer; one event alone leaves
 at once, a flood leaves in large batches). A batch that the receiver holds (answered with `Accepted`) has left the
 window; if its outcome is lost it is pushed again beside it, since what is in the window may have to wait for it.

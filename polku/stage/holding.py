@@ -33,7 +33,7 @@ _TIMER = "flush timer"
 
 @dataclass(slots=True)
 class _Holding:
-    """The events of one batch that a holder keeps, and what became of those it let go."""
+    """The events of one batch that a holder keeps, and what became of those it released."""
 
     remaining: int
     done: asyncio.Future[Receipt]

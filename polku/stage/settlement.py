@@ -85,7 +85,7 @@ class Settlement:
             self.open.discard(number)
             if self._heirs and not self.open:
                 self._heirs.clear()
-        # What a holder let go is answered inside this stage: only the outer answer adds the stage's own counts.
+        # What a holder released is answered inside this stage: only the outer answer adds the stage's own counts.
         counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
         output = tuple(traced(made, trail) for made in receipt.output)
         refusals = tuple(refused[at] for at in sorted(refused))

@@ -41,7 +41,7 @@ def traced(made: Output, trail: Sequence[Passed]) -> Output:
 
 
 def outgoing(batch: Batch, events: list[Event], trail: Sequence[Passed], *, changed: bool) -> Batch:
-    """Return what goes on: the batch as it came where nothing was changed, cut or built anew where it was.
+    """Return what goes on: the batch as it came where nothing was changed, cut or built again where it was.
 
     It is named so that answers about it are not taken for those of what is made of the same batch another time: when a
     process has died and the batch comes again, a memory may be gone, and chance decides again.

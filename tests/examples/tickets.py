@@ -40,7 +40,7 @@ class Load:
         self._ended = threading.Event()
 
     def run(self, *actions: Callable[[], None], between: int = 200) -> None:
-        """Post until everything was done, with so many tickets answered before and after each."""
+        """Post until everything was done, with this many tickets answered before and after each."""
         with ThreadPoolExecutor(3) as pool:
             harm = pool.submit(self._do, actions, between)
             for client in [pool.submit(self._client) for _ in range(2)]:
