@@ -148,7 +148,9 @@ async def test_a_shadow_that_blocks_holds_up_nothing_and_what_it_could_not_see_i
             for _ in range(30):
                 await sender.send_async(numbered(100))
             found = await counted(pipeline, 1_000)
-            assert len(got) == 3_000
+            async with asyncio.timeout(30):  # the shadow still blocks, and all of them arrive
+                while len(got) < 3_000:  # noqa: ASYNC110 - the emitter counts
+                    await asyncio.sleep(0.005)
             assert found.counts["skipped"] >= 1_900
             assert found.seconds > 0
             free.set()
