@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from polku.batch.lineage import origins
+from polku.candidate.around import Around
 from polku.candidate.configuration import WithCandidate, key_name
 from polku.contracts import CallShape, CandidateCounts, CandidateDifference, Outcome, Step
 from polku.event.v1.event_pb2 import Event
-from polku.hooks import CLOSE_SECONDS, call_hook, close_each, snapshot_of
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each
 from polku.middleware.per_event import died, placed
 from polku.usercode import is_ours
 
@@ -24,30 +25,18 @@ class _Side(NamedTuple):
     events: list[Event]
 
 
-class Canary:
+class Canary(Around):
     """Give each of two steps its share of the events of a batch, and hand on what they made of them in order.
 
     A new step that raises as a whole costs its own share alone. `drop_reason` is that of the one in use.
     """
 
     def __init__(self, config: WithCandidate, current: Step, candidate: Step) -> None:
-        self._config = config
-        self._current: Any = current
+        super().__init__(config, current)
         self._candidate: Any = candidate
-        self._choose = config.choice()
         self._open: dict[int, tuple[_Side, _Side]] = {}  # of batches without an outcome, by their numbers
         self._counts = dict.fromkeys(("old", "old_dropped", "old_refused", "new", "new_dropped", "new_refused"), 0)
-        self.drop_reason = current.drop_reason
-        self.reads_only = all(getattr(step, "reads_only", False) for step in (current, candidate))
-
-    @property
-    def name(self) -> str:
-        """What the one in use is called."""
-        return str(self._current.name)
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self._current.name = name
+        self.reads_only = self.reads_only and bool(getattr(candidate, "reads_only", False))
 
     async def start(self) -> None:
         """Start both."""
@@ -84,19 +73,6 @@ class Canary:
         for step, side in zip((self._current, self._candidate), sides, strict=True):
             if side.events:
                 step.settled(batch, frozenset(at for at, place in enumerate(side.positions) if place in refused))
-
-    def snapshot(self) -> Mapping[str, Any]:
-        """Return the state of the one in use."""
-        state: Mapping[str, Any] = self._current.snapshot()
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> Any:
-        """Give the one in use a state; the new one begins with nothing."""
-        return self._current.restore(state)
-
-    def statistics(self) -> object:
-        """Return what the one in use says of itself."""
-        return snapshot_of(self._current)
 
     def candidate_counts(self) -> CandidateCounts:
         """Return what went to either side, and what became of it; from any thread."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from polku.candidate.around import Around
 from polku.candidate.comparison import made_of
 from polku.candidate.configuration import WithCandidate, key_name
 from polku.candidate.thread import ShadowThread
 from polku.contracts import CallShape, CandidateCounts, Outcome, Overlapping, Step
 from polku.event.v1.event_pb2 import Event
-from polku.hooks import CLOSE_SECONDS, call_hook, close_each, snapshot_of
+from polku.hooks import CLOSE_SECONDS, call_hook, close_each
 
 
 class _Sample(NamedTuple):
@@ -21,25 +22,12 @@ class _Sample(NamedTuple):
     given: list[bytes]
 
 
-class Shadow:
+class Shadow(Around):
     """Do what the middleware in use does, and have its shadow work on a share of the events, in a thread of its own."""
 
     def __init__(self, config: WithCandidate, current: Step, thread: ShadowThread) -> None:
-        self._config = config
-        self._current: Any = current
+        super().__init__(config, current)
         self._thread = thread
-        self._choose = config.choice()
-        self.drop_reason = current.drop_reason
-        self.reads_only = bool(getattr(current, "reads_only", False))
-
-    @property
-    def name(self) -> str:
-        """What the one in use is called."""
-        return str(self._current.name)
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self._current.name = name
 
     async def start(self) -> None:
         """Start the one in use; its shadow starts meanwhile, and nobody waits for it."""
@@ -68,19 +56,6 @@ class Shadow:
     def settled(self, batch: int, refused: frozenset[int]) -> None:
         """Tell the one in use what became of a batch."""
         self._current.settled(batch, refused)
-
-    def snapshot(self) -> Mapping[str, Any]:
-        """Return the state of the one in use."""
-        state: Mapping[str, Any] = self._current.snapshot()
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> Any:
-        """Give the one in use a state; its shadow begins with nothing."""
-        return self._current.restore(state)
-
-    def statistics(self) -> object:
-        """Return what the one in use says of itself."""
-        return snapshot_of(self._current)
 
     def candidate_counts(self) -> CandidateCounts:
         """Return how the two compare; from any thread."""
