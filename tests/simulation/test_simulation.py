@@ -125,13 +125,13 @@ def test_a_run_that_stands_still_is_stopped_and_one_that_is_slow_is_not(
 ) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/simulation.py").write_text(
-        "import sys, time\nprint('it began', flush=True)\nend = time.monotonic() + 3\n"
-        "while sys.argv[1] == 'slow' and time.monotonic() < end:\n    time.sleep(0.001)\n"
+        "import sys, time\nprint('it began', flush=True)\nend = time.monotonic() + 3.5\n"
+        "while sys.argv[1] == 'slow' and time.monotonic() < end:\n    sum(range(1_000_000))\n    time.sleep(0.1)\n"
         "if sys.argv[1] == 'still':\n    time.sleep(600)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setitem(globals(), "STILL", 1.0)
+    monkeypatch.setitem(globals(), "STILL", 1.5)
     assert simulate("slow").returncode == 0
     with pytest.raises(pytest.fail.Exception, match=r"(?s)no end after .*simulation.py.*it began"):
         simulate("still")
