@@ -42,7 +42,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Overview": (
         Panel("Ready and healthy", ("ready", "healthy"), ("pipeline",)),
         Panel("Events in and out a second", ("component_received_events", "component_sent_events"), PART),
-        Panel("Oldest event that waits", ("outlet_oldest_age_seconds", "outlet_no_progress_seconds"), EMITTER),
+        Panel(
+            "Oldest event that waits",
+            ("outlet_oldest_age_seconds", "outlet_no_progress_seconds", "emitter_collect_seconds"),
+            EMITTER,
+        ),
         Panel("Age of delivered events", ("delivery_age_seconds",), EMITTER),
         Panel("Unwell parts", ("part_healthy",), ("component",)),
         Panel("Runs for", ("uptime_seconds", "build_info", "plan_info"), ("pipeline", "version", "runtime", "plan")),
@@ -110,14 +114,14 @@ ALERTS = (
     ),
     Alert(
         "PolkuNoProgress",
-        "polku_outlet_no_progress_seconds > 60",
+        "polku_outlet_no_progress_seconds > 60 + polku_emitter_collect_seconds",
         60,
         "warning",
         "nothing has left for {{ $labels.emitter }} for {{ $value | humanizeDuration }}",
     ),
     Alert(
         "PolkuLagging",
-        "polku_outlet_oldest_age_seconds > 300",
+        "polku_outlet_oldest_age_seconds > 300 + polku_emitter_collect_seconds",
         300,
         "warning",
         "an event has waited for {{ $labels.emitter }} for {{ $value | humanizeDuration }}",

@@ -18,7 +18,12 @@ _SECONDS = 3.0
 _TITLES = ("NAME", "PID", "UP", "RUNTIME", "GRPC", "HTTP", "ADMIN", "FILE", "STATE")
 
 
-def ps(as_json: Annotated[bool, Option("--json", help="One JSON object a line, for programs.")] = False) -> None:
+def ps(
+    as_json: Annotated[bool, Option("--json", help="One JSON object a line, for programs.")] = False,
+    link: Annotated[
+        bool, Option("--link", help="Addresses of the live pages, with the key that lets a browser see events.")
+    ] = False,
+) -> None:
     """List the running pipelines of this user on this machine: file, runtime, addresses, since when, well or not.
 
     Those are listed that have an open port, on Ray too; in a container or on a machine of their own they are listed
@@ -27,6 +32,10 @@ def ps(as_json: Annotated[bool, Option("--json", help="One JSON object a line, f
     pipelines = running()
     if not pipelines and not as_json:
         say("polku: no pipeline of this user runs here")
+        return
+    if link:
+        for pipeline in pipelines:
+            print(f"{line(pipeline.name)}  {_link(pipeline)}")
         return
     with ThreadPoolExecutor(max_workers=8) as asking:
         states = list(asking.map(_state, pipelines))
@@ -53,6 +62,14 @@ def _state(pipeline: RunningPipeline) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"does not answer: {line(reason_of(error))}"
     return f"ready; unwell: {line(', '.join(unwell))}" if unwell else "ready"
+
+
+def _link(pipeline: RunningPipeline) -> str:
+    """Return what a browser opens; the part behind the # stays in it, and goes to no server."""
+    address = address_of(pipeline)
+    if not pipeline.admin or not address.url.startswith("http"):
+        return f"({pipeline.admin or 'no admin address'}: no browser reaches it)"
+    return f"{address.url}/#key={pipeline.key}"
 
 
 def _cells(pipeline: RunningPipeline, state: str) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ class AdminServer:
             case "/events":
                 if self._live.is_full:
                     return Response(503, b"as many pages are open as may be; close one\n")
-                return Stream(self._live.follow(), "text/event-stream")
+                return Stream(self._live.follow(may_see_events=self._may_see_events(request)), "text/event-stream")
             case "/health/live":
                 return self._show_live()
             case "/health/ready":

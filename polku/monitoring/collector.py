@@ -11,6 +11,7 @@ from polku.buffer.statistics import BufferStatistics as BufferCounts
 from polku.buffer.statistics import OutletStatistics as OutletCounts
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetterStatistics
+from polku.emit.delivery import CollectionStatistics as CollectionCounts
 from polku.emit.delivery import DeliveryStatistics
 from polku.emit.resilience import ResilienceStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
@@ -22,6 +23,7 @@ from polku.monitoring.statistics import (
     BufferStatistics,
     CallStatistics,
     CandidateStatistics,
+    CollectionStatistics,
     DeadLetterCount,
     DifferenceStatistics,
     EmitterStatistics,
@@ -325,8 +327,13 @@ def _emitter(kind: str, counts: DeliveryStatistics) -> EmitterStatistics:
         work_seconds=counts.work.seconds,
         utilization=counts.work.share,
         next_attempt_seconds=tries.next_attempt if tries else 0.0,
+        collection=_collection(counts.collection),
         errors=_errors(sorted([*(tries.errors if tries else ()), *counts.errors], key=_latest_first)),
     )
+
+
+def _collection(held: CollectionCounts | None) -> CollectionStatistics | None:
+    return None if held is None else _filled(CollectionStatistics, held, max_age_seconds=held.max_age)
 
 
 def _latest_first(error: SeenError) -> int:

@@ -64,9 +64,9 @@ class Live:
         """End it."""
         self._tasks.cancel("look")
 
-    async def follow(self) -> AsyncGenerator[bytes, None]:
+    async def follow(self, *, may_see_events: bool = False) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events: `hello` with the plan and the past, then a `tick` with the tree each second,
-        what is wrong, and the commands for dead letters.
+        what is wrong, and the commands for dead letters. `may_see_events` tells the reader whether it may ask for some.
 
         `trouble` says in a sentence why there is none.
         """
@@ -81,7 +81,7 @@ class Live:
                 await asyncio.shield(self._next())
                 if self._plan is not None and plans != self._plans:
                     plans = self._plans
-                    yield self._hello(self._plan)
+                    yield self._hello(self._plan, may_see_events)
                 yield self._latest
         finally:
             self._readers -= 1
@@ -134,10 +134,11 @@ class Live:
         shown["letters"] = [letters.to_json() for letters in find_letters(tree)]
         self._tell("tick", shown)
 
-    def _hello(self, plan: PlanStatistics) -> bytes:
+    def _hello(self, plan: PlanStatistics, may_see_events: bool) -> bytes:
         told = {
             "page": page().version,
             "addresses": dict(self._addresses),
+            "may_see_events": may_see_events,
             "plan": plan.to_json(),
             "history": self._history.to_json(),
         }

@@ -310,6 +310,13 @@ METRICS: tuple[Metric, ...] = (
         "whether the destination takes events",
         of_emitters(lambda one: float(not one.alarm)),
     ),
+    gauge(
+        "polku_emitter_collect_seconds",
+        EMITTER,
+        "seconds",
+        "how long events may wait at the emitter until it writes them together; 0: it does not collect",
+        of_emitters(lambda one: one.collection.max_age_seconds if one.collection else 0.0),
+    ),
     counter(
         "polku_dead_letters",
         LETTERS,

@@ -314,12 +314,27 @@ class BufferStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionStatistics(Tree):
+    """What an emitter collects for one write: open groups, events and bytes that it holds without a confirmation.
+
+    A group is written at `max_age_seconds`, if it is not full before; `early` were written before either.
+    """
+
+    groups: int
+    events: int
+    bytes: int
+    early: int
+    max_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmitterStatistics(Tree):
     """What calls a destination: `attempts` are calls of it, `circuit` is `closed`, `half_open` or `open`.
 
     `alarm` is why its destination takes nothing now, empty where it does. `work_seconds` is how long a call or more has
     been in flight, retries and their pauses too, `utilization` the share of the latest seconds. `next_attempt_seconds`
     is how long it waits until it tries again, 0 where it does not wait; `errors` are the latest few, the latest first.
+    `collection` is of one that gathers events for a write, as S3Emitter does.
     """
 
     type: str
@@ -335,6 +350,7 @@ class EmitterStatistics(Tree):
     utilization: float
     next_attempt_seconds: float
     errors: tuple[ErrorStatistics, ...]
+    collection: CollectionStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

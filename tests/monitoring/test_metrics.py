@@ -15,7 +15,8 @@ import ray
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from polku import BufferStrategy, Hub, Pipeline, StdoutEmitter, new_event
+from polku import Batch, BufferStrategy, Event, Hub, Pipeline, StdoutEmitter, new_event
+from polku.contracts import Collecting
 from polku.monitoring.exposition import write_metrics
 from polku.monitoring.metrics import METRICS, describe_metrics, written_name
 from tests.monitoring.eventful import Values, eventful, happen, values
@@ -46,7 +47,12 @@ BOUNDED = {
     "mode",
     "result",
 }
-FIXED = {"polku_buffer_max_events", "polku_build_info", "polku_plan_info"}  # by the plan
+FIXED = {  # by the plan
+    "polku_buffer_max_events",
+    "polku_build_info",
+    "polku_plan_info",
+    "polku_emitter_collect_seconds",
+}
 SELDOM = {
     "polku_stage_held_events",
     "polku_stage_busy_seconds",
@@ -141,11 +147,26 @@ def test_a_journal_that_cannot_be_written_is_in_its_metric(tmp_path: Path) -> No
     assert [list(values(one)["polku_journal_writable"].values()) for one in (tree, full)] == [[1.0], [0.0]]
 
 
+class Files:
+    """A destination that wants many events at once."""
+
+    name = "stdout"
+
+    def __init__(self, seconds: float) -> None:
+        self.collecting = Collecting(100, 100_000, seconds, 1, 100_000)
+
+    def group(self, event: Event) -> str:
+        return ""
+
+    def emit(self, batch: Batch) -> None:
+        """Take everything."""
+
+
 def test_what_the_plan_fixes_differs_between_plans() -> None:
     found: dict[str, list[object]] = {name: [] for name in FIXED}
-    for capacity in (10, 20):
+    for capacity, emitter in ((10, StdoutEmitter()), (20, Files(60.0))):
         hub = Hub(runtime="inline", name=f"shop-{capacity}").buffer_strategy(BufferStrategy.ring(capacity))
-        with hub.emitter(StdoutEmitter()).start() as pipeline:
+        with hub.emitter(emitter).start() as pipeline:
             tree = pipeline.statistics()
         for name, samples in values(tree).items():
             if name in FIXED:
