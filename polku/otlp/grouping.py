@@ -16,11 +16,13 @@ from polku.contracts import Failure
 from polku.emit.encode import note_unwritable, unwritable
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
+from polku.otlp.attributes import find, write
+from polku.otlp.fields import attribute_tag, attributes_in
 from polku.otlp.foreign import foreign_record, foreign_resource, foreign_scope
 from polku.otlp.reading import KEPT_APART, OWN
 from polku.otlp.signals import BY_EVENT_TYPE, BY_REQUEST_TYPE, LOGS, METRICS, Signal
 from polku.otlp.values import as_text
-from polku.otlp.wire import Scope, join, split_one
+from polku.otlp.wire import Scope, Unwrapper, join, tagged
 
 _FRAME = 8  # bytes that stand around a record, at most
 
@@ -92,7 +94,7 @@ def group(events: Sequence[Event], max_events: int, max_bytes: int) -> tuple[lis
             request, size = Request(signal, []), _Size()
             open_requests[signal] = request, size
             requests.append(request)
-        size.add(record)
+            size.takes(record, 0, max_events, max_bytes)
         request.records.append(record)
     if failures:
         note_unwritable(failures)
@@ -103,27 +105,30 @@ class _Size:
     """Count the bytes of a request, with each resource and scope once."""
 
     def __init__(self) -> None:
-        self._heads: set[bytes | None] = set()
+        self._heads: set[tuple[bytes, bytes | None]] = set()
         self._bytes = 0
+        self._latest: tuple[bytes, bytes | None] | None = None
 
     def takes(self, record: Record, count: int, max_events: int, max_bytes: int) -> bool:
-        """Return whether one more record fits in."""
-        return count < max_events and self._bytes + self._more(record) <= max_bytes
-
-    def add(self, record: Record) -> None:
-        """Count a record."""
-        self._bytes += self._more(record)
-        self._heads.update((record.resource, record.scope))
-
-    def _more(self, record: Record) -> int:
-        heads = [head for head in (record.resource, record.scope) if head not in self._heads]
-        return len(record.content) + _FRAME + sum(len(head or b"") + _FRAME for head in heads)
+        """Return whether one more record fits in; where it does, it is counted. The first one counts in any case."""
+        more = len(record.content) + _FRAME
+        latest = self._latest
+        if latest is None or record.resource is not latest[0] or record.scope is not latest[1]:
+            self._latest = latest = record.resource, record.scope
+            if latest not in self._heads:
+                more += len(record.resource) + len(record.scope or b"") + 2 * _FRAME
+        if count and (count >= max_events or self._bytes + more > max_bytes):
+            return False
+        self._heads.add(latest)
+        self._bytes += more
+        return True
 
 
 class _Reader:
     """Read what events hold; a resource is read once, as long as its records follow one another."""
 
     def __init__(self) -> None:
+        self._unwrapper = Unwrapper()
         self._resource = b""
         self._known: dict[str, str] | None = None
 
@@ -139,18 +144,43 @@ class _Reader:
 
     def _read_record(self, signal: Signal, position: int, event: Event) -> Record:
         try:
-            found = split_one(event.payload)
-            content = found.records[0]
-            metadata = {key: value for key, value in event.metadata.items() if is_attribute(key)}
-            if metadata:
-                known = self._attributes_of(signal, found.resource)
-                content = with_attributes(signal, content, metadata, known)
+            resource, scope, content = self._unwrapper.unwrap(event.payload)
+            if (tag := attribute_tag(signal)) is not None:
+                content = self._with_new(signal, tag, content, event.metadata, resource)
+            elif metadata := {key: value for key, value in event.metadata.items() if is_attribute(key)}:
+                content = with_attributes(signal, content, metadata, self._attributes_of(signal, resource))
         except DecodeError as error:
             raise RecordError(f"payload: not a record of OTLP ({error})", event_id=event.id) from None
-        return Record(position, event.id, found.resource, found.scope, content)
+        return Record(position, event.id, resource, scope, content)
+
+    def _with_new(
+        self, signal: Signal, tag: int, content: bytes, metadata: Mapping[str, str], resource: bytes
+    ) -> bytes:
+        """Return a log record or span with what is new in the metadata of its event; it is decoded only to replace."""
+        attributes: list[bytes] | None = None
+        added = b""
+        for key in metadata:
+            if not is_attribute(key):
+                continue
+            text = metadata[key]
+            attribute = write(key, text)
+            if key.encode() in content:  # as a key, or somewhere else
+                if attributes is None:
+                    attributes = attributes_in(signal, content)
+                if attribute in attributes:
+                    continue
+                found = find(attributes, key)
+                if found is not None:
+                    if found == text:
+                        continue
+                    every = {key: metadata[key] for key in metadata if is_attribute(key)}
+                    return with_attributes(signal, content, every, self._attributes_of(signal, resource))
+            if self._attributes_of(signal, resource).get(key) != text:
+                added += tagged(tag, len(attribute)) + attribute
+        return content + added
 
     def _attributes_of(self, signal: Signal, head: bytes) -> Mapping[str, str]:
-        if self._known is None or head != self._resource:
+        if self._known is None or (head is not self._resource and head != self._resource):
             kind = {"logs": "ResourceLogs", "traces": "ResourceSpans", "metrics": "ResourceMetrics"}[signal.name]
             attributes = getattr(signal.messages, kind).FromString(head).resource.attributes
             self._resource, self._known = head, {one.key: as_text(one.value) for one in attributes}

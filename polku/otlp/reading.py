@@ -19,9 +19,9 @@ The payload is a message of OTLP itself: a ResourceLogs, ResourceSpans or Resour
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -30,34 +30,28 @@ from polku.checks import shorten
 from polku.codes import Code
 from polku.contracts import DeadEvent
 from polku.errors import InputError
-from polku.event.v1.event_pb2 import Event, Outcome, Severity
+from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
 from polku.limits import Limits
-from polku.otlp.signals import METRICS, Signal
+from polku.otlp.attributes import decode, key_of, short_entry, short_text
+from polku.otlp.fields import Fields, RecordReader, weight_of
+from polku.otlp.signals import Signal
 from polku.otlp.values import as_text
-from polku.otlp.wire import Scope, Wrapper, split, tagged, varint
+from polku.otlp.wire import Scope, TimeWriter, Wrapper, split, tagged, varint
 
 UNKNOWN_SERVICE = "unknown_service"
-RECORD_BYTES = 256 * 1024
-"""A record that is larger is not decoded: a byte of it can become thirty in memory."""
 _TURN_BYTES = 64 * 1024  # of records, half a millisecond or so, until others have their turn
 _RECORD_COST = 640  # bytes for which a record counts besides its own
 _LOOKED_AT = 1_000  # attributes of a record or resource; SDKs set 128 at most, unless they are told otherwise
 _EXPANSION = 4  # times the limit of a message that its events may take
 KEPT_APART = ("polku.", "kafka.")  # metadata that POLKU itself reads
 OWN = frozenset(("traceparent", "tracestate", "cluster"))
-_UID = b"log.record.uid"
+_KNOWN_KEYS = 1_000  # of attributes, for which it is known whether they are wanted
+_SPARE = b"\x0a\x1a"  # before an id of 26 characters
+_SEVERITIES = [bytes((0x50, number)) for number in range(6)]
 _LATEST = 2**63 - 1
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_SEVERITIES = (
-    [0]
-    + 8 * [Severity.SEVERITY_DEBUG]
-    + 4 * [Severity.SEVERITY_INFO]
-    + 4 * [Severity.SEVERITY_WARNING]
-    + 4 * [Severity.SEVERITY_ERROR]
-    + 4 * [Severity.SEVERITY_CRITICAL]
-)
 
 
 class Dead(NamedTuple):
@@ -78,21 +72,6 @@ class Transcoded(NamedTuple):
     weights: list[int]
     dead: list[Dead]
     filled_bytes: int
-
-
-class Fields(NamedTuple):
-    """What of a record an event needs."""
-
-    id: str
-    time_ns: int
-    severity: int
-    outcome: int
-    trace: bytes
-    span: bytes
-    flags: int
-    state: str
-    attributes: Iterable[Any]
-    weight: int = 1
 
 
 class FaultError(Exception):
@@ -127,29 +106,46 @@ def transcode(
     generated = new_id()[:22]
     now = time.time_ns()
     number = work = 0
+    wanted = _Wanted(choice.attributes, limits.metadata_key_bytes)
     resource: _Resource | None = None
     for scope in scopes:
         if resource is None or scope.resource is not resource.head:
             resource = _Resource(signal, scope.resource, limits, choice, source or UNKNOWN_SERVICE, cluster)
             work += len(scope.resource)
-        writer = _Writer(signal, resource, scope.scope, limits, choice)
-        for record in scope.records:
-            number += 1
-            work += len(record) + _RECORD_COST
+        writer = _Writer(signal, resource, scope.scope, limits, wanted)
+        for records, cost in _turns(scope.records):
+            work += cost
             if work > _TURN_BYTES:
                 work = 0
                 yield
-            spare = generated + _PAIRS[number >> 10 & 1023] + _PAIRS[number & 1023]
-            try:
-                event_id, weight, event = writer.write(record, spare, now, ids)
-            except FaultError as fault:
-                dead.append(writer.bury(record, spare, now, number - 1, fault))
-                continue
-            ids[event_id] = None
-            weights.append(weight)
-            parts += (b"\x0a", varint(len(event)), event)
+            are_valid = writer.are_valid(records)
+            for record in records:
+                number += 1
+                spare = generated + _PAIRS[number >> 10 & 1023] + _PAIRS[number & 1023]
+                try:
+                    event_id, weight, event = writer.write(record, spare, now, ids, is_valid=are_valid)
+                except FaultError as fault:
+                    dead.append(writer.bury(record, spare, now, number - 1, fault))
+                    continue
+                ids[event_id] = None
+                weights.append(weight)
+                parts += (b"\x0a", varint(len(event)), event)
     payload = b"".join(parts)
     return Transcoded(payload, list(ids), weights, dead, max(0, len(payload) - len(request)))
+
+
+def _turns(records: Sequence[bytes]) -> Iterator[tuple[list[bytes], int]]:
+    """Give what is done in one go, and what it costs."""
+    some: list[bytes] = []
+    cost = 0
+    for record in records:
+        some.append(record)
+        cost += len(record) + _RECORD_COST
+        if cost > _TURN_BYTES:
+            yield some, cost
+            some, cost = [], 0
+    if some:
+        yield some, cost
 
 
 def _check_expansion(scopes: list[Scope], choice: Choice, size: int, limits: Limits) -> None:
@@ -195,23 +191,54 @@ class _Resource:
         }
 
 
+class _Wanted(dict[bytes, bool]):
+    """Say which attributes become metadata, by key; None: all, but for those that POLKU itself writes."""
+
+    def __init__(self, names: Collection[str] | None, key_bytes: int) -> None:
+        super().__init__()
+        self._names = names
+        self._key_bytes = key_bytes
+
+    @property
+    def is_none(self) -> bool:
+        """Whether none does."""
+        return self._names is not None and not self._names
+
+    def __missing__(self, key: bytes) -> bool:
+        if len(self) > _KNOWN_KEYS:
+            self.clear()
+        name = key.decode()
+        is_other = name not in OWN and not name.startswith(KEPT_APART)
+        self[key] = found = (
+            is_other and 0 < len(key) <= self._key_bytes and (self._names is None or name in self._names)
+        )
+        return found
+
+
 class _Writer:
     """Write the events of one scope's records."""
 
-    def __init__(self, signal: Signal, resource: _Resource, scope: bytes, limits: Limits, choice: Choice) -> None:
+    def __init__(self, signal: Signal, resource: _Resource, scope: bytes, limits: Limits, wanted: _Wanted) -> None:
         self._signal = signal
-        self._read, name = _READERS[signal.name]
-        self._kind = getattr(signal.messages, name)
+        self._reader = RecordReader(signal)
         self._limits = limits
-        self._wanted = choice.attributes
+        self._wanted = wanted
         self._resource = resource
         self._fault = resource.fault or self._scope_fault(scope)
         self._wrapper = Wrapper(resource.head, scope)
+        self._times = TimeWriter()
+        self._room = limits.metadata_entries - resource.entries
 
-    def write(self, record: bytes, spare: str, now: int, taken: Collection[str]) -> tuple[str, int, bytes]:
+    def are_valid(self, records: Sequence[bytes]) -> bool:
+        """Return whether all of some records are valid; where not, each is looked at by `write`."""
+        return self._reader.are_valid(records)
+
+    def write(
+        self, record: bytes, spare: str, now: int, taken: Collection[str], *, is_valid: bool
+    ) -> tuple[str, int, bytes]:
         """Return id, weight and bytes of the event of a record; raises `FaultError`."""
         try:
-            fields = self._read(record, self._kind) if len(record) <= RECORD_BYTES else _SEALED
+            fields = self._reader.fields(record, is_valid=is_valid)
         except DecodeError as error:
             raise FaultError(f"not a valid record of OTLP ({error}); send it again whole") from None
         if self._fault:
@@ -225,12 +252,12 @@ class _Writer:
         time_ns = fields.time_ns or now
         if time_ns > _LATEST:
             raise FaultError(f"time={time_ns} is later than the year 2262; send nanoseconds since 1970")
-        body = self._wrapper.wrap(record)
-        parts = [_text(1, event_id), b"\x10", varint(time_ns), self._resource.middle]
+        parts = [_SPARE + spare.encode() if event_id is spare else _text(1, event_id), b"\x10"]
+        parts += (self._times.write(time_ns), self._resource.middle)
         self._add_metadata(parts, fields)
-        parts += (tagged(6, len(body)), body)
+        parts += (b"\x32", self._wrapper.front(len(record))[1], record)
         if fields.severity:
-            parts.append(bytes((0x50, fields.severity)))
+            parts.append(_SEVERITIES[fields.severity])
         if fields.outcome:
             parts.append(bytes((0x58, fields.outcome)))
         return event_id, fields.weight, b"".join(parts)
@@ -244,7 +271,7 @@ class _Writer:
         return Dead(DeadEvent(event, refusal), weight_of(self._signal, record))
 
     def _add_metadata(self, parts: list[bytes], fields: Fields) -> None:
-        room = self._limits.metadata_entries - self._resource.entries
+        room = self._room
         if len(fields.trace) == 16 and len(fields.span) == 8:
             parent = f"00-{fields.trace.hex()}-{fields.span.hex()}-{fields.flags & 255:02x}"
             parts.append(_TRACEPARENT + parent.encode())
@@ -253,20 +280,31 @@ class _Writer:
             parts.append(_entry("tracestate", fields.state))
             room -= 1
         wanted = self._wanted
-        if wanted is not None and not wanted:
+        if wanted.is_none:
             return
-        for attribute in islice(fields.attributes, _LOOKED_AT):
-            key = attribute.key
+        most = self._limits.metadata_value_bytes
+        for content in islice(fields.attributes, _LOOKED_AT):
             if room <= 0:
                 return
-            if (wanted is None or key in wanted) and key not in OWN and not key.startswith(KEPT_APART):
-                value = attribute.value
-                text = value.string_value
-                if not text and value.ByteSize() <= self._limits.metadata_value_bytes:
-                    text = as_text(value)
-                if _fits(key, text, self._limits):
-                    parts.append(_entry(key, text))
+            key = key_of(content)
+            if key is not None:
+                if not wanted[key]:
+                    continue
+                text = short_text(content, len(key))
+                if text is not None and len(text) <= most:
+                    parts.append(short_entry(content, len(key)))
                     room -= 1
+                    continue
+            if (entry := self._decoded_entry(content)) is not None:
+                parts.append(entry)
+                room -= 1
+
+    def _decoded_entry(self, content: bytes) -> bytes | None:
+        """Return the entry of an attribute that is decoded; None where it does not become one."""
+        key, text = decode(content, self._limits.metadata_value_bytes)
+        if text is None or not self._wanted[key.encode()] or not _fits(key, text, self._limits):
+            return None
+        return _entry(key, text)
 
     def _scope_fault(self, scope: bytes) -> str:
         kind = {"logs": "ScopeLogs", "traces": "ScopeSpans", "metrics": "ScopeMetrics"}[self._signal.name]
@@ -286,63 +324,6 @@ def _fits(key: str, value: str, limits: Limits) -> bool:
         and (4 * len(key) <= key_bytes or len(key.encode()) <= key_bytes)
         and (4 * len(value) <= value_bytes or len(value.encode()) <= value_bytes)
     )
-
-
-def weight_of(signal: Signal, record: bytes) -> int:
-    """Return for how much a record counts: a metric for its points, at least 1."""
-    if signal is not METRICS:
-        return 1
-    try:
-        return _count_points(METRICS.messages.Metric.FromString(record)) if len(record) <= RECORD_BYTES else 1
-    except DecodeError:
-        return 1
-
-
-def _read_log(record: bytes, kind: Any) -> Fields:
-    log = kind.FromString(record)
-    event_id = _uid(log) if _UID in record else ""
-    number = log.severity_number
-    severity = _SEVERITIES[number] if 0 <= number <= 24 else 0
-    time_ns = log.time_unix_nano or log.observed_time_unix_nano
-    return Fields(event_id, time_ns, severity, 0, log.trace_id, log.span_id, log.flags, "", log.attributes)
-
-
-def _read_span(record: bytes, kind: Any) -> Fields:
-    span = kind.FromString(record)
-    trace, own, code = span.trace_id, span.span_id, span.status.code
-    event_id = f"{trace.hex()}-{own.hex()}" if len(trace) == 16 and len(own) == 8 else ""
-    outcome = {1: Outcome.OUTCOME_SUCCESS, 2: Outcome.OUTCOME_FAILURE}.get(code, 0)
-    severity = Severity.SEVERITY_ERROR if code == 2 else Severity.SEVERITY_INFO
-    time_ns = span.start_time_unix_nano or span.end_time_unix_nano
-    return Fields(event_id, time_ns, severity, outcome, trace, own, span.flags, span.trace_state, span.attributes)
-
-
-def _read_metric(record: bytes, kind: Any) -> Fields:
-    metric = kind.FromString(record)
-    which = metric.WhichOneof("data")
-    points: Sequence[Any] = getattr(metric, which).data_points if which else ()
-    time_ns = points[0].time_unix_nano if points else 0
-    attributes = points[0].attributes if len(points) == 1 else ()
-    info = Severity.SEVERITY_INFO
-    return Fields("", time_ns, info, 0, b"", b"", 0, "", attributes, max(1, len(points)))
-
-
-def _count_points(metric: Any) -> int:
-    which = metric.WhichOneof("data")
-    return max(1, len(getattr(metric, which).data_points)) if which else 1
-
-
-def _uid(log: Any) -> str:
-    found = (one.value.string_value for one in log.attributes if one.key == "log.record.uid")
-    return next(found, "")
-
-
-_SEALED = Fields("", 0, 0, 0, b"", b"", 0, "", ())
-_READERS: dict[str, tuple[Callable[[bytes, Any], Fields], str]] = {
-    "logs": (_read_log, "LogRecord"),
-    "traces": (_read_span, "Span"),
-    "metrics": (_read_metric, "Metric"),
-}
 
 
 def _text(number: int, text: str) -> bytes:

@@ -25,6 +25,9 @@ HEAD_BYTES = 64 * 1024
 """The most bytes of what a resource, or a scope, says beside its records."""
 
 
+_KNOWN_FRONTS = 4_096
+
+
 class Scope(NamedTuple):
     """The records of one scope, and what stands beside them: of their resource and of their scope."""
 
@@ -87,6 +90,31 @@ def split_one(content: bytes) -> Scope:
     return Scope(resource, scope, records)
 
 
+class Unwrapper:
+    """Cut what `wrap` has made, one after the other: most have the resource and the scope of one before."""
+
+    def __init__(self) -> None:
+        self._fronts: dict[int, tuple[bytes, bytes, bytes]] = {}  # by the size of all: front, resource, scope
+
+    def unwrap(self, content: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return resource, scope and record; raises protobuf's `DecodeError` for anything else.
+
+        What begins with the same front, and is as long, is cut at the same place: the front ends with the lengths of
+        all that follows.
+        """
+        known = self._fronts.get(len(content))
+        if known is not None and content.startswith(known[0]):
+            return known[1], known[2], content[len(known[0]) :]
+        resource, scope, records = split_one(content)
+        record = records[0]
+        front = Wrapper(resource, scope).front(len(record))[0]
+        if front + record == content:  # as it is not where somebody has put the fields in another order
+            if len(self._fronts) >= _KNOWN_FRONTS:
+                self._fronts.clear()
+            self._fronts[len(content)] = front, resource, scope
+        return resource, scope, record
+
+
 def count_records(request: bytes) -> int:
     """Count the records of a request; raises protobuf's `DecodeError`."""
     scopes = [scope for content in _REQUEST.FromString(request).parts for scope in _RESOURCE.FromString(content).parts]
@@ -98,17 +126,21 @@ class Wrapper:
 
     def __init__(self, resource: bytes, scope: bytes) -> None:
         self._resource, self._scope = resource, scope
-        self._fronts: dict[int, bytes] = {}
+        self._fronts: dict[int, tuple[bytes, bytes]] = {}
         self.front_bytes = len(resource) + len(scope) + 8
 
     def wrap(self, record: bytes) -> bytes:
         """Return a serialised ResourceLogs, ResourceSpans or ResourceMetrics of one record."""
-        size = len(record)
-        front = self._fronts.get(size)
-        if front is None:
+        return self.front(len(record))[0] + record
+
+    def front(self, size: int) -> tuple[bytes, bytes]:
+        """Return what stands before a record of a size; and the same behind the length of all of it."""
+        found = self._fronts.get(size)
+        if found is None:
             own = self._scope + tagged(2, size)
-            front = self._fronts[size] = self._resource + tagged(2, len(own) + size) + own
-        return front + record
+            front = self._resource + tagged(2, len(own) + size) + own
+            found = self._fronts[size] = front, varint(len(front) + size) + front
+        return found
 
 
 def join(scopes: Iterable[Scope]) -> list[bytes]:
@@ -121,7 +153,8 @@ def join(scopes: Iterable[Scope]) -> list[bytes]:
             if resource is not None:
                 pieces += _framed(1, [resource, *inner])
             resource, inner = scope.resource, []
-        inner += _framed(2, [scope.scope, *(piece for record in scope.records for piece in _framed(2, [record]))])
+        records = [piece for record in scope.records for piece in (tagged(2, len(record)), record)]
+        inner += _framed(2, [scope.scope, *records])
     if resource is not None:
         pieces += _framed(1, [resource, *inner])
     return pieces
@@ -133,6 +166,10 @@ def _framed(number: int, pieces: Sequence[bytes]) -> list[bytes]:
 
 def tagged(number: int, size: int) -> bytes:
     """Return the tag of a field of bytes, of a number up to 15, and the length of what follows."""
+    if size < 128:
+        return bytes((number << 3 | 2, size))
+    if size < 16_384:
+        return bytes((number << 3 | 2, size & 127 | 128, size >> 7))
     return bytes((number << 3 | 2,)) + varint(size)
 
 
@@ -140,6 +177,8 @@ def varint(value: int) -> bytes:
     """Return a number that is not negative as protobuf writes it."""
     if value < 128:
         return _SMALL[value]
+    if value < 16_384:
+        return bytes((value & 127 | 128, value >> 7))
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)
@@ -149,6 +188,22 @@ def varint(value: int) -> bytes:
 
 
 _SMALL = [bytes((value,)) for value in range(128)]
+
+
+class TimeWriter:
+    """Write times that are close to one another: nanoseconds, as protobuf writes a number."""
+
+    def __init__(self) -> None:
+        self._high = -1
+        self._high_bytes = b""
+
+    def write(self, time_ns: int) -> bytes:
+        """Return a number that is not negative, in four bytes and those of its high bits, which seldom change."""
+        high = time_ns >> 28
+        if high != self._high:
+            self._high, self._high_bytes = high, varint(high)
+        low = (time_ns & 127 | 128, time_ns >> 7 & 127 | 128, time_ns >> 14 & 127 | 128, time_ns >> 21 & 127 | 128)
+        return bytes(low) + self._high_bytes
 
 
 def _open(kind: Any, content: bytes) -> tuple[list[bytes], bytes]:

@@ -1,0 +1,246 @@
+"""Reading and writing records without decoding them, held against doing the same with the generated messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from polku import Event
+from polku.limits import Limits
+from polku.otlp.attributes import find, key_of, short_entry, short_text, write
+from polku.otlp.grouping import group, is_attribute, with_attributes
+from polku.otlp.reading import OWN, Choice, Transcoded, transcode
+from polku.otlp.signals import LOGS, TRACES, Signal
+from polku.otlp.values import as_text
+from polku.otlp.wire import Scope, TimeWriter, Unwrapper, Wrapper, join, split, tagged
+from polku.v1.gateway_pb2 import EventPayload
+
+LIMITS = Limits()
+KINDS: dict[Signal, Any] = {LOGS: LogRecord, TRACES: Span}
+LONG_KEYS = ("k" * 127, "k" * 128)
+_TIME = 1_800_000_000_000_000_000
+
+_keys = st.sampled_from(["a", "http.route", "é", "", "traceparent", "cluster", "polku.x", "kafka.key", *LONG_KEYS])
+_texts = st.sampled_from(["", "x", "7", "é", "v" * 125, "v" * 126, "v" * 300, "v" * 20_000]) | st.text(max_size=8)
+
+
+@st.composite
+def _attributes(draw: st.DrawFn) -> bytes:
+    """Return a `KeyValue`: as writers put it, or as the rules of protobuf allow it, too."""
+    one = KeyValue(key=draw(_keys))
+    kind = draw(st.sampled_from(["string", "string", "string", "int", "bytes", "array", "none"]))
+    if kind == "string":
+        one.value.string_value = draw(_texts)
+    elif kind == "int":
+        one.value.int_value = draw(st.integers(-5, 10**12))
+    elif kind == "bytes":
+        one.value.bytes_value = draw(st.binary(max_size=200))
+    elif kind == "array":
+        one.value.array_value.values.add(string_value="x" * draw(st.sampled_from([1, 20_000])))
+    usual = one.SerializeToString()
+    value = KeyValue(value=one.value).SerializeToString()
+    other = {
+        "value first": value + KeyValue(key=one.key).SerializeToString(),
+        "another key before": KeyValue(key="z").SerializeToString() + usual,
+        "another value before": KeyValue(key=one.key).SerializeToString() + b"\x12\x03\x0a\x01q" + value,
+        "a field of later versions": usual + b"\xa0\x06\x01",
+        "broken": usual + b"\xff",
+        "not in UTF-8": b"\x0a\x01a\x12\x03\x0a\x01\xff",
+    }
+    return other.get(draw(st.sampled_from([*other, *9 * ["usual"]])), usual)
+
+
+@st.composite
+def _records(draw: st.DrawFn, signal: Signal) -> bytes:
+    own = draw(st.lists(_attributes(), max_size=5))
+    ids: dict[str, Any] = {"trace_id": draw(st.sampled_from([b"", b"t" * 16])), "span_id": b"s" * 8, "flags": 0x101}
+    record: Any
+    if signal is LOGS:
+        record = LogRecord(severity_text="I", **ids)
+        record.severity_number = draw(st.sampled_from([0, 1, 9, 24, 25, -1]))
+        times = {0: (0, 0), 1: (_TIME, 5), 2: (0, _TIME), 3: (2**64 - 1, 0)}[draw(st.sampled_from([0, 1, 1, 2, 3]))]
+        record.time_unix_nano, record.observed_time_unix_nano = times
+        record.body.string_value = draw(_texts)
+        if draw(st.booleans()):
+            record.attributes.add(key="log.record.uid").value.string_value = draw(st.sampled_from(["", "u", "u" * 300]))
+    else:
+        record = Span(name="n", trace_state=draw(st.sampled_from(["", "a=b"])), start_time_unix_nano=_TIME, **ids)
+        record.status.code = draw(st.sampled_from([0, 1, 2, 7]))
+    number = 6 if signal is LOGS else 9
+    content: bytes = record.SerializeToString() + b"".join(tagged(number, len(one)) + one for one in own)
+    return content[: len(content) - draw(st.sampled_from([0, 0, 0, 0, 1, 7]))]
+
+
+def expected(signal: Signal, record: bytes, choice: Choice) -> Event | None:
+    """Return the event of a record, made by decoding all of it; None where it is refused."""
+    try:
+        read: Any = KINDS[signal].FromString(record)
+    except DecodeError:
+        return None
+    event = Event(source="unknown_service", event_type=signal.event_type)
+    if signal is LOGS:
+        uids = [one.value.string_value for one in read.attributes if one.key == "log.record.uid"]
+        event.id = uids[0] if uids else ""
+        time_ns = read.time_unix_nano or read.observed_time_unix_nano
+        number = read.severity_number
+        event.severity = (number + 3) // 4 if 1 <= number <= 24 else 0  # type: ignore[assignment]
+        event.severity = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}.get(event.severity, 0)  # type: ignore[assignment]
+    else:
+        event.id = f"{read.trace_id.hex()}-{read.span_id.hex()}" if read.trace_id else ""
+        time_ns = read.start_time_unix_nano
+        event.outcome = read.status.code if read.status.code in (1, 2) else 0  # type: ignore[assignment]
+        event.severity = 4 if read.status.code == 2 else 2  # type: ignore[assignment]
+        if read.trace_state:
+            event.metadata["tracestate"] = read.trace_state
+    if time_ns > 2**63 - 1 or len(event.id) > LIMITS.id_bytes:
+        return None
+    event.timestamp_unix_ns = time_ns
+    if read.trace_id:
+        event.metadata["traceparent"] = f"00-{read.trace_id.hex()}-{read.span_id.hex()}-01"
+    for one in read.attributes:
+        if (choice.attributes is not None and one.key not in choice.attributes) or one.key in OWN or not one.key:
+            continue
+        if one.key.startswith(("polku.", "kafka.")):
+            continue
+        text = as_text(one.value)
+        if len(one.key.encode()) <= LIMITS.metadata_key_bytes and len(text.encode()) <= LIMITS.metadata_value_bytes:
+            event.metadata[one.key] = text
+    event.payload = Wrapper(b"", b"").wrap(record)
+    return event
+
+
+def transcoded(signal: Signal, records: list[bytes], choice: Choice) -> Transcoded:
+    parts = transcode(signal, b"".join(join([Scope(b"", b"", records)])), LIMITS, choice)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            done: Transcoded = end.value
+            return done
+
+
+CHOICES = st.sampled_from([Choice(), Choice(()), Choice(["http.route", "a", "polku.x"])])
+SIGNALS = st.sampled_from([LOGS, TRACES])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_records_are_read_as_if_they_were_decoded(data: st.DataObject) -> None:
+    signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
+    records = data.draw(st.lists(_records(signal), min_size=1, max_size=6))
+    done = transcoded(signal, records, choice)
+    events = list(EventPayload.FromString(done.payload).events)
+    wanted, ids = [], set()
+    for record in records:
+        event = expected(signal, record, choice)
+        if event is not None and (not event.id or event.id not in ids):
+            wanted.append(event)
+            ids.add(event.id)
+    assert len(events) == len(wanted)
+    assert len(done.dead) == len(records) - len(wanted)
+    for event, right in zip(events, wanted, strict=True):
+        right.id = right.id or event.id
+        right.timestamp_unix_ns = right.timestamp_unix_ns or event.timestamp_unix_ns
+        assert event == right
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_a_step_adds_is_added_as_if_records_were_decoded(data: st.DataObject) -> None:
+    signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
+    records = data.draw(st.lists(_records(signal), min_size=1, max_size=4))
+    done = transcoded(signal, records, choice)
+    events = list(EventPayload.FromString(done.payload).events)
+    for event in events:
+        event.metadata.update(data.draw(st.dictionaries(_keys.filter(bool), _texts, max_size=3)))
+    requests, failures = group(events, 1_000, 10**9)
+    assert not failures
+    found = [record.content for request in requests for record in request.records]
+    unwrapper = Unwrapper()
+    for event, content in zip(events, found, strict=True):
+        metadata = {key: value for key, value in event.metadata.items() if is_attribute(key)}
+        right = with_attributes(signal, unwrapper.unwrap(event.payload)[2], metadata, {})
+        if content != right:
+            assert KINDS[signal].FromString(content) == KINDS[signal].FromString(right)
+
+
+@given(_attributes())
+@example(write("a", "v" * 125))
+@example(write("a", "v" * 124))
+@example(b"\x0a\x01a\x12\x00")
+@example(b"\x0a\x01a\x12\x02\x0a\x00")
+def test_an_attribute_that_is_read_undecoded_is_what_it_says(content: bytes) -> None:
+    key = key_of(content)
+    if key is None:
+        return
+    try:
+        one = KeyValue.FromString(content)
+    except DecodeError:
+        return  # the whole record is refused
+    assert one.key.encode() == key
+    text = short_text(content, len(key))
+    if text is not None:
+        assert one.value.string_value.encode() == text
+        assert dict(Event.FromString(short_entry(content, len(key))).metadata) == {one.key: text.decode()}
+        assert find([content], one.key) == text.decode()
+
+
+def test_of_a_key_that_stands_twice_the_last_one_counts() -> None:
+    assert find([write("a", "1"), write("b", "2"), write("a", "3")], "a") == "3"
+    assert find([write("a", "1")], "b") is None
+
+
+@given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=3), st.binary(max_size=200)), max_size=8))
+def test_a_record_is_taken_out_of_what_it_was_put_into(pieces: list[tuple[bytes, bytes, bytes]]) -> None:
+    unwrapper = Unwrapper()
+    heads = [b"", b"\x1a\x01a", b"\x1a\x02ab"]
+    for first, second, record in 2 * pieces:
+        resource, scope = heads[len(first) % 3], heads[len(second) % 3]
+        content = Wrapper(resource, scope).wrap(record)
+        assert unwrapper.unwrap(content) == (resource, scope, record)
+
+
+def test_what_is_in_another_order_is_cut_right_too() -> None:
+    record, field = b"\x12\x03abc", b"\x1a\x05\x12\x03abc"
+    usual, other = Wrapper(field, b"").wrap(record), Wrapper(b"", b"").wrap(record) + field
+    assert len(usual) == len(other)
+    for contents in ((usual, other), (other, usual)):
+        unwrapper = Unwrapper()
+        assert [unwrapper.unwrap(content) for content in 2 * contents] == 4 * [(field, b"", record)]
+
+
+def test_one_record_that_is_wrong_costs_no_other() -> None:
+    good = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    done = transcoded(LOGS, [good, b"\x32\x02\x0a\x05", good, b"\x2a\x03\x0a\x01\xff", good], Choice())
+    assert [one.dead.refusal.message.partition(":")[0] for one in done.dead] == ["log_records[1]", "log_records[3]"]
+    assert len(done.ids) == 3
+
+
+def test_the_size_of_a_request_is_that_of_its_bytes() -> None:
+    records = [LogRecord(time_unix_nano=_TIME + number).SerializeToString() for number in range(100)]
+    done = transcoded(LOGS, records, Choice())
+    events = list(EventPayload.FromString(done.payload).events)
+    requests, _ = group(events, 1_000, 400)
+    assert len(requests) > 1
+    assert all(len(request.body) <= 400 for request in requests)
+    assert sum(len(scope.records) for request in requests for scope in split(request.body, 1_000)) == 100
+
+
+@pytest.mark.parametrize("size", [0, 127, 128, 16_383, 16_384, 2_097_152])
+def test_the_length_of_a_field_is_written_as_protobuf_does(size: int) -> None:
+    assert BytesValue(value=bytes(size)).SerializeToString().startswith(tagged(1, size) if size else b"")
+    assert BytesValue.FromString(tagged(1, size) + bytes(size)).value == bytes(size)
+
+
+@pytest.mark.parametrize("times", [(0, 1, 2**28 - 1, 2**28), (_TIME, _TIME + 1, _TIME - 2**29, 2**63 - 1)])
+def test_times_are_written_as_protobuf_reads_them(times: tuple[int, ...]) -> None:
+    writer = TimeWriter()
+    assert [Event.FromString(b"\x10" + writer.write(one)).timestamp_unix_ns for one in times] == list(times)
