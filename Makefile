@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13; `make PYTHON=python3.12 …` chooses one.
 .POSIX:
-.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench docs release cut constraints audit clean
+.PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench bench-peers docs release cut constraints audit clean
 
 BIN = .venv/bin
 
@@ -19,6 +19,7 @@ help:
 	@echo "make fuzz    fuzz what reads bytes of strangers, a minute each (FUZZ_SECONDS=600 for longer); installs atheris"
 	@echo "make simulate  run generated pipelines in virtual time, failures and all (SECONDS=60 for less than ten minutes)"
 	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
+	@echo "make bench-peers compare with the OpenTelemetry Collector, which is built of its Go modules (needs go)"
 	@echo "make release build the wheels and the sdist into dist/, check them, and try them on every Python that is here"
 	@echo "make cut     head the changelog with VERSION=0.2.0, and set the version"
 	@echo "make constraints  write the hashes of what POLKU needs again, into .ci/hashes.txt"
@@ -69,6 +70,9 @@ simulate: venv
 
 bench: venv
 	$(BIN)/python -m tests.bench.table --rounds $${ROUNDS:-5} $${QUICK:+--quick}
+
+bench-peers: venv
+	$(BIN)/python -m tests.bench.peers --rounds $${ROUNDS:-5}
 
 matrix: venv
 	$(BIN)/python -m pytest -m matrix tests/packaging/test_versions.py
