@@ -20,14 +20,15 @@ PREFIX = b"\x0a\x16" + RUN.encode() + b"."
 MAX_BATCH = 100_000
 _NUMBER = "@@@@@@@@@@"
 _TIME = 1 << 60  # as every time from 1972 on, nine bytes as a varint
-_METADATA = {"region": "eu"}
+MAX_METADATA = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """Describe the messages: `batch` events of `size` bytes each, as `StreamEvents` or, with `unary`, `SendEvent` take.
 
-    Raises `SettingError` for a size that is too small for the ids and names.
+    Each event has so many entries of `metadata`; a `cluster` stands on the message. Raises `SettingError` for a size
+    that is too small for the ids and names.
     """
 
     batch: int = 1_000
@@ -35,6 +36,8 @@ class Workload:
     unary: bool = False
     source: str = "bench"
     event_type: str = "user.login"
+    cluster: str = ""
+    metadata: int = 1
 
     def __post_init__(self) -> None:
         least = _event(self, 0, b"").ByteSize()
@@ -56,11 +59,11 @@ class Workload:
         events = [_event(self, index, payload) for index in range(self.batch)]
         message: IngestBatch | IngestEvent
         if not self.unary:
-            message = IngestBatch(source=self.source, events=EventPayload(events=events))
+            message = IngestBatch(source=self.source, cluster=self.cluster, events=EventPayload(events=events))
         elif self.batch == 1:
-            message = IngestEvent(source=self.source, event=events[0])
+            message = IngestEvent(source=self.source, cluster=self.cluster, event=events[0])
         else:
-            message = IngestEvent(source=self.source, events=EventPayload(events=events))
+            message = IngestEvent(source=self.source, cluster=self.cluster, events=EventPayload(events=events))
         return Template(message.SerializeToString())
 
 
@@ -91,7 +94,7 @@ def _event(workload: Workload, index: int, payload: bytes) -> Event:
         timestamp_unix_ns=_TIME,
         source=f"{workload.source}-agent",
         event_type=workload.event_type,
-        metadata=_METADATA,
+        metadata={f"region-{number}": "eu-west" for number in range(workload.metadata)},
         payload=payload,
         severity=SEVERITY_INFO,
     )

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from polku.errors import SettingError
 from polku.log_format import say
 
 if TYPE_CHECKING:
-    from polku.bench import Load, Result, Subject
+    from polku.bench import Load, Result, Subject, Workload
     from polku.bench.comparison import Summary
 
 File = Annotated[
@@ -42,6 +43,8 @@ def bench(
     connections: Annotated[int, Option(help="Connections, with a stream each.")] = 1,
     event_type: Annotated[str, Option(help="The type of all events.")] = "user.login",
     source: Annotated[str, Option(help="The source of the messages; events are of SOURCE-agent.")] = "bench",
+    cluster: Annotated[str, Option(help="The cluster of the messages.")] = "",
+    metadata: Annotated[int, Option(help="Entries of metadata of each event.")] = 1,
     keep_emitters: Annotated[
         bool, Option("--keep-emitters", help="Run the file as it is: POLKU_BENCH_SINK is the sink's address.")
     ] = False,
@@ -65,7 +68,8 @@ def bench(
         raise SettingError(
             "polku bench", "", "its table needs rich, which is not installed: pip install rich, or --json"
         )
-    load = _load(events, seconds, rate, in_flight, batch, size, unary, connections, event_type, source)
+    load = _load(events, seconds, rate, in_flight, batch, size, unary, connections)
+    load = replace(load, workload=_named(load.workload, event_type, source, cluster, metadata))
     subjects = _subjects(file, _runtime("--runtime", runtime), keep_emitters, vs, vs_runtime)
     if vs_bare:
         from polku.bench.trial import BARE
@@ -93,8 +97,6 @@ def _load(
     size: int,
     unary: bool,
     connections: int,
-    event_type: str,
-    source: str,
 ) -> Load:
     from polku.bench import Load, Workload
     from polku.bench.workload import MAX_BATCH
@@ -114,13 +116,21 @@ def _load(
     if in_flight < connections:
         raise SettingError("--in-flight", in_flight, f"{connections} connections need at least one message each")
     return Load(
-        workload=Workload(batch, size, unary, source, event_type),
+        workload=Workload(batch, size, unary),
         events=events or 0,
         seconds=seconds or (0.0 if events else _SECONDS),
         rate=rate,
         in_flight=in_flight,
         connections=connections,
     )
+
+
+def _named(workload: Workload, event_type: str, source: str, cluster: str, metadata: int) -> Workload:
+    from polku.bench.workload import MAX_METADATA
+
+    if not 0 <= metadata <= MAX_METADATA:
+        raise SettingError("--metadata", metadata, f"write a number of entries from 0 to {MAX_METADATA}")
+    return replace(workload, event_type=event_type, source=source, cluster=cluster, metadata=metadata)
 
 
 def _subjects(file: str | None, runtime: str, keep: bool, vs: str | None, vs_runtime: str | None) -> list[Subject]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polku.bench import Load, Result, Subject
+from polku.bench import Load, Result, Subject, Workload
 from polku.bench.comparison import take_turns
 from polku.bench.trial import BARE
 
 MOST = 2.6  # times the CPU of the bare relay for an event; it was 1.5 to 1.8 when this was written
-LOAD = Load(events=40_000)
+LOAD = Load(events=40_000, workload=Workload(cluster="prod", metadata=3, size=200))
+"""What people send: a cluster on the batch, and some metadata."""
 
 
 def rounds(subjects: Sequence[Subject], count: int) -> list[list[Result]]:

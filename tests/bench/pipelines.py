@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from polku import BufferStrategy, Filter, GrpcEmitter, Hub, Limits, Transform
+from polku import BufferStrategy, Deduplicator, Filter, GrpcEmitter, Hub, Limits, Router, Transform
 
 SINK = os.environ.get("POLKU_BENCH_SINK", "127.0.0.1:9")
 STAGES = int(os.environ.get("BENCH_STAGES", "1"))
@@ -42,6 +42,14 @@ def _variant() -> Hub:
 hub = _hub().emitter(GrpcEmitter(SINK))
 durable = _hub().buffer_strategy(BufferStrategy.durable("tests/bench/journal.db")).emitter(GrpcEmitter(SINK))
 variant = _variant()
+routed = (
+    Hub(name="bench")
+    .middleware(Deduplicator(ttl=60))
+    .middleware(Router().type_prefix("user.", to="sink").default("other"))
+    .emitter(GrpcEmitter(SINK, name="sink"))
+    .emitter(GrpcEmitter(SINK, name="other"))
+)
+doubled = _hub().emitter(GrpcEmitter(SINK, name="one")).emitter(GrpcEmitter(SINK, name="two"))
 bounded = (
     _hub()
     .limits(Limits(open_bytes=8 * 1024 * 1024))

@@ -29,6 +29,15 @@ def test_an_id_is_the_head_of_its_events_bytes_and_the_time_follows() -> None:
     assert {sent_at(frame) for frame in frames} == {1_700_000_000_123_456_789}
 
 
+@pytest.mark.parametrize("unary", [False, True])
+def test_messages_may_have_a_cluster_and_events_more_metadata(unary: bool) -> None:
+    workload = Workload(batch=2, size=200, unary=unary, cluster="prod", metadata=3)
+    kind: type[IngestBatch | IngestEvent] = IngestEvent if unary else IngestBatch
+    message = kind.FromString(workload.template().message(0, time.time_ns()))
+    assert message.cluster == "prod"
+    assert [len(event.metadata) for event in message.events.events] == [3, 3]
+
+
 def test_unary_messages_are_for_send_event() -> None:
     one = IngestEvent.FromString(Workload(batch=1, unary=True).template().message(0, time.time_ns()))
     assert one.event.id == "bench.00000.0000000000"
