@@ -94,7 +94,7 @@ def _event(workload: Workload, index: int, payload: bytes) -> Event:
         timestamp_unix_ns=_TIME,
         source=f"{workload.source}-agent",
         event_type=workload.event_type,
-        metadata={f"region-{number}": "eu-west" for number in range(workload.metadata)},
+        metadata={f"region-{number}" if number else "region": "eu" for number in range(workload.metadata)},
         payload=payload,
         severity=SEVERITY_INFO,
     )
