@@ -1,7 +1,8 @@
 """Hand the metrics to Ray's own, which its dashboard and whoever scrapes the cluster see: from the supervisor alone.
 
-Ray's histograms take single values, so that one of ours becomes three counters, as Prometheus shows it: `_bucket` with
-the label `le`, `_sum` and `_count`. Ray puts `ray_` before every name.
+Ray's histograms take single values, so that one of ours becomes three gauges that only rise, named as Prometheus names
+them: `_bucket` with the label `le`, `_sum` and `_count`. They are no counters, since Ray would put `_total` behind such
+names and leave out what is 0. Ray puts `ray_` before every name.
 """
 
 from __future__ import annotations
@@ -43,17 +44,19 @@ class RayMetrics:
                 elif metric.kind == "counter":
                     self._raise_to(metric.name, metric.meaning, metric.labels, labels, value)
                 else:
-                    gauge = self._metric("Gauge", metric.name, metric.meaning, metric.labels)
-                    gauge.set(float(value), dict(zip(metric.labels, labels, strict=True)))
+                    self._set(metric.name, metric.meaning, metric.labels, labels, float(value))
 
     def _hand_on_distribution(self, metric: Metric, labels: tuple[str, ...], value: Distribution) -> None:
         bounds = BOUNDS[metric.unit]
         below = [(f"{bound:g}", float(count)) for bound, count in zip(bounds, value.cumulative(bounds), strict=True)]
         for bound, count in [*below, ("+Inf", float(value.count))]:
             names = (*metric.labels, "le")
-            self._raise_to(f"{metric.name}_bucket", metric.meaning, names, (*labels, bound), count)
-        self._raise_to(f"{metric.name}_sum", metric.meaning, metric.labels, labels, value.sum)
-        self._raise_to(f"{metric.name}_count", metric.meaning, metric.labels, labels, float(value.count))
+            self._set(f"{metric.name}_bucket", metric.meaning, names, (*labels, bound), count)
+        self._set(f"{metric.name}_sum", metric.meaning, metric.labels, labels, value.sum)
+        self._set(f"{metric.name}_count", metric.meaning, metric.labels, labels, float(value.count))
+
+    def _set(self, name: str, meaning: str, names: tuple[str, ...], labels: tuple[str, ...], value: float) -> None:
+        self._metric("Gauge", name, meaning, names).set(value, dict(zip(names, labels, strict=True)))
 
     def _raise_to(self, name: str, meaning: str, names: tuple[str, ...], labels: tuple[str, ...], value: float) -> None:
         """Raise a counter by what has come since; a part that was restarted has counted from zero again."""

@@ -47,7 +47,7 @@ LONG = (
     *("monitoring/test_page", "link/test_links_under_faults", "behaviour/test_http", "packaging/test_dependencies"),
     *("emit/test_kafka", "clients/test_sinks", "attacks/test_messages", "emit/test_s3_endpoint"),
     *("cli/test_reload", "bench/test_guard", "gateway/test_http", "behaviour/test_hostile"),
-    "ray/test_cannot_start",
+    *("ray/test_cannot_start", "actors/test_ray_metrics", "monitoring/test_page_events"),
 )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, ClassVar
+
+from prometheus_client import parser
 
 from polku import Batch, Hub, new_event
 from polku.actors.ray_metrics import RayMetrics
+from polku.monitoring.metrics import METRICS
 from tests.monitoring.eventful import values
+from tests.ray.metrics_agent import EVENTS
+from tests.support.server import environment
 
 
 class Kept:
@@ -75,3 +82,26 @@ def test_a_part_that_counts_from_zero_again_adds_to_what_was_counted() -> None:
             metrics.hand_on(pipeline.statistics())
         found = Kept.found["polku_component_received_events"].samples
         assert sum(value for labels, value in found.items() if "ingest" in labels) == counts[1]
+
+
+def test_the_agent_of_a_node_shows_what_the_supervisor_hands_on() -> None:
+    agent = [sys.executable, "-m", "tests.ray.metrics_agent"]
+    done = subprocess.run(agent, capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0, done.stderr
+    parse: Any = parser.text_string_to_metric_families
+    shown: dict[str, list[Any]] = {}
+    for family in parse(done.stdout):
+        for sample in family.samples:
+            shown.setdefault(sample.name, []).append(sample)
+    for metric in METRICS:
+        if f"ray_{metric.name}_count" in shown:
+            bounds = {sample.labels["le"]: sample.value for sample in shown[f"ray_{metric.name}_bucket"]}
+            (largest,) = {sample.labels["le"] for sample in shown[f"ray_{metric.name}_bucket"]} & {"+Inf"}
+            assert bounds[largest] > 0
+            assert len(bounds) > 10, metric.name  # also those that are 0
+    counted = {sample.labels["component"]: sample.value for sample in shown["ray_polku_component_sent_events_total"]}
+    assert counted == {"ingest": EVENTS, "stage-1": EVENTS, "emitter:partner": EVENTS}
+    (sample,) = shown["ray_polku_build_info"]
+    assert (sample.labels["pipeline"], sample.labels["runtime"]) == ("shop", "ray")
+    always = {metric.name for metric in METRICS if metric.kind == "gauge" and metric.name.startswith("polku_outlet")}
+    assert {f"ray_{name}" for name in always} <= set(shown)
