@@ -96,7 +96,8 @@ class Prometheus:
         often = "scrape_interval: 200ms\n  evaluation_interval: 1s"
         configuration = (FOLDER / "prometheus.yml").read_text().replace("scrape_interval: 15s", often)
         (folder / "prometheus.yml").write_text(configuration.replace("127.0.0.1:50052", target))
-        (folder / "polku-alerts.yaml").write_text((FOLDER / "polku-alerts.yaml").read_text())
+        rules = (FOLDER / "polku-alerts.yaml").read_text()
+        (folder / "polku-alerts.yaml").write_text(re.sub(r"for: \d+s", "for: 0s", rules))  # see `test_alerts.py`
         options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
         options.append(f"--web.listen-address={self.address}")
         self.log = folder / "log"
@@ -153,6 +154,12 @@ def test_a_prometheus_reads_every_expression(scraped: Prometheus) -> None:
     with urllib.request.urlopen(f"http://{scraped.address}/api/v1/rules", timeout=30) as answer:
         (group,) = json.load(answer)["data"]["groups"]
     assert {rule["name"] for rule in group["rules"]} == set(alerts())
+    for name in alerts().keys() - NEVER:
+        scraped.wait_for(f'ALERTS{{alertname="{name}",alertstate="firing"}}')
+    with urllib.request.urlopen(f"http://{scraped.address}/api/v1/alerts", timeout=30) as answer:
+        told = {one["labels"]["alertname"]: one["annotations"] for one in json.load(answer)["data"]["alerts"]}
+    assert told["PolkuDestinationAway"] == {"summary": "the destination of away takes nothing"}
+    assert not [text for text in told.values() if "error" in str(text)]  # a template that cannot be filled in
     assert {rule.get("lastError", "") for rule in group["rules"]} == {""}
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, Filter, Hub, new_event
+from tests.monitoring.firing import State, check, series_of
 from tests.support.browser import Browser, Page, find_browser
+
+RESTARTED = frozenset({"PolkuRestarts"})
 
 
 def partner(batch: Batch) -> None:
@@ -31,10 +34,13 @@ def test_lanes_their_processes_and_a_restart_are_on_the_page(tmp_path: Path) -> 
             assert page.run("document.querySelectorAll('.group').length") == 2
             assert page.run("document.querySelectorAll('#proc-rows tr').length") == 8
             assert f"gRPC {pipeline.address}" in page.text("#facts")
+            before = series_of(pipeline.statistics())
             victim = pipeline.statistics().processes["lane-2/emitter:partner"].pid
             os.kill(victim, signal.SIGKILL)
             page.wait("document.querySelector('#problems').innerText.includes('lane-2/emitter:partner')", 60)
             page.wait("document.querySelector('#problems').innerText.includes('was started again')", 60)
             assert page.errors() == []
+            after = series_of(pipeline.statistics())
+        check([State("a part is restarted again and again", before, after, RESTARTED)], tmp_path)
     finally:
         browser.close()
