@@ -50,6 +50,10 @@ class Distribution:
             counts[place] += self.buckets[bucket]
         return list(accumulate(counts[:-1]))
 
+    def counts(self) -> list[tuple[float, int]]:
+        """Return the largest value of each bucket that has some, in rising order, and how many it has."""
+        return [(_upper(bucket) * self.unit, count) for bucket, count in sorted(self.buckets.items())]
+
     def merged(self, other: Distribution) -> Distribution:
         """Return a distribution of the values of both."""
         buckets = dict(self.buckets)

@@ -36,12 +36,14 @@ def take_turns(
     load: Load,
     rounds: int,
     progress: Callable[[str, int], Progress] = lambda label, number: lambda acked: None,
+    *,
+    over_time: bool = False,
 ) -> list[list[Result]]:
     """Measure all subjects in each round, so that the machine's moods hit all alike; return results by subject."""
     results: list[list[Result]] = [[] for _ in subjects]
     for number in range(rounds):
         for place, subject in enumerate(subjects):
-            results[place].append(measure(subject, load, progress(subject.label, number)))
+            results[place].append(measure(subject, load, progress(subject.label, number), over_time=over_time))
     return results
 
 

@@ -25,6 +25,7 @@ from polku.cli.load import load_hub
 from polku.emit import GrpcEmitter
 from polku.errors import PolkuError
 from polku.gateway.addresses import Doors
+from polku.picture import picture
 from polku.plan import Plan
 from polku.runner import Runner
 from polku.runtime.serving import serve
@@ -40,7 +41,7 @@ def main(order: dict[str, Any]) -> None:
         if not order["keep"]:
             plan = _towards(plan, order["sink"], stack)
         runner = Runner(plan, order["runtime"])
-        threading.Thread(target=_answer, args=(runner, answers), daemon=True).start()
+        threading.Thread(target=_answer, args=(runner, plan, answers), daemon=True).start()
         serve(runner, Doors("127.0.0.1:0"))
         report = runner.pipeline.stop()
     emitters = {name: each._asdict() for name, each in report.emitters.items()}
@@ -67,7 +68,7 @@ def _fresh(path: str, stack: ExitStack) -> str:
     return f"{folder}/{Path(path).name}"
 
 
-def _answer(runner: Runner, answers: IO[str]) -> None:
+def _answer(runner: Runner, plan: Plan, answers: IO[str]) -> None:
     """Say where the gateway is, then answer each line of standard input with what the processes have used."""
     while True:
         try:
@@ -75,7 +76,7 @@ def _answer(runner: Runner, answers: IO[str]) -> None:
             break
         except Exception:
             threading.Event().wait(0.01)  # it has not begun to start, or could not: then this process ends
-    print(json.dumps({"address": address}), file=answers)
+    print(json.dumps({"address": address, "picture": picture(plan)}), file=answers)
     for line in sys.stdin:
         if line == "commits\n":
             print(json.dumps({"commits": _commits(runner)}), file=answers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from polku.bench.ledger import Ledger
@@ -40,6 +40,10 @@ class Result:
     `delivered` came to the sink, each counted once; `lost` was acknowledged and did not, although no rule of the
     pipeline left it out (None where that cannot be known: the pipeline makes events of its own, or nothing came to
     the sink). Acknowledged and delivered events a second count from the first message sent.
+
+    `timeline` has, where it was asked for, seconds since then with the events acknowledged and delivered so far, five
+    times a second. `distributions` has latencies (`accepted`, `end_to_end`) as milliseconds and how many events took so
+    long; `picture` is the plan as HTML.
     """
 
     subject: str
@@ -66,10 +70,15 @@ class Result:
     parts: Mapping[str, PartResult]
     emitters: Mapping[str, EmitterResult]
     note: str = ""
+    timeline: Sequence[tuple[float, int, int]] = ()
+    distributions: Mapping[str, Sequence[tuple[float, int]]] = field(default_factory=dict)
+    picture: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it in JSON's types."""
-        return asdict(self)
+        """Return all of it in JSON's types, but for the picture."""
+        told = asdict(self)
+        del told["picture"]
+        return told
 
 
 def make_result(
@@ -96,6 +105,7 @@ def make_result(
     latency = Histogram()
     for one in got.values():
         latency.merge(Histogram.from_json(one["end_to_end"]))
+    accepted = Histogram.from_json(sent["accepted"])
     parts = _parts(before, after, sent["acked"])
     excused = by_rule + sum(map(_excused, report["emitters"].values()))
     lost, note = _lost(emitters, ledgers, union.missing(acknowledged) - excused, foreign)
@@ -116,7 +126,7 @@ def make_result(
         foreign=foreign,
         acked_per_s=_rate(sent["acked"], sent["last"] - sent["first"]),
         delivered_per_s=_rate(delivered, seconds),
-        accepted_ms=_percentiles(Histogram.from_json(sent["accepted"])),
+        accepted_ms=_percentiles(accepted),
         end_to_end_ms=_percentiles(latency),
         cpu_us_per_event=sum(part.cpu_us_per_event for name, part in parts.items() if not name.startswith("others")),
         memory_mb=sum(part.memory_mb for name, part in parts.items() if not name.startswith("others")),
@@ -124,6 +134,9 @@ def make_result(
         parts=parts,
         emitters=emitters,
         note=note or sent["example"],
+        distributions={
+            name: _counts(histogram) for name, histogram in (("accepted", accepted), ("end_to_end", latency))
+        },
     )
 
 
@@ -173,6 +186,11 @@ def _parts(before: Mapping[str, Any], after: Mapping[str, Any], events: int) -> 
 def _percentiles(histogram: Histogram) -> dict[str, float]:
     found = {name: histogram.percentile(percent) for name, percent in _PERCENTILES.items()}
     return {name: round(seconds * 1e3, 3) for name, seconds in found.items() if seconds is not None}
+
+
+def _counts(histogram: Histogram) -> list[tuple[float, int]]:
+    """Return milliseconds, each with how many values were so large, or within 1.6 % less."""
+    return [(round(seconds * 1e3, 3), count) for seconds, count in histogram.distribution().counts()]
 
 
 def _rate(events: int, seconds: float) -> float:

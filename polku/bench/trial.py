@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from polku.bench.child import Child
@@ -77,21 +77,29 @@ class Load:
         )
 
 
-def measure(subject: Subject, load: Load, progress: Progress = lambda acked: None) -> Result:
-    """Measure once; raises `BenchError` where a process fails. `progress` gets the events acknowledged so far."""
+def measure(
+    subject: Subject, load: Load, progress: Progress = lambda acked: None, *, over_time: bool = False
+) -> Result:
+    """Measure once; raises `BenchError` where a process fails. `progress` gets the events acknowledged so far.
+
+    With `over_time` the result has a timeline, for which the sink is asked five times a second.
+    """
+    timeline: list[tuple[float, int, int]] = []
     with session(subject, load) as running:
         before = running.usage()
-        sent = running.send(load, progress)
+        sent = running.send(load, progress, timeline if over_time else None)
         after = running.usage()
         report, got = running.stop()
-    return make_result(subject.label, load, sent, got, report, before, after, running.start_seconds)
+    result = make_result(subject.label, load, sent, got, report, before, after, running.start_seconds)
+    return replace(result, timeline=timeline, picture=running.picture)
 
 
 class Session:
     """A pipeline that runs between a sink and the generators that are sent at it, one after the other."""
 
-    def __init__(self, sink: Child, host: Child, address: str, start_seconds: float, epoch_ns: int) -> None:
-        self.address = address
+    def __init__(self, sink: Child, host: Child, ready: dict[str, str], start_seconds: float, epoch_ns: int) -> None:
+        self.address = ready["address"]
+        self.picture = ready.get("picture", "")
         self.start_seconds = start_seconds
         self._sink = sink
         self._host = host
@@ -107,17 +115,29 @@ class Session:
         found: int | None = self._host.ask("commits")["commits"]
         return found
 
-    def send(self, load: Load, progress: Progress = lambda acked: None) -> dict[str, Any]:
-        """Send a load; wait until all that was acknowledged and not left out by rule has come, or nothing more does."""
+    def send(
+        self,
+        load: Load,
+        progress: Progress = lambda acked: None,
+        timeline: list[tuple[float, int, int]] | None = None,
+    ) -> dict[str, Any]:
+        """Send a load; wait until all that was acknowledged and not left out by rule has come, or nothing more does.
+
+        A `timeline` gets seconds since the first message, and the events acknowledged and delivered until then.
+        """
         order = asdict(load.order(self._epoch_ns)) | {"target": self.address, "first_batch": self._sent}
         with Child("generator", "polku.bench.generator", order) as generator:
             generator.read()
             before = self._sink.ask("counts")
             generator.write("go")
+            began = time.monotonic()
+            self._note(timeline, began, 0, before)
             while "result" not in (told := generator.read()):
                 progress(told["acked"])
+                self._note(timeline, began, told["acked"], before)
         sent: dict[str, Any] = told["result"]
         progress(sent["acked"])
+        self._note(timeline, began, sent["acked"], before)
         self._sent += (sent["sent"] // load.workload.batch + 1) * load.connections  # one may be ahead of the others
         self._settle(before, sent["acked"] - sum(sent["dropped"].values()))
         return sent
@@ -126,6 +146,16 @@ class Session:
         """Drain the pipeline; return its report, and what came to the sink by emitter."""
         report = self._host.stop()
         return report, self._sink.ask("result")
+
+    def _note(
+        self, timeline: list[tuple[float, int, int]] | None, began: float, acked: int, before: Mapping[str, int]
+    ) -> None:
+        """Note how many events have their answer, and have come from each emitter, on an average."""
+        if timeline is None:
+            return
+        counts = self._sink.ask("counts")
+        came = sum(counts.values()) - sum(before.values())
+        timeline.append((round(time.monotonic() - began, 3), acked, came // max(len(counts), 1)))
 
     def _settle(self, before: dict[str, int], expected: int) -> None:
         seen, since = 0, time.monotonic()
@@ -148,8 +178,8 @@ def session(subject: Subject, load: Load) -> Iterator[Session]:
         port = sink.read()["port"]
         began = time.monotonic()
         with _host(subject, port) as host:
-            address = host.read()["address"]
-            yield Session(sink, host, address, time.monotonic() - began, epoch_ns)
+            ready = host.read()
+            yield Session(sink, host, ready, time.monotonic() - began, epoch_ns)
 
 
 def _host(subject: Subject, port: int) -> Child:

@@ -54,6 +54,9 @@ def bench(
         bool, Option("--vs-bare", help="Against a bare gRPC relay that checks, buffers and promises nothing.")
     ] = False,
     rounds: Annotated[int, Option(help="How often to measure; 1, or 3 of a comparison.")] = 0,
+    html: Annotated[
+        Path | None, Option("--html", metavar="FILE", help="Write a page with what was measured, over time too.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Everything that was measured, for programs.")] = False,
 ) -> None:
     """Measure a pipeline: rates, latencies, CPU and memory of each part, and by id what was lost or doubled.
@@ -78,8 +81,11 @@ def bench(
     if rounds < 0:
         raise SettingError("--rounds", rounds, "write a whole number, at least 1")
     rounds = rounds or (3 if len(subjects) > 1 else 1)
+    _check_file(html)
     with _failures(), _progress(load, rounds * len(subjects)) as progress:
-        results = take_turns(subjects, load, rounds, progress)
+        results = take_turns(subjects, load, rounds, progress, over_time=html is not None)
+    if html is not None:
+        _write(html, results)
     if as_json:
         print(json.dumps(_everything(load, results), indent=2))
     else:
@@ -194,6 +200,35 @@ def _progress(load: Load, measurements: int) -> Iterator[Callable[[str, int], Ca
         yield begin
 
 
+def _check_file(path: Path | None) -> None:
+    """Raise `SettingError` where a file cannot be written: before anything is measured."""
+    try:
+        if path is not None:
+            path.open("a").close()
+    except OSError as error:
+        raise SettingError("--html", str(path), f"cannot be written: {error.strerror}") from None
+
+
+def _write(path: Path, results: Sequence[Sequence[Result]]) -> None:
+    from polku.bench.comparison import ratio, summarise
+    from polku.bench.machine import machine
+    from polku.bench.report import write_report
+
+    summaries = [summarise(rounds) for rounds in results]
+    notes = [
+        f"{summaries[0].subject} / {summary.subject}, acked/s: {ratio(other, results[0])}"
+        for other, summary in zip(results[1:], summaries[1:], strict=True)
+    ]
+    notes += [f"{summary.subject}: {summary.note}" for summary in summaries if summary.note]
+    page = write_report(_command(), machine(), results, _rows(summaries), "; ".join(notes))
+    path.write_text(page, encoding="utf-8")
+    say(f"polku: {path} shows what was measured")
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def _everything(load: Load, results: Sequence[Sequence[Result]]) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -204,8 +239,7 @@ def _everything(load: Load, results: Sequence[Sequence[Result]]) -> dict[str, An
         {**summarise(rounds).to_json(), "rounds": [result.to_json() for result in rounds]} for rounds in results
     ]
     ratios = {one[0].subject: ratio(one, results[0]) for one in results[1:]}
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "machine": machine(), "load": asdict(load), "subjects": subjects, "ratios": ratios}
+    return {"command": _command(), "machine": machine(), "load": asdict(load), "subjects": subjects, "ratios": ratios}
 
 
 def _show(results: Sequence[Sequence[Result]]) -> None:

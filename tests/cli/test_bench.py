@@ -87,6 +87,12 @@ def test_on_ray_each_actor_has_its_own_figures() -> None:
     assert all(part["memory_mb"] > 5 for part in subject["parts"].values())
 
 
+def test_a_page_that_cannot_be_written_is_named_before_anything_is_measured() -> None:
+    done = polku_here("bench", "--html", "/nonexistent/report.html")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--html='/nonexistent/report.html': cannot be written: No such file or directory" in done.stderr
+
+
 def test_unary_calls_in_an_open_loop_keep_their_rate() -> None:
     found = bench("--runtime", "inline", "--unary", "--rate", "200", "--events", "200")
     (subject,) = found["subjects"]
@@ -97,7 +103,12 @@ def test_unary_calls_in_an_open_loop_keep_their_rate() -> None:
 def test_a_file_is_measured_without_its_destinations_and_its_journal(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FILTERING)
     arguments = ("mine.py", "--runtime", "inline", "--events", "5000", "--batch", "500", "--vs", "mine.py:other")
-    found = bench(*arguments, "--rounds", "2", folder=tmp_path)
+    found = bench(*arguments, "--rounds", "2", "--html", "report.html", folder=tmp_path)
+    page = (report := tmp_path / "report.html").read_text()
+    report.unlink()
+    assert re.findall(r"<h2>([^<]*)</h2>", page) == ["mine.py, inline", "mine.py:other, inline"]
+    assert [len(re.findall(kind, page)) for kind in ('class="in"', 'class="out"')] == [4, 4]  # of each round
+    assert all(text in page for text in ("Filter(is_wanted)", "medians of 2 rounds", "9,000", str(os.cpu_count())))
     filtered, other = found["subjects"]
     assert (filtered["counts"]["acked"], filtered["counts"]["delivered"], filtered["counts"]["lost"]) == (
         10_000,
