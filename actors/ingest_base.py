@@ -28,6 +28,7 @@ class IngestBase(Shell):
         self._scope = ""
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
+        self._is_leaving = False
 
     @property
     def intake(self) -> Intake:
@@ -62,9 +63,21 @@ class IngestBase(Shell):
         return self._gateway.addresses
 
     async def submit(self, message: bytes) -> bytes:
-        """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`."""
+        """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`.
+
+        Raises `UnavailableError` where another lane is to be asked, as the node of this one is about to go.
+        """
         await self.ensure_started()
+        if self._is_leaving:
+            raise UnavailableError("the node of this lane is being drained; another lane takes events")
         return (await self.intake.batch(message)).SerializeToString()
+
+    async def leave_doors(self) -> None:
+        """Take nothing new, and return when clients have their answers and have been asked to connect elsewhere."""
+        await self.ensure_started()
+        self._is_leaving = True
+        if self._gateway is not None:
+            await self._gateway.leave()
 
     async def drain_ingest(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""

@@ -1,5 +1,7 @@
 """Follow the nodes of a cluster: one that joins has a lane soon, one that is lost may take its own with it.
 
+The lane of a node that Ray drains is emptied before the node goes.
+
 A lane whose buffer is in memory has nothing to come back for: it is forgotten with its node. One with a journal stays a
 part, unwell, and goes on when a node of its address comes back.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray.exceptions
@@ -17,7 +19,8 @@ import ray.exceptions
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.drain import kill
 from polku.actors.handles import LaneHandles
-from polku.actors.nodes import Node, Place, living, spread, workers
+from polku.actors.node_drain import leave_node
+from polku.actors.nodes import Node, Place, draining, living, spread, workers
 from polku.actors.startup import open_doors, start, start_all
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
@@ -51,6 +54,7 @@ class NodeWatcher:
         self.doors = doors
         self._on_lane = on_lane
         self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
+        self._leaving: set[int] = set()  # the numbers of lanes whose nodes Ray drains
         self.lost: list[str] = []  # lanes that were lost with what their buffers held in memory
         self._tasks = TaskSet("lanes of nodes")
         self._tasks.keep_alive("watching the nodes", self._watch)
@@ -65,11 +69,13 @@ class NodeWatcher:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
                 nodes, alive = await asyncio.to_thread(workers), await asyncio.to_thread(living)
+                going = await asyncio.to_thread(draining)
             except (NotRunningError, RuntimeError):  # the program ends without a stop
                 return
             except Exception as error:  # whatever Ray raises where its own service does not answer
                 _REPEATED.warning("nodes", "the nodes of the cluster cannot be listed: %s", error)
                 continue
+            self._see_off(going)
             # A list without this very node is no list of the cluster.
             if not self._plan.buffer.path and self._here.address in alive:
                 self._drop_lost(alive)
@@ -77,6 +83,34 @@ class NodeWatcher:
             for place in spread(nodes, self._here, taken):
                 task = self._tasks.start("joining", self._join(place))
                 self._joining[place.node.address] = place, task
+
+    def _see_off(self, going: Mapping[str, float]) -> None:
+        """Begin to empty the lanes of nodes that Ray drains."""
+        for lane in self._arrangement.parts().lanes:
+            if lane.address in going and lane.number not in self._leaving:
+                self._leaving.add(lane.number)
+                if lane.address == self._here.address:
+                    _LOG.warning("Ray drains node %s, on which the pipeline was started: stop it there", lane.address)
+                self._tasks.start("leaving", self._leave(lane, going[lane.address]))
+
+    async def _leave(self, lane: LaneHandles, deadline: float) -> None:
+        """Empty a lane, and count it among the parts no more."""
+        try:
+            departure = await leave_node(self._plan, lane, self._arrangement.parts(), deadline)
+        except ray.exceptions.RayError as error:
+            _LOG.error("%s was lost while it left node %s: %s", lane.door, lane.address, error)
+            self._leaving.discard(lane.number)  # it is tried again where it comes back
+            await asyncio.sleep(_LOOK_SECONDS)
+            return
+        if departure.is_lost:
+            _LOG.error("%s", departure.text)
+            self.lost.append(lane.door)
+        else:
+            _LOG.info("%s", departure.text)
+        async with self._arrangement.changing:
+            now = next((one for one in self._arrangement.parts().lanes if one.number == lane.number), lane)
+            self._arrangement.drop(now)
+            kill(now.all().values())
 
     def _drop_lost(self, alive: frozenset[str]) -> None:
         for lane in self._arrangement.parts().lanes:

@@ -7,11 +7,13 @@ disk is where a journal is; or on every node.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
 import ray
+from ray._private.state import state
 
 from polku.errors import NotRunningError, PlanError
 from polku.host import is_loopback
@@ -83,8 +85,17 @@ def check_journals(plan: Plan, where: Sequence[Place], here: Node) -> None:
 
 
 def workers() -> list[Node]:
-    """Return the nodes that live and have CPUs; one that is to hold no work is started with `--num-cpus=0`."""
-    return [_node(each) for each in _nodes() if each["Alive"] and each["Resources"].get("CPU", 0) > 0]
+    """Return the nodes that live, have CPUs and stay; one that is to hold no work is started with `--num-cpus=0`."""
+    leaving = draining()
+    nodes = [each for each in _nodes() if each["Alive"] and each["Resources"].get("CPU", 0) > 0]
+    return [_node(each) for each in nodes if each["NodeManagerAddress"] not in leaving]
+
+
+def draining() -> dict[str, float]:
+    """Return the addresses of the nodes that Ray is going to take away, with when: seconds since 1970, or infinite."""
+    nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in _nodes() if each["Alive"]}
+    marked: Mapping[str, int] = state.get_draining_nodes()
+    return {nodes[node]: when / 1000 if when else math.inf for node, when in marked.items() if node in nodes}
 
 
 def living() -> frozenset[str]:

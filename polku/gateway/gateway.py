@@ -163,6 +163,14 @@ class Gateway:
                 counts[server.protocol] = counts.get(server.protocol, 0) + count
         return counts
 
+    async def leave(self) -> None:
+        """Take no connections any more, and return when those that there are have come to their end.
+
+        Each is asked to go on elsewhere, and has some time for what it has begun.
+        """
+        await self.stop_serving()
+        await asyncio.gather(*(server.leave() for server in self._servers() if not _is_grpcio(server)))
+
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""
         self._is_stopping = True
