@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grpc
 
@@ -19,6 +19,8 @@ _LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms
 
 class Client(threading.Thread):
     """Stream batches with so many in flight, at most `rate` events a second."""
+
+    options: Sequence[tuple[str, int]] = ()  # of the channel
 
     def __init__(self, address: str, oracle: Oracle, lock: threading.Lock, source: str, rate: float) -> None:
         super().__init__(daemon=True)
@@ -45,22 +47,30 @@ class Client(threading.Thread):
         while not (self._ending.is_set() and not self._open and not self._again):
             try:
                 self._stream()
-            except grpc.RpcError:
+            except grpc.RpcError as error:
                 self.breaks += 1
+                self.broken(error)
                 time.sleep(0.1)
+
+    def broken(self, error: grpc.RpcError) -> None:
+        """Take note of what a stream has ended with; what has no answer is sent again."""
+
+    def heard(self, ids: Sequence[str]) -> None:
+        """Take note of what was acknowledged."""
+        self.acknowledged += len(ids)
+        with self._lock:
+            self._oracle.acknowledged(ids)
 
     def _stream(self) -> None:
         opened: deque[list[Event]] = deque()
         self._open = opened
         places = threading.Semaphore(16)
         ended = threading.Event()
-        with grpc.insecure_channel(self.address, _LOCAL) as channel:
+        with grpc.insecure_channel(self.address, [*_LOCAL, *self.options]) as channel:
             try:
                 for ack in gateway_pb2_grpc.GatewayStub(channel).StreamEvents(self._messages(opened, places, ended)):
                     events = opened.popleft()
-                    self.acknowledged += len(ack.event_ids)
-                    with self._lock:
-                        self._oracle.acknowledged(ack.event_ids)
+                    self.heard(ack.event_ids)
                     if ack.errors:
                         self._send_again(events, set(ack.event_ids))
                     places.release()
