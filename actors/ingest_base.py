@@ -36,9 +36,14 @@ class IngestBase(Shell):
         raise NotImplementedError
 
     async def claim(self, doors: Doors) -> None:
-        """Raise `SettingError` where somebody else has a port that the lanes are going to share."""
-        for name, address in doors.addresses.items():
-            check_free(name, address)
+        """Raise `SettingError` where somebody else has a port that the lanes are going to share.
+
+        The supervisor may have had them opened here already: it learns of a lane that joins while that is started.
+        """
+        async with self._opening:
+            if self._gateway is None:
+                for name, address in doors.addresses.items():
+                    check_free(name, address)
 
     async def check_doors(self, doors: Doors) -> None:
         """Raise `SettingError` where the doors could not be opened again so, before anything is changed."""

@@ -86,17 +86,18 @@ class NodeWatcher:
 
     def _see_off(self, going: Mapping[str, float]) -> None:
         """Begin to empty the lanes of nodes that Ray drains."""
-        for lane in self._arrangement.parts().lanes:
+        for lane, place in self._arrangement.lanes:
             if lane.address in going and lane.number not in self._leaving:
                 self._leaving.add(lane.number)
                 if lane.address == self._here.address:
                     _LOG.warning("Ray drains node %s, on which the pipeline was started: stop it there", lane.address)
-                self._tasks.start("leaving", self._leave(lane, going[lane.address]))
+                self._tasks.start("leaving", self._leave(lane, place, going[lane.address]))
 
-    async def _leave(self, lane: LaneHandles, deadline: float) -> None:
+    async def _leave(self, lane: LaneHandles, place: Place, deadline: float) -> None:
         """Empty a lane, and count it among the parts no more."""
+        plan = self._arrangement.layout.plan.lane(lane.number, place.number)
         try:
-            departure = await leave_node(self._plan, lane, self._arrangement.parts(), deadline)
+            departure = await leave_node(plan, lane, self._arrangement.parts(), deadline)
         except ray.exceptions.RayError as error:
             _LOG.error("%s was lost while it left node %s: %s", lane.door, lane.address, error)
             self._leaving.discard(lane.number)  # it is tried again where it comes back

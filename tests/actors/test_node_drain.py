@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -18,11 +19,12 @@ from polku.actors.handles import LaneHandles
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import Node
+from polku.actors.startup import open_doors
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Doors
 from tests.actors.test_changing import ARRIVED, HELD, Out, Running, check, running, until
 
-HERE, THERE = Node("10.0.0.1", "one"), Node("10.0.0.2", "two")
+HERE, THERE = Node("127.0.0.1", "one"), Node("127.0.0.2", "one")
 
 
 class Nodes:
@@ -48,6 +50,7 @@ async def watched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tu
     for name in ("draining", "workers", "living"):
         monkeypatch.setattr(node_watcher, name, getattr(nodes, name))
     monkeypatch.setattr(node_watcher, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(node_watcher, "_PAUSE_SECONDS", 0.01)
     async with running(hub, monkeypatch) as pipeline:
         factory = pipeline.factory
         for lane, place in factory.lanes:  # each lane on a node of its own
@@ -84,7 +87,7 @@ async def test_the_lane_of_a_node_that_is_drained_delivers_what_it_has_and_is_go
         leaving = pipeline.factory.parts().lanes[1]
         nodes.deadlines[THERE.address] = time.time() + 60
         async with asyncio.timeout(30):
-            await until(lambda: "leaves node 10.0.0.2" in caplog.text)
+            await until(lambda: "leaves node 127.0.0.2" in caplog.text)
         with pytest.raises(UnavailableError, match="another lane"):  # by which senders turn to that
             await leaving.ingest.submit.remote(b"")
         assert len(pipeline.factory.parts().lanes) == 2
@@ -109,7 +112,7 @@ async def test_what_cannot_be_delivered_in_time_stays_in_the_journal_and_is_said
         nodes.deadlines[THERE.address] = time.time()
         await gone(pipeline)
         assert watcher.lost == []
-        assert "journal.db on that node (2 for out)" in caplog.text
+        assert "journal.db.lane-2 on that node (2 for out)" in caplog.text
         HELD.clear()
         nodes.deadlines.clear()  # another life of the node
         async with asyncio.timeout(30):
@@ -139,7 +142,7 @@ async def test_nodes_that_go_together_are_emptied_side_by_side_also_the_own_one(
             await pipeline.send(f"{lane}-1", lane=lane)
         nodes.deadlines |= {node.address: time.time() + 60 for node in (HERE, THERE)}
         async with asyncio.timeout(30):
-            await until(lambda: "10.0.0.1, on which the pipeline was started" in caplog.text)
+            await until(lambda: "127.0.0.1, on which the pipeline was started" in caplog.text)
             HELD.clear()
             await until(lambda: not pipeline.factory.parts().lanes)
         check(["0-1", "1-1"], ARRIVED["out"])
@@ -150,3 +153,13 @@ def test_a_drain_ends_before_the_deadline_and_without_one_it_takes_what_any_drai
     assert seconds_left(1_001.0, 1_000.0, {}) == 0
     assert seconds_left(math.inf, 1_000.0, {}) == 30
     assert seconds_left(math.inf, 1_000.0, {"POLKU_DRAIN_SECONDS": "90"}) == 90
+
+
+async def test_a_lane_that_joins_may_have_its_ports_open_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor opens the ports of every lane that it learns of, also of one that is still being started."""
+    async with running(Hub(runtime="ray").emitter(Out("out")), monkeypatch) as pipeline:
+        lane, place = pipeline.factory.lanes[0]
+        doors = Doors(grpc_addr="127.0.0.1:0", shared=True)
+        opened = await lane.ingest.introduce.remote(None, doors)
+        again, _ = await open_doors(lane, place, dataclasses.replace(doors, grpc_addr=opened.grpc))
+        assert again == opened
