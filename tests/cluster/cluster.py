@@ -95,10 +95,6 @@ class Cluster:
             environment["RAY_ADDRESS"] = f"{self.head.address}:{RAY_PORT}"
         host.start("bash", "-c", _AGAIN, name, *command, log=self.folder / f"{name}-{host.number}.log", **environment)
 
-    def ended(self, host: Host) -> int:
-        """Return how often the Ray of a host has ended."""
-        return (self.folder / f"ray-{host.number}.log").read_text().count("ended with")
-
     def nodes(self) -> dict[str, str]:
         """Return the identities of the nodes of Ray that live, by their addresses; none while the head is away."""
         code = f"import ray._raylet as r; g = r.GcsClient('{self.head.address}:{RAY_PORT}')\n"

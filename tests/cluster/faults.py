@@ -119,13 +119,14 @@ def slow(seconds: float, share: float) -> Callable[[Cluster, Host], None]:
 
 
 def drain(cluster: Cluster, host: Host) -> None:
-    """Have Ray drain the node of a host, as before its machine is taken away, and wait until it has ended."""
-    lives = cluster.ended(host)
+    """Have Ray drain the node of a host, take its machine away once it serves nobody, and start it again."""
     reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test")
     ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", f"{cluster.head.address}:{RAY_PORT}"]
     ray += ["--node-id", cluster.nodes()[host.address], "--deadline-remaining-seconds", "40"]
     cluster.head.run(*ray, *reason, RAY_AUTH_MODE="disabled")
-    wait_until(lambda: cluster.ended(host) > lives, "the end of a node that is drained", 60)
+    wait_until(lambda: host not in cluster.open_gateways(), "the lane to leave its node", 40)
+    time.sleep(5)
+    power(cluster, host)
 
 
 FAULTS = {
@@ -138,7 +139,7 @@ FAULTS = {
         Fault("20 % of packets lost, 30 s", disturbed(30, loss=0.2)),
         Fault("200 ms delay, 30 s", disturbed(30, delay=0.1)),
         Fault("a tenth of its processor time, 30 s", slow(30, 0.1)),
-        Fault("node drained by Ray, started again", drain),
+        Fault("node drained by Ray, then gone for 10 s", drain),
         Fault("node killed, back after 10 s", power),
         Fault("head killed, back after 10 s", power, is_of_head=True),
     )

@@ -29,7 +29,7 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     [
         "link lost 5 s",
         "20 % of packets lost, 30 s",
-        "node drained by Ray, started again",
+        "node drained by Ray, then gone for 10 s",
         "node killed, back after 10 s",
         "head killed, back after 10 s",
     ],
@@ -43,7 +43,7 @@ def test_with_journals_nothing_acknowledged_is_lost_whatever_becomes_of_a_host(n
 
 def test_in_memory_only_what_a_lost_host_held_is_lost(tmp_path: Path) -> None:
     with cluster(tmp_path, nodes=3, buffer="memory") as made:
-        drained = run(made, FAULTS["node drained by Ray, started again"], "memory")
+        drained = run(made, FAULTS["node drained by Ray, then gone for 10 s"], "memory")
         assert (drained.lost, drained.reordered, drained.broken) == (0, 0, 0), drained
         killed = run(made, FAULTS["node killed, back after 10 s"], "memory")
         print(drained, killed, sep="\n")
