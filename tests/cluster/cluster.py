@@ -34,8 +34,9 @@ _ENVIRONMENT = {
     "POLKU_LOG_LEVEL": "info",
 }
 _NODE = ("--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--include-log-monitor=false")
+_STILL_SECONDS = 10.0  # without an arrival, and what has not arrived is lost
 # What a service manager does: start it again when it has ended.
-_AGAIN = 'while :; do "$@"; echo "ended with $?"; sleep 3; done'
+_AGAIN = 'while :; do "$@" & echo $! > "/mnt/$0.pid"; wait $!; echo "ended with $?"; sleep 3; done'
 
 
 class Cluster:
@@ -83,6 +84,13 @@ class Cluster:
         ]
         self._start_again_and_again(host, "ray", command)
 
+    def stop_ray(self, host: Host) -> None:
+        """Stop Ray on a host as a service manager does (SIGTERM), and return when it has ended."""
+        log = self.folder / f"ray-{host.number}.log"
+        before = log.read_text().count("ended with")
+        host.run("sh", "-c", "kill $(cat /mnt/ray.pid)")
+        wait_until(lambda: log.read_text().count("ended with") > before, "the end of Ray", 90)
+
     def start_pipeline(self) -> None:
         """Have the pipeline run on the head from now on."""
         command = [sys.executable, "-m", "polku", "run", "tests/cluster/pipeline.py", "--runtime", "ray"]
@@ -128,13 +136,16 @@ class Cluster:
         return self.outside.hold(*command, *(host.address for host in self.hosts), log=self.folder / "load.log")
 
     def settle(self, seconds: float = 60.0) -> Any:
-        """Send nothing new, wait until all has its answer and has arrived, and return what was seen."""
+        """Send nothing new, wait until all has its answer and nothing arrives any more, and return what was seen."""
         self.ask("rest")
-        deadline = time.monotonic() + seconds
+        deadline, arrived, since = time.monotonic() + seconds, -1, 0.0
         while True:
-            seen = self.ask("look")
-            done = all(client["done"] for client in seen["clients"].values()) and not seen["verdict"]["lost"]
-            if done or time.monotonic() > deadline:
+            seen, now = self.ask("look"), time.monotonic()
+            verdict = seen["verdict"]
+            if verdict["delivered"] != arrived:
+                arrived, since = verdict["delivered"], now
+            has_settled = not verdict["lost"] or now - since > _STILL_SECONDS
+            if now > deadline or (has_settled and all(client["done"] for client in seen["clients"].values())):
                 return seen
             time.sleep(0.2)
 

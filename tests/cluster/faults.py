@@ -129,6 +129,11 @@ def drain(cluster: Cluster, host: Host) -> None:
     power(cluster, host)
 
 
+def stop(cluster: Cluster, host: Host) -> None:
+    """Stop Ray on a host with SIGTERM, by which it drains its node itself, and have it start again."""
+    cluster.stop_ray(host)
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -140,6 +145,7 @@ FAULTS = {
         Fault("200 ms delay, 30 s", disturbed(30, delay=0.1)),
         Fault("a tenth of its processor time, 30 s", slow(30, 0.1)),
         Fault("node drained by Ray, then gone for 10 s", drain),
+        Fault("Ray stopped there (SIGTERM), started again", stop),
         Fault("node killed, back after 10 s", power),
         Fault("head killed, back after 10 s", power, is_of_head=True),
     )

@@ -30,6 +30,7 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "link lost 5 s",
         "20 % of packets lost, 30 s",
         "node drained by Ray, then gone for 10 s",
+        "Ray stopped there (SIGTERM), started again",
         "node killed, back after 10 s",
         "head killed, back after 10 s",
     ],
