@@ -7,7 +7,11 @@ numbers. protobuf's own JSON parsers read it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -75,6 +79,20 @@ def _size(value: object) -> int:
 
 def _error(error: AckError) -> dict[str, str]:
     return {"event_id": error.event_id, "code": error.code, "message": error.message}
+
+
+def written(status: int, headers: Mapping[str, str], body: bytes, *, close: bool) -> bytes:
+    """Return an answer as it is sent."""
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if name != "Connection"])
+    closing = "Connection: close\r\n" if close else ""
+    phrase = HTTPStatus(status).phrase
+    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}Content-Length: {len(body)}\r\n{_date(int(time.time()))}{closing}"
+    return f"{head}Server: polku\r\n\r\n".encode() + body
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
 
 
 def health_json(health: Health, uptime_seconds: int) -> bytes:

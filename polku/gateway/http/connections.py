@@ -9,6 +9,7 @@ from typing import cast
 
 from polku.codes import Code
 from polku.gateway.http.answer import ack_json
+from polku.gateway.http.usual import BODY_BYTES, HEAD_BYTES, UsualHead, UsualHeads, may_be_usual
 from polku.gateway.listen import address_of
 from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
@@ -30,11 +31,22 @@ def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
 
 
 class Connections:
-    """Put a watched connection in front of each protocol that a factory makes."""
+    """Put a watched connection in front of each protocol that a factory makes.
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], limits: Limits) -> None:
+    Usual requests are not for that protocol: `answer` answers them, with `Connection.answered`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], asyncio.Protocol],
+        limits: Limits,
+        answer: Callable[[Connection, UsualHead, bytes], None],
+    ) -> None:
         self._make = make
         self.limits = limits
+        self.answer = answer
+        self._held = 0  # bytes of usual requests that have come in part
+        self.heads = UsualHeads()
         self._open: dict[asyncio.BaseTransport, Connection] = {}
         self._places = Places(
             "HTTP connections",
@@ -67,10 +79,48 @@ class Connections:
         """Return the connection of a transport while it is open."""
         return None if transport is None else self._open.get(transport)
 
+    def has_room(self, usual: _Usual) -> bool:
+        """Return whether there is room for what has come of usual requests; all else is counted where it is read."""
+        return self._held + len(usual.received) - usual.counted <= self.limits.open_bytes
+
+    def count(self, usual: _Usual) -> None:
+        """Count what has come of usual requests, and is not answered yet."""
+        self._held += len(usual.received) - usual.counted
+        usual.counted = len(usual.received)
+
     def abort(self) -> None:
         """End all connections."""
         for transport in list(self._open):
             cast("asyncio.Transport", transport).abort()
+
+
+class _Usual:
+    """What has come of usual requests on one connection that is not answered yet."""
+
+    __slots__ = (
+        "counted",
+        "head",
+        "is_ended",
+        "is_full",
+        "is_late",
+        "is_open",
+        "is_paused",
+        "received",
+        "searched",
+        "start",
+    )
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.counted = 0  # bytes of it
+        self.head: UsualHead | None = None  # of a request whose body has come in part
+        self.searched = 0  # bytes in which no head ends
+        self.start = 0  # of that body
+        self.is_late = False  # the body has a time to be complete
+        self.is_open = False  # a request has no answer yet
+        self.is_full = False  # the client does not read its answers
+        self.is_paused = False
+        self.is_ended = False  # the client sends no more
 
 
 class Connection(asyncio.Protocol):
@@ -93,6 +143,7 @@ class Connection(asyncio.Protocol):
         self._head_end = b""
         self._is_refused = False
         self.is_used = False  # a head was complete
+        self._usual: _Usual | None = _Usual()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)
@@ -103,6 +154,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._stop_waiting()
+        self._leave_usual()
         if self._transport is not None:
             self._connections.forget(self._transport)
         for account in self.accounts:
@@ -112,12 +164,83 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._is_refused:
             return
+        if self._usual is not None:
+            if self._read_usual(self._usual, data):
+                self._connections.count(self._usual)
+                return
+            data = bytes(self._usual.received)
+            self._leave_usual()
+        if not data:
+            return
         if self._idle and self._head_bytes is not None:
             self._wait(self._connections.limits.read_seconds, idle=False)
         if self._head_bytes is not None and self._is_too_long_a_head(data):
             self._refuse_head()
             return
         self._inner.data_received(data)
+
+    def _read_usual(self, usual: _Usual, data: bytes) -> bool:
+        """Take what has come of usual requests; return whether that is all that it is of."""
+        received = usual.received
+        received += data
+        if not self._connections.has_room(usual):
+            return False
+        if usual.is_open or usual.is_full:
+            if len(received) > BODY_BYTES and self._transport is not None:
+                self._transport.pause_reading()
+                usual.is_paused = True
+            return True
+        if usual.head is None:
+            end = received.find(_HEAD_END, usual.searched)
+            usual.searched = max(0, len(received) - len(_HEAD_END) + 1)
+            if end < 0 or end > HEAD_BYTES:
+                if self._idle:
+                    self._wait(self._connections.limits.read_seconds, idle=False)
+                return end < 0 and may_be_usual(received)
+            usual.start = end + len(_HEAD_END)
+            usual.head = self._connections.heads.read(bytes(received[: usual.start]))
+            if usual.head is None:
+                return False
+        size = usual.start + usual.head.length
+        if len(received) < size:
+            if not usual.is_late:
+                usual.is_late = True
+                self._wait(self._connections.limits.read_seconds, idle=False)
+            return True
+        head, body = usual.head, bytes(received[usual.start : size])
+        del received[:size]
+        usual.head, usual.searched, usual.is_late, usual.is_open = None, 0, False, True
+        self.begin()
+        self._connections.answer(self, head, body)
+        return True
+
+    def _leave_usual(self) -> None:
+        if self._usual is not None:
+            self._usual.received = bytearray()
+            self._connections.count(self._usual)
+            self._usual = None
+
+    def answered(self, response: bytes, *, close: bool) -> None:
+        """Answer a usual request, and read the next."""
+        usual, transport = self._usual, self._transport
+        if usual is None or transport is None or transport.is_closing():
+            return
+        usual.is_open = False
+        transport.write(response)
+        if close or usual.is_ended:
+            transport.close()
+            return
+        self.end(is_read=True)
+        self._read_on(usual, transport)
+
+    def _read_on(self, usual: _Usual, transport: asyncio.Transport) -> None:
+        if usual.is_open or usual.is_full:
+            return
+        if usual.is_paused:
+            usual.is_paused = False
+            transport.resume_reading()
+        if usual.received:
+            asyncio.get_running_loop().call_soon(self.data_received, b"")
 
     def _is_too_long_a_head(self, data: bytes) -> bool:
         """Count the bytes of a head that has not come to its end."""
@@ -144,13 +267,26 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def eof_received(self) -> bool | None:  # noqa: D102
+        if self._usual is not None and self._usual.is_open:
+            self._usual.is_ended = True
+            return True  # its answer has yet to leave
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:  # noqa: D102
+        if self._usual is not None:
+            self._usual.is_full = True
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:  # noqa: D102
+        if self._usual is not None and self._transport is not None:
+            self._usual.is_full = False
+            self._read_on(self._usual, self._transport)
         self._inner.resume_writing()
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What the connection is made of."""
+        return self._transport
 
     def begin(self) -> None:
         """Note that a request's head is complete."""
@@ -185,7 +321,10 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size():  # the client does not even read its answers
             self._transport.abort()
             return
-        if not self._idle:
+        if self._usual is not None and self._usual.is_late:
+            reason = f"body: not complete after {self._connections.limits.read_seconds} s; send smaller ones, or faster"
+            self._transport.write(_refusal("408 Request Timeout", Code.MALFORMED, reason))
+        elif not self._idle:
             reason = f"head: not complete after {self._connections.limits.read_seconds} s; send it faster"
             self._transport.write(_refusal("408 Request Timeout", Code.MALFORMED, reason))
         self._transport.close()

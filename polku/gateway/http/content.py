@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from enum import StrEnum
+from functools import lru_cache
 
 from polku.codes import Code
 from polku.contracts import IngestContext
@@ -123,6 +124,7 @@ def _binary(head: Head, intake: Intake) -> Admit:
     return admit
 
 
+@lru_cache(256)
 def _media_type(header: str) -> tuple[str, str]:
     message = Message()
     message["Content-Type"] = header

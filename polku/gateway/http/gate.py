@@ -39,14 +39,16 @@ class HttpGate:
         """Whether clients have to say who they are."""
         return bool(self._token) or self._authenticator is not None
 
-    async def identify(self, request: web.Request, connection: Connection | None) -> Account | None:
+    async def identify(
+        self, authorization: str, transport: asyncio.BaseTransport | None, connection: Connection | None
+    ) -> Account | None:
         """Return whose request it is, None where all clients are alike.
 
         Raises `RequestError` 401, after a pause where the address has failed often, and `InputError` for a principal
         that has too many connections.
         """
         try:
-            account = self._find(request)
+            account = self._find(authorization, transport)
         except InputError as error:
             pause = self.failures.add(connection.address if connection else "", error.message)
             if pause:
@@ -69,17 +71,16 @@ class HttpGate:
         if self._authenticator is None:
             return health.public()
         try:
-            self._find(request)
+            self._find(request.headers.get("Authorization", ""), request.transport)
         except InputError:
             return health._replace(components={})
         return health
 
-    def _find(self, request: web.Request) -> Account | None:
-        header = request.headers.get("Authorization", "")
+    def _find(self, header: str, transport: asyncio.BaseTransport | None) -> Account | None:
         if self._token and _is_token(header, self._token):
             return None if self._authenticator is None else self._authenticator.account_of(_PRINCIPAL)
         if self._authenticator is not None:
-            certificate = None if request.transport is None else request.transport.get_extra_info("peercert")
+            certificate = None if transport is None else transport.get_extra_info("peercert")
             return self._authenticator.identify(header, names_of(certificate)).account
         if self._token:
             raise InputError(Code.UNAUTHENTICATED, _WRONG)

@@ -11,33 +11,30 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from polku.aio.eager import start_eagerly
 from polku.codes import Code
-from polku.contracts import Reply
-from polku.errors import DrainingError, InputError
-from polku.gateway.admission import Admission
-from polku.gateway.authorization import authorized
 from polku.gateway.certificates import HTTP1, Certificates
-from polku.gateway.http.answer import ack_json, health_json, status_of
-from polku.gateway.http.body import ENCODINGS, BodyReader, encoding_of
+from polku.gateway.http.answer import ack_json, health_json, written
+from polku.gateway.http.body import ENCODINGS, BodyReader
 from polku.gateway.http.browser import Pages
 from polku.gateway.http.connections import Connection, Connections
-from polku.gateway.http.content import ACCEPTED, Head, reader_of, verified_reader
+from polku.gateway.http.content import ACCEPTED, Head
+from polku.gateway.http.events import JSON, Events, answer_of
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.usual import UsualHead
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, context_of, listen
 from polku.gateway.otlp.http import OtlpHttp, leave_to_handler
 from polku.health import Health
 from polku.log import RepeatedLog
-from polku.text import line
 from polku.usercode import is_ours
-from polku.v1.gateway_pb2 import Ack, AckError
+from polku.v1.gateway_pb2 import Ack
 
 if TYPE_CHECKING:
     from polku.security.account import Account
@@ -47,13 +44,12 @@ _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
-_JSON = "application/json"
 _NAME = "polku"
 _PATHS = "POST /v1/events, /v1/logs, /v1/traces and /v1/metrics, and GET /health"
 _LEAVE_SECONDS = 30.0  # for clients of a port that is opened again to send something, and learn that they are to go
 _LEAVE_LOOK_SECONDS = 0.2
+_NEVER_SECONDS = 1e9
 _FRESH = {"Cache-Control": "no-store"}
-_MESSAGE = 1_000
 
 
 class HttpServer:
@@ -78,10 +74,12 @@ class HttpServer:
         intake.count_failures(self._gate.failures)
         self._pages = Pages(origins)
         self._bodies = BodyReader(intake.limits)
+        self._events = Events(intake, self._gate, self._bodies)
         self._started = time.monotonic()
         self._serving = True
         self._is_leaving = False
         self._busy = 0
+        self._open: set[asyncio.Future[None]] = set()  # usual requests without an answer
         self._quiet = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._server: Listener | None = None
@@ -119,8 +117,9 @@ class HttpServer:
         self._runner = runner
         assert runner.server is not None
         options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "auto_decompress": False}
+        options["keepalive_timeout"] = _NEVER_SECONDS  # it knows nothing of usual requests; `Connection` keeps the time
         make = handlers(runner.server, self._refuse_bytes, lingering_time=2.0, **options)
-        self._connections = Connections(make, self._intake.limits)
+        self._connections = Connections(make, self._intake.limits, self._answer_usual)
         tls = context_of(certificates, HTTP1)
         self._server, bound = await listen(self._connections, field, address, shared=shared, tls=tls, beside=beside)
         return bound
@@ -162,55 +161,47 @@ class HttpServer:
         self._serving = serving
 
     async def _post(self, request: web.Request) -> web.Response:
-        try:
-            ack, reply = await self._take(request)
-            if reply is not None and not ack.errors:
-                return _reply(reply)
-            if not ack.errors and (applied := _wants_no_body(request.headers.getall("Prefer", ()))) is not None:
-                return web.Response(status=204, headers=applied)
-        except DrainingError as error:
-            ack = self._refuse(Code.DRAINING, str(error))
-        except InputError as error:
-            ack = self._refuse(error.code, error.message)
-        status, headers = status_of(ack)
-        return self._answer(request, status, ack, headers)
-
-    async def _take(self, request: web.Request) -> tuple[Ack, Reply | None]:
-        """Take the events of a request, and return its answers; raises `RequestError`, and like `Intake.request`."""
         head = _head(request)
-        admit = verified_reader(head, self._intake)
-        if admit is None:
-            account = await self._identify(request)
-            head = _without_token(head) if self._gate.asks else head
-        else:
-            account = self._gate.signed(head.source)
-        encoding = encoding_of(request.headers.get("Content-Encoding", ""))
-        if account is not None:
-            account.check_rate()
-            account.check_origin(head.source, head.cluster)
-        admit = admit or reader_of(head, self._intake)
-        self._bodies.check_length(request.content_length)
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        body = await self._bodies.decompress(await self._bodies.read(request), encoding)
 
-        reply: Reply | None = None
+        async def read(encoding: str) -> bytes:
+            self._bodies.check_length(request.content_length)
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
+            return await self._bodies.decompress(await self._bodies.read(request), encoding)
 
-        async def admit_allowed() -> Admission:
-            nonlocal reply
-            if account is not None:
-                account.count(0, len(body))
-            admission = await admit(body)
-            reply = admission.reply
-            if self._intake.is_traced:
-                admission.batch.trace = head.headers.get("traceparent", "")
-            return admission if account is None else authorized(admission, account)
+        authorization = request.headers.get("Authorization", "")
+        connection = self._connection(request.transport)
+        taken = await self._events.post(head, authorization, request.transport, connection, read)
+        is_accepted = isinstance(taken, Ack) and not taken.errors
+        if is_accepted and (applied := _wants_no_body(request.headers.getall("Prefer", ()))) is not None:
+            return web.Response(status=204, headers=applied)
+        answer = answer_of(taken)
+        response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+        if not self._serving or self._is_leaving:
+            response.force_close()
+        return response
 
-        return await self._intake.request(len(body), admit_allowed), reply
+    def _answer_usual(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+        work = start_eagerly(self._post_usual(connection, head, body))
+        if not work.done():
+            self._open.add(work)
+            work.add_done_callback(self._open.discard)
+
+    async def _post_usual(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+        self._busy += 1
+        try:
+            answer = await self._events.post_usual(connection, head, body)
+            closes = "Connection" in answer.headers or not self._serving or self._is_leaving
+            connection.answered(written(answer.status, answer.headers, answer.body, close=closes), close=closes)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._quiet.set()
 
     async def _identify(self, request: web.Request) -> Account | None:
-        return await self._gate.identify(request, self._connection(request))
+        authorization = request.headers.get("Authorization", "")
+        return await self._gate.identify(authorization, request.transport, self._connection(request.transport))
 
     async def _options(self, request: web.Request) -> web.Response:
         headers = {"Allow": "OPTIONS, POST", "Accept-Post": ACCEPTED, "Accept-Encoding": ", ".join(ENCODINGS)}
@@ -241,14 +232,14 @@ class HttpServer:
         health = self._gate.shown(request, health)
         healthy = health.healthy and self._serving
         body = health_json(health._replace(healthy=healthy), int(time.monotonic() - self._started))
-        return web.Response(status=status, body=body, content_type=_JSON, headers=_FRESH)
+        return web.Response(status=status, body=body, content_type=JSON, headers=_FRESH)
 
     @web.middleware
     async def _answer_errors(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Keep the connection's time, and make every error an Ack."""
-        connection = self._connection(request)
+        connection = self._connection(request.transport)
         if connection:
             connection.begin()
         self._busy += 1
@@ -261,17 +252,14 @@ class HttpServer:
                 response.force_close()
             return response
         except RequestError as error:
-            return self._answer(request, error.status, self._refuse(error.code, error.message), error.headers)
+            return self._answer(request, error.status, self._events.refuse(error.code, error.message), error.headers)
         except web.HTTPException as error:
-            ack = self._refuse(Code.UNSUPPORTED, _explain(request, error))
+            ack = self._events.refuse(Code.UNSUPPORTED, _explain(request, error))
             return self._answer(request, error.status, ack, _allow(error))
         except BaseException as error:
             if is_ours(error):
                 raise
-            _REPEATED.exception("failed", "%s %s failed", line(request.method), line(request.path))
-            reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
-            ack = self._refuse(Code.UNAVAILABLE, reason)
-            return self._answer(request, 500, ack, {})
+            return self._answer(request, 500, self._events.failed(request.method, request.path, error), {})
         finally:
             self._busy -= 1
             if not self._busy:
@@ -284,30 +272,19 @@ class HttpServer:
         response.headers["Server"] = _NAME
         response.headers.update(self._pages.answer(request.headers))
 
-    def _connection(self, request: web.Request) -> Connection | None:
-        return None if self._connections is None else self._connections.find(request.transport)
-
-    def _refuse(self, code: Code, message: str) -> Ack:
-        latest = self._intake.statistics().latest
-        error = AckError(code=code, message=line(message, _MESSAGE))
-        return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
+    def _connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+        return None if self._connections is None else self._connections.find(transport)
 
     def _refuse_bytes(self, status: int, message: str) -> web.Response:
         """Answer what is no request."""
-        body = ack_json(self._refuse(Code.MALFORMED, message))
-        return web.Response(status=status, body=body, content_type=_JSON, headers={"Server": _NAME})
+        body = ack_json(self._events.refuse(Code.MALFORMED, message))
+        return web.Response(status=status, body=body, content_type=JSON, headers={"Server": _NAME})
 
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
-        response = web.Response(status=status, body=ack_json(ack), content_type=_JSON, headers=headers)
+        response = web.Response(status=status, body=ack_json(ack), content_type=JSON, headers=headers)
         if "Connection" in headers or not self._serving or self._is_leaving:
             response.force_close()
         return response
-
-
-def _reply(reply: Reply) -> web.Response:
-    """Return what an ingestor answers; no browser may take it for a page of another type."""
-    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
-    return web.Response(body=body, headers={"Content-Type": reply.media_type, "X-Content-Type-Options": "nosniff"})
 
 
 def _wants_no_body(preferences: Iterable[str]) -> Mapping[str, str] | None:
@@ -339,11 +316,6 @@ def _head(request: web.Request) -> Head:
         message = f"source={source[:100]!r}, cluster={cluster[:100]!r}: must be UTF-8"
         raise RequestError(400, Code.MALFORMED, message) from None
     return Head(headers, source, cluster, request.path, request.query_string)
-
-
-def _without_token(head: Head) -> Head:
-    """Return what an ingestor may see of a request: not the token, which is between the client and the port."""
-    return replace(head, headers={name: value for name, value in head.headers.items() if name != "authorization"})
 
 
 def _explain(request: web.Request, error: web.HTTPException) -> str:

@@ -1,0 +1,147 @@
+"""What becomes of the body of a `POST /v1/events`, however it was read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from polku.codes import Code
+from polku.contracts import Reply
+from polku.errors import DrainingError, InputError
+from polku.gateway.admission import Admission
+from polku.gateway.authorization import authorized
+from polku.gateway.http.answer import ack_json, status_of
+from polku.gateway.http.body import BodyReader, encoding_of
+from polku.gateway.http.connections import Connection
+from polku.gateway.http.content import Head, reader_of, verified_reader
+from polku.gateway.http.gate import HttpGate
+from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.usual import UsualHead
+from polku.gateway.intake import Intake
+from polku.log import RepeatedLog
+from polku.text import line
+from polku.usercode import is_ours
+from polku.v1.gateway_pb2 import Ack, AckError
+
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+JSON = "application/json"
+_UNSNIFFED = {"X-Content-Type-Options": "nosniff"}  # no browser may take an answer for a page of another type
+_MESSAGE = 1_000
+
+Read = Callable[[str], Awaitable[bytes]]
+"""Read a body that is in an encoding."""
+
+
+class Answer(NamedTuple):
+    """A status, the headers that go with it, and a body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Events:
+    """Take the events of requests."""
+
+    def __init__(self, intake: Intake, gate: HttpGate, bodies: BodyReader) -> None:
+        self._intake = intake
+        self._gate = gate
+        self._bodies = bodies
+
+    async def post(
+        self,
+        head: Head,
+        authorization: str,
+        transport: asyncio.BaseTransport | None,
+        connection: Connection | None,
+        read: Read,
+    ) -> Ack | Reply:
+        """Take the events of a request, and return its answer; raises `RequestError`."""
+        try:
+            ack, reply = await self._take(head, authorization, transport, connection, read)
+        except DrainingError as error:
+            return self.refuse(Code.DRAINING, str(error))
+        except InputError as error:
+            return self.refuse(error.code, error.message)
+        return ack if reply is None or ack.errors else reply
+
+    async def post_usual(self, connection: Connection, usual: UsualHead, body: bytes) -> Answer:
+        """Answer a request that no framework has read."""
+
+        async def read(encoding: str) -> bytes:
+            self._bodies.check_length(len(body))
+            return await self._bodies.decompress(body, encoding)
+
+        try:
+            taken = await self.post(usual.head, usual.authorization, connection.transport, connection, read)
+        except RequestError as error:
+            body = ack_json(self.refuse(error.code, error.message))
+            return Answer(error.status, {"Content-Type": JSON, **error.headers}, body)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            return Answer(500, {"Content-Type": JSON}, ack_json(self.failed("POST", usual.head.path, error)))
+        return answer_of(taken)
+
+    async def _take(
+        self,
+        head: Head,
+        authorization: str,
+        transport: asyncio.BaseTransport | None,
+        connection: Connection | None,
+        read: Read,
+    ) -> tuple[Ack, Reply | None]:
+        admit = verified_reader(head, self._intake)
+        if admit is None:
+            account = await self._gate.identify(authorization, transport, connection)
+            head = _without_token(head) if self._gate.asks else head
+        else:
+            account = self._gate.signed(head.source)
+        encoding = encoding_of(head.headers.get("content-encoding", ""))
+        if account is not None:
+            account.check_rate()
+            account.check_origin(head.source, head.cluster)
+        admit = admit or reader_of(head, self._intake)
+        body = await read(encoding)
+        reply: Reply | None = None
+
+        async def admit_allowed() -> Admission:
+            nonlocal reply
+            if account is not None:
+                account.count(0, len(body))
+            admission = await admit(body)
+            reply = admission.reply
+            if self._intake.is_traced:
+                admission.batch.trace = head.headers.get("traceparent", "")
+            return admission if account is None else authorized(admission, account)
+
+        return await self._intake.request(len(body), admit_allowed), reply
+
+    def refuse(self, code: Code, message: str) -> Ack:
+        """Return the Ack of a request of which nothing is taken."""
+        latest = self._intake.statistics().latest
+        error = AckError(code=code, message=line(message, _MESSAGE))
+        return Ack(errors=[error], buffer_size=latest.buffer_size, buffer_capacity=latest.buffer_capacity)
+
+    def failed(self, method: str, path: str, error: BaseException) -> Ack:
+        """Return the Ack of a request that met a fault of ours, and log that."""
+        _REPEATED.exception("failed", "%s %s failed", line(method), line(path))
+        reason = f"the gateway failed: {type(error).__name__}; whether it took the events is unknown"
+        return self.refuse(Code.UNAVAILABLE, reason)
+
+
+def answer_of(taken: Ack | Reply) -> Answer:
+    """Return the answer to a request whose events were taken, or refused."""
+    if isinstance(taken, Reply):
+        body = taken.body.encode() if isinstance(taken.body, str) else taken.body
+        return Answer(200, {**_UNSNIFFED, "Content-Type": taken.media_type}, body)
+    status, headers = status_of(taken)
+    return Answer(status, {"Content-Type": JSON, **headers}, ack_json(taken))
+
+
+def _without_token(head: Head) -> Head:
+    """Return what an ingestor may see of a request: not the token, which is between the client and the port."""
+    return replace(head, headers={name: value for name, value in head.headers.items() if name != "authorization"})
