@@ -17,7 +17,8 @@ from polku.buffer.buffer import Buffer
 from polku.buffer.copies import Found
 from polku.buffer.outlets import OutletChange
 from polku.buffer.statistics import BufferStatistics
-from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
+from polku.dead_letters.store import Selection
 from polku.errors import ChangeError, JournalError
 from polku.link.link import Link, Push
 from polku.link.receiver import LinkReceiver
@@ -93,6 +94,11 @@ class BufferShell(Shell):
         """Return the dead letters that are kept here."""
         await self.ensure_started()
         return await self._dead_letters.stored(event_id)
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop the dead letters of this node, and return how many."""
+        await self.ensure_started()
+        return await self._dead_letters.change(verb, selection)
 
     async def flush(self) -> None:
         """Let emitters that collect complete what they have."""

@@ -13,7 +13,8 @@ from polku.actors.shell import unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.buffer.copies import Found
-from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
+from polku.dead_letters.store import Selection
 from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.gateway.intake import Intake
@@ -79,6 +80,11 @@ class LaneShell(IngestBase):
         """Return the dead letters that are kept here."""
         await self.ensure_started()
         return await self._dead_letters.stored(event_id)
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop the dead letters of this node, and return how many."""
+        await self.ensure_started()
+        return await self._dead_letters.change(verb, selection)
 
     async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
         """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""

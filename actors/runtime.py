@@ -31,7 +31,8 @@ from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
-from polku.dead_letters import DeadLetter
+from polku.dead_letters import DeadLetter, LetterVerb
+from polku.dead_letters.store import Selection
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import ChangeError, MisconfiguredError, NotRunningError, PolkuError, SettingError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
@@ -48,6 +49,7 @@ from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
+from polku.text import said
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
@@ -245,6 +247,22 @@ class RayRuntime:
             with contextlib.suppress(ray.exceptions.RayActorError):
                 found += await handle.dead_letters.remote(event_id)
         return sorted(found, key=lambda letter: letter.time_ns)
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop dead letters in the file of each node, and return how many."""
+        self._check()
+        handles = [lane.buffer for lane in self.parts.lanes if lane.is_first]
+        try:
+            return sum(
+                await asyncio.gather(*(call(one.change_dead_letters.remote(verb, selection)) for one in handles))
+            )
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PolkuError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayActorError as error:
+            text = f"a node does not answer, so that its dead letters may not have been changed: {said(error)}"
+            raise UnavailableError(text) from None
 
     def door(self) -> SendChannel:
         """The way in for senders, picklable."""

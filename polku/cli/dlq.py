@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from polku.cli.admin_client import To, find
 from polku.cli.command import App, Argument, Option
+from polku.cli.letters import RunningLetters
 from polku.errors import JournalError, SettingError
 from polku.log_format import say
 from polku.progress import Progress
@@ -19,8 +22,14 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.25
 app = App("List, show, replay and drop dead letters.")
 
-Target = Annotated[Path, Argument(metavar="PATH", help="The file of dead letters (beside a journal: PATH.dead).")]
-Ids = Annotated[list[int] | None, Argument(metavar="[ID]...", help="The letters' numbers.")]
+Target = Annotated[
+    str | None,
+    Argument(metavar="[PATH]", help="A file of dead letters (beside a journal: PATH.dead); else of what runs."),
+]
+Words = Annotated[
+    list[str] | None,
+    Argument(metavar="[PATH] [ID]...", help="A file, and letters' numbers; without a file the ids of events."),
+]
 Emitter = Annotated[str | None, Option(help="Only those of this emitter; '' for those that got to none.")]
 ByCode = Annotated[str | None, Option("--code", help="Only those with this code.")]
 Since = Annotated[float, Option(metavar="SECONDS", help="Only those of the last SECONDS; 0 for all.")]
@@ -29,15 +38,19 @@ Everything = Annotated[bool, Option("--all", help="Every letter that the other o
 
 @app.command("list")
 def list_letters(
-    path: Target,
+    path: Target = None,
+    to: To = None,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
     limit: Annotated[int, Option(help="How many at most; the latest come first.")] = 50,
     as_json: Annotated[bool, Option("--json", help="One JSON object a line, for programs.")] = False,
 ) -> None:
-    """List dead letters, the latest first."""
-    store = _open(path)
+    """List dead letters, the latest first: of a file, or without one of a running pipeline."""
+    if to is not None or path is None:
+        _list_running(RunningLetters(find(to)), emitter, code, since, limit, as_json=as_json)
+        return
+    store = _open(Path(path))
     letters = list(store.select(_selection(store, (), emitter, code, since), limit))
     if as_json:
         for letter in letters:
@@ -46,20 +59,46 @@ def list_letters(
     counters = store.counters()
     for letter in letters:
         replay = " (to be replayed)" if letter.replay else ""
-        where = line(letter.emitter) or "-"
-        said = f"{line(letter.event_id)}: {line(letter.reason)}"
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(letter.last_ns // 1_000_000_000))
-        print(f"{letter.id:>8} {when} {where} {line(letter.code)} ×{letter.attempts} {said}{replay}")
+        said = _line(letter.last_ns, letter.emitter, letter.code, letter.attempts, letter.event_id, letter.reason)
+        print(f"{letter.id:>8} {said}{replay}")
     say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{_forgotten(store)}")
 
 
+def _list_running(
+    there: RunningLetters, emitter: str | None, code: str | None, since: float, limit: int, *, as_json: bool
+) -> None:
+    found = there.latest(limit, emitter, code, since)
+    for one in found["letters"]:
+        if as_json:
+            print(json.dumps(one))
+        else:
+            times = (one["time_unix_ns"], one["emitter"], one["code"], one["attempts"])
+            print(_line(*times, one["id"], one["reason"]))
+    if not as_json:
+        more = f", {found['left_out']} more; --limit shows them" if found["left_out"] else ""
+        say(f"{len(found['letters'])} dead letters{more}")
+
+
+def _line(time_ns: int, emitter: str, code: str, attempts: int, event_id: str, reason: str) -> str:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ns // 1_000_000_000))
+    return f"{when} {line(emitter) or '-'} {line(code)} ×{attempts} {line(event_id)}: {line(reason)}"
+
+
 @app.command()
-def show(path: Target, letter_id: Annotated[int, Argument(metavar="ID")]) -> None:
+def show(words: Words = None, to: To = None) -> None:
     """Show one dead letter as JSON: its event, the reason, and the traceback where there is one."""
     from google.protobuf.json_format import MessageToDict
 
     from polku.dead_letters.store import Selection, as_event
 
+    path, ids = _split(words, to)
+    if len(ids) != 1:
+        raise SettingError("ID", " ".join(ids), "name one letter")
+    if path is None:
+        for one in RunningLetters(find(to)).show(ids[0]):
+            print(json.dumps(one, indent=2))
+        return
+    (letter_id,) = _numbers(ids)
     letter = next(iter(_open(path).select(Selection((letter_id,)))), None)
     if letter is None:
         raise SettingError("ID", letter_id, f"there is no such letter in {path}; see `polku dlq list {path}`")
@@ -69,8 +108,8 @@ def show(path: Target, letter_id: Annotated[int, Argument(metavar="ID")]) -> Non
 
 @app.command()
 def replay(
-    path: Target,
-    ids: Ids = None,
+    words: Words = None,
+    to: To = None,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
@@ -81,15 +120,22 @@ def replay(
 ) -> None:
     """Have the pipeline deliver letters again: through their emitter's outlet, or, from none, through all of it.
 
-    A running pipeline begins within a second, another one when it is started.
+    A running pipeline begins within a second, another one when it is started. Without a file, and with --to, a running
+    pipeline is asked, wherever it is; its letters are named by the ids of their events.
     """
-    store = _open(path)
-    count = store.mark(_chosen(store, ids, emitter, code, since, everything))
+    path, ids = _split(words, to)
+    if path is None:
+        there = RunningLetters(find(to))
+        count, left_of = there.change("replay", ids, emitter, code, since, everything), there.waiting
+    else:
+        store = _open(path)
+        count = store.mark(_chosen(store, _numbers(ids), emitter, code, since, everything))
+        left_of = partial(_waiting, store)
     if not wait:
         print(f"{count} dead letters will be replayed")
         return
     with Progress("replaying", count) as bar:
-        while left := sum(store.waiting().values()):
+        while left := left_of():
             bar.move(max(0, count - left), count)
             time.sleep(_LOOK_SECONDS)
     print(f"{count} dead letters were replayed")
@@ -97,17 +143,39 @@ def replay(
 
 @app.command()
 def drop(
-    path: Target,
-    ids: Ids = None,
+    words: Words = None,
+    to: To = None,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
     everything: Everything = False,
 ) -> None:
     """Remove letters."""
-    store = _open(path)
-    count = store.drop(_chosen(store, ids, emitter, code, since, everything))
+    path, ids = _split(words, to)
+    if path is None:
+        count = RunningLetters(find(to)).change("drop", ids, emitter, code, since, everything)
+    else:
+        store = _open(path)
+        count = store.drop(_chosen(store, _numbers(ids), emitter, code, since, everything))
     print(f"{count} dead letters have gone")
+
+
+def _split(words: list[str] | None, to: str | None) -> tuple[Path | None, list[str]]:
+    """Return the file, or None where a running pipeline is asked, and which letters are named."""
+    words = words or []
+    return (None, words) if to is not None or not words else (Path(words[0]), words[1:])
+
+
+def _numbers(ids: list[str]) -> list[int]:
+    """Return the numbers of letters in a file; raises `SettingError`."""
+    for letter_id in ids:
+        if not letter_id.isdecimal():
+            raise SettingError("ID", letter_id, "in a file letters have numbers; see `polku dlq list PATH`")
+    return [int(letter_id) for letter_id in ids]
+
+
+def _waiting(store: DeadLetterStore) -> int:
+    return sum(store.waiting().values())
 
 
 def _open(path: Path) -> DeadLetterStore:

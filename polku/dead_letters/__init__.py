@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics
+from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, LetterVerb
 
-__all__ = ["DeadLetter", "DeadLetterStatistics", "DeadLetters"]
+__all__ = ["DeadLetter", "DeadLetterStatistics", "DeadLetters", "LetterVerb"]

@@ -15,7 +15,7 @@ from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.contracts import DeadEvent
 from polku.dead_letters.kinds import Kind
-from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, refused_of
+from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, LetterVerb, refused_of
 from polku.dead_letters.replay import Replayer, Send
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.event.v1.event_pb2 import Event
@@ -61,6 +61,16 @@ class StoredDeadLetters(DeadLetters):
             DeadLetter(as_event(x), x.emitter, x.code, x.reason, x.detail, x.last_ns, x.attempts)
             for x in reversed(letters)
         ]
+
+    async def change(self, verb: LetterVerb, selection: Selection) -> int:
+        """Mark letters for their replay, or remove them, as `polku dlq` does; return how many."""
+        match verb:
+            case "replay":
+                return await self._call(lambda store: store.mark(selection))
+            case "drop":
+                return await self._call(lambda store: store.drop(selection))
+            case "waiting":
+                return sum((await self._call(DeadLetterStore.waiting)).values())
 
     def statistics(self) -> DeadLetterStatistics:
         """Return a snapshot of the counters."""

@@ -6,17 +6,26 @@ import logging
 import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal, located
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
 from polku.dead_letters.kinds import Kind, next_cut
+from polku.errors import UnavailableError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.text import block, line
 
+if TYPE_CHECKING:
+    from polku.dead_letters.store import Selection
+
+LetterVerb = Literal["replay", "drop", "waiting"]
+
+_IN_MEMORY = (
+    "dead letters are kept in memory, to be looked at; .dead_letters(PATH) keeps them to be replayed or dropped"
+)
 _LOG = logging.getLogger(__name__)
 _TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPEATED = RepeatedLog(_LOG)
@@ -83,6 +92,13 @@ class DeadLetters:
     async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept, of all events or of one id, oldest first, wherever they are kept."""
         return [letter for letter in self.latest() if event_id in (None, letter.event.id)]
+
+    async def change(self, verb: LetterVerb, selection: Selection) -> int:
+        """Do with letters what `polku dlq` does, and return how many those were; raises `UnavailableError`.
+
+        `waiting` counts those whose replay was asked for and is not done yet.
+        """
+        raise UnavailableError(_IN_MEMORY)
 
     async def close(self) -> None:
         """Let go of files."""

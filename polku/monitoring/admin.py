@@ -44,6 +44,7 @@ _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until healt
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/", "/health/live", "/health/ready")  # for everybody who can connect: a page without content, yes or no
 _RELOAD = "/reload"
+_CHANGES = ("/dead-letters/replay", "/dead-letters/drop")  # by POST
 _PRIVATE = ("/tap", "/explain", "/dead-letters")  # what events contain: for who runs the pipeline, or has the token
 _PATHS = ("/", "/events", "/statistics", "/metrics", "/health", "/health/live", "/health/ready", *_PRIVATE)
 _INDEX = f"polku admin address: {' '.join(_PATHS)}\n"
@@ -75,7 +76,7 @@ class AdminServer:
         self._health = health
         self._stuck = stuck
         self._live = Live(statistics, self._blocked, addresses)
-        self._http = Server(self._answer, posts=[_RELOAD])
+        self._http = Server(self._answer, posts=[_RELOAD, *_CHANGES])
         self._reloader = reloader
         self._server: Listener | asyncio.Server | None = None
         self._tasks = TaskSet("admin address")
@@ -91,7 +92,7 @@ class AdminServer:
         """
         address = await self._open()
         if address is not None:
-            self._live.start()
+            self._live.start(address)
         return address
 
     async def _open(self) -> str | None:
@@ -145,7 +146,7 @@ class AdminServer:
     async def _answer(self, request: Request) -> Response | Stream:
         if not self._is_meant(request):
             return Response(403, b"Host or Origin is not of this address\n")
-        if request.path in (*_PRIVATE, _RELOAD) and not self._may_see_events(request):
+        if request.path in (*_PRIVATE, *_CHANGES, _RELOAD) and not self._may_see_events(request):
             return Response(401, _NO_KEY, headers={"WWW-Authenticate": "Bearer"})
         if request.path not in _OPEN and not self._is_authorized(request):
             return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
@@ -171,7 +172,7 @@ class AdminServer:
                 return await self._told(self._show_metrics(request.headers.get("accept", "")))
             case "/reload" if request.method == "POST":
                 return await self._reload()
-            case path if path in _PRIVATE:
+            case path if path in _PRIVATE or (path in _CHANGES and request.method == "POST"):
                 return await self._told(self._show_events(path, request.query))
             case _:
                 return Response(404, _INDEX.encode())

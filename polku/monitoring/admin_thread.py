@@ -18,7 +18,8 @@ from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
     from polku.buffer.copies import Found
-    from polku.dead_letters import DeadLetter
+    from polku.dead_letters import DeadLetter, LetterVerb
+    from polku.dead_letters.store import Selection
     from polku.monitoring.statistics import PipelineStatistics
     from polku.runtime.reloading import Reloader
     from polku.tap.request import TapReply, TapRequest
@@ -114,3 +115,6 @@ class _Events:
 
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.dead_letters(event_id)))
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.change_dead_letters(verb, selection)))

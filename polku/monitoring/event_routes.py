@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
+from polku.dead_letters.store import Selection
 from polku.emit.json_form import event_fields
 from polku.event.v1.event_pb2 import Event
 from polku.monitoring.http1 import Response
@@ -15,9 +18,10 @@ from polku.tap.request import LIMIT, MAX_LIMIT, Sighting, TapReply, TapRequest, 
 
 if TYPE_CHECKING:
     from polku.buffer.copies import Found
-    from polku.dead_letters import DeadLetter
+    from polku.dead_letters import DeadLetter, LetterVerb
 
 PATHS = ("/tap", "/explain", "/dead-letters")
+CHANGES = ("/dead-letters/replay", "/dead-letters/drop")
 _MOST_PATTERNS = 100
 _SESSION = 64
 _LETTERS = 50
@@ -38,15 +42,23 @@ class Events(Protocol):
         """Return the latest dead letters, or those of one event, oldest first."""
         ...
 
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop dead letters, or count those that are to be replayed; return how many."""
+        ...
+
 
 async def answer(path: str, query: str, events: Events, redaction: Redaction) -> Response:
-    """Answer a request for one of `PATHS`: 400 where its query is wrong."""
+    """Answer a request for one of `PATHS` or `CHANGES`: 400 where its query is wrong."""
     try:
         match path:
             case "/tap":
                 told = await _tap(query, events)
             case "/explain":
                 told = await _explain(query, events)
+            case "/dead-letters/replay":
+                told = await _change("replay", query, events)
+            case "/dead-letters/drop":
+                told = await _change("drop", query, events)
             case _:
                 told = await _letters(query, events, redaction)
     except ValueError as error:
@@ -75,16 +87,44 @@ async def _explain(query: str, events: Events) -> dict[str, Any]:
 
 
 async def _letters(query: str, events: Events, redaction: Redaction) -> dict[str, Any]:
-    fields = _fields(query, {"id", "emitter", "code", "limit"})
+    fields = _fields(query, {"id", "emitter", "code", "limit", "since", "waiting"})
+    if "waiting" in fields:
+        return {"waiting": await events.change_dead_letters("waiting", Selection())}
     chosen = {name: values[0] for name, values in fields.items()}
-    limit = _limit(chosen.get("limit", str(_LETTERS)))
+    limit, since = _limit(chosen.get("limit", str(_LETTERS))), _since(chosen.get("since", ""))
     letters = [
         letter
         for letter in reversed(await events.dead_letters(chosen.get("id")))
         if letter.emitter == chosen.get("emitter", letter.emitter) and letter.code == chosen.get("code", letter.code)
+        if letter.time_ns >= since
     ]
     shown = [{**_letter(one), "event": event_fields(redaction.redacted(one.event))} for one in letters[:limit]]
     return {"letters": shown, "left_out": max(0, len(letters) - limit)}
+
+
+async def _change(verb: LetterVerb, query: str, events: Events) -> dict[str, Any]:
+    fields = _fields(query, {"id", "emitter", "code", "since", "all"})
+    if not fields:
+        raise ValueError("say which letters: id, emitter, code, since, or all")
+    chosen = {name: values[0] for name, values in fields.items()}
+    selection = Selection(
+        emitter=chosen.get("emitter"),
+        code=chosen.get("code"),
+        since_ns=_since(chosen.get("since", "")),
+        event_id=chosen.get("id"),
+    )
+    return {"letters": await events.change_dead_letters(verb, selection)}
+
+
+def _since(text: str) -> int:
+    """Return the Unix time, in nanoseconds, that was so many seconds ago; 0 where nothing is said."""
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"since={text!r}: write a number of seconds")
+    return time.time_ns() - round(seconds * 1e9) if seconds else 0
 
 
 def _letter(letter: DeadLetter) -> dict[str, Any]:

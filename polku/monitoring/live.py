@@ -41,6 +41,7 @@ class Live:
         self._statistics = statistics
         self._unwell = unwell
         self._addresses = addresses
+        self._address = ""
         self._history = History()
         self._restarts = Restarts()
         self._plan: PlanStatistics | None = None
@@ -56,8 +57,12 @@ class Live:
         """Whether as many read as may."""
         return self._readers >= _READERS
 
-    def start(self) -> None:
-        """Begin to look: every few seconds, for what was before, and each second while somebody reads."""
+    def start(self, address: str) -> None:
+        """Begin to look: every few seconds, for what was before, and each second while somebody reads.
+
+        `address` is the admin address, at which commands that are shown ask.
+        """
+        self._address = address
         self._tasks.keep_alive("look", self._run)
 
     def close(self) -> None:
@@ -131,7 +136,7 @@ class Live:
         shown = tree.to_json()
         del shown["plan"], shown["dead_letters"]
         shown["problems"] = [problem.to_json() for problem in problems]
-        shown["letters"] = [letters.to_json() for letters in find_letters(tree)]
+        shown["letters"] = [letters.to_json() for letters in find_letters(tree, self._address)]
         self._tell("tick", shown)
 
     def _hello(self, plan: PlanStatistics, may_see_events: bool) -> bytes:

@@ -28,7 +28,10 @@ class Problem(Tree):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letters(Tree):
-    """The dead letters of an emitter and code, and the commands that list and replay them, empty without a file."""
+    """The dead letters of an emitter and code, and the commands that list and replay them.
+
+    What is kept in memory cannot be replayed: then `replay` is empty.
+    """
 
     emitter: str
     code: str
@@ -86,8 +89,8 @@ def _sentence(part: PartHealth) -> str:
     return f"holds up what comes in: {part.holds_up}{rest}"
 
 
-def find_letters(tree: PipelineStatistics) -> list[Letters]:
-    """Return the dead letters of all lanes and parts, by emitter and code."""
+def find_letters(tree: PipelineStatistics, address: str) -> list[Letters]:
+    """Return the dead letters of all lanes and parts, by emitter and code; the commands ask an admin address."""
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     for one in tree.dead_letters:
         total, forgotten = counts.get((one.emitter, one.code), (0, 0))
@@ -98,12 +101,12 @@ def find_letters(tree: PipelineStatistics) -> list[Letters]:
             code=code,
             total=total,
             forgotten=forgotten,
-            look=_command("list", tree.plan.dead_letters, emitter, code),
-            replay=_command("replay", tree.plan.dead_letters, emitter, code),
+            look=_command("list", address, emitter, code),
+            replay=_command("replay", address, emitter, code) if tree.plan.dead_letters else "",
         )
         for (emitter, code), (total, forgotten) in sorted(counts.items())
     ]
 
 
-def _command(verb: str, path: str, emitter: str, code: str) -> str:
-    return f"polku dlq {verb} {quoted(path)} --emitter={quoted(emitter)} --code={quoted(code)}" if path else ""
+def _command(verb: str, address: str, emitter: str, code: str) -> str:
+    return f"polku dlq {verb} --to={quoted(address)} --emitter={quoted(emitter)} --code={quoted(code)}"

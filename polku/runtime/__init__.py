@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from polku.buffer.copies import Found
-    from polku.dead_letters import DeadLetter
+    from polku.dead_letters import DeadLetter, LetterVerb
+    from polku.dead_letters.store import Selection
     from polku.gateway.addresses import Addresses
     from polku.health import Health
     from polku.monitoring.statistics import PipelineStatistics
@@ -70,6 +71,10 @@ class Runtime(Protocol):
 
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, or those of one id, oldest first."""
+        ...
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop dead letters, and return how many; raises `UnavailableError` where they are in memory."""
         ...
 
     async def tap(self, request: TapRequest) -> list[TapReply]:

@@ -20,7 +20,7 @@ from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.change.contents import contents_of
 from polku.change.difference import difference
-from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
 from polku.errors import ChangeError, NotRunningError, SettingError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.gateway import Gateway, check_doors
@@ -49,6 +49,7 @@ from polku.tracing.export import still_traced
 from polku.usercode import contained
 
 if TYPE_CHECKING:
+    from polku.dead_letters.store import Selection
     from polku.monitoring.collector import Facts
     from polku.monitoring.statistics import PipelineStatistics
 
@@ -96,6 +97,10 @@ class InlineRuntime:
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first."""
         return await self._dead_letters.stored(event_id)
+
+    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
+        """Replay or drop dead letters, and return how many."""
+        return await self._dead_letters.change(verb, selection)
 
     async def start(self) -> None:
         """Build from the back to the front, then open the door."""

@@ -159,7 +159,7 @@ async def pull(events: AsyncGenerator[bytes, None]) -> tuple[str, Any]:
 
 async def test_nobody_asks_for_statistics_each_second_while_no_page_is_open(watched: Watched) -> None:
     looks = watched.live()
-    looks.start()
+    looks.start("127.0.0.1:9")
     await asyncio.sleep(0.05)
     assert watched.asked == 1
     async with aclosing(looks.follow()) as events:
@@ -176,7 +176,7 @@ async def test_of_many_that_ask_at_once_no_more_read_than_may(
 ) -> None:
     monkeypatch.setattr(live, "_READERS", 1)
     looks = watched.live()
-    looks.start()
+    looks.start("127.0.0.1:9")
     async with aclosing(looks.follow()) as first, aclosing(looks.follow()) as second:
         assert (await pull(first))[0] == "hello"
         with pytest.raises(StopAsyncIteration):
@@ -188,7 +188,7 @@ async def test_of_many_that_ask_at_once_no_more_read_than_may(
 
 async def test_trouble_is_told_and_the_stream_goes_on(watched: Watched) -> None:
     looks = watched.live()
-    looks.start()
+    looks.start("127.0.0.1:9")
     async with aclosing(looks.follow()) as events:
         assert (await pull(events))[0] == "hello"
         for error in (UnavailableError("the supervisor is away"), ValueError("of user code")):
@@ -205,7 +205,7 @@ async def test_trouble_is_told_and_the_stream_goes_on(watched: Watched) -> None:
 async def test_a_part_that_statistics_do_not_know_is_among_the_others(watched: Watched) -> None:
     watched.unwell = {"event_loop": PartHealth(healthy=False, message="blocked")}
     looks = watched.live()
-    looks.start()
+    looks.start("127.0.0.1:9")
     async with aclosing(looks.follow()) as events:
         await pull(events)
         _, tick = await pull(events)

@@ -57,11 +57,11 @@ def test_dead_letters_are_added_up_and_listed_and_replayed_by_commands(tree: Pip
         return DeadLetterCount(lane=lane, part="buffer", emitter=emitter, code="UNDELIVERED", total=total, forgotten=1)
 
     counts = (letters("lane-1", "-$(x)", 2), letters("lane-2", "-$(x)", 3), letters("", "", 1))
-    none, hostile = find_letters(replace(tree, dead_letters=counts))
+    none, hostile = find_letters(replace(tree, dead_letters=counts), "it's")
     assert (hostile.total, hostile.forgotten, none.total) == (5, 2, 1)
     assert shlex.split(hostile.look) == [
-        "polku", "dlq", "list", tree.plan.dead_letters, "--emitter=-$(x)", "--code=UNDELIVERED"
+        "polku", "dlq", "list", "--to=it's", "--emitter=-$(x)", "--code=UNDELIVERED"
     ]  # fmt: skip
-    assert shlex.split(none.replay)[2:] == ["replay", tree.plan.dead_letters, "--emitter=", "--code=UNDELIVERED"]
+    assert shlex.split(none.replay)[2:] == ["replay", "--to=it's", "--emitter=", "--code=UNDELIVERED"]
     in_memory = replace(tree.plan, dead_letters="")
-    assert find_letters(replace(tree, plan=in_memory, dead_letters=counts))[0].look == ""
+    assert find_letters(replace(tree, plan=in_memory, dead_letters=counts), "it's")[0].replay == ""
