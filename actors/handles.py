@@ -10,7 +10,8 @@ class LaneHandles(NamedTuple):
     """The handles of one lane's actors; `name` begins the names of its parts. A chained lane has one for all.
 
     `address` is its node's. `is_first` on its disk: the only one there that replays and lists dead letters, which are
-    in one file. `scope` is what health at its doors is about: it alone where each node has a lane, else (empty) all.
+    in one file. `scope` is what health and metrics at its doors are about: it alone where each node has one, else
+    (empty) all.
     """
 
     name: str

@@ -53,14 +53,14 @@ class IngestBase(Shell):
         """Learn who supervises, open the doors unless they are open, and return where they are.
 
         Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
-        `scope` is what health at these doors is about: the name of one lane, or (empty) the whole pipeline.
+        `scope` is what health and metrics at these doors are about: the name of one lane, or (empty) the pipeline.
         """
         await self.ensure_started()
         self._hub, self._scope = hub, scope
         async with self._opening:
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)
-                gateway = Gateway(self.intake, self._health, registry)
+                gateway = Gateway(self.intake, self._health, registry, self._metrics)
                 await gateway.open(doors)
                 self._gateway = gateway
             else:
@@ -110,6 +110,16 @@ class IngestBase(Shell):
             await self._hub.assign.remote(name, address)
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
+
+    async def _metrics(self, accept: str) -> tuple[bytes, str]:
+        from polku.monitoring.exposition import write_metrics
+
+        if self._hub is None:
+            raise UnavailableError("the pipeline is still starting")
+        try:
+            return write_metrics(await self._hub.statistics.remote(self._scope), accept)
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}") from None
 
     async def _health(self) -> Health:
         if self._hub is None:

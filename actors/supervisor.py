@@ -146,17 +146,21 @@ class SupervisorShell:
             _judge(watch, name, self._seen[name])
         return watch, processed
 
-    async def statistics(self) -> PipelineStatistics:
-        """Return the tree of what was seen of every part within the last seconds, or is seen now."""
+    async def statistics(self, scope: str = "") -> PipelineStatistics:
+        """Return the tree of what was seen of every part within the last seconds, or is seen now.
+
+        `scope` is the name of the one lane that it is about: without what all lanes share.
+        """
         from polku.monitoring.collector import Collector
         from polku.monitoring.statistics import ProcessStatistics
 
         await self.start()
         if time.monotonic() - self._looked_at > _FRESH:
             await self._look()
-        health = await self.health()
+        health = await self.health(scope)
         collector = Collector(self._facts)
-        for lane in self._parts.lanes:
+        lanes = [lane for lane in self._parts.lanes if lane.name.startswith(scope)]
+        for lane in lanes:
             collector.place(lane.name.rstrip("/"), lane.address)
             for name in lane.all():
                 if (counts := self._statistics_of(name)) is None:
@@ -165,9 +169,10 @@ class SupervisorShell:
                     collector.add_lane(lane.name.rstrip("/"), counts)
                 else:
                     collector.add(lane.name.rstrip("/"), name.removeprefix(lane.name), counts)
-        for name in self._parts.shared:
-            collector.add_shared(name, self._statistics_of(name))
-        for name in self._parts.all():
+        if not scope:
+            for name in self._parts.shared:
+                collector.add_shared(name, self._statistics_of(name))
+        for name in (name for lane in lanes for name in lane.all()) if scope else self._parts.all():
             seen = self._seen.get(name)
             if seen is not None and (vitals := seen.vitals) is not None:
                 process = ProcessStatistics(

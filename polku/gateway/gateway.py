@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.server import HttpServer
+    from polku.monitoring.exposition import Metrics
     from polku.security.authenticator import Authenticator
 
 Server: TypeAlias = "GatewayServer | NativeServer | HttpServer"
@@ -71,13 +72,18 @@ class Gateway:
     """Serve one intake over gRPC, HTTP, both or neither."""
 
     def __init__(
-        self, intake: Intake, health: Callable[[], Awaitable[Health]], registry: RegistryService | None = None
+        self,
+        intake: Intake,
+        health: Callable[[], Awaitable[Health]],
+        registry: RegistryService | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._intake = intake
         self._registry = registry
         if registry is not None:
             intake.count_failures(registry.failures)
         self._health = health
+        self._metrics = metrics
         self._ports: _Ports | None = None
         self._leaving: list[_Ports] = []
         self._addresses = Addresses()
@@ -148,7 +154,7 @@ class Gateway:
         if name in ("http_addr", "otlp_http_addr"):
             from polku.gateway.http.server import HttpServer
 
-            return HttpServer(self._intake, health, doors.http_token, authenticator, doors.origins)
+            return HttpServer(self._intake, health, doors.http_token, authenticator, doors.origins, self._metrics)
         registry = self._registry if name == "grpc_addr" else None
         server = choose(doors)(self._intake, health, registry, authenticator)
         watch = partial(self._watch_readiness, server, tasks, f"readiness {name}", tells_parts=authenticator is None)

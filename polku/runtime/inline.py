@@ -109,12 +109,17 @@ class InlineRuntime:
         try:
             await self._lane.open()
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)
-            self._gateway = Gateway(self._lane.intake, self.health, registry)
+            self._gateway = Gateway(self._lane.intake, self.health, registry, self._metrics)
             self._addresses = await self._gateway.open(self._doors)
             threading.Thread(target=self._watch, name="polku-watch", daemon=True).start()
         except BaseException:
             await self._close()
             raise
+
+    async def _metrics(self, accept: str) -> tuple[bytes, str]:
+        from polku.monitoring.exposition import write_metrics
+
+        return write_metrics(await self.statistics(), accept)
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it."""

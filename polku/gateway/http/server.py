@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -37,6 +38,7 @@ from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack
 
 if TYPE_CHECKING:
+    from polku.monitoring.exposition import Metrics
     from polku.security.account import Account
     from polku.security.authenticator import Authenticator
 
@@ -50,6 +52,7 @@ _LEAVE_SECONDS = 30.0  # for clients of a port that is opened again to send some
 _LEAVE_LOOK_SECONDS = 0.2
 _NEVER_SECONDS = 1e9
 _FRESH = {"Cache-Control": "no-store"}
+_NO_METRICS = "this port shows metrics to who sends its token, and has none (POLKU_HTTP_TOKEN); ask the admin address\n"
 
 
 class HttpServer:
@@ -67,9 +70,11 @@ class HttpServer:
         token: str | None = None,
         authenticator: Authenticator | None = None,
         origins: Collection[str] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self._intake = intake
         self._health = health
+        self._metrics = metrics
         self._gate = HttpGate(token, authenticator)
         intake.count_failures(self._gate.failures)
         self._pages = Pages(origins)
@@ -111,6 +116,8 @@ class HttpServer:
         app.router.add_get("/health", self._get_health)
         app.router.add_get("/health/live", self._get_live)
         app.router.add_get("/health/ready", self._get_ready)
+        if self._metrics is not None:
+            app.router.add_get("/metrics", partial(self._get_metrics, self._metrics))
         app.on_response_prepare.append(self._prepare)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -214,6 +221,14 @@ class HttpServer:
         if self._serving and (await self._judge()).ready:
             return web.Response(text="ready\n", headers=_FRESH)
         return web.Response(status=503, text="not ready\n", headers=_FRESH)
+
+    async def _get_metrics(self, metrics: Metrics, request: web.Request) -> web.Response:
+        """Show the metrics to whom the door knows: they have names of parts and destinations."""
+        if not self._gate.asks:
+            return web.Response(status=403, text=_NO_METRICS, headers=_FRESH)
+        await self._identify(request)
+        body, content_type = await metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={**_FRESH, "Content-Type": content_type})
 
     async def _judge(self) -> Health:
         try:
