@@ -21,6 +21,7 @@ from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
 from polku.actors.changes import Changes
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
 from polku.actors.handles import ActorHandles, LaneHandles
+from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import check_journals, places, this_node
 from polku.actors.send_channel import RayChannel
@@ -49,7 +50,6 @@ from polku.runtime.report import StopReport, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
-from polku.text import said
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
@@ -238,31 +238,12 @@ class RayRuntime:
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
         self._check()
-        parts = self.parts
-        # On disk all of a host's are in one file; in memory each part has its own.
-        first = [lane.buffer for lane in parts.lanes if lane.is_first]
-        where = first if self._plan.dead_letters else _bury_places(parts)
-        found: list[DeadLetter] = []
-        for handle in where:
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                found += await handle.dead_letters.remote(event_id)
-        return sorted(found, key=lambda letter: letter.time_ns)
+        return await stored_letters(self.parts, event_id, on_disk=self._plan.dead_letters is not None)
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
         """Replay or drop dead letters in the file of each node, and return how many."""
         self._check()
-        handles = [lane.buffer for lane in self.parts.lanes if lane.is_first]
-        try:
-            return sum(
-                await asyncio.gather(*(call(one.change_dead_letters.remote(verb, selection)) for one in handles))
-            )
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PolkuError):
-                raise error.cause from None
-            raise
-        except ray.exceptions.RayActorError as error:
-            text = f"a node does not answer, so that its dead letters may not have been changed: {said(error)}"
-            raise UnavailableError(text) from None
+        return await change_letters(self.parts, verb, selection)
 
     def door(self) -> SendChannel:
         """The way in for senders, picklable."""
@@ -388,11 +369,6 @@ class RayRuntime:
             await self._changes.forget()
         if self._attachment is not None:
             await asyncio.to_thread(self._attachment.release)
-
-
-def _bury_places(parts: ActorHandles) -> list[Any]:
-    lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
-    return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())
 
 
 async def _write_console(emitter: Any, attachment: Attachment) -> None:

@@ -28,7 +28,7 @@ from polku.gateway.addresses import Doors
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
 from polku.log import RepeatedLog
-from polku.runtime.back_pressure import BackPressure
+from polku.runtime.complaints import Complaints
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.reloads import Reloads
 from polku.runtime.watch import Progress, Watch
@@ -78,7 +78,7 @@ class SupervisorShell:
         self._reloads = Reloads()
         self._looked_at = -math.inf
         self._progress = Progress()
-        self._pressure = BackPressure()
+        self._complaints = Complaints()
         # As far as this life knows all are shut: an ingest may have been started again beside it.
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
@@ -214,7 +214,8 @@ class SupervisorShell:
                 parts = self._parts
                 if self._seen.keys() >= parts.all().keys():
                     watch, processed = self._judge(parts, "")
-                    self._pressure.look(watch.health(processed).holds)
+                    pids = {name: seen.vitals.pid for name, seen in self._seen.items() if seen.vitals is not None}
+                    self._complaints.note(watch.health(processed), lambda: self._facts.plan, pids)
                     await self._hand_on()
             self._tasks.works(_WATCH)
             await asyncio.sleep(_INTERVAL)

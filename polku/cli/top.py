@@ -15,6 +15,7 @@ from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.log_format import say
 from polku.tap.request import matches
+from polku.text import line
 
 _CLEAR = "\x1b[2J\x1b[H"
 _COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST")
@@ -209,7 +210,18 @@ def _wrong(tree: dict[str, Any]) -> list[str]:
             continue
         text = f"{name}, for {part['seconds']:.0f} s: {why or part['message']}"
         sentences.append("; ".join(filter(None, (text, advice, command))))
+    if dead := _dead(tree):
+        sentences.append(f"dead letters since the start: {dead}; `polku dlq list` says why")
     return [*sentences, ""] if sentences else []
+
+
+def _dead(tree: dict[str, Any]) -> str:
+    """Return how many dead letters there are, by code and emitter."""
+    counts: dict[str, int] = {}
+    for one in tree.get("dead_letters", ()):
+        kind = line(f"{one['code']} of {one['emitter']}" if one["emitter"] else one["code"])
+        counts[kind] = counts.get(kind, 0) + one["total"]
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
 
 
 def rows_of(tree: dict[str, Any]) -> list[Row]:

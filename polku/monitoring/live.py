@@ -18,7 +18,7 @@ from polku.errors import PolkuError
 from polku.log import RepeatedLog
 from polku.monitoring.history import SECONDS, History
 from polku.monitoring.page import page
-from polku.monitoring.problems import Restarts, find_letters, find_problems
+from polku.monitoring.problems import Deaths, Restarts, find_letters, find_problems
 from polku.monitoring.statistics import PartHealth, PipelineStatistics, PlanStatistics
 from polku.text import named, said
 from polku.usercode import is_ours
@@ -44,6 +44,7 @@ class Live:
         self._address = ""
         self._history = History()
         self._restarts = Restarts()
+        self._deaths = Deaths()
         self._plan: PlanStatistics | None = None
         self._plans = 0  # how many there have been: after a change readers are told the new one
         self._latest = b""
@@ -124,6 +125,7 @@ class Live:
         if self._history.is_due(tree.time_ns):
             self._history.add(tree)
         self._restarts.look(tree.processes)
+        self._deaths.look(tree)
         if not self._readers:
             return
         if tree.plan != self._plan:
@@ -132,7 +134,7 @@ class Live:
         unwell = self._unwell(tree)
         if unwell:
             tree = replace(tree, healthy=False, parts={**tree.parts, **unwell})
-        problems = find_problems(tree, self._restarts.recent())
+        problems = [*find_problems(tree, self._restarts.recent()), *self._deaths.recent(self._address)]
         shown = tree.to_json()
         del shown["plan"], shown["dead_letters"]
         shown["problems"] = [problem.to_json() for problem in problems]

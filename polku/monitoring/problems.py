@@ -11,6 +11,7 @@ from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessS
 
 _RECENT = 120.0  # seconds for which a restart is told
 _RESTARTED = "its process was started again, and works"
+_LOOK = "The log and this list say why. Repair what refuses them, or drop them."
 _AGAIN = "What was in flight is sent again. The log says what ended the process before."
 
 
@@ -59,6 +60,47 @@ class Restarts:
         """Return how many seconds ago each process was started again, of those for which that is not long ago."""
         now = monotonic()
         return {name: now - at for name, at in self._at.items() if now - at < _RECENT}
+
+
+class Deaths:
+    """Remember which dead letters there were lately, by emitter and code."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, str], int] | None = None
+        self._lately: dict[str, tuple[float, dict[str, int]]] = {}
+
+    def look(self, tree: PipelineStatistics) -> None:
+        """Take note of those that have come since the look before."""
+        totals: dict[tuple[str, str], int] = {}
+        for one in tree.dead_letters:
+            totals[one.emitter, one.code] = totals.get((one.emitter, one.code), 0) + one.total
+        now, before = monotonic(), totals if self._totals is None else self._totals
+        self._totals = totals
+        self._lately = {name: seen for name, seen in self._lately.items() if now - seen[0] < _RECENT}
+        for (emitter, code), total in totals.items():
+            # A part whose process was started again counts from zero.
+            more = total - known if total >= (known := before.get((emitter, code), 0)) else total
+            if more:
+                counts = self._lately.get(emitter, (now, {}))[1]
+                self._lately[emitter] = now, {**counts, code: counts.get(code, 0) + more}
+
+    def recent(self, address: str) -> list[Problem]:
+        """Return a problem for each emitter that has some; the command asks an admin address."""
+        now = monotonic()
+        return [_deaths(emitter, counts, now - at, address) for emitter, (at, counts) in sorted(self._lately.items())]
+
+
+def _deaths(emitter: str, counts: Mapping[str, int], seconds: float, address: str) -> Problem:
+    total = sum(counts.values())
+    reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
+    return Problem(
+        name=f"dead letters of {emitter}" if emitter else "dead letters",
+        state="warn",
+        text=f"{total:,} {'events' if total > 1 else 'event'} lately: {reasons}",
+        seconds=seconds,
+        advice=_LOOK,
+        command=f"polku dlq list --to={quoted(address)} --emitter={quoted(emitter)}",
+    )
 
 
 def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> list[Problem]:

@@ -50,6 +50,10 @@ class Remedies:
                 return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
         return "", ""
 
+    def say(self, name: str, complaint: str, holds_up: str) -> str:
+        """Return the same as one text, for a line of the log."""
+        return " ".join(filter(None, self.find(name, complaint, holds_up)))
+
     def _emitter(self, part: str, holds_up: str) -> Remedy:
         kept = "What waits for it is kept, and sent once its destination takes events again."
         if holds_up:

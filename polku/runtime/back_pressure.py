@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from polku.log import RepeatedLog
+from polku.runtime.unwell import Remedy
 
 _LOG = logging.getLogger(__name__)
 _BEGIN_SECONDS = 2.0  # at every look, until a part that holds others up is named: a full share may be one that moves
@@ -28,20 +29,22 @@ class BackPressure:
         self._log = log or RepeatedLog(_LOG)
         self._holds: dict[str, _Hold] = {}
 
-    def look(self, holds: Mapping[str, str], now: float | None = None) -> None:
+    def look(self, holds: Mapping[str, str], now: float | None = None, remedy: Remedy | None = None) -> None:
         """Take note of who holds up others now, by name, and why; `now` is in seconds of a monotonic clock."""
         now = time.monotonic() if now is None else now
         for name, why in holds.items():
-            self._see(name, why, now)
+            self._see(name, why, now, remedy)
         for name in self._holds.keys() - holds.keys():
             self._miss(name, now)
 
-    def _see(self, name: str, why: str, now: float) -> None:
+    def _see(self, name: str, why: str, now: float, remedy: Remedy | None) -> None:
         hold = self._holds.setdefault(name, _Hold(now, now))
         hold.until = now
         if not hold.is_named and now - hold.since >= _BEGIN_SECONDS:
             hold.is_named = True
-            self._log.warning((name, "begins"), "back-pressure: %s holds up what comes in: %s", name, why)
+            helps = remedy(name, why, why) if remedy is not None else ""
+            text = "back-pressure: %s holds up what comes in: %s%s"
+            self._log.warning((name, "begins"), text, name, why, f". {helps}" if helps else "")
 
     def _miss(self, name: str, now: float) -> None:
         hold = self._holds[name]

@@ -31,9 +31,9 @@ from polku.log import RepeatedLog
 from polku.log_format import Origin, name_process
 from polku.plan import Plan
 from polku.runtime.assembly import build_dead_letters, build_registry
-from polku.runtime.back_pressure import BackPressure
 from polku.runtime.blocked import with_loop
 from polku.runtime.changing import Changed, ChangingLane
+from polku.runtime.complaints import Complaints
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
 from polku.runtime.ports import renewed
@@ -73,7 +73,7 @@ class InlineRuntime:
         self._reloads = Reloads()
         self._gateway: Gateway | None = None
         self._progress = Progress()
-        self._pressure = BackPressure()
+        self._complaints = Complaints()
         self._ended = threading.Event()
         self._started = time.time()
         self._taps: Taps | None = None
@@ -232,12 +232,14 @@ class InlineRuntime:
         return watch
 
     def _watch(self) -> None:
-        """Look for back-pressure until the pipeline ends; in a thread, as user code may block the event loop."""
+        """Look how the parts are until the pipeline ends; in a thread, as user code may block the event loop."""
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 if self._pulse is not None:
                     self._pulse.stuck()  # asks for a turn, so that who asks for the health later learns since when
-                self._pressure.look(self.health_nowait().holds)
+                health = self.health_nowait()
+                if not self._is_stopping:
+                    self._complaints.note(health, lambda: self._facts.plan, {"pipeline": os.getpid()})
             except BaseException:  # of user code that was asked for its statistics
                 _REPEATED.exception("watch", "back-pressure cannot be seen")
 

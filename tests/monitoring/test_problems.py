@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from polku import Batch, Hub
-from polku.monitoring.problems import Restarts, find_letters, find_problems
+from polku.monitoring.problems import Deaths, Restarts, find_letters, find_problems
 from polku.monitoring.statistics import DeadLetterCount, PartHealth, PipelineStatistics, ProcessStatistics
 
 
@@ -65,3 +65,30 @@ def test_dead_letters_are_added_up_and_listed_and_replayed_by_commands(tree: Pip
     assert shlex.split(none.replay)[2:] == ["replay", "--to=it's", "--emitter=", "--code=UNDELIVERED"]
     in_memory = replace(tree.plan, dead_letters="")
     assert find_letters(replace(tree, plan=in_memory, dead_letters=counts), "it's")[0].replay == ""
+
+
+def test_dead_letters_of_late_are_a_problem_and_those_of_before_are_not(
+    tree: PipelineStatistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("polku.monitoring.problems.monotonic", lambda: now)
+    deaths = Deaths()
+
+    def look(*counts: tuple[str, str, int]) -> list[tuple[str, str, str]]:
+        letters = [
+            DeadLetterCount(lane="", part="buffer", emitter=emitter, code=code, total=total, forgotten=0)
+            for emitter, code, total in counts
+        ]
+        deaths.look(replace(tree, dead_letters=tuple(letters)))
+        return [(one.name, one.text, one.command) for one in deaths.recent("127.0.0.1:9")]
+
+    assert look(("", "MIDDLEWARE_ERROR", 5)) == []  # who looks first does not know since when
+    ask = "polku dlq list --to=127.0.0.1:9 --emitter="
+    none = ("dead letters", "1 event lately: MIDDLEWARE_ERROR 1", f"{ask}''")
+    assert look(("", "MIDDLEWARE_ERROR", 6)) == [none]
+    now += 100.0
+    shop = ("dead letters of shop", "3 events lately: CRASH 1, UNDELIVERED 2", f"{ask}shop")
+    assert look(("", "MIDDLEWARE_ERROR", 6), ("shop", "UNDELIVERED", 2), ("shop", "CRASH", 1)) == [none, shop]
+    now += 100.0
+    assert look(("", "MIDDLEWARE_ERROR", 6), ("shop", "UNDELIVERED", 2), ("shop", "CRASH", 1)) == [shop]
+    assert look(("", "MIDDLEWARE_ERROR", 2))[0] == ("dead letters", "2 events lately: MIDDLEWARE_ERROR 2", f"{ask}''")

@@ -77,6 +77,10 @@ def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
     well = {"healthy": True, "message": "ok", "holds_up": "", "seconds": 0.0, "advice": "", "command": ""}
     away = well | {"healthy": False, "holds_up": "its share is full", "seconds": 12.3, "advice": "look at it"}
     parts = {"ingest": well, "emitter:x": away | {"command": "polku dlq list"}}
+    letters = [{"emitter": emitter, "code": "CRASH", "total": 2_000} for emitter in ("x", "x", "", "\x1b[2J")]
+    dead = r"2,000 CRASH, 2,000 CRASH of \x1b[2J, 4,000 CRASH of x"
+    sentences = top._wrong({"parts": {"ingest": well}, "dead_letters": letters})
+    assert sentences == [f"dead letters since the start: {dead}; `polku dlq list` says why", ""]
     assert top._wrong({"parts": parts}) == ["emitter:x, for 12 s: its share is full; look at it; polku dlq list", ""]
     assert top._wrong({"parts": {"ingest": well}}) == []
 

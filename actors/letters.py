@@ -1,0 +1,48 @@
+"""Dead letters of a pipeline on Ray: on disk all of a node's are in one file, in memory each part has its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import ray
+
+from polku.actors.drain import call
+from polku.actors.handles import ActorHandles
+from polku.dead_letters import DeadLetter, LetterVerb
+from polku.dead_letters.store import Selection
+from polku.errors import PolkuError, UnavailableError
+from polku.text import said
+
+
+async def stored_letters(parts: ActorHandles, event_id: str | None, *, on_disk: bool) -> list[DeadLetter]:
+    """Return the latest letters, oldest first; without those of a part that is away."""
+    found: list[DeadLetter] = []
+    for handle in _files(parts) if on_disk else _memories(parts):
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            found += await handle.dead_letters.remote(event_id)
+    return sorted(found, key=lambda letter: letter.time_ns)
+
+
+async def change_letters(parts: ActorHandles, verb: LetterVerb, selection: Selection) -> int:
+    """Replay or drop letters in the file of each node, and return how many; raises `UnavailableError`."""
+    calls = [call(handle.change_dead_letters.remote(verb, selection)) for handle in _files(parts)]
+    try:
+        return sum(await asyncio.gather(*calls))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PolkuError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        text = f"a node does not answer, so that its dead letters may not have been changed: {said(error)}"
+        raise UnavailableError(text) from None
+
+
+def _files(parts: ActorHandles) -> list[Any]:
+    return [lane.buffer for lane in parts.lanes if lane.is_first]
+
+
+def _memories(parts: ActorHandles) -> list[Any]:
+    lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
+    return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())

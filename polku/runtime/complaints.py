@@ -1,0 +1,32 @@
+"""What the log says of how the parts are: who holds up others, who is unwell, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from polku.health import Health
+from polku.runtime.back_pressure import BackPressure
+from polku.runtime.unwell import UnwellParts
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import PlanStatistics
+
+
+class Complaints:
+    """Follow the health of a pipeline, from looks about once a second."""
+
+    def __init__(self) -> None:
+        self._pressure = BackPressure()
+        self._unwell = UnwellParts()
+
+    def note(self, health: Health, plan: Callable[[], PlanStatistics], pids: Mapping[str, int]) -> None:
+        """Say what begins to be wrong, with what helps a part of the `plan`, which is made then; and what ends."""
+
+        def remedy(name: str, complaint: str, holds_up: str) -> str:
+            from polku.monitoring.remedies import Remedies
+
+            return Remedies(plan(), pids).say(name, complaint, holds_up)
+
+        self._pressure.look(health.holds, remedy=remedy)
+        self._unwell.look(health, remedy)

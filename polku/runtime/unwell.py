@@ -1,0 +1,62 @@
+"""Say in the log when a part becomes unwell, why, and what helps; and when it is well again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polku.health import Health
+from polku.log import RepeatedLog
+
+Remedy = Callable[[str, str, str], str]
+"""Return what helps a part, by its name, what is wrong with it, and why it holds up others."""
+
+_LOG = logging.getLogger(__name__)
+_BEGIN_SECONDS = 0.9  # at every look, until it is said: at the second of two looks in a row
+_END_SECONDS = 2.0  # at no look, until it counts as well again
+_SAYS_SO = ("reload",)  # parts whose trouble is in the log already
+
+
+@dataclass(slots=True)
+class _Illness:
+    since: float
+    until: float
+    is_said: bool = False
+
+
+class UnwellParts:
+    """Follow how the parts are, from looks about once a second; lines that repeat are counted instead.
+
+    Of those that hold up others `BackPressure` tells.
+    """
+
+    def __init__(self, log: RepeatedLog | None = None) -> None:
+        self._log = log or RepeatedLog(_LOG)
+        self._unwell: dict[str, _Illness] = {}
+
+    def look(self, health: Health, remedy: Remedy, now: float | None = None) -> None:
+        """Take note of how the parts are now; `now` is in seconds of a monotonic clock."""
+        now = time.monotonic() if now is None else now
+        unwell = {name: text for name, (well, text) in health.components.items() if not well and name not in _SAYS_SO}
+        for name, text in unwell.items():
+            self._see(name, text, remedy, now, is_told=name in health.holds)
+        for name in self._unwell.keys() - unwell.keys():
+            self._miss(name, now)
+
+    def _see(self, name: str, text: str, remedy: Remedy, now: float, *, is_told: bool) -> None:
+        illness = self._unwell.setdefault(name, _Illness(now, now))
+        illness.until = now
+        if not illness.is_said and not is_told and now - illness.since >= _BEGIN_SECONDS:
+            illness.is_said = True
+            helps = remedy(name, text, "")
+            self._log.warning((name, "begins"), "%s is unwell: %s%s", name, text, f". {helps}" if helps else "")
+
+    def _miss(self, name: str, now: float) -> None:
+        illness = self._unwell[name]
+        if illness.is_said and now - illness.until < _END_SECONDS:
+            return
+        del self._unwell[name]
+        if illness.is_said:
+            self._log.warning((name, "ends"), "%s is well again, after %.0f s", name, illness.until - illness.since)

@@ -1,0 +1,78 @@
+"""The lines of the log about parts that are unwell: why, what helps, and when they are well again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from polku import Batch, Breaker, Hub, Resilience, Retry, RetryableError, new_event
+from polku.health import Health
+from polku.log import RepeatedLog
+from polku.runtime import inline
+from polku.runtime.unwell import UnwellParts
+
+
+def lines(looks: str, caplog: pytest.LogCaptureFixture, name: str = "emitter:a") -> list[str]:
+    """Return what is logged of looks once a second: `x` is unwell, `h` holds up others as well."""
+    caplog.clear()
+    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    with caplog.at_level(logging.INFO, "polku.test"):
+        for second, sign in enumerate(looks):
+            components = {"buffer": (True, "ok"), name: (sign == ".", "away")}
+            holds = {name: "its share is full"} if sign == "h" else {}
+            parts.look(
+                Health(sign == ".", components, 0, holds=holds), lambda *_: "Repair it: nc -vz a 1", float(second)
+            )
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_line_says_what_is_wrong_and_what_helps_and_another_that_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    begins = "emitter:a is unwell: away. Repair it: nc -vz a 1"
+    assert lines("x.x.x.", caplog) == []
+    assert lines("xx", caplog) == lines("xxxxxxx", caplog) == lines("xx.xx.xx", caplog) == [begins]
+    assert lines("xxxx...", caplog) == [begins, "emitter:a is well again, after 3 s"]
+
+
+def test_what_others_say_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    assert lines("hhhh...", caplog) == []  # back-pressure is told of
+    assert lines("xxxx...", caplog, "reload") == []
+    assert len(lines("xxx..." * 5, caplog)) == 2  # one that comes and goes
+
+
+def test_a_pipeline_says_that_a_destination_is_away(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline, "_LOOK_SECONDS", 0.05)
+    away = threading.Event()
+    away.set()
+
+    class Partner:
+        name = "partner"
+        url = "http://127.0.0.1:9/hook"
+
+        def emit(self, batch: Batch) -> None:
+            if away.is_set():
+                raise RetryableError("refused")
+
+    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=0.1))
+    with Hub(runtime="inline").emitter(emitter).start() as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(caplog, "emitter:partner is unwell: ")
+        (line,) = [text for text in caplog.messages if " is unwell: " in text]
+        assert "refused" in line
+        assert line.endswith(
+            "What waits for it is kept, and sent once its destination takes events again. "
+            "curl -sS -o /dev/null -w '%{http_code}\\n' http://127.0.0.1:9"
+        )
+        away.clear()
+        wait_for(caplog, "emitter:partner is well again, after ")
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    limit = time.monotonic() + 30
+    while not any(text in message for message in caplog.messages):
+        assert time.monotonic() < limit, caplog.messages
+        time.sleep(0.02)
