@@ -2,7 +2,8 @@
 
 A file's emitters are replaced by ones to the sink, under the same names and rules, so that no real destination gets
 made-up events; a journal and a file of dead letters are replaced by empty ones beside them, and sources are left out,
-so that nothing real is delivered to the sink. With `keep` the file runs as it is.
+so that nothing real is delivered to the sink. With `keep` the file runs as it is. `POLKU_BENCH_ADMIN` has the admin
+address opened there, to measure what it costs to be watched.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from polku.cli.load import load_hub
 from polku.emit import GrpcEmitter
 from polku.errors import PolkuError
 from polku.gateway.addresses import Doors
+from polku.monitoring.address import admin_of
 from polku.picture import picture
 from polku.plan import Plan
 from polku.runner import Runner
@@ -42,7 +44,8 @@ def main(order: dict[str, Any]) -> None:
             plan = _towards(plan, order["sink"], stack)
         runner = Runner(plan, order["runtime"])
         threading.Thread(target=_answer, args=(runner, plan, answers), daemon=True).start()
-        serve(runner, Doors("127.0.0.1:0"))
+        address = os.environ.get("POLKU_BENCH_ADMIN")
+        serve(runner, Doors("127.0.0.1:0"), admin=admin_of(address, None) if address else None)
         report = runner.pipeline.stop()
     emitters = {name: each._asdict() for name, each in report.emitters.items()}
     print(json.dumps({"emitters": emitters, "complete": report.complete, "seconds": report.seconds}), file=answers)
@@ -76,7 +79,8 @@ def _answer(runner: Runner, plan: Plan, answers: IO[str]) -> None:
             break
         except Exception:
             threading.Event().wait(0.01)  # it has not begun to start, or could not: then this process ends
-    print(json.dumps({"address": address, "picture": picture(plan)}), file=answers)
+    ready = {"address": address, "admin": runner.pipeline.admin_address or "", "picture": picture(plan)}
+    print(json.dumps(ready), file=answers)
     for line in sys.stdin:
         if line == "commits\n":
             print(json.dumps({"commits": _commits(runner)}), file=answers)

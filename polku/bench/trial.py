@@ -99,6 +99,7 @@ class Session:
 
     def __init__(self, sink: Child, host: Child, ready: dict[str, str], start_seconds: float, epoch_ns: int) -> None:
         self.address = ready["address"]
+        self.admin = ready.get("admin", "")
         self.picture = ready.get("picture", "")
         self.start_seconds = start_seconds
         self._sink = sink

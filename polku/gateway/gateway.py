@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from polku.external.registry_service import RegistryService
     from polku.gateway.grpc.server import NativeServer
     from polku.gateway.grpcio import GatewayServer
+    from polku.gateway.http.answer import Metrics
     from polku.gateway.http.server import HttpServer
-    from polku.monitoring.exposition import Metrics
     from polku.security.authenticator import Authenticator
 
 Server: TypeAlias = "GatewayServer | NativeServer | HttpServer"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from polku.histogram import Distribution
@@ -25,10 +25,6 @@ class _Scrape:
 
     def collect(self) -> Iterator[Family]:
         return families(self._tree)
-
-
-Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
-"""Return the metrics as they are now, and their content type, by the `Accept` header of who asks."""
 
 
 def write_metrics(tree: PipelineStatistics, accept: str = "") -> tuple[bytes, str]:

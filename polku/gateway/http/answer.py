@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -21,6 +21,9 @@ from polku.gateway.acks import bounded
 from polku.gateway.retry import RETRY_SECONDS
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
+
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Return the metrics as they are now, and their content type, by the `Accept` header of who asks."""
 
 _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
 _RETRY_AFTER = {code: {"Retry-After": f"{math.ceil(seconds)}"} for code, seconds in RETRY_SECONDS.items()}

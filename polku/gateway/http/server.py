@@ -19,7 +19,7 @@ from aiohttp import web
 from polku.aio.eager import start_eagerly
 from polku.codes import Code
 from polku.gateway.certificates import HTTP1, Certificates
-from polku.gateway.http.answer import ack_json, health_json, written
+from polku.gateway.http.answer import Metrics, ack_json, health_json, written
 from polku.gateway.http.body import ENCODINGS, BodyReader
 from polku.gateway.http.browser import Pages
 from polku.gateway.http.connections import Connection, Connections
@@ -38,7 +38,6 @@ from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack
 
 if TYPE_CHECKING:
-    from polku.monitoring.exposition import Metrics
     from polku.security.account import Account
     from polku.security.authenticator import Authenticator
 
