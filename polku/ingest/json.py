@@ -43,23 +43,28 @@ class JsonIngestor:
         return read_records(split_lines(data) if by_line else split_records(data), event_from_json)
 
 
-def read_records(records: Iterator[Record], build: Callable[[bytes, Any], Event]) -> Iterator[Event | RecordError]:
-    """Decode records and build their events, from bytes and decoded value; `build` raises `FieldError`."""
+def read_records(
+    records: Iterator[Record], build: Callable[[bytes, Any], Event], left: str = ""
+) -> Iterator[Event | RecordError]:
+    """Decode records and build their events, from bytes and decoded value; `build` raises `FieldError`.
+
+    Of large records the member `left` is not decoded, as `decode` says.
+    """
     errors = 0
     for record in records:
         if errors == MAX_ERRORS:
             message = f"{errors} records before this one are bad; this one and the rest were not read"
             yield RecordError(message, line=record.line, offset=record.offset)
             return
-        result = _event(record, build)
+        result = _event(record, build, left)
         errors += isinstance(result, RecordError)
         yield result
 
 
-def _event(record: Record, build: Callable[[bytes, Any], Event]) -> Event | RecordError:
+def _event(record: Record, build: Callable[[bytes, Any], Event], left: str) -> Event | RecordError:
     fields: object = None
     try:
-        fields = decode(record.data)
+        fields = decode(record.data, left)
         return build(record.data, fields)
     except NotJsonError as error:
         return _refuse(record, error.message, error.offset)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,14 +25,54 @@ class NotJsonError(Exception):
 
 
 _DECODE = msgspec.json.Decoder().decode
+_RAW = msgspec.json.Decoder(msgspec.Raw).decode
+_RAW_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_LARGE = 64 * 1024  # bytes
+_NAMES = 10_000  # in a large record
+_NAME_END = re.compile(rb'(?<!\\)"\s*:')
+_OPENING = (b"{", b"[")
 
 
-def decode(record: bytes) -> Any:
-    """Decode JSON; raises `NotJsonError`."""
+def decode(record: bytes, left: str = "") -> Any:
+    """Decode JSON; raises `NotJsonError`, and `FieldError` where a large record has more in it than an event may have.
+
+    Of a large record the member `left` is only checked to be JSON: it is left as `msgspec.Raw`, unless it is text.
+    """
     try:
-        return _DECODE(record)
+        return _DECODE(record) if len(record) <= _LARGE else _decode_large(record, left)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise explain(record, error) from None
+
+
+def _decode_large(record: bytes, left: str) -> Any:
+    """Decode level by level: 4 MB of small values take 100 ms to decode, and 4 ms to be cut apart."""
+    if not record.isascii():
+        record.decode()
+    if not left and record.count(b":") > _NAMES and _has_many_names(record):
+        raise FieldError("record", "{…}", f"has more than {_NAMES} names, more than any gateway takes; send fewer")
+    if record.lstrip()[:1] != b"{":
+        return _DECODE(record) if record.count(b",") < _NAMES else _RAW(record) and []
+    return {
+        name: msgspec.Raw(raw) if name == left and raw[:1] in _OPENING else _value(name, raw, levels=1)
+        for name, raw in _members(record)
+    }
+
+
+def _has_many_names(record: bytes) -> bool:
+    """Return whether the names of members are very many, at all levels; backslashes in them may hide some."""
+    return next(islice(_NAME_END.finditer(record), _NAMES, None), None) is not None
+
+
+def _members(data: bytes) -> list[tuple[str, bytes]]:
+    return [(name, bytes(raw)) for name, raw in _RAW_MEMBERS(data).items()]
+
+
+def _value(name: str, data: bytes, levels: int) -> Any:
+    if len(data) <= _LARGE or data[:1] not in _OPENING:
+        return _DECODE(data)
+    if levels and data[:1] == b"{":
+        return {key: _value(f"{name}.{key[:40]}", raw, levels - 1) for key, raw in _members(data)}
+    raise FieldError(name, data[:20].decode("utf-8", "replace"), f"has {len(data)} bytes, the most is {_LARGE}")
 
 
 def explain(data: bytes, error: Exception) -> NotJsonError:

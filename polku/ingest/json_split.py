@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from polku.ingest.json_fields import FieldError
 from polku.ingest.json_record import NotJsonError, decode
 
 _BOM = b"\xef\xbb\xbf"
@@ -67,9 +68,11 @@ def _is_lines(body: bytes) -> bool:
 
 def _is_json(data: bytes) -> bool:
     try:
-        decode(data)
+        decode(data, "data")
     except NotJsonError:
         return False
+    except FieldError:
+        pass
     return True
 
 

