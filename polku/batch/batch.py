@@ -231,6 +231,17 @@ class Batch:
         frames = split_frames(self.payload)
         return self._with_frames(frames[:at]), self._with_frames(frames[at:])
 
+    def pieces(self, count: int) -> list[Batch]:
+        """Cut the batch into pieces of at most that many events; they have its header, and no identity."""
+        starts = range(0, len(self), count)
+        if self._events is None:
+            frames = split_frames(self.payload)
+            return [self._with_frames(frames[at : at + count]).unidentified() for at in starts]
+        pieces = [Batch(events=self._events[at : at + count], routes=self.routes) for at in starts]
+        for piece in pieces:
+            piece.enqueued_ns, piece.trace, piece.counted = self.enqueued_ns, self.trace, self.counted
+        return pieces
+
     def select(self, positions: Sequence[int]) -> Batch:
         """Return a batch of the events at these positions, without re-encoding them."""
         frames = split_frames(self.payload)

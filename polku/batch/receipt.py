@@ -125,6 +125,16 @@ class Receipt(NamedTuple):
         return Counts(**counts)
 
 
+def joined(receipts: Iterable[tuple[int, Receipt]]) -> Receipt:
+    """Return the receipt of a batch that was pushed in pieces, from the events of each piece and its receipt."""
+    start, refused, fates, last = 0, list[Refusal](), list[Fate](), Receipt()
+    for count, last in receipts:
+        refused += shifted(last.refused, start)
+        fates += moved(last.fates, start)
+        start += count
+    return last._replace(refused=tuple(refused), fates=tuple(fates))
+
+
 def numbers_of(receipt: Receipt) -> tuple[Counts, int, int]:
     """Return what a receipt says of the pipeline, and not of the batch: counts, size and capacity of the buffer."""
     return receipt.counts, receipt.buffer_size, receipt.buffer_capacity

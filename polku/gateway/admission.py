@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 from google.protobuf.message import DecodeError
 
 from polku.batch.batch import Batch
-from polku.batch.frames import read_frames, split_frames
+from polku.batch.frames import join_frames, read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
@@ -23,7 +23,7 @@ from polku.contracts import Reply
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.gateway.event_limits import check_envelope, metadata_fault, text_fault
+from polku.gateway.event_limits import HEAVY_BYTES, check_envelope, metadata_fault, size_fault, text_fault
 from polku.gateway.times import may_have_times, time_fault
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
@@ -44,38 +44,82 @@ class Admission(NamedTuple):
     """At most this many bytes more than the message had."""
     reply: Reply | None = None
     """What the sender is answered instead of an Ack, once all of it is accepted."""
+    pieces: Sequence[Batch] = ()
+    """The events of `batch` once more, where it is large and was admitted in pieces."""
 
 
-def admit_payload(payload: bytes, source: str, cluster: str, limits: Limits) -> Admission:
-    """Admit a serialised `EventPayload`; raises `InputError` where the message as a whole is refused."""
+class Before(NamedTuple):
+    """What stood in a message before the events that are admitted: their number, and ids that may not stand again."""
+
+    events: int = 0
+    ids: Collection[str] = frozenset()
+
+
+_NOTHING = Before()
+
+
+def admit_payload(
+    payload: bytes,
+    source: str,
+    cluster: str,
+    limits: Limits,
+    frames: Sequence[bytes] | None = None,
+    *,
+    before: Before = _NOTHING,
+) -> Admission:
+    """Admit a serialised `EventPayload`; raises `InputError` where the message as a whole is refused.
+
+    `frames` is what `read_payload` has found in it, where that is known.
+    """
     check_envelope(limits, source, cluster)
-    frames = _read_frames(payload, limits)
-    if frames and cluster and _CLUSTER not in payload:
-        admission = _admit_with_cluster(list(frames), source, cluster, limits)
+    if frames is None:
+        frames = read_payload(payload, limits)
+    refused: list[Refusal] = []
+    if len(payload) > HEAVY_BYTES and max(map(len, frames), default=0) > HEAVY_BYTES:
+        frames, refused = _without_heavy(frames, limits, before.events)
+        payload = join_frames(frames) if refused else payload
+    if frames and cluster and _CLUSTER not in payload and not refused:
+        admission = _admit_with_cluster(list(frames), source, cluster, limits, before.ids)
         if admission is not None:
             return admission
-    refused: list[Refusal] = []
-    message = _parse(payload, refused, limits)
+    message = _parse(payload, refused, limits, before.events)
     events = list(message.events)
     if refused:
-        return admit_events(events, source, cluster, limits, refused)
+        return admit_events(events, source, cluster, limits, refused, before=before)
     check_count(len(events), limits)
     if _in_bounds(events, list(map(len, frames)), limits) and _times_in_bounds(events, payload):
-        admission = _admit_good(message, events, payload, source, cluster)
+        admission = _admit_good(message, events, payload, source, cluster, before.ids)
         if admission is not None:
             return admission
-    return admit_events(events, source, cluster, limits, refused)
+    return admit_events(events, source, cluster, limits, refused, before=before)
+
+
+def _without_heavy(frames: Sequence[bytes], limits: Limits, start: int) -> tuple[list[bytes], list[Refusal]]:
+    """Refuse what has too many fields to be decoded; return the other events, and the refusals."""
+    faults = [
+        size_fault(frame, start + position, limits) if len(frame) > HEAVY_BYTES else None
+        for position, frame in enumerate(frames)
+    ]
+    good = [frame for frame, fault in zip(frames, faults, strict=True) if fault is None]
+    return good, [fault for fault in faults if fault is not None]
 
 
 def _admit_good(
-    message: EventPayload, events: list[Event], payload: bytes | None, source: str, cluster: str
+    message: EventPayload,
+    events: list[Event],
+    payload: bytes | None,
+    source: str,
+    cluster: str,
+    known: Collection[str],
 ) -> Admission | None:
     """Admit events whose fields keep their limits, and fill in what they lack; None where an id stands twice."""
     # One look at each event: what lacks an id, a time or a source is missing from the list.
     ids = [event_id for event in events if (event_id := event.id) and event.timestamp_unix_ns and event.source]
     is_complete = len(ids) == len(events)
     given = ids if is_complete else [event_id for event in events if (event_id := event.id)]
-    if len(set(given)) != len(given):  # before anything is filled in: that would count against limits
+    if len(distinct := set(given)) != len(given):  # before anything is filled in: that would count against limits
+        return None
+    if known and not distinct.isdisjoint(known):
         return None
     if not is_complete or cluster:
         now = time.time_ns()
@@ -86,7 +130,9 @@ def _admit_good(
     return Admission(Batch.from_parsed(message, events, payload), ids, [])
 
 
-def _admit_with_cluster(frames: list[bytes], source: str, cluster: str, limits: Limits) -> Admission | None:
+def _admit_with_cluster(
+    frames: list[bytes], source: str, cluster: str, limits: Limits, known: Collection[str]
+) -> Admission | None:
     """Admit events of which none has a cluster, if all are good; None where that has to be found out one by one.
 
     The entry of the metadata is put behind the bytes of each event, before they are parsed: a quarter of what it costs
@@ -104,7 +150,7 @@ def _admit_with_cluster(frames: list[bytes], source: str, cluster: str, limits: 
     # An event that has as many entries as it may is not good here, for it has one more by now.
     if not (_in_bounds(events, sizes, limits) and _times_in_bounds(events, filled)):
         return None
-    admission = _admit_good(message, events, filled, source, "")
+    admission = _admit_good(message, events, filled, source, "", known)
     return admission and admission._replace(filled_bytes=_filled_bytes(len(events), source, cluster))
 
 
@@ -155,13 +201,14 @@ def admit_events(
     refused: list[Refusal] | None = None,
     *,
     size: int | None = None,
+    before: Before = _NOTHING,
 ) -> Admission:
     """Admit events one by one, filling in id, time, source and cluster where they are missing.
 
     `size` is that of the message in bytes, where it is known: in a small one no metadata can break a limit. Raises
     `InputError` where there are more events than `limits.batch_events`.
     """
-    parts = _admit_by_parts(events, source, cluster, limits, [] if refused is None else refused, size)
+    parts = _admit_by_parts(events, source, cluster, limits, [] if refused is None else refused, size, before)
     while True:
         try:
             next(parts)
@@ -173,7 +220,7 @@ async def admit_in_turns(
     events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal]
 ) -> Admission:
     """Admit events as `admit_events` does, with a turn for others after each `_TURN` of them."""
-    parts = _admit_by_parts(events, source, cluster, limits, refused, None)
+    parts = _admit_by_parts(events, source, cluster, limits, refused, None, _NOTHING)
     while True:
         try:
             next(parts)
@@ -183,17 +230,23 @@ async def admit_in_turns(
 
 
 def _admit_by_parts(
-    events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal], size: int | None
+    events: Sequence[Event],
+    source: str,
+    cluster: str,
+    limits: Limits,
+    refused: list[Refusal],
+    size: int | None,
+    before: Before,
 ) -> Generator[None, None, Admission]:
     check_envelope(limits, source, cluster)
     check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
     ids: dict[str, None] = {}
-    out: set[str] = set()  # an Ack knows events by their ids alone; records that were no events stood anywhere
+    out = set(before.ids)  # an Ack knows events by their ids alone; records that were no events stood anywhere
     good: list[Event] = []
     filled = 0
     now = time.time_ns()
-    for position, event in enumerate(events):
+    for position, event in enumerate(events, before.events):
         if position and not position % _TURN:
             yield
         event_id = event.id
@@ -212,7 +265,7 @@ def _admit_by_parts(
     return Admission(Batch.from_events(good), list(ids), refused, _filled_bytes(filled, source, cluster))
 
 
-def _read_frames(payload: bytes, limits: Limits) -> Sequence[bytes]:
+def read_payload(payload: bytes, limits: Limits) -> Sequence[bytes]:
     """Return the bytes of the events, counted before any is decoded; none where all of it is too small to matter.
 
     None, too, where they cannot be cut apart: what is wrong is said where they are decoded.
@@ -231,14 +284,14 @@ def _filled_bytes(events: int, source: str, cluster: str) -> int:
     return events and events * (_FILLED_BYTES + 4 * (len(source) + len(cluster)))
 
 
-def _parse(payload: bytes, refused: list[Refusal], limits: Limits) -> EventPayload:
+def _parse(payload: bytes, refused: list[Refusal], limits: Limits, start: int) -> EventPayload:
     try:
         return EventPayload.FromString(payload)
     except DecodeError as error:
-        return _parse_each(payload, refused, limits, error)
+        return _parse_each(payload, refused, limits, start, error)
 
 
-def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, error: DecodeError) -> EventPayload:
+def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, start: int, error: DecodeError) -> EventPayload:
     """Find the events that are malformed; the others go on."""
     message = EventPayload()
     try:
@@ -246,7 +299,7 @@ def _parse_each(payload: bytes, refused: list[Refusal], limits: Limits, error: D
     except DecodeError:
         raise InputError(Code.MALFORMED, f"events: not a valid EventPayload ({error}); send it again whole") from None
     check_count(len(frames), limits)
-    for position, frame in enumerate(frames):
+    for position, frame in enumerate(frames, start):
         try:
             message.events.append(Event.FromString(frame))
         except DecodeError as reason:

@@ -42,7 +42,7 @@ def authorized(admission: Admission, account: Account, content: bytes | None = N
         admission = _without(admission, events, faults)
         account.refused += len(faults)
     if account.stamp and admission.ids:
-        admission = admission._replace(batch=_stamped(admission.batch, account))
+        admission = admission._replace(batch=_stamped(admission.batch, account), pieces=())
     return admission
 
 

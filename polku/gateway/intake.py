@@ -21,19 +21,20 @@ from polku.codes import Code
 from polku.contracts import DeadEvent, IngestContext, Ingestor
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload
-from polku.gateway.answers import answer_events, answer_message, answer_together
+from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload, read_payload
+from polku.gateway.answers import answer_message, answer_together
 from polku.gateway.authorization import authorized
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics
-from polku.gateway.requests import admit_request, parse_request
+from polku.gateway.large import admit_frames, is_large
+from polku.gateway.requests import Large, admit_request, parse_request
 from polku.gateway.room import Room
-from polku.gateway.sending import IntakeSender
+from polku.gateway.sending import IntakeSender, ready
 from polku.gateway.stream_ingest import StreamIngest
 from polku.hooks import close_each
 from polku.limits import Limits
 from polku.link.link import Link
-from polku.rpc.messages import Packed, unpack
+from polku.rpc.messages import Packed, unpack_in_turns, unpacking
 from polku.rpc.status import CallError
 from polku.tap.point import TapPoint
 from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
@@ -73,8 +74,9 @@ class Intake:
         self._sender = IntakeSender(
             link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
         )
-        self._streams = StreamIngest(self.admit_raw, self._push, self._refuse, self._counters, self._room)
+        self._streams = StreamIngest(self.admit_raw, self._sender.push_all, self._refuse, self._counters, self._room)
         self._sources: Sources | None = None
+        self._unpacking = asyncio.Lock()
         self._watched: list[TaskSet] = []
         self._bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None] | None = None
         self.count_connections: Callable[[], Mapping[str, int]] = dict  # those of its doors, by protocol
@@ -139,16 +141,21 @@ class Intake:
         await self._room.wait(len(message))
         try:
             if type(message) is Packed:
-                packed, message = len(message), unpack(message, self.limits.message_bytes)
+                packed, message = len(message), await self._unpack(message)
                 if account is not None:
                     account.count(0, len(message) - packed)
             self._room.check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
             if envelope.which == "events":
-                admission = admit_payload(envelope.content, source, cluster, self.limits)
-                if account is not None:
-                    admission = authorized(admission, account, envelope.content)
+                frames = read_payload(envelope.content, self.limits)
+                if is_large(len(frames), len(message)):
+                    with self._room.held(len(message)):
+                        admission = await admit_frames(frames, source, cluster, self.limits, account)
+                else:
+                    admission = admit_payload(envelope.content, source, cluster, self.limits, frames)
+                    if account is not None:
+                        admission = authorized(admission, account, envelope.content)
             elif envelope.which == "raw":
                 raw = RawPayload.FromString(envelope.content)
                 context = IngestContext(source, cluster, raw.format)
@@ -166,7 +173,14 @@ class Intake:
             return self._refuse(error.code, error.message, way)
         if turns is not None:
             await turns.all_over()
-        return self._push(admission, len(message), way)
+        return await self._sender.push_all(admission, len(message), way)
+
+    async def _unpack(self, message: bytes) -> bytes:
+        """Decompress a message in turns with others, one at a time; raises `CallError`."""
+        steps = unpacking(message, self.limits.message_bytes)
+        async with self._unpacking:
+            await self._room.wait(len(message))
+            return await unpack_in_turns(steps)
 
     async def batch(self, message: bytes) -> Ack:
         """Take a serialised `IngestBatch` and return its Ack."""
@@ -201,10 +215,13 @@ class Intake:
         admission = self.admit(request, len(message), account)
         if admission is None:
             admission = await self.ingest(request, len(message), account)
-        return await self._push(admission, len(message), "call", counted=True)
+        return await (await self._sender.push_all(admission, len(message), "call", counted=True))
 
-    async def ingest(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission:
-        """Let an ingestor read the raw bytes of a request of `size` bytes; raises `InputError`."""
+    async def ingest(self, request: IngestEvent | Large, size: int, account: Account | None = None) -> Admission:
+        """Admit what `admit` does not: raw bytes, and many events; `size` in bytes. Raises `InputError`."""
+        if isinstance(request, Large):
+            with self._room.held(size):
+                return await admit_frames(request.frames, request.source, request.cluster, self.limits, account)
         context = IngestContext(request.source, request.cluster, request.format)
         try:
             with self._room.held(size):
@@ -213,7 +230,7 @@ class Intake:
             self._counters.refuse(error.code, "call", error.message)
             raise
 
-    def parse(self, message: bytes, account: Account | None = None) -> IngestEvent:
+    def parse(self, message: bytes, account: Account | None = None) -> IngestEvent | Large:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
         try:
             self._room.check_request(len(message))
@@ -225,8 +242,8 @@ class Intake:
             self._counters.refuse(error.code, "call", error.message)
             raise
 
-    def admit(self, request: IngestEvent, size: int, account: Account | None = None) -> Admission | None:
-        """Admit the events of a request of `size` bytes; None where an ingestor has to read it first.
+    def admit(self, request: IngestEvent | Large, size: int, account: Account | None = None) -> Admission | None:
+        """Admit the events of a request of `size` bytes; None where that takes its time: `ingest` does it then.
 
         Raises `InputError`.
         """
@@ -245,6 +262,8 @@ class Intake:
         if not admissions:
             return []
         count = sum([len(admission.ids) for admission in admissions])
+        if len(admissions) == 1 and is_large(count, size):
+            return [await (await self._sender.push_all(admissions[0], size, "call", counted=True))]
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
         self._counters.admit(count, refused, "call", len(admissions))
         receipt = self._counters.latest
@@ -267,7 +286,7 @@ class Intake:
         except InputError as error:
             self._counters.refuse(error.code, "http", error.message)
             raise
-        return await self._push(admission, size, "http", counted=True)
+        return await (await self._sender.push_all(admission, size, "http", counted=True))
 
     async def settle(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> tuple[Admission, Receipt]:
         """Take a request like `request`; return what was admitted of it, and what became of that."""
@@ -281,7 +300,10 @@ class Intake:
         self._counters.admit(len(admission.ids), admission.refused, "otlp")
         if not admission.ids:
             return admission, self._counters.latest
-        sending = self._sender.send(self._sender.prepare(admission.batch), size + admission.filled_bytes)
+        size += admission.filled_bytes
+        if is_large(len(admission.ids), size):
+            return admission, await self._sender.settle_pieces(await self._sender.send_pieces(admission, size))
+        sending = self._sender.send(self._sender.prepare(admission.batch), size)
         return admission, await self._sender.settle(len(admission.ids), sending)
 
     def keep_refused(self, bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None]) -> None:
@@ -301,7 +323,7 @@ class Intake:
         """Take what a source pulled, once there is room, and return the awaitable of its Ack; raises `InputError`."""
         await self._room.wait(size)
         self._room.check(size)
-        return self._push(admission, size, "source")
+        return self._sender.push(admission, size, "source")
 
     async def admit_raw(
         self,
@@ -371,24 +393,7 @@ class Intake:
         counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
         return counts._replace(link=self._sender.link.statistics())
 
-    def _push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
-        """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
-        self._counters.admit(len(admission.ids), admission.refused, way)
-        if not admission.ids:
-            return _ready(answer_events(admission, self._counters.latest, counted=counted))
-        admission.batch.counted = counted
-        size += admission.filled_bytes
-        admission = admission._replace(batch=self._sender.prepare(admission.batch))
-        return self._acknowledge(admission, self._sender.send(admission.batch, size), counted=counted)
-
-    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
-        return answer_events(admission, await self._sender.settle(len(admission.ids), answer), counted=counted)
-
     def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""
         self._counters.refuse_message(code, way, message)
-        return _ready(answer_message(code, message, self._counters.latest))
-
-
-async def _ready(ack: Ack) -> Ack:
-    return ack
+        return ready(answer_message(code, message, self._counters.latest))

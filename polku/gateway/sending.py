@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Refusal
+from polku.batch.receipt import Receipt, Refusal, joined
 from polku.codes import Code
 from polku.errors import DrainingError, PolkuError
+from polku.gateway.admission import Admission
+from polku.gateway.answers import answer_events
 from polku.gateway.intake_statistics import IntakeCounters
+from polku.gateway.large import is_large, piece_events
 from polku.gateway.room import Room
 from polku.link.link import Link
 from polku.log import RepeatedLog
 from polku.tap.request import What
 from polku.text import named, said
 from polku.usercode import is_ours
+from polku.v1.gateway_pb2 import Ack
 
 if TYPE_CHECKING:
     from polku.tracing.tracer import Tracer
 
+Pieces: TypeAlias = "Sequence[tuple[int, asyncio.Future[Receipt]]]"
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 
 
@@ -58,6 +64,31 @@ class IntakeSender:
             self.tracer.read(batch)
         return batch.sealed() if self._seals else batch
 
+    async def push_all(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
+        """Send what was admitted as `push` does, in pieces where it is large."""
+        if not is_large(len(admission.ids), size):
+            return self.push(admission, size, way, counted=counted)
+        self._counters.admit(len(admission.ids), admission.refused, way)
+        admission.batch.counted = counted
+        sent = await self.send_pieces(admission, size + admission.filled_bytes)
+        return self._acknowledge_pieces(admission, sent, counted=counted)
+
+    def push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
+        """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
+        self._counters.admit(len(admission.ids), admission.refused, way)
+        if not admission.ids:
+            return ready(answer_events(admission, self._counters.latest, counted=counted))
+        admission.batch.counted = counted
+        size += admission.filled_bytes
+        admission = admission._replace(batch=self.prepare(admission.batch))
+        return self._acknowledge(admission, self.send(admission.batch, size), counted=counted)
+
+    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
+        return answer_events(admission, await self.settle(len(admission.ids), answer), counted=counted)
+
+    async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, counted: bool) -> Ack:
+        return answer_events(admission, await self.settle_pieces(sent), counted=counted)
+
     def send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         """Push a batch and return the future of its receipt, which may be cancelled.
 
@@ -70,6 +101,32 @@ class IntakeSender:
             return answer
         answer.add_done_callback(partial(self._on_answer, size, len(batch), batch.enqueued_ns))
         return asyncio.shield(answer)
+
+    async def send_pieces(self, admission: Admission, size: int) -> Pieces:
+        """Push the events of a large message piece by piece; what `settle_pieces` takes is returned.
+
+        All of it counts as in flight meanwhile. The pieces before one that could not be pushed stay pushed.
+        """
+        batch, count, left = admission.batch, len(admission.batch), size
+        self._counters.open_bytes += left
+        sent: list[tuple[int, asyncio.Future[Receipt]]] = []
+        try:
+            for piece in admission.pieces or batch.pieces(piece_events(count, size)):
+                if sent:
+                    await asyncio.sleep(0)
+                piece.trace, piece.counted = batch.trace, batch.counted
+                share = size * len(piece) // count
+                self._counters.open_bytes -= share
+                left -= share
+                sent.append((len(piece), self.send(self.prepare(piece), share)))
+        finally:
+            self._counters.open_bytes -= left
+            self._room.free()
+        return sent
+
+    async def settle_pieces(self, sent: Pieces) -> Receipt:
+        """Wait for the receipts of the pieces of a message; return that of the whole."""
+        return joined([(count, await self.settle(count, answer)) for count, answer in sent])
 
     def _push_traced(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
         end = tracer.intake(batch)
@@ -101,3 +158,8 @@ class IntakeSender:
         return self._counters.latest._replace(
             refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count))
         )
+
+
+async def ready(ack: Ack) -> Ack:
+    """Return an Ack that is there already."""
+    return ack

@@ -38,7 +38,7 @@ class Admit(Protocol):
 class Push(Protocol):
     """Send what was admitted of a message of `size` bytes, which came this `way`."""
 
-    def __call__(self, admission: Admission, size: int, way: str, /) -> Awaitable[Ack]:
+    async def __call__(self, admission: Admission, size: int, way: str, /) -> Awaitable[Ack]:
         """Return the awaitable of its Ack."""
         ...
 
@@ -83,7 +83,7 @@ class StreamIngest:
             admission = await self._admit(data, context, context.source, account)
             await ticket.wait()
             self._counters.open_bytes, counted = self._counters.open_bytes - counted, 0
-            answer = self._push(admission, size, "stream")
+            answer = await self._push(admission, size, "stream")
         except InputError as error:
             answer = self._refuse(error.code, error.message, "stream")
         except BaseException as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 import zlib
+from collections.abc import Generator
+from typing import cast
 
+from polku.rpc.compression import decompressor, zstd_error
 from polku.rpc.status import CallError, Status, StatusCode
 
 PREFIX_BYTES = 5
@@ -13,7 +17,8 @@ _PREFIX = struct.Struct(">BI")  # whether it is compressed, and the length of th
 read_prefix = _PREFIX.unpack_from
 _GZIP = 31  # zlib's way to say so
 _ZSTD = b"\x28\xb5\x2f\xfd"  # what a frame of zstd begins with (RFC 8878)
-_ZSTD_WINDOW_LOG = 23  # 8 MB, as for HTTP (RFC 9659)
+_SLICE = 64 * 1024
+_STEP = 256 * 1024
 _LEAST_PACKED = 800  # bytes: less is not worth it
 _LEVEL = 1  # the quickest: the event loop waits for it
 write_prefix = _PREFIX.pack
@@ -108,26 +113,50 @@ def unpack(message: bytes, limit: int) -> bytes:
 
     Its first bytes tell gzip and zstd apart. Raises `CallError`.
     """
-    if message[:4] == _ZSTD:
-        return _unpack_zstd(message, limit)
-    reader = zlib.decompressobj(_GZIP)
+    steps = unpacking(message, limit)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("bytes", end.value)
+
+
+async def unpack_in_turns(steps: Generator[None, None, bytes]) -> bytes:
+    """Take the steps of `unpacking`, and let others have their turn after each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("bytes", end.value)
+        await asyncio.sleep(0)
+
+
+def unpacking(message: bytes, limit: int) -> Generator[None, None, bytes]:
+    """Do what `unpack` does in steps of a millisecond or two: 4 MiB take up to 15."""
+    encoding = "zstd" if message[:4] == _ZSTD else "gzip"
+    reader = decompressor(encoding)
+    plain, at, turn = bytearray(), 0, _STEP
     try:
-        plain = reader.decompress(message, limit + 1)
+        while not reader.eof and len(plain) <= limit:
+            piece = message[at : at + _SLICE] if reader.needs_input else b""
+            if reader.needs_input and not piece:
+                raise _fault(f"{encoding} that ends too early")
+            at += len(piece)
+            plain += reader.decompress(piece, min(_SLICE, limit + 1 - len(plain)))
+            if len(plain) > turn:
+                turn = len(plain) + _STEP
+                yield
     except zlib.error as error:
-        raise CallError(Status(StatusCode.INTERNAL, f"message: not valid gzip ({error})")) from None
-    if len(plain) <= limit and not reader.eof:
-        raise CallError(Status(StatusCode.INTERNAL, "message: gzip that ends too early"))
-    return plain
+        raise _fault(f"not valid gzip ({error})") from None
+    except CallError:
+        raise
+    except zstd_error() as error:
+        raise _fault(f"not valid zstd ({error})") from None
+    is_whole = at == len(message) and not reader.unused_data
+    if encoding == "zstd" and len(plain) <= limit and not is_whole:
+        raise _fault("zstd that is not one frame")
+    return bytes(plain)
 
 
-def _unpack_zstd(message: bytes, limit: int) -> bytes:
-    from backports import zstd
-
-    reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
-    try:
-        plain: bytes = reader.decompress(message, limit + 1)
-    except zstd.ZstdError as error:
-        raise CallError(Status(StatusCode.INTERNAL, f"message: not valid zstd ({error})")) from None
-    if len(plain) <= limit and (not reader.eof or reader.unused_data):
-        raise CallError(Status(StatusCode.INTERNAL, "message: zstd that ends too early, or is not one frame"))
-    return plain
+def _fault(reason: str) -> CallError:
+    return CallError(Status(StatusCode.INTERNAL, f"message: {reason}"))

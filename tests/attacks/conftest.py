@@ -33,3 +33,11 @@ def grpcio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     yield gateway
     gateway.stop()
     check_stored(gateway)
+
+
+@pytest.fixture(scope="package")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield a gateway that tells how long the turns of its event loop are."""
+    gateway = Gateway(tmp_path_factory.mktemp("watched"), "native", watched=True)
+    yield gateway
+    gateway.stop()

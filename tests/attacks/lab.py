@@ -36,23 +36,45 @@ def store(batch):
 hub = Hub(runtime="inline").ingestor(fails, source="fails").default_ingestor(fails).emitter(store)
 hub.middleware(Throttle(1e9)).middleware(Deduplicator())
 """
+WATCHING = """
+import asyncio, time
+run = asyncio.events.Handle._run
+
+def watched(self):
+    began = time.thread_time()
+    run(self)
+    spent = time.thread_time() - began
+    if spent > 0.001:
+        with open({turns!r}, "a") as file:
+            file.write(f"{{spent:.4f}}\\n")
+
+asyncio.events.Handle._run = watched
+"""
 
 
 class Gateway:
-    """Run `polku run` with both ports on loopback; `descriptors` is the limit of the process."""
+    """Run `polku run` with both ports on loopback; `descriptors` is the limit of the process.
 
-    def __init__(self, folder: Path, door: str, *, descriptors: int | None = None) -> None:
+    `watched`: on asyncio's own loop, with the processor time of its long turns in `turns`.
+    """
+
+    def __init__(self, folder: Path, door: str, *, descriptors: int | None = None, watched: bool = False) -> None:
         self.door = door
         self.stored = folder / "stored"
         self.stored.touch()
         self.log = folder / "log"
-        (folder / "hub.py").write_text(HUB.format(stored=str(self.stored)))
+        self.turns = folder / "turns"
+        self.turns.touch()
+        watching = WATCHING.format(turns=str(self.turns)) if watched else ""
+        (folder / "hub.py").write_text(watching + HUB.format(stored=str(self.stored)))
         ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]
         command = [sys.executable, "-m", "polku", "run", str(folder / "hub.py"), "--runtime", "inline", *ports]
         if descriptors is not None:
             command = ["bash", "-c", f'ulimit -n {descriptors} && exec "$@"', "bash", *command]
         with self.log.open("wb") as log:
             environment = {**os.environ, "POLKU_DOOR": door}
+            if watched:
+                environment["POLKU_LOOP"] = "asyncio"
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.grpc, self.http = self._wait()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -39,3 +40,4 @@ class GrpcPort:
         what = "messages that have come in part"
         self.unfinished = ByteShares(what, total=limits.port_unfinished, each=limits.address_unfinished)
         self.waiting = ByteShares("messages that wait", total=limits.port_unfinished, each=limits.address_unfinished)
+        self.unpacking = asyncio.Lock()  # held while a large message is decompressed: one at a time takes its memory

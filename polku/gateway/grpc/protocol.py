@@ -17,6 +17,7 @@ from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_ans
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.greeting import answer_others, peer_of
 from polku.gateway.grpc.port import GrpcPort
+from polku.gateway.grpc.unary_call import UnaryCall, unpack_later
 from polku.gateway.grpc_status import status_of
 from polku.gateway.listen import address_of
 from polku.http2.connection import Connection
@@ -37,18 +38,6 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
 
 
-class _Unary:
-    """A unary call whose body comes in pieces."""
-
-    __slots__ = ("account", "head", "messages", "reader")
-
-    def __init__(self, head: Head, account: Account | None, limit: int, plain_limit: int) -> None:
-        self.head = head
-        self.account = account
-        self.reader = MessageReader(limit, plain_limit)
-        self.messages: list[bytes] = []
-
-
 class _Refused(NamedTuple):
     """A call whose answer is known before its messages come."""
 
@@ -58,10 +47,7 @@ class _Refused(NamedTuple):
 class GrpcConnection(Connection):
     """One client's connection."""
 
-    def __init__(
-        self,
-        port: GrpcPort,
-    ) -> None:
+    def __init__(self, port: GrpcPort) -> None:
         super().__init__(port.limits)
         self._port = port
         self.message_limit, self.plain_limit = port.message_limit, port.plain_limit
@@ -164,7 +150,7 @@ class GrpcConnection(Connection):
             stream.app = call
             call.handler = head.method.open(call)
         else:
-            stream.app = _Unary(head, identity and identity.account, self.message_limit, self.plain_limit)
+            stream.app = UnaryCall(head, identity and identity.account, self.message_limit, self.plain_limit)
             stream.app.reader.began = stream.touched
 
     def received(self, stream: Stream, data: memoryview) -> None:
@@ -175,13 +161,13 @@ class GrpcConnection(Connection):
             self.consumed(stream, size)
             return
         messages = app.reader.read(data, app.head.encoding)
-        if isinstance(app, _Unary):
+        if isinstance(app, UnaryCall):
             app.messages += messages
         elif messages and not app.handler.messages(messages):
             app.is_held = True
         is_held = isinstance(app, StreamCall) and app.is_held
         fault = app.reader.fault or self._count_unfinished(app.reader, is_held=is_held)
-        if fault is None and isinstance(app, _Unary) and len(app.messages) > 1:
+        if fault is None and isinstance(app, UnaryCall) and len(app.messages) > 1:
             fault = Status(StatusCode.UNIMPLEMENTED, "more than one message in a unary call")
         if is_held and fault is None:
             app.owed += size
@@ -206,7 +192,29 @@ class GrpcConnection(Connection):
         elif not app.messages:
             self._fail(stream, Status(StatusCode.UNIMPLEMENTED, "a unary call without a message"))
         else:
-            self._take(stream.number, app.head, app.account, app.messages[0])
+            self._take_packed(stream.number, app)
+
+    def _take_packed(self, number: int, app: UnaryCall) -> None:
+        """Take the message of a call, without its compression; a large one is decompressed in turns with others."""
+        try:
+            message = app.plain()
+        except CallError as error:
+            self.refuse(number, error.status)
+            return
+        if message is None:
+            self._keep(asyncio.ensure_future(unpack_later(self, number, app, self._port.unpacking)))
+        else:
+            self._take(number, app.head, app.account, message)
+
+    def take_late(self, number: int, app: UnaryCall, message: bytes) -> None:
+        """Take the message of a call that was decompressed meanwhile, if its client is still there."""
+        if not self.is_closed and number in self.streams:
+            self._take(number, app.head, app.account, message)
+            self.reading_done()
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def closed(self, stream: Stream) -> None:
         """Forget the message that has come in part."""
@@ -294,9 +302,7 @@ class GrpcConnection(Connection):
             if self._calls_bytes >= _TOGETHER_BYTES:  # compressed ones may be many times what came
                 self._hand_over()
         elif isinstance(method, UnaryMethod):
-            task = asyncio.ensure_future(self._run(method, number, head, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(asyncio.ensure_future(self._run(method, number, head, message)))
 
     def _hand_over(self) -> None:
         calls, self._calls, self._calls_bytes = self._calls, [], 0
@@ -389,4 +395,4 @@ class GrpcConnection(Connection):
 
 def _is_owed(app: Any) -> bool:
     """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
-    return isinstance(app, _Unary) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))
+    return isinstance(app, UnaryCall) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))

@@ -13,6 +13,7 @@ from polku.gateway.admission import Admission
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.intake import Intake
+from polku.gateway.requests import Large
 from polku.log import RepeatedLog
 from polku.rpc.status import Status, StatusCode
 from polku.security.account import Account
@@ -76,7 +77,7 @@ class SendEvent:
         return admission
 
     async def _ingest(
-        self, connection: GrpcConnection, number: int, request: IngestEvent, size: int, account: Account | None
+        self, connection: GrpcConnection, number: int, request: IngestEvent | Large, size: int, account: Account | None
     ) -> None:
         try:
             admission = await self._intake.ingest(request, size, account)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polku.codes import Code
 from polku.gateway.http.refusal import RequestError
 from polku.limits import Limits
+from polku.rpc.compression import decompressor, zstd_error
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -19,7 +20,6 @@ _ALIASES = {"x-gzip": "gzip", "": "identity"}
 _PARTS = 100  # members of gzip, or frames of zstd, of one body
 _SLICE = 64 * 1024
 _TURN = 512 * 1024
-_ZSTD_WINDOW_LOG = 23  # 8 MB: what a decoder of the content coding has to support (RFC 9659)
 
 
 def encoding_of(header: str) -> str:
@@ -82,7 +82,7 @@ class BodyReader:
                 if len(plain) > turn:
                     turn = len(plain) + _TURN
                     await asyncio.sleep(0)
-        except (zlib.error, EOFError, _zstd().ZstdError) as error:
+        except (zlib.error, EOFError, zstd_error()) as error:
             message = f"body: not valid {encoding} ({error}); compress it again, or send it as it is"
             raise RequestError(400, Code.MALFORMED, message) from None
         finally:
@@ -108,7 +108,7 @@ def _decompressed(data: bytes, encoding: str) -> Iterator[bytes]:
     """
     at = 0
     for _ in range(_PARTS):
-        part = _decompressor(encoding)
+        part = decompressor(encoding)
         while not part.eof:
             piece = data[at : at + _SLICE] if part.needs_input else b""
             if part.needs_input and not piece:
@@ -119,43 +119,6 @@ def _decompressed(data: bytes, encoding: str) -> Iterator[bytes]:
         if at == len(data):
             return
     raise EOFError(f"it has more than {_PARTS} parts")
-
-
-class _Gzip:
-    """Decompress one member of gzip, with the interface of the other decompressors of Python."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-        self.needs_input = True
-
-    @property
-    def eof(self) -> bool:
-        """Whether the member is complete."""
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        """What was given beyond the end of the member."""
-        return self._inner.unused_data
-
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        """Return up to `limit` bytes; what is given where no input is needed must be empty."""
-        piece = self._inner.decompress(data or self._inner.unconsumed_tail, limit)
-        self.needs_input = not self._inner.unconsumed_tail and len(piece) < limit
-        return piece
-
-
-def _decompressor(encoding: str) -> Any:
-    if encoding == "gzip":
-        return _Gzip()
-    zstd = _zstd()
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
-
-
-def _zstd() -> Any:
-    from backports import zstd
-
-    return zstd
 
 
 def _broken_body() -> tuple[type[Exception], ...]:

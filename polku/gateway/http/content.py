@@ -20,13 +20,19 @@ from dataclasses import dataclass
 from email.message import Message
 from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError
-from polku.gateway.admission import Admission, admit_events, admit_payload
+from polku.gateway.admission import Admission, admit_events, admit_payload, read_payload
+from polku.gateway.authorization import authorized
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.intake import Intake
+from polku.gateway.large import admit_frames, is_large
+
+if TYPE_CHECKING:
+    from polku.security.account import Account
 
 
 class _Form(StrEnum):
@@ -49,7 +55,7 @@ _FORMS = {
 ACCEPTED = ", ".join(_FORMS)
 _CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
 
-Admit = Callable[[bytes], Awaitable[Admission]]
+Admit = Callable[[bytes, "Account | None"], Awaitable[Admission]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +103,19 @@ def reader_of(head: Head, intake: Intake) -> Admit:
 def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
     context = IngestContext(head.source, head.cluster, str(form), head.headers, head.path, head.query)
 
-    async def admit(body: bytes) -> Admission:
-        return await intake.admit_raw(body, context, reader, in_turns=True)
+    async def admit(body: bytes, account: Account | None) -> Admission:
+        return await intake.admit_raw(body, context, reader, account, in_turns=True)
 
     return admit
 
 
 def _protobuf(head: Head, intake: Intake) -> Admit:
-    async def admit(body: bytes) -> Admission:
-        return admit_payload(body, head.source, head.cluster, intake.limits)
+    async def admit(body: bytes, account: Account | None) -> Admission:
+        frames = read_payload(body, intake.limits)
+        if is_large(len(frames), len(body)):
+            return await admit_frames(frames, head.source, head.cluster, intake.limits, account)
+        admission = admit_payload(body, head.source, head.cluster, intake.limits, frames)
+        return admission if account is None else authorized(admission, account, body)
 
     return admit
 
@@ -114,12 +124,13 @@ def _binary(head: Head, intake: Intake) -> Admit:
     from polku.ingest.cloudevents import event_from_headers
     from polku.ingest.json_fields import FieldError
 
-    async def admit(body: bytes) -> Admission:
+    async def admit(body: bytes, account: Account | None) -> Admission:
         try:
             event = event_from_headers(head.headers, body)
         except FieldError as error:
             raise InputError(Code.INVALID_RECORD, str(error)) from None
-        return admit_events([event], head.source, head.cluster, intake.limits)
+        admission = admit_events([event], head.source, head.cluster, intake.limits)
+        return admission if account is None else authorized(admission, account)
 
     return admit
 

@@ -12,7 +12,6 @@ from polku.codes import Code
 from polku.contracts import Reply
 from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
-from polku.gateway.authorization import authorized
 from polku.gateway.http.answer import ack_json, status_of
 from polku.gateway.http.body import BodyReader, encoding_of
 from polku.gateway.http.connections import Connection
@@ -112,11 +111,11 @@ class Events:
             nonlocal reply
             if account is not None:
                 account.count(0, len(body))
-            admission = await admit(body)
+            admission = await admit(body, account)
             reply = admission.reply
             if self._intake.is_traced:
                 admission.batch.trace = head.headers.get("traceparent", "")
-            return admission if account is None else authorized(admission, account)
+            return admission
 
         return await self._intake.request(len(body), admit_allowed), reply
 

@@ -1,0 +1,122 @@
+"""One message at the limits never keeps the event loop for long: others are served between its pieces."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import pytest
+
+from polku import Event
+from polku.otlp.signals import LOGS
+from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
+from tests.attacks.lab import Gateway
+from tests.attacks.test_messages import field, send, stream
+from tests.support.pace import pace
+
+MILLISECONDS = 5.0
+MORE = {
+    "a CloudEvent with much in it": 10.0,
+    "serialised events": 10.0,
+}  # what cannot be cut before it is looked through
+TRIES = 4  # a turn may be long because the collector of garbage came by; a message that keeps the loop does so always
+RANDOM = random.Random(1)
+
+
+def events(count: int, **fields: Any) -> EventPayload:
+    made = [Event(id=f"e{n}", event_type="t", timestamp_unix_ns=n + 1, **fields) for n in range(count)]
+    return EventPayload(events=made)
+
+
+Send = Callable[[Gateway], None]
+
+
+def streamed(message: IngestBatch, packs: bool = False) -> Send:
+    def run(gateway: Gateway) -> None:
+        (answer,) = stream(channel(gateway, packs))(iter([message.SerializeToString()]), timeout=60)
+        assert {error.code for error in Ack.FromString(answer).errors} <= {"METADATA_LIMIT"}
+
+    return run
+
+
+def called(message: IngestEvent, packs: bool = False) -> Send:
+    def run(gateway: Gateway) -> None:
+        assert not Ack.FromString(send(channel(gateway, packs))(message.SerializeToString(), timeout=60)).errors
+
+    return run
+
+
+def channel(gateway: Gateway, packs: bool) -> grpc.Channel:
+    packing = grpc.Compression.Gzip if packs else grpc.Compression.NoCompression
+    return grpc.insecure_channel(gateway.grpc, [("grpc.use_local_subchannel_pool", 1)], compression=packing)
+
+
+def posted(
+    body: bytes, kind: str, *, path: str = "/v1/events", packs: bool = False, statuses: Sequence[int] = (200,)
+) -> Send:
+    def run(gateway: Gateway) -> None:
+        client = http.client.HTTPConnection(gateway.http, timeout=60)
+        headers = {"Content-Type": kind} | ({"Content-Encoding": "gzip"} if packs else {})
+        client.request("POST", path, gzip.compress(body, 1) if packs else body, headers)
+        answer = client.getresponse()
+        text = answer.read()
+        client.close()
+        assert answer.status in statuses, text[:300]
+
+    return run
+
+
+def lines(rows: Sequence[Mapping[str, object]]) -> bytes:
+    return b"\n".join(json.dumps(row).encode() for row in rows)
+
+
+FULL = events(10_000, source="agent", payload=bytes(340))
+BARE = EventPayload(events=[Event()] * 10_000)
+LARGE = EventPayload(events=[Event(id="one", source="s", payload=RANDOM.randbytes(4_000_000))])
+ENTRIES = EventPayload(events=[Event(id=f"e{n}", metadata={f"k{k}": "v" for k in range(128)}) for n in range(3_000)])
+TYPED = [{"id": f"e{n}", "event_type": "t", "source": "s"} for n in range(10_000)]
+CLOUD = [{"specversion": "1.0", "id": f"e{n}", "source": "s", "type": "t", "data": {"a": n}} for n in range(10_000)]
+ONE = {"specversion": "1.0", "id": "one", "source": "s", "type": "t", "data": ["abc"] * 450_000}
+NAMES = {"id": "one", "metadata": {f"k{n}": "v" for n in range(250_000)}}
+MONSTER = b"".join(field(5, field(1, b"%x" % n)) for n in range(400_000))
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+MESSAGES: dict[str, Callable[[], Send]] = {
+    "a batch": lambda: streamed(IngestBatch(source="s", events=FULL)),
+    "a batch with a cluster": lambda: streamed(IngestBatch(source="s", cluster="c", events=FULL)),
+    "a batch without anything": lambda: streamed(IngestBatch(source="s", events=BARE)),
+    "a batch of metadata": lambda: streamed(IngestBatch(source="s", events=ENTRIES)),
+    "a call": lambda: called(IngestEvent(source="s", events=FULL)),
+    "a packed batch": lambda: streamed(IngestBatch(source="s", events=FULL), packs=True),
+    "a packed call": lambda: called(IngestEvent(source="s", events=FULL), packs=True),
+    "a packed batch of noise": lambda: streamed(IngestBatch(source="s", events=LARGE), packs=True),
+    "serialised events": lambda: streamed(IngestBatch(source="polku", raw=RawPayload(data=FULL.SerializeToString()))),
+    "protobuf": lambda: posted(FULL.SerializeToString(), PROTOBUF),
+    "an array": lambda: posted(json.dumps(TYPED).encode(), JSON),
+    "lines": lambda: posted(lines(TYPED), "application/x-ndjson"),
+    "packed lines": lambda: posted(lines(TYPED), "application/x-ndjson", packs=True),
+    "CloudEvents": lambda: posted(json.dumps(CLOUD).encode(), "application/cloudevents-batch+json"),
+    "a CloudEvent with much in it": lambda: posted(json.dumps(ONE).encode(), "application/cloudevents+json"),
+    "very many names": lambda: posted(json.dumps(NAMES).encode(), JSON, statuses=(400,)),
+    "a monster": lambda: posted(field(1, MONSTER), PROTOBUF, packs=True, statuses=(400,)),
+    "log records": lambda: posted(field(1, field(2, field(2, b"") * 9_000)), PROTOBUF, path=LOGS.path),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_one_message_leaves_the_loop_to_others(watched: Gateway, name: str) -> None:
+    run = MESSAGES[name]()
+    found, most = list[float](), MORE.get(name, MILLISECONDS)
+    for _ in range(TRIES):
+        watched.turns.write_text("")
+        before = pace()
+        run(watched)
+        longest = max(map(float, watched.turns.read_text().split()), default=0.0) * 1_000
+        found.append(longest / max(before, pace()))
+        if found[-1] <= most:
+            return
+    raise AssertionError(f"turns of {', '.join(f'{one:.1f}' for one in found)} ms, {most:g} are allowed")
