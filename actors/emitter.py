@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import ray
 
 from polku.actors.options import ACTOR
@@ -17,6 +19,9 @@ from polku.link.link import Push
 from polku.link.receiver import LinkReceiver
 from polku.plan import OutletPlan
 from polku.runtime.assembly import build_delivery
+
+if TYPE_CHECKING:
+    from polku.external.callback import Callback
 
 
 class EmitterShell(Shell):
@@ -58,10 +63,10 @@ class EmitterShell(Shell):
         await self.ensure_started()
         return await self._console.next(confirmed, fault)
 
-    async def assign(self, name: str, address: str | None) -> None:
+    async def assign(self, name: str, where: Callback | None) -> None:
         """Learn where the plugin is that this emitter, of this name, is a place for."""
         await self.ensure_started()
-        await self._delivery.assign(address)
+        await self._delivery.assign(where)
 
     async def release(self) -> None:
         """Answer what is in flight with what is confirmed so far."""

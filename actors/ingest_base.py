@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.exceptions
 
@@ -16,6 +16,9 @@ from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.plan import Plan
 from polku.runtime.assembly import build_registry
+
+if TYPE_CHECKING:
+    from polku.external.callback import Callback
 
 
 class IngestBase(Shell):
@@ -102,12 +105,12 @@ class IngestBase(Shell):
         await self.close_doors(0)
         await super().close()
 
-    async def _assign(self, name: str, address: str | None) -> None:
+    async def _assign(self, name: str, where: Callback | None) -> None:
         """Tell the emitter that is a place for a plugin where its plugin is."""
         if self._hub is None:
             raise UnavailableError("the pipeline is still starting; register again later")
         try:
-            await self._hub.assign.remote(name, address)
+            await self._hub.assign.remote(name, where)
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
 

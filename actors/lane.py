@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -25,6 +26,9 @@ from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.serving import favour_journal
 from polku.tap.point import Tapped
+
+if TYPE_CHECKING:
+    from polku.external.callback import Callback
 
 
 class LaneShell(IngestBase):
@@ -91,10 +95,10 @@ class LaneShell(IngestBase):
         await self.ensure_started()
         return await self._console.next(confirmed, fault)
 
-    async def assign(self, name: str, address: str | None) -> None:
+    async def assign(self, name: str, where: Callback | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
         await self.ensure_started()
-        await self._lane.assign(name, address)
+        await self._lane.assign(name, where)
 
     async def change(self, number: int, packed: bytes, change: bytes, seconds: float) -> Changed:
         """Take another plan from now on; raises `ChangeError`, and then nothing was changed."""

@@ -36,6 +36,7 @@ from polku.text import named
 
 if TYPE_CHECKING:
     from polku.actors.ray_metrics import RayMetrics
+    from polku.external.callback import Callback
     from polku.monitoring.collector import Facts
     from polku.monitoring.statistics import PipelineStatistics
 
@@ -189,10 +190,10 @@ class SupervisorShell:
         seen = self._seen.get(name)
         return None if seen is None else seen.statistics
 
-    async def assign(self, name: str, address: str | None) -> None:
+    async def assign(self, name: str, where: Callback | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
         for lane in self._parts.lanes:
-            await lane.emitters[name].assign.remote(name, address)
+            await lane.emitters[name].assign.remote(name, where)
 
     async def sights(self) -> tuple[dict[str, Observation], dict[str, int]]:
         """Look at every part now; return what was seen and how often each part was restarted."""

@@ -37,7 +37,7 @@ from polku.sender import EventSender, RawSender
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.trace import TracerProvider
 
@@ -318,21 +318,29 @@ class Hub:
 
     def allow_plugins(
         self,
-        token: str,
+        token: str | None = None,
         *,
+        addresses: Sequence[str] = (),
         silent_after: float = 15.0,
         timeout: float = 5.0,
         root_certificates: bytes | None = None,
     ) -> Hub:
         """Let plugins that know the token register themselves on the gateway's port (`polku.v1.PluginRegistry`).
 
+        Principals of the file of `security(tokens=…)` whose `plugins` have the name of one may too, with their own
+        tokens; without a `token` only they may. A plugin is called back at the address that it registers from;
+        `addresses` are networks (`10.0.0.0/8`) and names of hosts (`*.internal`) where it may be too.
         An ingestor serves its sources at once; an emitter needs a place: `.emitter(PluginSlot("name"))`. A plugin that
         gives no sign of life for `silent_after` seconds is taken out; its sources then answer UNAVAILABLE. One call of
         a registered ingestor may take `timeout` seconds. Send the token over networks that you trust only, unless
         the gateway's port is encrypted (`security`).
         """
         self._plugins = PluginRules(
-            token=token, silent_after=silent_after, timeout=timeout, root_certificates=root_certificates
+            token=token,
+            addresses=tuple([addresses] if isinstance(addresses, str) else addresses),
+            silent_after=silent_after,
+            timeout=timeout,
+            root_certificates=root_certificates,
         )
         return self
 

@@ -149,6 +149,8 @@ class Plan:
         _check_former_names(self.outlets)
         _check_level(self.ack, self.buffer, len(self.outlets))
         _check_readers(self)
+        if self.plugins is not None:
+            self.plugins.check(has_principals=self.tokens is not None)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
         if (self.lanes > 1 or self.per_node) and self.plugins is not None:
             raise PlanError(

@@ -23,6 +23,7 @@ from polku.text import named, said
 from polku.usercode import as_exception, is_ours
 
 if TYPE_CHECKING:
+    from polku.external.callback import Callback
     from polku.tracing.tracer import Tracer
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
@@ -140,10 +141,10 @@ class Delivery:
     async def flush(self, everything: bool) -> None:
         """Do nothing: nothing is held here."""
 
-    async def assign(self, address: str | None) -> None:
+    async def assign(self, where: Callback | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is, or that there is none."""
         slot: Any = getattr(self._emitter, "inner", self._emitter)
-        await slot.assign(address)
+        await slot.assign(where)
 
     async def close(self) -> None:
         """Close the emitter."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +19,9 @@ from polku.external.connection import Connection
 from polku.external.info_checks import ingestor_fault
 from polku.v1.plugin_pb2 import IngestError, IngestRequest, IngestResponse
 
+if TYPE_CHECKING:
+    from polku.security.account import Account
+
 _CODES = {
     grpc.StatusCode.UNAVAILABLE: Code.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: Code.UNAVAILABLE,
@@ -30,10 +34,16 @@ _CODES = {
 
 
 class PluginIngestor:
-    """Call `Ingest`; up to `concurrency` calls are in flight at once, the others wait."""
+    """Call `Ingest`; up to `concurrency` calls are in flight at once, the others wait.
 
-    def __init__(self, sources: Sequence[str], connection: Connection, concurrency: int) -> None:
+    With an `account` the plugin's events are of the sources that its principal may send; others are refused by name.
+    """
+
+    def __init__(
+        self, sources: Sequence[str], connection: Connection, concurrency: int, account: Account | None = None
+    ) -> None:
         self.concurrency = concurrency
+        self._account = account
         self._connection = connection
         self._client = PluginClient("IngestorPlugin", connection, lambda info: ingestor_fault(info, sources))
         self._places = asyncio.Semaphore(concurrency)
@@ -67,7 +77,20 @@ class PluginIngestor:
         except DecodeError as error:
             text = f"Ingest: the answer is no IngestResponse ({error})"
             raise self._client.fault(grpc.StatusCode.INTERNAL, text) from None
-        return [*response.events, *map(_record_error, response.errors)]
+        return [*self._allowed(response.events), *map(_record_error, response.errors)]
+
+    def _allowed(self, events: Iterable[Event]) -> Iterable[Event | RecordError]:
+        account = self._account
+        if account is None or account.sources.take_all:
+            return events
+        return [
+            event
+            if not event.source or account.sources.fit(event.source)
+            else RecordError(
+                account.origin_fault("source", event.source), event_id=event.id, code=Code.PERMISSION_DENIED
+            )
+            for event in events
+        ]
 
     def _refuse(self, error: CallError, source: str) -> InputError:
         code = _CODES.get(error.status, Code.INGESTOR_ERROR)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
+from polku.external.callback import Callback
 from polku.external.emitter import ExternalEmitter
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ class PluginSlot:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise checks.fault("PluginSlot", "name", self.name, "must be the emitter's routing name")
-        self.emitter("localhost:1")
+        self.emitter(Callback("localhost:1"))
 
-    def emitter(self, address: str) -> ExternalEmitter:
-        """Return the emitter for the plugin at an address."""
+    def emitter(self, where: Callback) -> ExternalEmitter:
+        """Return the emitter for the plugin there."""
         return ExternalEmitter(
             self.name,
-            address,
+            where.address,
+            token=where.token,
             timeout=self.timeout,
             concurrency=self.concurrency,
             max_message_bytes=self.max_message_bytes,

@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from polku.aio.tasks import TaskSet
 from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
+from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError, PolkuError
 from polku.events import new_id
+from polku.external.callback import Callback, locate
+from polku.external.caller import ANYBODY, Caller
 from polku.external.client import CallError, ask_once
 from polku.external.connection import Connection
 from polku.external.info_checks import emitter_fault, ingestor_fault, routing_name
@@ -21,16 +24,21 @@ from polku.external.registration_rules import PluginRules
 from polku.external.unavailable import Absent
 from polku.hooks import close_each
 from polku.log import RepeatedLog
+from polku.text import said
 from polku.usercode import is_ours
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
+
+if TYPE_CHECKING:
+    from polku.security.account import Account
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 _CONCURRENCY = 64
 _MOST_SOURCES = 1_000
+_CALLBACKS = 8  # at once
 _SWEEP = "silent plugins"
 
-Assign = Callable[[str, str | None], Awaitable[None]]
+Assign = Callable[[str, Callback | None], Awaitable[None]]
 
 
 class RefusedError(PolkuError):
@@ -53,8 +61,9 @@ class Routes(Protocol):
 class _Entry:
     plugin_id: str
     info: PluginInfo
-    address: str
+    where: Callback
     heard: float
+    owner: str = ""
     ingestor: PluginIngestor | None = None
     sources: Sequence[str] = ()
     slot: str | None = field(default=None)
@@ -64,7 +73,8 @@ class Registry:
     """Take plugins in and out.
 
     `taken` are the sources that the pipeline serves itself, with what serves them; `slots` its `PluginSlot`s by name,
-    with the names of their outlets; `assign` gives an outlet its plugin's address, or None.
+    with the names of their outlets; `assign` tells an outlet where its plugin is, or None. An answer of a registered
+    ingestor may have `answer_bytes`.
     """
 
     def __init__(
@@ -75,8 +85,11 @@ class Registry:
         slots: Mapping[str, str],
         assign: Assign,
         clock: Clock | None = None,
+        *,
+        answer_bytes: int = 4 * 1024 * 1024,
     ) -> None:
         self.rules = rules
+        self._answer_bytes = answer_bytes
         self._routes = routes
         self._taken = dict(taken)
         self._slots = dict(slots)
@@ -85,6 +98,7 @@ class Registry:
         self._entries: dict[str, _Entry] = {}
         self._gone: set[str] = set()
         self._turn = asyncio.Lock()
+        self._callbacks = asyncio.Semaphore(_CALLBACKS)
         self.tasks = TaskSet("plugin registry")
         self._is_started = False
 
@@ -106,30 +120,31 @@ class Registry:
             if entry.ingestor is not None
         )
 
-    async def register(self, info: PluginInfo, address: str) -> str:
+    async def register(self, info: PluginInfo, address: str, caller: Caller = ANYBODY) -> str:
         """Call the plugin back and take it in; returns its id, raises `RefusedError`.
 
-        A plugin that is known by the same name is replaced.
+        A plugin that is known by the same name is replaced, where it is of the same principal. Others go on meanwhile.
         """
+        self._refuse_conflicts(info, caller)
+        where = await self._call_back(info, address, caller)
         async with self._turn:
-            self._refuse_conflicts(info)
-            await self._call_back(info, address)
-            entry = _Entry(new_id(), info, address, self._clock.monotonic())
+            self._refuse_conflicts(info, caller)  # others may have come meanwhile
+            entry = _Entry(new_id(), info, where, self._clock.monotonic(), caller.owner)
             before = next((e for e in self._entries.values() if e.info.name == info.name), None)
             if info.type == PLUGIN_TYPE_INGESTOR:
-                await self._admit_ingestor(entry)
+                await self._admit_ingestor(entry, caller.account)
             else:
                 await self._admit_emitter(entry)
             self._entries[entry.plugin_id] = entry
             if before is not None:
                 await self._remove(before, f"plugin {info.name!r} registered again without it", alarm=True, by=entry)
-            _REPEATED.info(info.name, "plugin %r %s at %s is registered", info.name, info.version, address)
+            _REPEATED.info(info.name, "plugin %r %s at %s is registered", info.name, info.version, where.address)
             return entry.plugin_id
 
-    async def heartbeat(self, plugin_id: str) -> bool:
-        """Note a sign of life; False where the plugin is not known (any more)."""
+    async def heartbeat(self, plugin_id: str, caller: Caller = ANYBODY) -> bool:
+        """Note a sign of life; False where the plugin is not known (any more), or another principal's."""
         entry = self._entries.get(plugin_id)
-        if entry is None:
+        if entry is None or entry.owner != caller.owner or caller.fault(entry.info):
             return False
         entry.heard = self._clock.monotonic()
         if entry.slot is None:
@@ -137,14 +152,14 @@ class Registry:
         async with self._turn:  # it may be taken out, or replaced, meanwhile: then its slot is another's, or nobody's
             if plugin_id not in self._entries:
                 return False
-            await self._assign(self._slots[entry.slot], entry.address)  # the emitter may have been restarted since
+            await self._assign(self._slots[entry.slot], entry.where)  # the emitter may have been restarted since
             return True
 
-    async def unregister(self, plugin_id: str) -> None:
-        """Take a plugin out; an unknown id is no error."""
+    async def unregister(self, plugin_id: str, caller: Caller = ANYBODY) -> None:
+        """Take a plugin out; an unknown id, or that of another principal's plugin, is no error."""
         async with self._turn:
             entry = self._entries.get(plugin_id)
-            if entry is not None:
+            if entry is not None and entry.owner == caller.owner:
                 await self._remove(entry, f"plugin {entry.info.name!r} has unregistered", alarm=False)
 
     async def remove_silent(self) -> None:
@@ -171,9 +186,14 @@ class Registry:
             await self.remove_silent()
             self.tasks.works(_SWEEP)
 
-    def _refuse_conflicts(self, info: PluginInfo) -> None:
+    def _refuse_conflicts(self, info: PluginInfo, caller: Caller) -> None:
         if not info.name:
             raise RefusedError("info.name is empty; set it")
+        if fault := caller.fault(info):
+            raise RefusedError(fault)
+        known = next((entry for entry in self._entries.values() if entry.info.name == info.name), None)
+        if known is not None and known.owner != caller.owner:
+            raise RefusedError(f"plugin {info.name!r} is registered by another principal; choose another name")
         others = [entry for entry in self._entries.values() if entry.info.name != info.name]
         if info.type == PLUGIN_TYPE_INGESTOR:
             self._refuse_sources(info, others)
@@ -194,7 +214,7 @@ class Registry:
             for other in others:
                 if source in other.sources:
                     raise RefusedError(
-                        f"source {source!r} is served by plugin {other.info.name!r} at {other.address}; "
+                        f"source {source!r} is served by plugin {other.info.name!r} at {other.where.address}; "
                         f"plugin {info.name!r} cannot have it as well"
                     )
         known = self._gone.union(info.sources, *(other.sources for other in others))
@@ -210,11 +230,16 @@ class Registry:
         for other in others:
             if other.slot == name:
                 raise RefusedError(
-                    f"emitter {name!r} is plugin {other.info.name!r} at {other.address}; "
+                    f"emitter {name!r} is plugin {other.info.name!r} at {other.where.address}; "
                     f"plugin {info.name!r} cannot be it as well"
                 )
 
-    async def _call_back(self, info: PluginInfo, address: str) -> None:
+    async def _call_back(self, info: PluginInfo, address: str, caller: Caller) -> Callback:
+        """Return where the plugin is, once it has answered there as what it registers as; raises `RefusedError`.
+
+        What went wrong is in the log alone: else whoever registers could find out what else answers in this network.
+        """
+
         def check(answer: PluginInfo) -> str:
             if answer.name != info.name:
                 return f"Info: expected the name that was registered, {info.name!r}, got {answer.name!r}"
@@ -224,13 +249,27 @@ class Registry:
 
         service = "IngestorPlugin" if info.type == PLUGIN_TYPE_INGESTOR else "EmitterPlugin"
         try:
-            await ask_once(service, self._connection(address), check)
+            target = parse_address("Register", address)
+        except PlanError as error:
+            raise RefusedError(f"address: {error.message}") from None
+        to, fault = await locate(target, caller.host, self.rules.addresses)
+        if fault:
+            raise RefusedError(f"address={address[:200]!r} {fault}")
+        where = Callback(f"https://{to}" if target.tls else to, caller.token)
+        try:
+            async with self._callbacks:
+                await ask_once(service, self._connection(where), check)
         except (PlanError, CallError) as error:
-            raise RefusedError(f"called back: {error}") from None
+            _REPEATED.warning(
+                (info.name, "called back"), "plugin %r is refused: called back: %s", info.name, said(error)
+            )
+            what = f"{where.address} does not answer as the {service} {info.name!r}"
+            raise RefusedError(f"called back: {what}; the log of the gateway says why") from None
+        return where
 
-    async def _admit_ingestor(self, entry: _Entry) -> None:
+    async def _admit_ingestor(self, entry: _Entry, account: Account | None) -> None:
         entry.sources = tuple(entry.info.sources)
-        entry.ingestor = PluginIngestor(entry.sources, self._connection(entry.address), _CONCURRENCY)
+        entry.ingestor = PluginIngestor(entry.sources, self._connection(entry.where), _CONCURRENCY, account)
         await entry.ingestor.start()
         for source in entry.sources:
             self._routes.serve(source, entry.ingestor)
@@ -238,7 +277,7 @@ class Registry:
 
     async def _admit_emitter(self, entry: _Entry) -> None:
         entry.slot = routing_name(entry.info)
-        await self._assign(self._slots[entry.slot], entry.address)
+        await self._assign(self._slots[entry.slot], entry.where)
 
     async def _remove(self, entry: _Entry, reason: str, *, alarm: bool, by: _Entry | None = None) -> None:
         """Take an entry out; what its successor has from now on stays in place."""
@@ -263,10 +302,12 @@ class Registry:
 
         self.tasks.start("closing", close_later())
 
-    def _connection(self, address: str) -> Connection:
+    def _connection(self, where: Callback) -> Connection:
         return Connection(
             where="Register",
-            address=address,
+            address=where.address,
+            token=where.token,
             timeout=self.rules.timeout,
+            max_answer_bytes=self._answer_bytes,
             root_certificates=self.rules.root_certificates,
         )

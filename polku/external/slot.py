@@ -9,6 +9,7 @@ from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.errors import RetryableError
+from polku.external.callback import Callback
 from polku.external.client import PluginState
 from polku.external.plugin_emitter import PluginEmitter
 
@@ -24,23 +25,23 @@ class Slot:
     def __init__(self, config: PluginSlot) -> None:
         self.concurrency = config.concurrency
         self._config = config
-        self._address: str | None = None
+        self._where: Callback | None = None
         self._plugin: PluginEmitter | None = None
         self._assigned = asyncio.Event()
         self._tasks = TaskSet(f"slot {config.name!r}")
 
-    async def assign(self, address: str | None) -> None:
-        """Use the plugin at an address from now on, or none; the same address again changes nothing.
+    async def assign(self, where: Callback | None) -> None:
+        """Use the plugin there from now on, or none; the same one again changes nothing.
 
         The one before answers for the batches that it has, beside whoever comes.
         """
-        if address == self._address:
+        if where == self._where:
             return
-        self._address = address
+        self._where = where
         before, self._plugin = self._plugin, None
         self._assigned.clear()
-        if address is not None:
-            self._plugin = PluginEmitter(self._config.emitter(address))
+        if where is not None:
+            self._plugin = PluginEmitter(self._config.emitter(where))
             await self._plugin.start()
             self._assigned.set()
         if before is not None:

@@ -57,6 +57,8 @@ class GatewayServer:
     ) -> None:
         self._intake = intake
         self._registry = registry
+        if registry is not None:
+            registry.authenticator = authenticator
         self._health = health
         self._server: grpc.aio.Server | None = None
         self._health_service: Any = None

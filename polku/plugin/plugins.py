@@ -13,10 +13,12 @@ from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, Plugi
 
 if TYPE_CHECKING:
     from polku.contracts import Emitter, Ingestor
+    from polku.plugin.callers import CallerCheck
     from polku.plugin.registration import Registration
     from polku.plugin.running import RunningPlugin
     from polku.plugin.service import Service
     from polku.security.client_tls import Certificate
+    from polku.security.secret import Secret
 
 _ADDRESS = "127.0.0.1:9001"
 
@@ -32,6 +34,7 @@ class _Plugin:
         *,
         certificate: Certificate | None = None,
         register: Registration | None = None,
+        token: str | Secret | None = None,
         grace: float = 5.0,
     ) -> None:
         """Serve until SIGTERM or SIGINT, then finish what is open within `grace` seconds. Blocks; for the main thread.
@@ -39,11 +42,15 @@ class _Plugin:
         The address is `host:port` (port 0 for any) or `unix:/path`; without it the environment's
         `POLKU_PLUGIN_ADDRESS` counts, else `127.0.0.1:9001`. With a `certificate` the port is encrypted. With
         `register`, or `POLKU_PLUGIN_GATEWAY` and `POLKU_PLUGIN_TOKEN` in the environment, the plugin makes itself known
-        to a gateway and keeps doing so. Raises `SettingError` where the address cannot be had.
+        to a gateway and keeps doing so. With a `token`, or `POLKU_PLUGIN_CALL_TOKEN`, only calls are answered that show
+        it (`ExternalIngestor(token=…)`); a plugin that registers has one that its gateway alone knows. Raises
+        `SettingError` where the address cannot be had.
         """
         from polku.plugin.running import run
 
-        run(self._service(), _address(address), certificate, register or _registration(), grace)
+        register = register or _registration()
+        check = _check(token or secret_of(os.environ, "POLKU_PLUGIN_CALL_TOKEN"), register)
+        run(self._service(), _address(address), certificate, register, grace, check)
 
     def start(
         self,
@@ -51,11 +58,15 @@ class _Plugin:
         *,
         certificate: Certificate | None = None,
         register: Registration | None = None,
+        token: str | Secret | None = None,
     ) -> RunningPlugin:
-        """Serve beside the rest of the program, on POLKU's own thread; use it in a `with` block, or `stop` it."""
+        """Serve beside the rest of the program, on POLKU's own thread; use it in a `with` block, or `stop` it.
+
+        `certificate`, `register` and `token` are those of `run`; the environment is not looked at.
+        """
         from polku.plugin.running import RunningPlugin
 
-        return RunningPlugin(self._service(), address, certificate, register)
+        return RunningPlugin(self._service(), address, certificate, register, _check(token, register))
 
     def _service(self) -> Service:
         raise NotImplementedError
@@ -151,6 +162,14 @@ def _own_name(component: object) -> str:
 
 def _address(given: str | None) -> str:
     return given or os.environ.get("POLKU_PLUGIN_ADDRESS") or _ADDRESS
+
+
+def _check(token: str | Secret | None, register: Registration | None) -> CallerCheck | None:
+    from polku.external.connection import check_token
+    from polku.plugin.callers import CallerCheck
+
+    check_token("plugin", token)
+    return CallerCheck(token) if token is not None or register is not None else None
 
 
 def _registration() -> Registration | None:

@@ -15,8 +15,10 @@ from google.protobuf.empty_pb2 import Empty
 from polku import checks
 from polku.aio.tasks import TaskSet
 from polku.errors import PlanError
+from polku.external.caller import CALL_TOKEN
 from polku.external.connection import Connection
 from polku.log_format import say
+from polku.plugin.callers import CallerCheck
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.v1.plugin_pb2 import (
@@ -69,8 +71,11 @@ class Registration:
 class Registrar:
     """Keep one plugin registered."""
 
-    def __init__(self, config: Registration, info: PluginInfo, bound: str, *, encrypted: bool) -> None:
+    def __init__(
+        self, config: Registration, info: PluginInfo, bound: str, check: CallerCheck | None = None, *, encrypted: bool
+    ) -> None:
         self._config = config
+        self._check = check
         self._info = info
         self._address = config.address or _reachable(bound, config, encrypted)
         self._channel: Any = None
@@ -131,7 +136,10 @@ class Registrar:
         call = self._channel.unary_unary(
             f"/polku.v1.PluginRegistry/{method}", type(request).SerializeToString, answer.FromString
         )
-        return await call(request, timeout=timeout, metadata=self._config.connection().metadata)
+        metadata = self._config.connection().metadata
+        if self._check is not None:
+            metadata = (*metadata, (CALL_TOKEN, self._check.token))
+        return await call(request, timeout=timeout, metadata=metadata)
 
 
 def _reachable(bound: str, config: Registration, encrypted: bool) -> str:

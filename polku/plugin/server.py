@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from polku.errors import SettingError
+from polku.plugin.callers import CallerCheck
 from polku.plugin.service import Service
 from polku.security.client_tls import Certificate
 
@@ -17,14 +18,15 @@ _MESSAGE_BYTES = 64 * 1024 * 1024
 class PluginServer:
     """Serve one plugin."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, check: CallerCheck | None = None) -> None:
         self._service = service
+        self._check = check
         self._server: Any = None
 
     async def start(self, address: str, certificate: Certificate | None = None) -> str:
         """Start the component, open the port, and return where; raises `SettingError` where it cannot be had."""
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(interceptors=[self._check] if self._check else [], options=options)
         handler = grpc.method_handlers_generic_handler(self._service.service, self._service.handlers())
         server.add_generic_rpc_handlers((handler,))
         await self._add_standard_services(server)

@@ -85,7 +85,8 @@ def build_registry(plan: Plan, intake: Intake, assign: Assign) -> RegistryServic
 
     taken = {source: type(ingestor).__name__ for source, ingestor in plan.ingestors}
     slots = {name: outlet.name for outlet in plan.outlets if (name := slot_name(outlet.emitter)) is not None}
-    registry = Registry(plan.plugins, intake.ingestors, taken, slots, assign)
+    most = plan.limits.message_bytes
+    registry = Registry(plan.plugins, intake.ingestors, taken, slots, assign, answer_bytes=most)
     intake.watch(registry.tasks)
     return RegistryService(registry)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
@@ -53,6 +53,9 @@ from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
 from polku.stage.statistics import StageStatistics
 from polku.tap.point import Tapped
+
+if TYPE_CHECKING:
+    from polku.external.callback import Callback
 
 
 def tapped_of(buffer: Buffer) -> dict[str, Tapped]:
@@ -199,9 +202,9 @@ class Lane:
         """Return the outcome of a batch of such a stage that was taken."""
         return await self._receiver(after).outcome(push)
 
-    async def assign(self, emitter: str, address: str | None) -> None:
+    async def assign(self, emitter: str, where: Callback | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
-        await self._deliveries[emitter].assign(address)
+        await self._deliveries[emitter].assign(where)
 
     def statistics(self) -> LaneStatistics:
         """Return a snapshot of the counters of every part; from any thread."""

@@ -63,6 +63,7 @@ class Account:
         self.rights = rights
         self.sources = Patterns(rights.sources)
         self.clusters = Patterns(rights.clusters)
+        self.plugins = Patterns(rights.plugins)
         limits = (("events", rights.events_per_second), ("bytes", rights.bytes_per_second))
         self._rates = {what: Rate(limit, now) for what, limit in limits if limit is not None}
 

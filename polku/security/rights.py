@@ -21,8 +21,10 @@ class Rights:
 
     `sources` and `clusters` are patterns (`*` any text, `?` any character), of which one must fit each event, as it is
     once what it lacks is filled in; `may_route` allows `route_to`; `may_set_reserved` allows metadata that begins with
-    `polku.`, which another POLKU in front of this one may need. `events_per_second`, `bytes_per_second`, `streams` and
-    `connections` are limits at one port, for all clients of the principal together; none without a number.
+    `polku.`, which another POLKU in front of this one may need. `plugins` are patterns of the names by which it may
+    register as a plugin, which then serves and makes events of its `sources` alone; none: it may not.
+    `events_per_second`, `bytes_per_second`, `streams` and `connections` are limits at one port, for all clients of the
+    principal together; none without a number.
 
     Raises `PlanError`.
     """
@@ -31,6 +33,7 @@ class Rights:
     clusters: tuple[str, ...] = ("*",)
     may_route: bool = False
     may_set_reserved: bool = False
+    plugins: tuple[str, ...] = ()
     events_per_second: float | None = None
     bytes_per_second: float | None = None
     streams: int | None = None
@@ -39,6 +42,8 @@ class Rights:
     def __post_init__(self) -> None:
         for name in ("sources", "clusters"):
             object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        if self.plugins != ():
+            object.__setattr__(self, "plugins", _patterns("plugins", self.plugins))
         for name in ("may_route", "may_set_reserved"):
             if not isinstance(getattr(self, name), bool):
                 raise _fault(name, getattr(self, name), "must be true or false")
@@ -67,7 +72,8 @@ class Patterns:
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
         self.take_all = "*" in self.patterns
-        self._match = re.compile("|".join(f"(?:{translate(pattern)})" for pattern in self.patterns)).match
+        any_of = "|".join(f"(?:{translate(pattern)})" for pattern in self.patterns)
+        self._match = re.compile(any_of or r"(?!)").match  # without patterns nothing fits
 
     def fit(self, text: str) -> bool:
         """Return whether one of the patterns fits the whole text."""

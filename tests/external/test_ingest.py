@@ -38,13 +38,15 @@ def hub(recorder: Recorder, address: str, **options: Any) -> Hub:
 
 
 class Client:
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, token: str = "") -> None:
         self.channel = grpc.insecure_channel(str(pipeline.address))
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self.stub = gateway_pb2_grpc.GatewayStub(self.channel)
 
     def stream(self, *payloads: bytes, source: str = SOURCE) -> list[Ack]:
         raws = [RawPayload(data=data, format="lines") for data in payloads]
-        return list(self.stub.StreamEvents(iter([IngestBatch(source=source, raw=r) for r in raws]), timeout=30))
+        batches = iter([IngestBatch(source=source, raw=r) for r in raws])
+        return list(self.stub.StreamEvents(batches, timeout=30, metadata=self.metadata))
 
     def send(self, data: bytes) -> Ack:
         ack: Ack = self.stub.SendEvent(IngestEvent(source=SOURCE, cluster="prod", raw=data, format="lines"), timeout=30)

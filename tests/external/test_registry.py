@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from polku.contracts import Ingestor
+from polku.external.callback import Callback
+from polku.external.caller import Caller
 from polku.external.registration_rules import PluginRules
 from polku.external.registry import Registry
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PluginInfo
@@ -32,18 +34,18 @@ class Slot:
         self.gate.set()
         self.error: type[BaseException] | None = None
 
-    async def assign(self, name: str, address: str | None) -> None:
+    async def assign(self, name: str, where: Callback | None) -> None:
         if self.error is not None:
             raise self.error
         await self.gate.wait()
-        self.told.append(address)
+        self.told.append(None if where is None else where.address)
 
 
 class Known(Registry):
     """Believe what plugins say about themselves: there is nobody to call back."""
 
-    async def _call_back(self, info: PluginInfo, address: str) -> None:
-        pass
+    async def _call_back(self, info: PluginInfo, address: str, caller: Caller) -> Callback:
+        return Callback(address, caller.token)
 
 
 def registry(slot: Slot, clock: FakeClock | None = None) -> Known:

@@ -207,7 +207,10 @@ def test_conflicts_are_refused_with_both_names(gateway: Pipeline, tmp_path: Path
         assert taken.accepted
         other = registrant.register("rival", plugin.address, SOURCE)
         assert (other.accepted, other.plugin_id) == (False, "")
-        assert f"'my-custom-source' is served by plugin 'my-python-plugin' at {plugin.address}" in other.message
+        assert (
+            f"'my-custom-source' is served by plugin 'my-python-plugin' at {plugin.address.removeprefix('http://')}"
+            in other.message
+        )
         assert "plugin 'rival' cannot have it as well" in other.message
         builtin = registrant.register("rival", plugin.address, "json")
         assert (
@@ -226,10 +229,10 @@ def test_a_plugin_is_called_back_before_it_is_taken_in(gateway: Pipeline, tmp_pa
     registrant = Registrant(gateway)
     with raw(tmp_path, "ingestor") as plugin:
         for (name, address, source), text in {
-            ("my-python-plugin", "127.0.0.1:1", SOURCE): "UNAVAILABLE",
+            ("my-python-plugin", "127.0.0.1:1", SOURCE): "127.0.0.1:1 does not answer as the IngestorPlugin",
             ("my-python-plugin", "nonsense", SOURCE): "has no port",
-            ("my-python-plugin", plugin.address, "other"): "expected sources with 'other'",
-            ("somebody", plugin.address, SOURCE): "expected the name that was registered, 'somebody'",
+            ("my-python-plugin", plugin.address, "other"): "does not answer as the IngestorPlugin",
+            ("somebody", plugin.address, SOURCE): "does not answer as the IngestorPlugin 'somebody'",
             ("", plugin.address, SOURCE): "info.name is empty",
             ("my-python-plugin", plugin.address, ""): "info.sources",
         }.items():

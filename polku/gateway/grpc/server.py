@@ -75,6 +75,8 @@ class NativeServer:
         self._authenticator = authenticator
         self._health = health
         self._registry = registry
+        if registry is not None:
+            registry.authenticator = authenticator
         self._started = time.monotonic()
         baselines = Baselines(intake)
         self._send_event = SendEvent(intake, baselines)
