@@ -486,7 +486,9 @@ class Hub:
         per_node = self._per_node and on_ray
         stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
         stages = kept_beside(stages, self._buffer)
-        stamp = self._stamp or (STAMP if self._tokens and keeps_shared_state(stages) else "")
+        letters = self._dead_letters or _beside(self._buffer)
+        is_shared = letters is not None or keeps_shared_state(stages)
+        stamp = self._stamp or (STAMP if self._tokens and is_shared else "")
         if stamp:
             stages = keyed_by(stamp, stages)
         plan = Plan(
@@ -506,7 +508,7 @@ class Hub:
             origins=self._origins,
             require_security=self._require_security,
             hang_seconds=self._hang_seconds,
-            dead_letters=self._dead_letters or _beside(self._buffer),
+            dead_letters=letters,
             lanes=lanes,
             per_node=per_node,
             chained=self._chained and on_ray,

@@ -20,6 +20,7 @@ from polku.dead_letters.replay import Replayer, Send
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
+from polku.security.configuration import STAMP
 from polku.text import said
 
 T = TypeVar("T")
@@ -33,8 +34,10 @@ _LAST_CHANCE = 5.0  # seconds that `close` waits for what is still to be stored
 class StoredDeadLetters(DeadLetters):
     """Keep dead letters in a file; what is handed in is stored when the returned awaitable is done."""
 
-    def __init__(self, path: str, max_events: int, max_bytes: int, *, clock: Clock | None = None) -> None:
-        super().__init__(clock=clock)
+    def __init__(
+        self, path: str, max_events: int, max_bytes: int, *, clock: Clock | None = None, stamp: str = STAMP
+    ) -> None:
+        super().__init__(clock=clock, stamp=stamp)
         self._path, self._max_events, self._max_bytes = path, max_events, max_bytes
         self._calls = DaemonExecutor("polku-dead-letters")
         self._store: DeadLetterStore | None = None
@@ -114,7 +117,10 @@ class StoredDeadLetters(DeadLetters):
             return None
         self._keep_all(emitter, dead)
         now = self._clock.time_ns()
-        self._pending += [_letter(emitter, event, refusal, detail, now) for event, refusal, detail in dead]
+        self._pending += [
+            _letter(emitter, event, refusal, detail, now)._replace(principal=self.principal(event))
+            for event, refusal, detail in dead
+        ]
         if self._written is None:
             self._written = asyncio.get_running_loop().create_future()
         if self._writing is None or self._writing.done():

@@ -12,10 +12,11 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal, located
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
-from polku.dead_letters.kinds import Kind, next_cut
+from polku.dead_letters.kinds import Kind, Part, next_cut
 from polku.errors import UnavailableError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
+from polku.security.configuration import STAMP
 from polku.text import block, line
 
 if TYPE_CHECKING:
@@ -67,14 +68,22 @@ class DeadLetterStatistics(NamedTuple):
 class DeadLetters:
     """Keep the latest dead letters and count every one; see `kinds` for which ones go.
 
-    At most `limit` are kept, of at most `max_bytes` in all.
+    At most `limit` are kept, of at most `max_bytes` in all. `stamp` is the metadata with the principal of an event.
     """
 
-    def __init__(self, limit: int = 1_000, *, max_bytes: int = 64 * 1024 * 1024, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        limit: int = 1_000,
+        *,
+        max_bytes: int = 64 * 1024 * 1024,
+        clock: Clock | None = None,
+        stamp: str = STAMP,
+    ) -> None:
+        self._stamp = stamp
         self._limit = limit
         self._room = max_bytes
-        self._letters: dict[Kind, deque[tuple[int, DeadLetter]]] = {}
-        self._bytes: Counter[Kind] = Counter()  # of the letters that are kept
+        self._letters: dict[Part, deque[tuple[int, DeadLetter]]] = {}
+        self._bytes: Counter[Part] = Counter()  # of the letters that are kept
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._forgotten: Counter[tuple[str, str]] = Counter()
@@ -130,21 +139,28 @@ class DeadLetters:
             _log(letter)
 
     def _keep(self, letter: DeadLetter) -> None:
-        kind = Kind(letter.emitter, letter.code)
-        self._counts[kind] += 1
-        self._letters.setdefault(kind, deque()).append((self._counts.total(), letter))
-        self._bytes[kind] += _size(letter)
-        counts = {kind: len(letters) for kind, letters in self._letters.items()}
-        while (cut := next_cut(counts, (kind,), self._limit)) is not None:
-            counts[cut.kind] -= 1
-            self._forget(cut.kind)
-        while (cut := next_cut(self._bytes, (kind,), self._room)) is not None:
-            self._forget(cut.kind)
+        part = Part(letter.emitter, letter.code, self.principal(letter.event))
+        self._counts[part.kind] += 1
+        self._letters.setdefault(part, deque()).append((self._counts.total(), letter))
+        self._bytes[part] += _size(letter)
+        counts = {part: len(letters) for part, letters in self._letters.items()}
+        while (cut := next_cut(counts, (part,), self._limit)) is not None:
+            counts[cut.part] -= 1
+            self._forget(cut.part)
+        while (cut := next_cut(self._bytes, (part,), self._room)) is not None:
+            self._forget(cut.part)
 
-    def _forget(self, kind: Kind) -> None:
-        _, letter = self._letters[kind].popleft()
-        self._bytes[kind] -= _size(letter)
-        self._forgotten[kind] += 1
+    def principal(self, event: Event) -> str:
+        """Return whose event this is, as far as it is stamped."""
+        return event.metadata.get(self._stamp, "")
+
+    def _forget(self, part: Part) -> None:
+        letters = self._letters[part]
+        _, letter = letters.popleft()
+        self._bytes[part] -= _size(letter)
+        self._forgotten[part.kind] += 1
+        if not letters:
+            del self._letters[part], self._bytes[part]
 
 
 def _size(letter: DeadLetter) -> int:

@@ -1,7 +1,8 @@
 """The tables of a file of dead letters, and how a file of an earlier version becomes one of this.
 
 Version 1 had one row for each event id and emitter, and the later event of an id took the place of the earlier one.
-In version 2 a row is one event: the same source, id and content at the same emitter.
+In version 2 a row is one event: the same source, id and content at the same emitter. In version 3 it has its principal,
+and there is a row in `kind` for each principal.
 """
 
 from __future__ import annotations
@@ -17,47 +18,63 @@ from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 from polku.sqlite import DEAD_LETTERS
 
-VERSION = 2
-COLUMNS = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"
-_TABLES = """
+VERSION = 3
+_OLD = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"
+COLUMNS = f"{_OLD}, principal"
+_LETTERS = """
 CREATE TABLE letter(
     id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, emitter TEXT NOT NULL, code TEXT NOT NULL,
     reason TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL, first_ns INTEGER NOT NULL,
     last_ns INTEGER NOT NULL, type TEXT NOT NULL, source TEXT NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
-    size INTEGER NOT NULL, digest BLOB NOT NULL, event BLOB NOT NULL, UNIQUE(event_id, source, emitter, digest));
-CREATE INDEX of_kind ON letter(emitter, code, id);
+    size INTEGER NOT NULL, digest BLOB NOT NULL, event BLOB NOT NULL, principal TEXT NOT NULL DEFAULT '',
+    UNIQUE(event_id, source, emitter, digest));
 CREATE INDEX replays ON letter(emitter, replay) WHERE replay > 0;
+"""
+_HAS = "emitter={0}.emitter AND code={0}.code AND principal={0}.principal"
+_OLD_IS, _NEW_IS = _HAS.format("old"), _HAS.format("new")
+_LESS = f"UPDATE kind SET letters=letters-1, bytes=bytes-old.size WHERE {_OLD_IS};"
+_MORE = f"""INSERT INTO kind(emitter, code, principal) SELECT new.emitter, new.code, new.principal
+        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE {_NEW_IS});
+    UPDATE kind SET letters=letters+1, bytes=bytes+new.size WHERE {_NEW_IS};"""
+_KINDS = f"""
+CREATE INDEX of_kind ON letter(emitter, code, principal, id);
 CREATE TABLE kind(
-    emitter TEXT NOT NULL, code TEXT NOT NULL, letters INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-    forgotten INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(emitter, code)) WITHOUT ROWID;
-CREATE TRIGGER added AFTER INSERT ON letter BEGIN
-    INSERT INTO kind(emitter, code) SELECT new.emitter, new.code
-        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE emitter=new.emitter AND code=new.code);
-    UPDATE kind SET letters=letters+1, bytes=bytes+new.size WHERE emitter=new.emitter AND code=new.code; END;
-CREATE TRIGGER removed AFTER DELETE ON letter BEGIN
-    UPDATE kind SET letters=letters-1, bytes=bytes-old.size WHERE emitter=old.emitter AND code=old.code; END;
-CREATE TRIGGER changed AFTER UPDATE OF code, size ON letter BEGIN
-    UPDATE kind SET letters=letters-1, bytes=bytes-old.size WHERE emitter=old.emitter AND code=old.code;
-    INSERT INTO kind(emitter, code) SELECT new.emitter, new.code
-        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE emitter=new.emitter AND code=new.code);
-    UPDATE kind SET letters=letters+1, bytes=bytes+new.size WHERE emitter=new.emitter AND code=new.code; END;
+    emitter TEXT NOT NULL, code TEXT NOT NULL, principal TEXT NOT NULL, letters INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0, forgotten INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(emitter, code, principal)) WITHOUT ROWID;
+CREATE TRIGGER added AFTER INSERT ON letter BEGIN {_MORE} END;
+CREATE TRIGGER removed AFTER DELETE ON letter BEGIN {_LESS} END;
+CREATE TRIGGER changed AFTER UPDATE OF code, size, principal ON letter BEGIN {_LESS} {_MORE} END;
 """
 _COUNTERS = """
 CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counter VALUES ('forgotten', 0), ('total', 0), ('replays', 0), ('birth', abs(random()) >> 1);
 DELETE FROM counter WHERE name IN ('letters', 'bytes');
 """
-_FROM_VERSION_1 = f"""
+_WITHOUT_TRIGGERS = """
 DROP TRIGGER IF EXISTS added; DROP TRIGGER IF EXISTS removed; DROP TRIGGER IF EXISTS changed;
+"""
+_FROM_VERSION_1 = f"""
+{_WITHOUT_TRIGGERS}
 DROP INDEX IF EXISTS replays;
 ALTER TABLE letter RENAME TO letter_1;
-{_TABLES}
-INSERT INTO letter({COLUMNS}, size, digest) SELECT {COLUMNS}, size, digest(event) FROM letter_1 ORDER BY id;
+{_LETTERS}
+{_KINDS}
+INSERT INTO letter({_OLD}, size, digest) SELECT {_OLD}, size, digest(event) FROM letter_1 ORDER BY id;
 UPDATE sqlite_sequence SET seq = (SELECT max(seq) FROM sqlite_sequence WHERE name IN ('letter', 'letter_1'))
     WHERE name = 'letter';
 INSERT INTO sqlite_sequence SELECT 'letter', seq FROM sqlite_sequence WHERE name = 'letter_1'
     AND NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'letter');
 DROP TABLE letter_1;
+"""
+_FROM_VERSION_2 = f"""
+{_WITHOUT_TRIGGERS}
+DROP INDEX of_kind;
+ALTER TABLE letter ADD COLUMN principal TEXT NOT NULL DEFAULT '';
+ALTER TABLE kind RENAME TO kind_2;
+{_KINDS}
+INSERT INTO kind SELECT emitter, code, '', letters, bytes, forgotten FROM kind_2;
+DROP TABLE kind_2;
 """
 
 
@@ -78,7 +95,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
         version = _version(db, path)  # another process may have done it meanwhile
         if version < VERSION:
             is_new = db.execute("SELECT 1 FROM sqlite_master WHERE name='letter'").fetchone() is None
-            _run(db, _TABLES if is_new else _FROM_VERSION_1)
+            _run(db, _LETTERS + _KINDS if is_new else _FROM_VERSION_2 if version == 2 else _FROM_VERSION_1)
             _run(db, _COUNTERS)
             db.execute(f"PRAGMA application_id={DEAD_LETTERS}")
             db.execute(f"PRAGMA user_version={VERSION}")

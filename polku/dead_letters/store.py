@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from polku.dead_letters.kinds import Cut, Kind, next_cut
+from polku.dead_letters.kinds import Cut, Kind, Part, next_cut
 from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
 from polku.disk import make_folder, make_private, sync_folders
 from polku.errors import JournalError
@@ -29,7 +29,7 @@ from polku.text import as_id, block, line
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _INSERT = """
 INSERT INTO letter(event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, size, digest,
-    event) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)
+    event, principal) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 ON CONFLICT(event_id, source, emitter, digest) DO UPDATE SET code=excluded.code, reason=excluded.reason,
     detail=excluded.detail, attempts=min(attempts+excluded.attempts, 1<<40), last_ns=excluded.last_ns,
     replay=0, size=excluded.size, event=excluded.event
@@ -55,11 +55,12 @@ class Letter(NamedTuple):
     source: str
     replay: int
     event: bytes
+    principal: str = ""
 
     @property
-    def kind(self) -> Kind:
+    def part(self) -> Part:
         """Which letters it competes with for room."""
-        return Kind(self.emitter, self.code)
+        return Part(self.emitter, self.code, self.principal)
 
 
 class Selection(NamedTuple):
@@ -152,7 +153,8 @@ class DeadLetterStore:
 
     def kinds(self) -> list[KindCount]:
         """Return what there is, and was forgotten, of each kind."""
-        query = "SELECT emitter, code, letters, bytes, forgotten FROM kind ORDER BY emitter, code"
+        sums = "sum(letters), sum(bytes), sum(forgotten)"
+        query = f"SELECT emitter, code, {sums} FROM kind GROUP BY emitter, code ORDER BY emitter, code"
         with self._errors():
             return [KindCount(Kind(emitter, code), *counts) for emitter, code, *counts in self._db.execute(query)]
 
@@ -218,40 +220,44 @@ class DeadLetterStore:
         self._db.executemany("UPDATE letter SET replay=? WHERE id=?", numbered)
         self._db.execute("UPDATE counter SET value=? WHERE name='replays'", (number + len(ids),))
 
-    def _add(self, letter: Letter) -> Kind:
+    def _add(self, letter: Letter) -> Part:
         letter = _fit(letter)
         size = len(letter.event) + len(letter.reason) + len(letter.detail)
         try:
-            self._db.execute(_INSERT, (*letter[1:11], size, digest(letter.event), letter.event))
+            self._db.execute(_INSERT, (*letter[1:11], size, digest(letter.event), letter.event, letter.principal))
         except (sqlite3.DataError, OverflowError, ValueError) as error:  # larger than a row may be
             _REPEATED.error(
                 "row", "dead letters: event %s cannot be stored whole: %s", line(letter.event_id), line(error)
             )
-            return self._add(_without_content(letter, error)) if letter.event else letter.kind
-        return letter.kind
+            return self._add(_without_content(letter, error)) if letter.event else letter.part
+        return letter.part
 
-    def _push_out(self, grown: set[Kind]) -> Mapping[Kind, int]:
-        forgotten: Counter[Kind] = Counter()
+    def _push_out(self, grown: set[Part]) -> Mapping[Kind, int]:
+        forgotten: Counter[Part] = Counter()
         for column, weight, room in (("letters", "1", self._max_events), ("bytes", "size", self._max_bytes)):
             while room and (cut := next_cut(self._sizes(column), grown, room)) is not None:
-                forgotten[cut.kind] += self._drop_oldest(cut, weight)
-        note = "UPDATE kind SET forgotten = forgotten + ? WHERE emitter=? AND code=?"
-        self._db.executemany(note, [(count, *kind) for kind, count in forgotten.items()])
+                forgotten[cut.part] += self._drop_oldest(cut, weight)
+        note = "UPDATE kind SET forgotten = forgotten + ? WHERE emitter=? AND code=? AND principal=?"
+        self._db.executemany(note, [(count, *part) for part, count in forgotten.items()])
         self._db.execute("UPDATE counter SET value = value + ? WHERE name = 'forgotten'", (forgotten.total(),))
-        return forgotten
+        kinds: Counter[Kind] = Counter()
+        for part, count in forgotten.items():
+            kinds[part.kind] += count
+        return kinds
 
-    def _sizes(self, column: str) -> dict[Kind, int]:
-        query = f"SELECT emitter, code, {column} FROM kind WHERE letters > 0"
-        return {Kind(emitter, code): size for emitter, code, size in self._db.execute(query)}
+    def _sizes(self, column: str) -> dict[Part, int]:
+        query = f"SELECT emitter, code, principal, {column} FROM kind WHERE letters > 0"
+        return {Part(*part): size for *part, size in self._db.execute(query)}
 
     def _drop_oldest(self, cut: Cut, weight: str) -> int:
-        query = f"SELECT id, {weight} FROM letter WHERE emitter=? AND code=? ORDER BY id"
+        which = "emitter=? AND code=? AND principal=?"
+        query = f"SELECT id, {weight} FROM letter WHERE {which} ORDER BY id"
         last, left = 0, cut.amount
-        for letter_id, size in self._db.execute(query, cut.kind):
+        for letter_id, size in self._db.execute(query, cut.part):
             last, left = letter_id, left - size
             if left <= 0:
                 break
-        return self._db.execute("DELETE FROM letter WHERE emitter=? AND code=? AND id<=?", (*cut.kind, last)).rowcount
+        return self._db.execute(f"DELETE FROM letter WHERE {which} AND id<=?", (*cut.part, last)).rowcount
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -290,6 +296,7 @@ def _fit(letter: Letter) -> Letter:
         last_ns=_whole(letter.last_ns),
         type=as_id(letter.type),
         source=as_id(letter.source),
+        principal=as_id(letter.principal),
     )
 
 

@@ -16,6 +16,7 @@ from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
+from polku.security.configuration import STAMP
 from polku.stage.overlapping import OverlappingStage, overlaps
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
@@ -129,7 +130,7 @@ def build_replicas(
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
     """Build what keeps dead letters: on disk where the plan says so; raises `JournalPathError` where that cannot be."""
     if plan.dead_letters is None:
-        return DeadLetters(clock=clock)
+        return DeadLetters(clock=clock, stamp=plan.stamp or STAMP)
     from polku.buffer.place import check_letters_place, check_place
     from polku.dead_letters.disk import StoredDeadLetters
 
@@ -137,7 +138,7 @@ def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
     if plan.buffer.path:  # which is what a person has chosen: it is named before what stands next to it
         check_place(Path(plan.buffer.path))
     check_letters_place(Path(where.path))
-    return StoredDeadLetters(where.path, where.max_events, where.max_bytes, clock=clock)
+    return StoredDeadLetters(where.path, where.max_events, where.max_bytes, clock=clock, stamp=plan.stamp or STAMP)
 
 
 def replay_to_outlets(plan: Plan, dead_letters: DeadLetters, buffer: Buffer) -> None:

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.dead_letters.kinds import Cut, Kind, describe, next_cut
+from polku.dead_letters.kinds import Cut, Part, describe, next_cut
 
-LEDGER, AUDIT, LOST = Kind("ledger", "UNDELIVERED"), Kind("audit", "UNDELIVERED"), Kind("", "UNROUTABLE")
+LEDGER, AUDIT, LOST = Part("ledger", "UNDELIVERED"), Part("audit", "UNDELIVERED"), Part("", "UNROUTABLE")
 
 
 def test_nothing_goes_while_there_is_room() -> None:
@@ -32,16 +32,16 @@ def test_a_small_kind_has_its_room_from_the_largest_one() -> None:
     st.integers(1, 200),
 )
 def test_cuts_end_within_the_room_and_never_cost_a_kind_more_than_it_has(
-    sizes: dict[Kind, int], grown: set[Kind], room: int
+    sizes: dict[Part, int], grown: set[Part], room: int
 ) -> None:
     total = sum(sizes.values())
-    gone: Counter[Kind] = Counter()
+    gone: Counter[Part] = Counter()
     while (cut := next_cut(sizes, grown, room)) is not None:
-        assert 1 <= cut.amount <= sizes[cut.kind]
-        sizes[cut.kind] -= cut.amount
-        gone[cut.kind] += cut.amount
+        assert 1 <= cut.amount <= sizes[cut.part]
+        sizes[cut.part] -= cut.amount
+        gone[cut.part] += cut.amount
     assert gone.total() == max(0, total - room)
 
 
 def test_counts_are_described_the_largest_first() -> None:
-    assert describe({LEDGER: 2, LOST: 30}) == "- UNROUTABLE 30, ledger UNDELIVERED 2"
+    assert describe({LEDGER.kind: 2, LOST.kind: 30}) == "- UNROUTABLE 30, ledger UNDELIVERED 2"

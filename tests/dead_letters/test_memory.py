@@ -51,3 +51,21 @@ def test_large_events_of_one_kind_push_out_none_of_another() -> None:
         batch = Batch.from_events([Event(id=f"n{n}", payload=bytes(400_000))])
         letters.bury("", batch, [Refusal(f"n{n}", Code.UNROUTABLE, "why", position=0)])
     assert [letter.event.id for letter in letters.latest()] == ["a", "n18", "n19"]
+
+
+def test_a_flood_of_one_principal_leaves_the_letters_of_others() -> None:
+    letters = DeadLetters(32)
+
+    def bury_of(principal: str, name: str) -> None:
+        event = Event(id=name, metadata={"polku.principal": principal})
+        letters.bury("", Batch.from_events([event]), [Refusal(name, Code.UNROUTABLE, "why", position=0)])
+
+    for n in range(5):
+        bury_of("quiet", f"mine-{n}")
+    for n in range(200):
+        bury_of("loud", f"n{n}")
+    assert [letter.event.id for letter in letters.latest()] == [
+        *(f"mine-{n}" for n in range(5)),
+        *(f"n{n}" for n in range(173, 200)),
+    ]
+    assert letters.statistics().forgotten_by == {("", Code.UNROUTABLE): 173}

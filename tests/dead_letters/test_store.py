@@ -78,6 +78,17 @@ def test_a_flood_of_bytes_costs_only_its_own_kind(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_flood_of_one_principal_pushes_out_its_own_letters(tmp_path: Path) -> None:
+    store = DeadLetterStore(tmp_path / "dead.db", max_events=32)
+    store.add([letter(f"mine-{n}", "", "UNROUTABLE")._replace(principal="quiet") for n in range(5)])
+    for n in range(20):
+        store.add([letter(f"{n}-{i}", "", "UNROUTABLE")._replace(principal="loud") for i in range(10)])
+    kept = [one for one in store.select(Selection()) if one.principal == "quiet"]
+    assert sorted(one.event_id for one in kept) == [f"mine-{n}" for n in range(5)]
+    assert [(str(one.kind), one.letters, one.forgotten) for one in store.kinds()] == [("- UNROUTABLE", 32, 173)]
+    store.close()
+
+
 def test_a_letter_whose_code_changes_is_counted_as_what_it_is_now(store: DeadLetterStore) -> None:
     store.add([letter("a")])
     store.add([letter("a", code="POISON")])
@@ -152,6 +163,18 @@ def test_a_refused_replay_stays_says_why_and_is_no_longer_marked(store: DeadLett
     assert left == [("a", "why", 0), ("b", "its replay was refused: METADATA_LIMIT: too long", 0)]
 
 
+BACK_TO_VERSION_2 = """
+DROP TRIGGER added; DROP TRIGGER removed; DROP TRIGGER changed; DROP INDEX of_kind;
+CREATE TABLE kind_2(
+    emitter TEXT NOT NULL, code TEXT NOT NULL, letters INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    forgotten INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(emitter, code)) WITHOUT ROWID;
+INSERT INTO kind_2 SELECT emitter, code, letters, bytes, forgotten FROM kind;
+DROP TABLE kind;
+ALTER TABLE kind_2 RENAME TO kind;
+ALTER TABLE letter DROP COLUMN principal;
+CREATE INDEX of_kind ON letter(emitter, code, id);
+PRAGMA user_version=2;
+"""
 VERSION_1 = """
 CREATE TABLE IF NOT EXISTS letter(
     id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, emitter TEXT NOT NULL, code TEXT NOT NULL,
@@ -221,6 +244,26 @@ def test_an_empty_file_of_the_first_version_is_brought_up_too(tmp_path: Path) ->
         store.add([letter("a")])
         assert ids(store) == ["a"]
         store.close()
+
+
+def test_a_file_of_the_second_version_is_brought_up_with_its_counts(tmp_path: Path) -> None:
+    path = tmp_path / "dead.db"
+    store = DeadLetterStore(path, max_events=3)
+    store.add([letter("a"), letter("b"), letter("c", ""), letter("d")])
+    store.close()
+    db = sqlite3.connect(path)
+    db.executescript(BACK_TO_VERSION_2)
+    db.close()
+    again = DeadLetterStore(path, max_events=3)
+    assert sorted(ids(again)) == ["b", "c", "d"]
+    assert [(str(one.kind), one.letters, one.forgotten) for one in again.kinds()] == [
+        ("- UNDELIVERED", 1, 0),
+        ("sink UNDELIVERED", 2, 1),
+    ]
+    again.add([letter("e")._replace(principal="agents")])
+    assert "e" in ids(again)
+    assert again.counters()["letters"] == 3
+    again.close()
 
 
 def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
