@@ -255,6 +255,7 @@ OWNED = {
     "polku/external/client.py:PluginClient._introduce": "calls await it",
     "polku/stage/fork.py:Fork.wait_room": "awaited there",
     "polku/gateway/grpc/protocol.py:GrpcConnection._take": "answers its call, whatever it ends with",
+    "polku/gateway/grpc/protocol.py:GrpcConnection._take_packed": "hands over what it has decompressed, or answers",
     "polku/gateway/stream_ingest.py:StreamIngest.start": "the stream awaits it",
     "polku/gateway/pulling.py:Sources._run": "awaited there",
     "polku/gateway/pulling.py:Sources._begin": "begins a source again itself and says its fault",
