@@ -59,6 +59,8 @@ def is_json() -> bool:
 def configure(level: str, form: str) -> None:
     """Log to standard error from a level on, here and in the workers of a Ray that is started from here."""
     os.environ["POLKU_LOG_LEVEL"], os.environ["POLKU_LOG_FORMAT"] = level, form
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # Ray puts a name before the lines of workers, in colour
     logging.basicConfig(level=LEVELS[level], handlers=[_handler(form)])
 
 
@@ -69,7 +71,7 @@ def configure_worker(environment: Mapping[str, str]) -> None:
     """
     logging.getLogger("polku").setLevel(LEVELS.get(environment.get("POLKU_LOG_LEVEL", ""), logging.WARNING))
     form = environment.get("POLKU_LOG_FORMAT", "text")
-    logging.basicConfig(handlers=[_handler(form, "%(levelname)s %(name)s: %(message)s")])
+    logging.basicConfig(handlers=[_handler(form)])
 
 
 def write(message: str, *, level: str = "info") -> None:
@@ -127,12 +129,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({name: _plain(value) for name, value in fields.items() if value not in ("", None)})
 
 
-def _handler(form: str, text: str = "%(asctime)s %(levelname)s %(name)s: %(message)s") -> logging.Handler:
+def _handler(form: str) -> logging.Handler:
     _State.is_json = form == "json"
     if _State.is_json:
         logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if _State.is_json else TextFormatter(text))
+    handler.setFormatter(
+        JsonFormatter() if _State.is_json else TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
     return handler
 
 

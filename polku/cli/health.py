@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from polku.cli.admin_client import To, find, reason_of
+from polku.cli.admin_client import AdminAddress, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.log_format import say
 
@@ -14,7 +14,7 @@ def health(
     to: To = None,
     strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
 ) -> None:
-    """Ask a running pipeline how it is: print each part that is unwell.
+    """Ask a running pipeline how it is: print each part that is unwell, and what helps.
 
     Exit status: 0, it takes events (with --strict: and every part is well); 1, it does not, or does not answer.
     """
@@ -26,9 +26,21 @@ def health(
     except (OSError, ValueError, KeyError, TypeError) as error:
         say(f"polku: {address.url}: no health to be had: {reason_of(error)}")
         raise Exit(1) from None
-    for name, part in sorted(parts.items()):
-        if not part["healthy"]:
-            print(f"{name}: {part['message']}")
+    unwell = {name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"]}
+    helps = _helps(address) if unwell else {}
+    for name, message in unwell.items():
+        print(f"{name}: {message}")
+        if text := helps.get(name):
+            print(f"  {text}")
     print("ready" if report["ready"] else f"not ready: {report['not_ready']}")
     if status != 200:
         raise Exit(1)
+
+
+def _helps(address: AdminAddress) -> dict[str, str]:
+    """Return what helps each part, as far as that is told."""
+    try:
+        parts = json.loads(address.fetch("/statistics")[1])["parts"]
+        return {name: " ".join(filter(None, (part["advice"], part["command"]))) for name, part in parts.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

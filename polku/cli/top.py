@@ -18,12 +18,14 @@ from polku.tap.request import matches
 from polku.text import line
 
 _CLEAR = "\x1b[2J\x1b[H"
-_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "ERRORS", "WAITING", "OLDEST")
+_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "BYTES", "BYTES/S", "ERRORS", "WAITING", "OLDEST")
 _TITLES = ("PART", *_COUNTS, "RETRIES", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
 
 
 class Row(NamedTuple):
     """One part, or process: events in and out since its start, failed, waiting, the oldest one's age in seconds.
+
+    `bytes` are the size of what the ingest and the buffer took in, and of what an emitter was given.
 
     `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
     that is the part's alone. What a part does not have is None.
@@ -42,6 +44,7 @@ class Row(NamedTuple):
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
     circuit: str | None = None
+    bytes: int | None = None
 
 
 class Order(Enum):
@@ -51,6 +54,7 @@ class Order(Enum):
     PART = "part"
     IN = "in"
     OUT = "out"
+    BYTES = "bytes"
     ERRORS = "errors"
     WAITING = "waiting"
     OLDEST = "oldest"
@@ -76,7 +80,7 @@ class View(NamedTuple):
                 return shown
             case Order.PART:
                 return sorted(shown, key=lambda row: row.part)
-            case Order.IN | Order.OUT | Order.CPU:  # what it was in this time, not since the start
+            case Order.IN | Order.OUT | Order.BYTES | Order.CPU:  # what it was in this time, not since the start
                 name = _COLUMNS[self.order]
                 return sorted(shown, key=lambda row: _grown(row, before.get(row.part), name), reverse=True)
             case _:
@@ -98,6 +102,7 @@ class View(NamedTuple):
 _COLUMNS = {
     Order.IN: "received",
     Order.OUT: "sent",
+    Order.BYTES: "bytes",
     Order.ERRORS: "errors",
     Order.WAITING: "waiting",
     Order.OLDEST: "oldest_seconds",
@@ -266,12 +271,15 @@ def _lane(lane: dict[str, Any]) -> Iterator[Row]:
     prefix = f"{lane['name']}/" if lane["name"] else ""
     if (ingest := lane["ingest"]) is not None:
         refused, waiting = sum(ingest["refused"].values()), ingest["open_messages"]
-        yield Row(f"{prefix}ingest", True, "ok", ingest["received"], ingest["accepted"], refused, waiting)
+        row = Row(f"{prefix}ingest", True, "ok", ingest["received"], ingest["accepted"], refused, waiting)
+        yield row._replace(bytes=ingest.get("received_bytes"))
     for name, stage in lane["stages"].items():
         yield _stage(f"{prefix}{name}", stage)
     if (buffer := lane["buffer"]) is None:
         return
-    yield Row(f"{prefix}buffer", True, "ok", buffer["received"], waiting=buffer["events"])
+    yield Row(
+        f"{prefix}buffer", True, "ok", buffer["received"], waiting=buffer["events"], bytes=buffer.get("received_bytes")
+    )
     for name, outlet in buffer["outlets"].items():
         yield Row(
             f"{prefix}emitter:{name}",
@@ -284,6 +292,7 @@ def _lane(lane: dict[str, Any]) -> Iterator[Row]:
             outlet["oldest_age_seconds"],
             lane["emitters"].get(name, {}).get("retries"),
             circuit=lane["emitters"].get(name, {}).get("circuit"),
+            bytes=outlet.get("sent_bytes"),
         )
 
 
@@ -321,6 +330,8 @@ def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
         _text(_rate(row.received, old.received, interval)),
         _text(row.sent),
         _text(_rate(row.sent, old.sent, interval)),
+        _size(row.bytes),
+        _size(_rate(row.bytes, old.bytes, interval)),
         _text(row.errors),
         _text(row.waiting),
         "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
@@ -340,6 +351,15 @@ def _rate(now: float | None, before: float | None, interval: float) -> float | N
 
 def _text(number: float | None) -> str:
     return "" if number is None else f"{number:,.0f}"
+
+
+def _size(number: float | None) -> str:
+    if number is None:
+        return ""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:

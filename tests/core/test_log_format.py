@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,3 +109,14 @@ def test_what_was_printed_becomes_an_object() -> None:
     line = json.loads(as_object(HOSTILE, "info", "worker", actor="StageShell"))
     assert line["message"] == "x\\x1b[2J\n2026-01-01 ERROR forged\\u202e\\x9b\\udc80\\x7f"
     assert (line["level"], line["logger"], line["actor"]) == ("info", "worker", "StageShell")
+
+
+@pytest.mark.parametrize("kind", ["configure_worker({})", "configure('warn', 'text')"])
+def test_lines_in_a_file_have_their_time_and_no_colours(kind: str) -> None:
+    code = (
+        f"import logging, os; from polku.log_format import *; {kind}; logging.getLogger('polku.x').warning('it %d', 7)"
+    )
+    code += "; print(os.environ.get('RAY_COLOR_PREFIX', '0'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING polku\.x: it 7\n", done.stderr)
+    assert done.stdout == "0\n"

@@ -18,6 +18,8 @@ from polku.gateway.grpc.server import NativeServer
 from polku.gateway.grpcio import GatewayServer
 from tests.monitoring.test_admin import get
 
+KEPT = "What waits for it is kept, and sent once its destination takes events again."
+
 
 def wait_for(condition: Callable[[], bool]) -> None:
     limit = time.monotonic() + 30
@@ -65,7 +67,7 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
         wait_for(lambda: not pipeline.health().healthy)
         assert (public("/health"), public("/health/ready"), public("/health/live"), serving()) == (200, 200, 200, True)
         assert public("/health?strict") == 503
-        assert command() == (0, "emitter:partner: away\nready\n")
+        assert command() == (0, f"emitter:partner: away\n  {KEPT}\nready\n")
         assert command("--strict")[0] == 1
         sender.send(new_event("order", source="shop"))
         wait_for(lambda: not pipeline.health().ready)

@@ -30,18 +30,37 @@ def test_each_look_is_a_line_of_json_where_there_is_no_terminal() -> None:
     rows = {row["part"]: row for row in json.loads(done.stdout.splitlines()[1])}
     assert (rows["ingest"]["received"], rows["ingest"]["sent"]) == (2, 2)
     assert (rows["emitter:partner"]["sent"], rows["emitter:partner"]["state"]) == (1, "ok")
+    assert rows["ingest"]["bytes"] > rows["emitter:partner"]["bytes"] > 0
     assert rows["pipeline"]["memory_bytes"] > 0
 
 
 def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
     before = {"ingest": top.Row("ingest", True, "ok", 100, 100, 0, 0, cpu_seconds=3.0)}
     ingest = top.Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
+    ingest = ingest._replace(bytes=2_500_000)
     title, *lines = top._table(
         [top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open"), ingest], before, 2.0
     )
     assert title.split() == list(top._TITLES)
     assert lines[0].split() == ["emitter:x", "0", "0", "0", "0", "0", "9", "12.5", "s", "7", "half", "open", "away"]
-    assert lines[1].split() == ["ingest", "1,100", "500", "1,100", "500", "0", "0", "1", "75%", "85", "MB", "ok"]
+    assert lines[1].split() == [
+        "ingest",
+        "1,100",
+        "500",
+        "1,100",
+        "500",
+        "2.5",
+        "MB",
+        "1.2",
+        "MB",
+        "0",
+        "0",
+        "1",
+        "75%",
+        "85",
+        "MB",
+        "ok",
+    ]
     assert "RETRIES" not in top._table([ingest], before, 2.0)[0]  # nothing has any
 
 
