@@ -1,4 +1,4 @@
-"""The GrpcEmitter's own client, against servers of other languages: grpc-go and grpc-js."""
+"""The GrpcEmitter's own client, against servers of other languages: grpc-go, grpc-js, grpc-netty and tonic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from polku.clock import SystemClock
 from polku.emit.grpc.client import GrpcClient
 from tests.clients import toolchains
 
-SINKS: dict[str, Callable[[Path], list[str]]] = {"go": toolchains.go_sink, "node": toolchains.node_sink}
+Build = Callable[[Path], list[str]]
+SINKS: dict[str, Build] = {"go": toolchains.go_sink, "node": toolchains.node_sink}
+SLOW: dict[str, Build] = {"java": toolchains.java_sink, "rust": toolchains.rust_sink}
+_BUILT_FOR_LONG = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first build takes minutes
 
 
 class Sink:
@@ -54,9 +57,9 @@ class Sink:
         self.ids.extend(line.strip() for line in self._process.stdout)
 
 
-@pytest.fixture(scope="module", params=list(SINKS))
+@pytest.fixture(scope="module", params=[*SINKS, *(pytest.param(name, marks=_BUILT_FOR_LONG) for name in SLOW)])
 def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return SINKS[request.param](tmp_path_factory.mktemp(request.param))
+    return {**SINKS, **SLOW}[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ async def test_a_server_that_leaves_for_another_loses_nothing_and_no_message_fai
 
 
 async def test_the_size_that_a_server_takes_is_learned(start: Callable[..., Sink]) -> None:
-    """Both refuse messages of more than 4 MiB, with sentences of their own."""
+    """All refuse messages of more than 4 MiB, with sentences of their own."""
     sink = start()
     running = GrpcEmitter(f"http://{sink.address}", max_message_bytes=20_000_000).build(SystemClock())
     assert await running.emit(batch(0, 10, 1_000_000)) == []

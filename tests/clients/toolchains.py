@@ -43,22 +43,41 @@ def node_client(work: Path) -> list[str]:
 
 def java_client(work: Path) -> list[str]:
     """Compile the client in Java."""
+    return _java_program("Client", work)
+
+
+def java_sink(work: Path) -> list[str]:
+    """Compile the sink in Java."""
+    return _java_program("Sink", work)
+
+
+def _java_program(name: str, work: Path) -> list[str]:
     need("javac")
     need("mvn")
     shutil.copytree(SOURCES / "java", work, dirs_exist_ok=True)
     run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], work)
     classes = f"{work}/classes:{work}/lib/*"
-    run(["javac", "-cp", classes, "-d", "classes", "Client.java"], work)
-    return ["java", "-cp", classes, "Client"]
+    run(["javac", "-nowarn", "-cp", classes, "-d", "classes", f"{name}.java"], work)
+    return ["java", "-cp", classes, name]
 
 
 def rust_client(work: Path) -> list[str]:
-    """Build the client in Rust; its libraries stay built beside it."""
+    """Build the client in Rust."""
+    return _rust_program("polku-client")
+
+
+def rust_sink(work: Path) -> list[str]:
+    """Build the sink in Rust."""
+    return _rust_program("sink")
+
+
+def _rust_program(name: str) -> list[str]:
+    """Build a program; its libraries stay built beside it."""
     need("cargo")
     folder = SOURCES / "rust"
     target = Path(os.environ.get("CARGO_TARGET_DIR", folder / "target"))
     run(["cargo", "build", "--quiet"], folder)
-    return [str(target / "debug" / "polku-client")]
+    return [str(target / "debug" / name)]
 
 
 def go_program(package: str, version: str, work: Path) -> str:
