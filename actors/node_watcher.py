@@ -90,7 +90,7 @@ class NodeWatcher:
             if lane.address in going and lane.number not in self._leaving:
                 self._leaving.add(lane.number)
                 if lane.address == self._here.address:
-                    _LOG.warning("Ray drains node %s, on which the pipeline was started: stop it there", lane.address)
+                    _LOG.warning("Ray drains node %s, on which the pipeline was started: it has to stop", lane.address)
                 self._tasks.start("leaving", self._leave(lane, place, going[lane.address]))
 
     async def _leave(self, lane: LaneHandles, place: Place, deadline: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,13 +18,15 @@ import ray.exceptions
 
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.asking import ask
-from polku.actors.attachment import SHUT_DOWN, Attachment, attach, first_line
+from polku.actors.attachment import SHUT_DOWN, attach, first_line
 from polku.actors.changes import Changes
+from polku.actors.console_output import write_console
 from polku.actors.drain import call, close, drain, kill, look, outcome, release
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.letters import change_letters, stored_letters
+from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
-from polku.actors.nodes import check_journals, places, this_node
+from polku.actors.nodes import Node, check_journals, draining, places, this_node
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import open_doors, start, start_all
@@ -34,8 +37,7 @@ from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
-from polku.emit.console import UNWRITABLE, DirectConsole
-from polku.errors import ChangeError, MisconfiguredError, NotRunningError, PolkuError, SettingError, UnavailableError
+from polku.errors import ChangeError, NotRunningError, PolkuError, SettingError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.log_format import Origin, name_process
@@ -75,6 +77,8 @@ class RayRuntime:
         main = threading.current_thread() is threading.main_thread()
         self._attachment = attach() if main else None
         self._lost = ""
+        self._here: Node | None = None
+        self._leaves_at: float | None = None  # when Ray takes this node away
         self._tasks = TaskSet("pipeline")
         self._following: NodeWatcher | None = None
         self._started = 0.0
@@ -106,6 +110,11 @@ class RayRuntime:
     def lost(self) -> str:
         """Why the pipeline is gone and does not come back; empty while it is there."""
         return self._lost
+
+    @property
+    def leaves_within(self) -> float | None:
+        """How many seconds there are for a drain, as Ray drains the node of this program; None while it stays."""
+        return None if self._leaves_at is None else seconds_left(self._leaves_at, time.time(), os.environ)
 
     async def start(self) -> None:
         """Create the actors from the back to the front and wait until each has started."""
@@ -279,7 +288,7 @@ class RayRuntime:
         return counted
 
     async def _create(self) -> None:
-        here = await asyncio.to_thread(this_node)
+        here = self._here = await asyncio.to_thread(this_node)
         where = await asyncio.to_thread(places, self._plan, here)
         await asyncio.to_thread(check_journals, self._plan, where, here)
         self._arrangement = arrangement = ActorFactory(self._plan)
@@ -324,6 +333,7 @@ class RayRuntime:
             if self._attachment is not None and await asyncio.to_thread(self._attachment.has_ended):
                 self._lost = f"{_GONE}: nobody listens at {self._attachment.address}"
                 return
+            await self._look_at_node()
             try:
                 wanted = Known(tuple(lane.number for lane in self.parts.lanes), self._generation)
                 if await self._hub.start.remote() != wanted:
@@ -335,6 +345,11 @@ class RayRuntime:
                 return
             except ray.exceptions.RayError as error:
                 _LOG.info("the supervising actor does not answer: %s", first_line(error))
+
+    async def _look_at_node(self) -> None:
+        """Take note of it where Ray is going to take this node away."""
+        with contextlib.suppress(Exception):  # whatever Ray raises where its own service does not answer
+            self._leaves_at = (await asyncio.to_thread(draining)).get(self._here.address if self._here else "")
 
     async def _adopt(self) -> None:
         """Take note of other actors, and have the supervisor watch them; one that is away learns of it later."""
@@ -356,7 +371,7 @@ class RayRuntime:
         assert attachment is not None
         for handle in [handle for handle in handles.values() if handle._actor_id not in self._written_out]:
             self._written_out.add(handle._actor_id)
-            self._tasks.keep_alive("writing to the console", partial(_write_console, handle, attachment))
+            self._tasks.keep_alive("writing to the console", partial(write_console, handle, attachment))
 
     async def _kill(self) -> None:
         await self._changes.close()
@@ -371,6 +386,7 @@ class RayRuntime:
             await asyncio.to_thread(self._attachment.release)
 
 
+CONFLICT
 async def _write_console(emitter: Any, attachment: Attachment) -> None:
     """Write what an emitter prints to this program's standard output, and confirm it."""
     written, fault = 0, ""
@@ -389,3 +405,6 @@ async def _write_console(emitter: Any, attachment: Attachment) -> None:
             fault = ""
         except MisconfiguredError as error:
             fault = str(error).removeprefix(UNWRITABLE)
+def _bury_places(parts: ActorHandles) -> list[Any]:
+    lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
+    return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())

@@ -83,6 +83,11 @@ class Pipeline:
         return self._runtime.lost
 
     @property
+    def leaves_within(self) -> float | None:
+        """How many seconds there are to stop it, as Ray drains the node of this program; None while that stays."""
+        return self._runtime.leaves_within
+
+    @property
     def address(self) -> str | None:
         """The `host:port` on which the gateway is open for gRPC, or None where it is not."""
         self._ready.result()

@@ -37,6 +37,11 @@ class Runtime(Protocol):
         """Why the pipeline is gone, without a stop; empty while it is there."""
         ...
 
+    @property
+    def leaves_within(self) -> float | None:
+        """How many seconds there are for a drain, as the node of this program is about to go; None while it stays."""
+        ...
+
     async def start(self) -> None:
         """Return when the pipeline is ready for events."""
         ...

@@ -94,6 +94,11 @@ class InlineRuntime:
         """Nothing: the pipeline is there for as long as this process is."""
         return ""
 
+    @property
+    def leaves_within(self) -> None:
+        """Nothing: nobody says when this process has to end."""
+        return
+
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first."""
         return await self._dead_letters.stored(event_id)

@@ -107,6 +107,9 @@ def serve(
         if _watch(pipeline, stop, status, reloader, notifier):
             say("polku: the input is at its end")
         if is_there := not pipeline.lost:
+            if (left := pipeline.leaves_within) is not None:
+                say("polku: Ray drains this node")
+                seconds = min(seconds, left)
             say("polku: draining")
             notifier.stopping(seconds)
             report = _drain(pipeline, seconds, status)
@@ -134,11 +137,11 @@ def _watch(
     reloader: Reloader | None = None,
     notifier: Notifier | None = None,
 ) -> bool:
-    """Return when a signal has come, or the pipeline is gone, or (then true) at its end; say what is unwell."""
+    """Return when a signal has come, the pipeline or its node goes, or (then true) at its end; say what is unwell."""
     complaints: dict[str, str] = {}
     flow = Flow()
     for look in itertools.count(1):
-        if stop.wait(_LOST_SECONDS) or pipeline.lost:
+        if stop.wait(_LOST_SECONDS) or pipeline.lost or pipeline.leaves_within is not None:
             return False
         if _may_end(pipeline) and _has_ended(pipeline):
             return True

@@ -7,21 +7,26 @@ import contextlib
 import dataclasses
 import logging
 import math
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polku import BufferStrategy, Hub
-from polku.actors import node_drain, node_watcher
+from polku.actors import node_drain, node_watcher, runtime
 from polku.actors.handles import LaneHandles
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import Node
+from polku.actors.runtime import RayRuntime
 from polku.actors.startup import open_doors
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Doors
+from polku.runtime import serving
+from polku.runtime.status_line import StatusLine
 from tests.actors.test_changing import ARRIVED, HELD, Out, Running, check, running, until
 
 HERE, THERE = Node("127.0.0.1", "one"), Node("127.0.0.2", "one")
@@ -163,3 +168,21 @@ async def test_a_lane_that_joins_may_have_its_ports_open_already(monkeypatch: py
         opened = await lane.ingest.introduce.remote(None, doors)
         again, _ = await open_doors(lane, place, dataclasses.replace(doors, grpc_addr=opened.grpc))
         assert again == opened
+
+
+async def test_the_node_of_the_program_itself_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines: dict[str, float] = {THERE.address: math.inf}
+    monkeypatch.setattr(runtime, "draining", lambda: deadlines)
+    monkeypatch.setattr(runtime, "attach", lambda: None)
+    program = RayRuntime(hub().plan("ray"), Doors())
+    program._here = HERE
+    found = []
+    for deadline in (None, time.time() + 60):
+        if deadline is not None:
+            deadlines[HERE.address] = deadline
+        await program._look_at_node()
+        found.append(program.leaves_within)
+    assert found[0] is None
+    assert 30 < (found[1] or 0) < 60
+    pipeline: Any = program
+    assert not serving._watch(pipeline, threading.Event(), StatusLine(shown=False))  # it returns, without a signal

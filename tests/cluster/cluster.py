@@ -103,6 +103,13 @@ class Cluster:
             environment["RAY_ADDRESS"] = f"{self.head.address}:{RAY_PORT}"
         host.start("bash", "-c", _AGAIN, name, *command, log=self.folder / f"{name}-{host.number}.log", **environment)
 
+    def drain(self, host: Host, seconds: int) -> None:
+        """Have Ray drain the node of a host, as before its machine is taken away."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        command += ["--address", f"{self.head.address}:{RAY_PORT}", "--node-id", self.nodes()[host.address]]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
+        self.head.run(*command, "--deadline-remaining-seconds", str(seconds), check=True, **self._environment)
+
     def nodes(self) -> dict[str, str]:
         """Return the identities of the nodes of Ray that live, by their addresses; none while the head is away."""
         code = f"import ray._raylet as r; g = r.GcsClient('{self.head.address}:{RAY_PORT}')\n"

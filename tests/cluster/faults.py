@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests.cluster.cluster import RAY_PORT, Cluster
+from tests.cluster.cluster import Cluster
 from tests.cluster.hosts import Host, wait_until
 
 _RECOVERY_SECONDS = 240.0
@@ -120,10 +119,7 @@ def slow(seconds: float, share: float) -> Callable[[Cluster, Host], None]:
 
 def drain(cluster: Cluster, host: Host) -> None:
     """Have Ray drain the node of a host, take its machine away once it serves nobody, and start it again."""
-    reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test")
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", f"{cluster.head.address}:{RAY_PORT}"]
-    ray += ["--node-id", cluster.nodes()[host.address], "--deadline-remaining-seconds", "40"]
-    cluster.head.run(*ray, *reason, RAY_AUTH_MODE="disabled")
+    cluster.drain(host, 40)
     wait_until(lambda: host not in cluster.open_gateways(), "the lane to leave its node", 40)
     time.sleep(5)
     power(cluster, host)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, cluster
 from tests.cluster.faults import FAULTS, run
-from tests.cluster.hosts import why_not
+from tests.cluster.hosts import wait_until, why_not
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,3 +51,13 @@ def test_in_memory_only_what_a_lost_host_held_is_lost(tmp_path: Path) -> None:
         assert killed.acknowledged > 1_000
         assert killed.lost < 1_000  # a moment's worth
         assert (killed.reordered, killed.broken) == (0, 0), killed
+
+
+def test_the_pipeline_stops_before_the_node_of_its_program_goes(tmp_path: Path) -> None:
+    with cluster(tmp_path, nodes=1, buffer="memory") as made:
+        wait_until(lambda: made.ask("look")["verdict"]["acknowledged"] > 1_000, "events")
+        made.drain(made.head, 60)
+        wait_until(lambda: "polku: stopped after" in made.log(), "the end of the pipeline")
+        assert "polku: Ray drains this node" in made.log()
+        seen = made.ask("look")["verdict"]
+        assert (seen["lost"], seen["invented"], seen["corrupted"]) == (0, 0, 0), seen
