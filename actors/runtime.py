@@ -29,7 +29,7 @@ from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import Node, check_journals, draining, places, this_node
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
-from polku.actors.startup import open_doors, start, start_all
+from polku.actors.startup import introduce_all, open_doors, start, start_all
 from polku.actors.supervisor import HubActor, Known
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
@@ -310,8 +310,7 @@ class RayRuntime:
             surroundings(self._plan, "supervisor"),
         )
         await start(self._hub.start)
-        for lane in parts.lanes:
-            await start(lane.ingest.introduce, self._hub, doors, lane.scope)
+        await introduce_all(parts.lanes, self._hub, doors)
         self._tasks.keep_alive("watching the supervisor", self._keep_watching)
         self._write_out(parts.lanes)
         if self._plan.per_node:
@@ -384,27 +383,3 @@ class RayRuntime:
             await self._changes.forget()
         if self._attachment is not None:
             await asyncio.to_thread(self._attachment.release)
-
-
-CONFLICT
-async def _write_console(emitter: Any, attachment: Attachment) -> None:
-    """Write what an emitter prints to this program's standard output, and confirm it."""
-    written, fault = 0, ""
-    console = DirectConsole()  # its threads do not keep the program from ending
-    while attachment.is_there:
-        try:
-            written, text = await emitter.next_output.remote(written, fault)
-        except ray.exceptions.ActorDiedError:  # another has taken its place, or it is gone
-            return
-        except ray.exceptions.RayError:
-            await asyncio.sleep(0.5)
-            written, fault = 0, ""
-            continue
-        try:
-            await console.write(text)
-            fault = ""
-        except MisconfiguredError as error:
-            fault = str(error).removeprefix(UNWRITABLE)
-def _bury_places(parts: ActorHandles) -> list[Any]:
-    lanes = [handle for lane in parts.lanes for handle in (lane.ingest, lane.buffer)]
-    return list({id(handle): handle for handle in [*lanes, *parts.stages()]}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +14,9 @@ import ray.exceptions
 from polku.actors.handles import LaneHandles
 from polku.actors.nodes import Place
 from polku.gateway.addresses import Addresses, Doors
+from polku.text import named
+
+_LOG = logging.getLogger(__name__)
 
 START_SECONDS = 30.0
 """How long an actor may be away while it is being started."""
@@ -33,6 +37,22 @@ async def start(method: Any, *arguments: object) -> Any:
 async def start_all(handles: Iterable[Any]) -> None:
     """Start parts that nobody outside talks to."""
     await asyncio.gather(*(start(handle.begin) for handle in handles))
+
+
+async def introduce_all(lanes: Iterable[LaneHandles], hub: Any, doors: Doors) -> None:
+    """Tell lanes that have their doors open who supervises them.
+
+    They have taken events in by then: one that is lost with its node meanwhile does not end the others. The supervisor
+    tells it when it is back.
+    """
+    await asyncio.gather(*(_introduce(lane, hub, doors) for lane in lanes))
+
+
+async def _introduce(lane: LaneHandles, hub: Any, doors: Doors) -> None:
+    try:
+        await start(lane.ingest.introduce, hub, doors, lane.scope)
+    except ray.exceptions.RayActorError as error:
+        _LOG.error("%s on node %s was lost while the pipeline started: %s", lane.door, lane.address, named(error))
 
 
 async def open_doors(lane: LaneHandles, place: Place, doors: Doors) -> tuple[Addresses, Doors]:

@@ -46,6 +46,7 @@ operations
 changing
 monitoring
 deployment
+scaling
 security
 benchmarks
 ```

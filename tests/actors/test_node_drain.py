@@ -22,7 +22,7 @@ from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import Node
 from polku.actors.runtime import RayRuntime
-from polku.actors.startup import open_doors
+from polku.actors.startup import introduce_all, open_doors
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Doors
 from polku.runtime import serving
@@ -186,3 +186,15 @@ async def test_the_node_of_the_program_itself_is_looked_at_too(monkeypatch: pyte
     assert 30 < (found[1] or 0) < 60
     pipeline: Any = program
     assert not serving._watch(pipeline, threading.Event(), StatusLine(shown=False))  # it returns, without a signal
+
+
+async def test_a_lane_that_is_lost_while_the_pipeline_starts_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(hub(), monkeypatch) as pipeline:
+        lost, other = pipeline.factory.parts().lanes
+        lost.ingest.kill(restart=False)
+        await introduce_all([lost, other], None, Doors())
+        assert "lane-1/ingest on node 127.0.0.1 was lost while the pipeline started" in caplog.text
+        assert (await pipeline.send("1-1", lane=1)).event_ids == ["1-1"]
+        pipeline.factory.drop(lost)

@@ -64,6 +64,7 @@ class Cluster:
         wait_until(lambda: len(self.nodes()) >= len(self.hosts), "every host to join", 120)
         self.start_pipeline()
         try:
+            wait_until(lambda: "polku: ready" in self.log(), "the pipeline", 90)
             wait_until(lambda: len(self.open_gateways()) == len(self.hosts), "a gateway on every host", 90)
         except AssertionError as error:
             raise AssertionError(f"{error}; the pipeline said:\n{self.log()}") from None

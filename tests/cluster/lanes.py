@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def main() -> None:
                 # The supervisor's part is for the whole pipeline; what a lane costs is its own process.
                 own = [part.cpu_us_per_event for name, part in found.parts.items() if name.startswith("lane")]
                 costs[lanes].append(sum(own))
+                print(f"{lanes} lanes: {sum(own):.2f} µs CPU/event", file=sys.stderr, flush=True)
     print("| lanes | µs CPU/event | of one lane's |\n|---|---|---|")
     one = statistics.median(costs[1])
     for lanes in _LANES:
