@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def store(batch):
     with open({stored!r}, "a") as file:
         file.writelines(event.id + "\\n" for event in batch if event.source == "ordinary")
 
-hub = Hub(runtime="inline").ingestor(fails, source="fails").default_ingestor(fails).emitter(store)
+hub = Hub(runtime="{runtime}").ingestor(fails, source="fails").default_ingestor(fails).emitter(store)
 hub.middleware(Throttle(1e9)).middleware(Deduplicator())
 """
 WATCHING = """
@@ -58,7 +58,17 @@ class Gateway:
     `watched`: on asyncio's own loop, with the processor time of its long turns in `turns`.
     """
 
-    def __init__(self, folder: Path, door: str, *, descriptors: int | None = None, watched: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        door: str,
+        *,
+        descriptors: int | None = None,
+        watched: bool = False,
+        hub: str = HUB,
+        arguments: Sequence[str] = (),
+        runtime: str = "inline",
+    ) -> None:
         self.door = door
         self.stored = folder / "stored"
         self.stored.touch()
@@ -66,9 +76,9 @@ class Gateway:
         self.turns = folder / "turns"
         self.turns.touch()
         watching = WATCHING.format(turns=str(self.turns)) if watched else ""
-        (folder / "hub.py").write_text(watching + HUB.format(stored=str(self.stored)))
-        ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]
-        command = [sys.executable, "-m", "polku", "run", str(folder / "hub.py"), "--runtime", "inline", *ports]
+        (folder / "hub.py").write_text(watching + hub.format(stored=str(self.stored), runtime=runtime))
+        ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", *arguments]
+        command = [sys.executable, "-m", "polku", "run", str(folder / "hub.py"), "--runtime", runtime, *ports]
         if descriptors is not None:
             command = ["bash", "-c", f'ulimit -n {descriptors} && exec "$@"', "bash", *command]
         with self.log.open("wb") as log:
@@ -77,6 +87,7 @@ class Gateway:
                 environment["POLKU_LOOP"] = "asyncio"
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.grpc, self.http = self._wait()
+        self._pid = self._process.pid if runtime == "inline" else listener(self.grpc)
 
     def _wait(self) -> tuple[str, str]:
         deadline = time.monotonic() + 60
@@ -89,19 +100,19 @@ class Gateway:
 
     def cpu(self) -> float:
         """Return the CPU seconds that it has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, kind: str = "VmRSS") -> int:
         """Return bytes of memory; `VmHWM` is the peak since `forget_peak`."""
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{self._pid}/status").read_text().splitlines():
             if line.startswith(kind):
                 return int(line.split()[1]) * 1024
         raise AssertionError("the gateway is dead")
 
     def forget_peak(self) -> None:
         """Let the peak begin anew."""
-        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+        Path(f"/proc/{self._pid}/clear_refs").write_text("5")
 
     def stop(self) -> None:
         """Drain it and wait for its end."""
@@ -114,11 +125,24 @@ class Gateway:
                 self._process.wait()
 
 
+def listener(address: str) -> int:
+    """Return the process that listens at an address of the loopback interface."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == "0A"}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) in sockets:
+                return int(link.parts[2])
+    raise AssertionError(f"nobody listens at {address}")
+
+
 class Ordinary:
     """A client that sends an event every few milliseconds, and again where it is asked to."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, token: str = "") -> None:
         self._gateway = gateway
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._on = True
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.acknowledged: list[str] = []
@@ -154,7 +178,7 @@ class Ordinary:
                 began = time.monotonic()
                 while self._on:
                     try:
-                        if event_id in stub.SendEvent(request, timeout=30).event_ids:
+                        if event_id in stub.SendEvent(request, timeout=30, metadata=self._metadata).event_ids:
                             self.acknowledged.append(event_id)
                         break
                     except grpc.RpcError as error:
