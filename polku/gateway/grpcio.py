@@ -92,7 +92,7 @@ class GatewayServer:
         if self._registry is not None:
             server.add_generic_rpc_handlers((self._registry.handlers(),))
         self._add_standard_services(server)
-        _LOG.warning("grpcio's server limits no connections, no unfinished messages and no times")
+        _LOG.warning("%s", _say_limits(self._intake.limits))
         port = _bind(server, field, address, _credentials(certificates) if certificates else None)
         await server.start()
         if self._registry is not None:
@@ -221,6 +221,13 @@ class GatewayServer:
 def _retry_metadata(status: Status) -> tuple[tuple[str, str | bytes], ...]:
     seconds = status.retry_seconds
     return () if seconds is None else tuple(retry_metadata(status.code, status.message, seconds))
+
+
+def _say_limits(limits: Limits) -> str:
+    """Return which limits this server does not hold, for the log: docs/http-and-grpc.md has the table."""
+    calls = min(limits.connection_calls, _CALLS)
+    missing = "grpc_connections, address_connections, unfinished messages, answers that nobody reads, and times"
+    return f"grpcio's server holds no limits on {missing}; a connection may have {calls} calls open, not more"
 
 
 def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
