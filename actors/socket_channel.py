@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from polku.aio.eager import start_eagerly
+from polku.aio.peer import uid_of
 from polku.errors import UnavailableError
 from polku.log import RepeatedLog
 from polku.socket_folder import SocketFolder
@@ -135,8 +136,12 @@ class _Serving(_Frames):
         self._working: set[asyncio.Future[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin, with a process of this user: what is sent is unpickled."""
         super().connection_made(transport)
+        if uid_of(transport) not in (None, os.geteuid()):
+            _REPEATED.error("stranger", "a process of another user has connected to a socket between actors")
+            transport.abort()  # type: ignore[attr-defined]
+            return
         self._on_connection()
 
     def received(self, number: int, head: bytes, payload: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from polku.aio.peer import uid_of
 from polku.aio.tasks import TaskSet
 from polku.errors import SettingError
 from polku.gateway.addresses import cannot_open
@@ -47,9 +48,12 @@ class Listener(Protocol):
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
-    """Return the host that a connection comes from, without its port; empty for a Unix socket."""
+    """Return the host that a connection comes from, without its port; of a Unix socket the user (`uid:1000`)."""
     name = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) else ""
+    if isinstance(name, tuple):
+        return str(name[0])
+    uid = uid_of(transport)
+    return "" if uid is None else f"uid:{uid}"
 
 
 def context_of(certificates: Certificates | None, protocol: str) -> Context | None:

@@ -70,17 +70,18 @@ class Authenticator:
         """What is wrong with the file or the keys of an issuer, which stay as they were; empty where nothing is."""
         return "; ".join(filter(None, (self._file_fault, self._keys.fault)))
 
-    def identify(self, authorization: str, names: Sequence[str] = ()) -> Identity:
+    def identify(self, authorization: str, names: Sequence[str] = (), uid: int | None = None) -> Identity:
         """Return who sends this `authorization` (a bearer token), or shows a certificate with these names.
 
-        A token that is sent counts, whatever the certificate says. Raises `InputError`, code UNAUTHENTICATED.
+        Over a Unix socket it is the user `uid`. A token that is sent counts, whatever else there is. Raises
+        `InputError`, code UNAUTHENTICATED.
         """
-        key: object = authorization or tuple(names)
+        key: object = authorization or (tuple(names) if uid is None else uid)
         known = self._known.get(key)
         if known is not None and self.is_valid(known):
             return known
         version = self._version  # read first: the thread that reads the file changes the principals before it
-        until, account = self._by_token(authorization) if authorization else self._by_certificate(names)
+        until, account = self._by_token(authorization) if authorization else self._by_peer(names, uid)
         identity = Identity(account, version, until)
         if len(self._known) >= _KNOWN:
             self._known.popitem(last=False)
@@ -155,8 +156,10 @@ class Authenticator:
             raise _unauthenticated(f"{reason}; have it added to the `jwt` of one")
         return claims.until, self._account(principal)
 
-    def _by_certificate(self, names: Sequence[str]) -> tuple[float, Account]:
-        principal = self._principals.by_certificate(names)
+    def _by_peer(self, names: Sequence[str], uid: int | None) -> tuple[float, Account]:
+        principal = self._principals.by_certificate(names) if uid is None else self._principals.by_uid(uid)
+        if principal is None and uid is not None:
+            raise _unauthenticated(f"there is none, and no principal has uid {uid}; send 'Bearer TOKEN'")
         if principal is None:
             if names and self._principals.has_certificates:
                 reason = f"there is none, and no principal has a certificate of {names[0][:100]!r}"

@@ -27,13 +27,17 @@ class Subjects(NamedTuple):
 
 
 class Principal(NamedTuple):
-    """A client, or several that count as one; `certificates` are patterns of the names in theirs."""
+    """A client, or several that count as one; `certificates` are patterns of the names in theirs.
+
+    `uids` are users of this machine, by whom a client of a Unix socket is known.
+    """
 
     name: str
     rights: Rights
     tokens: tuple[Token, ...] = ()
     certificates: tuple[str, ...] = ()
     jwt: tuple[Subjects, ...] = ()
+    uids: tuple[int, ...] = ()
 
 
 def check_name(name: str) -> str:

@@ -9,6 +9,7 @@ not_after = 2027-03-01              # UTC; for ever without it
 
 [collector]
 certificates = ["spiffe://example.org/collector/*"]
+uids = [1000]                       # users of this machine, over a Unix socket
 
 [issuers."https://login.example.org"]  # of JSON Web Tokens
 audience = "polku"
@@ -65,6 +66,8 @@ class Principals:
             for subjects in principal.jwt
         ]
 
+        self._uids = {uid: principal for principal in self.by_name.values() for uid in principal.uids}
+
     @property
     def has_certificates(self) -> bool:
         """Whether a certificate can tell who a client is."""
@@ -88,6 +91,10 @@ class Principals:
                     return principal
         return None
 
+    def by_uid(self, uid: int) -> Principal | None:
+        """Return the principal whose clients run as this user."""
+        return self._uids.get(uid)
+
     def by_subject(self, issuer: str, subject: str) -> Principal | None:
         """Return the first principal in the file whose JSON Web Tokens are of this issuer and subject."""
         for name, patterns, principal in self._subjects:
@@ -106,8 +113,12 @@ def parse(text: str) -> Principals:
         raise PlanError("is no TOML of principals (it is nested too deeply)", where="tokens") from None
     issuers = _issuers(tables.pop("issuers", {}))
     principals = [_principal(name, table) for name, table in tables.items()]
-    owners: dict[bytes, str] = {}
+    owners: dict[bytes | int, str] = {}
     for principal in principals:
+        for uid in principal.uids:
+            if other := owners.get(uid):
+                raise PlanError(f"[{principal.name}] has uid {uid}, which [{other}] has too", where="tokens")
+            owners[uid] = principal.name
         for token in principal.tokens:
             if other := owners.get(token.digest):
                 reason = f"[{principal.name}] has a token that [{other}] has too; make a new one"
@@ -159,7 +170,7 @@ def _principal(name: str, table: object) -> Principal:
     check_name(name)
     if not isinstance(table, dict):
         raise PlanError(f"{name}={table!r}: is no principal; write [{name}] and its fields below it", where="tokens")
-    known = ("tokens", "certificates", "jwt", *NAMES)
+    known = ("tokens", "certificates", "jwt", "uids", *NAMES)
     for field in table:
         if field not in known:
             close = difflib.get_close_matches(field, known, 1)
@@ -176,7 +187,16 @@ def _principal(name: str, table: object) -> Principal:
     if not isinstance(certificates, list) or not all(isinstance(item, str) and item for item in certificates):
         raise PlanError(f"[{name}] certificates={certificates!r} must be a list of patterns", where="tokens")
     found = tuple(_token(name, token) for token in tokens)
-    return Principal(name, rights, found, tuple(certificates), _subjects(name, table.get("jwt", [])))
+    return Principal(
+        name, rights, found, tuple(certificates), _subjects(name, table.get("jwt", [])), _uids(name, table)
+    )
+
+
+def _uids(name: str, table: Mapping[str, object]) -> tuple[int, ...]:
+    uids = table.get("uids", [])
+    if not isinstance(uids, list) or not all(type(uid) is int and uid >= 0 for uid in uids):
+        raise PlanError(f"[{name}] uids={uids!r} must be a list of numbers, as `id -u` prints", where="tokens")
+    return tuple(uids)
 
 
 def _issuers(tables: object) -> dict[str, Issuer]:

@@ -150,6 +150,12 @@ class StreamCall:
         block = trailers(status) if self.began else whole_answer(status)
         self._connection.end(self._stream, block)
 
+    def end(self, status: Status) -> None:
+        """End the call at once: its handler hears that the client is lost."""
+        if self.handler is not None:
+            self.handler.lost()
+        self.finish(status)
+
     def go_on(self) -> None:
         """Let more messages come, after `messages` has returned False."""
         self.is_held = False

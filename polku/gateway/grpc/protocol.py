@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from polku.aio.peer import uid_of
 from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.grpc.answers import HEAD, OK_TRAILERS, PACKED_HEAD, whole_answer
 from polku.gateway.grpc.calls import BatchMethod, CallContext, Head, StreamCall, StreamMethod, UnaryMethod
 from polku.gateway.grpc.greeting import answer_others, peer_of
 from polku.gateway.grpc.port import GrpcPort
-from polku.gateway.grpc.unary_call import UnaryCall, unpack_later
+from polku.gateway.grpc.unary_call import LATE, RefusedCall, UnaryCall, end_late, is_owed, too_slow, unpack_later
 from polku.gateway.grpc_status import status_of
 from polku.gateway.listen import address_of
 from polku.http2.connection import Connection
@@ -38,12 +39,6 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
 
 
-class _Refused(NamedTuple):
-    """A call whose answer is known before its messages come."""
-
-    status: Status
-
-
 class GrpcConnection(Connection):
     """One client's connection."""
 
@@ -61,9 +56,11 @@ class GrpcConnection(Connection):
         self.account: Account | None = None  # of whom the calls are that are handed over
         self._authenticator = port.authenticator
         self._names: tuple[str, ...] = ()  # in the client's certificate
+        self._uid: int | None = None  # of the client of a Unix socket
         self._accounts: set[Account] = set()  # that this connection counts for
         self._calls: list[tuple[int, bytes]] = []
         self._calls_method: BatchMethod | None = None
+        self._deadlines: dict[int, float] = {}  # of calls without an answer, by the monotonic clock
         self._tasks: set[asyncio.Future[Any]] = set()
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -75,7 +72,7 @@ class GrpcConnection(Connection):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.peer, self.address = peer_of(transport), address_of(transport)
         if self._authenticator is not None:
-            self._names = names_of(transport.get_extra_info("peercert"))
+            self._names, self._uid = names_of(transport.get_extra_info("peercert")), uid_of(transport)
         super().connection_made(transport)
         if reason := self._port.places.enter(self.address, self):
             self.turn_away(reason)
@@ -100,6 +97,7 @@ class GrpcConnection(Connection):
 
     def respond(self, number: int, message: bytes) -> None:
         """Answer a call; nothing happens where the client has left."""
+        self._deadlines.pop(number, None)
         stream = self.streams.get(number)  # a call whose message was compressed has one
         packed = stream is not None and stream.head is not None and stream.head.packs
         head = PACKED_HEAD if packed else HEAD
@@ -107,6 +105,7 @@ class GrpcConnection(Connection):
 
     def refuse(self, number: int, status: Status) -> None:
         """End a call with another status than OK."""
+        self._deadlines.pop(number, None)
         self.answer_without_body(number, whole_answer(status))
 
     # What the connection asks for.
@@ -127,6 +126,8 @@ class GrpcConnection(Connection):
                 account = self.identify(head).account
             except InputError:
                 return False  # it comes again by `opened`
+        if head.timeout is not None:
+            self._deadlines[number] = self._touched + head.timeout
         self._take(number, head, account, body[PREFIX_BYTES:])
         return True
 
@@ -134,7 +135,7 @@ class GrpcConnection(Connection):
         """Begin a call."""
         head: Head = stream.head
         if head.fault is not None:
-            stream.app = _Refused(head.fault)
+            stream.app = RefusedCall(head.fault)
             if head.fault.code >= 0:
                 self.end(stream, whole_answer(head.fault))
             return
@@ -145,6 +146,8 @@ class GrpcConnection(Connection):
             except InputError as error:
                 self._refuse_stranger(stream, error)
                 return
+        if head.timeout is not None:
+            self._deadlines[stream.number] = self._touched + head.timeout
         if isinstance(head.method, StreamMethod):
             call = StreamCall(self, stream, head, identity)
             stream.app = call
@@ -157,7 +160,7 @@ class GrpcConnection(Connection):
         """Read messages."""
         app = stream.app
         size = len(data)
-        if isinstance(app, _Refused) or app.reader.fault is not None:
+        if isinstance(app, RefusedCall) or app.reader.fault is not None:
             self.consumed(stream, size)
             return
         messages = app.reader.read(data, app.head.encoding)
@@ -179,7 +182,7 @@ class GrpcConnection(Connection):
     def ended(self, stream: Stream) -> None:
         """End the reading of a call."""
         app = stream.app
-        if isinstance(app, _Refused):
+        if isinstance(app, RefusedCall):
             if app.status.code < 0:  # others have their answer, or get it soon
                 self._answer_http(stream, app.status)
         elif app.reader.fault is not None:
@@ -218,6 +221,7 @@ class GrpcConnection(Connection):
 
     def closed(self, stream: Stream) -> None:
         """Forget the message that has come in part."""
+        self._deadlines.pop(stream.number, None)
         reader = getattr(stream.app, "reader", None)
         if reader is not None:
             self._forget_part(reader)
@@ -242,12 +246,15 @@ class GrpcConnection(Connection):
                 app.handler.leave(Status(StatusCode.UNAVAILABLE, reason))
 
     def check_times(self, now: float) -> None:
-        """End calls whose message does not come to its end, though the client may send it."""
+        """End calls whose time is over, or whose message does not come to its end, though the client may send it."""
+        for number in [number for number, deadline in self._deadlines.items() if now > deadline]:
+            del self._deadlines[number]
+            end_late(self, number)
         self._was_heard |= self.is_unread
         super().check_times(now)
         limits = self.limits
         for stream in list(self.streams.values()):
-            if stream.remote_ended or not _is_owed(stream.app):
+            if stream.remote_ended or not is_owed(stream.app):
                 continue
             reader = stream.app.reader
             if self.is_unread:
@@ -255,9 +262,9 @@ class GrpcConnection(Connection):
             elif not self.may_send:
                 reader.began = now
             elif now - stream.touched > limits.message_seconds:
-                self._fail_late(stream, f"no more of a message has come for {limits.message_seconds:g} s")
+                self._fail(stream, too_slow(f"no more of a message has come for {limits.message_seconds:g} s"))
             elif now - reader.began > limits.whole_message_seconds:
-                self._fail_late(stream, f"a message takes more than {limits.whole_message_seconds:g} s")
+                self._fail(stream, too_slow(f"a message takes more than {limits.whole_message_seconds:g} s"))
 
     def reading_done(self) -> None:
         """Hand over the calls that this read brought."""
@@ -271,7 +278,7 @@ class GrpcConnection(Connection):
     def identify(self, head: Head) -> Identity:
         """Return whose call this is; raises `InputError`."""
         assert self._authenticator is not None
-        identity = self._authenticator.identify(head.metadata.get("authorization", ""), self._names)
+        identity = self._authenticator.identify(head.metadata.get("authorization", ""), self._names, self._uid)
         if identity.account not in self._accounts:
             if reason := identity.account.enter_connection():
                 raise InputError(Code.RATE_LIMITED, reason)
@@ -281,7 +288,7 @@ class GrpcConnection(Connection):
     def _refuse_stranger(self, stream: Stream, error: InputError) -> None:
         """Refuse a call of a client that is not known, later where its address has failed often."""
         status = status_of(error)
-        stream.app = _Refused(status)
+        stream.app = RefusedCall(status)
         pause = 0.0
         if self._authenticator is not None and error.code is Code.UNAUTHENTICATED:
             pause = self._authenticator.failures.add(self.address, error.message)
@@ -317,7 +324,7 @@ class GrpcConnection(Connection):
         except CallError as error:
             self.refuse(number, error.status)
         except TimeoutError:
-            self.refuse(number, Status(StatusCode.DEADLINE_EXCEEDED, "the deadline of the call is over"))
+            self.refuse(number, LATE)
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -371,9 +378,6 @@ class GrpcConnection(Connection):
         reader.counted = 0
         reader.buffer = bytearray()
 
-    def _fail_late(self, stream: Stream, reason: str) -> None:
-        self._fail(stream, Status(StatusCode.DEADLINE_EXCEEDED, f"{reason}; send it again"))
-
     def _fail(self, stream: Stream, status: Status) -> None:
         """End a call while its request still comes: of many messages, behind the answers to those before."""
         app = stream.app
@@ -391,8 +395,3 @@ class GrpcConnection(Connection):
         self.send_headers(stream, block)
         self.send(stream, f"{status.message}\n".encode())
         self.end(stream)
-
-
-def _is_owed(app: Any) -> bool:
-    """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
-    return isinstance(app, UnaryCall) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))

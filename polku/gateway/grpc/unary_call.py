@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from polku.gateway.grpc.calls import Head
+from polku.gateway.grpc.calls import Head, StreamCall
 from polku.rpc.messages import MessageReader, Packed, too_large, unpack_in_turns, unpacking
-from polku.rpc.status import CallError
+from polku.rpc.status import CallError, Status, StatusCode
 
 if TYPE_CHECKING:
     from polku.gateway.grpc.protocol import GrpcConnection
     from polku.security.account import Account
+
+
+LATE = Status(StatusCode.DEADLINE_EXCEEDED, "the deadline of the call is over")
+
+
+class RefusedCall(NamedTuple):
+    """A call whose answer is known before its messages come."""
+
+    status: Status
 
 
 class UnaryCall:
@@ -47,6 +56,25 @@ class UnaryCall:
         if len(message) > self._limit:
             raise CallError(too_large(len(message), self._limit))
         return message
+
+
+def is_owed(app: Any) -> bool:
+    """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
+    return isinstance(app, UnaryCall) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))
+
+
+def too_slow(reason: str) -> Status:
+    """Return the status of a call whose message comes too slowly."""
+    return Status(StatusCode.DEADLINE_EXCEEDED, f"{reason}; send it again")
+
+
+def end_late(connection: GrpcConnection, number: int) -> None:
+    """End a call whose deadline is over: what was taken of it stays taken, and nothing more is."""
+    stream = connection.streams.get(number)
+    if stream is not None and isinstance(stream.app, StreamCall):
+        stream.app.end(LATE)
+    else:
+        connection.refuse(number, LATE)
 
 
 async def unpack_later(connection: GrpcConnection, number: int, call: UnaryCall, one_by_one: asyncio.Lock) -> None:

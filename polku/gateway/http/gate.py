@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from typing import TYPE_CHECKING
 
+from polku.aio.peer import uid_of
 from polku.codes import Code
 from polku.errors import InputError
 from polku.gateway.http.refusal import RequestError
@@ -80,8 +81,10 @@ class HttpGate:
         if self._token and _is_token(header, self._token):
             return None if self._authenticator is None else self._authenticator.account_of(_PRINCIPAL)
         if self._authenticator is not None:
-            certificate = None if transport is None else transport.get_extra_info("peercert")
-            return self._authenticator.identify(header, names_of(certificate)).account
+            if transport is None:
+                return self._authenticator.identify(header).account
+            names = names_of(transport.get_extra_info("peercert"))
+            return self._authenticator.identify(header, names, uid_of(transport)).account
         if self._token:
             raise InputError(Code.UNAUTHENTICATED, _WRONG)
         return None
