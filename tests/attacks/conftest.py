@@ -8,10 +8,12 @@ import pytest
 
 from tests.attacks.lab import Gateway, check_stored, raise_own_descriptors
 
+_ON_RAY = [pytest.param(name, marks=pytest.mark.slow) for name in ("native_on_ray", "grpcio_on_ray")]
 
-@pytest.fixture(scope="package", params=["native", "grpcio"])
+
+@pytest.fixture(scope="package", params=["native", "grpcio", *_ON_RAY])
 def gateway(request: pytest.FixtureRequest) -> Gateway:
-    """Return a gateway with either server of gRPC."""
+    """Return a gateway with either server of gRPC; `make slow` has both runtimes."""
     gateway: Gateway = request.getfixturevalue(request.param)
     return gateway
 
@@ -41,3 +43,21 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path_factory.mktemp("watched"), "native", watched=True)
     yield gateway
     gateway.stop()
+
+
+@pytest.fixture(scope="package")
+def native_on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield a gateway whose ports are in an actor of Ray."""
+    gateway = Gateway(tmp_path_factory.mktemp("native-on-ray"), "native", runtime="ray")
+    yield gateway
+    gateway.stop()
+    check_stored(gateway)
+
+
+@pytest.fixture(scope="package")
+def grpcio_on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield one with grpcio's server."""
+    gateway = Gateway(tmp_path_factory.mktemp("grpcio-on-ray"), "grpcio", runtime="ray")
+    yield gateway
+    gateway.stop()
+    check_stored(gateway)

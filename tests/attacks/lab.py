@@ -128,7 +128,8 @@ class Gateway:
 def listener(address: str) -> int:
     """Return the process that listens at an address of the loopback interface."""
     port = f":{int(address.rpartition(':')[2]):04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    tables = (Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6"))  # grpcio's is IPv6
+    rows = [line.split() for table in tables for line in table]
     sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == "0A"}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
