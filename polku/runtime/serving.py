@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import logging
 import os
 import signal
@@ -40,7 +39,6 @@ _LOST_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 _DRAIN_LOOK_SECONDS = 0.5
 _DRAIN_LINE_SECONDS = 5.0
-_LOOKS = 10  # health is asked at each tenth look
 
 
 def serve(
@@ -137,21 +135,17 @@ def _watch(
     reloader: Reloader | None = None,
     notifier: Notifier | None = None,
 ) -> bool:
-    """Return when a signal has come, the pipeline or its node goes, or (then true) at its end; say what is unwell."""
-    complaints: dict[str, str] = {}
+    """Return when a signal has come, the pipeline or its node goes, or (then true) at its end."""
     flow = Flow()
-    for look in itertools.count(1):
+    while True:
         if stop.wait(_LOST_SECONDS) or pipeline.lost or pipeline.leaves_within is not None:
             return False
         if _may_end(pipeline) and _has_ended(pipeline):
             return True
         if reloader is not None:
             reloader.serve(pipeline, say, notifier)
-        if look % _LOOKS == 0:
-            complaints = _report_changes(pipeline, complaints)
         if status.is_shown and (tree := _look(pipeline)) is not None:
             status.show(flow.status(tree))
-    raise AssertionError("it looks for ever")
 
 
 def _may_end(pipeline: Pipeline) -> bool:
@@ -195,18 +189,6 @@ def _end_lost(pipeline: Pipeline) -> None:
     say(f"polku: {pipeline.lost}{f'; {report.loss}' if report.loss else ''}; exit status {status}")
     logging.shutdown()
     os._exit(status)  # Ray's own handlers wait for a Ray that is not there
-
-
-def _report_changes(pipeline: Pipeline, before: dict[str, str]) -> dict[str, str]:
-    """Say which parts have become unwell, and which well again; return the complaints of now."""
-    components = pipeline.health().components
-    now = {name: text for name, (healthy, text) in components.items() if not healthy}
-    for name, text in now.items():
-        if name not in before:
-            say(f"polku: {name}: {text}")
-    for name in before.keys() - now.keys():
-        say(f"polku: {name} is well again")
-    return now
 
 
 def tune_process() -> None:
