@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polku import Batch, Failure, Hub, Pipeline, new_event
-from polku.monitoring.problems import find_letters
+from polku.monitoring.problems import Letters, find_letters
 from tests.monitoring.test_admin import get
 from tests.support.server import polku_here
 
@@ -45,6 +45,14 @@ def dead(pipeline: Pipeline, *ids: str) -> None:
     wait_for(lambda: len(pipeline.dead_letters()) == len(ids))
 
 
+def shown_of(pipeline: Pipeline) -> Letters:
+    """Return what the live page shows of them, once the statistics have seen them."""
+    address = str(pipeline.admin_address)
+    wait_for(lambda: bool(find_letters(pipeline.statistics(), address)))
+    (letters,) = find_letters(pipeline.statistics(), address)
+    return letters
+
+
 def dlq(pipeline: Pipeline, *arguments: str, status: int = 0) -> str:
     done = polku_here("dlq", arguments[0], "--to", str(pipeline.admin_address), *arguments[1:])
     assert done.returncode == status, done.stderr
@@ -70,7 +78,7 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
         assert dlq(pipeline, "replay", "b", "--wait") == "1 dead letters were replayed\n"
         wait_for(lambda: (tmp_path / "taken").read_text() == "b\n")
         assert dlq(pipeline, "drop", "c", "--emitter", "partner") == "1 dead letters have gone\n"
-        (letters,) = find_letters(pipeline.statistics(), str(pipeline.admin_address))  # which the live page shows
+        letters = shown_of(pipeline)
         done = polku_here(*shlex.split(letters.replay)[1:])
         assert (done.returncode, done.stdout) == (0, "1 dead letters will be replayed\n")
         wait_for(lambda: not pipeline.dead_letters())
@@ -80,7 +88,7 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
 def test_what_is_in_memory_is_seen_and_what_cannot_be_is_said(tmp_path: Path) -> None:
     with Hub(runtime="inline").emitter(Partner(tmp_path)).start(admin_addr="127.0.0.1:0") as pipeline:
         dead(pipeline, "a")
-        (letters,) = find_letters(pipeline.statistics(), str(pipeline.admin_address))
+        letters = shown_of(pipeline)
         assert letters.replay == ""
         assert "a: unknown" in polku_here(*shlex.split(letters.look)[1:]).stdout
         assert "dead_letters(PATH) keeps them" in dlq(pipeline, "replay", "--all", status=1)
