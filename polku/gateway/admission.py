@@ -220,6 +220,11 @@ async def admit_in_turns(
     events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal]
 ) -> Admission:
     """Admit events as `admit_events` does, with a turn for others after each `_TURN` of them."""
+    if not refused and 0 < len(events) <= _TURN:
+        check_envelope(limits, source, cluster)
+        check_count(len(events), limits)
+        if (admission := _admit_all(list(events), source, cluster, limits)) is not None:
+            return admission
     parts = _admit_by_parts(events, source, cluster, limits, refused, None, _NOTHING)
     while True:
         try:
@@ -227,6 +232,21 @@ async def admit_in_turns(
         except StopIteration as end:
             return cast("Admission", end.value)
         await asyncio.sleep(0)
+
+
+def _admit_all(events: list[Event], source: str, cluster: str, limits: Limits) -> Admission | None:
+    """Admit events if all are good; None where that has to be found out one by one."""
+    given = [event_id for event in events if (event_id := event.id)]
+    if len(set(given)) != len(given):
+        return None
+    if not _in_bounds(events, list(map(Event.ByteSize, events)), limits) or any(map(_KIND, events)):
+        return None
+    now = time.time_ns()
+    for event in events:
+        if not (event.id and event.timestamp_unix_ns and event.source) or cluster:
+            _fill_in(event, source, cluster, now)
+    ids = [event.id for event in events]
+    return Admission(Batch.from_events(events), ids, [], _filled_bytes(len(ids), source, cluster))
 
 
 def _admit_by_parts(

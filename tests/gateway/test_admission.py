@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from polku import Code, Event
 from polku.batch.frames import join_frames
 from polku.errors import InputError
-from polku.gateway.admission import Admission, admit_event, admit_events, admit_named, admit_payload
+from polku.gateway.admission import (
+    Admission,
+    admit_event,
+    admit_events,
+    admit_in_turns,
+    admit_named,
+    admit_payload,
+)
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -272,4 +280,19 @@ def test_events_whose_ids_are_known_are_admitted_alike_or_one_by_one(events: lis
     assert (quick.ids, quick.refused, slow.refused) == (slow.ids, [], [])
     for one, other in zip(quick.batch, slow.batch, strict=True):
         one.timestamp_unix_ns = other.timestamp_unix_ns  # where it had none, that of its admission
+        assert one == other
+
+
+@settings(deadline=None)
+@given(events=st.lists(EVENTS, max_size=8), cluster=st.sampled_from(["", "prod"]))
+def test_events_that_an_ingestor_has_read_are_admitted_as_one_by_one(events: list[Event], cluster: str) -> None:
+    copies = [Event.FromString(event.SerializeToString()) for event in events]
+    found = asyncio.run(admit_in_turns(events, "client", cluster, LIMITS, []))
+    slow = admit_events(copies, "client", cluster, LIMITS)
+    assert refused(found) == refused(slow)
+    assert [i for i in found.ids if len(i) == 1] == [i for i in slow.ids if len(i) == 1]
+    assert found.ids == found.batch.ids
+    for one, other in zip(found.batch, slow.batch, strict=True):
+        one.timestamp_unix_ns = other.timestamp_unix_ns
+        one.id = one.id if len(one.id) == 1 else other.id
         assert one == other
