@@ -35,7 +35,7 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 # The files that take longest, the longest first: each worker of xdist takes the next file, and none should be left with
 # a long one at the end.
 LONG = (
-    *("docs/test_pages", "cli/test_cli", "chaos/test_chaos", "ray/test_node_lost"),
+    *("cluster/test_cluster", "docs/test_pages", "cli/test_cli", "chaos/test_chaos", "ray/test_node_lost"),
     *("behaviour/test_pipeline", "ray/test_attachment", "examples/test_examples", "packaging/test_packaging"),
     *("ray/test_serve", "examples/test_support_tickets", "ray/test_poison", "behaviour/test_hooks"),
     *("kafka/test_source", "ray/test_arrangements"),
