@@ -58,6 +58,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Messages without an answer", ("open_messages",), ("lane",)),
         Panel("Bytes in and out a second", ("component_received_bytes", "component_sent_bytes"), PART),
         Panel("Failed authentications", ("authentication_failures", "authentication_slowed"), ("lane",)),
+        Panel(
+            "Files of certificates and tokens", ("certificate_end_timestamp_seconds", "security_files_stale"), ("lane",)
+        ),
         Panel("Records pulled", ("source_records",), PART),
         Panel("Records that wait at a source", ("source_lag_records",), PART),
         Panel("Sources and plugins that work", ("source_up", "plugin_up"), PART),
@@ -175,6 +178,13 @@ ALERTS = (
         0,
         "warning",
         "an address fails to authenticate at {{ $labels.pipeline }} again and again",
+    ),
+    Alert(
+        "PolkuFilesStale",
+        "polku_security_files_stale == 1",
+        60,
+        "warning",
+        "a file of certificates or tokens of {{ $labels.pipeline }} cannot be used; its last good content stays in use",
     ),
     Alert("PolkuJournalFault", "polku_journal_writable == 0", 30, "critical", "a journal cannot be written"),
     Alert("PolkuSourceAway", "polku_source_up == 0", 300, "warning", "{{ $labels.component }} cannot be pulled from"),

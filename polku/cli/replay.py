@@ -15,6 +15,7 @@ from polku.cli.cases import silent
 from polku.cli.command import Argument, Exit, Option
 from polku.errors import RecordError, SettingError
 from polku.log_format import say
+from polku.progress import Progress
 
 if TYPE_CHECKING:
     from polku.event.v1.event_pb2 import Event
@@ -45,8 +46,8 @@ def replay(
     pace = _pace(speed)
     events = list(_events(file))
     before: Fates = _elsewhere(file, against, speed) if against is not None else {}
-    with silent():
-        outcome = send_again(load_hub(pipeline, by_value=False), events, speed=pace)
+    with silent(), Progress("replaying", len(events)) as bar:
+        outcome = send_again(load_hub(pipeline, by_value=False), events, speed=pace, progress=bar.move)
     after = fates_of(outcome)
     if against is None:
         for line in _lines({"id": name, **fate} for name, fate in after.items()) if json else summary(outcome):

@@ -16,6 +16,7 @@ from polku.gateway.certificates import Certificates
 from polku.gateway.exposure import check_exposure, exposure
 from polku.gateway.grpc_server import choose
 from polku.gateway.intake import Intake
+from polku.gateway.intake_statistics import SecurityFiles
 from polku.health import Health
 from polku.hooks import close_each
 
@@ -47,6 +48,12 @@ class Security(NamedTuple):
         return any(part is not None and part.fault for part in (self.certificates, self.authenticator))
 
     @property
+    def files(self) -> SecurityFiles:
+        """The state of the files, for the statistics."""
+        end = None if self.certificates is None else self.certificates.expires
+        return SecurityFiles(0.0 if end is None else end.timestamp(), self.is_broken)
+
+    @property
     def complaint(self) -> str:
         """What is to be said in health; empty where all is well."""
         faults = [part.fault for part in (self.certificates, self.authenticator) if part is not None and part.fault]
@@ -60,6 +67,7 @@ class _Ports:
 
     doors: Doors
     servers: dict[str, Server] = field(default_factory=dict)
+    security: Security | None = None
     tasks: TaskSet = field(default_factory=lambda: TaskSet("gateway"))
 
     async def close(self, grace: float) -> None:
@@ -90,6 +98,7 @@ class Gateway:
         self._background = TaskSet("ports that were opened again")
         self._is_stopping = False
         intake.count_connections = self._connections
+        intake.look_at_files = self._files
 
     @property
     def addresses(self) -> Addresses:
@@ -127,7 +136,8 @@ class Gateway:
         try:
             certificates = self._certificates(doors, ports.tasks)
             authenticator = self._authenticator(doors, ports.tasks)
-            health = self._health_with(Security(doors, certificates, authenticator))
+            ports.security = Security(doors, certificates, authenticator)
+            health = self._health_with(ports.security)
             bound: dict[str, str] = {}
             for name, address in doors.addresses.items():
                 server = self._server(name, doors, health, authenticator, ports.tasks)
@@ -160,6 +170,10 @@ class Gateway:
         watch = partial(self._watch_readiness, server, tasks, f"readiness {name}", tells_parts=authenticator is None)
         tasks.keep_alive(f"readiness {name}", watch)
         return server
+
+    def _files(self) -> SecurityFiles:
+        security = None if self._ports is None else self._ports.security
+        return SecurityFiles() if security is None else security.files
 
     def _connections(self) -> dict[str, int]:
         """Return how many connections are open, by protocol; those of grpcio's server are not known."""

@@ -25,7 +25,7 @@ from polku.gateway.admission import Admission, admit_events, admit_in_turns, adm
 from polku.gateway.answers import answer_message, answer_together
 from polku.gateway.authorization import authorized
 from polku.gateway.ingestors import Ingestors
-from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics
+from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics, SecurityFiles
 from polku.gateway.large import admit_frames, is_large
 from polku.gateway.requests import Large, admit_request, parse_request
 from polku.gateway.room import Room
@@ -80,6 +80,7 @@ class Intake:
         self._watched: list[TaskSet] = []
         self._bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None] | None = None
         self.count_connections: Callable[[], Mapping[str, int]] = dict  # those of its doors, by protocol
+        self.look_at_files: Callable[[], SecurityFiles] = SecurityFiles  # of its doors
 
     async def start(self) -> None:
         """Start the ingestors, and then to pull."""
@@ -391,7 +392,7 @@ class Intake:
         draining = self._room.draining
         plugins = self.ingestors.plugins()
         counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
-        return counts._replace(link=self._sender.link.statistics())
+        return counts._replace(link=self._sender.link.statistics(), security_files=self.look_at_files())
 
     def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""

@@ -32,6 +32,15 @@ class WayStatistics(NamedTuple):
     refused: int
 
 
+class SecurityFiles(NamedTuple):
+    """The files of the ports: the Unix time at which their certificate ends, 0 without one that tells; and whether one
+    of certificates, keys or tokens has changed and cannot be used, so that its last good content stays in use.
+    """
+
+    certificate_ends_at: float = 0.0
+    is_stale: bool = False
+
+
 class IntakeStatistics(NamedTuple):
     """Count messages and events; `open` messages have no answer yet, and `open_bytes` are theirs.
 
@@ -63,6 +72,7 @@ class IntakeStatistics(NamedTuple):
     ways: Mapping[str, WayStatistics] = {}
     connections: Mapping[str, int] = {}
     link: LinkStatistics | None = None  # to what comes next
+    security_files: SecurityFiles = SecurityFiles()
 
 
 class IntakeCounters:

@@ -209,6 +209,8 @@ class Collector:
             open_messages=counts.open,
             ways={way: WayStatistics(**one._asdict()) for way, one in counts.ways.items()},
             connections=dict(counts.connections),
+            certificate_ends_at=counts.security_files.certificate_ends_at,
+            security_is_stale=counts.security_files.is_stale,
             link=_link(counts.link),
             sources={name: self._source(name, state) for name, state in counts.sources.items()},
             plugins={name: _plugin(state) for name, state in counts.plugins.items()},

@@ -109,6 +109,20 @@ METRICS: tuple[Metric, ...] = (
         "those of them whose answer had to wait, as their address had failed often",
         of_ingests(lambda one: one.slowed),
     ),
+    gauge(
+        "polku_certificate_end_timestamp_seconds",
+        LANE,
+        "seconds",
+        "when the certificate of the ports ends to be valid, in Unix time; 0: they have none",
+        of_ingests(lambda one: one.certificate_ends_at),
+    ),
+    gauge(
+        "polku_security_files_stale",
+        LANE,
+        "0 or 1",
+        "whether a file of certificates or tokens has changed and cannot be used: its last good content stays in use",
+        of_ingests(lambda one: float(one.security_is_stale)),
+    ),
     counter(
         "polku_component_work_seconds",
         COMPONENT,

@@ -147,7 +147,8 @@ class IngestStatistics(Tree):
     `received` events were taken from messages, `accepted` were acknowledged, `refused` counts events, and messages that
     were refused whole, by code. `open_messages` have no answer yet. `ack_seconds` is how long an event waited for its
     acknowledgement, `batch_events` how many events came together. `unauthenticated` counts who could not say who they
-    are, `slowed` those of them whose answer had to wait, as their address had failed often.
+    are, `slowed` those of them whose answer had to wait, as their address had failed often. `certificate_ends_at` is
+    Unix time, 0 without TLS; with `security_is_stale` a file of certificates or tokens has changed and cannot be used.
 
     `ways` are those in that were used: `stream` and `call` of gRPC, `http`, `otlp`, `sender` (in this program),
     `source` (pulled) and `replay` (dead letters); `connections` are those that are open now, by protocol.
@@ -166,6 +167,8 @@ class IngestStatistics(Tree):
     batch_events: Distribution
     unauthenticated: int
     slowed: int
+    certificate_ends_at: float
+    security_is_stale: bool
     ways: Mapping[str, WayStatistics]
     connections: Mapping[str, int]
     link: LinkStatistics | None

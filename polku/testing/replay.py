@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -33,15 +33,22 @@ class Change(NamedTuple):
     after: str
 
 
-def replay(hub: Hub, events: Sequence[Event], *, speed: float | None = 1.0, timeout: float = 3600.0) -> Outcome:
+def replay(
+    hub: Hub,
+    events: Sequence[Event],
+    *,
+    speed: float | None = 1.0,
+    timeout: float = 3600.0,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
     """Send recorded events through the pipeline of a hub, with recorders in place of its emitters.
 
     Between them as much virtual time passes as lay between their timestamps, divided by `speed`; None: none at all. It
-    may take `timeout` real seconds.
+    may take `timeout` real seconds. `progress` is called with the number of events that were sent so far.
     """
     start = events[0].timestamp_unix_ns if events else 0
     clock = VirtualClock(start) if start else VirtualClock()
-    return run(hub, list(_paced(events, speed)), clock=clock, timeout=timeout)
+    return run(hub, list(_paced(events, speed)), clock=clock, timeout=timeout, progress=progress)
 
 
 def fates_of(outcome: Outcome) -> Fates:

@@ -167,3 +167,13 @@ def _base64(text: str) -> str:
     import base64
 
     return base64.b64encode(text.encode()).decode()
+
+
+def test_how_far_it_is_is_told() -> None:
+    hub = Hub().emitter(StdoutEmitter())
+    told: list[int] = []
+    replay(hub, [at(number, f"{number}") for number in range(3)], progress=told.append)
+    assert told == [1, 2, 3]
+    told.clear()
+    replay(hub, [at(number, f"{number}") for number in range(600)], speed=None, progress=told.append)
+    assert told == [256, 512, 600]

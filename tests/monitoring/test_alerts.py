@@ -10,11 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from polku import Batch, Breaker, BufferStrategy, Filter, Hub, Pipeline, Resilience, Retry, RetryableError, new_event
+from polku import (
+    Batch,
+    Breaker,
+    BufferStrategy,
+    Filter,
+    Hub,
+    Pipeline,
+    Resilience,
+    Retry,
+    RetryableError,
+    Tls,
+    new_event,
+)
 from tests.monitoring.eventful import eventful, happen, values
 from tests.monitoring.firing import RULES, Series, State, check, series_of
 from tests.monitoring.seldom import TOKEN, happenings, seldom
 from tests.monitoring.test_metrics import damage, wait_for_change
+from tests.support.authority import Authority
 from tests.support.server import environment
 
 AWAY = {"PolkuUnhealthy", "PolkuDestinationAway"}
@@ -128,12 +141,27 @@ def a_disk_is_full(folder: Path) -> Iterator[State]:
     yield State("a disk is full", before, after, frozenset(alerts))
 
 
+def a_certificate_is_broken(folder: Path) -> Iterator[State]:
+    pair = Authority(folder).issue("server")
+    with (
+        Hub(runtime="inline")
+        .emitter(other)
+        .security(tls=Tls(pair.cert, pair.key))
+        .start(grpc_addr="127.0.0.1:0") as pipeline
+    ):
+        before = series_of(pipeline.statistics())
+        pair.cert.write_text("nothing\n")
+        after = shows(pipeline, "polku_security_files_stale", lambda value: value == 1)
+    yield State("a certificate is broken", before, after, frozenset({"PolkuFilesStale"}))
+
+
 STATES = (
     all_is_well,
     a_destination_is_away_and_its_share_fills,
     everything_happens,
     what_happens_seldom,
     a_disk_is_full,
+    a_certificate_is_broken,
 )
 ON_RAY = {"PolkuRestarts"}  # see `test_page_on_ray.py`
 

@@ -29,6 +29,7 @@ NEVER = {
     "PolkuGuessing",
     "PolkuRestarts",
     "PolkuJournalFault",
+    "PolkuFilesStale",
 }
 NEVER |= {"PolkuStageStuck", "PolkuSaturated", "PolkuLagging", "PolkuNoProgress", "PolkuSourceAway"}
 

@@ -132,6 +132,8 @@ def _lane(
             batch_events=times.distribution(),
             unauthenticated=0,
             slowed=0,
+            certificate_ends_at=0.0,
+            security_is_stale=False,
             ways={"stream": WayStatistics(messages=events // 100, events=events, refused=0)} if events else {},
             connections={"grpc": 2},
             link=LinkStatistics(events=events // 10, oldest_age_seconds=0.2, sent=events, resent=0),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 
 from polku.clock import Clock
@@ -39,6 +39,7 @@ def run(
     source: str = "",
     timeout: float = 10.0,
     within: float = 3600.0,
+    progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Send events through the pipeline of a hub, drain it, and return what became of them; opens no port or file.
 
@@ -50,13 +51,14 @@ def run(
     `events` are sent in order, each in a message of its own: events, lists of events (one message), `Raw` bytes for an
     ingestor, and `Pause`s. Events without a source get `source`. `replace` puts others in the place of emitters,
     middleware or ingestors, by their names (an ingestor's is its source): `{"partner": Flaky(fail=3)}`. `only` names
-    the middleware that is run; all other is left out.
+    the middleware that is run; all other is left out. `progress` is called with the number of events that were sent so
+    far.
 
     Raises what the `start` of a part raises, `PlanError` for names that no part has, and `TimeoutError` where the run
     takes more than `timeout` real seconds. What is not delivered `within` virtual seconds after the last event is in
     `held`. In a running event loop it runs in another thread, and the loop stands still: await `run_async` there.
     """
-    prepared = _prepare(hub, events, clock, replace, only, source, timeout, within)
+    prepared = _prepare(hub, events, clock, replace, only, source, timeout, within, progress)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -122,13 +124,14 @@ def _prepare(
     source: str,
     timeout: float,
     within: float,
+    progress: Callable[[int], None] | None = None,
 ) -> _Prepared:
     clock = clock or VirtualClock()
     records = Records()
     names = [only] if isinstance(only, str) else only
     plan = hub if isinstance(hub, Plan) else hub.plan("inline")
     plan = plan_for_test(plan, replace or {}, names, records)
-    trial = Trial(plan, read_given(events), clock, records, source=source, within=within)
+    trial = Trial(plan, read_given(events), clock, records, source=source, within=within, progress=progress)
     return _Prepared(trial, clock, timeout)
 
 

@@ -45,8 +45,10 @@ class Trial:
         *,
         source: str,
         within: float,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._plan = plan
+        self._progress = progress
         self._given = given
         self._clock = clock
         self._records = records
@@ -92,6 +94,7 @@ class Trial:
 
     async def _send(self) -> None:
         turns = Sequencer()
+        count = 0
         for item in self._given:
             if isinstance(item, Pause):
                 self._step = f"it pauses for {item.seconds:g} s"
@@ -102,6 +105,9 @@ class Trial:
             answer = await self._lane.intake.begin(message.content, turns)
             self._sent.append(_Sent(message, task := asyncio.create_task(_awaited(answer))))
             task.add_done_callback(lambda done: self._records.stirred.set())
+            count += len(message.events) or 1
+            if self._progress is not None:
+                self._progress(count)
 
     async def _drain(self) -> None:
         """Flush what stages hold, and let outlets deliver; what is then left is held."""
