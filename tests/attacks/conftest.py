@@ -18,6 +18,13 @@ def gateway(request: pytest.FixtureRequest) -> Gateway:
     return gateway
 
 
+@pytest.fixture(scope="package", params=["native", pytest.param("native_on_ray", marks=pytest.mark.slow)])
+def ours(request: pytest.FixtureRequest) -> Gateway:
+    """Return a gateway with our own server of gRPC; `make slow` has both runtimes."""
+    gateway: Gateway = request.getfixturevalue(request.param)
+    return gateway
+
+
 @pytest.fixture(scope="package")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Yield a gateway with as few descriptors as many shells give."""

@@ -57,10 +57,10 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_one_body_costs_little(native: Gateway, name: str) -> None:
+def test_one_body_costs_little(ours: Gateway, name: str) -> None:
     body = BODIES[name]()
-    with costs(native, Cost(body.megabytes * MB, body.seconds)):
-        client = http.client.HTTPConnection(native.http, timeout=30)
+    with costs(ours, Cost(body.megabytes * MB, body.seconds)):
+        client = http.client.HTTPConnection(ours.http, timeout=30)
         headers = {"Content-Type": body.kind, "Content-Encoding": body.encoding}
         client.request("POST", "/v1/events", body.content, headers)
         answer = client.getresponse()

@@ -64,38 +64,38 @@ def get_health(gateway: Gateway) -> int:
 
 
 @pytest.mark.parametrize("begin", [b"", greeting(), f.PREFACE[:10]], ids=["nothing", "a greeting", "half a greeting"])
-def test_silent_connections_keep_nobody_out(native: Gateway, begin: bytes) -> None:
-    with costs(native, Cost(32 * MB, 2.0)), many(native.grpc, 600, begin):
-        assert send_event(native)
-        assert get_health(native) == 200
+def test_silent_connections_keep_nobody_out(ours: Gateway, begin: bytes) -> None:
+    with costs(ours, Cost(32 * MB, 2.0)), many(ours.grpc, 600, begin):
+        assert send_event(ours)
+        assert get_health(ours) == 200
 
 
 @pytest.mark.parametrize("begin", [b"", b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
-def test_half_sent_heads_keep_nobody_out(native: Gateway, begin: bytes) -> None:
-    with costs(native, Cost(32 * MB, 2.0)), many(native.http, 600, begin):
-        assert get_health(native) == 200
-        assert send_event(native)
+def test_half_sent_heads_keep_nobody_out(ours: Gateway, begin: bytes) -> None:
+    with costs(ours, Cost(32 * MB, 2.0)), many(ours.http, 600, begin):
+        assert get_health(ours) == 200
+        assert send_event(ours)
 
 
-def test_not_even_those_of_their_own_address_for_long(native: Gateway) -> None:
-    with costs(native, Cost(32 * MB, 2.0)), many(native.http, 400, source="127.0.0.1"):
+def test_not_even_those_of_their_own_address_for_long(ours: Gateway) -> None:
+    with costs(ours, Cost(32 * MB, 2.0)), many(ours.http, 400, source="127.0.0.1"):
         deadline = time.monotonic() + 5
-        while get_health(native) != 200:
+        while get_health(ours) != 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
 
-def test_silent_streams_keep_nobody_out(native: Gateway) -> None:
+def test_silent_streams_keep_nobody_out(ours: Gateway) -> None:
     block = request("/polku.v1.Gateway/StreamEvents")
     opened = [f.frame(f.HEADERS, f.END_HEADERS, number, block) for number in range(1, 1201, 2)]
-    with costs(native, Cost(48 * MB, 2.0)), many(native.grpc, 2, greeting(*opened)):
+    with costs(ours, Cost(48 * MB, 2.0)), many(ours.grpc, 2, greeting(*opened)):
         time.sleep(0.2)
-        with grpc.insecure_channel(native.grpc, ALONE) as channel:
+        with grpc.insecure_channel(ours.grpc, ALONE) as channel:
             answers = gateway_pb2_grpc.GatewayStub(channel).StreamEvents(iter([BATCH]), timeout=3)
             assert [len(ack.event_ids) for ack in answers] == [1]
 
 
-def test_messages_that_never_end_are_bounded(native: Gateway) -> None:
+def test_messages_that_never_end_are_bounded(ours: Gateway) -> None:
     block = request("/polku.v1.Gateway/SendEvent")
     begun = struct.pack(">BI", 0, 15 << 20) + bytes(15_000)
     pieces = [
@@ -103,17 +103,17 @@ def test_messages_that_never_end_are_bounded(native: Gateway) -> None:
         for number in range(1, 121, 2)
     ]
     more = [f.frame(f.DATA, 0, number, bytes(16_000)) for _ in range(30) for number in range(1, 121, 2)]
-    with costs(native, Cost(96 * MB, 2.0)), many(native.grpc, 2, greeting(*pieces)) as clients:
+    with costs(ours, Cost(96 * MB, 2.0)), many(ours.grpc, 2, greeting(*pieces)) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(b"".join(more))
 
 
 @pytest.mark.parametrize("seconds", [0.3])
-def test_lists_of_headers_that_unfold_are_bounded(native: Gateway, seconds: float) -> None:
+def test_lists_of_headers_that_unfold_are_bounded(ours: Gateway, seconds: float) -> None:
     large = hpack.Encoder().encode([("a", "b" * 4000)])
     bomb = request("/polku.v1.Gateway/SendEvent") + bytes(large) + b"\xbe" * 12_000
-    with costs(native, Cost(32 * MB, 1.0)), many(native.grpc, 20, greeting(f.frame(f.HEADERS, 5, 1, bomb))) as clients:
+    with costs(ours, Cost(32 * MB, 1.0)), many(ours.grpc, 20, greeting(f.frame(f.HEADERS, 5, 1, bomb))) as clients:
         for client in clients:
             client.settimeout(seconds)
             with contextlib.suppress(OSError):

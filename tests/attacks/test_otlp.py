@@ -58,13 +58,13 @@ JSON = {
 
 
 @pytest.mark.parametrize("name", PROTOBUF)
-def test_one_request_costs_little(native: Gateway, name: str) -> None:
-    post(native, PROTOBUF[name](), "application/x-protobuf")
+def test_one_request_costs_little(ours: Gateway, name: str) -> None:
+    post(ours, PROTOBUF[name](), "application/x-protobuf")
 
 
 @pytest.mark.parametrize("name", JSON)
-def test_one_request_of_json_costs_little(native: Gateway, name: str) -> None:
-    post(native, JSON[name](), "application/json")
+def test_one_request_of_json_costs_little(ours: Gateway, name: str) -> None:
+    post(ours, JSON[name](), "application/json")
 
 
 def post(gateway: Gateway, attack: Request, kind: str) -> None:
@@ -89,11 +89,11 @@ def test_one_call_costs_little(gateway: Gateway) -> None:
             call(request(MANY, RECORDS), timeout=30)
 
 
-def test_what_is_refused_in_part_is_remembered_up_to_a_bound(native: Gateway) -> None:
+def test_what_is_refused_in_part_is_remembered_up_to_a_bound(ours: Gateway) -> None:
     late = field(2, b"\x09" + b"\xff" * 8)  # a time that cannot be
     body = request(field(1, field(1, field(1, b"a") + field(2, field(1, b"x" * 1_000)))), late * 9_000)
-    with costs(native, Cost(200 * MB, 8.0)):
-        client = http.client.HTTPConnection(native.http, timeout=30)
+    with costs(ours, Cost(200 * MB, 8.0)):
+        client = http.client.HTTPConnection(ours.http, timeout=30)
         for _ in range(5):
             client.request("POST", LOGS.path, body, {"Content-Type": "application/x-protobuf"})
             answer = client.getresponse()

@@ -101,7 +101,8 @@ def reader_of(head: Head, intake: Intake) -> Admit:
 
 
 def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
-    context = IngestContext(head.source, head.cluster, str(form), head.headers, head.path, head.query)
+    headers = dict(head.headers)  # an ingestor may change its own
+    context = IngestContext(head.source, head.cluster, str(form), headers, head.path, head.query)
 
     async def admit(body: bytes, account: Account | None) -> Admission:
         return await intake.admit_raw(body, context, reader, account, in_turns=True)

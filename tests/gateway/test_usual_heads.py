@@ -1,0 +1,109 @@
+"""What is read of a head without a framework is what aiohttp's parser reads of the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polku.gateway.http.usual import UsualHead, UsualHeads
+
+_LINES = [
+    "Host: here",
+    "Host: there",
+    "Content-Type: application/json",
+    "Content-Length: 0",
+    "Content-Length: 2",
+    "content-length: 2",
+    "Content-Length: 0x2",
+    "Content-Length : 2",
+    "Content-Length: 2, 2",
+    "Content-Length: +2",
+    "Content-Length:\t2 ",
+    "Content-Length: 00000000000000000002",
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding: identity",
+    "Connection: keep-alive",
+    "Connection: close",
+    "Connection: upgrade",
+    "Upgrade: h2c",
+    "Expect: 100-continue",
+    "X-Polku-Source:  shop\t",
+    "X-Polku-Source: é",
+    "X_Y: 1",
+    "X-Empty:",
+    "X-Tab: a\tb",
+    " folded",
+    "no colon",
+    ": no name",
+    "X-Nul: \x00",
+    "X-Bare: a\rb",
+    "X-Line: a\nContent-Length: 9",
+    "Authorization: Bearer abc",
+    "Content-Encoding: gzip",
+]
+_FIRST = [
+    "POST /v1/events HTTP/1.1",
+    "POST /v1/events?source=shop&cluster=prod HTTP/1.1",
+    "POST /v1/events?source=a&source=b&x HTTP/1.1",
+    "POST /v1/events? HTTP/1.1",
+    "POST /v1/events?source=a%20b HTTP/1.1",
+    "POST /v1/events?source=a+b HTTP/1.1",
+    "POST /v1/events#f HTTP/1.1",
+    "POST /v1/events;x HTTP/1.1",
+    "POST  /v1/events HTTP/1.1",
+    "POST /v1/events HTTP/1.0",
+    "POST /v1/eventsx HTTP/1.1",
+    "GET /v1/events HTTP/1.1",
+    "post /v1/events HTTP/1.1",
+    "POST http://here/v1/events HTTP/1.1",
+]
+HEADS = st.builds(
+    lambda first, lines: "\r\n".join([first, *lines, "", ""]).encode("latin-1"),
+    st.sampled_from(_FIRST),
+    st.lists(st.sampled_from(_LINES), max_size=6).map(lambda lines: ["Host: here", "Content-Length: 2", *lines][-7:]),
+)
+
+
+def of_aiohttp(content: bytes) -> Any:
+    """Return the one request that aiohttp reads of a head and a body of two bytes; None where it reads none."""
+
+    async def read() -> Any:
+        loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, limit=2**16, max_line_size=8190, max_field_size=8190)
+        try:
+            messages, upgraded, _ = parser.feed_data(content + b"{}")
+        except HttpProcessingError:
+            return None
+        return messages[0][0] if len(messages) == 1 and not upgraded else None
+
+    return asyncio.run(read())
+
+
+@settings(max_examples=300)
+@given(HEADS)
+def test_both_read_the_same(content: bytes) -> None:
+    found: UsualHead | None = UsualHeads().read(content)
+    if found is None:
+        return
+    other = of_aiohttp(content)
+    assert other is not None
+    assert (other.method, other.chunked, other.should_close, other.upgrade) == ("POST", False, False, False)
+    assert (other.url.path, other.url.query_string) == (found.head.path, found.head.query)
+    assert {name.lower(): value for name, value in other.headers.items()} == found.head.headers
+    assert len(other.headers) == len(found.head.headers)
+    assert int(other.headers["Content-Length"]) == found.length
+    query = other.url.query
+    assert (query.get("source") or other.headers.get("X-Polku-Source", "")) == found.head.source
+    assert (query.get("cluster") or other.headers.get("X-Polku-Cluster", "")) == found.head.cluster
+
+
+def test_plain_heads_are_read() -> None:
+    content = b"POST /v1/events HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nX_Y: 1\r\n\r\n"
+    assert UsualHeads().read(content) is not None
+    assert of_aiohttp(content) is not None
