@@ -179,6 +179,8 @@ ONCE = {
     "polku/security/authenticator.py": "when a file has changed",
     "polku/runtime/inline.py": "at the end",
     "polku/actors/drain.py": "at the end",
+    "polku/actors/startup.py": "when a node is lost at the start",
+    "polku/actors/node_drain.py": "when a node leaves",
     "polku/actors/node_watcher.py": "when a node comes or goes",
     "polku/actors/supervisor.py": "when an actor has died",
     "polku/actors/runtime.py": "at the start",

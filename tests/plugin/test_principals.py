@@ -48,6 +48,7 @@ def gateway(
     hub.security(tokens=tokens).allow_plugins()
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
         yield pipeline, recorder
+        pipeline.stop(timeout=0.1)  # the slot may have events that no plugin has taken
 
 
 def registration(pipeline: Pipeline, name: str) -> Registration:
