@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
+import pytest
 from prometheus_client import parser
 
 from polku import Batch, Hub, new_event
@@ -84,6 +85,7 @@ def test_a_part_that_counts_from_zero_again_adds_to_what_was_counted() -> None:
         assert sum(value for labels, value in found.items() if "ingest" in labels) == counts[1]
 
 
+@pytest.mark.slow  # a node of Ray with its agents starts
 def test_the_agent_of_a_node_shows_what_the_supervisor_hands_on() -> None:
     agent = [sys.executable, "-m", "tests.ray.metrics_agent"]
     done = subprocess.run(agent, capture_output=True, text=True, timeout=300, env=environment())
