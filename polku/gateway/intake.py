@@ -71,6 +71,7 @@ class Intake:
         self.limits = limits
         self._counters = IntakeCounters()
         self._room = Room(limits, self._counters, link)
+        self.hold, self.release = self._room.hold, self._room.release
         self._sender = IntakeSender(
             link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
         )
@@ -255,7 +256,7 @@ class Intake:
             self._counters.refuse(error.code, "call", error.message)
             raise
 
-    async def together(self, admissions: Sequence[Admission], size: int) -> list[Ack]:
+    async def together(self, admissions: Sequence[Admission], size: int, way: str = "call") -> list[Ack]:
         """Push the events of several requests as one batch; return an Ack for each.
 
         `size` is that of the requests in bytes, with what was filled in.
@@ -264,9 +265,9 @@ class Intake:
             return []
         count = sum([len(admission.ids) for admission in admissions])
         if len(admissions) == 1 and is_large(count, size):
-            return [await (await self._sender.push_all(admissions[0], size, "call", counted=True))]
+            return [await (await self._sender.push_all(admissions[0], size, way, counted=True))]
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
-        self._counters.admit(count, refused, "call", len(admissions))
+        self._counters.admit(count, refused, way, len(admissions))
         receipt = self._counters.latest
         if count:
             batch = join([admission.batch for admission in admissions])
@@ -280,24 +281,22 @@ class Intake:
 
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
+        admission = await self.read(size, admit, "http")
+        return await (await self._sender.push_all(admission, size, "http", counted=True))
+
+    async def read(self, size: int, admit: Callable[[], Awaitable[Admission]], way: str) -> Admission:
+        """Let `admit` read a request of `size` bytes; raises like `event`."""
         try:
             self._room.check_request(size)
             with self._room.held(size):
-                admission = await admit()
+                return await admit()
         except InputError as error:
-            self._counters.refuse(error.code, "http", error.message)
+            self._counters.refuse(error.code, way, error.message)
             raise
-        return await (await self._sender.push_all(admission, size, "http", counted=True))
 
     async def settle(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> tuple[Admission, Receipt]:
         """Take a request like `request`; return what was admitted of it, and what became of that."""
-        try:
-            self._room.check_request(size)
-            with self._room.held(size):
-                admission = await admit()
-        except InputError as error:
-            self._counters.refuse(error.code, "otlp", error.message)
-            raise
+        admission = await self.read(size, admit, "otlp")
         self._counters.admit(len(admission.ids), admission.refused, "otlp")
         if not admission.ids:
             return admission, self._counters.latest

@@ -64,12 +64,20 @@ class Room:
     @contextlib.contextmanager
     def held(self, size: int) -> Iterator[None]:
         """Count bytes as in flight while an ingestor reads them; pushed, they count as its events'."""
-        self._counters.open_bytes += size
+        self.hold(size)
         try:
             yield
         finally:
-            self._counters.open_bytes -= size
-            self._freed.set()
+            self.release(size)
+
+    def hold(self, size: int) -> None:
+        """Count bytes as in flight."""
+        self._counters.open_bytes += size
+
+    def release(self, size: int) -> None:
+        """Count them so no more."""
+        self._counters.open_bytes -= size
+        self._freed.set()
 
     def _is_full(self, size: int) -> bool:
         return self._counters.open_bytes > 0 and self._counters.open_bytes + size > self._limits.open_bytes

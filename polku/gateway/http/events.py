@@ -18,6 +18,7 @@ from polku.gateway.http.connections import Connection
 from polku.gateway.http.content import Head, reader_of, verified_reader
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.together import Together
 from polku.gateway.http.usual import UsualHead
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
@@ -29,6 +30,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 JSON = "application/json"
 _UNSNIFFED = {"X-Content-Type-Options": "nosniff"}  # no browser may take an answer for a page of another type
 _MESSAGE = 1_000
+_SMALL = 64 * 1024  # bytes: events of smaller bodies travel with those of others
 
 Read = Callable[[str], Awaitable[bytes]]
 """Read a body that is in an encoding."""
@@ -49,6 +51,7 @@ class Events:
         self._intake = intake
         self._gate = gate
         self._bodies = bodies
+        self._together = Together(intake)
 
     async def post(
         self,
@@ -117,6 +120,9 @@ class Events:
                 admission.batch.trace = head.headers.get("traceparent", "")
             return admission
 
+        if encoding == "identity" and len(body) <= _SMALL:
+            admission = await self._intake.read(len(body), admit_allowed, "http")
+            return await self._together.push(admission, len(body)), reply
         return await self._intake.request(len(body), admit_allowed), reply
 
     def refuse(self, code: Code, message: str) -> Ack:
