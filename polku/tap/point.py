@@ -63,7 +63,7 @@ class Tap:
         if self.request.event_id:
             positions = self._with_id(events, positions)
         self._passed += len(positions)
-        sample = self._samples.setdefault((part, what), _Sample(self.request.limit))
+        sample = self._sample(part, what)
         chosen = [choice for choice in sample.choose(len(positions)) if self._has_room(sample, choice.place)]
         why = {note.position: note for note in notes}
         places = [positions[choice.position] for choice in chosen]
@@ -77,7 +77,7 @@ class Tap:
         if not self.wants(part, what) or self.request.event_id not in ("", event_id):
             return
         self._passed += 1
-        sample = self._samples.setdefault((part, what), _Sample(self.request.limit))
+        sample = self._sample(part, what)
         for choice in sample.choose(1):
             if self._has_room(sample, choice.place):
                 seen = Sighting(time.time_ns(), part, what, as_id(event_id), code=code, reason=line(reason))
@@ -89,6 +89,12 @@ class Tap:
         self._samples, self._held, self._bytes, self._passed = {}, 0, 0, 0
         seen = sorted((one for sample in samples.values() for one in sample.kept()), key=lambda one: one.time_ns)
         return TapReply(tuple(parts), passed, tuple(seen))
+
+    def _sample(self, part: str, what: What) -> _Sample:
+        sample = self._samples.get((part, what))
+        if sample is None:
+            sample = self._samples[part, what] = _Sample(self.request.limit)
+        return sample
 
     def _with_id(self, events: Events, positions: Sequence[int]) -> list[int]:
         if isinstance(events, Batch) and events.is_sealed and self._id not in events.payload:

@@ -11,6 +11,8 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_CHANCE = random.Random()  # one for all: to seed another takes longer than to choose among a thousand items
+
 
 class Choice(NamedTuple):
     """Put the item at `position` of those that came to this `place` of the sample."""
@@ -24,7 +26,7 @@ class Reservoir:
 
     def __init__(self, size: int, chance: random.Random | None = None) -> None:
         self._size = size
-        self._chance = chance or random.Random()
+        self._chance = chance or _CHANCE
         self.seen = 0
         self._weight = 1.0
         self._next = -1  # the item, counted from 0, that is taken next once all places are
