@@ -77,8 +77,16 @@ def show(tap: TapPoint, step: str, given: list[Event], outcome: Outcome, drop_re
     if dead:
         tap.show(What.DEAD, given, notes=dead, step=step)
     if outcome.events is not given and tap.wants(What.DROPPED, step):
-        sources = origins(given, outcome, range(len(outcome.events)))
-        there = {position for own in sources for position in own}.union(note.position for note in dead)
-        gone = [Note(position, "", drop_reason) for position in range(len(given)) if position not in there]
+        died = {note.position for note in dead}
+        gone = [Note(position, "", drop_reason) for position in _left_out(given, outcome) if position not in died]
         if gone:
             tap.show(What.DROPPED, given, notes=gone, step=step)
+
+
+def _left_out(given: Sequence[Event], outcome: Outcome) -> Sequence[int]:
+    """Return the positions of the events of which nothing goes on."""
+    if outcome.kept is not None:
+        return [position for position, kept in enumerate(outcome.kept) if not kept] if 0 in outcome.kept else ()
+    sources = origins(given, outcome, range(len(outcome.events)))
+    there = {position for own in sources for position in own}
+    return [position for position in range(len(given)) if position not in there]
