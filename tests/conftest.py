@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import polku.log
 from tests.support.loops import name_birthplaces
 
 # A busy machine is slow to draw examples, and slow to try them: neither says anything about the code.
@@ -56,6 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent
     ranks = {folder / f"{name}.py": rank for rank, name in enumerate(LONG)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_others() -> Iterator[None]:
+    """Forget at the end of a test which lines it has repeated: a summary of them would be written during another."""
+    yield
+    for repeated in list(polku.log._ALL):
+        with repeated._lock:
+            repeated._kinds.clear()
 
 
 @pytest.hookimpl(wrapper=True)
