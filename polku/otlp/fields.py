@@ -1,9 +1,10 @@
 """What of a record an event needs, read under schemas that know these fields alone.
 
 Attributes stay bytes: most are never looked at. Whether all of a record is valid OTLP, texts in UTF-8 too, is found for
-many at once (`are_valid`): records that stand one behind the other are one message, in which what stands several times
-is merged. Such a check of records of 190 bytes costs 0.25 µs each, where decoding them one by one costs 0.7 µs, and
-looking at four attributes 2 µs more.
+many at once: records that stand one behind the other are one message, in which what stands several times is merged.
+Only records that are complete by themselves are put so: another one could take the bytes of the next for its own. Such
+a check of records of 190 bytes costs 0.25 µs each, where decoding them one by one costs 0.7 µs, and looking at four
+attributes 2 µs more.
 """
 
 from __future__ import annotations
@@ -95,24 +96,38 @@ class RecordReader:
         self._read = read
         self._reads_all = signal is METRICS
 
-    def are_valid(self, records: Sequence[bytes]) -> bool:
-        """Return whether all of some records are valid, as far as their `fields` can be read; where not, not which."""
+    def read(self, records: Sequence[bytes]) -> list[Fields | DecodeError]:
+        """Return the fields of each record, or what is wrong with it."""
+        found = [self._fields(record) for record in records]
         if self._reads_all:
-            return True
-        content = b"".join(record for record in records if len(record) <= RECORD_BYTES)
+            return found
+        whole = [
+            record
+            for record, fields in zip(records, found, strict=True)
+            if fields is not SEALED and not isinstance(fields, DecodeError)
+        ]
         try:
-            self._kind.FromString(content)
+            self._kind.FromString(b"".join(whole))
         except DecodeError:
-            return False
-        return True
+            return [self._checked(record, fields) for record, fields in zip(records, found, strict=True)]
+        return found
 
-    def fields(self, record: bytes, *, is_valid: bool) -> Fields:
-        """Read one record; raises protobuf's `DecodeError`."""
+    def _fields(self, record: bytes) -> Fields | DecodeError:
         if len(record) > RECORD_BYTES:
             return SEALED
-        if not is_valid:
+        try:
+            return self._read(record, self._kind)
+        except DecodeError as error:
+            return error
+
+    def _checked(self, record: bytes, fields: Fields | DecodeError) -> Fields | DecodeError:
+        if fields is SEALED:
+            return fields
+        try:
             self._kind.FromString(record)
-        return self._read(record, self._kind)
+        except DecodeError as error:
+            return error
+        return fields
 
 
 def attributes_in(signal: Signal, record: bytes) -> list[bytes]:

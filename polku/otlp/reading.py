@@ -118,12 +118,11 @@ def transcode(
             if work > _TURN_BYTES:
                 work = 0
                 yield
-            are_valid = writer.are_valid(records)
-            for record in records:
+            for record, fields in zip(records, writer.read(records), strict=True):
                 number += 1
                 spare = generated + _PAIRS[number >> 10 & 1023] + _PAIRS[number & 1023]
                 try:
-                    event_id, weight, event = writer.write(record, spare, now, ids, is_valid=are_valid)
+                    event_id, weight, event = writer.write(record, fields, spare, now, ids)
                 except FaultError as fault:
                     dead.append(writer.bury(record, spare, now, number - 1, fault))
                     continue
@@ -229,18 +228,16 @@ class _Writer:
         self._times = TimeWriter()
         self._room = limits.metadata_entries - resource.entries
 
-    def are_valid(self, records: Sequence[bytes]) -> bool:
-        """Return whether all of some records are valid; where not, each is looked at by `write`."""
-        return self._reader.are_valid(records)
+    def read(self, records: Sequence[bytes]) -> list[Fields | DecodeError]:
+        """Return what `write` needs of each record."""
+        return self._reader.read(records)
 
     def write(
-        self, record: bytes, spare: str, now: int, taken: Collection[str], *, is_valid: bool
+        self, record: bytes, fields: Fields | DecodeError, spare: str, now: int, taken: Collection[str]
     ) -> tuple[str, int, bytes]:
         """Return id, weight and bytes of the event of a record; raises `FaultError`."""
-        try:
-            fields = self._reader.fields(record, is_valid=is_valid)
-        except DecodeError as error:
-            raise FaultError(f"not a valid record of OTLP ({error}); send it again whole") from None
+        if isinstance(fields, DecodeError):
+            raise FaultError(f"not a valid record of OTLP ({fields}); send it again whole")
         if self._fault:
             raise FaultError(self._fault)
         event_id = fields.id or spare

@@ -224,6 +224,16 @@ def test_one_record_that_is_wrong_costs_no_other() -> None:
     assert len(done.ids) == 3
 
 
+def test_a_record_that_would_take_the_next_one_for_its_own_does_not_hide_it() -> None:
+    """One behind the other they are one valid message: the first ends with a field as long as the second."""
+    hidden = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, 8) + b"\x0a\x01a\x12\x03\x0a\x01\xff"
+    takes = b"\xa2\x06" + bytes((len(hidden),))
+    good = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    done = transcoded(LOGS, [takes, hidden, good], Choice())
+    assert [one.dead.refusal.message.partition(":")[0] for one in done.dead] == ["log_records[0]", "log_records[1]"]
+    assert len(EventPayload.FromString(done.payload).events) == 1
+
+
 def test_the_size_of_a_request_is_that_of_its_bytes() -> None:
     records = [LogRecord(time_unix_nano=_TIME + number).SerializeToString() for number in range(100)]
     done = transcoded(LOGS, records, Choice())
