@@ -183,13 +183,14 @@ class Connection(asyncio.Protocol):
         """Take what has come of usual requests; return whether that is all that it is of."""
         received = usual.received
         received += data
-        if not self._connections.has_room(usual):
-            return False
-        if usual.is_open or usual.is_full:
-            if len(received) > BODY_BYTES and self._transport is not None:
+        if usual.is_open or usual.is_full:  # what comes waits, also where there is no room: it is for who answers now
+            is_much = len(received) > BODY_BYTES or not self._connections.has_room(usual)
+            if is_much and not usual.is_paused and self._transport is not None:
                 self._transport.pause_reading()
                 usual.is_paused = True
             return True
+        if not self._connections.has_room(usual):
+            return False
         if usual.head is None:
             end = received.find(_HEAD_END, usual.searched)
             usual.searched = max(0, len(received) - len(_HEAD_END) + 1)
@@ -227,7 +228,7 @@ class Connection(asyncio.Protocol):
             return
         usual.is_open = False
         transport.write(response)
-        if close or usual.is_ended:
+        if close or (usual.is_ended and not usual.received):
             transport.close()
             return
         self.end(is_read=True)

@@ -1,0 +1,96 @@
+"""What a connection does with bytes that come while a plain request has no answer yet, without any server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from polku import Limits
+from polku.gateway.http.connections import Connection, Connections
+from polku.gateway.http.usual import UsualHead
+
+FIRST = b"POST /v1/events HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
+OTHER = b"GET /health HTTP/1.1\r\nHost: here\r\nX-Long: " + b"x" * 3_000 + b"\r\n\r\n"
+
+
+class Inner(asyncio.Protocol):
+    """Keep what is handed on."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+class Wire(asyncio.Transport):
+    """What a connection writes, and whether it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_read, self.is_shut = True, False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.is_shut = True
+
+    def is_closing(self) -> bool:
+        return self.is_shut
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
+
+
+class Place:
+    """A connection in front of `Inner`, whose plain requests are kept."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.inner = Inner()
+        self.requests: list[bytes] = []
+        self.connections = Connections(lambda: self.inner, limits, self._keep)
+        self.connection = self.connections()
+        self.wire = Wire()
+        self.connection.connection_made(self.wire)
+
+    def _keep(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+        self.requests.append(body)
+
+
+async def test_what_comes_before_the_answer_waits_for_it_also_where_there_is_no_room() -> None:
+    place = Place(Limits(open_bytes=2_000, message_bytes=1_000))
+    place.connection.data_received(FIRST)
+    place.connection.data_received(OTHER)
+    assert (place.requests, place.inner.received, place.wire.is_read) == ([b"{}"], b"", False)
+    place.connection.answered(b"the answer", close=False)
+    assert place.wire.written == b"the answer"
+    await asyncio.sleep(0)
+    assert (place.inner.received, place.wire.is_read) == (OTHER, True)
+    place.connection.connection_lost(None)
+
+
+async def test_all_that_came_before_the_end_is_answered() -> None:
+    place = Place(Limits())
+    place.connection.data_received(2 * FIRST)
+    assert place.connection.eof_received()
+    place.connection.answered(b"1", close=False)
+    closed = [place.wire.is_shut]
+    await asyncio.sleep(0)
+    assert place.requests == [b"{}", b"{}"]
+    place.connection.answered(b"2", close=False)
+    assert place.wire.written == b"12"
+    assert [*closed, place.wire.is_shut] == [False, True]
+    place.connection.connection_lost(None)
+
+
+async def test_an_answer_to_a_client_that_has_left_goes_nowhere() -> None:
+    place = Place(Limits())
+    place.connection.data_received(FIRST)
+    place.connection.connection_lost(None)
+    place.connection.answered(b"1", close=False)
+    assert place.wire.written == b""
