@@ -57,7 +57,7 @@ def _java_program(name: str, work: Path) -> list[str]:
     shutil.copytree(SOURCES / "java", work, dirs_exist_ok=True)
     run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], work)
     classes = f"{work}/classes:{work}/lib/*"
-    run(["javac", "-nowarn", "-cp", classes, "-d", "classes", f"{name}.java"], work)
+    run(["javac", "-nowarn", "-cp", classes, "-d", "classes", f"{name}.java", "Raw.java"], work)
     return ["java", "-cp", classes, name]
 
 

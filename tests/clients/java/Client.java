@@ -11,11 +11,7 @@ import io.grpc.stub.ClientCalls;
 import io.grpc.stub.MetadataUtils;
 import io.grpc.stub.StreamObserver;
 import java.io.BufferedReader;
-import java.io.ByteArrayInputStream;
-import java.io.IOException;
-import java.io.InputStream;
 import java.io.InputStreamReader;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HexFormat;
@@ -131,23 +127,6 @@ public class Client {
 
   private static byte[] unhex(String text) {
     return HEX.parseHex(text.substring(1));
-  }
-
-  /** Passes messages as the bytes that they are. */
-  private static class Raw implements MethodDescriptor.Marshaller<byte[]> {
-    @Override
-    public InputStream stream(byte[] message) {
-      return new ByteArrayInputStream(message);
-    }
-
-    @Override
-    public byte[] parse(InputStream stream) {
-      try {
-        return stream.readAllBytes();
-      } catch (IOException error) {
-        throw new UncheckedIOException(error);
-      }
-    }
   }
 
   /** Keeps the answers of a call until it is over. */
