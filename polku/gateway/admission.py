@@ -182,15 +182,7 @@ def admit_named(events: list[Event], ids: list[str], source: str, cluster: str, 
     """
     check_envelope(limits, source, cluster)
     check_count(len(events), limits)
-    if not _in_bounds(events, list(map(Event.ByteSize, events)), limits) or any(map(_KIND, events)):
-        return None
-    filled = 0
-    now = time.time_ns()
-    for event in events:
-        if not (event.timestamp_unix_ns and event.source) or cluster:
-            _fill_in(event, source, cluster, now)
-            filled += 1
-    return Admission(Batch.from_events(events), ids, [], _filled_bytes(filled, source, cluster))
+    return _admit_plain(events, ids, source, cluster, limits)
 
 
 def admit_events(
@@ -237,16 +229,23 @@ async def admit_in_turns(
 def _admit_all(events: list[Event], source: str, cluster: str, limits: Limits) -> Admission | None:
     """Admit events if all are good; None where that has to be found out one by one."""
     given = [event_id for event in events if (event_id := event.id)]
-    if len(set(given)) != len(given):
-        return None
+    return None if len(set(given)) != len(given) else _admit_plain(events, None, source, cluster, limits)
+
+
+def _admit_plain(
+    events: list[Event], ids: list[str] | None, source: str, cluster: str, limits: Limits
+) -> Admission | None:
+    """Admit events whose ids are known to differ, or are missing, if all else is good too."""
     if not _in_bounds(events, list(map(Event.ByteSize, events)), limits) or any(map(_KIND, events)):
         return None
+    filled = 0
     now = time.time_ns()
     for event in events:
         if not (event.id and event.timestamp_unix_ns and event.source) or cluster:
             _fill_in(event, source, cluster, now)
-    ids = [event.id for event in events]
-    return Admission(Batch.from_events(events), ids, [], _filled_bytes(len(ids), source, cluster))
+            filled += 1
+    ids = [event.id for event in events] if ids is None else ids
+    return Admission(Batch.from_events(events), ids, [], _filled_bytes(filled, source, cluster))
 
 
 def _admit_by_parts(

@@ -44,6 +44,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Request(NamedTuple):
+    """What a request has come with: `read` reads its body, in an encoding, and raises `RequestError`."""
+
+    head: Head
+    authorization: str
+    transport: asyncio.BaseTransport | None
+    connection: Connection | None
+    read: Read
+
+
 class Events:
     """Take the events of requests."""
 
@@ -53,17 +63,10 @@ class Events:
         self._bodies = bodies
         self._together = Together(intake)
 
-    async def post(
-        self,
-        head: Head,
-        authorization: str,
-        transport: asyncio.BaseTransport | None,
-        connection: Connection | None,
-        read: Read,
-    ) -> Ack | Reply:
+    async def post(self, request: Request) -> Ack | Reply:
         """Take the events of a request, and return its answer; raises `RequestError`."""
         try:
-            ack, reply = await self._take(head, authorization, transport, connection, read)
+            ack, reply = await self._take(request)
         except DrainingError as error:
             return self.refuse(Code.DRAINING, str(error))
         except InputError as error:
@@ -78,7 +81,8 @@ class Events:
             return await self._bodies.decompress(body, encoding)
 
         try:
-            taken = await self.post(usual.head, usual.authorization, connection.transport, connection, read)
+            request = Request(usual.head, usual.authorization, connection.transport, connection, read)
+            taken = await self.post(request)
         except RequestError as error:
             body = ack_json(self.refuse(error.code, error.message))
             return Answer(error.status, {"Content-Type": JSON, **error.headers}, body)
@@ -88,17 +92,11 @@ class Events:
             return Answer(500, {"Content-Type": JSON}, ack_json(self.failed("POST", usual.head.path, error)))
         return answer_of(taken)
 
-    async def _take(
-        self,
-        head: Head,
-        authorization: str,
-        transport: asyncio.BaseTransport | None,
-        connection: Connection | None,
-        read: Read,
-    ) -> tuple[Ack, Reply | None]:
+    async def _take(self, request: Request) -> tuple[Ack, Reply | None]:
+        head = request.head
         admit = verified_reader(head, self._intake)
         if admit is None:
-            account = await self._gate.identify(authorization, transport, connection)
+            account = await self._gate.identify(request.authorization, request.transport, request.connection)
             head = _without_token(head) if self._gate.asks else head
         else:
             account = self._gate.signed(head.source)
@@ -107,7 +105,7 @@ class Events:
             account.check_rate()
             account.check_origin(head.source, head.cluster)
         admit = admit or reader_of(head, self._intake)
-        body = await read(encoding)
+        body = await request.read(encoding)
         reply: Reply | None = None
 
         async def admit_allowed() -> Admission:

@@ -24,7 +24,7 @@ from polku.gateway.http.body import ENCODINGS, BodyReader
 from polku.gateway.http.browser import Pages
 from polku.gateway.http.connections import Connection, Connections
 from polku.gateway.http.content import ACCEPTED, Head
-from polku.gateway.http.events import JSON, Events, answer_of
+from polku.gateway.http.events import JSON, Events, Request, answer_of
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
@@ -178,7 +178,7 @@ class HttpServer:
 
         authorization = request.headers.get("Authorization", "")
         connection = self._connection(request.transport)
-        taken = await self._events.post(head, authorization, request.transport, connection, read)
+        taken = await self._events.post(Request(head, authorization, request.transport, connection, read))
         is_accepted = isinstance(taken, Ack) and not taken.errors
         if is_accepted and (applied := _wants_no_body(request.headers.getall("Prefer", ()))) is not None:
             return web.Response(status=204, headers=applied)
