@@ -27,7 +27,7 @@ MAX_METADATA = 100
 class Workload:
     """Describe the messages: `batch` events of `size` bytes each, as `StreamEvents` or, with `unary`, `SendEvent` take.
 
-    Each event has so many entries of `metadata`; a `cluster` stands on the message. Raises `SettingError` for a size
+    `metadata` is the number of entries of each event, `cluster` that of the message. Raises `SettingError` for a size
     that is too small for the ids and names.
     """
 

@@ -117,7 +117,7 @@ async def _change(verb: LetterVerb, query: str, events: Events) -> dict[str, Any
 
 
 def _since(text: str) -> int:
-    """Return the Unix time, in nanoseconds, that was so many seconds ago; 0 where nothing is said."""
+    """Return the Unix time, in nanoseconds, of a number of seconds ago; 0 where none is given."""
     try:
         seconds = float(text or 0)
     except ValueError:

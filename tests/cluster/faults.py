@@ -163,7 +163,7 @@ def run(cluster: Cluster, fault: Fault, buffer: str) -> Outcome:
 
 
 def _wait_until_served(cluster: Cluster, calm: float) -> float:
-    """Return when every client has had Acks for so many seconds; return how long it took until the first of these."""
+    """Wait until every client has had Acks for some seconds; return the time until the first of these."""
     started = served = time.monotonic()
     while time.monotonic() - served < calm:
         assert time.monotonic() - started < _RECOVERY_SECONDS, f"some client has no Acks: {cluster.ask('look')}"

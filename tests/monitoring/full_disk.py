@@ -16,7 +16,7 @@ _ROOM = 8_000_000  # bytes that a file may have
 
 
 async def partner(batch: Batch) -> None:
-    """Be at the first batch for good, so that everything stays in the journal."""
+    """Never finish the first batch, so that everything stays in the journal."""
     await asyncio.Event().wait()
 
 

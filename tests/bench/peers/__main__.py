@@ -21,7 +21,7 @@ _OVERLOAD = Overload(taken=10_000, offered=40_000, seconds=15)
 
 
 def routers(collector: str, cores: int) -> list[Router]:
-    """Return what is compared on so many cores; the first is what the others are compared with."""
+    """Return what is compared on one core or two; the ratios are to the first."""
     found = []
     if collector:
         found.append(Router(name="Collector, synchronous", collector=collector))

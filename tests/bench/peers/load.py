@@ -1,6 +1,6 @@
-"""The process that sends: so many requests in flight over some connections, until all are acknowledged or time is over.
+"""The process that sends: `in_flight` requests over some connections, until all are acknowledged or time is over.
 
-With `rate` it is an open loop: so many records a second, as far as requests in flight allow. What is answered with a
+With `rate`, in records a second, it is an open loop, as far as requests in flight allow. What is answered with a
 status that may be tried again (UNAVAILABLE, RESOURCE_EXHAUSTED) is sent again after a pause, as an SDK does.
 """
 

@@ -19,7 +19,7 @@ _WARM_FIRST = 9_000_000_000  # their numbers
 
 
 class Shape(NamedTuple):
-    """What is sent: records of about `size` bytes, `batch` in a request, `requests` of them, so many in flight."""
+    """What is sent: `requests` of `batch` records of about `size` bytes, with `in_flight` of them unanswered."""
 
     batch: int
     size: int
@@ -118,7 +118,7 @@ def _watch(over: threading.Event, look: Callable[[], None]) -> None:
 
 
 def _settle(sink: Child, expected: int, look: Callable[[], None]) -> int:
-    """Wait until so many records have come in all, or nothing comes any more; return how many have."""
+    """Wait for the expected number of records, or until no more come; return the number that has come."""
     count, seen, since = 0, -1, time.monotonic()
     while time.monotonic() - since < _SETTLED_SECONDS:
         count = int(sink.ask("count")["count"])
