@@ -24,6 +24,7 @@ from polku import Hub
 from polku.bench.child import Child
 from polku.bench.machine import describe, machine
 from polku.bench.processes import usage
+from polku.gateway.places import connections_within
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.client import GrpcClientConnection, request_head
 from polku.rpc.messages import write_prefix
@@ -34,6 +35,7 @@ _EACH = 900  # connections from one address: the limit is 1,000
 _SETTLE_SECONDS = 2.0
 _METHOD = "/polku.v1.Gateway/SendEvent"
 _WAYS = 4
+_DESCRIPTORS = 65_536
 
 
 class _Call:
@@ -147,6 +149,15 @@ def _memory(pid: int) -> int:
     return found.memory_bytes
 
 
+def _raise_descriptors() -> None:
+    """Let this process and the gateway's have as many as they may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, max(hard, _DESCRIPTORS)))
+    except (ValueError, OSError):  # only root may have more than the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _forget(batch: object) -> None:
     """Do nothing."""
 
@@ -166,11 +177,13 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--churn", type=float, default=600.0, help="seconds")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _raise_descriptors()
+    idle = connections_within(options.idle)
+    if idle < options.idle:
+        print(f"the descriptors of a process are enough for {idle:,} connections to a port")
     with Child("gateway", "tests.bench.connections", {"do": "serve"}) as gateway:
         told = gateway.read()
-        asyncio.run(_measure(told["pid"], told["port"], options.idle, options.churn))
+        asyncio.run(_measure(told["pid"], told["port"], idle, options.churn))
     print(f"\n{describe(machine())}")
 
 
