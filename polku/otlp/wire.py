@@ -5,17 +5,19 @@ records (field 2). Each level is read under a schema that knows this one field a
 unknown to it, and protobuf keeps that as it came. So whatever stands beside the records, fields of later versions too,
 is one piece of bytes, the head, and joining heads and records again gives what came in, but for the order of fields.
 
-Split, a record costs 0.54 µs, and its share of a count of all 0.04 µs; reading all of it takes 3 µs.
+Split, a record costs 0.54 µs; reading all of it takes 3 µs.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from polku.batch.frames import has_more_fields
 from polku.codes import Code
 from polku.errors import InputError
 
@@ -24,7 +26,8 @@ _PACKAGE = "polku.otlp.wire"
 HEAD_BYTES = 64 * 1024
 """The most bytes of what a resource, or a scope, says beside its records."""
 
-
+_COUNTED_BYTES = 512 * 1024  # of a message whose parts are counted before it is parsed: 12 MB of empty ones
+_OTHER_FIELDS = 100  # of a message beside its parts, those of later versions too
 _KNOWN_FRONTS = 4_096
 
 
@@ -60,13 +63,16 @@ def split(request: bytes, limit: int) -> list[Scope]:
     scopes: list[Scope] = []
     count = parts = 0
     try:
+        _check_fields(request, limit, "resources")
         resources = _REQUEST.FromString(request).parts
         _check_count(len(resources), limit, "resources")
         for content in resources:
+            _check_fields(content, limit, "scopes")
             own, resource = _open(_RESOURCE, content)
             parts += len(own)
             _check_count(parts, limit, "scopes")
             for inner in own:
+                _check_fields(inner, limit, "records")
                 records, scope = _open(_SCOPE, inner)
                 count += len(records)
                 _check_count(count, limit, "records")
@@ -113,12 +119,6 @@ class Unwrapper:
                 self._fronts.clear()
             self._fronts[len(content)] = front, resource, scope
         return resource, scope, record
-
-
-def count_records(request: bytes) -> int:
-    """Count the records of a request; raises protobuf's `DecodeError`."""
-    scopes = [scope for content in _REQUEST.FromString(request).parts for scope in _RESOURCE.FromString(content).parts]
-    return sum(len(_SCOPE.FromString(scope).parts) for scope in scopes)
 
 
 class Wrapper:
@@ -219,6 +219,17 @@ def _checked(head: bytes, what: str) -> bytes:
         reason = f"a {what} has {len(head)} bytes beside its records, the limit is {HEAD_BYTES}; send fewer attributes"
         raise InputError(Code.TOO_LARGE, reason)
     return head
+
+
+def _check_fields(content: bytes, limit: int, what: str) -> None:
+    """Refuse what has far too many parts before it is parsed: each takes 48 bytes and more then."""
+    if len(content) <= _COUNTED_BYTES:
+        return
+    with contextlib.suppress(IndexError):  # parsing says what is wrong with it
+        if has_more_fields(content, limit + _OTHER_FIELDS):
+            raise InputError(
+                Code.TOO_MANY_EVENTS, f"request: more than {limit} {what}, which is the limit; send fewer at once"
+            )
 
 
 def _check_count(count: int, limit: int, what: str) -> None:

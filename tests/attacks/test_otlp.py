@@ -36,9 +36,9 @@ DEEP = b""
 for _ in range(90):
     DEEP = field(5, field(1, DEEP))
 PROTOBUF = {
-    "two million resources": lambda: Request(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 96, 1.0),
-    "two million scopes": lambda: Request(field(1, b"\x12\x00" * (LIMIT // 2 - 8)), 413, 96, 1.0),
-    "two million records": lambda: Request(field(1, field(2, b"\x12\x00" * (LIMIT // 2 - 16))), 413, 96, 1.0),
+    "two million resources": lambda: Request(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 48, 1.0),
+    "two million scopes": lambda: Request(field(1, b"\x12\x00" * (LIMIT // 2 - 8)), 413, 48, 1.0),
+    "two million records": lambda: Request(field(1, field(2, b"\x12\x00" * (LIMIT // 2 - 16))), 413, 48, 1.0),
     "a resource of 32 kB for 9,000 records": lambda: Request(request(MANY, RECORDS), 413, 48, 0.7),
     "a resource of 32 kB for 9,000 scopes": lambda: Request(request(MANY, *[field(2, b"")] * 9_000), 413, 48, 0.7),
     "a resource of 4 MB": lambda: Request(request(field(1, field(1, b"") * 2_000_000), RECORDS), 413, 96, 1.0),

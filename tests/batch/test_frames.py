@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
-from polku.batch.frames import count_events, read_envelope
+from polku.batch.frames import count_events, has_more_fields, read_envelope
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent, RawPayload
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
@@ -49,3 +51,17 @@ def test_the_events_of_a_request_are_counted_as_they_are_decoded(parts: list[Eve
     wire = b"".join(IngestEvent(source="s", events=part).SerializeToString() for part in parts)
     wire += b"" if alone else b"\x7a\x02hi"
     assert count_events(wire) == len(IngestEvent.FromString(wire).events.events)
+
+
+@given(st.lists(EVENTS, max_size=6), st.integers(0, 8))
+def test_fields_are_counted_up_to_a_bound(payloads: list[EventPayload], most: int) -> None:
+    events = [event for payload in payloads for event in payload.events]
+    wire = EventPayload(events=events).SerializeToString()
+    assert has_more_fields(wire, most) == (len(events) > most)
+
+
+@given(PARTS, st.integers(0, 8))
+def test_fields_of_all_kinds_are_counted(parts: list[bytes], most: int) -> None:
+    wire = b"".join(parts)
+    count = len(UnknownFieldSet(empty_pb2.Empty.FromString(wire)))
+    assert has_more_fields(wire, most) == (count > most)
