@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -136,17 +137,27 @@ def _condition(expression: str | None) -> Callable[[dict[str, Any]], bool]:
 
 
 def replies(address: AdminAddress, query: str, seconds: float, until: float | None) -> Iterator[dict[str, Any]]:
-    """Yield what has passed since the answer before; ends with the first question that nobody answers, or in time."""
+    """Yield what has passed since the answer before; ends with the first question that nobody answers, or in time.
+
+    Events are made JSON here and not by the pipeline, which has other things to do.
+    """
+    from polku.emit.json_form import event_fields
+    from polku.event.v1.event_pb2 import Event
+
     asked = 0
     while True:
         try:
-            status, body = address.fetch(f"/tap?{query}")
+            status, body = address.fetch(f"/tap?{query}&form=protobuf")
             if status != 200:
                 raise OSError(body.decode("utf-8", "replace").strip())
-            yield json.loads(body)
+            reply = json.loads(body)
         except (OSError, ValueError) as error:
             say(f"polku: {address.url}: no events to be had: {reason_of(error)}")
             raise Exit(1) from None
+        for seen in reply["events"]:
+            if data := seen.pop("event_protobuf", ""):
+                seen["event"] = event_fields(Event.FromString(b64decode(data)))
+        yield reply
         asked += 1
         if until is not None and time.monotonic() >= until:
             return

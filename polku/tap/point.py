@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from polku.batch.batch import Batch
+from polku.batch.frames import read_frames
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.tap.redaction import Redaction
@@ -67,9 +68,9 @@ class Tap:
         chosen = [choice for choice in sample.choose(len(positions)) if self._has_room(sample, choice.place)]
         why = {note.position: note for note in notes}
         places = [positions[choice.position] for choice in chosen]
-        for choice, at, event in zip(chosen, places, _pick(events, places), strict=True):
+        for choice, at, data in zip(chosen, places, _pick(events, places), strict=True):
             note = why.get(at, Note(at, "", reason))
-            seen = self._seen(part, what, event, note)
+            seen = self._seen(part, what, data, note)
             self._bytes += len(seen.event) - sample.put(choice.place, seen)
 
     def tell(self, part: str, what: What, event_id: str, code: str, reason: str) -> None:
@@ -88,7 +89,7 @@ class Tap:
         samples, passed = self._samples, self._passed
         self._samples, self._held, self._bytes, self._passed = {}, 0, 0, 0
         seen = sorted((one for sample in samples.values() for one in sample.kept()), key=lambda one: one.time_ns)
-        return TapReply(tuple(parts), passed, tuple(seen))
+        return TapReply(tuple(parts), passed, tuple(self._finished(one) for one in seen))
 
     def _sample(self, part: str, what: What) -> _Sample:
         sample = self._samples.get((part, what))
@@ -111,16 +112,33 @@ class Tap:
         self._held += 1
         return True
 
-    def _seen(self, part: str, what: What, event: Event, note: Note) -> Sighting:
-        shown = self._redaction.redacted(event)
-        left_out = len(event.payload) - len(shown.payload)
-        data = shown.SerializeToString()
+    def _seen(self, part: str, what: What, data: bytes, note: Note) -> Sighting:
+        """Return what is kept of a serialised event; most is pushed out again, so it is not read before `take`."""
+        left_out = 0
         if len(data) > _EVENT_BYTES or self._bytes + len(data) > _BYTES:
-            brief = Event(
-                id=event.id, source=event.source, event_type=event.event_type, timestamp_unix_ns=event.timestamp_unix_ns
-            )
-            data, left_out = brief.SerializeToString(), len(event.payload)
-        return Sighting(time.time_ns(), part, what, event.id, data, left_out, str(note.code), line(note.reason))
+            data, left_out = self._shortened(Event.FromString(data))
+        return Sighting(time.time_ns(), part, what, "", data, left_out, str(note.code), note.reason)
+
+    def _shortened(self, event: Event) -> tuple[bytes, int]:
+        """Return an event as far as there is room for it, and how many bytes of its payload are left out."""
+        shown = self._redaction.redacted(event)
+        data = shown.SerializeToString()
+        if len(data) <= _EVENT_BYTES and self._bytes + len(data) <= _BYTES:
+            return data, len(event.payload) - len(shown.payload)
+        brief = Event(
+            id=event.id, source=event.source, event_type=event.event_type, timestamp_unix_ns=event.timestamp_unix_ns
+        )
+        return brief.SerializeToString(), len(event.payload)
+
+    def _finished(self, seen: Sighting) -> Sighting:
+        """Return a sighting as others may see it."""
+        if not seen.event:
+            return seen
+        event = Event.FromString(seen.event)
+        shown = self._redaction.redacted(event)
+        data = seen.event if shown is event else shown.SerializeToString()
+        left_out = seen.left_out + len(event.payload) - len(shown.payload)
+        return seen._replace(event_id=event.id, event=data, left_out=left_out, reason=line(seen.reason))
 
 
 class _Sample:
@@ -188,12 +206,13 @@ class Tapped(Protocol):
         ...
 
 
-def _pick(events: Events, positions: Sequence[int]) -> Sequence[Event]:
-    """Return the events at these positions; of a batch that is bytes no others are decoded."""
+def _pick(events: Events, positions: Sequence[int]) -> Sequence[bytes]:
+    """Return the serialised events at these positions; of a batch that is bytes none is decoded."""
     if not positions:
         return ()
     if isinstance(events, Batch):
         if events.is_sealed:
-            return events.select(positions).events
+            frames = read_frames(events.payload)
+            return [frames[position] for position in positions]
         events = events.events
-    return [events[position] for position in positions]
+    return [events[position].SerializeToString() for position in positions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -106,6 +107,15 @@ def test_what_is_refused_is_shown_by_its_id_and_code(pipeline: Pipeline) -> None
     assert "event" not in seen
 
 
+def test_events_are_shown_as_messages_where_they_are_asked_for_so(pipeline: Pipeline) -> None:
+    looker = Looker(pipeline, out="partner", form="protobuf")
+    send(pipeline, "paid", page="1")
+    (seen,) = looker.wait_for(1)
+    event = Event.FromString(base64.b64decode(seen["event_protobuf"]))
+    assert (event.id, event.event_type, event.metadata["page"]) == (seen["id"], "paid", "1")
+    assert "event" not in seen
+
+
 def test_middleware_that_holds_events_shows_what_it_takes_and_what_it_makes() -> None:
     hub = Hub(runtime="inline").middleware(Aggregator(2, 60.0)).emitter(partner)
     with hub.start(admin_addr="127.0.0.1:0") as pipeline:
@@ -146,7 +156,9 @@ def test_only_who_runs_the_pipeline_or_has_its_token_sees_events(pipeline: Pipel
         assert get(other.admin_address, "/tap?session=a&out=*", {"Authorization": "Bearer t0ken"})[0] == 200
 
 
-@pytest.mark.parametrize("query", ["", "session=", f"session={'x' * 65}", "session=a&limit=0", "session=a&odd=*"])
+@pytest.mark.parametrize(
+    "query", ["", "session=", f"session={'x' * 65}", "session=a&limit=0", "session=a&odd=*", "session=a&form=xml"]
+)
 def test_a_wrong_question_is_answered_with_what_is_wrong(pipeline: Pipeline, query: str) -> None:
     (here,) = [one for one in running() if one.admin == pipeline.admin_address]
     status, body, _ = get(pipeline.admin_address, f"/tap?{query}", {"Authorization": f"Bearer {here.key}"})

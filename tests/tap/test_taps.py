@@ -138,6 +138,19 @@ def test_what_is_redacted_is_not_shown_and_the_event_stays_as_it_is() -> None:
     assert (event.payload, event.metadata["Authorization"]) == (b"secret", "x")
 
 
+def test_a_large_event_whose_payload_is_redacted_keeps_its_metadata() -> None:
+    event = new_event("scan", source="shop", payload=bytes(1_000_000), metadata={"page": "1", "token": "x"})
+    part = Part()
+    taps = Taps({"buffer": part}, Redaction(("token",), payload=True))
+    taps.read(request(out="*"))
+    assert part.tap is not None
+    part.tap.show(What.OUT, [event])
+    (seen,) = taps.read(request(out="*")).sightings
+    shown = Event.FromString(seen.event)
+    assert dict(shown.metadata) == {"page": "1", "token": REDACTED}
+    assert (shown.payload, seen.left_out) == (b"", 1_000_000)
+
+
 def test_large_events_are_shown_without_their_payloads() -> None:
     part = Part()
     taps = Taps({"buffer": part}, Redaction())
