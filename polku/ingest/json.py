@@ -10,12 +10,14 @@ from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.json_fields import FieldError
+from polku.ingest.json_plain import read_array, read_lines
 from polku.ingest.json_record import NotJsonError, decode, event_from_json
-from polku.ingest.json_split import Record, split_lines, split_records
+from polku.ingest.json_split import Plain, Record, split_lines, split_records
 
 MAX_ERRORS = 1_000
 """How many bad records of one message are told apart; reading stops there, and says so."""
 
+_PLAIN = Plain(read_array, read_lines)
 _LINES = frozenset({"ndjson", "json-lines", "jsonl", "application/x-ndjson", "application/jsonl"})
 
 
@@ -40,18 +42,21 @@ class JsonIngestor:
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each record, in order; never raises."""
         by_line = (context.format or context.source).lower() in _LINES
-        return read_records(split_lines(data) if by_line else split_records(data), event_from_json)
+        return read_records(split_lines(data, _PLAIN) if by_line else split_records(data, _PLAIN), event_from_json)
 
 
 def read_records(
-    records: Iterator[Record], build: Callable[[bytes, Any], Event], left: str = ""
+    records: Iterator[Record | Event], build: Callable[[bytes, Any], Event], left: str = ""
 ) -> Iterator[Event | RecordError]:
-    """Decode records and build their events, from bytes and decoded value; `build` raises `FieldError`.
+    """Decode records that are no events yet, and build events of bytes and decoded values; `build` raises `FieldError`.
 
     Of large records the member `left` is not decoded, as `decode` says.
     """
     errors = 0
     for record in records:
+        if isinstance(record, Event):
+            yield record
+            continue
         if errors == MAX_ERRORS:
             message = f"{errors} records before this one are bad; this one and the rest were not read"
             yield RecordError(message, line=record.line, offset=record.offset)

@@ -7,12 +7,13 @@ nobody takes, as in an array of two million numbers of which the thousandth is r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
+from polku.event.v1.event_pb2 import Event
 from polku.ingest.json_fields import FieldError
 from polku.ingest.json_record import NotJsonError, decode
 
@@ -37,21 +38,31 @@ class Record(NamedTuple):
     place: int | None = None
 
 
-def split_records(data: bytes) -> Iterator[Record]:
-    """Find the records of data of which it is not said that each line is one."""
+class Plain(NamedTuple):
+    """How many plain records are read at once: those of an array, or of lines. None says that they are to be split."""
+
+    array: Callable[[bytes], list[Event] | None]
+    lines: Callable[[bytes], list[Event] | None]
+
+
+_NONE = Plain(lambda data: None, lambda data: None)
+
+
+def split_records(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event]:
+    """Find the records of data of which it is not said that each line is one; those that are `plain` are read."""
     start = _start(data)
     body = data[start:] if start else data
     if body.lstrip()[:1] == b"[":
-        yield from _array(body, start)
+        yield from _array(body, start, plain)
     elif b"\n" in body.strip() and _is_lines(body):
-        yield from _lines(data, start)
+        yield from _lines(data, start, plain)
     else:
         yield Record(body, start)
 
 
-def split_lines(data: bytes) -> Iterator[Record]:
-    """Find the lines that are not blank."""
-    return _lines(data, _start(data))
+def split_lines(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event]:
+    """Find the lines that are not blank; those that are `plain` are read."""
+    return _lines(data, _start(data), plain)
 
 
 def _start(data: bytes) -> int:
@@ -76,11 +87,16 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _lines(data: bytes, at: int) -> Iterator[Record]:
+def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event]:
     number = 1
     while at < len(data):
         end = data.find(b"\n", min(at + _WINDOW, len(data))) + 1 or len(data)
         window = data[at:end]
+        if (events := plain.lines(window)) is not None:
+            yield from events
+            number += len(events)
+            at = end
+            continue
         if window.isspace():
             number += window.count(b"\n")
             at = end
@@ -92,41 +108,47 @@ def _lines(data: bytes, at: int) -> Iterator[Record]:
             number += 1
 
 
-def _array(body: bytes, start: int) -> Iterator[Record]:
+def _array(body: bytes, start: int, plain: Plain) -> Iterator[Record | Event]:
     """Decode an array by windows that end between two objects; what is not JSON is cut at its commas."""
     at, place = body.index(b"[") + 1, 0
     while True:
-        end, pieces = _window(body, at)
+        end, pieces = _window(body, at, plain)
         if pieces is None:
             yield from _pieces(body, at, start, place)
             return
         begin = at
         for piece in pieces:
-            begin = body.find(piece, begin)  # between two pieces stand only spaces and a comma
-            yield Record(piece, start + begin, place=place)
-            begin, place = begin + len(piece), place + 1
+            if isinstance(piece, bytes):
+                begin = body.find(piece, begin)  # between two pieces stand only spaces and a comma
+                yield Record(piece, start + begin, place=place)
+                begin += len(piece)
+            else:
+                yield piece
+            place += 1
         if end == len(body):
             return
         at = end
 
 
-def _window(body: bytes, at: int) -> tuple[int, list[bytes] | None]:
+def _window(body: bytes, at: int, plain: Plain) -> tuple[int, Sequence[bytes | Event] | None]:
     """Decode the records from `at` to the end of an object; return where to go on, and None where it is not JSON.
 
     What begins and ends an array by brackets of ours, and is JSON, ends at a comma of that array and at no other one.
     """
     size = _WINDOW
     while (match := _BETWEEN_OBJECTS.search(body, at + size)) is not None:
-        pieces = _decode(b"[" + body[at : match.start(1)] + b"]")
+        pieces = _decode(b"[" + body[at : match.start(1)] + b"]", plain)
         if pieces is not None:
             return match.end(1), pieces
         size *= 2  # it only looked like the end of an object: in a string, or further in
     if len(body) - at > 2 * _WINDOW and body.count(b",", at) > _COMMAS:
         return at, None
-    return len(body), _decode(b"[" + body[at:])
+    return len(body), _decode(b"[" + body[at:], plain)
 
 
-def _decode(array: bytes) -> list[bytes] | None:
+def _decode(array: bytes, plain: Plain) -> Sequence[bytes | Event] | None:
+    if (events := plain.array(array)) is not None:
+        return events
     try:
         return list(map(bytes, _ARRAY.decode(array)))
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
+from typing import cast
 
 import pytest
 from hypothesis import example, given
@@ -16,7 +17,7 @@ from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import CloudEventsIngestor, JsonIngestor, json_split
-from polku.ingest.json_split import split_lines, split_records
+from polku.ingest.json_split import Record, split_lines, split_records
 from tests.support.pace import pace
 
 FILLER = "x" * 20_000
@@ -24,6 +25,12 @@ FILLER = "x" * 20_000
 
 def ingest(data: bytes) -> Iterator[Event | RecordError]:
     return JsonIngestor().ingest(data, IngestContext("json", "", ""))
+
+
+def split(found: Iterator[Record | Event]) -> list[Record]:
+    records = list(found)
+    assert all(isinstance(record, Record) for record in records)
+    return cast("list[Record]", records)
 
 
 VALUES = st.recursive(
@@ -43,7 +50,7 @@ def test_an_array_is_cut_between_its_records_wherever_windows_end(
         patch.setattr(json_split, "_WINDOW", window)
         for commas in (20_000, 0):
             patch.setattr(json_split, "_COMMAS", commas)
-            records = [record for record in split_records(body) if record.data.strip()]
+            records = [record for record in split(split_records(body)) if record.data.strip()]
             assert [json.loads(record.data) for record in records] == values
             assert [record.place for record in records] == list(range(len(values)))
             for record in records:
@@ -63,7 +70,7 @@ def test_lines_have_their_numbers_and_places_wherever_windows_end(lines: list[by
     body = b"\n".join(lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_split, "_WINDOW", window)
-        records = list(split_lines(body))
+        records = split(split_lines(body))
     assert [(r.line, r.data) for r in records] == [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
     assert all(body[record.offset :].startswith(record.data) for record in records)
 
