@@ -58,6 +58,27 @@ def test_the_loop_jumps_to_the_next_timer() -> None:
     loop.close()
 
 
+def test_tasks_that_never_run_again_end_without_another_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    from random import Random
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.gather()  # of nothing: that asks for the event loop, and makes one where there is none
+
+    loop = SimulatedLoop(Random(1))
+    loop.create_task(work())
+    loop.run_until_complete(asyncio.sleep(1))
+    made: list[str] = []
+    monkeypatch.setattr(asyncio.DefaultEventLoopPolicy, "get_event_loop", lambda self: made.append("a loop"))
+    loop.bury()
+    loop.close()
+    assert not made
+    assert asyncio._get_running_loop() is None
+
+
 def test_a_case_that_breaks_a_promise_is_printed_with_all_that_it_takes_to_run_it_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

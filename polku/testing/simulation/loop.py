@@ -315,14 +315,21 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.complaints.append(f"{context.get('message')}: {type(error).__name__}: {error!r}")
 
     def bury(self) -> None:
-        """Close what is left of tasks that will never run again, so that nothing speaks after the end."""
+        """Close what is left of tasks that will never run again, so that nothing speaks after the end.
+
+        The loop counts as running meanwhile: what tasks do at their end may ask for it, and asyncio would make another.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some were never begun
-            while self.tasks:
-                task = self.tasks.pop()
-                if not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    with contextlib.suppress(BaseException):
-                        task.get_coro().close()
+            asyncio._set_running_loop(self)
+            try:
+                while self.tasks:
+                    task = self.tasks.pop()
+                    if not task.done():
+                        task._log_destroy_pending = False  # type: ignore[attr-defined]
+                        with contextlib.suppress(BaseException):
+                            task.get_coro().close()
+            finally:
+                asyncio._set_running_loop(None)
             self._active.clear()
             self._timers.clear()
