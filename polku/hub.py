@@ -23,8 +23,6 @@ from polku.plan import (
     Resources,
     SourcePlan,
     StagePlan,
-    check_pickles,
-    check_sources,
     fuse,
     keeps_shared_state,
     kept_beside,
@@ -33,6 +31,7 @@ from polku.plan import (
 )
 from polku.runner import Runner
 from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
+from polku.sendable import check_pickles, check_sources
 from polku.sender import EventSender, RawSender
 from polku.tap.redaction import Redaction
 
