@@ -13,6 +13,7 @@ from polku.errors import UnavailableError
 from polku.gateway.addresses import Addresses, Doors, check_free
 from polku.gateway.gateway import Gateway, check_doors
 from polku.gateway.intake import Intake
+from polku.gateway.reservation import Reservation, reserve_doors
 from polku.health import Health
 from polku.plan import Plan
 from polku.runtime.assembly import build_registry
@@ -32,6 +33,7 @@ class IngestBase(Shell):
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
         self._is_leaving = False
+        self._reserved: Reservation | None = None
 
     @property
     def intake(self) -> Intake:
@@ -48,9 +50,21 @@ class IngestBase(Shell):
                 for name, address in doors.addresses.items():
                     check_free(name, address)
 
-    async def check_doors(self, doors: Doors) -> None:
-        """Raise `SettingError` where the doors could not be opened again so, before anything is changed."""
+    async def reserve_doors(self, before: Doors, doors: Doors, *, alone: bool) -> Doors:
+        """Open the ports that a change moves to, before anything is changed, and return the doors with them.
+
+        Raises `SettingError` where the doors could not be opened again so. With `alone` no other lane has opened them.
+        """
+        await self.abandon_doors()
         check_doors(doors)
+        self._reserved = await reserve_doors(before, doors, alone=alone)
+        return self._reserved.doors
+
+    async def abandon_doors(self) -> None:
+        """Close the ports that were reserved."""
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            reserved.close()
 
     async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are.
@@ -64,10 +78,11 @@ class IngestBase(Shell):
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)
                 gateway = Gateway(self.intake, self._health, registry, self._metrics)
-                await gateway.open(doors)
+                await gateway.open(doors, self._reserved)
                 self._gateway = gateway
-            else:
-                await self._gateway.exchange(doors)
+            elif self._gateway.version < doors.version:
+                await self._gateway.exchange(doors, self._reserved)
+                await self.abandon_doors()
         return self._gateway.addresses
 
     async def submit(self, message: bytes) -> bytes:

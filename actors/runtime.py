@@ -27,6 +27,7 @@ from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import Node, check_journals, draining, places, this_node
+from polku.actors.ports import abandon_ports, reserve_ports
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import introduce_all, open_doors, start, start_all
@@ -37,7 +38,7 @@ from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
-from polku.errors import ChangeError, NotRunningError, PolkuError, SettingError, UnavailableError
+from polku.errors import ChangeError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.log_format import Origin, name_process
@@ -70,6 +71,7 @@ class RayRuntime:
         self._addresses = Addresses()
         self._arrangement: ActorFactory | None = None
         self._changes = Changes(plan, self._adopt)
+        self._updating = asyncio.Lock()
         self._generation = 0
         self._reloads = Reloads()
         self._hub: Any = None
@@ -137,25 +139,26 @@ class RayRuntime:
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         self._check()
-        doors = renewed(self._open_doors, self._changes.plan, plan)
-        if doors.version != self._open_doors.version:
-            await self._check_doors(doors)
-        changed = await self._changes.update(plan, seconds)
-        if doors.version != self._open_doors.version:
+        if self._updating.locked():
+            raise ChangeError(["another change is in progress"])
+        async with self._updating:
+            doors = renewed(self._open_doors, self._changes.plan, plan)
+            if doors.version == self._open_doors.version:
+                return await self._changes.update(plan, seconds)
+            lanes = self._arrangement.lanes if self._arrangement is not None else ()
+            try:
+                doors = await reserve_ports(lanes, self._open_doors, doors)
+                changed = await self._changes.update(plan, seconds)
+            except BaseException:
+                await abandon_ports(lanes)
+                raise
             await self._open_anew(doors)
-        return changed
-
-    async def _check_doors(self, doors: Doors) -> None:
-        """Raise `ChangeError` where a lane's ports could not be opened again so."""
-        try:
-            for lane in self.parts.lanes:
-                await ask(lane.door, lane.ingest.check_doors, doors)
-        except SettingError as error:
-            raise ChangeError([str(error)]) from error
+            return changed
 
     async def _open_anew(self, doors: Doors) -> None:
         """Have every lane open its ports again; the supervisor sees to those that are away."""
         self._open_doors = doors
+        self._addresses = doors.all
         if self._following is not None:
             self._following.doors = doors
         await self._adopt()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.checks import ray_installed
-from polku.errors import PlanError
+from polku.errors import PlanError, SettingError
 from polku.external.registration_rules import PluginRules
+from polku.gateway.addresses import Addresses, check_address
 from polku.gateway.tls import Tls
 from polku.limits import Limits
 from polku.plan import (
@@ -29,7 +30,7 @@ from polku.plan import (
     keyed_by,
     state_keys,
 )
-from polku.runner import Runner
+from polku.runner import Runner, addresses_of_environment
 from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
 from polku.sendable import check_pickles, check_sources
 from polku.sender import EventSender, RawSender
@@ -86,6 +87,7 @@ class Hub:
         self._limits = Limits()
         self._ack = AckLevel.ACCEPTED
         self._plugins: PluginRules | None = None
+        self._listen = Addresses()
         self._tls: Tls | None = None
         self._tokens: str | None = None
         self._stamp = ""
@@ -343,6 +345,30 @@ class Hub:
         )
         return self
 
+    def listen(
+        self,
+        *,
+        grpc_addr: str | None = None,
+        http_addr: str | None = None,
+        otlp_addr: str | None = None,
+        otlp_http_addr: str | None = None,
+    ) -> Hub:
+        """Choose where the gateway's ports are: `host:port`, port 0 for any, or `unix:path`; None leaves it as it is.
+
+        What `start`, `run` or an option of `polku run` says of an address counts before this, the environment after it.
+        An address that is another one when the pipeline is changed (`polku reload`, `Pipeline.update`) is opened first;
+        then the port of before takes no connections any more, and its clients are asked to connect again.
+        """
+        chosen = Addresses(grpc_addr, http_addr, otlp_addr, otlp_http_addr)
+        for name, address in chosen._asdict().items():
+            if address is not None:
+                try:
+                    check_address(f"{name}_addr", address)
+                except SettingError as error:
+                    raise PlanError(str(error), where="listen") from None
+        self._listen = chosen.over(self._listen)
+        return self
+
     def security(
         self,
         *,
@@ -501,6 +527,7 @@ class Hub:
             limits=self._limits,
             ack=self._ack,
             plugins=self._plugins,
+            listen=self._listen,
             tls=self._tls,
             tokens=self._tokens,
             stamp=stamp,
@@ -574,11 +601,11 @@ class Hub:
     ) -> None:
         """Open the gateway and serve until SIGINT, SIGTERM or SIGHUP, then drain. Blocks; call it in the main thread.
 
-        The address is `grpc_addr`, else the environment's `POLKU_GRPC_ADDR`, else `127.0.0.1:50051`. HTTP is open where
-        there is an `http_addr` or `POLKU_HTTP_ADDR`; second addresses for OTLP where there is an `otlp_addr` or
-        `POLKU_OTLP_ADDR` (gRPC), or an `otlp_http_addr` or `POLKU_OTLP_HTTP_ADDR`. HTTP clients must send the
-        `http_token` or `POLKU_HTTP_TOKEN`, if there is one. Where `security` says nothing of it, `POLKU_TLS_CERT` and
-        `POLKU_TLS_KEY` encrypt all of them, and
+        The address is `grpc_addr`, else that of `listen`, else the environment's `POLKU_GRPC_ADDR`, else
+        `127.0.0.1:50051`. HTTP is open where there is an `http_addr`, one of `listen`, or `POLKU_HTTP_ADDR`; so are the
+        second addresses for OTLP, `otlp_addr` or `POLKU_OTLP_ADDR` (gRPC) and `otlp_http_addr` or
+        `POLKU_OTLP_HTTP_ADDR`. HTTP clients must send the `http_token` or `POLKU_HTTP_TOKEN`, if there is one. Where
+        `security` says nothing of it, `POLKU_TLS_CERT` and `POLKU_TLS_KEY` encrypt all of them, and
         `POLKU_TOKENS` names the file of principals. Statistics, metrics and health are served at `admin_addr`, else
         `POLKU_ADMIN_ADDR`, else the first free one from `127.0.0.1:50052` on; `off` closes it. A drain takes `drain`
         seconds at most, else `POLKU_DRAIN_SECONDS`, else 30. With a durable buffer it ends as soon as everything is
@@ -593,17 +620,14 @@ class Hub:
         on standard error says how many.
         """
         reloader = None
+        chosen = Addresses(grpc_addr, http_addr, otlp_addr, otlp_http_addr)
         if reload is not None:
             from polku.runtime.reloading import Reloader
 
             load = reload
-            reloader = Reloader(lambda: load()._as_environment_says(), watch=watch)
-        runner = Runner(self._as_environment_says().plan(runtime), self._chosen(runtime))
+            reloader = Reloader(lambda: load()._as_surroundings_say(chosen), watch=watch)
+        runner = Runner(self._as_surroundings_say(chosen).plan(runtime), self._chosen(runtime))
         runner.run(
-            grpc_addr=grpc_addr,
-            http_addr=http_addr,
-            otlp_addr=otlp_addr,
-            otlp_http_addr=otlp_http_addr,
             http_token=http_token,
             admin_addr=admin_addr,
             drain=drain,
@@ -611,7 +635,8 @@ class Hub:
             progress=progress,
         )
 
-    def _as_environment_says(self) -> Hub:
+    def _as_surroundings_say(self, chosen: Addresses) -> Hub:
+        self._listen = chosen.over(self._listen).over(addresses_of_environment())
         if self._tokens is None and (path := tokens_of_environment()) is not None:
             self.security(tokens=path)
         return self

@@ -167,7 +167,7 @@ class Pipeline:
         except ChangeError as error:
             self._note(self._reloads.noted(said(error)))
             raise
-        self.plan = plan
+        self._take_over(plan)
         self._note(self._reloads.noted())
         return changed
 
@@ -177,8 +177,16 @@ class Pipeline:
         The caller notes what became of it (`note_reload`).
         """
         changed = loop_thread.submit(self._runtime.update(plan, seconds=timeout)).result()
-        self.plan = plan
+        self._take_over(plan)
         return changed
+
+    def _take_over(self, plan: Plan) -> None:
+        """Take note of another plan, and have `polku ps` list its addresses."""
+        is_moved = self.plan.listen != plan.listen
+        self.plan = plan
+        if is_moved and self._run_file is not None:
+            self._run_file.close()
+            self._name()
 
     def note_reload(self, refused: str = "") -> None:
         """Have statistics count a reload; health says why the latest one changed nothing (empty: it was done)."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
 from polku.external.registration_rules import PluginRules
+from polku.gateway.addresses import Addresses
 from polku.gateway.tls import Tls
 from polku.limits import Limits
 from polku.tap.redaction import NOTHING, Redaction
@@ -127,6 +128,7 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     ack: AckLevel = AckLevel.ACCEPTED
     plugins: PluginRules | None = None
+    listen: Addresses = field(default_factory=Addresses)
     tls: Tls | None = None
     tokens: str | None = None
     stamp: str = ""

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from polku.errors import NotRunningError
-from polku.gateway.addresses import Doors
+from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.exposure import check_exposure, insecure_of_environment
 from polku.gateway.tls import tls_of_environment
 from polku.monitoring.address import Admin, admin_of
@@ -16,6 +16,12 @@ from polku.security.configuration import secret_of, tokens_of_environment
 if TYPE_CHECKING:
     from polku.pipeline import Pipeline
     from polku.runtime.reloading import Reloader
+
+
+def addresses_of_environment() -> Addresses:
+    """Return the addresses to open where nobody chooses others."""
+    grpc = os.environ.get("POLKU_GRPC_ADDR") or "127.0.0.1:50051"
+    return Addresses(grpc, *(os.environ.get(f"POLKU_{name}_ADDR") or None for name in ("HTTP", "OTLP", "OTLP_HTTP")))
 
 
 class Runner:
@@ -49,18 +55,14 @@ class Runner:
         admin = admin_of(admin_addr, admin_token, plan.tls) if admin_addr is not None else None
         return self.open(
             Doors(
-                grpc_addr,
-                http_addr,
-                http_token,
-                otlp_addr=otlp_addr,
-                otlp_http_addr=otlp_http_addr,
+                http_token=http_token,
                 tls=plan.tls,
                 tokens=plan.tokens,
                 stamp=plan.stamp,
                 origins=plan.origins,
                 require=plan.require_security,
                 admin_addr=admin.url if admin is not None else None,
-            ),
+            ).at(Addresses(grpc_addr, http_addr, otlp_addr, otlp_http_addr).over(plan.listen)),
             admin=admin,
         )
 
@@ -95,14 +97,11 @@ class Runner:
         tls = self.plan.tls or tls_of_environment()
         token = secret_of(os.environ, "POLKU_ADMIN_TOKEN")
         admin = admin_of(admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, token, tls)
+        chosen = Addresses(grpc_addr, http_addr, otlp_addr, otlp_http_addr).over(self.plan.listen)
         serve(
             self,
             Doors(
-                grpc_addr or os.environ.get("POLKU_GRPC_ADDR") or "127.0.0.1:50051",
-                http_addr or os.environ.get("POLKU_HTTP_ADDR") or None,
-                http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
-                otlp_addr=otlp_addr or os.environ.get("POLKU_OTLP_ADDR") or None,
-                otlp_http_addr=otlp_http_addr or os.environ.get("POLKU_OTLP_HTTP_ADDR") or None,
+                http_token=http_token or secret_of(os.environ, "POLKU_HTTP_TOKEN"),
                 tls=tls,
                 tokens=self.plan.tokens or tokens_of_environment(),
                 stamp=self.plan.stamp,
@@ -110,7 +109,7 @@ class Runner:
                 require=self.plan.require_security,
                 insecure=insecure_of_environment(),
                 admin_addr=admin.url if admin is not None else None,
-            ),
+            ).at(chosen.over(addresses_of_environment())),
             admin=admin,
             drain=drain,
             reloader=reloader,

@@ -77,6 +77,7 @@ def difference(old: Contents, new: Contents) -> Difference:
         *_ingestors(old, new),
         *_by_digest("source", old.sources, new.sources),
         *_limits(old.plan.limits, new.plan.limits),
+        *_addresses(old.plan, new.plan),
         *_ports(old.plan, new.plan),
         *_steps(old, new),
         *_buffer(old.plan, new.plan),
@@ -110,6 +111,17 @@ def _limits(old: Limits, new: Limits) -> Iterator[PartChange]:
 
 def _values(limits: Limits) -> dict[str, object]:
     return {each.name: getattr(limits, each.name) for each in fields(limits) if each.init}
+
+
+def _addresses(old: Plan, new: Plan) -> Iterator[PartChange]:
+    before, after = (plan.listen._asdict() for plan in (old, new))
+    for name, address in after.items():
+        was = before[name]
+        if address == was:
+            continue
+        verdict = Verdict.NEW if was is None else Verdict.GONE if address is None else Verdict.CHANGED
+        note = f"{address} (was {was})" if verdict is Verdict.CHANGED else address or was or ""
+        yield PartChange("address", name, verdict, note)
 
 
 def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:

@@ -10,8 +10,9 @@ from polku.cli.load import split
 from polku.cli.plan_file import Chain, File, Lanes, Runtime, load_plan_file
 from polku.cli.reload import loading_again, watching
 from polku.cli.serve import serve_environment
-from polku.cli.settings import check_address, check_admin_address, describe_settings, read_settings, unknown_variables
+from polku.cli.settings import check_admin_address, describe_settings, read_settings, unknown_variables
 from polku.errors import SettingError
+from polku.gateway.addresses import check_address
 from polku.gateway.tls import tls_from
 from polku.log_format import configure, say
 from polku.monitoring.run_files import name_program
@@ -110,8 +111,9 @@ def run(
     name_program(str(split(file)[0]))
     for sentence in unknown_variables(os.environ, misspelt=True):
         say(f"polku: warning: {sentence}")
-    address = check_address("--grpc-addr", grpc_addr) if grpc_addr is not None else settings.grpc_addr
-    http = check_address("--http-addr", http_addr) if http_addr is not None else settings.http_addr
+    given = {"grpc": grpc_addr, "http": http_addr, "otlp": otlp_addr, "otlp-http": otlp_http_addr}
+    options = {name: check_address(f"--{name}-addr", text) for name, text in given.items() if text is not None}
+    os.environ["POLKU_GRPC_ADDR"] = settings.grpc_addr  # what counts where neither an option nor the file names one
 
     def load() -> Any:
         hub = load_plan_file(file, runtime, chain=chain, lanes=lanes)
@@ -133,12 +135,10 @@ def run(
         runtime=runtime,
         reload=loading_again(file, load, runtime),
         watch=watching(file) if watch else None,
-        grpc_addr=address,
-        http_addr=http,
-        otlp_addr=check_address("--otlp-addr", otlp_addr) if otlp_addr is not None else settings.otlp_addr,
-        otlp_http_addr=(
-            check_address("--otlp-http-addr", otlp_http_addr) if otlp_http_addr is not None else settings.otlp_http_addr
-        ),
+        grpc_addr=options.get("grpc"),
+        http_addr=options.get("http"),
+        otlp_addr=options.get("otlp"),
+        otlp_http_addr=options.get("otlp-http"),
         http_token=settings.http_token,
         admin_addr=admin,
         drain=seconds,

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
-from polku.gateway.addresses import DOORS
+from polku.gateway.addresses import DOORS, check_address
 from polku.gateway.tls import CLIENT_AUTH
 from polku.log_format import FORMATS, LEVELS
 from polku.plan import PER_NODE
@@ -184,16 +184,6 @@ def unknown_variables(environment: Mapping[str, str], *, misspelt: bool = False)
             meant = f"; did you mean {known[close[0]]}?" if close else f"; known are {', '.join(known.values())}"
             sentences.append(f"{name} is not a setting{meant}")
     return sentences
-
-
-def check_address(name: str, text: str) -> str:
-    """Return a `host:port` or `unix:` address; raises `SettingError`."""
-    if text.startswith("unix:") and len(text) > 5:
-        return text
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise SettingError(name, text, "write HOST:PORT, with a port from 0 (any free one) to 65535")
-    return text
 
 
 def check_admin_address(name: str, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from polku.errors import SettingError
@@ -46,6 +46,16 @@ class Doors:
     door: str | None = field(default_factory=lambda: os.environ.get("POLKU_DOOR") or None)
     version: int = field(default=0, kw_only=True)  # a later one: the same ports are opened again
 
+    def at(self, addresses: Addresses) -> Doors:
+        """Return the same doors at other addresses."""
+        fields = {f"{name}_addr": address for name, address in addresses._asdict().items()}
+        return replace(self, **fields)
+
+    @property
+    def all(self) -> Addresses:
+        """The addresses to open."""
+        return Addresses(self.grpc_addr, self.http_addr, self.otlp_addr, self.otlp_http_addr)
+
     @property
     def addresses(self) -> dict[str, str]:
         """The addresses to open, by the names of their settings."""
@@ -59,12 +69,26 @@ class Doors:
 
 
 class Addresses(NamedTuple):
-    """The addresses that are open, with their real ports."""
+    """The addresses to open, or those that are open, with their real ports."""
 
     grpc: str | None = None
     http: str | None = None
     otlp: str | None = None
     otlp_http: str | None = None
+
+    def over(self, others: Addresses) -> Addresses:
+        """Return these, and where there is none that of the others."""
+        return Addresses(*(own or other for own, other in zip(self, others, strict=True)))
+
+
+def check_address(name: str, text: str) -> str:
+    """Return a `host:port` or `unix:` address; raises `SettingError`."""
+    if text.startswith("unix:") and len(text) > 5:
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingError(name, text, "write HOST:PORT, with a port from 0 (any free one) to 65535")
+    return text
 
 
 def check_free(field: str, address: str | None) -> None:

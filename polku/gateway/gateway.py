@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from polku.gateway.exposure import check_exposure, exposure
 from polku.gateway.grpc_server import choose
 from polku.gateway.intake import Intake
 from polku.gateway.intake_statistics import SecurityFiles
+from polku.gateway.reservation import Reservation, moved
 from polku.health import Health
 from polku.hooks import close_each
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from polku.gateway.grpcio import GatewayServer
     from polku.gateway.http.answer import Metrics
     from polku.gateway.http.server import HttpServer
+    from polku.gateway.listen import Queue
     from polku.security.authenticator import Authenticator
 
 Server: TypeAlias = "GatewayServer | NativeServer | HttpServer"
@@ -105,32 +107,47 @@ class Gateway:
         """Where the doors are open."""
         return self._addresses
 
-    async def open(self, doors: Doors) -> Addresses:
+    @property
+    def version(self) -> int:
+        """Of the doors that are open; none are: -1."""
+        return -1 if self._ports is None else self._ports.doors.version
+
+    async def open(self, doors: Doors, reserved: Reservation | None = None) -> Addresses:
         """Open the ports and return the bound addresses; raises `SettingError` where one cannot be had."""
-        self._ports, self._addresses = await self._open(doors, {})
+        queues = {} if reserved is None else reserved.ports
+        self._ports, self._addresses = await self._open(doors, queues)
         return self._addresses
 
-    async def exchange(self, doors: Doors) -> Addresses:
+    async def exchange(self, doors: Doors, reserved: Reservation | None = None) -> Addresses:
         """Open the ports again for a later version of the doors; raises `SettingError`, and all stays as it was.
 
-        Both servers of an address take its connections until the old one takes no more, so that no client is refused.
-        Clients of the old one are asked to connect again, and have some time for what they have begun.
+        Both servers of an address take its connections until the old one takes no more, so that no client is refused;
+        what was `reserved` is opened at other addresses. Clients of the old servers are asked to connect again, and
+        have some time for what they have begun.
         """
         before = self._ports
         if before is None or doors.version <= before.doors.version:
             return self._addresses
         check_doors(doors)
-        self._ports, self._addresses = await self._open(doors, before.servers)
+        anew = moved(before.doors, doors)
+        queues: dict[str, Queue] = {} if reserved is None else dict(reserved.ports)
+        for name, server in before.servers.items():
+            if name not in anew and not _is_grpcio(server) and server.listener is not None:
+                queues[name] = server.listener
+        self._ports, self._addresses = await self._open(doors, queues)
         self._leaving.append(before)
-        self._background.start("ports", self._leave(before))
+        self._background.start("ports", self._leave(before, staying=doors.addresses.keys() - anew.keys()))
         return self._addresses
 
-    async def _leave(self, ports: _Ports) -> None:
-        await asyncio.gather(*(server.leave() for server in ports.servers.values() if not _is_grpcio(server)))
+    async def _leave(self, ports: _Ports, staying: Collection[str]) -> None:
+        """Have servers leave; those of addresses that are `staying` have others beside them, at the same queue."""
+        servers = ports.servers.items()
+        leaving = [server.leave(queued=name not in staying) for name, server in servers if not _is_grpcio(server)]
+        await asyncio.gather(*leaving)
         await ports.tasks.close()
         self._leaving.remove(ports)
 
-    async def _open(self, doors: Doors, before: Mapping[str, Server]) -> tuple[_Ports, Addresses]:
+    async def _open(self, doors: Doors, queues: Mapping[str, Queue]) -> tuple[_Ports, Addresses]:
         check_exposure(doors)
         ports = _Ports(doors)
         try:
@@ -143,8 +160,8 @@ class Gateway:
                 server = self._server(name, doors, health, authenticator, ports.tasks)
                 ports.servers[name] = server
                 options: dict[str, Any] = {"shared": doors.shared, "certificates": certificates}
-                if name in before and not _is_grpcio(old := before[name]):
-                    options["beside"] = old.listener
+                if name in queues:
+                    options["beside"] = queues[name]
                 opened = await server.start(address, name, **options)
                 bound[name.removesuffix("_addr")] = opened
         except BaseException:
@@ -189,7 +206,7 @@ class Gateway:
         Each is asked to go on elsewhere, and has some time for what it has begun.
         """
         await self.stop_serving()
-        await asyncio.gather(*(server.leave() for server in self._servers() if not _is_grpcio(server)))
+        await asyncio.gather(*(server.leave(queued=True) for server in self._servers() if not _is_grpcio(server)))
 
     async def stop_serving(self) -> None:
         """Tell clients that ask for the health that the gateway does not serve any more."""

@@ -10,9 +10,9 @@ import socket
 import ssl
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from polku.aio.peer import uid_of
 from polku.aio.tasks import TaskSet
@@ -43,8 +43,16 @@ class Listener(Protocol):
     def close(self) -> None:
         """Close the port; connections that are open stay."""
 
-    def leave(self) -> None:
-        """Take no connections any more: those that are being made stay too."""
+    def leave(self, *, queued: bool) -> None:
+        """Take no connections any more: those that are being made stay too, and with `queued` those that wait."""
+
+
+class Queue(Protocol):
+    """Sockets with connections that wait to be taken."""
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The sockets that listen."""
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
@@ -68,7 +76,7 @@ async def listen(
     *,
     shared: bool,
     tls: Context | None = None,
-    beside: Listener | None = None,
+    beside: Queue | None = None,
 ) -> tuple[Listener, str]:
     """Open `host:port` or `unix:path`; return the port and the bound address.
 
@@ -77,13 +85,38 @@ async def listen(
     the connections of one queue, so that none is refused when that one is closed. Raises `SettingError` about the
     setting `field` where the address cannot be had.
     """
-    try:
+    with _explained(field, address):
         taken = [] if beside is None else [_copy_of(sock) for sock in beside.sockets]
         if tls is not None:
             sockets = taken or await _bind(address, shared=shared)
             return TlsListener(sockets, factory, tls, field), _bound(address, sockets[0])
         listener = await _listen_plain(factory, address, taken, shared=shared)
         return listener, _bound(address, listener.sockets[0])
+
+
+class QueuedSockets(NamedTuple):
+    """A port that is open, at which connections wait until somebody listens beside it; `address` has its real port."""
+
+    sockets: Sequence[socket.socket]
+    address: str
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for sock in self.sockets:
+            sock.close()
+
+
+async def reserve(field: str, address: str, *, shared: bool) -> QueuedSockets:
+    """Open `host:port` or `unix:path` without taking connections; raises `SettingError` as `listen` does."""
+    with _explained(field, address):
+        sockets = await _bind(address, shared=shared)
+        return QueuedSockets(sockets, _bound(address, sockets[0]))
+
+
+@contextlib.contextmanager
+def _explained(field: str, address: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise cannot_open(field, address, error) from None
     except (ValueError, OverflowError) as error:
@@ -104,8 +137,10 @@ class Handshake:
 class PlainListener:
     """Take connections without TLS."""
 
-    def __init__(self, servers: Sequence[asyncio.Server]) -> None:
+    def __init__(self, servers: Sequence[asyncio.Server], factory: Factory) -> None:
         self._servers = servers
+        self._factory = factory
+        self._late = TaskSet("connections that waited")
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
@@ -117,9 +152,20 @@ class PlainListener:
         for server in self._servers:
             server.close()
 
-    def leave(self) -> None:
-        """Take no connections any more."""
+    def leave(self, *, queued: bool) -> None:
+        """Take no connections any more; with `queued` those that wait are taken first: a closed socket resets them."""
+        copies = [_copy_of(sock) for sock in self.sockets] if queued else []
         self.close()
+        for copy in copies:
+            for connection, _ in _waiting(copy):
+                self._late.start("connection", self._take(connection))
+            copy.close()
+
+    async def _take(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._factory, connection)
+        except OSError:  # that one client is gone already
+            connection.close()
 
 
 class TlsListener:
@@ -153,14 +199,16 @@ class TlsListener:
 
     def close(self) -> None:
         """Close the port, and what still shakes hands; connections that are open stay."""
-        self.leave()
+        self.leave(queued=False)
         self._handshakes.cancel("handshake")
 
-    def leave(self) -> None:
-        """Take no connections any more: what shakes hands comes to its end."""
+    def leave(self, *, queued: bool) -> None:
+        """Take no connections any more: what shakes hands comes to its end, with `queued` also what waits to."""
         sockets, self._sockets = self._sockets, ()
         for sock in sockets:
             self._accepting.cancel(f"port {sock.fileno()}")
+            for connection in _waiting(sock) if queued else ():
+                self._shake_hands(*connection)
         # Not before the tasks have ended: they hold the descriptors in the loop's selector.
         for sock in sockets:
             asyncio.get_running_loop().call_soon(sock.close)
@@ -176,13 +224,16 @@ class TlsListener:
                 _REPEATED.error(error.errno, "%s: no connection can be taken: %s", self._field, error.strerror)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            address = str(peer[0]) if isinstance(peer, tuple) else ""
-            shaking = Handshake()
-            if self._places.enter(address, shaking):
-                connection.close()  # an answer would need a handshake
-                continue
-            done = self._handshakes.start("handshake", self._begin(connection))
-            done.add_done_callback(partial(self._ended, address, shaking, connection))
+            self._shake_hands(connection, peer)
+
+    def _shake_hands(self, connection: socket.socket, peer: object) -> None:
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        shaking = Handshake()
+        if self._places.enter(address, shaking):
+            connection.close()  # an answer would need a handshake
+            return
+        done = self._handshakes.start("handshake", self._begin(connection))
+        done.add_done_callback(partial(self._ended, address, shaking, connection))
 
     def _ended(self, address: str, shaking: Handshake, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._places.leave(address, shaking)
@@ -215,13 +266,14 @@ async def _listen_plain(
     path = _unix_path(address)
     if path is not None:
         sockets = taken or [_bind_unix(path)]
-        return PlainListener([await loop.create_unix_server(factory, **_unix(sock)) for sock in sockets])
+        return PlainListener([await loop.create_unix_server(factory, **_unix(sock)) for sock in sockets], factory)
     host, port = _host_and_port(address)
     if host == "::" or taken:
         sockets = taken or await _bind(address, shared=shared)
-        return PlainListener([await loop.create_server(factory, sock=sock, backlog=_BACKLOG) for sock in sockets])
+        servers = [await loop.create_server(factory, sock=sock, backlog=_BACKLOG) for sock in sockets]
+        return PlainListener(servers, factory)
     server = await loop.create_server(factory, host, port, reuse_address=True, reuse_port=shared, backlog=_BACKLOG)
-    return PlainListener([server])
+    return PlainListener([server], factory)
 
 
 def _unix(sock: socket.socket) -> dict[str, Any]:
@@ -230,6 +282,17 @@ def _unix(sock: socket.socket) -> dict[str, Any]:
     if sys.version_info >= (3, 13) and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
         options["cleanup_socket"] = False
     return options
+
+
+def _waiting(sock: socket.socket) -> Iterator[tuple[socket.socket, object]]:
+    """Take the connections that wait at a socket, with their peers."""
+    while True:
+        try:
+            connection, peer = sock.accept()
+        except OSError:  # none does, or there is no room for one
+            return
+        connection.setblocking(False)
+        yield connection, peer
 
 
 def _copy_of(sock: socket.socket) -> socket.socket:

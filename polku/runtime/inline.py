@@ -18,13 +18,14 @@ from polku.aio import loop_thread
 from polku.aio.pulse import Pulse
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
-from polku.change.contents import contents_of
+from polku.change.contents import Contents, contents_of
 from polku.change.difference import difference
 from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
 from polku.errors import ChangeError, NotRunningError, SettingError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.gateway import Gateway, check_doors
 from polku.gateway.intake import Intake
+from polku.gateway.reservation import Reservation, reserve_doors
 from polku.health import Health
 from polku.hooks import close_each
 from polku.log import RepeatedLog
@@ -166,22 +167,33 @@ class InlineRuntime:
         if found.is_empty:
             return Changed(found)
         doors = renewed(self._doors, self._plan, plan)
+        reserved: Reservation | None = None
         try:
             if doors.version != self._doors.version:
                 check_doors(doors)
+                reserved = await reserve_doors(self._doors, doors, alone=True)
+            done = await self._lane.change(self._contents, contents, found, seconds=seconds)
+            await self._take_over(contents, doors, reserved)
         except SettingError as error:
             raise ChangeError([str(error)], str(found)) from error
-        try:
-            done = await self._lane.change(self._contents, contents, found, seconds=seconds)
         except ChangeError as error:
             raise ChangeError(error.reasons, str(found)) from error
+        finally:
+            if reserved is not None:
+                reserved.close()
+        return done
+
+    async def _take_over(self, contents: Contents, doors: Doors, reserved: Reservation | None) -> None:
+        """Take note of another plan, and have the ports opened as it says.
+
+        The doors stay as they were said, also where a port was any: so they are the same when they are said again.
+        """
         self._contents = contents
-        self._plan = plan
+        self._plan = contents.plan
         self.__dict__.pop("_facts", None)  # they are of the plan before
         self._taps = None  # those of the parts of before end
         if self._gateway is not None:
-            self._doors, self._addresses = doors, await self._gateway.exchange(doors)
-        return done
+            self._doors, self._addresses = doors, await self._gateway.exchange(doors, reserved)
 
     async def health(self) -> Health:
         """Return the state of every part."""

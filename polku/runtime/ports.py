@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from polku.change.difference import PORT_LIMITS
-from polku.gateway.addresses import Doors
+from polku.gateway.addresses import Addresses, Doors
 from polku.plan import Plan
 
 
@@ -14,8 +14,9 @@ def renewed(doors: Doors, old: Plan, new: Plan) -> Doors:
 
     What neither plan says of them stays: it came from the environment, or from who started the pipeline.
     """
+    said = zip(doors.all, old.listen, new.listen, strict=True)
     changed = replace(
-        doors,
+        doors.at(Addresses(*(now if before == after else after for now, before, after in said))),
         tls=doors.tls if old.tls == new.tls else new.tls,
         tokens=doors.tokens if old.tokens == new.tokens else new.tokens,
         stamp=new.stamp,

@@ -143,6 +143,17 @@ def test_what_the_ports_are_opened_anew_for_is_said() -> None:
     assert "changed   ports: opened again: limits, stamp, origins" in said(hub(), new)
 
 
+def test_addresses_that_are_others_have_a_line_each() -> None:
+    old = hub().listen(grpc_addr="127.0.0.1:1", http_addr="127.0.0.1:2")
+    new = hub().listen(grpc_addr="127.0.0.1:3", otlp_addr="127.0.0.1:4")
+    assert [line for line in said(old, new) if "address" in line] == [
+        "changed   address grpc: 127.0.0.1:3 (was 127.0.0.1:1)",
+        "gone      address http: 127.0.0.1:2",
+        "new       address otlp: 127.0.0.1:4",
+    ]
+    assert said(old, old) == said(hub(), hub())
+
+
 def test_whom_senders_wait_for_cannot_change() -> None:
     new = Hub(runtime="inline").ack("delivered").middleware(Filter(is_good)).emitter(emit, name="out", required=False)
     assert "required= cannot be changed" in compare(hub().ack("delivered"), new).refusals[0]

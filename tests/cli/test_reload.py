@@ -94,6 +94,32 @@ def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) 
     assert len(tags) >= 3
 
 
+def test_a_file_that_names_another_address_moves_the_port_unless_an_option_names_it(tmp_path: Path) -> None:
+    file, admin = tmp_path / "pipeline.py", f"unix:{tmp_path}/admin"
+
+    def write(grpc: str, http: str) -> None:
+        listen = f".listen(grpc_addr='unix:{tmp_path}/{grpc}', http_addr='unix:{tmp_path}/{http}')"
+        file.write_text(f"from polku import Hub\nhub = Hub().emitter(lambda batch: None, name='out'){listen}\n")
+
+    write("grpc-1", "http-1")
+    environment = {"POLKU_GRPC_ADDR": "127.0.0.1:1", "POLKU_OTLP_ADDR": f"unix:{tmp_path}/otlp"}
+    options = ("--runtime", "inline", "--admin-addr", admin, "--http-addr", f"unix:{tmp_path}/http")
+    server = Server(tmp_path, "run", str(file), *options, **environment)
+    assert (server.address, server.http_address) == (f"unix:{tmp_path}/grpc-1", f"unix:{tmp_path}/http")
+    assert f"otlp unix:{tmp_path}/otlp" in server.err.read_text()
+    write("grpc-2", "http-2")
+    done = polku("reload", "--to", admin)
+    moved = f"changed   address grpc: unix:{tmp_path}/grpc-2 (was unix:{tmp_path}/grpc-1)"
+    assert (done.returncode, [line for line in done.stdout.splitlines() if "address" in line]) == (0, [moved])
+    assert polku("send", "--to", f"unix:{tmp_path}/grpc-2", "--type", "x", "--id", "a").returncode == 0
+    write("nowhere/grpc", "http-2")
+    done = polku("reload", "--to", admin)
+    assert done.returncode == 1
+    assert "nowhere/grpc" in done.stderr
+    assert polku("send", "--to", f"unix:{tmp_path}/grpc-2", "--type", "x", "--id", "b").returncode == 0
+    assert server.stop() == 0
+
+
 def test_modules_next_to_the_file_are_loaded_again_and_are_back_where_that_fails(tmp_path: Path, helper: str) -> None:
     file = str(tmp_path / "pipeline.py")
     load_hub(file, by_value=False)

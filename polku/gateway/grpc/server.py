@@ -18,7 +18,7 @@ from polku.gateway.grpc.standard import HealthService, Reflection, service_metho
 from polku.gateway.grpc.stream_events import StreamEvents
 from polku.gateway.grpc_status import Baselines
 from polku.gateway.intake import Intake
-from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.listen import Listener, Queue, context_of, listen
 from polku.gateway.otlp.grpc import OtlpMethods
 from polku.gateway.places import Places, connections_within
 from polku.health import Health, health_response
@@ -99,7 +99,7 @@ class NativeServer:
         *,
         shared: bool = False,
         certificates: Certificates | None = None,
-        beside: Listener | None = None,
+        beside: Queue | None = None,
     ) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
@@ -136,15 +136,16 @@ class NativeServer:
         """The open port."""
         return self._server
 
-    async def leave(self) -> None:
+    async def leave(self, *, queued: bool) -> None:
         """Take no connections any more, and return when those that there are have come to their end.
 
         Each is asked to go on elsewhere (GOAWAY); streams end when all that has come of them is answered, and calls
-        that take longer have the grace of a connection that reaches its age.
+        that take longer have the grace of a connection that reaches its age. With `queued` connections that wait at the
+        port are taken first: nobody else takes them.
         """
         if self._server is not None:
             server, self._server = self._server, None
-            server.leave()
+            server.leave(queued=queued)
         ended = time.monotonic() + self._limits.age_grace_seconds + _LEAVE_SECONDS
         while time.monotonic() < ended and self._connections:
             for connection in self._connections:

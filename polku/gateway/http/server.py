@@ -30,7 +30,7 @@ from polku.gateway.http.handler import handlers
 from polku.gateway.http.refusal import RequestError
 from polku.gateway.http.usual import UsualHead
 from polku.gateway.intake import Intake
-from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.listen import Listener, Queue, context_of, listen
 from polku.gateway.otlp.http import OtlpHttp, leave_to_handler
 from polku.health import Health
 from polku.log import RepeatedLog
@@ -101,7 +101,7 @@ class HttpServer:
         *,
         shared: bool = False,
         certificates: Certificates | None = None,
-        beside: Listener | None = None,
+        beside: Queue | None = None,
     ) -> str:
         """Open the port and return the bound `host:port`; raises `SettingError` about `field` where it cannot be had.
 
@@ -135,11 +135,14 @@ class HttpServer:
         """The open port."""
         return self._server
 
-    async def leave(self) -> None:
-        """Take no connections any more; end each with its next answer, and after a while those that say nothing."""
+    async def leave(self, *, queued: bool) -> None:
+        """Take no connections any more; end each with its next answer, and after a while those that say nothing.
+
+        With `queued` connections that wait at the port are taken first: nobody else takes them.
+        """
         if self._server is not None:
             server, self._server = self._server, None
-            server.leave()
+            server.leave(queued=queued)
         self._is_leaving = True
         ended = time.monotonic() + _LEAVE_SECONDS
         while time.monotonic() < ended and self.connections:  # noqa: ASYNC110 - a look now and then is enough

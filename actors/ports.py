@@ -1,0 +1,37 @@
+"""The ports of a pipeline's lanes when it moves to other addresses: reserved before anything is changed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from polku.actors.asking import ask
+from polku.actors.handles import LaneHandles
+from polku.actors.nodes import Place
+from polku.errors import ChangeError, PolkuError, SettingError
+from polku.gateway.addresses import Doors
+
+_ABANDON_SECONDS = 5.0
+
+
+async def reserve_ports(lanes: Sequence[tuple[LaneHandles, Place]], before: Doors, doors: Doors) -> Doors:
+    """Have every lane open the ports that it moves to, and return the doors with them.
+
+    Raises `ChangeError` where a lane's ports could not be opened again so.
+    """
+    opened: set[str] = set()
+    try:
+        for lane, place in lanes:
+            first = place.node.address not in opened
+            opened.add(place.node.address)
+            doors = await ask(lane.door, lane.ingest.reserve_doors, before, doors, alone=first)
+    except SettingError as error:
+        raise ChangeError([str(error)]) from error
+    return doors
+
+
+async def abandon_ports(lanes: Sequence[tuple[LaneHandles, Place]]) -> None:
+    """Have lanes close the ports that were reserved."""
+    for lane, _ in lanes:
+        with contextlib.suppress(PolkuError):
+            await ask(lane.door, lane.ingest.abandon_doors, seconds=_ABANDON_SECONDS)
