@@ -125,10 +125,12 @@ class Receipt(NamedTuple):
         return Counts(**counts)
 
 
-def joined(receipts: Iterable[tuple[int, Receipt]]) -> Receipt:
+def joining(receipts: Iterable[tuple[int, Receipt]]) -> Generator[None, None, Receipt]:
     """Return the receipt of a batch that was pushed in pieces, from the events of each piece and its receipt."""
     start, refused, fates, last = 0, list[Refusal](), list[Fate](), Receipt()
     for count, last in receipts:
+        if refused or fates:
+            yield
         refused += shifted(last.refused, start)
         fates += moved(last.fates, start)
         start += count

@@ -10,12 +10,11 @@ from functools import partial
 from typing import TypeVar
 
 from polku.aio.threads import DaemonExecutor
-from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal
 from polku.clock import Clock
 from polku.contracts import DeadEvent
 from polku.dead_letters.kinds import Kind
-from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, LetterVerb, refused_of
+from polku.dead_letters.memory import DeadLetter, DeadLetters, DeadLetterStatistics, LetterVerb
 from polku.dead_letters.replay import Replayer, Send
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.event.v1.event_pb2 import Event
@@ -48,14 +47,6 @@ class StoredDeadLetters(DeadLetters):
         self._looking: list[asyncio.Task[None]] = []
         self._fault = ""
         self._pushed_out: Counter[tuple[str, str]] = Counter()
-
-    def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
-        """Keep those events of a batch that are refused; the awaitable is done when they are on disk."""
-        return self._hand_in(emitter, refused_of(batch, refused))
-
-    def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
-        """Keep events on which middleware failed; the awaitable is done when they are on disk."""
-        return self._hand_in("", dead)
 
     async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest dead letters that are on disk, of all events or of one id, oldest first."""
@@ -103,6 +94,7 @@ class StoredDeadLetters(DeadLetters):
         """Store what is still to be stored, as far as that goes in five seconds, and close the file."""
         for task in self._looking:
             task.cancel()
+        await self._open.wait(_LAST_CHANCE)
         await asyncio.gather(*self._looking, return_exceptions=True)
         if self._writing is not None:
             await asyncio.wait((self._writing,), timeout=_LAST_CHANCE)
@@ -112,7 +104,8 @@ class StoredDeadLetters(DeadLetters):
             await asyncio.get_running_loop().run_in_executor(self._calls, store.close)
         self._calls.shutdown(wait=False)
 
-    def _hand_in(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+    def _take(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+        """Hand letters in; the awaitable is done when they are on disk."""
         if not dead:
             return None
         self._keep_all(emitter, dead)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal, located
 from polku.clock import Clock, SystemClock
@@ -31,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 _TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPEATED = RepeatedLog(_LOG)
 _REASON = 2_000
+_SLICE = 100  # letters: a few milliseconds
 
 
 class DeadLetter(NamedTuple):
@@ -87,16 +90,16 @@ class DeadLetters:
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._forgotten: Counter[tuple[str, str]] = Counter()
+        self._number = 0
+        self._open = TaskSet("dead letters")
 
     def bury(self, emitter: str, batch: Batch, refused: Sequence[Refusal]) -> Awaitable[None] | None:
         """Keep those events of a batch that are refused; None means that they are kept."""
-        self._keep_all(emitter, refused_of(batch, refused))
-        return None
+        return self._bury_all(emitter, refused_of(batch, refused))
 
     def bury_events(self, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
         """Keep events on which middleware failed; None means that they are kept."""
-        self._keep_all("", dead)
-        return None
+        return self._bury_all("", dead)
 
     async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the dead letters that are kept, of all events or of one id, oldest first, wherever they are kept."""
@@ -110,7 +113,8 @@ class DeadLetters:
         raise UnavailableError(_IN_MEMORY)
 
     async def close(self) -> None:
-        """Let go of files."""
+        """Keep what is still to be kept, and let go of files."""
+        await self._open.wait()
 
     def latest(self) -> list[DeadLetter]:
         """Return the dead letters that are kept, oldest first."""
@@ -128,26 +132,62 @@ class DeadLetters:
             forgotten_by=dict(self._forgotten),
         )
 
+    def _bury_all(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+        if len(dead) <= _SLICE:
+            return self._take(emitter, dead)
+        return asyncio.shield(self._open.start("many", self._take_in_slices(emitter, dead)))
+
+    async def _take_in_slices(self, emitter: str, dead: Sequence[DeadEvent]) -> None:
+        """Take very many, with turns for others: 10,000 of them take 200 ms."""
+        waits = []
+        for start in range(0, len(dead), _SLICE):
+            if (stored := self._take(emitter, dead[start : start + _SLICE])) is not None:
+                waits.append(stored)
+            await asyncio.sleep(0)
+        for stored in waits:
+            await stored
+
+    def _take(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+        """Take some letters; None means that they are kept."""
+        self._keep_all(emitter, dead)
+        return None
+
     def _keep_all(self, emitter: str, dead: Sequence[DeadEvent]) -> None:
         now = self._clock.time_ns()
+        message, reason = "", ""
+        grown: set[Part] = set()
         for event, refusal, detail in dead:
             own = Event()
             own.CopyFrom(event)  # the original would keep its whole batch in memory
-            reason = line(refusal.message, _REASON)
-            letter = DeadLetter(own, emitter, refusal.code, reason, block(detail), now, refusal.attempts)
-            self._keep(letter)
+            if refusal.message != message:  # one message often says the same of thousands
+                message, reason = refusal.message, line(refusal.message, _REASON)
+            kept = block(detail) if detail else ""
+            letter = DeadLetter(own, emitter, refusal.code, reason, kept, now, refusal.attempts)
+            part = self._keep(letter)
+            grown.add(part)
             _log(letter)
+            if len(grown) > 1 or self._bytes[part] > self._room:
+                self._cut(grown)
+                grown.clear()
+        if grown:
+            self._cut(grown)
 
-    def _keep(self, letter: DeadLetter) -> None:
+    def _keep(self, letter: DeadLetter) -> Part:
         part = Part(letter.emitter, letter.code, self.principal(letter.event))
         self._counts[part.kind] += 1
-        self._letters.setdefault(part, deque()).append((self._counts.total(), letter))
+        self._number += 1
+        self._letters.setdefault(part, deque()).append((self._number, letter))
         self._bytes[part] += _size(letter)
+        return part
+
+    def _cut(self, grown: Collection[Part]) -> None:
+        """Forget what there is no room for, once these parts have grown."""
         counts = {part: len(letters) for part, letters in self._letters.items()}
-        while (cut := next_cut(counts, (part,), self._limit)) is not None:
-            counts[cut.part] -= 1
-            self._forget(cut.part)
-        while (cut := next_cut(self._bytes, (part,), self._room)) is not None:
+        while (cut := next_cut(counts, grown, self._limit)) is not None:
+            counts[cut.part] -= cut.amount
+            for _ in range(cut.amount):
+                self._forget(cut.part)
+        while (cut := next_cut(self._bytes, grown, self._room)) is not None:
             self._forget(cut.part)
 
     def principal(self, event: Event) -> str:

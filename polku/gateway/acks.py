@@ -7,14 +7,18 @@ has no id, so that the sender knows whether to send again what the Ack names nei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
+from polku.aio.slices import at_once
 from polku.codes import Code
 from polku.text import line
 from polku.v1.gateway_pb2 import Ack, AckError
 
 LIMIT = 1024 * 1024
 """The most bytes of an Ack; one whose accepted ids would fill it still has room for some errors."""
+
+PIECE = 500
+"""Errors, or ids, until others have their turn: half a millisecond or so."""
 
 _LEAST = 64 * 1024  # for errors
 _SUM = 1024  # for the summing up of one code
@@ -35,28 +39,42 @@ def weigh_ids(ids: Sequence[str]) -> int:
     return sum(map(len, map(str.encode, ids))) + 4 * len(ids)
 
 
-def bounded(ack: Ack, weigh: Weigh = weigh, weigh_ids: Callable[[Sequence[str]], int] = weigh_ids) -> Ack:
+def bounded(ack: Ack) -> Ack:
     """Return an Ack that is no larger than `LIMIT`; one without errors is as large as the ids that it accepts."""
+    return at_once(bounding(ack))
+
+
+def bounding(
+    ack: Ack, weigh: Weigh = weigh, weigh_ids: Callable[[Sequence[str]], int] = weigh_ids
+) -> Generator[None, None, Ack]:
+    """Do what `bounded` does, in slices; sizes are those of the form in which the Ack is sent."""
     if not ack.errors:
         return ack
-    sizes = [weigh(error) for error in ack.errors]
+    errors = list(ack.errors)
+    sizes: list[int] = []
+    for start in range(0, len(errors), PIECE):
+        if start:
+            yield
+        sizes += map(weigh, errors[start : start + PIECE])
     room = LIMIT - _NUMBERS - weigh_ids(ack.event_ids)
     if sum(sizes) <= room:
         return ack
+    yield
     room = max(room, _LEAST) - _SUM * len(Code)
-    named: list[AckError] = []
+    answer = Ack(event_ids=ack.event_ids, buffer_size=ack.buffer_size, buffer_capacity=ack.buffer_capacity)
+    if ack.HasField("middleware_stats"):
+        answer.middleware_stats.CopyFrom(ack.middleware_stats)
     rest: dict[str, list[AckError]] = {}
-    for error, size in zip(ack.errors, sizes, strict=True):
+    for place, (error, size) in enumerate(zip(errors, sizes, strict=True), 1):
         if size <= _LARGE:
             room -= size
         if size <= _LARGE and room >= 0:
-            named.append(error)
+            answer.errors.append(error)
         else:
             rest.setdefault(error.code, []).append(error)
-    answer = Ack()
-    answer.CopyFrom(ack)
-    del answer.errors[:]
-    answer.errors.extend([*named, *(_sum_up(code, errors) for code, errors in rest.items())])
+        if not place % PIECE:
+            yield
+    answer.errors.extend([_sum_up(code, errors) for code, errors in rest.items()])
     return answer
 
 

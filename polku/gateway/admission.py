@@ -6,14 +6,14 @@ also where a message names the cluster of all its events. Only one in which some
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Collection, Generator, Sequence
 from operator import methodcaller
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
 from polku.batch.frames import join_frames, read_frames, split_frames
 from polku.batch.receipt import Refusal
@@ -200,12 +200,7 @@ def admit_events(
     `size` is that of the message in bytes, where it is known: in a small one no metadata can break a limit. Raises
     `InputError` where there are more events than `limits.batch_events`.
     """
-    parts = _admit_by_parts(events, source, cluster, limits, [] if refused is None else refused, size, before)
-    while True:
-        try:
-            next(parts)
-        except StopIteration as end:
-            return cast("Admission", end.value)
+    return at_once(_admit_by_parts(events, source, cluster, limits, [] if refused is None else refused, size, before))
 
 
 async def admit_in_turns(
@@ -217,13 +212,7 @@ async def admit_in_turns(
         check_count(len(events), limits)
         if (admission := _admit_all(list(events), source, cluster, limits)) is not None:
             return admission
-    parts = _admit_by_parts(events, source, cluster, limits, refused, None, _NOTHING)
-    while True:
-        try:
-            next(parts)
-        except StopIteration as end:
-            return cast("Admission", end.value)
-        await asyncio.sleep(0)
+    return await in_slices(_admit_by_parts(events, source, cluster, limits, refused, None, _NOTHING))
 
 
 def _admit_all(events: list[Event], source: str, cluster: str, limits: Limits) -> Admission | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
+from polku.aio.slices import at_once
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
+from polku.gateway.acks import PIECE
 from polku.gateway.admission import Admission
 from polku.text import line
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
@@ -18,19 +20,32 @@ def answer_events(admission: Admission, receipt: Receipt, *, counted: bool) -> A
 
     What a stream is told are the counters of the whole pipeline: its door adds them.
     """
+    return at_once(answering(admission, receipt, counted=counted))
+
+
+def answering(admission: Admission, receipt: Receipt, *, counted: bool) -> Generator[None, None, Ack]:
+    """Do what `answer_events` does, in slices."""
     given = ids = admission.ids
-    errors = [AckError(event_id=r.event_id, code=r.code, message=r.message) for r in admission.refused]
     if receipt.refused:
         out = {refusal.position for refusal in receipt.refused}
         ids = [event_id for position, event_id in enumerate(given) if position not in out]
-        errors += [_error(given[refusal.position], refusal) for refusal in receipt.refused]
-    return Ack(
+    ack = Ack(
         event_ids=ids,
-        errors=errors,
         buffer_size=receipt.buffer_size,
         buffer_capacity=receipt.buffer_capacity,
         middleware_stats=to_stats(receipt.counts_of(len(given))) if counted else None,
     )
+    for start in range(0, len(admission.refused), PIECE):
+        if start:
+            yield
+        piece = admission.refused[start : start + PIECE]
+        ack.errors.extend([AckError(event_id=r.event_id, code=r.code, message=r.message) for r in piece])
+    for start in range(0, len(receipt.refused), PIECE):
+        if start:
+            yield
+        later = receipt.refused[start : start + PIECE]
+        ack.errors.extend([_error(given[refusal.position], refusal) for refusal in later])
+    return ack
 
 
 def answer_together(admissions: Sequence[Admission], receipt: Receipt) -> list[Ack]:

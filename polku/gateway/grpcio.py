@@ -17,9 +17,10 @@ import grpc
 import grpc.aio
 
 from polku.aio.sequencer import Sequencer
+from polku.aio.slices import in_slices
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
-from polku.gateway.acks import bounded
+from polku.gateway.acks import bounding
 from polku.gateway.addresses import cannot_open
 from polku.gateway.answers import to_stats
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
@@ -138,7 +139,7 @@ class GatewayServer:
             status = status_of(error)
             code = grpc.StatusCode[StatusCode(status.code).name]
             await context.abort(code, status.message, trailing_metadata=_retry_metadata(status))
-        return bounded(ack)
+        return await in_slices(bounding(ack))
 
     async def stream_events(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answer StreamEvents: one Ack for each batch, in order."""
@@ -154,9 +155,9 @@ class GatewayServer:
         reader = asyncio.ensure_future(self._read(requests, acks, context))
         try:
             while (answer := await acks.get()) is not None:
-                ack = await answer
+                ack = await in_slices(bounding(await answer))
                 ack.middleware_stats.CopyFrom(to_stats(self._intake.counts.minus(baseline)))
-                await context.write(bounded(ack))
+                await context.write(ack)
             await reader
         except InputError as error:  # the client's token has ended
             status = status_of(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from polku.aio.sequencer import Sequencer
+from polku.aio.slices import in_slices
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import join
 from polku.batch.frames import read_envelope
@@ -34,7 +35,7 @@ from polku.gateway.stream_ingest import StreamIngest
 from polku.hooks import close_each
 from polku.limits import Limits
 from polku.link.link import Link
-from polku.rpc.messages import Packed, unpack_in_turns, unpacking
+from polku.rpc.messages import Packed, unpacking
 from polku.rpc.status import CallError
 from polku.tap.point import TapPoint
 from polku.v1.gateway_pb2 import Ack, IngestEvent, RawPayload
@@ -182,7 +183,7 @@ class Intake:
         steps = unpacking(message, self.limits.message_bytes)
         async with self._unpacking:
             await self._room.wait(len(message))
-            return await unpack_in_turns(steps)
+            return await in_slices(steps)
 
     async def batch(self, message: bytes) -> Ack:
         """Take a serialised `IngestBatch` and return its Ack."""
@@ -264,7 +265,7 @@ class Intake:
         if not admissions:
             return []
         count = sum([len(admission.ids) for admission in admissions])
-        if len(admissions) == 1 and is_large(count, size):
+        if len(admissions) == 1 and is_large(count + len(admissions[0].refused), size):
             return [await (await self._sender.push_all(admissions[0], size, way, counted=True))]
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
         self._counters.admit(count, refused, way, len(admissions))

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
-from polku.batch.receipt import Receipt, Refusal, joined
+from polku.batch.receipt import Receipt, Refusal, joining
 from polku.codes import Code
 from polku.errors import DrainingError, PolkuError
 from polku.gateway.admission import Admission
-from polku.gateway.answers import answer_events
+from polku.gateway.answers import answering
 from polku.gateway.intake_statistics import IntakeCounters
 from polku.gateway.large import is_large, piece_events
 from polku.gateway.room import Room
@@ -77,17 +78,18 @@ class IntakeSender:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
         self._counters.admit(len(admission.ids), admission.refused, way)
         if not admission.ids:
-            return ready(answer_events(admission, self._counters.latest, counted=counted))
+            return in_slices(answering(admission, self._counters.latest, counted=counted))
         admission.batch.counted = counted
         size += admission.filled_bytes
         admission = admission._replace(batch=self.prepare(admission.batch))
         return self._acknowledge(admission, self.send(admission.batch, size), counted=counted)
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
-        return answer_events(admission, await self.settle(len(admission.ids), answer), counted=counted)
+        receipt = await self.settle(len(admission.ids), answer)
+        return await in_slices(answering(admission, receipt, counted=counted))
 
     async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, counted: bool) -> Ack:
-        return answer_events(admission, await self.settle_pieces(sent), counted=counted)
+        return await in_slices(answering(admission, await self.settle_pieces(sent), counted=counted))
 
     def send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         """Push a batch and return the future of its receipt, which may be cancelled.
@@ -126,7 +128,7 @@ class IntakeSender:
 
     async def settle_pieces(self, sent: Pieces) -> Receipt:
         """Wait for the receipts of the pieces of a message; return that of the whole."""
-        return joined([(count, await self.settle(count, answer)) for count, answer in sent])
+        return await in_slices(joining([(count, await self.settle(count, answer)) for count, answer in sent]))
 
     def _push_traced(self, tracer: Tracer, batch: Batch) -> asyncio.Future[Receipt]:
         end = tracer.intake(batch)

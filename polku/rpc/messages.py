@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 import time
 import zlib
 from collections.abc import Generator
-from typing import cast
 
+from polku.aio.slices import at_once
 from polku.rpc.compression import decompressor, zstd_error
 from polku.rpc.status import CallError, Status, StatusCode
 
@@ -113,22 +112,7 @@ def unpack(message: bytes, limit: int) -> bytes:
 
     Its first bytes tell gzip and zstd apart. Raises `CallError`.
     """
-    steps = unpacking(message, limit)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast("bytes", end.value)
-
-
-async def unpack_in_turns(steps: Generator[None, None, bytes]) -> bytes:
-    """Take the steps of `unpacking`, and let others have their turn after each."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast("bytes", end.value)
-        await asyncio.sleep(0)
+    return at_once(unpacking(message, limit))
 
 
 def unpacking(message: bytes, limit: int) -> Generator[None, None, bytes]:

@@ -26,8 +26,10 @@ SLACK_SIGNATURE, SLACK_TIME = "X-Slack-Signature", "X-Slack-Request-Timestamp"
 
 def digest(style: Style, secret: str, body: bytes, when: str) -> str:
     """Return the signature of a body in hex; `when` is Unix time in seconds, which GitHub's form does not sign."""
-    signed = {Style.GITHUB: b"", Style.STRIPE: f"{when}.".encode(), Style.SLACK: f"v0:{when}:".encode()}[style]
-    return hmac.new(secret.encode(), signed + body, hashlib.sha256).hexdigest()
+    before = {Style.GITHUB: b"", Style.STRIPE: f"{when}.".encode(), Style.SLACK: f"v0:{when}:".encode()}[style]
+    signing = hmac.new(secret.encode(), before, hashlib.sha256)
+    signing.update(body)
+    return signing.hexdigest()
 
 
 def signature_headers(style: Style, secret: str, body: bytes, when: int) -> dict[str, str]:

@@ -241,7 +241,7 @@ OWNED = {
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/answers.py:_of_part": "the push awaits it",
     "polku/buffer/enqueuing.py:Enqueuer.settling": "the push awaits it",
-    "polku/dead_letters/disk.py:StoredDeadLetters._hand_in": "says its fault itself",
+    "polku/dead_letters/disk.py:StoredDeadLetters._take": "says its fault itself",
     "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",
     "polku/emit/delivery.py:Delivery.start_again": "says its fault itself; deliveries wait for it",
     "polku/dead_letters/replay.py:Replayer._look": "says its fault itself",

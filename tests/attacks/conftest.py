@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.lab import Gateway, check_stored, raise_own_descriptors
+from tests.attacks.lab import HUB, Gateway, check_stored, raise_own_descriptors
 
+SIGNED = 'from polku import HmacVerifier\nhub.ingestor(HmacVerifier.github("secret", lambda data: []), source="hook")\n'
 _ON_RAY = [pytest.param(name, marks=pytest.mark.slow) for name in ("native_on_ray", "grpcio_on_ray")]
 
 
@@ -47,7 +48,7 @@ def grpcio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="package")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Yield a gateway that tells how long the turns of its event loop are."""
-    gateway = Gateway(tmp_path_factory.mktemp("watched"), "native", watched=True)
+    gateway = Gateway(tmp_path_factory.mktemp("watched"), "native", watched=True, hub=HUB + SIGNED)
     yield gateway
     gateway.stop()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import hmac
 import http.client
 import json
 import random
@@ -36,17 +38,19 @@ def events(count: int, **fields: Any) -> EventPayload:
 Send = Callable[[Gateway], None]
 
 
-def streamed(message: IngestBatch, packs: bool = False) -> Send:
+def streamed(message: IngestBatch, packs: bool = False, code: str = "") -> Send:
     def run(gateway: Gateway) -> None:
         (answer,) = stream(channel(gateway, packs))(iter([message.SerializeToString()]), timeout=60)
-        assert {error.code for error in Ack.FromString(answer).errors} <= {"METADATA_LIMIT"}
+        codes = {error.code for error in Ack.FromString(answer).errors}
+        assert codes == {code} if code else codes <= {"METADATA_LIMIT"}
 
     return run
 
 
-def called(message: IngestEvent, packs: bool = False) -> Send:
+def called(message: IngestEvent, packs: bool = False, code: str = "") -> Send:
     def run(gateway: Gateway) -> None:
-        assert not Ack.FromString(send(channel(gateway, packs))(message.SerializeToString(), timeout=60)).errors
+        ack = Ack.FromString(send(channel(gateway, packs))(message.SerializeToString(), timeout=60))
+        assert {error.code for error in ack.errors} == ({code} if code else set())
 
     return run
 
@@ -57,12 +61,18 @@ def channel(gateway: Gateway, packs: bool) -> grpc.Channel:
 
 
 def posted(
-    body: bytes, kind: str, *, path: str = "/v1/events", packs: bool = False, statuses: Sequence[int] = (200,)
+    body: bytes,
+    kind: str,
+    *,
+    path: str = "/v1/events",
+    packs: bool = False,
+    statuses: Sequence[int] = (200,),
+    headers: Mapping[str, str] = {},
 ) -> Send:
     def run(gateway: Gateway) -> None:
         client = http.client.HTTPConnection(gateway.http, timeout=60)
-        headers = {"Content-Type": kind} | ({"Content-Encoding": "gzip"} if packs else {})
-        client.request("POST", path, gzip.compress(body, 1) if packs else body, headers)
+        given = {"Content-Type": kind, **headers} | ({"Content-Encoding": "gzip"} if packs else {})
+        client.request("POST", path, gzip.compress(body, 1) if packs else body, given)
         answer = client.getresponse()
         text = answer.read()
         client.close()
@@ -84,12 +94,31 @@ CLOUD = [{"specversion": "1.0", "id": f"e{n}", "source": "s", "type": "t", "data
 ONE = {"specversion": "1.0", "id": "one", "source": "s", "type": "t", "data": ["abc"] * 450_000}
 NAMES = {"id": "one", "metadata": {f"k{n}": "v" for n in range(250_000)}}
 MONSTER = b"".join(field(5, field(1, b"%x" % n)) for n in range(400_000))
+INVALID = events(10_000, route_to=["x" * 300])
+UNROUTABLE = EventPayload(events=[Event(id=f"u{n}", route_to=["nobody"]) for n in range(10_000)])
+TWINS = EventPayload(events=[Event(id="one")] * 10_000)
+MALFORMED = field(1, b"\xff" * 10) * 10_000
+LONG_IDS = EventPayload(events=[Event(id=f"{n:05}{'x' * 240}", event_type="t") for n in range(10_000)])
+LATE = field(1, field(2, field(2, b"\x09" + b"\xff" * 8) * 9_900))  # records of a time that cannot be
+BLOB = bytes(4_000_000)
+SIGNED = {"X-Hub-Signature-256": f"sha256={hmac.new(b'secret', BLOB, hashlib.sha256).hexdigest()}"}
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MESSAGES: dict[str, Callable[[], Send]] = {
     "a batch": lambda: streamed(IngestBatch(source="s", events=FULL)),
     "a batch with a cluster": lambda: streamed(IngestBatch(source="s", cluster="c", events=FULL)),
     "a batch without anything": lambda: streamed(IngestBatch(source="s", events=BARE)),
     "a batch of metadata": lambda: streamed(IngestBatch(source="s", events=ENTRIES)),
+    "10,000 errors": lambda: streamed(IngestBatch(source="s", events=INVALID), code="INVALID_EVENT"),
+    "10,000 errors of a call": lambda: called(IngestEvent(source="s", events=INVALID), code="INVALID_EVENT"),
+    "10,000 errors in JSON": lambda: posted(INVALID.SerializeToString(), PROTOBUF, statuses=(400,)),
+    "10,000 dead letters": lambda: streamed(IngestBatch(source="s", events=UNROUTABLE), code="UNROUTABLE"),
+    "10,000 dead letters of a call": lambda: called(IngestEvent(source="s", events=UNROUTABLE), code="UNROUTABLE"),
+    "10,000 dead letters in JSON": lambda: posted(UNROUTABLE.SerializeToString(), PROTOBUF, statuses=(422,)),
+    "10,000 dead log records": lambda: posted(LATE, PROTOBUF, path=LOGS.path),
+    "one id 10,000 times": lambda: called(IngestEvent(source="s", events=TWINS), code="DUPLICATE_ID"),
+    "10,000 events that are none": lambda: posted(MALFORMED, PROTOBUF, statuses=(400,)),
+    "10,000 long ids": lambda: posted(LONG_IDS.SerializeToString(), PROTOBUF),
+    "a signed body": lambda: posted(BLOB, "x/y", path="/v1/events?source=hook", headers=SIGNED),
     "a call": lambda: called(IngestEvent(source="s", events=FULL)),
     "a packed batch": lambda: streamed(IngestBatch(source="s", events=FULL), packs=True),
     "a packed call": lambda: called(IngestEvent(source="s", events=FULL), packs=True),

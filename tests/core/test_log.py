@@ -152,10 +152,14 @@ def test_the_count_is_written_when_the_process_ends() -> None:
     ]
 
 
-def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
     events = [Event(id=str(n)) for n in range(10_000)]
     refused = [Refusal(event.id, Code.UNDELIVERED, "no such table") for event in events]
-    DeadLetters().bury("warehouse-of-this-test", Batch.from_events(events), refused)
+    letters = DeadLetters()
+    kept = letters.bury("warehouse-of-this-test", Batch.from_events(events), refused)
+    assert kept is not None
+    await kept
+    assert letters.statistics().total == 10_000
     said = [message for message in caplog.messages if "warehouse-of-this-test" in message]
     assert said == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
 

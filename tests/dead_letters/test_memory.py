@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from polku import Batch, Code, Event
@@ -69,3 +71,24 @@ def test_a_flood_of_one_principal_leaves_the_letters_of_others() -> None:
         *(f"n{n}" for n in range(173, 200)),
     ]
     assert letters.statistics().forgotten_by == {("", Code.UNROUTABLE): 173}
+
+
+async def test_very_many_are_kept_in_slices_and_forgotten_like_few() -> None:
+    letters = DeadLetters(1_000)
+    events = [Event(id=f"n{n}") for n in range(5_000)]
+    refused = [Refusal(event.id, Code.UNROUTABLE, "why", position=at) for at, event in enumerate(events)]
+    kept = letters.bury("", Batch.from_events(events), refused)
+    assert kept is not None
+    await asyncio.sleep(0)
+    assert 0 < letters.statistics().total < 5_000
+    await kept
+    assert [letter.event.id for letter in letters.latest()] == [f"n{n}" for n in range(4_000, 5_000)]
+    assert (letters.statistics().total, letters.statistics().forgotten) == (5_000, 4_000)
+
+
+async def test_what_is_not_kept_yet_is_kept_before_the_end() -> None:
+    letters = DeadLetters()
+    events = [Event(id=f"n{n}") for n in range(500)]
+    letters.bury("", Batch.from_events(events), [Refusal(e.id, Code.UNROUTABLE, "why") for e in events])
+    await letters.close()
+    assert letters.statistics().total == 500

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from polku import Code, Event
 from polku.aio.sequencer import Sequencer
+from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
-from polku.batch.receipt import Receipt, Refusal, joined
+from polku.batch.receipt import Receipt, Refusal, joining
 from polku.errors import InputError
 from polku.gateway import large
 from polku.gateway.admission import admit_payload
@@ -26,7 +27,7 @@ from polku.gateway.large import PIECE_EVENTS, admit_frames
 from polku.gateway.requests import Large, parse_request
 from polku.limits import Limits
 from polku.link.link import Link, LocalPeer
-from polku.rpc.messages import Packed, unpack, unpack_in_turns, unpacking
+from polku.rpc.messages import Packed, unpack, unpacking
 from polku.rpc.status import CallError
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
 
@@ -188,7 +189,7 @@ def test_pieces_are_admitted_as_the_whole_is(drawn: list[tuple[str, bool]], has_
 def test_the_receipts_of_pieces_make_that_of_the_whole() -> None:
     first = Receipt(refused=(Refusal("b", Code.UNROUTABLE, "no", position=1),), buffer_size=1)
     second = Receipt(refused=(Refusal("c", Code.UNROUTABLE, "no", position=0),), buffer_size=2, fates=((1, "x", 1),))
-    whole = joined([(2, first), (3, second)])
+    whole = at_once(joining([(2, first), (3, second)]))
     assert [(refusal.event_id, refusal.position) for refusal in whole.refused] == [("b", 1), ("c", 2)]
     assert (whole.fates, whole.buffer_size) == (((3, "x", 1),), 2)
 
@@ -250,7 +251,7 @@ async def test_steps_of_decompression_make_what_was_compressed(encoding: str, si
         packed = PACK[encoding](data)
         assert unpack(packed, size) == data
         assert len(unpack(packed, size - 1)) == size if size else True
-        assert await unpack_in_turns(unpacking(packed, size)) == data
+        assert await in_slices(unpacking(packed, size)) == data
         assert sum(1 for _ in unpacking(packed, size)) <= size // 262_144
         if size:
             with pytest.raises(CallError, match=r"too early|not valid"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Awaitable
 from typing import cast
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from polku import Event, HmacVerifier, IngestContext, PlanError
 from polku.codes import Code
 from polku.errors import InputError
+from polku.ingest import JsonIngestor
 from tests.support.clock import FakeClock
 
 # https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
@@ -82,3 +84,22 @@ def test_a_verifier_without_a_secret_is_refused() -> None:
         HmacVerifier.github("", read)
     with pytest.raises(PlanError, match="tolerance"):
         HmacVerifier.stripe("s", read, tolerance=0)
+
+
+async def test_large_bodies_are_signed_like_small_ones() -> None:
+    body = bytes(1_000_000)
+    verifier = HmacVerifier.github("secret", read).build(FakeClock())
+    good = hmac.new(b"secret", body, hashlib.sha256).hexdigest()
+
+    async def ingest_large(signature: str) -> list[Event]:
+        context = IngestContext("hook", headers={"x-hub-signature-256": f"sha256={signature}"})
+        return cast("list[Event]", await cast("Awaitable[object]", verifier.ingest(body, context)))
+
+    assert [event.payload for event in await ingest_large(good)] == [body]
+    with pytest.raises(InputError, match="is not that of this body"):
+        await ingest_large("0" * 64)
+
+
+def test_an_ingestor_of_signed_requests_takes_turns_as_the_inner_one_does() -> None:
+    assert getattr(HmacVerifier.github("secret", JsonIngestor()).build(FakeClock()), "takes_turns", False)
+    assert not getattr(HmacVerifier.github("secret", read).build(FakeClock()), "takes_turns", False)

@@ -7,8 +7,9 @@ import logging
 from typing import NamedTuple
 
 from polku.aio.eager import start_eagerly
+from polku.aio.slices import in_slices
 from polku.errors import DrainingError, InputError
-from polku.gateway.acks import bounded
+from polku.gateway.acks import bounding
 from polku.gateway.admission import Admission
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
@@ -99,7 +100,7 @@ class SendEvent:
     async def _answer(self, connection: GrpcConnection, requests: list[_Request], size: int) -> None:
         try:
             acks = await self._intake.together([request.admission for request in requests], size)
-            self._respond(connection, requests, acks)
+            await self._respond(connection, requests, acks)
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -107,14 +108,14 @@ class SendEvent:
             for request in requests:  # a call that has its answer takes no second one
                 connection.refuse(request.number, status)
 
-    def _respond(self, connection: GrpcConnection, requests: list[_Request], acks: list[Ack]) -> None:
+    async def _respond(self, connection: GrpcConnection, requests: list[_Request], acks: list[Ack]) -> None:
         for request, ack in zip(requests, acks, strict=True):
             try:
                 check_answer(ack)
             except InputError as error:
                 connection.refuse(request.number, _status_of(error))
                 continue
-            connection.respond(request.number, bounded(ack).SerializeToString())
+            connection.respond(request.number, (await in_slices(bounding(ack))).SerializeToString())
 
 
 def _status_of(error: BaseException) -> Status:

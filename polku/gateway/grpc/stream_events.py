@@ -10,8 +10,9 @@ from functools import partial
 
 from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer
+from polku.aio.slices import in_slices
 from polku.errors import InputError
-from polku.gateway.acks import bounded
+from polku.gateway.acks import bounding
 from polku.gateway.answers import to_stats
 from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc_status import Baselines, status_of
@@ -194,7 +195,7 @@ class AckStream:
             try:
                 ack = self._acks.popleft().result()
                 ack.middleware_stats.CopyFrom(to_stats(self._intake.counts.minus(self._baseline)))
-                self._call.send(bounded(ack).SerializeToString())
+                self._call.send(ack.SerializeToString())
             except BaseException as error:
                 self._fail(error)
 
@@ -223,7 +224,8 @@ class AckStream:
 
 
 async def _awaited(answer: Awaitable[Ack]) -> Ack:
-    return await answer
+    """Return an Ack that fits."""
+    return await in_slices(bounding(await answer))
 
 
 def _drop(answer: Awaitable[Ack]) -> None:

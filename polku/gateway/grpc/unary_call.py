@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from polku.aio.slices import in_slices
 from polku.gateway.grpc.calls import Head, StreamCall
-from polku.rpc.messages import MessageReader, Packed, too_large, unpack_in_turns, unpacking
+from polku.rpc.messages import MessageReader, Packed, too_large, unpacking
 from polku.rpc.status import CallError, Status, StatusCode
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class UnaryCall:
 
     async def unpack(self) -> bytes:
         """Return what `plain` did not; raises `CallError`."""
-        return self._checked(await unpack_in_turns(self._unpacking))
+        return self._checked(await in_slices(self._unpacking))
 
     def _checked(self, message: bytes) -> bytes:
         if len(message) > self._limit:

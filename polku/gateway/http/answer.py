@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import msgspec
 
+from polku.aio.slices import at_once
 from polku.codes import Code
-from polku.gateway.acks import bounded
+from polku.gateway.acks import PIECE, bounding
 from polku.gateway.retry import RETRY_SECONDS
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
@@ -64,16 +66,35 @@ def status_of(ack: Ack) -> tuple[int, Mapping[str, str]]:
 
 def ack_json(ack: Ack) -> bytes:
     """Return an Ack as JSON, of bounded length."""
-    ack = bounded(ack, lambda error: _size(_error(error)) + 1, lambda ids: _size(list(ids)))
+    return at_once(writing_ack(ack))
+
+
+def writing_ack(ack: Ack) -> Generator[None, None, bytes]:
+    """Do what `ack_json` does, in slices."""
+    ack = yield from bounding(ack, lambda error: _size(_error(error)) + 1, lambda ids: _size(list(ids)))
     stats = ack.middleware_stats
-    fields: dict[str, Any] = {
-        "event_ids": list(ack.event_ids),
-        "errors": list(map(_error, ack.errors)),
+    numbers: dict[str, Any] = {
         "buffer_size": ack.buffer_size,
         "buffer_capacity": ack.buffer_capacity,
         "middleware_stats": {name: getattr(stats, name) for name in _STATS},
     }
-    return msgspec.json.encode(fields) + b"\n"
+    parts = [b'{"event_ids":[']
+    yield from _write_items(ack.event_ids, parts)
+    parts.append(b'],"errors":[')
+    yield from _write_items(map(_error, ack.errors), parts)
+    parts += (b"],", msgspec.json.encode(numbers)[1:], b"\n")
+    return b"".join(parts)
+
+
+def _write_items(items: Iterable[object], parts: list[bytes]) -> Generator[None, None, None]:
+    """Append what stands between the brackets of an array."""
+    items = iter(items)
+    piece = list(islice(items, PIECE))
+    while piece:
+        parts.append(msgspec.json.encode(piece)[1:-1])
+        if piece := list(islice(items, PIECE)):
+            parts.append(b",")
+            yield
 
 
 def _size(value: object) -> int:

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from polku.aio.slices import in_slices
 from polku.codes import Code
 from polku.contracts import Reply
 from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
-from polku.gateway.http.answer import ack_json, status_of
+from polku.gateway.http.answer import ack_json, status_of, writing_ack
 from polku.gateway.http.body import BodyReader, encoding_of
 from polku.gateway.http.connections import Connection
 from polku.gateway.http.content import Head, reader_of, verified_reader
@@ -90,7 +91,7 @@ class Events:
             if is_ours(error):
                 raise
             return Answer(500, {"Content-Type": JSON}, ack_json(self.failed("POST", usual.head.path, error)))
-        return answer_of(taken)
+        return await answer_of(taken)
 
     async def _take(self, request: Request) -> tuple[Ack, Reply | None]:
         head = request.head
@@ -136,13 +137,13 @@ class Events:
         return self.refuse(Code.UNAVAILABLE, reason)
 
 
-def answer_of(taken: Ack | Reply) -> Answer:
+async def answer_of(taken: Ack | Reply) -> Answer:
     """Return the answer to a request whose events were taken, or refused."""
     if isinstance(taken, Reply):
         body = taken.body.encode() if isinstance(taken.body, str) else taken.body
         return Answer(200, {**_UNSNIFFED, "Content-Type": taken.media_type}, body)
     status, headers = status_of(taken)
-    return Answer(status, {"Content-Type": JSON, **headers}, ack_json(taken))
+    return Answer(status, {"Content-Type": JSON, **headers}, await in_slices(writing_ack(taken)))
 
 
 def _without_token(head: Head) -> Head:

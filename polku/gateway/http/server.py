@@ -185,7 +185,7 @@ class HttpServer:
         is_accepted = isinstance(taken, Ack) and not taken.errors
         if is_accepted and (applied := _wants_no_body(request.headers.getall("Prefer", ()))) is not None:
             return web.Response(status=204, headers=applied)
-        answer = answer_of(taken)
+        answer = await answer_of(taken)
         response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
         if not self._serving or self._is_leaving:
             response.force_close()

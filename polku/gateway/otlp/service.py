@@ -8,12 +8,11 @@ the records then come twice.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Generator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
 from polku.batch.receipt import Receipt, Refusal
@@ -34,7 +33,6 @@ from polku.text import line, named
 from polku.usercode import is_ours
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
-T = TypeVar("T")
 _AGAIN = frozenset((Code.UNAVAILABLE, Code.DRAINING))
 _MESSAGE = 900  # characters: with more, nothing that says when to come again would fit into the trailers
 _REASONS = 3
@@ -110,7 +108,7 @@ class _Request:
         except PlanError as error:
             raise InputError(Code.UNSUPPORTED, error.message) from None
         if is_json:
-            body = await _in_turns(read_json(self._signal, body))
+            body = await in_slices(read_json(self._signal, body))
         ingestor = self._intake.ingestors.own(READER)
         if not isinstance(ingestor, OtlpIngestor):
             return await self._admit_foreign(body)
@@ -118,7 +116,7 @@ class _Request:
             return self._admit_whole(body)
         limits = self._intake.limits
         reading = transcode(self._signal, body, limits, ingestor.choice, cluster=self._cluster)
-        return self._admit_records(await _in_turns(reading))
+        return self._admit_records(await in_slices(reading))
 
     def _admit_records(self, done: Transcoded) -> Admission:
         self.dead = [record.dead for record in done.dead]
@@ -149,16 +147,6 @@ class _Request:
 
     def _allowed(self, admission: Admission, content: bytes | None = None) -> Admission:
         return admission if self._account is None else authorized(admission, self._account, content)
-
-
-async def _in_turns(parts: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(parts)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        await asyncio.sleep(0)
 
 
 def _dropped(admission: Admission, late: tuple[Refusal, ...] | list[Refusal]) -> list[DeadEvent]:

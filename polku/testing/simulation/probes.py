@@ -25,6 +25,7 @@ from polku.testing.simulation.loop import current_process
 from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
+    from polku.dead_letters.kinds import Part
     from polku.testing.simulation.world import World
 
 _MOST_KEPT = 150  # entries about one sender, in all containers, besides those of what is held: a window is 2 to 8
@@ -122,12 +123,13 @@ def install(world: World) -> None:
         _when_answered(answer, partial(ledger.answer, process.name if process else "", tokens))
         return answer
 
-    def kept(self: DeadLetters, letter: DeadLetter) -> None:
+    def kept(self: DeadLetters, letter: DeadLetter) -> Part:
         ledger.letter(letter.emitter, letter.event, letter.code, letter.reason)
         world.trace(f"dead letter for {letter.emitter!r}: {letter.event.id!r} {letter.code}: {letter.reason!r}")
-        keep(self, letter)
+        part = keep(self, letter)
         if not isinstance(self, StoredDeadLetters):
             ledger.keep(letter.emitter, letter.event)
+        return part
 
     def written(self: DeadLetterStore, letters: Sequence[Letter]) -> Any:
         forgotten = write(self, letters)

@@ -14,6 +14,7 @@ from polku.buffer.statistics import OutletStatistics
 from polku.buffer.strategy import Overflow
 from polku.clock import Clock
 from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters.kinds import Part
 from polku.errors import NotRunningError
 from polku.event.v1.event_pb2 import Event
 from polku.link.link import Peer, Receiver
@@ -169,9 +170,10 @@ class _Letters(DeadLetters):
         super().__init__(_LETTERS, max_bytes=_LETTER_BYTES, clock=clock)
         self._records = records
 
-    def _keep(self, letter: DeadLetter) -> None:
-        super()._keep(letter)
+    def _keep(self, letter: DeadLetter) -> Part:
+        part = super()._keep(letter)
         self._records.stirred.set()
+        return part
 
 
 class _Lane(Lane):
