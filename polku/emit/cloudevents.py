@@ -134,7 +134,7 @@ def _is_json(payload: bytes) -> bool:
         if len(payload) > _LARGE:  # only checked, and not built: 4 MB of small values take 4 ms instead of 70
             _RAW(payload)
         else:
-            json.loads(text, parse_constant=_refuse)
+            _DECODE(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return False
     return True
@@ -142,3 +142,6 @@ def _is_json(payload: bytes) -> bool:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODE = json.JSONDecoder(parse_constant=_refuse).decode

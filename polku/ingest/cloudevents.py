@@ -19,6 +19,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -38,6 +39,7 @@ _NUMBER = re.compile(r"-?[1-9][0-9]{0,9}")
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TYPED: Any = Event.DESCRIPTOR.oneofs_by_name["data"].fields
 _KINDS: dict[str, str] = {f"{SCHEMA}{field.message_type.full_name}": field.name for field in _TYPED}
+_SHORT = 256  # characters of a source that is remembered
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
@@ -106,7 +108,8 @@ def _build(attributes: dict[str, str], payload: bytes) -> Event:
     if time := rest.pop("time", ""):
         event.timestamp_unix_ns = _nanoseconds(time)
     for name in ("severity", "outcome"):
-        _set_enum(event, name, rest)
+        if name in rest:
+            _set_enum(event, name, rest)
     _set_data(event, rest, payload)
     for name, value in rest.items():
         hidden = name[2:]
@@ -134,8 +137,15 @@ def _octets(encoded: Any) -> bytes:
 
 
 def _source(source: str) -> str:
+    return _known_source(source) if len(source) <= _SHORT else _read_source(source)
+
+
+def _read_source(source: str) -> str:
     plain = unquote(source)
     return plain if uri_reference(plain) == source else source
+
+
+_known_source = lru_cache(maxsize=1_000)(_read_source)
 
 
 def _nanoseconds(text: str) -> int:
@@ -154,7 +164,7 @@ def _nanoseconds(text: str) -> int:
 
 
 def _set_enum(event: Event, name: str, rest: dict[str, str]) -> None:
-    value = rest.get(name, "")
+    value = rest[name]
     number = int(value) if _NUMBER.fullmatch(value) else value
     try:
         setattr(event, name, getattr(event_from_fields({name: number}), name))
