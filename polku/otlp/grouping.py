@@ -8,6 +8,7 @@ Anything else becomes a log record (`polku.otlp.foreign`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -25,6 +26,9 @@ from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, Unwrapper, join, tagged
 
 _FRAME = 8  # bytes that stand around a record, at most
+_SHORT = 200  # characters of an entry of metadata that is remembered
+_SKIPPED = 64  # fields of a record
+_VARINT, _LENGTH_DELIMITED, _FIXED = 0, 2, {1: 8, 5: 4}  # how fields are written, and the bytes of fixed ones
 
 
 class Record(NamedTuple):
@@ -159,25 +163,28 @@ class _Reader:
         """Return a log record or span with what is new in the metadata of its event; it is decoded only to replace."""
         attributes: list[bytes] | None = None
         added = b""
-        for key in metadata:
-            if not is_attribute(key):
+        known = self._attributes_of(signal, resource)
+        for key in metadata:  # half the time of asking the map for its items
+            if key in OWN:
                 continue
             text = metadata[key]
-            attribute = write(key, text)
-            if key.encode() in content:  # as a key, or somewhere else
+            attribute = _attribute(tag, key, text)
+            if attribute is None or _stands_in(content, attribute.framed):
+                continue
+            if attribute.key in content:  # as a key, or somewhere else
                 if attributes is None:
                     attributes = attributes_in(signal, content)
-                if attribute in attributes:
+                if attribute.content in attributes:
                     continue
                 found = find(attributes, key)
                 if found is not None:
                     if found == text:
                         continue
                     every = {key: metadata[key] for key in metadata if is_attribute(key)}
-                    return with_attributes(signal, content, every, self._attributes_of(signal, resource))
-            if self._attributes_of(signal, resource).get(key) != text:
-                added += tagged(tag, len(attribute)) + attribute
-        return content + added
+                    return with_attributes(signal, content, every, known)
+            if known.get(key) != text:
+                added += attribute.framed
+        return content + added if added else content
 
     def _attributes_of(self, signal: Signal, head: bytes) -> Mapping[str, str]:
         if self._known is None or (head is not self._resource and head != self._resource):
@@ -185,6 +192,62 @@ class _Reader:
             attributes = getattr(signal.messages, kind).FromString(head).resource.attributes
             self._resource, self._known = head, {one.key: as_text(one.value) for one in attributes}
         return self._known
+
+
+class _Attribute(NamedTuple):
+    """An entry of metadata as an attribute: its key, itself, and itself as a field of a record."""
+
+    key: bytes
+    content: bytes
+    framed: bytes
+
+
+def _attribute(tag: int, key: str, text: str) -> _Attribute | None:
+    """Return the attribute of an entry; None where it becomes none."""
+    return _known_attribute(tag, key, text) if len(key) + len(text) < _SHORT else _make_attribute(tag, key, text)
+
+
+def _make_attribute(tag: int, key: str, text: str) -> _Attribute | None:
+    if not is_attribute(key):
+        return None
+    content = write(key, text)
+    return _Attribute(key.encode(), content, tagged(tag, len(content)) + content)
+
+
+_known_attribute = lru_cache(4_096)(_make_attribute)
+
+
+def _stands_in(record: bytes, field: bytes) -> bool:
+    """Return whether a record has a field among those that stand first: False where that is not found at once.
+
+    The same bytes may stand inside another field; so the fields before them are skipped one by one.
+    """
+    place = record.find(field)
+    at = 0
+    try:
+        for _ in range(_SKIPPED):
+            if at >= place:
+                return at == place
+            tag, at = record[at], at + 1
+            kind = tag & 7
+            if tag > 127:
+                return False
+            if kind == _LENGTH_DELIMITED:
+                size, at = record[at], at + 1
+                if size > 127:
+                    size, at = size & 127 | record[at] << 7, at + 1
+                    if record[at - 1] > 127:
+                        return False
+                at += size
+            elif kind == _VARINT:
+                while record[at] > 127:
+                    at += 1
+                at += 1
+            else:
+                at += _FIXED[kind]
+    except (IndexError, KeyError):  # it is not valid, or has groups: that is not for here
+        pass
+    return False
 
 
 def is_attribute(key: str) -> bool:

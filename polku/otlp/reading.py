@@ -46,6 +46,7 @@ _LOOKED_AT = 1_000  # attributes of a record or resource; SDKs set 128 at most, 
 _EXPANSION = 4  # times the limit of a message that its events may take
 KEPT_APART = ("polku.", "kafka.")  # metadata that POLKU itself reads
 OWN = frozenset(("traceparent", "tracestate", "cluster"))
+_KNOWN_ENTRIES = 10_000
 _KNOWN_KEYS = 1_000  # of attributes, for which it is known whether they are wanted
 _SPARE = b"\x0a\x1a"  # before an id of 26 characters
 _SEVERITIES = [bytes((0x50, number)) for number in range(6)]
@@ -195,6 +196,7 @@ class _Wanted(dict[bytes, bool]):
 
     def __init__(self, names: Collection[str] | None, key_bytes: int) -> None:
         super().__init__()
+        self.entries: dict[bytes, bytes] = {}  # of metadata, by attribute: many records of a request have the same ones
         self._names = names
         self._key_bytes = key_bytes
 
@@ -279,22 +281,29 @@ class _Writer:
         wanted = self._wanted
         if wanted.is_none:
             return
-        most = self._limits.metadata_value_bytes
+        known = wanted.entries
         for content in islice(fields.attributes, _LOOKED_AT):
             if room <= 0:
                 return
-            key = key_of(content)
-            if key is not None:
-                if not wanted[key]:
-                    continue
-                text = short_text(content, len(key))
-                if text is not None and len(text) <= most:
-                    parts.append(short_entry(content, len(key)))
-                    room -= 1
-                    continue
-            if (entry := self._decoded_entry(content)) is not None:
+            entry = known.get(content)
+            if entry is None:
+                if len(known) >= _KNOWN_ENTRIES:
+                    known.clear()
+                entry = known[content] = self._entry_of(content)
+            if entry:
                 parts.append(entry)
                 room -= 1
+
+    def _entry_of(self, content: bytes) -> bytes:
+        """Return the entry of the metadata that an attribute becomes; empty where it becomes none."""
+        key = key_of(content)
+        if key is not None:
+            if not self._wanted[key]:
+                return b""
+            text = short_text(content, len(key))
+            if text is not None and len(text) <= self._limits.metadata_value_bytes:
+                return short_entry(content, len(key))
+        return self._decoded_entry(content) or b""
 
     def _decoded_entry(self, content: bytes) -> bytes | None:
         """Return the entry of an attribute that is decoded; None where it does not become one."""
