@@ -35,6 +35,7 @@ _EACH = 900  # connections from one address: the limit is 1,000
 _SETTLE_SECONDS = 2.0
 _METHOD = "/polku.v1.Gateway/SendEvent"
 _WAYS = 4
+_TOGETHER = 40  # connections that come and go side by side
 _DESCRIPTORS = 65_536
 
 
@@ -106,7 +107,7 @@ class _Clients:
         await connection.gone
 
 
-async def _measure(pid: int, port: int, idle: int, churn: float) -> None:
+async def _measure(pid: int, port: int, idle: int, churn: float, rate: float) -> None:
     clients = _Clients(port)
     before = _memory(pid)
     connections = []
@@ -126,16 +127,19 @@ async def _measure(pid: int, port: int, idle: int, churn: float) -> None:
         connection.refuse_new()
         connection.abort()
     await asyncio.gather(*(connection.gone for connection in connections))
-    await _come_and_go(clients, pid, churn)
+    await _come_and_go(clients, pid, churn, rate)
     print(f"calls that failed: {clients.failed}")
 
 
-async def _come_and_go(clients: _Clients, pid: int, seconds: float) -> None:
-    ended, number, looks = time.monotonic() + seconds, 0, [(0, _memory(pid))]
-    next_look = time.monotonic() + seconds / 10
+async def _come_and_go(clients: _Clients, pid: int, seconds: float, rate: float) -> None:
+    began = time.monotonic()
+    ended, number, looks = began + seconds, 0, [(0, _memory(pid))]
+    next_look = began + seconds / 10
     while time.monotonic() < ended:
-        await asyncio.gather(*(clients.come_and_go(number + place) for place in range(40)))
-        number += 40
+        await asyncio.gather(*(clients.come_and_go(number + place) for place in range(_TOGETHER)))
+        number += _TOGETHER
+        if rate:
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
         if time.monotonic() >= next_look:
             next_look += seconds / 10
             looks.append((number, _memory(pid)))
@@ -176,6 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.connections", description=__doc__)
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--churn", type=float, default=600.0, help="seconds")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="connections that come each second, at most; 0: no limit"
+    )
     options = parser.parse_args()
     _raise_descriptors()
     idle = connections_within(options.idle)
@@ -183,7 +190,7 @@ def main() -> None:
         print(f"the descriptors of a process are enough for {idle:,} connections to a port")
     with Child("gateway", "tests.bench.connections", {"do": "serve"}) as gateway:
         told = gateway.read()
-        asyncio.run(_measure(told["pid"], told["port"], idle, options.churn))
+        asyncio.run(_measure(told["pid"], told["port"], idle, options.churn, options.rate))
     print(f"\n{describe(machine())}")
 
 
