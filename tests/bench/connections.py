@@ -180,9 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.connections", description=__doc__)
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--churn", type=float, default=600.0, help="seconds")
-    parser.add_argument(
-        "--rate", type=float, default=0.0, help="connections that come each second, at most; 0: no limit"
-    )
+    parser.add_argument("--rate", type=float, default=0.0, help="connections that come each second, at most")
     options = parser.parse_args()
     _raise_descriptors()
     idle = connections_within(options.idle)
