@@ -221,8 +221,9 @@ class Enqueuer:
         """Have the log hold what was put; the outlets claim it as soon as it is held.
 
         Without `last` there is more to come of this push, so that the answer that goes with it is not the whole one.
+        Nor is it while dead letters are being stored: after a death the sender would hear of letters that nobody has.
         """
-        complete = last and not push.unfinished
+        complete = last and not push.unfinished and not push.letters
         if not push.drafts and not (complete and push.pieces):
             return
         drafts, push.drafts = push.drafts, []
@@ -274,8 +275,12 @@ class Enqueuer:
         for late in push.late:
             await asyncio.shield(late)
         await self._see_held(push)
-        for stored in push.letters:
-            await stored
+        if push.letters:
+            for stored in push.letters:
+                await stored
+            push.letters.clear()
+            async with self._turn:
+                self._commit(push)
         refused = list(push.refused)
         for pending in push.waits:
             await asyncio.shield(pending.done)

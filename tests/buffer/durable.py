@@ -52,12 +52,13 @@ async def durable(
     best_effort: Collection[str] = (),
     await_delivery: bool = False,
     running: bool = True,
+    dead_letters: DeadLetters | None = None,
 ) -> AsyncIterator[Durable]:
     """Open a durable buffer, and close it as a process that stops would."""
     links = {name: Link(name, LocalPeer(destination)) for name, destination in destinations.items()}
     strategy = strategy or BufferStrategy.durable(path)
     options = {"overflow": overflow, "best_effort": best_effort, "await_delivery": await_delivery}
-    buffer = Buffer(strategy, links, DeadLetters(), **options)  # type: ignore[arg-type]
+    buffer = Buffer(strategy, links, dead_letters or DeadLetters(), **options)  # type: ignore[arg-type]
     await buffer.open()
     if running:
         buffer.start()

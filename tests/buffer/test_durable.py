@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,8 @@ from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve
 from polku.buffer.strategy import Overflow
+from polku.contracts import DeadEvent
+from polku.dead_letters import DeadLetters
 from polku.errors import DrainingError, JournalError, JournalLockedError
 from tests.buffer.durable import batch_of, durable, soon
 from tests.buffer.parts import Destination, numbered
@@ -181,6 +183,49 @@ async def test_at_the_delivered_level_refusals_survive_a_restart(path: Path) -> 
         assert sorted(refusal.event_id for refusal in receipt.refused) == ["2", "3"]
         assert {refusal.code for refusal in receipt.refused} == {Code.UNDELIVERED}
     assert (a.ids, b.ids) == ([], ["1", "2", "3"])
+
+
+class LettersOnDisk(DeadLetters):
+    """Letters that are on disk when `are_stored` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.are_stored = asyncio.Event()
+        self.ids: list[str] = []
+
+    def _take(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
+        self.ids += [one.event.id for one in dead]
+        return asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        await self.are_stored.wait()
+
+
+@pytest.mark.parametrize("await_delivery", [False, True])
+async def test_a_batch_is_not_dealt_with_before_its_dead_letters_are_on_disk(path: Path, await_delivery: bool) -> None:
+    """The process ends when the journal has a batch, and nobody has the letter of an event that goes nowhere."""
+    batch = Batch.from_events([Event(id="1"), Event(id="2", route_to=["nowhere"]), Event(id="3", route_to=["a", "no"])])
+    batch.identity = Identity("link", 7, 1)
+    lost, stored, asked = LettersOnDisk(), LettersOnDisk(), LettersOnDisk()
+    first_a, second_a = Destination(), Destination()
+    async with durable(path, {"a": first_a}, await_delivery=await_delivery, dead_letters=lost) as first:
+        push = asyncio.ensure_future(first.push(batch))
+        await soon(lambda: first_a.ids == ["1", "3"])
+        assert not push.done()
+        push.cancel()
+    async with durable(path, {"a": second_a}, await_delivery=await_delivery, dead_letters=stored) as second:
+        push = asyncio.ensure_future(second.push(batch))
+        await soon(lambda: stored.ids == ["2", "3"])
+        assert not push.done()
+        stored.are_stored.set()
+        receipt = await push
+        assert [(one.event_id, one.code) for one in receipt.refused] == [("2", Code.UNROUTABLE)]
+        await second.push(batch_of("4"))  # with it the journal has what became of the batch
+    async with durable(path, {"a": second_a}, await_delivery=await_delivery, dead_letters=asked) as third:
+        assert (await third.push(batch)).refused == receipt.refused
+    assert lost.ids == ["2", "3"]
+    assert asked.ids == []
+    assert second_a.ids == ["4"]
 
 
 async def test_best_effort_emitters_hold_no_sender_up_and_their_refusals_are_not_its_business(path: Path) -> None:
