@@ -134,8 +134,7 @@ class Ingestors:
         With `in_turns` others have their turn meanwhile, also where the ingestor is not async.
         """
         check_envelope(self._limits, context.source, context.cluster, context.format)
-        source = shorten(context.source)
-        ingestor = self._find(reader, source)
+        ingestor = self._find(reader, context.source)
         self._reading[id(ingestor)] += 1
         try:
             result = ingestor.ingest(data, context)
@@ -150,11 +149,13 @@ class Ingestors:
         except (InputError, RecordError) as error:
             raise InputError(error.code, said(error)) from error
         except PolkuError as error:
-            raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {said(error)}") from error
+            text = f"ingestor for source={shorten(context.source)}: {said(error)}"
+            raise InputError(Code.INGESTOR_ERROR, text) from error
         except BaseException as error:
             if is_ours(error):
                 raise
             kind = reader if reader in self._by_source else ""  # any number of sources may share the default one
+            source = shorten(context.source)
             _REPEATED.exception(("ingestor", kind), "the ingestor for source %s failed", source)
             raise InputError(Code.INGESTOR_ERROR, f"ingestor for source={source}: {named(error)}") from error
         finally:
@@ -179,6 +180,7 @@ class Ingestors:
         ingestor = self._by_source.get(reader, self._default)
         if ingestor is not None:
             return ingestor
+        source = shorten(source)
         if time.monotonic() < self._plugins_due:
             reason = f"source={source}: no plugin has registered for it yet; send again later"
             raise InputError(Code.UNAVAILABLE, reason)
