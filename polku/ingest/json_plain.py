@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from polku.event.v1.event_pb2 import Event
 
 _MOST_BYTES = 256 * 1024  # that are read at once
-_MOST_OBJECTS = 2_000  # some milliseconds
+_MOST_OBJECTS = 1_000  # two milliseconds
 _LOW, _HIGH = -(2**63), 2**63
 
 
