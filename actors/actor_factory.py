@@ -74,9 +74,9 @@ class ActorFactory:
         self._shared = {stage.name: create_shared(self.layout, stage, where[0].node) for stage in reversed(shared)}
         return self.parts()
 
-    def create_lane(self, place: Place) -> LaneHandles:
-        """Create the actors of one lane more."""
-        return LaneFactory(self.layout, next(self._numbers), place).create()
+    def create_lane(self, place: Place, layout: Layout | None = None) -> LaneHandles:
+        """Create the actors of one lane more, as the plan says, or another one that is to come."""
+        return LaneFactory(layout or self.layout, next(self._numbers), place).create()
 
     def add(self, lane: LaneHandles, place: Place) -> None:
         """Count a lane among the parts."""
@@ -92,8 +92,15 @@ class ActorFactory:
         self._lanes.pop(lane.number, None)
 
     def become(self, layout: Layout, shared: dict[str, Any]) -> None:
-        """Create what comes later as another plan says, whose shared stages are there."""
+        """Create what comes later as another plan says, whose shared stages are there; its lanes are called so."""
         self.layout, self._shared = layout, shared
+        for number, (lane, place) in self._lanes.items():
+            self._lanes[number] = lane._replace(name=name_of(layout.plan, number)), place
+
+
+def name_of(plan: Plan, lane: int) -> str:
+    """Return what the names of the parts of a lane begin with."""
+    return f"lane-{lane}/" if plan.side_by_side else ""
 
 
 class LaneFactory:
@@ -108,7 +115,7 @@ class LaneFactory:
 
     def create(self) -> LaneHandles:
         """Create the parts from the back to the front."""
-        plan, name = self.plan, f"lane-{self._number}/" if self.plan.side_by_side else ""
+        plan, name = self.plan, name_of(self.plan, self._number)
         replays = self._place.is_first
         rest = (self._place.node.address, replays, name if plan.per_node else "")
         own = [stage for stage in plan.stages if not stage.shared and (stage.apart or not plan.chained)]

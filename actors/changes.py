@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 
-from polku.actors.actor_factory import ActorFactory
+from polku.actors.actor_factory import ActorFactory, Layout
 from polku.actors.chained_change import ChainedChange
-from polku.actors.changing import PartsChange, wish
+from polku.actors.changing import PartsChange, Wish, wish
 from polku.actors.departures import Departures
 from polku.actors.kept import forget_all
 from polku.actors.lane_change import StuckError
+from polku.actors.lanes import Lanes, Open
 from polku.aio.tasks import TaskSet
 from polku.change.contents import Contents, contents_of
 from polku.errors import ChangeError
 from polku.plan import Plan
 from polku.runtime.changing import Changed
+from polku.runtime.report import EmitterReport
+from polku.text import named
 from polku.tracing.export import still_traced
 from polku.usercode import contained
 
@@ -31,6 +34,7 @@ class Changes:
         self._on_parts = on_parts
         self._factory: ActorFactory | None = None
         self._departures: Departures
+        self._lanes: Lanes
         self._numbers = count(1)
         self._updating: asyncio.Future[Changed] | None = None
         self._is_stopping = False
@@ -42,10 +46,16 @@ class Changes:
         """The plan that runs."""
         return self._contents.plan
 
-    def begin(self, factory: ActorFactory) -> None:
-        """Change what this has created."""
+    @property
+    def gone(self) -> Mapping[str, EmitterReport]:
+        """What became of the events of lanes that are no parts any more, by emitter."""
+        return {} if self._factory is None else self._lanes.gone
+
+    def begin(self, factory: ActorFactory, open_lane: Open) -> None:
+        """Change what this has created; `open_lane` has one lane more take events."""
         self._factory = factory
         self._departures = Departures(factory, self._next, self._on_parts)
+        self._lanes = Lanes(factory, open_lane, self._on_parts)
 
     async def update(self, plan: Plan, seconds: float) -> Changed:
         """Run another plan from now on; raises `ChangeError`, and then nothing was changed."""
@@ -61,6 +71,8 @@ class Changes:
     async def stop(self) -> None:
         """Change nothing more; what is in progress has some time to end, and then to be taken back."""
         self._is_stopping = True
+        if self._factory is not None:
+            await self._lanes.stop()
         if self._updating is not None:
             await asyncio.wait([self._updating], timeout=_STOP_SECONDS)
             self._updating.cancel()
@@ -76,27 +88,72 @@ class Changes:
             await asyncio.to_thread(forget_all, f"{self._factory.layout.names.run}/")
 
     async def _update(self, factory: ActorFactory, plan: Plan, seconds: float) -> Changed:
+        plan = plan.beside() if self.plan.side_by_side and not plan.side_by_side else plan
         contents = contents_of(still_traced(plan, self.plan), self._contents)
         wanted = wish(self._contents, contents, seconds)
         if wanted.found.is_empty:
             return Changed(wanted.found)
         try:
             async with factory.changing:
-                if plan.chained:
-                    chained = ChainedChange(factory, self._contents, contents, seconds, self._next)
-                    changed = await chained.run(wanted.found)
-                    factory.become(chained.layout, {})
-                    self._contents = contents
-                    await self._on_parts()
-                    return changed
                 self._check_names(contents.plan)
-                change = PartsChange(factory, self._departures, wanted, self._next)
-                return await self._change(factory, change, contents)
+                return await self._change_all(factory, wanted)
         except StuckError as error:
             self._stuck = f"a change before failed halfway ({'; '.join(error.reasons)}); restart it"
             raise StuckError(error.reasons, str(wanted.found)) from error
         except ChangeError as error:
             raise ChangeError(error.reasons, str(wanted.found)) from error
+
+    async def _change_all(self, factory: ActorFactory, wanted: Wish) -> Changed:
+        """Start the lanes that are new, change what there is, and then have lanes come and go."""
+        lanes = wanted.new.plan.lanes
+        change = self._change_of(factory, wanted)
+        layout = factory.layout.renewed(wanted.new.plan, (), 0) if change is None else change.layout
+        fresh = await self._lanes.prepare(layout, lanes) if not wanted.new.plan.per_node else []
+        try:
+            changed = await self._change_parts(factory, wanted, change, layout)
+        except BaseException:
+            self._lanes.discard(fresh)
+            raise
+        if wanted.new.plan.per_node:
+            return changed
+        try:
+            await self._lanes.join(fresh)
+            await self._lanes.leave(lanes)
+        except BaseException as error:
+            await self._take_back(factory, wanted, error)
+            raise
+        return changed
+
+    async def _take_back(self, factory: ActorFactory, wanted: Wish, reason: BaseException) -> None:
+        """Have the lanes that stay run again what they did before; raises `StuckError` where that fails."""
+        plan = wanted.old.plan
+        plan = plan.beside() if wanted.new.plan.side_by_side and not plan.side_by_side else plan
+        try:
+            back = wish(wanted.new, contents_of(plan, wanted.new), wanted.seconds)
+            change = self._change_of(factory, back)
+            layout = factory.layout.renewed(plan, (), 0) if change is None else change.layout
+            await self._change_parts(factory, back, change, layout)
+        except ChangeError as error:
+            raise StuckError([named(reason), f"it could not be taken back: {'; '.join(error.reasons)}"]) from error
+
+    def _change_of(self, factory: ActorFactory, wanted: Wish) -> PartsChange | ChainedChange | None:
+        """Return what changes the parts of lanes; None where these stay as they are."""
+        if wanted.is_about_lanes:
+            return None
+        if wanted.new.plan.chained:
+            return ChainedChange(factory, wanted.old, wanted.new, wanted.seconds, self._next)
+        return PartsChange(factory, self._departures, wanted, self._next)
+
+    async def _change_parts(
+        self, factory: ActorFactory, wanted: Wish, change: PartsChange | ChainedChange | None, layout: Layout
+    ) -> Changed:
+        if isinstance(change, PartsChange):
+            return await self._change(factory, change, wanted.new)
+        changed = Changed(wanted.found) if change is None else await change.run(wanted.found)
+        factory.become(layout, dict(factory.parts().shared))
+        self._contents = wanted.new
+        await self._on_parts()
+        return changed
 
     async def _change(self, factory: ActorFactory, change: PartsChange, contents: Contents) -> Changed:
         try:
@@ -107,9 +164,9 @@ class Changes:
                 self._departures.took_back(lane.before.handles.number, lane.before)
                 self._departures.see_off(lane.before.handles.number, self._tasks)
             raise
-        factory.become(change.layout, change.shared)
         for lane in change.lanes:
             factory.exchange(lane.after.handles, lane.place)
+        factory.become(change.layout, change.shared)
         self._contents = contents
         await self._departures.leave(change.gone, self._tasks)
         await self._on_parts()

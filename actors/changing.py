@@ -40,7 +40,7 @@ from polku.actors.names import same
 from polku.actors.shell import pack
 from polku.actors.staying import Heir, heirs, noted, staying
 from polku.change.contents import Contents
-from polku.change.difference import Difference, Verdict, difference, renames
+from polku.change.difference import Difference, Verdict, difference, only_lanes, renames
 from polku.errors import ChangeError, PolkuError
 from polku.runtime.changing import Changed, built_anew
 from polku.text import named
@@ -56,6 +56,11 @@ class Wish(NamedTuple):
     found: Difference
     seconds: float
 
+    @property
+    def is_about_lanes(self) -> bool:
+        """Whether the lanes that there are stay as they are."""
+        return _is_about_lanes(self.old, self.new, self.found)
+
 
 def wish(old: Contents, new: Contents, seconds: float) -> Wish:
     """Compare two plans; raises `ChangeError` where one cannot take the other's place, and says what differs."""
@@ -69,9 +74,14 @@ def wish(old: Contents, new: Contents, seconds: float) -> Wish:
 
 def _refusals(old: Contents, new: Contents, found: Difference) -> list[str]:
     apart = [stage.name for contents in (old, new) for stage in contents.plan.stages if stage.apart]
-    if new.plan.chained and apart and not found.is_empty:
+    if new.plan.chained and apart and not found.is_empty and not _is_about_lanes(old, new, found):
         return [f"{apart[0]} of a chained lane has an actor of its own: such lanes cannot be changed yet; restart it"]
     return []
+
+
+def _is_about_lanes(old: Contents, new: Contents, found: Difference) -> bool:
+    names = [[stage.name for stage in contents.plan.stages] for contents in (old, new)]
+    return only_lanes(found) and names[0] == names[1] and staying(old, new) == set(names[0])
 
 
 class PartsChange:
@@ -201,6 +211,10 @@ class PartsChange:
         self, sides: Sequence[tuple[Side, Side]], shared: tuple[Mapping[str, Any], Mapping[str, Any]], way: Direction
     ) -> None:
         """Give middleware of new actors the state of what it takes the place of."""
+        if len(sides) == 1:  # where it gets its first neighbour, its stages become those of all lanes
+            [(from_, to)] = sides
+            await _move({**from_.handles.stages, **shared[0]}, {**to.handles.stages, **shared[1]}, way)
+            return
         for from_, to in sides:
             await _move(from_.handles.stages, to.handles.stages, way)
         await _move(*shared, way)

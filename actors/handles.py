@@ -11,7 +11,7 @@ class LaneHandles(NamedTuple):
 
     `address` is its node's. `is_first` on its disk: the only one there that replays and lists dead letters, which are
     in one file. `scope` is what health and metrics at its doors are about: it alone where each node has one, else
-    (empty) all.
+    (empty) all. One that is `leaving` takes nothing new.
     """
 
     name: str
@@ -23,6 +23,7 @@ class LaneHandles(NamedTuple):
     address: str
     is_first: bool
     scope: str
+    leaving: bool = False
 
     @property
     def chained(self) -> bool:
@@ -52,6 +53,11 @@ class ActorHandles(NamedTuple):
 
     lanes: tuple[LaneHandles, ...]
     shared: Mapping[str, Any]
+
+    @property
+    def taking(self) -> tuple[LaneHandles, ...]:
+        """The lanes that take events: all but those that leave."""
+        return tuple(lane for lane in self.lanes if not lane.leaving)
 
     def behind(self) -> list[Any]:
         """Return the handles of all parts of lanes but those that clients talk to."""

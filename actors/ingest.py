@@ -53,8 +53,7 @@ class IngestShell(IngestBase):
         self._connection: Connection = connect(self._plan, target, self._dead_letters)
         self._opened.push_async_callback(self._disconnect)
         bury = partial(self._dead_letters.bury, "")
-        name = f"{self._plan.name}/ingest"
-        self._link = Link(name, self._connection.peer, window=_window(self._plan), bury=bury)
+        self._link = Link(_name(self._plan), self._connection.peer, window=_window(self._plan), bury=bury)
         self._intake: Intake = build_intake(self._plan, self._link, seals=True)
         build_sources(self._plan, self._intake, self._dead_letters)
         self._opened.push_async_callback(self._intake.close)
@@ -120,7 +119,7 @@ class IngestShell(IngestBase):
         if moves:
             before, self._connection = self._connection, connect(self._plan, target, self._dead_letters)
             self._background.start("connection", before.close())
-            self._link.lead_to(self._connection.peer, _window(self._plan), eager=False)
+            self._link.lead_to(self._connection.peer, _window(self._plan), eager=False, name=_name(self._plan))
             self._intake.hand_on(reads_routes=not self._plan.stages, seals=True)
             self._link.resume()
         await exchange_intake(self._intake, self._plan, found, fresh.intake, self._dead_letters, self._background)
@@ -133,6 +132,11 @@ class IngestShell(IngestBase):
 
     async def _disconnect(self) -> None:
         await self._connection.close()
+
+
+def _name(plan: Plan) -> str:
+    """Return the name of the link, by which stages that lanes share know the lane."""
+    return f"{plan.name}/ingest"
 
 
 def _window(plan: Plan) -> Window:

@@ -88,11 +88,11 @@ class IngestBase(Shell):
     async def submit(self, message: bytes) -> bytes:
         """Take a serialised `IngestBatch` from inside the application and return its serialised `Ack`.
 
-        Raises `UnavailableError` where another lane is to be asked, as the node of this one is about to go.
+        Raises `UnavailableError` where another lane is to be asked, as this one is about to go.
         """
         await self.ensure_started()
         if self._is_leaving:
-            raise UnavailableError("the node of this lane is being drained; another lane takes events")
+            raise UnavailableError("this lane is about to go; another lane takes events")
         return (await self.intake.batch(message)).SerializeToString()
 
     async def leave_doors(self) -> None:
@@ -101,6 +101,15 @@ class IngestBase(Shell):
         self._is_leaving = True
         if self._gateway is not None:
             await self._gateway.leave()
+
+    async def come_back(self) -> None:
+        """Take events again: the doors are opened again when the supervisor says where."""
+        await self.ensure_started()
+        async with self._opening:
+            gateway, self._gateway = self._gateway, None
+            if gateway is not None:
+                await gateway.close(0)
+            self._is_leaving = False
 
     async def drain_ingest(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""

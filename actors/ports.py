@@ -10,8 +10,16 @@ from polku.actors.handles import LaneHandles
 from polku.actors.nodes import Place
 from polku.errors import ChangeError, PolkuError, SettingError
 from polku.gateway.addresses import Doors
+from polku.plan import Plan
 
 _ABANDON_SECONDS = 5.0
+
+
+def check_shared(doors: Doors, old: Plan, new: Plan) -> None:
+    """Raise `ChangeError` where more lanes than before could not share what clients connect to."""
+    paths = [address for address in doors.addresses.values() if address.startswith("unix:")]
+    if paths and new.lanes > old.lanes:
+        raise ChangeError([f"lanes cannot share {paths[0]}: choose a port"])
 
 
 async def reserve_ports(lanes: Sequence[tuple[LaneHandles, Place]], before: Doors, doors: Doors) -> Doors:

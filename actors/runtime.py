@@ -26,8 +26,8 @@ from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
-from polku.actors.nodes import Node, check_journals, draining, places, this_node
-from polku.actors.ports import abandon_ports, reserve_ports
+from polku.actors.nodes import Node, Place, check_journals, draining, places, this_node
+from polku.actors.ports import abandon_ports, check_shared, reserve_ports
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import introduce_all, open_doors, start, start_all
@@ -49,7 +49,7 @@ from polku.runtime.changing import Changed
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.ports import renewed
 from polku.runtime.reloads import Reloads
-from polku.runtime.report import StopReport, stop_report
+from polku.runtime.report import StopReport, add_up, stop_report
 from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
@@ -143,6 +143,7 @@ class RayRuntime:
             raise ChangeError(["another change is in progress"])
         async with self._updating:
             doors = renewed(self._open_doors, self._changes.plan, plan)
+            check_shared(doors, self._changes.plan, plan)
             if doors.version == self._open_doors.version:
                 return await self._changes.update(plan, seconds)
             lanes = self._arrangement.lanes if self._arrangement is not None else ()
@@ -155,6 +156,11 @@ class RayRuntime:
             await self._open_anew(doors)
             return changed
 
+    async def _open_lane(self, lane: LaneHandles, place: Place) -> None:
+        """Have one lane more take events."""
+        await open_doors(lane, place, self._open_doors)
+        await start(lane.ingest.introduce, self._hub, self._open_doors, lane.scope)
+
     async def _open_anew(self, doors: Doors) -> None:
         """Have every lane open its ports again; the supervisor sees to those that are away."""
         self._open_doors = doors
@@ -162,7 +168,7 @@ class RayRuntime:
         if self._following is not None:
             self._following.doors = doors
         await self._adopt()
-        for lane in self.parts.lanes:
+        for lane in self.parts.taking:
             with contextlib.suppress(PolkuError):
                 await ask(lane.door, lane.ingest.introduce, self._hub, doors, lane.scope)
 
@@ -189,6 +195,9 @@ class RayRuntime:
         if not complete:
             await release(self.parts)
         emitters, silent = await outcome(self._plan, self.parts)
+        emitters |= {
+            name: add_up([emitters[name], each]) for name, each in self._changes.gone.items() if name in emitters
+        }
         silent += self._following.lost if self._following is not None else []
         for name, count in (await self._vanished()).items():
             if name in emitters:
@@ -260,7 +269,7 @@ class RayRuntime:
     def door(self) -> SendChannel:
         """The way in for senders, picklable."""
         self._check()
-        return RayChannel([(lane.ingest, lane.address) for lane in self.parts.lanes])
+        return RayChannel([(lane.ingest, lane.address) for lane in self.parts.taking])
 
     @property
     def _is_attached(self) -> bool:
@@ -295,10 +304,10 @@ class RayRuntime:
         where = await asyncio.to_thread(places, self._plan, here)
         await asyncio.to_thread(check_journals, self._plan, where, here)
         self._arrangement = arrangement = ActorFactory(self._plan)
-        self._changes.begin(arrangement)
+        self._changes.begin(arrangement, self._open_lane)
         parts = await asyncio.to_thread(arrangement.create, where)
         await start_all([*parts.behind(), *parts.shared.values()])
-        doors = replace(self._doors, shared=self._plan.side_by_side)
+        doors = replace(self._doors, shared=True)  # by lanes that there are, or that may come
         opened = []
         for lane, place in zip(parts.lanes, where, strict=True):
             addresses, doors = await open_doors(lane, place, doors)

@@ -38,7 +38,7 @@ class RayChannel:
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
         """Block until the answer is there; a message whose outcome is unknown is sent again, with the same ids."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in self._attempts:
             self._check()
             try:
                 answer: bytes = ray.get(self._ingest.submit.remote(message), timeout=timeout)
@@ -52,7 +52,7 @@ class RayChannel:
 
     async def submit_async(self, message: bytes) -> bytes:
         """Return the answer without blocking the event loop."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in self._attempts:
             self._check()
             try:
                 answer: bytes = await self._ingest.submit.remote(message)
@@ -61,6 +61,11 @@ class RayChannel:
                 self._next(attempt, error)
                 await asyncio.sleep(_PAUSE)
         raise AssertionError("unreachable")
+
+    @property
+    def _attempts(self) -> range:
+        """Numbers from 1: lanes may have gone since, all but the first."""
+        return range(1, _ATTEMPTS + len(self._lanes))
 
     @property
     def _ingest(self) -> Any:
@@ -76,6 +81,6 @@ class RayChannel:
         cause = getattr(error, "cause", None)
         if isinstance(cause, PolkuError) and not isinstance(cause, UnavailableError):
             raise cause from None
-        if attempt == _ATTEMPTS or connection() != self._connection:
+        if attempt == self._attempts[-1] or connection() != self._connection:
             raise UnavailableError(f"the pipeline does not answer: {named(cause or error)}") from None
         self._choice = (self._choice + 1) % len(self._lanes)

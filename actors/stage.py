@@ -66,10 +66,18 @@ class StageShell(Shell):
             raise UnavailableError(f"{push} comes from a lane that is lost")
         return pack_answer(await self._receiver.push(push, batch))
 
-    async def serve(self, lanes: frozenset[int]) -> bool:
-        """Serve these lanes alone; return whether something of another is here, which waits for it."""
+    async def serve(self, lanes: frozenset[int], leaving: frozenset[int] = frozenset()) -> bool:
+        """Serve these lanes alone; return whether something of another is here, which waits for it.
+
+        Those that are `leaving` get what came from them, and nothing else.
+        """
         await self.ensure_started()
-        return self._fork is not None and self._fork.serve(lanes)
+        return self._fork is not None and self._fork.serve(lanes, leaving)
+
+    async def open_for(self, lane: int) -> int:
+        """Return how many batches wait for a lane, or for its answer."""
+        await self.ensure_started()
+        return 0 if self._fork is None else self._fork.open(lane)
 
     async def outcome(self, push: Push) -> Receipt:
         """Return the outcome of a batch that was taken."""

@@ -112,7 +112,8 @@ class SupervisorShell:
         shut = self._doors_shut.keys()
         renewed = doors.version > self._doors.version
         self._doors = doors
-        self._doors_shut = {n.door: n for n in self._parts.lanes if renewed or n.number not in known or n.door in shut}
+        opened = [lane for lane in self._parts.lanes if not lane.leaving]
+        self._doors_shut = {n.door: n for n in opened if renewed or n.number not in known or n.door in shut}
         await self._look()
 
     async def note_reloads(self, reloads: Reloads) -> None:
@@ -268,7 +269,8 @@ class SupervisorShell:
                 (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
             )
             self._count_vanished(name, before.statistics if before else None)
-            self._doors_shut |= {lane.door: lane for lane in self._parts.lanes if lane.door == name}
+            own = [lane for lane in self._parts.lanes if lane.door == name and not lane.leaving]
+            self._doors_shut |= {lane.door: lane for lane in own}
         if before is not None and known and sight.vitals is None:  # what is known of it until it is back
             sight = sight._replace(vitals=known, statistics=before.statistics)
         self._seen[name] = sight
@@ -304,12 +306,14 @@ class SupervisorShell:
         alive = await asyncio.to_thread(living) if away else frozenset()
         lost = {lane.number for lane in away if lane.address not in alive}
         lanes = frozenset(lane.number for lane, _ in seen if lane.number not in lost)
-        await asyncio.gather(*(self._tell(name, handle, lanes) for name, handle in self._parts.shared.items()))
+        leaving = frozenset(lane.number for lane in self._parts.lanes if lane.leaving)
+        tells = [self._tell(name, handle, lanes, leaving) for name, handle in self._parts.shared.items()]
+        await asyncio.gather(*tells)
 
-    async def _tell(self, name: str, handle: Any, lanes: frozenset[int]) -> None:
+    async def _tell(self, name: str, handle: Any, lanes: frozenset[int], leaving: frozenset[int]) -> None:
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
             async with asyncio.timeout(min(_PATIENCE, self._hang)):
-                waits = await handle.serve.remote(lanes)
+                waits = await handle.serve.remote(lanes, leaving)
             if waits:
                 _REPEATED.warning(
                     (name, "again"), "%s is started again: it waits for a lane that is lost with its node", name

@@ -462,7 +462,7 @@ class Hub:
         A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
         (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all
         lanes feed. Each lane has a buffer of the whole capacity, and, if that is durable, a journal of its own beside
-        the first one. The inline runtime has one event loop and runs one lane.
+        the first one. The inline runtime has one event loop and runs one lane. A reload may choose another number.
 
         With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
         capacity grows with the cluster. Clients reach each node at its own address, at the same port, and health at its

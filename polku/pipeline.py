@@ -161,7 +161,21 @@ class Pipeline:
         it does not start: nothing is changed then.
         """
         await asyncio.wrap_future(self._ready)
-        plan = hub.plan(self._runtime_name)
+        return await self._update(hub.plan(self._runtime_name), timeout)
+
+    async def scale(self, lanes: int, *, timeout: float = 10.0) -> Changed:
+        """Run that many lanes from now on, as `update` does for a hub with `lanes(…)`; on Ray.
+
+        New lanes take connections next to those that there are. Lanes that go ask their clients to connect again, and
+        are parts until they have delivered what they hold. A later `update` has as many lanes as its hub says.
+        """
+        if self._runtime_name != "ray" or self.plan.per_node:
+            where = "each node has a lane" if self.plan.per_node else "the inline runtime has one lane"
+            raise ChangeError([f"{where}, so their number cannot be chosen"])
+        await asyncio.wrap_future(self._ready)
+        return await self._update(self.plan.with_lanes(lanes), timeout)
+
+    async def _update(self, plan: Plan, timeout: float) -> Changed:
         try:
             changed = await asyncio.wrap_future(loop_thread.submit(self._runtime.update(plan, seconds=timeout)))
         except ChangeError as error:

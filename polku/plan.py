@@ -20,6 +20,7 @@ from polku.tap.redaction import NOTHING, Redaction
 _WORD = re.compile(r"[\w.-]+")
 PER_NODE: Final = "per-node"
 """Of lanes: one on each node."""
+MOST_LANES: Final = 1000
 
 
 class AckLevel(StrEnum):
@@ -138,6 +139,7 @@ class Plan:
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1
     per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
+    had_lanes: bool = False  # while it runs there were several lanes: names and shared stages stay as they were then
     chained: bool = False
     traces: Callable[[], object] | None = None  # returns the `TracerProvider` of a process
     redaction: Redaction = NOTHING
@@ -167,7 +169,19 @@ class Plan:
     @property
     def side_by_side(self) -> bool:
         """Whether there are several lanes, or may be once nodes join: their parts' names begin with the lane's."""
-        return self.lanes > 1 or self.per_node
+        return self.lanes > 1 or self.per_node or self.had_lanes
+
+    def beside(self) -> Plan:
+        """Return the plan with its names and stages as several lanes have them, also where there is one now."""
+        singles = [replace(stage, middleware=(one,)) for stage in self.stages for one in stage.middleware]
+        return replace(self, had_lanes=True, stages=fuse(singles, side_by_side=True))
+
+    def with_lanes(self, lanes: int) -> Plan:
+        """Return the plan with another number of lanes; raises `PlanError`."""
+        if not 1 <= lanes <= MOST_LANES:
+            raise PlanError(f"lanes={lanes!r} must be a whole number from 1 to {MOST_LANES}", where="lanes")
+        plan = replace(self, lanes=lanes)
+        return plan.beside() if lanes > 1 and not self.side_by_side else plan
 
     def lane(self, number: int, place: int | None = None) -> Plan:
         """Return the plan of one of several lanes (from 1): its links and its journal have names of their own.

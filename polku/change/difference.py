@@ -79,6 +79,7 @@ def difference(old: Contents, new: Contents) -> Difference:
         *_limits(old.plan.limits, new.plan.limits),
         *_addresses(old.plan, new.plan),
         *_ports(old.plan, new.plan),
+        *_lanes(old.plan, new.plan),
         *_steps(old, new),
         *_buffer(old.plan, new.plan),
         *_emitters(old, new),
@@ -122,6 +123,17 @@ def _addresses(old: Plan, new: Plan) -> Iterator[PartChange]:
         verdict = Verdict.NEW if was is None else Verdict.GONE if address is None else Verdict.CHANGED
         note = f"{address} (was {was})" if verdict is Verdict.CHANGED else address or was or ""
         yield PartChange("address", name, verdict, note)
+
+
+def _lanes(old: Plan, new: Plan) -> Iterator[PartChange]:
+    if new.lanes != old.lanes and not (old.per_node or new.per_node):
+        gone = "; those that are gone deliver what waits for them, and end" if new.lanes < old.lanes else ""
+        yield PartChange("lanes", "", Verdict.CHANGED, f"{new.lanes} (was {old.lanes}){gone}")
+
+
+def only_lanes(found: Difference) -> bool:
+    """Return whether nothing but the number of lanes differs."""
+    return found._replace(parts=tuple(part for part in found.parts if part.kind != "lanes")).is_empty
 
 
 def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:
@@ -261,7 +273,8 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
     yield "the path of the journal", old.buffer.path or "none", new.buffer.path or "none"
     yield "the level of acknowledgement", old.ack, new.ack
     yield "the place of the dead letters", old.dead_letters, new.dead_letters
-    yield "the number of lanes", _lanes(old), _lanes(new)
+    if old.per_node or new.per_node:
+        yield "the number of lanes", _lanes_said(old), _lanes_said(new)
     yield "whether lanes are chained", old.chained, new.chained
     yield "what is redacted", old.redaction, new.redaction
     if old.traces is not new.traces and digest_of(old.traces) != digest_of(new.traces):
@@ -270,7 +283,7 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
         yield "what allow_plugins says", "as it was", "something else"
 
 
-def _lanes(plan: Plan) -> object:
+def _lanes_said(plan: Plan) -> object:
     return "one on each node" if plan.per_node else plan.lanes
 
 

@@ -162,9 +162,10 @@ class Link:
         self._is_paused = False
         self._pump()
 
-    def lead_to(self, peer: Peer, window: Window, *, eager: bool) -> None:
-        """Push to another receiver from now on: while paused, with nothing open."""
+    def lead_to(self, peer: Peer, window: Window, *, eager: bool, name: str | None = None) -> None:
+        """Push to another receiver from now on, under another `name` if need be: while paused, with nothing open."""
         assert self.is_at_rest
+        self.name = self._numbering.name = name or self.name
         self._transmission.peer, self._eager = peer, eager
         self._shape(window)
 

@@ -26,19 +26,25 @@ class Fork:
         self._open_link = open_link
         self._links: dict[int, Link] = {}
         self._served: frozenset[int] | None = None  # all, until somebody says which
+        self._leaving: frozenset[int] = frozenset()
         self._told = asyncio.Event()
         if not told:
             self._told.set()
         self._closed = False
 
-    def serve(self, lanes: frozenset[int]) -> bool:
-        """Serve these lanes alone: the others are lost. Return whether something waits for one of those."""
-        self._served = lanes
+    def serve(self, lanes: frozenset[int], leaving: frozenset[int] = frozenset()) -> bool:
+        """Serve these lanes alone: the others are lost. Return whether something waits for one of those.
+
+        Lanes that are `leaving` get what came from them, and nothing else.
+        """
+        self._served, self._leaving = lanes, leaving
         self._told.set()
-        return any(
-            number not in lanes and (counts := link.statistics()).open + counts.waiting > 0
-            for number, link in self._links.items()
-        )
+        return any(number not in lanes and self.open(number) for number in self._links)
+
+    def open(self, lane: int) -> int:
+        """Return how many batches wait for a lane, or for its answer."""
+        link = self._links.get(lane)
+        return 0 if link is None else (counts := link.statistics()).open + counts.waiting
 
     async def hears(self, origin: str) -> bool:
         """Know the lane of a batch that has come, also where the stage will hold what is in it; False if it is lost."""
@@ -83,6 +89,9 @@ class Fork:
         number = self._number(origin)
         if number is None:
             raise UnavailableError(f"a batch of {origin} belongs to no lane")
+        return self._link(number)
+
+    def _link(self, number: int) -> Link:
         link = self._links.get(number)
         if link is None:
             if self._closed:
@@ -96,8 +105,10 @@ class Fork:
 
     def _by_source(self, batch: Batch) -> Link:
         """Choose by the highest hash, so that one lane more takes only its own share from the others."""
-        known = [number for number in self._links if self._served is None or number in self._served]
+        known = [number for number in self._links if self._served is None or number in self._served - self._leaving]
+        if not known and self._served is not None:  # those that stay were not heard from yet
+            known = sorted(self._served - self._leaving)
         if not known:
             raise UnavailableError("no lane is known yet")
         source = batch.events[0].source if len(batch) else ""
-        return self._links[max(known, key=lambda number: hash((number, source)))]
+        return self._link(max(known, key=lambda number: hash((number, source))))

@@ -15,7 +15,7 @@ import pytest
 import ray.exceptions
 
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub, Limits, Throttle, Transform
-from polku.actors import chained_change, changing
+from polku.actors import chained_change, changing, lanes
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.changes import Changes
 from polku.actors.handles import LaneHandles
@@ -63,13 +63,16 @@ class Running:
         plan = hub.plan("ray")
         self.factory = ActorFactory(plan)
         self.changes = Changes(plan, self._note_parts)
-        self.changes.begin(self.factory)
+        self.changes.begin(self.factory, self._open_lane)
         self.notes = 0
         node = Node("127.0.0.1", "host")
         self._places = [Place(node, number) for number in range(1, plan.lanes + 1)]
 
     async def _note_parts(self) -> None:
         self.notes += 1
+
+    async def _open_lane(self, lane: LaneHandles, place: Place) -> None:
+        await start_all([lane.ingest])
 
     async def start(self) -> None:
         parts = self.factory.create(self._places)
@@ -125,6 +128,8 @@ async def running(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ru
     store = in_process.use(monkeypatch)
     monkeypatch.setattr(changing, "_WATCH_SECONDS", 0.001)
     monkeypatch.setattr(chained_change, "_WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(lanes, "_WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(lanes, "_EMPTY_SECONDS", 0.001)
     for known in (ARRIVED, CLOSED, HELD):
         known.clear()
     pipeline = Running(hub)
@@ -350,7 +355,7 @@ async def test_emitters_come_and_go_and_get_other_names(
         (lambda h: h.emitter(Out("two", fails=True), name="two"), "emitter:two does not start: OSError: its address"),
         (lambda h: h.ingestor(Failing(), source="x"), "ingestor 'x' does not start: OSError"),
         (lambda h: h.ack("delivered"), "the level of acknowledgement cannot be changed while"),
-        (lambda h: h.lanes(4), "the number of lanes cannot be changed while"),
+        (lambda h: h.lanes("per-node"), "the number of lanes cannot be changed while"),
     ],
 )
 async def test_what_does_not_start_changes_nothing_and_is_closed(

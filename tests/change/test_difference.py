@@ -11,7 +11,7 @@ import pytest
 from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, Transform
 from polku.batch.batch import Batch
 from polku.change.contents import contents_of
-from polku.change.difference import Difference, difference
+from polku.change.difference import Difference, difference, only_lanes
 from polku.event.v1.event_pb2 import Event
 
 
@@ -152,6 +152,16 @@ def test_addresses_that_are_others_have_a_line_each() -> None:
         "new       address otlp: 127.0.0.1:4",
     ]
     assert said(old, old) == said(hub(), hub())
+
+
+def test_another_number_of_lanes_has_a_line() -> None:
+    two, four = (Hub(runtime="ray").emitter(emit, name="out").lanes(lanes) for lanes in (2, 4))
+    compared = [difference(*(contents_of(each.plan("ray")) for each in pair)) for pair in ((two, four), (four, two))]
+    assert [next(found.lines()) for found in compared] == [
+        "changed   lanes: 4 (was 2)",
+        "changed   lanes: 2 (was 4); those that are gone deliver what waits for them, and end",
+    ]
+    assert all(only_lanes(found) and not found.is_empty and not found.refusals for found in compared)
 
 
 def test_whom_senders_wait_for_cannot_change() -> None:

@@ -103,6 +103,23 @@ async def test_a_lane_that_is_lost_is_served_no_more_and_what_waits_for_it_is_no
     assert await lanes.fork.hears("p/lane-2/ingest")
 
 
+async def test_a_lane_that_leaves_gets_what_came_from_it_and_nothing_else() -> None:
+    lanes = Lanes()
+    await lanes.push(batch_of("lane-1"))
+    await lanes.answer(1)
+    lanes.fork.serve(frozenset({1, 2}), frozenset({1}))
+    assert lanes.fork.open(1) == 0
+    await lanes.push(batch_of("lane-1", "last"))
+    assert await lanes.fork.hears("p/lane-1/ingest")
+    assert (lanes.fork.open(1), lanes.fork.open(2)) == (1, 0)
+    for source in "abcdef":  # also where the other one was not heard from yet
+        await lanes.push(made_anew(source))
+        await lanes.answer(2)
+    assert (lanes.got(1), lanes.got(2)) == (["1", "last"], [*"xxxxxx"])
+    await lanes.answer(1)
+    assert lanes.fork.open(1) == 0
+
+
 async def test_one_that_is_told_which_lanes_to_serve_lets_nothing_in_before() -> None:
     fork = Fork("p/lane-", Lanes().open_link, told=True)
     lost, served = (asyncio.ensure_future(fork.hears(f"p/lane-{number}/ingest")) for number in (1, 2))
