@@ -3,12 +3,14 @@
 .PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench bench-peers docs release cut constraints audit clean
 
 BIN = .venv/bin
+# Some tests wait for others to be done: with one worker more than cores, none of these is idle then.
+WORKERS = 3
 
 help:
 	@echo "make run     set up .venv and start the gateway (polku serve; POLKU_* variables configure it)"
 	@echo "make test    set up .venv and run everything: lint, types, generated code, tests"
 	@echo "make quick   lint, types, and the tests that start no process: the loop while you work"
-	@echo "make slow    the longer twins of tests: chained lanes, more lost nodes, every Python with every protobuf"
+	@echo "make slow    the longer twins of tests: more on Ray, more examples of properties, lost nodes, every Python and protobuf"
 	@echo "make check   the same; it is what continuous integration runs"
 	@echo "make lint    lint, format and types only"
 	@echo "make docs    build the documents as a site, in docs/_build/html; warnings are errors"
@@ -34,15 +36,17 @@ venv: .venv/stamp
 .venv/stamp: pyproject.toml .ci/constraints.txt
 	@PYTHON="$(PYTHON)" .ci/venv
 
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 quick: lint
 	$(BIN)/python -m pytest -n 2 tests/core tests/aio tests/batch tests/link tests/stage tests/middleware \
 		tests/ingest tests/http2 tests/ahti tests/buffer tests/runtime
 
 slow: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or matrix"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or matrix or hypothesis" --hypothesis-profile long
 
 check: test
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,7 +18,9 @@ import polku.log
 from tests.support.loops import name_birthplaces
 
 # A busy machine is slow to draw examples, and slow to try them: neither says anything about the code.
-settings.register_profile("polku", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("polku", max_examples=30, **_PATIENT)
+settings.register_profile("long", max_examples=200, **_PATIENT)  # of `make slow`
 settings.load_profile("polku")
 name_birthplaces()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Filter, Transform
@@ -31,6 +31,7 @@ from polku.stage.stage import Stage
 from polku.v1.gateway_pb2 import Ack, IngestEvent
 from tests.buffer.parts import Destination, rest
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 FIELDS = {
     "rate_limited": "rate_limited_count",
@@ -190,7 +191,7 @@ STEPS: dict[str, Callable[[], object]] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     requests=st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=8), min_size=1, max_size=8),
     order=st.permutations(list(STEPS)),

@@ -19,6 +19,7 @@ def ids(folder: Path) -> list[str]:
     return sorted(json.loads(line)["id"] for path in files for line in path.read_text().splitlines())
 
 
+@on_ray_when_slow
 def test_many_small_batches_make_one_object_and_a_drain_completes_it(start: Start, tmp_path: Path) -> None:
     pipeline = start(Hub().emitter(S3Emitter(tmp_path.as_uri(), key="{batch}", max_age=3600)))
     sender = pipeline.sender()

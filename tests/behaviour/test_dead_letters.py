@@ -70,6 +70,7 @@ def test_what_a_destination_refuses_is_stored_and_replayed_to_it_alone(start: St
     assert [event.id for event in other.events()] == ["a", "b", "c", "d"]  # it had them: nothing came a second time
 
 
+@on_ray_when_slow
 def test_what_user_code_fails_on_is_stored_with_its_traceback_and_goes_through_all_of_it_again(
     start: Start, tmp_path: Path
 ) -> None:

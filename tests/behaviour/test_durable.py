@@ -117,6 +117,7 @@ def test_what_is_confirmed_of_a_batch_when_the_time_of_a_drain_is_up_is_not_sent
     assert twice <= {"00020"}  # it was taken, and not confirmed
 
 
+@on_ray_when_slow
 def test_a_journal_that_another_pipeline_has_is_refused_by_pid(start: Start, tmp_path: Path, runtime: str) -> None:
     hub = Hub().buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db")).emitter(Recorder(tmp_path / "out"))
     first = start(hub)
@@ -164,6 +165,7 @@ def test_a_path_that_cannot_be_used_is_refused_clearly_until_it_can(start: Start
     assert [event.id for event in recorder.wait_for(2)] == ["00003", "00004"]
 
 
+@on_ray_when_slow
 def test_a_path_that_can_never_be_a_journal_stops_the_start(start: Start, tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("not yours")
@@ -174,6 +176,7 @@ def test_a_path_that_can_never_be_a_journal_stops_the_start(start: Start, tmp_pa
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["notes.txt"]
 
 
+@on_ray_when_slow
 def test_a_renamed_emitter_gets_what_waits_for_its_former_name(start: Start, tmp_path: Path) -> None:
     def hub() -> Hub:
         return Hub().buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db"))

@@ -27,6 +27,7 @@ async def await_what_was_cancelled(event: Event) -> None:
 
 
 @pytest.mark.parametrize("function", [exit_process, await_what_was_cancelled])
+@on_ray_when_slow
 def test_middleware_that_raises_no_exception(
     start: Start, tmp_path: Path, function: Callable[[Event], Awaitable[None] | None]
 ) -> None:

@@ -16,6 +16,7 @@ from tests.gateway.http_client import Answer, curl, post
 from tests.support.recorder import Recorder
 
 
+@on_ray_when_slow
 def test_http_is_shut_unless_an_address_is_given(start: Start, tmp_path: Path) -> None:
     pipeline = start(Hub().emitter(Recorder(tmp_path / "out")), grpc_addr="127.0.0.1:0")
     assert pipeline.address
@@ -108,6 +109,7 @@ def test_draining_is_told_and_what_is_under_way_is_answered(start: Start, tmp_pa
     assert [event.id for event in recorder.events()] == ["under-way"]
 
 
+@on_ray_when_slow
 def test_a_port_in_use_is_an_error_that_names_it(start: Start, tmp_path: Path) -> None:
     pipeline = start(Hub().emitter(Recorder(tmp_path / "out")), http_addr="127.0.0.1:0")
     with pytest.raises(SettingError, match=r"http_addr=.*in use"):

@@ -7,7 +7,7 @@ import asyncio
 from polku import Code, Event, Filter, Hub, OtlpEmitter
 from polku.otlp import log_record
 from polku.otlp.signals import LOGS, METRICS, TRACES
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.otlp.collector import Collector, Verdict
 from tests.otlp.requests import Door, logs, metrics, spans
 
@@ -25,6 +25,7 @@ def mark(event: Event) -> None:
     event.metadata["seen"] = "yes"
 
 
+@on_ray_when_slow
 async def test_records_go_through_and_what_is_refused_is_a_dead_letter(start: Start) -> None:
     collector = Collector("grpc")
     await collector.start()

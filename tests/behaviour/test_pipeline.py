@@ -100,6 +100,7 @@ def test_an_unknown_source_is_refused_by_name(start: Start, tmp_path: Path) -> N
     assert "json" in refusal.message
 
 
+@on_ray_when_slow
 def test_user_code_that_raises_costs_only_its_own_event(start: Start, tmp_path: Path) -> None:
     def fail_on_third(event: Event) -> None:
         if event.id.endswith("3"):
@@ -127,6 +128,7 @@ def test_user_code_that_returns_the_wrong_type_is_told_what_was_expected(start: 
     assert len(recorder.wait_for(2)) == 2
 
 
+@on_ray_when_slow
 def test_async_user_code_that_hangs_costs_only_its_own_event(start: Start, tmp_path: Path) -> None:
     async def hang_on_first(event: Event) -> None:
         if event.id.endswith("0"):
@@ -312,6 +314,7 @@ def test_stopping_gives_up_at_its_deadline_and_says_what_is_left(start: Start, t
     assert report.emitters["recorder"].left == 10
 
 
+@on_ray_when_slow
 def test_two_pipelines_live_side_by_side(start: Start, tmp_path: Path) -> None:
     one, two = Recorder(tmp_path / "one"), Recorder(tmp_path / "two")
     first, second = start(Hub(name="one").emitter(one)), start(Hub(name="two").emitter(two))
@@ -334,6 +337,7 @@ def test_a_pipeline_can_be_used_from_an_event_loop(runtime: str, tmp_path: Path)
     assert len(recorder.events()) == 50
 
 
+@on_ray_when_slow
 def test_build_gives_senders_that_work_once_the_runner_runs(runtime: str, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     raw_sender, event_sender, runner = Hub().emitter(recorder).build(runtime=runtime)
@@ -343,6 +347,7 @@ def test_build_gives_senders_that_work_once_the_runner_runs(runtime: str, tmp_pa
     assert {event.event_type for event in recorder.events()} == {"raw", "event"}
 
 
+@on_ray_when_slow
 def test_user_code_that_blocks_turns_health_bad_by_name_and_loses_nothing(
     start: Start, tmp_path: Path, arrangement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from polku import Hub, SettingError, new_event
 from polku.security.token_file import file_lines
 from polku.v1.gateway_pb2 import IngestEvent
 from polku.v1.gateway_pb2_grpc import GatewayStub
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
 
 
@@ -36,6 +36,7 @@ def test_clients_say_who_they_are_and_may_do_what_the_file_says(start: Start, tm
     assert [event.metadata["polku.principal"] for event in recorder.wait_for(1)] == ["agents"]
 
 
+@on_ray_when_slow
 def test_a_file_of_tokens_that_is_missing_ends_the_start(start: Start, tmp_path: Path) -> None:
     hub = Hub().emitter(Recorder(tmp_path / "out")).security(tokens=tmp_path / "none.toml")
     with pytest.raises(SettingError, match=r"tokens='.*none\.toml': cannot be read"):

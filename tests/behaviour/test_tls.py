@@ -12,7 +12,7 @@ import pytest
 from polku import Hub, SettingError, Tls, new_event
 from polku.v1.gateway_pb2 import IngestEvent
 from polku.v1.gateway_pb2_grpc import GatewayStub
-from tests.behaviour.conftest import Start
+from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.authority import Authority
 from tests.support.recorder import Recorder
 
@@ -34,6 +34,7 @@ def test_both_ports_speak_tls(start: Start, tmp_path: Path) -> None:
     recorder.wait_for(2)
 
 
+@on_ray_when_slow
 def test_a_certificate_that_is_missing_is_named(start: Start, tmp_path: Path) -> None:
     hub = Hub().emitter(Recorder(tmp_path / "out")).security(tls=Tls(tmp_path / "none.pem", tmp_path / "none.key"))
     with pytest.raises(SettingError, match=r"tls_cert='.*none.pem': cannot be read"):

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Batch, BufferStrategy, Code, Event, PlanError
@@ -15,6 +15,7 @@ from polku.batch.receipt import Receipt
 from polku.buffer.strategy import Overflow
 from polku.errors import DrainingError
 from tests.buffer.parts import Bench, Destination, batch, finish, numbered, rest, until
+from tests.support.examples import examples
 
 BOTH = pytest.mark.parametrize("strategy", [BufferStrategy.ring(10), BufferStrategy.tiered(4, 6)], ids=str)
 
@@ -384,7 +385,7 @@ async def test_at_the_level_delivered_a_push_waits_for_room_and_its_answer_for_t
 ROUTES = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("nobody",)])
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     batches=st.lists(st.lists(st.tuples(ROUTES, st.integers(1, 11)), max_size=4), max_size=12),
     rule=st.sampled_from(list(Overflow)),

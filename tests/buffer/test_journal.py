@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku.batch.batch import Header, Identity
@@ -25,6 +25,7 @@ from polku.buffer.repair import faults, finish_salvage, salvage
 from polku.buffer.schema import VERSION
 from polku.codes import Code
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
+from tests.support.examples import examples
 
 OUTLETS = ("a", "b", "c")
 
@@ -54,7 +55,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(STEPS)
 def test_a_row_goes_when_every_outlet_of_its_set_has_passed_it(
     steps: list[tuple[list[set[str]], dict[str, int]]],

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import BufferStrategy, Hub
@@ -23,6 +23,7 @@ from polku.runtime.watch import Watch
 from tests.buffer.durable import batch_of, durable
 from tests.buffer.parts import Destination, numbered
 from tests.buffer.test_journal import opened, positions, row
+from tests.support.examples import examples
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ ROWS = st.lists(st.sets(st.sampled_from(NAMES), min_size=1), max_size=8)
 CURSORS = st.fixed_dictionaries({name: st.integers(0, 8) for name in NAMES})
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(ROWS, CURSORS)
 def test_what_waits_for_either_waits_for_the_new_one_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, rows: list[set[str]], cursors: dict[str, int]

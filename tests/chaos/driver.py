@@ -20,6 +20,7 @@ from typing import NamedTuple
 from polku.testing import Oracle, Verdict
 from tests.chaos.client import Client
 from tests.chaos.files import Reader
+from tests.support.server import ON_BARE_RAY
 
 _SHELLS = ("ingest", "stage", "emitter", "hub")
 _MOODS = ("slow", "flapping", "full", "garbage", "silent")
@@ -273,12 +274,10 @@ class Chaos:
             **self.environment,
         }
         address = f"127.0.0.1:{self.port}"
-        command = ["-m", "polku", "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
+        command = [*ON_BARE_RAY, "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
         command += ["--admin-addr", f"unix:{self.folder}/admin"]
         with (self.folder / "pipeline.log").open("ab") as log:
-            self.pipeline = subprocess.Popen(
-                [sys.executable, *command], env={**os.environ, **settings}, stdout=log, stderr=log
-            )
+            self.pipeline = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
 
     def pids(self, title: str) -> list[int]:
         """Return the processes of this run whose command line has `title` in it: they carry its mark."""

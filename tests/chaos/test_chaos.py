@@ -38,7 +38,7 @@ def test_nothing_acknowledged_is_lost_whatever_dies(runtime: str, seconds: float
 def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(seconds: float, tmp_path: Path) -> None:
     losses = {"num_failures": 300, "req_failure_prob": 4, "resp_failure_prob": 4}
     setting = json.dumps({"CoreWorkerService.grpc_client.PushTask": losses})
-    chaos = Chaos(tmp_path, "ray", "ring", seed=7, RAY_testing_rpc_failure=setting, POLKU_HOPS="ray")
+    chaos = Chaos(tmp_path, "ray", "ring", seed=7, RAY_testing_rpc_failure=setting, POLKU_HOPS="ray", BARE_LOGS="1")
     outcome = chaos.run(seconds, pause=0)
     print(outcome)
     again = (tmp_path / "pipeline.log").read_text().count("is sent again")

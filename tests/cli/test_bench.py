@@ -79,6 +79,7 @@ def test_the_built_in_pipeline_loses_nothing_and_everything_is_told() -> None:
     assert "bench --runtime inline --events 20500" in found["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray_each_actor_has_its_own_figures() -> None:
     (subject,) = bench("--runtime", "ray", "--events", "5000")["subjects"]

@@ -34,7 +34,7 @@ broken = 5
 """
 
 
-@pytest.fixture(params=["inline", "ray"])
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def runtime(request: pytest.FixtureRequest) -> str:
     """Name the runtime; Ray is that of the tests, which programs join."""
     if request.param == "ray":

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from polku import Batch, Failure, Hub, new_event
 from polku.cli.app import app
-from tests.support.server import Server, polku
+from tests.support.server import ON_BARE_RAY, Server, polku
 
 PIPELINE = """
 from polku import *
@@ -30,7 +30,13 @@ def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.Fi
     file.write_text(PIPELINE)
     options = ["--runtime", runtime, "--grpc-addr", "127.0.0.1:0", "--admin-addr", "off"]
     server = Server(
-        tmp_path / "run", "run", str(file), *options, POLKU_LOG_FORMAT="json", POLKU_LOG_LEVEL="info", RAY_ADDRESS=""
+        tmp_path / "run",
+        *("run", str(file), *options),
+        command=ON_BARE_RAY,
+        BARE_LOGS="1",
+        POLKU_LOG_FORMAT="json",
+        POLKU_LOG_LEVEL="info",
+        RAY_ADDRESS="",
     )
     try:
         entry = f"traceparent=00-{TRACE}-b7ad6b7169203331-01"

@@ -174,6 +174,7 @@ def test_what_can_never_work_is_an_error_when_it_is_written() -> None:
         ExternalEmitter("x", "host:1", concurrency=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray_as_well(run: Callable[..., Program], out: Out) -> None:
     plugin = run()

@@ -305,6 +305,7 @@ def test_only_the_first_lane_of_a_disk_follows_files(log: Path, out: Recorder) -
     assert [len(plan.lane(number, place).sources) for number, place in ((1, 1), (2, 1), (3, 2))] == [1, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_the_ingest_actor_follows_files_too(tmp_path: Path, log: Path, out: Recorder) -> None:
     append(log, *(f"line {number}" for number in range(100)))

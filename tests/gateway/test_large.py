@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from backports import zstd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Code, Event
@@ -30,6 +30,7 @@ from polku.link.link import Link, LocalPeer
 from polku.rpc.messages import Packed, unpack, unpacking
 from polku.rpc.status import CallError
 from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
+from tests.support.examples import examples
 
 LIMITS = Limits()
 GZIP = zlib.compressobj(1, zlib.DEFLATED, 31)
@@ -165,7 +166,7 @@ async def test_all_of_a_large_message_counts_as_in_flight_while_it_is_taken() ->
     await intake.close()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c", "d"]), st.booleans()), max_size=12), st.booleans())
 def test_pieces_are_admitted_as_the_whole_is(drawn: list[tuple[str, bool]], has_cluster: bool) -> None:
     payload = b"".join(

@@ -8,10 +8,11 @@ from typing import Any
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku.gateway.http.usual import UsualHead, UsualHeads
+from tests.support.examples import examples
 
 _LINES = [
     "Host: here",
@@ -85,7 +86,7 @@ def of_aiohttp(content: bytes) -> Any:
     return asyncio.run(read())
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(HEADS)
 def test_both_read_the_same(content: bytes) -> None:
     found: UsualHead | None = UsualHeads().read(content)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from google.protobuf.json_format import MessageToJson
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from polku.codes import Code
@@ -14,6 +14,7 @@ from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
 from polku.ingest import JsonIngestor
 from tests.ingest.strategies import EVENTS
+from tests.support.examples import examples
 
 Results = Sequence[Event | RecordError]
 
@@ -39,7 +40,7 @@ def shown(results: Results) -> list[str]:
     return [result.id if isinstance(result, Event) else "!" for result in results]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(EVENTS, st.booleans(), st.sampled_from([None, 2]))
 def test_any_event_is_read_back_from_protobufs_own_json(
     given_event: Event, snake_case: bool, indent: int | None
@@ -61,7 +62,7 @@ _PIECES = [
 _TOKENS = st.lists(st.sampled_from([*_PIECES, *(bytes([byte]) for byte in b'{}[],:"\\\n -9a\xff')])).map(b"".join)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.one_of(st.binary(max_size=200), _TOKENS), st.sampled_from(["", "json", "ndjson", "x"]))
 @example(b"[" * 10_000 + b"]" * 10_000, "")
 @example(b'{"metadata":' * 10_000, "")

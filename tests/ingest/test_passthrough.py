@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from polku.batch.frames import join_frames
@@ -10,6 +10,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.ingest import PassthroughIngestor
 from polku.v1.gateway_pb2 import EventPayload
 from tests.ingest.strategies import EVENTS
+from tests.support.examples import examples
 
 
 def ingest(data: bytes, format: str = "") -> list[Event | RecordError]:
@@ -25,20 +26,20 @@ def same(results: list[Event | RecordError], *expected: Event) -> bool:
 named = EVENTS.filter(lambda event: bool(event.id and event.event_type))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(named)
 def test_an_event_with_an_id_and_a_type_is_recognised(event: Event) -> None:
     assert same(ingest(event.SerializeToString()), event)
     assert same(ingest(event.SerializeToString(), "protobuf"), event)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(named, min_size=1, max_size=3))
 def test_a_payload_of_such_events_is_recognised(events: list[Event]) -> None:
     assert same(ingest(EventPayload(events=events).SerializeToString()), *events)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(EVENTS.filter(lambda event: event.ByteSize() > 0))
 def test_the_hints_decide_for_any_event(event: Event) -> None:
     assert same(ingest(event.SerializeToString(), "event"), event)
@@ -84,7 +85,7 @@ def test_an_empty_payload_that_says_so_is_no_events() -> None:
     assert ingest(b"", "payload") == []
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.binary(max_size=100), st.sampled_from(["", "event", "payload", "x"]))
 @example(b"\x0a\x02\x0a\xff\x0a\x02\x0a\xff", "")
 @example(b"\x0a\x00", "")

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
@@ -14,6 +14,7 @@ from polku.ingest import JsonIngestor
 from polku.middleware import Aggregator
 from tests.middleware.harness import events
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 
 def build(clock: FakeClock | None = None, size: int = 3, within: float = 10.0, **options: Any) -> Holder:
@@ -123,7 +124,7 @@ def test_an_event_whose_key_fails_goes_on_alone_and_says_why(key: Callable[[Even
     assert "Error" in flush.events[0].metadata["polku.aggregate.error"]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 4), st.booleans()), max_size=40), st.integers(1, 5))
 def test_every_event_is_in_exactly_one_flush_and_the_counters_agree(
     steps: list[tuple[int, float, bool]], size: int

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku.contracts import Outcome
@@ -13,6 +13,7 @@ from polku.middleware import RateLimiter, Sampler, Throttle
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 
 async def test_a_burst_passes_and_then_only_the_rate() -> None:
@@ -47,7 +48,7 @@ async def test_a_batch_within_the_rate_comes_back_as_the_same_list() -> None:
         assert (await work(as_step(component, FakeClock()), batch)).events is batch
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 5)), max_size=30), st.floats(0.5, 50), st.floats(1, 30))
 def test_no_interval_ever_sees_more_than_burst_plus_rate_times_time(
     steps: list[tuple[int, float]], rate: float, burst: float

@@ -59,7 +59,7 @@ def dlq(pipeline: Pipeline, *arguments: str, status: int = 0) -> str:
     return done.stdout if not status else done.stderr
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
+@pytest.mark.parametrize("runtime", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if runtime == "ray":
         request.getfixturevalue("ray_session")

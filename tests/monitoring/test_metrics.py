@@ -74,7 +74,7 @@ SELDOM = {
 STILL = FIXED | SELDOM | ELSEWHERE
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
+@pytest.mark.parametrize("runtime", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_metric_is_there_and_moves(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if runtime == "ray":
         request.getfixturevalue("ray_session")

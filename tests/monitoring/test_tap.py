@@ -212,7 +212,7 @@ def test_the_formats_are_for_people_and_programs(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("chained", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_on_ray_the_journey_is_the_same(chained: bool) -> None:
     hub = Hub().middleware(Filter(lambda event: event.event_type != "debug")).emitter(partner)
     hub = hub.chain() if chained else hub

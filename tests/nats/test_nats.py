@@ -308,6 +308,7 @@ def test_credentials_that_are_refused_are_an_alarm_until_they_are_right(tmp_path
         server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_the_ingest_actors_of_all_lanes_pull(server: Server, stream: str, out: Recorder) -> None:
     write(server, stream, 1_000)

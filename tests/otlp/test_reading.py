@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
@@ -22,6 +22,7 @@ from polku.otlp.signals import LOGS, TRACES, Signal
 from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, TimeWriter, Unwrapper, Wrapper, join, split, tagged
 from polku.v1.gateway_pb2 import EventPayload
+from tests.support.examples import examples
 
 LIMITS = Limits()
 KINDS: dict[Signal, Any] = {LOGS: LogRecord, TRACES: Span}
@@ -131,7 +132,7 @@ CHOICES = st.sampled_from([Choice(), Choice(()), Choice(["http.route", "a", "pol
 SIGNALS = st.sampled_from([LOGS, TRACES])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_records_are_read_as_if_they_were_decoded(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
@@ -152,7 +153,7 @@ def test_records_are_read_as_if_they_were_decoded(data: st.DataObject) -> None:
         assert event == right
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_what_a_step_adds_is_added_as_if_records_were_decoded(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)

@@ -39,7 +39,7 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path / "out")
 
 
-@pytest.fixture(params=["inline", "ray"])
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def open_gateway(request: pytest.FixtureRequest) -> Iterator[Open]:
     if request.param == "ray":
         request.getfixturevalue("ray_session")

@@ -145,8 +145,8 @@ def test_a_ray_that_is_started_for_a_pipeline_has_its_settings_and_is_its_own_to
     program = """
 import ray
 from polku.actors.attachment import attach
-from tests.support.ray_forks import bare_nodes
-with bare_nodes():
+from tests.support.ray_forks import forked_workers
+with forked_workers():
     ours = attach().is_ours
 print(ours, ray._private.worker._global_node._ray_params._system_config["max_direct_call_object_size"])
 """

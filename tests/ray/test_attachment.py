@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from ray._private.utils import check_version_info
 
 from polku.actors.attachment import Choice, _start, _versions, _without_praise, choose, job_notice
 from polku.errors import SettingError, UnavailableError
-from tests.support.server import Server, polku
+from tests.support.server import ON_BARE_RAY, POLKU, Server, polku
 
 PIPELINE = """
 from polku import Hub
@@ -103,9 +103,9 @@ def children(pid: int, name: str) -> list[int]:
     return found
 
 
-def run(folder: Path, **variables: str) -> Server:
+def run(folder: Path, command: Sequence[str] = POLKU, **variables: str) -> Server:
     (folder / "pipeline.py").write_text(PIPELINE)
-    return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", **variables)
+    return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", command=command, **variables)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -179,7 +179,7 @@ def test_a_named_ray_is_joined_and_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
 def test_where_its_ray_is_gone_the_program_ends_at_once_with_a_line(part: str, tmp_path: Path) -> None:
-    server = run(tmp_path, RAY_ADDRESS="local")
+    server = run(tmp_path, ON_BARE_RAY, RAY_ADDRESS="local")
     try:
         for pid in children(server.process.pid, part):
             os.kill(pid, signal.SIGKILL)

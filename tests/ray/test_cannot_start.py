@@ -81,6 +81,7 @@ def test_an_emitter_that_cannot_start_again_holds_its_events_and_no_others(tmp_p
     assert len({event.id for event in database.events()}) == 2_001
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_chained_lane_that_cannot_start_again_tries_with_its_journal_until_it_can(tmp_path: Path) -> None:
     database = Database(tmp_path / "db", "db")
@@ -103,7 +104,7 @@ def test_a_chained_lane_that_cannot_start_again_tries_with_its_journal_until_it_
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("chained", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_at_the_start_of_a_pipeline_it_is_an_error_at_once(chained: bool, tmp_path: Path) -> None:
     database = Database(tmp_path / "db", "db")
     database.down.touch()

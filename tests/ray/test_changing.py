@@ -144,6 +144,7 @@ class Failing:
     def emit(self, batch: Batch) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["stage-1", pytest.param("emitter:out", marks=pytest.mark.slow)])
 def test_an_actor_is_killed_in_the_middle_of_a_change(victim: str, tmp_path: Path) -> None:
     with chain(tmp_path, "a").start() as pipeline:

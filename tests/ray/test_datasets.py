@@ -33,6 +33,7 @@ def count_types(folder: str) -> Any:
     return count
 
 
+@pytest.mark.slow
 def test_a_dataset_is_written_into_a_pipeline_and_comes_out_in_windows(tmp_path: Path) -> None:
     import ray.data
 

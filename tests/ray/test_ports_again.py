@@ -54,6 +54,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_every_lane_takes_other_limits_of_its_port_and_keeps_them() -> None:
     with hub(100_000).start(grpc_addr="127.0.0.1:0") as pipeline:
         address = pipeline.address

@@ -32,7 +32,7 @@ class Work:
         event.metadata["process"] = str(os.getpid())
 
 
-@pytest.mark.parametrize("runtime", ["ray", "inline"])
+@pytest.mark.parametrize("runtime", ["ray", pytest.param("inline", marks=pytest.mark.slow)])
 def test_tasks_do_the_work_and_a_worker_that_dies_loses_nothing(runtime: str, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     step = RemoteStep(Work(tmp_path), max_events=16, num_cpus=0.5)

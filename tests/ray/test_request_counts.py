@@ -56,7 +56,9 @@ def check(pipeline: Pipeline, count: int = 120) -> None:
         assert [call.result().middleware_stats for call in calls] == [stats for _, stats in requests]
 
 
-@pytest.mark.parametrize("arrangement", ["actors", pytest.param("chained", marks=pytest.mark.slow), "native"])
+@pytest.mark.parametrize(
+    "arrangement", ["native", *(pytest.param(name, marks=pytest.mark.slow) for name in ("actors", "chained"))]
+)
 def test_calls_side_by_side_hear_each_of_its_own_events(
     arrangement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +74,7 @@ def test_calls_side_by_side_hear_each_of_its_own_events(
         assert MiddlewareStats(**answer.body["middleware_stats"]) == stats
 
 
+@pytest.mark.slow
 def test_what_a_full_buffer_drops_counts_for_the_request_that_brought_it(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     recorder.hold()
@@ -87,6 +90,7 @@ def test_what_a_full_buffer_drops_counts_for_the_request_that_brought_it(tmp_pat
     assert told == [(1, 0, 1, 0), (7, 1, 6, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [pytest.param("stage-1", marks=pytest.mark.slow), "buffer"])
 def test_a_call_that_outlives_a_death_hears_of_its_own_events(dies: str, tmp_path: Path) -> None:
     hub = Hub(runtime="ray").middleware(Filter(is_wanted)).middleware(Filter(is_no_chatter))

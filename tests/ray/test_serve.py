@@ -67,6 +67,7 @@ def test_a_full_deployment_and_a_dying_replica_cost_time_and_no_event(tmp_path: 
     assert (tmp_path / "asked").exists()
 
 
+@pytest.mark.slow
 def test_a_deployment_sends_what_it_answered_as_the_page_shows(tmp_path: Path) -> None:
     from ray import serve
 

@@ -322,6 +322,7 @@ def test_a_batch_that_replicas_must_have_waits_for_them(server: Server, stream: 
         replica.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_the_ingest_actors_of_all_lanes_pull(server: Server, client: Any, stream: str, out: Recorder) -> None:
     write(client, stream, 1_000)

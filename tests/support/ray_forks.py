@@ -46,12 +46,12 @@ class _ClassId:
 
 
 @contextlib.contextmanager
-def forked_workers() -> Iterator[None]:
-    """Let the nodes of Ray that this process starts meanwhile fork their workers, and be bare."""
+def forked_workers(**settings: Any) -> Iterator[None]:
+    """Let the nodes of Ray that this process starts meanwhile fork their workers, and be bare but for the settings."""
     with tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True) as folder:
         variables = {ray_worker.FORKS: folder, "RAY_prestart_worker_first_driver": "0"}  # such workers are not forked
         changed = mock.patch.dict(os.environ, variables)
-        with changed, bare_nodes(worker_path=ray_worker.__file__):
+        with changed, bare_nodes(worker_path=ray_worker.__file__, **settings):
             yield
 
 

@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
 POLKU = [sys.executable, "-m", "polku"]
+ON_BARE_RAY = [sys.executable, "-m", "tests.support.polku_on_bare_ray"]
+"""The same command: a Ray that it starts takes a tenth of the processor time."""
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -51,11 +54,13 @@ def polku_here(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 class Server:
     """A running `polku serve` or `polku run`, once it said that it is ready."""
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, command: Sequence[str] = POLKU, **variables: str) -> None:
         folder.mkdir(exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen([*POLKU, *arguments], stdout=out, stderr=err, env=environment(**variables))
+            self.process = subprocess.Popen(
+                [*command, *arguments], stdout=out, stderr=err, env=environment(**variables)
+            )
         ready = self.wait_for(self.err, r"ready on grpc (\S+)(?: and http (\S+))?")
         self.address, self.http_address = ready[1], ready[2]
 
