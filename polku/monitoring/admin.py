@@ -25,15 +25,12 @@ from polku.health import Health
 from polku.host import is_loopback
 from polku.monitoring.address import HTTPS, Admin
 from polku.monitoring.http1 import LIMIT, Request, Response, Server, Stream
-from polku.monitoring.live import Live
-from polku.monitoring.page import page
-from polku.monitoring.remedies import Remedies
-from polku.monitoring.statistics import PartHealth
 from polku.text import line, said
 
 if TYPE_CHECKING:
     from polku.monitoring.event_routes import Events
-    from polku.monitoring.statistics import PipelineStatistics
+    from polku.monitoring.live import Live
+    from polku.monitoring.statistics import PartHealth, PipelineStatistics
     from polku.runtime.reloading import Reloader
     from polku.tap.redaction import Redaction
 
@@ -75,7 +72,8 @@ class AdminServer:
         self._statistics = statistics
         self._health = health
         self._stuck = stuck
-        self._live = Live(statistics, self._blocked, addresses)
+        self._addresses = addresses
+        self._live: Live | None = None  # once the address is open
         self._http = Server(self._answer, posts=[_RELOAD, *_CHANGES])
         self._reloader = reloader
         self._server: Listener | asyncio.Server | None = None
@@ -92,8 +90,16 @@ class AdminServer:
         """
         address = await self._open()
         if address is not None:
-            self._live.start(address)
+            asyncio.get_running_loop().call_soon(self._look, address)
         return address
+
+    def _look(self, address: str) -> None:
+        """Begin to look for the live page: what it needs takes a while to load, and a pipeline is ready without it."""
+        from polku.monitoring.live import Live
+
+        if self._server is not None:
+            self._live = Live(self._statistics, self._blocked, self._addresses)
+            self._live.start(address)
 
     async def _open(self) -> str | None:
         address = self._admin.address
@@ -137,7 +143,8 @@ class AdminServer:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-            self._live.close()
+            if self._live is not None:
+                self._live.close()
             self._http.close()
             if self._admin.address.startswith("unix:"):
                 with contextlib.suppress(OSError):
@@ -152,11 +159,13 @@ class AdminServer:
             return Response(401, b"send 'Authorization: Bearer TOKEN'\n", headers={"WWW-Authenticate": "Bearer"})
         match request.path:
             case "/":
+                from polku.monitoring.page import page
+
                 return Response(
                     200, page().body, "text/html; charset=utf-8", {"Content-Security-Policy": page().policy}
                 )
             case "/events":
-                if self._live.is_full:
+                if self._live is None or self._live.is_full:
                     return Response(503, b"as many pages are open as may be; close one\n")
                 return Stream(self._live.follow(may_see_events=self._may_see_events(request)), "text/event-stream")
             case "/health/live":
@@ -210,6 +219,9 @@ class AdminServer:
         seconds = self._stuck()
         if seconds < _STUCK_SECONDS or "event_loop" in tree.parts:
             return {}
+        from polku.monitoring.remedies import Remedies
+        from polku.monitoring.statistics import PartHealth
+
         why = _blocked_by(tree, seconds)
         pids = {name: process.pid for name, process in tree.processes.items()}
         advice, command = Remedies(tree.plan, pids).find("event_loop", why, "")
