@@ -1,4 +1,7 @@
-"""The actor that watches over a pipeline: it looks at every part once a second and starts again what was restarted."""
+"""The actor that watches over a pipeline: it looks at every part once a second, ends what hangs, and tells the others.
+
+Ray restarts what has died; this actor notices, and has the new process open what was open.
+"""
 
 from __future__ import annotations
 
