@@ -31,6 +31,8 @@ from polku.v1.gateway_pb2 import EventPayload
 _KIND = methodcaller("WhichOneof", "data")
 _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event's bytes, none has that entry
 _TURN = 500  # events: a millisecond
+_TURN_BYTES = 128 * 1024
+_TURN_SECONDS = 0.002  # where events are larger
 _FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
 
 
@@ -207,12 +209,21 @@ async def admit_in_turns(
     events: Sequence[Event], source: str, cluster: str, limits: Limits, refused: list[Refusal]
 ) -> Admission:
     """Admit events as `admit_events` does, with a turn for others after each `_TURN` of them."""
-    if not refused and 0 < len(events) <= _TURN:
+    if not refused and 0 < len(events) <= _TURN and _are_small(events):
         check_envelope(limits, source, cluster)
         check_count(len(events), limits)
         if (admission := _admit_all(list(events), source, cluster, limits)) is not None:
             return admission
     return await in_slices(_admit_by_parts(events, source, cluster, limits, refused, None, _NOTHING))
+
+
+def _are_small(events: Sequence[Event]) -> bool:
+    size = 0
+    for event in events:
+        size += event.ByteSize()
+        if size > _TURN_BYTES:
+            return False
+    return True
 
 
 def _admit_all(events: list[Event], source: str, cluster: str, limits: Limits) -> Admission | None:
@@ -254,9 +265,12 @@ def _admit_by_parts(
     good: list[Event] = []
     filled = 0
     now = time.time_ns()
+    clock = time.monotonic
+    began = clock()
     for position, event in enumerate(events, before.events):
-        if position and not position % _TURN:
+        if (position and not position % _TURN) or clock() - began > _TURN_SECONDS:
             yield
+            began = clock()
         event_id = event.id
         if event_id in ids or event_id in out or not is_small or event.WhichOneof("data") is not None:
             refusal = _refuse(event, position, ids if event_id in ids else out, limits)

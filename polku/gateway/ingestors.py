@@ -7,14 +7,14 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.batch.receipt import Refusal
 from polku.checks import label, shorten
 from polku.codes import Code
-from polku.contracts import IngestContext, Ingestor, Records, Reply
+from polku.contracts import IngestContext, Ingestor, Reply
 from polku.errors import InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import check_envelope
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from polku.external.client import PluginState
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
-_TURN = 50  # records of an ingestor, which take a millisecond or two, until others have theirs
+_TURN = 50  # records of an ingestor, which take a millisecond or so, until others have theirs
+_TURN_SECONDS = 0.002  # where they take longer
 
 
 class Reading(NamedTuple):
@@ -137,12 +138,13 @@ class Ingestors:
         ingestor = self._find(reader, context.source)
         self._reading[id(ingestor)] += 1
         try:
-            result = ingestor.ingest(data, context)
+            takes_turns = in_turns and getattr(ingestor, "takes_turns", False)
+            slices: Any = getattr(ingestor, "ingest_in_slices", None) if takes_turns else None
+            result = ingestor.ingest(data, context) if slices is None else slices(data, context)
             records = await result if inspect.isawaitable(result) else result
             events: list[Event] = []
             refused: list[Refusal] = []
-            takes_turns = in_turns and getattr(ingestor, "takes_turns", False)
-            for _ in _sort(records, self._limits.batch_events, events, refused):
+            for _ in _sort(records, self._limits.batch_events, events, refused, pauses=slices is not None):
                 if takes_turns:
                     await asyncio.sleep(0)
             return Reading(events, refused, records if isinstance(records, Reply) else None)
@@ -193,12 +195,27 @@ class Ingestors:
         return list({id(ingestor): ingestor for ingestor in [*self._by_source.values(), *default]}.values())
 
 
-def _sort(records: Records, limit: int, events: list[Event], refused: list[Refusal]) -> Iterator[None]:
-    """Put an ingestor's records into either list; yields after each `_TURN` of them.
+def _sort(
+    records: Iterable[Event | RecordError | None],
+    limit: int,
+    events: list[Event],
+    refused: list[Refusal],
+    *,
+    pauses: bool,
+) -> Iterator[None]:
+    """Put an ingestor's records into either list; yields after each `_TURN` of them, or `_TURN_SECONDS`.
+
+    Where it `pauses`, None among the records asks for the same.
 
     Raises `InputError`, and what ingestors raise.
     """
+    now = time.monotonic
+    began = now()
     for number, record in enumerate(records, 1):
+        if record is None and pauses:
+            yield
+            began = now()
+            continue
         if isinstance(record, RecordError):
             refused.append(Refusal(as_id(record.event_id), record.code, said(record)))
         elif isinstance(record, Event):
@@ -208,5 +225,6 @@ def _sort(records: Records, limit: int, events: list[Event], refused: list[Refus
                 raise InputError(Code.TOO_MANY_EVENTS, reason)
         else:
             raise TypeError(f"an ingestor must return Events and RecordErrors, not {type(record).__name__}")
-        if not number % _TURN:
+        if not number % _TURN or now() - began > _TURN_SECONDS:
             yield
+            began = now()

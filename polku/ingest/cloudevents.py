@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -30,12 +30,15 @@ from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, default_content_type, is_
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.json import read_records
+from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_record import Members
 from polku.ingest.json_split import split_records
 from polku.ingest.json_values import expected
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUMBER = re.compile(r"-?[1-9][0-9]{0,9}")
+_MEMBERS = Members(left="data", octets="data_base64")
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TYPED: Any = Event.DESCRIPTOR.oneofs_by_name["data"].fields
 _KINDS: dict[str, str] = {f"{SCHEMA}{field.message_type.full_name}": field.name for field in _TYPED}
@@ -55,7 +58,11 @@ class CloudEventsIngestor:
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each CloudEvent, in order; never raises."""
-        return read_records(split_records(data), _event_from_record, "data")
+        return (result for result in self.ingest_in_slices(data, context) if result is not None)
+
+    def ingest_in_slices(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError | None]:
+        """Do what `ingest` does, with None where others may have their turn."""
+        return read_records(split_records(data), _event_from_record, _MEMBERS)
 
 
 def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
@@ -75,7 +82,7 @@ def event_from_attributes(attributes: Mapping[str, str], data: bytes) -> Event:
     return _build(dict(attributes), data)
 
 
-def _event_from_record(record: bytes, fields: Any) -> Event:
+def _event_from_record(record: bytes, fields: Any) -> Generator[None, None, Event]:
     if type(fields) is not dict:
         raise expected(fields, "an object: a CloudEvent's attributes by name", "record")
     members = dict(fields)
@@ -89,13 +96,19 @@ def _event_from_record(record: bytes, fields: Any) -> Event:
         return _build(attributes, _octets(encoded))
     if data is None and not (content_type and "data" in fields):
         return _build(attributes, b"")
+    if isinstance(data, msgspec.Raw):
+        yield
+        if bytes(memoryview(data)[:1]) == b'"' and content_type and not is_json_type(content_type):
+            data = msgspec.json.decode(data)
+            yield
     if isinstance(data, str) and content_type and not is_json_type(content_type):
         return _build(attributes, data.encode())
     content = bytes(data if isinstance(data, msgspec.Raw) else _RAW.decode(record)["data"])
-    return _build({"datacontenttype": "application/json", **attributes}, content)
+    return _build({"datacontenttype": "application/json", **attributes}, content, is_json=len(content) > LARGE)
 
 
-def _build(attributes: dict[str, str], payload: bytes) -> Event:
+def _build(attributes: dict[str, str], payload: bytes, *, is_json: bool = False) -> Event:
+    """Build an event; `is_json`: it is known that the payload is JSON."""
     rest = dict(attributes)
     version = rest.pop("specversion", "")
     if version != "1.0":
@@ -110,7 +123,7 @@ def _build(attributes: dict[str, str], payload: bytes) -> Event:
     for name in ("severity", "outcome"):
         if name in rest:
             _set_enum(event, name, rest)
-    _set_data(event, rest, payload)
+    _set_data(event, rest, payload, is_json=is_json)
     for name, value in rest.items():
         hidden = name[2:]
         event.metadata[hidden if name.startswith("md") and hidden in ATTRIBUTES else name] = value
@@ -128,6 +141,10 @@ def _text(name: str, value: Any) -> str:
 
 
 def _octets(encoded: Any) -> bytes:
+    if isinstance(encoded, bytes):  # decoded already, since it is large
+        return encoded
+    if isinstance(encoded, FieldError):
+        raise encoded
     if not isinstance(encoded, str):
         raise expected(encoded, "a string of base64", "data_base64")
     try:
@@ -174,14 +191,17 @@ def _set_enum(event: Event, name: str, rest: dict[str, str]) -> None:
         rest.pop(name)
 
 
-def _set_data(event: Event, rest: dict[str, str], payload: bytes) -> None:
+def _set_data(event: Event, rest: dict[str, str], payload: bytes, *, is_json: bool) -> None:
     content_type = rest.get("datacontenttype", "")
     kind = _KINDS.get(rest.get("dataschema", "")) if is_json_type(content_type) else None
     if kind is None:
         event.payload = payload
-        if payload and content_type in ("", default_content_type(payload)):
+        if payload and content_type in ("", "application/json" if is_json else default_content_type(payload)):
             rest.pop("datacontenttype", None)
         return
+    if len(payload) > LARGE:
+        fix = f"has {len(payload)} bytes, the most is {LARGE} for the fields of {kind}"
+        raise FieldError("data", payload[:20].decode("utf-8", "replace"), fix)
     try:
         typed = event_from_fields({kind: msgspec.json.decode(payload)})
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from polku.aio.slices import at_once
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
+from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError
 from polku.ingest.json_plain import read_array, read_lines
-from polku.ingest.json_record import NotJsonError, decode, event_from_json
+from polku.ingest.json_record import Members, NotJsonError, decoding, event_from_json
 from polku.ingest.json_split import Plain, Record, split_lines, split_records
 
 MAX_ERRORS = 1_000
 """How many bad records of one message are told apart; reading stops there, and says so."""
 
 _PLAIN = Plain(read_array, read_lines)
+Reading = Generator[None, None, "Event | RecordError"]
+Build = Callable[[bytes, Any], Generator[None, None, Event]]
+"""Build an event of a record and its decoded value, in slices; raises `FieldError`."""
+
+_ANY = Members()
+_MEMBERS = Members(octets="payload", lenient=True)
 _LINES = frozenset({"ndjson", "json-lines", "jsonl", "application/x-ndjson", "application/jsonl"})
 
 
@@ -41,36 +49,48 @@ class JsonIngestor:
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield an event or an error for each record, in order; never raises."""
+        return (result for result in self.ingest_in_slices(data, context) if result is not None)
+
+    def ingest_in_slices(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError | None]:
+        """Do what `ingest` does, with None where others may have their turn."""
         by_line = (context.format or context.source).lower() in _LINES
-        return read_records(split_lines(data, _PLAIN) if by_line else split_records(data, _PLAIN), event_from_json)
+        return read_records(
+            split_lines(data, _PLAIN) if by_line else split_records(data, _PLAIN), event_from_json, _MEMBERS
+        )
 
 
 def read_records(
-    records: Iterator[Record | Event], build: Callable[[bytes, Any], Event], left: str = ""
-) -> Iterator[Event | RecordError]:
+    records: Iterator[Record | Event | None], build: Build, of: Members = _ANY
+) -> Iterator[Event | RecordError | None]:
     """Decode records that are no events yet, and build events of bytes and decoded values; `build` raises `FieldError`.
 
-    Of large records the member `left` is not decoded, as `decode` says.
+    None stands where others may have their turn.
     """
     errors = 0
     for record in records:
-        if isinstance(record, Event):
+        if record is None or isinstance(record, Event):
             yield record
             continue
         if errors == MAX_ERRORS:
             message = f"{errors} records before this one are bad; this one and the rest were not read"
             yield RecordError(message, line=record.line, offset=record.offset)
             return
-        result = _event(record, build, left)
+        reading = _reading(record, build, of)
+        result = at_once(reading) if len(record.data) <= LARGE else (yield from _pausing(reading))
         errors += isinstance(result, RecordError)
         yield result
 
 
-def _event(record: Record, build: Callable[[bytes, Any], Event], left: str) -> Event | RecordError:
+def _pausing(reading: Reading) -> Generator[None, None, Event | RecordError]:
+    yield
+    return (yield from reading)
+
+
+def _reading(record: Record, build: Build, of: Members) -> Reading:
     fields: object = None
     try:
-        fields = decode(record.data, left)
-        return build(record.data, fields)
+        fields = yield from decoding(record.data, of)
+        return (yield from build(record.data, fields))
     except NotJsonError as error:
         return _refuse(record, error.message, error.offset)
     except FieldError as error:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Generator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from polku.aio.slices import at_once
 from polku.event.v1.event_pb2 import Event
+from polku.ingest.base64_slices import bytes_of_text
+from polku.ingest.json_cut import LARGE, members
 from polku.ingest.json_fields import FieldError, event_from_fields
 from polku.ingest.json_values import shorten_name
 
@@ -24,55 +28,109 @@ class NotJsonError(Exception):
         self.offset = offset
 
 
+class Members(NamedTuple):
+    """What is done with members of large records: `left` stays as it is (`msgspec.Raw`), if it is more than a number.
+
+    `octets` has base64, and becomes bytes; where that is `lenient`, of either alphabet, with or without padding.
+    """
+
+    left: str = ""
+    octets: str = ""
+    lenient: bool = False
+
+
 _DECODE = msgspec.json.Decoder().decode
 _RAW = msgspec.json.Decoder(msgspec.Raw).decode
-_RAW_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_LARGE = 64 * 1024  # bytes
+_ANY = Members()
 _NAMES = 10_000  # in a large record
-_NAME_END = re.compile(rb'(?<!\\)"\s*:')
+_BACKSLASH = 0x5C
+_NAME_END = re.compile(rb'"\s*:')
 _OPENING = (b"{", b"[")
+_LEFT = (*_OPENING, b'"')
 
 
-def decode(record: bytes, left: str = "") -> Any:
-    """Decode JSON; raises `NotJsonError`, and `FieldError` where a large record has more in it than an event may have.
+def decode(record: bytes) -> Any:
+    """Decode JSON; raises `NotJsonError`, and `FieldError` where a large one has more in it than an event may have."""
+    return at_once(decoding(record))
 
-    Of a large record the member `left` is only checked to be JSON: it is left as `msgspec.Raw`, unless it is text.
-    """
+
+def decoding(record: bytes, of: Members = _ANY) -> Generator[None, None, Any]:
+    """Do what `decode` does, in slices."""
     try:
-        return _DECODE(record) if len(record) <= _LARGE else _decode_large(record, left)
+        return _DECODE(record) if len(record) <= LARGE else (yield from _decode_large(record, of))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise explain(record, error) from None
 
 
-def _decode_large(record: bytes, left: str) -> Any:
+def _decode_large(record: bytes, of: Members) -> Generator[None, None, Any]:
     """Decode level by level: 4 MB of small values take 100 ms to decode, and 4 ms to be cut apart."""
     if not record.isascii():
         record.decode()
-    if not left and record.count(b":") > _NAMES and _has_many_names(record):
-        raise FieldError("record", "{…}", f"has more than {_NAMES} names, more than any gateway takes; send fewer")
+        yield
+    if not of.left and record.count(b":") > _NAMES and _has_many_names(record):
+        raise _too_many("record")
     if record.lstrip()[:1] != b"{":
         return _DECODE(record) if record.count(b",") < _NAMES else _RAW(record) and []
-    return {
-        name: msgspec.Raw(raw) if name == left and raw[:1] in _OPENING else _value(name, raw, levels=1)
-        for name, raw in _members(record)
-    }
+    _RAW(record)
+    yield
+    fields: dict[str, Any] = {}
+    for pair in members(record):
+        if pair is None:
+            yield
+            continue
+        name, raw = pair
+        if name == of.left and raw[:1] in _LEFT:
+            fields[name] = msgspec.Raw(raw)
+        elif name == of.octets and raw[:1] == b'"' and len(raw) > LARGE:
+            fields[name] = yield from _octets(name, raw, of)
+        else:
+            fields[name] = yield from _value(name, raw, levels=1)
+        if len(fields) > _NAMES:
+            raise _too_many("record")
+        if len(raw) > LARGE:
+            yield
+    return fields
+
+
+def _octets(name: str, raw: bytes, of: Members) -> Generator[None, None, bytes | FieldError]:
+    """Return the bytes, or what is wrong: it is raised where the field is set, when the record's id is known."""
+    text = raw[1:-1].replace(b"\\/", b"/")  # some write it so
+    if b"\\" in text:
+        text = _DECODE(raw).encode()
+    yield
+    try:
+        return (yield from bytes_of_text(text, lenient=of.lenient))
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        shown = text[:80].decode("utf-8", "replace")
+        return FieldError(name, shown, f"is not base64 ({reason}); encode the bytes as base64")
 
 
 def _has_many_names(record: bytes) -> bool:
     """Return whether the names of members are very many, at all levels; backslashes in them may hide some."""
-    return next(islice(_NAME_END.finditer(record), _NAMES, None), None) is not None
+    ends = islice(_NAME_END.finditer(record), 4 * _NAMES)
+    names = (end for end in ends if record[end.start() - 1] != _BACKSLASH)
+    return next(islice(names, _NAMES, None), None) is not None
 
 
-def _members(data: bytes) -> list[tuple[str, bytes]]:
-    return [(name, bytes(raw)) for name, raw in _RAW_MEMBERS(data).items()]
-
-
-def _value(name: str, data: bytes, levels: int) -> Any:
-    if len(data) <= _LARGE or data[:1] not in _OPENING:
+def _value(name: str, data: bytes, levels: int) -> Generator[None, None, Any]:
+    if len(data) <= LARGE or data[:1] not in _OPENING:
         return _DECODE(data)
-    if levels and data[:1] == b"{":
-        return {key: _value(f"{name}.{key[:40]}", raw, levels - 1) for key, raw in _members(data)}
-    raise FieldError(name, data[:20].decode("utf-8", "replace"), f"has {len(data)} bytes, the most is {_LARGE}")
+    if not levels or data[:1] != b"{":
+        raise FieldError(name, data[:20].decode("utf-8", "replace"), f"has {len(data)} bytes, the most is {LARGE}")
+    fields: dict[str, Any] = {}
+    for pair in members(data):
+        if pair is None:
+            yield
+            continue
+        fields[pair[0]] = yield from _value(f"{name}.{pair[0][:40]}", pair[1], levels - 1)
+        if len(fields) > _NAMES:
+            raise _too_many(name)
+    return fields
+
+
+def _too_many(name: str) -> FieldError:
+    return FieldError(name, "{…}", f"has more than {_NAMES} names, more than any gateway takes; send fewer")
 
 
 def explain(data: bytes, error: Exception) -> NotJsonError:
@@ -92,11 +150,15 @@ def explain(data: bytes, error: Exception) -> NotJsonError:
     return NotJsonError(f"not JSON: {text[:200]}", 0)
 
 
-def event_from_json(record: bytes, fields: Any) -> Event:
+def event_from_json(record: bytes, fields: Any) -> Generator[None, None, Event]:
     """Build an Event of a record and what it was decoded to; raises `FieldError`."""
     event = event_from_fields(fields)
     if record.count(b":") != _keys(fields):  # there may be colons in the strings, or keys that stand twice
-        _refuse_twins(record)
+        if len(record) <= LARGE:
+            _refuse_twins(record)
+        else:
+            yield
+            yield from _refuse_large_twins(record, fields)
     return event
 
 
@@ -112,17 +174,39 @@ def _keys(fields: dict[str, Any]) -> int:
 def _refuse_twins(record: bytes) -> None:
     def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
-        if len(fields) != len(pairs):
-            times = Counter(name for name, _ in pairs)
-            twin = next(name for name, _ in pairs if times[name] > 1)
-            fix = f"stands {times[twin]} times in one object; leave all but one out"
-            raise FieldError(shorten_name(twin), fields[twin], fix)
+        _check_names([name for name, _ in pairs], fields)
         return fields
 
     try:
         json.loads(record, object_pairs_hook=no_twins)
     except (ValueError, RecursionError):  # it was decoded before, so this is in what a second field hides
         raise FieldError("record", record[:60], "a field stands twice in it; leave one of them out") from None
+
+
+def _refuse_large_twins(record: bytes, fields: dict[str, Any]) -> Generator[None, None, None]:
+    names: list[str] = []
+    for pair in members(record):
+        if pair is None:
+            yield
+            continue
+        names.append(pair[0])
+        if pair[1][:1] == b"{":
+            inner: list[str] = []
+            for part in members(pair[1]):
+                if part is None:
+                    yield
+                else:
+                    inner.append(part[0])
+            _check_names(inner, fields[pair[0]])
+    _check_names(names, fields)
+
+
+def _check_names(names: list[str], fields: dict[str, Any]) -> None:
+    times = Counter(names)
+    if len(times) != len(names):
+        twin = next(name for name in names if times[name] > 1)
+        fix = f"stands {times[twin]} times in one object; leave all but one out"
+        raise FieldError(shorten_name(twin), fields[twin], fix)
 
 
 def _explain_bytes(data: bytes) -> NotJsonError:

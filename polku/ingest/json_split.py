@@ -7,25 +7,26 @@ nobody takes, as in an array of two million numbers of which the thousandth is r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
 from polku.event.v1.event_pb2 import Event
+from polku.ingest.json_cut import LARGE, value_end
 from polku.ingest.json_fields import FieldError
 from polku.ingest.json_record import NotJsonError, decode
 
 _BOM = b"\xef\xbb\xbf"
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw).decode
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
 _INNER = re.compile(rb"(?:" + _STRING + rb'|[^"\[\]{}]++)*+(.)', re.DOTALL)  # a bracket, or a string without an end
 _BETWEEN_OBJECTS = re.compile(rb"\}\s*(,)\s*(?=\{)")
 _PROBED_LINES = 100
 _WINDOW = 64 * 1024  # bytes that are looked at together
-_COMMAS = 20_000  # in what is decoded together though no end of an object is found in it
 _DEPTH = 1_000  # of brackets: the decoder does not go deeper
 
 
@@ -48,20 +49,23 @@ class Plain(NamedTuple):
 _NONE = Plain(lambda data: None, lambda data: None)
 
 
-def split_records(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event]:
-    """Find the records of data of which it is not said that each line is one; those that are `plain` are read."""
+def split_records(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event | None]:
+    """Find the records of data of which it is not said that each line is one; those that are `plain` are read.
+
+    None stands where others may have their turn.
+    """
     start = _start(data)
     body = data[start:] if start else data
     if body.lstrip()[:1] == b"[":
         yield from _array(body, start, plain)
-    elif b"\n" in body.strip() and _is_lines(body):
+    elif b"\n" in body.strip() and (yield from _is_lines(body)):
         yield from _lines(data, start, plain)
     else:
         yield Record(body, start)
 
 
-def split_lines(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event]:
-    """Find the lines that are not blank; those that are `plain` are read."""
+def split_lines(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event | None]:
+    """Find the lines that are not blank; those that are `plain` are read, and None is as in `split_records`."""
     return _lines(data, _start(data), plain)
 
 
@@ -69,25 +73,36 @@ def _start(data: bytes) -> int:
     return len(_BOM) if data.startswith(_BOM) else 0
 
 
-def _is_lines(body: bytes) -> bool:
+def _is_lines(body: bytes) -> Generator[None, None, bool]:
     """Return whether data is one object a line: it is no single value, and one of its first lines is an object."""
     if _is_json(body):
         return False
     lines = (line for line in body.split(b"\n", _PROBED_LINES) if line.lstrip().startswith(b"{"))
-    return any(map(_is_json, islice(lines, _PROBED_LINES)))
+    seen = len(body)
+    for line in islice(lines, _PROBED_LINES):
+        if seen > LARGE:
+            seen = 0
+            yield
+        seen += len(line)
+        if _is_json(line):
+            return True
+    return False
 
 
 def _is_json(data: bytes) -> bool:
     try:
-        decode(data, "data")
-    except NotJsonError:
+        if len(data) > LARGE:
+            _RAW(data)
+        else:
+            decode(data)
+    except (NotJsonError, msgspec.MsgspecError, ValueError, RecursionError):
         return False
     except FieldError:
         pass
     return True
 
 
-def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event]:
+def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event | None]:
     number = 1
     while at < len(data):
         end = data.find(b"\n", min(at + _WINDOW, len(data))) + 1 or len(data)
@@ -108,14 +123,17 @@ def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event]:
             number += 1
 
 
-def _array(body: bytes, start: int, plain: Plain) -> Iterator[Record | Event]:
+def _array(body: bytes, start: int, plain: Plain) -> Iterator[Record | Event | None]:
     """Decode an array by windows that end between two objects; what is not JSON is cut at its commas."""
     at, place = body.index(b"[") + 1, 0
     while True:
         end, pieces = _window(body, at, plain)
         if pieces is None:
-            yield from _pieces(body, at, start, place)
-            return
+            cut = yield from _one_by_one(body, at, start, place)
+            if cut is None:
+                return
+            at, place = cut
+            continue
         begin = at
         for piece in pieces:
             if isinstance(piece, bytes):
@@ -134,16 +152,38 @@ def _window(body: bytes, at: int, plain: Plain) -> tuple[int, Sequence[bytes | E
     """Decode the records from `at` to the end of an object; return where to go on, and None where it is not JSON.
 
     What begins and ends an array by brackets of ours, and is JSON, ends at a comma of that array and at no other one.
+    None, too, where what looks like the end of an object is in a string, or further in.
     """
-    size = _WINDOW
-    while (match := _BETWEEN_OBJECTS.search(body, at + size)) is not None:
-        pieces = _decode(b"[" + body[at : match.start(1)] + b"]", plain)
-        if pieces is not None:
-            return match.end(1), pieces
-        size *= 2  # it only looked like the end of an object: in a string, or further in
-    if len(body) - at > 2 * _WINDOW and body.count(b",", at) > _COMMAS:
+    match = _BETWEEN_OBJECTS.search(body, at + _WINDOW, at + 2 * _WINDOW)
+    if match is not None:
+        return match.end(1), _decode(b"[" + body[at : match.start(1)] + b"]", plain)
+    if len(body) - at > 2 * _WINDOW:
         return at, None
     return len(body), _decode(b"[" + body[at:], plain)
+
+
+def _one_by_one(body: bytes, at: int, start: int, place: int) -> Generator[Record | None, None, tuple[int, int] | None]:
+    """Cut records off about `_WINDOW` bytes; return where the next begins, and its number, if there is one."""
+    until = at + _WINDOW
+    while at < until:
+        try:
+            end = value_end(body, at)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            end = at
+        if body[end : end + 1] not in (b",", b"]") or end == at:
+            yield from _pieces(body, at, start, place)
+            return None
+        if end - at > _WINDOW:
+            yield None
+        record = body[at:end]
+        yield Record(record.strip(), start + end - len(record.lstrip()), place=place)
+        place += 1
+        at = end + 1
+        if body[end : end + 1] == b"]":
+            if not body[at:].isspace() and at < len(body):
+                yield Record(body[at:], start + at, place=place)
+            return None
+    return at, place
 
 
 def _decode(array: bytes, plain: Plain) -> Sequence[bytes | Event] | None:

@@ -137,6 +137,11 @@ def _text(attribute: str) -> Setter:
 
 def _bytes(attribute: str) -> Setter:
     def set_bytes(message: Any, value: Any) -> None:
+        if type(value) is bytes:  # decoded already, since it is large
+            setattr(message, attribute, value)
+            return
+        if type(value) is FieldError:
+            raise FieldError("", value.value, value.fix)
         if type(value) is not str:
             raise expected(value, "a string of base64")
         try:

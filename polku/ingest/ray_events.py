@@ -24,7 +24,9 @@ from polku.codes import Code
 from polku.contracts import IngestContext
 from polku.errors import InputError, RecordError
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
+from polku.ingest.json_cut import elements
 
+_RAW = msgspec.json.Decoder(msgspec.Raw).decode
 _OWN_NAMESPACE = "polku"
 _MESSAGE = 500  # characters of a reason that become metadata; the payload has all of them
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -96,15 +98,30 @@ class _Reader:
 
     def ingest(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError]:
         """Yield the events of each record; raises `InputError` where the data is no JSON."""
+        return (result for result in self.ingest_in_slices(data, context) if result is not None)
+
+    def ingest_in_slices(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError | None]:
+        """Do what `ingest` does, with None where others may have their turn."""
+        place = 0
         try:
-            records = msgspec.json.decode(data)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            _RAW(data)
+            yield None
+            for pieces in elements(data) if data.lstrip()[:1] == b"[" else [[data]]:
+                if pieces is None:
+                    yield None
+                    continue
+                for piece in pieces:
+                    yield from self._record(piece, place)
+                    place += 1
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(Code.INVALID_RECORD, f"not JSON: {error}") from None
-        for place, record in enumerate(records if isinstance(records, list) else [records]):
-            try:
-                yield from self._events(_read(record))
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-                yield RecordError(f"[{place}]: no event of Ray: {type(error).__name__}: {error}")
+
+    def _record(self, piece: bytes, place: int) -> Iterator[Event | RecordError]:
+        record = msgspec.json.decode(piece)
+        try:
+            yield from self._events(_read(record))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            yield RecordError(f"[{place}]: no event of Ray: {type(error).__name__}: {error}")
 
     def _events(self, record: _Record) -> Iterator[Event]:
         """Yield an event for a definition, or for each state of a lifecycle."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -20,12 +20,19 @@ from google.protobuf.message import Message
 from polku.checks import shorten
 from polku.codes import Code
 from polku.errors import InputError
+from polku.ingest.base64_slices import bytes_of_text
+from polku.ingest.json_cut import LARGE, elements, members
 from polku.otlp.signals import Signal
 
 _IDS = frozenset(("trace_id", "span_id", "parent_span_id"))
 _OBJECTS = 200_000  # of a request: each takes 3 µs, and 100 bytes and more
 _TURN = 200  # records or so
 _DEPTH = 100  # as protobuf has it
+_WHOLE = 16 * 1024  # bytes of JSON that are decoded in one go
+_SCALARS = 1_000  # of an array, until others have their turn
+_DECODE = msgspec.json.Decoder().decode
+_RAW = msgspec.json.Decoder(msgspec.Raw).decode
+_OPENING = (b"{", b"[")
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63),
@@ -35,6 +42,10 @@ _INTEGERS = {
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 Convert = Callable[[Any, str], Any]
+
+
+class _Large(bytes):
+    """An object or an array that is not decoded yet: it is cut first."""
 
 
 class _FieldError(Exception):
@@ -50,52 +61,99 @@ def read_json(signal: Signal, body: bytes) -> Generator[None, None, bytes]:
         reason = f"request: more than {_OBJECTS} objects and arrays; send fewer records at once, or protobuf"
         raise InputError(Code.TOO_LARGE, reason)
     try:
-        content = msgspec.json.decode(body)
+        _RAW(body)
+        yield
+        content = _decoded(body.strip())
         request = signal.calls.DESCRIPTOR.message_types_by_name[f"Export{_kind(signal)}ServiceRequest"]
         message = getattr(signal.calls, request.name)()
-        for work, _ in enumerate(_fill(message, content, "request", 0)):
-            if not work % _TURN:
+        for work, pauses in enumerate(_fill(message, content, "request", 0)):
+            if pauses or not work % _TURN:
                 yield
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(Code.MALFORMED, f"request: not valid JSON ({error}); send it again whole") from None
     except _FieldError as error:
         raise InputError(Code.MALFORMED, str(error)) from None
-    return cast("bytes", message.SerializeToString())
+    yield
+    serialised = cast("bytes", message.SerializeToString())
+    yield
+    return serialised
 
 
 def _kind(signal: Signal) -> str:
     return {"logs": "Logs", "traces": "Trace", "metrics": "Metrics"}[signal.name]
 
 
-def _fill(message: Message, content: Any, path: str, depth: int) -> Generator[None, None, None]:
-    """Set the fields of a message; yields once for each message in it."""
-    yield
+def _decoded(data: bytes) -> Any:
+    return _Large(data) if len(data) > _WHOLE and data[:1] in _OPENING else _DECODE(data)
+
+
+def _members(content: Any, path: str) -> Iterator[tuple[str, Any] | None]:
+    """Yield the members of an object, and None where others may have their turn."""
+    if isinstance(content, Mapping):
+        yield from content.items()
+    elif isinstance(content, _Large) and content[:1] == b"{":
+        for pair in members(content):
+            yield None if pair is None else (pair[0], _decoded(pair[1]))
+    else:
+        raise _FieldError(f"{path}={shorten(content)}: must be an object")
+
+
+def _elements(content: Any, path: str) -> Iterator[list[Any] | None]:
+    """Yield the elements of an array, some at a time, and None where others may have their turn."""
+    if isinstance(content, list):
+        yield content
+    elif isinstance(content, _Large) and content[:1] == b"[":
+        for pieces in elements(content):
+            if pieces is None:
+                yield None
+                continue
+            for start in range(0, len(pieces), _SCALARS):
+                yield list(map(_decoded, pieces[start : start + _SCALARS]))
+                yield None
+    else:
+        raise _FieldError(f"{path}={shorten(content)}: must be an array")
+
+
+def _fill(message: Message, content: Any, path: str, depth: int) -> Generator[bool, None, None]:
+    """Set the fields of a message; yields False for each message in it, and True where others may have their turn."""
+    yield False
     if depth > _DEPTH:
         raise _FieldError(f"{path[:100]}…: more than {_DEPTH} levels; send fewer")
-    if not isinstance(content, Mapping):
-        raise _FieldError(f"{path}={shorten(content)}: must be an object")
     fields = _fields(message.DESCRIPTOR)
-    for name, value in content.items():
+    for pair in _members(content, path):
+        if pair is None:
+            yield True
+            continue
+        name, value = pair
         field = fields.get(name)
         if field is None or value is None:
             continue
         own, is_repeated, convert = field
         place = f"{path}.{name}"
         if is_repeated:
-            if not isinstance(value, list):
-                raise _FieldError(f"{place}={shorten(value)}: must be an array")
-            target = getattr(message, own)
-            if convert is not None:
-                target.extend([convert(one, place) for one in value])
-            else:
-                for number, one in enumerate(value):
-                    yield from _fill(target.add(), one, f"{place}[{number}]", depth + 1)
+            yield from _extend(getattr(message, own), value, convert, place, depth)
+        elif convert is _octets and isinstance(value, str) and len(value) > LARGE:
+            setattr(message, own, (yield from _large_octets(value, place)))
         elif convert is not None:
             setattr(message, own, convert(value, place))
         else:
             inner = getattr(message, own)
             inner.SetInParent()
             yield from _fill(inner, value, place, depth + 1)
+
+
+def _extend(target: Any, value: Any, convert: Convert | None, place: str, depth: int) -> Generator[bool, None, None]:
+    """Append the elements of an array to a repeated field."""
+    number = 0
+    for some in _elements(value, place):
+        if some is None:
+            yield True
+        elif convert is not None:
+            target.extend([convert(one, place) for one in some])
+        else:
+            for one in some:
+                yield from _fill(target.add(), one, f"{place}[{number}]", depth + 1)
+                number += 1
 
 
 @cache
@@ -178,6 +236,20 @@ def _hexadecimal(value: Any, place: str) -> bytes:
 def _octets(value: Any, place: str) -> bytes:
     try:
         return base64.b64decode(_text(value, place), validate=True)
+    except ValueError:
+        raise _FieldError(f"{place}={shorten(value)}: must be base64") from None
+
+
+def _large_octets(value: str, place: str) -> Generator[bool, None, bytes]:
+    text = _text(value, place).encode()
+    yield True
+    decoding = bytes_of_text(text)
+    try:
+        while True:
+            next(decoding)
+            yield True
+    except StopIteration as end:
+        return cast("bytes", end.value)
     except ValueError:
         raise _FieldError(f"{place}={shorten(value)}: must be base64") from None
 

@@ -179,3 +179,10 @@ def test_no_bytes_raise(data: bytes) -> None:
 def test_binary_mode_names_what_is_missing() -> None:
     with pytest.raises(FieldError, match="id=''"):
         event_from_headers({"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t"}, b"")
+
+
+def test_more_attributes_than_any_gateway_takes_are_refused_before_they_are_metadata() -> None:
+    many = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", **{f"a{n}": n for n in range(10_001)}}
+    (error,) = CloudEventsIngestor().ingest(json.dumps(many).encode(), IngestContext("cloudevents"))
+    assert isinstance(error, RecordError)
+    assert "has more than 10000 names" in str(error)
