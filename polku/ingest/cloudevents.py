@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 
@@ -37,6 +37,8 @@ from polku.ingest.json_split import split_records
 from polku.ingest.json_values import expected
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_BACKSLASH = re.compile(r"\\(.)", re.DOTALL)
 _NUMBER = re.compile(r"-?[1-9][0-9]{0,9}")
 _MEMBERS = Members(left="data", octets="data_base64")
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -70,11 +72,21 @@ def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
     attributes = {}
     for name, value in headers.items():
         if name.startswith("ce-"):
-            attributes[name[3:]] = unquote(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            attributes[name[3:]] = _header_text(name, value)
     attributes.pop("datacontenttype", None)
     if "content-type" in headers and body:
         attributes["datacontenttype"] = headers["content-type"]
     return _build(attributes, body)
+
+
+def _header_text(name: str, value: str) -> str:
+    """Return what a header says (CloudEvents' HTTP binding, 3.1.3.2): quotes are taken off, then `%20` is a space."""
+    if (quoted := _QUOTED.fullmatch(value)) is not None:
+        value = _BACKSLASH.sub(r"\1", quoted[1])
+    try:
+        return unquote_to_bytes(value.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeError:
+        raise FieldError(name, value, "is not UTF-8 once its percent-encoding is decoded; encode UTF-8") from None
 
 
 def event_from_attributes(attributes: Mapping[str, str], data: bytes) -> Event:

@@ -41,7 +41,7 @@ BODIES = {
     "empty members of gzip": lambda: Body(MEMBER * (MB // len(MEMBER)) + gzip.compress(b"{}"), 400, 16, 0.5),
     "empty frames of zstd": lambda: Body(FRAME * (MB // len(FRAME)) + FRAME, 400, 16, 0.5, encoding="zstd"),
     "frames of zstd to skip": lambda: Body(SKIPPED * (MB // len(SKIPPED)) + FRAME, 400, 16, 0.5, encoding="zstd"),
-    "a bomb": lambda: packed(bytes(100 * MB), 413, 16, 0.5),
+    "a bomb": lambda: packed(bytes(100 * MB), 413, 32, 0.5),
     "a name that stands twice": lambda: packed(b'{"metadata":{%s,"%06x":""}}' % (names(30_000), 29_999), 400, 48, 1.5),
     "two million numbers": lambda: packed(b"[" + b"1," * 2_000_000 + b"1]", 400, 48, 1.0),
     "two million numbers without an end": lambda: packed(b"[" + b"1," * 2_000_000, 400, 48, 1.0),
@@ -51,7 +51,7 @@ BODIES = {
     "one name 400,000 times": lambda: packed(b"{" + b'"id":"a",' * 400_000 + b'"id":"b"}', 400, 96, 2.5),
     "300,000 entries of metadata": lambda: packed(b'{"metadata":{%s}}' % names(300_000), 400, 160, 3.0),
     "blank lines": lambda: packed(b"\n" * (LIMIT - 1), 200, 48, 1.0, "application/x-ndjson"),
-    "two million empty events": lambda: packed(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 128, 1.0, "application/x-protobuf"),
+    "two million empty events": lambda: packed(b"\x0a\x00" * (LIMIT // 2 - 4), 413, 192, 1.0, "application/x-protobuf"),
     "a million empty CloudEvents": lambda: packed(b"[" + b"{}," * MB + b"{}]", 400, 64, 1.5, BATCH),
 }
 

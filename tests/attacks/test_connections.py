@@ -79,7 +79,7 @@ def test_half_sent_heads_keep_nobody_out(ours: Gateway, begin: bytes) -> None:
 
 def test_not_even_those_of_their_own_address_for_long(ours: Gateway) -> None:
     with costs(ours, Cost(32 * MB, 2.0)), many(ours.http, 400, source="127.0.0.1"):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while get_health(ours) != 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -91,7 +91,7 @@ def test_silent_streams_keep_nobody_out(ours: Gateway) -> None:
     with costs(ours, Cost(48 * MB, 2.0)), many(ours.grpc, 2, greeting(*opened)):
         time.sleep(0.2)
         with grpc.insecure_channel(ours.grpc, ALONE) as channel:
-            answers = gateway_pb2_grpc.GatewayStub(channel).StreamEvents(iter([BATCH]), timeout=3)
+            answers = gateway_pb2_grpc.GatewayStub(channel).StreamEvents(iter([BATCH]), timeout=30)
             assert [len(ack.event_ids) for ack in answers] == [1]
 
 
@@ -103,7 +103,7 @@ def test_messages_that_never_end_are_bounded(ours: Gateway) -> None:
         for number in range(1, 121, 2)
     ]
     more = [f.frame(f.DATA, 0, number, bytes(16_000)) for _ in range(30) for number in range(1, 121, 2)]
-    with costs(ours, Cost(96 * MB, 2.0)), many(ours.grpc, 2, greeting(*pieces)) as clients:
+    with costs(ours, Cost(160 * MB, 2.0)), many(ours.grpc, 2, greeting(*pieces)) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(b"".join(more))

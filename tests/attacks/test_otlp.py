@@ -52,7 +52,7 @@ JSON = {
     "a million objects": lambda: Request(b'{"resourceLogs":[' + b"{}," * 1_300_000 + b"{}]}", 413, 64, 1.0),
     "190,000 objects": lambda: Request(b'{"resourceLogs":[' + b"{}," * 190_000 + b"{}]}", 413, 128, 2.5),
     "brackets two million deep": lambda: Request(b"[" * 2_000_000, 413, 32, 1.0),
-    "one name 400,000 times": lambda: Request(b"{" + b'"a":1,' * 600_000 + b'"a":1}', 200, 128, 2.0),
+    "one name 400,000 times": lambda: Request(b"{" + b'"a":1,' * 600_000 + b'"a":1}', 413, 64, 1.0),
     "two million numbers": lambda: Request(b'{"resourceLogs":[' + b"1," * 2_000_000 + b"1]}", 400, 64, 1.5),
 }
 

@@ -186,3 +186,30 @@ def test_more_attributes_than_any_gateway_takes_are_refused_before_they_are_meta
     (error,) = CloudEventsIngestor().ingest(json.dumps(many).encode(), IngestContext("cloudevents"))
     assert isinstance(error, RecordError)
     assert "has more than 10000 names" in str(error)
+
+
+# The rules and the first two examples are those of the HTTP protocol binding 1.0.2, section 3.1.3.2.
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro \u20ac \U0001f600"),
+        ("%45uro", "Euro"),  # encoded without need
+        ("%2541", "%41"),  # one round
+        ("100%", "100%"),
+        ('"Euro \u20ac"', "Euro \u20ac"),  # of older versions
+        (r'"a \"b\" \\ c"', 'a "b" \\ c'),
+        ('"%41%22"', 'A"'),  # quotes first, percent-encoding then
+        ('a "b" c', 'a "b" c'),
+        ('"a" b"', '"a" b"'),
+    ],
+)
+def test_headers_are_decoded_as_the_binding_says(header: str, text: str) -> None:
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "ce-subject": header}
+    assert event_from_headers(headers, b"").metadata["subject"] == text
+
+
+@pytest.mark.parametrize("header", ["%C0%A0", "%ED%A0%80", "%E2%82", "a%FFb", "\udcff"])
+def test_headers_that_are_not_utf8_are_refused(header: str) -> None:
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "ce-subject": header}
+    with pytest.raises(FieldError, match=r"ce-subject=.*is not UTF-8"):
+        event_from_headers(headers, b"")
