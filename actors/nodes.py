@@ -78,9 +78,10 @@ def places(plan: Plan, here: Node) -> list[Place]:
 def check_journals(plan: Plan, where: Sequence[Place], here: Node) -> None:
     """Raise `JournalError` where lanes that were on this node, and are no more, have left events behind.
 
-    Lanes of nodes may come in any order, so this is looked at once, before any of them is there.
+    This is looked at once, before any of them is there: lanes of nodes may come in any order, and while the pipeline
+    runs there may be more than its plan says, which leave.
     """
-    if plan.per_node and plan.buffer.path:
+    if plan.buffer.path:
         check_left(plan.buffer.path, sum(place.node.shares_disk_with(here) for place in where))
 
 

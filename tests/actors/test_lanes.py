@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError, UnavailableError
 from polku.gateway.addresses import Doors
 from polku.v1.gateway_pb2 import Ack, IngestBatch
-from tests.actors.test_changing import ARRIVED, HELD, Out, Running, chain, running, tagging, tags, until
+from tests.actors.test_changing import ARRIVED, HELD, Out, Running, chain, kill, running, tagging, tags, until
 
 
 class Roaming:
@@ -286,6 +287,66 @@ async def test_lanes_that_go_come_back_where_another_one_turns_unwell(monkeypatc
         await are(pipeline, "lane-1/")
         sent = await flood.end()
     check(sent | {"9-0", "9-1", "9-2"}, ARRIVED["sick"])
+
+
+@pytest.mark.parametrize("before", [1, 2])
+async def test_a_lane_that_dies_starts_again_beside_the_journals_of_others(
+    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(lanes: int) -> Hub:
+        return chain(lanes=lanes).buffer_strategy(BufferStrategy.durable(str(tmp_path / "journal.db")))
+
+    async with running(version(before), monkeypatch) as pipeline:
+        HELD.add("out")
+        if before == 1:
+            await pipeline.update(version(2))
+        await pipeline.send("a", lane=1)
+        if before == 2:
+            await pipeline.update(version(1))
+        pipeline.lane.buffer.kill(restart=True)
+        await asyncio.wait_for(pipeline.send("b"), 30)
+        HELD.clear()
+        await pipeline.delivered()
+    assert sorted(event.id for event in ARRIVED["out"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["actors", "chained", "shared"])
+async def test_random_numbers_of_lanes_while_actors_die(
+    kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(f"{seed} {kind}")
+
+    def version(lanes: int | None = None) -> Hub:
+        steps: list[object] = [tagging(chance.choice("ab"))] if kind != "chained" else []
+        steps += [Deduplicator(ttl=600)] if kind == "shared" and chance.random() < 0.8 else []
+        hub = chain(*steps, lanes=lanes or chance.randrange(1, 5))
+        hub.buffer_strategy(BufferStrategy.durable(str(tmp_path / "journal.db")))
+        return hub.chain() if kind == "chained" else hub
+
+    done = 0
+    refused: list[str] = []
+    async with running(version(), monkeypatch) as pipeline:
+        flood = Roaming(pipeline)
+        for _ in range(12):
+            await flood.go_on(2)
+            change = asyncio.ensure_future(pipeline.update(version()))
+            if chance.random() < 0.6:
+                await asyncio.sleep(chance.random() * 0.05)
+                kill(pipeline, chance, also_buffer=True)
+            try:
+                await asyncio.wait_for(change, 60)
+                done += 1
+            except ChangeError as error:
+                refused.append(str(error))
+        await pipeline.update(version(1))
+        async with asyncio.timeout(60):
+            await until(lambda: len(names(pipeline)) == 1)
+        await flood.go_on(2)
+        sent = await flood.end()
+    assert {event.id for event in ARRIVED["out"]} >= sent, f"{sorted(sent - {e.id for e in ARRIVED['out']})} are lost"
+    assert done >= 4, refused
+    assert not any("halfway" in reason for reason in refused)
 
 
 async def test_a_stop_drains_lanes_that_leave_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
