@@ -8,14 +8,15 @@ A line that it reads is one of these; hexadecimal text begins with a `-`, so tha
     many   PATH IN_FLIGHT -MESSAGE,-MESSAGE…                  unary calls, so many at a time
 
 It answers `many` with the calls' status codes, anything else with `CODE -ANSWER,-ANSWER… -DETAILS`. Where
-`KEEPALIVE_MS` is set, it pings the server so often.
+`KEEPALIVE_MS` is set, it pings the server so often. The one in Go speaks TLS with the files in `TLS_ROOTS`,
+`TLS_CERTIFICATE` and `TLS_KEY`, and sends the `TOKEN`.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -31,8 +32,10 @@ class Answer(NamedTuple):
 class Driver:
     """One client program, until the end of a `with` block."""
 
-    def __init__(self, command: Sequence[str], address: str, keepalive_ms: int = 0) -> None:
-        environment = dict(os.environ)
+    def __init__(
+        self, command: Sequence[str], address: str, keepalive_ms: int = 0, variables: Mapping[str, str] = {}
+    ) -> None:
+        environment = {**os.environ, **variables}
         if keepalive_ms:
             environment["KEEPALIVE_MS"] = f"{keepalive_ms}"
         pipe = subprocess.PIPE

@@ -284,3 +284,16 @@ def _varint(stream: io.BytesIO) -> int | None:
             return value
         shift += 7
     return None
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+async def test_a_folder_that_is_made_is_for_its_user_alone_and_one_that_is_there_stays_as_it_is(
+    url: str, tmp_path: Path, ending: str
+) -> None:
+    assert await emit(S3Emitter(url + ending), full()) == []
+    assert (tmp_path / "out put").stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    assert await emit(S3Emitter(shared.as_uri() + ending), full()) == []
+    assert shared.stat().st_mode & 0o777 == 0o755

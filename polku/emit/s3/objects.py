@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -151,6 +152,7 @@ class Objects:
         from obstore.store import LocalStore, from_url
 
         if self._folder is not None:
+            _make_private(self._folder)
             return LocalStore(self._folder, mkdir=True)
         endpoint = self._options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
         return from_url(  # type: ignore[call-overload, no-any-return]
@@ -164,6 +166,14 @@ class Objects:
             # Parts of an object are tried again here, twice; the object, for as long as it takes, by Resilience.
             retry_config={"max_retries": _TRIES_AGAIN, "retry_timeout": timedelta(seconds=self._timeout)},
         )
+
+
+def _make_private(folder: str) -> None:
+    """Make a folder for its user alone; one that is there keeps its permissions. The store says what cannot be."""
+    folder = folder.rstrip("/")
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        os.mkdir(folder, 0o700)
 
 
 def explain(where: str, error: Exception) -> EmitError:

@@ -4,6 +4,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/keepalive"
@@ -33,15 +36,48 @@ var (
 	both    = &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
 )
 
+// transport speaks TLS where TLS_ROOTS names a file, and shows the certificate in TLS_CERTIFICATE with its TLS_KEY.
+func transport() credentials.TransportCredentials {
+	roots, own := os.Getenv("TLS_ROOTS"), os.Getenv("TLS_CERTIFICATE")
+	if roots == "" {
+		return insecure.NewCredentials()
+	}
+	content, err := os.ReadFile(roots)
+	if err != nil {
+		panic(err)
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	config.RootCAs.AppendCertsFromPEM(content)
+	if own != "" {
+		pair, err := tls.LoadX509KeyPair(own, os.Getenv("TLS_KEY"))
+		if err != nil {
+			panic(err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return credentials.NewTLS(config)
+}
+
+// bearer is a token that goes with each call, and with none that is not encrypted.
+type bearer string
+
+func (token bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(token)}, nil
+}
+func (bearer) RequireTransportSecurity() bool { return true }
+
 func main() {
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})),
 	}
 	if milliseconds, _ := strconv.Atoi(os.Getenv("KEEPALIVE_MS")); milliseconds > 0 {
 		every := time.Duration(milliseconds) * time.Millisecond
 		options = append(options, grpc.WithKeepaliveParams(
 			keepalive.ClientParameters{Time: every, Timeout: 2 * time.Second, PermitWithoutStream: true}))
+	}
+	if token := os.Getenv("TOKEN"); token != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
 	}
 	var err error
 	if channel, err = grpc.NewClient(os.Args[1], options...); err != nil {
