@@ -19,6 +19,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"  # what a frame of zstd begins with (RFC 8878)
 _SLICE = 64 * 1024
 _STEP = 256 * 1024
 _LEAST_PACKED = 800  # bytes: less is not worth it
+_MOST_PACKED = 256 * 1024  # more is sent as it is: 2 MB take 30 ms
 _LEVEL = 1  # the quickest: the event loop waits for it
 write_prefix = _PREFIX.pack
 
@@ -93,8 +94,8 @@ class MessageReader:
 
 
 def prefixed(message: bytes, *, packed: bool) -> bytes:
-    """Return a message with its prefix; `packed`: compressed, where it is large enough."""
-    if not packed or len(message) < _LEAST_PACKED:
+    """Return a message with its prefix; `packed`: compressed, where that is worth it and takes no more than some ms."""
+    if not packed or not _LEAST_PACKED <= len(message) <= _MOST_PACKED:
         return write_prefix(0, len(message)) + message
     packing = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     content = packing.compress(message) + packing.flush()

@@ -116,6 +116,7 @@ UNROUTABLE = EventPayload(events=[Event(id=f"u{n}", route_to=["nobody"]) for n i
 TWINS = EventPayload(events=[Event(id="one")] * 10_000)
 MALFORMED = field(1, b"\xff" * 10) * 10_000
 LONG_IDS = EventPayload(events=[Event(id=f"{n:05}{'x' * 240}", event_type="t") for n in range(10_000)])
+RANDOM_IDS = EventPayload(events=[Event(id=RANDOM.randbytes(120).hex(), event_type="t") for _ in range(10_000)])
 LATE = field(1, field(2, field(2, b"\x09" + b"\xff" * 8) * 9_900))  # records of a time that cannot be
 BLOB = bytes(4_000_000)
 SIGNED = {"X-Hub-Signature-256": f"sha256={hmac.new(b'secret', BLOB, hashlib.sha256).hexdigest()}"}
@@ -144,6 +145,8 @@ MESSAGES: dict[str, Callable[[], Send]] = {
     "one id 10,000 times": lambda: called(IngestEvent(source="s", events=TWINS), code="DUPLICATE_ID"),
     "10,000 events that are none": lambda: posted(MALFORMED, PROTOBUF, statuses=(400,)),
     "10,000 long ids": lambda: posted(LONG_IDS.SerializeToString(), PROTOBUF),
+    "10,000 long ids, packed": lambda: streamed(IngestBatch(source="s", events=RANDOM_IDS), packs=True),
+    "10,000 long ids of a packed call": lambda: called(IngestEvent(source="s", events=RANDOM_IDS), packs=True),
     "a signed body": lambda: posted(BLOB, "x/y", path="/v1/events?source=hook", headers=SIGNED),
     "a call": lambda: called(IngestEvent(source="s", events=FULL)),
     "a packed batch": lambda: streamed(IngestBatch(source="s", events=FULL), packs=True),

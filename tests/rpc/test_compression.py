@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from backports import zstd
 
-from polku.rpc.messages import unpack
+from polku.rpc.messages import prefixed, read_prefix, unpack
 from polku.rpc.status import CallError, StatusCode
 
 PACKS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
@@ -35,3 +35,14 @@ def test_a_frame_of_zstd_that_asks_for_a_large_window_is_refused() -> None:
     packed = zstd.compress(bytes(range(256)) * 100_000, options=options)
     with pytest.raises(CallError, match="not valid zstd"):
         unpack(packed, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_packed"), [(799, False), (800, True), (256 * 1024, True), (256 * 1024 + 1, False), (2_000_000, False)]
+)
+def test_answers_are_compressed_where_that_is_worth_it_and_quick(size: int, is_packed: bool) -> None:
+    message = prefixed(bytes(size), packed=True)
+    flag, length = read_prefix(message, 0)
+    assert (flag, length) == (is_packed, len(message) - 5)
+    assert (unpack(message[5:], size) if flag else message[5:]) == bytes(size)
+    assert prefixed(bytes(size), packed=False)[0] == 0
