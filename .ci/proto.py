@@ -16,7 +16,7 @@ PROTO = ROOT / "proto"
 REQUIREMENTS = ROOT / ".ci" / "proto-requirements.txt"
 ENVIRONMENT = ROOT / ".venv-proto"
 BIN = ENVIRONMENT / "bin"
-PIP = (BIN / "python", "-m", "pip")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", BIN / "python")
 
 
 def generate(out: Path) -> None:
@@ -34,8 +34,9 @@ def prepare() -> None:
     wanted = REQUIREMENTS.read_text(encoding="utf-8")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    subprocess.run([*PIP, "install", "--quiet", "--no-deps", "--only-binary=:all:", "-r", REQUIREMENTS], check=True)
+    venv.create(ENVIRONMENT, clear=True)
+    options = ("--quiet", "--no-deps", "--no-compile", "--only-binary=:all:")
+    subprocess.run([*PIP, "install", *options, "-r", REQUIREMENTS], check=True)
     stamp.write_text(wanted, encoding="utf-8")
 
 

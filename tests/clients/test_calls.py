@@ -24,8 +24,8 @@ LIMITS = Limits(message_bytes=1_000_000)
 LEAST_KEEPALIVE = {"go": 10_000, "java": 10_000}  # milliseconds: these two do not ping more often
 
 Build = Callable[[Path], list[str]]
-CLIENTS: dict[str, Build] = {"go": toolchains.go_client, "node": toolchains.node_client}
-SLOW: dict[str, Build] = {"java": toolchains.java_client, "rust": toolchains.rust_client}
+CLIENTS: dict[str, Build] = {"node": toolchains.node_client}
+SLOW: dict[str, Build] = {"go": toolchains.go_client, "java": toolchains.java_client, "rust": toolchains.rust_client}
 _BUILT_FOR_LONG = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first build takes minutes
 
 

@@ -17,8 +17,8 @@ from polku.emit.grpc.client import GrpcClient
 from tests.clients import toolchains
 
 Build = Callable[[Path], list[str]]
-SINKS: dict[str, Build] = {"go": toolchains.go_sink, "node": toolchains.node_sink}
-SLOW: dict[str, Build] = {"java": toolchains.java_sink, "rust": toolchains.rust_sink}
+SINKS: dict[str, Build] = {"node": toolchains.node_sink}
+SLOW: dict[str, Build] = {"go": toolchains.go_sink, "java": toolchains.java_sink, "rust": toolchains.rust_sink}
 _BUILT_FOR_LONG = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first build takes minutes
 
 

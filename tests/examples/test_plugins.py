@@ -76,7 +76,7 @@ INGESTORS = {
     "node": (node, "ingestor.js"),
     "rust": (rust, "polku-plugin-rust"),
 }
-SLOW = {"go", "rust"}  # built from nothing; of Go `make test` builds a new project
+SLOW = {"go", "node", "rust"}  # built from nothing, or installed
 EMITTERS = {"python": (python, "emitter/plugin.py"), "raw": (python, "raw/emitter.py"), "go": (go, "emitter")}
 
 
@@ -167,7 +167,8 @@ def test_an_emitter_is_used_killed_and_used_again(which: str, restartable: Resta
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["ingestor", pytest.param("emitter", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ingestor", "emitter"])
 def test_a_new_go_project_builds_and_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     need("go", "a new project in Go cannot be built")
     folder = tmp_path / "fresh-plugin"
