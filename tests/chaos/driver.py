@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from polku.testing import Oracle, Verdict
 from tests.chaos.client import Client
 from tests.chaos.files import Reader
+from tests.support.ports import free_port
 from tests.support.server import ON_BARE_RAY
 
 _SHELLS = ("ingest", "stage", "emitter", "hub")
@@ -60,7 +60,7 @@ class Chaos:
         self.environment = environment
         self.folder, self.runtime, self.buffer, self.seed = folder, runtime, buffer, seed
         self.random = random.Random(seed)
-        self.port, self.sink_port = _free_port(), _free_port()
+        self.port, self.sink_port = free_port(), free_port()
         self.mark = f"chaos-{os.getpid()}-{seed}-{time.time_ns()}"
         self.oracle = Oracle(["file", "grpc"], ordered=["file"], seed=seed)
         self.lock = threading.Lock()
@@ -299,9 +299,3 @@ class Chaos:
         if self.sink is not None:
             self.sink.kill()
             self.sink.wait(30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 import polku
 from tests.deploy.test_manifests import CONTAINERFILE, DEPLOY
 from tests.packaging.conftest import ROOT
+from tests.support.ports import free_port
 from tests.support.server import polku as polku_command
 
 SCRIPT = Path(__file__).with_name("container.sh")
@@ -109,18 +109,13 @@ class Container:
             self.process.wait(120)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.fixture
 def container(tmp_path: Path) -> Iterator[Container]:
     running = Container(
         tmp_path,
         POLKU_GRPC_ADDR="127.0.0.1:0",
         POLKU_HTTP_ADDR="127.0.0.1:0",
-        POLKU_ADMIN_ADDR=f"127.0.0.1:{_free_port()}",
+        POLKU_ADMIN_ADDR=f"127.0.0.1:{free_port()}",
         JOURNAL="/data/journal.db",
     )
     yield running

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from tests.docs.pages import ROOT, Block
+from tests.support.ports import free_port
 
 _SERVER = re.compile(r"(?:[A-Z_]+=\S+ )*(?:make run|polku run |polku serve$|python lines\.py)", re.M)
 _FILE = re.compile(r"# ([\w-]+\.py)\n")
@@ -114,7 +115,7 @@ class Terminal:
         host, port = found.groups()
         if int(port) == _DEFAULT:
             return found[0]
-        return f"{host}:{self._ports.setdefault(port, _free_port())}"
+        return f"{host}:{self._ports.setdefault(port, free_port())}"
 
 
 def expect(output: str, shown: str) -> None:
@@ -141,9 +142,3 @@ def _own_make(command: str) -> str:
     """Return what `make run` comes to where `.venv` is a link to another tree's, which `make` would set up again."""
     linked = (ROOT / ".venv").is_symlink()
     return command.replace("make run", ".venv/bin/polku serve") if linked else command
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

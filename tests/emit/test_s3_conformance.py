@@ -18,7 +18,8 @@ from aiohttp import ClientSession, web
 from polku import Batch, S3Emitter, new_event
 from polku.clock import SystemClock
 from polku.testing import Ability, Destination, EmitterCheck, emitter_checks
-from tests.emit.s3_server import S3Server, free_port
+from tests.emit.s3_server import S3Server
+from tests.support.ports import free_port
 
 _HOP = {"host", "content-length", "transfer-encoding", "connection", "date", "server"}
 

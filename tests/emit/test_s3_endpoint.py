@@ -23,7 +23,8 @@ from polku import (
     new_event,
 )
 from polku.clock import SystemClock
-from tests.emit.s3_server import KEYS, S3Server, free_port
+from tests.emit.s3_server import KEYS, S3Server
+from tests.support.ports import free_port
 
 MEGABYTE = 1024 * 1024
 

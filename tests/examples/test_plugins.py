@@ -17,6 +17,7 @@ import pytest
 from polku import Breaker, ExternalEmitter, ExternalIngestor, Hub, Resilience, Retry, new_event
 from polku.testing import assert_plugin, check_plugin, plugin_process
 from tests.external.test_ingest import Client, eventually
+from tests.support.ports import free_port
 from tests.support.recorder import Recorder
 from tests.support.server import polku
 
@@ -109,12 +110,7 @@ class Restartable:
 
 @pytest.fixture
 def restartable(tmp_path: Path) -> Iterator[Restartable]:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = Restartable([], f"127.0.0.1:{port}", tmp_path)
+    program = Restartable([], f"127.0.0.1:{free_port()}", tmp_path)
     yield program
     program.kill()
 

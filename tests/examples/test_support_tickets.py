@@ -18,10 +18,11 @@ pytest.importorskip("wordllama", reason="the model's package is not installed: p
 pytest.importorskip("pyarrow", reason="the archive has Parquet files: pip install 'polku[parquet]'")
 pytest.importorskip("obstore", reason="the archive needs it: pip install 'polku[s3]'")
 
-from tests.emit.s3_server import KEYS, S3Server, free_port
+from tests.emit.s3_server import KEYS, S3Server
 from tests.examples.tickets import TEAMS, Load, check, files, ids
 from tests.kafka.broker import Cluster
 from tests.kafka.clients import wait_for
+from tests.support.ports import free_port
 from tests.support.server import Server, environment
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "support_tickets"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.clients.toolchains import need, run
+from tests.support.ports import free_port
 
 _POM = Path(__file__).with_name("pom.xml")
 _JVM = ("-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -51,7 +51,7 @@ class Broker:
         shutil.copy(_POM, folder)
         run(["mvn", "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=classpath"], folder)
         self._java = ["java", *_JVM, "-cp", (folder / "classpath").read_text()]
-        port, controller = _free_ports()
+        port, controller = free_port(), free_port()
         self._settings = folder / "server.properties"
         self._settings.write_text(_PROPERTIES.format(port=port, controller=controller, folder=folder))
         self._log = folder / "broker.log"
@@ -99,10 +99,3 @@ def broker(folder: Path) -> Iterator[Broker]:
         yield node
     finally:
         node.kill()
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        for each in (one, two):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -19,6 +18,7 @@ import pytest
 
 from polku.monitoring.metrics import METRICS, written_name
 from tests.monitoring.eventful import eventful, happen
+from tests.support.ports import free_port
 
 FOLDER = Path(__file__).parents[2] / "examples" / "monitoring"
 CHOICES = {"$pipeline": ".*", "$__rate_interval": "5m"}
@@ -91,9 +91,7 @@ class Prometheus:
     """A Prometheus that scrapes one address, once it has done so twice."""
 
     def __init__(self, folder: Path, target: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         often = "scrape_interval: 200ms\n  evaluation_interval: 1s"
         configuration = (FOLDER / "prometheus.yml").read_text().replace("scrape_interval: 15s", often)
         (folder / "prometheus.yml").write_text(configuration.replace("127.0.0.1:50052", target))

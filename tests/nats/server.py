@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.authority import Pair
+from tests.support.ports import free_port
 
 PROGRAM = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason="nats-server is not installed")
@@ -35,7 +36,7 @@ class Server:
         pair: Pair | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-nats-"))
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._login: dict[str, Any] = {"user": user, "password": password} if user else {}
         if authority is not None and pair is not None:
@@ -112,9 +113,3 @@ class Server:
             return self.do(ask)
         except Exception:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from polku.otlp.signals import LOGS, METRICS, SIGNALS, TRACES
 from tests.clients import toolchains
 from tests.otlp.collector import Came, Collector
 from tests.otlp.requests import logs, metrics, spans
+from tests.support.ports import free_port
 
 SOURCE = Path(__file__).parent / "clients" / "collector"
 CONFIG = """
@@ -59,14 +59,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(work / "collector")
 
 
-def free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    yield from ports
-
-
 def run_with_log(command: list[str], path: Path) -> subprocess.Popen[bytes]:
     with path.open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
@@ -99,7 +91,7 @@ async def until_open(port: int, process: subprocess.Popen[bytes]) -> None:
 async def test_what_goes_through_a_collector_a_pipeline_and_a_collector_arrives(
     program: str, protocol: str, way: str, encoding: str, compression: str, tmp_path: Path
 ) -> None:
-    front, back, back_http = free_ports(3)
+    front, back, back_http = (free_port() for _ in range(3))
     sink = Collector("http")
     await sink.start()
     emitter = OtlpEmitter(f"http://127.0.0.1:{back if protocol == 'grpc' else back_http}", protocol=protocol)

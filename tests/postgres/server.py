@@ -6,7 +6,6 @@ import atexit
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.authority import Pair
+from tests.support.ports import free_port
 
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _PATH = os.pathsep.join([*map(str, _FOLDERS), os.environ.get("PATH", "")])
@@ -30,7 +30,7 @@ class Server:
     def __init__(self, pair: Pair | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-pg-"))
         _own(self.folder)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._options = "" if pair is None else self._encrypted(pair)
         _call("cp", "-a", str(_template()), str(self.folder / "data"))
@@ -94,9 +94,3 @@ def _call(*command: str, check: bool = True) -> None:
     none = subprocess.DEVNULL
     done = subprocess.run([*user, *command], stdin=none, stdout=none, stderr=none, cwd="/", timeout=120)
     assert not check or done.returncode == 0, f"{command} ended with {done.returncode}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -15,7 +15,7 @@ from ray._private.utils import check_version_info
 
 from polku.actors.attachment import Choice, _start, _versions, _without_praise, choose, job_notice
 from polku.errors import SettingError, UnavailableError
-from tests.support.server import ON_BARE_RAY, POLKU, Server, polku, polku_here
+from tests.support.server import ON_BARE_RAY, Server, polku, polku_here
 
 PIPELINE = """
 from polku import Hub
@@ -104,7 +104,7 @@ def children(pid: int, name: str) -> list[int]:
     return found
 
 
-def run(folder: Path, command: Sequence[str] = POLKU, **variables: str) -> Server:
+def run(folder: Path, command: Sequence[str] = (), **variables: str) -> Server:
     (folder / "pipeline.py").write_text(PIPELINE)
     return Server(folder, "run", f"{folder}/pipeline.py", "--grpc-addr", "127.0.0.1:0", command=command, **variables)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from polku import Event
-from tests.emit.s3_server import free_port
 from tests.kafka.clients import wait_for
+from tests.support.ports import free_port
 from tests.support.recorder import Recorder
 from tests.support.server import environment
 

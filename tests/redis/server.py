@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.authority import Pair
+from tests.support.ports import free_port
 
 PROGRAM = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed")
@@ -24,7 +24,7 @@ class Server:
 
     def __init__(self, *options: str, authority: Path | None = None, pair: Pair | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-redis-"))
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._tls: dict[str, Any] = {}
@@ -89,9 +89,3 @@ class Server:
             return True
         except redis.RedisError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 from tests.support import ray_worker
+from tests.support.ports import free_port
 
 _IDLE_SECONDS = 60
 _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
@@ -107,13 +108,7 @@ def free_ports() -> list[int]:
     A node that knows them does not wait for the agents: it gives them fifteen seconds, and they import for that long on
     a busy machine.
     """
-    probes = [socket.socket() for _ in _AGENT_PORTS]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    return [free_port() for _ in _AGENT_PORTS]
 
 
 def serve(listener: socket.socket) -> None:

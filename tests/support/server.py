@@ -9,10 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
+
+from tests.support.forked import Forked, fork
 
 POLKU = [sys.executable, "-m", "polku"]
 ON_BARE_RAY = [sys.executable, "-m", "tests.support.polku_on_bare_ray"]
@@ -26,10 +29,18 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def polku(*arguments: str, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [*POLKU, *arguments], input=text, capture_output=True, text=True, timeout=240, env=environment(**variables)
-    )
+    """Run a command to its end, in a process of its own."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write((text or "").encode())
+        given.seek(0)
+        process = fork(arguments, [given.fileno(), out.fileno(), err.fileno()], environment(**variables))
+        try:
+            status = process.wait(240)
+        finally:
+            process.kill()
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(["polku", *arguments], status, out.read().decode(), err.read().decode())
 
 
 def polku_here(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -52,15 +63,19 @@ def polku_here(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 
 
 class Server:
-    """A running `polku serve` or `polku run`, once it said that it is ready."""
+    """A running `polku serve` or `polku run`, once it said that it is ready; forked, or started with a `command`."""
 
-    def __init__(self, folder: Path, *arguments: str, command: Sequence[str] = POLKU, **variables: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, command: Sequence[str] = (), **variables: str) -> None:
         folder.mkdir(exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*command, *arguments], stdout=out, stderr=err, env=environment(**variables)
-            )
+        self.process: Forked | subprocess.Popen[bytes]
+        with self.out.open("wb") as out, self.err.open("wb") as err, open(os.devnull) as nothing:
+            if command:
+                started = [*command, *arguments]
+                self.process = subprocess.Popen(started, stdout=out, stderr=err, env=environment(**variables))
+            else:
+                files = [nothing.fileno(), out.fileno(), err.fileno()]
+                self.process = fork(arguments, files, environment(**variables))
         ready = self.wait_for(self.err, r"ready on grpc (\S+)(?: and http (\S+))?")
         self.address, self.http_address = ready[1], ready[2]
 

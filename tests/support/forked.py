@@ -1,0 +1,197 @@
+"""`polku` commands as processes that are forked from one which has imported what they import.
+
+A command spends half a second of processor time on imports, and the tests run hundreds. Each is a process of its own
+here too, with its own command line, environment, folder, standard files and signals; only its modules were loaded
+before. `/proc` shows the command line and the environment of the process that it was forked from.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MODULES: tuple[str, ...] = (
+    "polku.cli.app",
+    "polku.cli.sending",
+    "polku.cli.serve",
+    "polku.runtime.inline",
+    "polku.runtime.serving",
+)
+_MODULES += ("polku.gateway.grpc.server", "polku.gateway.otlp.grpc", "polku.runtime.notify", "polku.runtime.reloads")
+_MODULES += ("polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unwell", "grpc", "uvloop", "ulid")
+_START_SECONDS = 120.0
+
+
+class Forked:
+    """A process that was forked, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, pid: int, status: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._status = status
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        return self._read(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status once it has ended."""
+        status = self._read(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _read(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            said = self._status.recv(16)
+            self.returncode = int(said) if said else -signal.SIGKILL
+            self._status.close()
+        return self.returncode
+
+
+def fork(arguments: Sequence[str], files: Sequence[int], environment: Mapping[str, str]) -> Forked:
+    """Start a command: its arguments, standard files and environment."""
+    control, lock = _zygote()
+    mine, theirs = socket.socketpair()
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN]
+    asked = {"arguments": [*arguments], "environment": dict(environment), "folder": os.getcwd(), "ignored": ignored}
+    data = json.dumps(asked).encode()
+    with theirs, lock:
+        socket.send_fds(control, [len(data).to_bytes(4, "little")], [*files, theirs.fileno()])
+        control.sendall(data)
+        (pid,) = array.array("q", control.recv(8))
+    return Forked(pid, mine)
+
+
+@functools.cache
+def _zygote() -> tuple[socket.socket, threading.Lock]:
+    """Start the process that forks, once in each process of the tests; it ends with it."""
+    mine, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "tests.support.forked", str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+    theirs.close()
+    mine.settimeout(_START_SECONDS)
+    assert mine.recv(1) == b"!", "the process that forks has not started"
+
+    def end() -> None:
+        mine.close()
+        process.wait(30)
+
+    atexit.register(end)
+    return mine, threading.Lock()
+
+
+def serve(control: socket.socket) -> dict[str, Any] | None:
+    """Fork whatever is asked for; return in the fork with what it is to be, and None once nobody asks any more."""
+    running: dict[int, socket.socket] = {}
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            woken.recv(4096)
+            _tell_of_the_dead(running)
+        if control not in ready:
+            continue
+        head, files, _, _ = socket.recv_fds(control, 4, 4)
+        if not head:
+            return None
+        data = b""
+        while len(data) < int.from_bytes(head, "little"):
+            data += control.recv(65536)
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (control, woken, wake, *running.values()):
+                other.close()
+            os.close(files.pop())
+            return {**json.loads(data), "files": files}
+        running[pid] = socket.socket(fileno=files.pop())
+        for file in files:
+            os.close(file)
+        control.sendall(array.array("q", [pid]).tobytes())
+
+
+def _tell_of_the_dead(running: dict[int, socket.socket]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            with running.pop(ended[0]) as status, contextlib.suppress(OSError):
+                status.sendall(str(os.waitstatus_to_exitcode(ended[1])).encode())
+
+
+def set_up(asked: dict[str, Any]) -> None:
+    """Make this process what was asked for."""
+    for number, file in enumerate(asked["files"]):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    time.tzset()
+    os.chdir(asked["folder"])
+    for number in asked["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    sys.argv[:] = ["polku", *asked["arguments"]]
+    more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    sys.path[:1] = [asked["folder"], *more]
+    sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text(2, "w", errors="backslashreplace", at_once=True)  # type: ignore[misc]
+
+
+def _text(number: int, mode: str, *, errors: str = "strict", at_once: bool = False) -> io.TextIOWrapper:
+    """Open a standard file as Python does at its start."""
+    raw: Any = open(number, f"{mode}b", closefd=False)  # noqa: SIM115 - it stays open
+    return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=at_once or os.isatty(number))
+
+
+def main() -> None:
+    for module in _MODULES:
+        importlib.import_module(module)
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
+    gc.collect()
+    gc.freeze()  # what is never collected is never copied
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        control.sendall(b"!")
+        asked = serve(control)
+    if asked is not None:
+        set_up(asked)
+        runpy.run_module("polku", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
