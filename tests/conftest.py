@@ -39,19 +39,22 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 # The files that take longest, the longest first: each worker of xdist takes the next file, and none should be left with
 # a long one at the end.
 LONG = (
-    *("cluster/test_cluster", "docs/test_pages", "cli/test_cli", "chaos/test_chaos", "ray/test_node_lost"),
-    *("behaviour/test_pipeline", "ray/test_attachment", "examples/test_examples", "packaging/test_packaging"),
-    *("ray/test_serve", "examples/test_support_tickets", "ray/test_poison", "behaviour/test_hooks"),
-    *("kafka/test_source", "ray/test_arrangements"),
-    *("cli/test_bench", "examples/test_plugins", "testing/test_check", "behaviour/test_dead_letters"),
-    *("packaging/test_release", "simulation/test_simulation", "emit/test_conformance", "simulation/test_journals"),
-    *("docs/test_site", "behaviour/test_durable", "testing/test_pytest_plugin", "external/test_ingest"),
-    *("ray/test_request_counts", "ray/test_deaths", "monitoring/test_metrics", "plugin/test_registration"),
-    *("cli/test_journal", "ray/test_application", "clients/test_calls", "gateway/test_ack"),
-    *("monitoring/test_page", "link/test_links_under_faults", "behaviour/test_http", "packaging/test_dependencies"),
-    *("emit/test_kafka", "clients/test_sinks", "attacks/test_messages", "emit/test_s3_endpoint"),
-    *("cli/test_reload", "bench/test_guard", "gateway/test_http", "behaviour/test_hostile"),
-    *("ray/test_cannot_start", "actors/test_ray_metrics", "monitoring/test_page_events"),
+    *("typing/test_typing", "docs/test_pages", "cli/test_cli", "ray/test_attachment", "kafka/test_source"),
+    *("chaos/test_chaos", "ray/test_node_lost", "cluster/test_cluster", "emit/test_conformance", "ray/test_lanes"),
+    *("ray/test_arrangements", "wire/test_generated", "external/test_ingest", "testing/test_check"),
+    *("ray/test_deaths", "plugin/test_registration", "examples/test_examples", "docs/test_site", "ray/test_poison"),
+    *("ray/test_serve", "behaviour/test_pipeline", "examples/test_plugins", "postgres/test_postgres"),
+    *("simulation/test_simulation", "buffer/test_journal", "cli/test_bench", "cli/test_reload", "ray/test_changing"),
+    *("buffer/test_durable", "ray/test_application", "emit/test_kafka", "clients/test_calls", "gateway/test_native"),
+    *("packaging/test_packaging", "cli/test_log_format", "simulation/test_journals", "emit/test_s3_pipeline"),
+    *("link/test_links_under_faults", "behaviour/test_durable", "emit/test_s3_conformance", "monitoring/test_page"),
+    *("monitoring/test_page_events", "testing/test_pytest_plugin", "emit/test_s3_endpoint", "ray/test_datasets"),
+    *("cli/test_journal", "gateway/test_http", "bench/test_guard", "monitoring/test_page_on_ray"),
+    *("behaviour/test_hooks", "examples/test_support_tickets", "monitoring/test_metrics"),
+    *("monitoring/test_door_metrics", "gateway/test_tls", "ray/test_remote_step", "gateway/test_authentication"),
+    *("behaviour/test_dead_letters", "monitoring/test_readiness", "packaging/test_dependencies"),
+    *("actors/test_changing", "link/test_poison", "ingest/test_json_split", "behaviour/test_http"),
+    *("ray/test_shortcut", "attacks/test_messages", "bench/test_destinations"),
 )
 
 

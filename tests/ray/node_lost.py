@@ -48,7 +48,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         while not self.stop.is_set():
             events = self.oracle.events("a", 50)
-            receipt = self.sender.send(events, timeout=60)
+            receipt = self.sender.send(events, timeout=120)
             assert not receipt.refused, receipt.refused
             self.oracle.acknowledged(receipt.event_ids)
             self.acknowledged += len(receipt.event_ids)
@@ -74,11 +74,11 @@ def main(folder: Path) -> None:
     pipeline = hub.start()
     sender = Sender(pipeline.sender(), oracle)
     sender.start()
-    sender.wait_for(1_000, 60)
+    sender.wait_for(1_000, 120)
     seen, _ = ray.get(pipeline._runtime.hub.sights.remote())  # type: ignore[attr-defined]
     victim = node_of(seen["stage-1"].vitals.pid, sides)
     os.kill(victim.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-    pause = sender.wait_for(2_000, 60)
+    pause = sender.wait_for(2_000, 120)
     sender.stop.set()
     sender.join(60)
     report = pipeline.stop(30)

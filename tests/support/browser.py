@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
-_SECONDS = 20.0
+_SECONDS = 60.0
 _OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # tests may run as root; the pages are ours
