@@ -380,6 +380,10 @@ class Intake:
         """The running totals of the whole pipeline, as far as receipts have told."""
         return self._counters.latest.counts._replace(received=self._counters.received)
 
+    def count_refused(self, code: Code, way: str, message: str) -> None:
+        """Count a message that was refused as a whole before any of it was read."""
+        self._counters.refuse(code, way, message)
+
     def count_failures(self, failures: Failures) -> None:
         """Show in the statistics what authentications have failed at a port."""
         self._counters.failures.add(failures)

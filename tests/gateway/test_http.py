@@ -252,6 +252,21 @@ def test_an_unknown_source_of_an_unknown_type_is_named(address: str) -> None:
     assert "no ingestor serves source='nobody'" in answer.message
 
 
+def test_requests_that_are_refused_before_they_are_read_are_counted_by_code(pipeline: Pipeline, address: str) -> None:
+    def refused() -> dict[str, int]:
+        ingest = pipeline.statistics().lanes[0].ingest
+        assert ingest is not None
+        return dict(ingest.refused)
+
+    assert refused() == {}
+    post(address, b"x", "text/plain")
+    post(address, b"{}", "application/json", "-H", "Content-Encoding: br")
+    post(address, b"x" * 300_000, "application/json")
+    curl(address, "/v1/logs", body=b"x", type="text/plain")
+    post(address, b'{"id": "1"', "application/json")
+    assert refused() == {"UNSUPPORTED": 3, "TOO_LARGE": 1, "INVALID_RECORD": 1}
+
+
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip"])
 def test_an_unknown_encoding_is_415_and_what_is_accepted_is_named(address: str, encoding: str) -> None:
     answer = post(address, b"x", "application/json", "-H", f"Content-Encoding: {encoding}")

@@ -16,13 +16,14 @@ from polku.gateway.admission import Admission
 from polku.gateway.http.answer import ack_json, status_of, writing_ack
 from polku.gateway.http.body import BodyReader, encoding_of
 from polku.gateway.http.connections import Connection
-from polku.gateway.http.content import Head, reader_of, verified_reader
+from polku.gateway.http.content import Admit, Head, reader_of, verified_reader
 from polku.gateway.http.gate import HttpGate
-from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.refusal import RequestError, counted
 from polku.gateway.http.together import Together
 from polku.gateway.http.usual import UsualHead
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
+from polku.security.account import Account
 from polku.text import line
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
@@ -53,6 +54,16 @@ class Request(NamedTuple):
     transport: asyncio.BaseTransport | None
     connection: Connection | None
     read: Read
+
+
+class _Received(NamedTuple):
+    """A body, whose it is, what makes events of it, what it came with, and the encoding that it had."""
+
+    account: Account | None
+    admit: Admit
+    head: Head
+    body: bytes
+    encoding: str
 
 
 class Events:
@@ -94,19 +105,8 @@ class Events:
         return await answer_of(taken)
 
     async def _take(self, request: Request) -> tuple[Ack, Reply | None]:
-        head = request.head
-        admit = verified_reader(head, self._intake)
-        if admit is None:
-            account = await self._gate.identify(request.authorization, request.transport, request.connection)
-            head = _without_token(head) if self._gate.asks else head
-        else:
-            account = self._gate.signed(head.source)
-        encoding = encoding_of(head.headers.get("content-encoding", ""))
-        if account is not None:
-            account.check_rate()
-            account.check_origin(head.source, head.cluster)
-        admit = admit or reader_of(head, self._intake)
-        body = await request.read(encoding)
+        with counted(self._intake, "http"):
+            account, admit, head, body, encoding = await self._read(request)
         reply: Reply | None = None
 
         async def admit_allowed() -> Admission:
@@ -123,6 +123,23 @@ class Events:
             admission = await self._intake.read(len(body), admit_allowed, "http")
             return await self._together.push(admission, len(body)), reply
         return await self._intake.request(len(body), admit_allowed), reply
+
+    async def _read(self, request: Request) -> _Received:
+        """Read the body of a request that may send; raises `RequestError`, and `InputError`."""
+        head = request.head
+        admit = verified_reader(head, self._intake)
+        if admit is None:
+            account = await self._gate.identify(request.authorization, request.transport, request.connection)
+            head = _without_token(head) if self._gate.asks else head
+        else:
+            account = self._gate.signed(head.source)
+        encoding = encoding_of(head.headers.get("content-encoding", ""))
+        if account is not None:
+            account.check_rate()
+            account.check_origin(head.source, head.cluster)
+        admit = admit or reader_of(head, self._intake)
+        body = await request.read(encoding)
+        return _Received(account, admit, head, body, encoding)
 
     def refuse(self, code: Code, message: str) -> Ack:
         """Return the Ack of a request of which nothing is taken."""

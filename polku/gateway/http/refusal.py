@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from polku.codes import Code
+from polku.errors import InputError
+
+if TYPE_CHECKING:
+    from polku.gateway.intake import Intake
 
 
 class RequestError(Exception):
@@ -18,3 +24,14 @@ class RequestError(Exception):
         self.code = code
         self.message = message
         self.headers = {**(headers or {}), **({"Connection": "close"} if close else {})}
+
+
+@contextlib.contextmanager
+def counted(intake: Intake, way: str) -> Iterator[None]:
+    """Count a request that is refused as a whole before any of it is read; who may not send is counted elsewhere."""
+    try:
+        yield
+    except (InputError, RequestError) as error:
+        if error.code is not Code.UNAUTHENTICATED:
+            intake.count_refused(error.code, way, error.message)
+        raise

@@ -27,7 +27,7 @@ from polku.gateway.http.content import ACCEPTED, Head
 from polku.gateway.http.events import JSON, Events, Request, answer_of
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
-from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.refusal import RequestError, counted
 from polku.gateway.http.usual import UsualHead
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, Queue, context_of, listen
@@ -261,7 +261,8 @@ class HttpServer:
             connection.begin()
         self._busy += 1
         try:
-            self._pages.check(request.method, request.headers, _own_address(request))
+            with counted(self._intake, "http"):
+                self._pages.check(request.method, request.headers, _own_address(request))
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                 return web.Response(status=204)
             response = await handler(request)

@@ -17,7 +17,7 @@ from polku.errors import DrainingError, InputError
 from polku.gateway.grpc_status import status_of as grpc_status_of
 from polku.gateway.http.answer import status_of
 from polku.gateway.http.body import BodyReader, encoding_of
-from polku.gateway.http.refusal import RequestError
+from polku.gateway.http.refusal import RequestError, counted
 from polku.gateway.intake import Intake
 from polku.gateway.otlp.answers import accepted_bytes, accepted_json, status_bytes, status_json
 from polku.gateway.otlp.service import Accepted, OtlpService
@@ -49,6 +49,7 @@ class OtlpHttp:
     """Answer requests of OTLP; `identify` tells whose they are."""
 
     def __init__(self, intake: Intake, bodies: BodyReader, identify: Identify) -> None:
+        self._intake = intake
         self._service = OtlpService(intake)
         self._bodies = bodies
         self._identify = identify
@@ -68,6 +69,15 @@ class OtlpHttp:
         return web.Response(body=body, content_type=_JSON if is_json else _PROTOBUF)
 
     async def _export(self, signal: Signal, request: web.Request, *, is_json: bool) -> Accepted:
+        with counted(self._intake, "otlp"):
+            account, body = await self._read(signal, request)
+        cluster = request.headers.get("X-Polku-Cluster", "")
+        if account is not None:
+            account.count(0, len(body))
+        return await self._service.export(signal, body, account, cluster=cluster, is_json=is_json)
+
+    async def _read(self, signal: Signal, request: web.Request) -> tuple[Account | None, bytes]:
+        """Return the body of a request that may send, and whose it is; raises `RequestError`, and `InputError`."""
         if request.method != "POST":
             reason = f"{line(request.method, 20)} {signal.path}: send POST"
             raise RequestError(405, Code.UNSUPPORTED, reason, {"Allow": "POST"})
@@ -76,17 +86,13 @@ class OtlpHttp:
             reason = f"Content-Type={line(request.content_type, 100)!r}: is not supported; send one of {_ACCEPTED}"
             raise RequestError(415, Code.UNSUPPORTED, reason, {"Accept-Post": _ACCEPTED})
         encoding = encoding_of(request.headers.get("Content-Encoding", ""))
-        cluster = request.headers.get("X-Polku-Cluster", "")
         if account is not None:
             account.check_rate()
         self._bodies.check_length(request.content_length)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        body = await self._bodies.decompress(await self._bodies.read(request), encoding)
-        if account is not None:
-            account.count(0, len(body))
-        return await self._service.export(signal, body, account, cluster=cluster, is_json=is_json)
+        return account, await self._bodies.decompress(await self._bodies.read(request), encoding)
 
 
 async def leave_to_handler(request: web.Request) -> None:
