@@ -122,7 +122,7 @@ class Softmax:
 
 
 def is_urgent(event: Event) -> bool:
-    return event.metadata["urgent"] == "yes"
+    return event.metadata.get("urgent") == "yes"
 
 
 def page(event: Event) -> dict[str, str]:
