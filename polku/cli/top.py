@@ -273,6 +273,8 @@ def _lane(lane: dict[str, Any]) -> Iterator[Row]:
         refused, waiting = sum(ingest["refused"].values()), ingest["open_messages"]
         row = Row(f"{prefix}ingest", True, "ok", ingest["received"], ingest["accepted"], refused, waiting)
         yield row._replace(bytes=ingest.get("received_bytes"))
+        for name, source in ingest["sources"].items():
+            yield Row(f"{prefix}source:{name}", True, "ok", sent=source["records"], waiting=source["lag"])
     for name, stage in lane["stages"].items():
         yield _stage(f"{prefix}{name}", stage)
     if (buffer := lane["buffer"]) is None:

@@ -41,3 +41,13 @@ def test_new_middleware_next_to_the_one_in_use_has_a_row(
     lane = {"name": "lane-1", "ingest": None, "stages": {"stage-1": STAGE | {"candidates": [one]}}, "buffer": None}
     row = rows_of({"lanes": [lane], "shared": {}, "processes": {}, "parts": {}})[1]
     assert (row.part, (row.received, row.sent, row.errors), row.state) == (part, counts, state)
+
+
+def test_a_source_has_a_row() -> None:
+    source = {"records": 7, "lag": 3}
+    ingest = {"received": 7, "accepted": 7, "refused": {}, "open_messages": 0, "sources": {"logs": source}}
+    lane = {"name": "", "ingest": ingest, "stages": {}, "buffer": None}
+    parts = {"source:logs": {"healthy": False, "message": "no file"}}
+    rows = rows_of({"lanes": [lane], "shared": {}, "processes": {}, "parts": parts})
+    (row,) = [row for row in rows if row.part == "source:logs"]
+    assert (row.received, row.sent, row.waiting, row.well, row.state) == (None, 7, 3, False, "no file")
