@@ -21,7 +21,7 @@ from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError, UnavailableError
 from polku.gateway.addresses import Doors
 from polku.v1.gateway_pb2 import Ack, IngestBatch
-from tests.actors.test_changing import ARRIVED, HELD, Out, Running, chain, kill, running, tagging, tags, until
+from tests.actors.test_changing import ARRIVED, HELD, Out, Running, chain, running, tagging, tags, until
 
 
 class Roaming:
@@ -310,7 +310,7 @@ async def test_a_lane_that_dies_starts_again_beside_the_journals_of_others(
     assert sorted(event.id for event in ARRIVED["out"]) == ["a", "b"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))])
 @pytest.mark.parametrize("kind", ["actors", "chained", "shared"])
 async def test_random_numbers_of_lanes_while_actors_die(
     kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -333,7 +333,7 @@ async def test_random_numbers_of_lanes_while_actors_die(
             change = asyncio.ensure_future(pipeline.update(version()))
             if chance.random() < 0.6:
                 await asyncio.sleep(chance.random() * 0.05)
-                kill(pipeline, chance, also_buffer=True)
+                kill_started(pipeline, chance)
             try:
                 await asyncio.wait_for(change, 60)
                 done += 1
@@ -347,6 +347,13 @@ async def test_random_numbers_of_lanes_while_actors_die(
     assert {event.id for event in ARRIVED["out"]} >= sent, f"{sorted(sent - {e.id for e in ARRIVED['out']})} are lost"
     assert done >= 4, refused
     assert not any("halfway" in reason for reason in refused)
+
+
+def kill_started(pipeline: Running, chance: random.Random) -> None:
+    """Kill a part; not while it is opened or closed: the end of a process leaves no lock behind then, as this would."""
+    victims = [actor for actor in pipeline.factory.parts().all().values() if actor.current.shell._started]
+    if victims:
+        chance.choice(victims).kill(restart=True)
 
 
 async def test_a_stop_drains_lanes_that_leave_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
