@@ -6,11 +6,12 @@ message that has routes or reserved metadata somewhere, is looked at by the even
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from operator import attrgetter
 
 from google.protobuf.message import DecodeError
 
+from polku.aio.slices import at_once
 from polku.batch.batch import Batch
 from polku.batch.frames import has_routes
 from polku.batch.receipt import Refusal
@@ -23,6 +24,7 @@ from polku.security.rights import RESERVED
 
 _SOURCE, _ROUTES = attrgetter("source"), attrgetter("route_to")
 _RESERVED = RESERVED.encode()
+_SLICE = 500  # events
 
 Fault = Callable[[Event], str]
 
@@ -35,28 +37,47 @@ def authorized(admission: Admission, account: Account, content: bytes | None = N
     `content` is the `EventPayload` that the client has sent, where it has sent one: what does not stand in it is in
     none of its events. The events that go on bear the principal's stamp, if there is one.
     """
+    return at_once(authorizing(admission, account, content))
+
+
+def authorizing(
+    admission: Admission, account: Account, content: bytes | None = None
+) -> Generator[None, None, Admission]:
+    """Do what `authorized` does, in slices: 10,000 events take 30 ms and more."""
     account.count(len(admission.ids) + len(admission.refused), 0)
     events = admission.batch.events
-    faults = _faults(events, account, content)
+    rights = account.rights
+    routes = not rights.may_route and _may_have_routes(events, content)
+    reserved = not rights.may_set_reserved and (content is None or _RESERVED in content)
+    faults: dict[int, str] = {}
+    for start in range(0, len(events), _SLICE):
+        if start:
+            yield
+        found = _faults(events[start : start + _SLICE], account, routes=routes, reserved=reserved)
+        faults |= {start + position: fault for position, fault in found.items()}
     if faults:
         admission = _without(admission, events, faults)
         account.refused += len(faults)
     if account.stamp and admission.ids:
-        admission = admission._replace(batch=_stamped(admission.batch, account), pieces=())
+        batch = yield from _stamped(admission.batch, account)
+        admission = admission._replace(batch=batch, pieces=())
     return admission
 
 
-def _faults(events: list[Event], account: Account, content: bytes | None) -> dict[int, str]:
-    """Return what is wrong with the events that the principal may not send, by their positions."""
+def _faults(events: list[Event], account: Account, *, routes: bool, reserved: bool) -> dict[int, str]:
+    """Return what is wrong with the events that the principal may not send, by their positions.
+
+    `routes`, `reserved`: whether any may have such, which this one may not set.
+    """
     looks: list[Fault] = []
-    rights, sources, clusters = account.rights, account.sources, account.clusters
+    sources, clusters = account.sources, account.clusters
     if not sources.take_all and not all(map(sources.fit, set(map(_SOURCE, events)))):
         looks.append(lambda e: "" if sources.fit(e.source) else account.origin_fault("source", e.source))
     if not clusters.take_all and not all(map(clusters.fit, set(map(_cluster, events)))):
         looks.append(lambda e: "" if clusters.fit(_cluster(e)) else account.origin_fault("cluster", _cluster(e)))
-    if not rights.may_route and _may_have_routes(events, content):
+    if routes:
         looks.append(lambda e: _route_fault(e, account) if e.route_to else "")
-    if not rights.may_set_reserved and (content is None or _RESERVED in content):
+    if reserved:
         looks.append(lambda e: _reserved_fault(e, account))
     if not looks:
         return {}
@@ -103,9 +124,11 @@ def _without(admission: Admission, events: list[Event], faults: dict[int, str]) 
     return Admission(Batch.from_events(good), [event.id for event in good], [*admission.refused, *refused])
 
 
-def _stamped(batch: Batch, account: Account) -> Batch:
+def _stamped(batch: Batch, account: Account) -> Generator[None, None, Batch]:
     keeps = account.rights.may_set_reserved  # what came from another POLKU has the stamp of who sent it there
-    for event in batch.events:
+    for position, event in enumerate(batch.events, 1):
+        if not position % _SLICE:
+            yield
         if not keeps or account.stamp not in event.metadata:
             event.metadata[account.stamp] = account.name
     return batch.replace(batch.events)

@@ -24,7 +24,7 @@ from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload, read_payload
 from polku.gateway.answers import answer_message, answer_together
-from polku.gateway.authorization import authorized
+from polku.gateway.authorization import authorized, authorizing
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics, SecurityFiles
 from polku.gateway.large import admit_frames, is_large
@@ -350,7 +350,11 @@ class Intake:
             admission = admit_events(events, source, cluster, self.limits, refused)
         if reply is not None:
             admission = admission._replace(reply=reply)
-        return admission if account is None else authorized(admission, account)
+        if account is None:
+            return admission
+        if in_turns:
+            return await in_slices(authorizing(admission, account))
+        return authorized(admission, account)
 
     @property
     def draining(self) -> bool:

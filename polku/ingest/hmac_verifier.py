@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from polku import checks
@@ -20,6 +21,7 @@ from polku.security.signatures import GITHUB_SIGNATURE, SLACK_SIGNATURE, SLACK_T
 
 _IN_A_THREAD = 64 * 1024  # bytes and more
 
+Ingest: TypeAlias = "Callable[[bytes, IngestContext], Records | Awaitable[Records]]"
 Keys: TypeAlias = "str | Secret | Sequence[str | Secret]"
 
 
@@ -75,6 +77,8 @@ class _Verifying:
         self._clock = clock
         self.concurrency = getattr(inner, "concurrency", 1)
         self.takes_turns = getattr(inner, "takes_turns", False)
+        if (slices := getattr(inner, "ingest_in_slices", None)) is not None:
+            self.ingest_in_slices = partial(self._verified, slices)
 
     async def start(self) -> None:
         """Start the inner ingestor."""
@@ -86,16 +90,21 @@ class _Verifying:
 
     def ingest(self, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
         """Return what the inner ingestor reads; raises `InputError`, code UNAUTHENTICATED."""
+        return self._verified(self._inner.ingest, data, context)
+
+    def _verified(self, ingest: Ingest, data: bytes, context: IngestContext) -> Records | Awaitable[Records]:
         when, signatures = self._given(context.headers)
         if len(data) > _IN_A_THREAD:
-            return self._ingest_large(data, context, when, signatures)
+            return self._ingest_large(ingest, data, context, when, signatures)
         self._check(self._digests(data, when), signatures)
-        return self._inner.ingest(data, context)
+        return ingest(data, context)
 
-    async def _ingest_large(self, data: bytes, context: IngestContext, when: str, signatures: list[str]) -> Records:
+    async def _ingest_large(
+        self, ingest: Ingest, data: bytes, context: IngestContext, when: str, signatures: list[str]
+    ) -> Records:
         """Leave the event loop to others meanwhile: 4 MiB take 10 ms on many machines, for each secret."""
         self._check(await asyncio.to_thread(self._digests, data, when), signatures)
-        records = self._inner.ingest(data, context)
+        records = ingest(data, context)
         return await records if inspect.isawaitable(records) else records
 
     def _digests(self, data: bytes, when: str) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Awaitable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -101,5 +102,18 @@ async def test_large_bodies_are_signed_like_small_ones() -> None:
 
 
 def test_an_ingestor_of_signed_requests_takes_turns_as_the_inner_one_does() -> None:
-    assert getattr(HmacVerifier.github("secret", JsonIngestor()).build(FakeClock()), "takes_turns", False)
-    assert not getattr(HmacVerifier.github("secret", read).build(FakeClock()), "takes_turns", False)
+    signed, plain = (HmacVerifier.github("secret", one).build(FakeClock()) for one in (JsonIngestor(), read))
+    assert (getattr(signed, "takes_turns", False), hasattr(signed, "ingest_in_slices")) == (True, True)
+    assert (getattr(plain, "takes_turns", False), hasattr(plain, "ingest_in_slices")) == (False, False)
+
+
+async def test_large_records_that_are_signed_are_read_in_slices_too() -> None:
+    body = b'{"payload": "%s"}' % base64.b64encode(bytes(300_000))
+    signature = hmac.new(b"secret", body, hashlib.sha256).hexdigest()
+    verifier: Any = HmacVerifier.github("secret", JsonIngestor()).build(FakeClock())
+    context = IngestContext("hook", headers={"x-hub-signature-256": f"sha256={signature}"})
+    found = list(await verifier.ingest_in_slices(body, context))
+    assert None in found
+    assert [event.payload for event in found if event is not None] == [bytes(300_000)]
+    with pytest.raises(InputError, match="is not that of this body"):
+        await verifier.ingest_in_slices(body + b" ", context)

@@ -21,7 +21,7 @@ from polku.contracts import DeadEvent, IngestContext
 from polku.errors import DrainingError, InputError, PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
-from polku.gateway.authorization import authorized
+from polku.gateway.authorization import authorizing
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.otlp.ingestor import READER, Granularity, OtlpIngestor, request_event
@@ -113,26 +113,26 @@ class _Request:
         if not isinstance(ingestor, OtlpIngestor):
             return await self._admit_foreign(body)
         if ingestor.granularity is Granularity.REQUEST:
-            return self._admit_whole(body)
+            return await self._admit_whole(body)
         limits = self._intake.limits
         reading = transcode(self._signal, body, limits, ingestor.choice, cluster=self._cluster)
-        return self._admit_records(await in_slices(reading))
+        return await self._admit_records(await in_slices(reading))
 
-    def _admit_records(self, done: Transcoded) -> Admission:
+    async def _admit_records(self, done: Transcoded) -> Admission:
         self.dead = [record.dead for record in done.dead]
         self.weights = dict(zip(done.ids, done.weights, strict=True))
         self.weight = sum(done.weights) + sum(record.weight for record in done.dead)
         refused = [dead.refusal for dead in self.dead]
         batch = Batch(payload=done.payload, count=len(done.ids))
-        return self._allowed(Admission(batch, done.ids, refused, done.filled_bytes), done.payload)
+        return await self._allowed(Admission(batch, done.ids, refused, done.filled_bytes), done.payload)
 
-    def _admit_whole(self, body: bytes) -> Admission:
+    async def _admit_whole(self, body: bytes) -> Admission:
         event = request_event(self._signal, body, "")
         self.weight = 1
         if not body:
             return Admission(Batch(payload=b"", count=0), [], [])
         admission = admit_events([event], "", self._cluster, self._intake.limits)
-        return self._allowed(admission)
+        return await self._allowed(admission)
 
     async def _admit_foreign(self, body: bytes) -> Admission:
         """Let a pipeline's own ingestor read the request: what it refuses becomes a dead letter of the request."""
@@ -140,13 +140,15 @@ class _Request:
         admission = await self._intake.admit_raw(body, context, READER, in_turns=True)
         self.weight = len(admission.ids) + len(admission.refused)
         self.dead = [DeadEvent(self._left_over(refusal, body), refusal) for refusal in admission.refused]
-        return self._allowed(admission)
+        return await self._allowed(admission)
 
     def _left_over(self, refusal: Refusal, body: bytes) -> Event:
         return Event(id=refusal.event_id, source=READER, event_type=self._signal.request_type, payload=body)
 
-    def _allowed(self, admission: Admission, content: bytes | None = None) -> Admission:
-        return admission if self._account is None else authorized(admission, self._account, content)
+    async def _allowed(self, admission: Admission, content: bytes | None = None) -> Admission:
+        if self._account is None:
+            return admission
+        return await in_slices(authorizing(admission, self._account, content))
 
 
 def _dropped(admission: Admission, late: tuple[Refusal, ...] | list[Refusal]) -> list[DeadEvent]:
