@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.docs.forked_polku import Commands
 from tests.docs.pages import ROOT, Block
 from tests.support.ports import free_port
 
@@ -37,7 +38,11 @@ class Terminal:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("POLKU_")}
         if not any(point.name == "polku" for point in importlib.metadata.entry_points(group="pytest11")):
             clean["PYTEST_PLUGINS"] = "polku.testing.pytest_plugin"  # what is installed is older than this tree
-        self.environment = {**clean, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
+        self._commands = Commands()
+        self.environment = {
+            **clean,
+            "PATH": os.pathsep.join([str(self._commands.folder), str(own), os.environ["PATH"]]),
+        }
 
     def run(self, block: Block) -> None:
         """Run a block; raises `AssertionError` where it fails or prints something else than the page says."""
@@ -55,6 +60,12 @@ class Terminal:
 
     def stop(self) -> None:
         """Stop the servers, the latest first; raises `AssertionError` where one ends with another status than 0."""
+        try:
+            self._stop_servers()
+        finally:
+            self._commands.close()
+
+    def _stop_servers(self) -> None:
         failed = []
         while self.servers:
             server, out = self.servers.pop()

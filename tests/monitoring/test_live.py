@@ -160,6 +160,9 @@ async def pull(events: AsyncGenerator[bytes, None]) -> tuple[str, Any]:
 async def test_nobody_asks_for_statistics_each_second_while_no_page_is_open(watched: Watched) -> None:
     looks = watched.live()
     looks.start("127.0.0.1:9")
+    async with asyncio.timeout(30):
+        while not watched.asked:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
     assert watched.asked == 1
     async with aclosing(looks.follow()) as events:

@@ -59,7 +59,7 @@ def sdist(archives: Path) -> Path:
     return next(archives.glob("*.tar.gz"))
 
 
-@pytest.fixture(scope="session", params=["wheel", "sdist", "editable"])
+@pytest.fixture(scope="session", params=["wheel", pytest.param("sdist", marks=pytest.mark.slow), "editable"])
 def installed(
     request: pytest.FixtureRequest, wheel: Path, sdist: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:

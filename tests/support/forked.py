@@ -37,6 +37,7 @@ _MODULES: tuple[str, ...] = (
 _MODULES += ("polku.gateway.grpc.server", "polku.gateway.otlp.grpc", "polku.runtime.notify", "polku.runtime.reloads")
 _MODULES += ("polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unwell", "grpc", "uvloop", "ulid")
 _START_SECONDS = 120.0
+_MAY_IGNORE = (signal.SIGHUP, signal.SIGINT)
 
 
 class Forked:
@@ -80,12 +81,23 @@ class Forked:
         return self.returncode
 
 
-def fork(arguments: Sequence[str], files: Sequence[int], environment: Mapping[str, str]) -> Forked:
-    """Start a command: its arguments, standard files and environment."""
+def fork(
+    arguments: Sequence[str], files: Sequence[int], environment: Mapping[str, str], folder: str = "", path: str = ""
+) -> Forked:
+    """Start a command: its arguments, standard files, environment, folder, and the first folder of its modules.
+
+    That is the one where it runs, as with `python -m polku`, unless another is named.
+    """
     control, lock = _zygote()
     mine, theirs = socket.socketpair()
-    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN]
-    asked = {"arguments": [*arguments], "environment": dict(environment), "folder": os.getcwd(), "ignored": ignored}
+    folder = folder or os.getcwd()
+    asked = {
+        "arguments": [*arguments],
+        "environment": dict(environment),
+        "folder": folder,
+        "path": path or folder,
+        "ignored": [number for number in _MAY_IGNORE if signal.getsignal(number) is signal.SIG_IGN],
+    }
     data = json.dumps(asked).encode()
     with theirs, lock:
         socket.send_fds(control, [len(data).to_bytes(4, "little")], [*files, theirs.fileno()])
@@ -166,7 +178,7 @@ def set_up(asked: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     sys.argv[:] = ["polku", *asked["arguments"]]
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
-    sys.path[:1] = [asked["folder"], *more]
+    sys.path[:1] = [asked["path"], *more]
     sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _text(1, "w")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _text(2, "w", errors="backslashreplace", at_once=True)  # type: ignore[misc]

@@ -1,0 +1,80 @@
+"""The `polku` command of a terminal, as a program that has it forked by `tests.support.forked` and waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.support.forked import fork
+
+_SHIM = """#!{python} -SIE
+import marshal, os, signal, socket, struct, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({path!r})
+asked = marshal.dumps((sys.argv[1:], dict(os.environ), os.getcwd()))
+socket.send_fds(server, [struct.pack("=I", len(asked))], [0, 1, 2])
+server.sendall(asked)
+(pid,) = struct.unpack("=q", server.recv(8, socket.MSG_WAITALL))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+(status,) = struct.unpack("=q", server.recv(8, socket.MSG_WAITALL))
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+class Commands:
+    """A folder with a `polku` in it, which lasts until it is closed."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="polku-forked-"))
+        path = str(self.folder / "socket")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(64)
+        shim = self.folder / "polku"
+        shim.write_text(_SHIM.format(python=sys.executable, path=path))
+        shim.chmod(0o755)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """Take no more commands."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(30)
+        self._listener.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=_run, args=(connection,), daemon=True).start()
+
+
+def _run(connection: socket.socket) -> None:
+    """Have a command forked; tell its process, and later its exit status."""
+    with connection, contextlib.suppress(BrokenPipeError):
+        head, files, _, _ = socket.recv_fds(connection, 4, 3)
+        size = struct.unpack("=I", head)[0]
+        data = b""
+        while len(data) < size:
+            data += connection.recv(65536)
+        arguments, environment, folder = marshal.loads(data)
+        process = fork(arguments, files, environment, folder, os.path.dirname(sys.executable))
+        for file in files:
+            os.close(file)
+        connection.sendall(struct.pack("=q", process.pid))
+        connection.sendall(struct.pack("=q", process.wait()))
