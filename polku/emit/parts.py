@@ -1,4 +1,4 @@
-"""Deliver a batch that needs several messages: in order, up to the first that fails, halving what is too large."""
+"""Deliver a batch that needs several messages: in order, up to the first that fails, halving what is refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from polku.emit.progress import Progress, current
 from polku.errors import EmitError, RejectedError, RetryableError
 from polku.text import line, said
 
+_REFUSED_ALONE = 16  # parts in a row after which a destination is taken to refuse all of a kind
+
 
 class TooLargeError(RejectedError):
     """Say that the destination takes smaller messages only."""
+
+
+class RefusedPartError(RejectedError):
+    """Say that the destination refuses a message for good, for which one of its events may be the reason."""
 
 
 class LateError(RetryableError):
@@ -46,6 +52,9 @@ async def send_parts(
 ) -> list[Failure]:
     """Send one part after the other and return the failures, with their positions in the batch.
 
+    A part that is refused with `RefusedPartError` is sent in halves, until the events at fault are known; where many
+    in a row are refused alone, the parts that follow fail as a whole, until one is taken.
+
     `send` may give the position of a failure in the part; without, its id counts. What comes behind a part that may be
     tried again is not sent before it. An error is raised only where nothing was decided about any event; otherwise what
     is left fails with the error's text, to be tried again alone. What is decided is noted in the call's `Progress`.
@@ -54,19 +63,19 @@ async def send_parts(
     left = deque(parts)
     failures: list[Failure] = []
     decided = False
+    alone = 0
     while left:
         part = left.popleft()
         progress.step()
         try:
             failed = await send(part)
             refused = place(failed, part.ids, part.positions) if failed else failed  # `ids` may have to be decoded
-        except TooLargeError as error:
-            if len(part.ids) > 1:
+        except RejectedError as error:
+            if _is_divisible(part, error, alone):
                 left.extendleft(reversed(part.halves()))
                 continue
-            refused = fail(part, error, retryable=False)
-        except RejectedError as error:
-            if not decided and not left:
+            alone += isinstance(error, RefusedPartError)
+            if not decided and not left and not isinstance(error, TooLargeError):
                 raise
             refused = fail(part, error, retryable=False)
         except EmitError as error:
@@ -75,10 +84,17 @@ async def send_parts(
             progress.stopped(error)
             failures += fail(part, error, retryable=True)
             return failures + [failure for rest in left for failure in fail(rest, error, retryable=True, attempts=0)]
+        alone = 0 if len(refused) < len(part.positions) else alone
         progress.settle(part.positions, refused)
         failures += refused
         decided = True
     return failures
+
+
+def _is_divisible(part: Part, error: RejectedError, alone: int) -> bool:
+    """Return whether a part is sent in halves, after `alone` in a row that were refused as they were."""
+    is_doubtful = isinstance(error, RefusedPartError) and alone < _REFUSED_ALONE
+    return (is_doubtful or isinstance(error, TooLargeError)) and len(part.positions) > 1
 
 
 def fail(part: Part, reason: object, *, retryable: bool, attempts: int = 1) -> list[Failure]:

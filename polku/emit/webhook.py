@@ -17,8 +17,8 @@ from polku.emit.cloudevents import cloud_event
 from polku.emit.encode import write_each
 from polku.emit.http import pause_of, reach
 from polku.emit.json_form import event_fields
-from polku.emit.parts import LateError, TooLargeError, send_parts
-from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.emit.parts import LateError, RefusedPartError, TooLargeError, send_parts
+from polku.errors import EmitError, MisconfiguredError, PlanError, RetryableError
 from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
 from polku.security.secret import Secret, reveal
 from polku.security.signatures import Style, signature_headers
@@ -60,9 +60,10 @@ class WebhookEmitter:
 
     408, 425, 429, 5xx and broken connections are tried again, after `Retry-After` where the server names a time; 401,
     403, 404, 405, 407, 410, redirects and a certificate that cannot be trusted hold everything until somebody mends
-    the address or the credentials; 413 is tried in halves; any other 4xx makes dead letters. An event that is larger
-    than `max_body_bytes` is posted alone, for the server to judge. One request may take `timeout` seconds. Messages
-    name the server but not the rest of the URL, which is a secret with many services.
+    the address or the credentials; 413 is tried in halves. So is any other 4xx, such as 400 and 422, until the events
+    at fault are known, which become dead letters; after 16 refused ones in a row a half that is refused does too. An
+    event that is larger than `max_body_bytes` is posted alone, for the server to judge. One request may take `timeout`
+    seconds. Messages name the server but not the rest of the URL, which is a secret with many services.
 
     `token` is sent as `Authorization: Bearer`. With a `secret` each body is signed, in the form of `signature`, as
     `HmacVerifier` checks it. URL, values of headers, token and secret may be a `Secret`. `https://` is checked against
@@ -222,7 +223,7 @@ def _error(status: int, reason: str, retry_after: float | None) -> EmitError:
         return RetryableError(reason, retry_after=retry_after)
     if status < 400 or status in (401, 403, 404, 405, 407, 410):
         return MisconfiguredError(reason)
-    return TooLargeError(reason) if status == 413 else RejectedError(reason)
+    return TooLargeError(reason) if status == 413 else RefusedPartError(reason)
 
 
 def _split_url(url: object) -> SplitResult:

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.grpc.size import read_excess
-from polku.emit.parts import LateError, TooLargeError, send_parts
-from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.emit.parts import LateError, RefusedPartError, TooLargeError, send_parts
+from polku.errors import EmitError, MisconfiguredError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.emit_response import read_failures
 from polku.external.info_checks import emitter_fault
@@ -40,7 +40,7 @@ _REJECTED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_
 
 
 class PluginEmitter:
-    """Call `Emit`, in parts where a batch is too large for one message."""
+    """Call `Emit`, in parts where a batch is too large for one message, or is refused as a whole."""
 
     def __init__(self, config: ExternalEmitter) -> None:
         self.concurrency = config.concurrency
@@ -116,7 +116,7 @@ class PluginEmitter:
             return LateError(str(error))
         if error.status in _MISCONFIGURED:
             return MisconfiguredError(str(error))
-        return RejectedError(str(error)) if error.status in _REJECTED else RetryableError(str(error))
+        return RefusedPartError(str(error)) if error.status in _REJECTED else RetryableError(str(error))
 
     async def _shut_down(self) -> None:
         try:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from polku.emit.grpc.size import is_excess_of_unknown_size, read_excess
-from polku.emit.parts import TooLargeError
-from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.emit.parts import RefusedPartError, TooLargeError
+from polku.errors import EmitError, MisconfiguredError, RetryableError
 from polku.otlp.signals import Signal
 from polku.rpc.status import Status, StatusCode
 from polku.text import line
@@ -57,7 +57,7 @@ def grpc_error(where: str, status: Status) -> EmitError:
         return TooLargeError(text)
     if status.code in _AGAIN or (status.code == StatusCode.RESOURCE_EXHAUSTED and status.retry_seconds is not None):
         return RetryableError(text, retry_after=status.retry_seconds)
-    return RejectedError(text)
+    return RefusedPartError(text)
 
 
 def http_error(where: str, status: int, message: str, retry_after: float | None) -> EmitError:
@@ -67,4 +67,4 @@ def http_error(where: str, status: int, message: str, retry_after: float | None)
         return RetryableError(text, retry_after=retry_after)
     if status < 400 or status in (401, 403, 404, 405, 407, 410):
         return MisconfiguredError(text)
-    return TooLargeError(text) if status == 413 else RejectedError(text)
+    return TooLargeError(text) if status == 413 else RefusedPartError(text)

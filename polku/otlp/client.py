@@ -7,13 +7,10 @@ from typing import NamedTuple
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.parts import TooLargeError, fail, send_parts
-from polku.errors import RejectedError
+from polku.emit.parts import fail, send_parts
 from polku.otlp.emitter import OtlpEmitter
 from polku.otlp.grouping import Request, group
 from polku.otlp.transports import transport_of
-
-_REFUSED_ALONE = 16  # records in a row after which a server is taken to refuse all of a kind
 
 
 class OtlpClientStatistics(NamedTuple):
@@ -37,8 +34,7 @@ class OtlpClient:
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were not taken; raises where none was."""
         requests, failures = group(batch.events, self._config.max_events, self._config.max_body_bytes)
-        sending = _Sending(self)
-        return failures + await send_parts(requests, sending.send)
+        return failures + await send_parts(requests, self._send)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -48,7 +44,7 @@ class OtlpClient:
         """Return a snapshot of the counters."""
         return OtlpClientStatistics(self._requests, self._records, self._partial, self._rejected)
 
-    async def ask(self, request: Request) -> list[Failure]:
+    async def _send(self, request: Request) -> list[Failure]:
         """Send one request; raises `EmitError` where it was not taken."""
         self._requests += 1
         partial = await self._transport.send(request.signal, request.body)
@@ -61,25 +57,3 @@ class OtlpClient:
         which = "" if count == 1 else f", and it does not say which of {count} records they are"
         reason = f"{partial.rejected} of the request were rejected{which}: {partial.message}"
         return fail(request, reason, retryable=False)
-
-
-class _Sending:
-    """Send the requests of one batch; a record that a server refuses permanently is looked for by halves."""
-
-    def __init__(self, client: OtlpClient) -> None:
-        self._client = client
-        self._alone = 0
-
-    async def send(self, request: Request) -> list[Failure]:
-        """Send a request; raises `EmitError` where none of it was taken."""
-        try:
-            failures = await self._client.ask(request)
-        except TooLargeError:
-            raise
-        except RejectedError as error:
-            if len(request.records) > 1 and self._alone < _REFUSED_ALONE:
-                raise TooLargeError(error.message) from error  # it is sent in halves
-            self._alone += 1
-            raise
-        self._alone = 0
-        return failures

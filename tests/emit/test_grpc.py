@@ -214,6 +214,13 @@ async def test_a_message_too_large_by_an_unknown_size_is_sent_in_halves(server: 
     assert [len(message.events.events) for message in server.batches] == [1, 2]
 
 
+async def test_a_message_that_is_invalid_as_a_whole_is_sent_in_halves(server: Sink, emitter: Emitters) -> None:
+    server.break_after, server.break_code = 0, grpc.StatusCode.INVALID_ARGUMENT
+    async with emitter(server.address) as running:
+        assert await running.emit(batch("a", "b", "c")) == []
+    assert [len(message.events.events) for message in server.batches][-2:] == [1, 2]
+
+
 async def test_of_several_messages_under_way_none_is_blamed_for_an_invalid_one(server: Sink, emitter: Emitters) -> None:
     server.break_after, server.break_code = 1, grpc.StatusCode.INVALID_ARGUMENT
     server.hold()

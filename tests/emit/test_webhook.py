@@ -38,13 +38,19 @@ class Endpoint:
         self.types: list[str] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.limit: int | None = None
+        self.bad: set[str] = set()
+        self.asked = 0
         self.stalls = False
+        self.refusal = 400
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.asked += 1
         if self.stalls:
             await asyncio.Event().wait()
+        if self.bad.intersection(event["id"] for event in body):
+            return web.Response(status=self.refusal, text="no amount")
         if self.limit is not None and len(body) > self.limit:
             return web.Response(status=413)
         if self.answers:
@@ -145,11 +151,33 @@ async def test_some_answers_need_somebody_to_mend_the_settings(endpoint: Endpoin
 async def test_other_answers_refuse_a_request_for_good(endpoint: Endpoint) -> None:
     endpoint.answers = [(422, {})]
     with pytest.raises(RejectedError, match="HTTP 422 as asked"):
-        await emit(WebhookEmitter(endpoint.url), batch("a", "b"))
-    endpoint.answers = [(422, {})]
-    failures = await emit(WebhookEmitter(endpoint.url, max_events=2), batch("a", "b", "c"))
-    assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False), ("b", False)]
-    assert [event["id"] for event in endpoint.bodies[0]] == ["c"]
+        await emit(WebhookEmitter(endpoint.url), batch("a"))
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+async def test_events_for_which_a_request_is_refused_are_found_by_halves(endpoint: Endpoint, status: int) -> None:
+    endpoint.bad, endpoint.refusal = {"137", "700"}, status
+    failures = await emit(WebhookEmitter(endpoint.url), batch(*map(str, range(1000))))
+    assert [(failure.event_id, failure.position, failure.retryable) for failure in failures] == [
+        ("137", 137, False),
+        ("700", 700, False),
+    ]
+    assert f"HTTP {status} no amount" in failures[0].reason
+    taken = [event["id"] for body in endpoint.bodies for event in body]
+    assert taken == [str(number) for number in range(1000) if number not in (137, 700)]
+
+
+async def test_a_server_that_refuses_everything_is_not_asked_about_each_event(endpoint: Endpoint) -> None:
+    endpoint.bad = {str(number) for number in range(5000)}
+    failures = await emit(WebhookEmitter(endpoint.url), batch(*map(str, range(5000))))
+    assert sorted(failure.position for failure in failures) == list(range(5000))
+    assert endpoint.asked < 100
+
+
+async def test_the_search_for_a_refused_event_goes_on_after_a_pause(endpoint: Endpoint) -> None:
+    endpoint.bad, endpoint.answers = {"b"}, [(200, {}), (503, {})]
+    failures = await emit(WebhookEmitter(endpoint.url), batch(*"abcd"))
+    assert [(failure.event_id, failure.retryable) for failure in failures] == [("b", False), ("c", True), ("d", True)]
 
 
 async def test_an_event_that_is_too_large_alone_is_a_dead_letter(endpoint: Endpoint) -> None:

@@ -30,6 +30,8 @@ class MyPlugin(plugin_pb2_grpc.EmitterPluginServicer):
         done: list[str] = []
         again: set[str] = set()
         trick = ""
+        if any(event.event_type == "invalid" for event in request.events):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no such thing")
         for event in request.events:
             first = event.id not in self.seen
             self.seen.add(event.id)

@@ -77,6 +77,15 @@ def test_the_routing_name_may_differ_from_the_plugins_own(run: Callable[..., Pro
         assert pipeline.health().components["emitter:cold-store"][0]
 
 
+def test_an_event_for_which_a_plugin_refuses_a_call_costs_only_itself(run: Callable[..., Program], out: Out) -> None:
+    with start(run()) as pipeline:
+        send(pipeline, *((f"e{number}", "invalid" if number == 5 else "ok") for number in range(8)))
+        eventually(lambda: len(pipeline.dead_letters()) == 1)
+        (letter,) = pipeline.dead_letters()
+        assert (letter.event.id, "there is no such thing" in letter.reason) == ("e5", True)
+    assert sorted(out.ids()) == [f"e{number}" for number in range(8) if number != 5]
+
+
 def test_failed_events_are_tried_again_or_become_dead_letters(run: Callable[..., Program], out: Out) -> None:
     pipeline = start(run())
     with pipeline:

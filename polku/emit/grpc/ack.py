@@ -8,8 +8,8 @@ from polku.batch.batch import Batch
 from polku.batch.frames import read_ack
 from polku.codes import Code
 from polku.contracts import Failure
-from polku.emit.parts import TooLargeError
-from polku.errors import EmitError, RejectedError, RetryableError
+from polku.emit.parts import RefusedPartError, TooLargeError
+from polku.errors import EmitError, RetryableError
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _AGAIN = frozenset({Code.BUFFER_FULL, Code.RATE_LIMITED, Code.UNAVAILABLE, Code.DRAINING})
@@ -63,4 +63,4 @@ def _whole(error: AckError) -> EmitError:
     text = f"{error.code}: {error.message}"
     if error.code in _SMALLER:
         return TooLargeError(text)
-    return RetryableError(text) if error.code in _AGAIN else RejectedError(text)
+    return RetryableError(text) if error.code in _AGAIN else RefusedPartError(text)

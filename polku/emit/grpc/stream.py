@@ -11,8 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.protobuf.message import DecodeError
 
 from polku.emit.grpc.size import is_excess_of_unknown_size
-from polku.emit.parts import LateError, TooLargeError
-from polku.errors import MisconfiguredError, RejectedError, RetryableError
+from polku.emit.parts import LateError, RefusedPartError, TooLargeError
+from polku.errors import MisconfiguredError, RetryableError
 from polku.rpc.client import Listener
 from polku.rpc.status import Status, StatusCode
 from polku.security.secret import Secret, reveal
@@ -208,7 +208,7 @@ class GrpcStream(Generic[A]):
         elif status.code in _MISCONFIGURED:
             self._fail(MisconfiguredError(text))
         elif status.code == StatusCode.INVALID_ARGUMENT and len(self._open) == 1:
-            self._fail(RejectedError(text))
+            self._fail(RefusedPartError(text))
         elif status.code == StatusCode.RESOURCE_EXHAUSTED and len(self._open) == 1 and is_excess_of_unknown_size(text):
             self._fail(TooLargeError(text))
         else:  # of several messages in flight nobody knows which one was invalid: each is tried again alone
