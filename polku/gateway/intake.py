@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from polku.security.failures import Failures
     from polku.tracing.tracer import Tracer
 
-_REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
-
 
 class Intake:
     """Take messages in and push their events down a link.
@@ -191,23 +189,7 @@ class Intake:
 
     async def replay(self, event: Event) -> Sequence[Refusal]:
         """Take the event of a dead letter again; return its refusals, which say more than an Ack."""
-        size = event.ByteSize()
-        await self._room.wait(size)
-        try:
-            self._room.check(size)
-            admission = admit_events([event], event.source, "", self.limits)
-        except InputError as error:
-            return [Refusal(event.id, error.code, error.message)]
-        self._counters.admit(len(admission.ids), admission.refused, "replay")
-        if not admission.ids:
-            return admission.refused
-        admission.batch.counted = True
-        receipt = await self._sender.settle(
-            1, self._sender.send(self._sender.prepare(admission.batch), size + admission.filled_bytes)
-        )
-        if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
-            return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
-        return receipt.refused
+        return await self._sender.replay(event, self.limits)
 
     async def event(self, message: bytes, account: Account | None = None) -> Ack:
         """Take a serialised `IngestEvent` and return its Ack; with an `account` only what its principal may send.

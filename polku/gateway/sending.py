@@ -12,12 +12,14 @@ from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Refusal, joining
 from polku.codes import Code
-from polku.errors import DrainingError, PolkuError
-from polku.gateway.admission import Admission
+from polku.errors import DrainingError, InputError, PolkuError
+from polku.event.v1.event_pb2 import Event
+from polku.gateway.admission import Admission, admit_events
 from polku.gateway.answers import answering
 from polku.gateway.intake_statistics import IntakeCounters
 from polku.gateway.large import is_large, piece_events
 from polku.gateway.room import Room
+from polku.limits import Limits
 from polku.link.link import Link
 from polku.log import RepeatedLog
 from polku.tap.request import What
@@ -28,6 +30,7 @@ from polku.v1.gateway_pb2 import Ack
 if TYPE_CHECKING:
     from polku.tracing.tracer import Tracer
 
+_REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
 Pieces: TypeAlias = "Sequence[tuple[int, asyncio.Future[Receipt]]]"
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 
@@ -90,6 +93,24 @@ class IntakeSender:
 
     async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, counted: bool) -> Ack:
         return await in_slices(answering(admission, await self.settle_pieces(sent), counted=counted))
+
+    async def replay(self, event: Event, limits: Limits) -> Sequence[Refusal]:
+        """Send the event of a dead letter again; return its refusals, which say more than an Ack."""
+        size = event.ByteSize()
+        await self._room.wait(size)
+        try:
+            self._room.check(size)
+            admission = admit_events([event], event.source, "", limits)
+        except InputError as error:
+            return [Refusal(event.id, error.code, error.message)]
+        self._counters.admit(len(admission.ids), admission.refused, "replay")
+        if not admission.ids:
+            return admission.refused
+        admission.batch.counted = True
+        receipt = await self.settle(1, self.send(self.prepare(admission.batch), size + admission.filled_bytes))
+        if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
+            return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
+        return receipt.refused
 
     def send(self, batch: Batch, size: int) -> asyncio.Future[Receipt]:
         """Push a batch and return the future of its receipt, which may be cancelled.

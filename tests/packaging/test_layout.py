@@ -39,7 +39,7 @@ ONLY = {
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
-    "rpc": frozenset({"host", "http2", "text", "version"}),
+    "rpc": frozenset({"aio", "host", "http2", "text", "version"}),
 }
 # What stands left may not import what stands right.
 NEVER = {
