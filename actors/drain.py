@@ -63,6 +63,12 @@ async def outcome(plan: Plan, parts: ActorHandles) -> tuple[dict[str, EmitterRep
     return {name: add_up([report[name] for report in reports]) for name in reports[0]} if reports else {}, silent
 
 
+async def vanished(supervisor: Any) -> dict[str, int]:
+    """Ask the supervising actor how many events died with buffers in memory, by emitter; nothing without an answer."""
+    counted: dict[str, int] | None = await _answer(supervisor.vanished.remote(), _REPORT_SECONDS)
+    return counted or {}
+
+
 async def close(parts: ActorHandles) -> None:
     """Close the lanes, each from the front to the back, and then what they share."""
     await asyncio.gather(*(_close_all(lane.all().values()) for lane in parts.lanes))

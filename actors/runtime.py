@@ -21,7 +21,7 @@ from polku.actors.asking import ask
 from polku.actors.attachment import SHUT_DOWN, attach, first_line
 from polku.actors.changes import Changes
 from polku.actors.console_output import write_console
-from polku.actors.drain import call, close, drain, kill, look, outcome, release
+from polku.actors.drain import call, close, drain, kill, look, outcome, release, vanished
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
@@ -194,19 +194,28 @@ class RayRuntime:
             complete = await drain_within(timeout, drain(self.parts), self._look if self._is_durable else None)
         if not complete:
             await release(self.parts)
+        report = await self.report()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
+        await self._kill()
+        return report._replace(complete=complete, seconds=time.monotonic() - started)
+
+    async def report(self) -> StopReport:
+        """Ask every lane what became of its events until now."""
+        self._check()
         emitters, silent = await outcome(self._plan, self.parts)
         emitters |= {
             name: add_up([emitters[name], each]) for name, each in self._changes.gone.items() if name in emitters
         }
         silent += self._following.lost if self._following is not None else []
-        for name, count in (await self._vanished()).items():
+        for name, count in (await vanished(self._hub)).items():
             if name in emitters:
                 emitters[name] = emitters[name]._replace(vanished=count)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
-        await self._kill()
-        seconds = time.monotonic() - started
-        return stop_report(self._plan, emitters, complete=complete, seconds=seconds, silent=silent)
+        return stop_report(self._plan, emitters, complete=False, seconds=0.0, silent=silent)
+
+    def report_nowait(self) -> None:
+        """Return nothing: the parts are in other processes."""
+        return
 
     async def health(self) -> Health:
         """Ask the supervising actor."""
@@ -290,14 +299,6 @@ class RayRuntime:
             return await look(self.parts)
         except ray.exceptions.RayError:
             return []
-
-    async def _vanished(self) -> dict[str, int]:
-        """Ask the supervising actor how many events died with buffers in memory."""
-        try:
-            counted: dict[str, int] = await asyncio.wait_for(call(self._hub.vanished.remote()), _CLOSE_SECONDS)
-        except (TimeoutError, ray.exceptions.RayError):
-            return {}
-        return counted
 
     async def _create(self) -> None:
         here = self._here = await asyncio.to_thread(this_node)

@@ -82,9 +82,14 @@ def write(message: str, *, level: str = "info") -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def say(text: str) -> None:
+def say(text: str, *, level: str = "info") -> None:
     """Print a line for people, on standard error: standard output is for events."""
-    write(text)
+    write(text, level=level)
+
+
+def warn(text: str) -> None:
+    """Print a warning for people, on standard error."""
+    write(f"polku: warning: {text}", level="warn")
 
 
 def as_object(message: str, level: str, logger: str, **about: object) -> str:

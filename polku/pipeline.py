@@ -249,6 +249,15 @@ class Pipeline:
         """Begin to drain like `stop`, and return the future of the report."""
         return self._stop(timeout)
 
+    def report_nowait(self) -> concurrent.futures.Future[StopReport]:
+        """Return the future of what `stop` would report if the pipeline ended now."""
+        now = self._runtime.report_nowait()
+        if now is None:
+            return loop_thread.submit(self._runtime.report())
+        found: concurrent.futures.Future[StopReport] = concurrent.futures.Future()
+        found.set_result(now)
+        return found
+
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
         if self._stopping is None:
             self._stopping = loop_thread.submit(self._stop_all(timeout))

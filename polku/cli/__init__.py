@@ -25,8 +25,8 @@ def main() -> None:
 
             app.main()
     except (SettingError, PlanError, JournalError) as error:
-        say(f"polku: {error}")
+        say(f"polku: {error}", level="error")
         sys.exit(2)
     except PipelineError as error:
-        say(f"polku: {error}")
+        say(f"polku: {error}", level="error")
         sys.exit(1)

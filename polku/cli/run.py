@@ -14,7 +14,7 @@ from polku.cli.settings import check_admin_address, describe_settings, read_sett
 from polku.errors import SettingError
 from polku.gateway.addresses import check_address
 from polku.gateway.tls import tls_from
-from polku.log_format import configure, say
+from polku.log_format import configure, warn
 from polku.monitoring.run_files import name_program
 from polku.runtime.drain import check_seconds
 
@@ -98,7 +98,7 @@ def run(
     HUP has the file loaded again instead, unless this runs in a terminal; see `polku reload`.
 
     Exit status: 0, nothing that was acknowledged is lost; 1, it failed; 2, an option, a setting or the plan is wrong;
-    3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain.
+    3, acknowledged events are lost, and a line says how many; 130, a second signal ended the drain, and none are.
 
     A Ray is started for the pipeline, unless --ray or RAY_ADDRESS names one, the file initialises one itself, or this
     is a Ray job; a line says which it is.
@@ -110,7 +110,7 @@ def run(
     configure(settings.log_level, settings.log_format)
     name_program(str(split(file)[0]))
     for sentence in unknown_variables(os.environ, misspelt=True):
-        say(f"polku: warning: {sentence}")
+        warn(sentence)
     given = {"grpc": grpc_addr, "http": http_addr, "otlp": otlp_addr, "otlp-http": otlp_http_addr}
     options = {name: check_address(f"--{name}-addr", text) for name, text in given.items() if text is not None}
     os.environ["POLKU_GRPC_ADDR"] = settings.grpc_addr  # what counts where neither an option nor the file names one

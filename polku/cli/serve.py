@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from polku.cli.settings import read_settings, unknown_variables
-from polku.log_format import configure, say
+from polku.log_format import configure, warn
 
 
 def serve_environment() -> None:
@@ -17,7 +17,7 @@ def serve_environment() -> None:
     settings = read_settings(os.environ)
     configure(settings.log_level, settings.log_format)
     for sentence in unknown_variables(os.environ):
-        say(f"polku: warning: {sentence}")
+        warn(sentence)
     from polku import AhtiEmitter, BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
 
     hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))

@@ -11,7 +11,7 @@ from polku.cli.plan_file import Chain, File, Lanes, Runtime, load_plan_file
 from polku.cli.settings import read_settings
 from polku.errors import PlanError, SettingError
 from polku.gateway.tls import tls_of_environment
-from polku.log_format import say
+from polku.log_format import say, warn
 from polku.security.configuration import tokens_of_environment
 
 
@@ -65,7 +65,7 @@ def _check_certificates(plan: Any) -> None:
     if certificates.expires is not None and certificates.expires <= now:
         raise PlanError(text)
     if text:
-        say(f"polku: warning: {text}")
+        warn(text)
 
 
 def _check_tokens(plan: Any) -> None:
@@ -78,7 +78,7 @@ def _check_tokens(plan: Any) -> None:
     except SettingError as error:
         raise PlanError(str(error)) from None
     if principals is not None and not principals.by_name:
-        say(f"polku: warning: tokens={path!r}: has no principals, so nobody may send; see `polku token new`")
+        warn(f"tokens={path!r}: has no principals, so nobody may send; see `polku token new`")
 
 
 def _warn_of_exposure(plan: Any) -> None:
@@ -101,4 +101,4 @@ def _warn_of_exposure(plan: Any) -> None:
     )
     check_exposure(doors)
     if not settings.insecure and (text := exposure(doors)):
-        say(f"polku: warning: {text}")
+        warn(text)

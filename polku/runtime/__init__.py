@@ -50,6 +50,14 @@ class Runtime(Protocol):
         """Drain in order within `timeout` seconds, then release everything."""
         ...
 
+    async def report(self) -> StopReport:
+        """Return what would be reported if the pipeline ended now; raises `NotRunningError` where it has."""
+        ...
+
+    def report_nowait(self) -> StopReport | None:
+        """Return it without waiting for any part, where the caller's process can tell."""
+        ...
+
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         ...

@@ -148,6 +148,15 @@ class InlineRuntime:
         await self._close()
         return report
 
+    async def report(self) -> StopReport:
+        """Return what would be reported if the pipeline ended now."""
+        return self.report_nowait()
+
+    def report_nowait(self) -> StopReport:
+        """Return it; from any thread, also while user code blocks the event loop."""
+        outcome = report_outcome(self._plan, self._lane.statistics().buffer.outlets)
+        return stop_report(self._plan, outcome, complete=False, seconds=0.0)
+
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         if self._is_stopping:

@@ -52,8 +52,15 @@ class Reloader:
             self._waiting.append(answer)
         return answer
 
-    def serve(self, pipeline: Pipeline, say: Callable[[str], None], notifier: Notifier | None = None) -> None:
-        """Do it, if it was asked for, and say what was changed, or why nothing was; `notifier` tells the system."""
+    def serve(
+        self,
+        pipeline: Pipeline,
+        say: Callable[[str], None],
+        notifier: Notifier | None = None,
+        *,
+        complain: Callable[[str], None] | None = None,
+    ) -> None:
+        """Do it, if it was asked for, and say what was changed, or `complain` that nothing was; notify the system."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         is_signalled, self._is_signalled = self._is_signalled, False
@@ -64,7 +71,7 @@ class Reloader:
         reloaded = self._reload(pipeline)
         for line in reloaded.lines:
             say(f"polku: reload: {line}")
-        say(f"polku: reload: {reloaded.refused or 'done'}")
+        (complain if complain and reloaded.refused else say)(f"polku: reload: {reloaded.refused or 'done'}")
         pipeline.note_reload(reloaded.refused)
         if notifier is not None:
             notifier.ready(f"not reloaded: {reloaded.refused}" if reloaded.refused else "reloaded")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import wait
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,10 @@ from polku.aio import loop_thread
 from polku.aio.pulse import Pulse
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
-from polku.log_format import say
+from polku.log_format import say, warn
 from polku.runtime.drain import drain_seconds
 from polku.runtime.flow import Flow
+from polku.runtime.hurried_end import HurriedEnd, say_outcome
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.notify import Notifier
 from polku.runtime.report import LOST_STATUS, stop_report
@@ -53,9 +55,10 @@ def serve(
     """Start, say on standard error which addresses are open, wait for SIGINT, SIGTERM or SIGHUP, drain, and report.
 
     A drain takes `drain` seconds at most, or as many as the environment's `POLKU_DRAIN_SECONDS` says, or 30. A second
-    signal stops at once, with exit status 130; one that comes while the pipeline starts drains it as soon as it has
-    started. SIGHUP is left alone where it is ignored, as under `nohup`, and has a `reloader` do its work where there is
-    one and no terminal. Must be called in the main thread.
+    signal ends the drain, with the same report of what is lost by that, and exit status 130 where nothing is; one that
+    comes while the pipeline starts drains it as soon as it has started. SIGHUP is left alone where it is ignored, as
+    under `nohup`, and has a `reloader` do its work where there is one and no terminal. Must be called in the main
+    thread.
 
     With `progress` a terminal has a line below that says what flows. A drain that takes long says what is left.
 
@@ -64,11 +67,11 @@ def serve(
     seconds = drain_seconds(drain, os.environ)
     notifier = Notifier(os.environ)
     raise_descriptors()
-    stop = threading.Event()
+    stop, hurry = threading.Event(), HurriedEnd()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            os._exit(130)
+            hurry.end()
         stop.set()
 
     def listen(*numbers: int) -> None:
@@ -86,6 +89,7 @@ def serve(
     if pipeline.notice:
         say(f"polku: {pipeline.notice}")
     pipeline.wait_ready()
+    hurry.watch(pipeline)
     tune_process()
     if runner.runtime != "ray":
         favour_journal(runner.plan.buffer)
@@ -99,7 +103,7 @@ def serve(
     notifier.watch(Pulse(loop_thread.loop()).stuck)
     notifier.ready(ready)
     if not doors.insecure and (text := exposure(doors)):
-        say(f"polku: warning: {text}")
+        warn(text)
     prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
     with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
         if _watch(pipeline, stop, status, reloader, notifier):
@@ -109,14 +113,14 @@ def serve(
                 say("polku: Ray drains this node")
                 seconds = min(seconds, left)
             say("polku: draining")
+            hurry.begin()
             notifier.stopping(seconds)
             report = _drain(pipeline, seconds, status)
+    hurry.claim()
     if not is_there:
         _end_lost(pipeline)
-    say(f"polku: stopped after {report.seconds:.1f} s; {report}")
-    if report.loss:
-        say(f"polku: {report.loss}; exit status {LOST_STATUS}")
-        sys.exit(LOST_STATUS)
+    if lost := say_outcome(report):
+        sys.exit(lost)
 
 
 def _has_terminal() -> bool:
@@ -143,7 +147,7 @@ def _watch(
         if _may_end(pipeline) and _has_ended(pipeline):
             return True
         if reloader is not None:
-            reloader.serve(pipeline, say, notifier)
+            reloader.serve(pipeline, say, notifier, complain=partial(say, level="warn"))
         if status.is_shown and (tree := _look(pipeline)) is not None:
             status.show(flow.status(tree))
 
@@ -186,7 +190,8 @@ def _end_lost(pipeline: Pipeline) -> None:
     """End the process of a pipeline that is gone: nothing of it can be stopped, or waited for."""
     report = stop_report(pipeline.plan, {}, complete=False, seconds=0.0, silent=["the pipeline"])
     status = LOST_STATUS if report.loss else 1
-    say(f"polku: {pipeline.lost}{f'; {report.loss}' if report.loss else ''}; exit status {status}")
+    lost = f"; {report.loss}" if report.loss else ""
+    say(f"polku: {pipeline.lost}{lost}; exit status {status}", level="error")
     logging.shutdown()
     os._exit(status)  # Ray's own handlers wait for a Ray that is not there
 

@@ -308,8 +308,10 @@ def test_stopping_gives_up_at_its_deadline_and_says_what_is_left(start: Start, t
     recorder.hold()
     pipeline = start(Hub().emitter(recorder))
     pipeline.sender().send(numbered(10))
+    before = pipeline.report_nowait().result(30)
     report = pipeline.stop(0.5)
     recorder.release()
+    assert before == report._replace(seconds=0.0)
     assert not report.complete
     assert report.emitters["recorder"].left == 10
 
