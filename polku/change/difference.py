@@ -7,6 +7,7 @@ from dataclasses import fields
 from enum import StrEnum
 from typing import NamedTuple
 
+from polku.buffer.strategy import BufferStrategy, Kind
 from polku.change.content import digest_of
 from polku.change.contents import Contents, StepName, names_by_stage, options_of
 from polku.limits import Limits
@@ -220,10 +221,16 @@ def keeps_state(old: object, new: object) -> bool:
 
 
 def _buffer(old: Plan, new: Plan) -> Iterator[PartChange]:
-    names = ("primary", "secondary", "max_bytes", "overflow")
-    before, after = ({name: getattr(plan.buffer, name) for name in names} for plan in (old, new))
-    note = _changes(before, after)
+    is_tiered = new.buffer.kind is old.buffer.kind is Kind.TIERED
+    note = _changes(*(_buffer_options(plan.buffer, is_tiered=is_tiered) for plan in (old, new)))
     yield PartChange("buffer", "", Verdict.CHANGED if note else Verdict.UNCHANGED, note)
+
+
+def _buffer_options(strategy: BufferStrategy, *, is_tiered: bool) -> dict[str, object]:
+    """Return what was chosen, by the names of the arguments that chose it."""
+    tiers: dict[str, object] = {"primary": strategy.primary, "secondary": strategy.secondary}
+    sizes = tiers if is_tiered else {"capacity": strategy.capacity}
+    return {**sizes, "max_bytes": strategy.max_bytes, "overflow": strategy.overflow}
 
 
 def _emitters(old: Contents, new: Contents) -> Iterator[PartChange]:

@@ -82,8 +82,12 @@ def _stands_in(folder: Path, module: ModuleType) -> bool:
     name, file = module.__name__, getattr(module, "__file__", None)
     if not file or name == "__main__" or name.partition(".")[0] == "polku":
         return False
-    path = Path(file)
-    return folder in path.parents and "site-packages" not in path.parts
+    return is_beside(Path(file), folder)
+
+
+def is_beside(file: Path, folder: Path) -> bool:
+    """Return whether a file stands in a folder, or below it, and belongs to no installed package."""
+    return folder in file.parents and "site-packages" not in file.parts
 
 
 def _forget_stale(folder: Path) -> None:

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Annotated, Any
 
 from polku.cli.command import Argument, Option
-from polku.cli.load import split
+from polku.cli.load import is_beside, split
 from polku.cli.settings import RUNTIMES, check_lanes
 from polku.errors import PolkuError, SettingError
+from polku.text import line, said
 
 File = Annotated[str, Argument(metavar="FILE[:NAME]", help="A Python file with a Hub (named `hub`, or NAME).")]
 Runtime = Annotated[str | None, Option(help="ray or inline.")]
@@ -33,9 +34,21 @@ def load_plan_file(file: str, runtime: str | None, *, chain: bool = False, lanes
         raise
     except Exception as error:
         traceback.print_exception(error.with_traceback(_frames_from(error.__traceback__, split(file)[0])))
-        raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run (see above)") from None
+        place = _place(error, split(file)[0])
+        text = line(error.msg) if isinstance(error, SyntaxError) else said(error)
+        raise SettingError("FILE", file, f"raised {type(error).__name__} while it was run{place}: {text}") from None
     hub = hub.chain() if chain else hub
     return hub.lanes(count) if count is not None else hub
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Return where in the user's files an error was raised, the last place of them: ` (line 3 of pipeline.py)`."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename or "", error.lineno))
+    folder = path.resolve().parent
+    own = [(file, number) for file, number in frames if is_beside(Path(file).resolve(), folder) and number]
+    return f" (line {own[-1][1]} of {own[-1][0]})" if own else ""
 
 
 def _frames_from(frames: TracebackType | None, path: Path) -> TracebackType | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit
-from polku.cli.load import beside, send_by_value, split
+from polku.cli.load import beside, is_beside, send_by_value, split
 from polku.errors import ChangeError
 from polku.log_format import say
 
@@ -25,8 +25,8 @@ _CHECK_SECONDS = 60.0
 def reload(to: To = None) -> None:
     """Have a running pipeline load its file again, and run what that says from then on, without a stop.
 
-    Prints a line for each part that differs. Exit status: 0, it runs so now; 1, nothing was changed, and a line says
-    why, or the pipeline does not answer. It must have been started by `polku run`; SIGHUP asks for the same.
+    Prints a line for each part that differs, or would. Exit status: 0, it runs so now; 1, nothing was changed, and a
+    line says why, or the pipeline does not answer. It must have been started by `polku run`; SIGHUP asks for the same.
     """
     address = find(to)
     try:
@@ -74,19 +74,16 @@ def _check(file: str, runtime: str | None) -> None:
         raise ChangeError([f"{file} was not loaded within {_CHECK_SECONDS:g} s"]) from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise ChangeError([f"{file} cannot be loaded: {' | '.join(lines[-2:])}"])
+        said = [line.removeprefix("polku: ") for line in lines if line.startswith("polku: ")]
+        raise ChangeError([f"{file} cannot be loaded: {said[-1] if said else ' | '.join(lines[-2:])}"])
 
 
 def _files(path: Path) -> Iterator[Path]:
     yield path
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and Path(file) != path and _is_beside(Path(file), path.resolve().parent):
+        if file and Path(file) != path and is_beside(Path(file), path.resolve().parent):
             yield Path(file)
-
-
-def _is_beside(file: Path, folder: Path) -> bool:
-    return folder in file.parents and "site-packages" not in file.parts
 
 
 def _version(path: Path) -> tuple[int, int]:

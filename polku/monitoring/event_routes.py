@@ -101,6 +101,8 @@ async def _letters(query: str, events: Events, redaction: Redaction) -> dict[str
         if letter.time_ns >= since
     ]
     shown = [{**_letter(one), "event": event_fields(redaction.redacted(one.event))} for one in letters[:limit]]
+    if "id" in chosen and not redaction.payload:  # what a destination said may have some of the payload in it
+        shown = [{**fields, "detail": one.detail} for fields, one in zip(shown, letters, strict=False)]
     return {"letters": shown, "left_out": max(0, len(letters) - limit)}
 
 

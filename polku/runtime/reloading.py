@@ -91,7 +91,8 @@ class Reloader:
             plan = traced(self._load().plan(pipeline.runtime), os.environ)
             changed = pipeline.update_plan(plan)
         except ChangeError as error:
-            return Reloaded(error.difference.splitlines(), said(error))
+            wanted = [line for line in error.difference.splitlines() if not line.startswith("refused ")]
+            return Reloaded([f"would be {line}" for line in wanted], said(error))
         except PolkuError as error:
             return Reloaded((), f"nothing was changed: {said(error)}")
         again = [f"emitter {name} gets {count} events again" for name, count in changed.again.items()]

@@ -60,7 +60,7 @@ def test_the_same_hub_made_twice_has_no_difference() -> None:
         (lambda h: h.limits(Limits(id_bytes=9)), ["changed   limits: id_bytes=9 (was 256)"]),
         (
             lambda h: h.buffer_strategy(BufferStrategy.ring(5, overflow="drop_oldest")),
-            ["changed   buffer: primary=5 (was 10000), overflow=drop_oldest (was block)"],
+            ["changed   buffer: capacity=5 (was 10000), overflow=drop_oldest (was block)"],
         ),
         (
             lambda h: h.middleware(Transform(mark), isolate=True),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from polku import Batch, Failure, Hub, Pipeline, new_event
+from polku import Batch, Event, Failure, Hub, Pipeline, StdoutEmitter, new_event
 from polku.monitoring.problems import Letters, find_letters
 from tests.monitoring.test_admin import get
 from tests.support.server import polku_here
@@ -74,6 +74,7 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
         assert len(dlq(pipeline, "list", "--limit", "2", "--json").splitlines()) == 2
         shown = json.loads(dlq(pipeline, "show", "b"))
         assert (shown["code"], shown["event"]["metadata"]) == ("UNDELIVERED", {"token": "[redacted]"})
+        assert shown["detail"] == ""  # the destination said nothing more
         (tmp_path / "repaired").touch()
         assert dlq(pipeline, "replay", "b", "--wait") == "1 dead letters were replayed\n"
         wait_for(lambda: (tmp_path / "taken").read_text() == "b\n")
@@ -83,6 +84,22 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
         assert (done.returncode, done.stdout) == (0, "1 dead letters will be replayed\n")
         wait_for(lambda: not pipeline.dead_letters())
         wait_for(lambda: (tmp_path / "taken").read_text() == "b\na\n")
+
+
+@pytest.mark.parametrize("payload", [False, True])
+def test_the_traceback_is_shown_unless_payloads_are_not_to_be_seen(payload: bool) -> None:
+    def crash(event: Event) -> None:
+        raise ValueError(f"odd {event.payload!r}")
+
+    hub = Hub(runtime="inline").redact(payload=payload).middleware(crash).emitter(StdoutEmitter())
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
+        dead(pipeline, "a")
+        (letter,) = pipeline.dead_letters()
+        shown = json.loads(dlq(pipeline, "show", "a"))
+        listed = json.loads(dlq(pipeline, "list", "--json"))
+    assert "raise ValueError" in letter.detail
+    assert shown.get("detail") == (None if payload else letter.detail)
+    assert "detail" not in listed
 
 
 def test_what_is_in_memory_is_seen_and_what_cannot_be_is_said(tmp_path: Path) -> None:
