@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from polku.aio.slices import at_once
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
-from polku.gateway.acks import PIECE
+from polku.gateway.ack_size import PIECE
 from polku.gateway.admission import Admission
 from polku.text import line
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats

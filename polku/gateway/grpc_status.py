@@ -8,7 +8,7 @@ from polku.batch.receipt import Counts
 from polku.codes import Code
 from polku.errors import DrainingError, InputError
 from polku.gateway.intake import Intake
-from polku.gateway.retry import RETRY_SECONDS
+from polku.gateway.retry_hints import RETRY_SECONDS
 from polku.rpc.status import Status, StatusCode
 from polku.text import line, said
 from polku.v1.gateway_pb2 import Ack

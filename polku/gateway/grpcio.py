@@ -20,14 +20,14 @@ from polku.aio.sequencer import Sequencer
 from polku.aio.slices import in_slices
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
-from polku.gateway.acks import bounding
+from polku.gateway.ack_size import bounding
 from polku.gateway.addresses import cannot_open
 from polku.gateway.answers import to_stats
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.grpcio_gate import GrpcioGate
 from polku.gateway.intake import Intake
 from polku.gateway.otlp.grpcio import handlers
-from polku.gateway.retry import retry_metadata
+from polku.gateway.retry_hints import retry_metadata
 from polku.health import Health, health_response
 from polku.limits import Limits
 from polku.rpc.status import Status, StatusCode

@@ -11,7 +11,7 @@ import pytest
 
 from polku import Batch, Code, Event, Hub, Validator
 from polku.emit.grpc.ack import read_answer, read_failures
-from polku.gateway.acks import LIMIT, bounded
+from polku.gateway.ack_size import LIMIT, bounded
 from polku.gateway.http.answer import ack_json
 from polku.v1.gateway_pb2 import Ack, AckError, EventPayload, IngestBatch, IngestEvent, MiddlewareStats
 from tests.gateway.http_client import curl

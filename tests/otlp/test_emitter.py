@@ -12,7 +12,7 @@ import pytest
 from polku import Batch, Event, Failure, MisconfiguredError, OtlpEmitter, PlanError, RetryableError, Severity, new_event
 from polku.clock import SystemClock
 from polku.emit.parts import LateError
-from polku.gateway.retry import retry_metadata
+from polku.gateway.retry_hints import retry_metadata
 from polku.limits import Limits
 from polku.otlp import log_record, set_record
 from polku.otlp.client import OtlpClient

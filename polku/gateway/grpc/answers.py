@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from polku.gateway.retry import retry_metadata
+from polku.gateway.retry_hints import retry_metadata
 from polku.http2.header_blocks import literal
 from polku.rpc.status import Status, StatusCode, percent_encoded
 from polku.text import line

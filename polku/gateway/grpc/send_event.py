@@ -9,7 +9,7 @@ from typing import NamedTuple
 from polku.aio.eager import start_eagerly
 from polku.aio.slices import in_slices
 from polku.errors import DrainingError, InputError
-from polku.gateway.acks import bounding
+from polku.gateway.ack_size import bounding
 from polku.gateway.admission import Admission
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.grpc_status import Baselines, check_answer, status_of

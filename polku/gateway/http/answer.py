@@ -19,8 +19,8 @@ import msgspec
 
 from polku.aio.slices import at_once
 from polku.codes import Code
-from polku.gateway.acks import PIECE, bounding
-from polku.gateway.retry import RETRY_SECONDS
+from polku.gateway.ack_size import PIECE, bounding
+from polku.gateway.retry_hints import RETRY_SECONDS
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 

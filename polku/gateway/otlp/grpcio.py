@@ -12,7 +12,7 @@ from polku.gateway.grpc_status import status_of
 from polku.gateway.intake import Intake
 from polku.gateway.otlp.answers import accepted_bytes
 from polku.gateway.otlp.service import OtlpService
-from polku.gateway.retry import retry_metadata
+from polku.gateway.retry_hints import retry_metadata
 from polku.otlp.signals import SIGNALS, Signal
 from polku.rpc.status import StatusCode
 
