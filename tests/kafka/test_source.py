@@ -383,13 +383,16 @@ def test_a_second_member_takes_partitions_over_and_nothing_is_lost(
         write(cluster.bootstrap, topic, events(200, 1_000 + 200 * partition), partition=partition)
     wait_for(lambda: len(one.events()) + len(two.events()) >= 1_200)
     assert two.events(), "the second member got a share"
-    assert first.stop(20).complete
+    wait_for(
+        lambda: committed(cluster.bootstrap, f"group-{topic}", topic, 3) == [400, 400, 400]
+    )  # by both, and settled
+    assert first.stop(60).complete
     for partition in range(3):
         write(cluster.bootstrap, topic, events(200, 2_000 + 200 * partition), partition=partition)
     ids = [*(e.id for e in one.events()), *(e.id for e in two.events())]
     assert len(ids) == len(set(ids)) == 1_200, "a rebalance among the living repeats nothing"
     wait_for(lambda: len(one.events()) + len(two.events()) >= 1_800)
-    assert second.stop(20).complete
+    assert second.stop(60).complete
     for recorder in (one, two):
         for partition in range(3):
             mine = [e.id for e in recorder.events() if int(e.id[1:]) % 1_000 // 200 == partition]
