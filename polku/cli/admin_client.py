@@ -18,6 +18,10 @@ from polku.monitoring.run_files import RunningPipeline, running
 from polku.security.configuration import secret_of
 
 SECONDS = 10.0
+NOT_ADMIN = "this is the gateway's HTTP port, and not the admin address: `polku ps` lists both"
+_GRPC = "this is the gateway's gRPC port, and not the admin address: `polku ps` lists both"
+_NO_HTTP = "what listens there speaks no HTTP, so it is no admin address: `polku ps` lists those"
+_LAST_PORT = 65_535
 _UNIX = "unix:"
 _HTTPS = "https://"
 _END = "-----END CERTIFICATE-----\n"
@@ -27,7 +31,7 @@ To = Annotated[
     str | None,
     Option(
         "--to",
-        metavar="NAME|HOST:PORT|URL|unix:PATH",
+        metavar="NAME|[HOST:]PORT|URL|unix:PATH",
         help="The pipeline, see `polku ps`, or its admin address; or POLKU_ADMIN_ADDR; else the only one that runs.",
     ),
 ]
@@ -58,6 +62,8 @@ class AdminAddress(NamedTuple):
                 return response.status, response.read()
         except HTTPError as error:
             return _checked(error.code, error.read())
+        except http.client.HTTPException:
+            raise URLError(_NO_HTTP) from None
 
     def _opener(self) -> OpenerDirector:
         """Return what asks directly: it is a machine of one's own."""
@@ -78,6 +84,9 @@ def find(to: str | None) -> AdminAddress:
             raise SettingError("--to", "", f"several pipelines run here; name one of {_names(pipelines)}")
         return address_of(pipelines[0]) if pipelines else AdminAddress(f"http://{DEFAULT}", _token())
     named = [pipeline for pipeline in pipelines if given in (pipeline.name, pipeline.admin, str(pipeline.pid))]
+    if not named and given.isdecimal() and int(given) <= _LAST_PORT:
+        given = f"127.0.0.1:{given}"
+        named = [pipeline for pipeline in pipelines if given == pipeline.admin]
     if len(named) > 1:
         raise SettingError("--to", given, f"several pipelines are called so; name one of {_names(named)}")
     if named:
@@ -138,6 +147,9 @@ def _token() -> str | None:
 
 def _checked(status: int, body: bytes) -> tuple[int, bytes]:
     if status not in (200, 409, 503):
+        for known, text in ((b"POST /v1/events", NOT_ADMIN), (b"this port speaks gRPC", _GRPC)):
+            if known in body:
+                raise URLError(text)
         raise URLError(f"{status}: {body.decode('utf-8', 'replace').strip()}")
     return status, body
 
@@ -160,7 +172,7 @@ def _fetch_unix(socket_path: str, path: str, headers: dict[str, str], seconds: f
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
         return _checked(response.status, response.read())
-    except http.client.HTTPException as error:
-        raise URLError(str(error)) from None
+    except http.client.HTTPException:
+        raise URLError(_NO_HTTP) from None
     finally:
         connection.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from typing import Annotated
+from urllib.error import URLError
 
-from polku.cli.admin_client import AdminAddress, To, find, reason_of
+from polku.cli.admin_client import NOT_ADMIN, AdminAddress, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.log_format import say
 
@@ -23,6 +24,8 @@ def health(
         status, body = address.fetch(f"/health{'?strict' if strict else ''}")
         report = json.loads(body)
         parts = report["components"]
+        if "ready" not in report:
+            raise URLError(NOT_ADMIN)
     except (OSError, ValueError, KeyError, TypeError) as error:
         say(f"polku: {address.url}: no health to be had: {reason_of(error)}")
         raise Exit(1) from None

@@ -38,7 +38,7 @@ def send(
 
     import grpc
 
-    from polku.cli.sending import one_event, open_stream, read_events, read_target
+    from polku.cli.sending import one_event, open_stream, read_events, read_target, why
     from polku.cli.sending import send as send_events
     from polku.progress import Progress
 
@@ -61,8 +61,7 @@ def send(
                 send_events(events, to=target, source=source, cluster=cluster, report=say, advance=bar.advance)
             )
     except grpc.RpcError as error:
-        detail = getattr(error, "details", error.__str__)()
-        say(f"polku: {to}: {detail}")
+        say(f"polku: {to}: {why(error)}", level="error")
         raise Exit(1) from None
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:

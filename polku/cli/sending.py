@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +24,9 @@ from polku.v1.gateway_pb2 import Ack, IngestBatch
 
 _BATCH = 1_000
 _IN_FLIGHT = 8
+_NO_GRPC = "Expected SETTINGS frame"  # what grpc says of a server that answers in HTTP/1
+_PATIENCE = 10.0
+_SEE = "see `polku health` for what holds it up"
 _METHOD = "/polku.v1.Gateway/StreamEvents"
 
 
@@ -89,9 +93,19 @@ def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
 
 
 async def send(
-    events: Iterator[Event | None], *, to: Target, source: str, cluster: str, report: Report, advance: Advance
+    events: Iterator[Event | None],
+    *,
+    to: Target,
+    source: str,
+    cluster: str,
+    report: Report,
+    advance: Advance,
+    patience: float = _PATIENCE,
 ) -> Tally:
-    """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`."""
+    """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`.
+
+    A gateway that has not answered for `patience` seconds is reported, once until it answers again.
+    """
     sender = _Sending(source, cluster, report, advance)
     options = [("grpc.max_receive_message_length", -1)]
     opened = (
@@ -103,9 +117,21 @@ async def send(
         stub: Any = channel.stream_stream(_METHOD, IngestBatch.SerializeToString, Ack.FromString)
         metadata = None if to.token is None else (("authorization", f"Bearer {to.token}"),)
         call = stub(sender.batches(events), metadata=metadata)
-        async for ack in call:
-            sender.note(ack)
+        watching = asyncio.create_task(sender.watch(patience))
+        try:
+            async for ack in call:
+                sender.note(ack)
+        finally:
+            watching.cancel()
     return Tally(sender.accepted, sender.refused)
+
+
+def why(error: grpc.RpcError) -> str:
+    """Return why a gateway did not take events."""
+    detail = str(getattr(error, "details", error.__str__)())
+    if _NO_GRPC in detail:
+        return "what listens there speaks no gRPC; is it the gateway's HTTP port? `polku ps` lists its addresses"
+    return detail
 
 
 class _Sending:
@@ -114,6 +140,8 @@ class _Sending:
         self._report, self._advance = report, advance
         self._places = asyncio.Semaphore(_IN_FLIGHT)
         self.accepted = self.refused = 0
+        self._open = 0  # batches without an answer
+        self._answered_at = time.monotonic()  # or nothing was asked before
 
     async def batches(self, events: Iterator[Event | None]) -> AsyncIterator[IngestBatch]:
         """Yield batches as places become free; a slow standard input is read in a thread."""
@@ -124,10 +152,23 @@ class _Sending:
                 await self._places.acquire()
                 batch = IngestBatch(source=self._source, cluster=self._cluster)
                 batch.events.events.extend(good)
+                self._answered_at = self._answered_at if self._open else time.monotonic()
+                self._open += 1
                 yield batch
+
+    async def watch(self, patience: float) -> None:
+        """Report that the gateway does not answer, each time that it begins to be so."""
+        reported = 0.0
+        while True:
+            await asyncio.sleep(min(1.0, patience / 4))
+            if self._open and self._answered_at > reported and time.monotonic() - self._answered_at >= patience:
+                reported = time.monotonic()
+                self._report(f"polku: the gateway has not answered for {patience:g} s, and is waited for; {_SEE}")
 
     def note(self, ack: Ack) -> None:
         """Count one acknowledgement."""
+        self._open -= 1
+        self._answered_at = time.monotonic()
         self._places.release()
         self.accepted += len(ack.event_ids)
         self.refused += len(ack.errors)

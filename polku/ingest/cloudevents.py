@@ -44,6 +44,7 @@ _MEMBERS = Members(left="data", octets="data_base64")
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TYPED: Any = Event.DESCRIPTOR.oneofs_by_name["data"].fields
 _KINDS: dict[str, str] = {f"{SCHEMA}{field.message_type.full_name}": field.name for field in _TYPED}
+_NAMED = ("specversion", "id", "source", "type", "time")  # what stands in a header of its own in binary mode
 _SHORT = 256  # characters of a source that is remembered
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
@@ -76,7 +77,12 @@ def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
     attributes.pop("datacontenttype", None)
     if "content-type" in headers and body:
         attributes["datacontenttype"] = headers["content-type"]
-    return _build(attributes, body)
+    try:
+        return _build(attributes, body)
+    except FieldError as error:
+        if error.field in _NAMED:
+            raise FieldError(f"ce-{error.field}", error.value, error.fix) from None
+        raise
 
 
 def _header_text(name: str, value: str) -> str:
@@ -123,6 +129,8 @@ def _build(attributes: dict[str, str], payload: bytes, *, is_json: bool = False)
     """Build an event; `is_json`: it is known that the payload is JSON."""
     rest = dict(attributes)
     version = rest.pop("specversion", "")
+    if not version:
+        raise FieldError("specversion", version, "is missing or empty; CloudEvents require it: '1.0'")
     if version != "1.0":
         raise FieldError("specversion", version, "must be '1.0': other versions of CloudEvents are not read")
     required = {name: rest.pop(name, "") for name in ("id", "source", "type")}

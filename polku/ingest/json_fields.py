@@ -23,6 +23,9 @@ from polku.ingest.json_values import (
 
 __all__ = ["FieldError", "event_from_fields"]
 
+_CLOUDEVENT = (
+    "this is a CloudEvent: send it as application/cloudevents+json, an array as application/cloudevents-batch+json"
+)
 _HINTS = {
     "data": "typed data stands under its own name, such as 'network'; opaque bytes stand in 'payload'",
     "timestamp": "did you mean 'timestamp_unix_ns'?",
@@ -62,6 +65,8 @@ class _Schema:
                 if value is not None:
                     set_field(message, value)
         except KeyError:
+            if self.name == "Event" and "specversion" in fields:
+                raise FieldError("specversion", fields["specversion"], _CLOUDEVENT) from None
             raise self._unknown(name, value) from None
         except FieldError as error:
             raise error.inside(name) from None

@@ -185,7 +185,12 @@ def test_a_bad_cloudevent_costs_only_itself(address: str, recorder: Recorder) ->
     assert "time='yesterday'" in answer.body["errors"][0]["message"]
     binary = post(address, b"", "text/plain", "-H", "ce-specversion: 1.0", "-H", "ce-id: 1", "-H", "ce-source: /s")
     assert (binary.status, binary.codes) == (400, ["INVALID_RECORD"])
-    assert binary.message.startswith("type=''")
+    assert binary.message.startswith("ce-type='': is missing")
+    for content_type, names in (("text/plain", ("id",)), ("application/json", ("id", "source", "type"))):
+        headers = [word for name in names for word in ("-H", f"ce-{name}: 1")]
+        versionless = post(address, b"{}", content_type, *headers)
+        assert (versionless.status, versionless.codes) == (400, ["INVALID_RECORD"])
+        assert versionless.message.startswith("ce-specversion='': is missing")
     recorder.wait_for(1)
 
 

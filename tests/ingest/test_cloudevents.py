@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku import CloudEventsIngestor, Event, IngestContext, RecordError
+from polku import CloudEventsIngestor, Event, IngestContext, JsonIngestor, RecordError
 from polku.emit.cloudevents import ATTRIBUTES, cloud_event
 from polku.ingest.cloudevents import event_from_headers
 from polku.ingest.json_fields import FieldError
@@ -145,6 +145,7 @@ def test_extensions_become_metadata() -> None:
     ("members", "message"),
     [
         ({"specversion": "0.3"}, "specversion='0.3': must be '1.0'"),
+        ({"specversion": None}, "specversion='': is missing"),
         ({"id": ""}, "id='': is missing or empty"),
         ({"source": None}, "source='': is missing"),
         ({"time": "now"}, "time='now': is no time"),
@@ -213,3 +214,11 @@ def test_headers_that_are_not_utf8_are_refused(header: str) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "ce-subject": header}
     with pytest.raises(FieldError, match=r"ce-subject=.*is not UTF-8"):
         event_from_headers(headers, b"")
+
+
+@pytest.mark.parametrize("names", [sorted(MINIMAL), sorted(MINIMAL, reverse=True)])
+def test_the_reader_of_events_says_how_a_cloudevent_is_sent(names: list[str]) -> None:
+    record = json.dumps({name: MINIMAL[name] for name in names}).encode()
+    (error,) = JsonIngestor().ingest(record, IngestContext("json"))
+    assert isinstance(error, RecordError)
+    assert "specversion='1.0': this is a CloudEvent: send it as application/cloudevents+json" in str(error)

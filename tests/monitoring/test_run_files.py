@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -96,6 +98,26 @@ def test_commands_ask_the_only_pipeline_or_the_one_that_is_named(folder: Path) -
             assert polku_here("health", POLKU_ADMIN_ADDR=str(pipeline.admin_address)).stdout == "ready\n"
             nobody = polku_here("health", "--to", "nobody")
             assert (nobody.returncode, "a pipeline's name; here run" in nobody.stderr) == (2, True)
+
+
+def test_a_port_alone_is_one_of_this_machine(folder: Path) -> None:
+    with start("shop") as pipeline:
+        assert polku_here("health", "--to", str(pipeline.admin_address).rpartition(":")[2]).stdout == "ready\n"
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+@pytest.mark.parametrize("command", ["health", "reload", "tap"])
+def test_ports_of_the_gateway_are_told_apart_from_the_admin_address(folder: Path, command: str, door: str) -> None:
+    hub = Hub(runtime="inline").emitter(partner)
+    with (
+        mock.patch.dict(os.environ, POLKU_DOOR=door),
+        hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline,
+    ):
+        http, grpc = (polku_here(command, "--to", str(to)) for to in (pipeline.http_address, pipeline.address))
+    assert (http.returncode, grpc.returncode) == (1, 1)
+    assert "this is the gateway's HTTP port, and not the admin address: `polku ps`" in http.stderr
+    kind = "the gateway's gRPC port, and not the" if door == "native" else "no"
+    assert re.search(f"is {kind} admin address: `polku ps`", grpc.stderr)
 
 
 def test_a_unix_socket_is_asked_too(folder: Path, tmp_path: Path) -> None:

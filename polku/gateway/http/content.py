@@ -6,7 +6,7 @@
 | `application/x-ndjson`, `application/jsonl` | an event a line (`JsonIngestor`) |
 | `application/x-protobuf`, `application/protobuf` | a serialised `polku.v1.EventPayload` |
 | `application/cloudevents+json`, `application/cloudevents-batch+json` | CloudEvents, structured and batched |
-| any other, with `ce-` headers | a CloudEvent in binary mode: the body is its data |
+| any, with `ce-specversion` or other `ce-` headers | a CloudEvent in binary mode: the body is its data |
 
 CloudEvents name their source themselves. Any other request may name one, as `?source=` or `X-Polku-Source`: if the
 pipeline has an ingestor for that source, it reads the body, of whatever type; else the name is what events without a
@@ -83,7 +83,7 @@ def reader_of(head: Head, intake: Intake) -> Admit:
     """Return what reads the body; raises `RequestError` 415 where nothing does."""
     media_type, charset = _media_type(head.headers.get("content-type", ""))
     form = _FORMS.get(media_type)
-    if form is not _Form.CLOUDEVENTS and "ce-specversion" in head.headers:
+    if form is not _Form.CLOUDEVENTS and _is_binary(head.headers):
         return _binary(head, intake)
     if form is not None and charset not in _CHARSETS:
         raise _unsupported(f"charset={charset!r}: is not supported; send UTF-8")
@@ -97,7 +97,14 @@ def reader_of(head: Head, intake: Intake) -> Admit:
         return _raw(head, intake, form, form)
     if intake.ingestors.has_default:
         return _raw(head, intake, media_type, head.source)
+    if any(name.startswith("ce-") for name in head.headers):
+        return _binary(head, intake)  # it says which header is missing
     raise _not_read(media_type, head.source)
+
+
+def _is_binary(headers: Mapping[str, str]) -> bool:
+    """Return whether headers are those of a CloudEvent: one without its version is told that this is missing."""
+    return "ce-specversion" in headers or all(name in headers for name in ("ce-id", "ce-source", "ce-type"))
 
 
 def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
