@@ -100,7 +100,7 @@ class Failure(NamedTuple):
     """Name one event that a destination did not take; `retryable` says whether trying again can help.
 
     `attempts` is how often it was tried. `position` is its index in the batch, for an emitter that knows it; -1: every
-    event of that id counts as failed.
+    event of that id counts as failed. `detail` is for the dead letter: more lines than the reason, such as a traceback.
     """
 
     event_id: str
@@ -108,6 +108,7 @@ class Failure(NamedTuple):
     retryable: bool = True
     attempts: int = 1
     position: int = -1
+    detail: str = ""
 
 
 @runtime_checkable

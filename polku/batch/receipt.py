@@ -32,7 +32,8 @@ class Refusal(NamedTuple):
     `attempts` is how often its delivery was tried. `position` is the event's index in the batch that is answered, which
     tells it from others: ids are text of strangers, may stand twice, and middleware may change them, so that `event_id`
     is only what the event was called where it was refused. -1: not known, or no event of a batch is meant. `letter`:
-    the event, or what it had become, is a dead letter that is stored.
+    the event, or what it had become, is a dead letter that is stored. `detail` is what that has besides the sentence,
+    such as a traceback.
     """
 
     event_id: str
@@ -41,6 +42,7 @@ class Refusal(NamedTuple):
     attempts: int = 1
     position: int = -1
     letter: bool = False
+    detail: str = ""
 
 
 class Counts(NamedTuple):

@@ -154,14 +154,15 @@ class DeadLetters:
 
     def _keep_all(self, emitter: str, dead: Sequence[DeadEvent]) -> None:
         now = self._clock.time_ns()
-        message, reason = "", ""
+        message = reason = seen = kept = ""
         grown: set[Part] = set()
         for event, refusal, detail in dead:
             own = Event()
             own.CopyFrom(event)  # the original would keep its whole batch in memory
             if refusal.message != message:  # one message often says the same of thousands
                 message, reason = refusal.message, line(refusal.message, _REASON)
-            kept = block(detail) if detail else ""
+            if detail is not seen:
+                seen, kept = detail, block(detail)
             letter = DeadLetter(own, emitter, refusal.code, reason, kept, now, refusal.attempts)
             part = self._keep(letter)
             grown.add(part)
@@ -211,7 +212,7 @@ def _size(letter: DeadLetter) -> int:
 def refused_of(batch: Batch, refused: Sequence[Refusal]) -> list[DeadEvent]:
     """Return the events of a batch that are refused, with their refusals."""
     events = batch.events
-    return [DeadEvent(events[refusal.position], refusal) for refusal in located(refused, batch)]
+    return [DeadEvent(events[refusal.position], refusal, refusal.detail) for refusal in located(refused, batch)]
 
 
 def _log(letter: DeadLetter) -> None:

@@ -11,7 +11,8 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.emit.outcome import WrongAnswerError
+from polku.errors import EmitError, MisconfiguredError, PlanError, RetryableError
 from polku.text import named, said
 
 
@@ -97,5 +98,5 @@ class _Caller:
 
 def _failures(result: object) -> list[Failure]:
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
-        raise RejectedError(f"the method returned {result!r}; return None, or the failures or their ids")
+        raise WrongAnswerError(f"the method returned {result!r}; return None, or the failures or their ids")
     return [f if isinstance(f, Failure) else Failure(str(f), "the actor did not take it") for f in result]

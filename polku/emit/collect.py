@@ -21,7 +21,7 @@ from polku.batch.receipt import Accepted, Answer, Receipt, Refusal
 from polku.codes import Code
 from polku.contracts import Collector, Emitter
 from polku.emit.delivery import CollectionStatistics, Delivery, DeliveryStatistics
-from polku.text import said
+from polku.text import said, trace
 from polku.usercode import as_exception, is_ours
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -97,7 +97,8 @@ class CollectingDelivery(Delivery):
             try:
                 key = self._group_of(event)
             except BaseException as error:
-                held.refused.append(Refusal(event.id, Code.UNDELIVERED, said(error), position=position))
+                refusal = Refusal(event.id, Code.UNDELIVERED, said(error), position=position, detail=trace(error))
+                held.refused.append(refusal)
             else:
                 self._put(key, held, position, frame)
         self._failed += len(held.refused)

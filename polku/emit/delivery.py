@@ -114,7 +114,9 @@ class Delivery:
             finally:
                 self._busy.end()
                 self._in_flight -= 1
-        refusals = [Refusal(f.event_id, self._code(f), f.reason, f.attempts, f.position) for f in failures]
+        refusals = [
+            Refusal(f.event_id, self._code(f), f.reason, f.attempts, f.position, detail=f.detail) for f in failures
+        ]
         refused = located(refusals, batch)
         self._failed += sum(refusal.code is Code.UNDELIVERED for refusal in refused)
         self._confirmed += len(batch) - len(refused)

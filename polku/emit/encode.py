@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from polku.contracts import Failure
 from polku.emit.progress import current
 from polku.event.v1.event_pb2 import Event
-from polku.text import named
+from polku.text import named, trace
 
 T = TypeVar("T")
 
@@ -44,7 +44,12 @@ def unwritable(event_id: str, position: int, error: Exception) -> Failure:
     """Return the failure of an event that cannot be written; raises what says nothing about the event."""
     _pass_on(error)
     reason = f"the event cannot be written: {named(error)}"
-    return Failure(event_id, reason, retryable=False, position=position)
+    return Failure(event_id, reason, retryable=False, position=position, detail=trace(error))
+
+
+def cause_trace(error: Exception) -> str:
+    """Return the traceback of what a user's function raised, where that is the cause of an error."""
+    return trace(error.__cause__) if error.__cause__ is not None else ""
 
 
 def note_unwritable(failures: Sequence[Failure]) -> None:

@@ -9,11 +9,15 @@ from polku.batch.batch import Batch
 from polku.checks import shorten
 from polku.contracts import Failure
 from polku.errors import RejectedError
-from polku.text import line, redacted
+from polku.text import BLOCK, block, line, redacted
+
+
+class WrongAnswerError(RejectedError):
+    """Say that an emitter returned what is no answer: nothing is known about any event of the call."""
 
 
 async def read_outcome(result: object, batch: Batch) -> list[Failure]:
-    """Await what `emit` returned, if it is async, and return the failures; raises `RejectedError` for anything else.
+    """Await what `emit` returned, if it is async, and return the failures; raises `WrongAnswerError` for anything else.
 
     None means that all events were taken. A generator of failures runs here.
     """
@@ -22,7 +26,9 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
     if result is None:
         return []
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
-        raise RejectedError(f"the emitter returned {shorten(result)}; return None, or a Failure for each failed event")
+        raise WrongAnswerError(
+            f"the emitter returned {shorten(result)}; return None, or a Failure for each failed event"
+        )
     failures = list(result)
     if not failures:
         return failures
@@ -30,14 +36,21 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
     known = set(ids)
     for failure in failures:
         if not isinstance(failure, Failure):
-            raise RejectedError(f"the emitter returned {shorten(failure)} among its failures; return Failure objects")
+            raise WrongAnswerError(
+                f"the emitter returned {shorten(failure)} among its failures; return Failure objects"
+            )
         if failure.event_id not in known:
-            raise RejectedError(
+            raise WrongAnswerError(
                 f"the emitter returned a Failure for {shorten(failure.event_id)}, which is not in the batch"
             )
         place = failure.position
         if place != -1 and not (0 <= place < len(ids) and ids[place] == failure.event_id):
-            raise RejectedError(
+            raise WrongAnswerError(
                 f"the emitter returned a Failure for {shorten(failure.event_id)} at {place}, which is another"
             )
-    return [failure._replace(reason=line(redacted(failure.reason))) for failure in failures]
+    return [_printable(failure) for failure in failures]
+
+
+def _printable(failure: Failure) -> Failure:
+    detail = block(redacted(block(failure.detail, 2 * BLOCK), 4 * BLOCK)) if failure.detail else ""
+    return failure._replace(reason=line(redacted(failure.reason)), detail=detail)

@@ -67,6 +67,10 @@ class Remainder:
             return []
         return [position for position in self.left if retry.gives_up(self._counted.get(position, 0))]
 
+    def tried(self) -> list[int]:
+        """Return the positions of which something is known of a call: why it failed."""
+        return [position for position in self.left if position in self._failed]
+
     def give_up(self, positions: Sequence[int]) -> None:
         """Make the latest failures of these events final."""
         gone = set(positions)

@@ -15,15 +15,16 @@ from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.emit.away import counts
 from polku.emit.breaker import Breaker, Circuit, State
-from polku.emit.outcome import read_outcome
-from polku.emit.parts import LateError, place
+from polku.emit.call_result import CallResult, by_position, undecided
+from polku.emit.outcome import WrongAnswerError, read_outcome
+from polku.emit.parts import LateError
 from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 from polku.hooks import call_hook, snapshot_of
 from polku.recent_errors import RecentErrors, SeenError
-from polku.text import line, named, said
+from polku.text import line, named, said, trace
 from polku.usercode import as_exception, is_ours
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ class Resilience:
     holds up the event loop; a thread that yours waits for is not ended, and may still deliver what is sent again.
 
     Where code raises what is no `EmitError` and no `OSError` for a whole batch, `retry.attempts` times, the batch is
-    sent in smaller and smaller calls: only the events that fail alone are given up. An emitter with an attribute
-    `indivisible = True` always gets what is left of a batch whole.
+    sent in smaller and smaller calls: only the events that fail alone are given up, with the traceback. So is a batch
+    for which it returns what is no list of failures, at once. An emitter with an attribute `indivisible = True` always
+    gets what is left of a batch whole.
 
     Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
     that had started before it failed may overtake it.
@@ -250,9 +252,11 @@ class Resilient:
 
     def _give_up(self, rest: Remainder, error: Exception | None) -> None:
         """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
-        exhausted = rest.exhausted(self._config.retry)
+        is_wrong = isinstance(error, WrongAnswerError)  # it is given again at once, but no event for a second time
+        exhausted = rest.tried() if is_wrong else rest.exhausted(self._config.retry)
         piece = rest.stopped_at
-        if not exhausted or error is None or isinstance(error, (EmitError, OSError)) or not self._may_cut:
+        is_known = error is None or (isinstance(error, (EmitError, OSError)) and not is_wrong)
+        if not exhausted or is_known or not self._may_cut:
             rest.give_up(exhausted)
         elif len(piece) > 1:
             self._piece, self._late_after = len(piece) // 2, math.inf
@@ -262,6 +266,8 @@ class Resilient:
 
     def _pause(self, count: int, error: Exception | None) -> float:
         retry = self._config.retry
+        if isinstance(error, WrongAnswerError):
+            return 0.0
         if isinstance(error, MisconfiguredError):
             return max(retry.limit * (0.5 + self._draw() / 2), self._circuit.wait())
         asked = min(getattr(error, "retry_after", None) or 0.0, _LONGEST)
@@ -286,7 +292,7 @@ class Resilient:
             start += len(piece)
         return None
 
-    async def _call(self, batch: Batch, progress: Progress) -> _Answer:
+    async def _call(self, batch: Batch, progress: Progress) -> CallResult:
         """Call the emitter inside once, as soon as the circuit lets it through."""
         while (wait := self._circuit.wait()) > 0:
             await self._wait(wait)
@@ -300,7 +306,9 @@ class Resilient:
         except RejectedError as error:
             self._succeed()
             self._errors.add(said(error))
-            return _Answer(_undecided(batch, progress, said(error), retryable=False), None, True)
+            if isinstance(error, WrongAnswerError):
+                return CallResult(undecided(batch, progress, said(error), retryable=True), error, False)
+            return CallResult(undecided(batch, progress, said(error), retryable=False), None, True)
         except BaseException as error:  # an emitter may raise anything: it is tried again, and counted
             if is_ours(error):
                 raise
@@ -315,20 +323,20 @@ class Resilient:
             attempt.settle(len(failures))
         return failures
 
-    def _answered(self, batch: Batch, failures: list[Failure], error: Exception | None, began: float) -> _Answer:
-        placed = _by_position(batch, failures) if failures else {}
+    def _answered(self, batch: Batch, failures: list[Failure], error: Exception | None, began: float) -> CallResult:
+        placed = by_position(batch, failures) if failures else {}
         if len(placed) == len(batch) and all(failure.retryable for failure in placed.values()):
             error = error or RetryableError(failures[0].reason)
             self._note_failure(error)
-            return _Answer(placed, error, self._counts(error))
+            return CallResult(placed, error, self._counts(error))
         self._succeed()
         if failures:
             self._errors.add(failures[0].reason)
         else:
             self._grow(len(batch), began)
-        return _Answer(placed, error, self._counts(error))
+        return CallResult(placed, error, self._counts(error))
 
-    def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> _Answer:
+    def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> CallResult:
         """Take an exception as what became of all events that had no outcome before it."""
         if isinstance(error, TimeoutError) and not line(error):
             error = LateError(f"no answer within {self._limit:g} s")
@@ -342,7 +350,14 @@ class Resilient:
         if is_late and not progress.is_confirming:
             self._shrink(len(batch), began)
         counts = self._counts(error) and not is_late
-        return _Answer(_undecided(batch, progress, reason, retryable=True), error, counts)
+        detail = trace(error) if self._is_fault_of_code(error) else ""
+        return CallResult(undecided(batch, progress, reason, retryable=True, detail=detail), error, counts)
+
+    def _is_fault_of_code(self, error: Exception) -> bool:
+        """Return whether a traceback says more than the error does: not where a destination is out of reach."""
+        if isinstance(error, EmitError):
+            return False
+        return not (isinstance(error, OSError) and getattr(self._config.emitter, "may_recover", False))
 
     def _shrink(self, events: int, began: float) -> None:
         """Send half as many events at once from now on: that many took too long."""
@@ -367,28 +382,3 @@ class Resilient:
         self._errors.add(text)
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
             self._alarm = text
-
-
-class _Answer(NamedTuple):
-    """What came of one call: the failures by position, and why it stopped if nothing more can be sent now.
-
-    `counts` says whether it was one of the attempts after which events are given up.
-    """
-
-    failures: dict[int, Failure]
-    error: Exception | None
-    counts: bool
-
-
-def _by_position(batch: Batch, failures: list[Failure]) -> dict[int, Failure]:
-    return {failure.position: failure for failure in place(failures, batch.ids, range(len(batch)))}
-
-
-def _undecided(batch: Batch, progress: Progress, reason: str, *, retryable: bool) -> dict[int, Failure]:
-    """Return the failures of a call that raised: those noted before, and one for each event without an outcome."""
-    outcomes = progress.outcomes
-    failures = {place: failure for place, failure in outcomes.items() if failure is not None}
-    for position, event_id in enumerate(batch.ids):
-        if position not in outcomes:
-            failures[position] = Failure(event_id, reason, retryable, position=position)
-    return failures

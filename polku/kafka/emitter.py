@@ -13,7 +13,7 @@ from polku.batch.batch import Batch
 from polku.batch.frames import split_frames
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.encode import note_unwritable
+from polku.emit.encode import cause_trace, note_unwritable
 from polku.emit.progress import current
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
@@ -220,7 +220,7 @@ class _Sender:
             try:
                 record = self._maker.make(event, frame, position)
             except UnfitError as error:
-                failures.append(Failure(event.id, said(error), retryable=False, position=position))
+                failures.append(Failure(event.id, said(error), False, position=position, detail=cause_trace(error)))
                 continue
             reason = self._absence(record.topic) if self._absent else ""
             if reason:

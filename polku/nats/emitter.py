@@ -14,7 +14,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.encode import note_unwritable, unwritable
+from polku.emit.encode import cause_trace, note_unwritable, unwritable
 from polku.emit.fields import DATA, Value, writer
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
@@ -138,7 +138,7 @@ class _Publisher:
             try:
                 messages.append(self._message(position, event))
             except _UnfitError as error:
-                failures.append(Failure(event.id, str(error), retryable=False, position=position))
+                failures.append(Failure(event.id, str(error), False, position=position, detail=cause_trace(error)))
             except Exception as error:
                 failures.append(unwritable(event.id, position, error))
         note_unwritable(failures)

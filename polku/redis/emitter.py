@@ -11,7 +11,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.encode import note_unwritable, unwritable
+from polku.emit.encode import cause_trace, note_unwritable, unwritable
 from polku.emit.fields import Fields, Value, writer
 from polku.errors import MisconfiguredError, RetryableError
 from polku.event.v1.event_pb2 import Event
@@ -129,7 +129,7 @@ class _Appender:
             try:
                 entries.append(_Entry(position, event.id, self._name(event), self._write(event)))
             except _UnfitError as error:
-                failures.append(Failure(event.id, str(error), retryable=False, position=position))
+                failures.append(Failure(event.id, str(error), False, position=position, detail=cause_trace(error)))
             except Exception as error:
                 failures.append(unwritable(event.id, position, error))
         note_unwritable(failures)

@@ -71,6 +71,28 @@ def test_what_a_destination_refuses_is_stored_and_replayed_to_it_alone(start: St
 
 
 @on_ray_when_slow
+def test_an_event_on_which_an_emitter_s_code_fails_is_alone_and_has_the_traceback(start: Start, tmp_path: Path) -> None:
+    recorder, path = Recorder(tmp_path / "out"), tmp_path / "dead.db"
+
+    async def ledger(batch: Batch) -> object:
+        if "odd" in batch.ids:
+            return "nope"
+        if "bad" in batch.ids:
+            raise KeyError("amount")
+        await recorder.emit(batch)
+        return None
+
+    pipeline = start(Hub().emitter(ledger).dead_letters(path))
+    assert pipeline.sender().send(events("a", "b", "odd", "c", "bad", "d")).ok
+    wait_for(lambda: path.exists() and len(letters(path)) == 2)
+    details = {letter.event_id: letter.detail for letter in letters(path)}
+    assert set(details) == {"odd", "bad"}
+    assert 'raise KeyError("amount")' in details["bad"]
+    assert 'test_dead_letters.py", line' in details["bad"]
+    assert [event.id for event in recorder.wait_for(4)] == ["a", "b", "c", "d"]
+
+
+@on_ray_when_slow
 def test_what_user_code_fails_on_is_stored_with_its_traceback_and_goes_through_all_of_it_again(
     start: Start, tmp_path: Path
 ) -> None:

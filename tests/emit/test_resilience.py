@@ -109,7 +109,7 @@ async def test_what_is_refused_for_good_is_not_tried_again() -> None:
 async def test_after_so_many_attempts_events_are_given_up() -> None:
     running, _, _ = resilient(Scripted(*[ValueError("bug")] * 9), retry=Retry(attempts=3))
     (failure,) = await running.emit(batch("a"))
-    assert failure == Failure("a", "ValueError: bug", retryable=False, attempts=3, position=0)
+    assert failure._replace(detail="") == Failure("a", "ValueError: bug", retryable=False, attempts=3, position=0)
 
 
 async def test_the_destination_s_own_pause_is_respected() -> None:
@@ -289,6 +289,74 @@ async def test_a_wrong_answer_of_an_emitter_is_explained_and_nothing_is_lost(ans
     (failure,) = await running.emit(batch("a"))
     assert failure.reason.startswith("the emitter returned")
     assert not failure.retryable
+
+
+@pytest.mark.parametrize("answer", [True, "nope", ["bad"], [Failure("other", "not ours")]])
+async def test_a_wrong_answer_costs_only_the_events_for_which_it_is_given(answer: Any) -> None:
+    class Wrong:
+        def __init__(self) -> None:
+            self.taken: list[str] = []
+
+        def emit(self, batch: Batch) -> Any:
+            if "bad" in batch.ids:
+                return answer
+            self.taken += batch.ids
+            return None
+
+    wrong = Wrong()
+    running, slept, _ = resilient(wrong)
+    (failure,) = await running.emit(batch("a", "b", "c", "d", "bad", "e"))
+    assert (failure.event_id, failure.position, failure.retryable) == ("bad", 4, False)
+    assert wrong.taken == ["a", "b", "c", "d", "e"]
+    assert not any(slept)
+
+
+@pytest.mark.parametrize("may_cut", [True, False])
+async def test_an_emitter_that_always_answers_wrongly_is_not_called_for_each_event(may_cut: bool) -> None:
+    class Wrong:
+        indivisible = not may_cut
+        calls = 0
+
+        def emit(self, batch: Batch) -> Any:
+            self.calls += 1
+            return len(batch)
+
+    wrong = Wrong()
+    running, _, _ = resilient(wrong, retry=Retry(attempts=None))
+    failures = await running.emit(batch(*map(str, range(1000))))
+    assert sorted(failure.position for failure in failures) == list(range(1000))
+    assert wrong.calls < 50 if may_cut else wrong.calls == 1
+
+
+async def test_what_code_raises_leaves_its_traceback() -> None:
+    def broken(batch: Batch) -> None:
+        raise KeyError("amount")
+
+    running, _, _ = resilient(broken, retry=Retry(attempts=2))
+    (failure,) = await running.emit(batch("a"))
+    assert failure.detail.startswith("Traceback (most recent call last)")
+    assert f'File "{__file__}"' in failure.detail
+    assert 'raise KeyError("amount")' in failure.detail
+
+
+@pytest.mark.parametrize(("is_ours", "has_traceback"), [(True, False), (False, True)])
+async def test_a_destination_out_of_reach_leaves_no_traceback_but_code_does(is_ours: bool, has_traceback: bool) -> None:
+    class Opening:
+        may_recover = is_ours
+
+        def emit(self, batch: Batch) -> None:
+            raise FileNotFoundError(2, "no such file")
+
+    running, _, _ = resilient(Opening(), retry=Retry(attempts=1))
+    (failure,) = await running.emit(batch("a"))
+    assert bool(failure.detail) is has_traceback
+
+
+async def test_a_detail_of_a_failure_is_printable_and_has_no_secrets() -> None:
+    text = "line one\nhttp://user:hunter2@host\x1b[31m"
+    running, _, _ = resilient(Scripted([Failure("a", "bad", retryable=False, detail=text)]))
+    (failure,) = await running.emit(batch("a"))
+    assert failure.detail == "line one\nhttp://user:***@host\\x1b[31m"
 
 
 async def forever(seconds: float) -> None:
