@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from polku.monitoring.picture import shown
-from polku.plan import MiddlewarePlan, Plan, StagePlan, state_keys
+from polku.monitoring.picture import destination, shown
+from polku.plan import MiddlewarePlan, OutletPlan, Plan, StagePlan, state_keys
 
 
 def outline(plan: Plan) -> list[str]:
@@ -14,12 +14,24 @@ def outline(plan: Plan) -> list[str]:
     default = f"; others: {type(plan.default_ingestor).__name__}" if plan.default_ingestor is not None else ""
     lines = [f"lanes     {_lanes(plan)}"] if plan.side_by_side or plan.chained else []
     lines.append(f"ingest    protobuf events; raw bytes of {sources}{default}")
-    lines += [f"source    {source.name}: {shown(source.source)}" for source in plan.sources]
+    lines += [f"source    {source.name}{_target(source.source)}: {shown(source.source)}" for source in plan.sources]
     lines += [f"{stage.name:<9} {_middleware(stage)}{_needs(stage)}{_state(stage)}" for stage in plan.stages]
     buffer = plan.buffer
     lines.append(f"buffer    {buffer.kind}, {buffer.capacity} events an emitter, when full: {buffer.overflow}")
-    lines += [f"emitter   {outlet.name}: {shown(outlet.emitter)}" for outlet in plan.outlets]
+    lines += [f"emitter   {outlet.name}{_target(outlet.emitter)}: {_emitter(outlet)}" for outlet in plan.outlets]
     return lines
+
+
+def _target(component: object) -> str:
+    """Return where a component connects to, where it says so."""
+    place = destination(component)
+    return f" ({place})" if place else ""
+
+
+def _emitter(outlet: OutletPlan) -> str:
+    """Return how an emitter shows itself, without a name that is not the one it has here."""
+    text, own = shown(outlet.emitter), getattr(outlet.emitter, "name", outlet.name)
+    return text if own == outlet.name else text.replace(f", name={own!r}", "", 1).replace(f"(name={own!r}, ", "(", 1)
 
 
 def mermaid(plan: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated
 from urllib.error import URLError
 
@@ -10,12 +11,14 @@ from polku.cli.admin_client import NOT_ADMIN, AdminAddress, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.log_format import say
 
+_SOURCE = re.compile(r"(?:lane-[0-9]+/)?source:")
+
 
 def health(
     to: To = None,
     strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
 ) -> None:
-    """Ask a running pipeline how it is: print each part that is unwell, and what helps.
+    """Ask a running pipeline how it is: print each part that is unwell, and what helps, and what its sources say.
 
     Exit status: 0, it takes events (with --strict: and every part is well); 1, it does not, or does not answer.
     """
@@ -30,6 +33,9 @@ def health(
         say(f"polku: {address.url}: no health to be had: {reason_of(error)}")
         raise Exit(1) from None
     unwell = {name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"]}
+    for name, part in sorted(parts.items()):
+        if part["healthy"] and _SOURCE.match(name):
+            print(f"{name}: {part['message']}")
     helps = _helps(address) if unwell else {}
     for name, message in unwell.items():
         print(f"{name}: {message}")

@@ -82,23 +82,25 @@ def _check_tokens(plan: Any) -> None:
 
 
 def _warn_of_exposure(plan: Any) -> None:
-    """Say which addresses, as the environment names them, others would reach; raises `SettingError` where forbidden."""
-    from polku.gateway.addresses import Doors
+    """Warn of addresses that the file and the environment name, if others would reach them; raises `SettingError`.
+
+    What is forbidden counts the default address too: `polku run` opens it where none is named.
+    """
+    from polku.gateway.addresses import Addresses, Doors
     from polku.gateway.exposure import check_exposure, exposure
     from polku.monitoring.address import OFF
 
     settings = read_settings(os.environ)
     doors = Doors(
-        settings.grpc_addr,
-        settings.http_addr,
-        settings.http_token,
-        otlp_addr=settings.otlp_addr,
-        otlp_http_addr=settings.otlp_http_addr,
+        http_token=settings.http_token,
         tls=plan.tls or tls_of_environment(),
         tokens=plan.tokens or settings.tokens,
         require=plan.require_security,
         admin_addr=None if settings.admin_addr == OFF else settings.admin_addr,
     )
-    check_exposure(doors)
-    if not settings.insecure and (text := exposure(doors)):
+    grpc = settings.grpc_addr if os.environ.get("POLKU_GRPC_ADDR", "").strip() else None
+    environment = Addresses(grpc, settings.http_addr, settings.otlp_addr, settings.otlp_http_addr)
+    named = plan.listen.over(environment)
+    check_exposure(doors.at(named.over(Addresses(settings.grpc_addr))))
+    if not settings.insecure and (text := exposure(doors.at(named))):
         warn(text)

@@ -132,7 +132,7 @@ class Folder:
         """Return the files that the patterns lead to; one with several names counts once."""
         found: dict[Inode, _Found] = {}
         for path in self._paths():
-            if any(fnmatch.fnmatch(os.path.basename(path), pattern) for pattern in self._exclude):
+            if self._is_excluded(path):
                 continue
             try:
                 status = os.stat(path)
@@ -145,12 +145,19 @@ class Folder:
                 found.setdefault(inode_of(status), _Found(path, status))
         return found
 
+    def unmatched(self) -> list[str]:
+        """Return the patterns that lead to no file that is followed."""
+        return [pattern for pattern in self._patterns if not any(map(self._is_meant, _expanded(pattern)))]
+
+    def _is_meant(self, path: str) -> bool:
+        return os.path.isfile(path) and not self._is_excluded(path)
+
+    def _is_excluded(self, path: str) -> bool:
+        return any(fnmatch.fnmatch(os.path.basename(path), pattern) for pattern in self._exclude)
+
     def _paths(self) -> Iterator[str]:
         for pattern in self._patterns:
-            if glob.has_magic(pattern):
-                yield from sorted(glob.iglob(pattern, recursive=True))
-            else:
-                yield pattern
+            yield from _expanded(pattern)
 
     def _is_left(self, file: FollowedFile, now: float) -> bool:
         """Return whether nothing more is written to a file that no pattern leads to."""
@@ -254,6 +261,13 @@ class Folder:
 
     def _fault(self, path: str, error: OSError) -> None:
         self.faults[path] = f"{path}: {error.strerror or error}"
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    if glob.has_magic(pattern):
+        yield from sorted(glob.iglob(pattern, recursive=True))
+    else:
+        yield pattern
 
 
 def _is_whole(file: FollowedFile) -> bool:

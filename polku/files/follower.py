@@ -167,6 +167,7 @@ class _Run:
 
     async def _follow(self, folder: Folder) -> None:
         scan_at = self._clock.monotonic()
+        self._warn_of_nothing(await self._in_thread(folder.unmatched))
         while not self._stopped.is_set():
             now = self._clock.monotonic()
             if now >= scan_at:
@@ -177,6 +178,12 @@ class _Run:
                 if await self._read_each(folder):
                     continue
             await self._pause()
+
+    def _warn_of_nothing(self, patterns: list[str]) -> None:
+        """Say once, at the start and after a reload, which patterns lead to no file."""
+        for pattern in patterns:
+            fix = "files that come are followed; is the pattern right, or are they excluded?"
+            _LOG.warning(("unmatched", pattern), "source %s: no file matches %s: %s", self._config.name, pattern, fix)
 
     async def _read_each(self, folder: Folder) -> bool:
         """Read some of each file in which there is something; return whether there was."""

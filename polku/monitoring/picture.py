@@ -20,6 +20,8 @@ from polku.text import line
 _TEXT = 400
 # `<module.Class object at 0x7f…>` and `<function f at 0x7f…>`, also within another repr.
 _ADDRESS = re.compile(r"<(?:function |bound method )?(?:[\w.]*\.)?([\w<>]+)(?: object| of [^>]*)? at 0x[0-9a-f]+>")
+# `<Body.JSON: 'json'>`, a member of an enum: its value is what is written in a pipeline.
+_ENUM = re.compile(r"<[A-Za-z_]\w*\.\w+: ('[^'\\]*'|-?\d+)>")
 _PLACES = ("url", "endpoints", "endpoint", "address", "servers")  # attributes that say where a component connects to
 
 
@@ -42,7 +44,7 @@ def shown(component: object) -> str:
         text = repr(component)
     except Exception as error:
         return f"{type_name(component)}(…): its repr raises {type(error).__name__}"
-    return _ADDRESS.sub(r"\1", line(text, _TEXT))
+    return _ADDRESS.sub(r"\1", line(_ENUM.sub(r"\1", text), _TEXT))
 
 
 def type_name(component: object) -> str:

@@ -458,6 +458,29 @@ def test_validate_shows_the_users_own_parts_by_their_names_and_alike_in_each_run
     assert "0x" not in first.stdout
 
 
+WEBHOOK = """
+from polku import Hub, WebhookEmitter
+hub = Hub().emitter(WebhookEmitter("https://me:secret@example.org/in?token=t0k3n"), name="partner"){more}
+"""
+
+
+def test_validate_shows_where_events_go_and_values_as_they_are_written(tmp_path: Path) -> None:
+    (file := tmp_path / "hub.py").write_text(WEBHOOK.format(more=""))
+    (line,) = [line for line in polku_here("validate", str(file)).stdout.splitlines() if line.startswith("emitter")]
+    assert line.startswith("emitter   partner (https://example.org): WebhookEmitter(format='json', timeout=10.0, ")
+
+
+def test_validate_warns_of_open_addresses_that_somebody_names(tmp_path: Path) -> None:
+    (file := tmp_path / "hub.py").write_text(WEBHOOK.format(more=""))
+    assert polku_here("validate", str(file)).stderr == ""
+    assert "grpc 0.0.0.0:9 is open" in polku_here("validate", str(file), POLKU_GRPC_ADDR="0.0.0.0:9").stderr
+    file.write_text(WEBHOOK.format(more=".listen(http_addr='0.0.0.0:8')"))
+    assert "warning: http 0.0.0.0:8 is open" in polku_here("validate", str(file)).stderr
+    file.write_text(WEBHOOK.format(more=".security(require=True)"))  # `polku run` would open the default address
+    refused = polku_here("validate", str(file))
+    assert (refused.returncode, "'0.0.0.0:50051'" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("package", "part", "command"),
     [

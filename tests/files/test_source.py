@@ -22,6 +22,7 @@ from polku.files import offsets as offsets_module
 from polku.files.offsets import Offsets
 from polku.gateway import pulling
 from tests.support.recorder import Recorder
+from tests.support.server import polku_here
 
 QUICK: dict[str, Any] = {"poll_seconds": 0.02, "scan_seconds": 0.05, "commit_seconds": 0.05}
 
@@ -345,3 +346,25 @@ def test_it_keeps_the_contract_of_sources() -> None:
     with pytest.raises(PlanError, match="source 'x', which has no ingestor"):
         Hub(runtime="inline").source(FileSource("a", decode="ingestor", source="x")).emitter(print).plan()
     assert Limits().message_bytes >= FileSource("a").max_line_bytes, "a line fits into a message"
+
+
+def test_a_pattern_without_a_file_is_warned_of_at_the_start_and_after_a_reload(
+    log: Path, out: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(log, "one")
+    append(log.parent / "app.log.gz", "x")
+
+    def hub(*patterns: Path) -> Hub:
+        return Hub(runtime="inline").source(FileSource(patterns, **QUICK)).emitter(out)
+
+    def warned() -> list[str]:
+        return re.findall(r"source file: no file matches (\S+):", caplog.text)
+
+    excluded, nothing = log.parent / "*.gz", log.parent / "other-*.log"
+    with hub(log, excluded).start(admin_addr=f"unix:{log.parent}/admin") as pipeline:
+        out.wait_for(1)
+        assert warned() == [str(excluded)]
+        asked = polku_here("health", "--to", str(pipeline.admin_address)).stdout
+        assert re.fullmatch(r"source:file: 1 files, .*; offsets are not stored\nready\n", asked)
+        pipeline.update_plan(hub(nothing).plan())
+        wait_for(lambda: warned() == [str(excluded), str(nothing)])
