@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import NamedTuple
 
 from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
+
+
+class Cause(StrEnum):
+    """Say why an emitter delivers nothing, as far as its errors tell."""
+
+    UNKNOWN = ""
+    SETTINGS = "settings"
+    """Somebody has to fix the address, the credentials or the permissions."""
+    CODE = "code"
+    """Code of the pipeline's raises, and events are given up for it."""
+    GIVES_UP = "gives up"
+    """The destination is out of reach, and events are given up after a number of attempts."""
+
 
 _UNTOLD = "unwell; why is said at the admin address"
 
@@ -16,7 +30,8 @@ class Health(NamedTuple):
     `ready` is another question: whether it takes events now; if not, `not_ready` says why. A destination that is down
     makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
     `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
-    does so.
+    does so. `causes` says of what kind the trouble of emitters is, `drops` of those that may drop events by which rule
+    they do and how many they have dropped.
     """
 
     healthy: bool
@@ -26,12 +41,14 @@ class Health(NamedTuple):
     not_ready: str = ""
     holds: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
+    causes: Mapping[str, Cause] = {}
+    drops: Mapping[str, tuple[str, int]] = {}
 
     def public(self) -> Health:
         """Return what everybody may know: which parts are well, and none of the texts, which may hold secrets."""
         parts = {name: (healthy, "ok" if healthy else _UNTOLD) for name, (healthy, _) in self.components.items()}
         not_ready = "not ready" if self.not_ready else ""
-        return self._replace(components=parts, not_ready=not_ready, holds={}, seconds={})
+        return self._replace(components=parts, not_ready=not_ready, holds={}, seconds={}, causes={}, drops={})
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

@@ -267,6 +267,7 @@ class Outlet:
             usage.is_full,
             passage.ages,
             passage.waits,
+            usage.quota.overflow,
         )
 
     def _drop(self, entry: OutletEntry, count: int, ids: list[str]) -> int:

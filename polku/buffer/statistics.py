@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetterStatistics
 from polku.histogram import Distribution
 
@@ -18,8 +19,8 @@ class OutletStatistics(NamedTuple):
 
     `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
     long nothing has moved although something waits, both in seconds; `is_full` where there is no room for what comes
-    and the rule makes none. `ages` are those of events that have their answer, from the gateway on, `waits` is how long
-    events waited here until they were handed to the emitter.
+    and the rule, `overflow`, makes none. `ages` are those of events that have their answer, from the gateway on,
+    `waits` is how long events waited here until they were handed to the emitter.
     """
 
     confirmed: int
@@ -36,6 +37,7 @@ class OutletStatistics(NamedTuple):
     is_full: bool = False
     ages: Distribution = Distribution()
     waits: Distribution = Distribution()
+    overflow: Overflow = Overflow.BLOCK
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
+from polku.health import Cause
 from polku.hooks import call_hook, snapshot_of
 from polku.recent_errors import RecentErrors, SeenError
 from polku.text import line, named, said, trace
@@ -43,7 +44,8 @@ _ALL = 1 << 16  # a piece of that many events is every batch
 class ResilienceStatistics(NamedTuple):
     """Show how an emitter fares; `alarm` is empty unless its destination takes nothing (then: why).
 
-    `next_attempt` is in so many seconds; 0 where none is waited for. `errors` are the latest, the latest first.
+    `next_attempt` is in so many seconds; 0 where none is waited for. `errors` are the latest, the latest first. `cause`
+    is of what kind the alarm is.
     """
 
     attempts: int
@@ -53,6 +55,7 @@ class ResilienceStatistics(NamedTuple):
     emitter: Any
     next_attempt: float = 0.0
     errors: Sequence[SeenError] = ()
+    cause: Cause = Cause.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ class Resilient:
         self._clear.set()
         self._turn = asyncio.Lock()
         self._attempts = self._retries = 0
-        self._alarm = ""
+        self._alarm, self._cause = "", Cause.UNKNOWN
         self._due = 0.0  # when the next attempt is, by the circuit's clock
         self._errors = RecentErrors()
         self._tasks: set[asyncio.Task[Any]] = set()  # those that emit
@@ -221,7 +224,8 @@ class Resilient:
         snapshot = snapshot_of(self._inner)
         state, next_attempt = self._circuit.state, max(0.0, self._due - self._circuit.now)
         errors = self._errors.latest()
-        return ResilienceStatistics(self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors)
+        counts = ResilienceStatistics(self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors)
+        return counts._replace(cause=self._cause)
 
     async def _wait(self, seconds: float) -> None:
         self._due = self._circuit.now + seconds
@@ -373,7 +377,7 @@ class Resilient:
 
     def _succeed(self) -> None:
         self._circuit.succeeded()
-        self._alarm = ""
+        self._alarm, self._cause = "", Cause.UNKNOWN
 
     def _note_failure(self, error: Exception) -> None:
         self._circuit.failed()
@@ -381,4 +385,11 @@ class Resilient:
         text = said(error) if known else named(error)
         self._errors.add(text)
         if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
-            self._alarm = text
+            self._alarm, self._cause = text, self._cause_of(error)
+
+    def _cause_of(self, error: Exception) -> Cause:
+        if isinstance(error, MisconfiguredError):
+            return Cause.SETTINGS
+        if self._config.retry.attempts is None or not self._counts(error):
+            return Cause.UNKNOWN
+        return Cause.GIVES_UP if isinstance(error, (EmitError, OSError)) else Cause.CODE

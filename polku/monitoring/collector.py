@@ -189,7 +189,9 @@ class Collector:
         parts = {}
         for name, (healthy, text) in health.components.items():
             holds_up = health.holds.get(name, "")
-            advice, command = remedies.find(name, text, holds_up) if holds_up or not healthy else ("", "")
+            advice, command = (
+                remedies.find(name, text, holds_up, health.causes.get(name)) if holds_up or not healthy else ("", "")
+            )
             parts[name] = PartHealth(
                 healthy=healthy,
                 message=text,

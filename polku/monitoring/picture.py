@@ -6,7 +6,7 @@ import functools
 import re
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from urllib.parse import urlsplit
 
@@ -154,6 +154,5 @@ def _emitter(outlet: OutletPlan, plan: Plan) -> PartPlan:
     rules += ["not required"] if not outlet.required else []
     rules += ["gets every event"] if outlet.always else []
     text = f"{part.configuration}; {', '.join(rules)}"
-    return PartPlan(
-        name=part.name, kind="emitter", type=part.type, configuration=text, feeds=(), destination=part.destination
-    )
+    overflow = str(outlet.overflow or plan.buffer.overflow)
+    return replace(part, configuration=text, overflow=overflow)

@@ -8,11 +8,19 @@ from collections.abc import Mapping
 from os.path import dirname
 from urllib.parse import urlsplit
 
+from polku.buffer.strategy import Overflow
+from polku.health import Cause
 from polku.monitoring.statistics import PlanStatistics
 
 _LANE = re.compile(r"lane-[1-9][0-9]*/")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _DISK = ("disk", "space", "quota")
+
+_CAUSES = {
+    Cause.SETTINGS: "Fix its address, credentials or permissions; until then it is tried again at the slowest pace.",
+    Cause.CODE: "Its code raises: events for which it always does become dead letters, with the traceback.",
+    Cause.GIVES_UP: "Events for which every attempt fails become dead letters.",
+}
 
 Remedy = tuple[str, str]
 
@@ -25,10 +33,10 @@ class Remedies:
         self._pids = pids
         self._parts = {part.name: part for part in plan.parts}
 
-    def find(self, name: str, complaint: str, holds_up: str) -> Remedy:
+    def find(self, name: str, complaint: str, holds_up: str, cause: Cause | None = None) -> Remedy:
         """Return what is to be done about a part, and the command, which may be empty.
 
-        `complaint` is what is wrong with it, `holds_up` why it holds up others.
+        `complaint` is what is wrong with it, `holds_up` why it holds up others, `cause` of what kind an emitter's is.
         """
         part = _LANE.sub("", name, count=1)
         kind = part.partition(":")[0]
@@ -36,7 +44,7 @@ class Remedies:
             return "It is started again by itself. If that does not help, its own log says why.", ""
         match kind:
             case "emitter":
-                return self._emitter(part, holds_up)
+                return self._emitter(part, holds_up, cause)
             case "source" | "ingestor":
                 return "It is asked again by itself. Look whether it runs and can be reached.", self._reach(part)
             case "dead_letters":
@@ -50,17 +58,22 @@ class Remedies:
                 return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
         return "", ""
 
-    def say(self, name: str, complaint: str, holds_up: str) -> str:
+    def say(self, name: str, complaint: str, holds_up: str, cause: Cause | None = None) -> str:
         """Return the same as one text, for a line of the log."""
-        return " ".join(filter(None, self.find(name, complaint, holds_up)))
+        return " ".join(filter(None, self.find(name, complaint, holds_up, cause)))
 
-    def _emitter(self, part: str, holds_up: str) -> Remedy:
-        kept = "What waits for it is kept, and sent once its destination takes events again."
-        if holds_up:
-            kept = (
-                "Its share of the buffer is full. Repair its destination, or let it lag alone: overflow='drop_oldest'."
-            )
-        return kept, self._reach(part)
+    def _emitter(self, part: str, holds_up: str, cause: Cause | None) -> Remedy:
+        planned = self._parts.get(part)
+        overflow = planned.overflow if planned is not None else ""
+        if holds_up and overflow in ("", Overflow.BLOCK):
+            repair = "Repair its code" if cause is Cause.CODE else "Repair its destination"
+            advice = f"Its share of the buffer is full. {repair}, or let it lag alone: overflow='drop_oldest'."
+        else:
+            advice = " ".join(filter(None, (_CAUSES.get(cause or Cause.UNKNOWN, ""), _kept(overflow, cause))))
+        if cause is Cause.CODE:
+            path = self._plan.dead_letters
+            return advice, f"polku dlq list {quoted(path)} --emitter={quoted(part.partition(':')[2])}" if path else ""
+        return advice, self._reach(part)
 
     def _reach(self, part: str) -> str:
         """Return the command that shows whether the destination of a part can be reached."""
@@ -91,6 +104,19 @@ class Remedies:
         """Return the process of a part: its own, that of its lane, or the only one."""
         lane = name.partition("/")[0]
         return self._pids.get(name) or self._pids.get(lane) or self._pids.get("lane") or self._pids.get("pipeline")
+
+
+def _kept(overflow: str, cause: Cause | None) -> str:
+    """Return what becomes of events that wait for an emitter."""
+    is_room = "What waits for it is kept"
+    if overflow == Overflow.DROP_OLDEST:
+        return f"{is_room} while its share of the buffer has room; then the oldest events are dropped: drop_oldest."
+    if overflow == Overflow.DROP_NEWEST:
+        return f"{is_room} while its share of the buffer has room; then new events are dropped: drop_newest."
+    if cause in (Cause.CODE, Cause.GIVES_UP):
+        return ""
+    then = "that is done" if cause is Cause.SETTINGS else "its destination takes events again"
+    return f"{is_room}, and sent once {then}."
 
 
 def quoted(text: str) -> str:

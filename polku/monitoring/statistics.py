@@ -44,7 +44,8 @@ class PartPlan(Tree):
 
     `kind` is `source`, `ingestor`, `ingest`, `stage`, `buffer` or `emitter`, `type` its class or middleware,
     `configuration` how it shows itself. `feeds` are the parts that events go to from here. All lanes have a `shared`
-    one together. `destination` is where it connects to, without credentials, empty where it does not say.
+    one together. `destination` is where it connects to, without credentials, empty where it does not say. `overflow` is
+    the rule of an emitter for a full share of the buffer.
     """
 
     name: str
@@ -55,6 +56,7 @@ class PartPlan(Tree):
     shared: bool = False
     replicas: int = 1
     destination: str = ""
+    overflow: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

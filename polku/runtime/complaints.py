@@ -26,7 +26,7 @@ class Complaints:
         def remedy(name: str, complaint: str, holds_up: str) -> str:
             from polku.monitoring.remedies import Remedies
 
-            return Remedies(plan(), pids).say(name, complaint, holds_up)
+            return Remedies(plan(), pids).say(name, complaint, holds_up, health.causes.get(name))
 
         self._pressure.look(health.holds, remedy=remedy)
         self._unwell.look(health, remedy)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.buffer.statistics import BufferStatistics
+from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
-from polku.health import Health
+from polku.health import Cause, Health
 from polku.stage.statistics import StageStatistics
 from polku.text import line
 
@@ -64,6 +65,8 @@ class Watch:
     def __init__(self, progress: Progress | None = None) -> None:
         self.lane = ""
         self.holds: dict[str, str] = {}  # parts that hold up what comes in, and why
+        self._causes: dict[str, Cause] = {}
+        self._drops: dict[str, tuple[str, int]] = {}
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
@@ -124,11 +127,15 @@ class Watch:
             self._refuse(f"nothing can be written to disk: {buffer.fault}")
             return
         for name in buffer.refuses:
-            self._hold(f"emitter:{name}", f"its share of the buffer is full ({buffer.outlets[name].lag} events wait)")
+            if buffer.outlets[name].overflow is Overflow.BLOCK:
+                why = f"its share of the buffer is full ({buffer.outlets[name].lag} events wait)"
+                self._hold(f"emitter:{name}", why)
             if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
                 self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
+            if outlet.overflow is not Overflow.BLOCK:
+                self._drops[line(f"{self.lane}emitter:{name}")] = str(outlet.overflow), outlet.dropped
             if outlet.fault:
                 self._faults[self.lane + name] = f"{outlet.lag} events are held, pushing them fails: {outlet.fault}"
             done = outlet.confirmed + outlet.dead + outlet.dropped
@@ -167,6 +174,8 @@ class Watch:
             alarm = f"{delivery.in_flight} calls to it are open" if delivery.in_flight else "no call to it is open"
         complaint = f"{stall}: {alarm}" if stall else alarm
         self._explain(f"emitter:{name}", complaint)
+        if complaint and (cause := getattr(delivery.emitter, "cause", Cause.UNKNOWN)):
+            self._causes[line(f"{self.lane}emitter:{name}")] = cause
         self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
 
     def _is_late(self, part: str, collection: CollectionStatistics) -> bool:
@@ -179,7 +188,9 @@ class Watch:
         unwell = {name: not well or name in self.holds for name, (well, _) in self._components.items()}
         seconds = self._progress.unwell(unwell, self._now)
         not_ready = "; ".join(self._refuses)
-        return Health(healthy, self._components, processed, not self._refuses, not_ready, self.holds, seconds)
+        is_ready = not self._refuses
+        health = Health(healthy, self._components, processed, is_ready, not_ready, self.holds, seconds)
+        return health._replace(causes=self._causes, drops=self._drops)
 
     def _hold(self, name: str, why: str) -> None:
         self.holds[line(f"{self.lane}{name}")] = line(why, _TEXT)

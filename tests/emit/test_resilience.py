@@ -29,6 +29,7 @@ from polku.emit.breaker import State
 from polku.emit.parts import send_parts
 from polku.emit.progress import current
 from polku.emit.resilience import Resilient
+from polku.health import Cause
 from tests.support.clock import FakeClock
 
 
@@ -289,6 +290,28 @@ async def test_a_wrong_answer_of_an_emitter_is_explained_and_nothing_is_lost(ans
     (failure,) = await running.emit(batch("a"))
     assert failure.reason.startswith("the emitter returned")
     assert not failure.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "cause"),
+    [
+        (MisconfiguredError("401"), 3, Cause.SETTINGS),
+        (RetryableError("down"), None, Cause.UNKNOWN),
+        (RetryableError("down"), 3, Cause.GIVES_UP),
+        (KeyError("amount"), 3, Cause.CODE),
+        (KeyError("amount"), None, Cause.UNKNOWN),
+    ],
+)
+async def test_an_alarm_says_of_what_kind_it_is(error: Exception, attempts: int | None, cause: Cause) -> None:
+    retry, breaker = Retry(attempts=attempts), Breaker(failures=1, open_for=1)
+    running, slept, _ = resilient(Scripted(error), retry=retry, breaker=breaker)
+    task = asyncio.ensure_future(running.emit(batch("a")))
+    await until(lambda: bool(slept))
+    assert running.statistics().cause is cause
+    assert await task == []
+    while running.statistics().alarm:  # the circuit wants another success
+        await running.emit(batch("b"))
+    assert running.statistics().cause is Cause.UNKNOWN
 
 
 @pytest.mark.parametrize("answer", [True, "nope", ["bad"], [Failure("other", "not ours")]])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 
 from polku import BufferStrategy, GrpcEmitter, Hub, Resilience, WebhookEmitter
+from polku.health import Cause
 from polku.monitoring.picture import describe
 from polku.monitoring.remedies import Remedies, quoted
 
@@ -44,6 +46,51 @@ def test_a_full_share_has_another_advice() -> None:
     found = remedies()
     assert "overflow=" in found.find("emitter:hook", "away", "its share of the buffer is full")[0]
     assert "overflow=" not in found.find("emitter:hook", "away", "")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "cause", "advice"),
+    [
+        ({}, Cause.UNKNOWN, "What waits for it is kept, and sent once its destination takes events again."),
+        (
+            {"overflow": "drop_oldest"},
+            Cause.UNKNOWN,
+            "What waits for it is kept while its share of the buffer has room; "
+            "then the oldest events are dropped: drop_oldest.",
+        ),
+        (
+            {"overflow": "drop_newest"},
+            Cause.UNKNOWN,
+            "What waits for it is kept while its share of the buffer has room; "
+            "then new events are dropped: drop_newest.",
+        ),
+        (
+            {"required": False},
+            Cause.GIVES_UP,
+            "Events for which every attempt fails become dead letters. What waits for it is kept while its share of "
+            "the buffer has room; then the oldest events are dropped: drop_oldest.",
+        ),
+        (
+            {},
+            Cause.SETTINGS,
+            "Fix its address, credentials or permissions; until then it is tried again at the slowest pace. "
+            "What waits for it is kept, and sent once that is done.",
+        ),
+        (
+            {},
+            Cause.CODE,
+            "Its code raises: events for which it always does become dead letters, with the traceback.",
+        ),
+    ],
+)
+def test_the_advice_about_an_emitter_says_what_becomes_of_its_events(
+    options: dict[str, Any], cause: Cause, advice: str
+) -> None:
+    hub = Hub(runtime="inline").emitter(WebhookEmitter("https://partner.example/hook"), name="hook", **options)
+    found = Remedies(describe(hub.dead_letters("/data/dead").plan("inline")), {})
+    assert found.find("lane-1/emitter:hook", "away", "", cause)[0] == advice
+    if cause is Cause.CODE:
+        assert found.find("emitter:hook", "away", "", cause)[1] == "polku dlq list /data/dead --emitter=hook"
 
 
 def test_the_process_of_a_part_is_its_own_or_that_of_its_lane() -> None:

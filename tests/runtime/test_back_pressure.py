@@ -11,6 +11,7 @@ import pytest
 from polku import Batch, BufferStrategy, Hub, new_event
 from polku.batch.receipt import Counts
 from polku.buffer.statistics import BufferStatistics, OutletStatistics
+from polku.buffer.strategy import Overflow
 from polku.emit.delivery import DeliveryStatistics
 from polku.log import RepeatedLog
 from polku.runtime import back_pressure, inline
@@ -53,7 +54,8 @@ def test_the_watch_says_who_holds_up_others_and_why() -> None:
     look.add_stage("stage-1", stage)
     look.add_stage("stage-2", stage._replace(since=time.monotonic()))
     outlets = {name: OutletStatistics(0, 0, 0, 10, 1000, 2, is_full=True) for name in ("a", "audit", "b")}
-    look.add_buffer(BufferStatistics(10, 1000, 10, 10, 0, 0, 0, outlets, refuses=("a", "b")))
+    outlets["new"] = outlets["b"]._replace(overflow=Overflow.DROP_NEWEST, dropped=3)
+    look.add_buffer(BufferStatistics(10, 1000, 10, 10, 0, 0, 0, outlets, refuses=("a", "b", "new")))
     look.add_delivery("a", DeliveryStatistics(0, 0, 3, 1, None, fault="away"))
     look.add_absent("emitter:b", "has not answered for 9 s")
     look.add_delivery("audit", DeliveryStatistics(0, 0, 3, 1, None, fault="away"))
@@ -62,6 +64,7 @@ def test_the_watch_says_who_holds_up_others_and_why() -> None:
         "lane-1/emitter:a": "its share of the buffer is full (10 events wait): away",
         "lane-1/emitter:b": "its share of the buffer is full (10 events wait): has not answered for 9 s",
     }
+    assert look.health(0).drops == {"lane-1/emitter:new": ("drop_newest", 3)}
 
 
 def test_a_pipeline_names_the_emitter_that_holds_it_up(
