@@ -253,7 +253,8 @@ class RayRuntime:
         found = [(lane.name, answer) for lane, answer in zip(lanes, answers, strict=True) if isinstance(answer, Found)]
         copies = [copy._replace(part=f"{name}{copy.part}") for name, answer in found for copy in answer.copies]
         complete = len(found) == len(lanes) and all(answer.complete for _, answer in found)
-        return Found(tuple(copies), sum(answer.searched for _, answer in found), complete)
+        drops = {f"{name}{emitter}": one for name, answer in found for emitter, one in answer.drops.items()}
+        return Found(tuple(copies), sum(answer.searched for _, answer in found), complete, drops)
 
     async def tap(self, request: TapRequest) -> list[TapReply]:
         """Return what each actor has kept for who asks; without those that are away."""

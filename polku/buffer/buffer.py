@@ -189,7 +189,9 @@ class Buffer:
         found = await Search(self._log, event_id).look({outlet.name: outlet.held() for outlet in outlets})
         confirmed = [(outlet.name, time_ns) for outlet in outlets for time_ns in outlet.delivered.times(event_id)]
         delivered = [Copy(f"emitter:{name}", "delivered", time_ns) for name, time_ns in confirmed]
-        return found._replace(copies=(*found.copies, *delivered))
+        counts = {outlet.name: outlet.statistics() for outlet in outlets}
+        drops = {f"emitter:{name}": (str(one.overflow), one.dropped) for name, one in counts.items() if one.dropped}
+        return found._replace(copies=(*found.copies, *delivered), drops=drops)
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""

@@ -33,11 +33,15 @@ class Copy(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The copies that were found, among that many events; `complete` where all that are held were looked at."""
+    """The copies that were found, among that many events; `complete` where all that are held were looked at.
+
+    `drops` are the rules of the emitters that have dropped events, and how many: this event may be one of them.
+    """
 
     copies: tuple[Copy, ...] = ()
     searched: int = 0
     complete: bool = True
+    drops: Mapping[str, tuple[str, int]] = {}
 
 
 class Held(NamedTuple):

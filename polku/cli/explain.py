@@ -112,6 +112,10 @@ def _sentences(told: dict[str, Any]) -> Iterator[str]:
         yield f"{where}: a dead letter since {when}{tries}: {line(letter['code'])}: {line(letter['reason'])}"
     if not told["copies"] and not told["dead_letters"]:
         yield f"event {line(told['id'])}: nothing is known of it: it was delivered a while ago, dropped, or never taken"
+    known = {copy["part"] for copy in told["copies"]} | {f"emitter:{one['emitter']}" for one in told["dead_letters"]}
+    for name, one in told.get("drops", {}).items():
+        if name not in known:
+            yield f"{line(name)}: has dropped {one['dropped']:,} events ({line(one['rule'])}), perhaps this one"
     if not told["complete"]:
         yield f"not all was looked at: {told['searched']:,} events were"
 

@@ -18,7 +18,7 @@ from polku.tap.request import matches
 from polku.text import line
 
 _CLEAR = "\x1b[2J\x1b[H"
-_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "BYTES", "BYTES/S", "ERRORS", "WAITING", "OLDEST")
+_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "BYTES", "BYTES/S", "ERRORS", "DROPPED", "WAITING", "OLDEST")
 _TITLES = ("PART", *_COUNTS, "RETRIES", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
 
 
@@ -26,6 +26,8 @@ class Row(NamedTuple):
     """One part, or process: events in and out since its start, failed, waiting, the oldest one's age in seconds.
 
     `bytes` are the size of what the ingest and the buffer took in, and of what an emitter was given.
+
+    `dropped` are events that an emitter's rule for a full share of the buffer dropped.
 
     `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
     that is the part's alone. What a part does not have is None.
@@ -45,6 +47,7 @@ class Row(NamedTuple):
     memory_bytes: int | None = None
     circuit: str | None = None
     bytes: int | None = None
+    dropped: int | None = None
 
 
 class Order(Enum):
@@ -56,6 +59,7 @@ class Order(Enum):
     OUT = "out"
     BYTES = "bytes"
     ERRORS = "errors"
+    DROPPED = "dropped"
     WAITING = "waiting"
     OLDEST = "oldest"
     RETRIES = "retries"
@@ -104,6 +108,7 @@ _COLUMNS = {
     Order.OUT: "sent",
     Order.BYTES: "bytes",
     Order.ERRORS: "errors",
+    Order.DROPPED: "dropped",
     Order.WAITING: "waiting",
     Order.OLDEST: "oldest_seconds",
     Order.RETRIES: "retries",
@@ -295,6 +300,7 @@ def _lane(lane: dict[str, Any]) -> Iterator[Row]:
             lane["emitters"].get(name, {}).get("retries"),
             circuit=lane["emitters"].get(name, {}).get("circuit"),
             bytes=outlet.get("sent_bytes"),
+            dropped=outlet.get("dropped") or None,
         )
 
 
@@ -335,6 +341,7 @@ def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
         _size(row.bytes),
         _size(_rate(row.bytes, old.bytes, interval)),
         _text(row.errors),
+        _text(row.dropped),
         _text(row.waiting),
         "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
         _text(row.retries),

@@ -84,7 +84,8 @@ async def _explain(query: str, events: Events) -> dict[str, Any]:
         {"part": copy.part, "state": copy.state, "time_unix_ns": copy.time_ns, "ahead": copy.ahead}
         for copy in found.copies
     ]
-    told = {"id": event_id, "copies": copies, "searched": found.searched, "complete": found.complete}
+    told: dict[str, Any] = {"id": event_id, "copies": copies, "searched": found.searched, "complete": found.complete}
+    told["drops"] = {name: {"rule": rule, "dropped": dropped} for name, (rule, dropped) in found.drops.items()}
     return {**told, "dead_letters": [_letter(letter) for letter in letters]}
 
 

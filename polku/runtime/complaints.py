@@ -1,4 +1,4 @@
-"""What the log says of how the parts are: who holds up others, who is unwell, and what helps."""
+"""What the log says of how the parts are: who holds up others, who is unwell, and what helps; who drops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from polku.health import Health
 from polku.runtime.back_pressure import BackPressure
+from polku.runtime.dropping import Dropping
 from polku.runtime.unwell import UnwellParts
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Complaints:
     def __init__(self) -> None:
         self._pressure = BackPressure()
         self._unwell = UnwellParts()
+        self._dropping = Dropping()
 
     def note(self, health: Health, plan: Callable[[], PlanStatistics], pids: Mapping[str, int]) -> None:
         """Say what begins to be wrong, with what helps a part of the `plan`, which is made then; and what ends."""
@@ -30,3 +32,4 @@ class Complaints:
 
         self._pressure.look(health.holds, remedy=remedy)
         self._unwell.look(health, remedy)
+        self._dropping.look(health.drops)

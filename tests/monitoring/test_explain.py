@@ -106,6 +106,21 @@ def test_the_command_says_it_in_sentences(pipeline: Pipeline) -> None:
     assert json.loads(polku_here("explain", "7", "--json", *to).stdout)["id"] == "7"
 
 
+def test_emitters_that_have_dropped_events_are_named_for_one_that_they_do_not_have() -> None:
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(4)).emitter(Partner(), name="quick")
+    slow = {"name": "slow", "required": False, "overflow": "drop_newest"}
+    with hub.emitter(Partner(open=False), **slow).start(admin_addr="127.0.0.1:0") as pipeline:
+        sender = pipeline.sender()
+        for number in range(10):
+            sender.send(new_event("paid", id=str(number), source="shop"))
+        to = ("--to", str(pipeline.admin_address))
+        assert ask(pipeline, "/explain?id=9")["drops"] == {"emitter:slow": {"rule": "drop_newest", "dropped": 6}}
+        text = "emitter:slow: has dropped 6 events (drop_newest), perhaps this one"
+        assert text in polku_here("explain", "9", *to).stdout.splitlines()
+        assert text not in polku_here("explain", "0", *to).stdout.splitlines()
+        pipeline.stop(0.0)
+
+
 def test_a_journal_is_searched_where_the_pipeline_runs_and_where_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,11 +38,25 @@ def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
     before = {"ingest": top.Row("ingest", True, "ok", 100, 100, 0, 0, cpu_seconds=3.0)}
     ingest = top.Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
     ingest = ingest._replace(bytes=2_500_000)
-    title, *lines = top._table(
-        [top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open"), ingest], before, 2.0
-    )
+    emitter = top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open", dropped=1234)
+    title, *lines = top._table([emitter, ingest], before, 2.0)
     assert title.split() == list(top._TITLES)
-    assert lines[0].split() == ["emitter:x", "0", "0", "0", "0", "0", "9", "12.5", "s", "7", "half", "open", "away"]
+    assert lines[0].split() == [
+        "emitter:x",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "1,234",
+        "9",
+        "12.5",
+        "s",
+        "7",
+        "half",
+        "open",
+        "away",
+    ]
     assert lines[1].split() == [
         "ingest",
         "1,100",
@@ -65,14 +79,14 @@ def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
 
 
 def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
-    outlet = {"confirmed": 3, "dead": 1, "waiting": 2, "oldest_age_seconds": 0.5}
+    outlet = {"confirmed": 3, "dead": 1, "dropped": 8, "waiting": 2, "oldest_age_seconds": 0.5}
     buffer = {"received": 6, "events": 2, "outlets": {"x": outlet}}
     lane = {"name": "lane-1", "ingest": None, "stages": {}, "buffer": buffer, "emitters": {"x": {"retries": 7}}}
     process = {"pid": 1, "cpu_seconds": 1.5, "memory_bytes": 9_000_000, "restarts": 2, "answers": True}
     parts = {"lane-1/emitter:x": {"healthy": False, "message": "away"}}
     processes = {"lane-1/emitter:x": process, "lane-1/lane": process}
     emitter, held, own = top.rows_of({"lanes": [lane], "shared": {}, "parts": parts, "processes": processes})
-    assert emitter == top.Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000)
+    assert emitter == top.Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000, dropped=8)
     assert held == top.Row("lane-1/buffer", True, "ok", 6, waiting=2)
     assert own == top.Row("lane-1/lane", True, "ok", restarts=2, cpu_seconds=1.5, memory_bytes=9_000_000)
 
