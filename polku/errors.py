@@ -145,7 +145,9 @@ class MisconfiguredError(EmitError):
 
 
 class JournalError(PolkuError):
-    """Say which file on disk cannot be used, and why."""
+    """Say which file on disk cannot be used, and why; `what` is what stands in it."""
+
+    what = "journal"
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -153,7 +155,7 @@ class JournalError(PolkuError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"journal {self.path}: {self.reason}"
+        return f"{self.what} {self.path}: {self.reason}"
 
 
 class JournalLockedError(JournalError):

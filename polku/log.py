@@ -117,9 +117,12 @@ class RepeatedLog:
     def _tell(self, known: _Kind, now: float) -> None:
         level, message, arguments, about = known.latest
         seconds = max(1, round(now - known.until + self._period))
-        text = f"{message} (the latest of %s such lines in %d s)"
+        others: tuple[object, ...] = (seconds,)
+        text = "again within %d s"
+        if known.count > 1:
+            text, others = "the latest of %s such lines in %d s", (f"{known.count:,}", seconds)
         extra = {"about": {**about, "count": known.count, "seconds": seconds}}
-        self._logger.log(level, text, *arguments, f"{known.count:,}", seconds, extra=extra)
+        self._logger.log(level, f"{message} ({text})", *arguments, *others, extra=extra)
 
     def _schedule(self, seconds: float) -> None:
         if self._timer is None:

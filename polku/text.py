@@ -47,6 +47,12 @@ def block(text: object, limit: int = BLOCK) -> str:
     return _BEYOND_BLOCK.sub(_escaped, whole)
 
 
+def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
+    """Return a number with its noun, and its verb: `1 event is`, `1,200 events are`."""
+    said = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{said} {verb if number == 1 else verbs}".rstrip()
+
+
 def said(error: BaseException, limit: int = LINE) -> str:
     """Return what an exception says, or its type where it says nothing."""
     return line(redacted(error, 8 * limit), limit) or line(type(error).__name__)

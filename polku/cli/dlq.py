@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from polku.cli.admin_client import To, find
 from polku.cli.command import App, Argument, Option
 from polku.cli.letters import RunningLetters
-from polku.errors import JournalError, SettingError
+from polku.errors import SettingError
 from polku.log_format import say
 from polku.progress import Progress
-from polku.text import line
+from polku.text import counted, line
 
 if TYPE_CHECKING:
     from polku.dead_letters.store import DeadLetterStore, Letter, Selection
@@ -61,7 +61,9 @@ def list_letters(
         replay = " (to be replayed)" if letter.replay else ""
         said = _line(letter.last_ns, letter.emitter, letter.code, letter.attempts, letter.event_id, letter.reason)
         print(f"{letter.id:>8} {said}{replay}")
-    say(f"{len(letters)} of {counters['letters']} dead letters, {counters['bytes']} bytes{_forgotten(store)}")
+    say(
+        f"{len(letters)} of {counted(counters['letters'], 'dead letter')}, {counters['bytes']} bytes{_forgotten(store)}"
+    )
 
 
 def _list_running(
@@ -76,7 +78,7 @@ def _list_running(
             print(_line(*times, one["id"], one["reason"]))
     if not as_json:
         more = f", {found['left_out']} more; --limit shows them" if found["left_out"] else ""
-        say(f"{len(found['letters'])} dead letters{more}")
+        say(f"{counted(len(found['letters']), 'dead letter')}{more}")
 
 
 def _line(time_ns: int, emitter: str, code: str, attempts: int, event_id: str, reason: str) -> str:
@@ -132,13 +134,13 @@ def replay(
         count = store.mark(_chosen(store, _numbers(ids), emitter, code, since, everything))
         left_of = partial(_waiting, store)
     if not wait:
-        print(f"{count} dead letters will be replayed")
+        print(f"{counted(count, 'dead letter')} will be replayed")
         return
     with Progress("replaying", count) as bar:
         while left := left_of():
             bar.move(max(0, count - left), count)
             time.sleep(_LOOK_SECONDS)
-    print(f"{count} dead letters were replayed")
+    print(f"{counted(count, 'dead letter', 'was', 'were')} replayed")
 
 
 @app.command()
@@ -157,7 +159,7 @@ def drop(
     else:
         store = _open(path)
         count = store.drop(_chosen(store, _numbers(ids), emitter, code, since, everything))
-    print(f"{count} dead letters have gone")
+    print(f"{counted(count, 'dead letter', 'has', 'have')} gone")
 
 
 def _split(words: list[str] | None, to: str | None) -> tuple[Path | None, list[str]]:
@@ -217,8 +219,8 @@ def _chosen(
     selection = _selection(store, tuple(ids or ()), emitter, code, since)
     missing = set(ids or ()) - {letter.id for letter in store.select(selection)}
     if missing:
-        raise JournalError(
-            store.path, f"there is no letter {', '.join(map(str, sorted(missing)))} (with these options)"
+        raise SettingError(
+            "ID", ", ".join(map(str, sorted(missing))), f"{store.path} has no such letter (with these options)"
         )
     return selection
 

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Argument, Exit, Option
 from polku.log_format import say
-from polku.text import line
+from polku.text import counted, line
 
 _SECONDS = 30.0
 
@@ -117,7 +117,7 @@ def _sentences(told: dict[str, Any]) -> Iterator[str]:
         if name not in known:
             yield f"{line(name)}: has dropped {one['dropped']:,} events ({line(one['rule'])}), perhaps this one"
     if not told["complete"]:
-        yield f"not all was looked at: {told['searched']:,} events were"
+        yield f"not all was looked at: {counted(told['searched'], 'event', 'was', 'were')}"
 
 
 def _state(copy: dict[str, Any]) -> str:
@@ -125,7 +125,7 @@ def _state(copy: dict[str, Any]) -> str:
     if copy["state"] == "delivered":
         return f"delivered at {_time(came)}"
     since = f" for {time.time() - came / 1e9:,.1f} s" if came else ""
-    ahead = f", {copy['ahead']:,} events are before it" if copy.get("ahead") else ""
+    ahead = f", {counted(copy['ahead'], 'event', 'is', 'are')} before it" if copy.get("ahead") else ""
     return f"{'in flight' if copy['state'] == 'in flight' else 'waits'}{since}{ahead}"
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from polku.cli.command import App, Argument, Exit, Option
 from polku.errors import JournalCorruptError, JournalError
 from polku.log_format import say
+from polku.text import counted
 
 app = App("Look at, check and mend the journal of a durable buffer.")
 
@@ -58,7 +59,9 @@ def repair(
 
     if forget:
         for name, events in _forget(path, forget).items():
-            print(f"journal {path}: {name!r} is forgotten; {events} events that waited for it alone have gone")
+            gone = "has gone" if events == 1 else "have gone"
+            waited = f"{counted(events, 'event')} that waited for it alone"
+            print(f"journal {path}: {name!r} is forgotten; {waited} {gone}")
         return
     with Progress("reading batches") as bar:
         salvage = mend(path, bar.move)
@@ -83,7 +86,9 @@ def rename(
             known = ", ".join(states) or "none"
             raise JournalError(path, f"rename {old!r} {new!r}: name an emitter that it has ({known}), and another one")
         journal.rename(old, new)
-        print(f"journal {path}: {states[old].events} events that waited for {old!r} wait for {new!r} now")
+        count = states[old].events
+        now = "waits" if count == 1 else "wait"
+        print(f"journal {path}: {counted(count, 'event')} that waited for {old!r} {now} for {new!r} now")
     finally:
         journal.close()
 
@@ -106,7 +111,8 @@ def _print(shown: dict[str, Any]) -> None:
 
     owner = f"open in process {shown['pid']}" if shown["pid"] else "not open"
     print(f"journal {shown['path']}: {owner}")
-    print(f"holds {shown['batches']} batches, {shown['events']} events, {shown['bytes']} bytes")
+    batches = f"{shown['batches']:,} batch{'' if shown['batches'] == 1 else 'es'}"
+    print(f"holds {batches}, {counted(shown['events'], 'event')}, {shown['bytes']} bytes")
     print(f"files take {shown['file_bytes']} bytes, {shown['free_bytes']} of them free")
     print(f"lost to damage: {shown['lost_batches']} batches")
     table = [("emitter", "cursor", "batches", "events", "bytes", "age")]

@@ -21,6 +21,7 @@ from polku.log_format import say
 from polku.tap.request import LEASE_SECONDS, LIMIT, MAX_LIMIT, What, matches
 
 Globs = list[str] | None
+_REMEMBERED = 100_000  # ids of events that were written
 _LONGEST = LEASE_SECONDS * 500  # milliseconds: half of the time for which a tap stays unread
 
 
@@ -53,7 +54,7 @@ def tap(
         str | None, Option("--format", "-f", help="text, json or logfmt; text on a terminal, else json.")
     ] = None,
     to_file: Annotated[
-        Path | None, Option(metavar="FILE", help="Write the events there too, as `polku send` reads them.")
+        Path | None, Option(metavar="FILE", help="Write each event there too, once, as `polku send` reads it.")
     ] = None,
 ) -> None:
     """Show events of a running pipeline as they pass its parts, until Ctrl-C: a sample, for which nothing waits.
@@ -70,14 +71,14 @@ def tap(
     query = urlencode({"session": session, "limit": limit, "id": id, **wants}, doseq=True)
     until = time.monotonic() + duration_ms / 1000 if duration_ms else None
     with opened(to_file) as file, ended(address, session):
-        notice = _Notice(limit)
+        notice, written = _Notice(limit), _Written()
         for reply in replies(address, query, interval / 1000, until):
             check_parts(reply, wants)
             notice.note(reply)
             for seen in reply["events"]:
                 if is_meant(seen):
                     print(show(seen), flush=True)
-                    if file is not None and "event" in seen:
+                    if file is not None and "event" in seen and written.is_new(seen["id"]):
                         file.write(json.dumps(seen["event"]) + "\n")
                         file.flush()
 
@@ -176,6 +177,22 @@ def check_parts(reply: dict[str, Any], wants: dict[str, list[str]]) -> None:
             if not any(matches(pattern, part) for part in known):
                 there = f"; there are {', '.join(known)}" if known else "; see `polku top` for the parts"
                 raise SettingError("PATTERN", pattern, f"no part is called so{there}")
+
+
+class _Written:
+    """Know which of the latest events were written: one passes several parts, and `send` refuses it twice."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def is_new(self, event_id: str) -> bool:
+        """Return whether an event was not written before, and take note of it; one without an id always is."""
+        if not event_id or event_id in self._ids:
+            return not event_id
+        if len(self._ids) >= _REMEMBERED:
+            del self._ids[next(iter(self._ids))]
+        self._ids[event_id] = None
+        return True
 
 
 class _Notice:

@@ -273,9 +273,13 @@ class DeadLetterStore:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            raise as_journal_error(self.path, error) from error
+            try:
+                yield
+            except (OSError, sqlite3.Error) as error:
+                raise as_journal_error(self.path, error) from error
+        except JournalError as error:
+            error.what = "dead letters"
+            raise
 
 
 def as_event(letter: Letter) -> Event:

@@ -264,7 +264,8 @@ class _Run:
     def _look(self, folder: Folder) -> None:
         behind, counts = sum(file.behind for file in folder.files), folder.counts
         flying = self._in_flight.records
-        text = f"{len(folder.files)} files, {self.records} records, {flying} in flight, {behind} bytes behind"
+        files = f"{len(folder.files)} {'file' if len(folder.files) == 1 else 'files'}"
+        text = f"{files}, {self.records} records, {flying} in flight, {behind} bytes behind"
         text += f", {counts.truncated} times truncated" if counts.truncated else ""
         if counts.lost_bytes:
             text += f", {counts.lost_bytes} bytes were gone before they were read"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from polku.progress import Rate, duration
-from polku.text import line
+from polku.text import counted, line
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import OutletStatistics, PipelineStatistics
@@ -42,7 +42,7 @@ class Flow:
         rates = {name: self._taken.setdefault(name, Rate(self._clock)).note(done[name]) for name in waiting}
         total = waiting.total()
         each = [_pace(name, count, rates[name]) for name, count in waiting.items() if count]
-        return f"{total:,} events left; {'; '.join(each)}" if total else ""
+        return f"{counted(total, 'event')} left; {'; '.join(each)}" if total else ""
 
 
 def _outlets(tree: PipelineStatistics) -> list[tuple[str, OutletStatistics]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.errors import ChangeError, PolkuError
-from polku.text import said
+from polku.text import counted, said
 
 if TYPE_CHECKING:
     from polku.hub import Hub
@@ -95,5 +95,5 @@ class Reloader:
             return Reloaded([f"would be {line}" for line in wanted], said(error))
         except PolkuError as error:
             return Reloaded((), f"nothing was changed: {said(error)}")
-        again = [f"emitter {name} gets {count} events again" for name, count in changed.again.items()]
+        again = [f"emitter {name} gets {counted(count, 'event')} again" for name, count in changed.again.items()]
         return Reloaded([*changed.difference.lines(), *again])

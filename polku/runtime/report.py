@@ -29,7 +29,8 @@ class EmitterReport(NamedTuple):
     vanished: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.delivered} delivered, {self.dead} dead letters, {self.dropped} dropped, {self.left} lost"
+        letters = "dead letter" if self.dead == 1 else "dead letters"
+        text = f"{self.delivered} delivered, {self.dead} {letters}, {self.dropped} dropped, {self.left} lost"
         text += f", {self.journaled} journaled" if self.journaled else ""
         text += f", {self.unreadable} unreadable on disk" if self.unreadable else ""
         return text + (f", {self.vanished} lost with the buffer's process" if self.vanished else "")

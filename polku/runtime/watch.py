@@ -14,7 +14,7 @@ from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Cause, Health
 from polku.stage.statistics import StageStatistics
-from polku.text import line
+from polku.text import counted, line
 
 if TYPE_CHECKING:
     from polku.runtime.lane import LaneStatistics
@@ -110,7 +110,9 @@ class Watch:
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
         complaint = _DRAINING if intake.draining else intake.fault
         if not complaint and idle > PATIENCE:
-            complaint = f"no answer for {idle:.0f} s to {intake.open} messages: what comes after it takes nothing"
+            complaint = (
+                f"no answer for {idle:.0f} s to {counted(intake.open, 'message')}: what comes after it takes nothing"
+            )
             self._idle[f"{self.lane}ingest"] = idle
         if intake.draining:
             self._refuse("it is draining")
@@ -128,8 +130,8 @@ class Watch:
             return
         for name in buffer.refuses:
             if buffer.outlets[name].overflow is Overflow.BLOCK:
-                why = f"its share of the buffer is full ({buffer.outlets[name].lag} events wait)"
-                self._hold(f"emitter:{name}", why)
+                waiting = counted(buffer.outlets[name].lag, "event", "waits", "wait")
+                self._hold(f"emitter:{name}", f"its share of the buffer is full ({waiting})")
             if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
                 self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
         self.add_dead_letters(buffer.dead_letters)
@@ -137,11 +139,15 @@ class Watch:
             if outlet.overflow is not Overflow.BLOCK:
                 self._drops[line(f"{self.lane}emitter:{name}")] = str(outlet.overflow), outlet.dropped
             if outlet.fault:
-                self._faults[self.lane + name] = f"{outlet.lag} events are held, pushing them fails: {outlet.fault}"
+                self._faults[self.lane + name] = (
+                    f"{counted(outlet.lag, 'event', 'is', 'are')} held, pushing them fails: {outlet.fault}"
+                )
             done = outlet.confirmed + outlet.dead + outlet.dropped
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
-                self._why[self.lane + name] = f"no progress for {idle:.0f} s with {outlet.lag} events waiting"
+                self._why[self.lane + name] = (
+                    f"no progress for {idle:.0f} s with {counted(outlet.lag, 'event')} waiting"
+                )
                 self._idle[f"{self.lane}outlet {name}"] = idle
         for name, complaint in buffer.orphans.items():
             self.add(f"emitter:{name}", complaint)

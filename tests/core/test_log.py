@@ -101,8 +101,8 @@ def test_kinds_are_counted_apart(log: RepeatedLog, caplog: pytest.LogCaptureFixt
     assert caplog.messages == [
         "a is down",
         "b is down",
-        "a is down (the latest of 1 such lines in 1 s)",
-        "b is down (the latest of 1 such lines in 1 s)",
+        "a is down (again within 1 s)",
+        "b is down (again within 1 s)",
     ]
 
 
@@ -111,7 +111,7 @@ def test_more_kinds_than_are_remembered_lose_no_count(log: RepeatedLog, caplog: 
     log.warning("first", "first")
     for kind in range(1_000):
         log.warning(kind, "other")
-    assert caplog.messages.count("first (the latest of 1 such lines in 1 s)") == 1
+    assert caplog.messages.count("first (again within 1 s)") == 1
     assert len(caplog.messages) == 1_002
 
 

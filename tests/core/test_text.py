@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.text import BLOCK, LINE, as_id, block, line, named, redacted, said, trace
+from polku.text import BLOCK, LINE, as_id, block, counted, line, named, redacted, said, trace
 from tests.support.pace import check_cost
 
 ANY = st.text(st.characters(exclude_categories=()))
@@ -29,6 +29,13 @@ def test_a_block_can_be_encoded_and_keeps_its_lines(text: str) -> None:
     out.encode()
     assert out.count("\n") == text.count("\n")
     assert "\x1b" not in out
+
+
+def test_a_number_stands_with_its_noun_and_verb() -> None:
+    assert counted(1, "event") == "1 event"
+    assert counted(0, "event", "is", "are") == "0 events are"
+    assert counted(1_200, "dead letter") == "1,200 dead letters"
+    assert counted(1, "event", "waits", "wait") == "1 event waits"
 
 
 def test_what_could_break_a_line_is_written_as_an_escape() -> None:

@@ -89,7 +89,7 @@ async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_s
     look = Watch()
     look.add_stage("stage-1", stage.statistics())
     healthy, text = look.health(0).components["stage-1"]
-    assert (healthy, "its dead letters cannot be stored: journal " in text) == (False, True)
+    assert (healthy, "its dead letters cannot be stored: dead letters " in text) == (False, True)
     away.recover()
     receipt = await asyncio.wait_for(answer, 30)
     assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("bad", Code.MIDDLEWARE_ERROR)]

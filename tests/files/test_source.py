@@ -67,7 +67,7 @@ def test_lines_become_events_and_a_restart_goes_on_behind_them(tmp_path: Path, l
         one, two = out.wait_for(2)
         healthy, text = pipeline.health().components["source:file"]
         assert healthy
-        assert "1 files" in text
+        assert "1 file, " in text
         assert pipeline.stop(30).complete
     assert texts([one, two]) == ["one", "two"]
     assert (one.event_type, one.source, one.metadata["file.path"]) == ("log.line", str(log), str(log))
@@ -365,6 +365,6 @@ def test_a_pattern_without_a_file_is_warned_of_at_the_start_and_after_a_reload(
         out.wait_for(1)
         assert warned() == [str(excluded)]
         asked = polku_here("health", "--to", str(pipeline.admin_address)).stdout
-        assert re.fullmatch(r"source:file: 1 files, .*; offsets are not stored\nready\n", asked)
+        assert re.fullmatch(r"source:file: 1 file, .*; offsets are not stored\nready\n", asked)
         pipeline.update_plan(hub(nothing).plan())
         wait_for(lambda: warned() == [str(excluded), str(nothing)])

@@ -347,6 +347,13 @@ def test_what_is_no_request_is_answered_in_the_form_of_all_answers(
     assert (answer.headers["server"], answer.headers["content-type"]) == ("polku", "application/json")
 
 
+def test_a_path_that_is_not_there_is_answered_with_those_that_are(address: str) -> None:
+    message = curl(address, "/nothing").message
+    assert message.startswith("GET /nothing: Not Found; there are POST /v1/events, ")
+    for path in ("/health", "/health/live", "/health/ready", "/metrics"):
+        assert path in message
+
+
 def test_no_answer_names_versions(address: str) -> None:
     for path, body in (("/health", None), ("/nothing", None), ("/v1/events", b"{}"), ("/v1/events", b"no")):
         assert curl(address, path, body=body).headers["server"] == "polku"

@@ -14,6 +14,7 @@ import pytest
 from polku import Batch, BufferStrategy, Failure, Hub, Pipeline, new_event
 from polku.buffer import copies
 from polku.buffer.durable import DurableLog
+from polku.cli.explain import _sentences
 from polku.monitoring.run_files import running
 from tests.monitoring.test_admin import get
 from tests.support.server import polku_here
@@ -159,3 +160,11 @@ def test_a_search_that_takes_too_long_says_so(pipeline: Pipeline, monkeypatch: p
     monkeypatch.setattr(copies, "_SECONDS", -1.0)
     told = ask(pipeline, "/explain?id=19")
     assert (told["complete"], states(told)) == (False, [("emitter:quick", "delivered")])
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(1, "1 event is before it"), (1_204, "1,204 events are before it")])
+def test_how_many_are_before_it_is_told_in_the_singular_too(ahead: int, told: str) -> None:
+    copy = {"part": "emitter:out", "state": "waiting", "time_unix_ns": 0, "ahead": ahead}
+    answer = {"id": "a", "copies": [copy], "dead_letters": [], "searched": 1, "complete": True}
+    (sentence,) = _sentences(answer)
+    assert sentence.endswith(f"waits, {told}")

@@ -191,7 +191,7 @@ def test_the_part_that_holds_up_others_is_named_with_why_and_what_helps() -> Non
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(lambda: pipeline.statistics().parts["emitter:partner"].holds_up != "")
         part = pipeline.statistics().parts["emitter:partner"]
-        assert part.holds_up.startswith("its share of the buffer is full (1 events wait)")
+        assert part.holds_up.startswith("its share of the buffer is full (1 event waits)")
         assert "overflow=" in part.advice
         wait_for(lambda: pipeline.statistics().parts["emitter:partner"].seconds > 0.05)
         partner.away = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,27 @@ def test_a_wrong_question_is_answered_with_what_is_wrong(pipeline: Pipeline, que
     (here,) = [one for one in running() if one.admin == pipeline.admin_address]
     status, body, _ = get(pipeline.admin_address, f"/tap?{query}", {"Authorization": f"Bearer {here.key}"})
     assert (status, body.count("\n")) == (400, 1)
+
+
+def test_a_file_has_each_event_once_wherever_it_passes(pipeline: Pipeline, tmp_path: Path) -> None:
+    ended, file = threading.Event(), tmp_path / "some.ndjson"
+
+    def keep_sending() -> None:
+        while not ended.wait(0.01):
+            pipeline.sender().send([new_event("paid", source="shop")])
+
+    sending = threading.Thread(target=keep_sending)
+    sending.start()
+    try:
+        options = ["--interval", "50", "--duration-ms", "1000", "--to-file", str(file)]
+        tapped = polku_here("tap", "--to", str(pipeline.admin_address), *options)
+    finally:
+        ended.set()
+        sending.join()
+    ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    seen = {json.loads(line)["id"] for line in tapped.stdout.splitlines()}
+    assert len(tapped.stdout.splitlines()) > len(seen)
+    assert sorted(ids) == sorted(seen)
 
 
 def test_a_process_prints_what_passes_and_writes_what_send_reads(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_what_was_left_in_memory_is_lost_where_it_was_promised() -> None:
     report = stop_report(hub().plan(), emitters, complete=False, seconds=1.0)
     assert report.lost == {"must": 3}
     assert report.loss == "acknowledged events are lost: 3 of emitter must"
-    assert str(report).startswith("must: 5 delivered, 1 dead letters, 0 dropped, 3 lost; may:")
+    assert str(report).startswith("must: 5 delivered, 1 dead letter, 0 dropped, 3 lost; may:")
 
 
 def test_at_the_delivered_level_nobody_was_told_that_it_is_in() -> None:

@@ -46,7 +46,9 @@ _REPEATED = RepeatedLog(_LOG)
 _SILENT = logging.getLogger(f"{__name__}.clients")
 _SILENT.setLevel(logging.CRITICAL)  # clients are told of their mistakes; aiohttp would log each with a traceback
 _NAME = "polku"
-_PATHS = "POST /v1/events, /v1/logs, /v1/traces and /v1/metrics, and GET /health"
+_PATHS = (
+    "POST /v1/events, /v1/logs, /v1/traces and /v1/metrics, and GET /health, /health/live, /health/ready and /metrics"
+)
 _LEAVE_SECONDS = 30.0  # for clients of a port that is opened again to send something, and learn that they are to go
 _LEAVE_LOOK_SECONDS = 0.2
 _NEVER_SECONDS = 1e9
