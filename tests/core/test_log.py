@@ -184,6 +184,7 @@ ONCE = {
     "polku/runtime/inline.py": "at the end",
     "polku/actors/drain.py": "at the end",
     "polku/actors/startup.py": "when a node is lost at the start",
+    "polku/actors/lanes.py": "when a lane leaves",
     "polku/actors/node_drain.py": "when a node leaves",
     "polku/actors/node_watcher.py": "when a node comes or goes",
     "polku/actors/supervisor.py": "when an actor has died",
