@@ -109,8 +109,8 @@ def test_the_command_says_it_in_sentences(pipeline: Pipeline) -> None:
 
 def test_emitters_that_have_dropped_events_are_named_for_one_that_they_do_not_have() -> None:
     hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(4)).emitter(Partner(), name="quick")
-    slow = {"name": "slow", "required": False, "overflow": "drop_newest"}
-    with hub.emitter(Partner(open=False), **slow).start(admin_addr="127.0.0.1:0") as pipeline:
+    hub = hub.emitter(Partner(open=False), name="slow", required=False, overflow="drop_newest")
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
         sender = pipeline.sender()
         for number in range(10):
             sender.send(new_event("paid", id=str(number), source="shop"))
