@@ -27,6 +27,7 @@ from polku.hooks import CLOSE_SECONDS
 from polku.plan import AckLevel, OutletPlan
 from polku.runtime.changing import grace_of
 from polku.runtime.watch import trouble
+from polku.text import counted
 
 START_SECONDS = 120.0
 """How long a new part may take to start."""
@@ -130,7 +131,7 @@ class LaneChange:
         flushed += [handles.buffer] if plan.ack is AckLevel.DELIVERED else []
         while left := await ask(f"{self.name}ingest", handles.ingest.rest):
             if time.monotonic() > deadline:
-                reason = f"{self.name}ingest: {left} batches had no answer within {seconds:g} s"
+                reason = f"{self.name}ingest: {counted(left, 'batch')} had no answer within {seconds:g} s"
                 raise ChangeError([f"{reason}: what they wait for takes nothing"])
             for handle in flushed:
                 await ask("a part that holds events", handle.flush)

@@ -49,8 +49,8 @@ def block(text: object, limit: int = BLOCK) -> str:
 
 def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
     """Return a number with its noun, and its verb: `1 event is`, `1,200 events are`."""
-    said = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-    return f"{said} {verb if number == 1 else verbs}".rstrip()
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural} {verb if number == 1 else verbs}".rstrip()
 
 
 def said(error: BaseException, limit: int = LINE) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from polku.batch.lineage import origins
 from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.text import line
+from polku.text import counted, line
 
 _MOST_NAMES = 8
 _TEXT = 200
@@ -60,7 +60,7 @@ def compare(current: Made, candidate: Made) -> tuple[Result, str]:
             return Result.DROPPED, "the new one alone drops it"
         if not before:
             return Result.DROPPED, "the one in use alone drops it"
-        return Result.DIFFERENT, f"{before} events of the one in use, {after} of the new one"
+        return Result.DIFFERENT, f"{counted(before, 'event')} of the one in use, {after} of the new one"
     names = [
         name
         for old, new in zip(current.events, candidate.events, strict=True)

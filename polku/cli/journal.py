@@ -111,8 +111,7 @@ def _print(shown: dict[str, Any]) -> None:
 
     owner = f"open in process {shown['pid']}" if shown["pid"] else "not open"
     print(f"journal {shown['path']}: {owner}")
-    batches = f"{shown['batches']:,} batch{'' if shown['batches'] == 1 else 'es'}"
-    print(f"holds {batches}, {counted(shown['events'], 'event')}, {shown['bytes']} bytes")
+    print(f"holds {counted(shown['batches'], 'batch')}, {counted(shown['events'], 'event')}, {shown['bytes']} bytes")
     print(f"files take {shown['file_bytes']} bytes, {shown['free_bytes']} of them free")
     print(f"lost to damage: {shown['lost_batches']} batches")
     table = [("emitter", "cursor", "batches", "events", "bytes", "age")]

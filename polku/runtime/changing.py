@@ -41,7 +41,7 @@ from polku.runtime.lane import Elsewhere, Lane
 from polku.runtime.watch import trouble
 from polku.stage.holding import is_holder
 from polku.stage.stage import Stage
-from polku.text import named
+from polku.text import counted, named
 
 _TROUBLED_SECONDS = 0.1  # for what is in flight to one whose destination takes nothing
 _FLIGHT_SECONDS = 5.0  # for what is in flight to an emitter that is exchanged, until it is delivered again
@@ -219,7 +219,8 @@ class ChangingLane(Lane):
                         await self.flush()
                         await asyncio.sleep(0.01)
             except TimeoutError:
-                reason = f"stages are divided otherwise, and {link.open} batches had no answer within {seconds:g} s"
+                left = counted(link.open, "batch")
+                reason = f"stages are divided otherwise, and {left} had no answer within {seconds:g} s"
                 raise ChangeError([f"{reason}: what they wait for takes nothing"]) from None
             yield
         finally:

@@ -405,7 +405,7 @@ async def test_lanes_that_have_changed_are_taken_back_where_another_one_cannot(
         await pipeline.send("a")
         HELD.add("other")
         waiting = asyncio.ensure_future(pipeline.send("b", lane=1))
-        reason = "Transform is at work" if chained else "1 batches had no answer within 0.1 s"
+        reason = "Transform is at work" if chained else "1 batch had no answer within 0.1 s"
         if not chained:
             with pytest.raises(ChangeError, match=f"lane-2/ingest: {reason}"):
                 await pipeline.update(version("new"), seconds=0.1)

@@ -358,7 +358,7 @@ def made(*made_events: Event, refused: str = "") -> Made:
          "id, metadata.k, metadata.m, payload"),
         (made(OLD), made(), Result.DROPPED, "the new one alone drops it"),
         (made(), made(OLD), Result.DROPPED, "the one in use alone drops it"),
-        (made(OLD), made(OLD, OLD), Result.DIFFERENT, "1 events of the one in use, 2 of the new one"),
+        (made(OLD), made(OLD, OLD), Result.DIFFERENT, "1 event of the one in use, 2 of the new one"),
         (made(OLD), made(refused="new: ValueError: no"), Result.FAILED, "new: ValueError: no"),
         (made(refused="old: no"), made(OLD), Result.DIFFERENT, "the one in use alone refuses it: old: no"),
     ],

@@ -35,6 +35,7 @@ def test_a_number_stands_with_its_noun_and_verb() -> None:
     assert counted(1, "event") == "1 event"
     assert counted(0, "event", "is", "are") == "0 events are"
     assert counted(1_200, "dead letter") == "1,200 dead letters"
+    assert counted(2, "batch", "has", "have") == "2 batches have"
     assert counted(1, "event", "waits", "wait") == "1 event waits"
 
 

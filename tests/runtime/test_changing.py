@@ -319,7 +319,7 @@ async def test_stages_are_not_divided_otherwise_while_senders_wait_for_a_destina
     async with running(hub(out=out).ack("delivered")) as pipeline:
         waiting = asyncio.ensure_future(pipeline.send("a"))
         await until(lambda: out.calls)
-        with pytest.raises(ChangeError, match=r"1 batches had no answer within 0.05 s"):
+        with pytest.raises(ChangeError, match=r"1 batch had no answer within 0.05 s"):
             await pipeline.update(hub(Filter(bool), out=out).ack("delivered"), seconds=0.05)
         out.opened.set()
         await waiting

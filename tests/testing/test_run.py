@@ -75,7 +75,7 @@ def test_every_event_has_its_fate() -> None:
     assert outcome.fate("1") == "delivered to audit"
     assert "ValueError: not to be classified" in outcome.fate("2")
     assert outcome.fate("9") == "nothing is known of it"
-    assert "audit: 1 events" in str(outcome)
+    assert "audit: 1 event" in str(outcome)
 
 
 def test_what_a_test_gives_is_not_changed() -> None:
@@ -286,7 +286,7 @@ def test_a_run_that_waits_for_nothing_ends() -> None:
         await asyncio.Event().wait()
 
     hub = Hub().middleware(Transform(forever, timeout=1e12), name="waits").emitter(StdoutEmitter())
-    with pytest.raises(TimeoutError, match=r"it was not done after 0\.3 s: .*middleware waits is busy, 1 messages"):
+    with pytest.raises(TimeoutError, match=r"it was not done after 0\.3 s: .*middleware waits is busy, 1 message has"):
         run(hub, kinds("a"), timeout=0.3, within=1e11)
 
 

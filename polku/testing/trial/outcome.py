@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from polku.dead_letters import DeadLetter
 from polku.event.v1.event_pb2 import Event
+from polku.text import counted
 
 
 class Dropped(NamedTuple):
@@ -107,7 +108,7 @@ class Outcome:
 
     def __str__(self) -> str:
         """Return a line for each emitter, and one for each event that was not delivered."""
-        lines = [f"{name}: {len(events)} events" for name, events in self.delivered.items()]
+        lines = [f"{name}: {counted(len(events), 'event')}" for name, events in self.delivered.items()]
         lines += [f"dropped by {middleware} ({reason}): {event.id}" for event, middleware, reason in self.dropped]
         lines += [f"dead letter: {one.event.id}: {one.code}: {one.reason}" for one in self.dead]
         for event, code, message in self.refused:

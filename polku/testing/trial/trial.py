@@ -22,6 +22,7 @@ from polku.plan import OutletPlan, Plan
 from polku.runtime.lane import Lane
 from polku.testing.trial.given import Given, Message, Pause, message_of
 from polku.testing.trial.outcome import Dropped, Outcome, Records, Refused
+from polku.text import counted
 from polku.v1.gateway_pb2 import Ack, EventPayload
 
 _FLUSH_SECONDS = 0.01
@@ -90,7 +91,7 @@ class Trial:
         except NotRunningError:
             busy = []
         parts = [f"middleware {', '.join(busy)} is busy"] if busy else []
-        parts += [f"{open_} messages have no answer"] if open_ else []
+        parts += [f"{counted(open_, 'message', 'has', 'have')} no answer"] if open_ else []
         return ", ".join([self._step, *parts])
 
     async def _send(self) -> None:
