@@ -41,8 +41,10 @@ def kind_of(error: BaseException) -> Kind:
     state = getattr(error, "sqlstate", None) or ""
     if state.startswith(_ACCESS):
         return Kind.ACCESS
-    if state.startswith(_RECORD) or (not state and isinstance(error, psycopg.DataError)):
+    if state.startswith(_RECORD) or (not state and isinstance(error, (psycopg.DataError, UnicodeEncodeError))):
         return Kind.RECORD
+    if not state and isinstance(error, psycopg.ProgrammingError) and "cannot adapt" in str(error):
+        return Kind.RECORD  # what a user's function returned has no form in SQL
     if not state and isinstance(error, psycopg.OperationalError) and any(text in str(error) for text in _REFUSED):
         return Kind.ACCESS
     return Kind.RETRY

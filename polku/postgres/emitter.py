@@ -147,7 +147,7 @@ class _Inserter:
                 connection = await self._connected()
                 async with connection.transaction(), connection.cursor() as cursor:
                     await cursor.executemany(self._statement(), [row for _, _, row in part.rows])
-        except (psycopg.Error, OSError) as error:  # a TimeoutError is an OSError
+        except (psycopg.Error, OSError, UnicodeEncodeError) as error:  # a TimeoutError is an OSError
             raise await self._error(error) from None
         except BaseException:  # nothing is known about what is in flight
             await self.close()

@@ -159,6 +159,19 @@ def test_a_function_that_raises_costs_only_its_event(server: Server, table: str)
     (failure,) = emit(emitter.build(SystemClock()), Event(id="a", source="s"), Event(id="b"))
     assert (failure.event_id, failure.retryable) == ("b", False)
     assert "ZeroDivisionError" in failure.reason
+    assert "1 / 0" in failure.detail
+
+
+@pytest.mark.parametrize("value", [object(), "half a pair: \ud800"])
+def test_a_function_that_returns_what_is_no_value_costs_only_its_event(
+    server: Server, table: str, value: object
+) -> None:
+    columns: dict[str, Any] = {"id": "{id}", "source": lambda event: event.source or value}
+    emitter = PostgresEmitter(table, url=server.url, columns=columns)
+    events = [Event(id="a", source="s"), Event(id="b"), Event(id="c", source="s")]
+    (failure,) = emit(emitter.build(SystemClock()), *events)
+    assert (failure.event_id, failure.retryable) == ("b", False)
+    assert server.query(f"SELECT id FROM {table} ORDER BY id") == [("a",), ("c",)]
 
 
 def test_what_somebody_has_to_fix_is_named(server: Server, table: str, tmp_path: Path) -> None:
