@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def test_tasks_that_never_run_again_end_without_another_event_loop(monkeypatch: 
     loop.close()
     assert not made
     assert asyncio._get_running_loop() is None
+
+
+def test_a_thread_that_sleeps_beside_it_does_not_move_the_time_of_a_world() -> None:
+    from polku.testing.simulation.world import World
+
+    with World(1) as world:
+        began = world.loop.time()
+        other = threading.Thread(target=lambda: time.sleep(0.01))
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+        assert world.loop.time() == began
+        time.sleep(7)
+        assert world.loop.time() == began + 7
 
 
 def test_a_case_that_breaks_a_promise_is_printed_with_all_that_it_takes_to_run_it_again(

@@ -12,10 +12,12 @@ import gc
 import logging
 import os
 import random
+import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,7 +99,7 @@ class World:
         random.seed(self.seed)
         for name, value in {"monotonic": self.loop.time, "time_ns": self.time_ns, "time": self._time}.items():
             self.patch(time, name, value)
-        self.patch(time, "sleep", self.loop.advance)
+        self.patch(time, "sleep", partial(_sleep, time.sleep, threading.get_ident(), self.loop.advance))
         self.patch(os, "urandom", self._chance.randbytes)
         self.patch(random, "_urandom", self._chance.randbytes)
         self.patch(DaemonExecutor, "__init__", _no_thread)
@@ -130,6 +132,11 @@ class World:
 
     def _time(self) -> float:
         return self.time_ns() / 1e9
+
+
+def _sleep(really: Callable[[float], None], thread: int, advance: Callable[[float], None], seconds: float, /) -> None:
+    """Let the world's time pass in its own thread: there may be others in the process, which sleep in theirs."""
+    (advance if threading.get_ident() == thread else really)(seconds)
 
 
 def _no_thread(self: object, *arguments: object, **options: object) -> None:
