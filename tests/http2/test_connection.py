@@ -282,7 +282,7 @@ async def test_a_peer_that_is_gone_is_noticed(client: Client) -> None:
         connection.check_times(began + second)
         if client.transport.is_closing:
             break
-    assert second == 83
+    assert second in (82, 83)  # sums of seconds are rounded
     goaway = last(client)
     assert (goaway.kind, goaway.code) == (f.GOAWAY, ErrorCode.NO_ERROR)
     assert b"no answer to a PING within 20 s" in goaway.payload
