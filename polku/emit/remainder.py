@@ -19,6 +19,7 @@ class Remainder:
         self.stopped_at: Sequence[int] = ()  # the positions of the latest call that raised
         self.failed_alone = 0  # events that were given up one by one since something was confirmed
         self.has_moved = False  # whether something was confirmed since this was last set to False
+        self.answered_wrong: set[int] = set()  # positions in calls that were answered with nonsense
         self._failed: dict[int, Failure] = {}  # of what is left: the latest failure, with all attempts so far
         self._counted: dict[int, int] = {}  # the attempts among them that count
 
@@ -67,9 +68,9 @@ class Remainder:
             return []
         return [position for position in self.left if retry.gives_up(self._counted.get(position, 0))]
 
-    def tried(self) -> list[int]:
-        """Return the positions of which something is known of a call: why it failed."""
-        return [position for position in self.left if position in self._failed]
+    def wrong(self) -> list[int]:
+        """Return the positions of what is left that were in calls answered with nonsense."""
+        return [position for position in self.left if position in self.answered_wrong]
 
     def give_up(self, positions: Sequence[int]) -> None:
         """Make the latest failures of these events final."""

@@ -257,7 +257,7 @@ class Resilient:
     def _give_up(self, rest: Remainder, error: Exception | None) -> None:
         """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
         is_wrong = isinstance(error, WrongAnswerError)  # it is given again at once, but no event for a second time
-        exhausted = rest.tried() if is_wrong else rest.exhausted(self._config.retry)
+        exhausted = rest.wrong() if is_wrong else rest.exhausted(self._config.retry)
         piece = rest.stopped_at
         is_known = error is None or (isinstance(error, (EmitError, OSError)) and not is_wrong)
         if not exhausted or is_known or not self._may_cut:
@@ -292,6 +292,8 @@ class Resilient:
             rest.settle(piece, answer.failures, counts=answer.counts)
             if answer.error is not None:
                 rest.stopped_at = piece
+                if isinstance(answer.error, WrongAnswerError):
+                    rest.answered_wrong.update(piece)
                 return answer.error
             start += len(piece)
         return None
