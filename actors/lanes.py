@@ -90,7 +90,7 @@ class Lanes:
         kill(handle for lane, _ in fresh for handle in lane.all().values())
 
     async def join(self, fresh: Sequence[Placed]) -> None:
-        """Have new lanes take events; raises `ChangeError`, and none of them does."""
+        """Have new lanes take events; raises `ChangeError`, and then none of them does."""
         joined: list[Placed] = []
         try:
             for lane, place in fresh:
@@ -111,7 +111,7 @@ class Lanes:
             raise
 
     async def _take_back(self, lane: LaneHandles, place: Place) -> None:
-        """Have a lane go that has just come; one that has not opened has nothing."""
+        """Remove a lane that was just added; one that has not opened holds nothing."""
         try:
             await self._say_goodbye(lane, place)
         except (PolkuError, ray.exceptions.RayError):
@@ -122,7 +122,7 @@ class Lanes:
             self._empty_soon(lane)
 
     async def leave(self, count: int) -> None:
-        """Have lanes beyond so many go; raises `ChangeError`, and all of them take events as before."""
+        """Remove the lanes beyond the first `count`; raises `ChangeError`, and then all take events as before."""
         lanes = [Placed(*each) for each in self._factory.lanes if not each[0].leaving]
         going = [each for each in lanes if each.place.number > count]
         if not going:
@@ -205,7 +205,7 @@ class Lanes:
         return all(each is not None for each in told)
 
     async def _end(self, lane: LaneHandles) -> None:
-        """Count a lane among the parts no more, and end its actors."""
+        """Take a lane out of the parts, and end its actors."""
         plan = self._factory.layout.plan
         reports, _ = await outcome(plan, ActorHandles((lane,), {}))
         for name, report in reports.items():
@@ -221,7 +221,7 @@ class Lanes:
 
 
 def missing(lanes: Sequence[tuple[LaneHandles, Place]], count: int) -> list[int]:
-    """Return as which lanes of their disk new ones are needed for so many; raises `ChangeError` where one is taken."""
+    """Return the numbers of the lanes that `count` lanes lack; raises `ChangeError` where one of these still leaves."""
     taken = {place.number: lane for lane, place in lanes}
     wanted = []
     for number in range(1, count + 1):

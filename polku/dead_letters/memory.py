@@ -113,7 +113,7 @@ class DeadLetters:
         raise UnavailableError(_IN_MEMORY)
 
     async def close(self) -> None:
-        """Keep what is still to be kept, and let go of files."""
+        """Keep the letters that were handed in, and close files."""
         await self._open.wait()
 
     def latest(self) -> list[DeadLetter]:

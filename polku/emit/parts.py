@@ -19,7 +19,7 @@ class TooLargeError(RejectedError):
 
 
 class RefusedPartError(RejectedError):
-    """Say that the destination refuses a message for good, for which one of its events may be the reason."""
+    """Say that the destination refuses a message permanently, perhaps because of one of its events."""
 
 
 class LateError(RetryableError):

@@ -44,8 +44,8 @@ _ALL = 1 << 16  # a piece of that many events is every batch
 class ResilienceStatistics(NamedTuple):
     """Show how an emitter fares; `alarm` is empty unless its destination takes nothing (then: why).
 
-    `next_attempt` is in so many seconds; 0 where none is waited for. `errors` are the latest, the latest first. `cause`
-    is of what kind the alarm is.
+    `next_attempt` is the number of seconds until the next attempt, 0 where none is planned. `errors` are the latest,
+    newest first. `cause` is the kind of the alarm.
     """
 
     attempts: int
@@ -74,9 +74,9 @@ class Resilience:
     holds up the event loop; a thread that yours waits for is not ended, and may still deliver what is sent again.
 
     Where code raises what is no `EmitError` and no `OSError` for a whole batch, `retry.attempts` times, the batch is
-    sent in smaller and smaller calls: only the events that fail alone are given up, with the traceback. So is a batch
-    for which it returns what is no list of failures, at once. An emitter with an attribute `indivisible = True` always
-    gets what is left of a batch whole.
+    sent in smaller and smaller calls: only the events that fail alone are given up, with the traceback. A batch for
+    which it returns anything else than failures is cut in the same way, after the first call and without pauses. An
+    emitter with an attribute `indivisible = True` always gets what is left of a batch whole.
 
     Order is kept: while a batch is tried again, none starts that came later. Of an emitter with a `concurrency` those
     that had started before it failed may overtake it.
@@ -256,7 +256,7 @@ class Resilient:
 
     def _give_up(self, rest: Remainder, error: Exception | None) -> None:
         """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
-        is_wrong = isinstance(error, WrongAnswerError)  # it is given again at once, but no event for a second time
+        is_wrong = isinstance(error, WrongAnswerError)  # no event is given twice to code that answers so
         exhausted = rest.wrong() if is_wrong else rest.exhausted(self._config.retry)
         piece = rest.stopped_at
         is_known = error is None or (isinstance(error, (EmitError, OSError)) and not is_wrong)

@@ -129,14 +129,14 @@ class Gateway:
         if before is None or doors.version <= before.doors.version:
             return self._addresses
         check_doors(doors)
-        anew = moved(before.doors, doors)
+        moving = moved(before.doors, doors)
         queues: dict[str, Queue] = {} if reserved is None else dict(reserved.ports)
         for name, server in before.servers.items():
-            if name not in anew and not _is_grpcio(server) and server.listener is not None:
+            if name not in moving and not _is_grpcio(server) and server.listener is not None:
                 queues[name] = server.listener
         self._ports, self._addresses = await self._open(doors, queues)
         self._leaving.append(before)
-        self._background.start("ports", self._leave(before, staying=doors.addresses.keys() - anew.keys()))
+        self._background.start("ports", self._leave(before, staying=doors.addresses.keys() - moving.keys()))
         return self._addresses
 
     async def _leave(self, ports: _Ports, staying: Collection[str]) -> None:

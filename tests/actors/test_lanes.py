@@ -212,7 +212,7 @@ async def test_lanes_that_do_not_start_change_nothing(monkeypatch: pytest.Monkey
 
 
 class Once:
-    """Middleware of which only so many start."""
+    """Middleware of which only the first few instances start."""
 
     starts = 1
 

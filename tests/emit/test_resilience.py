@@ -627,3 +627,13 @@ async def rest() -> None:
     """Let everything run that can."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def test_after_nonsense_no_event_is_given_up_that_was_in_no_such_call() -> None:
+    """The first call had no answer in time, so that the last two events were in no call but that one."""
+    inner = Scripted(TimeoutError(), *["nonsense"] * 10)
+    emitter, _, _ = resilient(inner)
+    ids = [str(number) for number in range(10)]
+    failures = await emitter.emit(batch(*ids))
+    assert [failure.event_id for failure in failures] == ids[:8]
+    assert {event_id for call in inner.calls[1:] for event_id in call} == set(ids)
