@@ -21,17 +21,14 @@ from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError, UnavailableError
 from polku.gateway.addresses import Doors
 from polku.v1.gateway_pb2 import Ack, IngestBatch
-from tests.actors.test_changing import ARRIVED, HELD, Out, Running, chain, running, tagging, tags, until
+from tests.actors.under_load import ARRIVED, HELD, Flood, Out, Running, chain, running, tagging, tags, until
 
 
-class Roaming:
+class Roaming(Flood):
     """Senders that turn to another lane where theirs takes nothing, until `end`."""
 
     def __init__(self, pipeline: Running, senders: int = 6) -> None:
-        self.counts = [0] * senders
-        self._pipeline = pipeline
-        self._ends = False
-        self._sending = [asyncio.ensure_future(self._send(number)) for number in range(senders)]
+        super().__init__(pipeline, senders)
 
     async def _send(self, number: int) -> None:
         turn = number
@@ -48,23 +45,6 @@ class Roaming:
                 continue
             assert len(ack.event_ids) == 1, ack
             self.counts[number] += 1
-
-    async def go_on(self, events: int = 30) -> None:
-        """Return when each sender has sent that many more events."""
-        wanted = [count + events for count in self.counts]
-        async with asyncio.timeout(30):
-            while any(count < want for count, want in zip(self.counts, wanted, strict=True)):
-                for sending in self._sending:
-                    if sending.done():
-                        sending.result()
-                await asyncio.sleep(0.001)
-
-    async def end(self) -> set[str]:
-        """Return the ids that were sent, once they are delivered."""
-        self._ends = True
-        await asyncio.wait_for(asyncio.gather(*self._sending), 30.0)
-        await asyncio.wait_for(self._pipeline.delivered(), 30.0)
-        return {f"{number}-{n:06d}" for number, count in enumerate(self.counts) for n in range(count)}
 
 
 def names(pipeline: Running) -> list[str]:

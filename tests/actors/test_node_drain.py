@@ -27,7 +27,7 @@ from polku.errors import UnavailableError
 from polku.gateway.addresses import Doors
 from polku.runtime import serving
 from polku.runtime.status_line import StatusLine
-from tests.actors.test_changing import ARRIVED, HELD, Out, Running, check, running, until
+from tests.actors.under_load import ARRIVED, HELD, Out, Running, check, running, until
 
 HERE, THERE = Node("127.0.0.1", "one"), Node("127.0.0.2", "one")
 
