@@ -18,6 +18,11 @@ from polku.link.link import Link, LocalPeer
 from tests.buffer.parts import Destination
 
 
+def shut() -> Destination:
+    """Return a destination that is down."""
+    return Destination(is_open=False)
+
+
 def batch_of(*ids: str, seq: int = 0, to: tuple[str, ...] = (), payload: bytes = b"") -> Batch:
     """Return a batch; with a number it has an identity."""
     batch = Batch.from_events([Event(id=i, route_to=to, payload=payload) for i in ids], routes=to)

@@ -21,8 +21,8 @@ from polku.buffer.repair import mend, salvage
 from polku.codes import Code
 from polku.errors import JournalLockedError
 from tests.buffer.durable import batch_of, durable, soon
+from tests.buffer.journals import opened, row
 from tests.buffer.parts import Destination
-from tests.buffer.test_journal import opened, row
 
 
 def symbolic(path: Path, name: Path) -> None:

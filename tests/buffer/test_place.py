@@ -21,8 +21,8 @@ from polku.disk import mount_of
 from polku.errors import JournalError, JournalPathError
 from polku.runtime.assembly import build_dead_letters
 from tests.buffer.durable import durable
+from tests.buffer.journals import write_sample
 from tests.buffer.parts import Destination
-from tests.buffer.test_journal import write_sample
 
 
 def text(path: Path) -> None:

@@ -21,8 +21,8 @@ from polku.errors import PlanError
 from polku.link.link import Link, LocalPeer
 from polku.runtime.watch import Watch
 from tests.buffer.durable import batch_of, durable
+from tests.buffer.journals import opened, positions, row
 from tests.buffer.parts import Destination, numbered
-from tests.buffer.test_journal import opened, positions, row
 from tests.support.examples import examples
 
 
