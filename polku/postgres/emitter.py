@@ -19,9 +19,12 @@ from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.postgres.client import Kind, explain, kind_of, load
 from polku.postgres.row import COLUMNS, Column, row_writer
+from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
+from polku.security.pem_files import PemFiles
 from polku.security.secret import Secret, reveal
 
 _NAME = re.compile(r"[^\x00.\"]{1,63}")
+_OWN_TLS = re.compile(r"(?:^|[\s?&])(sslmode|sslrootcert|sslcert|sslkey)\s*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ class PostgresEmitter:
     table, or has a value that its column cannot hold, is a dead letter, and the others are inserted. A server that is
     away, or only reads, is tried again; refused credentials, and a table or column that is not there, hold everything,
     with an alarm, until that is fixed. `url` is what libpq takes (`postgresql://user@host/database?sslmode=verify-full`)
-    and may be a `Secret`, as may the `password`, which are read at each connection.
+    and may be a `Secret`, as may the `password`, which are read at each connection. With `root_certificates` or a
+    `certificate` connections are encrypted and the server's name is checked (`sslmode=verify-full`), against the
+    system's authorities or the given ones; files are read again for each connection.
     """
 
     table: str
@@ -48,6 +53,8 @@ class PostgresEmitter:
     timeout: float = field(default=30.0, kw_only=True)
     max_rows: int = field(default=1_000, kw_only=True)
     password: str | Secret | None = field(default=None, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
@@ -59,6 +66,13 @@ class PostgresEmitter:
             raise PlanError("url must be an address such as postgresql://host/database", where="PostgresEmitter")
         if self.password is not None and not isinstance(self.password, (str, Secret)):
             raise PlanError("password must be a text or a polku.Secret", where="PostgresEmitter")
+        roots = check_client_tls("PostgresEmitter", self.root_certificates, self.certificate)
+        object.__setattr__(self, "root_certificates", roots)
+        if self.is_encrypted and isinstance(self.url, str) and (own := _OWN_TLS.search(self.url)):
+            fix = "leave it out, or give libpq's options alone"
+            raise PlanError(
+                f"url: {own[1]} is said by root_certificates and certificate; {fix}", where="PostgresEmitter"
+            )
         if not isinstance(self.columns, Mapping) or not self.columns:
             raise checks.fault("PostgresEmitter", "columns", self.columns, "must map columns to templates or functions")
         for name in self.columns:
@@ -71,6 +85,11 @@ class PostgresEmitter:
         checks.positive("PostgresEmitter", "timeout", self.timeout)
         checks.whole("PostgresEmitter", "max_rows", self.max_rows)
         row_writer(self.columns)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether connections must be encrypted, besides what the `url` says."""
+        return self.root_certificates is not None or self.certificate is not None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -111,13 +130,18 @@ class _Inserter:
     def __init__(self, config: PostgresEmitter) -> None:
         self._config = config
         self._write = row_writer(config.columns)
+        self._tls = ClientTls(config.root_certificates, config.certificate) if config.is_encrypted else None
+        self._pem_files: PemFiles | None = None
         self._connection: Any = None
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
+        files, self._pem_files = self._pem_files, None
         if connection is not None:
             with contextlib.suppress(Exception):
                 await connection.close()
+        if files is not None:
+            files.close()
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Insert the batch, in as many transactions as it needs."""
@@ -158,12 +182,24 @@ class _Inserter:
         import psycopg
 
         if self._connection is None or self._connection.closed:
+            await self.close()
             config = self._config
             options: dict[str, Any] = {"application_name": "polku", "connect_timeout": max(2, int(config.timeout))}
             if config.password is not None:
                 options["password"] = reveal(config.password)
+            options |= self._tls_options()
             self._connection = await psycopg.AsyncConnection.connect(reveal(config.url), autocommit=True, **options)
         return self._connection
+
+    def _tls_options(self) -> dict[str, str]:
+        """Return what libpq is to know, which reads files alone: also when it cancels, so they stay for that long."""
+        if self._tls is None:
+            return {}
+        pems = self._tls.pems()._asdict()
+        self._pem_files = PemFiles({name: content for name, content in pems.items() if content is not None})
+        paths = self._pem_files.paths
+        options = {"sslmode": "verify-full", "sslrootcert": paths.get("roots", "system")}
+        return options | ({"sslcert": paths["chain"], "sslkey": paths["key"]} if "key" in paths else {})
 
     def _statement(self) -> Any:
         from psycopg import sql

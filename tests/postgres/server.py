@@ -25,15 +25,21 @@ TABLE = """CREATE TABLE IF NOT EXISTS events (id text PRIMARY KEY, time timestam
 
 
 class Server:
-    """A server on a port of its own; what it committed is on disk."""
+    """A server on a port of its own; what it committed is on disk.
 
-    def __init__(self, pair: Pair | None = None) -> None:
+    With a `client_ca` the role `polku` comes with a certificate of that authority in its name, and in no other way.
+    """
+
+    def __init__(self, pair: Pair | None = None, *, client_ca: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-pg-"))
         _own(self.folder)
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self._options = "" if pair is None else self._encrypted(pair)
+        self._options = "" if pair is None else self._encrypted(pair, client_ca)
         _call("cp", "-a", str(_template()), str(self.folder / "data"))
+        if client_ca is not None:
+            rules = "hostssl all polku all cert\nhost all postgres all trust\n"
+            (self.folder / "data" / "pg_hba.conf").write_text(rules)
         self.start()
 
     def start(self) -> None:
@@ -43,14 +49,19 @@ class Server:
         self._control("-o", options, "-w", "-t", "60", "start")
         self.query(TABLE)
 
-    def _encrypted(self, pair: Pair) -> str:
+    def _encrypted(self, pair: Pair, client_ca: Path | None) -> str:
         """Return the options of a server that speaks TLS; it wants a key that is its own."""
         own = Pair(self.folder / "server.pem", self.folder / "server.key")
         for file, copy in zip(pair, own, strict=True):
             shutil.copy(file, copy)
             copy.chmod(0o600)
             _own(copy)
-        return f" -c ssl=on -c ssl_cert_file={own.cert} -c ssl_key_file={own.key}"
+        options = f" -c ssl=on -c ssl_cert_file={own.cert} -c ssl_key_file={own.key}"
+        if client_ca is None:
+            return options
+        shutil.copy(client_ca, self.folder / "clients.pem")
+        _own(self.folder / "clients.pem")
+        return f"{options} -c ssl_ca_file={self.folder / 'clients.pem'}"
 
     def query(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement in a connection of its own."""
