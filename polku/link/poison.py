@@ -36,8 +36,11 @@ class Search:
         self._parts = 0
         self.numbers = numbers_of(Receipt())
 
-    async def run(self, batch: Batch, bury: Bury | None) -> Receipt:
-        """Push a batch that kills its receiver; only the events that kill it alone are refused, and buried."""
+    async def run(self, batch: Batch, bury: Bury | None, turn: Callable[[], Awaitable[None]]) -> Receipt:
+        """Push a batch that kills its receiver; only the events that kill it alone are refused, and buried.
+
+        `turn` returns when a part may be pushed: what comes before the batch must not come behind it.
+        """
         if len(batch) == 1:
             return await self._take_out(batch, bury)
         receipt = Receipt()
@@ -46,7 +49,7 @@ class Search:
         fates: tuple[Fate, ...] = ()
         start = 0
         for part in divide(batch):
-            receipt = await self._send(part, bury)
+            receipt = await self._send(part, bury, turn)
             refused += shifted(located(receipt.refused, part), start)
             output += tuple(made.after(start) for made in receipt.output)
             fates += moved(receipt.part(0, len(part)).fates, start)
@@ -62,21 +65,22 @@ class Search:
         poison = (poison[0]._replace(letter=bury is not None),)
         return Receipt(poison, *self.numbers, fates=((0, "forwarded", -1),) if batch.counted else ())
 
-    async def _send(self, part: Batch, bury: Bury | None) -> Receipt:
+    async def _send(self, part: Batch, bury: Bury | None, turn: Callable[[], Awaitable[None]]) -> Receipt:
         """Push a part alone: its answer is awaited before the next one."""
         self._parts += 1
         number = self._parts
         attempt = deaths = 0
         while True:
+            await turn()
             trial = Trial(suspect=True)
             try:
                 return await self._push_part(trial, number, part)
             except UnavailableError as error:
                 deaths += error.died and trial.is_alone
-                if deaths >= (1 if len(part) > 1 else ALONE):
-                    return await self.run(part, bury)
                 attempt += 1
                 await self._pause(error, attempt)
+                if deaths >= (1 if len(part) > 1 else ALONE):
+                    return await self.run(part, bury, turn)
 
 
 def divide(batch: Batch) -> Iterator[Batch]:

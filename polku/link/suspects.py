@@ -32,6 +32,8 @@ class PoisonDetector:
 
     def __init__(self) -> None:
         self._deaths: dict[int, int] = {}  # suspects, and the deaths that nothing else can have caused
+        self._lost: set[int] = set()  # held by a receiver that is gone, and not yet by another
+        self._searching: list[asyncio.Future[None]] = []  # who waits for those
         self._spared: set[int] = set()  # held at one death: a receiver that holds much must not crawl after each chance
         self._ahead: set[int] = set()  # no suspects, but nothing behind them may be pushed either
         self._order: list[int] = []  # a heap of those two, also some that were cleared
@@ -48,6 +50,22 @@ class PoisonDetector:
             self._waits += 1
             heappush(self._waiting, (seq, self._waits, turn))
             await turn
+
+    async def wait_behind(self, seq: int) -> None:
+        """Return when parts of a batch may be pushed: no lower number must be answered, or be taken again, before it.
+
+        Parts have numbers of their own: the receiver does not put them in order with the others.
+        """
+        await self.wait_turn(seq)
+        while self._lost and min(self._lost) < seq:
+            taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._searching.append(taken)
+            await taken
+            await self.wait_turn(seq)
+
+    def lose(self, seq: int) -> None:
+        """Hear that a batch has to be taken again: the receiver that held it is gone, or does not know it."""
+        self._lost.add(seq)
 
     def record_crash(self, seq: int, *, alone: bool, held: bool = False) -> bool:
         """Count a death of the receiver that had this batch; return whether the batch is a culprit."""
@@ -73,6 +91,7 @@ class PoisonDetector:
 
     def release(self, seq: int) -> None:
         """Let the others pass a batch that is held: it is no longer a suspect until the next death."""
+        self._take(seq)
         if seq not in self._deaths and seq not in self._ahead:
             return
         self._deaths.pop(seq, None)
@@ -82,6 +101,13 @@ class PoisonDetector:
             _, _, turn = heappop(self._waiting)
             if not turn.done():
                 turn.set_result(None)
+
+    def _take(self, seq: int) -> None:
+        self._lost.discard(seq)
+        waiting, self._searching = self._searching, []
+        for taken in waiting:
+            if not taken.done():
+                taken.set_result(None)
 
     def _lowest(self) -> int | None:
         while self._order and self._order[0] not in self._deaths and self._order[0] not in self._ahead:

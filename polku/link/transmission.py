@@ -97,9 +97,12 @@ class Transmission:
                 self.on_taken()
                 return await answer.outcome()
             except UnavailableError as error:
-                if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
-                    return await self._search.run(batch, self._bury)
+                if trial.is_taken:
+                    self._suspects.lose(seq)
                 attempt += 1
+                if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
+                    await self._pause(error, attempt)
+                    return await self._search.run(batch, self._bury, partial(self._suspects.wait_behind, seq))
                 _REPEATED.info(self._name, "%s: batch %d is sent again: %s", self._name, seq, error)
                 await self._pause(error, attempt)
 

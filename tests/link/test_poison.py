@@ -76,6 +76,7 @@ class World:
         self.deaths = 0
         self.done: list[Batch] = []
         self.buried: list[str] = []
+        self.begin: Callable[[World], Life] = Life
         self.life = Life(self)
         self.past: list[Life] = []
 
@@ -91,7 +92,7 @@ class World:
         if life is self.life:
             self.deaths += 1
             self.past.append(life)
-            self.life = Life(self)
+            self.life = self.begin(self)
             life.died.set()
 
     def bury(self, one: Batch, refused: tuple[Refusal, ...]) -> None:
@@ -243,6 +244,40 @@ async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_t
     await world.life.flush(everything=True)
     assert {receipt.refused for receipt in await asyncio.gather(*answers)} == {()}
     await world.end()
+
+
+async def test_no_part_of_what_kills_passes_a_batch_before_it_that_is_held_for_long() -> None:
+    passed: list[tuple[str, bool]] = []  # what was worked on, and whether the first batch had been taken by then
+
+    class HoldsForLong(Life):
+        def __init__(self, world: World) -> None:
+            super().__init__(world)
+            self.has_first = False
+
+        async def push(self, batch: Batch) -> Answer:
+            if batch.ids == ["first"]:  # no flush hurries it, as where something outside is waited for
+                self.has_first = True
+                return Accepted(first)
+            passed.append((batch.ids[0], self.has_first))
+            await self.work(batch)
+            return Receipt()
+
+        async def flush(self, everything: bool) -> None:
+            return None
+
+    first: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    world = World(1, {"5"})
+    world.begin = HoldsForLong
+    world.life = HoldsForLong(world)
+    link = world.link("link")
+    answers = link.push_nowait(batch("first")), link.push_nowait(batch(*(str(n) for n in range(9))))
+    refused = (await asyncio.wait_for(answers[1], 30)).refused
+    first.set_result(Receipt())
+    assert (await asyncio.wait_for(answers[0], 30)).refused == ()
+    await world.end()
+    assert [one.event_id for one in refused] == ["5"]
+    assert [one for one, had_first in passed if not had_first] == []
+    assert world.deaths > 3
 
 
 async def until(reached: Callable[[], bool]) -> None:

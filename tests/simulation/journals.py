@@ -187,9 +187,9 @@ class Journals:
             self.world.ledger.count("power cuts")
             for name, part in system.parts.items():
                 if everywhere or name.endswith(_WITH_JOURNAL):
-                    self.world.loop.kill(part.process)
+                    self.world.loop.kill(part.process, by_chance=True)
             for process in self._lost:
-                self.world.loop.kill(process)
+                self.world.loop.kill(process, by_chance=True)
             self.volume.cut(covers)
             self._cutting = False
 

@@ -112,7 +112,7 @@ class Cluster:
 
     def kill(self, name: str) -> None:
         """End the process of a part: it is started again a moment later."""
-        self.world.loop.kill(self.parts[name].process)
+        self.world.loop.kill(self.parts[name].process, by_chance=True)
 
     def health(self) -> Health:
         """Judge by what every part counts."""

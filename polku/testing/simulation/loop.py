@@ -170,11 +170,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Create a task in a process."""
         return process.context.copy().run(self.create_task, work)
 
-    def kill(self, process: Process) -> None:
-        """End a process: its callbacks, timers and tasks never run again."""
+    def kill(self, process: Process, *, by_chance: bool = False) -> None:
+        """End a process: its callbacks, timers and tasks never run again. `by_chance`: no event is the reason."""
         if process.dead:
             return
-        process.dead = True
+        process.dead, process.died_by_chance = True, by_chance
         process.ready.clear()
         if process in self._active:
             self._active.remove(process)
@@ -285,8 +285,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if process.fuse and not process.dead:
                 process.fuse -= 1
                 if not process.fuse:
-                    process.died_by_chance = True
-                    self.kill(process)
+                    self.kill(process, by_chance=True)
             if process.dead:
                 return
         if not ready:
