@@ -31,7 +31,7 @@ class Health(NamedTuple):
     makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
     `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
     does so. `causes` says of what kind the trouble of emitters is, `drops` of those that may drop events by which rule
-    they do and how many they have dropped.
+    they do and how many they have dropped. `warnings` are of parts that work, and lose events by a rule.
     """
 
     healthy: bool
@@ -43,12 +43,14 @@ class Health(NamedTuple):
     seconds: Mapping[str, float] = {}
     causes: Mapping[str, Cause] = {}
     drops: Mapping[str, tuple[str, int]] = {}
+    warnings: Mapping[str, str] = {}
 
     def public(self) -> Health:
         """Return what everybody may know: which parts are well, and none of the texts, which may hold secrets."""
         parts = {name: (healthy, "ok" if healthy else _UNTOLD) for name, (healthy, _) in self.components.items()}
         not_ready = "not ready" if self.not_ready else ""
-        return self._replace(components=parts, not_ready=not_ready, holds={}, seconds={}, causes={}, drops={})
+        parts_told = self._replace(components=parts, not_ready=not_ready)
+        return parts_told._replace(holds={}, seconds={}, causes={}, drops={}, warnings={})
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

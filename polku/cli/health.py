@@ -18,7 +18,7 @@ def health(
     to: To = None,
     strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
 ) -> None:
-    """Ask a running pipeline how it is: print each part that is unwell, and what helps, and what its sources say.
+    """Ask a running pipeline how it is: print each part that is unwell or drops events, what helps, and its sources.
 
     Exit status: 0, it takes events (with --strict: and every part is well); 1, it does not, or does not answer.
     """
@@ -32,7 +32,8 @@ def health(
     except (OSError, ValueError, KeyError, TypeError) as error:
         say(f"polku: {address.url}: no health to be had: {reason_of(error)}")
         raise Exit(1) from None
-    unwell = {name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"]}
+    warnings = report.get("warnings", {})
+    unwell = {name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"] or name in warnings}
     for name, part in sorted(parts.items()):
         if part["healthy"] and _SOURCE.match(name):
             print(f"{name}: {part['message']}")

@@ -189,8 +189,10 @@ class Collector:
         parts = {}
         for name, (healthy, text) in health.components.items():
             holds_up = health.holds.get(name, "")
+            warning, cause = health.warnings.get(name, ""), health.causes.get(name)
+            is_wrong = holds_up or warning or not healthy
             advice, command = (
-                remedies.find(name, text, holds_up, health.causes.get(name)) if holds_up or not healthy else ("", "")
+                remedies.find(name, text, holds_up, cause, is_slow=bool(warning) and healthy) if is_wrong else ("", "")
             )
             parts[name] = PartHealth(
                 healthy=healthy,

@@ -104,8 +104,8 @@ def _deaths(emitter: str, counts: Mapping[str, int], seconds: float, address: st
 
 
 def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> list[Problem]:
-    """Return what is wrong: first what holds up others, then what is unwell, the longest first."""
-    wrong = {name: part for name, part in tree.parts.items() if part.holds_up or not part.healthy}
+    """Return what is wrong: first what holds up others, then what is unwell or loses events, the longest first."""
+    wrong = {name: part for name, part in tree.parts.items() if part.holds_up or part.advice or not part.healthy}
     found = [
         Problem(
             name=name,

@@ -22,6 +22,11 @@ _CAUSES = {
     Cause.GIVES_UP: "Events for which every attempt fails become dead letters.",
 }
 
+_SLOW = (
+    "It takes less than comes: give it a greater concurrency or faster destination, give the buffer a larger capacity, "
+    "or let senders wait: overflow='block'."
+)
+
 Remedy = tuple[str, str]
 
 
@@ -33,16 +38,21 @@ class Remedies:
         self._pids = pids
         self._parts = {part.name: part for part in plan.parts}
 
-    def find(self, name: str, complaint: str, holds_up: str, cause: Cause | None = None) -> Remedy:
+    def find(
+        self, name: str, complaint: str, holds_up: str, cause: Cause | None = None, *, is_slow: bool = False
+    ) -> Remedy:
         """Return what is to be done about a part, and the command, which may be empty.
 
         `complaint` is what is wrong with it, `holds_up` why it holds up others, `cause` of what kind an emitter's is.
+        An emitter that `is_slow` works, and its rule drops events.
         """
         part = _LANE.sub("", name, count=1)
         kind = part.partition(":")[0]
         if "not answer" in complaint or "cannot start" in complaint:
             return "It is started again by itself. If that does not help, its own log says why.", ""
         match kind:
+            case "emitter" if is_slow:
+                return _SLOW, ""
             case "emitter":
                 return self._emitter(part, holds_up, cause)
             case "source" | "ingestor":
@@ -58,9 +68,11 @@ class Remedies:
                 return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
         return "", ""
 
-    def say(self, name: str, complaint: str, holds_up: str, cause: Cause | None = None) -> str:
+    def say(
+        self, name: str, complaint: str, holds_up: str, cause: Cause | None = None, *, is_slow: bool = False
+    ) -> str:
         """Return the same as one text, for a line of the log."""
-        return " ".join(filter(None, self.find(name, complaint, holds_up, cause)))
+        return " ".join(filter(None, self.find(name, complaint, holds_up, cause, is_slow=is_slow)))
 
     def _emitter(self, part: str, holds_up: str, cause: Cause | None) -> Remedy:
         planned = self._parts.get(part)

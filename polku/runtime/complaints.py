@@ -32,4 +32,11 @@ class Complaints:
 
         self._pressure.look(health.holds, remedy=remedy)
         self._unwell.look(health, remedy)
-        self._dropping.look(health.drops)
+
+        def helps(name: str) -> str:
+            from polku.monitoring.remedies import Remedies
+
+            well, text = health.components.get(name, (True, ""))
+            return Remedies(plan(), pids).say(name, text, "", health.causes.get(name), is_slow=well)
+
+        self._dropping.look(health.drops, helps=helps)

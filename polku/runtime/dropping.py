@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,26 +30,33 @@ class Dropping:
         self._totals: dict[str, int] = {}
         self._runs: dict[str, _Run] = {}
 
-    def look(self, drops: Mapping[str, tuple[str, int]], now: float | None = None) -> None:
-        """Take the rule of each emitter that may drop, and how many it has dropped; `now` is of a monotonic clock."""
+    def look(
+        self, drops: Mapping[str, tuple[str, int]], now: float | None = None, helps: Callable[[str], str] | None = None
+    ) -> None:
+        """Take the rule of each emitter that may drop, and how many it has dropped; `now` is of a monotonic clock.
+
+        `helps` says what is to be done about one, by its name.
+        """
         now = time.monotonic() if now is None else now
         for name, (rule, total) in drops.items():
             before = self._totals.get(name, 0)
             new = total - before if total >= before else total  # its process was started again
             self._totals[name] = total
             if new:
-                self._see(name, rule, new, now)
+                self._see(name, rule, new, now, helps)
         for name, run in list(self._runs.items()):
             if now - run.until >= _END_SECONDS or name not in drops:
                 self._end(name, run)
         self._totals = {name: total for name, total in self._totals.items() if name in drops}
 
-    def _see(self, name: str, rule: str, new: int, now: float) -> None:
+    def _see(self, name: str, rule: str, new: int, now: float, helps: Callable[[str], str] | None) -> None:
         run = self._runs.get(name)
         if run is None:
             run = self._runs[name] = _Run(now, now, rule)
-            text = "%s drops events since %s: its share of the buffer is full, and its rule is %s"
-            self._log.warning((name, "begins"), text, name, datetime.now(UTC).strftime("%H:%M:%SZ"), rule)
+            text = "%s drops events since %s: its share of the buffer is full, and its rule is %s%s"
+            advice = helps(name) if helps is not None else ""
+            since = datetime.now(UTC).strftime("%H:%M:%SZ")
+            self._log.warning((name, "begins"), text, name, since, rule, f". {advice}" if advice else "")
         run.until = now
         run.dropped += new
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.buffer.statistics import BufferStatistics
+from polku.buffer.statistics import BufferStatistics, OutletStatistics
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
@@ -23,6 +24,7 @@ PATIENCE = 30.0  # seconds that a middleware may work on one batch before it cou
 _TEXT = 2_000
 _BUSY_SECONDS = 5.0  # that a middleware may work on one batch before it counts as holding up others
 _FULL_SECONDS = 1.0  # without progress until an outlet without room takes nothing
+_DROPS_SECONDS = 5.0  # since the latest event that a rule dropped, while that counts as going on
 _DRAINING = "refuses new events: the pipeline is draining"
 
 
@@ -38,6 +40,7 @@ class Progress:
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._unwell: dict[str, float] = {}
+        self._dropped: dict[str, tuple[int, float]] = {}
 
     def unwell(self, parts: Mapping[str, bool], now: float) -> dict[str, float]:
         """Return for how many seconds each part has been unwell, of all that were judged, by name, and are (True)."""
@@ -55,6 +58,13 @@ class Progress:
         self._seen[name] = _Seen(backlog, done, since)
         return now - since
 
+    def is_dropping(self, name: str, dropped: int, now: float) -> bool:
+        """Return whether a part has dropped events of late; `dropped` is a running total."""
+        total, at = self._dropped.get(name, (0, -math.inf))
+        at = now if dropped > total else at
+        self._dropped[name] = dropped, at
+        return now - at < _DROPS_SECONDS
+
 
 class Watch:
     """Collect the state of each part; `progress` is what was seen of them before.
@@ -67,6 +77,7 @@ class Watch:
         self.holds: dict[str, str] = {}  # parts that hold up what comes in, and why
         self._causes: dict[str, Cause] = {}
         self._drops: dict[str, tuple[str, int]] = {}
+        self._warnings: dict[str, str] = {}  # of parts that lose events by their rule
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
@@ -129,15 +140,16 @@ class Watch:
             self._refuse(f"nothing can be written to disk: {buffer.fault}")
             return
         for name in buffer.refuses:
-            if buffer.outlets[name].overflow is Overflow.BLOCK:
-                waiting = counted(buffer.outlets[name].lag, "event", "waits", "wait")
-                self._hold(f"emitter:{name}", f"its share of the buffer is full ({waiting})")
+            if buffer.outlets[name].overflow is not Overflow.BLOCK:
+                continue  # its rule drops what has no room: the others get it
+            waiting = counted(buffer.outlets[name].lag, "event", "waits", "wait")
+            self._hold(f"emitter:{name}", f"its share of the buffer is full ({waiting})")
             if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
                 self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
             if outlet.overflow is not Overflow.BLOCK:
-                self._drops[line(f"{self.lane}emitter:{name}")] = str(outlet.overflow), outlet.dropped
+                self._note_drops(line(f"{self.lane}emitter:{name}"), outlet)
             if outlet.fault:
                 self._faults[self.lane + name] = (
                     f"{counted(outlet.lag, 'event', 'is', 'are')} held, pushing them fails: {outlet.fault}"
@@ -153,6 +165,15 @@ class Watch:
             self.add(f"emitter:{name}", complaint)
         fullest = max((outlet.lag for outlet in buffer.outlets.values()), default=0)
         self.add("buffer", "", f"{fullest} of {buffer.capacity} events")
+
+    def _note_drops(self, part: str, outlet: OutletStatistics) -> None:
+        self._drops[part] = str(outlet.overflow), outlet.dropped
+        if self._progress.is_dropping(part, outlet.dropped, self._now):
+            which = "oldest" if outlet.overflow is Overflow.DROP_OLDEST else "new"
+            self._warnings[part] = (
+                f"its share of the buffer is full: {which} events are dropped by its rule {outlet.overflow}, "
+                f"{outlet.dropped:,} since the start"
+            )
 
     def add_dead_letters(self, letters: DeadLetterStatistics | None) -> None:
         """Add the dead letters: it is an illness when they cannot be stored, or push out others for want of room."""
@@ -182,7 +203,9 @@ class Watch:
         self._explain(f"emitter:{name}", complaint)
         if complaint and (cause := getattr(delivery.emitter, "cause", Cause.UNKNOWN)):
             self._causes[line(f"{self.lane}emitter:{name}")] = cause
-        self.add(f"emitter:{name}", complaint, getattr(own, "text", "ok"))
+        warning = self._warnings.get(line(f"{self.lane}emitter:{name}"), "")
+        complaint = f"{complaint}; {warning}" if complaint and warning else complaint
+        self.add(f"emitter:{name}", complaint, warning or getattr(own, "text", "ok"))
 
     def _is_late(self, part: str, collection: CollectionStatistics) -> bool:
         """Return whether a part has waited for longer than events may be collected."""
@@ -191,12 +214,13 @@ class Watch:
     def health(self, processed: int) -> Health:
         """Return the judgement: well if every part is, ready if events are taken."""
         healthy = all(healthy for healthy, _ in self._components.values())
-        unwell = {name: not well or name in self.holds for name, (well, _) in self._components.items()}
+        wrong = self.holds.keys() | self._warnings.keys()
+        unwell = {name: not well or name in wrong for name, (well, _) in self._components.items()}
         seconds = self._progress.unwell(unwell, self._now)
         not_ready = "; ".join(self._refuses)
         is_ready = not self._refuses
         health = Health(healthy, self._components, processed, is_ready, not_ready, self.holds, seconds)
-        return health._replace(causes=self._causes, drops=self._drops)
+        return health._replace(causes=self._causes, drops=self._drops, warnings=self._warnings)
 
     def _hold(self, name: str, why: str) -> None:
         self.holds[line(f"{self.lane}{name}")] = line(why, _TEXT)

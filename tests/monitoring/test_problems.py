@@ -31,6 +31,7 @@ def test_what_holds_up_others_comes_first_and_then_the_longest(tree: PipelineSta
         "emitter:c": PartHealth(healthy=True, message="ok", holds_up="its share is full", seconds=1.0),
         "emitter:d": PartHealth(healthy=False, message="away", holds_up="its share is full", seconds=2.0),
         "emitter:e": PartHealth(healthy=False, message="away", holds_up="its share is full: away", seconds=1.5),
+        "emitter:f": PartHealth(healthy=True, message="drops", seconds=3.0, advice="give it room"),
         "buffer": PartHealth(healthy=True, message="ok"),
     }
     found = find_problems(replace(tree, parts=parts), {"emitter:a": 3.0, "stage-1": 4.0})
@@ -40,6 +41,7 @@ def test_what_holds_up_others_comes_first_and_then_the_longest(tree: PipelineSta
         ("emitter:c", "warn", "holds up what comes in: its share is full", 1.0),
         ("emitter:b", "bad", "gone", 9.0),
         ("emitter:a", "bad", "away", 5.0),
+        ("emitter:f", "warn", "drops", 3.0),
         ("stage-1", "warn", "its process was started again, and works", 4.0),
     ]
     assert (found[3].advice, found[3].command) == ("look", "nc")

@@ -81,6 +81,50 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
         wait_for(serving)
 
 
+@pytest.mark.parametrize(
+    ("overflow", "required"),
+    [("block", True), ("drop_oldest", True), ("drop_oldest", False), ("drop_newest", True), ("drop_newest", False)],
+)
+def test_a_full_share_takes_the_gateway_out_only_where_its_rule_is_to_wait(overflow: str, required: bool) -> None:
+    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=0.02))
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2))
+    hub = hub.emitter(emitter, overflow=overflow, required=required)
+    ports = {"grpc_addr": "127.0.0.1:0", "http_addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}
+    with hub.start(**ports) as pipeline, grpc.insecure_channel(str(pipeline.address)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        is_drop = overflow != "block"
+
+        def idle() -> float:
+            buffer = pipeline.statistics().lanes[0].buffer
+            return buffer.outlets["partner"].no_progress_seconds if buffer is not None else 0.0
+
+        def says() -> tuple[int, str]:
+            done = CliRunner().invoke(app.group, ["health", "--to", str(pipeline.admin_address)])
+            return done.exit_code, done.stdout
+
+        def sees() -> bool:
+            """Send on where that drops, and return whether what is said is what is so."""
+            if is_drop:
+                pipeline.sender().send(new_event("order", source="shop"))
+            serving = stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status
+            states = [get(pipeline.http_address, path)[0] for path in ("/health", "/health/ready")]
+            well = [200, 200] if is_drop else [503, 503]
+            return (
+                pipeline.health().ready is is_drop
+                and states == well
+                and (serving == health_pb2.HealthCheckResponse.SERVING) is is_drop
+                and says()[0] == (not is_drop)
+                and (f"events are dropped by its rule {overflow}" in says()[1]) is is_drop
+            )
+
+        for _ in range(2):
+            pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: idle() > 1.5)
+        wait_for(sees)
+        assert get(pipeline.http_address, "/health?strict")[0] == 503
+        pipeline.stop(0.0)
+
+
 @pytest.mark.parametrize("door", ["native", "grpcio"])
 def test_each_part_has_a_service_name_that_can_be_watched(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLKU_DOOR", door)

@@ -93,6 +93,12 @@ def test_the_advice_about_an_emitter_says_what_becomes_of_its_events(
         assert found.find("emitter:hook", "away", "", cause)[1] == "polku dlq list /data/dead --emitter=hook"
 
 
+def test_an_emitter_that_is_slow_and_drops_has_an_advice_of_its_own() -> None:
+    advice, command = remedies().find("emitter:hook", "drops", "", is_slow=True)
+    assert (advice, command) == (remedies().say("emitter:hook", "drops", "", is_slow=True), "")
+    assert "overflow='block'" in advice
+
+
 def test_the_process_of_a_part_is_its_own_or_that_of_its_lane() -> None:
     busy = "slow has been busy with one batch for 7 s"
     assert remedies(**{"lane-1/stage-1": 5, "lane-1": 6}).find("lane-1/stage-1", busy, "")[1].endswith(" 5")

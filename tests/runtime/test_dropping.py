@@ -57,7 +57,10 @@ def test_a_pipeline_says_that_an_emitter_drops(
     with hub.emitter(emitter, name="partner", required=False, overflow=overflow).start() as pipeline:
         for _ in range(20):
             pipeline.sender().send(new_event("order", source="shop"))
-        wait_for(caplog, f"its share of the buffer is full, and its rule is {overflow}")
+        which = "the oldest events are" if overflow == "drop_oldest" else "new events are"
+        kept = f"What waits for it is kept while its share of the buffer has room; then {which} dropped: {overflow}."
+        wait_for(caplog, f"its share of the buffer is full, and its rule is {overflow}. ")
+        wait_for(caplog, kept)
         wait_for(caplog, f" s, as its rule is {overflow}; it is over")
         pipeline.stop(0.0)
     assert not any("holds up" in message for message in caplog.messages)
