@@ -1,4 +1,4 @@
-"""What the native gRPC server does besides what `test_server` tries on every server; the client is grpcio's."""
+"""Streams and connections of the native gRPC server: how many, of what protocol, idle, slow, or not read."""
 
 from __future__ import annotations
 
@@ -13,107 +13,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from hpack import Decoder, Encoder
+from hpack import Encoder
 
-from polku import Event, Hub, Limits, Pipeline
+from polku import Hub, Limits, Pipeline
 from polku.aio import loop_thread
 from polku.gateway import places
 from polku.gateway.grpc import server as grpc_server
 from polku.gateway.grpc import stream_events
-from polku.gateway.grpc.answers import trailers
 from polku.gateway.grpc.protocol import GrpcConnection
-from polku.gateway.grpc.server import NativeServer, connection_limits
+from polku.gateway.grpc.server import connection_limits
 from polku.http2 import frames as f
 from polku.http2.limits import ConnectionLimits
-from polku.rpc.status import Status
-from polku.v1 import gateway_pb2, gateway_pb2_grpc
-from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
+from polku.v1 import gateway_pb2_grpc
+from polku.v1.gateway_pb2 import IngestBatch
+from tests.gateway.native.conftest import STREAM, large
 from tests.support.recorder import Recorder
-
-SEND, STREAM = "/polku.v1.Gateway/SendEvent", "/polku.v1.Gateway/StreamEvents"
-
-
-@pytest.fixture(autouse=True)
-def door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLKU_DOOR", "native")
-
-
-@pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path / "out")
-
-
-@pytest.fixture
-def pipeline(recorder: Recorder) -> Iterator[Pipeline]:
-    with Hub(runtime="inline").emitter(recorder).start(grpc_addr="127.0.0.1:0") as pipeline:
-        yield pipeline
-
-
-@pytest.fixture
-def channel(pipeline: Pipeline) -> Iterator[Any]:
-    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(str(pipeline.address), options) as channel:
-        yield channel
-
-
-def large(size: int, count: int = 1) -> IngestBatch:
-    events = [Event(id=f"{number}", event_type="large", payload=b"x" * size) for number in range(count)]
-    return IngestBatch(source="s", events=EventPayload(events=events))
-
-
-def test_compressed_messages_are_read_and_bombs_are_not(channel: Any) -> None:
-    stub = gateway_pb2_grpc.GatewayStub(channel)
-    event = IngestEvent(event=Event(id="packed", payload=b"x" * 100_000))
-    assert list(stub.SendEvent(event, compression=grpc.Compression.Gzip).event_ids) == ["packed"]
-    call = channel.unary_unary(SEND)
-    with pytest.raises(grpc.RpcError) as caught:
-        call(b"\0" * 100_000_000, compression=grpc.Compression.Gzip)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    with pytest.raises(grpc.RpcError) as caught:
-        call(b"x" * 10_000, compression=grpc.Compression.Deflate)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "use identity, gzip or zstd" in str(caught.value.details())
-
-
-def test_messages_larger_than_every_window_pass_in_both_directions(channel: Any, recorder: Recorder) -> None:
-    stub = gateway_pb2_grpc.GatewayStub(channel)
-    acks = list(stub.StreamEvents(iter([large(1_000_000, 3), large(10, 10_000), large(1, 1)]), timeout=60))
-    assert [len(ack.event_ids) for ack in acks] == [3, 10_000, 1]
-    recorder.wait_for(10_004)
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_what_comes_before_a_message_that_is_too_large_gets_its_acks(
-    pipeline: Pipeline, recorder: Recorder, at_once: bool
-) -> None:
-    host, _, port = str(pipeline.address).rpartition(":")
-    fields = [(":method", "POST"), (":scheme", "http"), (":path", STREAM), ("content-type", "application/grpc")]
-    good = [
-        IngestBatch(source="s", events=EventPayload(events=[Event(id=name, event_type="t")])).SerializeToString()
-        for name in "abc"
-    ]
-    wire = [b"\0" + len(message).to_bytes(4, "big") + message for message in good]
-    wire.append(b"\0" + (1 << 30).to_bytes(4, "big") + b"the first bytes of a gigabyte")
-    recorder.hold()
-    with socket.create_connection((host, int(port)), timeout=30) as sock:
-        head = f.frame(f.HEADERS, f.END_HEADERS, 1, Encoder().encode(fields))
-        parts = [f.PREFACE, f.settings({}), head, *(f.frame(f.DATA, 0, 1, message) for message in wire)]
-        for part in [b"".join(parts)] if at_once else parts:
-            sock.sendall(part)
-        recorder.release()
-        came = b""
-        while b"TOO_LARGE" not in came:
-            received = sock.recv(65_536)
-            assert received, came
-            came += received
-    assert [came.count(b"\x0a\x01" + name) for name in (b"a", b"b", b"c")] == [1, 1, 1]
-    assert [event.id for event in recorder.wait_for(3)] == ["a", "b", "c"]
 
 
 class Sender:
@@ -181,52 +98,6 @@ def test_a_client_that_does_not_read_its_acks_is_not_read_from(pipeline: Pipelin
     client.sock.close()
 
 
-def test_a_deadline_ends_a_slow_call(channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = channel.unary_unary("/polku.v1.Gateway/Health")
-
-    async def slow(self: Any, request: Any, context: Any) -> Any:
-        await asyncio.sleep(30)
-
-    monkeypatch.setattr(NativeServer, "_answer_health", slow)
-    hub = Hub(runtime="inline").emitter(lambda batch: None, name="n")
-    with hub.start(grpc_addr="127.0.0.1:0") as pipeline, grpc.insecure_channel(str(pipeline.address)) as other:
-        slowly: Any = other
-        with pytest.raises(grpc.RpcError) as caught:
-            slowly.unary_unary("/polku.v1.Gateway/Health")(b"", timeout=0.3)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert gateway_pb2.HealthResponse.FromString(call(b"", timeout=30)).healthy
-
-
-def test_health_is_told_at_once_and_when_it_changes(pipeline: Pipeline) -> None:
-    with grpc.insecure_channel(str(pipeline.address)) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        check = health_pb2.HealthCheckRequest
-        status = health_pb2.HealthCheckResponse
-        assert stub.Check(check(service="polku.v1.Gateway")).status == status.SERVING
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Check(check(service="nobody"))
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        other: Any = stub.Watch(check(service="nobody"))
-        assert next(iter(other)).status == status.SERVICE_UNKNOWN
-        watch: Any = stub.Watch(check(service=""))
-        assert next(watch).status == status.SERVING
-        stopping = threading.Thread(target=pipeline.stop, args=(5,))
-        stopping.start()
-        assert next(watch).status == status.NOT_SERVING
-        watch.cancel()
-        stopping.join()
-
-
-def test_reflection_describes_every_service(channel: Any) -> None:
-    database = ProtoReflectionDescriptorDatabase(channel)
-    services = set(database.get_services())
-    assert {"polku.v1.Gateway", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} <= services
-    file = database.FindFileContainingSymbol("polku.v1.Gateway")
-    assert file.service[0].name == "Gateway"
-    with pytest.raises(KeyError):
-        database.FindFileContainingSymbol("polku.v1.Nothing")
-
-
 def test_other_protocols_are_told_what_this_port_is(pipeline: Pipeline) -> None:
     connection = http.client.HTTPConnection(str(pipeline.address), timeout=30)
     connection.request("GET", "/")
@@ -237,21 +108,6 @@ def test_other_protocols_are_told_what_this_port_is(pipeline: Pipeline) -> None:
     with socket.create_connection((host, int(port)), timeout=30) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00\x01")  # a TLS handshake begins
         assert sock.recv(100) == b""
-
-
-def test_an_unknown_method_is_named(channel: Any) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/polku.v1.Gateway/Nothing")(b"")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "/polku.v1.Gateway/Nothing" in str(caught.value.details())
-
-
-def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    address = f"unix:{tmp_path / 'grpc.sock'}"
-    with Hub(runtime="inline").emitter(recorder).start(grpc_addr=address), grpc.insecure_channel(address) as channel:
-        ack = gateway_pb2_grpc.GatewayStub(channel).SendEvent(IngestEvent(event=Event(id="1")), timeout=30)
-    assert list(ack.event_ids) == ["1"]
 
 
 def test_one_stream_too_many_is_refused(tmp_path: Path) -> None:
@@ -401,14 +257,6 @@ def test_a_stream_that_brings_nothing_makes_room_sooner(tmp_path: Path, monkeypa
             code = first.code()
         release.set()
         assert code is grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.mark.parametrize("text", ["plain", "100 % sure, ä and \n"])
-def test_messages_of_a_status_survive_the_header(text: str) -> None:
-
-    fields = dict(Decoder().decode(trailers(Status(3, text)), raw=True))
-    assert fields[b"grpc-status"] == b"3"
-    assert unquote(fields[b"grpc-message"].decode()) == text.replace("\n", "\\n")
 
 
 def test_a_client_that_still_sends_can_read_why_its_connection_ends(pipeline: Pipeline) -> None:
