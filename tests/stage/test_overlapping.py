@@ -16,7 +16,7 @@ from polku.middleware.adapt import as_step
 from polku.stage.overlapping import OverlappingStage
 from polku.stage.replicas import Replicas, Reply
 from tests.buffer.parts import until
-from tests.stage.test_stage import Next, batch
+from tests.stage.bench import Next, batch
 from tests.support.clock import FakeClock
 
 
