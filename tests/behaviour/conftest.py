@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from polku import Hub, Pipeline
+from polku import Event, Hub, Pipeline, new_event
 
 Start = Callable[..., Pipeline]
 on_ray_when_slow = pytest.mark.parametrize(
@@ -46,3 +46,7 @@ def start(arrangement: str, runtime: str) -> Iterator[Start]:
     yield start
     for pipeline in started:
         pipeline.stop(10)
+
+
+def numbered(count: int, event_type: str = "user.login", source: str = "test") -> list[Event]:
+    return [new_event(event_type, source=source, id=f"{event_type}-{number:06d}") for number in range(count)]

@@ -1,4 +1,4 @@
-"""What a pipeline does, whatever it runs on."""
+"""What a pipeline does with events, whatever it runs on."""
 
 from __future__ import annotations
 
@@ -6,33 +6,13 @@ import asyncio
 import time
 from pathlib import Path
 
-import pytest
-
-from polku import (
-    Aggregator,
-    Batch,
-    BufferStrategy,
-    Code,
-    Deduplicator,
-    Event,
-    Failure,
-    Filter,
-    Hub,
-    RecordError,
-    Router,
-    Transform,
-    new_event,
-)
-from tests.behaviour.conftest import Start, on_ray_when_slow
+from polku import Batch, Code, Event, Failure, Filter, Hub, RecordError, Router, Transform, new_event
+from tests.behaviour.conftest import Start, numbered, on_ray_when_slow
 from tests.support.recorder import Recorder
 
 
 def mark(event: Event) -> None:
     event.metadata["processed"] = "true"
-
-
-def numbered(count: int, event_type: str = "user.login", source: str = "test") -> list[Event]:
-    return [new_event(event_type, source=source, id=f"{event_type}-{number:06d}") for number in range(count)]
 
 
 def test_events_pass_filter_and_transform_in_order(start: Start, tmp_path: Path) -> None:
@@ -183,199 +163,6 @@ def test_an_event_for_no_known_emitter_is_refused_and_the_others_go_on(start: St
     assert receipt.refused[0].code is Code.UNROUTABLE
     assert "nowhere" in receipt.refused[0].message
     assert [event.id for event in recorder.wait_for(1)] == ["found"]
-
-
-def test_a_slow_emitter_does_not_hold_up_another(start: Start, tmp_path: Path) -> None:
-    slow, quick = Recorder(tmp_path / "slow", "slow"), Recorder(tmp_path / "quick", "quick")
-    slow.hold()
-    pipeline = start(Hub().buffer_strategy(BufferStrategy.ring(2_000)).emitter(slow).emitter(quick))
-    sender = pipeline.sender()
-    for start_at in range(0, 2_000, 500):
-        assert sender.send(numbered(2_000)[start_at : start_at + 500]).ok
-    assert len(quick.wait_for(2_000)) == 2_000
-    assert slow.events() == []
-    with pytest.raises(TimeoutError):  # its share is full now, and the rule is to block
-        sender.send(new_event("one.more", source="test", id="one-more"), timeout=0.3)
-    slow.release()
-    assert [event.id for event in slow.wait_for(2_001)] == [event.id for event in quick.wait_for(2_001)]
-
-
-@on_ray_when_slow
-def test_drop_oldest_keeps_the_newest_for_the_slow_emitter_only(start: Start, tmp_path: Path) -> None:
-    slow, quick = Recorder(tmp_path / "slow", "slow"), Recorder(tmp_path / "quick", "quick")
-    slow.hold()
-    hub = Hub().buffer_strategy(BufferStrategy.ring(100)).emitter(slow, overflow="drop_oldest").emitter(quick)
-    pipeline = start(hub)
-    events = numbered(1_000)
-    for start_at in range(0, 1_000, 50):
-        assert pipeline.sender().send(events[start_at : start_at + 50]).ok
-    quick.wait_for(1_000)
-    slow.release()
-    report = pipeline.stop(10).emitters
-    assert report["quick"].delivered == 1_000
-    assert report["slow"].delivered + report["slow"].dropped == 1_000
-    assert report["slow"].dropped >= 850
-    assert [event.id for event in slow.events()][-1] == events[-1].id
-
-
-def test_drop_newest_tells_the_sender(start: Start, tmp_path: Path) -> None:
-    slow = Recorder(tmp_path / "slow", "slow")
-    slow.hold()
-    pipeline = start(Hub().buffer_strategy(BufferStrategy.ring(100, overflow="drop_newest")).emitter(slow))
-    receipt = pipeline.sender().send(numbered(150))
-    assert len(receipt.event_ids) == 100
-    assert {refusal.code for refusal in receipt.refused} == {Code.BUFFER_FULL}
-    assert len(receipt.refused) == 50
-    slow.release()
-    assert [event.id for event in slow.wait_for(100)] == list(receipt.event_ids)
-
-
-@on_ray_when_slow
-def test_tiered_buffer_keeps_order_beyond_its_first_tier(start: Start, tmp_path: Path) -> None:
-    slow = Recorder(tmp_path / "slow", "slow")
-    slow.hold()
-    pipeline = start(Hub().buffer_strategy(BufferStrategy.tiered(100, 5_000)).emitter(slow))
-    events = numbered(3_000)
-    for start_at in range(0, 3_000, 100):
-        assert pipeline.sender().send(events[start_at : start_at + 100]).ok
-    slow.release()
-    assert [event.id for event in slow.wait_for(3_000)] == [event.id for event in events]
-
-
-def test_aggregated_events_are_answered_when_their_aggregate_is_taken(start: Start, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    pipeline = start(Hub().middleware(Aggregator(10, within=0.3)).emitter(recorder))
-    started = time.monotonic()
-    receipt = pipeline.sender().send(numbered(25))
-    assert receipt.ok
-    assert len(receipt.event_ids) == 25
-    assert time.monotonic() - started >= 0.25  # the last five waited for their time
-    counts = [event.metadata["polku.aggregate.count"] for event in recorder.wait_for(3)]
-    assert counts == ["10", "10", "5"]
-
-
-@on_ray_when_slow
-def test_stopping_lets_go_of_what_an_aggregator_holds(start: Start, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    pipeline = start(Hub().middleware(Aggregator(1_000, within=600)).emitter(recorder))
-    sender = pipeline.sender()
-    with pytest.raises(TimeoutError):
-        sender.send(numbered(7), timeout=0.3)
-    report = pipeline.stop(10)
-    assert report.complete
-    assert [event.metadata["polku.aggregate.count"] for event in recorder.events()] == ["7"]
-
-
-@on_ray_when_slow
-def test_duplicates_are_dropped_and_acknowledged(start: Start, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    pipeline = start(Hub().middleware(Deduplicator()).emitter(recorder))
-    sender = pipeline.sender()
-    assert sender.send(numbered(3)).ok
-    assert sender.send(numbered(4)).ok
-    assert len(recorder.wait_for(4)) == 4
-    assert pipeline.stop(10).emitters["recorder"].delivered == 4
-
-
-@on_ray_when_slow
-def test_at_the_delivered_level_the_sender_hears_what_the_destination_refused(start: Start, tmp_path: Path) -> None:
-    def refuse_second(batch: Batch) -> list[Failure]:
-        return [Failure(event.id, "not this one", retryable=False) for event in batch if event.id.endswith("2")]
-
-    pipeline = start(Hub().ack("delivered").emitter(refuse_second))
-    receipt = pipeline.sender().send(numbered(4))
-    assert len(receipt.event_ids) == 3
-    (refusal,) = receipt.refused
-    assert (refusal.event_id, refusal.code) == ("user.login-000002", Code.UNDELIVERED)
-    assert "not this one" in refusal.message
-
-
-def test_stopping_delivers_what_was_accepted_and_reports_it(start: Start, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    pipeline = start(Hub().emitter(recorder))
-    for _ in range(5):
-        pipeline.sender().send([new_event("x", source="test") for _ in range(1_000)])
-    report = pipeline.stop(20)
-    assert report.complete
-    assert report.emitters["recorder"].delivered == 5_000
-    assert len(recorder.events()) == 5_000
-    assert pipeline.stop(20) == report
-
-
-@on_ray_when_slow
-def test_stopping_gives_up_at_its_deadline_and_says_what_is_left(start: Start, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    recorder.hold()
-    pipeline = start(Hub().emitter(recorder))
-    pipeline.sender().send(numbered(10))
-    before = pipeline.report_nowait().result(30)
-    report = pipeline.stop(0.5)
-    recorder.release()
-    assert before == report._replace(seconds=0.0)
-    assert not report.complete
-    assert report.emitters["recorder"].left == 10
-
-
-@on_ray_when_slow
-def test_two_pipelines_live_side_by_side(start: Start, tmp_path: Path) -> None:
-    one, two = Recorder(tmp_path / "one"), Recorder(tmp_path / "two")
-    first, second = start(Hub(name="one").emitter(one)), start(Hub(name="two").emitter(two))
-    first.sender().send(new_event("first", source="test"))
-    second.sender().send(new_event("second", source="test"))
-    assert [event.event_type for event in one.wait_for(1)] == ["first"]
-    assert [event.event_type for event in two.wait_for(1)] == ["second"]
-
-
-def test_a_pipeline_can_be_used_from_an_event_loop(runtime: str, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-
-    async def use() -> int:
-        async with Hub().emitter(recorder).start(runtime=runtime) as pipeline:
-            sender = pipeline.sender()
-            receipts = await asyncio.gather(*(sender.send_async(event, source="test") for event in numbered(50)))
-            return sum(len(receipt.event_ids) for receipt in receipts)
-
-    assert asyncio.run(use()) == 50
-    assert len(recorder.events()) == 50
-
-
-@on_ray_when_slow
-def test_build_gives_senders_that_work_once_the_runner_runs(runtime: str, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out")
-    raw_sender, event_sender, runner = Hub().emitter(recorder).build(runtime=runtime)
-    with runner.start():
-        assert raw_sender.send(b'{"event_type": "raw"}', source="json").ok
-        assert event_sender.send(new_event("event", source="test")).ok
-    assert {event.event_type for event in recorder.events()} == {"raw", "event"}
-
-
-@on_ray_when_slow
-def test_user_code_that_blocks_turns_health_bad_by_name_and_loses_nothing(
-    start: Start, tmp_path: Path, arrangement: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("polku.runtime.watch.PATIENCE", 0.3)
-    recorder, gate = Recorder(tmp_path / "out"), tmp_path / "gate"
-    gate.touch()
-
-    def block(event: Event) -> None:
-        while gate.exists():
-            time.sleep(0.01)
-
-    pipeline = start(Hub().middleware(block).emitter(recorder))
-    with pytest.raises(TimeoutError):
-        pipeline.sender().send(new_event("x", source="test", id="stuck"), timeout=0.1)
-    deadline = time.monotonic() + 40
-    while (health := pipeline.health()).healthy:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    healthy, message = health.components["lane" if arrangement == "chained" else "stage-1"]
-    assert not healthy
-    assert arrangement != "inline" or "block has been busy with one batch" in message
-    gate.unlink()
-    assert [event.id for event in recorder.wait_for(1)] == ["stuck"]
-    while not pipeline.health().healthy:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Rejects:

@@ -17,6 +17,7 @@ from polku.http2.stream import Stream
 REQUEST: list[Field] = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/echo"), (b":authority", b"here")]
 OK = b"\x88"
 END = literal(b"grpc-status", b"0")
+LIMITS = ConnectionLimits(resets=20, empty_frames=20, control_frames=20, header_block=2_000, unsent=10_000)
 
 
 class Transport:
@@ -193,3 +194,11 @@ class Client:
 def data(number: int, body: bytes, *, end: bool = False) -> bytes:
     """Return a DATA frame."""
     return f.frame(f.DATA, f.END_STREAM if end else 0, number, body)
+
+
+def last(client: Client) -> Frame:
+    return client.read()[-1]
+
+
+def window(number: int, credit: int) -> bytes:
+    return f.window_update(number, credit)

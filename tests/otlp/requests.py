@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -17,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from polku import Batch, Event, Hub, Pipeline
 from polku.otlp.signals import LOGS, Signal
 
+WAYS = ("grpc", "http")
 NS = 1_700_000_000_000_000_000
 TRACE, SPAN = bytes(range(16)), bytes(range(16, 24))
 
@@ -135,3 +137,11 @@ def one_log(body: str = "hi") -> bytes:
 
 
 __all__ = ["LOGS", "NS", "SPAN", "TRACE", "Answer", "Door", "door", "logs", "metrics", "one_log", "send", "spans"]
+
+
+def retry_seconds(trailers: Any) -> float:
+    """Return the delay of the `RetryInfo` in a call's details."""
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    info = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    return float(info.retry_delay.ToTimedelta().total_seconds())

@@ -13,8 +13,7 @@ from polku import Hub
 from polku.otlp import log_record
 from polku.otlp.signals import LOGS
 from polku.security.token_file import file_lines
-from tests.otlp.requests import Answer, Door, door, logs
-from tests.otlp.test_door import retry_seconds
+from tests.otlp.requests import Answer, Door, door, logs, retry_seconds
 
 TOKENS = file_lines("shop", "shop", {"sources": ["shop"]}, None) + file_lines(
     "slow", "slow", {"events_per_second": 0.001}, None
