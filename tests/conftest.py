@@ -39,17 +39,17 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 # The files that take longest, the longest first: each worker of xdist takes the next file, and none should be left with
 # a long one at the end.
 LONG = (
-    *("typing/test_typing", "docs/test_pages", "cli/test_cli", "ray/test_attachment", "kafka/test_source"),
+    *("typing/test_typing", "docs/test_pages", "cli/test_serve", "ray/test_attachment", "kafka/test_source_faults"),
     *("chaos/test_chaos", "ray/test_node_lost", "cluster/test_cluster", "emit/test_conformance", "ray/test_lanes"),
     *("ray/test_arrangements", "wire/test_generated", "external/test_ingest", "testing/test_check"),
     *("ray/test_deaths", "plugin/test_registration", "examples/test_examples", "docs/test_site", "ray/test_poison"),
     *("ray/test_serve", "behaviour/test_pipeline", "examples/test_plugins", "postgres/test_postgres"),
-    *("simulation/test_simulation", "buffer/test_journal", "cli/test_bench", "cli/test_reload", "ray/test_changing"),
-    *("buffer/test_durable", "ray/test_application", "emit/test_kafka", "clients/test_calls", "gateway/test_native"),
+    *("simulation/test_simulation", "cli/test_bench", "cli/test_reload", "ray/test_changing"),
+    *("ray/test_application", "emit/test_kafka", "clients/test_calls", "gateway/native/test_connections"),
     *("packaging/test_packaging", "cli/test_log_format", "simulation/test_journals", "emit/test_s3_pipeline"),
     *("link/test_links_under_faults", "behaviour/test_durable", "emit/test_s3_conformance", "monitoring/test_page"),
     *("monitoring/test_page_events", "testing/test_pytest_plugin", "emit/test_s3_endpoint", "ray/test_datasets"),
-    *("cli/test_journal", "gateway/test_http", "bench/test_guard", "monitoring/test_page_on_ray"),
+    *("cli/test_journal", "kafka/test_source", "bench/test_guard", "monitoring/test_page_on_ray"),
     *("behaviour/test_hooks", "examples/test_support_tickets", "monitoring/test_metrics"),
     *("monitoring/test_door_metrics", "gateway/test_tls", "ray/test_remote_step", "gateway/test_authentication"),
     *("behaviour/test_dead_letters", "monitoring/test_readiness", "packaging/test_dependencies"),
