@@ -39,6 +39,7 @@ ONLY = {
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
+    "scaling": frozenset({"checks", "errors", "monitoring"}),
     "rpc": frozenset({"aio", "host", "http2", "text", "version"}),
 }
 # What stands left may not import what stands right.
@@ -66,7 +67,19 @@ NEVER = {
 }
 FOREIGN = {
     part: {"ray", "grpc", "aiohttp"}
-    for part in ("batch", "link", "stage", "middleware", "buffer", "dead_letters", "aio", "http2", "rpc", "security")
+    for part in (
+        "batch",
+        "link",
+        "stage",
+        "middleware",
+        "buffer",
+        "dead_letters",
+        "aio",
+        "http2",
+        "rpc",
+        "security",
+        "scaling",
+    )
 }
 
 
