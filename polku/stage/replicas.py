@@ -2,6 +2,9 @@
 
 Replicas answer a batch with what they made of it, so the order is restored here, by who sent the batches, and no
 sender or receiver knows of them. A replica that dies has its batches sent again, as over any link.
+
+Replicas come and go while it works. What has not been given to one waits here, so that one that comes has work at once;
+one that goes gets nothing more, and ends what it has.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from polku.aio.sequencer import Sequencer, Ticket
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Answer, Counts, Output, Receipt, weightier
 from polku.link.link import Link
+
+_AT_ONCE = 2  # batches that a replica has: one that it works on, and another at hand
 
 
 class Reply:
@@ -32,6 +37,15 @@ class Reply:
         """Do nothing: nothing is open."""
 
 
+class _Worker:
+    """One replica: the link to it, how many batches it has, and what it has counted."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.open = 0
+        self.counts = Counts()
+
+
 class Replicas:
     """Give each batch to the replica that has least to do; hand on what they made of them, in order.
 
@@ -42,13 +56,35 @@ class Replicas:
         self, links: Sequence[Link], link: Link, *, two_steps: bool = False, overlapping: bool = False
     ) -> None:
         self._overlapping = overlapping
-        self._links = tuple(links)
+        self._workers = [_Worker(each) for each in links]
+        self._leaving: list[_Worker] = []
+        self._room = asyncio.Semaphore(_AT_ONCE * len(links))
+        self._lacking = 0  # batches more than there may be with replicas, as some are gone
         self._link = link
         self._two_steps = two_steps
         self._latest = Receipt()
-        self._under_way = [0] * len(self._links)
-        self._counts = [Counts()] * len(self._links)
+        self._gone_counts = Counts()
         self._sequencer = Sequencer()
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The links to the replicas, without those that go."""
+        return tuple(worker.link for worker in self._workers)
+
+    async def exchange(self, links: Sequence[Link]) -> int:
+        """Give batches to these replicas alone from now on; return how many the others still have, which they end.
+
+        Called again, it returns how many that are by then; the links of those that have none are closed.
+        """
+        before, known = self._workers, {worker.link: worker for worker in self._workers}
+        self._workers = [known.pop(link) if link in known else _Worker(link) for link in links]
+        self._leaving += known.values()
+        self._add_room(_AT_ONCE * (len(links) - len(before)) + sum(worker.open for worker in known.values()))
+        for worker in [worker for worker in self._leaving if not worker.open]:
+            self._leaving.remove(worker)
+            self._gone_counts = self._gone_counts.plus(worker.counts)
+            await worker.link.close()
+        return sum(worker.open for worker in self._leaving)
 
     async def push(self, batch: Batch) -> Answer:
         """Return the receipt, or `Accepted`, once there is room, where something behind holds events back."""
@@ -68,8 +104,9 @@ class Replicas:
 
     async def close(self) -> None:
         """Close the links to the replicas and the one to what comes next."""
-        for link in (*self._links, self._link):
-            await link.close()
+        for worker in (*self._workers, *self._leaving):
+            await worker.link.close()
+        await self._link.close()
 
     async def _advance(self, batch: Batch, ticket: Ticket) -> tuple[Receipt, list[Awaitable[Receipt]]]:
         """Have a batch worked on, and hand on what was made of it when its turn comes."""
@@ -85,8 +122,8 @@ class Replicas:
 
     async def _wait_room(self) -> None:
         """Return when a replica has room, and what comes next has."""
-        if not any(link.has_room for link in self._links):
-            waits = [asyncio.ensure_future(link.wait_room()) for link in self._links]
+        if not any(link.has_room for link in self.links):
+            waits = [asyncio.ensure_future(link.wait_room()) for link in self.links]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -95,14 +132,25 @@ class Replicas:
         await self._link.wait_room()
 
     async def _work(self, batch: Batch) -> Receipt:
-        number = min(range(len(self._links)), key=self._under_way.__getitem__)
-        self._under_way[number] += 1
+        if not self._overlapping:
+            await self._room.acquire()
+        worker = min(self._workers, key=lambda worker: worker.open)
+        worker.open += 1
         try:
-            receipt = await self._links[number].push(batch)
+            receipt = await worker.link.push(batch)
         finally:
-            self._under_way[number] -= 1
-        self._counts[number] = receipt.counts
+            worker.open -= 1
+            if not (self._overlapping or worker in self._leaving):
+                self._add_room(1)
+        worker.counts = receipt.counts
         return receipt
+
+    def _add_room(self, batches: int) -> None:
+        """Let so many batches more be with replicas, or fewer where it is below zero."""
+        self._lacking -= batches
+        while self._lacking < 0:
+            self._lacking += 1
+            self._room.release()
 
     async def _settle(self, work: Receipt, waits: Sequence[Awaitable[Receipt]]) -> Receipt:
         refused = {refusal.position: refusal for refusal in work.refused}
@@ -115,8 +163,8 @@ class Replicas:
                     refused[position] = weightier(refused.get(position), refusal._replace(position=position))
             fates += [(out.owner(position), what, number) for position, what, number in receipt.fates]
         self._latest = receipt._replace(refused=(), fates=())
-        counts = receipt.counts
-        for own in self._counts:
-            counts = counts.plus(own)
+        counts = receipt.counts.plus(self._gone_counts)
+        for worker in (*self._workers, *self._leaving):
+            counts = counts.plus(worker.counts)
         refusals = tuple(refused[at] for at in sorted(refused))
         return receipt._replace(refused=refusals, counts=counts, fates=tuple(sorted(fates)) if fates else ())
