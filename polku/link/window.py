@@ -31,7 +31,7 @@ class OpenNumbers:
         below, above = self._below.pop(number), self._above.pop(number)
         self._above[below], self._below[above] = above, below
         if self._place == number:
-            self._place = below
+            self._place = above
 
     def clear(self) -> None:
         """Take out all of them."""
@@ -47,14 +47,17 @@ class OpenNumbers:
         return self._below[number]
 
     def next_gap(self) -> tuple[int, int]:
-        """Return two neighbours, other ones at each call until all were returned; (0, 0) where only one is open."""
-        low = self._place or self._above[0]
-        high = self._above[low]
-        if high == 0:
-            low = self._above[0]
-            high = self._above[low]
-        self._place = high
-        return (low, high) if high else (0, 0)
+        """Return two neighbours, other ones at each call until all were returned; (0, 0) where only one is open.
+
+        From the highest down: numbers that are added meanwhile do not keep it from coming to the lowest.
+        """
+        high = self._place or self._below[0]
+        low = self._below[high]
+        if low == 0:
+            high = self._below[0]
+            low = self._below[high]
+        self._place = low
+        return (low, high) if low else (0, 0)
 
 
 class Ranges:

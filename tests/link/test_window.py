@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,23 @@ def test_open_numbers_know_their_neighbours_and_each_gap_is_told_in_one_round(pi
         assert gap in (pairs or [(0, 0)])
     pairs = list(pairwise(plain))
     assert {numbers.next_gap() for _ in pairs} == set(pairs)
+
+
+@pytest.mark.parametrize("held", [(1,), (1, 2, 3), (1, 50, 51, 300)])
+@pytest.mark.parametrize("in_flight", [1, 2, 7])
+def test_of_numbers_that_close_in_their_order_beside_some_that_are_held_few_are_ever_untold(
+    held: tuple[int, ...], in_flight: int
+) -> None:
+    numbers, untold = OpenNumbers(), set[int]()
+    for number in range(1, 1_000):
+        numbers.add(number)
+        low, high = numbers.next_gap()
+        before = numbers.below(number)
+        untold -= {*range(low + 1, high), *range(before + 1, number)}
+        assert len(untold) <= 2 * (len(held) + in_flight) + 2
+        if (done := number - in_flight) > 0 and done not in held:
+            numbers.remove(done)
+            untold.add(done)
 
 
 def test_open_numbers_can_be_emptied() -> None:
