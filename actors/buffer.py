@@ -7,20 +7,18 @@ from typing import Any, NamedTuple
 
 import ray
 
+from polku.actors.calls import KeepsDeadLetters, ReceivesBatches
 from polku.actors.names import same
 from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
-from polku.actors.shell import Shell, unpack
-from polku.actors.wire import pack_answer, unpack_push
-from polku.batch.receipt import Receipt
+from polku.actors.shell import started, unpack
 from polku.buffer.buffer import Buffer
 from polku.buffer.copies import Found
 from polku.buffer.outlets import OutletChange
 from polku.buffer.statistics import BufferStatistics
-from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
-from polku.dead_letters.store import Selection
+from polku.dead_letters import DeadLetters
 from polku.errors import ChangeError, JournalError
-from polku.link.link import Link, Push
+from polku.link.link import Link
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan
 from polku.runtime.assembly import build_buffer, build_dead_letters, replay_to_outlets, rules_of
@@ -43,7 +41,7 @@ class BufferArguments(NamedTuple):
     leaving: Collection[str] = ()
 
 
-class BufferShell(Shell):
+class BufferShell(KeepsDeadLetters, ReceivesBatches):
     """Receive the batches of the last stage and feed the emitters' actors."""
 
     async def open(self) -> None:
@@ -66,57 +64,37 @@ class BufferShell(Shell):
         if replays:
             replay_to_outlets(plan, self._dead_letters, self._buffer)
 
-    async def push(self, head: bytes, payload: bytes) -> bytes:
-        """Answer when the buffer holds the batch."""
-        await self.ensure_started()
-        return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
-
-    async def outcome(self, push: Push) -> Receipt:
-        """Return the outcome of a batch whose delivery is awaited."""
-        await self.ensure_started()
-        return await self._receiver.outcome(push)
-
+    @started
     async def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""
-        await self.ensure_started()
         return self._buffer.statistics()
 
+    @started
     async def find(self, event_id: str) -> Found:
         """Return where the copies of an event are."""
-        await self.ensure_started()
         return await self._buffer.find(event_id)
 
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the buffer and its outlets."""
         return tapped_of(self._buffer)
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept here."""
-        await self.ensure_started()
-        return await self._dead_letters.stored(event_id)
-
-    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
-        """Replay or drop the dead letters of this node, and return how many."""
-        await self.ensure_started()
-        return await self._dead_letters.change(verb, selection)
-
+    @started
     async def flush(self) -> None:
         """Let emitters that collect complete what they have."""
-        await self.ensure_started()
         await self._buffer.flush()
 
+    @started
     async def drain_buffer(self) -> None:
         """Return when every outlet has delivered what it holds."""
-        await self.ensure_started()
         await self._buffer.drain()
 
+    @started
     async def change(self, number: int, packed: bytes, renamed: Mapping[str, str], seconds: float) -> None:
         """Have other outlets, or other rules for them, from the next batch on; raises `ChangeError`.
 
         `renamed` are former names by those of now. Outlets whose emitter has another actor go on with that one when
         they are told to: see `exchange`.
         """
-        await self.ensure_started()
         if number == self._number:  # a process that was started since has begun with it
             return
         (new,) = unpack(packed)
@@ -141,33 +119,33 @@ class BufferShell(Shell):
         self.take_over(number, packed)
         replay_to(plan, self._dead_letters)
 
+    @started
     async def exchange(self, name: str, grace: float) -> int:
         """Deliver to the emitter's actor of now; return how many events that may have had before get again.
 
         What is in flight has `grace` seconds to get its answers.
         """
-        await self.ensure_started()
         before, handle = self._leads_to[name], self._arguments.emitters[name]
         if same(before, handle):
             return 0
         self._leads_to[name] = handle
         return await self._buffer.outlet(name).hand_over(self._link(name), before.release.remote, grace=grace)
 
+    @started
     async def forget(self, name: str) -> None:
         """Return when an outlet that leaves has delivered what it has, and is no more."""
-        await self.ensure_started()
         if name in self._leads_to:
             await self._buffer.forget(name)
             self._leads_to.pop(name, None)
 
+    @started
     async def halt(self) -> None:
         """Hand nothing more to emitters."""
-        await self.ensure_started()
         self._buffer.halt()
 
+    @started
     async def settled(self) -> None:
         """Return when everything that is in flight to emitters has its answer."""
-        await self.ensure_started()
         await self._buffer.settled()
 
     def _link(self, name: str) -> Link:

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from polku.actors.calls import ReceivesBatches, RelaysOutput
 from polku.actors.options import ACTOR
-from polku.actors.shell import Shell, unpack
-from polku.actors.wire import pack_answer, unpack_push
-from polku.batch.receipt import Receipt
+from polku.actors.shell import started, unpack
 from polku.emit import console
 from polku.emit.collect import MAX_BATCHES
 from polku.emit.console import RelayConsole
 from polku.emit.delivery import Delivery, DeliveryStatistics
 from polku.hooks import close_each
-from polku.link.link import Push
 from polku.link.receiver import LinkReceiver
 from polku.plan import OutletPlan
 from polku.runtime.assembly import build_delivery
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from polku.external.callback import Callback
 
 
-class EmitterShell(Shell):
+class EmitterShell(ReceivesBatches, RelaysOutput):
     """Receive the batches of one outlet and hand them to the emitter."""
 
     async def open(self) -> None:
@@ -43,52 +41,37 @@ class EmitterShell(Shell):
         if self._delivery.start_error is not None:
             raise self._delivery.start_error
 
-    async def push(self, head: bytes, payload: bytes) -> bytes:
-        """Answer when the destination has confirmed the batch."""
-        await self.ensure_started()
-        return pack_answer(await self._receiver.push(*unpack_push(head, payload)))
-
-    async def outcome(self, push: Push) -> Receipt:
-        """Return the outcome of a batch that was taken."""
-        await self.ensure_started()
-        return await self._receiver.outcome(push)
-
+    @started
     async def flush(self, everything: bool) -> None:
         """Complete what is collected."""
-        await self.ensure_started()
         await self._delivery.flush(everything)
 
-    async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
-        """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
-        await self.ensure_started()
-        return await self._console.next(confirmed, fault)
-
+    @started
     async def assign(self, name: str, where: Callback | None) -> None:
         """Learn where the plugin is that this emitter, of this name, is a place for."""
-        await self.ensure_started()
         await self._delivery.assign(where)
 
+    @started
     async def release(self) -> None:
         """Answer what is in flight with what is confirmed so far."""
-        await self.ensure_started()
         self._delivery.release()
 
+    @started
     async def change(self, number: int, packed: bytes) -> None:
         """Take another name."""
-        await self.ensure_started()
         if number != self._number:
             outlet, _ = unpack(packed)
             self._delivery.name = outlet.name
             self.take_over(number, packed)
 
+    @started
     async def add_counts(self, before: DeliveryStatistics) -> None:
         """Count what the emitter has done whose place this takes."""
-        await self.ensure_started()
         self._delivery.add_counts(before)
 
+    @started
     async def statistics(self) -> DeliveryStatistics:
         """Return a snapshot of the counters."""
-        await self.ensure_started()
         return self._delivery.statistics()
 
 

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import ray
 
+from polku.actors.calls import KeepsDeadLetters
 from polku.actors.ingest_base import IngestBase
 from polku.actors.options import ACTOR
-from polku.actors.shell import unpack
+from polku.actors.shell import started, unpack
 from polku.actors.target import Connection, Target, connect
 from polku.aio.tasks import TaskSet
 from polku.change.difference import Difference
 from polku.clock import SystemClock
-from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters import DeadLetters
 from polku.gateway.intake import Intake
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.link.link import Link, Window
@@ -32,7 +33,7 @@ class _Fresh(NamedTuple):
     opened: Opened
 
 
-class IngestShell(IngestBase):
+class IngestShell(IngestBase, KeepsDeadLetters):
     """Take messages in, push their events to the next actor, acknowledge them."""
 
     @property
@@ -65,14 +66,9 @@ class IngestShell(IngestBase):
         """Return the intake."""
         return {part: self._intake}
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept here."""
-        await self.ensure_started()
-        return await self._dead_letters.stored(event_id)
-
+    @started
     async def prepare(self, packed: bytes, found: Difference) -> None:
         """Start the ingestors and sources that a change brings, next to those that run; raises `ChangeError`."""
-        await self.ensure_started()
         await self.discard()
         opened = Opened()
         try:
@@ -82,30 +78,30 @@ class IngestShell(IngestBase):
             raise
         self._fresh = _Fresh(intake, opened)
 
+    @started
     async def discard(self) -> None:
         """Close what was started for a change that does not come."""
-        await self.ensure_started()
         fresh, self._fresh = self._fresh, None
         if fresh is not None:
             await fresh.opened.close()
 
+    @started
     async def rest(self) -> int:
         """Send nothing from now on; return how many batches that were sent have no final answer yet."""
-        await self.ensure_started()
         self._link.pause()
         return self._link.open
 
+    @started
     async def resume(self) -> None:
         """Send again."""
-        await self.ensure_started()
         self._link.resume()
 
+    @started
     async def change(self, number: int, packed: bytes, found: Difference, *, moves: bool) -> bool:
         """Take another plan from now on; raises `ChangeError`.
 
         Where it `moves`, batches go elsewhere from now on: return False while this is not at rest.
         """
-        await self.ensure_started()
         if number == self._number:  # a process that was started since has begun with it
             return True
         if moves and not self._link.is_at_rest:
@@ -125,9 +121,9 @@ class IngestShell(IngestBase):
         await exchange_intake(self._intake, self._plan, found, fresh.intake, self._dead_letters, self._background)
         return True
 
+    @started
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
-        await self.ensure_started()
         return self._intake.statistics()._replace(letters=self._dead_letters.statistics())
 
     async def _disconnect(self) -> None:

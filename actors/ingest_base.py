@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.exceptions
 
-from polku.actors.shell import Shell
+from polku.actors.shell import Shell, started
 from polku.actors.surroundings import Surroundings
 from polku.errors import UnavailableError
 from polku.gateway.addresses import Addresses, Doors, check_free
@@ -66,13 +66,13 @@ class IngestBase(Shell):
         if reserved is not None:
             reserved.close()
 
+    @started
     async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are.
 
         Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
         `scope` is what health and metrics at these doors are about: the name of one lane, or (empty) the pipeline.
         """
-        await self.ensure_started()
         self._hub, self._scope = hub, scope
         async with self._opening:
             if self._gateway is None:
@@ -90,30 +90,31 @@ class IngestBase(Shell):
 
         Raises `UnavailableError` where another lane is to be asked, as this one is about to go.
         """
-        await self.ensure_started()
+        if not self._started:
+            await self.ensure_started()
         if self._is_leaving:
             raise UnavailableError("this lane is about to go; another lane takes events")
         return (await self.intake.batch(message)).SerializeToString()
 
+    @started
     async def leave_doors(self) -> None:
         """Take nothing new, and return when clients have their answers and have been asked to connect elsewhere."""
-        await self.ensure_started()
         self._is_leaving = True
         if self._gateway is not None:
             await self._gateway.leave()
 
+    @started
     async def come_back(self) -> None:
         """Take events again: the doors are opened again when the supervisor says where."""
-        await self.ensure_started()
         async with self._opening:
             gateway, self._gateway = self._gateway, None
             if gateway is not None:
                 await gateway.close(0)
             self._is_leaving = False
 
+    @started
     async def drain_ingest(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""
-        await self.ensure_started()
         self.intake.stop()
         if self._gateway is not None:
             await self._gateway.stop_serving()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from polku.actors.calls import KeepsDeadLetters, RelaysOutput
 from polku.actors.ingest_base import IngestBase
 from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
-from polku.actors.shell import unpack
+from polku.actors.shell import started, unpack
 from polku.actors.wire import pack_answer, unpack_push
 from polku.batch.receipt import Receipt
 from polku.buffer.copies import Found
-from polku.dead_letters import DeadLetter, DeadLetters, LetterVerb
-from polku.dead_letters.store import Selection
+from polku.dead_letters import DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.gateway.intake import Intake
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from polku.external.callback import Callback
 
 
-class LaneShell(IngestBase):
+class LaneShell(IngestBase, KeepsDeadLetters, RelaysOutput):
     """Run a lane as the inline runtime runs it; some of its stages may have actors of their own."""
 
     @property
@@ -58,51 +58,38 @@ class LaneShell(IngestBase):
 
     async def push(self, head: bytes, payload: bytes, after: str) -> bytes:
         """Take what a stage with an actor of its own hands on."""
-        await self.ensure_started()
+        if not self._started:
+            await self.ensure_started()
         return pack_answer(await self._lane.push(*unpack_push(head, payload), after))
 
     async def outcome(self, push: Push, after: str) -> Receipt:
         """Return the outcome of a batch of such a stage that was taken."""
-        await self.ensure_started()
+        if not self._started:
+            await self.ensure_started()
         return await self._lane.outcome(push, after)
 
+    @started
     async def statistics(self) -> LaneStatistics:
         """Return a snapshot of the counters of every part."""
-        await self.ensure_started()
         return self._lane.statistics()
 
+    @started
     async def find(self, event_id: str) -> Found:
         """Return where the copies of an event are."""
-        await self.ensure_started()
         return await self._lane.find(event_id)
 
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the parts of the lane that run here."""
         return self._lane.tapped()
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept here."""
-        await self.ensure_started()
-        return await self._dead_letters.stored(event_id)
-
-    async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
-        """Replay or drop the dead letters of this node, and return how many."""
-        await self.ensure_started()
-        return await self._dead_letters.change(verb, selection)
-
-    async def next_output(self, confirmed: int, fault: str) -> tuple[int, bytes]:
-        """Return the next text for the program's standard output; all up to `confirmed` is written, or failed."""
-        await self.ensure_started()
-        return await self._console.next(confirmed, fault)
-
+    @started
     async def assign(self, name: str, where: Callback | None) -> None:
         """Tell an emitter that is a place for a plugin where its plugin is."""
-        await self.ensure_started()
         await self._lane.assign(name, where)
 
+    @started
     async def change(self, number: int, packed: bytes, change: bytes, seconds: float) -> Changed:
         """Take another plan from now on; raises `ChangeError`, and then nothing was changed."""
-        await self.ensure_started()
         old, new, found = unpack(change)
         if number == self._number:  # a process that was started since has begun with it
             return Changed(found)
@@ -111,14 +98,14 @@ class LaneShell(IngestBase):
         self.take_over(number, packed)
         return changed
 
+    @started
     async def flush(self) -> None:
         """Let go of everything that is held."""
-        await self.ensure_started()
         await self._lane.flush()
 
+    @started
     async def drain_buffer(self) -> None:
         """Return when every outlet has delivered what it holds."""
-        await self.ensure_started()
         await self._lane.drain_buffer()
 
     async def release(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -11,7 +12,8 @@ import resource
 import secrets
 import sys
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ray import cloudpickle
 
@@ -28,6 +30,23 @@ from polku.text import named
 from polku.usercode import contained
 
 _LOG = logging.getLogger(__name__)
+_S = TypeVar("_S", bound="Shell")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def started(
+    method: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
+    """Let a method of an actor be called at any time: what is not open yet in this life of the process is opened."""
+
+    @functools.wraps(method)
+    async def opened_first(self: _S, /, *arguments: _P.args, **options: _P.kwargs) -> _R:
+        if not self._started:
+            await self.ensure_started()
+        return await method(self, *arguments, **options)
+
+    return opened_first
 
 
 class Vitals(NamedTuple):
@@ -113,9 +132,9 @@ class Shell:
         if tracer := sys.modules.get("polku.tracing.tracer"):  # only where this part is traced
             await tracer.flush()
 
+    @started
     async def listen(self, node: str) -> str:
         """Open a shortcut for the one actor that asks, and return the path of its socket; empty on another node."""
-        await self.ensure_started()
         return await socket_channel.listen(self._serve) if node == socket_channel.this_node() else ""
 
     async def _serve(self, method: str, arguments: tuple[Any, ...], payload: bytes) -> bytes:
@@ -131,9 +150,9 @@ class Shell:
         """Return what shows its events in this actor, by name; the actor itself is this part."""
         return {}
 
+    @started
     async def tap(self, request: TapRequest, lane: str, part: str) -> TapReply:
         """Return what was kept for who asks; `lane` begins the names of the parts."""
-        await self.ensure_started()
         if self._taps is None:
             shown = {f"{lane}{name}": tapped for name, tapped in self.tapped(part).items()}
             self._taps = Taps(shown, self.redaction)
@@ -147,9 +166,9 @@ class Shell:
         """Return a number that only this life of the actor has."""
         return self._epoch
 
+    @started
     async def vitals(self) -> Vitals:
         """Return how the process is; starts the actor if it has been restarted."""
-        await self.ensure_started()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, private_memory(), self._open_seconds)
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import ray
 
+from polku.actors.calls import KeepsDeadLetters, ReceivesBatches
 from polku.actors.options import ACTOR
-from polku.actors.shell import Shell, unpack
+from polku.actors.shell import started, unpack
 from polku.actors.target import Connection, Target, connect
 from polku.actors.wire import pack_answer, unpack_push
-from polku.batch.receipt import Receipt
-from polku.dead_letters import DeadLetter, DeadLetters
+from polku.dead_letters import DeadLetters
 from polku.errors import ChangeError, UnavailableError
-from polku.link.link import Link, Outgoing, Push
+from polku.link.link import Link, Outgoing
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import build_dead_letters, build_stage
@@ -38,7 +38,7 @@ class _WayOut(NamedTuple):
     connection: Connection
 
 
-class StageShell(Shell):
+class StageShell(KeepsDeadLetters, ReceivesBatches):
     """Receive batches, run the middleware on them, push on what is left."""
 
     async def open(self) -> None:
@@ -60,33 +60,29 @@ class StageShell(Shell):
 
     async def push(self, head: bytes, payload: bytes) -> bytes:
         """Answer when the next actor has answered."""
-        await self.ensure_started()
+        if not self._started:
+            await self.ensure_started()
         push, batch = unpack_push(head, payload)
         if self._fork is not None and not await self._fork.hears(push.link):
             raise UnavailableError(f"{push} comes from a lane that is lost")
         return pack_answer(await self._receiver.push(push, batch))
 
+    @started
     async def serve(self, lanes: frozenset[int], leaving: frozenset[int] = frozenset()) -> bool:
         """Serve these lanes alone; return whether something of another is here, which waits for it.
 
         Those that are `leaving` get what came from them, and nothing else.
         """
-        await self.ensure_started()
         return self._fork is not None and self._fork.serve(lanes, leaving)
 
+    @started
     async def open_for(self, lane: int) -> int:
         """Return how many batches wait for a lane, or for its answer."""
-        await self.ensure_started()
         return 0 if self._fork is None else self._fork.open(lane)
 
-    async def outcome(self, push: Push) -> Receipt:
-        """Return the outcome of a batch that was taken."""
-        await self.ensure_started()
-        return await self._receiver.outcome(push)
-
+    @started
     async def snapshot(self, positions: Sequence[int]) -> dict[int, bytes]:
         """Return the state of middleware by its position; raises `ChangeError` where it cannot be had."""
-        await self.ensure_started()
         states = {}
         for position in positions:
             step: Any = self._stage.middleware[position]
@@ -96,9 +92,9 @@ class StageShell(Shell):
                 raise ChangeError([f"the state of {step.name} cannot be moved: {named(error)}"]) from None
         return states
 
+    @started
     async def restore(self, states: Mapping[int, bytes]) -> None:
         """Take over the state of middleware, by its position: before the first batch; raises `ChangeError`."""
-        await self.ensure_started()
         for position, state in states.items():
             step: Any = self._stage.middleware[position]
             try:
@@ -108,9 +104,9 @@ class StageShell(Shell):
             if is_holder(step) and flushes:
                 await self._stage.release(step, flushes)
 
+    @started
     async def change(self, number: int, packed: bytes) -> bool:
         """Hand on to others from now on; return False while something that was handed on has no final answer."""
-        await self.ensure_started()
         if number == self._number:
             return True
         if any(way.link.open for way in self._ways):
@@ -129,23 +125,18 @@ class StageShell(Shell):
             await way.connection.close()
         return True
 
+    @started
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
-        await self.ensure_started()
         return self._stage.statistics()._replace(letters=self._dead_letters.statistics())
 
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the stage, whose steps show their events."""
         return {part: self._stage}
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept here."""
-        await self.ensure_started()
-        return await self._dead_letters.stored(event_id)
-
+    @started
     async def flush(self) -> None:
         """Let go of everything that is held."""
-        await self.ensure_started()
         await self._stage.flush()
 
     def _way_out(self) -> Outgoing:
