@@ -31,6 +31,8 @@ from polku.kafka.client import (
 from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partition, check_topic
 from polku.kafka.template import Maker, compile_template, is_constant
+from polku.kafka.tls import KafkaTls, check_tls
+from polku.security.client_tls import Certificate, Pem
 from polku.text import said
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
@@ -77,7 +79,8 @@ class KafkaEmitter:
     `partition` is a number, a template, or a function of the event that returns a number, or None for the partition
     that the key gives; `timestamp` is `sent`, or `event` for the event's own time. With `value="record"` an event that
     was a record becomes the same record: its value, key, headers and timestamp, in the partition of the same number.
-    `config` are properties of librdkafka (`security.protocol`, `sasl.password`, `compression.type`, …).
+    `config` are properties of librdkafka (`sasl.password`, `compression.type`, …). With `root_certificates` or a
+    `certificate` connections are encrypted; where their files change, a new producer sends what comes then.
 
     What the brokers do not confirm within `timeout` seconds is taken back and sent again by the resilience around
     this, in order. An event that cannot become a record (no legal topic, a field missing, too large) is a dead letter.
@@ -97,6 +100,8 @@ class KafkaEmitter:
     name: str = field(default="kafka", kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
     config: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
@@ -113,6 +118,7 @@ class KafkaEmitter:
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
         self._maker()
         self.settings()
+        check_tls("KafkaEmitter", self)
 
     def settings(self) -> dict[str, Any]:
         """Return all properties of the client."""
@@ -166,6 +172,7 @@ class _Sender:
         self._maker = maker
         self._clock = clock
         self._fixed_topic = is_constant(config.topic)
+        self._tls = KafkaTls(config)
         self._producer: Producer | None = None
         self._started = False
         self._sending: Sending | None = None
@@ -176,7 +183,8 @@ class _Sender:
 
     async def start(self) -> None:
         self._started = True
-        self._open()
+        with contextlib.suppress(RetryableError):  # `emit` says it again
+            self._open()
 
     async def close(self) -> None:
         self._started = False
@@ -203,7 +211,11 @@ class _Sender:
         if not self._started:
             raise RetryableError("the emitter is not started")
         if self._producer is None:
-            self._producer = Producer("KafkaEmitter", self._config.settings(), self._heard, self._well)
+            try:
+                settings = {**self._config.settings(), **self._tls.settings()}
+            except ConnectionError as error:
+                raise RetryableError(str(error)) from None
+            self._producer = Producer("KafkaEmitter", settings, self._heard, self._well)
             self._producers += 1
         return self._producer
 
@@ -251,7 +263,7 @@ class _Sender:
 
     async def _send(self, records: list[Record], *, is_part: bool = False) -> list[Left]:
         """Send records and return those that were not taken, in order."""
-        if self._producer is not None and self._producer.broken:
+        if self._producer is not None and (self._producer.broken or self._tls.has_changed()):
             await self._renew()
         producer = self._open()
         sending = self._sending = producer.begin(len(records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from polku.kafka.consumer import Consumer, Offsets, Place
 from polku.kafka.fields import MAX_KEY_BYTES, Field
 from polku.kafka.partition import Partition
 from polku.kafka.reading import Decode, Reader
+from polku.kafka.tls import KafkaTls
 
 if TYPE_CHECKING:
     from polku.kafka.source import KafkaSource
@@ -36,6 +38,7 @@ class Puller:
         self._config = config
         kept = [Field(name) for name in config.fields or ()]
         self._reader = Reader(Decode(config.decode), config.headers, kept, tombstones=config.tombstones)
+        self._tls = KafkaTls(config)
         self._consumer: Consumer | None = None
         self._open_stream: Callable[..., PulledStream] | None = None
         self._partitions: dict[Place, Partition] = {}
@@ -51,22 +54,38 @@ class Puller:
         """Be a member of the group until `drain` or `close`."""
         self._open_stream = open_stream
         self._ended = asyncio.get_running_loop().create_future()
+        self._consumer = self._join()
+        try:
+            while not self._ended.done():
+                await asyncio.wait([self._ended], timeout=self._config.commit_seconds)
+                self._commit()
+                if self._tls.has_changed() and not self._stopped:
+                    await self._join_again(self._consumer)
+            self._ended.result()
+        finally:
+            await self._leave()  # not `close`: after a fault it is run again
+
+    def _join(self) -> Consumer:
         config = self._config
-        self._consumer = Consumer(
+        return Consumer(
             "KafkaSource",
-            config.settings(),
+            {**config.settings(), **self._tls.settings()},
             config.topics,
             self,
             at_once=min(_AT_ONCE, 1 + config.window // 10),
             revoke_timeout=config.revoke_seconds,
         )
-        try:
-            while not self._ended.done():
-                await asyncio.wait([self._ended], timeout=config.commit_seconds)
-                self._commit()
-            self._ended.result()
-        finally:
-            await self._leave()  # not `close`: after a fault it is run again
+
+    async def _join_again(self, consumer: Consumer) -> None:
+        """Leave the group once what is in flight has arrived, and join it with the certificates as they are now."""
+        consumer.stop()
+        offsets = await self.revoked(list(self._partitions))
+        if offsets:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(consumer.commit_now(offsets), self._config.revoke_seconds)
+        await consumer.close()
+        if not self._stopped:
+            self._consumer = self._join()
 
     def stop(self) -> None:
         """Pull nothing more."""

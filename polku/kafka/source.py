@@ -13,6 +13,8 @@ from polku.kafka.client import checked_config, load
 from polku.kafka.fields import Field
 from polku.kafka.puller import Puller
 from polku.kafka.reading import Decode
+from polku.kafka.tls import check_tls
+from polku.security.client_tls import Certificate, Pem
 
 _OURS = ("group.id", "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof")
 _DEFAULTS = {"client.id": "polku", "auto.offset.reset": "earliest", "queued.max.messages.kbytes": 16 * 1024}
@@ -39,6 +41,8 @@ class KafkaSource:
     taken away, what is in flight has `revoke_seconds` to arrive. A topic may be a pattern, `"^orders-.*"`. `config` has
     librdkafka's properties: new groups begin with the oldest record unless its `auto.offset.reset` says otherwise, of
     transactions only what was committed is read (`isolation.level`), and `group.instance.id` makes a member static.
+    With `root_certificates` or a `certificate` connections are encrypted; where their files change, the source joins
+    its group again with them, once what is in flight has arrived.
     """
 
     topics: str | Sequence[str]
@@ -57,6 +61,8 @@ class KafkaSource:
     commit_seconds: float = field(default=1.0, kw_only=True)
     revoke_seconds: float = field(default=10.0, kw_only=True)
     config: Mapping[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         topics = (self.topics,) if isinstance(self.topics, str) else tuple(self.topics)
@@ -79,6 +85,7 @@ class KafkaSource:
             checks.positive("KafkaSource", option, getattr(self, option))
         object.__setattr__(self, "config", dict(self.config) if isinstance(self.config, Mapping) else self.config)
         self.settings()
+        check_tls("KafkaSource", self)
 
     def _check_fields(self) -> None:
         is_record = self.decode is Decode.RECORD

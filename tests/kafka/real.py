@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.clients.toolchains import need, run
+from tests.support.authority import Pair
 from tests.support.ports import free_port
 
 _POM = Path(__file__).with_name("pom.xml")
@@ -41,11 +42,22 @@ group.consumer.heartbeat.interval.ms=500
 auto.create.topics.enable=false
 """
 
+_ENCRYPTED = """
+ssl.keystore.type=PEM
+ssl.keystore.location={folder}/pair.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={authority}
+ssl.client.auth=required
+"""
+
 
 class Broker:
-    """One node, whose files outlive its process."""
+    """One node, whose files outlive its process.
 
-    def __init__(self, folder: Path) -> None:
+    With a `pair` it has an encrypted address too, `encrypted`, for those who show a certificate of `authority`.
+    """
+
+    def __init__(self, folder: Path, authority: Path | None = None, pair: Pair | None = None) -> None:
         need("java")
         need("mvn")
         shutil.copy(_POM, folder)
@@ -53,7 +65,16 @@ class Broker:
         self._java = ["java", *_JVM, "-cp", (folder / "classpath").read_text()]
         port, controller = free_port(), free_port()
         self._settings = folder / "server.properties"
-        self._settings.write_text(_PROPERTIES.format(port=port, controller=controller, folder=folder))
+        text = _PROPERTIES.format(port=port, controller=controller, folder=folder)
+        if authority is not None and pair is not None:
+            (folder / "pair.pem").write_bytes(pair.key.read_bytes() + pair.cert.read_bytes())
+            ours = free_port()
+            text = text.replace("PLAINTEXT://", f"SSL://127.0.0.1:{ours},PLAINTEXT://", 1).replace(
+                "CONTROLLER:PLAINTEXT,", "CONTROLLER:PLAINTEXT,SSL:SSL,"
+            )
+            text += _ENCRYPTED.format(folder=folder, authority=authority)
+            self.encrypted = f"127.0.0.1:{ours}"
+        self._settings.write_text(text)
         self._log = folder / "broker.log"
         self.bootstrap = f"127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,9 +112,9 @@ class Broker:
 
 
 @contextlib.contextmanager
-def broker(folder: Path) -> Iterator[Broker]:
+def broker(folder: Path, authority: Path | None = None, pair: Pair | None = None) -> Iterator[Broker]:
     """Run a broker for as long as it is wanted; skips the test where it cannot be had."""
-    node = Broker(folder)
+    node = Broker(folder, authority, pair)
     try:
         node.start()
         yield node
