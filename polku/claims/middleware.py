@@ -6,19 +6,20 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from polku import checks
 from polku.claims.store import CLAIM, CLAIM_BYTES, Store, check_store, read_claim
 from polku.clock import Clock
 from polku.contracts import Overlapping
-from polku.emit.s3.objects import load
+from polku.emit.s3.objects import check_tls, load, tls_of
 from polku.errors import EmitError, RejectedError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.batching import Batched, Batching
 from polku.middleware.configuration import Configuration
 from polku.middleware.micro_batches import MicroBatches
 from polku.middleware.model import ModelCalls
+from polku.security.client_tls import Certificate, Pem
 
 
 class ClaimStatistics(NamedTuple):
@@ -33,13 +34,13 @@ class ClaimStatistics(NamedTuple):
 class ClaimCheck(Configuration):
     """Put payloads of more than `over` bytes into an object store, and let a reference travel in their place.
 
-    `url` is a folder of a store, as an `S3Emitter` has it: `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///folder`,
-    with the store's `options`. An object is named by the SHA-256 of what it has: the same payload is there once,
-    whoever sends it, and however often. The event continues once the store has the payload, without it and with
-    `claim` (`sha256:…`) and `claim_bytes` in its metadata; events keep their order, and up to `max_in_flight` payloads
-    are on their way at once. A store that does not answer is asked again for `retry_for` seconds; then the event
-    becomes a dead letter, payload and all. Objects are never deleted: the bucket's lifecycle rules should do that,
-    later than the last reader needs them.
+    `url` is a folder of a store, as an `S3Emitter` has it: `s3://bucket/prefix`, `gs://…`, `az://…`,
+    `file:///folder`, with the store's `options`, `root_certificates` and `certificate`. An object is named by the
+    SHA-256 of what it has: the same payload is there once, whoever sends it, and however often. The event continues
+    once the store has the payload, without it and with `claim` (`sha256:…`) and `claim_bytes` in its metadata;
+    events keep their order, and up to `max_in_flight` payloads are on their way at once. A store that does not
+    answer is asked again for `retry_for` seconds; then the event becomes a dead letter, payload and all. Objects
+    are never deleted: the bucket's lifecycle rules should do that, later than the last reader needs them.
 
     Needs `pip install 'polku[s3]'`.
     """
@@ -50,12 +51,15 @@ class ClaimCheck(Configuration):
     retry_for: float = field(default=60.0, kw_only=True)
     max_in_flight: int = field(default=8, kw_only=True)
     options: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     holds = True
     overlaps = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", check_store("ClaimCheck", self.url, self.options))
+        check_tls("ClaimCheck", self)
         _check_times("ClaimCheck", self.timeout, self.retry_for)
         checks.whole("ClaimCheck", "over", self.over)
         checks.whole("ClaimCheck", "max_in_flight", self.max_in_flight)
@@ -88,12 +92,15 @@ class Redeem(Configuration):
     retry_for: float = field(default=60.0, kw_only=True)
     max_in_flight: int = field(default=4, kw_only=True)
     options: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     holds = True
     overlaps = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", check_store("Redeem", self.url, self.options))
+        check_tls("Redeem", self)
         _check_times("Redeem", self.timeout, self.retry_for)
         checks.whole("Redeem", "max_bytes", self.max_bytes)
         checks.whole("Redeem", "max_in_flight", self.max_in_flight)
@@ -177,7 +184,8 @@ class _Redeeming(_Handling):
 
 def _store(config: ClaimCheck | Redeem) -> Store:
     at_once, retry_for = config.max_in_flight, config.retry_for
-    return Store(config.url, config.options, timeout=config.timeout, retry_for=retry_for, at_once=at_once)
+    options: dict[str, Any] = {"timeout": config.timeout, "retry_for": retry_for, "at_once": at_once}
+    return Store(config.url, config.options, tls=tls_of(config), **options)
 
 
 def _step(name: str, handling: _Handling, clock: Clock, *, in_flight: int, max_events: int) -> Overlapping:

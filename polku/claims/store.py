@@ -13,6 +13,7 @@ from polku.aio.threads import DaemonThreads
 from polku.emit.s3.objects import SCHEMES, Objects
 from polku.errors import MisconfiguredError, PlanError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event
+from polku.security.client_tls import ClientTls
 from polku.text import said
 
 CLAIM, CLAIM_BYTES = "claim", "claim_bytes"
@@ -55,11 +56,18 @@ class Store:
     """The objects of a folder, asked for again for `retry_for` seconds while the store does not answer."""
 
     def __init__(
-        self, url: str, options: Mapping[str, str], *, timeout: float, retry_for: float, at_once: int = 4
+        self,
+        url: str,
+        options: Mapping[str, str],
+        *,
+        timeout: float,
+        retry_for: float,
+        at_once: int = 4,
+        tls: ClientTls | None = None,
     ) -> None:
         self._url = url
         self._threads = DaemonThreads("polku-claims", at_once)
-        self._objects = Objects(url, options, timeout=timeout, part_bytes=_PART_BYTES)
+        self._objects = Objects(url, options, timeout=timeout, part_bytes=_PART_BYTES, tls=tls)
         self._retry_for = retry_for
         self.retries = 0
 
@@ -70,6 +78,7 @@ class Store:
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown()
+        self._objects.release()
 
     async def put(self, payload: bytes) -> Claim:
         """Return the claim of a payload once the store has it; raises `EmitError`."""

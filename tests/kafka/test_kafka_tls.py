@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from polku import Breaker, Certificate, Hub, KafkaEmitter, KafkaSource, PlanError, Resilience, Retry, new_event
 from tests.kafka.broker import Cluster
 from tests.kafka.clients import wait_for
-from tests.kafka.tls_front import TlsFront
+from tests.kafka.tls_front import KafkaFront
 from tests.support.authority import Authority, put, replace
 from tests.support.encrypted import Tls, by_path, goes_there_and_back, reads_certificates_again
 from tests.support.recorder import Recorder
@@ -30,33 +30,33 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def front(cluster: Cluster, authority: Authority) -> Iterator[TlsFront]:
-    front = TlsFront(cluster.bootstrap, authority, authority.issue())
+def front(cluster: Cluster, authority: Authority) -> Iterator[KafkaFront]:
+    front = KafkaFront(cluster.bootstrap, authority, authority.issue())
     yield front
     front.close()
 
 
-def source(front: TlsFront, tls: Tls) -> KafkaSource:
+def source(front: KafkaFront, tls: Tls) -> KafkaSource:
     options: dict[str, Any] = {"decode": "event", "commit_seconds": 0.2, **tls._asdict()}
     # The mock forgets a member that leaves only when its session ends.
     config = {"reconnect.backoff.max.ms": 500, "session.timeout.ms": 2_000, "heartbeat.interval.ms": 200}
     return KafkaSource("orders", "polku", bootstrap_servers=front.bootstrap, config=config, **options)
 
 
-def emitter(front: TlsFront, tls: Tls) -> KafkaEmitter:
+def emitter(front: KafkaFront, tls: Tls) -> KafkaEmitter:
     config = {"reconnect.backoff.max.ms": 500}
     return KafkaEmitter("orders", bootstrap_servers=front.bootstrap, config=config, timeout=5.0, **tls._asdict())
 
 
 def test_events_go_there_and_back_encrypted_and_each_shows_who_it_is(
-    front: TlsFront, authority: Authority, tmp_path: Path
+    front: KafkaFront, authority: Authority, tmp_path: Path
 ) -> None:
     goes_there_and_back(lambda tls: source(front, tls), lambda tls: emitter(front, tls), authority, tmp_path)
     assert set(front.shown) == {"polku"}
 
 
 def test_certificates_that_are_replaced_are_read_again(
-    cluster: Cluster, front: TlsFront, authority: Authority, tmp_path: Path
+    cluster: Cluster, front: KafkaFront, authority: Authority, tmp_path: Path
 ) -> None:
     client = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "counting"})
 
@@ -69,7 +69,7 @@ def test_certificates_that_are_replaced_are_read_again(
 
 
 def test_an_emitter_and_a_source_that_work_begin_again_with_another_certificate_and_lose_nothing(
-    front: TlsFront, authority: Authority, tmp_path: Path
+    front: KafkaFront, authority: Authority, tmp_path: Path
 ) -> None:
     writes, reads = (put(authority.issue(name), _folder(tmp_path / name)) for name in ("writer", "reader"))
     out = Recorder(tmp_path / "out")
@@ -99,7 +99,7 @@ def test_an_emitter_and_a_source_that_work_begin_again_with_another_certificate_
 
 
 def test_files_that_are_not_there_are_named_and_waited_for(
-    front: TlsFront, authority: Authority, tmp_path: Path
+    front: KafkaFront, authority: Authority, tmp_path: Path
 ) -> None:
     good = authority.issue("polku")
     roots = tmp_path / "later.pem"

@@ -21,9 +21,10 @@ from polku.emit.parts import TooLargeError, send_parts
 from polku.emit.progress import current
 from polku.emit.s3.format import CONTENT_TYPES, Compression, Encoder, ObjectFormat, make_encoder, suffix
 from polku.emit.s3.key import BATCH, KeyTemplate
-from polku.emit.s3.objects import SCHEMES, Objects, load
+from polku.emit.s3.objects import SCHEMES, Objects, check_tls, load, tls_of
 from polku.errors import PlanError, RejectedError
 from polku.event.v1.event_pb2 import Event
+from polku.security.client_tls import Certificate, Pem
 from polku.text import named, said
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -67,7 +68,9 @@ class S3Emitter:
     drain whose time is up, leaves parts behind, which the bucket's lifecycle rules should remove. Timeouts, 5xx and
     lost connections are tried again; missing credentials, refused rights, an absent bucket and a wrong clock hold
     everything, with an alarm. `options` are the store's (`region`, `endpoint`, `access_key_id`, …: those of obstore);
-    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). Needs `pip install 'polku[s3]'`, for Parquet
+    without them the environment's count (`AWS_ACCESS_KEY_ID`, …). With `root_certificates` or a
+    `certificate` the `https://` address in `options["endpoint"]` is reached with those, read again for each request.
+    Needs `pip install 'polku[s3]'`, for Parquet
     `pip install 'polku[s3,parquet]'`.
     """
 
@@ -85,6 +88,8 @@ class S3Emitter:
     concurrency: int = field(default=4, kw_only=True)
     timeout: float = field(default=30.0, kw_only=True)
     options: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+    root_certificates: Pem | None = field(default=None, kw_only=True)
+    certificate: Certificate | None = field(default=None, kw_only=True)
 
     may_recover = True
 
@@ -101,6 +106,7 @@ class S3Emitter:
             fix = f"must be at least {_PART_BYTES}: S3 takes no smaller parts"
             raise checks.fault("S3Emitter", "part_bytes", self.part_bytes, fix)
         object.__setattr__(self, "options", _checked_options(self.options))
+        check_tls("S3Emitter", self)
         self.template()
 
     def template(self) -> KeyTemplate:
@@ -140,7 +146,9 @@ class _Writer:
         self._suffix = suffix(self._format, self._compression)
         self._config = config
         self.group = config.template().group
-        self._objects = Objects(config.url, config.options, timeout=config.timeout, part_bytes=config.part_bytes)
+        self._objects = Objects(
+            config.url, config.options, timeout=config.timeout, part_bytes=config.part_bytes, tls=tls_of(config)
+        )
         self._threads: ThreadPoolExecutor | None = None
         self._written = self._events = self._bytes = self._failed = 0
 

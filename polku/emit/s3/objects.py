@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import re
+import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from polku.disk import sync_file
+from polku.emit.s3.tls_forwarder import TlsForwarder
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.security.client_tls import ClientTls, check_client_tls
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -30,6 +33,9 @@ _NOWHERE = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metada
 _AT_ONCE = 12  # parts of one object that are sent side by side
 _TRIES_AGAIN = 2
 _CLOSE_SECONDS = 5.0
+_HTTPS = "https://"
+# Where credentials of the machine come from, which is not the store.
+_DIRECT = "169.254.169.254,169.254.170.2,169.254.170.23,.amazonaws.com"
 _FULL = ("No space left", "os error 28", "quota")
 
 
@@ -41,8 +47,19 @@ class Objects:
     Whoever puts the same object again waits for it instead of beginning another.
     """
 
-    def __init__(self, url: str, options: Mapping[str, str], *, timeout: float, part_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, str],
+        *,
+        timeout: float,
+        part_bytes: int,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._url = url
+        self._tls = tls
+        self._forwarder: TlsForwarder | None = None
+        self._opening = threading.Lock()
         self._options = dict(options)
         self._timeout = timeout
         self._part_bytes = part_bytes
@@ -100,6 +117,14 @@ class Objects:
             await asyncio.wait(uploads, timeout=_CLOSE_SECONDS)
         for upload in uploads:
             upload.cancel()
+        self.release()
+
+    def release(self) -> None:
+        """Release the port for certificates, if there is one; the next use opens it again."""
+        forwarder, self._forwarder = self._forwarder, None
+        if forwarder is not None:
+            self._store = None
+            forwarder.close()
 
     def _uploaded(self, key: str, upload: asyncio.Task[None]) -> None:
         del self._uploads[key]
@@ -155,17 +180,46 @@ class Objects:
             _make_private(self._folder)
             return LocalStore(self._folder, mkdir=True)
         endpoint = self._options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        options: dict[str, str] = dict(self._options)
+        through: dict[str, str] = {}
+        if self._tls is not None:
+            with self._opening:
+                self._forwarder = self._forwarder or TlsForwarder(endpoint, self._tls)
+            options["endpoint"] = endpoint = f"http://{endpoint.removeprefix(_HTTPS)}"
+            through = {"proxy_url": self._forwarder.url, "proxy_excludes": _DIRECT}
         return from_url(  # type: ignore[call-overload, no-any-return]
             self._url,
-            config=self._options or None,
+            config=options or None,
             client_options={
                 "timeout": timedelta(seconds=self._timeout),
                 "connect_timeout": timedelta(seconds=min(self._timeout, 5.0)),
                 "allow_http": endpoint.startswith("http://"),
+                **through,
             },
             # Parts of an object are tried again here, twice; the object, for as long as it takes, by Resilience.
             retry_config={"max_retries": _TRIES_AGAIN, "retry_timeout": timedelta(seconds=self._timeout)},
         )
+
+
+def check_tls(where: str, config: Any) -> None:
+    """Make sure of what a store's client is to trust and show, and keep its roots as absolute path.
+
+    Raises `PlanError`.
+    """
+    roots = check_client_tls(where, config.root_certificates, config.certificate)
+    object.__setattr__(config, "root_certificates", roots)
+    if roots is None and config.certificate is None:
+        return
+    if not str(config.options.get("endpoint", "")).startswith(_HTTPS):
+        fix = "need the address of the store: options={'endpoint': 'https://host:port'}"
+        raise PlanError(f"root_certificates and certificate {fix}", where=where)
+
+
+def tls_of(config: Any) -> ClientTls | None:
+    """Return what connections to a store begin with; None: what its library has."""
+    if config.root_certificates is None and config.certificate is None:
+        return None
+    return ClientTls(config.root_certificates, config.certificate, protocols=["http/1.1"])
 
 
 def _make_private(folder: str) -> None:
