@@ -19,7 +19,7 @@ from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.ingest import IngestActor
 from polku.actors.lane import LaneActor
 from polku.actors.names import NAMESPACE, Names
-from polku.actors.nodes import Node, Place
+from polku.actors.nodes import LanePlace, Node
 from polku.actors.shell import pack
 from polku.actors.stage import StageActor
 from polku.actors.surroundings import Surroundings, surroundings
@@ -49,16 +49,16 @@ class ActorFactory:
         self.layout = Layout(plan, names, route(plan, names))
         self.changing = asyncio.Lock()  # held by who adds a lane, or changes those that there are
         self._numbers = count(1)  # of lanes; none is given twice
-        self._lanes: dict[int, tuple[LaneHandles, Place]] = {}
+        self._lanes: dict[int, tuple[LaneHandles, LanePlace]] = {}
         self._shared: dict[str, Any] = {}
 
     @property
-    def lanes(self) -> tuple[tuple[LaneHandles, Place], ...]:
+    def lanes(self) -> tuple[tuple[LaneHandles, LanePlace], ...]:
         """The lanes, and where they are."""
         return tuple(self._lanes.values())
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[LanePlace, ...]:
         """Where the lanes are."""
         return tuple(place for _, place in self._lanes.values())
 
@@ -66,7 +66,7 @@ class ActorFactory:
         """Return the handles of all that was created."""
         return ActorHandles(tuple(lane for lane, _ in self._lanes.values()), self._shared)
 
-    def create(self, where: Sequence[Place]) -> ActorHandles:
+    def create(self, where: Sequence[LanePlace]) -> ActorHandles:
         """Create a lane at each place, and what they share."""
         for place in where:
             self.add(self.create_lane(place), place)
@@ -74,15 +74,15 @@ class ActorFactory:
         self._shared = {stage.name: create_shared(self.layout, stage, where[0].node) for stage in reversed(shared)}
         return self.parts()
 
-    def create_lane(self, place: Place, layout: Layout | None = None) -> LaneHandles:
+    def create_lane(self, place: LanePlace, layout: Layout | None = None) -> LaneHandles:
         """Create the actors of one lane more, as the plan says, or another one that is to come."""
         return LaneFactory(layout or self.layout, next(self._numbers), place).create()
 
-    def add(self, lane: LaneHandles, place: Place) -> None:
+    def add(self, lane: LaneHandles, place: LanePlace) -> None:
         """Count a lane among the parts."""
         self._lanes[lane.number] = lane, place
 
-    def exchange(self, lane: LaneHandles, place: Place) -> None:
+    def exchange(self, lane: LaneHandles, place: LanePlace) -> None:
         """Count other actors as those of a lane, unless that was lost with its node."""
         if lane.number in self._lanes:
             self._lanes[lane.number] = lane, place
@@ -106,7 +106,7 @@ def name_of(plan: Plan, lane: int) -> str:
 class LaneFactory:
     """Create the actors of one lane."""
 
-    def __init__(self, layout: Layout, number: int, place: Place) -> None:
+    def __init__(self, layout: Layout, number: int, place: LanePlace) -> None:
         self.plan = layout.plan.lane(number, place.number)
         self._number = number
         self._place = place

@@ -14,10 +14,10 @@ from polku.actors.asking import ask
 from polku.actors.handles import LaneHandles
 from polku.actors.kept import keep
 from polku.actors.lane_change import StuckError
-from polku.actors.nodes import Place
+from polku.actors.nodes import LanePlace
 from polku.actors.shell import pack
 from polku.change.contents import Contents
-from polku.change.difference import Difference, Verdict, difference
+from polku.change.difference import Difference, PartVerdict, difference
 from polku.errors import ChangeError
 from polku.runtime.changing import Changed, built_anew
 from polku.runtime.lane import LaneStatistics
@@ -42,10 +42,10 @@ class ChainedChange:
 
     async def run(self, found: Difference) -> Changed:
         """Change every lane; raises `ChangeError`, and then all is as it was."""
-        gone = found.named("emitter", Verdict.GONE)
+        gone = found.named("emitter", PartVerdict.GONE)
         between = _with_emitters(self._new, self._old, gone)
         first = difference(self._old, between)
-        done: list[tuple[LaneHandles, Place]] = []
+        done: list[tuple[LaneHandles, LanePlace]] = []
         changes = []
         try:
             for lane, place in self._factory.lanes:
@@ -67,7 +67,7 @@ class ChainedChange:
         return _summed(found, changes)
 
     async def _change(
-        self, lane: LaneHandles, place: Place, old: Contents, new: Contents, found: Difference
+        self, lane: LaneHandles, place: LanePlace, old: Contents, new: Contents, found: Difference
     ) -> Changed:
         factory = LaneFactory(self._layout_of(new), lane.number, place)
         own = factory.name("lane")
@@ -85,7 +85,9 @@ class ChainedChange:
             raise
         return changed
 
-    async def _take_back(self, done: list[tuple[LaneHandles, Place]], between: Contents, error: ChangeError) -> None:
+    async def _take_back(
+        self, done: list[tuple[LaneHandles, LanePlace]], between: Contents, error: ChangeError
+    ) -> None:
         back = difference(between, self._old)
         for lane, place in reversed(done):
             try:
@@ -106,7 +108,7 @@ def _with_emitters(contents: Contents, other: Contents, names: list[str]) -> Con
     return contents._replace(plan=plan, emitters=emitters)
 
 
-def _of_lane(contents: Contents, lane: LaneHandles, place: Place) -> Contents:
+def _of_lane(contents: Contents, lane: LaneHandles, place: LanePlace) -> Contents:
     return contents._replace(plan=contents.plan.lane(lane.number, place.number), memory={})
 
 

@@ -40,7 +40,7 @@ from polku.actors.names import same
 from polku.actors.shell import pack
 from polku.actors.staying import Heir, heirs, noted, staying
 from polku.change.contents import Contents
-from polku.change.difference import Difference, Verdict, difference, only_lanes, renames
+from polku.change.difference import Difference, PartVerdict, difference, only_lanes, renames
 from polku.errors import ChangeError, PolkuError
 from polku.runtime.changing import Changed, built_anew
 from polku.text import named
@@ -105,7 +105,7 @@ class PartsChange:
         self._shared_before: Mapping[str, Any] = factory.parts().shared
         self.shared: dict[str, Any] = {}
         self._fresh_shared: dict[str, Any] = {}
-        self.gone = [o for o in old.plan.outlets if o.name in found.named("emitter", Verdict.GONE)]
+        self.gone = [o for o in old.plan.outlets if o.name in found.named("emitter", PartVerdict.GONE)]
 
     async def run(self) -> Changed:
         """Change every lane; raises `ChangeError`, and then all is as it was."""
@@ -237,7 +237,7 @@ class PartsChange:
             self._forth.stays,
             self._forth.moves,
         )
-        fresh = [o for o in new.plan.outlets if o.name in self._wish.found.named("emitter", Verdict.NEW)]
+        fresh = [o for o in new.plan.outlets if o.name in self._wish.found.named("emitter", PartVerdict.NEW)]
         for group in reversed(touched):
             for lane in group:
                 lane.go_back(fresh)

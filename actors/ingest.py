@@ -11,7 +11,7 @@ from polku.actors.calls import KeepsDeadLetters
 from polku.actors.ingest_base import IngestBase
 from polku.actors.options import ACTOR
 from polku.actors.shell import started, unpack
-from polku.actors.target import Connection, Target, connect
+from polku.actors.target import PeerConnection, Target, connect
 from polku.aio.tasks import TaskSet
 from polku.change.difference import Difference
 from polku.clock import SystemClock
@@ -51,7 +51,7 @@ class IngestShell(IngestBase, KeepsDeadLetters):
         self._opened.push_async_callback(self._background.close)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
-        self._connection: Connection = connect(self._plan, target, self._dead_letters)
+        self._connection: PeerConnection = connect(self._plan, target, self._dead_letters)
         self._opened.push_async_callback(self._disconnect)
         bury = partial(self._dead_letters.bury, "")
         self._link = Link(_name(self._plan), self._connection.peer, window=_window(self._plan), bury=bury)

@@ -16,7 +16,7 @@ from polku.actors.drain import kill
 from polku.actors.handles import LaneHandles
 from polku.actors.kept import forget, keep
 from polku.actors.names import same
-from polku.actors.nodes import Place
+from polku.actors.nodes import LanePlace
 from polku.actors.shell import pack
 from polku.actors.staying import Heir
 from polku.actors.target import workers_of
@@ -74,7 +74,7 @@ class StuckError(ChangeError):
 class LaneChange:
     """Change one lane; what could not be begun ends with `discard`."""
 
-    def __init__(self, before: Side, place: Place) -> None:
+    def __init__(self, before: Side, place: LanePlace) -> None:
         self.name = before.handles.name
         self.before = before
         self.after = before
@@ -229,7 +229,7 @@ async def end_actors(handles: Mapping[str, Any]) -> None:
     kill(handles.values())
 
 
-async def tell_buffer(to: Side, place: Place, number: int, renamed: Mapping[str, str], seconds: float) -> None:
+async def tell_buffer(to: Side, place: LanePlace, number: int, renamed: Mapping[str, str], seconds: float) -> None:
     """Have a lane's buffer feed the emitters of a side; raises `ChangeError`."""
     lane, factory = to.handles, LaneFactory(to.layout, to.handles.number, place)
     plan = replace(factory.plan, outlets=(*factory.plan.outlets, *to.extra))

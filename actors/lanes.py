@@ -24,7 +24,7 @@ from polku.actors.asking import ask, begin
 from polku.actors.drain import call, insist, kill, outcome
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.lane_change import START_SECONDS, end_actors
-from polku.actors.nodes import Place
+from polku.actors.nodes import LanePlace
 from polku.aio.tasks import TaskSet
 from polku.buffer.statistics import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
@@ -45,10 +45,10 @@ class Placed(NamedTuple):
     """A lane, and where it is."""
 
     lane: LaneHandles
-    place: Place
+    place: LanePlace
 
 
-Open = Callable[[LaneHandles, Place], Awaitable[None]]
+Open = Callable[[LaneHandles, LanePlace], Awaitable[None]]
 """Start a lane's ingest, open its doors, and say who supervises it."""
 
 
@@ -72,7 +72,7 @@ class Lanes:
         node = self._factory.places[0].node
         try:
             for number in missing(self._factory.lanes, count):
-                place = Place(node, number)
+                place = LanePlace(node, number)
                 creating = asyncio.ensure_future(asyncio.to_thread(self._factory.create_lane, place, layout))
                 try:
                     await asyncio.shield(creating)
@@ -110,7 +110,7 @@ class Lanes:
                 raise ChangeError([f"{joined[-1].lane.door} does not start: {_first_line(error)}"]) from error
             raise
 
-    async def _take_back(self, lane: LaneHandles, place: Place) -> None:
+    async def _take_back(self, lane: LaneHandles, place: LanePlace) -> None:
         """Remove a lane that was just added; one that has not opened holds nothing."""
         try:
             await self._say_goodbye(lane, place)
@@ -145,14 +145,14 @@ class Lanes:
         for lane, _ in left:
             self._empty_soon(lane)
 
-    async def _say_goodbye(self, lane: LaneHandles, place: Place) -> None:
+    async def _say_goodbye(self, lane: LaneHandles, place: LanePlace) -> None:
         """Have a lane take nothing new, and its clients connect elsewhere."""
         self._factory.exchange(lane._replace(leaving=True), place)
         await self._on_parts()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ask(lane.door, lane.ingest.leave_doors, seconds=START_SECONDS), _GOODBYE_SECONDS)
 
-    async def _come_back(self, lane: LaneHandles, place: Place) -> None:
+    async def _come_back(self, lane: LaneHandles, place: LanePlace) -> None:
         self._factory.exchange(lane, place)
         try:
             await ask(lane.door, lane.ingest.come_back)
@@ -220,7 +220,7 @@ class Lanes:
         return next((lane for lane, _ in self._factory.lanes if lane.number == number), None)
 
 
-def missing(lanes: Sequence[tuple[LaneHandles, Place]], count: int) -> list[int]:
+def missing(lanes: Sequence[tuple[LaneHandles, LanePlace]], count: int) -> list[int]:
     """Return the numbers of the lanes that `count` lanes lack; raises `ChangeError` where one of these still leaves."""
     taken = {place.number: lane for lane, place in lanes}
     wanted = []

@@ -20,7 +20,7 @@ from polku.actors.actor_factory import ActorFactory
 from polku.actors.drain import kill
 from polku.actors.handles import LaneHandles
 from polku.actors.node_drain import leave_node
-from polku.actors.nodes import Node, Place, draining, living, spread, workers
+from polku.actors.nodes import LanePlace, Node, draining, living, spread, workers
 from polku.actors.startup import open_doors, start, start_all
 from polku.aio.tasks import TaskSet
 from polku.errors import NotRunningError, PolkuError
@@ -53,7 +53,7 @@ class NodeWatcher:
         self._hub = hub
         self.doors = doors
         self._on_lane = on_lane
-        self._joining: dict[str, tuple[Place, asyncio.Task[None]]] = {}  # by the address of the node
+        self._joining: dict[str, tuple[LanePlace, asyncio.Task[None]]] = {}  # by the address of the node
         self._leaving: set[int] = set()  # the numbers of lanes whose nodes Ray drains
         self.lost: list[str] = []  # lanes that were lost with what their buffers held in memory
         self._tasks = TaskSet("lanes of nodes")
@@ -93,7 +93,7 @@ class NodeWatcher:
                     _LOG.warning("Ray drains node %s, on which the pipeline was started: it has to stop", lane.address)
                 self._tasks.start("leaving", self._leave(lane, place, going[lane.address]))
 
-    async def _leave(self, lane: LaneHandles, place: Place, deadline: float) -> None:
+    async def _leave(self, lane: LaneHandles, place: LanePlace, deadline: float) -> None:
         """Empty a lane, and count it among the parts no more."""
         plan = self._arrangement.layout.plan.lane(lane.number, place.number)
         try:
@@ -121,7 +121,7 @@ class NodeWatcher:
                 self._arrangement.drop(lane)
                 kill(lane.all().values())
 
-    async def _join(self, place: Place) -> None:
+    async def _join(self, place: LanePlace) -> None:
         address = place.node.address
         try:
             await self._add(place)
@@ -137,11 +137,11 @@ class NodeWatcher:
         finally:
             self._joining.pop(address, None)
 
-    async def _add(self, place: Place) -> None:
+    async def _add(self, place: LanePlace) -> None:
         async with self._arrangement.changing:
             await self._add_lane(place)
 
-    async def _add_lane(self, place: Place) -> None:
+    async def _add_lane(self, place: LanePlace) -> None:
         """Create and start a lane; nothing is left of one that cannot be started.
 
         It is a part before it takes anything in, so that a stop that comes then drains that. One that is lost meanwhile

@@ -47,7 +47,7 @@ class Node(NamedTuple):
         return alike or self.address == other.address
 
 
-class Place(NamedTuple):
+class LanePlace(NamedTuple):
     """Where a lane is: on a node, as which lane of its disk, from 1."""
 
     node: Node
@@ -65,17 +65,17 @@ def this_node() -> Node:
     return next(_node(each) for each in _nodes() if each["NodeID"] == here)
 
 
-def places(plan: Plan, here: Node) -> list[Place]:
+def places(plan: Plan, here: Node) -> list[LanePlace]:
     """Return where the lanes of a plan are to be; raises `PlanError` where no node can have one."""
     if not plan.per_node:
-        return [Place(here, number) for number in range(1, plan.lanes + 1)]
+        return [LanePlace(here, number) for number in range(1, plan.lanes + 1)]
     found = spread(workers(), here)
     if not found:
         raise PlanError("no node of the cluster has CPUs; start one with some, or use lanes(1)", where="lanes")
     return found
 
 
-def check_journals(plan: Plan, where: Sequence[Place], here: Node) -> None:
+def check_journals(plan: Plan, where: Sequence[LanePlace], here: Node) -> None:
     """Raise `JournalError` where lanes that were on this node, and are no more, have left events behind.
 
     This is looked at once, before any of them is there: lanes of nodes may come in any order, and while the pipeline
@@ -104,15 +104,15 @@ def living() -> frozenset[str]:
     return frozenset(each["NodeManagerAddress"] for each in _nodes() if each["Alive"])
 
 
-def spread(nodes: Sequence[Node], here: Node, taken: Sequence[Place] = ()) -> list[Place]:
+def spread(nodes: Sequence[Node], here: Node, taken: Sequence[LanePlace] = ()) -> list[LanePlace]:
     """Return a place on every node that has none of those that are `taken`: first on this node, then by address."""
     known = {place.node.address for place in taken}
     new = {node.address: node for node in nodes if node.address not in known}
-    found: list[Place] = []
+    found: list[LanePlace] = []
     for node in sorted(new.values(), key=lambda node: (node.address != here.address, _by_number(node.address))):
         beside = {place.number for place in (*taken, *found) if place.node.shares_disk_with(node)}
         number = next(number for number in count(1) if number not in beside)
-        found.append(Place(node, number))
+        found.append(LanePlace(node, number))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from polku.actors.asking import ask
 from polku.actors.handles import LaneHandles
-from polku.actors.nodes import Place
+from polku.actors.nodes import LanePlace
 from polku.errors import ChangeError, PolkuError, SettingError
 from polku.gateway.addresses import Doors
 from polku.plan import Plan
@@ -22,7 +22,7 @@ def check_shared(doors: Doors, old: Plan, new: Plan) -> None:
         raise ChangeError([f"lanes cannot share {paths[0]}: choose a port"])
 
 
-async def reserve_ports(lanes: Sequence[tuple[LaneHandles, Place]], before: Doors, doors: Doors) -> Doors:
+async def reserve_ports(lanes: Sequence[tuple[LaneHandles, LanePlace]], before: Doors, doors: Doors) -> Doors:
     """Have every lane open the ports that it moves to, and return the doors with them.
 
     Raises `ChangeError` where a lane's ports could not be opened again so.
@@ -38,7 +38,7 @@ async def reserve_ports(lanes: Sequence[tuple[LaneHandles, Place]], before: Door
     return doors
 
 
-async def abandon_ports(lanes: Sequence[tuple[LaneHandles, Place]]) -> None:
+async def abandon_ports(lanes: Sequence[tuple[LaneHandles, LanePlace]]) -> None:
     """Have lanes close the ports that were reserved."""
     for lane, _ in lanes:
         with contextlib.suppress(PolkuError):

@@ -26,7 +26,7 @@ from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
-from polku.actors.nodes import Node, Place, check_journals, draining, places, this_node
+from polku.actors.nodes import LanePlace, Node, check_journals, draining, places, this_node
 from polku.actors.ports import abandon_ports, check_shared, reserve_ports
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
@@ -156,7 +156,7 @@ class RayRuntime:
             await self._open_anew(doors)
             return changed
 
-    async def _open_lane(self, lane: LaneHandles, place: Place) -> None:
+    async def _open_lane(self, lane: LaneHandles, place: LanePlace) -> None:
         """Have one lane more take events."""
         await open_doors(lane, place, self._open_doors)
         await start(lane.ingest.introduce, self._hub, self._open_doors, lane.scope)

@@ -12,7 +12,7 @@ import ray
 from polku.actors.calls import KeepsDeadLetters, ReceivesBatches
 from polku.actors.options import ACTOR
 from polku.actors.shell import started, unpack
-from polku.actors.target import Connection, Target, connect
+from polku.actors.target import PeerConnection, Target, connect
 from polku.actors.wire import pack_answer, unpack_push
 from polku.dead_letters import DeadLetters
 from polku.errors import ChangeError, UnavailableError
@@ -23,7 +23,7 @@ from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.holding import is_holder
-from polku.stage.replicas import Reply
+from polku.stage.replicas import ReplyLink
 from polku.stage.stage import Stage
 from polku.stage.statistics import StageStatistics
 from polku.tap.point import Tapped
@@ -35,7 +35,7 @@ class _WayOut(NamedTuple):
 
     lane: int
     link: Link
-    connection: Connection
+    connection: PeerConnection
 
 
 class StageShell(KeepsDeadLetters, ReceivesBatches):
@@ -142,7 +142,7 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
     def _way_out(self) -> Outgoing:
         """Return the link to what comes next: none in a replica, one, or, where lanes share the stage, one each."""
         if self._behind is None:
-            return Reply()
+            return ReplyLink()
         if not self._stage_plan.shared:
             return self._link(0)
         self._fork = Fork(f"{self._plan.name}/lane-", self._link, told=self._plan.per_node)

@@ -12,7 +12,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.handles import LaneHandles
-from polku.actors.nodes import Place
+from polku.actors.nodes import LanePlace
 from polku.gateway.addresses import Addresses, Doors
 from polku.text import named
 
@@ -55,7 +55,7 @@ async def _introduce(lane: LaneHandles, hub: Any, doors: Doors) -> None:
         _LOG.error("%s on node %s was lost while the pipeline started: %s", lane.door, lane.address, named(error))
 
 
-async def open_doors(lane: LaneHandles, place: Place, doors: Doors) -> tuple[Addresses, Doors]:
+async def open_doors(lane: LaneHandles, place: LanePlace, doors: Doors) -> tuple[Addresses, Doors]:
     """Open a lane's doors; return where they are, and the doors of the other lanes: the ports that the first one found.
 
     Raises `SettingError` where a port that the lanes of a host share is somebody else's.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from polku.change.contents import Contents, StepName, names_by_stage
-from polku.change.difference import Difference, PartChange, Verdict, keeps_state
+from polku.change.difference import Difference, PartChange, PartVerdict, keeps_state
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import answers_late
 
@@ -48,13 +48,13 @@ def noted(found: Difference, old: Contents, new: Contents, stays: frozenset[str]
     names = {str(name): name for name in seats}
 
     def note(part: PartChange) -> PartChange:
-        if part.kind != "middleware" or part.verdict is not Verdict.UNCHANGED:
+        if part.kind != "middleware" or part.verdict is not PartVerdict.UNCHANGED:
             return part
         name = names[part.name]
         component = components[name]
         if seats[name].stage in stays or not getattr(component, "state_key", None) or keeps_state(component, component):
             return part
-        return part._replace(verdict=Verdict.CHANGED, note="its stage gets a new actor: starts empty")
+        return part._replace(verdict=PartVerdict.CHANGED, note="its stage gets a new actor: starts empty")
 
     return found._replace(parts=tuple(map(note, found.parts)))
 

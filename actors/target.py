@@ -72,17 +72,17 @@ def workers_of(stage: StagePlan) -> list[str]:
     return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
 
 
-class Connection(NamedTuple):
+class PeerConnection(NamedTuple):
     """A link's peer, and how to close what stands behind it in this process."""
 
     peer: Peer
     close: Callable[[], Awaitable[None]]
 
 
-def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection:
+def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> PeerConnection:
     """Make the peer that reaches a target."""
     if target.stage is None or target.then is None:
-        return Connection(ObjectRefQueue(target.actor, target.after or "next actor", target.after), _nothing)
+        return PeerConnection(ObjectRefQueue(target.actor, target.after or "next actor", target.after), _nothing)
     behind = connect(plan, target.then, dead_letters)
     parts = zip(workers_of(target.stage), target.workers, strict=True)
     peers = [ObjectRefQueue(worker, part) for part, worker in parts]
@@ -93,7 +93,7 @@ def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> Connection
         await replicas.close()
         await behind.close()
 
-    return Connection(LocalPeer(replicas), close)
+    return PeerConnection(LocalPeer(replicas), close)
 
 
 async def _nothing() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 _WINDOW_SECONDS = 5.0
 
 
-class Work(NamedTuple):
+class WorkTime(NamedTuple):
     """The seconds that a part has been at work since its start, and its share of the latest five to ten seconds."""
 
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Busy:
         if not self._depth:
             self._total += self._clock() - self._since
 
-    def work(self) -> Work:
+    def work(self) -> WorkTime:
         """Return how much that was; what is in flight counts."""
         now = self._clock()
         seconds = self._total + (now - self._since if self._depth else 0.0)
@@ -45,4 +45,4 @@ class Busy:
             self._before, self._now = self._now, (now, seconds)
         then, before = self._before
         share = (seconds - before) / (now - then) if now > then else 0.0
-        return Work(seconds, min(max(share, 0.0), 1.0))
+        return WorkTime(seconds, min(max(share, 0.0), 1.0))

@@ -44,7 +44,7 @@ _connections: dict[FileId, int] = {}
 _waiting: dict[FileId, list[int]] = {}
 
 
-class Connection(sqlite3.Connection):
+class CountedConnection(sqlite3.Connection):
     """A connection that is counted until it is closed."""
 
     file: FileId | None = None
@@ -67,7 +67,7 @@ def connect(target: str, path: Path) -> sqlite3.Connection:
     """Connect to the database at `path` by the URI `target`; raises SQLite's errors."""
     with _MUTEX:
         db = sqlite3.connect(
-            target, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0, factory=Connection
+            target, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0, factory=CountedConnection
         )
         try:
             db.file = file_id(path.stat())

@@ -20,7 +20,7 @@ from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
 
 
-class Account(NamedTuple):
+class Attribution(NamedTuple):
     """For each event that went on whom it counts for, by position (None: the one at its own place), and what is left.
 
     `own` says what the given events count as, beside what those that count for them do; `gone` of them were dropped.
@@ -38,25 +38,25 @@ class Account(NamedTuple):
         return [*self.own, *[(owners[position], what, number) for position, what, number in fates]]
 
 
-def account(given: Sequence[Event], outcome: Outcome, reason: str) -> Account:
+def account(given: Sequence[Event], outcome: Outcome, reason: str) -> Attribution:
     """Return the account of a step, which drops events for this `reason`."""
     if outcome.events is given and outcome.origins is None and not outcome.refused:
-        return Account(None)
+        return Attribution(None)
     owners = _owners(given, outcome)
     dead = {refusal.refusal.position for refusal in outcome.refused}
     going = Counter(owners)
     own = _extra(going, len(given))
     gone = [(position, reason, 1) for position in range(len(given)) if not (position in going or position in dead)]
-    return Account(owners, [*own, *gone], len(gone))
+    return Attribution(owners, [*own, *gone], len(gone))
 
 
-def merged(events: int, parts: int) -> Account:
+def merged(events: int, parts: int) -> Attribution:
     """Return the account of a holder that made a number of events out of a number of parts."""
     owners = [position if position < parts else 0 for position in range(events)]
-    return Account(owners, _extra(Counter(owners), parts))
+    return Attribution(owners, _extra(Counter(owners), parts))
 
 
-def owners_through(accounts: Sequence[Account], count: int) -> tuple[int, ...] | None:
+def owners_through(accounts: Sequence[Attribution], count: int) -> tuple[int, ...] | None:
     """Return which of those given to the first of several steps each of `count` events counts for; None: as there."""
     owners: tuple[int, ...] | None = None
     for passed in reversed(accounts):

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from polku.bench.lane import Lane
+from polku.bench.lane import LoadLane
 from polku.bench.ledger import Ledger
 from polku.bench.workload import HEAD_BYTES, ID_BYTES, PREFIX, Workload
 from polku.histogram import Histogram
@@ -58,13 +58,13 @@ class Generator:
         self.sent = self.acked = self.refused = self.failed = self.foreign = 0
         self.first = self.last = 0.0
         self.last_ack = b""
-        self._lanes: list[Lane] = []
+        self._lanes: list[LoadLane] = []
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
 
     async def connect(self) -> None:
         """Open all connections."""
-        self._lanes = [Lane(self, lane) for lane in range(self.order.connections)]
+        self._lanes = [LoadLane(self, lane) for lane in range(self.order.connections)]
         for lane in self._lanes:
             await lane.connect()
 

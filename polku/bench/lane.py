@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SERVICE = "/polku.v1.Gateway/"
 
 
-class Lane:
+class LoadLane:
     """One connection: one stream of batches, or unary calls side by side."""
 
     def __init__(self, generator: Generator, number: int) -> None:
@@ -132,7 +132,7 @@ class _Call:
 
     __slots__ = ("_intended", "_is_answered", "_lane", "_number")
 
-    def __init__(self, lane: Lane, number: int, intended: float) -> None:
+    def __init__(self, lane: LoadLane, number: int, intended: float) -> None:
         self._lane = lane
         self._number = number
         self._intended = intended

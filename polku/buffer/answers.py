@@ -21,7 +21,7 @@ _Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin 
 _MANY = 1 << 62
 
 
-class Answer(NamedTuple):
+class StoredAnswer(NamedTuple):
     """The answer that a batch was given, as a log keeps it.
 
     Its pieces lie between the positions `first` and `last` (`last` below `first`: none). `pieces` are the position of
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
         return 0 if self.first == self.last else -1
 
 
-def answer_of(push: PushState, *, complete: bool) -> Answer | None:
+def answer_of(push: PushState, *, complete: bool) -> StoredAnswer | None:
     """Return the answer to a push as far as it is known; None where nobody could ask for it again."""
     if push.identity is None:
         return None
@@ -55,7 +55,7 @@ def answer_of(push: PushState, *, complete: bool) -> Answer | None:
     # A later answer takes the place of the one that these were added to.
     told = [refusal for pending in push.waits for refusal in pending.refused[: pending.told]]
     refused = (*push.refused, *told)
-    return Answer(push.identity, first, last, refused, pieces, None if complete else dict(push.taken))
+    return StoredAnswer(push.identity, first, last, refused, pieces, None if complete else dict(push.taken))
 
 
 def write_refusals(refused: Sequence[Refusal]) -> str:
@@ -68,18 +68,18 @@ def read_refusals(text: str) -> tuple[Refusal, ...]:
     return tuple(Refusal(i, Code(code), message, *more) for i, code, message, *more in json.loads(text)) if text else ()
 
 
-def write_pieces(answer: Answer) -> str:
+def write_pieces(answer: StoredAnswer) -> str:
     """Return where the pieces of a batch lie, and what of it is yet to be dealt with, as a journal keeps it."""
     if not answer.pieces and answer.taken is None:
         return ""
     return json.dumps([answer.pieces, answer.taken])
 
 
-def read_answer(identity: Identity, first: int, last: int, refused: str, pieces: str) -> Answer:
+def read_answer(identity: Identity, first: int, last: int, refused: str, pieces: str) -> StoredAnswer:
     """Read an answer from a journal's row."""
     where, taken = json.loads(pieces) if pieces else ((), None)
     places = tuple((position, place) for position, place in where)
-    return Answer(identity, first, last, read_refusals(refused), places, taken)
+    return StoredAnswer(identity, first, last, read_refusals(refused), places, taken)
 
 
 class Answered:

@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Receipt
-from polku.buffer.answers import Answer, Answered, Known
-from polku.buffer.copies import Copy, Found, Search
+from polku.buffer.answers import Answered, Known, StoredAnswer
+from polku.buffer.copies import Copy, CopySearch, Found
 from polku.buffer.enqueuing import Enqueuer
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet
@@ -186,7 +186,7 @@ class Buffer:
     async def find(self, event_id: str) -> Found:
         """Return the copies of an event that wait or are in flight, and those of the latest that were delivered."""
         outlets = self._outlets.all
-        found = await Search(self._log, event_id).look({outlet.name: outlet.held() for outlet in outlets})
+        found = await CopySearch(self._log, event_id).look({outlet.name: outlet.held() for outlet in outlets})
         confirmed = [(outlet.name, time_ns) for outlet in outlets for time_ns in outlet.delivered.times(event_id)]
         delivered = [Copy(f"emitter:{name}", "delivered", time_ns) for name, time_ns in confirmed]
         counts = {outlet.name: outlet.statistics() for outlet in outlets}
@@ -228,7 +228,7 @@ class Buffer:
         for answer in recovered.answers:
             self._answered.put(answer.identity, self._recovered_answer(answer, recovered))
 
-    def _recovered_answer(self, answer: Answer, recovered: Recovered) -> Known:
+    def _recovered_answer(self, answer: StoredAnswer, recovered: Recovered) -> Known:
         waits = self._recovered_waits(answer, recovered) if self._await_delivery else []
         push = PushState(answer.identity, list(answer.refused), waits, pieces=list(answer.pieces))
         if answer.taken is not None:
@@ -236,7 +236,7 @@ class Buffer:
             return push
         return self._enqueuer.receipt(answer.refused, ()) if push.is_settled else self._enqueuer.settling(push)
 
-    def _recovered_waits(self, answer: Answer, recovered: Recovered) -> list[PendingDelivery]:
+    def _recovered_waits(self, answer: StoredAnswer, recovered: Recovered) -> list[PendingDelivery]:
         waits = []
         outlets = self._outlets
         for position, takers in recovered.takers(answer.first, answer.last):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.batch import Batch
-from polku.buffer.positions import OutletEntry, Slot
+from polku.buffer.positions import LogSlot, OutletEntry
 
 if TYPE_CHECKING:
     from polku.buffer.log import Log
@@ -90,7 +90,7 @@ def places(batch: Batch, event_id: str) -> list[int]:
     return [place for place, event in enumerate(events.events) if event.id == event_id]
 
 
-class Search:
+class CopySearch:
     """Look for an event in what the outlets of a buffer have to deliver."""
 
     def __init__(self, log: Log, event_id: str) -> None:
@@ -131,7 +131,7 @@ class Search:
             await asyncio.sleep(0)
         return ahead
 
-    async def _read(self, slots: Sequence[Slot]) -> None:
+    async def _read(self, slots: Sequence[LogSlot]) -> None:
         batches = await self._log.peek([slot.position for slot in slots]) if slots else []
         for slot, batch in zip(slots, batches, strict=True):
             self._places[slot.position] = [] if batch is None else places(batch, self._id)

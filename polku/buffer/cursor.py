@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from polku.batch.batch import Batch
 from polku.buffer.log import Log
-from polku.buffer.positions import OutletEntry, OutletState, Slot
+from polku.buffer.positions import LogSlot, OutletEntry, OutletState
 from polku.buffer.quota import QuotaUsage
 from polku.buffer.spacing import DeliverySpacing
 from polku.buffer.statistics import OutletCounts
@@ -51,7 +51,7 @@ class OutletCursor:
         self._arrived = 0
         self._loading = asyncio.Lock()
 
-    def claim(self, slot: Slot) -> None:
+    def claim(self, slot: LogSlot) -> None:
         """Add a batch of the log to what must be delivered."""
         self._arrived += 1
         if self.is_behind or len(self.waiting) >= self._log.window:
@@ -119,7 +119,7 @@ class OutletCursor:
         text = "emitter %r: %d events are lost: they cannot be read"
         _REPEATED.error((self.name, "lost"), text, self.name, entry.count)
 
-    def _append(self, slot: Slot, since_ns: int) -> None:
+    def _append(self, slot: LogSlot, since_ns: int) -> None:
         self._log.claim(self.name, slot.position)
         self.waiting.append(OutletEntry(slot, since_ns))
         self.loaded = slot.position

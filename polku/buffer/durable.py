@@ -19,13 +19,13 @@ from typing import TypeVar
 from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import weigh
 from polku.buffer.journal_rows import Row
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.log_writer import LogWriter, WriteUnit, opened_late
-from polku.buffer.positions import OutletState, Slot
+from polku.buffer.positions import LogSlot, OutletState
 from polku.buffer.recent import RecentBatches
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog
@@ -102,7 +102,7 @@ class DurableLog:
         self._claimed.pop(outlet, None)
         self._latest.pop(outlet, None)
 
-    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+    async def put(self, batch: Batch, takers: Sequence[str]) -> LogSlot:
         """Give a batch its place; `commit` writes it."""
         self._position += 1
         self._draft.append(Row(self._position, tuple(takers), batch.header, batch.payload))
@@ -110,9 +110,9 @@ class DurableLog:
         self._events += len(batch)
         self._bytes += size
         self._recent.keep(self._position, batch, len(takers))
-        return Slot(self._position, len(batch), size, batch.enqueued_ns)
+        return LogSlot(self._position, len(batch), size, batch.enqueued_ns)
 
-    def commit(self, answer: Answer | None) -> asyncio.Future[None]:
+    def commit(self, answer: StoredAnswer | None) -> asyncio.Future[None]:
         """Write what was put since the last commit, together with what else is to be written."""
         unit = WriteUnit(self._loop.create_future(), self._draft, answer)
         self._draft = []
@@ -146,7 +146,7 @@ class DurableLog:
             found.update(zip(missing, await self._call(lambda: self._session.peek(missing)), strict=True))
         return [found[position] for position in positions]
 
-    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[LogSlot]:
         """Return the next places with batches for an outlet."""
         upto = self._held  # what is on disk beyond that is claimed in a moment by the one who put it there
         try:

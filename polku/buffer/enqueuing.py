@@ -35,7 +35,7 @@ from polku.tap.request import What
 from polku.text import line
 
 
-class Room(Enum):
+class OutletRoom(Enum):
     """Whether an outlet has room for some events: here and now, later, or not at all: they are dropped."""
 
     HERE = 1
@@ -137,13 +137,13 @@ class Enqueuer:
         while len(piece) and outlets:
             head, rest = _cut(piece, _largest_part(piece, outlets))
             rooms = [(outlet, await self._make_room(outlet, head, push, start)) for outlet in outlets]
-            await self._put(head, [outlet for outlet, room in rooms if room is Room.HERE], push, start)
+            await self._put(head, [outlet for outlet, room in rooms if room is OutletRoom.HERE], push, start)
             for outlet, room in rooms:
-                if room is Room.LATER:
+                if room is OutletRoom.LATER:
                     self._wait_for_room(outlet, piece, push, start)
                 else:
                     push.taken[outlet.name] = start + len(head)
-            outlets = [outlet for outlet, room in rooms if room is not Room.LATER]
+            outlets = [outlet for outlet, room in rooms if room is not OutletRoom.LATER]
             start += len(head)
             piece = rest
 
@@ -162,16 +162,16 @@ class Enqueuer:
         push.drafts.append(Draft(slot, takers, start, head, pending))
         push.pieces.append((slot.position, start))
 
-    async def _make_room(self, outlet: Outlet, head: Batch, push: PushState, start: int) -> Room:
+    async def _make_room(self, outlet: Outlet, head: Batch, push: PushState, start: int) -> OutletRoom:
         count, size = len(head), self._log.weigh(head)
         if outlet.queue.is_over and outlet.usage.fits(count, size):
-            return Room.HERE
+            return OutletRoom.HERE
         if outlet.usage.quota.overflow is Overflow.BLOCK:
-            return Room.LATER
+            return OutletRoom.LATER
         if outlet.usage.quota.overflow is Overflow.DROP_OLDEST:
             self._commit(push, last=False)  # room comes when what was put before is delivered
             self.counts.overflowed += await outlet.drop_oldest(count, size)
-            return Room.HERE
+            return OutletRoom.HERE
         outlet.count_dropped(count)
         self.counts.overflowed += count
         push.count_dropped(range(start, start + count))
@@ -181,7 +181,7 @@ class Enqueuer:
             share = f"{outlet.usage.quota.events} events or {outlet.usage.quota.bytes} bytes"
             reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
             push.refused.extend(self._refuse(head, reason, start))
-        return Room.NONE
+        return OutletRoom.NONE
 
     def _refuse(self, piece: Batch, reason: str, start: int) -> list[Refusal]:
         """Refuse every event of a piece for want of room."""

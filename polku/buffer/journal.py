@@ -30,7 +30,7 @@ from polku.buffer.journal_file import (
     weigh,
 )
 from polku.buffer.journal_reader import JournalReader
-from polku.buffer.journal_rows import Work, to_statements
+from polku.buffer.journal_rows import Transaction, to_statements
 from polku.buffer.journal_sweep import OldAnswers, Unswept, sweep
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner, new_owner, take
@@ -166,7 +166,7 @@ class Journal(JournalReader):
         self._swept = dict(self._cursors)
         return waiting, passed
 
-    def write(self, work: Work) -> tuple[int, int]:
+    def write(self, work: Transaction) -> tuple[int, int]:
         """Do it all in one transaction that is on disk at the return; return the events and bytes that went.
 
         Raises `JournalError`, and then nothing of it was done. What went is swept out after some commits, or at once
@@ -248,7 +248,7 @@ class Journal(JournalReader):
                 self._db.execute("ROLLBACK")
             raise
 
-    def _entries(self, work: Work, cursors: Mapping[str, int]) -> Iterator[tuple[object, ...]]:
+    def _entries(self, work: Transaction, cursors: Mapping[str, int]) -> Iterator[tuple[object, ...]]:
         yield OWNER, self._owner.token
         now = time.time_ns()
         for row in work.rows:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polku.batch.batch import Batch
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import TAKEN_OVER, files_of, open_file
 from polku.buffer.journal_rows import batch_of, read_answers, read_cursors, read_numbers
 from polku.buffer.journal_totals import JournalStatistics, held, oldest, total
 from polku.buffer.owner import Owner, current
-from polku.buffer.positions import OutletState, Slot
+from polku.buffer.positions import LogSlot, OutletState
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.sqlite import as_journal_error
 
@@ -60,7 +60,7 @@ class JournalReader:
                 raise KeyError(position)
             return batch_of(self.path, found)
 
-    def slots(self, outlet: str, after: int, upto: int, limit: int) -> list[Slot]:
+    def slots(self, outlet: str, after: int, upto: int, limit: int) -> list[LogSlot]:
         """Return where the next batches of an outlet lie, in order, up to a position."""
         query = (
             "SELECT position, events, size, coalesce(enqueued_ns, 0) FROM batch "
@@ -68,7 +68,7 @@ class JournalReader:
         )
         with self._understood():
             rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))
-            return [Slot(*read_numbers("a batch's place", row)) for row in rows]
+            return [LogSlot(*read_numbers("a batch's place", row)) for row in rows]
 
     def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
         """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
@@ -81,7 +81,7 @@ class JournalReader:
             for position, mask in rows
         ]
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[StoredAnswer]:
         """Return the answers that are remembered, oldest first."""
         with self._understood():
             return read_answers(self._db)

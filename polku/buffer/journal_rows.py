@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer, read_answer
+from polku.buffer.answers import StoredAnswer, read_answer
 from polku.buffer.journal_file import BATCH, ENTRY, seal
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.errors import JournalCorruptError
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     payload: bytes
 
 
-class Work(NamedTuple):
+class Transaction(NamedTuple):
     """What one transaction does.
 
     `refused` are refusals that came after the answers of their batches were written; `lost` is a number of batches that
@@ -37,7 +37,7 @@ class Work(NamedTuple):
     """
 
     rows: Sequence[Row] = ()
-    answers: Sequence[Answer] = ()
+    answers: Sequence[StoredAnswer] = ()
     cursors: Mapping[str, int] = {}
     refused: Sequence[tuple[Identity, Sequence[Refusal]]] = ()
     lost: int = 0
@@ -72,7 +72,7 @@ def batch_of(path: Path, found: Sequence[object]) -> Batch:
     return Batch.from_wire(Header(int(str(events)), identity, known, int(str(enqueued_ns)), str(trace)), payload)
 
 
-def read_answers(db: sqlite3.Connection) -> list[Answer]:
+def read_answers(db: sqlite3.Connection) -> list[StoredAnswer]:
     """Return the answers that are remembered, oldest first; raises `ValueError` where one makes no sense.
 
     Which life of a sender is the older one is told by where its batches lie.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from polku.batch.batch import derived_from
 from polku.buffer.answers import LIVES
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.journal_totals import total
 
 KEPT_ANSWERS = 256  # for each life of a sender: far more than a window
@@ -41,7 +41,7 @@ class Unswept(NamedTuple):
         """Whether it is worth a sweep."""
         return self.commits >= SWEEP_COMMITS or self.bytes >= _SWEEP_BYTES
 
-    def plus(self, work: Work) -> Unswept:
+    def plus(self, work: Transaction) -> Unswept:
         """Count one commit more."""
         size = sum(len(row.payload) for row in work.rows)
         wholes = [answer.identity.whole for answer in work.answers]

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer
-from polku.buffer.positions import OutletState, Slot
+from polku.buffer.answers import StoredAnswer
+from polku.buffer.positions import LogSlot, OutletState
 from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
 
@@ -18,7 +18,7 @@ class Recovered(NamedTuple):
     """What a log held when it was opened: how far each outlet is, answers given, who waits between two positions."""
 
     outlets: Mapping[str, OutletState]
-    answers: Sequence[Answer]
+    answers: Sequence[StoredAnswer]
     takers: Callable[[int, int], Sequence[tuple[int, Sequence[str]]]]
 
 
@@ -47,11 +47,11 @@ class Log(Protocol):
         """Have an outlet no more that has released all of its batches; raises `JournalError`."""
         ...
 
-    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+    async def put(self, batch: Batch, takers: Sequence[str]) -> LogSlot:
         """Give a batch its place."""
         ...
 
-    def commit(self, answer: Answer | None) -> asyncio.Future[None] | None:
+    def commit(self, answer: StoredAnswer | None) -> asyncio.Future[None] | None:
         """Hold what was put since the last commit; None means that it is held already.
 
         With an answer the push ends here. The future raises `JournalError` where nothing of it is held.
@@ -70,7 +70,7 @@ class Log(Protocol):
         """Return batches for who only looks: None where one is damaged, or has been released meanwhile."""
         ...
 
-    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[LogSlot]:
         """Return the next places with batches for an outlet."""
         ...
 
@@ -137,13 +137,13 @@ class MemoryLog:
     async def forget(self, outlet: str) -> None:
         """Do nothing: names of outlets mean nothing here."""
 
-    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+    async def put(self, batch: Batch, takers: Sequence[str]) -> LogSlot:
         """Hold a batch."""
         position = await self._store.put(batch)
         self._owners[position] = len(takers)
-        return Slot(position, len(batch), batch.size, batch.enqueued_ns)
+        return LogSlot(position, len(batch), batch.size, batch.enqueued_ns)
 
-    def commit(self, answer: Answer | None) -> None:
+    def commit(self, answer: StoredAnswer | None) -> None:
         """Say that all is held."""
         return
 
@@ -158,7 +158,7 @@ class MemoryLog:
         """Return batches, None where one has been released."""
         return [await self._store.get(position) if position in self._owners else None for position in positions]
 
-    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[LogSlot]:
         """Return nothing: outlets have every place at hand."""
         return []
 

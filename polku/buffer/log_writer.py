@@ -17,9 +17,9 @@ from typing import Protocol
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.reserve import Reserve
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
@@ -38,7 +38,7 @@ class WriteUnit:
 
     done: asyncio.Future[None]
     rows: list[Row] = field(default_factory=list)
-    answer: Answer | None = None
+    answer: StoredAnswer | None = None
     size: int = 0
     events: int = 0
 
@@ -244,7 +244,7 @@ class LogWriter:
         try:
             if rows:
                 self._reserve.take()
-            freed = journal.write(Work(rows, answers, deferred.cursors, deferred.refused, deferred.lost))
+            freed = journal.write(Transaction(rows, answers, deferred.cursors, deferred.refused, deferred.lost))
         except JournalError as error:
             self._is_failing = True
             self._must_repair |= isinstance(error, JournalCorruptError)
@@ -288,7 +288,7 @@ class LogWriter:
                 if last_room:
                     self._reserve.give_up()
                     journal.checkpoint()
-                freed = journal.write(Work((), (), deferred.cursors, deferred.refused, deferred.lost))
+                freed = journal.write(Transaction((), (), deferred.cursors, deferred.refused, deferred.lost))
             except JournalError:
                 continue
             self._post(self._written.on_freed, *freed)

@@ -32,7 +32,7 @@ from polku.buffer.cursor import OutletCursor
 from polku.buffer.delivery import Bury, OutletDelivery, decided, show
 from polku.buffer.log import Log
 from polku.buffer.passage import Passage
-from polku.buffer.positions import OutletEntry, OutletState, PendingDelivery, Slot
+from polku.buffer.positions import LogSlot, OutletEntry, OutletState, PendingDelivery
 from polku.buffer.quota import Quota, QuotaUsage
 from polku.buffer.relief import Relief
 from polku.buffer.spacing import DeliverySpacing
@@ -99,13 +99,13 @@ class Outlet:
         finally:
             usage.pressed -= 1
 
-    def reserve(self, slot: Slot) -> None:
+    def reserve(self, slot: LogSlot) -> None:
         """Set aside room for a batch that is on its way into the log."""
         if not self.usage.lag:
             self._passage.begin()
         self.usage.reserve(slot)
 
-    def claim(self, slot: Slot) -> None:
+    def claim(self, slot: LogSlot) -> None:
         """Add a batch of the log to what this outlet must deliver; its room is set aside."""
         self.usage.claim(slot)
         self._cursor.claim(slot)

@@ -13,7 +13,7 @@ from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal, shifted
 
 
-class Slot(NamedTuple):
+class LogSlot(NamedTuple):
     """Where a batch lies in the log, its number of events, and the bytes that it takes there.
 
     `enqueued_ns` is when it came to the gateway, in Unix nanoseconds; 0: nobody knows.
@@ -104,7 +104,7 @@ class OutletEntry:
 
     __slots__ = ("since_ns", "skip", "slot")
 
-    def __init__(self, slot: Slot, since_ns: int = 0) -> None:
+    def __init__(self, slot: LogSlot, since_ns: int = 0) -> None:
         self.slot = slot
         self.since_ns = since_ns
         self.skip = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Refusal
-from polku.buffer.positions import PendingDelivery, Slot
+from polku.buffer.positions import LogSlot, PendingDelivery
 
 if TYPE_CHECKING:
     from polku.buffer.outlet import Outlet
@@ -22,7 +22,7 @@ class Draft(NamedTuple):
     what is put before a journal can be opened may have the position of something that is in it.)
     """
 
-    slot: Slot
+    slot: LogSlot
     takers: Sequence[Outlet]
     start: int
     piece: Batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from polku.buffer.positions import OutletEntry, Slot
+from polku.buffer.positions import LogSlot, OutletEntry
 from polku.buffer.strategy import Overflow
 from polku.link.link import Window
 
@@ -76,7 +76,7 @@ class QuotaUsage:
         self.lag_bytes += size
         self.moved.set()
 
-    def reserve(self, slot: Slot) -> None:
+    def reserve(self, slot: LogSlot) -> None:
         """Set aside room for a batch that is on its way into the log."""
         self.reserved += slot.events
         self.reserved_bytes += slot.size
@@ -84,12 +84,12 @@ class QuotaUsage:
         self.lag_bytes += slot.size
         self.moved.set()
 
-    def cancel(self, slot: Slot) -> None:
+    def cancel(self, slot: LogSlot) -> None:
         """Give back what was set aside for a batch that never got into the log."""
         self.claim(slot)
         self.account(-slot.events, -slot.size)
 
-    def claim(self, slot: Slot) -> None:
+    def claim(self, slot: LogSlot) -> None:
         """Count a batch whose room was set aside as one that waits."""
         self.reserved -= slot.events
         self.reserved_bytes -= slot.size

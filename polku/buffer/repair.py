@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from polku.buffer.journal import Journal
 from polku.buffer.journal_file import files_of, open_file
-from polku.buffer.journal_rows import Work, batch_of, read_answers, read_cursors
+from polku.buffer.journal_rows import Transaction, batch_of, read_answers, read_cursors
 from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner
 from polku.buffer.place import check_ours, check_place
@@ -161,7 +161,7 @@ def _salvage(path: Path, owner: Owner | None = None) -> Salvage:
         kept = _copy(path, journal, found)
         lost = sum(damage.batches for damage in found)
         if lost:
-            journal.write(Work(lost=lost))
+            journal.write(Transaction(lost=lost))
         journal.checkpoint()
     except sqlite3.Error as error:
         raise as_journal_error(path, error) from error
@@ -189,10 +189,10 @@ def _copy(path: Path, journal: Journal, found: list[Damage]) -> int:
                 journal.restore(rows)
                 rows = []
         journal.restore(rows)
-        journal.write(Work(answers=_read(lambda: read_answers(db), "the answers", found)))
+        journal.write(Transaction(answers=_read(lambda: read_answers(db), "the answers", found)))
         counted = _read(lambda: db.execute("SELECT value FROM counter WHERE name='lost_batches'").fetchall(), "", [])
         if counted:
-            journal.write(Work(lost=counted[0][0]))
+            journal.write(Transaction(lost=counted[0][0]))
     return kept
 
 

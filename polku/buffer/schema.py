@@ -13,7 +13,7 @@ from typing import NamedTuple
 from polku.sqlite import APPLICATION
 
 
-class Step(NamedTuple):
+class FormatStep(NamedTuple):
     """What a format adds: `upgrade` changes the file, `reading` shows a file without it as if it had it.
 
     `reading` may make `TEMP` views and tables only, whose names stand in front of those in the file (`main.batch`).
@@ -24,7 +24,7 @@ class Step(NamedTuple):
     reading: tuple[str, ...] = ()
 
 
-_TABLES = Step(
+_TABLES = FormatStep(
     (
         "CREATE TABLE batch("
         "position INTEGER PRIMARY KEY, takers INTEGER NOT NULL, events INTEGER NOT NULL, size INTEGER NOT NULL, "
@@ -38,15 +38,15 @@ _TABLES = Step(
     )
 )
 _OWNER_COLUMNS = "token TEXT, pid INTEGER, host TEXT, boot TEXT, path TEXT, since_ns INTEGER"
-_OWNER = Step(
+_OWNER = FormatStep(
     (f"CREATE TABLE owner({_OWNER_COLUMNS})", f"PRAGMA application_id={APPLICATION}"),
     reading=(f"CREATE TEMP TABLE owner({_OWNER_COLUMNS})",),
 )
-_PIECES = Step(
+_PIECES = FormatStep(
     ("ALTER TABLE answered ADD COLUMN pieces TEXT NOT NULL DEFAULT ''",),
     reading=("CREATE TEMP VIEW answered AS SELECT *, '' AS pieces FROM main.answered",),
 )
-_SERVED = Step(
+_SERVED = FormatStep(
     ("ALTER TABLE outlet ADD COLUMN served INTEGER NOT NULL DEFAULT 1",),  # whether the latest pipeline has it
     reading=("CREATE TEMP VIEW outlet AS SELECT *, 1 AS served FROM main.outlet",),
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 _COLUMNS = "events, size, origin, epoch, seq, routes, enqueued_ns, trace, payload"
 
 
-class Place(NamedTuple):
+class OutletPlace(NamedTuple):
     """An outlet as it stands in the journal: its bit in the set of takers, and its cursor."""
 
     bit: int
@@ -42,12 +42,12 @@ def change_takers(db: sqlite3.Connection, to: str) -> None:
     )
 
 
-def _place(db: sqlite3.Connection, name: str) -> Place | None:
+def _place(db: sqlite3.Connection, name: str) -> OutletPlace | None:
     row = db.execute("SELECT bit, cursor FROM outlet WHERE name=?", (name,)).fetchone()
-    return None if row is None else Place(*row)
+    return None if row is None else OutletPlace(*row)
 
 
-def _merge(db: sqlite3.Connection, old: Place, new: Place) -> None:
+def _merge(db: sqlite3.Connection, old: OutletPlace, new: OutletPlace) -> None:
     masks = [(1 << place.bit, place.cursor) for place in (old, new)]
     waits = " OR ".join(f"(takers & {mask} AND position > {cursor})" for mask, cursor in masks)
     (old_mask, _), (new_mask, _) = masks

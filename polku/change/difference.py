@@ -20,7 +20,7 @@ PORT_LIMITS = (
 """Limits for which the ports are opened again."""
 
 
-class Verdict(StrEnum):
+class PartVerdict(StrEnum):
     """Say what becomes of a part."""
 
     UNCHANGED = "unchanged"
@@ -34,7 +34,7 @@ class PartChange(NamedTuple):
 
     kind: str
     name: str
-    verdict: Verdict
+    verdict: PartVerdict
     note: str = ""
 
     def __str__(self) -> str:
@@ -51,18 +51,18 @@ class Difference(NamedTuple):
     @property
     def is_empty(self) -> bool:
         """Whether every part is what it was."""
-        return not self.refusals and all(part.verdict is Verdict.UNCHANGED for part in self.parts)
+        return not self.refusals and all(part.verdict is PartVerdict.UNCHANGED for part in self.parts)
 
-    def named(self, kind: str, *verdicts: Verdict) -> list[str]:
+    def named(self, kind: str, *verdicts: PartVerdict) -> list[str]:
         """Return the names of the parts of one kind of which one of these is said."""
         return [part.name for part in self.parts if part.kind == kind and part.verdict in verdicts]
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each part that does not stay, one for those that do, and one for each refusal."""
         for part in self.parts:
-            if part.verdict is not Verdict.UNCHANGED:
+            if part.verdict is not PartVerdict.UNCHANGED:
                 yield str(part)
-        same = sum(part.verdict is Verdict.UNCHANGED for part in self.parts)
+        same = sum(part.verdict is PartVerdict.UNCHANGED for part in self.parts)
         if same:
             yield f"unchanged {same} {'part' if same == 1 else 'parts'}"
         for refusal in self.refusals:
@@ -98,17 +98,17 @@ def _ingestors(old: Contents, new: Contents) -> Iterator[PartChange]:
 def _by_digest(kind: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[PartChange]:
     for name, digest in new.items():
         if name not in old:
-            yield PartChange(kind, name, Verdict.NEW)
+            yield PartChange(kind, name, PartVerdict.NEW)
         else:
-            yield PartChange(kind, name, Verdict.UNCHANGED if old[name] == digest else Verdict.CHANGED)
+            yield PartChange(kind, name, PartVerdict.UNCHANGED if old[name] == digest else PartVerdict.CHANGED)
     for name in old:
         if name not in new:
-            yield PartChange(kind, name, Verdict.GONE)
+            yield PartChange(kind, name, PartVerdict.GONE)
 
 
 def _limits(old: Limits, new: Limits) -> Iterator[PartChange]:
     note = _changes(_values(old), _values(new))
-    yield PartChange("limits", "", Verdict.CHANGED if note else Verdict.UNCHANGED, note)
+    yield PartChange("limits", "", PartVerdict.CHANGED if note else PartVerdict.UNCHANGED, note)
 
 
 def _values(limits: Limits) -> dict[str, object]:
@@ -121,15 +121,15 @@ def _addresses(old: Plan, new: Plan) -> Iterator[PartChange]:
         was = before[name]
         if address == was:
             continue
-        verdict = Verdict.NEW if was is None else Verdict.GONE if address is None else Verdict.CHANGED
-        note = f"{address} (was {was})" if verdict is Verdict.CHANGED else address or was or ""
+        verdict = PartVerdict.NEW if was is None else PartVerdict.GONE if address is None else PartVerdict.CHANGED
+        note = f"{address} (was {was})" if verdict is PartVerdict.CHANGED else address or was or ""
         yield PartChange("address", name, verdict, note)
 
 
 def _lanes(old: Plan, new: Plan) -> Iterator[PartChange]:
     if new.lanes != old.lanes and not (old.per_node or new.per_node):
         gone = "; those that are gone deliver what waits for them, and end" if new.lanes < old.lanes else ""
-        yield PartChange("lanes", "", Verdict.CHANGED, f"{new.lanes} (was {old.lanes}){gone}")
+        yield PartChange("lanes", "", PartVerdict.CHANGED, f"{new.lanes} (was {old.lanes}){gone}")
 
 
 def only_lanes(found: Difference) -> bool:
@@ -142,7 +142,7 @@ def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:
     before, after = ({"limits": _port_values(plan.limits), **_security(plan)} for plan in (old, new))
     names = [name for name in after if before[name] != after[name]]
     if names:
-        yield PartChange("ports", "", Verdict.CHANGED, f"opened again: {', '.join(names)}")
+        yield PartChange("ports", "", PartVerdict.CHANGED, f"opened again: {', '.join(names)}")
 
 
 def _port_values(limits: Limits) -> list[object]:
@@ -163,25 +163,25 @@ def _steps(old: Contents, new: Contents) -> Iterator[PartChange]:
     components = dict(old.components())
     for name, component in new.components():
         if name not in components:
-            yield PartChange("middleware", str(name), Verdict.NEW)
+            yield PartChange("middleware", str(name), PartVerdict.NEW)
         elif old.steps[name] == new.steps[name]:
-            yield PartChange("middleware", str(name), Verdict.UNCHANGED, _moved(old.plan, new.plan, name))
+            yield PartChange("middleware", str(name), PartVerdict.UNCHANGED, _moved(old.plan, new.plan, name))
         else:
             notes = (_candidate_note(components[name], component), _state_note(components[name], component))
-            yield PartChange("middleware", str(name), Verdict.CHANGED, "; ".join(filter(None, notes)))
+            yield PartChange("middleware", str(name), PartVerdict.CHANGED, "; ".join(filter(None, notes)))
     for name, component in components.items():
         if name not in new.steps:
             note = "lets go what it holds" if getattr(component, "holds", False) else ""
-            yield PartChange("middleware", str(name), Verdict.GONE, note)
+            yield PartChange("middleware", str(name), PartVerdict.GONE, note)
     if list(old.steps) != list(new.steps) and set(old.steps) == set(new.steps):
-        yield PartChange("middleware", "order", Verdict.CHANGED, ", ".join(map(str, new.steps)))
+        yield PartChange("middleware", "order", PartVerdict.CHANGED, ", ".join(map(str, new.steps)))
     yield from _stages(old.plan, new.plan)
 
 
 def _stages(old: Plan, new: Plan) -> Iterator[PartChange]:
     before, after = (_divided(plan) for plan in (old, new))
     if list(before) != list(after) or any(before[name] != after[name] for name in before):
-        yield PartChange("stages", "", Verdict.CHANGED, f"{len(before)} before, {len(after)} now")
+        yield PartChange("stages", "", PartVerdict.CHANGED, f"{len(before)} before, {len(after)} now")
 
 
 def _divided(plan: Plan) -> dict[str, object]:
@@ -223,7 +223,7 @@ def keeps_state(old: object, new: object) -> bool:
 def _buffer(old: Plan, new: Plan) -> Iterator[PartChange]:
     is_tiered = new.buffer.kind is old.buffer.kind is Kind.TIERED
     note = _changes(*(_buffer_options(plan.buffer, is_tiered=is_tiered) for plan in (old, new)))
-    yield PartChange("buffer", "", Verdict.CHANGED if note else Verdict.UNCHANGED, note)
+    yield PartChange("buffer", "", PartVerdict.CHANGED if note else PartVerdict.UNCHANGED, note)
 
 
 def _buffer_options(strategy: BufferStrategy, *, is_tiered: bool) -> dict[str, object]:
@@ -239,18 +239,20 @@ def _emitters(old: Contents, new: Contents) -> Iterator[PartChange]:
     for outlet in new.plan.outlets:
         former = renamed.get(outlet.name, outlet.name)
         if former not in before:
-            yield PartChange("emitter", outlet.name, Verdict.NEW)
+            yield PartChange("emitter", outlet.name, PartVerdict.NEW)
             continue
         notes = [f"was {former}"] if former != outlet.name else []
         if old.emitters[former] != new.emitters[outlet.name]:
             notes.append("another emitter")
         if options := _changes(options_of(before[former]), options_of(outlet)):
             notes.append(options)
-        yield PartChange("emitter", outlet.name, Verdict.CHANGED if notes else Verdict.UNCHANGED, "; ".join(notes))
+        yield PartChange(
+            "emitter", outlet.name, PartVerdict.CHANGED if notes else PartVerdict.UNCHANGED, "; ".join(notes)
+        )
     kept = {outlet.name for outlet in new.plan.outlets} | set(renamed.values())
     for name in before:
         if name not in kept:
-            yield PartChange("emitter", name, Verdict.GONE, "delivers what waits for it, and ends")
+            yield PartChange("emitter", name, PartVerdict.GONE, "delivers what waits for it, and ends")
 
 
 def renames(old: Plan, new: Plan) -> dict[str, str]:

@@ -24,7 +24,7 @@ class Kind(NamedTuple):
         return f"{self.emitter or '-'} {self.code}"
 
 
-class Part(NamedTuple):
+class PrincipalLetters(NamedTuple):
     """The letters of a kind whose events are of one principal (empty: they are not stamped)."""
 
     emitter: str
@@ -40,11 +40,11 @@ class Part(NamedTuple):
 class Cut(NamedTuple):
     """Say which part loses its oldest letters, and how many of them, or bytes of them."""
 
-    part: Part
+    part: PrincipalLetters
     amount: int
 
 
-def next_cut(sizes: Mapping[Part, int], grown: Collection[Part], room: int) -> Cut | None:
+def next_cut(sizes: Mapping[PrincipalLetters, int], grown: Collection[PrincipalLetters], room: int) -> Cut | None:
     """Return what has to go first; None where all is within the room. `sizes` are letters or bytes."""
     over = sum(sizes.values()) - room
     if over <= 0:

@@ -14,7 +14,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal, located
 from polku.clock import Clock, SystemClock
 from polku.contracts import DeadEvent
-from polku.dead_letters.kinds import Kind, Part, next_cut
+from polku.dead_letters.kinds import Kind, PrincipalLetters, next_cut
 from polku.errors import UnavailableError
 from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
@@ -85,8 +85,8 @@ class DeadLetters:
         self._stamp = stamp
         self._limit = limit
         self._room = max_bytes
-        self._letters: dict[Part, deque[tuple[int, DeadLetter]]] = {}
-        self._bytes: Counter[Part] = Counter()  # of the letters that are kept
+        self._letters: dict[PrincipalLetters, deque[tuple[int, DeadLetter]]] = {}
+        self._bytes: Counter[PrincipalLetters] = Counter()  # of the letters that are kept
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._forgotten: Counter[tuple[str, str]] = Counter()
@@ -155,7 +155,7 @@ class DeadLetters:
     def _keep_all(self, emitter: str, dead: Sequence[DeadEvent]) -> None:
         now = self._clock.time_ns()
         message = reason = seen = kept = ""
-        grown: set[Part] = set()
+        grown: set[PrincipalLetters] = set()
         for event, refusal, detail in dead:
             own = Event()
             own.CopyFrom(event)  # the original would keep its whole batch in memory
@@ -173,15 +173,15 @@ class DeadLetters:
         if grown:
             self._cut(grown)
 
-    def _keep(self, letter: DeadLetter) -> Part:
-        part = Part(letter.emitter, letter.code, self.principal(letter.event))
+    def _keep(self, letter: DeadLetter) -> PrincipalLetters:
+        part = PrincipalLetters(letter.emitter, letter.code, self.principal(letter.event))
         self._counts[part.kind] += 1
         self._number += 1
         self._letters.setdefault(part, deque()).append((self._number, letter))
         self._bytes[part] += _size(letter)
         return part
 
-    def _cut(self, grown: Collection[Part]) -> None:
+    def _cut(self, grown: Collection[PrincipalLetters]) -> None:
         """Forget what there is no room for, once these parts have grown."""
         counts = {part: len(letters) for part, letters in self._letters.items()}
         while (cut := next_cut(counts, grown, self._limit)) is not None:
@@ -195,7 +195,7 @@ class DeadLetters:
         """Return whose event this is, as far as it is stamped."""
         return event.metadata.get(self._stamp, "")
 
-    def _forget(self, part: Part) -> None:
+    def _forget(self, part: PrincipalLetters) -> None:
         letters = self._letters[part]
         _, letter = letters.popleft()
         self._bytes[part] -= _size(letter)

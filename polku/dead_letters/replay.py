@@ -34,7 +34,7 @@ Send = Callable[[Letter, Identity], Awaitable[Sequence[Refusal]]]
 """Send a letter's event into the pipeline and return its refusals: none, once it is as safe as it gets."""
 
 
-class Call(Protocol):
+class RunInThread(Protocol):
     """Run a function of the store outside of the event loop; raises `JournalError`."""
 
     def __call__(self, work: Callable[[DeadLetterStore], T]) -> Awaitable[T]:
@@ -48,7 +48,7 @@ class Replayer:
     `fault` says why that cannot be done now, `absent` counts letters of emitters that nobody replays.
     """
 
-    def __init__(self, call: Call, send: Send, emitters: Collection[str]) -> None:
+    def __init__(self, call: RunInThread, send: Send, emitters: Collection[str]) -> None:
         self._call = call
         self._send = send
         self._emitters = frozenset(emitters)

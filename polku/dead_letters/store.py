@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from polku.dead_letters.kinds import Cut, Kind, Part, next_cut
+from polku.dead_letters.kinds import Cut, Kind, PrincipalLetters, next_cut
 from polku.dead_letters.schema import COLUMNS, beside, digest, prepare
 from polku.disk import make_folder, make_private, sync_folders
 from polku.errors import JournalError
@@ -58,9 +58,9 @@ class Letter(NamedTuple):
     principal: str = ""
 
     @property
-    def part(self) -> Part:
+    def part(self) -> PrincipalLetters:
         """Which letters it competes with for room."""
-        return Part(self.emitter, self.code, self.principal)
+        return PrincipalLetters(self.emitter, self.code, self.principal)
 
 
 class Selection(NamedTuple):
@@ -220,7 +220,7 @@ class DeadLetterStore:
         self._db.executemany("UPDATE letter SET replay=? WHERE id=?", numbered)
         self._db.execute("UPDATE counter SET value=? WHERE name='replays'", (number + len(ids),))
 
-    def _add(self, letter: Letter) -> Part:
+    def _add(self, letter: Letter) -> PrincipalLetters:
         letter = _fit(letter)
         size = len(letter.event) + len(letter.reason) + len(letter.detail)
         try:
@@ -232,8 +232,8 @@ class DeadLetterStore:
             return self._add(_without_content(letter, error)) if letter.event else letter.part
         return letter.part
 
-    def _push_out(self, grown: set[Part]) -> Mapping[Kind, int]:
-        forgotten: Counter[Part] = Counter()
+    def _push_out(self, grown: set[PrincipalLetters]) -> Mapping[Kind, int]:
+        forgotten: Counter[PrincipalLetters] = Counter()
         for column, weight, room in (("letters", "1", self._max_events), ("bytes", "size", self._max_bytes)):
             while room and (cut := next_cut(self._sizes(column), grown, room)) is not None:
                 forgotten[cut.part] += self._drop_oldest(cut, weight)
@@ -245,9 +245,9 @@ class DeadLetterStore:
             kinds[part.kind] += count
         return kinds
 
-    def _sizes(self, column: str) -> dict[Part, int]:
+    def _sizes(self, column: str) -> dict[PrincipalLetters, int]:
         query = f"SELECT emitter, code, principal, {column} FROM kind WHERE letters > 0"
-        return {Part(*part): size for *part, size in self._db.execute(query)}
+        return {PrincipalLetters(*part): size for *part, size in self._db.execute(query)}
 
     def _drop_oldest(self, cut: Cut, weight: str) -> int:
         which = "emitter=? AND code=? AND principal=?"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Refusal, located
-from polku.busy import Busy, Work
+from polku.busy import Busy, WorkTime
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
 from polku.emit.retry import Retry
@@ -45,7 +45,7 @@ class DeliveryStatistics(NamedTuple):
     collection: CollectionStatistics | None = None
     fault: str = ""
     errors: Sequence[SeenError] = ()
-    work: Work = Work()
+    work: WorkTime = WorkTime()
 
 
 class CollectionStatistics(NamedTuple):

@@ -26,7 +26,7 @@ class LateError(RetryableError):
     """Say that no answer came in time, for which too many events at once may be the reason."""
 
 
-class Part(Protocol):
+class MessagePart(Protocol):
     """What goes in one message."""
 
     @property
@@ -44,7 +44,7 @@ class Part(Protocol):
         ...
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=MessagePart)
 
 
 async def send_parts(
@@ -91,13 +91,13 @@ async def send_parts(
     return failures
 
 
-def _is_divisible(part: Part, error: RejectedError, alone: int) -> bool:
+def _is_divisible(part: MessagePart, error: RejectedError, alone: int) -> bool:
     """Return whether a part is sent in halves, after `alone` in a row that were refused as they were."""
     is_doubtful = isinstance(error, RefusedPartError) and alone < _REFUSED_ALONE
     return (is_doubtful or isinstance(error, TooLargeError)) and len(part.positions) > 1
 
 
-def fail(part: Part, reason: object, *, retryable: bool, attempts: int = 1) -> list[Failure]:
+def fail(part: MessagePart, reason: object, *, retryable: bool, attempts: int = 1) -> list[Failure]:
     """Return a failure for each event of a part."""
     text = said(reason) if isinstance(reason, BaseException) else line(reason)
     pairs = zip(part.ids, part.positions, strict=True)

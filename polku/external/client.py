@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from polku.aio.tasks import TaskSet
 from polku.errors import MisconfiguredError, PolkuError
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.security.client_tls import Pems
 from polku.v1.plugin_pb2 import PluginHealthResponse, PluginInfo
 
@@ -53,7 +53,7 @@ class PluginClient:
     the first call, and again after the connection was lost: another program may listen there by then.
     """
 
-    def __init__(self, service: str, connection: Connection, check: Callable[[PluginInfo], str]) -> None:
+    def __init__(self, service: str, connection: PluginConnection, check: Callable[[PluginInfo], str]) -> None:
         self._service = service
         self._connection = connection
         self._check = check
@@ -235,7 +235,7 @@ class PluginClient:
         return str(self.fault(grpc.StatusCode.UNAVAILABLE, f"says that it is not healthy: {reason or 'no reason'}")), ""
 
 
-async def ask_once(service: str, connection: Connection, check: Callable[[PluginInfo], str]) -> PluginInfo:
+async def ask_once(service: str, connection: PluginConnection, check: Callable[[PluginInfo], str]) -> PluginInfo:
     """Call Info of a plugin and release it; raises `CallError`."""
     client = PluginClient(service, connection, check)
     try:

@@ -15,7 +15,7 @@ _CONNECT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class PluginConnection:
     """Describe the way to one plugin; checks its fields and names `where` they were given.
 
     A call may take `timeout` seconds, an answer `max_answer_bytes`. Health is asked for every `health_interval`

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 
@@ -53,9 +53,9 @@ class ExternalEmitter:
         checks.positive("ExternalEmitter", "shutdown_timeout", self.shutdown_timeout)
         self.connection()
 
-    def connection(self) -> Connection:
+    def connection(self) -> PluginConnection:
         """Return the way to the plugin."""
-        return Connection(
+        return PluginConnection(
             where="ExternalEmitter",
             address=self.address,
             timeout=self.timeout,

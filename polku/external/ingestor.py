@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from polku import checks
 from polku.clock import Clock
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 
@@ -54,9 +54,9 @@ class ExternalIngestor:
         """The sources that it serves."""
         return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
-    def connection(self) -> Connection:
+    def connection(self) -> PluginConnection:
         """Return the way to the plugin."""
-        return Connection(
+        return PluginConnection(
             where="ExternalIngestor",
             address=self.address,
             timeout=self.timeout,

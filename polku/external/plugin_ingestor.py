@@ -15,7 +15,7 @@ from polku.emit.grpc.size import read_excess
 from polku.errors import InputError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.external.client import CallError, PluginClient, PluginState
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.external.info_checks import ingestor_fault
 from polku.v1.plugin_pb2 import IngestError, IngestRequest, IngestResponse
 
@@ -40,7 +40,7 @@ class PluginIngestor:
     """
 
     def __init__(
-        self, sources: Sequence[str], connection: Connection, concurrency: int, account: Account | None = None
+        self, sources: Sequence[str], connection: PluginConnection, concurrency: int, account: Account | None = None
     ) -> None:
         self.concurrency = concurrency
         self._account = account

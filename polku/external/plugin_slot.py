@@ -11,7 +11,7 @@ from polku.external.callback import Callback
 from polku.external.emitter import ExternalEmitter
 
 if TYPE_CHECKING:
-    from polku.external.slot import Slot
+    from polku.external.slot import RunningSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class PluginSlot:
             root_certificates=self.root_certificates,
         )
 
-    def build(self, clock: Clock) -> Slot:
+    def build(self, clock: Clock) -> RunningSlot:
         """Make the running emitter."""
-        from polku.external.slot import Slot
+        from polku.external.slot import RunningSlot
 
-        return Slot(self)
+        return RunningSlot(self)
 
 
 def slot_name(emitter: object) -> str | None:

@@ -17,7 +17,7 @@ from polku.events import new_id
 from polku.external.callback import Callback, locate
 from polku.external.caller import ANYBODY, Caller
 from polku.external.client import CallError, ask_once
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.external.info_checks import emitter_fault, ingestor_fault, routing_name
 from polku.external.plugin_ingestor import PluginIngestor
 from polku.external.registration_rules import PluginRules
@@ -302,8 +302,8 @@ class Registry:
 
         self.tasks.start("closing", close_later())
 
-    def _connection(self, where: Callback) -> Connection:
-        return Connection(
+    def _connection(self, where: Callback) -> PluginConnection:
+        return PluginConnection(
             where="Register",
             address=where.address,
             token=where.token,

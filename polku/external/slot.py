@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PATIENCE = 50.0  # seconds that one attempt waits for a plugin: while it does, no backoff delays the plugin that comes
 
 
-class Slot:
+class RunningSlot:
     """Emit to whoever is assigned."""
 
     def __init__(self, config: PluginSlot) -> None:

@@ -35,7 +35,7 @@ class Admit(Protocol):
         ...
 
 
-class Push(Protocol):
+class PushMessage(Protocol):
     """Send what was admitted of a message of `size` bytes, which came this `way`."""
 
     async def __call__(self, admission: Admission, size: int, way: str, /) -> Awaitable[Ack]:
@@ -54,7 +54,7 @@ class Refuse(Protocol):
 class StreamIngest:
     """Ingest several messages of a stream at once; their events leave in the order of the messages."""
 
-    def __init__(self, admit: Admit, push: Push, refuse: Refuse, counters: IntakeCounters, room: Room) -> None:
+    def __init__(self, admit: Admit, push: PushMessage, refuse: Refuse, counters: IntakeCounters, room: Room) -> None:
         self._admit, self._push, self._refuse = admit, push, refuse
         self._counters = counters
         self._room = room

@@ -18,7 +18,7 @@ from polku.link.suspects import ALONE, DEATHS, Trial
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
 
 
-class Search:
+class PoisonSearch:
     """Push batches in parts: `push_part` tries once, under a number, `pause` waits before the next time.
 
     `numbers` are those of the latest receipt, which the answer about an event that was taken out has too.

@@ -21,7 +21,7 @@ from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, numbers_of, outcome_of
 from polku.errors import UnavailableError
 from polku.link.numbering import Numbering
-from polku.link.poison import Bury, Search
+from polku.link.poison import Bury, PoisonSearch
 from polku.link.protocols import Peer
 from polku.link.suspects import PoisonDetector, Trial
 from polku.log import RepeatedLog
@@ -53,7 +53,7 @@ class Transmission:
         self._retry_delay = retry_delay or _default_delay
         self._bury = bury
         self._suspects = PoisonDetector()
-        self._search = Search(self._name, self._push_part, self._pause)
+        self._search = PoisonSearch(self._name, self._push_part, self._pause)
         self.on_taken: Callable[[], None] = _nothing
         self.on_fault: Callable[[Exception], None] | None = None
         self.sent = self.resent = 0

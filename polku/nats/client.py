@@ -107,7 +107,7 @@ def tls_of(config: Any) -> ClientTls | None:
     return ClientTls(config.root_certificates, config.certificate)
 
 
-class Connection:
+class NatsConnection:
     """One connection, which is not made again by the client: who uses it knows what has no answer."""
 
     def __init__(self, client: Any, closed: asyncio.Future[None]) -> None:
@@ -164,7 +164,7 @@ class Connection:
             LOG.info("close", "%s", explain(error))
 
 
-async def connect(where: str, config: Any, tls: ClientTls | None) -> Connection:
+async def connect(where: str, config: Any, tls: ClientTls | None) -> NatsConnection:
     """Connect; raises `RetryableError` or `MisconfiguredError`."""
     from nats.aio.client import Client
 
@@ -195,13 +195,13 @@ async def connect(where: str, config: Any, tls: ClientTls | None) -> Connection:
                 **_identity(config, tls),
             )
     except BaseException as error:
-        await Connection(client, closed).close()
+        await NatsConnection(client, closed).close()
         if not isinstance(error, Exception):
             raise
         cause = latest[-1] if latest else error
         reason = f"{server_of(config)}: {explain(cause)}"
         raise (MisconfiguredError if kind_of(cause) is Kind.ACCESS else RetryableError)(reason) from None
-    return Connection(client, closed)
+    return NatsConnection(client, closed)
 
 
 def server_of(config: Any) -> str:

@@ -19,7 +19,7 @@ from polku.emit.fields import DATA, Value, writer
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.template import AbsentError, Maker, compile_template, is_constant
-from polku.nats.client import Connection, Kind, check_server, connect, explain, kind_of, load, server_of, tls_of
+from polku.nats.client import Kind, NatsConnection, check_server, connect, explain, kind_of, load, server_of, tls_of
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
@@ -111,7 +111,7 @@ class _Publisher:
         self._subject = config.subject_of()
         self._is_fixed = is_constant(config.subject)
         self._write = writer(Value(config.value), config.headers)
-        self._connection: Connection | None = None
+        self._connection: NatsConnection | None = None
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -167,7 +167,7 @@ class _Publisher:
             raise _UnfitError(f"subject={checks.shorten(subject)}: {_SUBJECT_FIX}")
         return subject
 
-    async def _publish(self, connection: Connection, messages: Sequence[_Message]) -> list[tuple[_Message, Any]]:
+    async def _publish(self, connection: NatsConnection, messages: Sequence[_Message]) -> list[tuple[_Message, Any]]:
         """Return each message with what its answer was: None where it is stored, else an error."""
         sent: list[tuple[_Message, asyncio.Future[Any] | Exception]] = []
         late: Exception = RetryableError(f"{self._server}: no answer within {self._config.timeout:g} s")
@@ -184,7 +184,7 @@ class _Publisher:
             await self.close()
         return outcome
 
-    async def _send(self, connection: Connection, message: _Message) -> asyncio.Future[Any] | Exception:
+    async def _send(self, connection: NatsConnection, message: _Message) -> asyncio.Future[Any] | Exception:
         try:
             return await connection.publish(message.subject, message.data, message.headers)
         except Exception as error:
@@ -192,7 +192,7 @@ class _Publisher:
                 raise
             return error
 
-    async def _wait(self, connection: Connection, answers: Sequence[asyncio.Future[Any]]) -> None:
+    async def _wait(self, connection: NatsConnection, answers: Sequence[asyncio.Future[Any]]) -> None:
         if not answers:
             return
         everything: asyncio.Future[Any] = asyncio.ensure_future(asyncio.wait(answers))

@@ -10,7 +10,7 @@ from typing import Any
 
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import DrainingError, EmitError, MisconfiguredError
-from polku.nats.client import LOG, Connection, connect, explain, server_of, tls_of
+from polku.nats.client import LOG, NatsConnection, connect, explain, server_of, tls_of
 from polku.nats.emitter import MESSAGE_ID
 from polku.nats.source import Decode, NatsSource, Start
 from polku.pull.in_flight import InFlight
@@ -29,7 +29,7 @@ class Puller:
         self._config = config
         self._server = server_of(config)
         self._tls = tls_of(config)
-        self._connection: Connection | None = None
+        self._connection: NatsConnection | None = None
         self._pulls: Any = None
         self._in_flight = InFlight(config.window, config.window_bytes)
         self._held: dict[str, float] = {}  # when the server was asked to wait last, by where answers go

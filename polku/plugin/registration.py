@@ -16,7 +16,7 @@ from polku import checks
 from polku.aio.tasks import TaskSet
 from polku.errors import PlanError
 from polku.external.caller import CALL_TOKEN
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.log_format import say
 from polku.plugin.callers import CallerCheck
 from polku.security.client_tls import Certificate, Pem
@@ -56,9 +56,9 @@ class Registration:
         if self.address is not None and not isinstance(self.address, str):
             raise PlanError(f"address={self.address!r} must be a string, as host:port", where="Registration")
 
-    def connection(self) -> Connection:
+    def connection(self) -> PluginConnection:
         """Return the way to the gateway."""
-        return Connection(
+        return PluginConnection(
             where="Registration",
             address=self.gateway,
             timeout=_TIMEOUT,

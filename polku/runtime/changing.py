@@ -26,7 +26,7 @@ from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import Buffer
 from polku.buffer.outlets import OutletChange
 from polku.change.contents import Contents, StepName, names_by_stage
-from polku.change.difference import Difference, Verdict, keeps_state, renames
+from polku.change.difference import Difference, PartVerdict, keeps_state, renames
 from polku.contracts import Flush, Holder, Step
 from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery, DeliveryStatistics
@@ -116,7 +116,7 @@ class ChangingLane(Lane):
             raise ChangeError([f"a part could not be built: {named(error)}"]) from error
 
     async def _start_steps(self, plan: Plan, found: Difference, fresh: _Fresh) -> None:
-        wanted = set(found.named("middleware", Verdict.NEW, Verdict.CHANGED))
+        wanted = set(found.named("middleware", PartVerdict.NEW, PartVerdict.CHANGED))
         names = names_by_stage(plan)
         for stage in plan.stages:
             for name, middleware in zip(names[stage.name], stage.middleware, strict=True):
@@ -228,9 +228,9 @@ class ChangingLane(Lane):
 
     async def _rearrange_buffer(self, plan: Plan, found: Difference, fresh: _Fresh, seconds: float) -> None:
         renamed = renames(self._plan, plan)
-        new = found.named("emitter", Verdict.NEW)
+        new = found.named("emitter", PartVerdict.NEW)
         links = {name: self._link(f"buffer/{name}", LocalPeer(fresh.deliveries[name])) for name in new}
-        change = OutletChange(links, renamed, found.named("emitter", Verdict.GONE))
+        change = OutletChange(links, renamed, found.named("emitter", PartVerdict.GONE))
         try:
             await self._the_buffer.rearrange(plan.buffer, rules_of(plan), change, seconds=seconds)
         except JournalError as error:
@@ -296,9 +296,9 @@ class ChangingLane(Lane):
         """Exchange what cannot fail any more."""
         seconds: dict[str, float] = {}
         again: dict[str, int] = {}
-        exchanged = [name for name in built_anew(found) if name not in found.named("emitter", Verdict.NEW)]
+        exchanged = [name for name in built_anew(found) if name not in found.named("emitter", PartVerdict.NEW)]
         await asyncio.gather(*(self._exchange_emitter(name, fresh, seconds, again) for name in exchanged))
-        for name in found.named("emitter", Verdict.GONE):
+        for name in found.named("emitter", PartVerdict.GONE):
             self._background.keep_alive(f"emitter {name!r}", partial(self._let_go, name))
         await exchange_intake(self.intake, new.plan, found, fresh.intake, self._dead_letters, self._background)
         replay_to(new.plan, self._dead_letters)
@@ -361,7 +361,7 @@ def built_anew(found: Difference) -> list[str]:
     return [
         part.name
         for part in found.parts
-        if part.kind == "emitter" and (part.verdict is Verdict.NEW or "another emitter" in part.note)
+        if part.kind == "emitter" and (part.verdict is PartVerdict.NEW or "another emitter" in part.note)
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from polku.aio.tasks import TaskSet
-from polku.change.difference import Difference, Verdict
+from polku.change.difference import Difference, PartVerdict
 from polku.clock import Clock
 from polku.contracts import Ingestor, Source
 from polku.dead_letters import DeadLetters
@@ -62,7 +62,7 @@ async def _start_intake(plan: Plan, found: Difference, intake: Intake, opened: O
     from polku.ingest.adapt import as_ingestor
 
     fresh = FreshIntake()
-    wanted = found.named("ingestor", Verdict.NEW, Verdict.CHANGED)
+    wanted = found.named("ingestor", PartVerdict.NEW, PartVerdict.CHANGED)
     configs: dict[int, Ingestor] = {}
     for source, config in plan.ingestors:
         if source in wanted:
@@ -72,11 +72,11 @@ async def _start_intake(plan: Plan, found: Difference, intake: Intake, opened: O
             fresh.ingestors[source] = configs[id(config)]
     if plan.default_ingestor is not None:
         fresh.default = intake.ingestors.default
-        if found.named("default ingestor", Verdict.NEW, Verdict.CHANGED):
+        if found.named("default ingestor", PartVerdict.NEW, PartVerdict.CHANGED):
             fresh.default = as_ingestor(plan.default_ingestor, clock)
             await opened.open("default ingestor", fresh.default)
     for running in plan.sources:
-        if running.name in found.named("source", Verdict.NEW, Verdict.CHANGED):
+        if running.name in found.named("source", PartVerdict.NEW, PartVerdict.CHANGED):
             from polku.gateway.pulling import as_source
 
             source_of_now = fresh.sources[running.name] = as_source(running.source, clock)
@@ -88,10 +88,10 @@ async def exchange_intake(
     intake: Intake, plan: Plan, found: Difference, fresh: FreshIntake, dead_letters: DeadLetters, background: TaskSet
 ) -> None:
     """Have what was started take messages in from now on, within the plan's limits."""
-    ended = intake.ingestors.exchange(fresh.ingestors, fresh.default, found.named("ingestor", Verdict.GONE))
+    ended = intake.ingestors.exchange(fresh.ingestors, fresh.default, found.named("ingestor", PartVerdict.GONE))
     background.start("ingestors", intake.ingestors.end(ended))
     intake.bound(plan.limits)
-    gone = found.named("source", Verdict.GONE)
+    gone = found.named("source", PartVerdict.GONE)
     if not fresh.sources and not gone:
         return
     if intake.sources is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join_traces
-from polku.batch.fates import Account, merged
+from polku.batch.fates import Attribution, merged
 from polku.batch.receipt import Fate, Receipt, Refusal, weightier
 from polku.clock import Clock
 from polku.contracts import Flush, Holder, Step
@@ -138,7 +138,7 @@ class Holdings:
                 holding.done.set_exception(DrainingError("the stage was closed"))
                 holding.done.exception()  # its sender may be closed too
 
-    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt], counted: Account | None) -> None:
+    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt], counted: Attribution | None) -> None:
         """Tell the batches that a flush was made of what became of it."""
         try:
             receipt = await outcome

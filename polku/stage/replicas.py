@@ -21,7 +21,7 @@ from polku.link.link import Link
 _AT_ONCE = 2  # batches that a replica has: one that it works on, and another at hand
 
 
-class Reply:
+class ReplyLink:
     """Be the link of a replica's stage: what goes on goes into the receipt."""
 
     def push_nowait(self, batch: Batch) -> asyncio.Future[Receipt]:

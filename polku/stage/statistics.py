@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from polku.batch.fates import Account
+from polku.batch.fates import Attribution
 from polku.batch.receipt import Counts
-from polku.busy import Busy, Work
+from polku.busy import Busy, WorkTime
 from polku.clock import Clock
 from polku.contracts import CallShape, CandidateCounts, Outcome, Step
 from polku.dead_letters import DeadLetterStatistics
@@ -35,7 +35,7 @@ class StageStatistics(NamedTuple):
     letters: DeadLetterStatistics | None = None  # those that are kept in an actor of its own
     errors: Sequence[SeenError] = ()  # the latest of its middleware
     link: LinkStatistics | None = None  # to what comes next, where that is one link
-    work: Work = Work()
+    work: WorkTime = WorkTime()
     waits: Distribution = Distribution()  # how long batches waited for their turn, weighted by events
     calls: CallShape | None = None  # of a step that is called with events of many batches
     candidates: Sequence[CandidateCounts] = ()  # new middleware next to the one in use
@@ -52,7 +52,7 @@ class StageCounters:
         self.busy = Busy(clock.monotonic)
         self.waits = Histogram()
 
-    def count(self, step: Step, events: list[Event], outcome: Outcome, counted: Account | None) -> None:
+    def count(self, step: Step, events: list[Event], outcome: Outcome, counted: Attribution | None) -> None:
         """Count what a step refused and dropped of the events that it was given."""
         if outcome.refused:
             self.dead += len(outcome.refused)

@@ -8,7 +8,7 @@ from itertools import compress
 from typing import NamedTuple
 
 from polku.batch.batch import Batch
-from polku.batch.fates import Account, owners_through
+from polku.batch.fates import Attribution, owners_through
 from polku.batch.lineage import digest_of, origins, through
 from polku.batch.receipt import Output, Refusal
 from polku.contracts import Follows, Outcome, Step
@@ -30,7 +30,7 @@ class Passed(NamedTuple):
     given: list[Event]
     outcome: Outcome
     follows: Sequence[tuple[Follows, asyncio.Future[Refused] | None]]
-    account: Account | None
+    account: Attribution | None
 
 
 def traced(made: Output, trail: Sequence[Passed]) -> Output:

@@ -15,7 +15,7 @@ from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub
 from polku.actors import lanes as lanes_module
 from polku.actors.handles import LaneHandles
 from polku.actors.lanes import missing
-from polku.actors.nodes import Node, Place
+from polku.actors.nodes import LanePlace, Node
 from polku.actors.ports import check_shared
 from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError, UnavailableError
@@ -212,7 +212,7 @@ async def test_a_lane_that_is_unwell_goes_again_and_so_do_those_before_it(
     async with running(chain(tagging("a"), Deduplicator(ttl=100), lanes=before), monkeypatch) as pipeline:
         opened: list[int] = []
 
-        async def open_lane(lane: LaneHandles, place: Place) -> None:
+        async def open_lane(lane: LaneHandles, place: LanePlace) -> None:
             if len(opened) == 1:
                 raise MisconfiguredError("its port cannot be had")
             opened.append(lane.number)
@@ -359,9 +359,9 @@ def test_lanes_share_no_unix_socket() -> None:
 def test_new_lanes_take_the_places_that_are_free() -> None:
     node = Node("127.0.0.1", "host")
 
-    def lane(number: int, *, leaving: bool = False) -> tuple[LaneHandles, Place]:
+    def lane(number: int, *, leaving: bool = False) -> tuple[LaneHandles, LanePlace]:
         handles: Any = (None, {}, None, {}, "", False, "", leaving)
-        return LaneHandles(f"lane-{number}/", number, *handles), Place(node, number)
+        return LaneHandles(f"lane-{number}/", number, *handles), LanePlace(node, number)
 
     assert missing([lane(1), lane(3)], 4) == [2, 4]
     assert missing([lane(1), lane(2)], 1) == []

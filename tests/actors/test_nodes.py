@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polku import BufferStrategy, Deduplicator, Hub, StdoutEmitter
 from polku.actors.names import Names
-from polku.actors.nodes import Node, Place, spread
+from polku.actors.nodes import LanePlace, Node, spread
 from polku.actors.target import Target, route
 from polku.plan import Plan
 
@@ -26,7 +26,7 @@ def hub(*, per_node: bool = False, chained: bool = False) -> Hub:
 
 
 def test_each_node_has_a_lane_the_first_on_this_one_then_by_address() -> None:
-    assert spread([TEN, TWO, HERE], HERE) == [Place(node, 1) for node in (HERE, TWO, TEN)]
+    assert spread([TEN, TWO, HERE], HERE) == [LanePlace(node, 1) for node in (HERE, TWO, TEN)]
     assert all(place.is_first for place in spread([TEN, TWO], HERE))
 
 
@@ -47,9 +47,9 @@ def test_a_node_that_joins_is_given_a_lane_and_one_that_came_back_has_its_own() 
     local, other = Node("127.0.0.2", "nine"), Node("127.0.0.3", "nine")
     before = spread([HERE, TWO, local, other], HERE)
     assert spread([HERE, TWO._replace(identity="another life")], HERE, before) == []
-    assert spread([TEN, local], HERE, before) == [Place(TEN, 1)]
+    assert spread([TEN, local], HERE, before) == [LanePlace(TEN, 1)]
     without = [place for place in before if place.node != local]
-    assert spread([TEN, local], HERE, without) == [Place(TEN, 1), Place(local, 2)]  # the place that is free
+    assert spread([TEN, local], HERE, without) == [LanePlace(TEN, 1), LanePlace(local, 2)]  # the place that is free
 
 
 def test_the_journals_of_nodes_are_all_at_the_path_and_those_on_one_disk_beside_it() -> None:

@@ -17,7 +17,7 @@ from polku.actors import chained_change, changing, lanes
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.changes import Changes
 from polku.actors.handles import LaneHandles
-from polku.actors.nodes import Node, Place
+from polku.actors.nodes import LanePlace, Node
 from polku.actors.startup import start_all
 from polku.batch.batch import Batch
 from polku.runtime.changing import Changed
@@ -63,12 +63,12 @@ class Running:
         self.changes.begin(self.factory, self._open_lane)
         self.notes = 0
         node = Node("127.0.0.1", "host")
-        self._places = [Place(node, number) for number in range(1, plan.lanes + 1)]
+        self._places = [LanePlace(node, number) for number in range(1, plan.lanes + 1)]
 
     async def _note_parts(self) -> None:
         self.notes += 1
 
-    async def _open_lane(self, lane: LaneHandles, place: Place) -> None:
+    async def _open_lane(self, lane: LaneHandles, place: LanePlace) -> None:
         await start_all([lane.ingest])
 
     async def start(self) -> None:

@@ -16,7 +16,7 @@ from polku.link.link import Link, LocalPeer, Receiver, Window
 from polku.link.local import LocalLink
 from polku.middleware.adapt import as_step
 from polku.stage.holding import is_holder
-from polku.stage.replicas import Replicas, Reply
+from polku.stage.replicas import Replicas, ReplyLink
 from polku.stage.stage import Stage
 from polku.v1.gateway_pb2 import Ack
 from tests.buffer.parts import Destination
@@ -95,7 +95,9 @@ class Pipe:
         for number, components in enumerate(reversed(stages)):
             holds = any(is_holder(as_step(component, self.clock)) for component in components)
             if replicas > 1 and not holds:
-                others = [Link(f"{number}/{n}", LocalPeer(self._stage(components, Reply()))) for n in range(replicas)]
+                others = [
+                    Link(f"{number}/{n}", LocalPeer(self._stage(components, ReplyLink()))) for n in range(replicas)
+                ]
                 receiver = Replicas(others, Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0)))
             elif number % 2 and not any(stage._holdings.two_steps for stage in self.stages):
                 receiver = self._stage(components, LocalLink(f"{number}", receiver))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polku.batch.batch import Header, Identity
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 
 
 @contextmanager
@@ -36,4 +36,6 @@ def write_sample(path: Path, rows: int = 400, size: int = 2_000) -> None:
     with opened(path, "a", "b") as journal:
         for start in range(1, rows + 1, 50):
             batches = [row(position, "a", "b", size=size) for position in range(start, start + 50)]
-            journal.write(Work(batches, [Answer(Identity("link", 1, start), start, start + 49)], {"b": start}))
+            journal.write(
+                Transaction(batches, [StoredAnswer(Identity("link", 1, start), start, start + 49)], {"b": start})
+            )

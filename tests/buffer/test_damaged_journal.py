@@ -14,7 +14,7 @@ from polku import BufferStrategy, Code
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal
 from polku.buffer.journal_reader import JournalReader
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.log import Recovered
 from polku.buffer.reserve import Reserve
@@ -55,7 +55,7 @@ async def test_a_path_that_cannot_be_used_refuses_and_heals_by_itself(tmp_path: 
 async def test_a_fault_that_passes_is_over_without_anybody_sending(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = True
 
-    def fail(self: Journal, work: Work) -> tuple[int, int]:
+    def fail(self: Journal, work: Transaction) -> tuple[int, int]:
         if broken:
             raise JournalError(self.path, "the disk is full")
         return write(self, work)

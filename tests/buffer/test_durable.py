@@ -14,7 +14,7 @@ from polku import Batch, BufferStrategy, Code, Event
 from polku.batch.batch import Identity
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.contracts import DeadEvent
 from polku.dead_letters import DeadLetters
 from tests.buffer.durable import batch_of, durable, shut, soon
@@ -58,7 +58,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(path: Path, m
     gate, begun = threading.Event(), threading.Event()
     write = Journal.write
 
-    def slow_write(self: Journal, work: Work) -> tuple[int, int]:
+    def slow_write(self: Journal, work: Transaction) -> tuple[int, int]:
         begun.set()
         assert gate.wait(60)
         return write(self, work)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import LIVES, Answer
+from polku.buffer.answers import LIVES, StoredAnswer
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.journal_sweep import KEPT_ANSWERS
 from polku.codes import Code
 from tests.buffer.journals import opened, row
@@ -18,13 +18,13 @@ def test_answers_are_kept_for_the_latest_batches_of_the_latest_lives(tmp_path: P
     refused = (Refusal("x", Code.BUFFER_FULL, "why"),)
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 2 * KEPT_ANSWERS):
-            journal.write(Work([], [Answer(Identity("one", 1, seq), 1, 0, refused)]))
+            journal.write(Transaction([], [StoredAnswer(Identity("one", 1, seq), 1, 0, refused)]))
         assert [a.identity.seq for a in journal.answers()] == list(range(KEPT_ANSWERS, 2 * KEPT_ANSWERS))
         for epoch in range(2, LIVES + 2):
             for seq in range(1, KEPT_ANSWERS):
-                journal.write(Work([], [Answer(Identity("one", epoch, seq), 1, 0)]))
+                journal.write(Transaction([], [StoredAnswer(Identity("one", epoch, seq), 1, 0)]))
             assert {a.identity.epoch for a in journal.answers()} == set(range(max(epoch - LIVES, 0) + 1, epoch + 1))
-        journal.write(Work(refused=[(Identity("one", 2, 1), refused), (Identity("nobody", 1, 1), refused)]))
+        journal.write(Transaction(refused=[(Identity("one", 2, 1), refused), (Identity("nobody", 1, 1), refused)]))
         assert journal.answers()[0].refused == refused
 
 
@@ -34,7 +34,7 @@ def test_a_life_that_is_heard_again_is_remembered_before_those_that_are_not_also
     for position, epoch in enumerate([9, 2, 3, 4, 9, 5, 6], start=1):
         with opened(tmp_path / "j", "a") as journal:
             for _ in range(2):  # what is over goes a little at a time
-                journal.write(Work([], [Answer(Identity("one", epoch, position), position, position)]))
+                journal.write(Transaction([], [StoredAnswer(Identity("one", epoch, position), position, position)]))
     with opened(tmp_path / "j", "a") as journal:
         assert list(dict.fromkeys(a.identity.epoch for a in journal.answers())) == [4, 9, 5, 6]
 
@@ -42,8 +42,10 @@ def test_a_life_that_is_heard_again_is_remembered_before_those_that_are_not_also
 def test_lives_that_are_heard_between_two_sweeps_are_all_remembered(tmp_path: Path) -> None:
     with opened(tmp_path / "j", "a") as journal:
         for position, epoch in enumerate([1, 9, 2, 3, 4, 9], start=1):
-            journal.write(Work([row(position, "a")], [Answer(Identity("one", epoch, position), position, position)]))
-        journal.write(Work())
+            journal.write(
+                Transaction([row(position, "a")], [StoredAnswer(Identity("one", epoch, position), position, position)])
+            )
+        journal.write(Transaction())
         assert {answer.identity.epoch for answer in journal.answers()} == {2, 3, 4, 9}
 
 
@@ -51,11 +53,13 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 20):
             whole = Identity("p/one", 1 << 62, seq)
-            answers = [Answer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8).made("0f"))]
-            journal.write(Work([], [*answers, Answer(Identity("p/one2", 5, seq), 1, 0)]))
+            answers = [
+                StoredAnswer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8).made("0f"))
+            ]
+            journal.write(Transaction([], [*answers, StoredAnswer(Identity("p/one2", 5, seq), 1, 0)]))
         for epoch in range(7, 7 + LIVES):
             for seq in range(1, KEPT_ANSWERS):
-                journal.write(Work([], [Answer(Identity("p/one", epoch, seq), 1, 0)]))
+                journal.write(Transaction([], [StoredAnswer(Identity("p/one", epoch, seq), 1, 0)]))
         kept = [answer.identity for answer in journal.answers()]
         assert {identity.epoch for identity in kept if identity.whole.origin == "p/one"} == {7, 8, 9, 10}
         assert sum(identity.origin == "p/one2" for identity in kept) == 19
@@ -64,7 +68,7 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
 def test_answers_of_two_lives_that_come_between_two_sweeps_are_kept(tmp_path: Path) -> None:
     with opened(tmp_path / "j", "a") as journal:
         both = [Identity("one", 1, 1), Identity("one", 2, 2)]
-        journal.write(Work([], [Answer(identity, 1, 0) for identity in both]))
+        journal.write(Transaction([], [StoredAnswer(identity, 1, 0) for identity in both]))
         assert [answer.identity for answer in journal.answers()] == both
 
 
@@ -72,11 +76,11 @@ def test_answers_that_wait_for_delivery_stay_until_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", final=False)
     journal.register(["a"])
     for seq in range(1, KEPT_ANSWERS + 50):
-        journal.write(Work([row(seq, "a")], [Answer(Identity("one", 1, seq), seq, seq)]))
+        journal.write(Transaction([row(seq, "a")], [StoredAnswer(Identity("one", 1, seq), seq, seq)]))
     assert len(journal.answers()) == KEPT_ANSWERS + 49
-    journal.write(Work((), (), {"a": KEPT_ANSWERS}))
+    journal.write(Transaction((), (), {"a": KEPT_ANSWERS}))
     for seq in range(KEPT_ANSWERS + 50, KEPT_ANSWERS + 150):
-        journal.write(Work([row(seq, "a")], [Answer(Identity("one", 1, seq), seq, seq)]))
-    journal.write(Work())
+        journal.write(Transaction([row(seq, "a")], [StoredAnswer(Identity("one", 1, seq), seq, seq)]))
+    journal.write(Transaction())
     assert len(journal.answers()) == KEPT_ANSWERS
     journal.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.lock import holder
 from polku.buffer.repair import faults, finish_salvage, salvage
 from polku.buffer.schema import VERSION
@@ -33,7 +33,7 @@ def test_a_second_process_is_told_who_has_the_journal(tmp_path: Path) -> None:
 def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
     (tmp_path / "j").touch()
     with opened(tmp_path / "j", "a") as journal:
-        journal.write(Work([row(1, "a")]))
+        journal.write(Transaction([row(1, "a")]))
 
 
 def test_another_format_and_another_programs_file_are_left_alone(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_what_can_be_read_of_a_damaged_journal_is_kept_and_the_rest_is_named(
         assert {state.name for state in statistics.outlets} == {"a", "b"}
         if result.kept and not any("cursors" in fault for fault in result.faults):
             assert {state.name: state.cursor for state in statistics.outlets} == {"a": 0, "b": 351}
-        journal.write(Work([row(1_000, "a", "b")]))
+        journal.write(Transaction([row(1_000, "a", "b")]))
     if result.kept < 400:
         assert result.faults
 
@@ -127,7 +127,7 @@ def test_what_was_committed_to_a_log_that_was_never_moved_is_kept(tmp_path: Path
     path, copy = tmp_path / "journal.db", tmp_path / "copy.db"
     with opened(path, "a") as journal:
         for position in range(1, 51):
-            journal.write(Work([row(position, "a")]))
+            journal.write(Transaction([row(position, "a")]))
         for suffix in ("", "-wal"):
             Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
     torn = Path(f"{copy}-wal")

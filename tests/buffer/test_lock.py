@@ -14,7 +14,7 @@ import pytest
 
 from polku.buffer.journal import Journal
 from polku.buffer.journal_reader import JournalReader
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.lock import FileLock, holder, was_journal
 from polku.buffer.owner import current, new_owner, take
 from polku.buffer.repair import mend, salvage
@@ -106,7 +106,7 @@ async def test_a_journal_that_a_buffer_opened_by_a_link_is_refused_under_its_own
 def test_the_files_of_a_journal_that_is_a_link_stand_beside_the_file_that_it_leads_to(path: Path, name: Path) -> None:
     symbolic(path, name)  # which leads nowhere yet
     with opened(name, "a") as journal:
-        journal.write(Work([row(1, "a")]))
+        journal.write(Transaction([row(1, "a")]))
         assert holder(name) == holder(path) == str(os.getpid())
         assert journal.statistics().file_bytes > 0
     old = Path(salvage(name).old)
@@ -128,7 +128,7 @@ def test_who_is_refused_takes_no_lock_of_sqlite_from_those_who_are_not(path: Pat
         reader.close()
         holder(name)
         assert locks_of_sqlite(path) == before
-        journal.write(Work([row(1, "a")]))
+        journal.write(Transaction([row(1, "a")]))
         outside = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('SELECT count(*) FROM batch').fetchall()"
         subprocess.run([sys.executable, "-c", outside], check=True)
         assert Path(f"{path}-wal").stat().st_size > 0
@@ -180,12 +180,12 @@ def take_over(path: Path, host: str = "host-b") -> None:
 
 def test_a_writer_whose_journal_was_taken_over_writes_nothing_more(path: Path) -> None:
     with opened(path, "a") as journal:
-        journal.write(Work([row(1, "a")]))
+        journal.write(Transaction([row(1, "a")]))
         take_over(path)
         for work in (
-            lambda: journal.write(Work([row(2, "a")])),
-            lambda: journal.write(Work((), (), {"a": 1})),
-            lambda: journal.write(Work([row(position, "a") for position in range(2, 500)])),
+            lambda: journal.write(Transaction([row(2, "a")])),
+            lambda: journal.write(Transaction((), (), {"a": 1})),
+            lambda: journal.write(Transaction([row(position, "a") for position in range(2, 500)])),
             lambda: journal.register(["b"]),
             lambda: journal.forget("a"),
             journal.probe,

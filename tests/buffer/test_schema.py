@@ -12,9 +12,9 @@ from polku.buffer import schema
 from polku.buffer.journal import Journal
 from polku.buffer.journal_file import seal
 from polku.buffer.journal_reader import JournalReader
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.repair import faults, salvage
-from polku.buffer.schema import VERSION, Step
+from polku.buffer.schema import VERSION, FormatStep
 from polku.errors import JournalError
 from polku.sqlite import APPLICATION
 
@@ -80,7 +80,7 @@ def test_a_writer_brings_an_old_journal_to_the_present_format_and_writes_it(old:
     journal = Journal(old)
     assert holds_what_was_written(journal)
     journal.register(["a", "b"])
-    journal.write(Work([Row(4, ("a", "b"), journal.read(3).header, b"new")], (), {"a": 2}))
+    journal.write(Transaction([Row(4, ("a", "b"), journal.read(3).header, b"new")], (), {"a": 2}))
     assert journal.read(4).payload == b"new"
     journal.close()
     assert format_of(old) == (VERSION, APPLICATION)
@@ -100,7 +100,7 @@ def test_a_damaged_old_journal_is_repaired_into_the_present_format(old: Path) ->
 
 
 def test_a_step_that_fails_leaves_the_old_journal_as_it_was(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Step(("CREATE TABLE half(x)", "INSERT INTO no_such_table VALUES(1)"))
+    broken = FormatStep(("CREATE TABLE half(x)", "INSERT INTO no_such_table VALUES(1)"))
     monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, broken))
     monkeypatch.setattr(schema, "VERSION", VERSION + 1)
     with pytest.raises(JournalError, match="no_such_table"):

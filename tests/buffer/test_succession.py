@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from polku import BufferStrategy, Hub
 from polku.batch.batch import Identity
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.buffer import Buffer
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Work
+from polku.buffer.journal_rows import Transaction
 from polku.buffer.repair import faults
 from polku.dead_letters import DeadLetters
 from polku.errors import PlanError
@@ -48,8 +48,8 @@ def test_what_waits_for_either_waits_for_the_new_one_once_and_in_order(
     path = tmp_path_factory.mktemp("journal") / "j"
     cursors = {name: min(cursor, len(rows)) for name, cursor in cursors.items()}
     with opened(path, *NAMES) as journal:
-        journal.write(Work([row(n, *sorted(takers)) for n, takers in enumerate(rows, 1)]))
-        journal.write(Work((), (), cursors))
+        journal.write(Transaction([row(n, *sorted(takers)) for n, takers in enumerate(rows, 1)]))
+        journal.write(Transaction((), (), cursors))
         journal.rename("old", "new")
         for name, former in (("new", ("old", "new")), ("other", ("other",))):
             due = [n for n, takers in enumerate(rows, 1) if any(f in takers and n > cursors[f] for f in former)]
@@ -58,7 +58,7 @@ def test_what_waits_for_either_waits_for_the_new_one_once_and_in_order(
             assert [journal.read(position).payload for position in due] == [row(p, name).payload for p in due]
         waiting = {n for n, takers in enumerate(rows, 1) for name in takers if n > cursors[name]}
         assert positions(journal) == sorted(waiting)
-        journal.write(Work((), (), {"new": len(rows), "other": len(rows)}))
+        journal.write(Transaction((), (), {"new": len(rows), "other": len(rows)}))
         assert positions(journal) == []
         assert "old" not in [name for name, _, _ in journal.cursors()]
     assert list(faults(path)) == []
@@ -66,15 +66,15 @@ def test_what_waits_for_either_waits_for_the_new_one_once_and_in_order(
 
 def test_answers_that_say_how_far_an_outlet_was_say_it_of_the_new_name(path: Path) -> None:
     with opened(path, "old", "other") as journal:
-        answer = Answer(Identity("one", 1, 1), 1, 2, (), ((1, 0), (2, 3)), {"old": 5, "other": 7})
-        journal.write(Work([row(1, "old"), row(2, "other")], [answer]))
+        answer = StoredAnswer(Identity("one", 1, 1), 1, 2, (), ((1, 0), (2, 3)), {"old": 5, "other": 7})
+        journal.write(Transaction([row(1, "old"), row(2, "other")], [answer]))
         journal.rename("old", "new")
         assert journal.answers() == [answer._replace(taken={"new": 5, "other": 7})]
 
 
 def test_a_damaged_batch_stays_damaged(path: Path) -> None:
     with opened(path, "old", "new") as journal:
-        journal.write(Work([row(1, "old"), row(2, "old")]))
+        journal.write(Transaction([row(1, "old"), row(2, "old")]))
         journal._db.execute("UPDATE batch SET events=9 WHERE position=1")
         journal.rename("old", "new")
         assert len(list(faults(path))) == 1

@@ -12,7 +12,7 @@ import pytest
 
 from polku.batch.batch import Header
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.repair import faults
 from polku.dead_letters.store import DeadLetterStore
 from tests.support.server import Server, polku, polku_here
@@ -25,8 +25,8 @@ def path(tmp_path: Path) -> Path:
     journal = Journal(path)
     journal.register(["a", "b"])
     rows = [Row(n, ("a", "b") if n < 3 else ("b",), Header(10, None, (), 0, ""), b"." * 100) for n in (1, 2, 3)]
-    journal.write(Work(rows))
-    journal.write(Work((), (), {"a": 1}))
+    journal.write(Transaction(rows))
+    journal.write(Transaction((), (), {"a": 1}))
     journal.close()
     return path
 
@@ -51,7 +51,7 @@ def test_stat_shows_each_emitter(path: Path) -> None:
 
 
 def test_stat_of_a_live_journal_names_its_process(path: Path, live: Journal) -> None:
-    live.write(Work([Row(4, ("a",), Header(1, None, (), 0, ""), b"x")]))
+    live.write(Transaction([Row(4, ("a",), Header(1, None, (), 0, ""), b"x")]))
     shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
     assert shown["pid"] == str(os.getpid())
     assert (shown["batches"], shown["events"], shown["lost_batches"]) == (4, 31, 0)
@@ -59,7 +59,7 @@ def test_stat_of_a_live_journal_names_its_process(path: Path, live: Journal) -> 
         ("a", 1, 11),
         ("b", 0, 30),
     ]
-    live.write(Work([Row(5, ("a",), Header(1, None, (), 0, ""), b"x")]))
+    live.write(Transaction([Row(5, ("a",), Header(1, None, (), 0, ""), b"x")]))
 
 
 def test_verify_says_ok_or_names_each_fault(path: Path) -> None:

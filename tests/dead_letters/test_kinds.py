@@ -7,9 +7,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.dead_letters.kinds import Cut, Part, describe, next_cut
+from polku.dead_letters.kinds import Cut, PrincipalLetters, describe, next_cut
 
-LEDGER, AUDIT, LOST = Part("ledger", "UNDELIVERED"), Part("audit", "UNDELIVERED"), Part("", "UNROUTABLE")
+LEDGER, AUDIT, LOST = (
+    PrincipalLetters("ledger", "UNDELIVERED"),
+    PrincipalLetters("audit", "UNDELIVERED"),
+    PrincipalLetters("", "UNROUTABLE"),
+)
 
 
 def test_nothing_goes_while_there_is_room() -> None:
@@ -32,10 +36,10 @@ def test_a_small_kind_has_its_room_from_the_largest_one() -> None:
     st.integers(1, 200),
 )
 def test_cuts_end_within_the_room_and_never_cost_a_kind_more_than_it_has(
-    sizes: dict[Part, int], grown: set[Part], room: int
+    sizes: dict[PrincipalLetters, int], grown: set[PrincipalLetters], room: int
 ) -> None:
     total = sum(sizes.values())
-    gone: Counter[Part] = Counter()
+    gone: Counter[PrincipalLetters] = Counter()
     while (cut := next_cut(sizes, grown, room)) is not None:
         assert 1 <= cut.amount <= sizes[cut.part]
         sizes[cut.part] -= cut.amount

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from polku import Limits
-from polku.gateway.http.connections import Connection, Connections
+from polku.gateway.http.connections import Connections, HttpConnection
 from polku.gateway.http.usual import UsualHead
 
 FIRST = b"POST /v1/events HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
@@ -58,7 +58,7 @@ class Place:
         self.wire = Wire()
         self.connection.connection_made(self.wire)
 
-    def _keep(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+    def _keep(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
         self.requests.append(body)
 
 

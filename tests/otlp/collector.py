@@ -13,7 +13,7 @@ from aiohttp import web
 
 from polku import OtlpEmitter
 from polku.gateway.otlp.answers import accepted_bytes, status_bytes
-from polku.gateway.otlp.service import Accepted
+from polku.gateway.otlp.service import ExportResult
 from polku.otlp.signals import LOGS, METRICS, SIGNALS, TRACES, Signal
 from polku.testing import Ability, Destination
 
@@ -116,7 +116,7 @@ class Collector:
         if verdict.status is not None:
             codes = {code.value[0]: code for code in grpc.StatusCode}
             await context.abort(codes[verdict.status], verdict.message, trailing_metadata=verdict.metadata)
-        return accepted_bytes(Accepted(verdict.rejected, verdict.message))
+        return accepted_bytes(ExportResult(verdict.rejected, verdict.message))
 
     async def _post(self, signal: Signal, request: web.Request) -> web.Response:
         body = await request.read()  # aiohttp has decompressed it
@@ -126,7 +126,7 @@ class Collector:
         if verdict.status is not None:
             fields = {key: str(value) for key, value in verdict.metadata}
             return web.Response(status=verdict.status, body=status_bytes(3, verdict.message), headers=fields)
-        content = accepted_bytes(Accepted(verdict.rejected, verdict.message))
+        content = accepted_bytes(ExportResult(verdict.rejected, verdict.message))
         return web.Response(body=content, content_type="application/x-protobuf")
 
     async def _decide(self, came: Came) -> Verdict:

@@ -8,7 +8,7 @@ import pytest
 
 from polku.batch.batch import Header, Identity
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.repair import salvage
 from polku.errors import JournalError
 from polku.runtime.orphaned_journals import check_left
@@ -18,7 +18,7 @@ def fill(path: Path, events: int = 3) -> None:
     journal = Journal(path)
     journal.register(["a"])
     header = Header(1, Identity("link", 1, 1), None, 5, "")
-    journal.write(Work([Row(position, ("a",), header, b"x") for position in range(1, events + 1)]))
+    journal.write(Transaction([Row(position, ("a",), header, b"x") for position in range(1, events + 1)]))
     journal.close()
 
 

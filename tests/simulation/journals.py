@@ -20,10 +20,10 @@ from typing import Any
 
 from polku.batch.batch import Identity
 from polku.buffer import journal_file, journal_session, journal_sweep, log_writer, place, recent, repair, reserve
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal
-from polku.buffer.journal_rows import Row, Work
+from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.lock import FileLock
 from polku.buffer.strategy import BufferStrategy
@@ -125,7 +125,7 @@ class Journals:
             self._of(self._open).append(db)
             return db
 
-        def written(one: Journal, work: Work) -> tuple[int, int]:
+        def written(one: Journal, work: Transaction) -> tuple[int, int]:
             if one.path.suffix == ".repairing":
                 return write(one, work)
             shadow = self.shadows[str(one.path)]
@@ -310,14 +310,14 @@ class Shadow:
         self._world = world
         self._applied = Applied()
         self._rows: dict[int, tuple[frozenset[str], int]] = {}
-        self._doubtful: list[Work] = []
+        self._doubtful: list[Transaction] = []
         self._tried: dict[int, set[int]] = defaultdict(set)
         self._cursors: dict[str, int] = {}
         self._most: dict[str, int] = {}
         self._answers: dict[str, list[Identity]] = defaultdict(list)
         self._owner = ""
 
-    def try_(self, work: Work) -> None:
+    def try_(self, work: Transaction) -> None:
         """Learn what is to be written."""
         self._doubtful.append(work)
         for row in work.rows:
@@ -325,7 +325,7 @@ class Shadow:
         for name, cursor in work.cursors.items():
             self._most[name] = max(cursor, self._most.get(name, 0))
 
-    def commit(self, work: Work, owner: str) -> None:
+    def commit(self, work: Transaction, owner: str) -> None:
         """Learn that it is written."""
         self._doubtful.remove(work)
         if owner != self._owner:
@@ -368,7 +368,7 @@ class Shadow:
                 self._keep(work._replace(cursors={}))
         self._doubtful.clear()
 
-    def _keep(self, work: Work) -> None:
+    def _keep(self, work: Transaction) -> None:
         for row in work.rows:
             self._rows[row.position] = frozenset(row.takers), zlib.crc32(row.payload)
         for name, cursor in work.cursors.items():
@@ -385,7 +385,7 @@ class Shadow:
         self._world.ledger.fault(f"journal: {text}")
 
 
-def _answer_to(row: Row, work: Work) -> Answer | None:
+def _answer_to(row: Row, work: Transaction) -> StoredAnswer | None:
     return next((answer for answer in work.answers if answer.first <= row.position <= answer.last), None)
 
 

@@ -22,7 +22,7 @@ from polku.testing.simulation.disk import Disk
 from polku.testing.simulation.inline import InlineSystem
 from polku.testing.simulation.judge import Judge, Promises, check_counters
 from polku.testing.simulation.loop import EndlessError, Process, StuckError
-from polku.testing.simulation.part import Part
+from polku.testing.simulation.part import SimulatedPart
 from polku.testing.simulation.source import SimulatedSource
 from polku.testing.simulation.world import World
 from tests.simulation import build, journals
@@ -281,7 +281,7 @@ def _note_refusal(world: World, error: ChangeError) -> None:
             world.ledger.fault(f"reload: refused for no good reason: {reason}")
 
 
-def _excuse(world: World, plan: Plan, part: Part) -> None:
+def _excuse(world: World, plan: Plan, part: SimulatedPart) -> None:
     """What was acknowledged and lay in memory dies with its process; at the level `delivered` it was delivered."""
     if "stage" in part.name:
         world.ledger.overtake()

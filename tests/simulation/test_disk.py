@@ -12,7 +12,7 @@ import pytest
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.durable import DurableLog
 from polku.buffer.log import Log, Recovered
 from polku.codes import Code
@@ -64,7 +64,7 @@ class Life:
             start += events
         first, last = (places[0][0], places[-1][0]) if places else (0, -1)
         taken = None if complete else dict.fromkeys(OUTLETS, start)
-        held = self.log.commit(Answer(identity, first, last, (), tuple(places), taken))
+        held = self.log.commit(StoredAnswer(identity, first, last, (), tuple(places), taken))
         assert held is not None
         await held
         for slot, takers in slots:

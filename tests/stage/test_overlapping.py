@@ -14,7 +14,7 @@ from polku.hooks import call_hook
 from polku.link.link import Link, LocalPeer, Window
 from polku.middleware.adapt import as_step
 from polku.stage.overlapping import OverlappingStage
-from polku.stage.replicas import Replicas, Reply
+from polku.stage.replicas import Replicas, ReplyLink
 from tests.buffer.parts import until
 from tests.stage.bench import Next, batch
 from tests.support.clock import FakeClock
@@ -183,7 +183,7 @@ async def test_replicas_fill_their_calls_from_several_batches_and_keep_the_order
     models = [Model(), Model()]
     letters, clock = DeadLetters(), FakeClock()
     batching = Batching(max_events=2, in_flight=1, max_wait=60)
-    stages = [OverlappingStage([as_step(Batched(m, batching), clock)], Reply(), letters, clock) for m in models]
+    stages = [OverlappingStage([as_step(Batched(m, batching), clock)], ReplyLink(), letters, clock) for m in models]
     for stage in stages:
         await stage.start()
     after = Next()

@@ -14,7 +14,7 @@ from polku.contracts import Flush, Part
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer
 from polku.middleware.adapt import as_step
-from polku.stage.replicas import Replicas, Reply
+from polku.stage.replicas import Replicas, ReplyLink
 from polku.stage.stage import Stage
 from tests.support.clock import FakeClock
 
@@ -58,7 +58,7 @@ def codes_of(receipt: Receipt) -> list[Code]:
 async def test_of_an_event_that_a_replica_cut(codes: tuple[Code, Code]) -> None:
     clock = FakeClock()
     cut = as_step(Transform(lambda events: [Event(id=i) for i in ("a-1", "a-2")], batch=True), clock)
-    stage = Stage([cut], Reply(), DeadLetters(), clock)
+    stage = Stage([cut], ReplyLink(), DeadLetters(), clock)
     replicas = Replicas([Link("one", LocalPeer(stage))], Link("out", LocalPeer(Next(codes))))
     receipt = await outcome_of(await replicas.push(Batch.from_events([Event(id="a")])))
     assert codes_of(receipt) == [Code.BUFFER_FULL]

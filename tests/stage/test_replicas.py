@@ -12,7 +12,7 @@ from polku.batch.receipt import Counts, Receipt, outcome_of
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer, Window
 from polku.middleware.adapt import as_step
-from polku.stage.replicas import Replicas, Reply
+from polku.stage.replicas import Replicas, ReplyLink
 from polku.stage.stage import Stage
 from tests.buffer.parts import until
 from tests.stage.bench import Next, batch
@@ -26,7 +26,7 @@ class Worker:
         self.begun: list[str] = []
         self.done = 0
         self._gate = asyncio.Semaphore(0)
-        self.stage = Stage([as_step(Transform(self._work), FakeClock())], Reply(), DeadLetters(), FakeClock())
+        self.stage = Stage([as_step(Transform(self._work), FakeClock())], ReplyLink(), DeadLetters(), FakeClock())
         self.link = Link(f"replica-{number}", LocalPeer(self.stage), window=Window(join_events=0))
 
     async def _work(self, event: Event) -> None:
@@ -113,7 +113,7 @@ async def test_each_has_a_batch_and_another_at_hand_however_many_have_come_and_g
 
 async def test_what_those_that_are_gone_have_counted_still_counts() -> None:
     def worker(number: int) -> Link:
-        stage = Stage([as_step(Filter(lambda event: False), FakeClock())], Reply(), DeadLetters(), FakeClock())
+        stage = Stage([as_step(Filter(lambda event: False), FakeClock())], ReplyLink(), DeadLetters(), FakeClock())
         return Link(f"filter-{number}", LocalPeer(stage), window=Window(join_events=0))
 
     links = [worker(number) for number in range(3)]

@@ -9,7 +9,7 @@ from polku.ahti.v1.events_pb2 import AhtiAck
 from polku.contracts import Failure
 
 
-class Verdict(NamedTuple):
+class AckVerdict(NamedTuple):
     """An ack: `named` is empty where it speaks of the whole batch, `fullness` something that AHTI does not tell."""
 
     success: bool
@@ -18,13 +18,13 @@ class Verdict(NamedTuple):
     fullness: float = 0.0
 
 
-def read_verdict(data: bytes) -> Verdict:
+def read_verdict(data: bytes) -> AckVerdict:
     """Read a serialised `AhtiAck`; raises protobuf's `DecodeError`."""
     ack = AhtiAck.FromString(data)
-    return Verdict(ack.success, ack.error or "AHTI refused it and gave no reason", frozenset(ack.event_ids))
+    return AckVerdict(ack.success, ack.error or "AHTI refused it and gave no reason", frozenset(ack.event_ids))
 
 
-def read_failures(ids: Sequence[str], verdict: Verdict) -> list[Failure]:
+def read_failures(ids: Sequence[str], verdict: AckVerdict) -> list[Failure]:
     """Return the events that an ack with success does not confirm: those that it does not name, if it names any."""
     if not verdict.named:
         return []

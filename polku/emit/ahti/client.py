@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from polku.batch.batch import Batch
 from polku.batch.frames import join_frames, split_frames
 from polku.contracts import Failure
-from polku.emit.ahti.ack import Verdict, read_failures, read_verdict
+from polku.emit.ahti.ack import AckVerdict, read_failures, read_verdict
 from polku.emit.ahti.mapping import ahti_batch, ahti_event
 from polku.emit.encode import write_each
 from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
@@ -50,7 +50,7 @@ class AhtiClient:
 class _Delivery:
     """One batch: the events that AHTI refuses are found by halving it, and are at fault if it takes others."""
 
-    def __init__(self, endpoints: Endpoints[Verdict], refused: _Refused) -> None:
+    def __init__(self, endpoints: Endpoints[AckVerdict], refused: _Refused) -> None:
         self._endpoints = endpoints
         self._refused = refused
         self._has_taken = False

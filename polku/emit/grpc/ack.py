@@ -16,7 +16,7 @@ _AGAIN = frozenset({Code.BUFFER_FULL, Code.RATE_LIMITED, Code.UNAVAILABLE, Code.
 _SMALLER = frozenset({Code.TOO_LARGE, Code.TOO_MANY_EVENTS})
 
 
-class Answer(NamedTuple):
+class CountedAck(NamedTuple):
     """An Ack, its ids counted and not decoded; `fullness` is its buffer's, from 0 to 1 (0 where it does not say)."""
 
     data: bytes
@@ -25,14 +25,14 @@ class Answer(NamedTuple):
     fullness: float
 
 
-def read_answer(data: bytes) -> Answer:
+def read_answer(data: bytes) -> CountedAck:
     """Read a serialised Ack; raises protobuf's `DecodeError`."""
     ack = read_ack(data)
     fullness = ack.buffer_size / ack.buffer_capacity if ack.buffer_capacity > 0 else 0.0
-    return Answer(data, len(ack.event_ids), len(ack.errors), fullness)
+    return CountedAck(data, len(ack.event_ids), len(ack.errors), fullness)
 
 
-def read_failures(batch: Batch, answer: Answer) -> list[Failure]:
+def read_failures(batch: Batch, answer: CountedAck) -> list[Failure]:
     """Return the events that an Ack does not confirm; raises where it refuses the message as a whole."""
     if not answer.refused and answer.taken == len(batch):
         return []

@@ -23,7 +23,7 @@ _MISCONFIGURED = frozenset(
 )
 
 
-class Answer(Protocol):
+class StreamReply(Protocol):
     """What came back for a message."""
 
     @property
@@ -32,7 +32,7 @@ class Answer(Protocol):
         ...
 
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=StreamReply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,14 @@ class Connections:
         self,
         make: Callable[[], asyncio.Protocol],
         limits: Limits,
-        answer: Callable[[Connection, UsualHead, bytes], None],
+        answer: Callable[[HttpConnection, UsualHead, bytes], None],
     ) -> None:
         self._make = make
         self.limits = limits
         self.answer = answer
         self._held = 0  # bytes of usual requests that have come in part
         self.heads = UsualHeads()
-        self._open: dict[asyncio.BaseTransport, Connection] = {}
+        self._open: dict[asyncio.BaseTransport, HttpConnection] = {}
         self._places = Places(
             "HTTP connections",
             total=connections_within(limits.connections),
@@ -58,11 +58,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection."""
-        return Connection(self._make(), self)
+        return HttpConnection(self._make(), self)
 
-    def admit(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def admit(self, connection: HttpConnection, transport: asyncio.Transport) -> None:
         """Keep a connection, or end it with a sentence where there are too many."""
         self._open[transport] = connection
         if reason := self._places.enter(connection.address, connection):
@@ -75,7 +75,7 @@ class Connections:
         if connection is not None:
             self._places.leave(connection.address, connection)
 
-    def find(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+    def find(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
         """Return the connection of a transport while it is open."""
         return None if transport is None else self._open.get(transport)
 
@@ -123,7 +123,7 @@ class _Usual:
         self.is_ended = False  # the client sends no more
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """Hand everything on to the protocol that reads requests, within time.
 
     A head must be complete `limits.read_seconds` after its first byte (the first one: after the connection was made).

@@ -15,7 +15,7 @@ from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
 from polku.gateway.http.answer import ack_json, status_of, writing_ack
 from polku.gateway.http.body import BodyReader, encoding_of
-from polku.gateway.http.connections import Connection
+from polku.gateway.http.connections import HttpConnection
 from polku.gateway.http.content import Admit, Head, reader_of, verified_reader
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.refusal import RequestError, counted
@@ -38,7 +38,7 @@ Read = Callable[[str], Awaitable[bytes]]
 """Read a body that is in an encoding."""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """A status, the headers that go with it, and a body."""
 
     status: int
@@ -52,7 +52,7 @@ class Request(NamedTuple):
     head: Head
     authorization: str
     transport: asyncio.BaseTransport | None
-    connection: Connection | None
+    connection: HttpConnection | None
     read: Read
 
 
@@ -85,7 +85,7 @@ class Events:
             return self.refuse(error.code, error.message)
         return ack if reply is None or ack.errors else reply
 
-    async def post_usual(self, connection: Connection, usual: UsualHead, body: bytes) -> Answer:
+    async def post_usual(self, connection: HttpConnection, usual: UsualHead, body: bytes) -> HttpAnswer:
         """Answer a request that no framework has read."""
 
         async def read(encoding: str) -> bytes:
@@ -97,11 +97,11 @@ class Events:
             taken = await self.post(request)
         except RequestError as error:
             body = ack_json(self.refuse(error.code, error.message))
-            return Answer(error.status, {"Content-Type": JSON, **error.headers}, body)
+            return HttpAnswer(error.status, {"Content-Type": JSON, **error.headers}, body)
         except BaseException as error:
             if is_ours(error):
                 raise
-            return Answer(500, {"Content-Type": JSON}, ack_json(self.failed("POST", usual.head.path, error)))
+            return HttpAnswer(500, {"Content-Type": JSON}, ack_json(self.failed("POST", usual.head.path, error)))
         return await answer_of(taken)
 
     async def _take(self, request: Request) -> tuple[Ack, Reply | None]:
@@ -154,13 +154,13 @@ class Events:
         return self.refuse(Code.UNAVAILABLE, reason)
 
 
-async def answer_of(taken: Ack | Reply) -> Answer:
+async def answer_of(taken: Ack | Reply) -> HttpAnswer:
     """Return the answer to a request whose events were taken, or refused."""
     if isinstance(taken, Reply):
         body = taken.body.encode() if isinstance(taken.body, str) else taken.body
-        return Answer(200, {**_UNSNIFFED, "Content-Type": taken.media_type}, body)
+        return HttpAnswer(200, {**_UNSNIFFED, "Content-Type": taken.media_type}, body)
     status, headers = status_of(taken)
-    return Answer(status, {"Content-Type": JSON, **headers}, await in_slices(writing_ack(taken)))
+    return HttpAnswer(status, {"Content-Type": JSON, **headers}, await in_slices(writing_ack(taken)))
 
 
 def _without_token(head: Head) -> Head:

@@ -18,7 +18,7 @@ from polku.security.failures import Failures
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from polku.gateway.http.connections import Connection
+    from polku.gateway.http.connections import HttpConnection
     from polku.security.authenticator import Authenticator
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="polku"'}
@@ -41,7 +41,7 @@ class HttpGate:
         return bool(self._token) or self._authenticator is not None
 
     async def identify(
-        self, authorization: str, transport: asyncio.BaseTransport | None, connection: Connection | None
+        self, authorization: str, transport: asyncio.BaseTransport | None, connection: HttpConnection | None
     ) -> Account | None:
         """Return whose request it is, None where all clients are alike.
 

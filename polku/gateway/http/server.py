@@ -22,7 +22,7 @@ from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import Metrics, ack_json, health_json, written
 from polku.gateway.http.body import ENCODINGS, BodyReader
 from polku.gateway.http.browser import Pages
-from polku.gateway.http.connections import Connection, Connections
+from polku.gateway.http.connections import Connections, HttpConnection
 from polku.gateway.http.content import ACCEPTED, Head
 from polku.gateway.http.events import JSON, Events, Request, answer_of
 from polku.gateway.http.gate import HttpGate
@@ -125,7 +125,9 @@ class HttpServer:
         self._runner = runner
         assert runner.server is not None
         options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "auto_decompress": False}
-        options["keepalive_timeout"] = _NEVER_SECONDS  # it knows nothing of usual requests; `Connection` keeps the time
+        options["keepalive_timeout"] = (
+            _NEVER_SECONDS  # it knows nothing of usual requests; `HttpConnection` keeps the time
+        )
         make = handlers(runner.server, self._refuse_bytes, lingering_time=2.0, **options)
         self._connections = Connections(make, self._intake.limits, self._answer_usual)
         tls = context_of(certificates, HTTP1)
@@ -193,13 +195,13 @@ class HttpServer:
             response.force_close()
         return response
 
-    def _answer_usual(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+    def _answer_usual(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
         work = start_eagerly(self._post_usual(connection, head, body))
         if not work.done():
             self._open.add(work)
             work.add_done_callback(self._open.discard)
 
-    async def _post_usual(self, connection: Connection, head: UsualHead, body: bytes) -> None:
+    async def _post_usual(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
         self._busy += 1
         try:
             answer = await self._events.post_usual(connection, head, body)
@@ -292,7 +294,7 @@ class HttpServer:
         response.headers["Server"] = _NAME
         response.headers.update(self._pages.answer(request.headers))
 
-    def _connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
+    def _connection(self, transport: asyncio.BaseTransport | None) -> HttpConnection | None:
         return None if self._connections is None else self._connections.find(transport)
 
     def _refuse_bytes(self, status: int, message: str) -> web.Response:

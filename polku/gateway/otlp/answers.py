@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from polku.gateway.otlp.service import Accepted
+from polku.gateway.otlp.service import ExportResult
 from polku.otlp.signals import Signal
 from polku.otlp.wire import tagged, varint
 
 
-def accepted_bytes(answer: Accepted) -> bytes:
+def accepted_bytes(answer: ExportResult) -> bytes:
     """Return a serialised `Export…ServiceResponse`, which is alike for all signals; empty where all was taken."""
     if not answer.rejected and not answer.message:
         return b""
@@ -18,7 +18,7 @@ def accepted_bytes(answer: Accepted) -> bytes:
     return tagged(1, len(partial)) + partial
 
 
-def accepted_json(signal: Signal, answer: Accepted) -> bytes:
+def accepted_json(signal: Signal, answer: ExportResult) -> bytes:
     """Return the same as JSON."""
     if not answer.rejected and not answer.message:
         return b"{}"

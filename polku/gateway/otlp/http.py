@@ -20,7 +20,7 @@ from polku.gateway.http.body import BodyReader, encoding_of
 from polku.gateway.http.refusal import RequestError, counted
 from polku.gateway.intake import Intake
 from polku.gateway.otlp.answers import accepted_bytes, accepted_json, status_bytes, status_json
-from polku.gateway.otlp.service import Accepted, OtlpService
+from polku.gateway.otlp.service import ExportResult, OtlpService
 from polku.otlp.signals import SIGNALS, Signal
 from polku.rpc.status import StatusCode
 from polku.security.account import Account
@@ -68,7 +68,7 @@ class OtlpHttp:
         body = accepted_json(signal, answer) if is_json else accepted_bytes(answer)
         return web.Response(body=body, content_type=_JSON if is_json else _PROTOBUF)
 
-    async def _export(self, signal: Signal, request: web.Request, *, is_json: bool) -> Accepted:
+    async def _export(self, signal: Signal, request: web.Request, *, is_json: bool) -> ExportResult:
         with counted(self._intake, "otlp"):
             account, body = await self._read(signal, request)
         cluster = request.headers.get("X-Polku-Cluster", "")

@@ -38,7 +38,7 @@ _MESSAGE = 900  # characters: with more, nothing that says when to come again wo
 _REASONS = 3
 
 
-class Accepted(NamedTuple):
+class ExportResult(NamedTuple):
     """The answer to a request that was taken: `rejected` records (data points of metrics) are not, and why."""
 
     rejected: int = 0
@@ -53,7 +53,7 @@ class OtlpService:
 
     async def export(
         self, signal: Signal, body: bytes, account: Account | None, *, cluster: str = "", is_json: bool = False
-    ) -> Accepted:
+    ) -> ExportResult:
         """Take a serialised request; raises `InputError` and `DrainingError` where all of it is refused.
 
         A fault of ours is `UNAVAILABLE`: as an internal error a client would not send the request again, and whether
@@ -72,11 +72,11 @@ class OtlpService:
             reason = f"the gateway failed: {named(error)}; whether it took the records is unknown"
             raise InputError(Code.UNAVAILABLE, reason) from error
 
-    async def _answer(self, request: _Request, admission: Admission, receipt: Receipt) -> Accepted:
+    async def _answer(self, request: _Request, admission: Admission, receipt: Receipt) -> ExportResult:
         late = receipt.refused if admission.ids else ()
         refused = [*admission.refused, *late]
         if not refused:
-            return Accepted()
+            return ExportResult()
         codes = {refusal.code for refusal in refused}
         first = refused[0]
         if again := next((refusal for refusal in refused if refusal.code in _AGAIN), None):
@@ -86,7 +86,9 @@ class OtlpService:
             raise InputError(first.code, line(first.message, _MESSAGE))
         await self._intake.bury([*request.dead, *_dropped(admission, late)])
         taken = set(admission.ids) - {admission.ids[refusal.position] for refusal in late}
-        return Accepted(request.weight - sum(request.weights.get(event_id, 1) for event_id in taken), _reasons(refused))
+        return ExportResult(
+            request.weight - sum(request.weights.get(event_id, 1) for event_id in taken), _reasons(refused)
+        )
 
 
 class _Request:

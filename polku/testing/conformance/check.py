@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from polku.aio import loop_thread
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.testing.conformance.emitter_checks import EmitterChecks
 from polku.testing.conformance.findings import Finding, Report, fails
 from polku.testing.conformance.ingestor_checks import IngestorChecks
@@ -34,7 +34,7 @@ def check_plugin(
     emitter gets events of type `polku.check`, which it will deliver, and at the end, with `shutdown`, Shutdown.
     Raises `PlanError` for an address that cannot be one.
     """
-    connection = Connection(
+    connection = PluginConnection(
         where="plugin check", address=address, timeout=timeout, root_certificates=root_certificates, token=token
     )
 
@@ -52,7 +52,9 @@ def assert_plugin(address: str, *, sample: bytes | None = None, form: str = "", 
         raise AssertionError(str(report))
 
 
-async def _examine(connection: Connection, sample: bytes | None, form: str, shutdown: bool) -> AsyncIterator[Finding]:
+async def _examine(
+    connection: PluginConnection, sample: bytes | None, form: str, shutdown: bool
+) -> AsyncIterator[Finding]:
     probe = Probe(connection)
     try:
         kinds = 0

@@ -14,7 +14,7 @@ from polku.events import new_event, new_id
 from polku.external.emit_response import read_failures
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.introduction_checks import check_health
-from polku.testing.conformance.probe import REFUSALS, Answer, Probe, judge_large, settle
+from polku.testing.conformance.probe import REFUSALS, Probe, ProbeReply, judge_large, settle
 from polku.v1.plugin_pb2 import EmitRequest, EmitResponse, ShutdownResponse
 
 SERVICE = "EmitterPlugin"
@@ -51,11 +51,11 @@ class EmitterChecks:
         if self._shutdown:
             yield await self._check_shutdown()
 
-    async def _emit(self, events: Sequence[Event], timeout: float | None = None) -> Answer:
+    async def _emit(self, events: Sequence[Event], timeout: float | None = None) -> ProbeReply:
         request = EmitRequest(events=events).SerializeToString()
         return await self._probe.call(SERVICE, "Emit", request, EmitResponse, timeout=timeout)
 
-    def _judge(self, check: str, events: Sequence[Event], answer: Answer, *, must_take: bool = False) -> Finding:
+    def _judge(self, check: str, events: Sequence[Event], answer: ProbeReply, *, must_take: bool = False) -> Finding:
         if not answer.came:
             if answer.status in REFUSALS and not must_take:
                 return holds(check, f"refused: {answer.error}")

@@ -11,7 +11,7 @@ import grpc
 
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.introduction_checks import check_health
-from polku.testing.conformance.probe import REFUSALS, Answer, Probe, judge_large, settle
+from polku.testing.conformance.probe import REFUSALS, Probe, ProbeReply, judge_large, settle
 from polku.v1.plugin_pb2 import IngestRequest, IngestResponse, PluginInfo
 
 SERVICE = "IngestorPlugin"
@@ -51,12 +51,12 @@ class IngestorChecks:
 
     async def _ingest(
         self, data: bytes, *, cluster: str = "check", form: str | None = None, timeout: float | None = None
-    ) -> Answer:
+    ) -> ProbeReply:
         hint = self._format if form is None else form
         request = IngestRequest(source=self._source, cluster=cluster, format=hint, data=data).SerializeToString()
         return await self._probe.call(SERVICE, "Ingest", request, IngestResponse, timeout=timeout)
 
-    def _judge_good(self, answer: Answer) -> list[Finding]:
+    def _judge_good(self, answer: ProbeReply) -> list[Finding]:
         own = "" if self._is_own_sample else "; say --sample FILE to check with your own format"
         if not answer.came:
             return [fails("good input", answer.error, f"answer with events{own}")]
@@ -68,7 +68,7 @@ class IngestorChecks:
             return [note("good input", seen, "the built-in JSON line gave no event" + own)]
         return [holds("good input", seen), *_judge_events(answer.message)]
 
-    def _judge_repetition(self, first: Answer, second: Answer) -> Finding:
+    def _judge_repetition(self, first: ProbeReply, second: ProbeReply) -> Finding:
         if not (first.came and second.came):
             return fails("same input again", (second if first.came else first).error, "answer it again")
         before, after = ([event.id for event in answer.message.events] for answer in (first, second))
@@ -86,7 +86,7 @@ class IngestorChecks:
         seen = f"{len(answer.message.events)} events" if answer.came else answer.status.name
         return holds("10 MB", f"{seen}, {answer.seconds:.2f} s")
 
-    async def _check_many(self, first: Answer) -> Finding:
+    async def _check_many(self, first: ProbeReply) -> Finding:
         started = time.monotonic()
         answers = await asyncio.gather(*(self._ingest(self._sample) for _ in range(64)))
         seconds = time.monotonic() - started
@@ -120,7 +120,7 @@ def _judge_events(response: IngestResponse) -> list[Finding]:
     return [holds("event fields", "ids, times and types are in order")]
 
 
-def _judge_bad(check: str, answer: Answer, data: bytes) -> Finding:
+def _judge_bad(check: str, answer: ProbeReply, data: bytes) -> Finding:
     if answer.status in REFUSALS:
         return holds(check, f"refused: {answer.error}")
     if not answer.came:

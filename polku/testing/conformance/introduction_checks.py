@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from polku.external.info_checks import routing_name
 from polku.testing.conformance.findings import Finding, fails, holds, note
-from polku.testing.conformance.probe import Answer, Probe
+from polku.testing.conformance.probe import Probe, ProbeReply
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_INGESTOR, PluginHealthResponse, PluginInfo, PluginType
 
 SLOW = 1.0
 
 
-def judge_info(answer: Answer, wanted: PluginType.ValueType) -> list[Finding]:
+def judge_info(answer: ProbeReply, wanted: PluginType.ValueType) -> list[Finding]:
     """Judge the answer to Info."""
     if not answer.came:
         return [fails("Info", answer.error, "return a PluginInfo, at once and without looking anything up")]

@@ -12,14 +12,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from polku.emit.grpc.size import read_excess
-from polku.external.connection import Connection
+from polku.external.connection import PluginConnection
 from polku.testing.conformance.findings import Finding, fails, note
 
 _PAUSE = 0.1  # seconds between two questions to a plugin that is busy
 REFUSALS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 
 
-class Answer(NamedTuple):
+class ProbeReply(NamedTuple):
     """What came back: a message, or gRPC's status (OK with no message: the bytes were no such message)."""
 
     message: Any
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 class Probe:
     """Hold the connection to the plugin that is looked at."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: PluginConnection) -> None:
         self._connection = connection
         tls = connection.tls()
         self._channel = connection.open(None if tls is None else tls.pems())
@@ -53,7 +53,7 @@ class Probe:
 
     async def call(
         self, service: str, method: str, request: bytes, kind: Any, *, timeout: float | None = None
-    ) -> Answer:
+    ) -> ProbeReply:
         """Call a method with serialised bytes and read the answer as a message of `kind`."""
         started = time.monotonic()
         call = self._channel.unary_unary(f"/polku.v1.{service}/{method}")
@@ -61,14 +61,14 @@ class Probe:
             data = await call(request, timeout=timeout or self.timeout, metadata=self._connection.metadata)
             message = kind.FromString(data)
         except grpc.aio.AioRpcError as error:
-            return Answer(None, error.code(), error.details() or "", time.monotonic() - started)
+            return ProbeReply(None, error.code(), error.details() or "", time.monotonic() - started)
         except DecodeError as error:
             text = f"the answer is no {kind.DESCRIPTOR.name} ({error})"
-            return Answer(None, grpc.StatusCode.OK, text, time.monotonic() - started)
-        return Answer(message, grpc.StatusCode.OK, "", time.monotonic() - started)
+            return ProbeReply(None, grpc.StatusCode.OK, text, time.monotonic() - started)
+        return ProbeReply(message, grpc.StatusCode.OK, "", time.monotonic() - started)
 
 
-async def settle(again: Callable[[], Awaitable[Answer]], seconds: float) -> None:
+async def settle(again: Callable[[], Awaitable[ProbeReply]], seconds: float) -> None:
     """Wait until a plugin that was busy with a large request answers a small one within `seconds`, for up to a minute.
 
     Its health is no sign of that: it may be answered while the plugin still works on the large request.
@@ -81,7 +81,7 @@ async def settle(again: Callable[[], Awaitable[Answer]], seconds: float) -> None
         await asyncio.sleep(_PAUSE)
 
 
-def judge_large(check: str, answer: Answer, timeout: float) -> Finding | None:
+def judge_large(check: str, answer: ProbeReply, timeout: float) -> Finding | None:
     """Judge how a plugin took ten megabytes, where it did not simply answer."""
     if answer.came or answer.status in REFUSALS:
         return None

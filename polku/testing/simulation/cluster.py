@@ -27,7 +27,7 @@ from polku.runtime.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
 from polku.testing.simulation.inline import IntakeDoor
 from polku.testing.simulation.loop import Process, first
-from polku.testing.simulation.part import LateError, Part, SimulatedPeer
+from polku.testing.simulation.part import LateError, SimulatedPart, SimulatedPeer
 from polku.testing.simulation.shells import (
     SimulatedBuffer,
     SimulatedEmitter,
@@ -65,8 +65,8 @@ class Cluster:
         self.network = Network()
         self.process = Process("supervisor")
         self.downtime: Callable[[], float] = lambda: 0.05 + world.random.random()
-        self.deaths: list[Callable[[Part], None]] = []
-        self.parts: dict[str, Part] = {}
+        self.deaths: list[Callable[[SimulatedPart], None]] = []
+        self.parts: dict[str, SimulatedPart] = {}
         self.doors: dict[int, IntakeDoor] = {}
         self._progress = Progress()
         self._stopping = False
@@ -75,7 +75,7 @@ class Cluster:
         self._lanes = range(1, plan.lanes + 1)
         self._knows: dict[tuple[str, str], int] = {}
 
-    def on_death(self, part: Part) -> None:
+    def on_death(self, part: SimulatedPart) -> None:
         """Tell those who want to know."""
         for call in self.deaths:
             call(part)
@@ -128,7 +128,7 @@ class Cluster:
                 self._judge(watch, name, part)
         return watch.health(0)
 
-    def _judge(self, watch: Watch, name: str, part: Part) -> None:
+    def _judge(self, watch: Watch, name: str, part: SimulatedPart) -> None:
         if not part.is_up:
             watch.add(name, "does not answer")
             return
@@ -171,11 +171,11 @@ class Cluster:
             parts["ingest"].intake.statistics(), stages, parts["buffer"].buffer.statistics(), emitters
         )
 
-    def ingest_part(self, number: int) -> Part:
+    def ingest_part(self, number: int) -> SimulatedPart:
         """Return the part that takes a lane's messages in."""
         return self.parts[f"lane-{number}/{'lane' if self.plan.chained else 'ingest'}"]
 
-    def buffer_part(self, number: int) -> Part:
+    def buffer_part(self, number: int) -> SimulatedPart:
         """Return the part that holds a lane's buffer."""
         return self.parts[f"lane-{number}/{'lane' if self.plan.chained else 'buffer'}"]
 
@@ -215,7 +215,7 @@ class Cluster:
             raise LateError(f"{name} has not answered")
         return task.result()
 
-    def _send_again(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
+    def _send_again(self, part: SimulatedPart, work: Callable[[Any], Awaitable[Any]]) -> None:
         async def again() -> None:
             await asyncio.sleep(self._delay() * 10)
             with contextlib.suppress(Exception):
@@ -242,7 +242,7 @@ class Cluster:
                     if part.running is None:
                         self.restarted.set()
 
-    async def _spawned(self, part: Part, work: Coroutine[Any, Any, T]) -> T | None:
+    async def _spawned(self, part: SimulatedPart, work: Coroutine[Any, Any, T]) -> T | None:
         task = self.world.loop.spawn(part.process, work)
         await asyncio.wait((task, part.death), return_when=asyncio.FIRST_COMPLETED, timeout=5.0)
         return task.result() if task.done() else None
@@ -259,7 +259,7 @@ class Cluster:
         for number in self._lanes:
             await self._until_done(self.buffer_part(number), lambda shell: shell.buffer.drain())
 
-    async def _until_done(self, part: Part, work: Callable[[Any], Awaitable[Any]]) -> None:
+    async def _until_done(self, part: SimulatedPart, work: Callable[[Any], Awaitable[Any]]) -> None:
         while True:
             task = self.world.loop.spawn(part.process, part.serve(work))
             await first(task, part.death)
@@ -286,8 +286,8 @@ class Cluster:
         for outlet in plan.outlets:
             self._add(f"{lane}emitter:{outlet.name}", partial(SimulatedEmitter.open, outlet))
 
-    def _add(self, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
-        self.parts[name] = Part(self, name, open_)
+    def _add(self, name: str, open_: Callable[[SimulatedPart], Coroutine[Any, Any, Any]]) -> None:
+        self.parts[name] = SimulatedPart(self, name, open_)
 
     def connect(self, plan: Plan, lane: int, position: int, letters: Any) -> tuple[Peer, Callable[[], Awaitable[None]]]:
         """Make the peer for the part at a position of the plan's stages, or the buffer behind the last one."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import Answer
+from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import weigh
 from polku.buffer.journal_sweep import KEPT_ANSWERS
 from polku.buffer.log import OnOpen, Recovered
-from polku.buffer.positions import OutletState, Slot
+from polku.buffer.positions import LogSlot, OutletState
 from polku.errors import JournalError
 from polku.testing.simulation.lineage import tokens_of
 from polku.v1.gateway_pb2 import EventPayload
@@ -44,7 +44,7 @@ class Disk:
 
     batches: dict[int, StoredBatch] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
-    answers: OrderedDict[Identity, Answer] = field(default_factory=OrderedDict)
+    answers: OrderedDict[Identity, StoredAnswer] = field(default_factory=OrderedDict)
     last: int = 0
     mode: str = "ok"
     commits: int = 0
@@ -80,7 +80,7 @@ class Applied:
         self._told: set[tuple[Identity, int, str]] = set()
         self._untold: dict[tuple[Identity, str, str], object] = {}
 
-    def add(self, ledger: Ledger, row: tuple[int, StoredBatch], answer: Answer | None, *, life: object) -> None:
+    def add(self, ledger: Ledger, row: tuple[int, StoredBatch], answer: StoredAnswer | None, *, life: object) -> None:
         """Learn of a batch that was committed with an answer, or without one, in a life of the buffer."""
         position, batch = row
         identity = batch.header.identity
@@ -113,7 +113,7 @@ class Applied:
 class _Unit:
     done: asyncio.Future[None]
     rows: list[tuple[int, StoredBatch]]
-    answer: Answer | None
+    answer: StoredAnswer | None
 
 
 class ModelLog:
@@ -186,14 +186,14 @@ class ModelLog:
         for known in (self._claimed, self._latest, self._cursors, self._disk.cursors):
             known.pop(outlet, None)
 
-    async def put(self, batch: Batch, takers: Sequence[str]) -> Slot:
+    async def put(self, batch: Batch, takers: Sequence[str]) -> LogSlot:
         """Give a batch its place."""
         self._position += 1
         self._draft.append((self._position, StoredBatch(frozenset(takers), batch.header, batch.payload)))
         self._pending[self._position] = batch
-        return Slot(self._position, len(batch), self.weigh(batch), batch.enqueued_ns)
+        return LogSlot(self._position, len(batch), self.weigh(batch), batch.enqueued_ns)
 
-    def commit(self, answer: Answer | None) -> asyncio.Future[None]:
+    def commit(self, answer: StoredAnswer | None) -> asyncio.Future[None]:
         """Write what was put since the last commit."""
         unit = _Unit(asyncio.get_running_loop().create_future(), self._draft, answer)
         self._draft = []
@@ -217,7 +217,7 @@ class ModelLog:
         """Return batches."""
         return await self.fetch(positions)
 
-    async def next_slots(self, outlet: str, after: int, limit: int) -> list[Slot]:
+    async def next_slots(self, outlet: str, after: int, limit: int) -> list[LogSlot]:
         """Return the next places with batches for an outlet."""
         upto = self._held
         await asyncio.sleep(self._world.random.random() * 0.001)
@@ -354,6 +354,6 @@ class ModelLog:
         row = self._disk.batches.get(position)
         return None if row is None else Batch.from_wire(row.header, row.payload)
 
-    def _slot(self, position: int) -> Slot:
+    def _slot(self, position: int) -> LogSlot:
         row = self._disk.batches[position]
-        return Slot(position, row.header.events, weigh(len(row.payload)), row.header.enqueued_ns)
+        return LogSlot(position, row.header.events, weigh(len(row.payload)), row.header.enqueued_ns)

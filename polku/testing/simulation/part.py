@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Part:
+class SimulatedPart:
     """One part in its lives: `open` builds what runs in each of them."""
 
-    def __init__(self, cluster: Cluster, name: str, open_: Callable[[Part], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, cluster: Cluster, name: str, open_: Callable[[SimulatedPart], Coroutine[Any, Any, Any]]) -> None:
         self.name = name
         self.life = 0
         self.running: Any = None

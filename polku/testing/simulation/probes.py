@@ -25,7 +25,7 @@ from polku.testing.simulation.loop import current_process
 from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
-    from polku.dead_letters.kinds import Part
+    from polku.dead_letters.kinds import PrincipalLetters
     from polku.testing.simulation.world import World
 
 _MOST_KEPT = 100  # entries about one sender, in all containers, besides those of what is held: a window is 2 to 8
@@ -123,7 +123,7 @@ def install(world: World) -> None:
         _when_answered(answer, partial(ledger.answer, process.name if process else "", tokens))
         return answer
 
-    def kept(self: DeadLetters, letter: DeadLetter) -> Part:
+    def kept(self: DeadLetters, letter: DeadLetter) -> PrincipalLetters:
         ledger.letter(letter.emitter, letter.event, letter.code, letter.reason)
         world.trace(f"dead letter for {letter.emitter!r}: {letter.event.id!r} {letter.code}: {letter.reason!r}")
         part = keep(self, letter)

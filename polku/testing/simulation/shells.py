@@ -28,9 +28,9 @@ from polku.runtime.assembly import (
 )
 from polku.runtime.lane import Lane, single
 from polku.stage.fork import Fork
-from polku.stage.replicas import Reply
+from polku.stage.replicas import ReplyLink
 from polku.stage.stage import Stage
-from polku.testing.simulation.part import Part, SimulatedPeer
+from polku.testing.simulation.part import SimulatedPart, SimulatedPeer
 
 if TYPE_CHECKING:
     from polku.testing.simulation.cluster import Cluster
@@ -45,7 +45,7 @@ class SimulatedIngest:
         self._letters = letters
 
     @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> SimulatedIngest:
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: SimulatedPart) -> SimulatedIngest:
         """Build what runs in a part."""
         letters = build_dead_letters(plan)
         peer, close = cluster.connect(plan, lane, 0, letters)
@@ -78,7 +78,7 @@ class SimulatedLane:
         self.lane = lane
 
     @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, number: int, part: Part) -> SimulatedLane:
+    async def open(cls, cluster: Cluster, plan: Plan, number: int, part: SimulatedPart) -> SimulatedLane:
         """Build what runs in a part."""
 
         def elsewhere(stage: StagePlan) -> list[Peer]:
@@ -131,7 +131,9 @@ class SimulatedStage:
         self._closing = closing
 
     @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: Part) -> SimulatedStage:
+    async def open(
+        cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: SimulatedPart
+    ) -> SimulatedStage:
         """Build what runs in a part."""
         letters = build_dead_letters(plan)
         closing: list[Any] = []
@@ -146,7 +148,7 @@ class SimulatedStage:
         out: Outgoing
         fork = None
         if stage_plan.replicas > 1:
-            out = Reply()
+            out = ReplyLink()
         elif stage_plan.shared:
             out = fork = Fork(f"{plan.name}/lane-", link_of)
         else:
@@ -186,7 +188,7 @@ class SimulatedBuffer:
         self._letters = letters
 
     @classmethod
-    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: Part) -> SimulatedBuffer:
+    async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: SimulatedPart) -> SimulatedBuffer:
         """Build what runs in a part."""
         letters = build_dead_letters(plan)
         links: Mapping[str, Link] = {
@@ -229,7 +231,7 @@ class SimulatedEmitter:
         self._receiver = LinkReceiver(delivery)
 
     @classmethod
-    async def open(cls, outlet: OutletPlan, part: Part) -> SimulatedEmitter:
+    async def open(cls, outlet: OutletPlan, part: SimulatedPart) -> SimulatedEmitter:
         """Build what runs in a part."""
         delivery = build_delivery(outlet)
         await delivery.start()

@@ -14,7 +14,7 @@ from polku.buffer.statistics import OutletStatistics
 from polku.buffer.strategy import Overflow
 from polku.clock import Clock
 from polku.dead_letters import DeadLetter, DeadLetters
-from polku.dead_letters.kinds import Part
+from polku.dead_letters.kinds import PrincipalLetters
 from polku.errors import NotRunningError
 from polku.event.v1.event_pb2 import Event
 from polku.link.link import Peer, Receiver
@@ -171,7 +171,7 @@ class _Letters(DeadLetters):
         super().__init__(_LETTERS, max_bytes=_LETTER_BYTES, clock=clock)
         self._records = records
 
-    def _keep(self, letter: DeadLetter) -> Part:
+    def _keep(self, letter: DeadLetter) -> PrincipalLetters:
         part = super()._keep(letter)
         self._records.stirred.set()
         return part
