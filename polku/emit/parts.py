@@ -12,6 +12,7 @@ from polku.errors import EmitError, RejectedError, RetryableError
 from polku.text import line, said
 
 _REFUSED_ALONE = 16  # parts in a row after which a destination is taken to refuse all of a kind
+_FAILED_ALONE = 4  # parts in a row after which its code is taken to fail for all
 
 
 class TooLargeError(RejectedError):
@@ -20,6 +21,10 @@ class TooLargeError(RejectedError):
 
 class RefusedPartError(RejectedError):
     """Say that the destination refuses a message permanently, perhaps because of one of its events."""
+
+
+class FaultyPartError(RetryableError):
+    """Say that the destination's code fails, perhaps because of one of the events of a message."""
 
 
 class LateError(RetryableError):
@@ -53,7 +58,8 @@ async def send_parts(
     """Send one part after the other and return the failures, with their positions in the batch.
 
     A part that is refused with `RefusedPartError` is sent in halves, until the events at fault are known; where many
-    in a row are refused alone, the parts that follow fail as a whole, until one is taken.
+    in a row are refused alone, the parts that follow fail as a whole, until one is taken. So are those that fail with
+    `FaultyPartError`, but what fails alone may be tried again, and is passed: others are not held up by it.
 
     `send` may give the position of a failure in the part; without, its id counts. What comes behind a part that may be
     tried again is not sent before it. An error is raised only where nothing was decided about any event; otherwise what
@@ -75,9 +81,17 @@ async def send_parts(
                 left.extendleft(reversed(part.halves()))
                 continue
             alone += isinstance(error, RefusedPartError)
-            if not decided and not left and not isinstance(error, TooLargeError):
+            if not decided and not failures and not left and not isinstance(error, TooLargeError):
                 raise
             refused = fail(part, error, retryable=False)
+        except FaultyPartError as error:
+            if len(part.positions) > 1 and alone < _FAILED_ALONE:
+                left.extendleft(reversed(part.halves()))
+                continue
+            alone += 1
+            progress.stopped(error)
+            failures += fail(part, error, retryable=True, attempts=int(len(part.positions) == 1))
+            continue
         except EmitError as error:
             if not decided:
                 raise

@@ -15,11 +15,12 @@ from google.protobuf.message import DecodeError
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.grpc.size import read_excess
-from polku.emit.parts import LateError, RefusedPartError, TooLargeError, send_parts
+from polku.emit.parts import FaultyPartError, LateError, RefusedPartError, TooLargeError, send_parts
 from polku.errors import EmitError, MisconfiguredError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.emit_response import read_failures
 from polku.external.info_checks import emitter_fault
+from polku.external.suspects import Suspects
 from polku.text import line, said
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
 
@@ -36,6 +37,8 @@ _MISCONFIGURED = frozenset(
         grpc.StatusCode.NOT_FOUND,
     }
 )
+_FAULTY = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+_SOON = 0.05  # seconds until an event that fails alone is sent once more, so that a passing fault does not reorder it
 _REJECTED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 
 
@@ -47,6 +50,7 @@ class PluginEmitter:
         self._config = config
         self._limit = config.max_message_bytes
         self._client = PluginClient("EmitterPlugin", config.connection(), lambda info: emitter_fault(info, config.name))
+        self._suspects = Suspects()
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -82,7 +86,7 @@ class PluginEmitter:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await send_parts([_Request(batch, range(len(batch)))], self._send)
+            return await send_parts([_Request(batch, range(len(batch)))], self._try)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -91,6 +95,30 @@ class PluginEmitter:
     def statistics(self) -> PluginState:
         """Return how the plugin is."""
         return self._client.state()
+
+    async def _try(self, part: _Request) -> list[Failure]:
+        """Send a part; an event for which the plugin's code fails alone, time after time, is given up."""
+        try:
+            failures = await self._send(part)
+        except FaultyPartError:
+            if len(part.positions) > 1:
+                self._suspects.suspect(part.ids)
+                raise
+            failures = await self._try_alone(part)
+        self._suspects.take()
+        if self._suspects:
+            self._suspects.forget(part.ids)
+        return failures
+
+    async def _try_alone(self, part: _Request) -> list[Failure]:
+        await asyncio.sleep(_SOON)
+        try:
+            return await self._send(part)
+        except FaultyPartError as error:
+            (event_id,) = part.ids
+            if not self._suspects.accuse(event_id, is_well=not self._client.state().alarm):
+                raise
+            raise RefusedPartError(f"its code fails for this event: {said(error)}") from None
 
     async def _send(self, part: _Request) -> list[Failure]:
         payload = part.batch.payload
@@ -116,6 +144,8 @@ class PluginEmitter:
             return LateError(str(error))
         if error.status in _MISCONFIGURED:
             return MisconfiguredError(str(error))
+        if error.status in _FAULTY:
+            return FaultyPartError(str(error))
         return RefusedPartError(str(error)) if error.status in _REJECTED else RetryableError(str(error))
 
     async def _shut_down(self) -> None:

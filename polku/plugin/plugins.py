@@ -118,9 +118,11 @@ class EmitterPlugin(_Plugin):
     """Hand events to a destination: a function of a batch, an object with `emit(batch)`, or a built-in emitter.
 
     It returns when the destination has the events, with a `Failure` for each that it did not take. `RejectedError`
-    makes dead letters of the whole batch; after any other exception all of it is tried again. One call runs at a time
-    unless the object has a `concurrency`; sync code runs in a thread. `start`, `close` and `health` are optional, as
-    for an IngestorPlugin; `close` is called when a pipeline stops, and `start` again if another one comes.
+    makes dead letters of the whole batch. After `RetryableError` and `OSError` all of it is tried again; after any
+    other exception in smaller calls, so that an event for which the code always raises is the only dead letter. One
+    call runs at a time unless the object has a `concurrency`; sync code runs in a thread. `start`, `close` and `health`
+    are optional, as for an IngestorPlugin; `close` is called when a pipeline stops, and `start` again if another one
+    comes.
 
     `emitter_name` is what `route_to` uses, if it is not the plugin's `name`.
     """

@@ -86,6 +86,54 @@ def test_an_event_for_which_a_plugin_refuses_a_call_costs_only_itself(run: Calla
     assert sorted(out.ids()) == [f"e{number}" for number in range(8) if number != 5]
 
 
+@pytest.mark.parametrize("places", [{0}, {7}, {0, 1, 2, 3, 4, 5, 6}, {3, 4, 17, 39}])
+def test_an_event_for_which_a_plugin_raises_costs_only_itself(
+    run: Callable[..., Program], out: Out, places: set[int]
+) -> None:
+    with start(run()) as pipeline:
+        send(pipeline, *((f"e{number}", "raise" if number in places else "ok") for number in range(40)))
+        eventually(lambda: {letter.event.id for letter in pipeline.dead_letters()} == {f"e{at}" for at in places})
+        assert all("its code fails for this event" in letter.reason for letter in pipeline.dead_letters())
+        assert all("no such column" in letter.reason for letter in pipeline.dead_letters())
+        assert pipeline.health().healthy
+    good = [f"e{number}" for number in range(40) if number not in places]
+    assert sorted(out.ids()) == sorted(good)
+    assert out.ids() == good or len(places) > 4  # parts of a batch may pass others whose code seems to fail for all
+
+
+def test_an_event_for_which_a_plugin_raises_holds_up_nothing_where_it_is_alone(
+    run: Callable[..., Program], out: Out
+) -> None:
+    with start(run()) as pipeline:
+        for number in range(4):
+            send(pipeline, (f"bad{number}", "raise"))
+            send(pipeline, (f"good{number}", "ok"))
+        eventually(lambda: {*out.ids()} == {f"good{number}" for number in range(4)})
+        eventually(lambda: {letter.event.id for letter in pipeline.dead_letters()} == {f"bad{at}" for at in range(4)})
+
+
+def test_a_plugin_that_raises_for_all_is_tried_again_as_one_that_is_down(
+    run: Callable[..., Program], out: Out, tmp_path: Path
+) -> None:
+    plugin = run()
+    broken = tmp_path / "delivered.broken"
+    broken.touch()
+    with start(plugin) as pipeline:
+        send(pipeline, *((f"e{number}", "ok") for number in range(40)))
+        eventually(lambda: retries(pipeline) > 12)
+        assert not pipeline.health().healthy
+        assert "no table" in pipeline.health().components["emitter:archive"][1]
+        assert pipeline.dead_letters() == []
+        broken.unlink()
+        eventually(lambda: len(out.ids()) == 40)
+        assert pipeline.dead_letters() == []
+    assert out.ids() == [f"e{number}" for number in range(40)]
+
+
+def retries(pipeline: Pipeline) -> int:
+    return sum(lane.emitters["archive"].retries for lane in pipeline.statistics().lanes)
+
+
 def test_failed_events_are_tried_again_or_become_dead_letters(run: Callable[..., Program], out: Out) -> None:
     pipeline = start(run())
     with pipeline:

@@ -164,6 +164,7 @@ def test_an_emitter_class_confirms_by_event_and_is_closed_by_shutdown() -> None:
         (RejectedError("no"), grpc.StatusCode.INVALID_ARGUMENT),
         (RetryableError("busy"), grpc.StatusCode.ABORTED),
         (MisconfiguredError("key"), grpc.StatusCode.PERMISSION_DENIED),
+        (ConnectionError("gone"), grpc.StatusCode.ABORTED),
         (ValueError("bug"), grpc.StatusCode.INTERNAL),
     ],
 )
