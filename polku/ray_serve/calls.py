@@ -9,7 +9,7 @@ from polku.aio.threads import DaemonThreads
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError, UserCodeError
 from polku.event.v1.event_pb2 import Event
 from polku.ray_serve.deployment import Deployment
-from polku.text import named, said
+from polku.text import BLOCK, block, named, redacted, said, trace
 
 _DEATHS = 3  # replicas that may die of one event
 _PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # before a call that a full deployment refused is made again, in seconds
@@ -68,7 +68,7 @@ class Calls:
                 async with self._suspects:
                     return await self._ask(event)
             except ray.exceptions.RayTaskError as error:
-                raise _raised(error) from None
+                raise _raised(error) from error
             except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
                 died += 1
                 self.deaths += 1
@@ -138,6 +138,14 @@ def _forget_serve() -> None:
     from ray.serve import context
 
     context._set_global_client(None)
+
+
+def trace_of(error: Exception) -> str:
+    """Return the traceback of what `Calls.call` raised: that of the replica, where it was raised there."""
+    from ray.exceptions import RayTaskError
+
+    cause = error.__cause__
+    return block(redacted(block(cause, 2 * BLOCK), 4 * BLOCK)) if isinstance(cause, RayTaskError) else trace(error)
 
 
 def _raised(error: Any) -> Exception:

@@ -13,7 +13,7 @@ from polku.contracts import Failure
 from polku.emit.progress import current
 from polku.errors import EmitError, MisconfiguredError, RejectedError
 from polku.event.v1.event_pb2 import Event
-from polku.ray_serve.calls import Calls
+from polku.ray_serve.calls import Calls, trace_of
 from polku.ray_serve.deployment import Deployment, check, check_serve
 from polku.text import named, said
 
@@ -131,7 +131,8 @@ class _Delivery:
                 self._stopped = error  # it is not there: the others need not try
             return Failure(event.id, said(error), position=position)
         except Exception as error:
-            return Failure(event.id, f"{self._called}: {named(error)}", retryable=False, position=position)
+            reason = f"{self._called}: {named(error)}"
+            return Failure(event.id, reason, retryable=False, position=position, detail=trace_of(error))
         return None
 
 

@@ -87,11 +87,16 @@ def test_a_deployment_sends_what_it_answered_as_the_page_shows(tmp_path: Path) -
 def test_what_is_not_deployed_yet_is_waited_for_and_an_event_that_ends_replicas_is_found(tmp_path: Path) -> None:
     emitter = ServeEmitter("later", method="answer", request=partial(request, tmp_path))
     with Hub(runtime="ray").emitter(Resilience(emitter, retry=Retry(limit=1))).start() as pipeline:
-        events = [new_event("dies" if number == 3 else "asks", id=str(number)) for number in range(10)]
+        kinds = {3: "dies", 5: "raises"}
+        events = [new_event(kinds.get(number, "asks"), id=str(number)) for number in range(10)]
         assert pipeline.sender().send(events).ok
         deploy("later")
-        wait_for(pipeline.dead_letters, 500)
-        letters = pipeline.dead_letters()
-    assert [(letter.event.id, letter.reason.partition(": ")[0]) for letter in letters] == [
+        wait_for(lambda: len(pipeline.dead_letters()) == 2, 500)
+        letters = sorted(pipeline.dead_letters(), key=lambda letter: letter.event.id)
+    assert [(letter.event.id, letter.reason) for letter in letters[1:]] == [
+        ("5", "later.answer: ValueError: no answer")
+    ]
+    assert 'raise ValueError("no answer")' in letters[1].detail
+    assert [(letter.event.id, letter.reason.partition(": ")[0]) for letter in letters[:1]] == [
         ("3", "3 replicas of later.answer died of it")
     ]

@@ -122,6 +122,24 @@ async def test_what_a_deployment_raises_is_about_that_event_unless_it_says_other
     ]
 
 
+async def test_what_a_deployment_raises_is_given_up_with_the_traceback_of_the_replica(
+    serve: Callable[[Handle], list[str]],
+) -> None:
+    remote = 'Traceback: File "store.py", line 7, in keep'
+    serve(Handle(a=[RayTaskError("predict", remote, ValueError("odd"))], b=[KeyError("here")]))
+    emitter = ServeEmitter("app").build(None)  # type: ignore[arg-type]
+    emitter.start()
+    try:
+        failures = await emitter.emit(Batch.from_events([new_event("x", id=one) for one in "ab"]))
+    finally:
+        emitter.close()
+    there, here = (failure.detail for failure in sorted(failures, key=lambda failure: failure.event_id))
+    assert remote in there
+    assert "KeyError: 'here'" in here
+    assert "calls.py" in here
+    assert "calls.py" not in there
+
+
 async def test_a_call_that_takes_too_long_is_cancelled(serve: Callable[[Handle], list[str]]) -> None:
     serve(handle := Handle(a=[None]))
     assert await emit("a", timeout=0.05) == [("a", "app did not return within 0.05 s", True)]
