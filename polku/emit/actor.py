@@ -11,7 +11,10 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
+from polku.emit.away import counts_in_code
 from polku.emit.outcome import WrongAnswerError
+from polku.emit.parts import BatchPart, FaultyPartError, send_parts
+from polku.emit.suspects import Suspects
 from polku.errors import EmitError, MisconfiguredError, PlanError, RetryableError
 from polku.text import named, said
 
@@ -28,9 +31,11 @@ class ActorEmitter:
     """Call `method` of a Ray actor with each `Batch`; its return is the confirmation.
 
     The method iterates over the batch's events and returns None, or the `Failure`s (or just the ids) of the events
-    that it did not take. An exception fails the whole batch, which is tried again, unless it is an `EmitError` that
-    says otherwise. An actor that does not answer, or is being restarted, is waited for; one that is dead for good
-    holds everything, with an alarm. A call may take `timeout` seconds.
+    that it did not take. An exception fails the whole batch, unless it is an `EmitError` that says otherwise. After an
+    `OSError` all of it is tried again; after any other one in halves: an event for which it raises alone is passed, and
+    becomes a dead letter after five attempts, with the traceback; a method that raises for all is tried again. An actor
+    that does not answer, or is being restarted, is waited for; one that is dead for good holds everything, with an
+    alarm. A call may take `timeout` seconds.
     """
 
     handle: Any
@@ -56,17 +61,24 @@ class _Caller:
         self._config = config
         self._method = getattr(config.handle, config.method)
         self._calls = self._failed = 0
+        self._suspects = Suspects()
 
-    async def emit(self, batch: Batch) -> list[Failure] | None:
+    async def emit(self, batch: Batch) -> list[Failure]:
+        return await send_parts([BatchPart(batch, range(len(batch)))], self._try)
+
+    async def _try(self, part: BatchPart) -> list[Failure]:
+        return await self._suspects.send(part, self._send)
+
+    async def _send(self, part: BatchPart) -> list[Failure]:
         self._calls += 1
         self._check_ray()
         try:
             async with asyncio.timeout(self._config.timeout):
-                result = await self._method.remote(batch)
+                result = await self._method.remote(part.batch)
         except Exception as error:
             self._failed += 1
-            raise self._explain(error) from None
-        return None if result is None else _failures(result)
+            raise self._explain(error) from error
+        return [] if result is None else _failures(result)
 
     def statistics(self) -> ActorStatistics:
         return ActorStatistics(self._calls, self._failed)
@@ -86,7 +98,8 @@ class _Caller:
         if isinstance(cause, EmitError):
             return cause
         if isinstance(error, ray.exceptions.RayTaskError):
-            return RetryableError(f"{self._config.method} raised {named(cause)}")
+            kind = FaultyPartError if counts_in_code(cause) else RetryableError
+            return kind(f"{self._config.method} raised {named(cause)}")
         if isinstance(error, ray.exceptions.ActorDiedError):
             return MisconfiguredError(f"the actor is dead: {said(error)}")
         if isinstance(error, ray.exceptions.RayActorError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from polku.errors import MisconfiguredError, RetryableError
+from polku.text import BLOCK, block, redacted
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 # What the events themselves may cause: a path or a message made of them that cannot be.
@@ -40,6 +41,13 @@ def counts_in_code(error: Exception | None) -> bool:
     if not counts(error) or isinstance(error, RetryableError) or _is_of_ray(error):
         return False
     return not isinstance(error, OSError) or error.errno in _OF_EVENTS
+
+
+def remote_trace(error: BaseException | None) -> str:
+    """Return the traceback of what a task of Ray raised in another process, empty for any other exception."""
+    if not any(kind.__name__ == "RayTaskError" for kind in type(error).__mro__):
+        return ""
+    return block(redacted(block(error, 2 * BLOCK), 4 * BLOCK))
 
 
 def _is_shortage(error: Exception | None) -> bool:

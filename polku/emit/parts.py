@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
+from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.progress import Progress, current
 from polku.errors import EmitError, RejectedError, RetryableError
@@ -47,6 +48,25 @@ class MessagePart(Protocol):
     def halves(self) -> Sequence[Self]:
         """Return the two halves of a part of several events."""
         ...
+
+
+class BatchPart:
+    """The part that is some events of a batch as they are."""
+
+    def __init__(self, batch: Batch, positions: range) -> None:
+        self.batch = batch
+        self.positions = positions
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of its events, in order."""
+        return self.batch.ids
+
+    def halves(self) -> list[BatchPart]:
+        """Return the two halves of a part of several events."""
+        middle = len(self.batch) // 2
+        first, second = self.batch.split(middle)
+        return [BatchPart(first, self.positions[:middle]), BatchPart(second, self.positions[middle:])]
 
 
 P = TypeVar("P", bound=MessagePart)

@@ -29,8 +29,8 @@ class ExternalEmitter:
     (INTERNAL, UNKNOWN), the batch is sent in halves: an event for which it does so alone is passed, and becomes a dead
     letter after five attempts; a plugin that fails for all is tried again as one that is down. A batch over
     `max_message_bytes`, or over the limit that the plugin names, is split. One call at a time keeps the order; with a
-    `concurrency`, calls overtake each other. A call may take `timeout` seconds; when one is cut off, the plugin may have
-    delivered it all the same and gets it again. `https://` is checked against gRPC's own or the given
+    `concurrency`, calls overtake each other. A call may take `timeout` seconds; when one is cut off, the plugin may
+    have delivered it all the same and gets it again. `https://` is checked against gRPC's own or the given
     `root_certificates` (PEM); `token` is sent as `authorization: Bearer`.
     """
 

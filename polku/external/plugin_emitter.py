@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.grpc.size import read_excess
-from polku.emit.parts import FaultyPartError, LateError, RefusedPartError, TooLargeError, send_parts
+from polku.emit.parts import BatchPart, FaultyPartError, LateError, RefusedPartError, TooLargeError, send_parts
+from polku.emit.suspects import Suspects
 from polku.errors import EmitError, MisconfiguredError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.emit_response import read_failures
 from polku.external.info_checks import emitter_fault
-from polku.external.suspects import Suspects
 from polku.text import line, said
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
 
@@ -38,7 +38,6 @@ _MISCONFIGURED = frozenset(
     }
 )
 _FAULTY = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
-_SOON = 0.05  # seconds until an event that fails alone is sent once more, so that a passing fault does not reorder it
 _REJECTED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 
 
@@ -86,7 +85,7 @@ class PluginEmitter:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await send_parts([_Request(batch, range(len(batch)))], self._try)
+            return await send_parts([BatchPart(batch, range(len(batch)))], self._try)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -96,31 +95,10 @@ class PluginEmitter:
         """Return how the plugin is."""
         return self._client.state()
 
-    async def _try(self, part: _Request) -> list[Failure]:
-        """Send a part; an event for which the plugin's code fails alone, time after time, is given up."""
-        try:
-            failures = await self._send(part)
-        except FaultyPartError:
-            if len(part.positions) > 1:
-                self._suspects.suspect(part.ids)
-                raise
-            failures = await self._try_alone(part)
-        self._suspects.take()
-        if self._suspects:
-            self._suspects.forget(part.ids)
-        return failures
+    async def _try(self, part: BatchPart) -> list[Failure]:
+        return await self._suspects.send(part, self._send, lambda: not self._client.state().alarm)
 
-    async def _try_alone(self, part: _Request) -> list[Failure]:
-        await asyncio.sleep(_SOON)
-        try:
-            return await self._send(part)
-        except FaultyPartError as error:
-            (event_id,) = part.ids
-            if not self._suspects.accuse(event_id, is_well=not self._client.state().alarm):
-                raise
-            raise RefusedPartError(f"its code fails for this event: {said(error)}") from None
-
-    async def _send(self, part: _Request) -> list[Failure]:
+    async def _send(self, part: BatchPart) -> list[Failure]:
         payload = part.batch.payload
         if len(payload) > self._limit:
             raise TooLargeError(f"the event makes a message of {len(payload)} bytes, the limit is {self._limit}")
@@ -157,20 +135,3 @@ class PluginEmitter:
             return
         if not response.success:
             _LOG.warning("emitter %r: the plugin did not finish well: %s", self._config.name, line(response.message))
-
-
-class _Request:
-    """The events of one call."""
-
-    def __init__(self, batch: Batch, positions: range) -> None:
-        self.batch = batch
-        self.positions = positions
-
-    @property
-    def ids(self) -> list[str]:
-        return self.batch.ids
-
-    def halves(self) -> list[_Request]:
-        middle = len(self.batch) // 2
-        first, second = self.batch.split(middle)
-        return [_Request(first, self.positions[:middle]), _Request(second, self.positions[middle:])]

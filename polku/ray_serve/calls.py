@@ -9,7 +9,7 @@ from polku.aio.threads import DaemonThreads
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError, UserCodeError
 from polku.event.v1.event_pb2 import Event
 from polku.ray_serve.deployment import Deployment
-from polku.text import BLOCK, block, named, redacted, said, trace
+from polku.text import named, said
 
 _DEATHS = 3  # replicas that may die of one event
 _PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # before a call that a full deployment refused is made again, in seconds
@@ -138,14 +138,6 @@ def _forget_serve() -> None:
     from ray.serve import context
 
     context._set_global_client(None)
-
-
-def trace_of(error: Exception) -> str:
-    """Return the traceback of what `Calls.call` raised: that of the replica, where it was raised there."""
-    from ray.exceptions import RayTaskError
-
-    cause = error.__cause__
-    return block(redacted(block(cause, 2 * BLOCK), 4 * BLOCK)) if isinstance(cause, RayTaskError) else trace(error)
 
 
 def _raised(error: Any) -> Exception:

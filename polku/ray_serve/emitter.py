@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
+from polku.emit.away import remote_trace
 from polku.emit.progress import current
 from polku.errors import EmitError, MisconfiguredError, RejectedError
 from polku.event.v1.event_pb2 import Event
-from polku.ray_serve.calls import Calls, trace_of
+from polku.ray_serve.calls import Calls
 from polku.ray_serve.deployment import Deployment, check, check_serve
-from polku.text import named, said
+from polku.text import named, said, trace
 
 
 class ServeStatistics(NamedTuple):
@@ -131,8 +132,8 @@ class _Delivery:
                 self._stopped = error  # it is not there: the others need not try
             return Failure(event.id, said(error), position=position)
         except Exception as error:
-            reason = f"{self._called}: {named(error)}"
-            return Failure(event.id, reason, retryable=False, position=position, detail=trace_of(error))
+            reason, detail = f"{self._called}: {named(error)}", remote_trace(error.__cause__) or trace(error)
+            return Failure(event.id, reason, retryable=False, position=position, detail=detail)
         return None
 
 

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from polku import ActorEmitter, Batch, Event, Hub, Sender, new_event
+from polku import ActorEmitter, Batch, Breaker, Event, Hub, Resilience, Retry, Sender, new_event
 from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -71,6 +72,54 @@ def test_the_application_s_own_actor_receives_batches_and_its_return_confirms_th
     assert report.emitters["actor"].delivered == 3
     assert ray.get(store.all.remote()) == ["a", "b", "c"]
     ray.kill(store)
+
+
+def test_an_event_for_which_an_actor_raises_costs_only_itself() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Store:
+        def __init__(self) -> None:
+            self.events: list[str] = []
+            self.is_broken = True
+
+        def take(self, batch: Batch) -> None:
+            if self.is_broken:
+                raise LookupError("no table")
+            if any(event.event_type == "odd" for event in batch.events):
+                raise ValueError("no such column")
+            self.events.extend(event.id for event in batch.events)
+
+        def mend(self) -> None:
+            self.is_broken = False
+
+        def all(self) -> list[str]:
+            return self.events
+
+    actor: Any = Store
+    store: Any = actor.remote()
+    emitter = Resilience(ActorEmitter(store, "take"), retry=Retry(limit=0.2), breaker=Breaker(open_for=0.2))
+    with Hub(runtime="ray").emitter(emitter).start() as pipeline:
+        events = [new_event("odd" if number == 5 else "x", id=str(number), source="app") for number in range(20)]
+        assert pipeline.sender().send(events).ok
+        wait_for(lambda: sum(lane.emitters["actor"].retries for lane in pipeline.statistics().lanes) > 8)
+        assert pipeline.dead_letters() == []  # it raises for all: a destination that is down
+        ray.get(store.mend.remote())
+        wait_for(lambda: len(pipeline.dead_letters()) == 1)
+        (letter,) = pipeline.dead_letters()
+        wait_for(lambda: len(ray.get(store.all.remote())) == 19)
+    reason = "its code fails for this event: take raised ValueError: no such column"
+    assert (letter.event.id, letter.reason) == ("5", reason)
+    assert 'raise ValueError("no such column")' in letter.detail
+    assert {*ray.get(store.all.remote())} == {str(number) for number in range(20)} - {"5"}
+    ray.kill(store)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_a_pipeline_starts_inside_somebody_s_actor(tmp_path: Path) -> None:

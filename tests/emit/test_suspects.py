@@ -1,8 +1,8 @@
-"""Which events are given up for which a plugin's code fails, and which are held."""
+"""Which events are given up for which a destination's code fails, and which are held."""
 
 from __future__ import annotations
 
-from polku.external.suspects import Suspects
+from polku.emit.suspects import Suspects
 
 
 def times(suspects: Suspects, event_id: str, *, is_well: bool = True) -> int:
