@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Collection, Sequence
-from itertools import count
+from itertools import count, cycle
 from typing import Any, NamedTuple
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -71,7 +71,8 @@ class ActorFactory:
         for place in where:
             self.add(self.create_lane(place), place)
         shared = [stage for stage in self.layout.plan.stages if stage.shared]
-        self._shared = {stage.name: create_shared(self.layout, stage, where[0].node) for stage in reversed(shared)}
+        for stage in reversed(shared):
+            self._shared |= create_shared(self.layout, stage, [place.node for place in where])
         return self.parts()
 
     def create_lane(self, place: LanePlace, layout: Layout | None = None) -> LaneHandles:
@@ -138,7 +139,7 @@ class LaneFactory:
         """Return the names of actors of stages that have some of their own, in a chained lane."""
         apart = [stage for stage in self.plan.stages if stage.apart]
         return {
-            stage.name: (self._names.shared(stage.name),) if stage.shared else tuple(map(self.name, workers_of(stage)))
+            stage.name: tuple(map(self._names.shared if stage.shared else self.name, workers_of(stage)))
             for stage in apart
         }
 
@@ -147,10 +148,13 @@ class LaneFactory:
         assert self._way.front is not None
         return self.plan, self._way.front.in_lane(self._number), self._place.is_first
 
-    def stage_arguments(self, stage: StagePlan) -> tuple[Plan, StagePlan, Target | None]:
-        """Return what a stage is made of; replicas answer with what they made of a batch: nothing is behind them."""
+    def stage_arguments(self, stage: StagePlan, part: str) -> tuple[Plan, StagePlan, Target | None, str]:
+        """Return what a part of a stage is made of; replicas answer with what they made of a batch: nothing is behind.
+
+        What hands on by itself is called as the `part`.
+        """
         behind = self._way.behind[stage.name].in_lane(self._number) if stage.replicas == 1 else None
-        return self.plan, stage, behind
+        return self.plan, stage, behind, part
 
     def emitter_arguments(self, outlet: OutletPlan) -> tuple[object, ...]:
         """Return what an emitter is made of."""
@@ -162,7 +166,7 @@ class LaneFactory:
         for stage in own:
             for part in workers_of(stage):
                 around = surroundings(self.plan, part, self._number)
-                packed = pack(*self.stage_arguments(stage))
+                packed = pack(*self.stage_arguments(stage, part))
                 handles[part] = _stage_actor(stage, self._place.node, self.name(part), packed, around)
         return handles
 
@@ -175,15 +179,18 @@ class LaneFactory:
         return placed.remote(packed, surroundings(self.plan, part, self._number))
 
 
-def create_shared(layout: Layout, stage: StagePlan, node: Node) -> Any:
-    """Create the actor of a stage that the lanes share."""
-    packed, around = pack(*shared_arguments(layout, stage)), surroundings(layout.plan, stage.name)
-    return _stage_actor(stage, node, layout.names.shared(stage.name), packed, around)
+def create_shared(layout: Layout, stage: StagePlan, nodes: Sequence[Node]) -> dict[str, Any]:
+    """Create the actors of a stage that the lanes share; its partitions are spread over the nodes of lanes."""
+    handles: dict[str, Any] = {}
+    for part, node in zip(workers_of(stage), cycle(nodes), strict=False):
+        packed, around = pack(*shared_arguments(layout, stage, part)), surroundings(layout.plan, part)
+        handles[part] = _stage_actor(stage, node, layout.names.shared(part), packed, around)
+    return handles
 
 
-def shared_arguments(layout: Layout, stage: StagePlan) -> tuple[Plan, StagePlan, Target]:
-    """Return what a stage that the lanes share is made of; the lane is left blank in what is behind it."""
-    return layout.plan, stage, layout.route.behind[stage.name]
+def shared_arguments(layout: Layout, stage: StagePlan, part: str) -> tuple[Plan, StagePlan, Target, str]:
+    """Return what a part of a stage that the lanes share is made of; the lane is left blank in what is behind it."""
+    return layout.plan, stage, layout.route.behind[stage.name], part
 
 
 def _stage_actor(stage: StagePlan, node: Node, name: str, packed: bytes, around: Surroundings) -> Any:

@@ -39,6 +39,7 @@ from polku.actors.lane_change import (
 from polku.actors.names import same
 from polku.actors.shell import pack
 from polku.actors.staying import Heir, heirs, noted, staying
+from polku.actors.target import workers_of
 from polku.change.contents import Contents
 from polku.change.difference import Difference, PartVerdict, difference, only_lanes, renames
 from polku.errors import ChangeError, PolkuError
@@ -131,13 +132,13 @@ class PartsChange:
         await end_actors({name: h for name, h in self._shared_before.items() if self.shared.get(name) is not h})
 
     def _create(self) -> None:
-        plan, node = self._wish.new.plan, self.lanes[0].place.node
+        plan, nodes = self._wish.new.plan, [lane.place.node for lane in self.lanes]
         for stage in plan.stages:
             if stage.shared and stage.name in self._forth.stays:
-                self.shared[stage.name] = self._shared_before[stage.name]
+                self.shared |= {part: self._shared_before[part] for part in workers_of(stage)}
             elif stage.shared:
-                self.shared[stage.name] = create_shared(self.layout, stage, node)
-                self._fresh_shared[stage.name] = self.shared[stage.name]
+                self._fresh_shared |= create_shared(self.layout, stage, nodes)
+                self.shared |= self._fresh_shared
         for lane in self.lanes:
             lane.create(self.layout, self._forth, self._exchanged, self.gone)
 
@@ -222,9 +223,10 @@ class PartsChange:
     async def _change_shared(self, layout: Layout, shared: Mapping[str, Any], way: Direction) -> None:
         for stage in layout.plan.stages:
             if stage.shared and stage.name in way.stays:
-                packed = pack(*shared_arguments(layout, stage))
-                await asyncio.to_thread(keep, layout.names.shared(stage.name), way.number, packed)
-                await until_done(stage.name, shared[stage.name].change, way.number, packed)
+                for part in workers_of(stage):
+                    packed = pack(*shared_arguments(layout, stage, part))
+                    await asyncio.to_thread(keep, layout.names.shared(part), way.number, packed)
+                    await until_done(part, shared[part].change, way.number, packed)
 
     async def _take_back(self, touched: Sequence[list[LaneChange]], reason: BaseException) -> None:
         """Have lanes run again what they did before; raises `StuckError` where that fails."""
@@ -232,7 +234,7 @@ class PartsChange:
         back = Direction(
             self._numbers(),
             difference(new, old),
-            [Heir(heir.new, heir.old) for heir in self._forth.heirs],
+            [Heir(heir.new, heir.old, heir.divided) for heir in self._forth.heirs],
             {former: name for name, former in self._forth.renamed.items()},
             self._forth.stays,
             self._forth.moves,
@@ -256,7 +258,14 @@ def _said(error: BaseException) -> str:
 async def _move(from_: Mapping[str, Any], to: Mapping[str, Any], way: Direction) -> None:
     """Move the state of middleware between stages of one lane, or those that all share; replicas have one each."""
     for heir in way.heirs:
-        for old, new in zip(_workers(from_, heir.old.stage), _workers(to, heir.new.stage), strict=False):
+        before, after = _workers(from_, heir.old.stage), _workers(to, heir.new.stage)
+        if heir.divided:
+            waits = [ask(old, from_[old].shares, heir.old.position, len(after)) for old in before]
+            shares = await asyncio.gather(*waits)
+            for new, own in zip(after, zip(*shares, strict=True), strict=True):
+                await ask(new, to[new].restore_shares, heir.new.position, own)
+            continue
+        for old, new in zip(before, after, strict=False):
             states = await ask(old, from_[old].snapshot, [heir.old.position])
             await ask(new, to[new].restore, dict(zip([heir.new.position], states.values(), strict=True)))
 

@@ -150,8 +150,8 @@ class LaneChange:
         factory = self._factory(to.layout)
         for stage in factory.plan.stages:
             if stage.name in way.stays and not stage.shared:
-                packed = pack(*factory.stage_arguments(stage))
                 for part in workers_of(stage):
+                    packed = pack(*factory.stage_arguments(stage, part))
                     await asyncio.to_thread(keep, factory.name(part), way.number, packed)
                     await until_done(f"{self.name}{part}", to.handles.stages[part].change, way.number, packed)
 

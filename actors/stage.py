@@ -23,6 +23,7 @@ from polku.runtime.assembly import build_dead_letters, build_stage
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.holding import is_holder
+from polku.stage.key_space import KeySpace
 from polku.stage.replicas import ReplyLink
 from polku.stage.stage import Stage
 from polku.stage.statistics import StageStatistics
@@ -46,7 +47,8 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         self._plan: Plan
         self._stage_plan: StagePlan
         self._behind: Target | None
-        self._plan, self._stage_plan, self._behind = unpack(self._packed)
+        self._part: str  # its own name, or that of one of its partitions
+        self._plan, self._stage_plan, self._behind, self._part = unpack(self._packed)
         self.redaction = self._plan.redaction
         self._fork: Fork | None = None  # where lanes share the stage
         self._ways: list[_WayOut] = []
@@ -105,6 +107,28 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
                 await self._stage.release(step, flushes)
 
     @started
+    async def shares(self, position: int, parts: int) -> list[bytes]:
+        """Return the state of middleware, divided by its keys for that many partitions; raises `ChangeError`."""
+        step: Any = self._stage.middleware[position]
+        component: Any = self._stage_plan.middleware[position].component
+        try:
+            states = component.split_state(step.snapshot(), parts, KeySpace(parts).part_of)
+            return [pickle.dumps(state) for state in states]
+        except Exception as error:
+            raise ChangeError([f"the state of {step.name} cannot be moved: {named(error)}"]) from None
+
+    @started
+    async def restore_shares(self, position: int, shares: Sequence[bytes]) -> None:
+        """Take over the state of middleware of which each partition before had a share; raises `ChangeError`."""
+        component: Any = self._stage_plan.middleware[position].component
+        try:
+            state = pickle.dumps(component.merge_states(list(map(pickle.loads, shares))))
+        except Exception as error:
+            name = self._stage.middleware[position].name
+            raise ChangeError([f"the state of {name} cannot be moved: {named(error)}"]) from None
+        await self.restore({position: state})
+
+    @started
     async def change(self, number: int, packed: bytes) -> bool:
         """Hand on to others from now on; return False while something that was handed on has no final answer."""
         if number == self._number:
@@ -112,7 +136,7 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         if any(way.link.open for way in self._ways):
             return False
         self.take_over(number, packed)
-        self._plan, self._stage_plan, self._behind = unpack(packed)
+        self._plan, self._stage_plan, self._behind, self._part = unpack(packed)
         before, self._ways = self._ways, []
         for way in before:
             plan, target = self._next_of(way.lane)
@@ -154,7 +178,7 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         bury = partial(self._dead_letters.bury, "")
-        name = f"{plan.name}/{self._stage_plan.name}"
+        name = f"{plan.name}/{self._part}"
         link = Link(name, connection.peer, window=single(self._plan), bury=bury)
         self._ways.append(_WayOut(lane, link, connection))
         return link

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from polku.change.contents import Contents, StepName, names_by_stage
-from polku.change.difference import Difference, PartChange, PartVerdict, keeps_state
+from polku.change.difference import Difference, PartChange, PartVerdict, divided_otherwise, keeps_state
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import answers_late
 
@@ -19,10 +19,11 @@ class Seat(NamedTuple):
 
 
 class Heir(NamedTuple):
-    """A middleware whose state moves: from where, and to where."""
+    """A middleware whose state moves: from where, and to where; `divided` between other partitions than before."""
 
     old: Seat
     new: Seat
+    divided: bool = False
 
 
 def staying(old: Contents, new: Contents) -> frozenset[str]:
@@ -35,10 +36,13 @@ def heirs(old: Contents, new: Contents, stays: frozenset[str]) -> list[Heir]:
     """Return the middleware of stages with new actors whose state moves there."""
     before, after = (dict(contents.components()) for contents in (old, new))
     from_, to = _seats(old.plan), _seats(new.plan)
+    divided = divided_otherwise(old.plan, new.plan)
     return [
-        Heir(from_[name], seat)
+        Heir(from_[name], seat, name in divided)
         for name, seat in to.items()
-        if seat.stage not in stays and name in before and keeps_state(before[name], after[name])
+        if seat.stage not in stays
+        and name in before
+        and keeps_state(before[name], after[name], divided=name in divided)
     ]
 
 
@@ -46,13 +50,16 @@ def noted(found: Difference, old: Contents, new: Contents, stays: frozenset[str]
     """Return the difference with what becomes of unchanged middleware whose stage gets a new actor."""
     seats, components = _seats(new.plan), dict(new.components())
     names = {str(name): name for name in seats}
+    divided = divided_otherwise(old.plan, new.plan)
 
     def note(part: PartChange) -> PartChange:
         if part.kind != "middleware" or part.verdict is not PartVerdict.UNCHANGED:
             return part
         name = names[part.name]
         component = components[name]
-        if seats[name].stage in stays or not getattr(component, "state_key", None) or keeps_state(component, component):
+        if seats[name].stage in stays or not getattr(component, "state_key", None):
+            return part
+        if keeps_state(component, component, divided=name in divided):
             return part
         return part._replace(verdict=PartVerdict.CHANGED, note="its stage gets a new actor: starts empty")
 
@@ -70,7 +77,8 @@ def _place(plan: Plan, stage: StagePlan) -> tuple[object, ...]:
     is_last = stage.name == plan.stages[-1].name
     needs = stage.resources
     custom = tuple(sorted(needs.custom.items()))
-    return needs.num_cpus, needs.num_gpus, custom, stage.replicas, stage.shared, is_last, answers_late(plan, stage)
+    actors = stage.replicas, stage.partitions, stage.shared
+    return needs.num_cpus, needs.num_gpus, custom, *actors, is_last, answers_late(plan, stage)
 
 
 def _seats(plan: Plan) -> Mapping[StepName, Seat]:

@@ -1,4 +1,4 @@
-"""Where a part's batches go next: to an actor, or to the replicas of a stage and then further on."""
+"""Where a part's batches go next: to an actor, to the partitions of a stage, or to its replicas and then further on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer, Peer
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import build_replicas
+from polku.runtime.assembly import build_partitions, build_replicas
 from polku.runtime.lane import single
 
 
@@ -18,7 +18,7 @@ class Target(NamedTuple):
     """Name what comes next.
 
     `actor` takes batches, a lane's actor `after` a stage that is elsewhere. With `workers`, replicas of `stage`, these
-    come first, `then` what is next; the sender itself keeps their order.
+    come first, `then` what is next; the sender itself keeps their order. Partitions of `stage` hand on by themselves.
     """
 
     actor: str = ""
@@ -55,7 +55,10 @@ def route(plan: Plan, names: Names) -> Route:
             target = None
             continue
         behind[stage.name] = target or Target(names.in_any_lane("lane"), stage.name)
-        if stage.shared:
+        if stage.partitions > 1:
+            name = names.shared if stage.shared else names.in_any_lane
+            target = Target(stage=stage, workers=tuple(map(name, workers_of(stage))))
+        elif stage.shared:
             target = Target(names.shared(stage.name))
         elif stage.replicas == 1:
             target = Target(names.in_any_lane(stage.name))
@@ -66,7 +69,9 @@ def route(plan: Plan, names: Names) -> Route:
 
 
 def workers_of(stage: StagePlan) -> list[str]:
-    """Return the names that the actors of a stage have within their lane: its own, or those of its replicas."""
+    """Return the names of the actors of a stage: its own, or those of its partitions or replicas."""
+    if stage.partitions > 1:
+        return [f"{stage.name}/partition-{number}" for number in range(1, stage.partitions + 1)]
     if stage.replicas == 1:
         return [stage.name]
     return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
@@ -81,11 +86,14 @@ class PeerConnection(NamedTuple):
 
 def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> PeerConnection:
     """Make the peer that reaches a target."""
-    if target.stage is None or target.then is None:
+    if target.stage is None:
         return PeerConnection(ObjectRefQueue(target.actor, target.after or "next actor", target.after), _nothing)
-    behind = connect(plan, target.then, dead_letters)
     parts = zip(workers_of(target.stage), target.workers, strict=True)
     peers = [ObjectRefQueue(worker, part) for part, worker in parts]
+    if target.then is None:
+        partitions = build_partitions(plan, target.stage, peers, dead_letters, single(plan))
+        return PeerConnection(LocalPeer(partitions), partitions.close)
+    behind = connect(plan, target.then, dead_letters)
     link = Link(f"{plan.name}/{target.stage.name}", behind.peer, window=single(plan))
     replicas = build_replicas(plan, target.stage, peers, link, dead_letters)
 

@@ -34,6 +34,7 @@ from polku.runner import Runner, addresses_of_environment
 from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
 from polku.sendable import check_pickles, check_sources
 from polku.sender import EventSender, RawSender
+from polku.stage.key_space import MOST_PARTS
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Hub:
         resources: Mapping[str, float] | None = None,
         isolate: bool = False,
         replicas: int = 1,
+        partitions: int = 1,
         batching: Batching | None = None,
         shadow: float | None = None,
         canary: float | None = None,
@@ -160,8 +162,11 @@ class Hub:
         Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
         custom `resources`, as Ray has them): those go where these are, all else stays on the node on which the
         pipeline is started. A slow step can have `replicas`: so many actors that work on a batch each, with the order
-        kept; each has the `resources`. Middleware that remembers events cannot be divided so. Replicas and resources
-        are the `ray` runtime's; on the `inline` runtime there is one of each step.
+        kept; each has the `resources`. Middleware that remembers events cannot be divided so. It can be divided into
+        `partitions`: so many actors, each of which has the events of its own keys (the ids of a `Deduplicator`, the
+        groups of an `Aggregator`, the `state_key` of your own), from all lanes. Order is kept among the events of one
+        key, and not between keys. Replicas, partitions and resources are the `ray` runtime's; on the `inline` runtime
+        there is one of each step, which answers alike.
 
         With `batching` the step is a model: a function of a list of events, or an object or class with
         `predict(events)`, which returns a result for each. Its calls are filled from many batches, see `Batching` and
@@ -184,7 +189,8 @@ class Hub:
         if shadow is not None or canary is not None or of is not None or key is not None:
             from polku.candidate.attach import Tried, attach
 
-            placed = isolate or replicas != 1 or bool(num_cpus or num_gpus or resources)
+            divided = replicas != 1 or partitions != 1
+            placed = isolate or divided or bool(num_cpus or num_gpus or resources)
             tried = Tried(name or component_name(middleware), middleware, shadow, canary, of, key, placed)
             self._stages = attach(self._stages, tried)
             return self
@@ -192,10 +198,15 @@ class Hub:
         plan = MiddlewarePlan(name or component_name(middleware), middleware)
         needs = Resources(num_cpus, num_gpus, dict(resources or {}))
         stage = StagePlan("", (plan,), needs, isolate, _count("middleware", "replicas", replicas))
+        if _count("middleware", "partitions", partitions, most=MOST_PARTS) > 1:
+            from polku.middleware.partition_key import check_partitions
+
+            check_partitions(plan.name, middleware, partitions, replicas)
+            stage = replace(stage, partitions=partitions)
         if replicas > 1 and (keys := state_keys(stage)):
             raise PlanError(
                 f"{plan.name} remembers events by {keys[plan.name]}, so replicas={replicas} would each see a part of "
-                "them; leave replicas out",
+                f"them; leave replicas out{_or_partitions(middleware, replicas)}",
                 where="middleware",
             )
         self._stages.append(stage)
@@ -214,6 +225,7 @@ class Hub:
         resources: Mapping[str, float] | None = None,
         isolate: bool = False,
         replicas: int = 1,
+        partitions: int = 1,
         batching: Batching | None = None,
         shadow: float | None = None,
         canary: float | None = None,
@@ -461,8 +473,9 @@ class Hub:
 
         A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
         (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all
-        lanes feed. Each lane has a buffer of the whole capacity, and, if that is durable, a journal of its own beside
-        the first one. The inline runtime has one event loop and runs one lane. A reload may choose another number.
+        lanes feed, or in its `partitions`. Each lane has a buffer of the whole capacity, and, if that is durable, a
+        journal of its own beside the first one. The inline runtime has one event loop and runs one lane. A reload may
+        choose another number.
 
         With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
         capacity grows with the cluster. Clients reach each node at its own address, at the same port, and health at its
@@ -509,7 +522,7 @@ class Hub:
             ray_installed()
         lanes = self._lanes if on_ray else 1
         per_node = self._per_node and on_ray
-        stages = self._stages if on_ray else [replace(stage, replicas=1) for stage in self._stages]
+        stages = self._stages if on_ray else [replace(stage, replicas=1, partitions=1) for stage in self._stages]
         stages = kept_beside(stages, self._buffer)
         letters = self._dead_letters or _beside(self._buffer)
         is_shared = letters is not None or keeps_shared_state(stages)
@@ -676,10 +689,16 @@ def _beside(buffer: BufferStrategy) -> DeadLetterPlan | None:
     return DeadLetterPlan(f"{buffer.path}.dead") if buffer.path else None
 
 
-def _count(where: str, name: str, value: object, *, or_else: str = "") -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+def _or_partitions(middleware: object, replicas: int) -> str:
+    from polku.middleware.partition_key import partition_key
+
+    return f", or choose partitions={replicas}, by that key" if partition_key(middleware) is not None else ""
+
+
+def _count(where: str, name: str, value: object, *, or_else: str = "", most: int = 1000) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         choice = f", or {or_else}" if or_else else ""
-        raise PlanError(f"{name}={value!r} must be a whole number from 1 to 1000{choice}", where=where)
+        raise PlanError(f"{name}={value!r} must be a whole number from 1 to {most}{choice}", where=where)
     return value
 
 

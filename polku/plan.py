@@ -55,7 +55,8 @@ class MiddlewarePlan:
 class StagePlan:
     """Neighbouring middleware that shares one actor.
 
-    One with `replicas` works on as many batches at once; one that is `shared` is fed by all lanes.
+    One with `replicas` works on as many batches at once; one that is `shared` is fed by all lanes. One of several
+    `partitions` is as many actors, each of which has the events of its own keys.
     """
 
     name: str
@@ -64,11 +65,13 @@ class StagePlan:
     isolated: bool = False
     replicas: int = 1
     shared: bool = False
+    partitions: int = 1
 
     @property
     def apart(self) -> bool:
         """Whether it needs an actor of its own, also in a chained lane."""
-        return self.isolated or self.shared or self.replicas > 1 or self.resources != Resources()
+        divided = self.replicas > 1 or self.partitions > 1
+        return self.isolated or self.shared or divided or self.resources != Resources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +276,7 @@ def _is_shared(component: object) -> bool:
 
 
 def _fit(left: StagePlan, right: StagePlan) -> bool:
-    if left.isolated or right.isolated:
+    if left.isolated or right.isolated or left.partitions > 1 or right.partitions > 1:
         return False
     return (left.resources, left.replicas, left.shared) == (right.resources, right.replicas, right.shared)
 

@@ -49,6 +49,15 @@ class Identity(NamedTuple):
         """
         return self._replace(origin=f"{self.origin}#={digest}")
 
+    def share(self, partition: str, digest: str) -> Identity:
+        """Return the identity of the share of the batch that a partition of a stage gets.
+
+        Its batches have an origin of their own: one partition may be far behind another. A hexadecimal `digest` says
+        which events it is.
+        """
+        whole = self.whole.origin
+        return self._replace(origin=f"{whole}/{partition}{self.origin.removeprefix(whole)}").made(digest)
+
     @property
     def place(self) -> tuple[Identity, range | None]:
         """The identity of the batch that this is a part of, and which of its events this has; None: it is no part."""
@@ -246,6 +255,13 @@ class Batch:
         """Return a batch of the events at these positions, without re-encoding them."""
         frames = split_frames(self.payload)
         return self._with_frames([frames[position] for position in positions])
+
+    def divided(self, shares: Sequence[Sequence[int]]) -> list[Batch]:
+        """Return a batch for the events at each of these lists of positions, without re-encoding them."""
+        if len(shares) == 1 and len(shares[0]) == len(self):
+            return [self.sealed()]
+        frames = split_frames(self.payload)
+        return [self._with_frames([frames[position] for position in share]) for share in shares]
 
     def read_routes(self) -> None:
         """Set `routes` where all events have the same `route_to`."""

@@ -99,7 +99,8 @@ class Receipt(NamedTuple):
 
     `counts` are running totals of everything between the answering actor and the buffer; `buffer_size` and
     `buffer_capacity` are events. A replica of a stage does not push on what it made of the batch: it is in `output`.
-    `fates` are those of a counted batch, by rising position.
+    `fates` are those of a counted batch, by rising position. `own` are the totals of a partition of a stage, which are
+    not in `counts`: what is behind it is behind the others too.
     """
 
     refused: tuple[Refusal, ...] = ()
@@ -108,6 +109,7 @@ class Receipt(NamedTuple):
     buffer_capacity: int = 0
     output: tuple[Output, ...] = ()
     fates: tuple[Fate, ...] = ()
+    own: Counts = Counts()
 
     def part(self, start: int, count: int) -> Receipt:
         """Return the same receipt for `count` events of the batch from `start` on, as if they had come alone."""

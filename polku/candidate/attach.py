@@ -47,8 +47,8 @@ def attach(stages: Sequence[StagePlan], tried: Tried) -> list[StagePlan]:
     mode = tried.mode
     if tried.placed:
         raise PlanError(
-            f"{mode}= runs where the middleware in use does; leave num_cpus, num_gpus, resources, isolate and replicas "
-            "out",
+            f"{mode}= runs where the middleware in use does; leave num_cpus, num_gpus, resources, isolate, replicas "
+            "and partitions out",
             where=_WHERE,
         )
     at = _place(stages, tried)
@@ -56,6 +56,12 @@ def attach(stages: Sequence[StagePlan], tried: Tried) -> list[StagePlan]:
     (current,) = stage.middleware
     if isinstance(current.component, WithCandidate):
         raise PlanError(f"{current.name} has {current.component.candidate_label} next to it already", where=_WHERE)
+    if stage.partitions > 1 and (state_key := getattr(tried.component, "state_key", None)):
+        raise PlanError(
+            f"{tried.name} keeps its state by {state_key}, and {current.name} is divided into {stage.partitions} "
+            f"partitions; try it next to one that is not",
+            where=_WHERE,
+        )
     both = MiddlewarePlan(current.name, tried.beside(current.component))
     return [*stages[:at], replace(stage, middleware=(both,)), *stages[at + 1 :]]
 

@@ -13,6 +13,7 @@ from polku.clock import Clock
 from polku.contracts import Step
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
+from polku.middleware.partition_key import partition_key
 from polku.middleware.shares import Key, key_function, share_by_key
 
 _WHERE = "middleware"
@@ -87,6 +88,21 @@ class WithCandidate:
     def state_form(self) -> str | None:
         """What the state of the one in use looks like."""
         return getattr(self.current, "state_form", None)
+
+    @property
+    def partition_key(self) -> object:
+        """By which key the one in use is divided into partitions; None where it does not say."""
+        return partition_key(self.current)
+
+    @property
+    def split_state(self) -> object:
+        """What divides the state of the one in use; None where it cannot be divided."""
+        return getattr(self.current, "split_state", None)
+
+    @property
+    def merge_states(self) -> object:
+        """What makes one state of several of the one in use; None where that cannot be done."""
+        return getattr(self.current, "merge_states", None)
 
     @property
     def holds(self) -> bool:

@@ -11,6 +11,7 @@ from polku.buffer.strategy import BufferStrategy, Kind
 from polku.change.content import digest_of
 from polku.change.contents import Contents, StepName, names_by_stage, options_of
 from polku.limits import Limits
+from polku.middleware.partition_key import divides_state
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
 
 PORT_LIMITS = (
@@ -161,13 +162,15 @@ def _security(plan: Plan) -> dict[str, object]:
 
 def _steps(old: Contents, new: Contents) -> Iterator[PartChange]:
     components = dict(old.components())
+    divided = divided_otherwise(old.plan, new.plan)
     for name, component in new.components():
         if name not in components:
             yield PartChange("middleware", str(name), PartVerdict.NEW)
         elif old.steps[name] == new.steps[name]:
             yield PartChange("middleware", str(name), PartVerdict.UNCHANGED, _moved(old.plan, new.plan, name))
         else:
-            notes = (_candidate_note(components[name], component), _state_note(components[name], component))
+            state = _state_note(components[name], component, divided=name in divided)
+            notes = (_candidate_note(components[name], component), state)
             yield PartChange("middleware", str(name), PartVerdict.CHANGED, "; ".join(filter(None, notes)))
     for name, component in components.items():
         if name not in new.steps:
@@ -182,6 +185,21 @@ def _stages(old: Plan, new: Plan) -> Iterator[PartChange]:
     before, after = (_divided(plan) for plan in (old, new))
     if list(before) != list(after) or any(before[name] != after[name] for name in before):
         yield PartChange("stages", "", PartVerdict.CHANGED, f"{len(before)} before, {len(after)} now")
+    parts = [_partitions(plan) for plan in (old, new)]
+    for name in parts[1]:
+        if name in divided_otherwise(old, new):
+            yield PartChange("partitions", str(name), PartVerdict.CHANGED, f"{parts[1][name]} (was {parts[0][name]})")
+
+
+def divided_otherwise(old: Plan, new: Plan) -> frozenset[StepName]:
+    """Return the middleware that is divided into another number of partitions."""
+    before, after = _partitions(old), _partitions(new)
+    return frozenset(name for name in before.keys() & after.keys() if before[name] != after[name])
+
+
+def _partitions(plan: Plan) -> dict[StepName, int]:
+    names = names_by_stage(plan)
+    return {name: stage.partitions for stage in plan.stages for name in names[stage.name]}
 
 
 def _divided(plan: Plan) -> dict[str, object]:
@@ -204,20 +222,25 @@ def _candidate_note(old: object, new: object) -> str:
     return "" if before == after else after or f"without {before}"
 
 
-def _state_note(old: object, new: object) -> str:
+def _state_note(old: object, new: object, *, divided: bool) -> str:
     """Return what becomes of the state of middleware that changes; empty where it has none."""
     if not getattr(old, "state_key", None):
         return ""
-    if keeps_state(old, new):
+    if keeps_state(old, new, divided=divided):
         return "keeps its state"
     held = "lets go what it holds, and " if getattr(old, "holds", False) else ""
     return f"{held}starts empty"
 
 
-def keeps_state(old: object, new: object) -> bool:
-    """Return whether the state of middleware can move to what takes its place: both say that they know its form."""
+def keeps_state(old: object, new: object, *, divided: bool = False) -> bool:
+    """Return whether the state of middleware can move to what takes its place: both say that they know its form.
+
+    Where it is `divided` between other partitions than before, both must know how, too.
+    """
     form = getattr(old, "state_form", None)
-    return form is not None and form == getattr(new, "state_form", None)
+    if form is None or form != getattr(new, "state_form", None):
+        return False
+    return not divided or (divides_state(old) and divides_state(new))
 
 
 def _buffer(old: Plan, new: Plan) -> Iterator[PartChange]:

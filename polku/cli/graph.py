@@ -107,7 +107,8 @@ def _node(stage: StagePlan) -> str:
 
 
 def _label(stage: StagePlan) -> str:
-    return _escape(_middleware(stage)) + (f"<br/>{stage.replicas} replicas" if stage.replicas > 1 else "")
+    divided = ", ".join(_divided(stage))
+    return _escape(_middleware(stage)) + (f"<br/>{divided}" if divided else "")
 
 
 def _middleware(stage: StagePlan) -> str:
@@ -121,19 +122,26 @@ def _named(middleware: MiddlewarePlan) -> str:
 
 def _needs(stage: StagePlan) -> str:
     needs = stage.resources
-    parts = [f"{stage.replicas} replicas"] if stage.replicas > 1 else []
+    parts = _divided(stage)
     parts += [f"{needs.num_cpus:g} CPUs"] if needs.num_cpus else []
     parts += [f"{needs.num_gpus:g} GPUs"] if needs.num_gpus else []
     parts += [f"{amount:g} {name}" for name, amount in needs.custom.items()]
     return f" (needs {', '.join(parts)})" if parts else ""
 
 
+def _divided(stage: StagePlan) -> list[str]:
+    """Return into what a stage is divided, if it is."""
+    counts = {"replicas": stage.replicas, "partitions": stage.partitions}
+    return [f"{count} {kind}" for kind, count in counts.items() if count > 1]
+
+
 def _state(stage: StagePlan) -> str:
-    """Say why all lanes share a stage."""
-    if not stage.shared:
-        return ""
+    """Say why all lanes share a stage, and by what it is divided."""
     kept = ", ".join(f"{name} by {key}" for name, key in state_keys(stage).items())
-    return f" (one for all lanes: keeps state, {kept})"
+    if stage.shared:
+        those = "one" if stage.partitions == 1 else "the same"
+        return f" ({those} for all lanes: keeps state, {kept})"
+    return f" (keeps state, {kept})" if stage.partitions > 1 else ""
 
 
 def _escape(text: str) -> str:

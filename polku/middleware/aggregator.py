@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from polku import checks
@@ -14,6 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
+from polku.middleware.partition_key import PartOf
 from polku.middleware.per_event import died
 from polku.text import line
 
@@ -63,6 +65,22 @@ class Aggregator(Configuration):
             checks.function("Aggregator", "key", self.key, sync=True)
         strategy = checks.choice("Aggregator", "strategy", self.strategy, Strategy)
         object.__setattr__(self, "strategy", strategy)
+
+    def partition_key(self, event: Event) -> Hashable:
+        """Return the key by which it is divided: those of one group are together."""
+        return (self.key or _source_and_type)(event)
+
+    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+        """Divide the groups by their keys."""
+        groups: list[list[object]] = [[] for _ in range(parts)]
+        for group in state["groups"]:
+            _, events, _ = group
+            groups[part_of(self.partition_key(events[0]))].append(group)
+        return [{"groups": own} for own in groups]
+
+    def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Make one of several."""
+        return {"groups": sorted((group for state in states for group in state["groups"]), key=itemgetter(0))}
 
     def build(self, clock: Clock) -> Holder:
         """Make the running aggregator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from polku.contracts import Follows, Outcome, Step
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.keys import bounded_keys, key_within
+from polku.middleware.keys import bounded_key, bounded_keys, key_within
+from polku.middleware.partition_key import PartOf
 from polku.middleware.per_event import chosen
 from polku.middleware.seen_log import SeenLog
 
@@ -33,6 +34,8 @@ class Deduplicator(Configuration):
     With `durable` it knows after a restart what it knew before it, by files beside the journal (`JOURNAL.NAME.ids`), or
     at a path that is given; without it, it begins with nothing. It needs a durable buffer, or duplicates would be
     dropped whose first was lost in memory. What a machine that loses power had not put on disk yet is forgotten.
+
+    In `partitions`, each of which remembers up to `max_ids`, it cannot be durable.
     """
 
     ttl: float = 300.0
@@ -68,10 +71,33 @@ class Deduplicator(Configuration):
         """Return it without a file, for a test."""
         return replace(self, durable=False)
 
+    def partition_key(self, event: Event) -> str:
+        """Return the key by which it is divided."""
+        if self.per is not None and event.id:
+            return bounded_key(key_within(event.metadata.get(self.per, ""), event.id))
+        return bounded_key(event.id)
+
+    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+        """Divide what is seen by its keys; no batch is open then."""
+        seen: list[OrderedDict[str, float]] = [OrderedDict() for _ in range(parts)]
+        for key, at in state["seen"].items():
+            seen[part_of(key)][key] = at
+        return [_settled(own, state["now"]) for own in seen]
+
+    def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Make one of several that had clocks of their own: the ages of ids count."""
+        now = max(state["now"] for state in states)
+        seen = [(at - state["now"] + now, key) for state in states for key, at in state["seen"].items()]
+        return _settled(OrderedDict((key, at) for at, key in sorted(seen)), now)
+
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
         log = SeenLog(self.durable, self.ttl, self.max_ids, clock) if isinstance(self.durable, str) else None
         return _Memory(self.ttl, self.max_ids, self.per, clock, log)
+
+
+def _settled(seen: OrderedDict[str, float], now: float) -> Mapping[str, Any]:
+    return {"seen": seen, "now": now, "open": {}, "batches": {}, "log": ""}
 
 
 class _Memory:

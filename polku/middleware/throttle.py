@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -15,6 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
 from polku.middleware.keys import bounded_key, key_within
+from polku.middleware.partition_key import PartOf
 from polku.middleware.per_event import chosen
 
 _SOURCE = attrgetter("source")
@@ -24,8 +25,8 @@ _SOURCE = attrgetter("source")
 class Throttle(Configuration):
     """Let `rate` events a second of each source pass, and up to `burst` (default: one second's worth) at once.
 
-    The other events are dropped and count as rate limited. Buckets of the `max_sources` latest sources are kept; one
-    that comes back after being forgotten starts with a full bucket.
+    The other events are dropped and count as rate limited. Buckets of the `max_sources` latest sources are kept, in
+    each of its `partitions`; one that comes back after being forgotten starts with a full bucket.
     """
 
     rate: float
@@ -46,6 +47,23 @@ class Throttle(Configuration):
         checks.metadata_key("Throttle", "per", self.per)
         if self.burst is not None:
             checks.at_least_one("Throttle", "burst", self.burst)
+
+    def partition_key(self, event: Event) -> str:
+        """Return the key by which it is divided."""
+        if self.per is None:
+            return bounded_key(event.source)
+        return bounded_key(key_within(event.metadata.get(self.per, ""), event.source))
+
+    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+        """Divide the tokens by their keys."""
+        tokens: list[list[tuple[str, float]]] = [[] for _ in range(parts)]
+        for key, left in state["tokens"]:
+            tokens[part_of(key)].append((key, left))
+        return [{"tokens": own} for own in tokens]
+
+    def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Make one of several; which of them has used a key last is not known."""
+        return {"tokens": [each for state in states for each in state["tokens"]]}
 
     def build(self, clock: Clock) -> Step:
         """Make the running throttle."""

@@ -74,7 +74,7 @@ def _of_lane(begin: str, lane: LaneStatistics) -> Iterator[tuple[str, int, int]]
 
 
 def _whole(stages: Mapping[str, StageStatistics]) -> dict[str, tuple[int, int]]:
-    """Return what stages have received and hold, those of replicas as one."""
+    """Return what stages have received and hold, those of replicas, or partitions, as one."""
     found: dict[str, tuple[int, int]] = {}
     for name, stage in stages.items():
         received, held = found.get(name.partition("/")[0], (0, 0))

@@ -127,6 +127,7 @@ def _stage(stage: StagePlan, after: str) -> PartPlan:
         feeds=(after,),
         shared=stage.shared,
         replicas=stage.replicas,
+        partitions=stage.partitions,
     )
 
 

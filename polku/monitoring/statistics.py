@@ -55,6 +55,7 @@ class PartPlan(Tree):
     feeds: tuple[str, ...]
     shared: bool = False
     replicas: int = 1
+    partitions: int = 1
     destination: str = ""
     overflow: str = ""
 

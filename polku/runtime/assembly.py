@@ -15,9 +15,11 @@ from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
+from polku.middleware.partition_key import partition_key
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
 from polku.security.configuration import STAMP
 from polku.stage.overlapping import OverlappingStage, overlaps
+from polku.stage.partitions import Partitions
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
 
@@ -107,7 +109,17 @@ def build_stage(
     last = stage.name == plan.stages[-1].name
     late, tracer = _holds_behind(plan, stage), build_tracer(plan)
     kind: type[Stage] = OverlappingStage if any(map(overlaps, steps)) else Stage
-    return kind(steps, link, dead_letters, clock, two_steps=late, reads_routes=last, name=stage.name, tracer=tracer)
+    return kind(
+        steps,
+        link,
+        dead_letters,
+        clock,
+        two_steps=late,
+        reads_routes=last,
+        is_partition=stage.partitions > 1,
+        name=stage.name,
+        tracer=tracer,
+    )
 
 
 def build_replicas(
@@ -125,6 +137,21 @@ def build_replicas(
     ]
     late = _holds_behind(plan, stage)
     return Replicas(links, link, two_steps=late, overlapping=_holds(stage))
+
+
+def build_partitions(
+    plan: Plan, stage: StagePlan, parts: Sequence[Peer], dead_letters: DeadLetters, window: Window
+) -> Partitions:
+    """Build what hands each event to the partition of a stage that its key belongs to."""
+    (middleware,) = stage.middleware
+    key = partition_key(middleware.component)
+    assert key is not None
+    names = [f"{stage.name}/partition-{number}" for number in range(1, len(parts) + 1)]
+    bury = partial(dead_letters.bury, "")
+    links = [
+        Link(f"{plan.name}/{name}", peer, window=window, bury=bury) for name, peer in zip(names, parts, strict=True)
+    ]
+    return Partitions(dict(zip(names, links, strict=True)), key)
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
@@ -223,7 +250,10 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None, *, tracing: T
 
 
 def answers_late(plan: Plan, stage: StagePlan) -> bool:
-    """Return whether this stage or something behind it does: an Aggregator, or a buffer that awaits delivery."""
+    """Return whether this stage or something behind it does: an Aggregator, partitions, a buffer that awaits delivery.
+
+    One partition may be away, and is to hold up no other.
+    """
     return _holds(stage) or _holds_behind(plan, stage)
 
 
@@ -231,7 +261,7 @@ def _holds_behind(plan: Plan, stage: StagePlan) -> bool:
     if plan.ack is AckLevel.DELIVERED:
         return True
     names = [other.name for other in plan.stages]
-    return any(map(_holds, plan.stages[names.index(stage.name) + 1 :]))
+    return any(_holds(other) or other.partitions > 1 for other in plan.stages[names.index(stage.name) + 1 :])
 
 
 def _holds(stage: StagePlan) -> bool:

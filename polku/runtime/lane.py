@@ -42,6 +42,7 @@ from polku.runtime.assembly import (
     build_buffer,
     build_delivery,
     build_intake,
+    build_partitions,
     build_replicas,
     build_sources,
     build_stage,
@@ -49,6 +50,7 @@ from polku.runtime.assembly import (
     replay_to_outlets,
     tracing_of,
 )
+from polku.stage.partitions import Partitions
 from polku.stage.replicas import Replicas
 from polku.stage.stage import Stage
 from polku.stage.statistics import StageStatistics
@@ -106,7 +108,7 @@ class Lane:
     """Build the parts of a lane from the back to the front, and empty them from the front to the back.
 
     `elsewhere` returns the peers that run a stage in actors of their own: none (it runs here), one, which pushes what
-    goes on back to this lane, or several replicas, which answer with their work.
+    goes on back to this lane, or several: partitions, which do the same, or replicas, which answer with their work.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class Lane:
         self._elsewhere = elsewhere
         self._deliveries: dict[str, Delivery] = {}
         self._stages: dict[str, Stage] = {}
-        self._replicas: list[Replicas] = []
+        self._dividers: list[Replicas | Partitions] = []
         self._receivers: dict[str, LinkReceiver] = {}
         self._buffer: Buffer | None = None
         self._intake: Intake | None = None
@@ -174,12 +176,16 @@ class Lane:
                 if here:
                     self._receivers[stage.name] = LinkReceiver(receiver, eager=True)
                 here, peer = False, others[0]
+                if stage.partitions > 1 and self._begins_here(position):
+                    partitions = build_partitions(self._plan, stage, others, self._dead_letters, single(self._plan))
+                    self._dividers.insert(0, partitions)
+                    peer = LocalPeer(partitions)
                 continue
             near = here and (position + 1) % _AT_ONCE > 0
             if others:
                 link = self._link(stage.name, peer, eager=near)
                 receiver = replicas = build_replicas(self._plan, stage, others, link, self._dead_letters)
-                self._replicas.insert(0, replicas)
+                self._dividers.insert(0, replicas)
             else:
                 outgoing: Outgoing = self._link(stage.name, peer, eager=near)
                 if near and not answers_late(self._plan, stage):
@@ -273,7 +279,7 @@ class Lane:
         if self._intake is not None:
             closing.append(("the ingest", self._intake.close))
         closing += [(name, stage.close) for name, stage in self._stages.items()]
-        closing += [("the replicas of a stage", replicas.close) for replicas in self._replicas]
+        closing += [("the links to parts of a stage", divider.close) for divider in self._dividers]
         if self._buffer is not None:
             closing.append(("the buffer", self._buffer.close))
         closing.append(("the dead letters", self._dead_letters.close))
@@ -281,7 +287,7 @@ class Lane:
         await close_each(closing)
 
     def _begins_here(self, position: int) -> bool:
-        """Return whether the part that hands its batches to a stage's replicas runs here: it keeps their order."""
+        """Return whether the part that hands its batches to replicas, or partitions, of a stage runs here."""
         before = [stage for stage in self._plan.stages[:position] if stage.replicas == 1]
         return not before or not self._elsewhere(before[-1])
 

@@ -23,11 +23,13 @@ _Heirs = Sequence[tuple[Step | Holder, Step | Holder]]
 class Settlement:
     """Number the batches of one stage, and turn the receipt of what was left of one into its own.
 
-    `counts` are the stage's, by reason: they are added to the pipeline's in every receipt that leaves the stage.
+    `counts` are the stage's, by reason: they are added to the pipeline's in every receipt that leaves the stage; a
+    partition's stand beside them.
     """
 
-    def __init__(self, counts: Mapping[str, int]) -> None:
+    def __init__(self, counts: Mapping[str, int], *, is_partition: bool = False) -> None:
         self._counts = counts
+        self._is_partition = is_partition
         self._number = 0
         self.open: set[int] = set()  # numbers of batches without an outcome
         self._followers: dict[tuple[int, int], asyncio.Future[Refused]] = {}  # by the batch's number and the step's
@@ -86,11 +88,12 @@ class Settlement:
             if self._heirs and not self.open:
                 self._heirs.clear()
         # What a holder released is answered inside this stage: only the outer answer adds the stage's own counts.
-        counts = receipt.counts if inner else receipt.counts.plus(Counts(**self._counts))
+        own = Counts() if inner else Counts(**self._counts)
+        counts, own = (receipt.counts, own) if self._is_partition else (receipt.counts.plus(own), Counts())
         output = tuple(traced(made, trail) for made in receipt.output)
         refusals = tuple(refused[at] for at in sorted(refused))
         return receipt._replace(
-            refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else ()
+            refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else (), own=own
         )
 
     def begin_move(self) -> None:

@@ -59,6 +59,7 @@ class Stage:
         *,
         two_steps: bool = False,
         reads_routes: bool = True,
+        is_partition: bool = False,
         name: str = "",
         tracer: Tracer | None = None,
     ) -> None:
@@ -76,7 +77,7 @@ class Stage:
         self._opened: list[Step | Holder] = []
         self._turn = asyncio.Lock()
         self._counters = StageCounters(clock)
-        self._settlement = Settlement(self._counters.counts)
+        self._settlement = Settlement(self._counters.counts, is_partition=is_partition)
         self._holdings = Holdings(clock, self._turn, self._release, behind=two_steps)
         self._holdings.know(self._steps)
 

@@ -121,6 +121,20 @@ def test_what_becomes_of_state_is_said() -> None:
     ]
 
 
+def test_another_number_of_partitions_is_a_change_of_its_own() -> None:
+    def into(partitions: int, runtime: str = "ray", ttl: float = 3) -> Hub:
+        hub = Hub(runtime=runtime).middleware(Deduplicator(ttl=ttl), name="memory", partitions=partitions)
+        return hub.emitter(emit, name="out")
+
+    assert said(into(2), into(2)) == []
+    assert said(into(2), into(4)) == ["changed   partitions memory: 4 (was 2)"]
+    assert said(into(1), into(2, ttl=5)) == [
+        "changed   middleware memory: keeps its state",
+        "changed   partitions memory: 2 (was 1)",
+    ]
+    assert said(into(2, "inline"), into(4, "inline")) == []
+
+
 @pytest.mark.parametrize(
     ("change", "refusal"),
     [

@@ -181,3 +181,7 @@ def test_graph_and_validate_show_lanes_chains_replicas_and_shared_stages(tmp_pat
     assert "stage-1   Filter(lambda) → Deduplicator\n" in inline
     assert "lanes" not in inline
     assert "replicas" not in inline
+    file.write_text(ARRANGED.replace("Deduplicator())", "Deduplicator(), partitions=4)"))
+    assert '  stage_2["Deduplicator<br/>4 partitions"]' in polku_here("graph", str(file)).stdout.splitlines()
+    shown = polku_here("validate", str(file)).stdout
+    assert "Deduplicator (needs 4 partitions) (the same for all lanes: keeps state, Deduplicator by id)" in shown

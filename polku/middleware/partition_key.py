@@ -1,0 +1,80 @@
+"""By which key middleware can be divided into partitions, each with the state of its own keys.
+
+A component that keeps state by a key says so with `state_key`. Where that is a field of the event (`id`, `source`,
+`event_type`, `metadata.NAME`) it is the key; else the component has `partition_key(event)`, which returns it. To have
+its state move when the number of partitions changes it has, besides `snapshot()` and `restore(state)` of what runs,
+
+* `split_state(state, parts, part_of)`: the states of that many parts, of one state; `part_of(key)` is that of a key;
+* `merge_states(states)`: one state of several, whose keys are different.
+
+They are methods of the component, which may be a configuration, and its `state_form` is their version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from operator import attrgetter
+from typing import Any, TypeAlias
+
+from polku.errors import PlanError
+from polku.event.v1.event_pb2 import Event
+
+PartitionKey: TypeAlias = Callable[[Event], Hashable]
+PartOf: TypeAlias = Callable[[Hashable], int]
+
+_FIELDS = ("id", "source", "event_type")
+_WHERE = "middleware"
+
+
+def partition_key(component: object) -> PartitionKey | None:
+    """Return the key by which a component can be divided; None where there is none."""
+    own = getattr(component, "partition_key", None)
+    if callable(own):
+        key: PartitionKey = own
+        return key
+    state_key = getattr(component, "state_key", None)
+    if not isinstance(state_key, str):
+        return None
+    if state_key in _FIELDS:
+        return attrgetter(state_key)
+    kind, _, name = state_key.partition(".")
+    return _metadata(name) if kind == "metadata" and name else None
+
+
+def _metadata(name: str) -> PartitionKey:
+    return lambda event: event.metadata.get(name, "")
+
+
+def divides_state(component: object) -> bool:
+    """Return whether the state of a component moves with its keys when the number of partitions changes."""
+    return all(callable(getattr(component, name, None)) for name in ("split_state", "merge_states"))
+
+
+def check_partitions(name: str, component: Any, partitions: int, replicas: int) -> None:
+    """Raise `PlanError` where a component cannot be divided into partitions, and say what can be done instead."""
+    said = f"partitions={partitions}"
+    if replicas > 1:
+        raise PlanError(f"{name}: choose {said}, for what keeps state by a key, or replicas={replicas}", where=_WHERE)
+    if getattr(component, "durable", False):
+        raise PlanError(
+            f"{name} keeps what it has seen in one file (durable={component.durable!r}), which cannot be divided into "
+            f"{said}; leave one of the two out",
+            where=_WHERE,
+        )
+    if partition_key(component) is not None:
+        return
+    state_key = getattr(component, "state_key", None)
+    if not state_key:
+        raise PlanError(
+            f"{name} has no state_key, so {said} would divide nothing: use replicas={partitions}; or, if it keeps "
+            "state, name its key, such as state_key = 'source'",
+            where=_WHERE,
+        )
+    fix = (
+        "leave partitions out"
+        if hasattr(component, "build")
+        else ("name a field (id, source, event_type, metadata.NAME), or add partition_key(event)")
+    )
+    raise PlanError(
+        f"{name} keeps its state by {state_key}, which is no key of an event, so {said} cannot be: {fix}", where=_WHERE
+    )
