@@ -59,7 +59,7 @@ async def test_at_the_delivered_level_refusals_survive_a_restart(path: Path) -> 
     async with durable(path, {"a": a, "b": b}, await_delivery=True) as first:
         push = asyncio.ensure_future(first.push(batch_of("1", "2", "3", seq=1)))
         await soon(lambda: a.ids == ["1", "2", "3"])
-        await asyncio.sleep(0.2)
+        await soon(lambda: first.log.commits == 2)  # of the batch, and of what became of it at the first outlet
         assert not push.done()
         push.cancel()
     a, b = Destination(), Destination(refuses={"3"})
