@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Receipt
 from polku.buffer.answers import Answered, Known, StoredAnswer
-from polku.buffer.copies import Copy, CopySearch, Found
+from polku.buffer.copies import Copy, CopySearch, Found, Held
 from polku.buffer.enqueuing import Enqueuer
 from polku.buffer.log import Recovered, open_log
 from polku.buffer.outlet import Outlet
@@ -184,14 +184,22 @@ class Buffer:
         await close_each([*outlets, ("the log", self._log.close)])
 
     async def find(self, event_id: str) -> Found:
-        """Return the copies of an event that wait or are in flight, and those of the latest that were delivered."""
-        outlets = self._outlets.all
-        found = await CopySearch(self._log, event_id).look({outlet.name: outlet.held() for outlet in outlets})
+        """Return the copies of an event that wait or are in flight, and those of the latest that were delivered.
+
+        Emitters that leave have some, too, and names in the journal for which there is no emitter.
+        """
+        outlets = self._outlets.every
+        held = {outlet.name: outlet.held() for outlet in outlets}
+        gone = {one.name: Held((), (), one.cursor, behind=True) for one in self._log.orphans if one.name not in held}
+        found = await CopySearch(self._log, event_id).look({**held, **gone})
         confirmed = [(outlet.name, time_ns) for outlet in outlets for time_ns in outlet.delivered.times(event_id)]
         delivered = [Copy(f"emitter:{name}", "delivered", time_ns) for name, time_ns in confirmed]
+        left = {f"emitter:{name}": "gone" for name in gone}
+        left |= {f"emitter:{name}": "leaving" for name in self._outlets.leaving}
         counts = {outlet.name: outlet.statistics() for outlet in outlets}
         drops = {f"emitter:{name}": (str(one.overflow), one.dropped) for name, one in counts.items() if one.dropped}
-        return found._replace(copies=(*found.copies, *delivered), drops=drops)
+        copies = (copy._replace(left=left.get(copy.part, "")) for copy in (*found.copies, *delivered))
+        return found._replace(copies=tuple(copies), drops=drops)
 
     def statistics(self) -> BufferStatistics:
         """Return a snapshot of the counters."""

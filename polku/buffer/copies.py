@@ -23,13 +23,15 @@ class Copy(NamedTuple):
     """One copy of an event, at an emitter: it is `waiting`, `in flight` or `delivered`.
 
     `time_ns` is Unix time: when it came to the gateway, or was confirmed; 0 where nobody knows. `ahead` events of the
-    same emitter are before one that waits.
+    same emitter are before one that waits. `left` is empty for an emitter of the pipeline: it is `leaving` where the
+    emitter has left with a change and still delivers what it has, `gone` where nobody delivers what waits for it.
     """
 
     part: str
     state: str
     time_ns: int = 0
     ahead: int = 0
+    left: str = ""
 
 
 class Found(NamedTuple):

@@ -16,6 +16,10 @@ from polku.log_format import say
 from polku.text import counted, line
 
 _SECONDS = 30.0
+_LEFT = {
+    "leaving": "; the emitter has left the pipeline, and delivers what it has",
+    "gone": "; there is no such emitter: `polku health` says what to do",
+}
 
 
 def explain(
@@ -65,6 +69,7 @@ def _in_journal(path: Path, event_id: str) -> dict[str, Any]:
     searched, complete = 0, True
     journal = JournalReader(path)
     try:
+        gone = {outlet.name for outlet in journal.outlets() if outlet.orphaned}
         for position, emitters in journal.takers(0, journal.last_position):
             try:
                 batch = journal.read(position)
@@ -73,15 +78,16 @@ def _in_journal(path: Path, event_id: str) -> dict[str, Any]:
                 continue
             searched += len(batch)
             there = places(batch, event_id) if emitters else []
-            copies += [_waits(emitter, batch.enqueued_ns) for _ in there for emitter in emitters]
+            copies += [_waits(name, batch.enqueued_ns, is_gone=name in gone) for _ in there for name in emitters]
     finally:
         journal.close()
     told = {"id": event_id, "copies": copies, "searched": searched, "complete": complete}
     return {**told, "dead_letters": _letters_beside(path, event_id)}
 
 
-def _waits(emitter: str, enqueued_ns: int) -> dict[str, Any]:
-    return {"part": f"emitter:{emitter}", "state": "waiting", "time_unix_ns": enqueued_ns}
+def _waits(emitter: str, enqueued_ns: int, *, is_gone: bool) -> dict[str, Any]:
+    left = "gone" if is_gone else ""
+    return {"part": f"emitter:{emitter}", "state": "waiting", "time_unix_ns": enqueued_ns, "left": left}
 
 
 def _letters_beside(path: Path, event_id: str) -> list[dict[str, Any]]:
@@ -126,7 +132,8 @@ def _state(copy: dict[str, Any]) -> str:
         return f"delivered at {_time(came)}"
     since = f" for {time.time() - came / 1e9:,.1f} s" if came else ""
     ahead = f", {counted(copy['ahead'], 'event', 'is', 'are')} before it" if copy.get("ahead") else ""
-    return f"{'in flight' if copy['state'] == 'in flight' else 'waits'}{since}{ahead}"
+    state = "in flight" if copy["state"] == "in flight" else "waits"
+    return f"{state}{since}{ahead}{_LEFT.get(copy.get('left', ''), '')}"
 
 
 def _time(time_ns: int) -> str:

@@ -81,7 +81,7 @@ async def _explain(query: str, events: Events) -> dict[str, Any]:
     found = await events.find(event_id)
     letters = await events.dead_letters(event_id)
     copies = [
-        {"part": copy.part, "state": copy.state, "time_unix_ns": copy.time_ns, "ahead": copy.ahead}
+        {"part": copy.part, "state": copy.state, "time_unix_ns": copy.time_ns, "ahead": copy.ahead, "left": copy.left}
         for copy in found.copies
     ]
     told: dict[str, Any] = {"id": event_id, "copies": copies, "searched": found.searched, "complete": found.complete}

@@ -147,6 +147,38 @@ def test_a_journal_is_searched_where_the_pipeline_runs_and_where_it_does_not(
         assert journal.execute("SELECT count(*) FROM batch").fetchone()[0] <= 30
 
 
+def test_copies_are_found_at_emitters_that_have_left(tmp_path: Path) -> None:
+    def hub(*names: str, open: bool) -> Hub:
+        hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.durable(tmp_path / "shop.db"))
+        for name in names:
+            hub = hub.emitter(Partner(open=open), name=name)
+        return hub
+
+    with hub("kept", "old", open=False).start(admin_addr="127.0.0.1:0") as pipeline:
+        for number in range(3):
+            pipeline.sender().send(new_event("paid", id=str(number), source="shop"))
+        pipeline.update_plan(hub("kept", open=False).plan("inline"))
+        told = ask(pipeline, "/explain?id=2")
+        assert {copy["part"]: copy["left"] for copy in told["copies"]} == {"emitter:kept": "", "emitter:old": "leaving"}
+        lines = polku_here("explain", "2", "--to", str(pipeline.admin_address)).stdout.splitlines()
+        assert [one.partition("; ")[2] for one in lines if one.startswith("emitter:old")] == [
+            "the emitter has left the pipeline, and delivers what it has"
+        ]
+        pipeline.stop(0.0)
+    with hub("kept", open=True).start(admin_addr="127.0.0.1:0") as pipeline:
+        wait_for(lambda: ("emitter:kept", "delivered") in states(ask(pipeline, "/explain?id=2")))
+        told = ask(pipeline, "/explain?id=2")
+        assert {copy["part"]: (copy["state"], copy["left"]) for copy in told["copies"]} == {
+            "emitter:kept": ("delivered", ""),
+            "emitter:old": ("waiting", "gone"),
+        }
+        assert told["complete"]
+        found = polku_here("explain", "2", "--to", str(pipeline.admin_address)).stdout
+        assert "there is no such emitter: `polku health` says what to do" in found
+    found = polku_here("explain", "2", "--journal", str(tmp_path / "shop.db")).stdout
+    assert "there is no such emitter" in found
+
+
 def test_what_is_remembered_of_deliveries_is_bounded() -> None:
     recent = copies.RecentDeliveries()
     for number in range(100):
