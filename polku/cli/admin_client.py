@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from polku.cli.command import Option
+from polku.cli.credentials import NOTHING, Credentials
 from polku.errors import SettingError
 from polku.monitoring.address import DEFAULT, OFF
 from polku.monitoring.run_files import RunningPipeline, running
@@ -21,10 +22,12 @@ SECONDS = 10.0
 NOT_ADMIN = "this is the gateway's HTTP port, and not the admin address: `polku ps` lists both"
 _GRPC = "this is the gateway's gRPC port, and not the admin address: `polku ps` lists both"
 _NO_HTTP = "what listens there speaks no HTTP, so it is no admin address: `polku ps` lists those"
+_ASKS = "it may ask for a certificate: give one that it knows with --certificate and --key"
 _LAST_PORT = 65_535
 _UNIX = "unix:"
 _HTTPS = "https://"
 _END = "-----END CERTIFICATE-----\n"
+_TOKEN = "POLKU_ADMIN_TOKEN"
 _ROOTS = "POLKU_ADMIN_ROOT_CERTIFICATES"
 
 To = Annotated[
@@ -41,12 +44,14 @@ class AdminAddress(NamedTuple):
     """Where to ask: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`; and the secret to send, if there is one.
 
     `certificate` is the path of the one that the server of an `https://` address must show. Without it that must have
-    one for its name, from who is in the file `POLKU_ADMIN_ROOT_CERTIFICATES`, or trusted by this machine.
+    one for its name, from who is in the file `POLKU_ADMIN_ROOT_CERTIFICATES`, or trusted by this machine. `shown` has
+    what the command was given, which counts first.
     """
 
     url: str
     secret: str | None
     certificate: str = ""
+    shown: Credentials = NOTHING
 
     def fetch(self, path: str, *, seconds: float = SECONDS, method: str = "GET") -> tuple[int, bytes]:
         """Return the status, 200, 409 or 503, and the body of an answer; raises `OSError`.
@@ -62,6 +67,9 @@ class AdminAddress(NamedTuple):
                 return response.status, response.read()
         except HTTPError as error:
             return _checked(error.code, error.read())
+        except (ssl.SSLError, ConnectionError) as error:
+            reason = "it closes the connection" if isinstance(error, ConnectionError) else error.reason
+            raise URLError(f"{reason}; {_ASKS}" if self.url.startswith(_HTTPS) else str(error)) from None
         except http.client.HTTPException:
             raise URLError(_NO_HTTP) from None
 
@@ -70,11 +78,19 @@ class AdminAddress(NamedTuple):
         direct = ProxyHandler({})
         if not self.url.startswith(_HTTPS):
             return build_opener(direct)
-        return build_opener(direct, HTTPSHandler(context=_context(self.certificate)))
+        return build_opener(direct, HTTPSHandler(context=_context(self.certificate, self.shown)))
 
 
-def find(to: str | None) -> AdminAddress:
+def find(to: str | None, shown: Credentials = NOTHING) -> AdminAddress:
     """Return the admin address that is named, or that of the only pipeline of this user here; raises `SettingError`."""
+    address = _find(to)
+    if not address.url.startswith(_HTTPS):
+        shown.refuse_plain(f"https://{urlsplit(address.url).netloc or 'HOST:PORT'}")
+    secret = address.secret if shown.token_file is None else shown.token(_TOKEN)
+    return address._replace(secret=secret, shown=shown)
+
+
+def _find(to: str | None) -> AdminAddress:
     given = to or os.environ.get("POLKU_ADMIN_ADDR")
     if given == OFF:
         given = None
@@ -116,16 +132,28 @@ def address_of(pipeline: RunningPipeline) -> AdminAddress:
     return AdminAddress(url, pipeline.key or _token(), pipeline.certificate)
 
 
-def _context(certificate: str) -> ssl.SSLContext:
+def _context(certificate: str, shown: Credentials) -> ssl.SSLContext:
     """Return what a connection begins with: to a server of a known certificate, or of a name that it proves to have."""
-    if not certificate:
-        roots = os.environ.get(_ROOTS) or None
-        try:
-            return ssl.create_default_context(cafile=roots)
-        except OSError as error:
-            raise SettingError(
-                _ROOTS, roots or "", f"cannot be used ({error.strerror or error}); name a PEM file"
-            ) from None
+    if shown.root_certificates is not None or not certificate:
+        context = _with_roots("--root-certificates", shown.root_certificates)
+    else:
+        context = _pinned(certificate)
+    shown.with_environment("POLKU_ADMIN").show(context)
+    return context
+
+
+def _with_roots(option: str, roots: str | None) -> ssl.SSLContext:
+    if roots is None:
+        option, roots = _ROOTS, os.environ.get(_ROOTS) or None
+    try:
+        return ssl.create_default_context(cafile=roots)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingError(option, roots or "", f"cannot be used ({reason}); name a PEM file") from None
+
+
+def _pinned(certificate: str) -> ssl.SSLContext:
+    """Return what trusts the server of one certificate alone, whose file a pipeline of this user has named."""
     try:
         with open(certificate, encoding="ascii", errors="replace") as file:
             own = file.read().partition(_END)
@@ -142,7 +170,7 @@ def _names(pipelines: list[RunningPipeline]) -> str:
 
 
 def _token() -> str | None:
-    return secret_of(os.environ, "POLKU_ADMIN_TOKEN")
+    return secret_of(os.environ, _TOKEN)
 
 
 def _checked(status: int, body: bytes) -> tuple[int, bytes]:

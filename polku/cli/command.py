@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -50,6 +51,10 @@ class Option:
         self.envvar = envvar
         self.min = min
         self.max = max
+
+
+class Options:
+    """Several options that belong together: `Annotated[Kind, Options()]`, where `Kind` is a `NamedTuple` of them."""
 
 
 class App:
@@ -126,27 +131,43 @@ def _version(text: str) -> click.Option:
 
 
 def _command(function: Callable[..., None], name: str, epilog: str | None) -> click.Command:
-    hints = get_type_hints(function, include_extras=True)
-    parameters = inspect.signature(function).parameters
     found: list[click.Parameter] = []
     converters: dict[str, Callable[[Any], Any]] = {}
-    for parameter in parameters.values():
-        kind, described = _annotation(hints[parameter.name])
-        made, converters[parameter.name] = _parameter(parameter, kind, described)
-        found.append(made)
+    groups: dict[str, Callable[..., Any]] = {}
+
+    def add(owner: Callable[..., Any]) -> list[str]:
+        hints, parameters = get_type_hints(owner, include_extras=True), inspect.signature(owner).parameters
+        for name, parameter in parameters.items():
+            kind, described = _annotation(hints[name])
+            if isinstance(described, Options):
+                groups[name] = partial(_grouped, kind, add(kind))
+            else:
+                made, converters[name] = _parameter(parameter, kind, described)
+                found.append(made)
+        return list(parameters)
+
+    add(function)
 
     def call(**values: Any) -> None:
-        function(**_converted(values, converters))
+        given = _converted(values, converters)
+        for name, make in groups.items():
+            given[name] = make(given)
+        function(**given)
 
     help_text = inspect.cleandoc(function.__doc__ or "")
     return click.Command(name, params=found, callback=call, help=help_text, epilog=epilog)
+
+
+def _grouped(kind: Callable[..., Any], names: Sequence[str], given: dict[str, Any]) -> Any:
+    """Take the values of some options out of the given ones, and make one of them."""
+    return kind(**{name: given.pop(name) for name in names})
 
 
 def _converted(values: Mapping[str, Any], converters: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
     return {name: converters[name](value) if value is not None else None for name, value in values.items()}
 
 
-def _annotation(hint: Any) -> tuple[Any, Argument | Option]:
+def _annotation(hint: Any) -> tuple[Any, Any]:
     """Return the type, without its `| None`, and what is said about it."""
     if get_origin(hint) is not Annotated:
         raise TypeError(f"{hint!r} is not annotated with an Argument or an Option")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from polku.cli.admin_client import To, find
 from polku.cli.command import App, Argument, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.cli.letters import RunningLetters
 from polku.errors import SettingError
 from polku.log_format import say
@@ -40,6 +41,7 @@ Everything = Annotated[bool, Option("--all", help="Every letter that the other o
 def list_letters(
     path: Target = None,
     to: To = None,
+    shown: Shown = NOTHING,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
@@ -48,7 +50,7 @@ def list_letters(
 ) -> None:
     """List dead letters, the latest first: of a file, or without one of a running pipeline."""
     if to is not None or path is None:
-        _list_running(RunningLetters(find(to)), emitter, code, since, limit, as_json=as_json)
+        _list_running(RunningLetters(find(to, shown)), emitter, code, since, limit, as_json=as_json)
         return
     store = _open(Path(path))
     letters = list(store.select(_selection(store, (), emitter, code, since), limit))
@@ -87,7 +89,7 @@ def _line(time_ns: int, emitter: str, code: str, attempts: int, event_id: str, r
 
 
 @app.command()
-def show(words: Words = None, to: To = None) -> None:
+def show(words: Words = None, to: To = None, shown: Shown = NOTHING) -> None:
     """Show one dead letter as JSON: its event, the reason, and the traceback where there is one."""
     from google.protobuf.json_format import MessageToDict
 
@@ -97,7 +99,7 @@ def show(words: Words = None, to: To = None) -> None:
     if len(ids) != 1:
         raise SettingError("ID", " ".join(ids), "name one letter")
     if path is None:
-        for one in RunningLetters(find(to)).show(ids[0]):
+        for one in RunningLetters(find(to, shown)).show(ids[0]):
             print(json.dumps(one, indent=2))
         return
     (letter_id,) = _numbers(ids)
@@ -112,6 +114,7 @@ def show(words: Words = None, to: To = None) -> None:
 def replay(
     words: Words = None,
     to: To = None,
+    shown: Shown = NOTHING,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
@@ -127,7 +130,7 @@ def replay(
     """
     path, ids = _split(words, to)
     if path is None:
-        there = RunningLetters(find(to))
+        there = RunningLetters(find(to, shown))
         count, left_of = there.change("replay", ids, emitter, code, since, everything), there.waiting
     else:
         store = _open(path)
@@ -147,6 +150,7 @@ def replay(
 def drop(
     words: Words = None,
     to: To = None,
+    shown: Shown = NOTHING,
     emitter: Emitter = None,
     code: ByCode = None,
     since: Since = 0.0,
@@ -155,7 +159,7 @@ def drop(
     """Remove letters."""
     path, ids = _split(words, to)
     if path is None:
-        count = RunningLetters(find(to)).change("drop", ids, emitter, code, since, everything)
+        count = RunningLetters(find(to, shown)).change("drop", ids, emitter, code, since, everything)
     else:
         store = _open(path)
         count = store.drop(_chosen(store, _numbers(ids), emitter, code, since, everything))

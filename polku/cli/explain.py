@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Argument, Exit, Option
+from polku.cli.credentials import NOTHING, Credentials, Shown
 from polku.log_format import say
 from polku.text import counted, line
 
@@ -25,6 +26,7 @@ _LEFT = {
 def explain(
     id: Annotated[str, Argument(metavar="EVENT-ID", help="The event's id.")],
     to: To = None,
+    shown: Shown = NOTHING,
     journal: Annotated[
         Path | None, Option(metavar="PATH", help="Look into a journal instead, also of a pipeline that does not run.")
     ] = None,
@@ -36,7 +38,7 @@ def explain(
     kept. What middleware holds back, and what is on its way to the buffer, is not looked at. Exit status: 1, nothing
     is known of the event, or nothing answers.
     """
-    told = _in_journal(journal, id) if journal is not None else _of_pipeline(to, id)
+    told = _in_journal(journal, id) if journal is not None else _of_pipeline(to, shown, id)
     if as_json:
         print(json.dumps(told))
     else:
@@ -46,8 +48,8 @@ def explain(
         raise Exit(1)
 
 
-def _of_pipeline(to: str | None, event_id: str) -> dict[str, Any]:
-    address = find(to)
+def _of_pipeline(to: str | None, shown: Credentials, event_id: str) -> dict[str, Any]:
+    address = find(to, shown)
     try:
         status, body = address.fetch(f"/explain?{urlencode({'id': event_id})}", seconds=_SECONDS)
         if status != 200:

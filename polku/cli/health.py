@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 from polku.cli.admin_client import NOT_ADMIN, AdminAddress, To, find, reason_of
 from polku.cli.command import Exit, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.log_format import say
 
 _SOURCE = re.compile(r"(?:lane-[0-9]+/)?source:")
@@ -16,13 +17,14 @@ _SOURCE = re.compile(r"(?:lane-[0-9]+/)?source:")
 
 def health(
     to: To = None,
+    shown: Shown = NOTHING,
     strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
 ) -> None:
     """Ask a running pipeline how it is: print each part that is unwell or drops events, what helps, and its sources.
 
     Exit status: 0, it takes events (with --strict: and every part is well); 1, it does not, or does not answer.
     """
-    address = find(to)
+    address = find(to, shown)
     try:
         status, body = address.fetch(f"/health{'?strict' if strict else ''}")
         report = json.loads(body)

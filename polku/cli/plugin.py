@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from polku.cli.command import App, Argument, Exit, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.cli.terminal import has_rich
 from polku.errors import SettingError
-from polku.security.configuration import secret_of
 
 if TYPE_CHECKING:
     from polku.testing import Report
@@ -40,23 +39,26 @@ def check(
     form: Annotated[str, Option("--format", help="The sample's format, as a client would name it.")] = "",
     timeout: Annotated[float, Option(help="Seconds that one call may take.")] = 5.0,
     shutdown: Annotated[bool, Option(help="Call an emitter's Shutdown at the end.")] = True,
-    root_certificates: Annotated[str | None, Option(metavar="FILE", help="To check https:// against.")] = None,
+    shown: Shown = NOTHING,
     token: Annotated[str | None, Option(help="Sent as `authorization: Bearer`.", envvar="POLKU_TOKEN")] = None,
 ) -> None:
     """Call a running plugin as the router would; exit status 1 if anything fails.
 
     An emitter delivers what it gets: some hundred events of type `polku.check`, ten of them large.
     """
+    from polku.security.client_tls import Certificate
     from polku.testing import check_plugin
 
+    shown.files()
     report = check_plugin(
         address,
         sample=_read("--sample", sample),
         form=form,
         timeout=timeout,
         shutdown=shutdown,
-        root_certificates=_read("--root-certificates", root_certificates),
-        token=token or secret_of(os.environ, "POLKU_TOKEN"),
+        root_certificates=_read("--root-certificates", shown.root_certificates),
+        certificate=Certificate(shown.certificate, shown.key) if shown.certificate and shown.key else None,
+        token=token or shown.token("POLKU_TOKEN"),
     )
     _show(report)
     if not report.ok:

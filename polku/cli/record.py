@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from polku.cli.admin_client import To, find
 from polku.cli.command import Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.cli.tap import check_parts, ended, opened, replies
 from polku.log_format import say
 from polku.tap.request import MAX_LIMIT, What
@@ -26,6 +27,7 @@ def record(
     count: Annotated[int, Option(min=0, help="End after that many events; 0: never.")] = 0,
     seconds: Annotated[float, Option(min=0, help="End after that many seconds; 0: never.")] = 0,
     to: To = None,
+    shown: Shown = NOTHING,
 ) -> None:
     """Write the events that a part of a running pipeline hands on to a file, until Ctrl-C; the pipeline waits for none.
 
@@ -33,7 +35,7 @@ def record(
     in. What comes faster than 10,000 events a second is a sample, and what the pipeline redacts stays so: the last line
     says how many of how many events were written.
     """
-    address = find(to)
+    address = find(to, shown)
     session = secrets.token_hex(8)
     query = urlencode({"session": session, "limit": MAX_LIMIT, "id": "", str(What.OUT): part})
     until = time.monotonic() + seconds if seconds else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit
+from polku.cli.credentials import NOTHING, Shown
 from polku.cli.load import beside, is_beside, send_by_value, split
 from polku.errors import ChangeError
 from polku.log_format import say
@@ -22,13 +23,13 @@ _SECONDS = 120.0
 _CHECK_SECONDS = 60.0
 
 
-def reload(to: To = None) -> None:
+def reload(to: To = None, shown: Shown = NOTHING) -> None:
     """Have a running pipeline load its file again, and run what that says from then on, without a stop.
 
     Prints a line for each part that differs, or would. Exit status: 0, it runs so now; 1, nothing was changed, and a
     line says why, or the pipeline does not answer. It must have been started by `polku run`; SIGHUP asks for the same.
     """
-    address = find(to)
+    address = find(to, shown)
     try:
         _, body = address.fetch("/reload", seconds=_SECONDS, method="POST")
         answer = json.loads(body)

@@ -32,6 +32,9 @@ TlsClientCa = Annotated[
 TlsClientAuth = Annotated[
     str | None, Option(metavar="required|optional", help="Whether clients need one; or POLKU_TLS_CLIENT_AUTH.")
 ]
+TlsAdminClientCa = Annotated[
+    str | None, Option(metavar="PEM", help="The CA of those who ask the admin address; or POLKU_TLS_ADMIN_CLIENT_CA.")
+]
 _VARIABLES = "\n\n".join(
     f"{variable}{f' ({default})' if default else ''}: {meaning}" for variable, default, meaning in describe_settings()
 )
@@ -43,6 +46,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     tls_client_auth: TlsClientAuth = None,
+    tls_admin_client_ca: TlsAdminClientCa = None,
     tokens: Tokens = None,
     insecure: Insecure = False,
 ) -> None:
@@ -51,6 +55,7 @@ def serve(
     An option counts before its variable.
     """
     options = {"CERT": tls_cert, "KEY": tls_key, "CLIENT_CA": tls_client_ca, "CLIENT_AUTH": tls_client_auth}
+    options["ADMIN_CLIENT_CA"] = tls_admin_client_ca
     os.environ.update({f"POLKU_TLS_{name}": value for name, value in options.items() if value is not None})
     _name_security(tokens, insecure=insecure)
     serve_environment()
@@ -77,6 +82,7 @@ def run(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     tls_client_auth: TlsClientAuth = None,
+    tls_admin_client_ca: TlsAdminClientCa = None,
     tokens: Tokens = None,
     insecure: Insecure = False,
     drain: Annotated[
@@ -117,12 +123,13 @@ def run(
 
     def load() -> Any:
         hub = load_plan_file(file, runtime, chain=chain, lanes=lanes)
-        if tls_cert or tls_key or tls_client_ca or tls_client_auth:
+        if any((tls_cert, tls_key, tls_client_ca, tls_client_auth, tls_admin_client_ca)):
             tls = tls_from(
                 cert=tls_cert or settings.tls_cert,
                 key=tls_key or settings.tls_key,
                 client_ca=tls_client_ca or settings.tls_client_ca,
                 client_auth=tls_client_auth or settings.tls_client_auth,
+                admin_client_ca=tls_admin_client_ca or settings.tls_admin_client_ca,
             )
             hub.security(tls=tls)
         if tokens is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from polku.cli.command import Argument, Exit, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.errors import SettingError
 from polku.log_format import say
-from polku.security.configuration import secret_of
 
 
 def send(
@@ -23,15 +22,7 @@ def send(
     payload: Annotated[str, Option(help="One event: its payload, as text.")] = "",
     severity: Annotated[str, Option(help="One event: debug, info, warning, error or critical.")] = "info",
     metadata: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help="One event; repeatable.")] = None,
-    root_certificates: Annotated[
-        str | None,
-        Option(metavar="PEM", help="With https: who signs the gateway's certificate."),
-    ] = None,
-    certificate: Annotated[str | None, Option(metavar="PEM", help="With https: your own certificate.")] = None,
-    key: Annotated[str | None, Option(metavar="PEM", help="Its private key.")] = None,
-    token_file: Annotated[
-        str | None, Option(metavar="FILE", help="Your bearer token; or POLKU_TOKEN, POLKU_TOKEN_FILE.")
-    ] = None,
+    shown: Shown = NOTHING,
 ) -> None:
     """Send one event made of the options (at least --type), or all events of an NDJSON file."""
     import asyncio
@@ -46,9 +37,7 @@ def send(
         raise SettingError("FILE", file, f"--type={type!r} is given too; give one of them")
     if not file and not type:
         raise SettingError("FILE", file or "", "give a file (`-` is standard input), or the --type of one event")
-    environment = os.environ if token_file is None else {"POLKU_TOKEN_FILE": token_file}
-    token = secret_of(environment, "POLKU_TOKEN")
-    target = read_target(to, root_certificates=root_certificates, certificate=certificate, key=key, token=token)
+    target = read_target(to, shown)
     total = None
     if type is not None:
         events: Any = iter([one_event(id, type, payload, severity, metadata or [])])

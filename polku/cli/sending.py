@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import grpc
 import grpc.aio
 
+from polku.cli.credentials import Credentials
 from polku.contracts import IngestContext
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PolkuError, RecordError, SettingError
@@ -49,26 +50,20 @@ Report = Callable[[str], None]
 Advance = Callable[[int], None]
 
 
-def read_target(
-    to: str, *, root_certificates: str | None, certificate: str | None, key: str | None, token: str | None = None
-) -> Target:
+def read_target(to: str, shown: Credentials) -> Target:
     """Return what the options of `polku send` name; raises `SettingError`."""
     try:
         address = parse_address("--to", to)
     except PolkuError:
         allowed = "write HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH"
         raise SettingError("--to", to, allowed) from None
-    files = {"--root-certificates": root_certificates, "--certificate": certificate, "--key": key}
+    token = shown.token("POLKU_TOKEN")
     if not address.tls:
-        for option, path in files.items():
-            if path is not None:
-                raise SettingError(option, path, f"is for TLS: write --to https://{address.target}")
+        shown.refuse_plain(f"https://{address.target}")
         return Target(address.target, None, token)
-    if (certificate is None) != (key is None):
-        option, path = ("--certificate", certificate) if key is None else ("--key", key)
-        raise SettingError(option, path, "give --certificate and --key together")
-    roots, chain, own = (None if path is None else _read(option, path) for option, path in files.items())
-    return Target(address.target, grpc.ssl_channel_credentials(roots, own, chain), token)
+    files = {option: _read(option, path) for option, path in shown.files().items()}
+    given = (files.get(option) for option in ("--root-certificates", "--key", "--certificate"))
+    return Target(address.target, grpc.ssl_channel_credentials(*given), token)
 
 
 def _read(option: str, path: str) -> bytes:

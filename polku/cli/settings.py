@@ -71,6 +71,9 @@ class Settings:
     tls_client_auth: str | None = _setting(
         None, "with a client CA: `required` (the default), or `optional` for clients without a certificate too"
     )
+    tls_admin_client_ca: str | None = _setting(
+        None, "PEM file of the CA whose certificates readers of an `https://` admin address must show; none without it"
+    )
     runtime: str = _setting("ray", "`ray` or `inline`")
     log_level: str = _setting("info", "`debug`, `info`, `warn` or `error`")
     log_format: str = _setting("text", "`text`, or `json`: one object a line")
@@ -162,6 +165,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         tls_key=read("tls_key", _path, None),
         tls_client_ca=read("tls_client_ca", _path, None),
         tls_client_auth=read("tls_client_auth", _one_of(CLIENT_AUTH), None),
+        tls_admin_client_ca=read("tls_admin_client_ca", _path, None),
         door=read("door", _one_of(DOORS), None),
         loop=read("loop", _one_of(LOOPS), None),
         hops=read("hops", _one_of(HOPS), None),

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from polku.cli.admin_client import AdminAddress, To, find, reason_of
 from polku.cli.command import Argument, Exit, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.cli.sightings import FORMATS, Formats
 from polku.errors import SettingError
 from polku.log_format import say
@@ -30,6 +31,7 @@ def tap(
         list[str] | None, Argument(metavar="[PATTERN]...", help="Parts, by name or glob; all without one.")
     ] = None,
     to: To = None,
+    shown: Shown = NOTHING,
     outputs_of: Annotated[Globs, Option(metavar="GLOB", help="Show what these parts hand on.")] = None,
     inputs_of: Annotated[Globs, Option(metavar="GLOB", help="Show what these parts are given.")] = None,
     dropped: Annotated[bool, Option("--dropped", help="Show what the parts drop, and why.")] = False,
@@ -66,7 +68,7 @@ def tap(
     wants = _wants(patterns or [], outputs_of or [], inputs_of or [], dropped, refused, dead, id)
     show = _format(format)
     is_meant = _condition(where)
-    address = find(to)
+    address = find(to, shown)
     session = secrets.token_hex(8)
     query = urlencode({"session": session, "limit": limit, "id": id, **wants}, doseq=True)
     until = time.monotonic() + duration_ms / 1000 if duration_ms else None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
+from polku.cli.credentials import NOTHING, Shown
 from polku.log_format import say
 from polku.tap.request import matches
 from polku.text import line
@@ -161,6 +162,7 @@ class Keys:
 
 def top(
     to: To = None,
+    shown: Shown = NOTHING,
     interval: Annotated[float, Option(metavar="SECONDS", min=0.1, help="Between two looks.")] = 1.0,
     count: Annotated[int, Option(metavar="N", min=0, help="End after that many looks; 0: never.")] = 0,
     sort: Annotated[Order, Option(help="The largest first; state: what is wrong.")] = Order.STATE,
@@ -173,7 +175,7 @@ def top(
     On a terminal the key s chooses the next column to sort by, u shows only what is unwell, q ends it. Where standard
     output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
     """
-    address = find(to)
+    address = find(to, shown)
     before: dict[str, Row] = {}
     view = View(sort, tuple(filter or ()))
     looked = 0

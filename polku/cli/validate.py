@@ -58,6 +58,8 @@ def _check_certificates(plan: Any) -> None:
         return
     try:
         certificates = Certificates(tls)
+        if tls.admin_client_ca is not None:
+            Certificates(tls.of_admin)
     except SettingError as error:
         raise PlanError(str(error)) from None
     now = datetime.now(UTC)

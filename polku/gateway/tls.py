@@ -22,6 +22,9 @@ class Tls:
     Files that change are read again, within a second or two, for connections that begin then; where they cannot be
     used, the last good ones stay and the log names what is wrong. On Ray the files are read on each node with a port.
 
+    The admin address, where it is `https://`, shows the same certificate. With an `admin_client_ca` its readers must
+    show one that this has signed, besides the token: it is a setting of its own, since who may send may not look.
+
     Raises `PlanError` for values that can never work; the files are read when the ports open.
     """
 
@@ -29,11 +32,12 @@ class Tls:
     key: str | os.PathLike[str]
     client_ca: str | os.PathLike[str] | None = None
     client_auth: ClientAuth = "required"
+    admin_client_ca: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cert", "key", "client_ca"):
+        for name in ("cert", "key", "client_ca", "admin_client_ca"):
             value = getattr(self, name)
-            if value is None and name == "client_ca":
+            if value is None and name.endswith("client_ca"):
                 continue
             if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
                 raise PlanError(f"{name}={value!r} must be the path of a PEM file", where="Tls")
@@ -46,15 +50,27 @@ class Tls:
             raise PlanError("client_auth='optional' needs a client_ca, which signs what clients may show", where="Tls")
 
     @property
+    def of_admin(self) -> Tls:
+        """What the admin address shows, and asks of its readers."""
+        return Tls(self.cert, self.key, self.admin_client_ca)
+
+    @property
     def paths(self) -> dict[str, str]:
         """The files by the name of their setting: `tls_cert`, `tls_key` and, where there is one, `tls_client_ca`."""
         files = {"tls_cert": self.cert, "tls_key": self.key, "tls_client_ca": self.client_ca}
         return {name: os.fspath(path) for name, path in files.items() if path is not None}
 
 
-def tls_from(*, cert: str | None, key: str | None, client_ca: str | None, client_auth: str | None = None) -> Tls | None:
+def tls_from(
+    *,
+    cert: str | None,
+    key: str | None,
+    client_ca: str | None,
+    client_auth: str | None = None,
+    admin_client_ca: str | None = None,
+) -> Tls | None:
     """Return what the settings `POLKU_TLS_…` (`--tls-…`) describe, None without any; raises `SettingError`."""
-    if not cert and not key and not client_ca and not client_auth:
+    if not any((cert, key, client_ca, client_auth, admin_client_ca)):
         return None
     if not cert:
         raise SettingError("POLKU_TLS_CERT", cert or "", "is missing: name the PEM file of the server's certificate")
@@ -66,7 +82,8 @@ def tls_from(*, cert: str | None, key: str | None, client_ca: str | None, client
         raise SettingError(
             "POLKU_TLS_CLIENT_AUTH", client_auth, "needs POLKU_TLS_CLIENT_CA, the file of the clients' CA"
         )
-    return Tls(cert, key, client_ca or None, "optional" if client_auth == "optional" else "required")
+    auth: ClientAuth = "optional" if client_auth == "optional" else "required"
+    return Tls(cert, key, client_ca or None, auth, admin_client_ca or None)
 
 
 def tls_of_environment() -> Tls | None:
@@ -76,5 +93,9 @@ def tls_of_environment() -> Tls | None:
         return os.environ.get(f"POLKU_TLS_{name}", "").strip()
 
     return tls_from(
-        cert=read("CERT"), key=read("KEY"), client_ca=read("CLIENT_CA"), client_auth=read("CLIENT_AUTH").lower()
+        cert=read("CERT"),
+        key=read("KEY"),
+        client_ca=read("CLIENT_CA"),
+        client_auth=read("CLIENT_AUTH").lower(),
+        admin_client_ca=read("ADMIN_CLIENT_CA"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from polku.errors import SettingError
 from polku.gateway.tls import Tls
@@ -18,7 +18,7 @@ class Admin:
     """Where the admin address is to be: `host:port` or `unix:path`, and the token that readers must send.
 
     With `searches` the next ports are tried where that is taken, and none at all is no error. With `tls` it is HTTPS,
-    with the gateway's certificate; certificates of clients are not asked for: readers have the token.
+    with the gateway's certificate; readers show one too where there is an `admin_client_ca`.
     """
 
     address: str
@@ -50,4 +50,4 @@ def admin_of(address: str | None, token: str | None, tls: Tls | None = None) -> 
     if not token and not is_local(address):
         fix = "is not of this machine alone: set POLKU_ADMIN_TOKEN to a token that its readers send, or use 127.0.0.1"
         raise SettingError("admin_addr", given, fix)
-    return Admin(address, token, tls=None if tls is None else replace(tls, client_ca=None, client_auth="required"))
+    return Admin(address, token, tls=None if tls is None else tls.of_admin)

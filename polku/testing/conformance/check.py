@@ -8,6 +8,7 @@ import grpc
 
 from polku.aio import loop_thread
 from polku.external.connection import PluginConnection
+from polku.security.client_tls import Certificate, Pem
 from polku.testing.conformance.emitter_checks import EmitterChecks
 from polku.testing.conformance.findings import Finding, Report, fails
 from polku.testing.conformance.ingestor_checks import IngestorChecks
@@ -25,7 +26,8 @@ def check_plugin(
     form: str = "",
     timeout: float = 5.0,
     shutdown: bool = True,
-    root_certificates: bytes | None = None,
+    root_certificates: Pem | None = None,
+    certificate: Certificate | None = None,
     token: str | None = None,
 ) -> Report:
     """Call a running plugin as the router would and report what holds and what does not; blocks for some seconds.
@@ -35,7 +37,12 @@ def check_plugin(
     Raises `PlanError` for an address that cannot be one.
     """
     connection = PluginConnection(
-        where="plugin check", address=address, timeout=timeout, root_certificates=root_certificates, token=token
+        where="plugin check",
+        address=address,
+        timeout=timeout,
+        root_certificates=root_certificates,
+        certificate=certificate,
+        token=token,
     )
 
     async def examine() -> Report:
