@@ -16,9 +16,9 @@ from polku import __version__
 from polku.ahti.v1.events_pb2 import EventType
 from polku.testing import AhtiServer
 from tests.cli.programs import PIPELINE
-from tests.gateway.http_client import post
+from tests.gateway.http_client import curl, post
 from tests.support.authority import Authority
-from tests.support.server import Server, polku
+from tests.support.server import POLKU, Server, polku
 
 
 def test_version() -> None:
@@ -127,6 +127,21 @@ def test_without_an_http_address_no_http_is_open_and_its_library_stays_out(serve
     mapped = Path(f"/proc/{server.process.pid}/maps")
     if mapped.exists():
         assert "aiohttp" not in mapped.read_text()
+
+
+def test_what_reads_unusual_requests_is_loaded_by_the_first_one(tmp_path: Path) -> None:
+    addresses = {"POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": "127.0.0.1:0"}
+    server = Server(tmp_path, "serve", command=POLKU, POLKU_RUNTIME="inline", **addresses)
+    mapped = Path(f"/proc/{server.process.pid}/maps")
+    try:
+        assert post(server.http_address, b'{"id": "1", "event_type": "t"}', "application/json").ids == ["1"]
+        assert curl(server.http_address, "/health").status == 200
+        is_loaded = [mapped.exists() and "aiohttp" in mapped.read_text()]
+        assert curl(server.http_address, "/elsewhere").status == 404
+        is_loaded.append(not mapped.exists() or "aiohttp" in mapped.read_text())
+        assert is_loaded == [False, True]
+    finally:
+        server.stop()
 
 
 def test_run_takes_a_hub_by_name_and_points_out_a_misspelt_variable(tmp_path: Path) -> None:

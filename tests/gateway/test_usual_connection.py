@@ -18,9 +18,18 @@ class Inner(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.received = b""
+        self.is_ended = False
+        self.made: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = transport
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+
+    def eof_received(self) -> bool:
+        self.is_ended = True
+        return False
 
 
 class Wire(asyncio.Transport):
@@ -50,13 +59,22 @@ class Wire(asyncio.Transport):
 class Place:
     """A connection in front of `Inner`, whose plain requests are kept."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, loads: bool = True) -> None:
         self.inner = Inner()
         self.requests: list[bytes] = []
-        self.connections = Connections(lambda: self.inner, limits, self._keep)
+        self.asked = 0
+        self.connections = Connections(self._load, limits, self._keep)
+        if loads:
+            self.load()
         self.connection = self.connections()
         self.wire = Wire()
         self.connection.connection_made(self.wire)
+
+    def _load(self) -> None:
+        self.asked += 1
+
+    def load(self) -> None:
+        self.connections.begin_unusual(lambda: self.inner)
 
     def _keep(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
         self.requests.append(body)
@@ -94,3 +112,32 @@ async def test_an_answer_to_a_client_that_has_left_goes_nowhere() -> None:
     place.connection.connection_lost(None)
     place.connection.answered(b"1", close=False)
     assert place.wire.written == b""
+
+
+async def test_another_request_waits_until_what_reads_it_is_loaded_and_loses_nothing() -> None:
+    place = Place(Limits(open_bytes=2_000, message_bytes=1_000), loads=False)
+    place.connection.data_received(FIRST)
+    place.connection.answered(b"1", close=False)
+    assert (place.asked, place.inner.made) == (0, None)
+    place.connection.data_received(OTHER[:1_000])
+    place.connection.data_received(OTHER[1_000:])
+    assert (place.asked, place.inner.received, place.wire.is_read) == (1, b"", False)
+    place.load()
+    assert (place.inner.made, place.inner.received, place.wire.is_read) == (place.wire, OTHER, True)
+    place.connection.data_received(b"more")
+    assert place.inner.received == OTHER + b"more"
+    place.connection.connection_lost(None)
+
+
+async def test_a_client_that_ends_or_leaves_while_that_is_loaded_is_handed_over_or_forgotten() -> None:
+    ended, left = Place(Limits(), loads=False), Place(Limits(), loads=False)
+    for place in (ended, left):
+        place.connection.data_received(b"OPTIONS * HTTP/1.1\r\n\r\n")
+    assert ended.connection.eof_received()
+    left.connection.connection_lost(None)
+    for place in (ended, left):
+        place.load()
+    assert (ended.inner.received, ended.inner.is_ended) == (b"OPTIONS * HTTP/1.1\r\n\r\n", True)
+    assert ended.wire.is_shut
+    assert left.inner.made is None
+    ended.connection.connection_lost(None)

@@ -189,6 +189,29 @@ def test_bodies_that_come_in_part_are_bounded_together() -> None:
         assert set(statuses) <= {b"", b"429"}
 
 
+def test_a_connection_is_closed_after_the_answer_where_its_client_wants_that(place: Taken) -> None:
+    with place.connect() as sock:
+        sock.sendall(usual(event("1"), HEAD + "Connection: close\r\n") + usual(event("2")))
+        status, _, headers = answer(sock)
+        assert (status, headers["Connection"]) == (200, "close")
+        assert sock.recv(1) == b""
+    assert place.until(1) == ["1"]
+
+
+def test_questions_for_the_health_are_answered_as_aiohttp_would(place: Taken) -> None:
+    for path in ("/health", "/health?strict", "/health/live", "/health/ready"):
+        answers = []
+        for unusual in ("", "TE: trailers\r\n"):
+            with place.connect() as sock:
+                request = f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{unusual}\r\n"
+                sock.sendall(request.encode())
+                head, _, body = sock.makefile("rb").read().partition(b"\r\n\r\n")
+            fields = sorted(line for line in head.decode().split("\r\n")[1:] if not line.startswith("Date:"))
+            answers.append((head.split(b"\r\n")[0], fields, body))
+        assert answers[0] == answers[1]
+        assert answers[0][0] == b"HTTP/1.1 200 OK"
+
+
 def test_heads_that_are_not_plain_are_not_read_here() -> None:
     heads = UsualHeads()
     plain = usual(b"", HEAD + "X-Polku-Cluster: prod\r\n")
@@ -207,9 +230,10 @@ def test_heads_that_are_not_plain_are_not_read_here() -> None:
         plain.replace(b"Length: 0", f"Length: {BODY_BYTES + 1}".encode()),
         plain.replace(b"source=shop", b"source=s%20p"),
         plain.replace(b"POST /v1/events", b"POST http://here/v1/events"),
-        plain.replace(b"X-Polku", b"Connection: close\r\nX-Polku"),
+        plain.replace(b"X-Polku", b"Connection: upgrade\r\nX-Polku"),
         plain.replace(b"X-Polku", b"User-Agent: Mozilla/5.0\r\nX-Polku"),
     ):
         assert heads.read(other) is None, other
-    assert may_be_usual(b"PO")
-    assert not may_be_usual(b"GET /health")
+    for begin in (b"PO", b"GET /hea", b"GET /health/live HTTP/1.1\r\n"):
+        assert may_be_usual(begin)
+    assert not may_be_usual(b"GET /metrics")

@@ -22,6 +22,8 @@ _HEAD_BYTES = 64 * 1024  # of one request, all fields together
 _LINGER_SECONDS = 1.0
 _HEAD_END = b"\r\n\r\n"
 
+Make = Callable[[], asyncio.Protocol]
+
 
 def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
     """Return an answer to what never becomes a request, in the form of all answers."""
@@ -31,18 +33,20 @@ def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
 
 
 class Connections:
-    """Put a watched connection in front of each protocol that a factory makes.
+    """Watch connections. `answer` answers usual requests, with `HttpConnection.answered`.
 
-    Usual requests are not for that protocol: `answer` answers them, with `Connection.answered`.
+    `load` is called when the first other one has come; from `begin_unusual` on these are for other protocols.
     """
 
     def __init__(
         self,
-        make: Callable[[], asyncio.Protocol],
+        load: Callable[[], None],
         limits: Limits,
         answer: Callable[[HttpConnection, UsualHead, bytes], None],
     ) -> None:
-        self._make = make
+        self._load = load
+        self._waiting: list[HttpConnection] = []
+        self.make: Make | None = None
         self.limits = limits
         self.answer = answer
         self._held = 0  # bytes of usual requests that have come in part
@@ -60,7 +64,19 @@ class Connections:
 
     def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection."""
-        return HttpConnection(self._make(), self)
+        return HttpConnection(self)
+
+    def await_unusual(self, connection: HttpConnection) -> None:
+        """Hand a connection over once there is a protocol for it."""
+        self._waiting.append(connection)
+        self._load()
+
+    def begin_unusual(self, make: Make) -> None:
+        """Make the protocols of connections with other requests so from now on."""
+        self.make = make
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.hand_over(make)
 
     def admit(self, connection: HttpConnection, transport: asyncio.Transport) -> None:
         """Keep a connection, or end it with a sentence where there are too many."""
@@ -124,14 +140,14 @@ class _Usual:
 
 
 class HttpConnection(asyncio.Protocol):
-    """Hand everything on to the protocol that reads requests, within time.
+    """Read usual requests, and hand everything on to another protocol from the first other one on, within time.
 
     A head must be complete `limits.read_seconds` after its first byte (the first one: after the connection was made).
     While a request is `busy`, its handler keeps the time.
     """
 
-    def __init__(self, inner: asyncio.Protocol, connections: Connections) -> None:
-        self._inner = inner
+    def __init__(self, connections: Connections) -> None:
+        self._inner: asyncio.Protocol | None = None
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +164,6 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)
         self.address = address_of(transport)
-        self._inner.connection_made(transport)
         self._connections.admit(self, self._transport)
         self._wait(self._connections.limits.read_seconds, idle=False)
 
@@ -159,17 +174,44 @@ class HttpConnection(asyncio.Protocol):
             self._connections.forget(self._transport)
         for account in self.accounts:
             account.leave_connection()
-        self._inner.connection_lost(exc)
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._is_refused:
             return
-        if self._usual is not None:
-            if self._read_usual(self._usual, data):
-                self._connections.count(self._usual)
-                return
-            data = bytes(self._usual.received)
-            self._leave_usual()
+        usual = self._usual
+        if usual is None:
+            self._pass_on(data)
+        elif self._read_usual(usual, data):
+            self._connections.count(usual)
+        elif self._connections.make is not None:
+            self.hand_over(self._connections.make)
+        else:
+            self._connections.count(usual)
+            usual.is_open = True  # what comes meanwhile waits
+            self._pause(usual)
+            self._connections.await_unusual(self)
+
+    def hand_over(self, make: Make) -> None:
+        """Let another protocol read what has come, and all that will."""
+        usual, transport = self._usual, self._transport
+        if usual is None or transport is None or transport.is_closing():
+            return
+        data = bytes(usual.received)
+        self._leave_usual()
+        self._inner = make()
+        self._inner.connection_made(transport)
+        if usual.is_full:
+            self._inner.pause_writing()
+        if usual.is_paused:
+            transport.resume_reading()
+        self._pass_on(data)
+        if usual.is_ended and not self._inner.eof_received():
+            transport.close()
+
+    def _pass_on(self, data: bytes) -> None:
+        assert self._inner is not None
         if not data:
             return
         if self._idle and self._head_bytes is not None:
@@ -185,9 +227,8 @@ class HttpConnection(asyncio.Protocol):
         received += data
         if usual.is_open or usual.is_full:  # what comes waits, also where there is no room: it is for who answers now
             is_much = len(received) > BODY_BYTES or not self._connections.has_room(usual)
-            if is_much and not usual.is_paused and self._transport is not None:
-                self._transport.pause_reading()
-                usual.is_paused = True
+            if is_much:
+                self._pause(usual)
             return True
         if not self._connections.has_room(usual):
             return False
@@ -214,6 +255,11 @@ class HttpConnection(asyncio.Protocol):
         self.begin()
         self._connections.answer(self, head, body)
         return True
+
+    def _pause(self, usual: _Usual) -> None:
+        if not usual.is_paused and self._transport is not None:
+            self._transport.pause_reading()
+            usual.is_paused = True
 
     def _leave_usual(self) -> None:
         if self._usual is not None:
@@ -271,18 +317,20 @@ class HttpConnection(asyncio.Protocol):
         if self._usual is not None and self._usual.is_open:
             self._usual.is_ended = True
             return True  # its answer has yet to leave
-        return self._inner.eof_received()
+        return None if self._inner is None else self._inner.eof_received()
 
     def pause_writing(self) -> None:  # noqa: D102
         if self._usual is not None:
             self._usual.is_full = True
-        self._inner.pause_writing()
+        if self._inner is not None:
+            self._inner.pause_writing()
 
     def resume_writing(self) -> None:  # noqa: D102
         if self._usual is not None and self._transport is not None:
             self._usual.is_full = False
             self._read_on(self._usual, self._transport)
-        self._inner.resume_writing()
+        if self._inner is not None:
+            self._inner.resume_writing()
 
     @property
     def transport(self) -> asyncio.Transport | None:

@@ -16,8 +16,6 @@ from polku.security.certificate_names import names_of
 from polku.security.failures import Failures
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from polku.gateway.http.connections import HttpConnection
     from polku.security.authenticator import Authenticator
 
@@ -65,14 +63,14 @@ class HttpGate:
         """Return whose requests those are that the ingestor of a source knows by their signatures."""
         return None if self._authenticator is None else self._authenticator.account_of(_SIGNED + source)
 
-    def shown(self, request: web.Request, health: Health) -> Health:
+    def shown(self, authorization: str, transport: asyncio.BaseTransport | None, health: Health) -> Health:
         """Return what of a health the client may know: all where the authenticator knows it, else no texts and, where
         there is an authenticator, no names of parts.
         """
         if self._authenticator is None:
             return health.public()
         try:
-            self._find(request.headers.get("Authorization", ""), request.transport)
+            self._find(authorization, transport)
         except InputError:
             return health._replace(components={})
         return health

@@ -1,10 +1,10 @@
-"""The usual request: a `POST /v1/events` that is read here, and needs nothing of a framework.
+"""The usual request: a `POST /v1/events`, or a question for the health, that is read here, and needs no framework.
 
 aiohttp takes twenty times as long for a request as reading and checking its event does. So a connection begins here,
 and requests that are plain are answered from here, one after the other. At the first request that is anything else -
 another path, a page of a browser, a body in chunks, `Expect`, bytes that are not ASCII, a large body - the connection
 is aiohttp's, with all bytes of that request, for as long as it is open: nothing is read by two parsers, and what is
-malformed is refused by aiohttp's.
+malformed is refused by aiohttp's. A gateway that nobody asks such a thing never loads aiohttp.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 from polku.gateway.http.content import Head
 
-START = b"POST /v1/events"
+EVENTS = "/v1/events"
+_STARTS = (b"POST /v1/events", b"GET /health")
 HEAD_BYTES = 8_190  # of a whole head, as aiohttp's of one line
 BODY_BYTES = 256 * 1024
 _KNOWN_HEADS = 256
 _LENGTH_DIGITS = 9
-_LINE = re.compile(rb"POST (/v1/events)(?:\?([A-Za-z0-9_.=&:/@~-]*))? HTTP/1\.1")
+_POST = re.compile(rb"POST (/v1/events)(?:\?([A-Za-z0-9_.=&:/@~-]*))? HTTP/1\.1")
+_GET = re.compile(rb"GET (/health(?:/live|/ready)?)(?:\?(strict))? HTTP/1\.1")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
 _UNUSUAL = frozenset(
     (
@@ -45,6 +47,8 @@ class UsualHead(NamedTuple):
     encoding: str
     """The `Content-Encoding`."""
     authorization: str
+    closes: bool
+    """Whether the connection ends with the answer."""
 
 
 class UsualHeads:
@@ -65,19 +69,21 @@ class UsualHeads:
 
 def may_be_usual(begin: bytes | bytearray) -> bool:
     """Return whether what has come of a head may become one of a usual request."""
-    return len(begin) <= HEAD_BYTES and (begin.startswith(START) or START.startswith(begin))
+    return len(begin) <= HEAD_BYTES and any(begin.startswith(one) or one.startswith(begin) for one in _STARTS)
 
 
 def _read(content: bytes) -> UsualHead | None:
     first, *lines = content[:-4].split(b"\r\n")
-    request = _LINE.fullmatch(first)
+    post = _POST.fullmatch(first)
+    request = post or _GET.fullmatch(first)
     fields = _fields(lines)
     if request is None or fields is None or "host" not in fields or not _UNUSUAL.isdisjoint(fields):
         return None
-    length = fields.get("content-length", "")
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > BODY_BYTES:
+    length = fields.get("content-length", "" if post else "0")
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > (BODY_BYTES if post else 0):
         return None
-    if fields.get("connection", "keep-alive").lower() != "keep-alive" or fields.get("user-agent", "")[:8] == "Mozilla/":
+    connection = fields.get("connection", "keep-alive").lower()
+    if connection not in ("keep-alive", "close") or fields.get("user-agent", "")[:8] == "Mozilla/":
         return None
     query = (request[2] or b"").decode()
     parameters: dict[str, str] = {}
@@ -87,7 +93,9 @@ def _read(content: bytes) -> UsualHead | None:
     source = parameters.get("source") or fields.get("x-polku-source", "")
     cluster = parameters.get("cluster") or fields.get("x-polku-cluster", "")
     head = Head(fields, source, cluster, request[1].decode(), query)
-    return UsualHead(head, int(length), fields.get("content-encoding", ""), fields.get("authorization", ""))
+    return UsualHead(
+        head, int(length), fields.get("content-encoding", ""), fields.get("authorization", ""), connection == "close"
+    )
 
 
 def _fields(lines: list[bytes]) -> Mapping[str, str] | None:
