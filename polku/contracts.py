@@ -376,33 +376,3 @@ class Overlapping(Step, Protocol):
     def shape(self) -> CallShape:
         """Return a snapshot; from any thread."""
         ...
-
-
-class CandidateDifference(NamedTuple):
-    """One event of which new middleware made something else: its id, a key of `counts`, what differs, and when."""
-
-    event_id: str
-    result: str
-    text: str
-    time_ns: int
-
-
-class CandidateCounts(NamedTuple):
-    """What new middleware does next to the one in use.
-
-    In `mode` `shadow` it works on copies of a share of the events, and `counts` has the events by what it made of them:
-    `same`, `different`, `dropped` (by one of the two alone), `failed`, and `skipped` (it was busy). In mode `canary` it
-    gets the share itself, and `counts` has the events that went to either side, and what was dropped and refused there:
-    `old`, `old_dropped`, `old_refused`, `new`, `new_dropped` and `new_refused`. `latest` are differences, the latest
-    first; `seconds` is how long a shadow has been at work on what it works on now; `fault` says why it does not work.
-    """
-
-    mode: str
-    middleware: str
-    candidate: str
-    share: float
-    key: str
-    counts: Mapping[str, int]
-    latest: Sequence[CandidateDifference] = ()
-    seconds: float = 0.0
-    fault: str = ""

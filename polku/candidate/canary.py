@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from polku.batch.lineage import origins
 from polku.candidate.around import Around
 from polku.candidate.configuration import WithCandidate, key_name
-from polku.contracts import CallShape, CandidateCounts, CandidateDifference, Outcome, Step
+from polku.contracts import CallShape, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each
 from polku.middleware.per_event import died, placed
+from polku.stage.statistics import CandidateCounts, CandidateDifference
 from polku.usercode import is_ours
 
 

@@ -10,9 +10,10 @@ from polku.candidate.around import Around
 from polku.candidate.comparison import made_of
 from polku.candidate.configuration import WithCandidate, key_name
 from polku.candidate.thread import ShadowThread
-from polku.contracts import CallShape, CandidateCounts, Outcome, Overlapping, Step
+from polku.contracts import CallShape, Outcome, Overlapping, Step
 from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, close_each
+from polku.stage.statistics import CandidateCounts
 
 
 class _Sample(NamedTuple):

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 from polku.aio import loop_thread
 from polku.candidate.comparison import Made, Result, compare, made_of
 from polku.clock import Clock
-from polku.contracts import CandidateDifference, Outcome
+from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
 from polku.hooks import CLOSE_SECONDS, call_hook, start_hook
 from polku.log import RepeatedLog
+from polku.stage.statistics import CandidateDifference
 from polku.text import as_id, line, named
 from polku.usercode import contained
 

@@ -46,12 +46,13 @@ from polku.monitoring.statistics import (
 )
 from polku.plan import Plan
 from polku.recent_errors import SeenError
+from polku.stage.statistics import CandidateCounts
 from polku.stage.statistics import StageStatistics as StageCounts
 from polku.text import line
 from polku.version import __version__
 
 if TYPE_CHECKING:
-    from polku.contracts import CallShape, CandidateCounts, SourceState
+    from polku.contracts import CallShape, SourceState
     from polku.external.client import PluginState
     from polku.runtime.lane import LaneStatistics as LaneCounts
     from polku.runtime.reloads import Reloads

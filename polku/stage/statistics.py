@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from polku.batch.fates import Attribution
 from polku.batch.receipt import Counts
 from polku.busy import Busy, WorkTime
 from polku.clock import Clock
-from polku.contracts import CallShape, CandidateCounts, Outcome, Step
+from polku.contracts import CallShape, Outcome, Step
 from polku.dead_letters import DeadLetterStatistics
 from polku.event.v1.event_pb2 import Event
 from polku.histogram import Distribution, Histogram
 from polku.link.link import LinkStatistics
 from polku.recent_errors import RecentErrors, SeenError
+
+
+class CandidateDifference(NamedTuple):
+    """One event of which new middleware made something else: its id, a key of `counts`, what differs, and when."""
+
+    event_id: str
+    result: str
+    text: str
+    time_ns: int
+
+
+class CandidateCounts(NamedTuple):
+    """What new middleware does next to the one in use.
+
+    In `mode` `shadow` it works on copies of a share of the events, and `counts` has the events by what it made of them:
+    `same`, `different`, `dropped` (by one of the two alone), `failed`, and `skipped` (it was busy). In mode `canary` it
+    gets the share itself, and `counts` has the events that went to either side, and what was dropped and refused there:
+    `old`, `old_dropped`, `old_refused`, `new`, `new_dropped` and `new_refused`. `latest` are differences, the latest
+    first; `seconds` is how long a shadow has been at work on what it works on now; `fault` says why it does not work.
+    """
+
+    mode: str
+    middleware: str
+    candidate: str
+    share: float
+    key: str
+    counts: Mapping[str, int]
+    latest: Sequence[CandidateDifference] = ()
+    seconds: float = 0.0
+    fault: str = ""
 
 
 class StageStatistics(NamedTuple):

@@ -81,7 +81,11 @@ def test_every_metric_is_there_and_moves(runtime: str, tmp_path: Path, request: 
     names = {written_name(metric) for metric in METRICS if metric.kind != "histogram"}
     names |= {f"{metric.name}_count" for metric in METRICS if metric.kind == "histogram"}
     with eventful(str(tmp_path / "journal.db")).start(runtime=runtime) as pipeline:
-        before = values(pipeline.statistics())
+        limit = time.monotonic() + 30
+        while not (start := pipeline.statistics()).ready:  # as it is not while a busy machine keeps it waiting
+            assert time.monotonic() < limit, start.not_ready
+            time.sleep(0.05)
+        before = values(start)
         happen(pipeline)
         pipeline.note_reload()
         limit = time.monotonic() + 30

@@ -14,8 +14,6 @@ CORE = ("batch", "link", "stage", "buffer", "gateway")
 
 LONG = {
     "polku/hub.py": "the manual of what users call: two thirds are docstrings",
-    "polku/contracts.py": "every extension point and every attribute that components may carry, in one table",
-    "polku/monitoring/metrics.py": "one table: a metric is four lines",
     "polku/monitoring/statistics.py": "one tree: what each part tells, with the meaning of each field",
 }
 LARGE = {
