@@ -223,7 +223,7 @@ class SupervisorShell:
                     self._complaints.note(watch.health(processed), lambda: self._facts.plan, pids)
                     await self._hand_on()
             self._tasks.works(_WATCH)
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(self._complaints.until_next(_INTERVAL))
 
     async def _hand_on(self) -> None:
         """Hand the metrics to Ray's own where the environment asks for that."""

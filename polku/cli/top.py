@@ -28,7 +28,8 @@ class Row(NamedTuple):
 
     `bytes` are the size of what the ingest and the buffer took in, and of what an emitter was given.
 
-    `dropped` are events that an emitter's rule for a full share of the buffer dropped.
+    `dropped` are events that an emitter's rule for a full share of the buffer dropped. `holds_up` says why the part
+    holds up what comes in; `advice` is what is to be done where something is wrong, and `command` what to type.
 
     `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
     that is the part's alone. What a part does not have is None.
@@ -49,6 +50,9 @@ class Row(NamedTuple):
     circuit: str | None = None
     bytes: int | None = None
     dropped: int | None = None
+    holds_up: str = ""
+    advice: str = ""
+    command: str = ""
 
 
 class Order(Enum):
@@ -313,7 +317,8 @@ def _stage(name: str, stage: dict[str, Any]) -> Row:
 def _with_process(tree: dict[str, Any], row: Row) -> Row:
     """Return a row with how its part is, and what its process takes."""
     health = tree["parts"].get(row.part, {"healthy": True, "message": "ok"})
-    row = row._replace(well=health["healthy"], state=health["message"])
+    told = {name: health.get(name, "") for name in ("holds_up", "advice", "command")}
+    row = row._replace(well=health["healthy"], state=health["message"], **told)
     if (process := tree["processes"].get(row.part)) is None:
         return row
     return row._replace(**{name: process[name] for name in ("restarts", "cpu_seconds", "memory_bytes")})

@@ -222,7 +222,8 @@ def _log(letter: DeadLetter) -> None:
     about = {"event_id": event_id, "trace_id": _trace_id(letter.event)}
     if letter.emitter:
         about["component"] = f"emitter:{letter.emitter}"
-    _REPEATED.warning(kind, "dead letter%s: event %s: %s: %s", where, event_id, letter.code, letter.reason, **about)
+    text = "dead letter%s: event %s: %s: %s; see `polku dlq list`"
+    _REPEATED.warning(kind, text, where, event_id, letter.code, letter.reason, **about)
     if letter.detail:
         _REPEATED.info((*kind, "detail"), "%s", letter.detail, **about)
 

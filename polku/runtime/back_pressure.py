@@ -11,7 +11,7 @@ from polku.log import RepeatedLog
 from polku.runtime.unwell import Remedy
 
 _LOG = logging.getLogger(__name__)
-_BEGIN_SECONDS = 2.0  # at every look, until a part that holds others up is named: a full share may be one that moves
+_BEGIN_SECONDS = 0.9  # at every look, until a part that holds others up is named: a full share may be one that moves
 _END_SECONDS = 5.0  # at no look, until that counts as over
 
 
@@ -23,11 +23,15 @@ class _Hold:
 
 
 class BackPressure:
-    """Follow which parts hold up others, from looks about once a second; lines that repeat are counted instead."""
+    """Follow which parts hold up others, from looks about once a second, or sooner while one `is_waiting`.
+
+    Lines that repeat are counted instead. `is_waiting` says whether another look may make it say something.
+    """
 
     def __init__(self, log: RepeatedLog | None = None) -> None:
         self._log = log or RepeatedLog(_LOG)
         self._holds: dict[str, _Hold] = {}
+        self.is_waiting = False
 
     def look(self, holds: Mapping[str, str], now: float | None = None, remedy: Remedy | None = None) -> None:
         """Take note of who holds up others now, by name, and why; `now` is in seconds of a monotonic clock."""
@@ -36,6 +40,7 @@ class BackPressure:
             self._see(name, why, now, remedy)
         for name in self._holds.keys() - holds.keys():
             self._miss(name, now)
+        self.is_waiting = any(not self._holds[name].is_named for name in holds)
 
     def _see(self, name: str, why: str, now: float, remedy: Remedy | None) -> None:
         hold = self._holds.setdefault(name, _Hold(now, now))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from polku.monitoring.statistics import PlanStatistics
 
 
+_SOON_SECONDS = 0.3  # while something is about to be said
+
+
 class Complaints:
     """Follow the health of a pipeline, from looks about once a second."""
 
@@ -21,6 +24,11 @@ class Complaints:
         self._pressure = BackPressure()
         self._unwell = UnwellParts()
         self._dropping = Dropping()
+
+    def until_next(self, seconds: float) -> float:
+        """Return after how many seconds the next look is, of about `seconds` where nothing is about to be said."""
+        is_waiting = self._pressure.is_waiting or self._unwell.is_waiting
+        return min(seconds, _SOON_SECONDS) if is_waiting else seconds
 
     def note(self, health: Health, plan: Callable[[], PlanStatistics], pids: Mapping[str, int]) -> None:
         """Say what begins to be wrong, with what helps a part of the `plan`, which is made then; and what ends."""

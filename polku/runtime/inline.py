@@ -262,7 +262,7 @@ class InlineRuntime:
 
     def _watch(self) -> None:
         """Look how the parts are until the pipeline ends; in a thread, as user code may block the event loop."""
-        while not self._ended.wait(_LOOK_SECONDS):
+        while not self._ended.wait(self._complaints.until_next(_LOOK_SECONDS)):
             try:
                 if self._pulse is not None:
                     self._pulse.stuck()  # asks for a turn, so that who asks for the health later learns since when

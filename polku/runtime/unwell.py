@@ -14,7 +14,7 @@ Remedy = Callable[[str, str, str], str]
 """Return what helps a part, by its name, what is wrong with it, and why it holds up others."""
 
 _LOG = logging.getLogger(__name__)
-_BEGIN_SECONDS = 0.9  # at every look, until it is said: at the second of two looks in a row
+_BEGIN_SECONDS = 0.25  # at every look, until it is said: at the second of two looks in a row
 _END_SECONDS = 2.0  # at no look, until it counts as well again
 _SAYS_SO = ("reload",)  # parts whose trouble is in the log already
 
@@ -27,14 +27,16 @@ class _Illness:
 
 
 class UnwellParts:
-    """Follow how the parts are, from looks about once a second; lines that repeat are counted instead.
+    """Follow how the parts are, from looks about once a second, or sooner while one `is_waiting`.
 
-    Of those that hold up others `BackPressure` tells.
+    Lines that repeat are counted instead. Of parts that hold up others `BackPressure` tells. `is_waiting` says whether
+    another look may make it say something.
     """
 
     def __init__(self, log: RepeatedLog | None = None) -> None:
         self._log = log or RepeatedLog(_LOG)
         self._unwell: dict[str, _Illness] = {}
+        self.is_waiting = False
 
     def look(self, health: Health, remedy: Remedy, now: float | None = None) -> None:
         """Take note of how the parts are now; `now` is in seconds of a monotonic clock."""
@@ -44,6 +46,7 @@ class UnwellParts:
             self._see(name, text, remedy, now, is_told=name in health.holds)
         for name in self._unwell.keys() - unwell.keys():
             self._miss(name, now)
+        self.is_waiting = any(not self._unwell[name].is_said and name not in health.holds for name in unwell)
 
     def _see(self, name: str, text: str, remedy: Remedy, now: float, *, is_told: bool) -> None:
         illness = self._unwell.setdefault(name, _Illness(now, now))

@@ -161,7 +161,7 @@ async def test_ten_thousand_dead_letters_do_not_write_more_log_than_they_are(cap
     await kept
     assert letters.statistics().total == 10_000
     said = [message for message in caplog.messages if "warehouse-of-this-test" in message]
-    assert said == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table"]
+    assert said == ["dead letter for warehouse-of-this-test: event 0: UNDELIVERED: no such table; see `polku dlq list`"]
 
 
 # Where lines are written without a `RepeatedLog`, and why they do not repeat.

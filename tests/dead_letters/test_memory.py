@@ -32,7 +32,7 @@ def test_ids_that_clients_chose_cannot_forge_lines_of_the_log(caplog: pytest.Log
     bury(letters, "forged", Code.UNDELIVERED, "x\n2026-01-01 ERROR all is lost\x1b[2J")
     (record,) = caplog.records
     assert record.getMessage() == (
-        "dead letter for forged: event x\\n2026-01-01 ERROR all is lost\\x1b[2J: UNDELIVERED: why"
+        "dead letter for forged: event x\\n2026-01-01 ERROR all is lost\\x1b[2J: UNDELIVERED: why; see `polku dlq list`"
     )
 
 

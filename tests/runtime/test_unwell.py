@@ -11,7 +11,9 @@ import pytest
 from polku import Batch, Breaker, Hub, Resilience, Retry, RetryableError, new_event
 from polku.health import Health
 from polku.log import RepeatedLog
+from polku.monitoring.picture import describe
 from polku.runtime import inline
+from polku.runtime.complaints import Complaints
 from polku.runtime.unwell import UnwellParts
 
 
@@ -76,3 +78,18 @@ def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> None:
     while not any(text in message for message in caplog.messages):
         assert time.monotonic() < limit, caplog.messages
         time.sleep(0.02)
+
+
+def test_the_next_look_is_sooner_while_something_is_about_to_be_said() -> None:
+    complaints = Complaints()
+
+    def looked(health: Health) -> float:
+        complaints.note(health, lambda: describe(Hub(runtime="inline").emitter(print).plan("inline")), {})
+        return complaints.until_next(1.0)
+
+    unwell = Health(False, {"emitter:a": (False, "away")}, 0)
+    full = Health(True, {"emitter:a": (True, "ok")}, 0, holds={"emitter:a": "its share is full"})
+    assert looked(Health(True, {"emitter:a": (True, "ok")}, 0)) == 1.0
+    assert looked(unwell) < 0.5
+    assert looked(full) < 0.5
+    assert complaints.until_next(0.1) == 0.1
