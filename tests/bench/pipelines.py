@@ -26,6 +26,17 @@ def take_50_us(event: Any) -> None:
         pass
 
 
+class SlowById:
+    """Take 50 µs for an event, and be divided by ids."""
+
+    state_key = "id"
+
+    def process(self, events: list[Any]) -> list[Any]:
+        for event in events:
+            take_50_us(event)
+        return events
+
+
 def _hub() -> Hub:
     return Hub(name="bench").middleware(Filter(is_about_users)).middleware(Transform(mark))
 
@@ -63,3 +74,7 @@ slow = Hub(name="bench").middleware(take_50_us).emitter(GrpcEmitter(SINK))
 slow_replicas = Hub(name="bench").middleware(take_50_us, replicas=2).emitter(GrpcEmitter(SINK))
 slow_chained = Hub(name="bench").chain().middleware(take_50_us).emitter(GrpcEmitter(SINK))
 slow_lanes = Hub(name="bench").chain().lanes(2).middleware(take_50_us).emitter(GrpcEmitter(SINK))
+seen_lanes = Hub(name="bench").chain().lanes(2).middleware(Deduplicator()).emitter(GrpcEmitter(SINK))
+seen_partitions = Hub(name="bench").chain().lanes(2).middleware(Deduplicator(), partitions=2).emitter(GrpcEmitter(SINK))
+slow_by_id = Hub(name="bench").chain().lanes(2).middleware(SlowById()).emitter(GrpcEmitter(SINK))
+slow_partitions = Hub(name="bench").chain().lanes(2).middleware(SlowById(), partitions=2).emitter(GrpcEmitter(SINK))

@@ -70,7 +70,7 @@ def test_the_choice_is_the_same_for_ever() -> None:
     assert [slot_of(key) for key in texts] == [0, 4005, 526, 2384, 2721, 2857]
     others: list[Hashable] = [b"a", 1, -1, 0.5, None, ("s", "t"), frozenset("ab"), Colour.RED]
     assert [slot_of(key) for key in others] == [4005, 182, 567, 3352, 0, 2447, 1996, 3801]
-    assert sha256(b"".join(map(owners, range(1, MOST_PARTS + 1)))).hexdigest()[:16] == "cee37d2ed0cd713f"
+    assert sha256(b"".join(map(owners, (1, 2, 3, 8, 64, MOST_PARTS)))).hexdigest()[:16] == "c4e0128a3b8cdde4"
 
 
 def test_another_process_chooses_alike() -> None:
