@@ -1,6 +1,6 @@
 """Events over HTTP, and what a bare server does that decodes the same JSON and keeps nothing.
 
-    python -m tests.bench.http --rounds 5
+    python -m tests.bench.http_door --rounds 5
 
 Client and server are processes of their own. The bare server is an asyncio Protocol on uvloop that looks for the end of
 the head and for `content-length`, decodes the body with msgspec and lists the ids; the pipeline checks, fills in,
@@ -219,13 +219,14 @@ class Measured(NamedTuple):
 def measure(kind: str, row: Row, events: int) -> Measured:
     """Measure a server: `bare` or `pipeline`."""
     requests = max(row.connections * 4, events // row.events)
-    with Child(kind, "tests.bench.http", {"do": kind}) as server:
+    with Child(kind, "tests.bench.http_door", {"do": kind}) as server:
         port = server.read()["port"]
-        with Child("client", "tests.bench.http", {"do": "send", "row": row, "port": port, "requests": 200}) as warm:
+        order = {"do": "send", "row": row, "port": port, "requests": 200}
+        with Child("client", "tests.bench.http_door", order) as warm:
             warm.read()
         before = server.ask("usage")["cpu"]
         with Child(
-            "client", "tests.bench.http", {"do": "send", "row": row, "port": port, "requests": requests}
+            "client", "tests.bench.http_door", {"do": "send", "row": row, "port": port, "requests": requests}
         ) as load:
             told = load.read()
         used = server.ask("usage")["cpu"] - before
@@ -256,7 +257,7 @@ def _tell(fields: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.http", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.http_door", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--share", type=float, default=1.0, help="of the requests of each row")
     options = parser.parse_args()
