@@ -74,14 +74,14 @@ class Partner:
 
 
 def seldom(folder: Path) -> Hub:
-    """Return the hub; it keeps one dead letter."""
+    """Return the hub; it keeps one dead letter, and its buffer is full with one event."""
     signs = Signs(folder)
     return (
         Hub()
         .source(Source(signs))
         .middleware(Transform(Work(signs)))
         .middleware(Aggregator(2, within=60))
-        .buffer_strategy(BufferStrategy.durable(str(folder / "journal.db")))
+        .buffer_strategy(BufferStrategy.durable(str(folder / "journal.db"), capacity=1))
         .dead_letters(str(folder / "dead.db"), max_events=1)
         .emitter(Partner(signs))
     )
@@ -96,7 +96,7 @@ def happenings(pipeline: Pipeline, folder: Path) -> Iterator[set[str]]:
         signs.give("stage")
         yield {"polku_stage_held_events"}
         answers.append(pool.submit(sender.send, new_event("order", source="shop")))
-        yield {"polku_outlet_in_flight_events"}
+        yield {"polku_outlet_in_flight_events", "polku_ready"}
         signs.give("partner")
         for _ in range(2):
             answers.append(pool.submit(sender.send, new_event("order", source="shop")))
