@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from polku.aio.slices import few_in_turns
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Refusal, located
 from polku.busy import Busy, WorkTime
@@ -114,9 +115,9 @@ class Delivery:
             finally:
                 self._busy.end()
                 self._in_flight -= 1
-        refusals = [
-            Refusal(f.event_id, self._code(f), f.reason, f.attempts, f.position, detail=f.detail) for f in failures
-        ]
+        refusals: list[Refusal] = []
+        async for some in few_in_turns(failures):
+            refusals += map(self._refusal, some)
         refused = located(refusals, batch)
         self._failed += sum(refusal.code is Code.UNDELIVERED for refusal in refused)
         self._confirmed += len(batch) - len(refused)
@@ -136,6 +137,10 @@ class Delivery:
         release = getattr(self._emitter, "release_calls", None)
         if callable(release):
             release()
+
+    def _refusal(self, failed: Failure) -> Refusal:
+        code = self._code(failed)
+        return Refusal(failed.event_id, code, failed.reason, failed.attempts, failed.position, detail=failed.detail)
 
     def _code(self, failure: Failure) -> Code:
         return Code.UNAVAILABLE if self._is_released and failure.retryable else Code.UNDELIVERED

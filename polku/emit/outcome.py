@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 
+from polku.aio.slices import few_in_turns
 from polku.batch.batch import Batch
 from polku.checks import shorten
 from polku.contracts import Failure
@@ -34,6 +35,15 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
         return failures
     ids = batch.ids
     known = set(ids)
+    printable: list[Failure] = []
+    async for some in few_in_turns(failures):
+        _check(some, ids, known)
+        printable += map(_printable, some)
+    return printable
+
+
+def _check(failures: Sequence[object], ids: Sequence[str], known: Set[str]) -> None:
+    """Raise `WrongAnswerError` where one is no failure of an event of the batch."""
     for failure in failures:
         if not isinstance(failure, Failure):
             raise WrongAnswerError(
@@ -48,9 +58,11 @@ async def read_outcome(result: object, batch: Batch) -> list[Failure]:
             raise WrongAnswerError(
                 f"the emitter returned a Failure for {shorten(failure.event_id)} at {place}, which is another"
             )
-    return [_printable(failure) for failure in failures]
 
 
 def _printable(failure: Failure) -> Failure:
     detail = block(redacted(block(failure.detail, 2 * BLOCK), 4 * BLOCK)) if failure.detail else ""
-    return failure._replace(reason=line(redacted(failure.reason)), detail=detail)
+    reason = line(redacted(failure.reason))
+    if reason == failure.reason and detail == failure.detail:
+        return failure
+    return failure._replace(reason=reason, detail=detail)

@@ -148,7 +148,8 @@ def place(failures: Sequence[Failure], ids: Sequence[str], positions: Sequence[i
     placed: list[Failure] = []
     for failure in failures:
         if failure.position >= 0:
-            placed.append(failure._replace(position=positions[failure.position]))
+            where = positions[failure.position]
+            placed.append(failure if where == failure.position else failure._replace(position=where))
         else:
             pairs = zip(ids, positions, strict=True)
             placed += [failure._replace(position=where) for event_id, where in pairs if event_id == failure.event_id]

@@ -7,32 +7,42 @@ not name count as failed and are tried again. So a plugin that miscounts deliver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
+from polku.aio.slices import few
 from polku.contracts import Failure
 from polku.v1.plugin_pb2 import EmitError, EmitResponse
 
 
-def read_failures(ids: Sequence[str], response: EmitResponse) -> list[Failure]:
-    """Return a failure for each event of the request that the answer does not confirm."""
-    errors = {error.event_id: error for error in response.errors}
-    named = {*response.failed_event_ids, *errors}
-    if not named and response.success_count == len(ids):
+def reading_failures(ids: Sequence[str], response: EmitResponse) -> Generator[None, None, list[Failure]]:
+    """Return a failure for each event of the request that the answer does not confirm; yields now and then."""
+    if not response.failed_event_ids and not response.errors and response.success_count == len(ids):
         return []
+    errors: dict[str, EmitError] = {}
+    for some in few(response.errors):
+        errors.update((error.event_id, error) for error in some)
+        yield
+    named = {*response.failed_event_ids, *errors}
     known = named.intersection(ids)
     doubt = _doubt(ids, known, named, response.success_count)
-    places = [(place, event_id) for place, event_id in enumerate(ids) if event_id in known]
-    failures = [_failure(event_id, errors.get(event_id))._replace(position=place) for place, event_id in places]
-    if doubt:
-        others = [(place, event_id) for place, event_id in enumerate(ids) if event_id not in known]
-        failures += [Failure(event_id, doubt, position=place) for place, event_id in others]
-    return failures
+    yield
+    failures: list[Failure] = []
+    unnamed: list[Failure] = []
+    for places in few(range(len(ids))):
+        for place in places:
+            event_id = ids[place]
+            if event_id in known:
+                failures.append(_failure(event_id, errors.get(event_id), place))
+            elif doubt:
+                unnamed.append(Failure(event_id, doubt, position=place))
+        yield
+    return failures + unnamed
 
 
-def _failure(event_id: str, error: EmitError | None) -> Failure:
+def _failure(event_id: str, error: EmitError | None, place: int) -> Failure:
     if error is None:
-        return Failure(event_id, "the plugin named it as failed, without an EmitError")
-    return Failure(event_id, error.message or "the plugin gave no reason", error.retryable)
+        return Failure(event_id, "the plugin named it as failed, without an EmitError", position=place)
+    return Failure(event_id, error.message or "the plugin gave no reason", error.retryable, position=place)
 
 
 def _doubt(ids: Sequence[str], known: set[str], named: set[str], success_count: int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.message import DecodeError
 
+from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
 from polku.contracts import Failure
 from polku.emit.grpc.size import read_excess
@@ -19,7 +20,7 @@ from polku.emit.parts import BatchPart, FaultyPartError, LateError, RefusedPartE
 from polku.emit.suspects import Suspects
 from polku.errors import EmitError, MisconfiguredError, RetryableError
 from polku.external.client import CallError, PluginClient, PluginState
-from polku.external.emit_response import read_failures
+from polku.external.emit_response import reading_failures
 from polku.external.info_checks import emitter_fault
 from polku.text import line, said
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
@@ -111,7 +112,7 @@ class PluginEmitter:
         except DecodeError as error:
             text = f"plugin at {self._config.address}: Emit: the answer is no EmitResponse ({error})"
             raise RetryableError(text) from None
-        return read_failures(part.ids, response)
+        return await in_slices(reading_failures(part.ids, response))
 
     def _error(self, error: CallError, size: int) -> EmitError:
         excess = read_excess(error.text) if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED else None

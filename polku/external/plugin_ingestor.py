@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import grpc
@@ -56,8 +57,8 @@ class PluginIngestor:
         """Close the connection."""
         await self._client.close()
 
-    async def ingest(self, data: bytes, context: IngestContext) -> list[Event | RecordError]:
-        """Return the plugin's events and errors; raises `InputError` where the whole of `data` is refused."""
+    async def ingest(self, data: bytes, context: IngestContext) -> Iterable[Event | RecordError]:
+        """Return the plugin's events and errors, made as they are read; raises `InputError` where `data` is refused."""
         source, cluster, form = context[:3]
         request = IngestRequest(source=source, cluster=cluster, format=form, data=data).SerializeToString()
         try:
@@ -71,26 +72,26 @@ class PluginIngestor:
         """Return how the plugin is."""
         return self._client.state()
 
-    def _read(self, answer: bytes) -> list[Event | RecordError]:
+    def _read(self, answer: bytes) -> Iterable[Event | RecordError]:
         try:
             response = IngestResponse.FromString(answer)
         except DecodeError as error:
             text = f"Ingest: the answer is no IngestResponse ({error})"
             raise self._client.fault(grpc.StatusCode.INTERNAL, text) from None
-        return [*self._allowed(response.events), *map(_record_error, response.errors)]
+        return chain(self._allowed(response.events), map(_record_error, response.errors))
 
     def _allowed(self, events: Iterable[Event]) -> Iterable[Event | RecordError]:
         account = self._account
         if account is None or account.sources.take_all:
             return events
-        return [
+        return (
             event
             if not event.source or account.sources.fit(event.source)
             else RecordError(
                 account.origin_fault("source", event.source), event_id=event.id, code=Code.PERMISSION_DENIED
             )
             for event in events
-        ]
+        )
 
     def _refuse(self, error: CallError, source: str) -> InputError:
         code = _CODES.get(error.status, Code.INGESTOR_ERROR)

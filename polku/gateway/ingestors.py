@@ -142,6 +142,8 @@ class Ingestors:
             slices: Any = getattr(ingestor, "ingest_in_slices", None) if takes_turns else None
             result = ingestor.ingest(data, context) if slices is None else slices(data, context)
             records = await result if inspect.isawaitable(result) else result
+            # What is lazy may go on with what the ingestor keeps; others may read between the records of a list.
+            takes_turns |= inspect.isawaitable(result) or (in_turns and isinstance(records, (list, tuple)))
             events: list[Event] = []
             refused: list[Refusal] = []
             for _ in _sort(records, self._limits.batch_events, events, refused, pauses=slices is not None):

@@ -37,7 +37,7 @@ hub = Hub(runtime="{runtime}").ingestor(fails, source="fails").default_ingestor(
 hub.middleware(Throttle(1e9)).middleware(Deduplicator())
 """
 WATCHING = """
-import asyncio, time
+import asyncio, os, time
 run = asyncio.events.Handle._run
 
 def watched(self):
@@ -46,7 +46,7 @@ def watched(self):
     spent = time.thread_time() - began
     if spent > 0.001:
         with open({turns!r}, "a") as file:
-            file.write(f"{{spent:.4f}}\\n")
+            file.write(f"{{os.getpid()}} {{spent:.4f}}\\n")
 
 asyncio.events.Handle._run = watched
 """
@@ -55,7 +55,8 @@ asyncio.events.Handle._run = watched
 class Gateway:
     """Run `polku run` with both ports on loopback; `descriptors` is the limit of the process.
 
-    `watched`: on asyncio's own loop, with the processor time of its long turns in `turns`.
+    `watched`: on asyncio's own loop, with the processor time of its long turns in `turns`; so in all processes that it
+    starts.
     """
 
     def __init__(
@@ -75,8 +76,7 @@ class Gateway:
         self.log = folder / "log"
         self.turns = folder / "turns"
         self.turns.touch()
-        watching = WATCHING.format(turns=str(self.turns)) if watched else ""
-        (folder / "hub.py").write_text(watching + hub.format(stored=str(self.stored), runtime=runtime))
+        (folder / "hub.py").write_text(hub.format(stored=str(self.stored), runtime=runtime))
         ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", *arguments]
         command = [sys.executable, "-m", "polku", "run", str(folder / "hub.py"), "--runtime", runtime, *ports]
         if descriptors is not None:
@@ -84,10 +84,13 @@ class Gateway:
         with self.log.open("wb") as log:
             environment = {**os.environ, "POLKU_DOOR": door}
             if watched:
-                environment["POLKU_LOOP"] = "asyncio"
+                (folder / "sitecustomize.py").write_text(WATCHING.format(turns=str(self.turns)))
+                paths = os.pathsep.join([str(folder), *filter(None, [environment.get("PYTHONPATH")])])
+                environment |= {"POLKU_LOOP": "asyncio", "RAY_USE_UVLOOP": "0", "PYTHONPATH": paths}
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.grpc, self.http = self._wait()
         self._pid = self._process.pid if runtime == "inline" else listener(self.grpc)
+        assert self.longest_turn() > 0 or not watched, "nobody writes how long turns are"
 
     def _wait(self) -> tuple[str, str]:
         deadline = time.monotonic() + 60
@@ -97,6 +100,15 @@ class Gateway:
             time.sleep(0.02)
         words = text.partition("polku: ready on ")[2].split()
         return words[1], words[4]
+
+    def longest_turn(self) -> float:
+        """Return the processor seconds of the longest turn in the process that has the ports, since `forget_turns`."""
+        rows = map(str.split, self.turns.read_text().splitlines())
+        return max((float(row[1]) for row in rows if row[0] == str(self._pid)), default=0.0)
+
+    def forget_turns(self) -> None:
+        """Let the turns begin anew."""
+        self.turns.write_text("")
 
     def cpu(self) -> float:
         """Return the CPU seconds that it has used."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from polku import Breaker, Event, ExternalEmitter, Hub, Pipeline, PlanError, Resilience, Retry, new_event
-from polku.external.emit_response import read_failures
+from polku.aio.slices import at_once
+from polku.external.emit_response import reading_failures
 from polku.v1.plugin_pb2 import EmitError, EmitResponse
 from tests.external.program import Program, raw
 from tests.external.test_ingest import eventually
@@ -218,7 +219,7 @@ def test_an_emitter_of_another_name_gets_nothing_and_health_says_why(run: Callab
     ],
 )
 def test_what_an_answer_says_of_three_events(response: EmitResponse, failed: dict[str, bool]) -> None:
-    failures = read_failures(["a", "b", "c"], response)
+    failures = at_once(reading_failures(["a", "b", "c"], response))
     assert {failure.event_id: failure.retryable for failure in failures} == failed
 
 

@@ -80,7 +80,7 @@ class TlsForwarder:
                     return await _answer(reader, writer, b"502 Bad Gateway", f"{self._authority}: {line(error)}")
                 async with _closing(far_writer):
                     far_writer.write(head)
-                    sending = asyncio.ensure_future(_pump(reader, far_writer))
+                    sending = self._tasks.start("body", _send(reader, far_writer))
                     try:
                         await _pump(far_reader, writer)
                     finally:
@@ -132,6 +132,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(_CHUNK):
         writer.write(data)
         await writer.drain()
+
+
+async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what is left of a request; where the server takes no more, its answer says why."""
+    with contextlib.suppress(OSError):
+        await _pump(reader, writer)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: bytes, text: str) -> None:

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc
 
+from polku.aio.slices import at_once
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event, new_id
-from polku.external.emit_response import read_failures
+from polku.external.emit_response import reading_failures
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.introduction_checks import check_health
 from polku.testing.conformance.probe import REFUSALS, Probe, ProbeReply, judge_large, settle
@@ -63,7 +64,8 @@ class EmitterChecks:
             return fails(check, answer.error, fix)
         response: EmitResponse = answer.message
         named = {*response.failed_event_ids, *(error.event_id for error in response.errors)}
-        failures = {failure.event_id: failure for failure in read_failures([e.id for e in events], response)}
+        told = at_once(reading_failures([event.id for event in events], response))
+        failures = {failure.event_id: failure for failure in told}
         strange = named - {event.id for event in events}
         if strange or failures.keys() - named or (not events and response.success_count):
             seen = f"success_count={response.success_count}, {len(named)} failed, of {len(events)}"
