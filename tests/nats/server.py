@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import socket
 import ssl
-import subprocess
-import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +13,14 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.authority import Pair
-from tests.support.ports import free_port
+from tests.support.real_server import RealServer
 
 PROGRAM = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason="nats-server is not installed")
 T = TypeVar("T")
 
 
-class Server:
+class Server(RealServer):
     """A server on a port of its own."""
 
     def __init__(
@@ -35,8 +31,7 @@ class Server:
         authority: Path | None = None,
         pair: Pair | None = None,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="polku-nats-"))
-        self.port = free_port()
+        super().__init__("nats")
         self.url = f"nats://127.0.0.1:{self.port}"
         self._login: dict[str, Any] = {"user": user, "password": password} if user else {}
         if authority is not None and pair is not None:
@@ -48,21 +43,7 @@ class Server:
             context.load_cert_chain(pair.cert, pair.key)
             self._login["tls"] = context
         self._options = (*options, *(("--user", user, "--pass", password) if user else ()))
-        self._process: subprocess.Popen[bytes] | None = None
         self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until JetStream answers."""
-        command = [str(PROGRAM), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream"]
-        command += ["--store_dir", str(self.folder), *self._options]
-        output = (self.folder / "log").open("ab")
-        self._process = subprocess.Popen(command, stdout=output, stderr=output)
-        output.close()
-        deadline = time.monotonic() + 30
-        while not self._answers():
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
 
     def do(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Run a function of JetStream's API, from a thread without an event loop."""
@@ -78,27 +59,9 @@ class Server:
 
         return asyncio.run(run())
 
-    def kill(self) -> None:
-        """Kill it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def stop_answering(self) -> None:
-        """Have it do nothing, with its connections open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def answer_again(self) -> None:
-        """Have it go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    def close(self) -> None:
-        """Kill it, and remove what it stored."""
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _command(self) -> list[str]:
+        command = [str(PROGRAM), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream"]
+        return [*command, "--store_dir", str(self.folder), *self._options]
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
