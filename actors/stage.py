@@ -19,7 +19,7 @@ from polku.errors import ChangeError, UnavailableError
 from polku.link.link import Link, Outgoing
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import build_dead_letters, build_stage
+from polku.runtime.assembly import build_dead_letters, build_stage, partition_plan
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.holding import is_holder
@@ -178,15 +178,16 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         # What comes in was joined by the intake already; passed on one by one, batches keep their identity, by which
         # the buffer knows those that come a second time after a restart of this actor.
         bury = partial(self._dead_letters.bury, "")
-        name = f"{plan.name}/{self._part}"
+        name = f"{plan.name}/{self._stage_plan.name}"
         link = Link(name, connection.peer, window=single(self._plan), bury=bury)
         self._ways.append(_WayOut(lane, link, connection))
         return link
 
     def _next_of(self, lane: int) -> tuple[Plan, Target]:
-        """Return what comes next, and the plan with the names of its lane."""
+        """Return what comes next, and the plan with the names of its lane, or of this partition there."""
         assert self._behind is not None
-        return (self._plan.lane(lane), self._behind.in_lane(lane)) if lane else (self._plan, self._behind)
+        plan = partition_plan(self._plan.lane(lane) if lane else self._plan, self._stage_plan, self._part)
+        return plan, self._behind.in_lane(lane) if lane else self._behind
 
     async def _disconnect(self) -> None:
         for way in self._ways:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +153,11 @@ def build_partitions(
         Link(f"{plan.name}/{name}", peer, window=window, bury=bury) for name, peer in zip(names, parts, strict=True)
     ]
     return Partitions(dict(zip(names, links, strict=True)), key)
+
+
+def partition_plan(plan: Plan, stage: StagePlan, part: str) -> Plan:
+    """Return the plan with names of its own for the links of a partition: others have links to the same receivers."""
+    return replace(plan, name=f"{plan.name}/{part}") if stage.partitions > 1 else plan
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:

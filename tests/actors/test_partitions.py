@@ -13,6 +13,7 @@ import pytest
 from polku import Aggregator, Deduplicator, Event, Hub, Throttle
 from polku.errors import ChangeError
 from polku.stage.key_space import KeySpace
+from tests.actors import in_process
 from tests.actors.under_load import ARRIVED, Flood, Out, Running, running, tagging, until
 
 
@@ -228,3 +229,17 @@ async def test_an_event_on_which_the_key_raises_goes_its_way(monkeypatch: pytest
         assert list(ack.event_ids) == ["a", "bad", "b"]
         await pipeline.delivered()
     assert sum("no key" in event.metadata["polku.aggregate.error"] for event in ARRIVED["out"]) == 1
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+async def test_partitions_behind_partitions_and_replicas_behind_these(
+    lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(runtime="ray").lanes(lanes).middleware(Deduplicator(), partitions=3)
+    hub.middleware(Throttle(1e9), partitions=2).middleware(tagging("t"), replicas=2).emitter(Out("out"), name="out")
+    async with running(hub, monkeypatch) as pipeline:
+        flood = Flood(pipeline, senders=6, lanes=lanes)
+        await flood.go_on()
+        names = [link.name for actor in in_process.living() for link in actor.current.links]
+        check(await asyncio.wait_for(flood.end(), 60))
+    assert sorted(names) == sorted(set(names))  # or a receiver takes them for lives of one link

@@ -84,7 +84,9 @@ def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None
     stages = plan.stages
     if case["shape"] == "actors":
         apart = [
-            StagePlan("", (m,), isolated=s.isolated, replicas=_replicas(case, m)) for s in stages for m in s.middleware
+            StagePlan("", (m,), isolated=s.isolated, replicas=_replicas(case, m), partitions=_partitions(case, m))
+            for s in stages
+            for m in s.middleware
         ]
         stages = fuse(apart, side_by_side=case["lanes"] > 1)
     letters = plan.dead_letters if case["letters"] == "disk" else None
@@ -105,6 +107,10 @@ def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
     if getattr(middleware.component, "state_key", None):
         return 1
     return int(case["steps"][_number(middleware.name)].get("replicas", 1))
+
+
+def _partitions(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
+    return int(case["steps"][_number(middleware.name)].get("partitions", 1))
 
 
 def clients(case: dict[str, Any]) -> list[ClientScript]:

@@ -49,6 +49,10 @@ MODELS = 0.3
 """The share of those steps that could be one."""
 
 
+PARTITIONS = 0.4
+"""The share of steps with partitions, of those that can have some."""
+
+
 def _generate(seed: int) -> Case:
     random = Random(seed)
     shape = random.choice(["inline", "actors"])
@@ -75,6 +79,8 @@ def _generate(seed: int) -> Case:
         steps, clients, poison = _held_for_long(random)
         emitters = [{**emitters[0], "kind": "plain", "latency": 0.0, "per_event": 0.0, "refuse_every": 0}]
     _make_models(Random(f"{seed} models"), steps)
+    if shape == "actors":
+        _divide(Random(f"{seed} partitions"), steps)
     other = Random(f"{seed} made otherwise")  # so that the cases of all other seeds are what they were
     if shape == "actors" and not calm and other.random() < 0.06:
         ack = other.choice(["delivered", "delivered", ack])
@@ -150,6 +156,13 @@ def _make_models(random: Random, steps: list[Case]) -> None:
                      "count": random.choice([1, 2, 4]), "isolate": True}  # fmt: skip
             if random.random() < 0.4:
                 step["replicas"] = random.choice([2, 3])
+
+
+def _divide(random: Random, steps: list[Case]) -> None:
+    """Have some steps that keep state by a key be divided by it."""
+    for step in steps:
+        if step["kind"] in ("dedup", "throttle", "aggregator") and random.random() < PARTITIONS:
+            step["partitions"] = random.choice([2, 2, 3, 5])
 
 
 def _step(random: Random, names: list[str]) -> Case:

@@ -20,6 +20,7 @@ from polku.health import Health
 from polku.link.link import Link, LocalPeer, Peer
 from polku.plan import Plan
 from polku.runtime.assembly import (
+    build_partitions,
     build_replicas,
 )
 from polku.runtime.lane import LaneStatistics, single
@@ -85,8 +86,8 @@ class Cluster:
         for number in self._lanes:
             self._create_lane(number)
         for stage in self.plan.stages:
-            if stage.shared:
-                self._add(stage.name, partial(SimulatedStage.open, self, self.plan, stage, 0))
+            for name in workers(stage) if stage.shared else ():
+                self._add(name, partial(SimulatedStage.open, self, self.plan, stage, name, 0))
         for part in reversed(self.parts.values()):
             await self.world.loop.spawn(part.process, part.ensure_started())
         self._looking = self.world.loop.spawn(self.process, self._look_after())
@@ -279,7 +280,7 @@ class Cluster:
         for stage in plan.stages:
             if not stage.shared and (stage.apart or not plan.chained):
                 for name in workers(stage):
-                    self._add(lane + name, partial(SimulatedStage.open, self, plan, stage, number))
+                    self._add(lane + name, partial(SimulatedStage.open, self, plan, stage, name, number))
         if plan.chained:
             return
         self._add(f"{lane}buffer", partial(SimulatedBuffer.open, self, plan, number))
@@ -296,6 +297,11 @@ class Cluster:
         if position == len(plan.stages):
             return SimulatedPeer(self, f"lane-{lane}/buffer"), _nothing
         stage = plan.stages[position]
+        if stage.partitions > 1:
+            place = "" if stage.shared else f"lane-{lane}/"
+            peers = [SimulatedPeer(self, place + name) for name in workers(stage)]
+            partitions = build_partitions(plan, stage, peers, letters, single(plan))
+            return LocalPeer(partitions), partitions.close
         if stage.shared:
             return SimulatedPeer(self, stage.name), _nothing
         if stage.replicas == 1:

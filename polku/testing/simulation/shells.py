@@ -23,6 +23,7 @@ from polku.runtime.assembly import (
     build_intake,
     build_sources,
     build_stage,
+    partition_plan,
     replay_to_intake,
     replay_to_outlets,
 )
@@ -84,8 +85,8 @@ class SimulatedLane:
         def elsewhere(stage: StagePlan) -> list[Peer]:
             if not stage.apart:
                 return []
-            names = [stage.name] if stage.shared else [f"lane-{number}/{name}" for name in workers(stage)]
-            return [SimulatedPeer(cluster, name) for name in names]
+            place = "" if stage.shared else f"lane-{number}/"
+            return [SimulatedPeer(cluster, place + name) for name in workers(stage)]
 
         lane = Lane(plan, build_dead_letters(plan), elsewhere)
         await lane.open(replays=number == 1, patient=True)
@@ -132,15 +133,15 @@ class SimulatedStage:
 
     @classmethod
     async def open(
-        cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, lane: int, part: SimulatedPart
+        cls, cluster: Cluster, plan: Plan, stage_plan: StagePlan, name: str, lane: int, part: SimulatedPart
     ) -> SimulatedStage:
-        """Build what runs in a part."""
+        """Build what runs in a part, which has this name in its lane."""
         letters = build_dead_letters(plan)
         closing: list[Any] = []
         position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
 
         def link_of(number: int) -> Link:
-            own = plan.lane(number) if stage_plan.shared else plan
+            own = partition_plan(plan.lane(number) if stage_plan.shared else plan, stage_plan, name)
             peer, close = cluster.connect(own, number, position, letters)
             closing.append(close)
             return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
@@ -256,6 +257,8 @@ class SimulatedEmitter:
 
 def workers(stage: StagePlan) -> Sequence[str]:
     """Return the names of the parts that share the work of a stage."""
+    if stage.partitions > 1:
+        return [f"{stage.name}/partition-{number}" for number in range(1, stage.partitions + 1)]
     if stage.replicas == 1:
         return [stage.name]
     return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
