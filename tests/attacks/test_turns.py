@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
-import hmac
 import http.client
+import importlib
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import pytest
 
-from polku import Event
 from polku.otlp.signals import LOGS, METRICS
-from polku.v1.gateway_pb2 import Ack, EventPayload, IngestBatch, IngestEvent, RawPayload
+from polku.v1.gateway_pb2 import Ack, IngestBatch, IngestEvent, RawPayload
 from tests.attacks.lab import Gateway
 from tests.attacks.plugins import ERRORS
 from tests.attacks.test_messages import field, send, stream
@@ -35,12 +31,16 @@ MORE = {
 }  # what one call of a decoder does: it cannot be cut
 SLOW = pytest.mark.slow
 TRIES = 4  # a turn may be long because the collector of garbage came by; a message that keeps the loop does so always
-RANDOM = random.Random(1)
 
 
-def events(count: int, **fields: Any) -> EventPayload:
-    made = [Event(id=f"e{n}", event_type="t", timestamp_unix_ns=n + 1, **fields) for n in range(count)]
-    return EventPayload(events=made)
+class _Payloads:
+    """What `tests.attacks.payloads` has, made when it is first asked for: to find the tests nobody needs it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("tests.attacks.payloads"), name)
+
+
+BIG = _Payloads()
 
 
 Send = Callable[[Gateway], None]
@@ -103,89 +103,70 @@ def lines(rows: Sequence[Mapping[str, object]]) -> bytes:
     return b"\n".join(json.dumps(row).encode() for row in rows)
 
 
-FULL = events(10_000, source="agent", payload=bytes(340))
-BARE = EventPayload(events=[Event()] * 10_000)
-LARGE = EventPayload(events=[Event(id="one", source="s", payload=RANDOM.randbytes(4_000_000))])
-ENTRIES = EventPayload(events=[Event(id=f"e{n}", metadata={f"k{k}": "v" for k in range(128)}) for n in range(3_000)])
-TYPED = [{"id": f"e{n}", "event_type": "t", "source": "s"} for n in range(10_000)]
-CLOUD = [{"specversion": "1.0", "id": f"e{n}", "source": "s", "type": "t", "data": {"a": n}} for n in range(10_000)]
-ONE = {"specversion": "1.0", "id": "one", "source": "s", "type": "t", "data": ["abc"] * 450_000}
-EMPTY = {"specversion": "1.0", "id": "one", "source": "s", "type": "t"}
-NAMES = {"id": "one", "metadata": {f"k{n}": "v" for n in range(250_000)}}
-MONSTER = b"".join(field(5, field(1, b"%x" % n)) for n in range(400_000))
-INVALID = events(10_000, route_to=["x" * 300])
-UNROUTABLE = EventPayload(events=[Event(id=f"u{n}", route_to=["nobody"]) for n in range(10_000)])
-TWINS = EventPayload(events=[Event(id="one")] * 10_000)
-MALFORMED = field(1, b"\xff" * 10) * 10_000
-LONG_IDS = EventPayload(events=[Event(id=f"{n:05}{'x' * 240}", event_type="t") for n in range(10_000)])
-RANDOM_IDS = EventPayload(events=[Event(id=RANDOM.randbytes(120).hex(), event_type="t") for _ in range(10_000)])
-LATE = field(1, field(2, field(2, b"\x09" + b"\xff" * 8) * 9_900))  # records of a time that cannot be
-BLOB = bytes(4_000_000)
-SIGNED = {"X-Hub-Signature-256": f"sha256={hmac.new(b'secret', BLOB, hashlib.sha256).hexdigest()}"}
-BASE64 = base64.b64encode(RANDOM.randbytes(3_000_000)).decode()
-ONES = [{**ONE, "id": f"e{n}", "data": ["abc"] * 8_000} for n in range(60)]
 BATCHED = "application/cloudevents-batch+json"
-WIDE = [{"id": f"e{n}", "metadata": {f"k{k}": "v" for k in range(3_000)}} for n in range(100)]
-COLONS = {"id": "one", "event_type": ":" * 4_000_000}
-ESCAPES = {"id": "one", "event_type": "\n" * 2_000_000}
-RECORD = {"timeUnixNano": "1", "attributes": [{"key": "k", "value": {"stringValue": "x"}}] * 8}
-NUMBERS = {"bucketCounts": ["1"] * 600_000}
-BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+CLOUDEVENT = "application/cloudevents+json"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MESSAGES: dict[str, Callable[[], Send]] = {
-    "a batch": lambda: streamed(IngestBatch(source="s", events=FULL)),
-    "a batch with a cluster": lambda: streamed(IngestBatch(source="s", cluster="c", events=FULL)),
-    "a batch without anything": lambda: streamed(IngestBatch(source="s", events=BARE)),
-    "a batch of metadata": lambda: streamed(IngestBatch(source="s", events=ENTRIES)),
-    "10,000 errors": lambda: streamed(IngestBatch(source="s", events=INVALID), code="INVALID_EVENT"),
-    "10,000 errors of a call": lambda: called(IngestEvent(source="s", events=INVALID), code="INVALID_EVENT"),
-    "10,000 errors in JSON": lambda: posted(INVALID.SerializeToString(), PROTOBUF, statuses=(400,)),
-    "10,000 dead letters": lambda: streamed(IngestBatch(source="s", events=UNROUTABLE), code="UNROUTABLE"),
-    "10,000 dead letters of a call": lambda: called(IngestEvent(source="s", events=UNROUTABLE), code="UNROUTABLE"),
-    "10,000 dead letters in JSON": lambda: posted(UNROUTABLE.SerializeToString(), PROTOBUF, statuses=(422,)),
-    "10,000 dead log records": lambda: posted(LATE, PROTOBUF, path=LOGS.path),
-    "one id 10,000 times": lambda: called(IngestEvent(source="s", events=TWINS), code="DUPLICATE_ID"),
-    "10,000 events that are none": lambda: posted(MALFORMED, PROTOBUF, statuses=(400,)),
-    "10,000 long ids": lambda: posted(LONG_IDS.SerializeToString(), PROTOBUF),
-    "10,000 long ids, packed": lambda: streamed(IngestBatch(source="s", events=RANDOM_IDS), packs=True),
-    "10,000 long ids of a packed call": lambda: called(IngestEvent(source="s", events=RANDOM_IDS), packs=True),
-    "a signed body": lambda: posted(BLOB, "x/y", path="/v1/events?source=hook", headers=SIGNED),
-    "a call": lambda: called(IngestEvent(source="s", events=FULL)),
-    "a packed batch": lambda: streamed(IngestBatch(source="s", events=FULL), packs=True),
-    "a packed call": lambda: called(IngestEvent(source="s", events=FULL), packs=True),
-    "a packed batch of noise": lambda: streamed(IngestBatch(source="s", events=LARGE), packs=True),
-    "serialised events": lambda: streamed(IngestBatch(source="polku", raw=RawPayload(data=FULL.SerializeToString()))),
-    "protobuf": lambda: posted(FULL.SerializeToString(), PROTOBUF),
-    "an array": lambda: posted(json.dumps(TYPED).encode(), JSON),
-    "lines": lambda: posted(lines(TYPED), "application/x-ndjson"),
-    "packed lines": lambda: posted(lines(TYPED), "application/x-ndjson", packs=True),
-    "CloudEvents": lambda: posted(json.dumps(CLOUD).encode(), "application/cloudevents-batch+json"),
-    "a CloudEvent with much in it": lambda: posted(json.dumps(ONE).encode(), "application/cloudevents+json"),
-    "a batch of one CloudEvent": lambda: posted(json.dumps([ONE]).encode(), BATCHED),
-    "large CloudEvents": lambda: posted(json.dumps(ONES).encode(), BATCHED),
-    "base64 of a CloudEvent": lambda: posted(as_json({**EMPTY, "data_base64": BASE64}), "application/cloudevents+json"),
-    "base64 in a batch of CloudEvents": lambda: posted(as_json([{**EMPTY, "data_base64": BASE64}]), BATCHED),
-    "data of a CloudEvent in binary mode": lambda: posted(as_json(["abc"] * 450_000), JSON, headers=BINARY),
-    "base64 in JSON": lambda: posted(as_json({"id": "one", "payload": BASE64}), JSON),
-    "base64 that is none": lambda: posted(as_json({"payload": BASE64[:-9] + "!"}), JSON, statuses=(400,)),
-    "base64 in JSON in a call": lambda: called(IngestEvent(source="json", raw=as_json({"payload": BASE64}))),
-    "a text of colons": lambda: posted(as_json(COLONS), JSON, statuses=(400,)),
-    "a text of escapes": lambda: posted(as_json(ESCAPES), JSON, statuses=(400,)),
-    "large records of JSON that are refused": lambda: posted(lines(WIDE), "application/x-ndjson", statuses=(400,)),
+    "a batch": lambda: streamed(IngestBatch(source="s", events=BIG.FULL)),
+    "a batch with a cluster": lambda: streamed(IngestBatch(source="s", cluster="c", events=BIG.FULL)),
+    "a batch without anything": lambda: streamed(IngestBatch(source="s", events=BIG.BARE)),
+    "a batch of metadata": lambda: streamed(IngestBatch(source="s", events=BIG.ENTRIES)),
+    "10,000 errors": lambda: streamed(IngestBatch(source="s", events=BIG.INVALID), code="INVALID_EVENT"),
+    "10,000 errors of a call": lambda: called(IngestEvent(source="s", events=BIG.INVALID), code="INVALID_EVENT"),
+    "10,000 errors in JSON": lambda: posted(BIG.INVALID.SerializeToString(), PROTOBUF, statuses=(400,)),
+    "10,000 dead letters": lambda: streamed(IngestBatch(source="s", events=BIG.UNROUTABLE), code="UNROUTABLE"),
+    "10,000 dead letters of a call": lambda: called(IngestEvent(source="s", events=BIG.UNROUTABLE), code="UNROUTABLE"),
+    "10,000 dead letters in JSON": lambda: posted(BIG.UNROUTABLE.SerializeToString(), PROTOBUF, statuses=(422,)),
+    "10,000 dead log records": lambda: posted(BIG.LATE, PROTOBUF, path=LOGS.path),
+    "one id 10,000 times": lambda: called(IngestEvent(source="s", events=BIG.TWINS), code="DUPLICATE_ID"),
+    "10,000 events that are none": lambda: posted(BIG.MALFORMED, PROTOBUF, statuses=(400,)),
+    "10,000 long ids": lambda: posted(BIG.LONG_IDS.SerializeToString(), PROTOBUF),
+    "10,000 long ids, packed": lambda: streamed(IngestBatch(source="s", events=BIG.RANDOM_IDS), packs=True),
+    "10,000 long ids of a packed call": lambda: called(IngestEvent(source="s", events=BIG.RANDOM_IDS), packs=True),
+    "a signed body": lambda: posted(BIG.BLOB, "x/y", path="/v1/events?source=hook", headers=BIG.SIGNED),
+    "a call": lambda: called(IngestEvent(source="s", events=BIG.FULL)),
+    "a packed batch": lambda: streamed(IngestBatch(source="s", events=BIG.FULL), packs=True),
+    "a packed call": lambda: called(IngestEvent(source="s", events=BIG.FULL), packs=True),
+    "a packed batch of noise": lambda: streamed(IngestBatch(source="s", events=BIG.LARGE), packs=True),
+    "serialised events": lambda: streamed(
+        IngestBatch(source="polku", raw=RawPayload(data=BIG.FULL.SerializeToString()))
+    ),
+    "protobuf": lambda: posted(BIG.FULL.SerializeToString(), PROTOBUF),
+    "an array": lambda: posted(json.dumps(BIG.TYPED).encode(), JSON),
+    "lines": lambda: posted(lines(BIG.TYPED), "application/x-ndjson"),
+    "packed lines": lambda: posted(lines(BIG.TYPED), "application/x-ndjson", packs=True),
+    "CloudEvents": lambda: posted(json.dumps(BIG.CLOUD).encode(), "application/cloudevents-batch+json"),
+    "a CloudEvent with much in it": lambda: posted(json.dumps(BIG.ONE).encode(), CLOUDEVENT),
+    "a batch of one CloudEvent": lambda: posted(json.dumps([BIG.ONE]).encode(), BATCHED),
+    "large CloudEvents": lambda: posted(json.dumps(BIG.ONES).encode(), BATCHED),
+    "base64 of a CloudEvent": lambda: posted(as_json({**BIG.EMPTY, "data_base64": BIG.BASE64}), CLOUDEVENT),
+    "base64 in a batch of CloudEvents": lambda: posted(as_json([{**BIG.EMPTY, "data_base64": BIG.BASE64}]), BATCHED),
+    "data of a CloudEvent in binary mode": lambda: posted(as_json(["abc"] * 450_000), JSON, headers=BIG.BINARY),
+    "base64 in JSON": lambda: posted(as_json({"id": "one", "payload": BIG.BASE64}), JSON),
+    "base64 that is none": lambda: posted(as_json({"payload": BIG.BASE64[:-9] + "!"}), JSON, statuses=(400,)),
+    "base64 in JSON in a call": lambda: called(IngestEvent(source="json", raw=as_json({"payload": BIG.BASE64}))),
+    "a text of colons": lambda: posted(as_json(BIG.COLONS), JSON, statuses=(400,)),
+    "a text of escapes": lambda: posted(as_json(BIG.ESCAPES), JSON, statuses=(400,)),
+    "large records of JSON that are refused": lambda: posted(lines(BIG.WIDE), "application/x-ndjson", statuses=(400,)),
     "log records in JSON": lambda: otlp(logRecords=[{"timeUnixNano": "1", "body": {"stringValue": "x" * 300}}] * 9_000),
-    "attributes in JSON": lambda: otlp(logRecords=[RECORD] * 9_000),
-    "base64 of a log record": lambda: otlp(logRecords=[{"body": {"bytesValue": BASE64}}]),
+    "attributes in JSON": lambda: otlp(logRecords=[BIG.RECORD] * 9_000),
+    "base64 of a log record": lambda: otlp(logRecords=[{"body": {"bytesValue": BIG.BASE64}}]),
     "numbers that are no log records": lambda: otlp(statuses=(400,), logRecords=[1] * 1_300_000),
-    "numbers of a metric in JSON": lambda: otlp(metrics=[{"name": "m", "histogram": {"dataPoints": [NUMBERS]}}]),
-    "very many names": lambda: posted(json.dumps(NAMES).encode(), JSON, statuses=(400,)),
-    "a monster": lambda: posted(field(1, MONSTER), PROTOBUF, packs=True, statuses=(400,)),
+    "numbers of a metric in JSON": lambda: otlp(metrics=[{"name": "m", "histogram": {"dataPoints": [BIG.NUMBERS]}}]),
+    "very many names": lambda: posted(json.dumps(BIG.NAMES).encode(), JSON, statuses=(400,)),
+    "a monster": lambda: posted(field(1, BIG.MONSTER), PROTOBUF, packs=True, statuses=(400,)),
     "log records": lambda: posted(field(1, field(2, field(2, b"") * 9_000)), PROTOBUF, path=LOGS.path),
 }
 
 
-REFUSED = EventPayload(events=[Event(id=f"r{n}", source="s", event_type="t") for n in range(10_000)])
+def full() -> bytes:
+    return bytes(BIG.FULL.SerializeToString())
+
+
 OF_PLUGINS: dict[str, Callable[[], Send]] = {
-    "10,000 events that a plugin refuses": lambda: called(IngestEvent(source="s", events=REFUSED), code="UNDELIVERED"),
+    "10,000 events that a plugin refuses": lambda: called(
+        IngestEvent(source="s", events=BIG.REFUSED), code="UNDELIVERED"
+    ),
     "10,000 events of a plugin": lambda: called(IngestEvent(source="parsed", raw=b"much"), code="UNDELIVERED"),
     "10,000 errors of a plugin": lambda: called(IngestEvent(source="parsed", raw=ERRORS), code="INVALID_RECORD"),
 }

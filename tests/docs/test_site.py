@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import polku.testing
 from polku.cli.settings import describe_settings
 from tests.docs.pages import PAGES, README, ROOT
 
-pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
-pytest.importorskip("myst_parser", reason="the extra `docs` is not installed")
-pytest.importorskip("furo", reason="the extra `docs` is not installed")
+pytestmark = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("sphinx", "myst_parser", "furo")),
+    reason="the extra `docs` is not installed",
+)
 
 COMMANDS = ("serve", "run", "send", "validate", "graph", "bench", "journal verify", "dlq replay", "plugin check")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -197,10 +198,10 @@ def _die_in_mid_upload(server: S3Server) -> None:
         for start in range(0, 60, 2):
             assert pipeline.sender().send(events[start : start + 2]).ok
         while not client.list_multipart_uploads(Bucket="events").get("Uploads"):
-            pass
+            time.sleep(0.02)
         server.kill()  # it has some parts of an object that is not complete
         while pipeline.health().healthy:
-            pass
+            time.sleep(0.02)
         server.start()
         report = pipeline.stop(60)
         assert report.complete

@@ -21,9 +21,6 @@ import polku
 from polku.actors.options import SYSTEM_CONFIG
 from tests.packaging.conftest import ROOT
 
-with warnings.catch_warnings(action="ignore"):  # it would give up importing `ray.serve` half way, and say nothing
-    from ray.scripts.scripts import start
-
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
 CONFIG: dict[str, Any] = yaml.safe_load(TEXT)
 COMMANDS = [
@@ -66,6 +63,9 @@ def test_every_command_is_valid_shell(command: str) -> None:
 @pytest.mark.parametrize("command", LAUNCHES, ids=["head", "worker"])
 def test_ray_start_knows_the_options(command: str) -> None:
     words = shlex.split(command)
+    with warnings.catch_warnings(action="ignore"):  # it would give up importing `ray.serve` half way, and say nothing
+        from ray.scripts.scripts import start
+
     arguments = words[words.index("start") + 1 :]
 
     assert start.make_context("start", arguments).params["address" if "--head" not in words else "head"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def _normal(requirement: str) -> str:
 
 
 DECLARED = {_normal(entry) for entry in itertools.chain(PROJECT["dependencies"], *EXTRAS.values())}
-DISTRIBUTIONS = packages_distributions()
+
+
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    """Return the distributions by the packages that they bring; they are many."""
+    return packages_distributions()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -42,14 +48,14 @@ def test_every_import_is_declared(source: Path) -> None:
     for name in _imported(tree):
         if name in sys.stdlib_module_names or name == "polku":
             continue
-        providers = {_normal(provider) for provider in DISTRIBUTIONS.get(name, [name])}
+        providers = {_normal(provider) for provider in _distributions().get(name, [name])}
         assert providers & DECLARED, f"{name} is imported and not declared"
 
 
 def test_every_declared_dependency_is_imported() -> None:
-    installed = {_normal(one) for providers in DISTRIBUTIONS.values() for one in providers}
+    installed = {_normal(one) for providers in _distributions().values() for one in providers}
     names = {name for source in SOURCES for name in _imported(ast.parse(source.read_text(encoding="utf-8")))}
-    imported = {_normal(one) for name in names for one in DISTRIBUTIONS.get(name, [])}
+    imported = {_normal(one) for name in names for one in _distributions().get(name, [])}
 
     assert DECLARED & installed - imported == set()
 
