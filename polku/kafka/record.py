@@ -15,10 +15,10 @@ An event whose metadata `kafka.tombstone` is `true` has no value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -40,6 +40,8 @@ from polku.kafka.template import AbsentError, Maker
 from polku.text import named
 
 ANY_PARTITION = -1
+Metadata: TypeAlias = Mapping[str, str]
+"""An event's, read once: each `event.metadata` makes another view of it."""
 _LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _STRUCTURED = ("content-type", b"application/cloudevents+json; charset=UTF-8")
@@ -103,7 +105,7 @@ class RecordMaker:
         self._fixed = fixed
         self._key = key
         self._chosen = tuple(headers)
-        forms: dict[Value, Callable[[Event, bytes], tuple[bytes, Headers]]] = {
+        forms: dict[Value, Callable[[Event, bytes, Metadata], tuple[bytes, Headers]]] = {
             Value.PROTOBUF: self._protobuf,
             Value.JSON: self._json,
             Value.RAW: self._raw,
@@ -125,7 +127,7 @@ class RecordMaker:
         else:
             key = _call("key", read_key, event) if metadata else None
         try:
-            value, headers = self._form(event, frame)
+            value, headers = self._form(event, frame, metadata)
         except MemoryError:
             raise
         except Exception as error:
@@ -140,32 +142,33 @@ class RecordMaker:
         partition = _call("partition", self._partition, event)
         return ANY_PARTITION if partition is None else check_partition(partition)
 
-    def _protobuf(self, event: Event, frame: bytes) -> tuple[bytes, Headers]:
-        headers = self._headers(event)
+    def _protobuf(self, event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
+        headers = self._headers(event, metadata)
         headers.append(_PROTOBUF)
         return frame, headers
 
-    def _json(self, event: Event, frame: bytes) -> tuple[bytes, Headers]:
-        return msgspec.json.encode(event_fields(event)), [*self._headers(event), _JSON]
+    def _json(self, event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
+        return msgspec.json.encode(event_fields(event)), [*self._headers(event, metadata), _JSON]
 
-    def _raw(self, event: Event, frame: bytes) -> tuple[bytes, Headers]:
-        headers = self._headers(event)
+    def _raw(self, event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
+        headers = self._headers(event, metadata)
         kind = event.WhichOneof("data")
         if kind is not None:
             return msgspec.json.encode(data_fields(event, kind)), [*headers, _JSON]
-        content_type = event.metadata.get("datacontenttype", "")
+        content_type = metadata.get("datacontenttype", "")
         return event.payload, [*headers, ("content-type", content_type.encode())] if content_type else headers
 
-    def _headers(self, event: Event) -> Headers:
+    def _headers(self, event: Event, metadata: Metadata) -> Headers:
         # As bytes: of text the client sends what stands before its first NUL.
         headers: Headers = [
             ("id", event.id.encode()),
             ("type", event.event_type.encode()),
             ("source", event.source.encode()),
         ]
-        metadata = event.metadata
         if metadata:
-            headers += [(name, metadata[name].encode()) for name in self._chosen if name in metadata]
+            for name in self._chosen:
+                if name in metadata:
+                    headers.append((name, metadata[name].encode()))
         return headers
 
 
@@ -222,16 +225,16 @@ def _own_timestamp(event: Event) -> int:
     return milliseconds or 1
 
 
-def _record(event: Event, frame: bytes) -> tuple[bytes, Headers]:
+def _record(event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
     kind = event.WhichOneof("data")
     return event.payload if kind is None else msgspec.json.encode(data_fields(event, kind)), read_headers(event)
 
 
-def _structured(event: Event, frame: bytes) -> tuple[bytes, Headers]:
+def _structured(event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
     return msgspec.json.encode(cloud_event(event)), [_STRUCTURED]
 
 
-def _binary(event: Event, frame: bytes) -> tuple[bytes, Headers]:
+def _binary(event: Event, frame: bytes, metadata: Metadata) -> tuple[bytes, Headers]:
     attributes = cloud_event(event)
     data = attributes.pop("data", None)
     attributes.pop("data_base64", None)

@@ -5,8 +5,9 @@
 The bare producer makes the same values, keys and headers of the same events, sends them with the same properties, and
 counts its delivery reports; `ready-out` has them made beforehand. The bare consumer parses and counts. The mirrors copy
 all fields of records from topic to topic; the bare one commits what it has flushed. Each run is a process of its own;
-they take turns against the same brokers (librdkafka's mock cluster, in another process), and medians are printed, and
-the ratios of the target. CPU is that of the process.
+they take turns against the same brokers (librdkafka's mock cluster, in another process, or those at `--bootstrap`), and
+medians are printed, and the ratios of the target. Time and CPU count from when the first event is there: how long a
+process takes to start, and to join its group, is left out. CPU is that of the process.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.kafka.broker import Cluster
 
 PROPERTIES = {"linger.ms": 1, "acks": "all", "enable.idempotence": True}
 PARTITIONS = 4
+Work: TypeAlias = "Callable[[Callable[[], None]], None]"
+"""Does all of it, and says when it begins."""
 HEADERS: list[tuple[str, str | bytes | None]] = [
     ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ("type", b"user.login"),
@@ -68,19 +71,19 @@ def record_of(event: Any) -> tuple[bytes, str, list[tuple[str, str | bytes | Non
     return event.SerializeToString(), event.source, [*headers, ("content-type", b"application/x-protobuf")]
 
 
-def bare_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def bare_out(bootstrap: str, topic: str, events: int) -> Work:
     """Make and send with the client alone."""
     everything = make(events)
-    return lambda: send_bare(bootstrap, topic, events, map(record_of, everything))
+    return lambda began: send_bare(bootstrap, topic, events, map(record_of, everything), began)
 
 
-def ready_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def ready_out(bootstrap: str, topic: str, events: int) -> Work:
     """Send with the client alone, values and headers made beforehand."""
     records = list(map(record_of, make(events)))
-    return lambda: send_bare(bootstrap, topic, events, records)
+    return lambda began: send_bare(bootstrap, topic, events, records, began)
 
 
-def send_bare(bootstrap: str, topic: str, events: int, records: Iterable[Any]) -> None:
+def send_bare(bootstrap: str, topic: str, events: int, records: Iterable[Any], began: Callable[[], None]) -> None:
     """Send records, and wait for their reports."""
     from confluent_kafka import Producer
 
@@ -91,6 +94,7 @@ def send_bare(bootstrap: str, topic: str, events: int, records: Iterable[Any]) -
         nonlocal confirmed
         confirmed += error is None
 
+    began()
     for value, key, headers in records:
         while True:
             try:
@@ -103,7 +107,7 @@ def send_bare(bootstrap: str, topic: str, events: int, records: Iterable[Any]) -
     assert confirmed == events
 
 
-def polku_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def polku_out(bootstrap: str, topic: str, events: int) -> Work:
     """Send with a KafkaEmitter, batch by batch, as an outlet does."""
     import asyncio
 
@@ -114,17 +118,18 @@ def polku_out(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
     batches = [Batch.from_events(everything[start : start + 1_000]).sealed() for start in range(0, events, 1_000)]
     config = KafkaEmitter(topic, key="{source}", bootstrap_servers=bootstrap)
 
-    async def send() -> None:
+    async def send(began: Callable[[], None]) -> None:
         emitter = config.build(SystemClock())
         await emitter.start()
+        began()
         for batch in batches:
             assert not await emitter.emit(batch)
         await emitter.close()
 
-    return lambda: asyncio.run(send())
+    return lambda began: asyncio.run(send(began))
 
 
-def bare_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def bare_in(bootstrap: str, topic: str, events: int) -> Work:
     """Read with the client alone, and parse."""
     from confluent_kafka import Consumer
 
@@ -134,11 +139,14 @@ def bare_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
         {"bootstrap.servers": bootstrap, "group.id": f"bare-{time.time_ns()}", "auto.offset.reset": "earliest"}
     )
 
-    def work() -> None:
+    def work(began: Callable[[], None]) -> None:
         consumer.subscribe([topic])
         count = 0
         while count < events:
-            for message in consumer.consume(1_000, 0.1):
+            messages = consumer.consume(1_000, 0.1)
+            if messages and not count:
+                began()
+            for message in messages:
                 Event.FromString(message.value() or b"")
                 count += 1
         consumer.close()
@@ -146,31 +154,34 @@ def bare_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
     return work
 
 
-def polku_in(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def polku_in(bootstrap: str, topic: str, events: int) -> Work:
     """Read with a KafkaSource through a whole inline pipeline to a function that counts."""
     import threading
 
     from polku import Hub, KafkaSource
 
     count = 0
-    done = threading.Event()
+    first, done = threading.Event(), threading.Event()
 
     def counted(batch: Any) -> None:
         nonlocal count
         count += len(batch)
+        first.set()
         if count >= events:
             done.set()
 
     source = KafkaSource(topic, f"polku-{time.time_ns()}", bootstrap_servers=bootstrap, decode="event")
 
-    def work() -> None:
+    def work(began: Callable[[], None]) -> None:
         with Hub(runtime="inline").source(source).emitter(counted).start():
+            first.wait()
+            began()
             done.wait()
 
     return work
 
 
-def bare_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def bare_mirror(bootstrap: str, topic: str, events: int) -> Work:
     """Copy records with the clients alone, a thousand at a time, and commit each thousand once it is flushed."""
     from confluent_kafka import Consumer, Producer
 
@@ -183,10 +194,14 @@ def bare_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
         nonlocal confirmed
         confirmed += error is None
 
-    def work() -> None:
+    def work(began: Callable[[], None]) -> None:
         consumer.subscribe([topic])
+        is_first = True
         while confirmed < events:
             messages = consumer.consume(1_000, 0.1)
+            if messages and is_first:
+                is_first = False
+                began()
             for message in messages:
                 producer.produce(
                     *(f"{topic}-bare", message.value(), message.key()),
@@ -204,17 +219,24 @@ def bare_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
     return work
 
 
-def polku_mirror(bootstrap: str, topic: str, events: int) -> Callable[[], None]:
+def polku_mirror(bootstrap: str, topic: str, events: int) -> Work:
     """Copy records with a whole inline pipeline, until each is confirmed."""
     from polku import Hub, KafkaEmitter, KafkaSource
 
     source = KafkaSource(topic, f"polku-{time.time_ns()}", bootstrap_servers=bootstrap, decode="record")
     emitter = KafkaEmitter(f"{topic}-polku", bootstrap_servers=bootstrap, value="record")
 
-    def work() -> None:
+    def work(began: Callable[[], None]) -> None:
         with Hub(runtime="inline").source(source).emitter(emitter).start() as pipeline:
-            while pipeline.statistics().lanes[0].emitters["kafka"].confirmed < events:
-                time.sleep(0.01)
+
+            def confirmed() -> int:
+                return pipeline.statistics().lanes[0].emitters["kafka"].confirmed
+
+            while not confirmed():
+                time.sleep(0.001)
+            began()
+            while confirmed() < events:
+                time.sleep(0.05)
 
     return work
 
@@ -272,15 +294,20 @@ def main() -> None:
     print("\n".join(table(results)))
 
 
-def measure(work: Callable[[], None], events: int) -> dict[str, float]:
+def measure(work: Work, events: int) -> dict[str, float]:
     """Return the events per second of some work, and its CPU time, in microseconds an event."""
     from polku.runtime.serving import tune_process
 
     tune_process()
-    began, cpu = time.perf_counter(), time.process_time()
-    work()
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return {"rate": events / seconds, "cpu": cpu / events * 1e6}
+    times: list[tuple[float, float]] = []
+
+    def note() -> None:
+        times.append((time.perf_counter(), time.process_time()))
+
+    work(note)
+    note()
+    (began, cpu), (ended, cpu_ended) = times
+    return {"rate": events / (ended - began), "cpu": (cpu_ended - cpu) / events * 1e6}
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
