@@ -18,6 +18,7 @@ from polku.emit.parts import LateError, TooLargeError, send_parts
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.postgres.client import Kind, explain, kind_of, load
+from polku.postgres.inserts import Inserts
 from polku.postgres.row import COLUMNS, Column, row_writer
 from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
 from polku.security.pem_files import PemFiles
@@ -36,7 +37,8 @@ class PostgresEmitter:
     there already is left as it is, so that what is sent again is there once. Without a key (None) it is there twice.
     `table` may have a schema before it (`"events.log"`).
 
-    At most `max_rows` rows are inserted in one transaction, in the order of the events. A row that breaks a rule of the
+    At most `max_rows` rows are inserted in one transaction, in the order of the events; many by COPY, but for a table
+    with row-level security, a view, or a role that may make no temporary table. A row that breaks a rule of the
     table, or has a value that its column cannot hold, is a dead letter, and the others are inserted. A server that is
     away, or only reads, is tried again; refused credentials, and a table or column that is not there, hold everything,
     with an alarm, until that is fixed. `url` is what libpq takes (`postgresql://user@host/database?sslmode=verify-full`)
@@ -130,6 +132,7 @@ class _Inserter:
     def __init__(self, config: PostgresEmitter) -> None:
         self._config = config
         self._write = row_writer(config.columns)
+        self._inserts = Inserts(config.table, list(config.columns), config.keys)
         self._tls = ClientTls(config.root_certificates, config.certificate) if config.is_encrypted else None
         self._pem_files: PemFiles | None = None
         self._connection: Any = None
@@ -169,8 +172,7 @@ class _Inserter:
         try:
             async with asyncio.timeout(self._config.timeout):
                 connection = await self._connected()
-                async with connection.transaction(), connection.cursor() as cursor:
-                    await cursor.executemany(self._statement(), [row for _, _, row in part.rows])
+                await self._inserts.insert(connection, [row for _, _, row in part.rows])
         except (psycopg.Error, OSError, UnicodeEncodeError) as error:  # a TimeoutError is an OSError
             raise await self._error(error) from None
         except BaseException:  # nothing is known about what is in flight
@@ -200,17 +202,6 @@ class _Inserter:
         paths = self._pem_files.paths
         options = {"sslmode": "verify-full", "sslrootcert": paths.get("roots", "system")}
         return options | ({"sslcert": paths["chain"], "sslkey": paths["key"]} if "key" in paths else {})
-
-    def _statement(self) -> Any:
-        from psycopg import sql
-
-        config = self._config
-        names = sql.SQL(", ").join(map(sql.Identifier, config.columns))
-        values = sql.SQL(", ").join(sql.Placeholder() for _ in config.columns)
-        keys = sql.SQL(", ").join(map(sql.Identifier, config.keys))
-        conflict = sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(keys) if config.keys else sql.SQL("")
-        table = sql.Identifier(*config.table.split("."))
-        return sql.SQL("INSERT INTO {} ({}) VALUES ({}){}").format(table, names, values, conflict)
 
     async def _error(self, error: BaseException) -> Exception:
         kind = kind_of(error)

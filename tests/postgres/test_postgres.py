@@ -153,6 +153,83 @@ def test_a_row_that_the_table_refuses_fails_alone(server: Server, table: str) ->
     assert server.query(f"SELECT count(*) FROM {table}") == [(18,)]
 
 
+HOSTILE = ["", "\\N", "\\.", "a\tb\nc\r\\", "ä\u2028\U0001f600", "'; DROP TABLE events; --", '"x",{}', "%s"]
+
+
+def is_copied(server: Server, before: int) -> bool:
+    """Return whether the server has had a COPY since it had that many."""
+    return copies(server) > before
+
+
+def copies(server: Server) -> int:
+    return sum("COPY " in text for text in (server.folder / "log").read_text(errors="replace").splitlines())
+
+
+@pytest.mark.parametrize("key", ["id", None])
+@pytest.mark.parametrize("count", [9, 300])
+def test_rows_are_the_same_however_many_go_together(server: Server, table: str, key: str | None, count: int) -> None:
+    server.query("ALTER SYSTEM SET log_statement = 'all'")
+    server.query("SELECT pg_reload_conf()")
+    before = copies(server)
+    events = [
+        Event(
+            id=f"{number}",
+            event_type=HOSTILE[number % len(HOSTILE)],
+            source=HOSTILE[-1 - number % len(HOSTILE)],
+            timestamp_unix_ns=1_700_000_000_000_000_000 + number * 1_000,
+            metadata={"text": HOSTILE[number % len(HOSTILE)]},
+            payload=bytes([number % 256, 0, 92, 10]),
+        )
+        for number in range(count)
+    ]
+    if key is not None:
+        events.append(events[0])  # twice in a batch
+    assert emit(PostgresEmitter(table, url=server.url, key=key).build(SystemClock()), *events) == []
+    rows = server.query(f"SELECT id, time, type, source, metadata, payload FROM {table} ORDER BY at")
+    assert is_copied(server, before) is (count == 300)
+    assert [row[0] for row in rows] == [f"{number}" for number in range(count)]
+    for event, (_, time, kind, source, metadata, payload) in zip(events, rows, strict=False):
+        assert time == datetime.fromtimestamp(event.timestamp_unix_ns / 1e9, UTC)
+        assert (kind or "", source or "") == (event.event_type, event.source)
+        assert (metadata, payload) == (dict(event.metadata), event.payload)
+
+
+def test_what_is_sent_again_by_copy_is_there_once_and_a_row_that_is_refused_fails_alone(
+    server: Server, table: str
+) -> None:
+    server.query(f"ALTER TABLE {table} ADD CHECK (source <> 'bad')")
+    for kind, bad in (("first", {7, 400}), ("second", {8})):
+        events = [Event(id=f"{n}", event_type=kind, source="bad" if n in bad else "s") for n in range(500)]
+        events.append(Event(id="nul", source="a\x00b"))
+        failures = emit(PostgresEmitter(table, url=server.url).build(SystemClock()), *events)
+        refused = {*map(str, bad), "nul"}
+        assert {failure.event_id: failure.retryable for failure in failures} == dict.fromkeys(refused, False)
+    counts = dict(server.query(f"SELECT type, count(*) FROM {table} GROUP BY type"))
+    assert counts == {"first": 498, "second": 2}
+
+
+@pytest.mark.parametrize("how", ["policy", "no right", "view"])
+def test_rows_that_cannot_be_copied_are_inserted(server: Server, table: str, how: str) -> None:
+    role = f"role_{table}"
+    server.query(f"CREATE ROLE {role} LOGIN")
+    server.query("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    server.query(f"GRANT SELECT, INSERT ON {table} TO {role}")
+    key: str | None = "id"
+    if how == "policy":
+        key = None
+        server.query(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        server.query(f"CREATE POLICY everybody ON {table} USING (true)")
+    elif how == "view":
+        key = None
+        server.query(f"CREATE VIEW v{table} AS SELECT id, time, type, source, severity, metadata, payload FROM {table}")
+        server.query(f"GRANT SELECT, INSERT ON v{table} TO {role}")
+    name = f"v{table}" if how == "view" else table
+    emitter = PostgresEmitter(name, url=server.url.replace("postgres@", f"{role}@"), key=key)
+    events = [Event(id=f"{number}", source="s") for number in range(300)]
+    assert emit(emitter.build(SystemClock()), *events) == []
+    assert server.query(f"SELECT count(*) FROM {table}") == [(300,)]
+
+
 def test_a_function_that_raises_costs_only_its_event(server: Server, table: str) -> None:
     columns: dict[str, Any] = {"id": "{id}", "source": lambda event: event.source or 1 / 0}
     emitter = PostgresEmitter(table, url=server.url, columns=columns)
