@@ -13,7 +13,7 @@ from polku.clock import Clock
 from polku.contracts import Step
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
-from polku.middleware.partition_key import partition_key
+from polku.middleware.partition_key import partition_key, partition_keys
 from polku.middleware.shares import Key, key_function, share_by_key
 
 _WHERE = "middleware"
@@ -93,6 +93,11 @@ class WithCandidate:
     def partition_key(self) -> object:
         """By which key the one in use is divided into partitions; None where it does not say."""
         return partition_key(self.current)
+
+    @property
+    def partition_keys(self) -> object:
+        """The same for a list of events."""
+        return partition_keys(self.current)
 
     @property
     def split_state(self) -> object:

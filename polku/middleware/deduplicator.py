@@ -13,7 +13,7 @@ from polku.contracts import Follows, Outcome, Step
 from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.keys import bounded_key, bounded_keys, key_within
+from polku.middleware.keys import bounded_keys, key_within
 from polku.middleware.partition_key import PartOf
 from polku.middleware.per_event import chosen
 from polku.middleware.seen_log import SeenLog
@@ -73,9 +73,16 @@ class Deduplicator(Configuration):
 
     def partition_key(self, event: Event) -> str:
         """Return the key by which it is divided."""
-        if self.per is not None and event.id:
-            return bounded_key(key_within(event.metadata.get(self.per, ""), event.id))
-        return bounded_key(event.id)
+        (key,) = self.partition_keys([event])
+        return key
+
+    def partition_keys(self, events: Sequence[Event]) -> list[str]:
+        """Return the keys under which it keeps what it has seen."""
+        per = self.per
+        if per is None:
+            return bounded_keys([event.id for event in events])
+        ids = [key_within(event.metadata.get(per, ""), event.id) if event.id else "" for event in events]
+        return bounded_keys(ids)
 
     def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
         """Divide what is seen by its keys; no batch is open then."""
@@ -93,7 +100,7 @@ class Deduplicator(Configuration):
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
         log = SeenLog(self.durable, self.ttl, self.max_ids, clock) if isinstance(self.durable, str) else None
-        return _Memory(self.ttl, self.max_ids, self.per, clock, log)
+        return _Memory(self, clock, log)
 
 
 def _settled(seen: OrderedDict[str, float], now: float) -> Mapping[str, Any]:
@@ -105,11 +112,11 @@ class _Memory:
     drop_reason = "deduplicated"
     reads_only = True
 
-    def __init__(self, ttl: float, max_ids: int, per: str | None, clock: Clock, log: SeenLog | None) -> None:
+    def __init__(self, config: Deduplicator, clock: Clock, log: SeenLog | None) -> None:
         self._log = log
-        self._per = per
-        self._ttl = ttl
-        self._max_ids = max_ids
+        self._keys = config.partition_keys
+        self._ttl = config.ttl
+        self._max_ids = config.max_ids
         self._clock = clock
         self._seen: OrderedDict[str, float] = (
             OrderedDict()
@@ -134,18 +141,12 @@ class _Memory:
 
     def process(self, events: list[Event], batch: int) -> Outcome:
         self._forget()
-        ids = bounded_keys(self._ids(events))
+        ids = self._keys(events)
         if self._all_new(ids):
             self._open.update(dict.fromkeys(ids, batch))
             self._batches[batch] = ids
             return Outcome(events)
         return self._sift(events, ids, batch)
-
-    def _ids(self, events: list[Event]) -> list[str]:
-        per = self._per
-        if per is None:
-            return [event.id for event in events]
-        return [key_within(event.metadata.get(per, ""), event.id) if event.id else "" for event in events]
 
     def _all_new(self, ids: list[str]) -> bool:
         unique = set(ids)

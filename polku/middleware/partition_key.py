@@ -1,8 +1,9 @@
 """By which key middleware can be divided into partitions, each with the state of its own keys.
 
 A component that keeps state by a key says so with `state_key`. Where that is a field of the event (`id`, `source`,
-`event_type`, `metadata.NAME`) it is the key; else the component has `partition_key(event)`, which returns it. To have
-its state move when the number of partitions changes it has, besides `snapshot()` and `restore(state)` of what runs,
+`event_type`, `metadata.NAME`) it is the key; else the component has `partition_key(event)`, which returns it, or, which
+costs less, `partition_keys(events)`, which returns a list of them too. To have its state move when the number of
+partitions changes it has, besides `snapshot()` and `restore(state)` of what runs,
 
 * `split_state(state, parts, part_of)`: the states of that many parts, of one state; `part_of(key)` is that of a key;
 * `merge_states(states)`: one state of several, whose keys are different.
@@ -12,7 +13,8 @@ They are methods of the component, which may be a configuration, and its `state_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -20,10 +22,39 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 
 PartitionKey: TypeAlias = Callable[[Event], Hashable]
+Keys: TypeAlias = Sequence[Hashable]
+PartitionKeys: TypeAlias = Callable[[Sequence[Event]], Keys]
 PartOf: TypeAlias = Callable[[Hashable], int]
 
 _FIELDS = ("id", "source", "event_type")
 _WHERE = "middleware"
+
+
+def partition_keys(component: object) -> PartitionKeys | None:
+    """Return what returns the keys of a list of events; None where a component cannot be divided.
+
+    An event on which the key raises has None: the middleware finds the same, and says what becomes of the event.
+    """
+    key = partition_key(component)
+    if key is None:
+        return None
+    own = getattr(component, "partition_keys", None)
+    return partial(_each, own if callable(own) else partial(map, key), key)
+
+
+def _each(keys: Callable[[Sequence[Event]], Iterable[Hashable]], key: PartitionKey, events: Sequence[Event]) -> Keys:
+    try:
+        found = list(keys(events))
+    except BaseException:
+        found = []
+    return found if len(found) == len(events) else [_or_none(key, event) for event in events]
+
+
+def _or_none(key: PartitionKey, event: Event) -> Hashable:
+    try:
+        return key(event)
+    except BaseException:
+        return None
 
 
 def partition_key(component: object) -> PartitionKey | None:

@@ -16,7 +16,7 @@ from polku.dead_letters import DeadLetters
 from polku.emit.delivery import Delivery
 from polku.gateway.intake import Intake
 from polku.link.link import Link, Outgoing, Peer, Window
-from polku.middleware.partition_key import partition_key
+from polku.middleware.partition_key import partition_keys
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
 from polku.security.configuration import STAMP
 from polku.stage.overlapping import OverlappingStage, overlaps
@@ -145,14 +145,14 @@ def build_partitions(
 ) -> Partitions:
     """Build what hands each event to the partition of a stage that its key belongs to."""
     (middleware,) = stage.middleware
-    key = partition_key(middleware.component)
-    assert key is not None
+    keys = partition_keys(middleware.component)
+    assert keys is not None
     names = [f"{stage.name}/partition-{number}" for number in range(1, len(parts) + 1)]
     bury = partial(dead_letters.bury, "")
     links = [
         Link(f"{plan.name}/{name}", peer, window=window, bury=bury) for name, peer in zip(names, parts, strict=True)
     ]
-    return Partitions(dict(zip(names, links, strict=True)), key)
+    return Partitions(dict(zip(names, links, strict=True)), keys)
 
 
 def partition_plan(plan: Plan, stage: StagePlan, part: str) -> Plan:

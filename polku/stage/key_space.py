@@ -8,12 +8,12 @@ within one, and between `n` and `n + 1` parts 1/(n + 1) of the keys change hands
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from numbers import Number, Rational
-from typing import Any, Final
+from typing import Any, Final, cast
 
 SLOTS: Final = 4096
 MOST_PARTS: Final = 128
@@ -35,6 +35,17 @@ class KeySpace:
     def part_of(self, key: Hashable) -> int:
         """Return the part that a key belongs to: equal keys belong to the same one."""
         return self._owners[slot_of(key)]
+
+    def parts_of(self, keys: Sequence[Hashable]) -> list[int]:
+        """Return the part of each key: for texts at half the price."""
+        owners = self._owners
+        if set(map(type, keys)) != {str}:
+            return [owners[slot_of(key)] for key in keys]
+        checksum, last, texts = zlib.crc32, SLOTS - 1, map(str.encode, cast("Sequence[str]", keys))
+        try:
+            return [owners[checksum(data) * _GOLDEN >> _SHIFT & last] for data in texts]
+        except UnicodeEncodeError:  # a surrogate
+            return [owners[slot_of(key)] for key in keys]
 
 
 @cache

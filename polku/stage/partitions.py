@@ -42,16 +42,16 @@ class _Share(NamedTuple):
 
 
 class Partitions:
-    """Divide each batch among the links to the partitions, which have names, by the `key` of its events.
+    """Divide each batch among the links to the partitions, which have names, by the `keys` of its events.
 
     A batch is answered in two steps: `push` returns once all partitions have room that are not away. How much may wait
     for one that is away is bounded by what the ingest may have open.
     """
 
-    def __init__(self, links: Mapping[str, Link], key: Callable[[Event], Hashable]) -> None:
+    def __init__(self, links: Mapping[str, Link], keys: Callable[[Sequence[Event]], Sequence[Hashable]]) -> None:
         self._names = tuple(links)
         self._links = tuple(links.values())
-        self._key = key
+        self._keys = keys
         self._space = KeySpace(len(links))
         self._own: dict[str, Counts] = {}  # the latest totals of each partition
         self._latest = Receipt()
@@ -76,12 +76,9 @@ class Partitions:
 
     def _send(self, batch: Batch) -> list[_Share]:
         positions: list[list[int]] = [[] for _ in self._links]
-        for position, event in enumerate(batch.events):
-            try:
-                part = self._space.part_of(self._key(event))
-            except BaseException:  # the middleware finds the same, and says what becomes of the event
-                part = 0
-            positions[part].append(position)
+        add = [own.append for own in positions]
+        for position, part in enumerate(self._space.parts_of(self._keys(batch.events))):
+            add[part](position)
         parts = [part for part, own in enumerate(positions) if own]
         shares = []
         for part, share in zip(parts, batch.divided([positions[part] for part in parts]), strict=True):

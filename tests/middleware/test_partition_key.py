@@ -19,8 +19,7 @@ from polku import (
     Throttle,
     Transform,
 )
-from polku.middleware.keys import bounded_keys
-from polku.middleware.partition_key import divides_state, partition_key
+from polku.middleware.partition_key import divides_state, partition_key, partition_keys
 from polku.stage.key_space import KeySpace
 from tests.middleware.harness import events, ids, work
 from tests.support.clock import FakeClock
@@ -63,7 +62,8 @@ def test_keys_are_those_under_which_state_is_kept() -> None:
     given = [Event(id="i" * n, source="s" * n, metadata={"tenant": "x"}) for n in (1, 64, 65, 100)]
     for per in (None, "tenant"):
         memory: Any = Deduplicator(per=per).build(FakeClock())
-        assert bounded_keys(memory._ids(given)) == [key_of(Deduplicator(per=per), event) for event in given]
+        memory.process(given, 1)
+        assert list(memory._open) == [key_of(Deduplicator(per=per), event) for event in given]
         buckets: Any = Throttle(9, per=per).build(FakeClock())
         buckets.process(given, 1)
         assert list(buckets._buckets) == [key_of(Throttle(9, per=per), event) for event in given]
@@ -164,6 +164,25 @@ async def test_the_groups_of_an_aggregator_move_with_their_keys() -> None:
                 assert len(flush.parts) == 3
                 found += 1
     assert found == 20
+
+
+def test_an_event_on_which_the_key_raises_has_none() -> None:
+    def key(event: Event) -> str:
+        if event.id == "bad":
+            raise SystemExit("no key")
+        return event.id
+
+    keys = partition_keys(Own("user", key))
+    assert keys is not None
+    assert list(keys(events("a", "bad", "b"))) == ["a", None, "b"]
+    assert partition_keys(Own("user")) is None
+    own: Any = Own("id")
+    wrongs: list[Any] = [lambda events: [], lambda events: 1 / 0, lambda events: None]
+    for wrong in wrongs:
+        own.partition_keys = wrong
+        keys = partition_keys(own)
+        assert keys is not None
+        assert list(keys(events("a", "b"))) == ["a", "b"]
 
 
 def test_only_middleware_with_both_methods_divides_its_state() -> None:

@@ -299,6 +299,8 @@ class _Object:
         self.name = f"object-{number}"
         if step.get("shared"):  # so that lanes share its stage
             self.state_key = "everything"
+        if step.get("partitions"):
+            self.state_key = "source"
         work = {
             "touch": lambda events: [self._touched(code, event) for event in events],
             "split": code.split(2, step.get("ids", "same")),

@@ -161,7 +161,7 @@ def _make_models(random: Random, steps: list[Case]) -> None:
 def _divide(random: Random, steps: list[Case]) -> None:
     """Have some steps that keep state by a key be divided by it."""
     for step in steps:
-        if step["kind"] in ("dedup", "throttle", "aggregator") and random.random() < PARTITIONS:
+        if step["kind"] in ("dedup", "throttle", "aggregator", "object") and random.random() < PARTITIONS:
             step["partitions"] = random.choice([2, 2, 3, 5])
 
 

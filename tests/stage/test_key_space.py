@@ -106,6 +106,12 @@ def test_keys_of_which_nothing_is_known_are_all_in_one_part() -> None:
     assert len({KeySpace(8).part_of(key) for key in (object(), object(), complex(1, 2), float("nan"), len)}) <= 2
 
 
+@pytest.mark.parametrize("keys", [KEYS[:50], [*KEYS[:9], "\ud800", "ä"], ["a", b"b", 3, None, ("x", 1)], []])
+def test_many_keys_have_the_parts_that_each_has(keys: list[Hashable]) -> None:
+    space = KeySpace(7)
+    assert space.parts_of(keys) == [space.part_of(key) for key in keys]
+
+
 @given(st.one_of(st.text(), st.binary(), st.integers(), st.floats(), st.tuples(st.text(), st.integers())))
 def test_every_key_belongs_to_a_part(key: Hashable) -> None:
     assert 0 <= KeySpace(5).part_of(key) < 5
