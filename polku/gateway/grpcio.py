@@ -21,8 +21,8 @@ from polku.aio.slices import in_slices
 from polku.batch.receipt import Counts
 from polku.errors import DrainingError, InputError
 from polku.gateway.ack_size import bounding
+from polku.gateway.acks import to_stats
 from polku.gateway.addresses import cannot_open
-from polku.gateway.answers import to_stats
 from polku.gateway.grpc_status import Baselines, check_answer, status_of
 from polku.gateway.grpcio_gate import GrpcioGate
 from polku.gateway.intake import Intake

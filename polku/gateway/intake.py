@@ -22,8 +22,8 @@ from polku.codes import Code
 from polku.contracts import DeadEvent, IngestContext, Ingestor
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
+from polku.gateway.acks import answer_message, answer_together
 from polku.gateway.admission import Admission, admit_events, admit_in_turns, admit_payload, read_payload
-from polku.gateway.answers import answer_message, answer_together
 from polku.gateway.authorization import authorized, authorizing
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics, SecurityFiles

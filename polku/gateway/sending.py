@@ -14,8 +14,8 @@ from polku.batch.receipt import Receipt, Refusal, joining
 from polku.codes import Code
 from polku.errors import DrainingError, InputError, PolkuError
 from polku.event.v1.event_pb2 import Event
+from polku.gateway.acks import answering
 from polku.gateway.admission import Admission, admit_events
-from polku.gateway.answers import answering
 from polku.gateway.intake_statistics import IntakeCounters
 from polku.gateway.large import is_large, piece_events
 from polku.gateway.room import Room

@@ -13,7 +13,7 @@ from polku.aio.sequencer import Sequencer
 from polku.aio.slices import in_slices
 from polku.errors import InputError
 from polku.gateway.ack_size import bounding
-from polku.gateway.answers import to_stats
+from polku.gateway.acks import to_stats
 from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc_status import Baselines, status_of
 from polku.gateway.intake import Intake

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from polku.batch.batch import Batch
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
+from polku.gateway.acks import answer_events, answer_together
 from polku.gateway.admission import Admission
-from polku.gateway.answers import answer_events, answer_together
 
 CODES = st.sampled_from([Code.BUFFER_FULL, Code.MALFORMED])
 FATES = st.sampled_from(["filtered", "deduplicated", "forwarded"])
