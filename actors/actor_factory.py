@@ -122,7 +122,7 @@ class LaneFactory:
         own = [stage for stage in plan.stages if not stage.shared and (stage.apart or not plan.chained)]
         if plan.chained:
             stages = self.create_stages(own)
-            actor = self._actor(LaneActor, "lane", pack(plan, self.workers(), replays))
+            actor = self._actor(LaneActor, "lane", pack(*self.lane_arguments()))
             emitters = {outlet.name: actor for outlet in plan.outlets}
             return LaneHandles(name, self._number, actor, stages, actor, emitters, *rest)
         emitters = {outlet.name: self.create_emitter(outlet) for outlet in plan.outlets}
@@ -143,6 +143,10 @@ class LaneFactory:
             for stage in apart
         }
 
+    def lane_arguments(self) -> tuple[Plan, dict[str, tuple[str, ...]], bool]:
+        """Return what a chained lane is made of."""
+        return self.plan, self.workers(), self._place.is_first
+
     def ingest_arguments(self) -> tuple[Plan, Target, bool]:
         """Return what the ingest is made of."""
         assert self._way.front is not None
@@ -153,7 +157,7 @@ class LaneFactory:
 
         What hands on by itself is called as the `part`.
         """
-        behind = self._way.behind[stage.name].in_lane(self._number) if stage.replicas == 1 else None
+        behind = self._way.behind[stage.name].in_lane(self._number) if not stage.replicated else None
         return self.plan, stage, behind, part
 
     def emitter_arguments(self, outlet: OutletPlan) -> tuple[object, ...]:
@@ -165,10 +169,13 @@ class LaneFactory:
         handles: dict[str, Any] = {}
         for stage in own:
             for part in workers_of(stage):
-                around = surroundings(self.plan, part, self._number)
-                packed = pack(*self.stage_arguments(stage, part))
-                handles[part] = _stage_actor(stage, self._place.node, self.name(part), packed, around)
+                handles[part] = self.create_worker(stage, part)
         return handles
+
+    def create_worker(self, stage: StagePlan, part: str) -> Any:
+        """Return the handle of the actor of a stage, or of one of its replicas."""
+        packed, around = pack(*self.stage_arguments(stage, part)), surroundings(self.plan, part, self._number)
+        return _stage_actor(stage, self._place.node, self.name(part), packed, around)
 
     def create_emitter(self, outlet: OutletPlan) -> Any:
         """Return the handle of the actor of an emitter."""
@@ -196,6 +203,8 @@ def shared_arguments(layout: Layout, stage: StagePlan, part: str) -> tuple[Plan,
 def _stage_actor(stage: StagePlan, node: Node, name: str, packed: bytes, around: Surroundings) -> Any:
     needs = stage.resources
     options: dict[str, Any] = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus, "resources": dict(needs.custom)}
+    if needs.labels:
+        options["label_selector"] = dict(needs.labels)
     if needs == Resources() and stage.shared:  # elsewhere, where its node is lost: the lanes of other nodes need it
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.identity, soft=True)
     elif needs == Resources():

@@ -9,6 +9,7 @@ from typing import Any
 import ray.exceptions
 
 from polku.actors.drain import call
+from polku.actors.nodes import is_pending
 from polku.errors import ChangeError, PolkuError
 from polku.text import named
 
@@ -32,7 +33,7 @@ async def ask(part: str, method: Any, *arguments: object, seconds: float = ANSWE
 async def begin(part: str, handle: Any, seconds: float) -> int:
     """Start a new part, and return the epoch of its life; raises `ChangeError` where it does not start."""
     try:
-        await _ask(part, handle.begin, (), {}, seconds)
+        await _begun(part, handle, seconds)
         return int((await _ask(part, handle.vitals, (), {}, seconds)).epoch)
     except ChangeError:
         raise
@@ -40,6 +41,15 @@ async def begin(part: str, handle: Any, seconds: float) -> int:
         raise ChangeError([f"{part} does not start: {_said(error.cause)}"]) from None
     except PolkuError as error:
         raise ChangeError([f"{part} does not start: {_said(error)}"]) from None
+
+
+async def _begun(part: str, handle: Any, seconds: float) -> None:
+    try:
+        await _ask(part, handle.begin, (), {}, seconds)
+    except ChangeError:
+        if await asyncio.to_thread(is_pending, handle):
+            raise ChangeError([f"{part}: no node has room for it: it did not start within {seconds:g} s"]) from None
+        raise
 
 
 async def _ask(part: str, method: Any, arguments: Any, options: Any, seconds: float) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from itertools import count
 
 from polku.actors.actor_factory import ActorFactory, Layout
@@ -11,10 +11,12 @@ from polku.actors.chained_change import ChainedChange
 from polku.actors.changing import PartsChange, Wish, wish
 from polku.actors.departures import Departures
 from polku.actors.kept import forget_all
-from polku.actors.lane_change import StuckError
+from polku.actors.lane_change import StuckError, end_actors
 from polku.actors.lanes import Lanes, Open
+from polku.actors.resizing import Resizing
 from polku.aio.tasks import TaskSet
 from polku.change.contents import Contents, contents_of
+from polku.change.difference import Difference
 from polku.errors import ChangeError
 from polku.plan import Plan
 from polku.runtime.changing import Changed
@@ -37,6 +39,7 @@ class Changes:
         self._lanes: Lanes
         self._numbers = count(1)
         self._updating: asyncio.Future[Changed] | None = None
+        self._may_give_way = False  # whether what is in progress has changed nothing yet
         self._is_stopping = False
         self._stuck = ""
         self._tasks = TaskSet("parts that leave")
@@ -51,6 +54,11 @@ class Changes:
         """What became of the events of lanes that are no parts any more, by emitter."""
         return {} if self._factory is None else self._lanes.gone
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing is changed any more."""
+        return self._is_stopping
+
     def begin(self, factory: ActorFactory, open_lane: Open) -> None:
         """Change what this has created; `open_lane` has one lane more take events."""
         self._factory = factory
@@ -59,14 +67,36 @@ class Changes:
 
     async def update(self, plan: Plan, seconds: float) -> Changed:
         """Run another plan from now on; raises `ChangeError`, and then nothing was changed."""
+        return await self._alone(lambda factory: self._update(factory, plan, seconds))
+
+    async def resize(self, stage: str, replicas: int, seconds: float) -> Changed:
+        """Give a stage another number of replicas; raises `ChangeError`, and then nothing was changed.
+
+        What is new has so many seconds to start.
+        """
+        return await self._alone(lambda factory: self._resize(factory, stage, replicas, seconds))
+
+    async def give_way(self) -> None:
+        """End what is in progress where it has changed nothing yet; return when nothing is in progress."""
+        if self._updating is not None:
+            if self._may_give_way:
+                self._updating.cancel()
+            await asyncio.wait([self._updating])
+
+    async def _alone(self, change: Callable[[ActorFactory], Coroutine[None, None, Changed]]) -> Changed:
         if self._is_stopping or self._factory is None:
             raise ChangeError(["the pipeline is stopping"])
         if self._updating is not None and not self._updating.done():
             raise ChangeError(["another change is in progress"])
         if self._stuck:
             raise ChangeError([self._stuck])
-        self._updating = asyncio.ensure_future(contained(self._update(self._factory, plan, seconds)))
-        return await asyncio.shield(self._updating)
+        updating = self._updating = asyncio.ensure_future(contained(change(self._factory)))
+        try:
+            return await asyncio.shield(updating)
+        except asyncio.CancelledError:
+            if updating.cancelled() and not self._is_stopping:
+                raise ChangeError(["it gave way to another change"]) from None
+            raise
 
     async def stop(self) -> None:
         """Change nothing more; what is in progress has some time to end, and then to be taken back."""
@@ -108,7 +138,11 @@ class Changes:
         lanes = wanted.new.plan.lanes
         change = self._change_of(factory, wanted)
         layout = factory.layout.renewed(wanted.new.plan, (), 0) if change is None else change.layout
-        fresh = await self._lanes.prepare(layout, lanes) if not wanted.new.plan.per_node else []
+        self._may_give_way = wanted.is_about_lanes
+        try:
+            fresh = await self._lanes.prepare(layout, lanes) if not wanted.new.plan.per_node else []
+        finally:
+            self._may_give_way = False
         try:
             changed = await self._change_parts(factory, wanted, change, layout)
         except BaseException:
@@ -172,6 +206,20 @@ class Changes:
         await self._on_parts()
         self._tasks.start("parts that others took the place of", change.end())
         return changed
+
+    async def _resize(self, factory: ActorFactory, stage: str, replicas: int, seconds: float) -> Changed:
+        async with factory.changing:
+            plan = self.plan.with_replicas(stage, replicas)
+            self._may_give_way = True
+            try:
+                going = await Resizing(factory, plan, stage, self._next).run(seconds)
+            finally:
+                self._may_give_way = False
+            self._contents = self._contents._replace(plan=plan)
+            await self._on_parts()
+        if going:
+            self._tasks.start("replicas that are gone", end_actors(going))
+        return Changed(Difference(()))
 
     def _check_names(self, plan: Plan) -> None:
         for outlet in plan.outlets:

@@ -122,6 +122,13 @@ class IngestShell(IngestBase, KeepsDeadLetters):
         return True
 
     @started
+    async def resize(self, number: int, packed: bytes) -> int:
+        """Give batches to other replicas from now on; return how many those that go still have."""
+        self._number, self._packed = number, packed
+        self._plan, target, _ = unpack(packed)
+        return await self._connection.resize(target)
+
+    @started
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
         return self._intake.statistics()._replace(letters=self._dead_letters.statistics())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
@@ -13,15 +14,16 @@ from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import started, unpack
 from polku.actors.wire import pack_answer, unpack_push
+from polku.actors.workers import Workers
 from polku.batch.receipt import Receipt
 from polku.buffer.copies import Found
 from polku.dead_letters import DeadLetters
 from polku.emit import console
 from polku.emit.console import RelayConsole
 from polku.gateway.intake import Intake
-from polku.link.link import Peer, Push
+from polku.link.link import Link, Peer, Push
 from polku.plan import StagePlan
-from polku.runtime.assembly import build_dead_letters
+from polku.runtime.assembly import build_dead_letters, replica_link
 from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.serving import favour_journal
@@ -50,6 +52,11 @@ class LaneShell(IngestBase, KeepsDeadLetters, RelaysOutput):
         self._lane = ChangingLane(self._plan, self._dead_letters, self._elsewhere)
         self._opened.push_async_callback(self._lane.close)
         await self._lane.open(replays=replays, patient=True)
+        self._workers = {
+            stage.name: Workers(self._lane.replicas[stage.name], self._apart[stage.name], partial(self._link_to, stage))
+            for stage in self._plan.stages
+            if stage.name in self._lane.replicas
+        }
         favour_journal(self._plan.buffer)
 
     def check(self) -> None:
@@ -97,6 +104,17 @@ class LaneShell(IngestBase, KeepsDeadLetters, RelaysOutput):
         self._plan, _, _ = unpack(packed)
         self.take_over(number, packed)
         return changed
+
+    @started
+    async def resize(self, number: int, packed: bytes) -> int:
+        """Give batches to other replicas from now on; return how many those that go still have."""
+        self._number, self._packed = number, packed
+        self._plan, self._apart, _ = unpack(packed)
+        return sum([await workers.change(self._apart[stage]) for stage, workers in self._workers.items()])
+
+    def _link_to(self, stage: StagePlan, worker: str, number: int) -> Link:
+        queue = ObjectRefQueue(worker, f"{stage.name}/replica-{number}")
+        return replica_link(self._plan, stage, number, queue, self._dead_letters)
 
     @started
     async def flush(self) -> None:

@@ -79,7 +79,8 @@ class Lanes:
                 finally:
                     fresh.append(Placed(await creating, place))
             behind = [(name, h) for lane, _ in fresh for name, h in lane.all().items() if name != lane.door]
-            await _all(*(begin(name, handle, START_SECONDS) for name, handle in behind))
+            seconds = layout.plan.scaling.start_seconds
+            await _all(*(begin(name, handle, seconds) for name, handle in behind))
         except BaseException:
             self.discard(fresh)
             raise

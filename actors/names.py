@@ -17,7 +17,7 @@ class Names(NamedTuple):
     """Make names; `run` is what only this run of the pipeline has, without a slash.
 
     A part whose actor was replaced while the pipeline ran has the number of that change in its name (`versions`); the
-    replicas of a stage have it together.
+    replicas of a stage have it together, and one that came later its own.
     """
 
     run: str
@@ -25,7 +25,9 @@ class Names(NamedTuple):
 
     def renewed(self, parts: Iterable[str], number: int) -> Names:
         """Return the names after a change that replaces the actors of some parts."""
-        return self._replace(versions={**self.versions, **dict.fromkeys(parts, number)})
+        fresh = dict.fromkeys(parts, number)
+        kept = {part: version for part, version in self.versions.items() if part.partition("/")[0] not in fresh}
+        return self._replace(versions={**kept, **fresh})
 
     def shared(self, part: str) -> str:
         """Return the name of a part that all lanes share."""

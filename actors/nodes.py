@@ -134,3 +134,11 @@ def _by_number(address: str) -> tuple[int, int, str]:
     except ValueError:
         return 9, 0, address
     return parsed.version, int(parsed), ""
+
+
+def is_pending(actor: Any) -> bool:
+    """Return whether an actor waits for a node that has room for it; blocks."""
+    try:
+        return str(state.actor_table(actor._actor_id.hex()).get("State")) == "PENDING_CREATION"
+    except Exception:  # whatever Ray raises where its own service does not answer
+        return False

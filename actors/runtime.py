@@ -22,12 +22,14 @@ from polku.actors.attachment import SHUT_DOWN, attach, first_line
 from polku.actors.changes import Changes
 from polku.actors.console_output import write_console
 from polku.actors.drain import call, close, drain, kill, look, outcome, release, vanished
+from polku.actors.finding import find, tap
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import LanePlace, Node, check_journals, draining, places, this_node
 from polku.actors.ports import abandon_ports, check_shared, reserve_ports
+from polku.actors.scaler import Scaler
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import introduce_all, open_doors, start, start_all
@@ -36,6 +38,7 @@ from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
+from polku.change.numbers import continued
 from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
 from polku.errors import ChangeError, NotRunningError, PolkuError, UnavailableError
@@ -56,8 +59,6 @@ from polku.tap.request import TapReply, TapRequest
 
 _HUB_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
-_TAP_SECONDS = 5.0
-_FIND_SECONDS = 8.0
 _GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ class RayRuntime:
         self._addresses = Addresses()
         self._arrangement: ActorFactory | None = None
         self._changes = Changes(plan, self._adopt)
-        self._updating = asyncio.Lock()
         self._generation = 0
         self._reloads = Reloads()
+        self._scaler = Scaler(self._changes, self.statistics, lambda: self.note_reloads(self._reloads))
         self._hub: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
@@ -139,22 +140,31 @@ class RayRuntime:
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         self._check()
-        if self._updating.locked():
-            raise ChangeError(["another change is in progress"])
-        async with self._updating:
-            doors = renewed(self._open_doors, self._changes.plan, plan)
-            check_shared(doors, self._changes.plan, plan)
-            if doors.version == self._open_doors.version:
-                return await self._changes.update(plan, seconds)
-            lanes = self._arrangement.lanes if self._arrangement is not None else ()
-            try:
-                doors = await reserve_ports(lanes, self._open_doors, doors)
-                changed = await self._changes.update(plan, seconds)
-            except BaseException:
-                await abandon_ports(lanes)
-                raise
-            await self._open_anew(doors)
-            return changed
+        async with await self._scaler.give_way():
+            return await self._update(continued(self._changes.plan, plan), seconds)
+
+    async def scale(self, lanes: int, *, seconds: float) -> Changed:
+        """Run that many lanes from now on; raises `PlanError`, or `ChangeError`, and then nothing was changed."""
+        if self._plan.per_node:
+            raise ChangeError(["each node has a lane, so their number cannot be chosen"])
+        self._check()
+        async with await self._scaler.give_way():
+            return await self._changes.update(self._changes.plan.with_lanes(lanes), seconds)
+
+    async def _update(self, plan: Plan, seconds: float) -> Changed:
+        doors = renewed(self._open_doors, self._changes.plan, plan)
+        check_shared(doors, self._changes.plan, plan)
+        if doors.version == self._open_doors.version:
+            return await self._changes.update(plan, seconds)
+        lanes = self._arrangement.lanes if self._arrangement is not None else ()
+        try:
+            doors = await reserve_ports(lanes, self._open_doors, doors)
+            changed = await self._changes.update(plan, seconds)
+        except BaseException:
+            await abandon_ports(lanes)
+            raise
+        await self._open_anew(doors)
+        return changed
 
     async def _open_lane(self, lane: LaneHandles, place: LanePlace) -> None:
         """Have one lane more take events."""
@@ -174,9 +184,9 @@ class RayRuntime:
 
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
-        self._reloads = reloads
+        self._reloads = reloads._replace(scales=tuple(self._scaler.scales.values()))
         if self._hub is not None and self._is_attached:
-            self._hub.note_reloads.remote(reloads)
+            self._hub.note_reloads.remote(self._reloads)
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
@@ -247,24 +257,12 @@ class RayRuntime:
     async def find(self, event_id: str) -> Found:
         """Ask the buffer of each lane; the answer is not complete where one is away."""
         self._check()
-        lanes = self.parts.lanes
-        calls = [asyncio.wait_for(call(lane.buffer.find.remote(event_id)), _FIND_SECONDS) for lane in lanes]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        found = [(lane.name, answer) for lane, answer in zip(lanes, answers, strict=True) if isinstance(answer, Found)]
-        copies = [copy._replace(part=f"{name}{copy.part}") for name, answer in found for copy in answer.copies]
-        complete = len(found) == len(lanes) and all(answer.complete for _, answer in found)
-        drops = {f"{name}{emitter}": one for name, answer in found for emitter, one in answer.drops.items()}
-        return Found(tuple(copies), sum(answer.searched for _, answer in found), complete, drops)
+        return await find(self.parts, event_id)
 
     async def tap(self, request: TapRequest) -> list[TapReply]:
         """Return what each actor has kept for who asks; without those that are away."""
         self._check()
-        calls = [call(handle.tap.remote(request, lane, part)) for lane, part, handle in self.parts.by_lane()]
-        replies = await asyncio.gather(*(asyncio.wait_for(one, _TAP_SECONDS) for one in calls), return_exceptions=True)
-        for reply in replies:
-            if isinstance(reply, ray.exceptions.RayTaskError) and isinstance(reply.cause, PolkuError):
-                raise reply.cause from None
-        return [reply for reply in replies if isinstance(reply, TapReply)]
+        return await tap(self.parts, request)
 
     async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
@@ -326,6 +324,7 @@ class RayRuntime:
         await start(self._hub.start)
         await introduce_all(parts.lanes, self._hub, doors)
         self._tasks.keep_alive("watching the supervisor", self._keep_watching)
+        self._tasks.keep_alive("scaling", partial(self._scaler.watch, lambda: self.parts))
         self._write_out(parts.lanes)
         if self._plan.per_node:
             _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))

@@ -150,6 +150,13 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         return True
 
     @started
+    async def resize(self, number: int, packed: bytes) -> int:
+        """Give batches to other replicas of the next stage from now on; return how many those that go still have."""
+        self._number, self._packed = number, packed
+        self._plan, self._stage_plan, self._behind, self._part = unpack(packed)
+        return sum([await way.connection.resize(self._next_of(way.lane)[1]) for way in self._ways])
+
+    @started
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
         return self._stage.statistics()._replace(letters=self._dead_letters.statistics())

@@ -76,8 +76,8 @@ def _stages(contents: Contents) -> Iterator[tuple[str, object]]:
 def _place(plan: Plan, stage: StagePlan) -> tuple[object, ...]:
     is_last = stage.name == plan.stages[-1].name
     needs = stage.resources
-    custom = tuple(sorted(needs.custom.items()))
-    actors = stage.replicas, stage.partitions, stage.shared
+    custom = *sorted(needs.custom.items()), *sorted(needs.labels.items())
+    actors = stage.replicas, stage.replicated, stage.partitions, stage.shared
     return needs.num_cpus, needs.num_gpus, custom, *actors, is_last, answers_late(plan, stage)
 
 

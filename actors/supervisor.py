@@ -145,8 +145,8 @@ class SupervisorShell:
         watch.lane = ""
         if self._tasks.fault:
             watch.add("supervisor", self._tasks.fault)
-        if self._reloads.alarm:
-            watch.add("reload", f"{self._reloads.alarm}; it runs on as it was")
+        for part, why in self._reloads.complaints():
+            watch.add(part, why)
         for name in parts.shared:
             _judge(watch, name, self._seen[name])
         return watch, processed

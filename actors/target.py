@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from polku.actors.names import Names, fill
 from polku.actors.object_ref_queue import ObjectRefQueue
+from polku.actors.workers import Workers
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer, Peer
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import build_partitions, build_replicas
+from polku.runtime.assembly import build_partitions, build_replicas, replica_link
 from polku.runtime.lane import single
 
 
@@ -60,7 +61,7 @@ def route(plan: Plan, names: Names) -> Route:
             target = Target(stage=stage, workers=tuple(map(name, workers_of(stage))))
         elif stage.shared:
             target = Target(names.shared(stage.name))
-        elif stage.replicas == 1:
+        elif not stage.replicated:
             target = Target(names.in_any_lane(stage.name))
         else:
             workers = tuple(names.in_any_lane(part) for part in workers_of(stage))
@@ -72,16 +73,25 @@ def workers_of(stage: StagePlan) -> list[str]:
     """Return the names of the actors of a stage: its own, or those of its partitions or replicas."""
     if stage.partitions > 1:
         return [f"{stage.name}/partition-{number}" for number in range(1, stage.partitions + 1)]
-    if stage.replicas == 1:
+    if not stage.replicated:
         return [stage.name]
     return [f"{stage.name}/replica-{number}" for number in range(1, stage.replicas + 1)]
 
 
 class PeerConnection(NamedTuple):
-    """A link's peer, and how to close what stands behind it in this process."""
+    """A link's peer, how to close what stands behind it in this process, and the replicas that are there, by stage."""
 
     peer: Peer
     close: Callable[[], Awaitable[None]]
+    workers: Mapping[str, Workers] = {}
+
+    async def resize(self, target: Target | None) -> int:
+        """Give batches to the replicas that a target has now; return how many those that go still have."""
+        left = 0
+        while target is not None and target.stage is not None and target.then is not None:
+            left += await self.workers[target.stage.name].change(target.workers)
+            target = target.then
+        return left
 
 
 def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> PeerConnection:
@@ -95,13 +105,19 @@ def connect(plan: Plan, target: Target, dead_letters: DeadLetters) -> PeerConnec
         return PeerConnection(LocalPeer(partitions), partitions.close)
     behind = connect(plan, target.then, dead_letters)
     link = Link(f"{plan.name}/{target.stage.name}", behind.peer, window=single(plan))
-    replicas = build_replicas(plan, target.stage, peers, link, dead_letters)
+    stage = target.stage
+    replicas = build_replicas(plan, stage, peers, link, dead_letters)
+
+    def link_to(worker: str, number: int) -> Link:
+        queue = ObjectRefQueue(worker, f"{stage.name}/replica-{number}")
+        return replica_link(plan, stage, number, queue, dead_letters)
 
     async def close() -> None:
         await replicas.close()
         await behind.close()
 
-    return PeerConnection(LocalPeer(replicas), close)
+    workers = Workers(replicas, target.workers, link_to)
+    return PeerConnection(LocalPeer(replicas), close, {**behind.workers, stage.name: workers})
 
 
 async def _nothing() -> None:

@@ -116,6 +116,7 @@ if TYPE_CHECKING:
     from polku.ray_serve.emitter import ServeEmitter
     from polku.ray_serve.middleware import ServeMiddleware
     from polku.runner import Runner
+    from polku.scaling import Scaling
     from polku.security.client_tls import Certificate
     from polku.security.secret import Secret
     from polku.sender import Sender, SendReceipt
@@ -193,6 +194,7 @@ __all__ = [
     "Runner",
     "S3Emitter",
     "Sampler",
+    "Scaling",
     "ScheduleSource",
     "Secret",
     "SendReceipt",
@@ -316,6 +318,7 @@ if not TYPE_CHECKING:
             "polku.redis.emitter": ("RedisStreamsEmitter",),
             "polku.redis.source": ("RedisStreamsSource",),
             "polku.runner": ("Runner",),
+            "polku.scaling": ("Scaling",),
             "polku.schedule": ("ScheduleSource", "Tick"),
             "polku.security.client_tls": ("Certificate",),
             "polku.security.secret": ("Secret",),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
-from polku.checks import ray_installed
+from polku.checks import ray_installed, shorten
 from polku.errors import PlanError, SettingError
 from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Addresses, check_address
@@ -31,6 +32,7 @@ from polku.plan import (
     state_keys,
 )
 from polku.runner import Runner, addresses_of_environment
+from polku.scaling.rules import Range, Scaling, range_of, replicas_of
 from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
 from polku.sendable import check_pickles, check_sources
 from polku.sender import EventSender, RawSender
@@ -38,7 +40,7 @@ from polku.stage.key_space import MOST_PARTS
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from opentelemetry.trace import TracerProvider
 
@@ -97,6 +99,8 @@ class Hub:
         self._hang_seconds = 30.0
         self._dead_letters: DeadLetterPlan | None = None
         self._lanes = 1
+        self._lane_range: Range | None = None
+        self._scaling = Scaling()
         self._per_node = False
         self._chained = False
         self._traces: Callable[[], TracerProvider] | None = None
@@ -148,8 +152,9 @@ class Hub:
         num_cpus: float = 0.0,
         num_gpus: float = 0.0,
         resources: Mapping[str, float] | None = None,
+        labels: Mapping[str, str] | None = None,
         isolate: bool = False,
-        replicas: int = 1,
+        replicas: int | tuple[int, int] = 1,
         partitions: int = 1,
         batching: Batching | None = None,
         shadow: float | None = None,
@@ -159,14 +164,15 @@ class Hub:
     ) -> Hub:
         """Add a step: built-in middleware, a class with `process(events)`, or a function of one event.
 
-        Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus` and
-        custom `resources`, as Ray has them): those go where these are, all else stays on the node on which the
-        pipeline is started. A slow step can have `replicas`: so many actors that work on a batch each, with the order
-        kept; each has the `resources`. Middleware that remembers events cannot be divided so. It can be divided into
-        `partitions`: so many actors, each of which has the events of its own keys (the ids of a `Deduplicator`, the
-        groups of an `Aggregator`, the `state_key` of your own), from all lanes. Order is kept among the events of one
-        key, and not between keys. Replicas, partitions and resources are the `ray` runtime's; on the `inline` runtime
-        there is one of each step, which answers alike.
+        Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus`, custom
+        `resources`, and nodes with `labels`, as Ray has them: `labels={"accelerator-type": "A100"}`): those go where
+        these are, all else stays on the node on which the pipeline is started. A slow step can have `replicas`: so many
+        actors that work on a batch each, with the order kept; each has the `resources`. With `replicas=(1, 8)` there
+        are as many as are needed, see `scaling`, in each lane. Middleware that remembers events cannot be divided so.
+        It can be divided into `partitions`: so many actors, each of which has the events of its own keys (the ids of a
+        `Deduplicator`, the groups of an `Aggregator`, the `state_key` of your own), from all lanes. Order is kept among
+        the events of one key, and not between keys. Replicas, partitions and resources are the `ray` runtime's; on the
+        `inline` runtime there is one of each step, which answers alike, whatever is said here.
 
         With `batching` the step is a model: a function of a list of events, or an object or class with
         `predict(events)`, which returns a result for each. Its calls are filled from many batches, see `Batching` and
@@ -189,24 +195,25 @@ class Hub:
         if shadow is not None or canary is not None or of is not None or key is not None:
             from polku.candidate.attach import Tried, attach
 
-            divided = replicas != 1 or partitions != 1
-            placed = isolate or divided or bool(num_cpus or num_gpus or resources)
+            divided = replicas not in (1, (1, 1)) or partitions != 1
+            placed = isolate or divided or bool(num_cpus or num_gpus or resources or labels)
             tried = Tried(name or component_name(middleware), middleware, shadow, canary, of, key, placed)
             self._stages = attach(self._stages, tried)
             return self
         isolate = isolate or bool(getattr(middleware, "overlaps", False))
         plan = MiddlewarePlan(name or component_name(middleware), middleware)
-        needs = Resources(num_cpus, num_gpus, dict(resources or {}))
-        stage = StagePlan("", (plan,), needs, isolate, _count("middleware", "replicas", replicas))
+        needs = Resources(num_cpus, num_gpus, dict(resources or {}), _labels(labels))
+        number, bounds = replicas_of(replicas)
+        stage = StagePlan("", (plan,), needs, isolate, number, replica_range=bounds)
         if _count("middleware", "partitions", partitions, most=MOST_PARTS) > 1:
             from polku.middleware.partition_key import check_partitions
 
-            check_partitions(plan.name, middleware, partitions, replicas)
+            check_partitions(plan.name, middleware, partitions, stage.most_replicas)
             stage = replace(stage, partitions=partitions)
-        if replicas > 1 and (keys := state_keys(stage)):
+        if stage.replicated and (keys := state_keys(stage)):
             raise PlanError(
                 f"{plan.name} remembers events by {keys[plan.name]}, so replicas={replicas} would each see a part of "
-                f"them; leave replicas out{_or_partitions(middleware, replicas)}",
+                f"them; leave replicas out{_or_partitions(middleware, stage.most_replicas)}",
                 where="middleware",
             )
         self._stages.append(stage)
@@ -223,8 +230,9 @@ class Hub:
         num_cpus: float = 0.0,
         num_gpus: float = 0.0,
         resources: Mapping[str, float] | None = None,
+        labels: Mapping[str, str] | None = None,
         isolate: bool = False,
-        replicas: int = 1,
+        replicas: int | tuple[int, int] = 1,
         partitions: int = 1,
         batching: Batching | None = None,
         shadow: float | None = None,
@@ -468,14 +476,19 @@ class Hub:
         self._chained = True
         return self
 
-    def lanes(self, lanes: int | Literal["per-node"]) -> Hub:
+    def lanes(
+        self, lanes: int | Literal["per-node"] | None = None, *, min: int | None = None, max: int | None = None
+    ) -> Hub:
         """Run so many lanes (ingest, stages, buffer, emitters) side by side, behind one port.
 
         A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
         (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all
         lanes feed, or in its `partitions`. Each lane has a buffer of the whole capacity, and, if that is durable, a
-        journal of its own beside the first one. The inline runtime has one event loop and runs one lane. A reload may
-        choose another number.
+        journal of its own beside the first one. The inline runtime has one event loop and runs one lane, whatever is
+        said here. A reload may choose another number.
+
+        With `lanes(min=1, max=8)` there are `min` at first, and then as many as are needed, see `scaling`. Clients that
+        stay connected stay with their lane: `Limits(connection_age_seconds=…)` has them find new ones.
 
         With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
         capacity grows with the cluster. Clients reach each node at its own address, at the same port, and health at its
@@ -484,8 +497,26 @@ class Hub:
         deliver before you choose fewer lanes); a lane with a buffer in memory is forgotten with its node. A stage that
         all lanes share may be started again when a node is lost, and then forgets what it has seen.
         """
+        is_range = min is not None or max is not None
+        if is_range and lanes is not None:
+            raise PlanError(f"lanes={lanes!r} leaves no room for min and max; leave it out", where="lanes")
+        bounds = range_of("lanes", 1 if min is None else min, max) if is_range else None
         self._per_node = lanes == PER_NODE
-        self._lanes = 1 if self._per_node else _count("lanes", "lanes", lanes, or_else=repr(PER_NODE))
+        number = bounds.min if bounds is not None else 1 if self._per_node else lanes
+        self._lanes = _count("lanes", "lanes", number, or_else=f"{PER_NODE!r}, or min and max")
+        self._lane_range = bounds if bounds is not None and bounds.min < bounds.max else None
+        return self
+
+    def scaling(self, scaling: Scaling) -> Hub:
+        """Choose when lanes and replicas come and go, where `lanes(min=…, max=…)` or `replicas=(…, …)` lets them.
+
+        It is decided by the age of the oldest event, and by how much of their time they are at work; without this as
+        `Scaling()` has it. Changes are lines of the log and in `statistics()`; where no resources are to be had for
+        what is new, the pipeline goes on as it is, and health says so. The inline runtime changes nothing.
+        """
+        if not isinstance(scaling, Scaling):
+            raise PlanError(f"{scaling!r} is no Scaling; use Scaling(oldest_seconds=…, …)", where="scaling")
+        self._scaling = scaling
         return self
 
     def redact(self, *metadata: str, payload: bool = False) -> Hub:
@@ -521,8 +552,10 @@ class Hub:
         if on_ray:
             ray_installed()
         lanes = self._lanes if on_ray else 1
+        lane_range = self._lane_range if on_ray else None
         per_node = self._per_node and on_ray
-        stages = self._stages if on_ray else [replace(stage, replicas=1, partitions=1) for stage in self._stages]
+        divided = self._stages
+        stages = divided if on_ray else [replace(s, replicas=1, replica_range=None, partitions=1) for s in divided]
         stages = kept_beside(stages, self._buffer)
         letters = self._dead_letters or _beside(self._buffer)
         is_shared = letters is not None or keeps_shared_state(stages)
@@ -534,7 +567,7 @@ class Hub:
             ingestors=tuple(ingestors.items()),
             default_ingestor=self._default_ingestor,
             sources=tuple(source.beside(self._buffer.path) for source in self._sources),
-            stages=fuse(stages, side_by_side=lanes > 1 or per_node),
+            stages=fuse(stages, side_by_side=lanes > 1 or lane_range is not None or per_node),
             buffer=self._buffer,
             outlets=tuple(self._outlets),
             limits=self._limits,
@@ -549,6 +582,8 @@ class Hub:
             hang_seconds=self._hang_seconds,
             dead_letters=letters,
             lanes=lanes,
+            lane_range=lane_range,
+            scaling=self._scaling,
             per_node=per_node,
             chained=self._chained and on_ray,
             traces=self._traces,
@@ -687,6 +722,17 @@ class Built(NamedTuple):
 def _beside(buffer: BufferStrategy) -> DeadLetterPlan | None:
     """Store the dead letters of a durable buffer beside its journal."""
     return DeadLetterPlan(f"{buffer.path}.dead") if buffer.path else None
+
+
+def _labels(labels: object) -> dict[str, str]:
+    pairs = labels.items() if isinstance(labels, Mapping) else () if labels is None else [(labels, None)]
+    if not all(isinstance(name, str) and name and isinstance(value, str) for name, value in pairs):
+        raise PlanError(
+            f"labels={shorten(labels)} must name labels of nodes with their values, both text, such as "
+            "{'accelerator-type': 'A100'}",
+            where="middleware",
+        )
+    return dict(pairs)
 
 
 def _or_partitions(middleware: object, replicas: int) -> str:

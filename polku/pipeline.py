@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import time
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -161,27 +162,29 @@ class Pipeline:
         it does not start: nothing is changed then.
         """
         await asyncio.wrap_future(self._ready)
-        return await self._update(hub.plan(self._runtime_name), timeout)
+        plan = hub.plan(self._runtime_name)
+        changed = await self._noted(self._runtime.update(plan, seconds=timeout))
+        self._take_over(plan)
+        return changed
 
     async def scale(self, lanes: int, *, timeout: float = 10.0) -> Changed:
         """Run that many lanes from now on, as `update` does for a hub with `lanes(…)`; on Ray.
 
         New lanes take connections next to those that there are. Lanes that go ask their clients to connect again, and
-        are parts until they have delivered what they hold. A later `update` has as many lanes as its hub says.
+        are parts until they have delivered what they hold. A later `update` has as many lanes as its hub says. With
+        `lanes(min=…, max=…)` the number must be within these, and others may be decided on by need from there.
         """
-        if self._runtime_name != "ray" or self.plan.per_node:
-            where = "each node has a lane" if self.plan.per_node else "the inline runtime has one lane"
-            raise ChangeError([f"{where}, so their number cannot be chosen"])
         await asyncio.wrap_future(self._ready)
-        return await self._update(self.plan.with_lanes(lanes), timeout)
+        changed = await self._noted(self._runtime.scale(lanes, seconds=timeout))
+        self.plan = self.plan.with_lanes(lanes)
+        return changed
 
-    async def _update(self, plan: Plan, timeout: float) -> Changed:
+    async def _noted(self, change: Coroutine[None, None, Changed]) -> Changed:
         try:
-            changed = await asyncio.wrap_future(loop_thread.submit(self._runtime.update(plan, seconds=timeout)))
+            changed = await asyncio.wrap_future(loop_thread.submit(change))
         except ChangeError as error:
             self._note(self._reloads.noted(said(error)))
             raise
-        self._take_over(plan)
         self._note(self._reloads.noted())
         return changed
 

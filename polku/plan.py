@@ -15,12 +15,13 @@ from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Addresses
 from polku.gateway.tls import Tls
 from polku.limits import Limits
+from polku.scaling.rules import MOST as MOST_LANES
+from polku.scaling.rules import Range, Scaling
 from polku.tap.redaction import NOTHING, Redaction
 
 _WORD = re.compile(r"[\w.-]+")
 PER_NODE: Final = "per-node"
 """Of lanes: one on each node."""
-MOST_LANES: Final = 1000
 
 
 class AckLevel(StrEnum):
@@ -41,6 +42,7 @@ class Resources:
     num_cpus: float = 0.0
     num_gpus: float = 0.0
     custom: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class MiddlewarePlan:
 class StagePlan:
     """Neighbouring middleware that shares one actor.
 
-    One with `replicas` works on as many batches at once; one that is `shared` is fed by all lanes. One of several
-    `partitions` is as many actors, each of which has the events of its own keys.
+    One with `replicas` works on as many batches at once; there are others by need where it has a `replica_range`. One
+    that is `shared` is fed by all lanes. One of several `partitions` is as many actors, each of which has the events of
+    its own keys.
     """
 
     name: str
@@ -66,11 +69,22 @@ class StagePlan:
     replicas: int = 1
     shared: bool = False
     partitions: int = 1
+    replica_range: Range | None = None
+
+    @property
+    def replicated(self) -> bool:
+        """Whether its work is divided among replicas, even if there is one now."""
+        return self.replicas > 1 or self.replica_range is not None
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there may be."""
+        return self.replica_range.max if self.replica_range is not None else self.replicas
 
     @property
     def apart(self) -> bool:
         """Whether it needs an actor of its own, also in a chained lane."""
-        divided = self.replicas > 1 or self.partitions > 1
+        divided = self.replicated or self.partitions > 1
         return self.isolated or self.shared or divided or self.resources != Resources()
 
 
@@ -141,6 +155,8 @@ class Plan:
     hang_seconds: float = 30.0
     dead_letters: DeadLetterPlan | None = None
     lanes: int = 1
+    lane_range: Range | None = None
+    scaling: Scaling = field(default_factory=Scaling)
     per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
     had_lanes: bool = False  # while it runs there were several lanes: names and shared stages stay as they were then
     chained: bool = False
@@ -157,7 +173,7 @@ class Plan:
         if self.plugins is not None:
             self.plugins.check(has_principals=self.tokens is not None)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
-        if (self.lanes > 1 or self.per_node) and self.plugins is not None:
+        if (self.lanes > 1 or self.lane_range or self.per_node) and self.plugins is not None:
             raise PlanError(
                 "plugins register with one lane, and the others would not know them; use one lane with allow_plugins, "
                 "or name the plugins: .ingestor(ExternalIngestor(...)), .emitter(ExternalEmitter(...))",
@@ -167,12 +183,12 @@ class Plan:
     @property
     def batches_under_way(self) -> int:
         """How many batches each link up to the buffer has in flight: replicas all have one, and another at hand."""
-        return 2 * max((stage.replicas for stage in self.stages), default=1)
+        return 2 * max((stage.most_replicas for stage in self.stages), default=1)
 
     @property
     def side_by_side(self) -> bool:
         """Whether there are several lanes, or may be once nodes join: their parts' names begin with the lane's."""
-        return self.lanes > 1 or self.per_node or self.had_lanes
+        return self.lanes > 1 or self.lane_range is not None or self.per_node or self.had_lanes
 
     def beside(self) -> Plan:
         """Return the plan with its names and stages as several lanes have them, also where there is one now."""
@@ -183,8 +199,14 @@ class Plan:
         """Return the plan with another number of lanes; raises `PlanError`."""
         if not 1 <= lanes <= MOST_LANES:
             raise PlanError(f"lanes={lanes!r} must be a whole number from 1 to {MOST_LANES}", where="lanes")
+        if self.lane_range is not None and lanes != self.lane_range.clamp(lanes):
+            raise PlanError(f"lanes={lanes!r} is not within lanes(min=…, max=…): {self.lane_range}", where="lanes")
         plan = replace(self, lanes=lanes)
         return plan.beside() if lanes > 1 and not self.side_by_side else plan
+
+    def with_replicas(self, stage: str, replicas: int) -> Plan:
+        """Return the plan with another number of replicas of a stage."""
+        return replace(self, stages=tuple(replace(s, replicas=replicas) if s.name == stage else s for s in self.stages))
 
     def lane(self, number: int, place: int | None = None) -> Plan:
         """Return the plan of one of several lanes (from 1): its links and its journal have names of their own.
@@ -278,7 +300,8 @@ def _is_shared(component: object) -> bool:
 def _fit(left: StagePlan, right: StagePlan) -> bool:
     if left.isolated or right.isolated or left.partitions > 1 or right.partitions > 1:
         return False
-    return (left.resources, left.replicas, left.shared) == (right.resources, right.replicas, right.shared)
+    alike = (left.resources, left.replicas, left.shared) == (right.resources, right.replicas, right.shared)
+    return alike and left.replica_range == right.replica_range
 
 
 def _check_level(level: AckLevel, buffer: BufferStrategy, emitters: int) -> None:

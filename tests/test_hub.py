@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from polku import (
     RateLimiter,
     Router,
     Sampler,
+    Scaling,
     Severity,
     StdoutEmitter,
     Transform,
     WebhookEmitter,
 )
 from polku.errors import NotRunningError
+from polku.scaling import Range
 from polku.v1.plugin_pb2 import PluginType
 
 
@@ -143,6 +146,50 @@ def test_lanes_and_replicas_that_cannot_be_are_refused(lanes: Any) -> None:
         Hub().lanes(lanes)
     with pytest.raises(PlanError, match=f"replicas={lanes!r} must be a whole number from 1 to 1000"):
         Hub().middleware(lambda event: None, replicas=lanes)
+
+
+def test_lanes_and_replicas_by_need_begin_with_the_fewest() -> None:
+    hub = Hub().lanes(min=2, max=8).middleware(lambda event: None, replicas=(3, 4)).emitter(StdoutEmitter())
+    plan = hub.scaling(Scaling(busy=0.9)).plan("ray")
+    assert (plan.lanes, plan.lane_range, plan.scaling) == (2, Range(2, 8), Scaling(busy=0.9))
+    assert (plan.stages[0].replicas, plan.stages[0].replica_range) == (3, Range(3, 4))
+    assert plan.batches_under_way == 8
+    assert plan.side_by_side
+    assert Hub().lanes(max=3).emitter(StdoutEmitter()).plan("ray").lane_range == Range(1, 3)
+    assert Hub().lanes(min=2, max=2).emitter(StdoutEmitter()).plan("ray").lane_range is None
+    assert Hub().lanes(min=2, max=4).lanes(1).emitter(StdoutEmitter()).plan("ray").lane_range is None
+
+
+def test_the_inline_runtime_has_one_of_each_whatever_is_needed() -> None:
+    hub = Hub().lanes(min=2, max=8).middleware(lambda event: None, replicas=(3, 4)).emitter(StdoutEmitter())
+    plan = hub.plan("inline")
+    assert (plan.lanes, plan.lane_range) == (1, None)
+    assert (plan.stages[0].replicas, plan.stages[0].replica_range, plan.stages[0].apart) == (1, None, False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [
+        (lambda hub: hub.lanes(), "lanes=None must be a whole number from 1 to 1000, or 'per-node', or min and max"),
+        (lambda hub: hub.lanes(2, max=4), "lanes=2 leaves no room for min and max; leave it out"),
+        (lambda hub: hub.lanes("per-node", min=1), "lanes='per-node' leaves no room"),
+        (lambda hub: hub.lanes(min=2), "lanes(max=None): must be a whole number from 1 to 1000"),
+        (lambda hub: hub.lanes(min=4, max=2), "lanes(max=2): must be at least min=4"),
+        (lambda hub: hub.scaling({"busy": 0.5}), "is no Scaling; use Scaling("),
+        (lambda hub: hub.middleware(Deduplicator(), replicas=(1, 2)), "so replicas=(1, 2) would each see a part"),
+        (lambda hub: hub.middleware(Filter(bool), replicas=(2, 1)), "replicas(max=1): must be at least min=2"),
+        (lambda hub: hub.middleware(Filter(bool), labels={"zone": 1}), "labels={'zone': 1} must name labels of nodes"),
+        (lambda hub: hub.middleware(Filter(bool), labels="zone"), "labels='zone' must name labels of nodes"),
+    ],
+)
+def test_nonsense_about_need_is_refused_by_name(choice: Callable[[Hub], Hub], text: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(text)):
+        choice(Hub())
+
+
+def test_plugins_that_register_and_lanes_by_need_are_refused_together() -> None:
+    with pytest.raises(PlanError, match="plugins register with one lane"):
+        Hub().lanes(max=2).allow_plugins("secret-token").emitter(StdoutEmitter()).plan("ray")
 
 
 def test_replicas_of_what_remembers_events_are_refused() -> None:

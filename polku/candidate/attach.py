@@ -47,8 +47,8 @@ def attach(stages: Sequence[StagePlan], tried: Tried) -> list[StagePlan]:
     mode = tried.mode
     if tried.placed:
         raise PlanError(
-            f"{mode}= runs where the middleware in use does; leave num_cpus, num_gpus, resources, isolate, replicas "
-            "and partitions out",
+            f"{mode}= runs where the middleware in use does; leave num_cpus, num_gpus, resources, labels, isolate, "
+            "replicas and partitions out",
             where=_WHERE,
         )
     at = _place(stages, tried)

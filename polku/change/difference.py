@@ -10,6 +10,7 @@ from typing import NamedTuple
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.change.content import digest_of
 from polku.change.contents import Contents, StepName, names_by_stage, options_of
+from polku.change.numbers import changed_ranges
 from polku.limits import Limits
 from polku.middleware.partition_key import divides_state
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
@@ -131,11 +132,14 @@ def _lanes(old: Plan, new: Plan) -> Iterator[PartChange]:
     if new.lanes != old.lanes and not (old.per_node or new.per_node):
         gone = "; those that are gone deliver what waits for them, and end" if new.lanes < old.lanes else ""
         yield PartChange("lanes", "", PartVerdict.CHANGED, f"{new.lanes} (was {old.lanes}){gone}")
+    for kind, name, note in changed_ranges(old, new):
+        yield PartChange(kind, name, PartVerdict.CHANGED, note)
 
 
 def only_lanes(found: Difference) -> bool:
-    """Return whether nothing but the number of lanes differs."""
-    return found._replace(parts=tuple(part for part in found.parts if part.kind != "lanes")).is_empty
+    """Return whether nothing but the number of lanes, or what is said about numbers, differs."""
+    others = tuple(part for part in found.parts if part.kind not in ("lanes", "range", "scaling"))
+    return found._replace(parts=others).is_empty
 
 
 def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:

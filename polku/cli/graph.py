@@ -98,6 +98,7 @@ def _sources(plan: Plan) -> dict[str, str]:
 
 def _lanes(plan: Plan) -> str:
     side = f"{plan.lanes}, side by side behind one port" if plan.lanes > 1 else "1"
+    side = f"{plan.lane_range} as needed, side by side behind one port" if plan.lane_range else side
     side = "one on each node, at the same port" if plan.per_node else side
     return f"{side}, each in one actor" if plan.chained else side
 
@@ -126,13 +127,15 @@ def _needs(stage: StagePlan) -> str:
     parts += [f"{needs.num_cpus:g} CPUs"] if needs.num_cpus else []
     parts += [f"{needs.num_gpus:g} GPUs"] if needs.num_gpus else []
     parts += [f"{amount:g} {name}" for name, amount in needs.custom.items()]
+    parts += [f"{name}={value}" for name, value in needs.labels.items()]
     return f" (needs {', '.join(parts)})" if parts else ""
 
 
 def _divided(stage: StagePlan) -> list[str]:
     """Return into what a stage is divided, if it is."""
     counts = {"replicas": stage.replicas, "partitions": stage.partitions}
-    return [f"{count} {kind}" for kind, count in counts.items() if count > 1]
+    divided = [f"{count} {kind}" for kind, count in counts.items() if count > 1]
+    return [f"{stage.replica_range} replicas"] if stage.replica_range is not None else divided
 
 
 def _state(stage: StagePlan) -> str:

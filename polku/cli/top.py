@@ -247,7 +247,17 @@ def rows_of(tree: dict[str, Any]) -> list[Row]:
     named = {row.part for row in rows}
     rows += [Row(name, well=True, state="ok") for name in tree["processes"] if name not in named]
     rows = [_with_process(tree, row) for row in rows]
-    return sorted([*rows, *_candidates(tree)], key=lambda row: row.well)
+    scales = [_scale(scale) for scale in tree.get("scales", ())]
+    return sorted([*rows, *_candidates(tree), *scales], key=lambda row: row.well)
+
+
+def _scale(scale: dict[str, Any]) -> Row:
+    """Return the row of a number that changes by need."""
+    of = scale["of"] if scale["of"] == "lanes" else f"replicas of {scale['of']}"
+    wanted = f", {scale['wanted']} wanted" if scale["wanted"] != scale["number"] else ""
+    latest = scale["fault"] or scale["reason"]
+    state = f"{scale['number']} of {scale['least']} to {scale['most']}{wanted}" + (f": {latest}" if latest else "")
+    return Row(of, not scale["fault"], state, errors=scale["failures"] or None)
 
 
 def _candidates(tree: dict[str, Any]) -> Iterator[Row]:

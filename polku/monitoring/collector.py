@@ -39,6 +39,7 @@ from polku.monitoring.statistics import (
     PluginStatistics,
     ProcessStatistics,
     ReloadStatistics,
+    ScaleStatistics,
     SourceStatistics,
     StageStatistics,
     Tree,
@@ -183,6 +184,7 @@ class Collector:
             dead_letters=tuple(self._letters),
             processes=self._processes,
             reloads=_filled(ReloadStatistics, reloads, reason=line(reloads.reason, _TEXT)),
+            scales=tuple(ScaleStatistics(**scale._asdict()) for scale in reloads.scales),
         )
 
     def _parts(self, health: Health) -> dict[str, PartHealth]:

@@ -14,11 +14,14 @@ from polku.monitoring.readers import (
     PIPELINE,
     build_info,
     health_of_parts,
+    lanes,
     of_kind,
     of_pipeline,
     of_processes,
     plan_info,
     reloads,
+    replicas,
+    scalings,
 )
 from polku.monitoring.stage_metrics import STAGE_METRICS
 
@@ -92,6 +95,27 @@ METRICS: tuple[Metric, ...] = (
         "seconds",
         "when the latest of those was done that were, in Unix time; 0: none was",
         of_pipeline(lambda tree: tree.reloads.done_at),
+    ),
+    gauge(
+        "polku_lanes",
+        (*PIPELINE, "value"),
+        "lanes",
+        "how many lanes there are (`now`); with `lanes(min=…, max=…)` also how many are `wanted`, at least and at most",
+        lanes,
+    ),
+    gauge(
+        "polku_replicas",
+        (*PIPELINE, "stage", "value"),
+        "replicas",
+        "how many replicas a stage with `replicas=(…, …)` has in each lane `now`, `wanted`, at least and at most",
+        replicas,
+    ),
+    counter(
+        "polku_scalings",
+        (*PIPELINE, "of", "result"),
+        "changes",
+        "changes of these numbers by need: up, down, or failed, which changed nothing",
+        scalings,
     ),
     gauge(
         "polku_uptime_seconds",

@@ -16,6 +16,7 @@ from polku.monitoring.statistics import (
     LaneStatistics,
     OutletStatistics,
     PipelineStatistics,
+    ScaleStatistics,
     StageStatistics,
 )
 
@@ -246,6 +247,35 @@ def reloads(tree: PipelineStatistics) -> Iterator[Sample]:
     """Yield the changes of the running pipeline, by what became of them."""
     yield Sample((tree.pipeline, "done"), tree.reloads.done)
     yield Sample((tree.pipeline, "refused"), tree.reloads.refused)
+
+
+def lanes(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield how many lanes there are, and, where that changes by need, how many are wanted, and may be."""
+    scale = next((scale for scale in tree.scales if scale.of == "lanes"), None)
+    if scale is None:
+        yield Sample((tree.pipeline, "now"), len(tree.lanes))
+        return
+    for value, number in _numbers(scale):
+        yield Sample((tree.pipeline, value), number)
+
+
+def replicas(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the same of the replicas of stages of which there are as many as are needed."""
+    for scale in tree.scales:
+        if scale.of != "lanes":
+            for value, number in _numbers(scale):
+                yield Sample((tree.pipeline, scale.of, value), number)
+
+
+def scalings(tree: PipelineStatistics) -> Iterator[Sample]:
+    """Yield the changes of these numbers, by what became of them."""
+    for scale in tree.scales:
+        for result, number in (("up", scale.ups), ("down", scale.downs), ("failed", scale.failures)):
+            yield Sample((tree.pipeline, scale.of, result), number)
+
+
+def _numbers(scale: ScaleStatistics) -> Iterator[tuple[str, int]]:
+    yield from (("now", scale.number), ("wanted", scale.wanted), ("min", scale.least), ("max", scale.most))
 
 
 def health_of_parts(tree: PipelineStatistics) -> Iterator[Sample]:

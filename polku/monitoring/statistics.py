@@ -404,11 +404,33 @@ class ReloadStatistics(Tree):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleStatistics(Tree):
+    """A number that changes by need: of `lanes`, or of the replicas that a stage has in each lane (`of` names it).
+
+    `number` is that of now, `wanted` what was decided on, between `least` and `most`. `ups` and `downs` count the
+    changes since the start, `failures` those that were tried in vain. `reason` is why the latest one was wanted,
+    `fault` why it was not done, empty where it was, or where there is no need for it any more.
+    """
+
+    of: str
+    number: int
+    wanted: int
+    least: int
+    most: int
+    ups: int
+    downs: int
+    failures: int
+    reason: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatistics(Tree):
     """A whole pipeline, as it was at `time_ns` (Unix nanoseconds); `plan` is what it was built as.
 
     `healthy` where every part is well, `ready` where it takes events now, else `not_ready` says why. `parts` is the
-    health of each, `shared` are the stages that all lanes feed, `processes` are named as in `parts`.
+    health of each, `shared` are the stages that all lanes feed, `processes` are named as in `parts`; `scales` are the
+    numbers that change by need.
     """
 
     pipeline: str
@@ -426,6 +448,7 @@ class PipelineStatistics(Tree):
     dead_letters: tuple[DeadLetterCount, ...]
     processes: Mapping[str, ProcessStatistics]
     reloads: ReloadStatistics = ReloadStatistics()
+    scales: tuple[ScaleStatistics, ...] = ()
 
 
 def _plain(value: object) -> Any:

@@ -62,6 +62,10 @@ class Runtime(Protocol):
         """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
         ...
 
+    async def scale(self, lanes: int, *, seconds: float) -> Changed:
+        """Run that many lanes from now on; raises `ChangeError`, and then nothing was changed."""
+        ...
+
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
         ...

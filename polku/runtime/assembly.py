@@ -127,15 +127,7 @@ def build_replicas(
     plan: Plan, stage: StagePlan, replicas: Sequence[Peer], link: Link, dead_letters: DeadLetters
 ) -> Replicas:
     """Build what divides the work of one stage among its replicas."""
-    links = [
-        Link(
-            f"{plan.name}/{stage.name}/replica-{number}",
-            peer,
-            window=Window(join_events=0),
-            bury=partial(dead_letters.bury, ""),
-        )
-        for number, peer in enumerate(replicas, 1)
-    ]
+    links = [replica_link(plan, stage, number, peer, dead_letters) for number, peer in enumerate(replicas, 1)]
     late = _holds_behind(plan, stage)
     return Replicas(links, link, two_steps=late, overlapping=_holds(stage))
 
@@ -158,6 +150,12 @@ def build_partitions(
 def partition_plan(plan: Plan, stage: StagePlan, part: str) -> Plan:
     """Return the plan with names of its own for the links of a partition: others have links to the same receivers."""
     return replace(plan, name=f"{plan.name}/{part}") if stage.partitions > 1 else plan
+
+
+def replica_link(plan: Plan, stage: StagePlan, number: int, peer: Peer, dead_letters: DeadLetters) -> Link:
+    """Build the link to one replica of a stage."""
+    name = f"{plan.name}/{stage.name}/replica-{number}"
+    return Link(name, peer, window=Window(join_events=0), bury=partial(dead_letters.bury, ""))
 
 
 def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:

@@ -166,6 +166,10 @@ class InlineRuntime:
         self._updating = asyncio.ensure_future(contained(self._update(plan, seconds)))
         return await asyncio.shield(self._updating)
 
+    async def scale(self, lanes: int, *, seconds: float) -> Changed:
+        """Raise `ChangeError`."""
+        raise ChangeError(["the inline runtime has one lane, so their number cannot be chosen"])
+
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
         self._reloads = reloads
@@ -256,8 +260,8 @@ class InlineRuntime:
     def _judge(self, counts: LaneStatistics) -> Watch:
         watch = Watch(self._progress)
         watch.add_lane(counts)
-        if self._reloads.alarm:
-            watch.add("reload", f"{self._reloads.alarm}; it runs on as it was")
+        for part, why in self._reloads.complaints():
+            watch.add(part, why)
         return watch
 
     def _watch(self) -> None:

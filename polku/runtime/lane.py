@@ -126,6 +126,7 @@ class Lane:
         self._deliveries: dict[str, Delivery] = {}
         self._stages: dict[str, Stage] = {}
         self._dividers: list[Replicas | Partitions] = []
+        self.replicas: dict[str, Replicas] = {}  # by stage
         self._receivers: dict[str, LinkReceiver] = {}
         self._buffer: Buffer | None = None
         self._intake: Intake | None = None
@@ -172,7 +173,7 @@ class Lane:
         here = True  # whether what comes next runs here
         for position, stage in reversed(list(enumerate(self._plan.stages))):
             others = self._elsewhere(stage)
-            if others and not (stage.replicas > 1 and self._begins_here(position)):
+            if others and not (stage.replicated and self._begins_here(position)):
                 if here:
                     self._receivers[stage.name] = LinkReceiver(receiver, eager=True)
                 here, peer = False, others[0]
@@ -186,6 +187,7 @@ class Lane:
                 link = self._link(stage.name, peer, eager=near)
                 receiver = replicas = build_replicas(self._plan, stage, others, link, self._dead_letters)
                 self._dividers.insert(0, replicas)
+                self.replicas[stage.name] = replicas
             else:
                 outgoing: Outgoing = self._link(stage.name, peer, eager=near)
                 if near and not answers_late(self._plan, stage):
@@ -288,7 +290,7 @@ class Lane:
 
     def _begins_here(self, position: int) -> bool:
         """Return whether the part that hands its batches to replicas, or partitions, of a stage runs here."""
-        before = [stage for stage in self._plan.stages[:position] if stage.replicas == 1]
+        before = [stage for stage in self._plan.stages[:position] if not stage.replicated]
         return not before or not self._elsewhere(before[-1])
 
     def _here(self) -> list[StagePlan]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from polku.scaling.scale import Scale
 
 
 class Reloads(NamedTuple):
@@ -18,9 +21,17 @@ class Reloads(NamedTuple):
     done_at: float = 0.0
     reason: str = ""
     alarm: str = ""
+    scales: tuple[Scale, ...] = ()  # the numbers that change by need
+
+    def complaints(self) -> Iterator[tuple[str, str]]:
+        """Yield what health says of changes that were not done: the name of a part, and why it is unwell."""
+        if self.alarm:
+            yield "reload", f"{self.alarm}; it runs on as it was"
+        if faults := [scale.fault for scale in self.scales if scale.fault]:
+            yield "scaling", f"{'; '.join(faults)}; it runs on as it was"
 
     def noted(self, reason: str = "", *, alarms: bool = False) -> Reloads:
         """Return the counts with one change more, and why it changed nothing (empty: it was done)."""
         if not reason:
-            return Reloads(self.done + 1, self.refused, time.time())
+            return Reloads(self.done + 1, self.refused, time.time(), scales=self.scales)
         return self._replace(refused=self.refused + 1, reason=reason, alarm=reason if alarms else self.alarm)

@@ -73,7 +73,7 @@ def replicas_of(value: object) -> tuple[int, Range | None]:
     """Return how many replicas there are at first, and the range where one is chosen; raises `PlanError`."""
     if isinstance(value, tuple | list) and len(value) == 2:
         bounds = range_of("replicas", *value)
-        return bounds.min, bounds
+        return bounds.min, bounds if bounds.min < bounds.max else None
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         fix = f"replicas={checks.shorten(value)} must be a whole number from 1 to {MOST}, or two: replicas=(1, 8)"
         raise PlanError(fix, where="middleware")

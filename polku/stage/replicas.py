@@ -76,10 +76,11 @@ class Replicas:
 
         Called again, it returns how many that are by then; the links of those that have none are closed.
         """
-        before, known = self._workers, {worker.link: worker for worker in self._workers}
+        before = self._workers
+        known = {worker.link: worker for worker in (*self._leaving, *before)}
         self._workers = [known.pop(link) if link in known else _Worker(link) for link in links]
-        self._leaving += known.values()
-        self._add_room(_AT_ONCE * (len(links) - len(before)) + sum(worker.open for worker in known.values()))
+        self._leaving = list(known.values())
+        self._add_room(_room(self._workers) - _room(before))
         for worker in [worker for worker in self._leaving if not worker.open]:
             self._leaving.remove(worker)
             self._gone_counts = self._gone_counts.plus(worker.counts)
@@ -168,3 +169,7 @@ class Replicas:
             counts = counts.plus(worker.counts)
         refusals = tuple(refused[at] for at in sorted(refused))
         return receipt._replace(refused=refusals, counts=counts, fates=tuple(sorted(fates)) if fates else ())
+
+
+def _room(workers: Sequence[_Worker]) -> int:
+    return sum(_AT_ONCE - worker.open for worker in workers)

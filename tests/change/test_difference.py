@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, Transform
+from polku import Aggregator, BufferStrategy, Deduplicator, Filter, Hub, Limits, Scaling, Transform
 from polku.batch.batch import Batch
 from polku.change.contents import contents_of
 from polku.change.difference import Difference, difference, only_lanes
+from polku.change.numbers import continued
 from polku.event.v1.event_pb2 import Event
 
 
@@ -176,6 +177,33 @@ def test_another_number_of_lanes_has_a_line() -> None:
         "changed   lanes: 2 (was 4); those that are gone deliver what waits for them, and end",
     ]
     assert all(only_lanes(found) and not found.is_empty and not found.refusals for found in compared)
+
+
+def test_what_is_said_about_need_has_lines_and_lanes_go_on_as_they_are() -> None:
+    def version(most: int, **rules: float) -> Hub:
+        made = Hub(runtime="ray").emitter(emit, name="out").lanes(min=1, max=most)
+        return made.middleware(Filter(is_good), replicas=(1, most)).scaling(Scaling(**rules))
+
+    running = version(4).plan("ray").with_lanes(3).with_replicas("stage-1", 2)
+    plan = continued(running, version(6, busy=0.9).plan("ray"))
+    assert (plan.lanes, plan.stages[0].replicas) == (3, 2)
+    found = difference(contents_of(running), contents_of(plan))
+    assert [line for line in found.lines() if not line.startswith("unchanged")] == [
+        "changed   range of lanes: 1 to 6 (was 1 to 4)",
+        "changed   range of the replicas of stage-1: 1 to 6 (was 1 to 4)",
+        "changed   scaling: busy=0.9 (was 0.8)",
+    ]
+    assert only_lanes(found)
+    assert not found.is_empty
+
+
+def test_numbers_that_run_are_kept_within_what_is_said_next() -> None:
+    running = Hub(runtime="ray").emitter(emit, name="out").lanes(7).middleware(mark, replicas=5).plan("ray")
+    least = Hub(runtime="ray").emitter(emit, name="out").lanes(min=1, max=4).middleware(mark, replicas=(6, 8))
+    plan = continued(running, least.plan("ray"))
+    assert (plan.lanes, plan.stages[0].replicas) == (4, 6)
+    exact = Hub(runtime="ray").emitter(emit, name="out").lanes(2).middleware(mark, replicas=3).plan("ray")
+    assert continued(running, exact) == exact
 
 
 def test_whom_senders_wait_for_cannot_change() -> None:

@@ -43,6 +43,32 @@ def test_new_middleware_next_to_the_one_in_use_has_a_row(
     assert (row.part, (row.received, row.sent, row.errors), row.state) == (part, counts, state)
 
 
+SCALE = {"of": "lanes", "number": 3, "wanted": 3, "least": 1, "most": 8, "ups": 2, "downs": 0, "failures": 0,
+         "reason": "oldest event 12 s", "fault": ""}  # fmt: skip
+FAILED = {"of": "stage-1", "wanted": 4, "failures": 2, "fault": "3 → 4 replicas of stage-1 (model): no room"}
+
+
+@pytest.mark.parametrize(
+    ("scale", "part", "well", "errors", "state"),
+    [
+        (SCALE, "lanes", True, None, "3 of 1 to 8: oldest event 12 s"),
+        (SCALE | {"reason": ""}, "lanes", True, None, "3 of 1 to 8"),
+        (
+            SCALE | FAILED,
+            "replicas of stage-1",
+            False,
+            2,
+            "3 of 1 to 8, 4 wanted: 3 → 4 replicas of stage-1 (model): no room",
+        ),
+    ],
+)
+def test_a_number_that_changes_by_need_has_a_row(
+    scale: dict[str, Any], part: str, well: bool, errors: int | None, state: str
+) -> None:
+    (row,) = rows_of({"lanes": [], "shared": {}, "processes": {}, "parts": {}, "scales": [scale]})
+    assert (row.part, row.well, row.errors, row.state) == (part, well, errors, state)
+
+
 def test_a_source_has_a_row() -> None:
     source = {"records": 7, "lag": 3}
     ingest = {"received": 7, "accepted": 7, "refused": {}, "open_messages": 0, "sources": {"logs": source}}

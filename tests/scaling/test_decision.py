@@ -247,7 +247,7 @@ def test_bounds_that_cannot_be_are_refused_by_name(least: object, most: object, 
 def test_replicas_are_a_number_or_two() -> None:
     assert replicas_of(3) == (3, None)
     assert replicas_of((2, 5)) == (2, Range(2, 5))
-    assert replicas_of([2, 2]) == (2, Range(2, 2))
+    assert replicas_of([2, 2]) == (2, None)
 
 
 @pytest.mark.parametrize("wrong", [0, True, "2", (1,), (1, 2, 3), (3, 1), None, 2.0, ("1", 2)])

@@ -1,0 +1,156 @@
+"""Have a pipeline as many lanes and replicas as it needs: look once a second, decide, and do one thing at a time.
+
+Ray's autoscaler sees what is asked for by itself: an actor that finds no room is a demand of its own, with its CPUs,
+GPUs, labels and custom resources, until it is there or given up. `request_resources` would be one wish for the whole
+cluster, which lasts after the program and takes the place of what others have wished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import ray.exceptions
+
+from polku.actors.changes import Changes
+from polku.actors.handles import ActorHandles
+from polku.errors import ChangeError, PolkuError
+from polku.monitoring.statistics import PipelineStatistics
+from polku.plan import Plan, StagePlan
+from polku.runtime.changing import Changed
+from polku.scaling.decision import Look, State, Step, decide
+from polku.scaling.observing import Observer, Seen
+from polku.scaling.rules import Range
+from polku.scaling.scale import Scale
+from polku.text import said
+
+_LOG = logging.getLogger(__name__)
+_INTERVAL = 1.0  # seconds between two looks
+_LANES = "lanes"
+_REST_SECONDS = 10.0  # as for other changes
+
+
+class Scaler:
+    """Change the number of lanes and replicas by need."""
+
+    def __init__(
+        self,
+        changes: Changes,
+        look: Callable[[], Awaitable[PipelineStatistics]],
+        on_scales: Callable[[], None],
+    ) -> None:
+        self._changes = changes
+        self._changing = asyncio.Lock()
+        self._look = look
+        self._on_scales = on_scales
+        self._observer = Observer()
+        self._states: dict[str, State] = {}
+        self.scales: dict[str, Scale] = {}
+        self._is_at_work = False
+
+    async def give_way(self) -> asyncio.Lock:
+        """Return the lock that is held by who changes the pipeline; raises `ChangeError` where somebody else does."""
+        if self._changing.locked():
+            if not self._is_at_work:
+                raise ChangeError(["another change is in progress"])
+            await self._changes.give_way()
+        return self._changing
+
+    async def watch(self, parts: Callable[[], ActorHandles]) -> None:
+        """Look, and change what is to be changed; does not end."""
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            if not (ranges := _ranges(self._changes.plan)):
+                self._note({})
+                continue
+            try:
+                tree = await self._look()
+            except PolkuError:  # the supervisor is away
+                continue
+            self._observer.note(time.monotonic(), tree)
+            for of, bounds in ranges.items():
+                if await self._see_to(of, bounds, ranges, parts()):
+                    break
+
+    async def _see_to(self, of: str, bounds: Range, ranges: dict[str, Range], parts: ActorHandles) -> bool:
+        """Decide about one number; return whether it was changed, or could not be."""
+        rules, number = self._changes.plan.scaling, _number(self._changes.plan, of)
+        leaving = frozenset(lane.name.rstrip("/") for lane in parts.lanes if lane.leaving)
+        unwell = self._observer.unwell or (f"{min(leaving)} is leaving" if leaving else "")
+        look = Look(time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unwell)
+        state, step = decide(rules, bounds, self._states.get(of, State()), look)
+        self._states[of] = state
+        scale = self.scales.get(of, Scale(of, number, number, *bounds))
+        if state.high_since is None and look.at >= state.rests_until and number == bounds.clamp(number):
+            scale = scale._replace(fault="")
+        wanted = scale.wanted if scale.fault else number
+        scale = scale._replace(number=number, wanted=wanted, least=bounds.min, most=bounds.max)
+        self._note({name: self.scales[name] for name in ranges if name in self.scales} | {of: scale})
+        if step is None or self._changing.locked():
+            return False
+        await self._change(scale, step, state)
+        return True
+
+    def _seen(self, of: str, ranges: dict[str, Range], leaving: frozenset[str]) -> Seen:
+        if of != _LANES:
+            return self._observer.stage(of, self._changes.plan.scaling)
+        return self._observer.lanes({name: each for name, each in ranges.items() if name != _LANES}, leaving)
+
+    async def _change(self, scale: Scale, step: Step, state: State) -> None:
+        text = f"{scale.number} → {step.wanted} {_called(self._changes.plan, scale.of)}: {step.reason}"
+        scale = scale._replace(wanted=step.wanted, reason=step.reason)
+        self._note(self.scales | {scale.of: scale})
+        rules = self._changes.plan.scaling
+        _LOG.info("%s", text)
+        async with self._changing:
+            self._is_at_work = True
+            try:
+                await self._do(scale.of, step.wanted, rules.start_seconds)
+            except (PolkuError, ray.exceptions.RayError) as error:
+                if self._changes.is_stopping:
+                    return
+                why = "; ".join(error.reasons) if isinstance(error, ChangeError) else said(error)
+                _LOG.warning("%s; not done: %s", text, why)
+                self._states[scale.of] = state.failed(rules, time.monotonic())
+                fault = f"{text}; {why}"
+                scale = scale._replace(failures=scale.failures + 1, fault=fault)
+            else:
+                self._states[scale.of] = state.changed(rules, time.monotonic())
+                is_up = step.wanted > scale.number
+                scale = scale._replace(ups=scale.ups + is_up, downs=scale.downs + (not is_up), fault="")
+                scale = scale._replace(number=step.wanted)
+            finally:
+                self._is_at_work = False
+        self._note(self.scales | {scale.of: scale})
+
+    async def _do(self, of: str, wanted: int, seconds: float) -> Changed:
+        if of == _LANES:
+            return await self._changes.update(self._changes.plan.with_lanes(wanted), _REST_SECONDS)
+        return await self._changes.resize(of, wanted, seconds)
+
+    def _note(self, scales: dict[str, Scale]) -> None:
+        if scales != self.scales:
+            self.scales = scales
+            self._on_scales()
+
+
+def _ranges(plan: Plan) -> dict[str, Range]:
+    """Return what has a range: stages before lanes, as a step that is slow needs replicas first."""
+    found = {stage.name: stage.replica_range for stage in plan.stages if stage.replica_range is not None}
+    return {**found, _LANES: plan.lane_range} if plan.lane_range is not None else found
+
+
+def _number(plan: Plan, of: str) -> int:
+    return plan.lanes if of == _LANES else _stage(plan.stages, of).replicas
+
+
+def _called(plan: Plan, of: str) -> str:
+    if of == _LANES:
+        return of
+    return f"replicas of {of} ({', '.join(step.name for step in _stage(plan.stages, of).middleware)})"
+
+
+def _stage(stages: Sequence[StagePlan], name: str) -> StagePlan:
+    return next(stage for stage in stages if stage.name == name)
