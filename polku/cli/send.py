@@ -50,7 +50,8 @@ def send(
                 send_events(events, to=target, source=source, cluster=cluster, report=say, advance=bar.advance)
             )
     except grpc.RpcError as error:
-        say(f"polku: {to}: {why(error)}", level="error")
+        by = f" (by {target.proxy})" if target.proxy is not None else ""
+        say(f"polku: {to}{by}: {why(error)}", level="error")
         raise Exit(1) from None
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:

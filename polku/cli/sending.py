@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
 
 from polku.cli.credentials import Credentials
 from polku.contracts import IngestContext
-from polku.emit.grpc.addresses import parse_address
+from polku.emit.grpc.addresses import Address, parse_address
 from polku.errors import PolkuError, RecordError, SettingError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event
 from polku.ingest import JsonIngestor
 from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.rpc.proxy import Proxy, proxy_for
 from polku.text import line as printable
 from polku.v1.gateway_pb2 import Ack, IngestBatch
 
@@ -32,11 +35,25 @@ _METHOD = "/polku.v1.Gateway/StreamEvents"
 
 
 class Target(NamedTuple):
-    """A gateway as gRPC takes it, with credentials where it speaks TLS, and a bearer token where it asks for one."""
+    """A gateway as gRPC takes it, with credentials where it speaks TLS, and a bearer token where it asks for one.
+
+    `proxy` leads to it, if there is one; gRPC's own rule is another one, and sends what is for this machine there too.
+    """
 
     address: str
     credentials: grpc.ChannelCredentials | None
     token: str | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def options(self) -> list[tuple[str, Any]]:
+        """Return the options of its channel."""
+        options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", -1)]
+        if self.proxy is None:
+            return [*options, ("grpc.enable_http_proxy", 0)]
+        user, _, password = self.proxy.credentials.partition(":")
+        own = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
+        return [*options, ("grpc.http_proxy", f"http://{own}{self.proxy.url.removeprefix('http://')}")]
 
 
 class Tally(NamedTuple):
@@ -58,12 +75,24 @@ def read_target(to: str, shown: Credentials) -> Target:
         allowed = "write HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH"
         raise SettingError("--to", to, allowed) from None
     token = shown.token("POLKU_TOKEN")
+    proxy = _proxy(address)
     if not address.tls:
         shown.refuse_plain(f"https://{address.target}")
-        return Target(address.target, None, token)
+        return Target(address.target, None, token, proxy)
     files = {option: _read(option, path) for option, path in shown.files().items()}
     given = (files.get(option) for option in ("--root-certificates", "--key", "--certificate"))
-    return Target(address.target, grpc.ssl_channel_credentials(*given), token)
+    return Target(address.target, grpc.ssl_channel_credentials(*given), token, proxy)
+
+
+def _proxy(address: Address) -> Proxy | None:
+    if address.target.startswith("unix:"):
+        return None
+    host, _, port = address.target.rpartition(":")
+    try:
+        return proxy_for(host.strip("[]"), int(port), tls=address.tls)
+    except ValueError as error:
+        name, _, fix = str(error).partition(": ")
+        raise SettingError(name, os.environ.get(name.lower()) or os.environ.get(name, ""), fix) from None
 
 
 def _read(option: str, path: str) -> bytes:
@@ -102,7 +131,7 @@ async def send(
     A gateway that has not answered for `patience` seconds is reported, once until it answers again.
     """
     sender = _Sending(source, cluster, report, advance)
-    options = [("grpc.max_receive_message_length", -1)]
+    options = to.options
     opened = (
         grpc.aio.insecure_channel(to.address, options)
         if to.credentials is None

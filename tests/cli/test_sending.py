@@ -1,12 +1,16 @@
-"""`polku send` at gateways that do not answer."""
+"""`polku send` at gateways that do not answer, and through proxies."""
 
 from __future__ import annotations
 
 import asyncio
 
-from polku import Batch, BufferStrategy, Hub, new_event
-from polku.cli.sending import Target, send
-from tests.support.server import polku_here
+import pytest
+
+from polku import Batch, BufferStrategy, Hub, SettingError, new_event
+from polku.cli.credentials import NOTHING
+from polku.cli.sending import Target, read_target, send
+from tests.rpc.test_channel import ConnectProxy
+from tests.support.server import polku, polku_here
 
 
 def test_a_gateway_that_does_not_answer_is_reported_while_it_is_waited_for() -> None:
@@ -50,3 +54,37 @@ def test_a_port_that_speaks_http_is_told_apart_from_a_gateway() -> None:
         sent = polku_here("send", "--to", str(pipeline.http_address), "--type", "x")
     assert sent.returncode == 1
     assert "speaks no gRPC; is it the gateway's HTTP port? `polku ps`" in sent.stderr
+
+
+def test_this_machine_is_reached_without_the_proxy_that_is_named() -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:1")
+    with Hub(runtime="inline").emitter(lambda batch: None, name="out").start(grpc_addr="127.0.0.1:0") as pipeline:
+        sent = polku("send", "--to", str(pipeline.address), "--type", "x", **nowhere)
+    assert (sent.returncode, sent.stderr.strip()) == (0, "1 accepted, 0 refused")
+
+
+async def test_other_machines_are_reached_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(runtime="inline").emitter(lambda batch: None, name="out")
+    with await asyncio.to_thread(hub.start, grpc_addr="127.0.0.1:0") as pipeline:
+        proxy = ConnectProxy(int(str(pipeline.address).rpartition(":")[2]))
+        async with proxy.listening() as address:
+            monkeypatch.setenv("http_proxy", f"http://us:s%40fe@{address}")
+            target = read_target("gateway.invalid:50051", NOTHING)
+            assert str(target.proxy) == f"proxy {address}"
+            events = iter([new_event("t", source="s")])
+            tally = await send(
+                events, to=target, source="", cluster="", report=lambda text: None, advance=lambda count: None
+            )
+            assert tally == (1, 0)
+    (asked,) = proxy.asked
+    assert asked.startswith(b"CONNECT gateway.invalid:50051 HTTP/1.1\r\n")
+    assert b"basic dxm6c0bmzq==" in asked.lower()
+
+
+def test_a_proxy_is_named_where_it_cannot_be_used_or_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = polku("send", "--to", "gateway.invalid:50051", "--type", "x", http_proxy="http://127.0.0.1:1")
+    assert failed.returncode == 1
+    assert "polku: gateway.invalid:50051 (by proxy 127.0.0.1:1): " in failed.stderr
+    monkeypatch.setenv("https_proxy", "socks5://somewhere:1080")
+    with pytest.raises(SettingError, match=r"HTTPS_PROXY='socks5://somewhere:1080': write http://host:port"):
+        read_target("https://gateway.invalid:50051", NOTHING)

@@ -77,6 +77,16 @@ async def test_a_name_stays_below_the_prefix_and_can_be_read_back(server: S3Serv
     assert content
 
 
+async def test_a_store_on_this_machine_is_reached_without_the_proxy_that_is_named(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    await emit(S3Emitter("s3://events/in", options=server.options, timeout=5), *random_events(1, 10))
+    monkeypatch.undo()
+    assert len(server.objects()) == 1
+
+
 async def test_a_large_object_is_uploaded_in_parts(server: S3Server) -> None:
     events = random_events(24, MEGABYTE)
     config = S3Emitter("s3://events", options=server.options, format="protobuf", part_bytes=8 * MEGABYTE)

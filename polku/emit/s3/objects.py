@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from polku.disk import sync_file
 from polku.emit.s3.tls_forwarder import TlsForwarder
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku.host import is_loopback
 from polku.security.client_tls import ClientTls, check_client_tls
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _CLOSE_SECONDS = 5.0
 _HTTPS = "https://"
 # Where credentials of the machine come from, which is not the store.
 _DIRECT = "169.254.169.254,169.254.170.2,169.254.170.23,.amazonaws.com"
+_NO_PROXY = "http://127.0.0.1:9"
 _FULL = ("No space left", "os error 28", "quota")
 
 
@@ -187,6 +189,8 @@ class Objects:
                 self._forwarder = self._forwarder or TlsForwarder(endpoint, self._tls)
             options["endpoint"] = endpoint = f"http://{endpoint.removeprefix(_HTTPS)}"
             through = {"proxy_url": self._forwarder.url, "proxy_excludes": _DIRECT}
+        elif is_loopback(host := urlsplit(endpoint).hostname or ""):
+            through = {"proxy_url": _NO_PROXY, "proxy_excludes": host}  # instead of what the environment names
         return from_url(  # type: ignore[call-overload, no-any-return]
             self._url,
             config=options or None,
