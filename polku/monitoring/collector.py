@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from polku.buffer.statistics import BufferStatistics as BufferCounts
@@ -290,7 +289,7 @@ class Collector:
 
 def _filled(kind: type[T], counts: object, **own: object) -> T:
     """Return statistics with a value for each field: its `own`, else what the counts have under the same name."""
-    names = {field.name for field in fields(kind)} - own.keys()
+    names = set(kind.__struct_fields__) - own.keys()
     make: Any = kind
     made: T = make(**{name: getattr(counts, name) for name in names}, **own)
     return made

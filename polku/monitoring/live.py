@@ -10,8 +10,9 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError
@@ -133,7 +134,7 @@ class Live:
             self._plans += 1
         unwell = self._unwell(tree)
         if unwell:
-            tree = replace(tree, healthy=False, parts={**tree.parts, **unwell})
+            tree = structs.replace(tree, healthy=False, parts={**tree.parts, **unwell})
         problems = [*find_problems(tree, self._restarts.recent()), *self._deaths.recent(self._address)]
         shown = tree.to_json()
         del shown["plan"], shown["dead_letters"]

@@ -6,9 +6,11 @@ import functools
 import re
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 from urllib.parse import urlsplit
+
+from msgspec import structs
 
 from polku.buffer.strategy import Kind
 from polku.checks import label
@@ -156,4 +158,4 @@ def _emitter(outlet: OutletPlan, plan: Plan) -> PartPlan:
     rules += ["gets every event"] if outlet.always else []
     text = f"{part.configuration}; {', '.join(rules)}"
     overflow = str(outlet.overflow or plan.buffer.overflow)
-    return replace(part, configuration=text, overflow=overflow)
+    return structs.replace(part, configuration=text, overflow=overflow)

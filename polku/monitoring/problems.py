@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import monotonic
 
 from polku.monitoring.remedies import quoted
@@ -15,8 +14,7 @@ _LOOK = "The log and this list say why. Repair what refuses them, or drop them."
 _AGAIN = "What was in flight is sent again. The log says what ended the process before."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem(Tree):
+class Problem(Tree, frozen=True, kw_only=True):
     """A part and what is wrong with it, for how long, and what helps; `state` is `bad`, or `warn` where it works."""
 
     name: str
@@ -27,8 +25,7 @@ class Problem(Tree):
     command: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letters(Tree):
+class Letters(Tree, frozen=True, kw_only=True):
     """The dead letters of an emitter and code, and the commands that list and replay them.
 
     What is kept in memory cannot be replayed: then `replay` is empty.

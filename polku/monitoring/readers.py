@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from polku.histogram import Distribution
 from polku.monitoring.statistics import (
@@ -21,6 +21,9 @@ from polku.monitoring.statistics import (
 )
 
 Value = float | Distribution
+
+Readers: TypeAlias = Mapping[type, Callable[[Any], float | Distribution]]
+"""Read a value from the statistics of a part, by their type."""
 
 
 class Sample(NamedTuple):
@@ -83,7 +86,7 @@ def _components_of(pipeline: str, lane: LaneStatistics) -> Iterator[Component]:
         yield Component(pipeline, lane.name, f"emitter:{name}", "emitter", emitter.type, emitter)
 
 
-def of_parts(readers: Mapping[type, Callable[[Any], float | Distribution]]) -> Read:
+def of_parts(readers: Readers) -> Read:
     """Read a value from each part that has one, by the type of its statistics."""
 
     def read(tree: PipelineStatistics) -> Iterator[Sample]:
@@ -296,26 +299,26 @@ def build_info(tree: PipelineStatistics) -> Iterator[Sample]:
     yield Sample((tree.pipeline, tree.version, platform.python_version(), tree.runtime), 1.0)
 
 
-RECEIVED = {
+RECEIVED: Readers = {
     IngestStatistics: lambda one: one.received,
     StageStatistics: lambda one: one.received,
     BufferStatistics: lambda one: one.received,
     EmitterStatistics: lambda one: one.confirmed + one.failed,
 }
-SENT = {
+SENT: Readers = {
     IngestStatistics: lambda one: one.accepted,
     StageStatistics: lambda one: one.sent,
     EmitterStatistics: lambda one: one.confirmed,
 }
-WORK = {
+WORK: Readers = {
     StageStatistics: lambda one: one.work_seconds,
     EmitterStatistics: lambda one: one.work_seconds,
 }
-UTILIZATION = {
+UTILIZATION: Readers = {
     StageStatistics: lambda one: one.utilization,
     EmitterStatistics: lambda one: one.utilization,
 }
-RECEIVED_BYTES = {
+RECEIVED_BYTES: Readers = {
     IngestStatistics: lambda one: one.received_bytes,
     BufferStatistics: lambda one: one.received_bytes,
 }

@@ -218,7 +218,7 @@ async def test_a_part_that_statistics_do_not_know_is_among_the_others(watched: W
 
 
 def test_history_is_of_ten_minutes_and_forgets_parts_that_are_no_more(watched: Watched) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     (lane,) = watched.tree.lanes
     assert lane.ingest is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from msgspec import structs
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
@@ -150,9 +150,9 @@ def test_a_journal_that_cannot_be_written_is_in_its_metric(tmp_path: Path) -> No
         (lane,) = tree.lanes
         assert lane.buffer is not None
         assert lane.buffer.journal is not None
-        journal = dataclasses.replace(lane.buffer.journal, fault="the disk is full")
-        buffer = dataclasses.replace(lane.buffer, journal=journal)
-        full = dataclasses.replace(tree, lanes=(dataclasses.replace(lane, buffer=buffer),))
+        journal = structs.replace(lane.buffer.journal, fault="the disk is full")
+        buffer = structs.replace(lane.buffer, journal=journal)
+        full = structs.replace(tree, lanes=(structs.replace(lane, buffer=buffer),))
     assert [list(values(one)["polku_journal_writable"].values()) for one in (tree, full)] == [[1.0], [0.0]]
 
 

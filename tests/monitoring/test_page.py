@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
 from polku.monitoring import live

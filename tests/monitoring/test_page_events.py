@@ -153,7 +153,7 @@ def test_who_has_no_key_is_told_how_to_get_it(browser: Browser) -> None:
 
 
 def test_what_collects_is_not_held_up_before_its_time(browser: Browser) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from polku.monitoring.statistics import CollectionStatistics
 

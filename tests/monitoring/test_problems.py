@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from polku import Batch, Hub
 from polku.monitoring.problems import Deaths, Restarts, find_letters, find_problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import socket
 import threading
@@ -81,7 +80,7 @@ def test_every_part_is_in_the_tree_with_what_it_counted() -> None:
 def test_the_tree_is_frozen() -> None:
     with Hub(runtime="inline").emitter(Destination("partner")).start() as pipeline:
         tree = pipeline.statistics()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         tree.healthy = False  # type: ignore[misc]
 
 
