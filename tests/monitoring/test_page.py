@@ -138,6 +138,19 @@ def test_lanes_and_many_emitters_are_folded_until_they_are_asked_for(show: Calla
         assert page.run(f"{node('lane-3/emitter:out-15')} === undefined")
 
 
+def test_partitions_are_one_stage_with_the_counts_of_all(show: Callable[..., Page]) -> None:
+    bad = {"stage-2/partition-2": unwell("does not answer")}
+    shown = Shown(some_tree(lanes=2, events=100, shared=True, partitions=3, unwell=bad))
+    with admin_address(shown) as address:
+        page = show(address)
+        page.wait(f"{node('stage-2')} !== undefined")
+        assert page.run(f"{node('stage-2')}.className") == "node bad"
+        page.click(node("stage-2"))
+        page.wait("document.querySelector('#d-kind').textContent.includes('3 partitions')")
+        assert "does not answer" in page.text("#drawer")
+        assert page.run("document.querySelectorAll('.node[data-id*=partition]').length") == 0
+
+
 def test_names_of_strangers_are_text_and_nothing_else(show: Callable[..., Page]) -> None:
     message = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
     parts = {f"emitter:{name}": unwell(message, command="nc '<script>'") for name in HOSTILE}

@@ -77,6 +77,14 @@ def test_a_stage_that_lanes_share_is_said_to_be() -> None:
     assert [part.shared for part in plan.parts if part.kind == "stage"] == [False, True]
 
 
+def test_partitions_are_said() -> None:
+    hub = Hub().middleware(Deduplicator(), partitions=3).lanes(2).emitter(Shy())
+    (stage,) = [part for part in describe(hub.plan("ray")).parts if part.kind == "stage"]
+    assert (stage.name, stage.partitions, stage.shared) == ("stage-1", 3, True)
+    (stage,) = [part for part in describe(hub.plan("inline")).parts if part.kind == "stage"]
+    assert (stage.partitions, stage.shared) == (1, False)
+
+
 def test_a_destination_is_told_without_its_secrets() -> None:
     assert destination(WebhookEmitter("https://ada:secret@partner.example:8443/hook?key=secret")) == (
         "https://partner.example:8443"

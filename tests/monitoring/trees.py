@@ -62,16 +62,21 @@ def some_tree(
     errors: Sequence[str] = (),
     restarts: int = 0,
     shared: bool = False,
+    partitions: int = 1,
 ) -> PipelineStatistics:
-    """Return the tree of a pipeline in which `events` have come in, of which so many wait for each emitter."""
+    """Return the tree of a pipeline in which `events` have come in, of which so many wait for each emitter.
+
+    With `shared` lanes have a stage together, of that many `partitions`.
+    """
     hub = Hub(name=name).middleware(Filter(is_order))
     if shared:
-        hub = hub.middleware(Deduplicator())
+        hub = hub.middleware(Deduplicator(), partitions=partitions)
     for emitter in emitters:
         hub = hub.emitter(Sink(emitter))
     plan = describe((hub.lanes(lanes) if lanes > 1 else hub).plan("ray"))
     names = [f"lane-{number}" for number in range(1, lanes + 1)] if lanes > 1 else [""]
     stage = _stage(events)
+    divided = [f"stage-2/partition-{number}" for number in range(1, partitions + 1)] if partitions > 1 else ["stage-2"]
     parts: dict[str, PartHealth] = {}
     processes: dict[str, ProcessStatistics] = {}
     for lane in names:
@@ -94,7 +99,7 @@ def some_tree(
         plan=plan,
         parts=parts | dict(unwell or {}),
         lanes=tuple(_lane(lane, emitters, events, waiting or {}, errors, stage) for lane in names),
-        shared={"stage-2": stage} if shared else {},
+        shared=dict.fromkeys(divided, stage) if shared else {},
         dead_letters=tuple(
             DeadLetterCount(lane=lane, part="buffer", emitter=emitter, code="UNDELIVERED", total=3, forgotten=0)
             for lane in names
