@@ -9,6 +9,7 @@ import pytest
 
 from polku import (
     Aggregator,
+    Batch,
     Deduplicator,
     Event,
     Filter,
@@ -107,6 +108,23 @@ def test_partitions_stand_in_a_stage_of_their_own_on_ray_and_do_nothing_inline()
         assert [stage.partitions for stage in plan.stages] == [1, 3, 3, 1]
         assert [stage.shared for stage in plan.stages] == [False, lanes > 1, lanes > 1, False]
     assert [(len(stage.middleware), stage.partitions) for stage in hub.plan("inline").stages] == [(4, 1)]
+
+
+def test_inline_answers_are_those_of_one_stage() -> None:
+    got: list[str] = []
+
+    def keep(batch: Batch) -> None:
+        got.extend(event.id for event in batch)
+
+    hub = Hub(runtime="inline").middleware(Deduplicator(), partitions=3).emitter(keep, name="keep")
+    with hub.start() as pipeline:
+        sender = pipeline.sender()
+        for _ in range(2):
+            assert sender.send(events(*"abcdef")).event_ids == tuple("abcdef")
+        assert [stage.discarded for lane in pipeline.statistics().lanes for stage in lane.stages.values()] == [
+            {"deduplicated": 6}
+        ]
+    assert got == list("abcdef")
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 5), (5, 2)])
