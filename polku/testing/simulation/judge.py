@@ -280,8 +280,9 @@ class Judge:
                     continue
                 if entry.is_pulled and self._promises.full:
                     continue  # what was refused for want of room is tried again behind what was on its way already
-                if self._promises.breaks and self._was_refused(token, destination):
-                    continue  # given up, and sent again whole since the buffer died with that verdict
+                may_forget = self._promises.breaks or ledger.counts.get("reloads", 0)
+                if may_forget and self._was_refused(token, destination):
+                    continue  # given up, and sent again whole: the buffer died with that verdict, or another took over
                 before = latest.get(client_of(token), entry.token)
                 if sent[entry.token] < sent[before]:
                     yield f"order: {token} came to {destination.name} after {before}"
