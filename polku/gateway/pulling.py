@@ -200,11 +200,11 @@ class Stream:
             for number, event in enumerate(events):
                 _fill_in(event, record, number, limits.id_bytes)
             size = len(record.content) if isinstance(record.content, bytes) else sum(map(Event.ByteSize, events))
-            run = runs[-1]
-            full = run.size + size > limits.message_bytes or len(run.ids) + len(events) > limits.batch_events
-            if run.ids and (full or any(event.id in run.places for event in events)):
+            run, ids = runs[-1], [event.id for event in events]
+            full = run.size + size > limits.message_bytes or len(run.ids) + len(ids) > limits.batch_events
+            if run.ids and (full or not run.places.keys().isdisjoint(ids)):
                 runs.append(run := _Run())
-            run.add(events, record.place, size)
+            run.add(events, ids, record.place, size)
         return runs
 
     def _are_events(self) -> bool:
@@ -327,12 +327,12 @@ class _Run:
         self.dead: list[DeadEvent] = []
         self.size = 0
 
-    def add(self, events: list[Event], place: str, size: int) -> None:
+    def add(self, events: list[Event], ids: list[str], place: str, size: int) -> None:
         """Take in what one record became."""
-        for event in events:
-            self.events.append(event)
-            self.ids.append(event.id)
-            self.places[event.id] = place
+        self.events += events
+        self.ids += ids
+        for event_id in ids:
+            self.places[event_id] = place
         self.size += size
 
     def bury(self, event: Event, refusal: Refusal) -> None:
@@ -371,9 +371,9 @@ def _set_missing(event: Event, record: Pulled, number: int, id_bytes: int) -> No
         event.id = _bounded_id(f"{record.id}-{number}" if number else record.id, id_bytes)
     if not event.timestamp_unix_ns and record.time_ns > 0:
         event.timestamp_unix_ns = record.time_ns
-    metadata = event.metadata
     if not record.metadata:
         return
+    metadata = event.metadata
     if metadata and not _RESERVED.isdisjoint(record.metadata):
         for key in _RESERVED.intersection(metadata):  # those of a record on its way here are not those of this one
             del metadata[key]
