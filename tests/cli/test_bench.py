@@ -51,14 +51,7 @@ doubling = Hub().emitter(Faulty(copies=3))
 
 
 def bench(*arguments: str, folder: Path | None = None, status: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [*POLKU, "bench", *arguments, "--json"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=folder,
-        env=environment(PYTHONPATH=os.getcwd()),
-    )
+    done = polku("bench", *arguments, "--json", folder=str(folder or ""), PYTHONPATH=os.getcwd())
     assert done.returncode == status, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -158,7 +158,7 @@ def test_a_process_killed_between_upload_and_confirmation_writes_the_same_object
     assert ids(folder) == [f"{n:06d}" for n in range(3_500)]  # each once
 
 
-@pytest.mark.parametrize("megabytes", ["16", pytest.param("120", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("megabytes", ["10", pytest.param("120", marks=pytest.mark.slow)])
 def test_memory_is_bounded_with_a_thousand_open_objects(megabytes: str, tmp_path: Path) -> None:
     out, journal = str(tmp_path / "out"), str(tmp_path / "journal.db")
     command = [sys.executable, "-m", "tests.emit.s3_memory", out, journal, megabytes]

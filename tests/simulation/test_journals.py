@@ -187,7 +187,7 @@ def test_a_case_with_the_real_journal_is_always_the_same() -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("faults", ["j3 j7", pytest.param("j8", marks=pytest.mark.slow)])  # the third takes many seeds
+@pytest.mark.parametrize("faults", ["j3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("j7", "j8"))])
 def test_faults_of_the_journal_are_found(faults: str) -> None:
     done = simulate("--mutants", *faults.split(), "--seconds", "60")
     assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"

@@ -28,12 +28,15 @@ def environment(**variables: str) -> dict[str, str]:
     return {**clean, **variables}
 
 
-def polku(*arguments: str, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in a process of its own."""
+def polku(
+    *arguments: str, text: str | None = None, folder: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a process of its own; a `folder` is where it runs."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write((text or "").encode())
         given.seek(0)
-        process = fork(arguments, [given.fileno(), out.fileno(), err.fileno()], environment(**variables))
+        files = [given.fileno(), out.fileno(), err.fileno()]
+        process = fork(arguments, files, environment(**variables), folder)
         try:
             status = process.wait(240)
         finally:
