@@ -287,6 +287,10 @@ OWNED = {
     "polku/stage/replicas.py:Replicas._wait_room": "awaited there",
     "polku/runtime/standstill.py:drain_within": "awaited there",
     "polku/stage/stage.py:Stage._work": "awaited there",
+    "polku/actors/changes.py:Changes._alone": "awaited there; the stop cancels it",
+    "polku/gateway/http/server.py:HttpServer._load": "connections wait for it, and the stop awaits it",
+    "polku/stage/partitions.py:Partitions.push": "its sender asks for the outcome",
+    "polku/stage/partitions.py:Partitions._wait_room": "awaited there",
     "polku/aio/tasks.py:TaskSet._add": "the set itself",
 }
 
