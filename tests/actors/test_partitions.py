@@ -231,14 +231,11 @@ async def test_an_event_on_which_the_key_raises_goes_its_way(monkeypatch: pytest
     assert sum("no key" in event.metadata["polku.aggregate.error"] for event in ARRIVED["out"]) == 1
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-async def test_partitions_behind_partitions_and_replicas_behind_these(
-    lanes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = Hub(runtime="ray").lanes(lanes).middleware(Deduplicator(), partitions=3)
+async def test_partitions_behind_partitions_and_replicas_behind_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(runtime="ray").lanes(2).middleware(Deduplicator(), partitions=3)
     hub.middleware(Throttle(1e9), partitions=2).middleware(tagging("t"), replicas=2).emitter(Out("out"), name="out")
     async with running(hub, monkeypatch) as pipeline:
-        flood = Flood(pipeline, senders=6, lanes=lanes)
+        flood = Flood(pipeline, senders=6, lanes=2)
         await flood.go_on()
         names = [link.name for actor in in_process.living() for link in actor.current.links]
         check(await asyncio.wait_for(flood.end(), 60))
