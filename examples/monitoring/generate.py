@@ -102,6 +102,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Restarts", ("part_restarts",), ("component",)),
         Panel("Reloads, by result", ("reloads",), ("pipeline", "result")),
         Panel("When the latest reload was done", ("reload_done_timestamp_seconds",), ("pipeline",)),
+        Panel("Lanes", ("lanes",), ("pipeline", "value")),
+        Panel("Replicas that change by need", ("replicas",), ("pipeline", "stage", "value")),
+        Panel("Changes by need, by result", ("scalings",), ("pipeline", "of", "result")),
     ),
 }
 

@@ -52,11 +52,24 @@ class Outcome(NamedTuple):
 
 
 class Chaos:
-    """One run: a pipeline and its sink in processes of their own, two clients here."""
+    """One run: a pipeline and its sink in processes of their own, two clients here.
+
+    On Ray lanes come and go at random, up to so many `lanes`. A client whose stream ends may be in another one then, so
+    that order is kept within its streams alone.
+    """
 
     def __init__(
-        self, folder: Path, runtime: str, buffer: str, seed: int, rate: float = 4_000.0, **environment: str
+        self,
+        folder: Path,
+        runtime: str,
+        buffer: str,
+        seed: int,
+        rate: float = 4_000.0,
+        *,
+        lanes: int = 1,
+        **environment: str,
     ) -> None:
+        self.lanes = lanes
         self.environment = environment
         self.folder, self.runtime, self.buffer, self.seed = folder, runtime, buffer, seed
         self.random = random.Random(seed)
@@ -80,6 +93,7 @@ class Chaos:
         self.ended = True
         self.starts = self.version = 0
         (folder / "version").write_text("0")
+        (folder / "lanes").write_text("1")
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
         """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
@@ -132,6 +146,8 @@ class Chaos:
     def _kinds(self) -> list[Callable[[], str]]:
         kinds: list[Callable[[], str]] = [self.kill_sink, *(partial(self.change_mood, mood) for mood in _MOODS)]
         kinds += 3 * [self.reload]
+        if self.lanes > 1:
+            kinds += [*(4 * [self.scale]), *(partial(self.scale, kind) for kind in ("ingest", "stage", "emitter"))]
         if self.runtime == "ray":
             kinds += [partial(self.reload, kind) for kind in ("stage", "emitter")]
             kinds += [*(partial(self.kill_actor, kind) for kind in _SHELLS), self.stop_emitter]
@@ -167,9 +183,15 @@ class Chaos:
                 os.kill(pid, signal.SIGKILL)
         assert self.pipeline is not None
         self.pipeline.wait(30)
+        (self.folder / "lanes").write_text(str(self.lanes))  # one that was leaving has left its journal
         self.start_pipeline()
         self.wait_ready()
         return "SIGKILL everything"
+
+    def scale(self, victim: str = "") -> str:
+        """Have the pipeline run another number of lanes; kill an actor of the kind of `victim` in the middle."""
+        (self.folder / "lanes").write_text(str(self.random.randint(1, self.lanes)))
+        return self.reload(victim).replace("reload", "lanes")
 
     def reload(self, victim: str = "") -> str:
         """Have the pipeline run another version of its file; kill an actor of the kind of `victim` in the middle."""

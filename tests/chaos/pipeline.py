@@ -1,7 +1,7 @@
 """The pipeline that is put under faults; the environment says where it writes and how it buffers.
 
 Which version of it this is stands in a file, by which it differs where it is loaded again: other code, a stage more or
-less, another emitter, ports that are opened again.
+less, another emitter, ports that are opened again; and how many lanes it has in another one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tests.chaos.files import Writer
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
 VERSION = int((FOLDER / "version").read_text())
+LANES = int((FOLDER / "lanes").read_text())
 
 
 class FileEmitter:
@@ -50,6 +51,7 @@ def build() -> Hub:
     )
     made = (
         Hub()
+        .lanes(LANES)
         .buffer_strategy(BufferStrategy.durable(FOLDER / "journal.db") if durable else BufferStrategy.ring(20_000))
         .middleware(Filter(lambda event: event.event_type == "oracle"))
         .middleware(Transform(mark))

@@ -45,3 +45,13 @@ def test_lost_requests_and_replies_between_actors_lose_and_double_nothing(second
     assert again > 0
     outcome.verdict.check(duplicates=False)
     assert outcome.verdict.acknowledged > 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_acknowledged_is_lost_while_lanes_come_and_go_and_parts_die(tmp_path: Path) -> None:
+    outcome = Chaos(tmp_path, "ray", "durable", seed=12, lanes=3).run(60)
+    print(outcome)
+    outcome.verdict.check(order=False)
+    assert outcome.verdict.acknowledged > 1_000
+    assert sum(count for kind, count in outcome.faults.items() if kind.startswith("lanes")) > 1
