@@ -18,15 +18,15 @@ class Limits:
     events in it; `id_bytes`, `source_bytes`, `event_type_bytes` and `cluster_bytes` bound those texts, in UTF-8, also
     where the message names them for all of its events, and `format_bytes` the hint about raw bytes; `routes` are the
     entries of `route_to`, of `route_bytes` each;
-    `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata;
-    `streams` are concurrent StreamEvents calls; `calls` are the calls that one gRPC connection may have open: further
-    ones wait at the client (fewer where `open_bytes` has not room for so many of 40 KiB each); `stream_batches` are the
-    batches of one stream that may be in flight before the gateway stops reading from it; `open_bytes` are the bytes of
-    all messages together that may be in flight: over it streams are not read and unary calls are refused; `connections`
-    are open HTTP connections, `grpc_connections` those to the gRPC port (either takes three eighths of the process's
-    descriptors at most), and `address_connections` those that one address may have to a port; where a port is full, the
-    one that is idle longest makes room; `read_seconds` is the time that an HTTP client may take to send its headers,
-    and again for its body; after
+    `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata; `streams` are
+    concurrent StreamEvents calls, `address_streams` those from one address; `calls` are the calls that one gRPC
+    connection may have open: further ones wait at the client (fewer where `open_bytes` has not room for so many of
+    40 KiB each); `stream_batches` are the batches of one stream that may be in flight before the gateway stops
+    reading from it; `open_bytes` are the bytes of all messages together that may be in flight: over it streams are
+    not read and unary calls are refused; `connections` are open HTTP connections, `grpc_connections` those to the
+    gRPC port (either takes three eighths of the process's descriptors at most), and `address_connections` those
+    that one address may have to a port; where a port is full, the one that is idle longest makes room;
+    `read_seconds` is the time that an HTTP client may take to send its headers, and again for its body; after
     `connection_age_seconds` a gRPC connection is asked to end, so that clients find gateways that were added since
     (0: never).
     """
@@ -44,6 +44,7 @@ class Limits:
     metadata_key_bytes: int = 256
     metadata_value_bytes: int = 16 * 1024
     streams: int = 1_000
+    address_streams: int = 750
     calls: int = 1_000
     stream_batches: int = 32
     open_bytes: int = 64 * 1024 * 1024

@@ -16,8 +16,8 @@ from polku.middleware.partition_key import divides_state
 from polku.plan import AckLevel, OutletPlan, Plan, StagePlan
 
 PORT_LIMITS = (
-    "message_bytes", "calls", "connections", "grpc_connections", "address_connections", "read_seconds",
-    "connection_age_seconds",
+    "message_bytes", "open_bytes", "streams", "address_streams", "calls", "connections", "grpc_connections",
+    "address_connections", "read_seconds", "connection_age_seconds",
 )  # fmt: skip
 """Limits for which the ports are opened again."""
 

@@ -144,6 +144,25 @@ def test_a_stream_ends_when_all_that_has_come_is_answered() -> None:
     assert out.ids == ["a"]
 
 
+@pytest.mark.parametrize("limits", [Limits(streams=1), Limits(address_streams=1)])
+def test_streams_are_limited_by_the_new_number(limits: Limits) -> None:
+    out, end = Out(), threading.Event()
+
+    def sent() -> Iterator[IngestBatch]:
+        yield IngestBatch(source="s", events=EventPayload(events=[Event(id="a", event_type="t")]))
+        end.wait(30)
+
+    with hub(out).start(grpc_addr="127.0.0.1:0") as pipeline:
+        update(pipeline, hub(out, limits))
+        with grpc.insecure_channel(str(pipeline.address)) as channel:
+            acks: Any = GatewayStub(channel).StreamEvents(sent())
+            assert next(acks).event_ids == ["a"]
+            with pytest.raises(grpc.RpcError, match="1 streams are open"):
+                list(GatewayStub(channel).StreamEvents(iter(())))
+            end.set()
+            assert list(acks) == []
+
+
 def test_http_clients_are_asked_to_connect_again_and_silent_ones_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_LEAVE_SECONDS", 0.5)
     out = Out()

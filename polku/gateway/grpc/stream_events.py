@@ -35,8 +35,9 @@ class StreamEvents:
     def __init__(self, intake: Intake, baselines: Baselines) -> None:
         self._intake = intake
         self._baselines = baselines
-        streams = intake.limits.streams
-        self._places = Places("streams", total=streams, each=streams, idle_seconds=_MAKE_ROOM_SECONDS)
+        limits = intake.limits
+        each = limits.address_streams
+        self._places = Places("streams", total=limits.streams, each=each, idle_seconds=_MAKE_ROOM_SECONDS)
 
     def stream(self, call: StreamCall) -> AckStream:
         """Begin a stream; one too many is refused."""

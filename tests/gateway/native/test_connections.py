@@ -110,8 +110,15 @@ def test_other_protocols_are_told_what_this_port_is(pipeline: Pipeline) -> None:
         assert sock.recv(100) == b""
 
 
-def test_one_stream_too_many_is_refused(tmp_path: Path) -> None:
-    hub = Hub(runtime="inline").limits(Limits(streams=1)).emitter(Recorder(tmp_path / "out"))
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(streams=1), "1 streams are open; close some"),
+        (Limits(address_streams=1), "1 streams are open from 127.0.0.1; close some"),
+    ],
+)
+def test_one_stream_too_many_is_refused(limits: Limits, reason: str, tmp_path: Path) -> None:
+    hub = Hub(runtime="inline").limits(limits).emitter(Recorder(tmp_path / "out"))
     release = threading.Event()
 
     def held() -> Iterator[IngestBatch]:
@@ -124,7 +131,7 @@ def test_one_stream_too_many_is_refused(tmp_path: Path) -> None:
         assert next(first).event_ids
         with pytest.raises(grpc.RpcError) as caught:
             list(stub.StreamEvents(iter([large(1)])))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         release.set()
         assert list(first) == []
         assert len(list(stub.StreamEvents(iter([large(1)])))) == 1
