@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 import pytest
 from click.testing import CliRunner
 
-from polku import Batch, Filter, Hub, new_event
+from polku import Batch, BufferStrategy, Filter, Hub, new_event
 from polku.cli import top
 from polku.cli.app import app
 from tests.runtime.test_flow import read_until
@@ -32,6 +33,22 @@ def test_each_look_is_a_line_of_json_where_there_is_no_terminal() -> None:
     assert (rows["emitter:partner"]["sent"], rows["emitter:partner"]["state"]) == (1, "ok")
     assert rows["ingest"]["bytes"] > rows["emitter:partner"]["bytes"] > 0
     assert rows["pipeline"]["memory_bytes"] > 0
+
+
+def test_a_line_of_json_says_what_is_wrong_and_what_to_do() -> None:
+    async def stuck(batch: Batch) -> None:
+        await asyncio.Event().wait()
+
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2)).emitter(stuck)
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
+        for _ in range(2):
+            pipeline.sender().send(new_event("order", source="shop"))
+        command = ["top", "--to", str(pipeline.admin_address), "--count", "1"]
+        done = CliRunner().invoke(app.group, command)
+        pipeline.stop(0.0)
+    row = next(row for row in json.loads(done.stdout) if row["part"] == "emitter:stuck")
+    assert row["holds_up"] == "its share of the buffer is full (2 events wait)"
+    assert "overflow='drop_oldest'" in row["advice"]
 
 
 def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
