@@ -1,4 +1,4 @@
-"""Channels to servers that are there, are not, come back, stand behind a proxy, or speak something else."""
+"""Channels to servers that are there, are not, come back, or speak something else."""
 
 from __future__ import annotations
 
@@ -6,119 +6,17 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from polku.gateway.grpc.calls import StreamCall, StreamMethod
-from polku.gateway.grpc.port import GrpcPort
-from polku.gateway.grpc.protocol import GrpcConnection
-from polku.gateway.places import Places
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.channel import Channel, Target
 from polku.rpc.client import GrpcClientConnection
 from polku.rpc.status import Status, StatusCode
+from tests.rpc.echo import EchoServer, Talk, channel, said
 from tests.support.authority import Authority
-
-
-class _Echo:
-    """Answer each message of a stream with itself."""
-
-    def __init__(self, call: StreamCall) -> None:
-        self._call = call
-
-    def messages(self, messages: list[bytes]) -> bool:
-        for message in messages:
-            self._call.send(message)
-        return True
-
-    def ended(self) -> None:
-        self._call.finish(Status(StatusCode.OK))
-
-    def drained(self) -> None: ...
-
-    def leave(self, status: Status) -> None:
-        self._call.finish(status)
-
-    def lost(self) -> None: ...
-
-
-class EchoServer:
-    """A server of one method, `/s/Echo`."""
-
-    def __init__(self) -> None:
-        self.grpc = GrpcPort(
-            {b"/s/Echo": StreamMethod(_Echo)},
-            ConnectionLimits(stream_window=100_000, connection_window=100_000, frame=20_000),
-            message_limit=8 << 20,
-            places=Places("connections", total=100, each=100, idle_seconds=60.0),
-        )
-        self._server: asyncio.Server | None = None
-
-    async def start(self, port: int = 0, *, path: str = "", tls: ssl.SSLContext | None = None) -> int:
-        """Listen, and return the port."""
-        loop = asyncio.get_running_loop()
-        if path:
-            self._server = await loop.create_unix_server(lambda: GrpcConnection(self.grpc), path)
-            return 0
-        server = await loop.create_server(lambda: GrpcConnection(self.grpc), "127.0.0.1", port, ssl=tls)
-        self._server = server
-        return int(server.sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        """Close the port, and cut the connections off."""
-        if self._server is not None:
-            server, self._server = self._server, None
-            server.close()
-            for connection in list(self.grpc.connections):
-                connection.abort()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EchoServer]:
-    server = EchoServer()
-    yield server
-    await server.stop()
-
-
-class Talk:
-    """One call, as its answers and its end."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.answers: asyncio.Queue[bytes | Status] = asyncio.Queue()
-        self.left = 0
-        self.call = channel.begin("/s/Echo", self)
-
-    async def ask(self, message: bytes) -> bytes | Status:
-        await self.call.write([message])
-        async with asyncio.timeout(30):
-            return await self.answers.get()
-
-    def answered(self, message: bytes) -> None:
-        self.answers.put_nowait(message)
-
-    def ended(self, status: Status) -> None:
-        self.answers.put_nowait(status)
-
-    def leaving(self, reason: str) -> None:
-        self.left += 1
-
-
-@asynccontextmanager
-async def channel(target: Target | str) -> AsyncIterator[Channel]:
-    opened = Channel(Target(target) if isinstance(target, str) else target)
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
-async def said(channel: Channel) -> Status:
-    """Return how a call ends that is begun now."""
-    answer = await Talk(channel).ask(b"a")
-    assert isinstance(answer, Status)
-    return answer
 
 
 async def test_calls_share_a_connection(server: EchoServer) -> None:
@@ -303,105 +201,6 @@ async def test_closing_a_channel_ends_calls_of_its_earlier_connections(server: E
         await opened.close()
         for talk in talks[1:]:
             assert isinstance(await talk.answers.get(), Status)
-
-
-@asynccontextmanager
-async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-class ConnectProxy:
-    """A proxy that leads every CONNECT to one port, and remembers what it was asked."""
-
-    def __init__(self, port: int, answer: bytes = b"HTTP/1.1 200 OK\r\nvia: us\r\n\r\n") -> None:
-        self._port = port
-        self._answer = answer
-        self.asked: list[bytes] = []
-        self._open: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        async with server:
-            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(asyncio.ensure_future(self._serve(reader, writer)))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with _closing(writer):
-            await self._lead(reader, writer)
-
-    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(self._answer)
-        if b" 200 " not in self._answer:
-            return
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        async with _closing(other_writer):
-            await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
-
-
-async def test_a_proxy_leads_to_what_is_elsewhere(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = ConnectProxy(await server.start())
-    async with proxy.listening() as address:
-        monkeypatch.setenv("HTTP_PROXY", f"http://us:s%40fe@{address}")
-        async with channel("gateway.invalid:50051") as opened:
-            assert await Talk(opened).ask(b"a") == b"a"
-        (asked,) = proxy.asked
-        assert asked.startswith(b"CONNECT gateway.invalid:50051 HTTP/1.1\r\nHost: gateway.invalid:50051\r\n")
-        assert b"Proxy-Authorization: Basic dXM6c0BmZQ==\r\n" in asked
-        monkeypatch.setenv("NO_PROXY", "other.invalid,.invalid")
-        async with channel("gateway.invalid:50051") as opened:
-            assert "cannot connect" in (await said(opened)).message
-        assert len(proxy.asked) == 1
-
-
-async def test_this_machine_is_reached_without_a_proxy(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
-    port = await server.start()
-    for host in ("127.0.0.1", "localhost"):
-        async with channel(f"{host}:{port}") as opened:
-            assert await Talk(opened).ask(b"a") == b"a"
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answers 'HTTP/1.1 407 Proxy Authentication Required'"),
-        (b"", "it closed the connection"),
-        (b"x" * 100_000, "its answer has no end"),
-    ],
-)
-async def test_a_proxy_that_refuses_is_named(answer: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = ConnectProxy(0, answer)
-    async with proxy.listening() as address:
-        monkeypatch.setenv("http_proxy", address)
-        async with channel("gateway.invalid:50051") as opened:
-            status = await said(opened)
-    assert f"proxy {address}" in status.message
-    assert message in status.message
-
-
-async def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "socks5://somewhere:1080")
-    async with channel("gateway.invalid:50051") as opened:
-        assert "HTTP_PROXY: write http://host:port" in (await said(opened)).message
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-    writer.close()
 
 
 @asynccontextmanager
