@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from polku.codes import Code
 from polku.errors import InputError, PlanError
 from polku.log import RepeatedLog
+from polku.security.client_tls import ClientTls
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 # A secret that both sides know is no key here: who could check with it could sign with it.
@@ -26,16 +27,21 @@ _FETCH_SECONDS = 5.0
 _MOST_BYTES = 1 << 20
 _LEEWAY_SECONDS = 30
 _HTTPS = "https://"
+_FIELDS = {"audience", "jwks", "algorithms", "root_certificates"}
 _REQUIRED = ["exp", "iss", "sub", "aud"]
 
 
 class Issuer(NamedTuple):
-    """Whose tokens count, for which `audience`, and where the keys are: the path of a file, or an `https://` URL."""
+    """Whose tokens count, for which `audience`, and where the keys are: the path of a file, or an `https://` URL.
+
+    `root_certificates` is the path of those that sign its server's certificate; empty: this machine's.
+    """
 
     name: str
     audience: str
     jwks: str
     algorithms: tuple[str, ...] = ALGORITHMS
+    root_certificates: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -68,7 +74,7 @@ class IssuerKeys:
             if now < self._due.get(issuer.jwks, now):
                 continue
             try:
-                self._sets[issuer.jwks] = _read_keys(issuer.jwks)
+                self._sets[issuer.jwks] = _read_keys(issuer)
                 self._due[issuer.jwks] = now + _REFRESH_SECONDS
             except Exception as error:  # of the network, of JSON, of a library for keys
                 self._due[issuer.jwks] = now + _AGAIN_SECONDS
@@ -113,13 +119,18 @@ class IssuerKeys:
 def issuer_of(name: str, table: object) -> Issuer:
     """Read `[issuers."NAME"]` of a token file; raises `PlanError`."""
     where = f'[issuers."{name}"]'
-    if not isinstance(table, dict) or not set(table) <= {"audience", "jwks", "algorithms"}:
-        raise PlanError(f"{where} has `audience`, `jwks` and `algorithms`, and nothing else", where="tokens")
+    if not isinstance(table, dict) or not set(table) <= _FIELDS:
+        known = "has `audience`, `jwks`, `algorithms` and `root_certificates`, and nothing else"
+        raise PlanError(f"{where} {known}", where="tokens")
     for field in ("audience", "jwks"):
         if not isinstance(table.get(field), str) or not table[field]:
             raise PlanError(f"{where} {field}: is missing; write it as text", where="tokens")
     if table["jwks"].startswith("http://"):
         raise PlanError(f"{where} jwks: keys that anybody on the way could change; write https://", where="tokens")
+    roots = table.get("root_certificates", "")
+    if not isinstance(roots, str) or (roots and not table["jwks"].startswith(_HTTPS)):
+        fix = "is the path of a PEM file, for a `jwks` with https://"
+        raise PlanError(f"{where} root_certificates: {fix}", where="tokens")
     algorithms = table.get("algorithms", list(ALGORITHMS))
     if not isinstance(algorithms, list) or not algorithms or not set(map(str, algorithms)) <= set(ALGORITHMS):
         known = f"choose among {', '.join(ALGORITHMS)}"
@@ -130,17 +141,18 @@ def issuer_of(name: str, table: object) -> Issuer:
         assert jwt.algorithms.has_crypto
     except (ImportError, AssertionError):
         raise PlanError(f"{where} needs a library: pip install 'polku[jwt]'", where="tokens") from None
-    return Issuer(name, table["audience"], table["jwks"], tuple(algorithms))
+    return Issuer(name, table["audience"], table["jwks"], tuple(algorithms), roots)
 
 
-def _read_keys(place: str) -> Any:
+def _read_keys(issuer: Issuer) -> Any:
     import jwt
 
-    if place.startswith(_HTTPS):
-        with urllib.request.urlopen(place, timeout=_FETCH_SECONDS) as response:
+    if not issuer.is_local:
+        context = ClientTls(issuer.root_certificates or None).context()  # its files are read each time
+        with urllib.request.urlopen(issuer.jwks, timeout=_FETCH_SECONDS, context=context) as response:
             content = response.read(_MOST_BYTES)
     else:
-        with open(place, "rb") as file:
+        with open(issuer.jwks, "rb") as file:
             content = file.read(_MOST_BYTES)
     return jwt.PyJWKSet.from_dict(json.loads(content))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
 import time
@@ -171,8 +172,11 @@ class Keys(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-@pytest.fixture
-def url(signer: Signer, authority: Authority, server: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(params=[True, False], ids=["a machine that knows it", "its own roots"])
+def url(
+    request: pytest.FixtureRequest, signer: Signer, authority: Authority, server: Pair, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Serve the keys over TLS, by a certificate of an authority that the machine knows, or does not."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server.cert, server.key)
     handler = type("Handler", (Keys,), {"content": signer.jwks()})
@@ -180,15 +184,20 @@ def url(signer: Signer, authority: Authority, server: Pair, monkeypatch: pytest.
         serving.socket = context.wrap_socket(serving.socket, server_side=True)
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert) if request.param else os.devnull)
         yield f"https://localhost:{serving.server_address[1]}/keys"
         serving.shutdown()
         thread.join()
 
 
-def test_a_gateway_fetches_the_keys_and_holds_the_rights(signer: Signer, url: str, tmp_path: Path) -> None:
+def test_a_gateway_fetches_the_keys_and_holds_the_rights(
+    request: pytest.FixtureRequest, signer: Signer, url: str, authority: Authority, tmp_path: Path
+) -> None:
     path = tmp_path / "tokens.toml"
-    path.write_text(FILE.format(jwks=url))
+    text = FILE.format(jwks=url)
+    if "roots" in request.node.name:
+        text = text.replace(f'"{url}"', f'"{url}"\nroot_certificates = "{authority.cert}"')
+    path.write_text(text)
     hub = Hub(runtime="inline").security(tokens=path).emitter(lambda batch: None, name="nothing")
     with hub.start(grpc_addr="127.0.0.1:0", admin_addr="off") as pipeline:
         deadline = time.monotonic() + 30
@@ -222,6 +231,7 @@ def send(address: str, token: str, source: str) -> str:
         ('[issuers."https://a"]\naudience = "x"', "jwks: is missing"),
         ('[issuers."https://a"]\naudience = "x"\njwks = "k"\nkey = 1', "and nothing else"),
         ('[issuers."https://a"]\naudience = "x"\njwks = "http://a/keys"', "write https://"),
+        ('[issuers."https://a"]\naudience = "x"\njwks = "k"\nroot_certificates = "r"', "for a `jwks` with https://"),
         ('[issuers."https://a"]\naudience = "x"\njwks = "k"\nalgorithms = ["HS256"]', "choose among RS256"),
         ('[a]\njwt = [{ issuer = "https://a", subjects = ["x"] }]', "issuer='https://a' is not there"),
         ('[a]\njwt = [{ issuer = "https://a" }]', "must be a list of"),
