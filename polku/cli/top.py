@@ -186,7 +186,10 @@ def top(
     with Keys() as keys:
         while True:
             try:
-                tree = json.loads(address.fetch("/statistics")[1])
+                status, body = address.fetch("/statistics")
+                if status != 200:  # the pipeline stops, or its supervisor is away
+                    raise OSError(body.decode("utf-8", "replace").strip())
+                tree = json.loads(body)
                 rows = rows_of(tree)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
@@ -148,6 +150,21 @@ def test_keys_sort_and_end_it_on_a_terminal() -> None:
             assert process.wait(120) == 0
         os.close(master)
     assert "emitter:partner" in shown
+
+
+def test_it_says_why_a_pipeline_has_no_statistics() -> None:
+    class Stopping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b"the pipeline has stopped\n")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stopping) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = CliRunner().invoke(app.group, ["top", "--to", f"127.0.0.1:{server.server_port}"])
+        server.shutdown()
+    assert done.exit_code == 1
+    assert "no statistics to be had: the pipeline has stopped" in done.output
 
 
 def test_it_fails_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
