@@ -264,3 +264,19 @@ def one_name_for_two_contents() -> Iterator[None]:
 
     with replaced(lineage, "digest_of", lambda trail: ""):
         yield
+
+
+@mutant("21", "the shares of a batch have its identity in each partition")
+def one_name_for_all_shares() -> Iterator[None]:
+    from polku.batch.batch import Identity
+
+    with replaced(Identity, "share", lambda self, partition, digest: self):
+        yield
+
+
+@mutant("22", "links of several partitions to one receiver have one name")
+def one_name_for_several_links() -> Iterator[None]:
+    from polku.runtime import assembly
+
+    with replaced(assembly, "partition_plan", lambda plan, stage, part: plan):
+        yield
