@@ -13,7 +13,6 @@ from polku.aio.pulse import Pulse
 from polku.health import Health
 from polku.monitoring.address import Admin
 from polku.monitoring.admin import AdminServer
-from polku.runtime import Runtime
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from polku.dead_letters import DeadLetter, LetterVerb
     from polku.dead_letters.store import Selection
     from polku.monitoring.statistics import PipelineStatistics
+    from polku.runtime import Runtime
     from polku.runtime.reloading import Reloader
     from polku.tap.request import TapReply, TapRequest
 

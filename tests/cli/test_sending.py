@@ -9,7 +9,7 @@ import pytest
 from polku import Batch, BufferStrategy, Hub, SettingError, new_event
 from polku.cli.credentials import NOTHING
 from polku.cli.sending import Target, read_target, send
-from tests.rpc.test_channel import ConnectProxy
+from tests.rpc.proxy import ConnectProxy
 from tests.support.server import polku, polku_here
 
 
