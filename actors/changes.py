@@ -28,6 +28,10 @@ from polku.usercode import contained
 _STOP_SECONDS = 5.0  # for a change in progress, when the pipeline stops
 
 
+class GaveWayError(ChangeError):
+    """Say that a change had changed nothing yet when another one came."""
+
+
 class Changes:
     """Have a pipeline take other plans; `on_parts` is awaited where its actors, or their plan, are others by then."""
 
@@ -95,7 +99,7 @@ class Changes:
             return await asyncio.shield(updating)
         except asyncio.CancelledError:
             if updating.cancelled() and not self._is_stopping:
-                raise ChangeError(["it gave way to another change"]) from None
+                raise GaveWayError(["it gave way to another change"]) from None
             raise
 
     async def stop(self) -> None:

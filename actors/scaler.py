@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import ray.exceptions
 
-from polku.actors.changes import Changes
+from polku.actors.changes import Changes, GaveWayError
 from polku.actors.handles import ActorHandles
 from polku.errors import ChangeError, PolkuError
 from polku.monitoring.statistics import PipelineStatistics
@@ -108,6 +108,9 @@ class Scaler:
             self._is_at_work = True
             try:
                 await self._do(scale.of, step.wanted, rules.start_seconds)
+            except GaveWayError as error:
+                _LOG.info("%s; %s", text, said(error))
+                self._states[scale.of] = state.changed(rules, time.monotonic())
             except (PolkuError, ray.exceptions.RayError) as error:
                 if self._changes.is_stopping:
                     return

@@ -171,7 +171,7 @@ def test_where_there_is_no_room_the_pipeline_goes_on_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder, oracle = Recorder(tmp_path / "out"), Oracle(["out"])
-    rules = Scaling(oldest_seconds=2.0, busy=0.5, idle=0.2, up_seconds=1.0, pause_seconds=3.0, start_seconds=5.0)
+    rules = Scaling(oldest_seconds=2.0, busy=0.5, idle=0.2, up_seconds=1.0, pause_seconds=3.0, start_seconds=15.0)
     cores = ray.cluster_resources()["CPU"]
     hub = Hub(runtime="ray").scaling(rules).middleware(model, name="model", replicas=(1, 3), num_cpus=cores)
     with hub.emitter(recorder, name="out").start(grpc_addr="127.0.0.1:0") as pipeline:
@@ -181,13 +181,15 @@ def test_where_there_is_no_room_the_pipeline_goes_on_and_says_so(
             found, health = scale(pipeline), pipeline.health()
             assert (found.number, found.wanted) == (1, 2)
             assert "1 → 2 replicas of stage-1 (model): " in found.fault
-            assert "no node has room for it: it did not start within 5 s" in found.fault
+            assert "no node has room for it: it did not start within 15 s" in found.fault
             assert health.ready
             assert health.components["scaling"] == (False, f"{found.fault}; it runs on as it was")
             [line] = [line for line in caplog.messages if "not done" in line]
             assert "no node has room" in line
+            load.until(lambda: {"CPU": cores} in demands())  # it tries again, and gives way
             asyncio.run(pipeline.update(hub.limits(Limits(batch_events=5_000)), timeout=30))
-            load.until(lambda: True, go_on=30)
+            load.until(lambda: {"CPU": cores} not in demands(), go_on=30)
+            assert scale(pipeline).failures == 1
         until(lambda: pipeline.health().healthy)
         until(lambda: {"CPU": cores} not in demands())
         report = pipeline.stop()
