@@ -138,3 +138,24 @@ def test_every_part_of_a_rule_is_there() -> None:
     parts = {part for part, _ in _modules()}
     ruled = {*ONLY, *NEVER, *FOREIGN, *(name for names in NEVER.values() for name in names)}
     assert ruled - parts == set()
+
+
+def folder_imports() -> dict[str, set[str]]:
+    """Return which folders of `polku` each folder imports when it is imported."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for part, path in _modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if path.parent != ROOT / "polku" and isinstance(node, ast.ImportFrom) and node.module is not None:
+                first, *rest = node.module.split(".")
+                if first == "polku" and rest and (ROOT / "polku" / rest[0]).is_dir() and rest[0] != part:
+                    found[part].add(rest[0])
+    return found
+
+
+def test_no_folders_import_one_another_in_a_circle() -> None:
+    """Late imports, and those for types alone, may."""
+    left = {part: set(targets) for part, targets in folder_imports().items()}
+    assert len(left) > 25
+    while free := {part for part, targets in left.items() if not targets & left.keys()}:
+        left = {part: targets for part, targets in left.items() if part not in free}
+    assert left == {}
