@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from polku import Hub, Limits, Pipeline
+from polku.gateway.http import server
 from polku.gateway.http.usual import BODY_BYTES, UsualHeads, may_be_usual
 
 HEAD = "POST /v1/events?source=shop HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
@@ -210,6 +211,26 @@ def test_questions_for_the_health_are_answered_as_aiohttp_would(place: Taken) ->
             answers.append((head.split(b"\r\n")[0], fields, body))
         assert answers[0] == answers[1]
         assert answers[0][0] == b"HTTP/1.1 200 OK"
+
+
+def test_what_cannot_be_loaded_is_said_and_tried_again(
+    place: Taken, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunked = (
+        f"{HEAD}Transfer-Encoding: chunked\r\n\r\n{len(event('1')):x}\r\n".encode() + event("1") + b"\r\n0\r\n\r\n"
+    )
+    name = server._UNUSUAL
+    monkeypatch.setattr(server, "_UNUSUAL", "polku.gateway.http.nowhere")
+    with place.connect() as sock:
+        sock.sendall(chunked)
+        status, ack, headers = answer(sock)
+    assert (status, headers["Retry-After"], "cannot read this kind" in str(ack["errors"])) == (503, "1", True)
+    assert "what reads all but plain requests cannot be loaded: ModuleNotFoundError" in caplog.text
+    monkeypatch.setattr(server, "_UNUSUAL", name)
+    with place.connect() as sock:
+        sock.sendall(chunked)
+        assert answer(sock)[0] == 200
+    assert place.until(1) == ["1"]
 
 
 def test_heads_that_are_not_plain_are_not_read_here() -> None:

@@ -78,6 +78,12 @@ class Connections:
         for connection in waiting:
             connection.hand_over(make)
 
+    def abandon_unusual(self) -> None:
+        """End the connections that wait: there is no protocol for them. The next one asks again."""
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.refuse_unusual()
+
     def admit(self, connection: HttpConnection, transport: asyncio.Transport) -> None:
         """Keep a connection, or end it with a sentence where there are too many."""
         self._open[transport] = connection
@@ -209,6 +215,13 @@ class HttpConnection(asyncio.Protocol):
         self._pass_on(data)
         if usual.is_ended and not self._inner.eof_received():
             transport.close()
+
+    def refuse_unusual(self) -> None:
+        """End it: what would read its request is not there."""
+        if self._transport is not None and not self._transport.is_closing():
+            reason = "the gateway cannot read this kind of request at the moment; its log says why"
+            self._transport.write(_refusal("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
+            self._transport.close()
 
     def _pass_on(self, data: bytes) -> None:
         assert self._inner is not None

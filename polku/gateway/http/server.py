@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
@@ -26,11 +27,15 @@ from polku.gateway.http.usual import EVENTS, UsualHead
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, Queue, context_of, listen
 from polku.health import Health
+from polku.log import RepeatedLog
+from polku.text import named
+from polku.usercode import is_ours
 
 if TYPE_CHECKING:
     from polku.gateway.http.unusual import Unusual
     from polku.security.authenticator import Authenticator
 
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _UNUSUAL = "polku.gateway.http.unusual"
 _LEAVE_SECONDS = 30.0  # for clients of a port that is opened again to send something, and learn that they are to go
 _LEAVE_LOOK_SECONDS = 0.2
@@ -63,7 +68,7 @@ class HttpServer:
         self._state = ServerState()
         self._health = HealthAnswers(health, self._gate, self._state)
         self._open: set[asyncio.Future[None]] = set()  # usual requests without an answer
-        self._loading: asyncio.Task[Unusual] | None = None
+        self._loading: asyncio.Task[Unusual | None] | None = None
         self._is_stopped = False
         self._server: Listener | None = None
         self._connections: Connections | None = None
@@ -135,13 +140,23 @@ class HttpServer:
         if self._loading is None and not self._is_stopped:
             self._loading = asyncio.get_running_loop().create_task(self._load_unusual())
 
-    async def _load_unusual(self) -> Unusual:
-        module = await asyncio.to_thread(importlib.import_module, _UNUSUAL)
-        answers = (self._events, self._health, self._pages, self._metrics)
+    async def _load_unusual(self) -> Unusual | None:
         assert self._connections is not None
-        server = module.Server(self._intake, self._gate, self._bodies, *answers, self._state, self._connections.find)
-        unusual: Unusual = module.Unusual(server)
-        await unusual.start()
+        try:
+            module = await asyncio.to_thread(importlib.import_module, _UNUSUAL)
+            answers = (self._events, self._health, self._pages, self._metrics)
+            server = module.Server(
+                self._intake, self._gate, self._bodies, *answers, self._state, self._connections.find
+            )
+            unusual: Unusual = module.Unusual(server)
+            await unusual.start()
+        except BaseException as error:
+            self._loading = None
+            self._connections.abandon_unusual()
+            if is_ours(error):
+                raise
+            _REPEATED.exception("unusual", "what reads all but plain requests cannot be loaded: %s", named(error))
+            return None
         self._connections.begin_unusual(unusual.make)
         return unusual
 
