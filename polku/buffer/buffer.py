@@ -61,9 +61,7 @@ class Buffer:
         self._pending: dict[int, PendingDelivery] = {}  # batches whose senders wait for their delivery, by position
         rules = OutletRules(dict(overflow or {}), frozenset(best_effort), frozenset(always))
         self._outlets = Outlets(strategy, rules, self._outlet)
-        self._enqueuer = Enqueuer(
-            self._log, self._outlets, dead_letters, self._turn, self._pending, await_delivery=await_delivery
-        )
+        self._enqueuer = Enqueuer(self._log, self._outlets, dead_letters, self._turn, self._pending)
         self._outlets.add(links)
 
     @property
@@ -89,6 +87,13 @@ class Buffer:
 
         Waits while an outlet that the batch goes to is full and its rule is `block`.
         """
+        return await self._push(batch, awaits=self._await_delivery)
+
+    async def replay(self, batch: Batch) -> Receipt | Accepted:
+        """Hold a batch that also lies in a file, as dead letters do: in memory it is as safe once it is delivered."""
+        return await self._push(batch, awaits=self._await_delivery or not self._outlets.strategy.path)
+
+    async def _push(self, batch: Batch, *, awaits: bool) -> Receipt | Accepted:
         late: Sequence[asyncio.Task[None]] = ()
         async with self._turn:
             pieces = batch.runs()
@@ -98,7 +103,7 @@ class Buffer:
             identity = None if batch.identity is None else routed(batch.identity, pieces)
             known = self._answered.get(identity, batch)
             if known is None or isinstance(known, PushState):
-                push = known or PushState(identity)
+                push = known or PushState(identity, awaits=awaits)
                 known = await self._enqueuer.take_in(pieces, push, counted=batch.counted)
                 self._answered.put(identity, known)
                 late = push.late
@@ -108,7 +113,7 @@ class Buffer:
                     tap.show(What.DROPPED, batch, reason="the same batch came again, and is here already")
         if isinstance(known, Receipt):
             return known
-        if not self._await_delivery:
+        if not awaits:
             return await asyncio.shield(known)
         if late:
             await asyncio.wait(late)
@@ -238,7 +243,9 @@ class Buffer:
 
     def _recovered_answer(self, answer: StoredAnswer, recovered: Recovered) -> Known:
         waits = self._recovered_waits(answer, recovered) if self._await_delivery else []
-        push = PushState(answer.identity, list(answer.refused), waits, pieces=list(answer.pieces))
+        push = PushState(
+            answer.identity, list(answer.refused), waits, pieces=list(answer.pieces), awaits=self._await_delivery
+        )
         if answer.taken is not None:
             push.taken, push.resumed = dict(answer.taken), True
             return push

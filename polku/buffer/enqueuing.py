@@ -47,7 +47,7 @@ class Enqueuer:
     """Put pushes into the log and into their outlets, and learn what becomes of them.
 
     `turn` is held by who calls `take_in`, so that pushes keep their order. `pending` are the batches whose senders wait
-    for their delivery, by position; it is filled where a push has to `await_delivery`.
+    for their delivery, by position; it is filled where a push `awaits` it.
     """
 
     def __init__(
@@ -57,8 +57,6 @@ class Enqueuer:
         dead_letters: DeadLetters,
         turn: asyncio.Lock,
         pending: dict[int, PendingDelivery],
-        *,
-        await_delivery: bool,
     ) -> None:
         self.tap: TapPoint | None = None
         self.counts = BufferCounts()
@@ -67,7 +65,6 @@ class Enqueuer:
         self._dead_letters = dead_letters
         self._turn = turn
         self._pending = pending
-        self._await_delivery = await_delivery
         self._late = TaskSet("buffer")  # each waits for room in one outlet
         self.is_closed = False
 
@@ -155,7 +152,7 @@ class Enqueuer:
             self.tap.show(What.OUT, head, reason=f"held for {', '.join(outlet.name for outlet in takers)}")
         for outlet in takers:
             outlet.reserve(slot)
-        owners = sum(outlet.name not in self._outlets.best_effort for outlet in takers) if self._await_delivery else 0
+        owners = sum(outlet.name not in self._outlets.best_effort for outlet in takers) if push.awaits else 0
         pending = self.expect(slot.position, owners, push.identity, start) if owners else None
         if pending is not None:
             push.waits.append(pending)

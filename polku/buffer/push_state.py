@@ -35,7 +35,7 @@ class PushState:
 
     `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the
     batch's first events were dealt with. `resumed`: a past life of the buffer did so with a part of the batch. `fates`
-    are kept where the batch is `counted`.
+    are kept where the batch is `counted`. `awaits`: its sender waits for the delivery.
     """
 
     identity: Identity | None
@@ -51,6 +51,7 @@ class PushState:
     resumed: bool = False
     counted: bool = False
     fates: list[Fate] = field(default_factory=list)
+    awaits: bool = False
 
     def count_dropped(self, events: Iterable[int]) -> None:
         """Note that events at these places of the batch were dropped since an outlet was full."""

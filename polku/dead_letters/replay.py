@@ -1,7 +1,8 @@
 """The way of dead letters back into the pipeline: each emitter's at its own pace, so that none waits for another's.
 
-A letter leaves its file when its event is as safe as one that a client has an answer for. What found no room is tried
-again, as an attempt of its own; what was refused stays, unless it is another letter by now.
+A letter leaves its file when its event is as safe as there: in the journal, or delivered. (One that got to no emitter
+goes through the whole pipeline, and leaves when it has the answer that a client would have.) What found no room is
+tried again, as an attempt of its own; what was refused stays, unless it is another letter by now.
 """
 
 from __future__ import annotations

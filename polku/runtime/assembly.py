@@ -179,7 +179,7 @@ def replay_to_outlets(plan: Plan, dead_letters: DeadLetters, buffer: Buffer) -> 
         from polku.dead_letters.replay import to_outlet
 
         assert isinstance(dead_letters, StoredDeadLetters)
-        dead_letters.replay(to_outlet(buffer.push), [outlet.name for outlet in plan.outlets])
+        dead_letters.replay(to_outlet(buffer.replay), [outlet.name for outlet in plan.outlets])
 
 
 def replay_to_intake(plan: Plan, dead_letters: DeadLetters, intake: Intake) -> None:

@@ -21,6 +21,7 @@ from polku.limits import Limits
 from polku.link.link import Link, LocalPeer
 from polku.middleware.adapt import as_step
 from polku.stage.stage import Stage
+from tests.buffer.durable import durable
 from tests.buffer.parts import Bench, Destination, batch
 from tests.dead_letters.letters import found, ids, letter, wait_for
 from tests.support.clock import FakeClock
@@ -248,7 +249,7 @@ async def test_a_full_share_refuses_a_replay_only_while_it_is_full(
     await bench.push(batch("busy-2"))
     store.add([letter("a")])
     store.mark(Selection())
-    letters.replay(to_outlet(bench.buffer.push), ["sink"])
+    letters.replay(to_outlet(bench.buffer.replay), ["sink"])
     await wait_for(lambda: bench.buffer.statistics().overflowed > 1)
     sink.gate.set()
     await wait_for(lambda: not ids(store))
@@ -257,14 +258,15 @@ async def test_a_full_share_refuses_a_replay_only_while_it_is_full(
     await bench.buffer.close()
 
 
-async def test_where_deliveries_are_awaited_a_letter_waits_for_its_own(
-    letters: StoredDeadLetters, store: DeadLetterStore
+@pytest.mark.parametrize("await_delivery", [False, True])
+async def test_where_events_lie_in_memory_a_letter_stays_in_its_file_until_it_is_delivered(
+    letters: StoredDeadLetters, store: DeadLetterStore, await_delivery: bool
 ) -> None:
     sink = Destination(is_open=False)
-    bench = Bench(BufferStrategy.ring(10), {"sink": sink}, await_delivery=True)
+    bench = Bench(BufferStrategy.ring(10), {"sink": sink}, await_delivery=await_delivery)
     store.add([letter("a")])
     store.mark(Selection())
-    letters.replay(to_outlet(bench.buffer.push), ["sink"])
+    letters.replay(to_outlet(bench.buffer.replay), ["sink"])
     await wait_for(lambda: sink.calls == 1)
     await asyncio.sleep(0.05)
     assert ids(store) == ["a"]
@@ -272,3 +274,17 @@ async def test_where_deliveries_are_awaited_a_letter_waits_for_its_own(
     await wait_for(lambda: not ids(store))
     assert sink.ids == ["a"]
     await bench.buffer.close()
+
+
+async def test_where_events_lie_in_a_journal_a_letter_goes_once_it_is_written(
+    letters: StoredDeadLetters, store: DeadLetterStore, tmp_path: Path
+) -> None:
+    sink = Destination(is_open=False)
+    async with durable(tmp_path / "journal", {"sink": sink}) as bench:
+        store.add([letter("a")])
+        store.mark(Selection())
+        letters.replay(to_outlet(bench.buffer.replay), ["sink"])
+        await wait_for(lambda: not ids(store))
+        assert sink.ids == []
+        sink.gate.set()
+        await wait_for(lambda: sink.ids == ["a"])
