@@ -34,6 +34,13 @@ class Credentials(NamedTuple):
         for option, path in self.files().items():
             raise SettingError(option, path, f"is for TLS: write --to {url}")
 
+    def refuse_file(self, path: object) -> None:
+        """Raise `SettingError` where there is something to show, and a file is looked into instead of an address."""
+        for name, value in self._asdict().items():
+            if value is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise SettingError(option, value, f"is for an address, and {path} is a file: leave it out")
+
     def token(self, variable: str) -> str | None:
         """Return the token of the option, or else of a variable (or its `_FILE`); raises `SettingError`."""
         environment = os.environ if self.token_file is None else {variable + FILE: self.token_file}

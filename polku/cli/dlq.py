@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from polku.cli.admin_client import To, find
 from polku.cli.command import App, Argument, Option
-from polku.cli.credentials import NOTHING, Shown
+from polku.cli.credentials import NOTHING, Credentials, Shown
 from polku.cli.letters import RunningLetters
 from polku.errors import SettingError
 from polku.log_format import say
@@ -52,6 +52,7 @@ def list_letters(
     if to is not None or path is None:
         _list_running(RunningLetters(find(to, shown)), emitter, code, since, limit, as_json=as_json)
         return
+    shown.refuse_file(path)
     store = _open(Path(path))
     letters = list(store.select(_selection(store, (), emitter, code, since), limit))
     if as_json:
@@ -95,7 +96,7 @@ def show(words: Words = None, to: To = None, shown: Shown = NOTHING) -> None:
 
     from polku.dead_letters.store import Selection, as_event
 
-    path, ids = _split(words, to)
+    path, ids = _split(words, to, shown)
     if len(ids) != 1:
         raise SettingError("ID", " ".join(ids), "name one letter")
     if path is None:
@@ -128,7 +129,7 @@ def replay(
     A running pipeline begins within a second, another one when it is started. Without a file, and with --to, a running
     pipeline is asked, wherever it is; its letters are named by the ids of their events.
     """
-    path, ids = _split(words, to)
+    path, ids = _split(words, to, shown)
     if path is None:
         there = RunningLetters(find(to, shown))
         count, left_of = there.change("replay", ids, emitter, code, since, everything), there.waiting
@@ -157,7 +158,7 @@ def drop(
     everything: Everything = False,
 ) -> None:
     """Remove letters."""
-    path, ids = _split(words, to)
+    path, ids = _split(words, to, shown)
     if path is None:
         count = RunningLetters(find(to, shown)).change("drop", ids, emitter, code, since, everything)
     else:
@@ -166,10 +167,13 @@ def drop(
     print(f"{counted(count, 'dead letter', 'has', 'have')} gone")
 
 
-def _split(words: list[str] | None, to: str | None) -> tuple[Path | None, list[str]]:
+def _split(words: list[str] | None, to: str | None, shown: Credentials) -> tuple[Path | None, list[str]]:
     """Return the file, or None where a running pipeline is asked, and which letters are named."""
     words = words or []
-    return (None, words) if to is not None or not words else (Path(words[0]), words[1:])
+    if to is not None or not words:
+        return None, words
+    shown.refuse_file(words[0])
+    return Path(words[0]), words[1:]
 
 
 def _numbers(ids: list[str]) -> list[int]:

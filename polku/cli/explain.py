@@ -38,6 +38,8 @@ def explain(
     kept. What middleware holds back, and what is on its way to the buffer, is not looked at. Exit status: 1, nothing
     is known of the event, or nothing answers.
     """
+    if journal is not None:
+        shown.refuse_file(journal)
     told = _in_journal(journal, id) if journal is not None else _of_pipeline(to, shown, id)
     if as_json:
         print(json.dumps(told))

@@ -50,6 +50,16 @@ def test_a_wrong_option_names_itself(tmp_path: Path) -> None:
         assert named in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [("dlq", "list", "x.dead"), ("dlq", "replay", "x.dead", "--all"), ("explain", "id", "--journal", "x")]
+)
+def test_what_is_for_an_address_is_refused_where_a_file_is_looked_into(command: tuple[str, ...]) -> None:
+    result = polku_here(*command, "--token-file", "secret")
+    assert result.returncode == 2
+    file = "x" if command[0] == "explain" else "x.dead"
+    assert f"--token-file='secret': is for an address, and {file} is a file: leave it out" in result.stderr
+
+
 def test_a_port_in_use_is_named_with_status_2(server: Server) -> None:
     result = polku("serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR=server.address)
     assert result.returncode == 2
