@@ -116,8 +116,9 @@ class Delivery:
                 self._busy.end()
                 self._in_flight -= 1
         refusals: list[Refusal] = []
-        async for some in few_in_turns(failures):
-            refusals += map(self._refusal, some)
+        if failures:
+            async for some in few_in_turns(failures):
+                refusals += map(self._refusal, some)
         refused = located(refusals, batch)
         self._failed += sum(refusal.code is Code.UNDELIVERED for refusal in refused)
         self._confirmed += len(batch) - len(refused)

@@ -91,7 +91,8 @@ class PoisonDetector:
 
     def release(self, seq: int) -> None:
         """Let the others pass a batch that is held: it is no longer a suspect until the next death."""
-        self._take(seq)
+        if self._lost or self._searching:
+            self._take(seq)
         if seq not in self._deaths and seq not in self._ahead:
             return
         self._deaths.pop(seq, None)

@@ -17,6 +17,7 @@ from polku.contracts import Follows, Holder, Step
 from polku.stage.trail import Passed, Refused, traced
 
 _UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
+_NONE = Counts()
 _Heirs = Sequence[tuple[Step | Holder, Step | Holder]]
 
 
@@ -88,8 +89,9 @@ class Settlement:
             if self._heirs and not self.open:
                 self._heirs.clear()
         # What a holder released is answered inside this stage: only the outer answer adds the stage's own counts.
-        own = Counts() if inner else Counts(**self._counts)
-        counts, own = (receipt.counts, own) if self._is_partition else (receipt.counts.plus(own), Counts())
+        counts, own = receipt.counts, _NONE if inner else Counts(**self._counts)
+        if not self._is_partition:
+            counts, own = counts if inner else counts.plus(own), _NONE
         output = tuple(traced(made, trail) for made in receipt.output)
         refusals = tuple(refused[at] for at in sorted(refused))
         return receipt._replace(
