@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from polku.bench import Load, Subject
+from polku.bench.processes import usage
 from polku.bench.trial import session
-from tests.support.server import Server, environment
+from tests.support.server import POLKU, Server, environment
 
 TIMES = 4  # so many times the events, to see that memory stays flat
 REST_SECONDS = 3.0
@@ -38,13 +39,16 @@ print(json.dumps({"each": ray.get([actor.private.remote() for actor in actors])}
 """
 
 
-def serve(folder: Path, runtime: str) -> float:
-    """Start a gateway, stop it, and return the seconds until it was ready."""
+def serve(folder: Path, runtime: str) -> tuple[float, float]:
+    """Start a gateway, stop it, and return the seconds until it was ready, and its megabytes then."""
     started = time.perf_counter()
-    server = Server(folder, "serve", POLKU_RUNTIME=runtime, POLKU_GRPC_ADDR="127.0.0.1:0", RAY_ADDRESS="local")
+    variables = {"POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": "127.0.0.1:0", "RAY_ADDRESS": "local"}
+    server = Server(folder, "serve", command=POLKU, POLKU_RUNTIME=runtime, **variables)
     seconds = time.perf_counter() - started
+    used = usage(server.process.pid)
     server.stop()
-    return seconds
+    assert used is not None
+    return seconds, used.memory_bytes / 1e6
 
 
 def bare_ray() -> tuple[float, float]:
@@ -59,7 +63,9 @@ def bare_ray() -> tuple[float, float]:
 def once(folder: Path, events: int) -> dict[str, float]:
     """Measure everything once."""
     folder.mkdir(exist_ok=True)
-    found = {f"start {runtime}": serve(folder / runtime, runtime) for runtime in ("inline", "ray")}
+    found = {}
+    for runtime in ("inline", "ray"):
+        found[f"start {runtime}"], found[f"MB of the {runtime} gateway's process"] = serve(folder / runtime, runtime)
     found["start bare ray"], found["bare actor MB"] = bare_ray()
     for name, times in (("memory", 1), ("memory more", TIMES)):
         at_once, at_rest = memory_after(times * events, "inline")
@@ -95,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [once(Path(folder) / str(number), options.events) for number in range(options.rounds)]
     for name in found[0]:
-        print(f"{name}: {statistics.median(one[name] for one in found):.1f}")
+        print(f"{name}: {statistics.median(one[name] for one in found):.2f}")
 
 
 if __name__ == "__main__":
