@@ -87,6 +87,18 @@ async def test_a_store_on_this_machine_is_reached_without_the_proxy_that_is_name
     assert len(server.objects()) == 1
 
 
+async def test_what_a_proxy_does_not_let_through_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    options = {**KEYS, "endpoint": "http://store.example"}
+    running = S3Emitter("s3://events/in", options=options, timeout=2).build(SystemClock())
+    running.start()
+    with pytest.raises(RetryableError, match=r"s3://events/in \(by proxy 127.0.0.1:1\): "):
+        await running.emit(Batch.from_events(random_events(1, 10)))
+
+
 async def test_a_large_object_is_uploaded_in_parts(server: S3Server) -> None:
     events = random_events(24, MEGABYTE)
     config = S3Emitter("s3://events", options=server.options, format="protobuf", part_bytes=8 * MEGABYTE)

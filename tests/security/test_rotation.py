@@ -16,10 +16,24 @@ from tests.support.authority import Authority, put, replace
 from tests.support.recorder import Recorder
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
+@pytest.mark.parametrize(
+    ("door", "runtime"),
+    [
+        ("native", "inline"),
+        ("grpcio", "inline"),
+        pytest.param("native", "ray", marks=pytest.mark.slow),
+    ],
+)
 def test_what_both_sides_show_is_replaced_under_load(
-    door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: object
+    request: pytest.FixtureRequest,
+    door: str,
+    runtime: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: object,
 ) -> None:
+    if runtime == "ray":
+        request.getfixturevalue("ray_session")
     monkeypatch.setenv("POLKU_DOOR", door)
     monkeypatch.setattr(certificates, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(authenticator, "_LOOK_SECONDS", 0.05)
@@ -31,7 +45,7 @@ def test_what_both_sides_show_is_replaced_under_load(
     last = file_lines("agents", "token-2", {"sources": ["rotation"]}, None)
     put_text(tokens, first.encode())
     recorder = Recorder(tmp_path / "out")
-    hub = Hub(runtime="inline").emitter(recorder)
+    hub = Hub(runtime=runtime).emitter(recorder)
     hub.security(tls=Tls(str(used.cert), str(used.key), client_ca=str(client_ca)), tokens=tokens)
     with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         address, http_address = str(pipeline.address), str(pipeline.http_address)
@@ -63,4 +77,4 @@ def test_what_both_sides_show_is_replaced_under_load(
     stored = Counter(event.id for event in recorder.events() if "-" in event.id and len(event.id) < 25)
     assert [event_id for event_id in load.acknowledged if stored[event_id] != 1] == []
     assert len(load.acknowledged) == 200 * load.sent["stream"] + load.sent["call"] + load.sent["http"]
-    print(f"{door}: {dict(load.sent)}, {len(load.acknowledged)} events, 0 refused, 0 lost")
+    print(f"{door}, {runtime}: {dict(load.sent)}, {len(load.acknowledged)} events, 0 refused, 0 lost")

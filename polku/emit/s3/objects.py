@@ -19,6 +19,7 @@ from polku.disk import sync_file
 from polku.emit.s3.tls_forwarder import TlsForwarder
 from polku.errors import EmitError, MisconfiguredError, PlanError, RejectedError, RetryableError
 from polku.host import is_loopback
+from polku.rpc.proxy import proxy_for
 from polku.security.client_tls import ClientTls, check_client_tls
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _AT_ONCE = 12  # parts of one object that are sent side by side
 _TRIES_AGAIN = 2
 _CLOSE_SECONDS = 5.0
 _HTTPS = "https://"
+_HOSTS = {"s3": "s3.amazonaws.com", "gs": "storage.googleapis.com", "az": "blob.core.windows.net"}
 # Where credentials of the machine come from, which is not the store.
 _DIRECT = "169.254.169.254,169.254.170.2,169.254.170.23,.amazonaws.com"
 _NO_PROXY = "http://127.0.0.1:9"
@@ -97,7 +99,7 @@ class Objects:
             if self._folder is not None:
                 self._sync(Path(self._folder), key)
         except Exception as error:
-            raise explain(self._url, error) from None
+            raise explain(self._server(), error) from None
 
     def read(self, key: str) -> bytes:
         """Return an object to a thread; raises `RejectedError` where there is none, else the `EmitError` that fits."""
@@ -110,7 +112,7 @@ class Objects:
         except Exception as error:
             if isinstance(error, (NotFoundError, FileNotFoundError)) and "NoSuchBucket" not in str(error):
                 raise RejectedError(f"{self._url}: there is no object {key}") from None
-            raise explain(self._url, error) from None
+            raise explain(self._server(), error) from None
 
     async def close(self) -> None:
         """Wait a few seconds for uploads that nobody waits for; what is not complete then is cut off."""
@@ -150,7 +152,7 @@ class Objects:
             if self._folder is not None:
                 await asyncio.to_thread(self._sync, Path(self._folder), key)
         except Exception as error:  # obstore's errors have no class in common with those of files
-            raise explain(self._url, error) from None
+            raise explain(self._server(), error) from None
 
     def check(self) -> None:
         """Raise `PlanError` where the package is missing or an option is unknown."""
@@ -164,6 +166,21 @@ class Objects:
             raise PlanError(f"options: {_first(error)}", where=where) from None
         except Exception:  # put says it again, with the reason, and holds the events
             self._store = None
+
+    def _server(self) -> str:
+        """Return the store as errors name it, with the proxy that leads there."""
+        if self._folder is not None:
+            return self._url
+        address = urlsplit(self._endpoint or f"{_HTTPS}{_HOSTS.get(urlsplit(self._url).scheme, '')}")
+        is_tls = address.scheme == "https"
+        with contextlib.suppress(ValueError):
+            proxy = proxy_for(address.hostname or "", address.port or (443 if is_tls else 80), tls=is_tls)
+            return self._url if proxy is None else f"{self._url} (by {proxy})"
+        return self._url
+
+    @property
+    def _endpoint(self) -> str:
+        return self._options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
     async def _opened(self) -> ObjectStore:
         if self._store is None:
@@ -181,7 +198,7 @@ class Objects:
         if self._folder is not None:
             _make_private(self._folder)
             return LocalStore(self._folder, mkdir=True)
-        endpoint = self._options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = self._endpoint
         options: dict[str, str] = dict(self._options)
         through: dict[str, str] = {}
         if self._tls is not None:
