@@ -132,7 +132,8 @@ def test_each_kind_of_change_under_load(tmp_path: Path) -> None:
     second = [event.id for event in Recorder(tmp_path / "second").events()]
     assert len(second) == len(set(second)) > 50
     third = [event.metadata["tag"] for event in Recorder(tmp_path / "second").events()]
-    assert set(third) == {"b", "c"}
+    # Until every part has changed, all may be taken back: so long what is gone gets events too.
+    assert list(dict.fromkeys(third)) in (["b", "c"], ["b", "c", "d"])
 
 
 class Failing:
