@@ -76,7 +76,7 @@ class Changes:
     async def resize(self, stage: str, replicas: int, seconds: float) -> Changed:
         """Give a stage another number of replicas; raises `ChangeError`, and then nothing was changed.
 
-        What is new has so many seconds to start.
+        New replicas have `seconds` to start.
         """
         return await self._alone(lambda factory: self._resize(factory, stage, replicas, seconds))
 

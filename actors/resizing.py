@@ -55,7 +55,7 @@ class Resizing:
     async def run(self, seconds: float) -> Mapping[str, Any]:
         """Do it; return the actors that go, by part. Raises `ChangeError`, and then all is as it was.
 
-        What comes has so many seconds to start.
+        New replicas have `seconds` to start.
         """
         before = self._factory.layout
         try:

@@ -166,10 +166,10 @@ class Hub:
 
         Neighbours share an actor unless `isolate` is set or they need other resources (`num_cpus`, `num_gpus`, custom
         `resources`, and nodes with `labels`, as Ray has them: `labels={"accelerator-type": "A100"}`): those go where
-        these are, all else stays on the node on which the pipeline is started. A slow step can have `replicas`: so many
-        actors that work on a batch each, with the order kept; each has the `resources`. With `replicas=(1, 8)` there
+        these are, all else stays on the node on which the pipeline is started. A slow step can have `replicas`, actors
+        that work on a batch each, with the order kept; each has the `resources`. With `replicas=(1, 8)` there
         are as many as are needed, see `scaling`, in each lane. Middleware that remembers events cannot be divided so.
-        It can be divided into `partitions`: so many actors, each of which has the events of its own keys (the ids of a
+        It can be divided into `partitions`, actors each of which has the events of its own keys (the ids of a
         `Deduplicator`, the groups of an `Aggregator`, the `state_key` of your own), from all lanes. Order is kept among
         the events of one key, and not between keys. Replicas, partitions and resources are the `ray` runtime's; on the
         `inline` runtime there is one of each step, which answers alike, whatever is said here.
@@ -479,7 +479,7 @@ class Hub:
     def lanes(
         self, lanes: int | Literal["per-node"] | None = None, *, min: int | None = None, max: int | None = None
     ) -> Hub:
-        """Run so many lanes (ingest, stages, buffer, emitters) side by side, behind one port.
+        """Run a number of lanes (ingest, stages, buffer, emitters) side by side, behind one port.
 
         A connection belongs to one lane, and order is kept within a lane. Middleware whose state must be seen whole
         (Deduplicator, Throttle, RateLimiter, Aggregator, and your own with a `state_key`) runs in one stage that all

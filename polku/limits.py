@@ -20,8 +20,8 @@ class Limits:
     entries of `route_to`, of `route_bytes` each;
     `metadata_entries`, `metadata_key_bytes` and `metadata_value_bytes` bound one event's metadata; `streams` are
     concurrent StreamEvents calls, `address_streams` those from one address; `calls` are the calls that one gRPC
-    connection may have open: further ones wait at the client (fewer where `open_bytes` has not room for so many of
-    40 KiB each); `stream_batches` are the batches of one stream that may be in flight before the gateway stops
+    connection may have open: further ones wait at the client (fewer where `open_bytes` has no room for that
+    many of 40 KiB each); `stream_batches` are the batches of one stream that may be in flight before the gateway stops
     reading from it; `open_bytes` are the bytes of all messages together that may be in flight: over it streams are
     not read and unary calls are refused; `connections` are open HTTP connections, `grpc_connections` those to the
     gRPC port (either takes three eighths of the process's descriptors at most), and `address_connections` those

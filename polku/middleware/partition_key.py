@@ -42,6 +42,7 @@ def partition_keys(component: object) -> PartitionKeys | None:
     return partial(_each, own if callable(own) else partial(map, key), key)
 
 
+# Code of the user's. What it cannot give a key goes to one partition, where the step fails for it, and says why.
 def _each(keys: Callable[[Sequence[Event]], Iterable[Hashable]], key: PartitionKey, events: Sequence[Event]) -> Keys:
     try:
         found = list(keys(events))

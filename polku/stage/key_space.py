@@ -17,14 +17,14 @@ from typing import Any, Final, cast
 
 SLOTS: Final = 4096
 MOST_PARTS: Final = 128
-"""The most parts of one stage: the shares of so many differ by 3 % at most."""
+"""The most parts of one stage: up to here their shares differ by 3 % at most."""
 
 _GOLDEN = 0x9E3779B1  # the prime nearest to 2^32 over the golden ratio
 _SHIFT = 20  # of 32 bits leaves 12: a slot
 
 
 class KeySpace:
-    """The keys of a stage of so many parts, which are numbered from 0."""
+    """The keys of a stage that has this number of parts, numbered from 0."""
 
     __slots__ = ("_owners", "parts")
 

@@ -147,7 +147,7 @@ class Replicas:
         return receipt
 
     def _add_room(self, batches: int) -> None:
-        """Let so many batches more be with replicas, or fewer where it is below zero."""
+        """Let replicas have this number of batches more, or fewer where it is negative."""
         self._lacking -= batches
         while self._lacking < 0:
             self._lacking += 1

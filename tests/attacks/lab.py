@@ -107,7 +107,7 @@ class Gateway:
         return max((float(row[1]) for row in rows if row[0] == str(self._pid)), default=0.0)
 
     def forget_turns(self) -> None:
-        """Let the turns begin anew."""
+        """Forget the turns measured up to now."""
         self.turns.write_text("")
 
     def cpu(self) -> float:
@@ -123,7 +123,7 @@ class Gateway:
         raise AssertionError("the gateway is dead")
 
     def forget_peak(self) -> None:
-        """Let the peak begin anew."""
+        """Forget the peak measured up to now."""
         Path(f"/proc/{self._pid}/clear_refs").write_text("5")
 
     def stop(self) -> None:

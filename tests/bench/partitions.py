@@ -8,12 +8,8 @@ ratios those within a round. The second pair counts the ids of a function that t
 
 from __future__ import annotations
 
-import argparse
-import statistics
-
-from polku.bench import Load, Subject, measure
 from polku.bench.machine import describe, machine
-from tests.bench.rows import FILE
+from tests.bench.pairs import compare, options
 
 PAIRS = (
     ("Deduplicator", "seen_partitions", "seen_lanes"),
@@ -22,23 +18,12 @@ PAIRS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    options = parser.parse_args()
-    load = Load(seconds=options.seconds, connections=8)
+    chosen = options(__doc__)
     print("| shared by two lanes | events/s, partitions 2 and 1 | µs CPU/event | ratio | lost |")
     print("|---|---|---|---|---|")
     for name, two, one in PAIRS:
-        rounds = [
-            [measure(Subject(file=f"{FILE}:{which}", runtime="ray"), load) for which in (two, one)]
-            for _ in range(options.rounds)
-        ]
-        ratio = statistics.median(a.delivered_per_s / b.delivered_per_s for a, b in rounds)
-        rates = ", ".join(f"{statistics.median(r[place].delivered_per_s for r in rounds):,.0f}" for place in (0, 1))
-        costs = ", ".join(f"{statistics.median(r[place].cpu_us_per_event for r in rounds):.1f}" for place in (0, 1))
-        lost = sum(result.lost or 0 for pair in rounds for result in pair)
-        print(f"| {name} | {rates} | {costs} | {ratio:.2f} | {lost} |", flush=True)
+        found = compare(two, one, chosen.rounds, chosen.seconds)
+        print(f"| {name} | {found.rates} | {found.costs} | {found.ratio:.2f} | {found.lost} |", flush=True)
     print(f"\n{describe(machine())}")
 
 

@@ -17,7 +17,10 @@ def main() -> int:
     parser.add_argument("--runtime", action="append", choices=["ray", "inline"])
     parser.add_argument("--buffer", action="append", choices=["ring", "durable"])
     parser.add_argument(
-        "--lanes", type=int, default=3, help="up to so many come and go in half of the time on Ray; 1: none do"
+        "--lanes",
+        type=int,
+        default=3,
+        help="the most lanes on Ray, which come and go for half of the time; 1: they do not",
     )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()

@@ -54,8 +54,8 @@ class Outcome(NamedTuple):
 class Chaos:
     """One run: a pipeline and its sink in processes of their own, two clients here.
 
-    On Ray lanes come and go at random, up to so many `lanes`. A client whose stream ends may be in another one then, so
-    that order is kept within its streams alone.
+    On Ray lanes come and go at random, `lanes` at most. A client whose stream ends may be in another one then, so order
+    is kept within each of its streams alone.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from polku.contracts import Failure
 from polku.emit.grpc.ack import read_answer, read_failures
 from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc.stream import Dialect
-from polku.emit.parts import send_parts
+from polku.emit.parts import BatchPart, send_parts
 from polku.tracing.context import with_traceparent
 from polku.v1.gateway_pb2 import IngestBatch
 
@@ -37,7 +37,7 @@ class GrpcClient:
         """Return the events that were refused; raises where none was taken."""
         if batch.trace:
             batch = with_traceparent(batch)
-        return await send_parts([_Message(batch, range(len(batch)))], self._send)
+        return await send_parts([BatchPart(batch, range(len(batch)))], self._send)
 
     async def close(self) -> None:
         """Close the streams; what is not acknowledged within a second fails."""
@@ -47,25 +47,8 @@ class GrpcClient:
         """Return a snapshot of the counters."""
         return self._endpoints.statistics()
 
-    async def _send(self, part: _Message) -> list[Failure]:
+    async def _send(self, part: BatchPart) -> list[Failure]:
         payload = part.batch.payload
         self._endpoints.check_size(len(self._prefix) + _FRAMING + len(payload))
         answer = await self._endpoints.ask((self._prefix + events_field(payload), payload))
         return read_failures(part.batch, answer)
-
-
-class _Message:
-    """The events of one message."""
-
-    def __init__(self, batch: Batch, positions: range) -> None:
-        self.batch = batch
-        self.positions = positions
-
-    @property
-    def ids(self) -> list[str]:
-        return self.batch.ids
-
-    def halves(self) -> list[_Message]:
-        middle = len(self.batch) // 2
-        first, second = self.batch.split(middle)
-        return [_Message(first, self.positions[:middle]), _Message(second, self.positions[middle:])]
