@@ -55,6 +55,7 @@ class EndpointDestination(Destination):
         self.answering = asyncio.Event()
         self.answering.set()
         self.runner: web.AppRunner | None = None
+        self.session: ClientSession | None = None
         self.server.post("/moto-api/reset")
         self.server.client().create_bucket(Bucket="events")
 
@@ -63,6 +64,7 @@ class EndpointDestination(Destination):
         app.router.add_route("*", "/{path:.*}", self._pass_on)
         self.runner = web.AppRunner(app, shutdown_timeout=0.0, handler_cancellation=True)
         await self.runner.setup()
+        self.session = ClientSession(auto_decompress=False)
         await web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_address=True).start()
 
     async def stop(self) -> None:
@@ -72,6 +74,9 @@ class EndpointDestination(Destination):
         runner, self.runner = self.runner, None
         if runner is not None:
             await runner.cleanup()
+        session, self.session = self.session, None
+        if session is not None:  # requests that were cut off leave it open
+            await session.close()
 
     async def hang(self) -> None:
         self.owed = 0
@@ -93,15 +98,9 @@ class EndpointDestination(Destination):
     async def _pass_on(self, request: web.Request) -> web.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         headers["Host"] = f"127.0.0.1:{self.port}"  # the signature is over the name that the emitter knows
-        async with (
-            ClientSession(auto_decompress=False) as session,
-            session.request(
-                request.method,
-                f"{self.server.url}{request.raw_path}",
-                data=BytesIO(await request.read()),
-                headers=headers,
-            ) as answer,
-        ):
+        url, data = f"{self.server.url}{request.raw_path}", BytesIO(await request.read())
+        assert self.session is not None
+        async with self.session.request(request.method, url, data=data, headers=headers) as answer:
             body = await answer.read()
         self.owed += 1
         await self.answering.wait()
