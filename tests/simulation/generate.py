@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 from polku.testing.simulation.destination import MODES
 from tests.simulation.code import DEEDS_ASYNC, DEEDS_SYNC
 from tests.simulation.disks import real_journal
-
-Case = dict[str, Any]
+from tests.simulation.generate_faults import (
+    Case,
+    between_commits,
+    between_file_and_buffer,
+    cannot_start,
+    faults_of,
+    reloads,
+)
 
 STEPS = (
     "filter", "filter_batch", "touch", "touch_batch", "replace", "split", "object", "router", "enricher", "validator",
@@ -69,11 +74,11 @@ def _generate(seed: int) -> Case:
     poison = None
     if shape == "actors" and not calm and random.random() < 0.12:
         poison = _poison(random, steps, clients, lanes)
-    faults = [] if calm else _faults(random, buffer, shape)
+    faults = [] if calm else faults_of(random, buffer, shape)
     if shape == "actors" and not calm and random.random() < 0.06:
-        _cannot_start(random, emitters, faults)
+        cannot_start(random, emitters, faults)
     if shape == "actors" and not calm and random.random() < 0.06:
-        _between_commits(random, buffer, emitters, clients, faults)
+        between_commits(random, buffer, emitters, clients, faults)
         ack = random.choice(["delivered", ack])
     if shape == "actors" and random.random() < 0.015:
         steps, clients, poison = _held_for_long(random)
@@ -87,10 +92,10 @@ def _generate(seed: int) -> Case:
         poison = None
         steps = _made_otherwise(other, names, emitters, clients, faults)
     if shape == "inline":
-        faults += _reloads(Random(f"{seed} reload"), steps, emitters, buffer)
+        faults += reloads(Random(f"{seed} reload"), steps, emitters, buffer)
     letters = "memory" if random.random() < 0.75 else "disk"
     if shape == "actors" and not calm and random.random() < 0.05:
-        _between_file_and_buffer(random, buffer, emitters, faults)
+        between_file_and_buffer(random, buffer, emitters, faults)
         letters = "disk"
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
@@ -239,62 +244,6 @@ def _pulled(random: Random, steps: list[Case], names: list[str], calm: bool) -> 
     return {"name": "p1", "records": records, "raw": raw, "at_once": random.choice([1, 3, 9]), "failures": failures}
 
 
-def _cannot_start(random: Random, emitters: list[Case], faults: list[Case]) -> None:
-    """Let an emitter die with work in flight, and not be able to start for a while."""
-    number = random.randrange(len(emitters))
-    emitters[number]["phases"] = [[0.02, "hang"], [random.choice([3.0, 20.0]), "start"]]
-    faults.append({"at": 0.015, "what": "kill", "part": "emitter", "which": number, "fuse": 1})
-
-
-def _between_commits(
-    random: Random, buffer: Case, emitters: list[Case], clients: list[Case], faults: list[Case]
-) -> None:
-    """Let a durable buffer die while it puts a large message in, piece by piece."""
-    buffer.update(kind="durable", capacity=random.choice([2, 4]), overflow=random.choice(["block", "drop_oldest"]))
-    for emitter in emitters:
-        emitter["latency"] = 0.02
-        emitter["refuse_every"] = 0 if emitter["kind"] == "stdout" else random.choice([0, 3])
-    name = clients[0]["name"]
-    events = [{"n": 900 + number, "id": f"{name}-{900 + number}"} for number in range(12)]
-    clients[0]["messages"].insert(0, {"events": events, "pause": 0.0, "raw": False, "leaves": 0.0})
-    at = random.choice([0.005, 0.01, 0.02, 0.04, 0.08])
-    faults.append({"at": at, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8])})
-
-
-def _reloads(random: Random, steps: list[Case], emitters: list[Case], buffer: Case) -> list[Case]:
-    """Change the pipeline while it runs, some times."""
-    if random.random() < 0.5:
-        return []
-    text = str(steps)
-    free = [emitter["name"] for emitter in emitters if emitter["name"] not in text]
-    names = [emitter["name"] for emitter in emitters]
-    faults = []
-    for number in range(1, random.choice([2, 2, 4, 7])):
-        fault: Case = {"at": random.choice([0.0, 0.001, 0.004, 0.02, 0.1, 0.5, 3.0, 9.0]), "what": "reload",
-                       "version": number}  # fmt: skip
-        fault["steps"] = [at for at in range(len(steps)) if random.random() < 0.5]
-        fault["without"] = [at for at in range(len(steps)) if random.random() < 0.15]
-        fault["isolate"] = [at for at in range(len(steps)) if random.random() < 0.1]
-        fault["extra"] = random.choice(["", "", "touch", "dedup"])
-        fault["exchange"] = [name for name in names if random.random() < 0.4]
-        fault["gone"] = random.sample(free, 1) if len(names) > 1 and free and random.random() < 0.3 else []
-        fault["new"] = random.choice(["", "", f"new{random.choice([1, 2])}"])
-        fault["fails"] = random.choice([*fault["exchange"], ""]) if random.random() < 0.15 else ""
-        if buffer["overflow"] == "block" and random.random() < 0.2:
-            fault["capacity"] = random.choice([5, 20, 1000])
-        faults.append(fault)
-    return faults
-
-
-def _between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:
-    """Let a durable buffer die when letters that it replays have just left their file."""
-    buffer.update(kind="durable", overflow="block")
-    emitters[0].update(kind="plain", required=True, overflow=None, phases=[[0.5, "reject"]])
-    faults.append({"at": 0.6, "what": "replay"})
-    faults.append({"at": 0.6, "what": "kill", "part": "buffer", "which": 0, "fuse": random.choice([1, 3, 8]),
-                   "on": "replay", "seconds": 10.0})  # fmt: skip
-
-
 def _made_otherwise(
     random: Random, names: list[str], emitters: list[Case], clients: list[Case], faults: list[Case]
 ) -> list[Case]:
@@ -379,27 +328,3 @@ def _event(
     elif not calm and random.random() < 0.01:
         event["flaw"] = f"-1:{random.choice(DEEDS_SYNC)}"
     return event
-
-
-def _faults(random: Random, buffer: Case, shape: str) -> list[Case]:
-    faults: list[Case] = []
-    if random.random() < 0.3:
-        faults.append({"at": random.choice([0.5, 30.0, 100.0]), "what": "replay"})
-    if random.random() < 0.2:
-        for _ in range(random.choice([1, 2])):
-            seconds = random.choice([-3600.0, 3600.0, -1.0, 1e7])
-            faults.append({"at": random.choice([0.0, 0.01, 0.3, 5.0]), "what": "clock", "seconds": seconds})
-    if buffer["kind"] == "durable" and random.random() < 0.4:
-        start = random.choice([0.0, 0.005, 0.1, 2.0])
-        faults.append({"at": start, "what": "disk", "mode": random.choice(["full", "slow", "broken", "hangs"]),
-                       "seconds": random.choice([0.05, 1.0, 15.0])})  # fmt: skip
-    if shape == "actors":
-        for _ in range(random.choice([0, 1, 1, 2, 4])):
-            faults.append({"at": random.choice([0.0, 0.003, 0.01, 0.03, 0.3, 2.0, 8.0]), "what": "kill",
-                           "part": random.choice(["ingest", "stage", "buffer", "buffer", "emitter"]),
-                           "which": random.randrange(8), "fuse": random.choice([1, 1, 2, 3, 5, 10, 20])})  # fmt: skip
-        if random.random() < 0.4:
-            faults.append({"at": random.choice([0.0, 0.01]), "what": "net", "lost": random.choice([0.0, 0.1, 0.3]),
-                           "doubled": random.choice([0.0, 0.2]), "slow": random.choice([0.0, 0.05, 1.0]),
-                           "seconds": random.choice([0.1, 3.0, 20.0])})  # fmt: skip
-    return faults
