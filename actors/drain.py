@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +21,7 @@ _LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0  # how long to wait for one part to let go, before it is asked again
 _REPORT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.2
+_BACK_SECONDS = 2.0  # how long to wait for a part that is to be closed, and is away
 
 
 async def drain(parts: ActorHandles) -> None:
@@ -30,7 +33,7 @@ async def drain(parts: ActorHandles) -> None:
     try:
         while not all(taken.done() for taken in taking):
             # Inputs of a holder are only answered when it lets go, so stages are flushed while the ingest drains.
-            await asyncio.gather(*(_answer(stage.flush.remote(), _FLUSH_SECONDS) for stage in flushed))
+            await asyncio.gather(*(answer_within(_FLUSH_SECONDS, stage.flush) for stage in flushed))
             await asyncio.wait(taking, timeout=0.05)
         await asyncio.wait(lanes)
     finally:
@@ -54,7 +57,7 @@ async def look(parts: ActorHandles) -> list[LaneStatistics]:
 
 async def outcome(plan: Plan, parts: ActorHandles) -> tuple[dict[str, EmitterReport], list[str]]:
     """Add up what became of the events of every lane that answers, by emitter; return that and who did not answer."""
-    seen = await asyncio.gather(*(_answer(lane.buffer.statistics.remote(), _REPORT_SECONDS) for lane in parts.lanes))
+    seen = await asyncio.gather(*(answer_within(_REPORT_SECONDS, lane.buffer.statistics) for lane in parts.lanes))
     silent = [lane.door for lane, statistics in zip(parts.lanes, seen, strict=True) if statistics is None]
     if silent:
         _LOG.warning("what became of the events of %s is not known: no answer", ", ".join(silent))
@@ -65,7 +68,7 @@ async def outcome(plan: Plan, parts: ActorHandles) -> tuple[dict[str, EmitterRep
 
 async def vanished(supervisor: Any) -> dict[str, int]:
     """Ask the supervising actor how many events died with buffers in memory, by emitter; nothing without an answer."""
-    counted: dict[str, int] | None = await _answer(supervisor.vanished.remote(), _REPORT_SECONDS)
+    counted: dict[str, int] | None = await answer_within(_REPORT_SECONDS, supervisor.vanished)
     return counted or {}
 
 
@@ -86,30 +89,41 @@ async def call(ref: Any) -> Any:
     return await ref
 
 
-async def insist(method: Any) -> Any:
-    """Return an actor's answer; one that is on its way back is asked again."""
+async def insist(method: Any, *arguments: object, back_within: float = math.inf) -> Any:
+    """Return an actor's answer; one that is on its way back, or whose message was lost, is asked again."""
+    deadline = time.monotonic() + back_within
     while True:
         try:
-            return await call(method.remote())
+            return await call(method.remote(*arguments))
         except ray.exceptions.ActorUnavailableError as error:
-            _LOG.info("the drain waits for an actor that is on its way back: %s", error)
+            if time.monotonic() > deadline:
+                raise
+            _LOG.info("an actor that is on its way back is asked again: %s", error)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def answer_within(seconds: float, method: Any, *arguments: object) -> Any:
+    """Return an actor's answer; None where it does not come in time. A message that is lost is sent again."""
+    try:
+        return await asyncio.wait_for(insist(method, *arguments), seconds)
+    except (TimeoutError, ray.exceptions.RayError):
+        return None
 
 
 async def _drain_lane(lane: LaneHandles, taken: asyncio.Future[None]) -> None:
     await asyncio.wait([taken])
     taken.result()
     await insist(lane.buffer.drain_buffer)
-    await call(lane.ingest.close_doors.remote(1.0))  # until here it told clients that the pipeline is draining
+    await insist(lane.ingest.close_doors, 1.0)  # until here it told clients that the pipeline is draining
 
 
 async def _release(lane: LaneHandles) -> None:
     if lane.chained:
-        await _answer(lane.ingest.release.remote(), 2 * RELEASE_SECONDS)
+        await answer_within(2 * RELEASE_SECONDS, lane.ingest.release)
         return
-    await _answer(lane.buffer.halt.remote(), RELEASE_SECONDS)
-    await asyncio.gather(*(_answer(emitter.release.remote(), RELEASE_SECONDS) for emitter in lane.emitters.values()))
-    await _answer(lane.buffer.settled.remote(), RELEASE_SECONDS)
+    await answer_within(RELEASE_SECONDS, lane.buffer.halt)
+    await asyncio.gather(*(answer_within(RELEASE_SECONDS, emitter.release) for emitter in lane.emitters.values()))
+    await answer_within(RELEASE_SECONDS, lane.buffer.settled)
 
 
 async def _look_at(lane: LaneHandles) -> LaneStatistics:
@@ -124,12 +138,4 @@ async def _look_at(lane: LaneHandles) -> LaneStatistics:
 async def _close_all(handles: Iterable[Any]) -> None:
     for handle in handles:
         with contextlib.suppress(ray.exceptions.RayError):
-            await call(handle.close.remote())
-
-
-async def _answer(ref: Any, seconds: float) -> Any:
-    """Return an actor's answer; None where it does not come in time."""
-    try:
-        return await asyncio.wait_for(call(ref), seconds)
-    except (TimeoutError, ray.exceptions.RayError):
-        return None
+            await insist(handle.close, back_within=_BACK_SECONDS)

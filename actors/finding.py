@@ -6,7 +6,7 @@ import asyncio
 
 import ray.exceptions
 
-from polku.actors.drain import call
+from polku.actors.drain import answer_within, call
 from polku.actors.handles import ActorHandles
 from polku.buffer.copies import Found
 from polku.errors import PolkuError
@@ -19,8 +19,7 @@ _TAP_SECONDS = 5.0
 async def find(parts: ActorHandles, event_id: str) -> Found:
     """Ask the buffer of each lane; the answer is not complete where one is away."""
     lanes = parts.lanes
-    calls = [asyncio.wait_for(call(lane.buffer.find.remote(event_id)), _FIND_SECONDS) for lane in lanes]
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+    answers = await asyncio.gather(*(answer_within(_FIND_SECONDS, lane.buffer.find, event_id) for lane in lanes))
     found = [(lane.name, answer) for lane, answer in zip(lanes, answers, strict=True) if isinstance(answer, Found)]
     copies = [copy._replace(part=f"{name}{copy.part}") for name, answer in found for copy in answer.copies]
     complete = len(found) == len(lanes) and all(answer.complete for _, answer in found)

@@ -21,7 +21,7 @@ import ray.exceptions
 
 from polku.actors.actor_factory import ActorFactory, Layout
 from polku.actors.asking import ask, begin
-from polku.actors.drain import call, insist, kill, outcome
+from polku.actors.drain import answer_within, insist, kill, outcome
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.lane_change import START_SECONDS, end_actors
 from polku.actors.nodes import LanePlace
@@ -172,7 +172,8 @@ class Lanes:
             while (lane := self._lane(number)) is not None:  # a change may have given it other stages
                 taken = taken or asyncio.ensure_future(insist(lane.ingest.drain_ingest))
                 shared = self._factory.parts().shared.values()
-                await asyncio.gather(*(_answer(part.flush) for part in (*lane.stages.values(), *shared, lane.buffer)))
+                flushed = (*lane.stages.values(), *shared, lane.buffer)
+                await asyncio.gather(*(answer_within(_FLUSH_SECONDS, part.flush) for part in flushed))
                 if taken.done() and await self._is_empty(lane, shared):
                     taken.result()
                     break
@@ -192,9 +193,9 @@ class Lanes:
         if not await self._tell_shared():
             return False
         for stage in shared:
-            if await _answer(stage.open_for, lane.number) != 0:
+            if await answer_within(_FLUSH_SECONDS, stage.open_for, lane.number) != 0:
                 return False
-        seen = await _answer(lane.buffer.statistics)
+        seen = await answer_within(_FLUSH_SECONDS, lane.buffer.statistics)
         buffer: BufferStatistics | None = seen.buffer if isinstance(seen, LaneStatistics) else seen
         return buffer is not None and not any(outlet.lag for outlet in buffer.outlets.values())
 
@@ -202,7 +203,8 @@ class Lanes:
         """Tell the stages that lanes share which there are, as the supervisor does; return whether all have heard."""
         lanes = self._factory.parts().lanes
         known = frozenset(each.number for each in lanes), frozenset(each.number for each in lanes if each.leaving)
-        told = [await _answer(stage.serve, *known) for stage in self._factory.parts().shared.values()]
+        shared = self._factory.parts().shared.values()
+        told = [await answer_within(_FLUSH_SECONDS, stage.serve, *known) for stage in shared]
         return all(each is not None for each in told)
 
     async def _end(self, lane: LaneHandles) -> None:
@@ -260,14 +262,6 @@ def _wrong(statistics: Any) -> str:
             return trouble(statistics)
         case _:
             return str(getattr(statistics, "fault", ""))
-
-
-async def _answer(method: Any, *arguments: object) -> Any:
-    """Return an actor's answer; None where it does not come in time."""
-    try:
-        return await asyncio.wait_for(call(method.remote(*arguments)), _FLUSH_SECONDS)
-    except (TimeoutError, ray.exceptions.RayError):
-        return None
 
 
 async def _all(*work: Awaitable[Any]) -> None:

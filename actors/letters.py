@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import ray
 
-from polku.actors.drain import call
+from polku.actors.drain import answer_within, call
 from polku.actors.handles import ActorHandles
 from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
 from polku.errors import PolkuError, UnavailableError
 from polku.text import said
 
+_BACK_SECONDS = 5.0  # how long a part may take for its letters
+
 
 async def stored_letters(parts: ActorHandles, event_id: str | None, *, on_disk: bool) -> list[DeadLetter]:
     """Return the latest letters, oldest first; without those of a part that is away."""
     found: list[DeadLetter] = []
     for handle in _files(parts) if on_disk else _memories(parts):
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            found += await handle.dead_letters.remote(event_id)
+        found += await answer_within(_BACK_SECONDS, handle.dead_letters, event_id) or ()
     return sorted(found, key=lambda letter: letter.time_ns)
 
 

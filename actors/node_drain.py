@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import ray.exceptions
 
-from polku.actors.drain import call, close, drain, look, outcome, release
+from polku.actors.drain import answer_within, close, drain, look, outcome, release
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.buffer.strategy import Kind
 from polku.plan import Plan
@@ -57,8 +57,7 @@ async def leave_node(plan: Plan, lane: LaneHandles, parts: ActorHandles, deadlin
     seconds = seconds_left(deadline, time.time(), os.environ)
     _LOG.info("%s leaves node %s, which Ray drains: it has %.0f s", lane.door, lane.address, seconds)
     own = ActorHandles((lane,), parts.shared)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(call(lane.ingest.leave_doors.remote()), seconds * _GOODBYE_SHARE)
+    await answer_within(seconds * _GOODBYE_SHARE, lane.ingest.leave_doors)
 
     async def look_at_lane() -> list[LaneStatistics]:
         try:

@@ -35,3 +35,19 @@ async def test_an_actor_that_is_being_restarted_is_asked_again(monkeypatch: pyte
 async def test_an_actor_that_is_gone_is_not() -> None:
     with pytest.raises(ActorDiedError):
         await drain.insist(Method(ActorDiedError()))
+
+
+async def test_what_became_of_events_is_asked_again_where_a_message_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "_AGAIN_SECONDS", 0.0)
+    lost = ActorUnavailableError("RpcError: Unavailable rpc_code: 14", b"0" * 16)
+    assert await drain.answer_within(5.0, Method(lost, lost, "statistics")) == "statistics"
+    assert await drain.answer_within(5.0, Method(ActorDiedError())) is None
+    assert await drain.answer_within(0.01, Method(*[lost] * 1_000_000)) is None
+
+
+async def test_a_part_that_is_to_be_closed_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "_AGAIN_SECONDS", 0.0)
+    away = ActorUnavailableError("it is being restarted", b"0" * 16)
+    with pytest.raises(ActorUnavailableError):
+        await drain.insist(Method(*[away] * 1_000_000), back_within=0.01)
+    assert await drain.insist(Method(away, "closed"), back_within=5.0) == "closed"
