@@ -13,6 +13,7 @@ from polku.link.link import Push
 from polku.link.quarantine import Patience
 from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import rest
+from tests.support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -68,6 +69,7 @@ async def hear(inlet: LinkReceiver, link: str) -> Answer | Turn:
     return answer
 
 
+@in_virtual_time
 async def test_a_turn_comes_when_all_else_is_done_and_nothing_begins_until_it_is_over() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver)
@@ -98,6 +100,7 @@ async def test_a_turn_comes_when_all_else_is_done_and_nothing_begins_until_it_is
     assert await after == Receipt(buffer_size=3)
 
 
+@in_virtual_time
 async def test_what_others_hold_is_released_before_a_turn_and_what_is_held_in_it_before_its_end() -> None:
     receiver = Receiver("a1", "b1")
     inlet = LinkReceiver(receiver)
@@ -110,6 +113,7 @@ async def test_what_others_hold_is_released_before_a_turn_and_what_is_held_in_it
     assert isinstance(await push(inlet, "b"), Accepted)
 
 
+@in_virtual_time
 async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer_alone() -> None:
     receiver = Receiver("b1")
     receiver.releases = False
@@ -123,6 +127,7 @@ async def test_who_is_held_for_longer_than_its_turn_is_told_that_it_is_no_longer
     assert receiver.begun == ["b1", "a1"]
 
 
+@in_virtual_time
 async def test_work_that_takes_longer_than_a_turn_goes_on_next_to_others() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver, alone=SHORT)
@@ -134,6 +139,7 @@ async def test_work_that_takes_longer_than_a_turn_goes_on_next_to_others() -> No
     assert receiver.begun == ["b1", "a1"]
 
 
+@in_virtual_time
 async def test_where_others_are_not_done_in_time_there_is_no_turn() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver, alone=SHORT)
@@ -145,6 +151,7 @@ async def test_where_others_are_not_done_in_time_there_is_no_turn() -> None:
     await asyncio.wait_for(asyncio.gather(before, after), 30)
 
 
+@in_virtual_time
 async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver, alone=SHORT)
@@ -155,6 +162,7 @@ async def test_a_turn_that_its_sender_does_not_take_passes() -> None:
     assert await hear(inlet, "b") == Receipt(buffer_size=2)
 
 
+@in_virtual_time
 async def test_a_turn_whose_end_its_sender_does_not_hear_of_passes() -> None:
     receiver = Receiver()
     receiver.open("a1", "b1")
@@ -165,6 +173,7 @@ async def test_a_turn_whose_end_its_sender_does_not_hear_of_passes() -> None:
     assert receiver.begun == ["b1", "a1"]
 
 
+@in_virtual_time
 async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
     class Fails(Receiver):
         async def push(self, batch: Batch) -> Answer:
@@ -181,6 +190,7 @@ async def test_a_turn_ends_with_a_failure_of_the_receiver() -> None:
         await asyncio.wait_for(push(inlet, "a"), 30)
 
 
+@in_virtual_time
 async def test_turns_come_one_after_the_other_and_what_waits_begins_between_them() -> None:
     receiver = Receiver()
     receiver.open("a1", "b1", "c1")
@@ -197,6 +207,7 @@ async def test_turns_come_one_after_the_other_and_what_waits_begins_between_them
     assert receiver.begun == ["b1", "a1", "c1"]
 
 
+@in_virtual_time
 async def test_a_copy_of_a_push_that_asked_for_a_turn_gets_the_same_answer() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver)
@@ -209,6 +220,7 @@ async def test_a_copy_of_a_push_that_asked_for_a_turn_gets_the_same_answer() -> 
     assert receiver.begun == ["b1"]
 
 
+@in_virtual_time
 async def test_a_suspect_whose_predecessor_is_missing_gives_its_turn_back() -> None:
     receiver = Receiver()
     inlet = LinkReceiver(receiver, patience=0.01)
