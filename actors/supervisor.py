@@ -292,9 +292,9 @@ class SupervisorShell:
         if not self._in_memory or not isinstance(buffer, BufferStatistics):
             return
         for emitter, outlet in buffer.outlets.items():
-            if outlet.lag:
-                _LOG.error("%s died with about %d events for emitter %s: they are lost", name, outlet.lag, emitter)
-                self._vanished[emitter] = self._vanished.get(emitter, 0) + outlet.lag
+            if gone := outlet.at_risk:
+                _LOG.error("%s died with about %d events for emitter %s: they are lost", name, gone, emitter)
+                self._vanished[emitter] = self._vanished.get(emitter, 0) + gone
 
     async def _tell_shared(self) -> None:
         """Tell the shared stages which lanes they serve, and start one again that waits for a lane lost with its node.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Receipt
@@ -59,6 +60,7 @@ class Buffer:
         self._answered = Answered()
         self._turn = asyncio.Lock()
         self._pending: dict[int, PendingDelivery] = {}  # batches whose senders wait for their delivery, by position
+        self._replays: dict[asyncio.Future[Receipt], dict[str, int]] = {}  # events that lie in a file too, by outlet
         rules = OutletRules(dict(overflow or {}), frozenset(best_effort), frozenset(always))
         self._outlets = Outlets(strategy, rules, self._outlet)
         self._enqueuer = Enqueuer(self._log, self._outlets, dead_letters, self._turn, self._pending)
@@ -91,7 +93,16 @@ class Buffer:
 
     async def replay(self, batch: Batch) -> Receipt | Accepted:
         """Hold a batch that also lies in a file, as dead letters do: in memory it is as safe once it is delivered."""
-        return await self._push(batch, awaits=self._await_delivery or not self._outlets.strategy.path)
+        answer = await self._push(batch, awaits=self._await_delivery or not self._outlets.strategy.path)
+        if isinstance(answer, Accepted) and not self._outlets.strategy.path:
+            outcome = asyncio.ensure_future(answer.outcome())
+            self._replays[outcome] = dict.fromkeys(batch.routes or (), len(batch))
+            outcome.add_done_callback(self._replayed)
+        return answer
+
+    def _replayed(self, outcome: asyncio.Future[Receipt]) -> None:
+        if not outcome.cancelled():  # else it is on its way still, and nobody waits for it
+            self._replays.pop(outcome, None)
 
     async def _push(self, batch: Batch, *, awaits: bool) -> Receipt | Accepted:
         late: Sequence[asyncio.Task[None]] = ()
@@ -211,6 +222,9 @@ class Buffer:
         events, size = self._log.size
         strategy, counts = self._outlets.strategy, self._enqueuer.counts
         outlets = {outlet.name: outlet.statistics() for outlet in self._outlets.every}
+        for name, count in chain.from_iterable(one.items() for one in list(self._replays.values())):
+            if name in outlets:
+                outlets[name] = outlets[name]._replace(replayed=outlets[name].replayed + count)
         full = [outlet for outlet in self._outlets.all if outlets[outlet.name].is_full]
         return BufferStatistics(
             events,

@@ -20,7 +20,8 @@ class OutletStatistics(NamedTuple):
     `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
     long nothing has moved although something waits, both in seconds; `is_full` where there is no room for what comes
     and the rule, `overflow`, makes none. `ages` are those of events that have their answer, from the gateway on,
-    `waits` is how long events waited here until they were handed to the emitter.
+    `waits` is how long events waited here until they were handed to the emitter. `replayed` of `lag` are dead letters
+    that lie in their file too, as the buffer is memory.
     """
 
     confirmed: int
@@ -38,6 +39,12 @@ class OutletStatistics(NamedTuple):
     ages: Distribution = Distribution()
     waits: Distribution = Distribution()
     overflow: Overflow = Overflow.BLOCK
+    replayed: int = 0
+
+    @property
+    def at_risk(self) -> int:
+        """How many of `lag` are gone if the memory that they lie in is."""
+        return max(self.lag - self.replayed, 0)
 
 
 @dataclass(slots=True)

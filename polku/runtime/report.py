@@ -66,7 +66,7 @@ def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[
     durable = plan.buffer.kind is Kind.DURABLE
     return {
         name: EmitterReport(
-            s.confirmed, s.dead, s.dropped, 0 if durable else s.lag, s.lag if durable else 0, s.unreadable
+            s.confirmed, s.dead, s.dropped, 0 if durable else s.at_risk, s.lag if durable else 0, s.unreadable
         )
         for name, s in outlets.items()
     }

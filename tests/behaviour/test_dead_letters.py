@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, BufferStrategy, Code, Event, Failure, Hub
+from polku import Batch, BufferStrategy, Code, Event, Failure, Hub, RejectedError, RetryableError
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection
 from tests.behaviour.conftest import Start, on_ray_when_slow
 from tests.support.recorder import Recorder
@@ -130,6 +130,24 @@ def test_a_replay_that_is_asked_for_while_nothing_runs_happens_at_the_next_start
     assert polku("dlq", "replay", str(path), "--all").returncode == 0
     start(Hub().emitter(Picky(tmp_path)).dead_letters(path))
     wait_for(lambda: not letters(path) and [event.id for event in Recorder(tmp_path / "out").events()] == ["a"])
+
+
+def test_a_letter_whose_replay_is_on_its_way_when_the_pipeline_stops_is_not_lost(tmp_path: Path) -> None:
+    path, modes = tmp_path / "letters.dead", ["refuse"]
+
+    def deliver(batch: Batch) -> None:
+        raise RejectedError("never") if modes[-1] == "refuse" else RetryableError("it is down")
+
+    pipeline = Hub(runtime="inline").dead_letters(path).emitter(deliver, name="out").start()
+    pipeline.sender().send(events("a"))
+    wait_for(lambda: path.exists() and [letter.event_id for letter in letters(path)] == ["a"])
+    modes.append("hold")
+    assert DeadLetterStore(path, create=False).mark(Selection()) == 1
+    wait_for(lambda: (buffer := pipeline.statistics().lanes[0].buffer) and buffer.outlets["out"].in_flight == 1)
+    pipeline.sender().send(events("b"))
+    report = pipeline.stop(0.2)
+    assert (report.emitters["out"].left, report.lost) == (1, {"out": 1})
+    assert [letter.event_id for letter in letters(path)] == ["a"]
 
 
 def test_a_full_store_forgets_the_oldest_and_health_says_so(tmp_path: Path) -> None:
