@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from polku.batch.batch import Batch
@@ -58,37 +58,45 @@ class Tap:
 
     def show(self, part: str, what: What, events: Events, notes: Sequence[Note], reason: str) -> None:
         """Keep some of these events, or of those that the notes are about."""
-        if not self.wants(part, what):
-            return
         positions: Sequence[int] = [note.position for note in notes] if notes else range(len(events))
         if self.request.event_id:
             positions = self._with_id(events, positions)
         self._passed += len(positions)
         sample = self._sample(part, what)
-        chosen = [choice for choice in sample.choose(len(positions)) if self._has_room(sample, choice.place)]
+        chosen = sample.choose(len(positions))
+        if not chosen:
+            return
+        pick, now = _picker(events), time.time_ns()
         why = {note.position: note for note in notes}
-        places = [positions[choice.position] for choice in chosen]
-        for choice, at, data in zip(chosen, places, _pick(events, places), strict=True):
-            note = why.get(at, Note(at, "", reason))
-            seen = self._seen(part, what, data, note)
-            self._bytes += len(seen.event) - sample.put(choice.place, seen)
+        for start, stop, place, end in chosen:
+            self._free(sample, place, end)
+            shown = positions[start : min(stop, start + _MOST - self._held)]
+            block = [pick(at) for at in shown]
+            if why or reason or not self._fits(block):
+                reasons = [why.get(at) or Note(at, "", reason) for at in shown]
+                told = [self._seen(now, part, what, data, note) for data, note in zip(block, reasons, strict=True)]
+                self._keep(sample, place, end, now, told)
+            else:
+                self._bytes += sum(map(len, block))
+                self._keep(sample, place, end, now, block)
 
     def tell(self, part: str, what: What, event_id: str, code: str, reason: str) -> None:
         """Keep what happened to an event of which only the id is known."""
-        if not self.wants(part, what) or self.request.event_id not in ("", event_id):
+        if self.request.event_id not in ("", event_id):
             return
         self._passed += 1
-        sample = self._sample(part, what)
+        sample, now = self._sample(part, what), time.time_ns()
         for choice in sample.choose(1):
-            if self._has_room(sample, choice.place):
-                seen = Sighting(time.time_ns(), part, what, as_id(event_id), code=code, reason=line(reason))
-                self._bytes -= sample.put(choice.place, seen)
+            self._free(sample, choice.place, choice.end)
+            seen = Sighting(now, part, what, as_id(event_id), code=code, reason=line(reason))
+            self._keep(sample, choice.place, choice.end, now, [seen][: _MOST - self._held])
 
     def take(self, parts: Iterable[str]) -> TapReply:
         """Return what was kept, oldest first, and begin again."""
         samples, passed = self._samples, self._passed
         self._samples, self._held, self._bytes, self._passed = {}, 0, 0, 0
-        seen = sorted((one for sample in samples.values() for one in sample.kept()), key=lambda one: one.time_ns)
+        kept = (one for (part, what), sample in samples.items() for one in sample.sightings(part, what))
+        seen = sorted(kept, key=lambda one: one.time_ns)
         return TapReply(tuple(parts), passed, tuple(self._finished(one) for one in seen))
 
     def _sample(self, part: str, what: What) -> _Sample:
@@ -104,20 +112,30 @@ class Tap:
         among = events.events if isinstance(events, Batch) else events
         return [at for at in positions if among[at].id == event_id]
 
-    def _has_room(self, sample: _Sample, place: int) -> bool:
-        if sample.has(place):
-            return True
-        if self._held >= _MOST:
-            return False
-        self._held += 1
-        return True
+    def _keep(self, sample: _Sample, place: int, end: int, now: int, block: Sequence[_Kept]) -> None:
+        """Fill the free places up to another one; `_bytes` has been counted."""
+        self._held += len(block)
+        free = end - place - len(block)
+        sample.slots[place:end] = [*block, *([None] * free)]
+        sample.sizes[place:end] = [*(len(one if isinstance(one, bytes) else one.event) for one in block), *([0] * free)]
+        sample.times[place:end] = [now] * (end - place)
 
-    def _seen(self, part: str, what: What, data: bytes, note: Note) -> Sighting:
+    def _free(self, sample: _Sample, place: int, end: int) -> None:
+        """Count what stands from a place on up to another one as gone: other things are put there next."""
+        there = sample.slots[place:end]
+        self._held -= len(there) - there.count(None)
+        self._bytes -= sum(sample.sizes[place:end])
+
+    def _fits(self, block: Sequence[bytes]) -> bool:
+        return max(map(len, block), default=0) <= _EVENT_BYTES and self._bytes + sum(map(len, block)) <= _BYTES
+
+    def _seen(self, now: int, part: str, what: What, data: bytes, note: Note) -> Sighting:
         """Return what is kept of a serialised event; most is pushed out again, so it is not read before `take`."""
         left_out = 0
         if len(data) > _EVENT_BYTES or self._bytes + len(data) > _BYTES:
             data, left_out = self._shortened(Event.FromString(data))
-        return Sighting(time.time_ns(), part, what, "", data, left_out, str(note.code), note.reason)
+        self._bytes += len(data)
+        return Sighting(now, part, what, "", data, left_out, str(note.code), note.reason)
 
     def _shortened(self, event: Event) -> tuple[bytes, int]:
         """Return an event as far as there is room for it, and how many bytes of its payload are left out."""
@@ -141,25 +159,23 @@ class Tap:
         return seen._replace(event_id=event.id, event=data, left_out=left_out, reason=line(seen.reason))
 
 
+_Kept = bytes | Sighting  # the bytes of a serialised event of which there is nothing to say
+
+
 class _Sample:
     """The sightings of one thing that happens at one part."""
 
     def __init__(self, size: int) -> None:
-        self._reservoir = Reservoir(size)
-        self._kept: dict[int, Sighting] = {}
-        self.choose = self._reservoir.choose
+        self.choose = Reservoir(size).choose
+        self.slots: list[_Kept | None] = []
+        self.sizes: list[int] = []  # in bytes
+        self.times: list[int] = []
 
-    def has(self, place: int) -> bool:
-        return place in self._kept
-
-    def put(self, place: int, seen: Sighting) -> int:
-        """Keep a sighting at a place; return the bytes of the one that had it."""
-        before = self._kept.get(place)
-        self._kept[place] = seen
-        return len(before.event) if before is not None else 0
-
-    def kept(self) -> Iterable[Sighting]:
-        return self._kept.values()
+    def sightings(self, part: str, what: What) -> Iterator[Sighting]:
+        """Yield what is kept, in no order."""
+        for kept, time_ns in zip(self.slots, self.times, strict=True):
+            if kept is not None:
+                yield kept if isinstance(kept, Sighting) else Sighting(time_ns, part, what, "", kept)
 
 
 class TapPoint:
@@ -169,23 +185,32 @@ class TapPoint:
         self._part = part
         self._taps = tuple(taps)
         self._on_over = on_over
+        self._who: dict[tuple[What, str], tuple[str, list[Tap]]] = {}
 
     def show(self, what: What, events: Events, *, notes: Sequence[Note] = (), reason: str = "", step: str = "") -> None:
         """Show what happened to these events, or to those of them that the notes are about."""
-        part = f"{self._part}/{step}" if step else self._part
-        self._each(lambda tap: tap.show(part, what, events, notes, reason))
+        part, taps = self._who_wants(what, step)
+        self._each(taps, lambda tap: tap.show(part, what, events, notes, reason))
 
     def wants(self, what: What, step: str = "") -> bool:
         """Return whether somebody wants to see what happens so: where it takes work to find out what to show."""
-        part = f"{self._part}/{step}" if step else self._part
-        return any(tap.wants(part, what) for tap in self._taps)
+        return bool(self._who_wants(what, step)[1])
 
     def tell(self, what: What, event_id: str, code: str, reason: str) -> None:
         """Tell what happened to an event of which only the id is known."""
-        self._each(lambda tap: tap.tell(self._part, what, event_id, code, reason))
+        part, taps = self._who_wants(what, "")
+        self._each(taps, lambda tap: tap.tell(part, what, event_id, code, reason))
 
-    def _each(self, show: Callable[[Tap], None]) -> None:
-        for tap in self._taps:
+    def _who_wants(self, what: What, step: str) -> tuple[str, list[Tap]]:
+        """Return the name of the part, or of a step of it, and who wants to see what happens so there."""
+        known = self._who.get((what, step))
+        if known is None:
+            part = f"{self._part}/{step}" if step else self._part
+            known = self._who[what, step] = part, [tap for tap in self._taps if tap.wants(part, what)]
+        return known
+
+    def _each(self, taps: Sequence[Tap], show: Callable[[Tap], None]) -> None:
+        for tap in taps:
             if tap.is_over:
                 self._on_over()
                 continue
@@ -206,13 +231,10 @@ class Tapped(Protocol):
         ...
 
 
-def _pick(events: Events, positions: Sequence[int]) -> Sequence[bytes]:
-    """Return the serialised events at these positions; of a batch that is bytes none is decoded."""
-    if not positions:
-        return ()
+def _picker(events: Events) -> Callable[[int], bytes]:
+    """Return what gives the serialised event at a position; of a batch that is bytes none is decoded."""
     if isinstance(events, Batch):
         if events.is_sealed:
-            frames = read_frames(events.payload)
-            return [frames[position] for position in positions]
+            return read_frames(events.payload).__getitem__
         events = events.events
-    return [events[position].SerializeToString() for position in positions]
+    return lambda position: events[position].SerializeToString()

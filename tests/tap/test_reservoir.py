@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -13,8 +14,12 @@ def sampled(size: int, batches: list[int], chance: random.Random) -> list[int]:
     reservoir, kept, start = Reservoir(size, chance), dict[int, int](), 0
     for count in batches:
         for choice in reservoir.choose(count):
-            assert 0 <= choice.position < count
-            kept[choice.place] = start + choice.position
+            assert 0 <= choice.start <= choice.stop <= count
+            assert 0 <= choice.place < choice.end <= size
+            assert choice.stop - choice.start <= choice.end - choice.place
+            for place in range(choice.place, choice.end):
+                kept.pop(place, None)
+            kept |= {choice.place + n: start + choice.start + n for n in range(choice.stop - choice.start)}
         start += count
     assert reservoir.seen == start
     return sorted(kept.values())
@@ -25,20 +30,40 @@ def test_what_fits_is_kept_once_and_whole(batches: list[int]) -> None:
     assert sampled(10, batches, random.Random(1)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("batches", [[1_000], [100], [40, 60], [1] * 100])
+def test_as_many_as_there_are_places_are_all_kept(batches: list[int]) -> None:
+    size = sum(batches)
+    assert sampled(size, batches, random.Random(1)) == list(range(size))
+
+
 def test_no_place_is_taken_twice_and_all_are() -> None:
     kept = sampled(7, [5, 1, 100, 0, 3], random.Random(2))
     assert len(set(kept)) == len(kept) == 7
 
 
-def test_every_item_has_the_same_chance_wherever_it_stands_and_whatever_its_batch() -> None:
-    chance, counts, rounds = random.Random(3), Counter[int](), 4_000
+@pytest.mark.parametrize(
+    ("size", "batches"),
+    [(5, [1, 2, 17, 20]), (10, [1, 30, 0, 9, 40]), (20, [40, 40, 40]), (20, [3, 50, 67]), (20, [100, 1, 7, 1, 12])],
+)
+def test_every_item_has_the_same_chance_wherever_it_stands_and_whatever_its_batch(
+    size: int, batches: list[int]
+) -> None:
+    """Within six standard deviations: by chance one of these items is outside once in a million runs."""
+    chance, counts, rounds, items = random.Random(3), Counter[int](), 4_000, sum(batches)
     for _ in range(rounds):
-        counts.update(sampled(5, [1, 2, 17, 20], chance))
-    expected = rounds * 5 / 40
-    surprise = sum((counts[item] - expected) ** 2 / expected for item in range(40))
-    assert surprise < 90  # chi-square with 39 degrees of freedom, less for each is chosen with others: p < 1e-5
+        counts.update(sampled(size, batches, chance))
+    share = sum(counts.values()) / rounds / items
+    assert share <= size / items
+    spread = 6 * math.sqrt(rounds * share * (1 - share))
+    assert all(abs(counts[item] - rounds * share) < spread for item in range(items))
 
 
 def test_a_long_stream_costs_a_few_draws() -> None:
     reservoir = Reservoir(10, random.Random(4))
-    assert sum(len(list(reservoir.choose(1_000))) for _ in range(1_000)) < 250  # 10 (1 + ln 100,000) are 125
+    assert sum(len(list(reservoir.choose(10))) for _ in range(100_000)) < 250  # 10 (1 + ln 100,000) are 125
+
+
+def test_most_large_batches_are_not_looked_into() -> None:
+    reservoir = Reservoir(100, random.Random(5))
+    looked = sum(bool(list(reservoir.choose(1_000))) for _ in range(1_000))
+    assert looked < 150  # 5 blocks of 20 items, 5 (1 + ln 10,000) draws are 51
