@@ -243,6 +243,7 @@ OWNED = {
     "polku/cli/sending.py:send": "cancelled there; it only says that nobody answers",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/answers.py:_of_part": "the push awaits it",
+    "polku/buffer/buffer.py:Buffer.replay": "counted until it ends; the replay awaits the same outcome",
     "polku/buffer/enqueuing.py:Enqueuer.settling": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._take": "says its fault itself",
     "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",
