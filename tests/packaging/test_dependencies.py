@@ -10,9 +10,6 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import packages_distributions
-from pathlib import Path
-
-import pytest
 
 from tests.packaging.conftest import ROOT
 
@@ -41,23 +38,33 @@ def _distributions() -> Mapping[str, Sequence[str]]:
     return packages_distributions()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_import_is_declared(source: Path) -> None:
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+def test_every_import_is_declared() -> None:
+    undeclared = {
+        source: name
+        for source, names in _imports().items()
+        for name in names
+        if not (name in sys.stdlib_module_names or name == "polku" or _providers(name) & DECLARED)
+    }
+    assert undeclared == {}
 
-    for name in _imported(tree):
-        if name in sys.stdlib_module_names or name == "polku":
-            continue
-        providers = {_normal(provider) for provider in _distributions().get(name, [name])}
-        assert providers & DECLARED, f"{name} is imported and not declared"
+
+def _providers(name: str) -> set[str]:
+    return {_normal(provider) for provider in _distributions().get(name, [name])}
 
 
 def test_every_declared_dependency_is_imported() -> None:
     installed = {_normal(one) for providers in _distributions().values() for one in providers}
-    names = {name for source in SOURCES for name in _imported(ast.parse(source.read_text(encoding="utf-8")))}
+    names = {name for names in _imports().values() for name in names}
     imported = {_normal(one) for name in names for one in _distributions().get(name, [])}
 
     assert DECLARED & installed - imported == set()
+
+
+@functools.cache
+def _imports() -> Mapping[str, frozenset[str]]:
+    """Return the top-level names that each file imports."""
+    trees = {str(source.relative_to(ROOT)): ast.parse(source.read_text("utf-8")) for source in SOURCES}
+    return {source: frozenset(_imported(tree)) for source, tree in trees.items()}
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
