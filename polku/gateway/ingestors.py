@@ -26,6 +26,7 @@ from polku.usercode import is_ours
 
 if TYPE_CHECKING:
     from polku.external.client import PluginState
+    from polku.gateway.plain import ReadPlain
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TURN = 50  # records of an ingestor, which take a millisecond or so, until others have theirs
@@ -124,6 +125,15 @@ class Ingestors:
         """Return whether the ingestor of a source reads several messages at once."""
         return getattr(self._by_source.get(source, self._default), "concurrency", 1) > 1
 
+    def reads_plain(self, reader: str) -> ReadPlain | None:
+        """Return what reads plain records of a source at once; None where its ingestor is none that has it itself.
+
+        What inherits from such an ingestor may read otherwise.
+        """
+        ingestor = self._by_source.get(reader, self._default)
+        read: ReadPlain | None = getattr(ingestor, "read_plain", None) if _has_own(type(ingestor)) else None
+        return read
+
     @property
     def has_default(self) -> bool:
         """Whether there is an ingestor for all sources that have none of their own."""
@@ -195,6 +205,10 @@ class Ingestors:
     def _each_once(self) -> list[Ingestor]:
         default = [self._default] if self._default is not None else []
         return list({id(ingestor): ingestor for ingestor in [*self._by_source.values(), *default]}.values())
+
+
+def _has_own(kind: type) -> bool:
+    return "read_plain" in vars(kind)
 
 
 def _sort(

@@ -28,6 +28,7 @@ from polku.gateway.authorization import authorized, authorizing
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.intake_statistics import IntakeCounters, IntakeStatistics, SecurityFiles
 from polku.gateway.large import admit_frames, is_large
+from polku.gateway.plain import admit_plain
 from polku.gateway.requests import Large, admit_request, parse_request
 from polku.gateway.room import Room
 from polku.gateway.sending import IntakeSender, ready
@@ -324,6 +325,9 @@ class Intake:
         """
         if account is not None:
             account.check_origin(context.source, context.cluster)
+        plain = admit_plain(data, context, self.ingestors.reads_plain(reader), self.limits, account)
+        if plain is not None:
+            return plain
         events, refused, reply = await self.ingestors.read(data, context, reader, in_turns=in_turns)
         source, cluster = context.source, context.cluster
         if in_turns:

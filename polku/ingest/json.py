@@ -10,16 +10,18 @@ from polku.aio.slices import at_once
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
+from polku.events import new_id
 from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError
-from polku.ingest.json_plain import read_array, read_lines
+from polku.ingest.json_plain import Filling, Plain, read_array, read_filled, read_lines
 from polku.ingest.json_record import Members, NotJsonError, decoding, event_from_json
-from polku.ingest.json_split import Plain, Record, split_lines, split_records
+from polku.ingest.json_split import Readers, Record, split_lines, split_records
+from polku.limits import Limits
 
 MAX_ERRORS = 1_000
 """How many bad records of one message are told apart; reading stops there, and says so."""
 
-_PLAIN = Plain(read_array, read_lines)
+_PLAIN = Readers(read_array, read_lines)
 Reading = Generator[None, None, "Event | RecordError"]
 Build = Callable[[bytes, Any], Generator[None, None, Event]]
 """Build an event of a record and its decoded value, in slices; raises `FieldError`."""
@@ -53,10 +55,17 @@ class JsonIngestor:
 
     def ingest_in_slices(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError | None]:
         """Do what `ingest` does, with None where others may have their turn."""
-        by_line = (context.format or context.source).lower() in _LINES
-        return read_records(
-            split_lines(data, _PLAIN) if by_line else split_records(data, _PLAIN), event_from_json, _MEMBERS
-        )
+        records = split_lines(data, _PLAIN) if _is_by_line(context) else split_records(data, _PLAIN)
+        return read_records(records, event_from_json, _MEMBERS)
+
+    def read_plain(self, data: bytes, context: IngestContext, limits: Limits) -> Plain | None:
+        """Read plain records at once, and fill in what they lack; None where any is not, or breaks a limit."""
+        filling = Filling(context.source, context.cluster, new_id)
+        return read_filled(data, limits, filling, by_line=_is_by_line(context))
+
+
+def _is_by_line(context: IngestContext) -> bool:
+    return (context.format or context.source).lower() in _LINES
 
 
 def read_records(

@@ -1,38 +1,61 @@
 """Read many records of JSON at once where they are plain: fields that are set as they come, and no mistakes.
 
-A decoder that knows the fields takes a third of the time that it takes to look at each name and value. Whatever it does
-not take, and whatever may be wrong, is left to `json_record`, which says what is wrong, and where: so what is read here
-is exactly what is read there.
+A decoder that knows the fields, and how long each may be, checks them in C; what it finds is written as the bytes of
+events, without an object for each. Measured for events of 230 bytes with three entries of metadata, µs an event: to
+decode 0.7, to write the bytes 1.9, to parse those into events 0.4; to set the fields of an event of each takes 3, and
+protobuf's constructor 2.1, of which 1.8 are the metadata, without an id for the answer. Whatever the decoder does not
+take, and whatever may be wrong, is left to `json_record`, which says what is wrong, and where: so what is read here is
+exactly what is read there.
+
+The bytes are written as text whose characters are bytes: with ASCII a character is a byte, and `latin-1` encodes the
+lengths between. Texts that are not ASCII are turned into such text first.
 """
 
 from __future__ import annotations
 
-from binascii import a2b_base64
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from polku.event.v1.event_pb2 import Event
+from polku.ingest.plain_bytes import ANY_SIZES, SIZES, Sizes, entry, number, raw_text, text_field, varint
+from polku.limits import Limits
+from polku.v1.gateway_pb2 import EventPayload
 
 _MOST_BYTES = 256 * 1024  # that are read at once
-_MOST_OBJECTS = 1_000  # two milliseconds
-_LOW, _HIGH = -(2**63), 2**63
+_MOST_OBJECTS = 2_000  # of which the metadata of an event is one: three milliseconds
+_LOW, _HIGH = -(2**63), 2**63 - 1
+_FIELDS = 7
+_CLUSTER = "cluster"
 
 
-class _Plain(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields that most events have; one that is UNSET does not stand in its record, and null means absent."""
+class Filling(NamedTuple):
+    """What events get that lack it: an id from `new_id`, the time that it is now, a source, a cluster."""
 
-    id: str | UnsetType | None = UNSET
-    timestamp_unix_ns: int | UnsetType | None = UNSET
-    source: str | UnsetType | None = UNSET
-    event_type: str | UnsetType | None = UNSET
-    metadata: dict[str, str] | UnsetType | None = UNSET
-    payload: str | UnsetType | None = UNSET
-    route_to: list[str] | UnsetType | None = UNSET
+    source: str
+    cluster: str
+    new_id: Callable[[], str]
 
 
-_ARRAY = msgspec.json.Decoder(list[_Plain]).decode
+class Plain(NamedTuple):
+    """Events as a serialised `EventPayload`, and their ids; `routed`: some have a `route_to`."""
+
+    payload: bytes
+    ids: list[str]
+    routed: bool
+
+
+class _Lack(NamedTuple):
+    """The bytes that stand for what an event lacks, as text; empty where it stays so."""
+
+    time: str = ""
+    source: str = ""
+    cluster: str = ""
+    new_id: Callable[[], str] = str
 
 
 class _NotPlainError(Exception):
@@ -41,87 +64,164 @@ class _NotPlainError(Exception):
 
 def read_array(data: bytes) -> list[Event] | None:
     """Return the events of an array of plain records, or None."""
-    if len(data) > _MOST_BYTES or data.count(b"{") > _MOST_OBJECTS:
-        return None
-    try:
-        records = _ARRAY(data)
-        events, names = _build(records)
-    except (msgspec.MsgspecError, ValueError, RecursionError, _NotPlainError):
-        return None
-    # A name that stands twice is counted once, and has two colons behind it. There may be colons in texts, too; those
-    # that are escaped are not to be told from what is missing.
-    more = data.count(b":") - names
-    return events if not more or (b"\\" not in data and more == _count_inside(records)) else None
+    return _events(_read(data, b"[", None, _Lack()))
 
 
 def read_lines(data: bytes) -> list[Event] | None:
     """Return the events of lines that are plain records, or None."""
+    return _events(_read_lines(data, None, _Lack()))
+
+
+def read_filled(data: bytes, limits: Limits, filling: Filling, *, by_line: bool) -> Plain | None:
+    """Return the events of plain records that keep all limits on their texts, with what they lack; None for others.
+
+    `data` is an object or an array, or has an object on each line.
+    """
+    source, cluster = filling.source, filling.cluster
+    lack = _Lack(
+        time=f"\x10{number(time.time_ns())}",
+        source=text_field("\x1a", raw_text(source)) if source else "",
+        cluster=entry(_CLUSTER, raw_text(cluster)) if cluster else "",
+        new_id=filling.new_id,
+    )
+    return _read_lines(data, limits, lack) if by_line else _read(data, data[:1], limits, lack)
+
+
+def _events(plain: Plain | None) -> list[Event] | None:
+    return None if plain is None else list(EventPayload.FromString(plain.payload).events)
+
+
+def _read_lines(data: bytes, limits: Limits | None, lack: _Lack) -> Plain | None:
     body = data.removesuffix(b"\n")
     ends = body.count(b"\n")
     if len(data) > _MOST_BYTES or body.count(b"}\n{") != ends:
         return None
-    events = read_array(b"[" + body.replace(b"\n", b",") + b"]")
-    return events if events is not None and len(events) == ends + 1 else None
+    plain = _read(b"[" + body.replace(b"\n", b",") + b"]", b"[", limits, lack)
+    return plain if plain is not None and len(plain.ids) == ends + 1 else None
 
 
-def _build(records: Iterable[_Plain]) -> tuple[list[Event], int]:
+def _read(data: bytes, opening: bytes, limits: Limits | None, lack: _Lack) -> Plain | None:
+    if len(data) > _MOST_BYTES or data.count(b"{") > _MOST_OBJECTS:
+        return None
+    is_ascii = data.isascii() and (b"\\" not in data or b"\\u" not in data)  # one byte is searched ten times faster
+    try:
+        decoded = _decoder(opening, limits, is_ascii=is_ascii)(data)
+        records: Sequence[Any] = decoded if opening == b"[" else [decoded]
+        given = None if is_ascii else _turn_into_bytes(records)
+        plain, names = _write(records, lack)
+    except (msgspec.MsgspecError, ValueError, RecursionError, _NotPlainError):
+        return None
+    # A name that stands twice is counted once. It has a colon and four quotes more, as texts may have, too.
+    if data.count(b":") != names and data.count(b'"') != 2 * (names + _count_texts(records)):
+        return None
+    if given is not None:
+        plain = plain._replace(ids=[one or made for one, made in zip(given, plain.ids, strict=True)])
+    return plain
+
+
+@lru_cache(32)
+def _decoder(opening: bytes, limits: Limits | None, *, is_ascii: bool) -> Callable[[bytes], Any]:
+    """Return what decodes plain records; where all is ASCII a character is a byte, else it may be four."""
+    if opening not in (b"[", b"{"):
+        raise _NotPlainError
+    kind = _record(limits, 1 if is_ascii else 4)
+    return msgspec.json.Decoder(list[kind] if opening == b"[" else kind).decode  # type: ignore[valid-type]
+
+
+def _record(limits: Limits | None, character: int) -> Any:
+    def text(limit: str, least: int = 0) -> Any:
+        most = None if limits is None else getattr(limits, limit) // character
+        return Annotated[str, Meta(min_length=least, max_length=most)]
+
+    def some(kind: Any, limit: str) -> Any:
+        return kind if limits is None else Annotated[kind, Meta(max_length=getattr(limits, limit))]
+
+    metadata: Any = dict[text("metadata_key_bytes"), text("metadata_value_bytes")]  # type: ignore[misc]
+    routes: Any = list[text("route_bytes")]  # type: ignore[misc]
+    fields = {
+        "id": text("id_bytes", 1),
+        "timestamp_unix_ns": Annotated[int, Meta(ge=_LOW, le=_HIGH)],
+        "source": text("source_bytes"),
+        "event_type": text("event_type_bytes"),
+        "metadata": some(metadata, "metadata_entries"),
+        "payload": bytes,
+        "route_to": some(routes, "routes"),
+    }
+    # One that is UNSET does not stand in its record, and null means absent.
+    members = [(name, kind | UnsetType | None, UNSET) for name, kind in fields.items()]
+    return msgspec.defstruct("PlainEvent", members, forbid_unknown_fields=True, gc=False)
+
+
+def _write(records: Sequence[Any], lack: _Lack) -> tuple[Plain, int]:
     """Return the events, and how many names stand in the records."""
-    events, names = [], 0
-    for record in records:
-        event = Event()
-        value = record.id
-        if value is not UNSET:
-            names += 1
-            if value:
-                event.id = value
-            elif value is not None:
-                raise _NotPlainError
-        number = record.timestamp_unix_ns
-        if number is not UNSET:
-            names += 1
-            if number is not None:
-                if not _LOW <= number < _HIGH:
-                    raise _NotPlainError
-                event.timestamp_unix_ns = number
-        value = record.source
-        if value is not UNSET:
-            names += 1
-            if value is not None:
-                event.source = value
-        value = record.event_type
-        if value is not UNSET:
-            names += 1
-            if value is not None:
-                event.event_type = value
-        entries = record.metadata
-        if entries is not UNSET:
-            names += 1
-            if entries:
-                names += len(entries)
-                metadata = event.metadata
-                for key, text in entries.items():
-                    metadata[key] = text
-        value = record.payload
-        if value is not UNSET:
-            names += 1
-            if value is not None:
-                event.payload = a2b_base64(value, strict_mode=True)
-        routes = record.route_to
-        if routes is not UNSET:
-            names += 1
-            if routes:
-                event.route_to.extend(routes)
-        events.append(event)
-    return events, names
+    try:
+        return _write_all(records, lack, SIZES)
+    except IndexError:  # something is longer than most
+        return _write_all(records, lack, ANY_SIZES)
 
 
-def _count_inside(records: Iterable[_Plain]) -> int:
-    """Count the colons in the texts of records."""
-    texts: list[str] = []
+def _write_all(records: Sequence[Any], lack: _Lack, sizes: Sizes) -> tuple[Plain, int]:
+    ids: list[str] = []
+    parts: list[str] = []
+    absent, inner, routed, unset = 0, 0, False, UNSET
+    no_time, no_source, no_cluster = lack.time, lack.source, lack.cluster
     for record in records:
-        texts += [text for text in (record.id, record.source, record.event_type) if isinstance(text, str)]
+        event_id, when, source, kind = record.id, record.timestamp_unix_ns, record.source, record.event_type
+        metadata, payload, routes = record.metadata, record.payload, record.route_to
+        if not event_id:
+            absent += (event_id,).count(unset)
+            event_id = lack.new_id()
+        ids.append(event_id)
+        text = f"\n{sizes[len(event_id)]}{event_id}" if event_id else ""
+        text += f"\x10{number(when)}" if when else no_time
+        text += f"\x1a{sizes[len(source)]}{source}" if source else no_source
+        if kind:
+            text += f'"{sizes[len(kind)]}{kind}'
+        if metadata:
+            inner += len(metadata)
+            text += _entries(metadata, sizes)
+            if no_cluster and _CLUSTER not in metadata:
+                text += no_cluster
+        else:
+            text += no_cluster
+        if payload:
+            text += f"2{sizes[len(payload)]}{payload.decode('latin-1')}"
+        if routes:
+            text += "".join([text_field(":", name) for name in routes])
+            routed = True
+        absent += (when, source, kind, metadata, payload, routes).count(unset)
+        parts.append(f"\n{sizes[len(text)]}{text}")
+    return Plain("".join(parts).encode("latin-1"), ids, routed), _FIELDS * len(ids) - absent + inner
+
+
+def _entries(metadata: Mapping[str, str], sizes: Sizes) -> str:
+    text = ""
+    for key, value in metadata.items():
+        first, second = len(key), len(value)
+        size = first + second + (4 if first | second < 128 else len(varint(first)) + len(varint(second)) + 2)
+        text += f"*{sizes[size]}\n{sizes[first]}{key}\x12{sizes[second]}{value}"
+    return text
+
+
+def _turn_into_bytes(records: Iterable[Any]) -> list[str]:
+    """Make each text one whose characters are its bytes; return the ids as they were."""
+    ids = [record.id or "" for record in records]
+    for record in records:
+        for name in ("id", "source", "event_type"):
+            if value := getattr(record, name):
+                setattr(record, name, raw_text(value))
         if record.metadata:
-            texts += record.metadata
-            texts += record.metadata.values()
-        texts += record.route_to or ()
-    return sum(text.count(":") for text in texts)
+            record.metadata = {raw_text(key): raw_text(value) for key, value in record.metadata.items()}
+        if record.route_to:
+            record.route_to = list(map(raw_text, record.route_to))
+    return ids
+
+
+def _count_texts(records: Iterable[Any]) -> int:
+    """Count the texts that are values in records."""
+    count = 0
+    for record in records:
+        own = (record.id, record.source, record.event_type, record.payload)
+        count += sum(1 for text in own if text is not UNSET and text is not None)
+        count += len(record.metadata or ()) + len(record.route_to or ())
+    return count

@@ -39,17 +39,17 @@ class Record(NamedTuple):
     place: int | None = None
 
 
-class Plain(NamedTuple):
+class Readers(NamedTuple):
     """How many plain records are read at once: those of an array, or of lines. None says that they are to be split."""
 
     array: Callable[[bytes], list[Event] | None]
     lines: Callable[[bytes], list[Event] | None]
 
 
-_NONE = Plain(lambda data: None, lambda data: None)
+_NONE = Readers(lambda data: None, lambda data: None)
 
 
-def split_records(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event | None]:
+def split_records(data: bytes, plain: Readers = _NONE) -> Iterator[Record | Event | None]:
     """Find the records of data of which it is not said that each line is one; those that are `plain` are read.
 
     None stands where others may have their turn.
@@ -64,7 +64,7 @@ def split_records(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event 
         yield Record(body, start)
 
 
-def split_lines(data: bytes, plain: Plain = _NONE) -> Iterator[Record | Event | None]:
+def split_lines(data: bytes, plain: Readers = _NONE) -> Iterator[Record | Event | None]:
     """Find the lines that are not blank; those that are `plain` are read, and None is as in `split_records`."""
     return _lines(data, _start(data), plain)
 
@@ -102,7 +102,7 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event | None]:
+def _lines(data: bytes, at: int, plain: Readers) -> Iterator[Record | Event | None]:
     number = 1
     while at < len(data):
         end = data.find(b"\n", min(at + _WINDOW, len(data))) + 1 or len(data)
@@ -123,7 +123,7 @@ def _lines(data: bytes, at: int, plain: Plain) -> Iterator[Record | Event | None
             number += 1
 
 
-def _array(body: bytes, start: int, plain: Plain) -> Iterator[Record | Event | None]:
+def _array(body: bytes, start: int, plain: Readers) -> Iterator[Record | Event | None]:
     """Decode an array by windows that end between two objects; what is not JSON is cut at its commas."""
     at, place = body.index(b"[") + 1, 0
     while True:
@@ -148,7 +148,7 @@ def _array(body: bytes, start: int, plain: Plain) -> Iterator[Record | Event | N
         at = end
 
 
-def _window(body: bytes, at: int, plain: Plain) -> tuple[int, Sequence[bytes | Event] | None]:
+def _window(body: bytes, at: int, plain: Readers) -> tuple[int, Sequence[bytes | Event] | None]:
     """Decode the records from `at` to the end of an object; return where to go on, and None where it is not JSON.
 
     What begins and ends an array by brackets of ours, and is JSON, ends at a comma of that array and at no other one.
@@ -186,7 +186,7 @@ def _one_by_one(body: bytes, at: int, start: int, place: int) -> Generator[Recor
     return at, place
 
 
-def _decode(array: bytes, plain: Plain) -> Sequence[bytes | Event] | None:
+def _decode(array: bytes, plain: Readers) -> Sequence[bytes | Event] | None:
     if (events := plain.array(array)) is not None:
         return events
     try:
