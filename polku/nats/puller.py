@@ -9,85 +9,31 @@ from functools import partial
 from typing import Any
 
 from polku.contracts import Pulled, PulledStream, SourceState
-from polku.errors import DrainingError, EmitError, MisconfiguredError
+from polku.errors import EmitError, MisconfiguredError
 from polku.nats.client import LOG, NatsConnection, connect, explain, server_of, tls_of
 from polku.nats.emitter import MESSAGE_ID
 from polku.nats.source import Decode, NatsSource, Start
-from polku.pull.in_flight import InFlight
+from polku.pull.consumer import FIRST_PAUSE, LONGEST_PAUSE, Consumer
 
 _PULL_SECONDS = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-_DRAIN_SECONDS = 5.0
 _ACK, _PROGRESS = b"+ACK", b"+WPI"
 _READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), Decode.CLOUDEVENTS: ("cloudevents", "")}
 
 
-class Puller:
+class Puller(Consumer):
     """The running source."""
 
     def __init__(self, config: NatsSource) -> None:
+        super().__init__(server_of(config), config.window, config.window_bytes, LOG)
         self._config = config
-        self._server = server_of(config)
         self._tls = tls_of(config)
+        self._stream: PulledStream | None = None
         self._connection: NatsConnection | None = None
         self._pulls: Any = None
-        self._in_flight = InFlight(config.window, config.window_bytes)
         self._held: dict[str, float] = {}  # when the server was asked to wait last, by where answers go
         self._answered: list[str] = []
-        self._news = asyncio.Event()
-        self._stopped = asyncio.Event()
-        self._reading = asyncio.Lock()
-        self._acknowledging = asyncio.Lock()
-        self._keeping: asyncio.Task[None] | None = None
         self._ack_seconds = config.ack_seconds
-        self._records = self._commits = self._again = self._lag = 0
-        self._fault = ""
-
-    async def run(self, open_stream: Callable[..., PulledStream]) -> None:
-        """Pull for the consumer until `stop`, and acknowledge until `drain` or `close`."""
-        config = self._config
-        reader, form = _READERS.get(Decode(config.decode), ("", config.format))
-        stream = open_stream(config.source or config.stream, cluster=config.cluster, format=form, reader=reader)
-        self._in_flight = InFlight(config.window, config.window_bytes)
-        self._held.clear()
-        self._keeping = asyncio.ensure_future(self._keep())
-        self._keeping.add_done_callback(self._ended_keeping)
-        try:
-            async with self._reading:
-                await self._pull(stream)
-        except DrainingError:
-            pass
-        except BaseException:
-            self._keeping.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Pull nothing more."""
-        self._stopped.set()
-
-    async def drain(self) -> None:
-        """Wait until everything that was pulled is in, and acknowledge it."""
-        self.stop()
-        async with self._reading:
-            await self._in_flight.idle()
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while not await self._acknowledge():  # noqa: ASYNC110 - the server tells nobody that it is back
-                    await asyncio.sleep(_FIRST_PAUSE)
-        except TimeoutError:
-            LOG.warning("drain", "%s: what is not acknowledged will be repeated: %s", self._server, self._fault)
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection; what is still in flight is delivered again."""
-        self.stop()
-        if self._keeping is not None:
-            self._keeping.cancel()
-        await self._disconnect()
-
-    def _ended_keeping(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._in_flight.fail(error)
+        self._again = 0
 
     def state(self) -> SourceState:
         """Return a snapshot."""
@@ -95,8 +41,15 @@ class Puller:
         text = f"{self._records} messages, {self._again} of them again, {flying} in flight, lag {self._lag}"
         return SourceState(text, self._fault, self._records, self._commits, self._lag, flying)
 
-    async def _pull(self, stream: PulledStream) -> None:
-        pause = _FIRST_PAUSE
+    def _open(self, open_stream: Callable[..., PulledStream]) -> None:
+        config = self._config
+        reader, form = _READERS.get(Decode(config.decode), ("", config.format))
+        source = config.source or config.stream
+        self._stream = open_stream(source, cluster=config.cluster, format=form, reader=reader)
+        self._held.clear()
+
+    async def _pull(self) -> None:
+        pause = FIRST_PAUSE
         while not self._stopped.is_set():
             await self._in_flight.room()
             try:
@@ -106,10 +59,10 @@ class Puller:
             except Exception as error:
                 await self._hear(error)
                 await self._pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            self._fault, pause = "", _FIRST_PAUSE
-            await self._hand_in(stream, messages)
+            self._fault, pause = "", FIRST_PAUSE
+            await self._hand_in(messages)
 
     async def _subscribe(self) -> None:
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -149,14 +102,15 @@ class Puller:
             return ()
         return messages
 
-    async def _hand_in(self, stream: PulledStream, messages: Sequence[Any]) -> None:
+    async def _hand_in(self, messages: Sequence[Any]) -> None:
         if not messages:
             return
+        assert self._stream is not None
         now = time.monotonic()
         records = [self._record(message) for message in messages]
         answers = [message.reply for message in messages]
         self._held.update((reply, now) for reply in answers)
-        answer = await stream.push(records)
+        answer = await self._stream.push(records)
         self._records += len(records)
         self._again += sum(message.metadata.num_delivered > 1 for message in messages)
         self._lag = messages[-1].metadata.num_pending
@@ -170,14 +124,9 @@ class Puller:
     async def _keep(self) -> None:
         """Acknowledge what is in, and have the server wait for what is in flight."""
         while True:
-            try:
-                async with asyncio.timeout(min(_PULL_SECONDS, self._ack_seconds / 6)):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-            self._news.clear()
+            await self._hear_news(min(_PULL_SECONDS, self._ack_seconds / 6))
             if not await self._acknowledge() or not await self._ask_to_wait():
-                await asyncio.sleep(_FIRST_PAUSE)
+                await asyncio.sleep(FIRST_PAUSE)
                 self._news.set()
 
     async def _acknowledge(self) -> bool:
@@ -235,13 +184,6 @@ class Puller:
         self._fault = text
         LOG.warning((self._server, type(error).__name__), "%s", text)
         await self._disconnect()
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            pass
 
     def _record(self, message: Any) -> Pulled:
         about, headers = message.metadata, message.headers or {}

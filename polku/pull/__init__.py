@@ -1,1 +1,1 @@
-"""What sources share: the bound on what is in flight."""
+"""What sources share: the life of a consumer, and the bound on what is in flight."""

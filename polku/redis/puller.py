@@ -12,97 +12,34 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from polku.contracts import Pulled, PulledStream, SourceState
-from polku.errors import DrainingError, MisconfiguredError, RecordError
+from polku.errors import MisconfiguredError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.pull.in_flight import InFlight
+from polku.pull.consumer import FIRST_PAUSE, LONGEST_PAUSE, Consumer
 from polku.redis.client import LOG, Kind, explain, kind_of, open_client, server_of, tls_of
 from polku.redis.source import Decode, RedisStreamsSource, Start
 
 _BLOCK_SECONDS = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _LAG_SECONDS = 5.0
 _CHUNK = 1_000
-_DRAIN_SECONDS = 5.0  # for acknowledgements, where the server does not answer
 _READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), Decode.CLOUDEVENTS: ("cloudevents", "")}
 
 _Entry: TypeAlias = "tuple[bytes, Mapping[bytes, bytes] | None]"
 
 
-class Puller:
+class Puller(Consumer):
     """The running source."""
 
     def __init__(self, config: RedisStreamsSource) -> None:
+        super().__init__(server_of(config.url), config.window, config.window_bytes, LOG)
         self._config = config
-        self._server = server_of(config.url)
         self._tls = tls_of(config)
         self._consumer = f"polku-{socket.gethostname()}-{os.getpid()}-{new_id()}"
         self._client: Any = None
         self._streams: dict[str, PulledStream] = {}
-        self._in_flight = InFlight(config.window, config.window_bytes)
         self._held: dict[str, dict[bytes, float]] = {name: {} for name in config.names}  # when each was taken
         self._answered: dict[str, list[bytes]] = defaultdict(list)
-        self._news = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
-        self._stopped = asyncio.Event()
-        self._reading = asyncio.Lock()
-        self._acknowledging = asyncio.Lock()
-        self._records = self._commits = self._claimed = self._lag = 0
-        self._fault = ""
-
-    async def run(self, open_stream: Callable[..., PulledStream]) -> None:
-        """Be a consumer of the group until `stop`, and acknowledge until `drain` or `close`."""
-        config = self._config
-        reader, form = _READERS.get(Decode(config.decode), ("", config.format))
-        for name in config.names:
-            source = config.source or name
-            self._streams[name] = open_stream(source, cluster=config.cluster, format=form, reader=reader)
-        self._in_flight = InFlight(config.window, config.window_bytes)
-        for held in self._held.values():
-            held.clear()
-        self._keeping = asyncio.ensure_future(self._keep())
-        self._keeping.add_done_callback(self._ended_keeping)
-        try:
-            async with self._reading:
-                await self._pull()
-        except DrainingError:
-            pass
-        except BaseException:
-            self._keeping.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Read nothing more."""
-        self._stopped.set()
-
-    async def drain(self) -> None:
-        """Wait until everything that was read is in, and acknowledge it."""
-        self.stop()
-        async with self._reading:
-            await self._in_flight.idle()
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while not await self._acknowledge():  # noqa: ASYNC110 - the server tells nobody that it is back
-                    await asyncio.sleep(_FIRST_PAUSE)
-                await self._leave()
-        except Exception as error:
-            if not _is_clients(error):
-                raise
-            LOG.warning(
-                "drain", "%s: entries were not acknowledged, and will be repeated: %s", self._server, self._fault
-            )
-        await self.close()
-
-    async def close(self) -> None:
-        """Release the client; what is still in flight is claimed by another consumer."""
-        self.stop()
-        if self._keeping is not None:
-            self._keeping.cancel()
-        await self._forget_client()
-
-    def _ended_keeping(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._in_flight.fail(error)
+        self._claimed = 0
 
     def state(self) -> SourceState:
         """Return a snapshot."""
@@ -110,8 +47,17 @@ class Puller:
         text = f"{self._records} entries, {self._claimed} of them claimed, {flying} in flight, lag {self._lag}"
         return SourceState(text, self._fault, self._records, self._commits, self._lag, flying)
 
+    def _open(self, open_stream: Callable[..., PulledStream]) -> None:
+        config = self._config
+        reader, form = _READERS.get(Decode(config.decode), ("", config.format))
+        for name in config.names:
+            source = config.source or name
+            self._streams[name] = open_stream(source, cluster=config.cluster, format=form, reader=reader)
+        for held in self._held.values():
+            held.clear()
+
     async def _pull(self) -> None:
-        pause, claim_at, is_there = _FIRST_PAUSE, 0.0, False
+        pause, claim_at, is_there = FIRST_PAUSE, 0.0, False
         while not self._stopped.is_set():
             await self._in_flight.room()
             try:
@@ -123,14 +69,14 @@ class Puller:
                     await self._claim()
                 taken = await self._read()
             except Exception as error:
-                if not _is_clients(error):
+                if not self._is_of_server(error):
                     raise
                 self._hear(error)
                 is_there = False
                 await self._pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            self._fault, pause = "", _FIRST_PAUSE
+            self._fault, pause = "", FIRST_PAUSE
             for name, entries in taken:
                 await self._hand_in(name, entries)
 
@@ -192,12 +138,7 @@ class Puller:
         """Acknowledge what is in, keep what is in flight, and see what waits."""
         keep_at = lag_at = 0.0
         while True:
-            try:
-                async with asyncio.timeout(_BLOCK_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-            self._news.clear()
+            await self._hear_news(_BLOCK_SECONDS)
             is_well = await self._acknowledge()
             now = time.monotonic()
             try:
@@ -225,7 +166,7 @@ class Puller:
                         if self._config.delete:
                             await self._call("xdel", name, *chunk)
                     except Exception as error:
-                        if not _is_clients(error):
+                        if not self._is_of_server(error):
                             raise
                         self._hear(error)
                         return False
@@ -266,25 +207,23 @@ class Puller:
             async with asyncio.timeout(self._config.timeout + 1.0):  # it has its own, and says more
                 return await getattr(self._client, command)(*arguments, **options)
         except Exception as error:
-            if _is_clients(error) and kind_of(error) is Kind.ACCESS:
-                await self._forget_client()  # the next one reads the secrets again
+            if self._is_of_server(error) and kind_of(error) is Kind.ACCESS:
+                await self._disconnect()  # the next one reads the secrets again
             raise
 
-    async def _forget_client(self) -> None:
+    async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
 
+    def _is_of_server(self, error: Exception) -> bool:
+        from redis.exceptions import RedisError
+
+        return isinstance(error, (RedisError, OSError, MisconfiguredError))
+
     def _hear(self, error: BaseException) -> None:
         self._fault = f"{self._server}: {explain(error)}"
         LOG.warning((self._server, type(error).__name__), "%s", self._fault)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            pass
 
     def _record(self, name: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Pulled:
         shown = entry_id.decode()
@@ -311,9 +250,3 @@ class Puller:
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
-
-
-def _is_clients(error: BaseException) -> bool:
-    from redis.exceptions import RedisError
-
-    return isinstance(error, (RedisError, OSError, MisconfiguredError))
