@@ -338,6 +338,11 @@ def check_count(count: int, limits: Limits) -> None:
         )
 
 
+def are_good(events: list[Event], sizes: Sequence[int], payload: bytes, limits: Limits) -> bool:
+    """Return whether events of these sizes, which are those of `payload`, keep their limits."""
+    return _in_bounds(events, sizes, limits) and _times_in_bounds(events, payload)
+
+
 def _in_bounds(events: list[Event], sizes: Sequence[int], limits: Limits) -> bool:
     """Return whether all texts keep their limits; only events large enough to break one are looked into."""
     safe = limits.safe_event_bytes

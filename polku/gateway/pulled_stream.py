@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal
 from polku.codes import Code
-from polku.contracts import DeadEvent, IngestContext, Pulled
+from polku.contracts import DeadEvent, IngestContext, Pulled, PulledBlock
 from polku.errors import DrainingError, InputError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_named
+from polku.gateway.block_admission import admit_block
 from polku.gateway.intake import Intake
 from polku.ingest.passthrough import PassthroughIngestor
 from polku.kafka.fields import RESERVED
@@ -29,6 +32,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _RESERVED = frozenset(RESERVED)
 _AGAIN = (Code.BUFFER_FULL, Code.UNAVAILABLE)
 
+_Again: TypeAlias = Callable[[frozenset[str]], Awaitable[list[Event]]]
 _Answer: TypeAlias = "asyncio.Future[Ack] | None"
 
 Bury: TypeAlias = Callable[[Sequence[DeadEvent]], "Awaitable[None] | None"]
@@ -67,6 +71,29 @@ class Stream:
             answers.append(await self._begin(run))
         return asyncio.ensure_future(self._settle(records, runs, answers))
 
+    async def push_block(self, block: PulledBlock) -> Awaitable[None]:
+        """Hand records in that are serialised together; see `BlockStream`."""
+        await self._clear.wait()
+        admission = self._admit(block)
+        if admission is None:
+            return await self.push(block.records())
+        return asyncio.ensure_future(self._settle_block(block, await self._take(admission, len(block.payload))))
+
+    def _admit(self, block: PulledBlock) -> Admission | None:
+        """Admit a block if all is good; None where its records have to be looked at one by one."""
+        if block.ids is None and not self._are_events():
+            return None
+        source, cluster = self._context[:2]
+        return admit_block(block, source, cluster, self._intake.limits)
+
+    async def _settle_block(self, block: PulledBlock, answer: Awaitable[Ack]) -> None:
+        if left := _left(await answer):
+            events = Batch(payload=block.payload, count=len(block.sizes))
+            await self._insist(left, len(block.payload), partial(self._read_again, events))
+
+    async def _read_again(self, batch: Batch, left: frozenset[str]) -> list[Event]:
+        return [event for event in batch.sealed().events if event.id in left]
+
     async def _read(self, records: Sequence[Pulled]) -> list[_Run]:
         """Turn records into events, in runs in which no id stands twice: refusals go by id."""
         limits = self._intake.limits
@@ -76,7 +103,7 @@ class Stream:
             event = _parse(record.content) if are_events else None
             events = [event] if event is not None else await self._events(record, runs[-1].dead)
             for number, event in enumerate(events):
-                _fill_in(event, record, number, limits.id_bytes)
+                fill_in(event, record, number, limits.id_bytes)
             size = len(record.content) if isinstance(record.content, bytes) else sum(map(Event.ByteSize, events))
             run, ids = runs[-1], [event.id for event in events]
             full = run.size + size > limits.message_bytes or len(run.ids) + len(ids) > limits.batch_events
@@ -144,10 +171,13 @@ class Stream:
             left = _left(await answer) if answer is not None else frozenset()
             if left:
                 start = sum(len(before.ids) for before in runs[:number])
-                await self._insist(records, start, run, left)
+                await self._insist(left, run.size, partial(self._run_again, records, start, run))
 
-    async def _insist(self, records: Sequence[Pulled], start: int, run: _Run, left: frozenset[str]) -> None:
-        """Send again what the pipeline could not take; nothing that comes later starts before it is in."""
+    async def _insist(self, left: frozenset[str], size: int, read: _Again) -> None:
+        """Send again what the pipeline could not take; nothing that comes later starts before it is in.
+
+        Middleware may have changed the events that were sent: `read` makes them again.
+        """
         self._troubled += 1
         self._clear.clear()
         try:
@@ -155,20 +185,22 @@ class Stream:
                 pause = _FIRST_PAUSE
                 while left:
                     pause = await self._pause(pause)
-                    # Read again, since middleware may have changed the events that were sent.
-                    events = [event for other in await self._read(records) for event in other.events]
-                    again = events[start : start + len(run.ids)]
-                    for event, event_id in zip(again, run.ids, strict=False):
-                        event.id = event_id
                     source, cluster = self._context[:2]
-                    wanted = [event for event in again if event.id in left]
-                    admission = admit_events(wanted, source, cluster, self._intake.limits)
-                    before, left = len(left), _left(await (await self._take(admission, run.size)))
+                    admission = admit_events(await read(left), source, cluster, self._intake.limits)
+                    before, left = len(left), _left(await (await self._take(admission, size)))
                     pause = _FIRST_PAUSE if len(left) < before else pause
         finally:
             self._troubled -= 1
             if not self._troubled:
                 self._clear.set()
+
+    async def _run_again(self, records: Sequence[Pulled], start: int, run: _Run, left: frozenset[str]) -> list[Event]:
+        """Read those events of a run again: it stands behind `start` others that the records make."""
+        events = [event for other in await self._read(records) for event in other.events]
+        again = events[start : start + len(run.ids)]
+        for event, event_id in zip(again, run.ids, strict=False):
+            event.id = event_id
+        return [event for event in again if event.id in left]
 
     async def _pause(self, seconds: float) -> float:
         if self._intake.draining:
@@ -179,7 +211,7 @@ class Stream:
     def _dead(self, record: Pulled, refusal: Refusal, number: int) -> DeadEvent:
         """Make the dead letter of a record, with its bytes as the payload."""
         event = Event(source=self._context.source, payload=record.content if isinstance(record.content, bytes) else b"")
-        _fill_in(event, record, number, self._intake.limits.id_bytes)
+        fill_in(event, record, number, self._intake.limits.id_bytes)
         return DeadEvent(event, refusal._replace(event_id=event.id, message=f"{line(record.place)}: {refusal.message}"))
 
 
@@ -228,7 +260,7 @@ def _left(ack: Ack) -> frozenset[str]:
     return frozenset(error.event_id for error in ack.errors if error.code in _AGAIN)
 
 
-def _fill_in(event: Event, record: Pulled, number: int, id_bytes: int) -> None:
+def fill_in(event: Event, record: Pulled, number: int, id_bytes: int) -> None:
     """Give an event what it lacks and its record has."""
     try:
         _set_missing(event, record, number, id_bytes)

@@ -76,6 +76,8 @@ class Consumer:
         self._error: type[Exception] = confluent_kafka.KafkaException
         self._pulling, self._ended = True, False
         self._probe_at = 0.0
+        self._open = threading.Event()
+        self._open.set()
         self._calls: deque[Callable[[], object]] = deque()
         self._paused: set[Place] = set()
         # How often each partition became ours: counted by the thread, and as far as the loop has heard of it.
@@ -94,6 +96,14 @@ class Consumer:
         """Fetch from a partition again."""
         self._paused.discard(place)
         self._calls.append(partial(self._client.resume, [self._make(*place)]))
+
+    def hold(self) -> None:
+        """Poll no more until `go_on`, for less than librdkafka's max.poll.interval.ms."""
+        self._open.clear()
+
+    def go_on(self) -> None:
+        """Poll again."""
+        self._open.set()
 
     def commit(self, offsets: Offsets) -> None:
         """Commit, and tell the listener of it later; partitions that are somebody else's by then are left out."""
@@ -141,6 +151,8 @@ class Consumer:
     def _poll(self) -> None:
         if not self._pulling:
             time.sleep(_PAUSED_SECONDS)  # no poll: what it brings would only be dropped
+            return
+        if not self._open.wait(_PAUSED_SECONDS):
             return
         # `consume` alone would wait for the whole time, or until there are so many.
         first = self._client.poll(_PAUSED_SECONDS if self._paused else _POLL_SECONDS)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from polku import checks
@@ -28,8 +29,10 @@ from polku.kafka.client import (
     load,
     may_be_shared,
 )
+from polku.kafka.fields import TOPIC
 from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partition, check_topic
+from polku.kafka.scanning import Scanner
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.kafka.tls import KafkaTls, check_tls
 from polku.security.client_tls import Certificate, Pem
@@ -166,12 +169,23 @@ def _compile(option: str, value: object) -> Maker:
     return value
 
 
+def _scanner(config: KafkaEmitter) -> Scanner | None:
+    """Return what reads events of records, where each is sent as the record that it was."""
+    own_topic = config.topic == f"{{metadata[{TOPIC}]}}"
+    if config.value is not Value.RECORD or config.key is not None or config.partition is not None:
+        return None
+    if not (own_topic or is_constant(config.topic)):
+        return None
+    return Scanner("" if own_topic else str(_compile("topic", config.topic)(Event())))
+
+
 class _Sender:
     def __init__(self, config: KafkaEmitter, maker: RecordMaker, clock: Clock) -> None:
         self._config = config
         self._maker = maker
         self._clock = clock
         self._fixed_topic = is_constant(config.topic)
+        self._scanner = _scanner(config)
         self._tls = KafkaTls(config)
         self._producer: Producer | None = None
         self._started = False
@@ -228,15 +242,21 @@ class _Sender:
     def _make(self, batch: Batch) -> tuple[list[Record], list[Failure]]:
         records: list[Record] = []
         failures: list[Failure] = []
-        for position, (event, frame) in enumerate(zip(batch.events, split_frames(batch.payload), strict=True)):
-            try:
-                record = self._maker.make(event, frame, position)
-            except UnfitError as error:
-                failures.append(Failure(event.id, said(error), False, position=position, detail=cause_trace(error)))
-                continue
+        frames = split_frames(batch.payload)
+        found = repeat(None) if self._scanner is None else self._scanner.scan(frames)
+        events = batch.events if self._scanner is None or not batch.is_sealed else None
+        for position, (record, frame) in enumerate(zip(found, frames, strict=False)):
+            if record is None:
+                event = Event.FromString(frame) if events is None else events[position]
+                try:
+                    record = self._maker.make(event, frame, position)
+                except UnfitError as error:
+                    reason, trace = said(error), cause_trace(error)
+                    failures.append(Failure(event.id, reason, False, position=position, detail=trace))
+                    continue
             reason = self._absence(record.topic) if self._absent else ""
             if reason:
-                failures.append(Failure(event.id, reason, retryable=False, position=position))
+                failures.append(Failure(record.event_id, reason, retryable=False, position=position))
             else:
                 records.append(record)
         return records, failures

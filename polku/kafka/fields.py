@@ -71,7 +71,7 @@ def read_key(event: Event) -> bytes | None:
         return metadata[KEY].encode()
     if KEY_BASE64 not in metadata:
         return None
-    return _decode_base64(KEY_BASE64, metadata[KEY_BASE64])
+    return decode_base64(KEY_BASE64, metadata[KEY_BASE64])
 
 
 def headers_text(headers: Headers) -> str:
@@ -82,8 +82,11 @@ def headers_text(headers: Headers) -> str:
 def read_headers(event: Event) -> Headers:
     """Return the headers that an event came with, none where it came with none; raises `ValueError` for others."""
     text = event.metadata.get(HEADERS)
-    if not text:
-        return []
+    return decode_headers(text) if text else []
+
+
+def decode_headers(text: str | bytes) -> Headers:
+    """Return the headers of the text of `kafka.headers`; raises `ValueError` where that is another."""
     try:
         pairs = _DECODE(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -110,10 +113,11 @@ def _header_value(value: bytes) -> str | dict[str, str]:
 
 
 def _header_bytes(value: str | _Base64) -> bytes:
-    return value.encode() if isinstance(value, str) else _decode_base64(HEADERS, value.base64)
+    return value.encode() if isinstance(value, str) else decode_base64(HEADERS, value.base64)
 
 
-def _decode_base64(name: str, text: str) -> bytes:
+def decode_base64(name: str, text: str) -> bytes:
+    """Return what the metadata `name` has in base64; raises `ValueError` where it has not."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii.Error is one

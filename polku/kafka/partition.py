@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from polku.contracts import PulledStream
+from polku.kafka.encoding import RecordEncoder
 
-_CHUNK_RECORDS = 500
+_CHUNK_RECORDS = 1_000
 _CHUNK_BYTES = 512 * 1024
 
 
@@ -17,7 +19,29 @@ OnRestart: TypeAlias = Callable[[int, int], None]
 """Called with the offset that was expected and the lower one that came."""
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
+    """Records that leave together, and their size in bytes."""
+
+    messages: list[Any]
+    size: int
+
+
+class _Waiting(NamedTuple):
+    messages: Sequence[Any]
+    sizes: Sequence[int]
+
+    def fitting(self, records: int, size: int, *, least: bool) -> int:
+        """Return how many of these fit into that many records and bytes, at least one where that is asked for."""
+        if len(self.sizes) <= records and sum(self.sizes) <= size:
+            return len(self.sizes)
+        for count, own in enumerate(self.sizes[:records]):
+            size -= own
+            if size < 0 and (count or not least):
+                return count
+        return min(records, len(self.sizes))
+
+
+class _Flying(NamedTuple):
     end: int
     records: int
     bytes: int
@@ -27,8 +51,14 @@ class _Chunk(NamedTuple):
 class Partition:
     """Keep the records of one partition in order, and count what is not answered yet."""
 
-    def __init__(self, stream: PulledStream, on_restart: OnRestart = lambda before, offset: None) -> None:
+    def __init__(
+        self,
+        stream: PulledStream,
+        on_restart: OnRestart = lambda before, offset: None,
+        encoder: RecordEncoder | None = None,
+    ) -> None:
         self.stream = stream
+        self.encoder = encoder  # where its records can be read many at a time
         self._on_restart = on_restart
         self.next = -1  # the offset after the last record that came
         self.answered = -1  # every record below it is in: it may be committed
@@ -36,8 +66,8 @@ class Partition:
         self.committed = -1
         self.records = self.bytes = 0
         self.paused = False
-        self._inbox: deque[Any] = deque()
-        self._flying: deque[_Chunk] = deque()
+        self._inbox: deque[_Waiting] = deque()
+        self._flying: deque[_Flying] = deque()
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -52,39 +82,51 @@ class Partition:
         """Whether something else may be committed than is: an offset further on, or one of a log that began again."""
         return self.answered >= 0 and self.answered != self.committed
 
-    def arrived(self, message: Any) -> None:
-        """Take a record in.
+    def arrived(self, messages: Sequence[Any]) -> None:
+        """Take records in.
 
         Offsets go back where a topic was made again under its name, or where its brokers lost records: what comes then
         is new. A record that came before all the same is repeated, which is no loss.
         """
-        offset = message.offset()
-        if offset < self.next:
-            self._on_restart(self.next, offset)
-        self.next = offset + 1
-        self.records += 1
-        self.bytes += _size(message)
-        self._inbox.append(message)
+        offsets = [message.offset() for message in messages]
+        if offsets[0] < self.next or offsets != sorted(offsets):
+            self._notice_restarts(offsets)
+        self.next = offsets[-1] + 1
+        sizes = list(map(len, messages))
+        self.records += len(sizes)
+        self.bytes += sum(sizes)
+        self._inbox.append(_Waiting(messages, sizes))
         self._idle.clear()
         self._news.set()
 
-    async def chunk(self) -> list[Any]:
+    def _notice_restarts(self, offsets: Sequence[int]) -> None:
+        following = self.next
+        for offset in offsets:
+            if offset < following:
+                self._on_restart(following, offset)
+            following = offset + 1
+
+    async def chunk(self) -> Chunk:
         """Return the next records, once there are some."""
         while not self._inbox:
             self._news.clear()
             await self._news.wait()
-        chunk: list[Any] = []
+        messages: list[Any] = []
         size = 0
-        while self._inbox and len(chunk) < _CHUNK_RECORDS:
-            size += _size(self._inbox[0])
-            if chunk and size > _CHUNK_BYTES:
+        while self._inbox and len(messages) < _CHUNK_RECORDS:
+            waiting = self._inbox.popleft()
+            count = waiting.fitting(_CHUNK_RECORDS - len(messages), _CHUNK_BYTES - size, least=not messages)
+            messages += waiting.messages[:count]
+            size += sum(waiting.sizes[:count])
+            if count < len(waiting.sizes):
+                self._inbox.appendleft(_Waiting(waiting.messages[count:], waiting.sizes[count:]))
                 break
-            chunk.append(self._inbox.popleft())
-        return chunk
+        return Chunk(messages, size)
 
-    def left(self, chunk: Sequence[Any], answer: asyncio.Future[None]) -> None:
+    def left(self, chunk: Chunk, answer: asyncio.Future[None]) -> None:
         """Know that records are in flight until their answer is there."""
-        self._flying.append(_Chunk(chunk[-1].offset() + 1, len(chunk), sum(map(_size, chunk)), answer))
+        messages, size = chunk
+        self._flying.append(_Flying(messages[-1].offset() + 1, len(messages), size, answer))
 
     def settle(self) -> None:
         """Move on past what is answered without a gap. What failed is not passed: it will be pulled again."""
@@ -105,9 +147,9 @@ class Partition:
 
     def forget_waiting(self) -> None:
         """Drop what has not left yet: it will be pulled again, here or elsewhere."""
-        for message in self._inbox:
-            self.records -= 1
-            self.bytes -= _size(message)
+        for waiting in self._inbox:
+            self.records -= len(waiting.sizes)
+            self.bytes -= sum(waiting.sizes)
         self._inbox.clear()
         if not self.records:
             self._idle.set()
@@ -117,5 +159,13 @@ class Partition:
         await self._idle.wait()
 
 
-def _size(message: Any) -> int:
-    return len(message)
+def split_places(messages: Sequence[Any]) -> Iterator[tuple[tuple[str, int], Sequence[Any]]]:
+    """Cut records, none of them an error, into runs of one topic and partition each."""
+    places = list(zip([each.topic() for each in messages], [each.partition() for each in messages], strict=True))
+    if len(set(places)) == 1:
+        yield places[0], messages
+        return
+    ends = [at for at in range(1, len(places)) if places[at] != places[at - 1]] if places else []
+    for start, end in pairwise([0, *ends, len(places)]):
+        if start < end:
+            yield places[start], messages[start:end]

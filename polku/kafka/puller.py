@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polku.contracts import PulledStream, SourceState
+from polku.contracts import BlockStream, PulledStream, SourceState
 from polku.errors import DrainingError
 from polku.kafka.client import LOG, Alarm, explain
 from polku.kafka.consumer import Consumer, Offsets, Place
 from polku.kafka.fields import MAX_KEY_BYTES, Field
-from polku.kafka.partition import Partition
+from polku.kafka.partition import Partition, split_places
 from polku.kafka.reading import Decode, Reader
 from polku.kafka.tls import KafkaTls
 
 if TYPE_CHECKING:
     from polku.kafka.source import KafkaSource
 
-_AT_ONCE = 1_000  # records handed over, at most a tenth of the window: a partition is paused only when it is over it
+_AT_ONCE = 1_000  # records handed over, at most a tenth of the window: a partition is held up only when it is over it
+_CROWDED_SECONDS = 0.1  # until a partition that has enough is paused
 
 
 _READERS = {
@@ -46,6 +47,8 @@ class Puller:
         self._ended: asyncio.Future[None] | None = None
         self._stopped = False
         self._alarm = Alarm("KafkaSource")
+        self._crowded: set[Place] = set()  # partitions that have enough, and are not paused yet
+        self._pausing: asyncio.TimerHandle
         self._topic_faults: dict[str, str] = {}
         self._commit_fault = ""
         self._records = self._commits = self._restarts = 0
@@ -159,30 +162,53 @@ class Puller:
         """Forget these partitions; what is in flight arrives, and will come again."""
         for place in places:
             self._partitions.pop(place, None)
+            self._uncrowd([place])
             worker = self._workers.pop(place, None)
             if worker is not None:
                 worker.cancel()
 
     def arrived(self, messages: Sequence[Any]) -> None:
-        """Queue records at their partitions, and pause those that have enough."""
-        reached: dict[Place, Partition] = {}
-        for message in messages:
-            if message.error() is not None:
-                self._topic_faults[message.topic() or ""] = explain(message.error())
-                continue
-            place = (message.topic(), message.partition())
+        """Queue records at their partitions, and hold the consumer up where one of these has enough."""
+        faulty = [message for message in messages if message.error() is not None]
+        if faulty:
+            self._topic_faults.update((message.topic() or "", explain(message.error())) for message in faulty)
+            messages = [message for message in messages if message.error() is None]
+        for place, records in split_places(messages):
             partition = self._partitions.get(place)
             if partition is None or self._stopped:
                 continue
-            reached[place] = partition
-            self._records += 1
-            partition.arrived(message)
-        for place, partition in reached.items():
             self._topic_faults.pop(place[0], None)
+            self._records += len(records)
+            partition.arrived(records)
             if not partition.paused and self._is_full(partition):
+                self._crowd(place)
+
+    def _crowd(self, place: Place) -> None:
+        """Pull nothing until a partition has room again; where that takes its time, the others go on without it.
+
+        A partition that is paused loses what was fetched of it, so that this is not done each time that it is full.
+        """
+        if not self._crowded:
+            assert self._consumer is not None
+            self._consumer.hold()
+            self._pausing = asyncio.get_running_loop().call_later(_CROWDED_SECONDS, self._pause_crowded)
+        self._crowded.add(place)
+
+    def _pause_crowded(self) -> None:
+        for place in self._crowded:
+            partition = self._partitions.get(place)
+            if partition is not None and not partition.paused and self._consumer is not None:
                 partition.paused = True
-                assert self._consumer is not None
                 self._consumer.pause(place)
+        self._uncrowd(list(self._crowded))
+
+    def _uncrowd(self, places: Sequence[Place]) -> None:
+        if self._crowded:
+            self._crowded.difference_update(places)
+            if not self._crowded:
+                self._pausing.cancel()
+                if self._consumer is not None:
+                    self._consumer.go_on()
 
     def committed(self, offsets: Offsets, fault: str) -> None:
         """Take note of a commit; one that failed is made again."""
@@ -215,7 +241,8 @@ class Puller:
         reader, format = _READERS.get(Decode(config.decode), ("", config.format))
         source = config.source or place[0]
         stream = self._open_stream(source, cluster=config.cluster, format=format, reader=reader)
-        partition = self._partitions[place] = Partition(stream, partial(self._began_again, place))
+        encoder = self._reader.encoder(place, source, config.cluster)
+        partition = self._partitions[place] = Partition(stream, partial(self._began_again, place), encoder)
         self._consumer.resume(place)  # it may have been ours before, and paused
         worker = asyncio.get_running_loop().create_task(self._work(place, partition))
         worker.add_done_callback(partial(self._ended_working, place, partition))
@@ -224,10 +251,15 @@ class Puller:
     async def _work(self, place: Place, partition: Partition) -> None:
         while True:
             chunk = await partition.chunk()
-            records = [record for message in chunk if (record := self._reader.read(message)) is not None]
-            answer = asyncio.ensure_future(await partition.stream.push(records))
+            answer = asyncio.ensure_future(await self._push(partition, chunk.messages))
             partition.left(chunk, answer)
             answer.add_done_callback(partial(self._answered, place, partition))
+
+    async def _push(self, partition: Partition, messages: Sequence[Any]) -> Awaitable[None]:
+        stream, encoder = partition.stream, partition.encoder
+        if encoder is not None and isinstance(stream, BlockStream) and (block := encoder.encode(messages)) is not None:
+            return await stream.push_block(block)
+        return await stream.push([r for each in messages if (r := self._reader.read(each)) is not None])
 
     def _ended_working(self, place: Place, partition: Partition, worker: asyncio.Task[None]) -> None:
         """Begin again as a member of the group where a partition's task ended although the partition is ours."""
@@ -239,7 +271,10 @@ class Puller:
         if self._partitions.get(place) is partition:
             self._fail_with(answer, f"an answer about partition {place[1]} of topic {place[0]} was cancelled")
         partition.settle()
-        if partition.paused and not self._is_full(partition, share=0.5):
+        if self._is_full(partition, share=0.5):
+            return
+        self._uncrowd([place])
+        if partition.paused:
             partition.paused = False
             if self._consumer is not None and self._partitions.get(place) is partition:
                 self._consumer.resume(place)

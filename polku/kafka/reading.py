@@ -13,11 +13,18 @@ from polku.event.v1.event_pb2 import Event
 from polku.ingest.cloudevents import event_from_attributes
 from polku.ingest.json_fields import FieldError
 from polku.kafka import fields
+from polku.kafka.encoding import (
+    APPENDED,
+    LATEST,
+    RECORD_TYPE,
+    TOMBSTONE_TYPE,
+    EventEncoder,
+    Known,
+    RecordEncoder,
+)
 from polku.kafka.fields import MAX_KEY_BYTES, Field, Headers, headers_text, key_metadata
 
-_LATEST = 2**63 // 1_000_000 - 1  # milliseconds that an event's nanoseconds have room for
 _new_pulled: Callable[[tuple[object, ...]], Pulled] = partial(tuple.__new__, Pulled)  # a third of what a call costs
-_APPENDED = 2  # librdkafka's TIMESTAMP_LOG_APPEND_TIME
 
 
 class Decode(StrEnum):
@@ -52,6 +59,8 @@ class Reader:
             Decode.CLOUDEVENTS: _cloud_event,
         }
         self._content = contents.get(decode, _value)
+        self._encoder = _ENCODERS.get(decode) if not any(name.startswith("kafka.") for name in headers) else None
+        self._known = Known()
         self._takes_empty = decode is Decode.INGESTOR
         self.skipped = self.keys_left_out = 0
 
@@ -73,8 +82,15 @@ class Reader:
             self._keep(metadata, (topic, partition, offset), (kind, milliseconds), headers)
         content = self._content(value, headers) if value is not None or not self._tombstones else _tombstone(metadata)
         place, name = f"topic {topic}, partition {partition}, offset {offset}", f"{topic}-{partition}-{offset}"
-        time_ns = milliseconds * 1_000_000 if kind and milliseconds <= _LATEST else 0
+        time_ns = milliseconds * 1_000_000 if kind and milliseconds <= LATEST else 0
         return _new_pulled((content, place, name, time_ns, metadata))
+
+    def encoder(self, place: tuple[str, int], source: str, cluster: str) -> RecordEncoder | None:
+        """Return what reads the records of a partition many at a time, where that can be done."""
+        if self._encoder is None or (cluster and "cluster" in self._chosen):
+            return None
+        names = {"source": source, "cluster": cluster}
+        return self._encoder(place, self._known, self.read, chosen=self._chosen, kept=self._kept, **names)
 
     def _keep_key(self, key: bytes, metadata: dict[str, str]) -> None:
         if len(key) <= MAX_KEY_BYTES or self._whole_key:
@@ -95,12 +111,13 @@ class Reader:
         kind, milliseconds = timestamp
         if kind and self._keeps_time:
             metadata[fields.TIMESTAMP] = str(milliseconds)
-            if kind == _APPENDED:
+            if kind == APPENDED:
                 metadata[fields.TIMESTAMP_TYPE] = "append"
         if headers and self._keeps_headers:
             metadata[fields.HEADERS] = headers_text(headers)
 
 
+_ENCODERS: dict[Decode, type[RecordEncoder]] = {Decode.RECORD: RecordEncoder, Decode.EVENT: EventEncoder}
 _PLACE = (
     (Field.TOPIC, fields.TOPIC, 0),
     (Field.PARTITION, fields.PARTITION, 1),
@@ -117,12 +134,12 @@ def _value(value: bytes | None, headers: Any) -> bytes:
 
 
 def _payload(value: bytes, headers: Any) -> Event:
-    return Event(event_type="kafka.record", payload=value)
+    return Event(event_type=RECORD_TYPE, payload=value)
 
 
 def _tombstone(metadata: dict[str, str]) -> Event:
     metadata[fields.TOMBSTONE] = "true"
-    return Event(event_type="kafka.tombstone")
+    return Event(event_type=TOMBSTONE_TYPE)
 
 
 def _cloud_event(value: bytes, headers: Headers | None) -> Event | bytes | RecordError:

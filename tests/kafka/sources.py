@@ -15,6 +15,8 @@ def source(at: Cluster, topic: str, **options: Any) -> KafkaSource:
     return KafkaSource(topic, f"group-{topic}", bootstrap_servers=at.bootstrap, **options)
 
 
-def events(count: int, start: int = 0, source: str = "s") -> list[bytes]:
-    made = [Event(id=f"e{n:05d}", event_type="t", source=source) for n in range(start, start + count)]
+def events(count: int, start: int = 0, source: str = "s", time: int = 0) -> list[bytes]:
+    """Return serialised events; those with a time lack nothing."""
+    numbers = range(start, start + count)
+    made = [Event(id=f"e{n:05d}", event_type="t", source=source, timestamp_unix_ns=time) for n in numbers]
     return [event.SerializeToString() for event in made]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polku.errors import DrainingError
-from polku.kafka.partition import Partition
+from polku.kafka.partition import Partition, split_places
 
 
 class Message:
@@ -22,9 +22,19 @@ class Message:
         return self._size
 
 
+class Placed:
+    def __init__(self, topic: str, partition: int) -> None:
+        self._topic, self._partition = topic, partition
+
+    def topic(self) -> str:
+        return self._topic
+
+    def partition(self) -> int:
+        return self._partition
+
+
 def fill(partition: Partition, *offsets: int) -> None:
-    for offset in offsets:
-        partition.arrived(Message(offset))
+    partition.arrived([Message(offset) for offset in offsets])
 
 
 async def leave(partition: Partition) -> asyncio.Future[None]:
@@ -92,10 +102,25 @@ async def test_offsets_that_begin_again_are_taken_counted_and_committed() -> Non
 
 async def test_chunks_are_bounded_by_records_and_by_bytes(partition: Partition) -> None:
     fill(partition, *range(700))
-    assert [len(await partition.chunk()), len(await partition.chunk())] == [500, 200]
-    for offset in range(700, 703):
-        partition.arrived(Message(offset, 300 * 1024))
-    assert [len(await partition.chunk()) for _ in range(3)] == [1, 1, 1]
+    fill(partition, *range(700, 1400))
+    assert [len((await partition.chunk()).messages) for _ in range(2)] == [1_000, 400]
+    partition.arrived([Message(offset, 300 * 1024) for offset in range(1400, 1403)])
+    partition.arrived([Message(1403, 600 * 1024), Message(1404), Message(1405)])
+    chunks = [await partition.chunk() for _ in range(5)]
+    assert [[message.offset() for message in chunk.messages] for chunk in chunks] == [
+        *([offset] for offset in range(1400, 1404)),
+        [1404, 1405],
+    ]
+    assert [chunk.size for chunk in chunks] == [*[300 * 1024] * 3, 600 * 1024, 2]
+
+
+async def test_offsets_that_begin_again_within_what_came_together_are_noticed() -> None:
+    restarts: list[tuple[int, int]] = []
+    unused: Any = None
+    partition = Partition(unused, lambda before, offset: restarts.append((before, offset)))
+    fill(partition, 7, 8, 0, 1)
+    assert restarts == [(9, 0)]
+    assert partition.next == 2
 
 
 async def test_what_waits_can_be_forgotten(partition: Partition) -> None:
@@ -108,3 +133,15 @@ async def test_what_waits_can_be_forgotten(partition: Partition) -> None:
     partition.settle()
     assert partition.answered == 2
     await asyncio.wait_for(partition.idle(), 30)
+
+
+def test_records_are_cut_where_topic_or_partition_changes() -> None:
+    def cut(*places: tuple[str, int]) -> list[tuple[tuple[str, int], int]]:
+        return [(place, len(run)) for place, run in split_places([Placed(*place) for place in places])]
+
+    a, b, other = ("a", 0), ("b", 0), ("a", 1)
+    assert cut() == []
+    assert cut(a, a) == [(a, 2)]
+    assert cut(a, b, a) == [(a, 1), (b, 1), (a, 1)]
+    assert cut(a, other, other, b) == [(a, 1), (other, 2), (b, 1)]
+    assert cut(a, a, b, other, a) == [(a, 2), (b, 1), (other, 1), (a, 1)]

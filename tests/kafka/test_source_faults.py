@@ -98,8 +98,11 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
     assert len(got) == len({event.id for event in got})
 
 
-def test_what_a_full_buffer_refuses_is_tried_again_until_it_is_in(cluster: Cluster, topic: str, out: Recorder) -> None:
-    write(cluster.bootstrap, topic, events(1_000), partition=0)
+@pytest.mark.parametrize(("decode", "event_time"), [("event", 0), ("event", 7), ("record", 0)])
+def test_what_a_full_buffer_refuses_is_tried_again_until_it_is_in(
+    cluster: Cluster, topic: str, out: Recorder, decode: str, event_time: int
+) -> None:
+    write(cluster.bootstrap, topic, events(1_000, time=event_time), partition=0)
     out.hold()
     buffer = BufferStrategy.ring(50, overflow="drop_newest")
 
@@ -107,14 +110,15 @@ def test_what_a_full_buffer_refuses_is_tried_again_until_it_is_in(cluster: Clust
         assert "seen" not in event.metadata, "it comes as it was pulled, each time"
         event.metadata["seen"] = "1"
 
-    hub = Hub(runtime="inline").source(source(cluster, topic)).middleware(Transform(mark))
+    hub = Hub(runtime="inline").source(source(cluster, topic, decode=decode)).middleware(Transform(mark))
     with hub.buffer_strategy(buffer).emitter(out).start() as pipeline:
         time.sleep(1.0)
         out.release()
         wait_for(lambda: committed(cluster.bootstrap, f"group-{topic}", topic, 3)[0] == 1_000)
         assert pipeline.stop(20).complete
         assert not pipeline.dead_letters()
-    assert {event.id for event in out.events()} == {f"e{n:05d}" for n in range(1_000)}
+    named = {f"e{n:05d}" if decode == "event" else f"{topic}-0-{n}" for n in range(1_000)}
+    assert {event.id for event in out.events()} == named
 
 
 def test_a_partition_whose_records_are_not_taken_is_paused_alone(

@@ -1,0 +1,294 @@
+"""From many records of one partition to the bytes of their events, with no message object for any of them.
+
+What repeats is encoded once: topic and partition, times, keys, and equal lists of headers.
+
+The event of a record (`decode="record"`) has its fields in this order, which `polku.kafka.scanning` reads again:
+
+    id; offset; source, type, cluster, topic, partition, tombstone; time, timestamp, append; headers; key; payload
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby, repeat
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from polku.contracts import Extent, Pulled, PulledBlock
+from polku.event.v1.event_pb2 import Event
+from polku.kafka import fields
+from polku.kafka.fields import MAX_KEY_BYTES, RESERVED, Field, Headers, headers_text, key_metadata
+from polku.kafka.wire import (
+    EVENT_HEADS,
+    ID,
+    PAYLOAD_HEADS,
+    SOURCE,
+    TABLED,
+    TIME,
+    TYPE,
+    EntryName,
+    entry,
+    event_head,
+    name_field,
+    payload_head,
+    text,
+    varint,
+)
+
+APPENDED = 2
+"""librdkafka's TIMESTAMP_LOG_APPEND_TIME."""
+
+LATEST = 2**63 // 1_000_000 - 1
+"""The last time in milliseconds that an event's nanoseconds have room for."""
+
+NAMES = {name: name_field(name.encode()) for name in RESERVED}
+"""How the entries of reserved metadata begin."""
+
+APPEND = entry(NAMES[fields.TIMESTAMP_TYPE], b"append")
+TOMBSTONE = entry(NAMES[fields.TOMBSTONE], b"true")
+RECORD_TYPE, TOMBSTONE_TYPE = "kafka.record", "kafka.tombstone"
+
+_MOST = 1_024  # encodings of one kind that are remembered
+_LARGE = 4_096  # bytes of one that is not
+_RESERVED_SIGN = b"kafka."
+_RESERVED = frozenset(RESERVED)
+_T = TypeVar("_T")
+_Read = Callable[[Any], "Pulled | None"]
+
+
+class Known:
+    """Remember how times, keys and headers are encoded, for all partitions of a source."""
+
+    def __init__(self) -> None:
+        self.times: dict[tuple[int, int], bytes] = {}
+        self.keys: dict[bytes | None, bytes] = {None: b""}
+        self.headers: dict[object, bytes] = {}
+
+
+class UnusualError(Exception):
+    """Say that a record has something that only the way of single records takes."""
+
+
+class RecordEncoder:
+    """Serialise the events of records of one partition; `encode` returns None where one of them is unusual.
+
+    Unusual is a record without a time, or whose time is before 1970: each of its block is read by itself then.
+    """
+
+    def __init__(
+        self,
+        place: tuple[str, int],
+        known: Known,
+        read: _Read,
+        *,
+        source: str,
+        cluster: str,
+        chosen: frozenset[str],
+        kept: frozenset[Field],
+    ) -> None:
+        topic, partition = place
+        self._known, self._read, self._kept = known, read, kept
+        self._chosen = {name: EntryName(name) for name in chosen}
+        self._most_entries = len(RESERVED) + len(chosen) + 1
+        self._longest_name = max([len(name.encode()) for name in (*chosen, *RESERVED)])
+        self._name = f"{topic}-{partition}-"
+        where = {fields.TOPIC: topic if Field.TOPIC in kept else "", fields.PARTITION: ""}
+        where[fields.PARTITION] = str(partition) if Field.PARTITION in kept else ""
+        self._place = b"".join([entry(NAMES[name], value.encode()) for name, value in where.items() if value])
+        self._cluster = entry(name_field(b"cluster"), cluster.encode()) if cluster else b""
+        self._record, self._tombstone = self._constants(source)
+        self._keeps_key, self._keeps_offset = Field.KEY in kept, Field.OFFSET in kept
+        self._keeps_headers, self._keeps_time = Field.HEADERS in kept, Field.TIMESTAMP in kept
+
+    def _constants(self, source: str) -> tuple[bytes, bytes]:
+        """Return what all events of the partition have, those of records and those of tombstones."""
+        begin = text(SOURCE, source.encode())
+        record = begin + text(TYPE, RECORD_TYPE.encode()) + self._cluster + self._place
+        return record, begin + text(TYPE, TOMBSTONE_TYPE.encode()) + self._cluster + self._place + TOMBSTONE
+
+    def encode(self, messages: Sequence[Any]) -> PulledBlock | None:
+        """Return the events of records, which stand in order."""
+        try:
+            return self._assemble(messages)
+        except UnusualError:
+            return None
+
+    def _assemble(self, messages: Sequence[Any]) -> PulledBlock:
+        offsets = [message.offset() for message in messages]
+        if offsets != sorted(set(offsets)):
+            raise UnusualError
+        starts = self._starts([b"%d" % offset for offset in offsets])
+        keys = [message.key() for message in messages] if self._keeps_key else repeat(None)
+        known_times, known_keys, record, longest = self._known.times, self._known.keys, self._record, 32
+        parts: list[bytes] = []
+        sizes: list[int] = []
+        last_pairs: Headers | None = None
+        header = b""
+        for message, start, key in zip(messages, starts, keys, strict=False):
+            value, time, pairs = message.value(), message.timestamp(), message.headers()
+            stamp = known_times.get(time) or self._time(time)
+            key_part = known_keys.get(key)
+            if key_part is None:
+                key_part = self._key(key)
+            if pairs != last_pairs:
+                last_pairs, header = pairs, self._headers(pairs) if pairs else b""
+            if value is None:
+                constant, head, value = self._tombstone, b"", b""
+            else:
+                size = len(value)
+                constant, head = record, PAYLOAD_HEADS[size] if size < TABLED else payload_head(size)
+            size = len(start) + len(constant) + len(stamp) + len(key_part) + len(header) + len(head) + len(value)
+            begin = EVENT_HEADS[size] if size < TABLED else event_head(size)
+            parts += (begin, start, constant, stamp, header, key_part, head, value)
+            sizes.append(size)
+            if len(key_part) > longest or len(header) > longest:
+                longest = max(len(key_part), len(header))
+        name = self._name
+        ids = [f"{name}{offset}" for offset in offsets]
+        extent = Extent(len(ids[-1]), len(TOMBSTONE_TYPE), self._most_entries, self._longest_name, longest)
+        return PulledBlock(b"".join(parts), sizes, self._single(messages), ids, extent)
+
+    def _starts(self, offsets: Sequence[bytes]) -> list[bytes]:
+        """Return how the events of records begin: with their ids, and with their offsets where these are kept."""
+        starts: list[bytes] = []
+        name = self._name.encode()
+        for digits, those in groupby(offsets, len):
+            head = ID + varint(len(name) + digits) + name
+            if self._keeps_offset:
+                middle = entry(NAMES[fields.OFFSET], b"0" * digits)[:-digits]
+                starts += [head + offset + middle + offset for offset in those]
+            else:
+                starts += [head + offset for offset in those]
+        return starts
+
+    def _single(self, messages: Sequence[Any]) -> Callable[[], list[Pulled]]:
+        """Return what reads the same records one by one."""
+        read = self._read
+        return lambda: [record for message in messages if (record := read(message)) is not None]
+
+    def _time(self, time: tuple[int, int]) -> bytes:
+        kind, milliseconds = time
+        if not kind or not 0 < milliseconds <= LATEST:
+            raise UnusualError
+        return _remember(self._known.times, time, TIME + varint(milliseconds * 1_000_000) + self._timestamp(time))
+
+    def _timestamp(self, time: tuple[int, int]) -> bytes:
+        if not self._keeps_time:
+            return b""
+        kind, milliseconds = time
+        return entry(NAMES[fields.TIMESTAMP], b"%d" % milliseconds) + (APPEND if kind == APPENDED else b"")
+
+    def _key(self, key: bytes) -> bytes:
+        ((name, value),) = key_metadata(key).items()
+        return _remember(self._known.keys, key, entry(NAMES[name], value.encode()))
+
+    def _headers(self, pairs: Headers) -> bytes:
+        """Return the entries of a record's headers: all of them as one, and those that were chosen."""
+        what = tuple(pairs)
+        encoded = self._known.headers.get(what)
+        if encoded is None:
+            whole = entry(NAMES[fields.HEADERS], headers_text(pairs).encode()) if self._keeps_headers else b""
+            encoded = _remember(self._known.headers, what, whole + self._chosen_entries(pairs))
+        return encoded
+
+    def _chosen_entries(self, pairs: Headers, but: frozenset[str] = frozenset()) -> bytes:
+        names = self._chosen
+        found = [(name, value) for name, value in pairs if name in names and name not in but]
+        if len(found) > 1:  # of several alike the last
+            found = list(dict(found).items())
+        return b"".join([names[name].entry(_as_text(value)) for name, value in found])
+
+
+class EventEncoder(RecordEncoder):
+    """Put what records have into the bytes of the events that are their values (`decode="event"`).
+
+    What the events have themselves stays: headers and cluster are put in front of their bytes, and of entries of the
+    same name the last one counts. Those where a name stands in their bytes are parsed, to see whether it is one.
+    Unusual are records without a value, with a key that is too long, and with bytes that are no event.
+    """
+
+    def _assemble(self, messages: Sequence[Any]) -> PulledBlock:
+        values = [message.value() for message in messages]
+        if None in values:
+            raise UnusualError
+        keys = [message.key() for message in messages] if self._keeps_key else repeat(None)
+        takes_headers = self._chosen or self._keeps_headers
+        headers = [message.headers() for message in messages] if takes_headers else repeat(None)
+        signs = self._signs(values)
+        known_keys, keeps_more = self._known.keys, bool(self._kept - {Field.KEY})
+        parts: list[bytes] = []
+        sizes: list[int] = []
+        last_pairs: Headers | None = None
+        before = self._cluster
+        for message, value, key, pairs in zip(messages, values, keys, headers, strict=False):
+            after = known_keys.get(key)
+            if after is None:
+                after = self._key(key)
+            if keeps_more:
+                after += self._more(message, pairs)
+            if pairs != last_pairs:
+                before, last_pairs = self._cluster + (self._chosen_entries(pairs) if pairs else b""), pairs
+            if signs and any(sign in value for sign in signs):
+                own, value = self._with_own(value, pairs, after)
+            else:
+                own = before
+            size = len(own) + len(value) + len(after)
+            parts += (EVENT_HEADS[size] if size < TABLED else event_head(size), own, value, after)
+            sizes.append(size)
+        return PulledBlock(b"".join(parts), sizes, self._single(messages))
+
+    def _signs(self, values: list[bytes]) -> list[bytes]:
+        """Return which names of metadata that records may have stand anywhere in the values."""
+        content = b"".join(values)
+        names = [_RESERVED_SIGN, *(name.encode() for name in self._chosen), *([b"cluster"] if self._cluster else [])]
+        return [name for name in names if name in content]
+
+    def _with_own(self, value: bytes, pairs: Headers | None, after: bytes) -> tuple[bytes, bytes]:
+        """Return what goes in front of an event that may have metadata of the same names, and the event."""
+        try:
+            event = Event.FromString(value)
+        except DecodeError:
+            raise UnusualError from None
+        metadata = event.metadata
+        own = frozenset(metadata)
+        if after and not _RESERVED.isdisjoint(own):
+            for name in _RESERVED & own:  # those of a record on its way here are not those of this one
+                del metadata[name]
+            value = event.SerializeToString()
+        before = b"" if "cluster" in own else self._cluster
+        return before + (self._chosen_entries(pairs, own) if pairs else b""), value
+
+    def _key(self, key: bytes) -> bytes:
+        if len(key) > MAX_KEY_BYTES:
+            raise UnusualError
+        return super()._key(key)
+
+    def _more(self, message: Any, pairs: Headers | None) -> bytes:
+        """Return the entries of the other fields that are kept."""
+        kind, milliseconds = message.timestamp()
+        parts = [self._place, self._timestamp((kind, milliseconds)) if kind else b""]
+        if self._keeps_offset:
+            parts.append(entry(NAMES[fields.OFFSET], b"%d" % message.offset()))
+        if self._keeps_headers and pairs:
+            parts.append(entry(NAMES[fields.HEADERS], headers_text(pairs).encode()))
+        return b"".join(parts)
+
+
+def _remember(known: dict[_T, bytes], what: _T, encoded: bytes) -> bytes:
+    if len(encoded) <= _LARGE:
+        if len(known) >= _MOST:
+            known.clear()
+        known[what] = encoded
+    return encoded
+
+
+def _as_text(value: bytes | None) -> bytes:
+    """Return bytes as UTF-8."""
+    if value is None or value.isascii():
+        return value or b""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return value.decode("utf-8", "replace").encode()
+    return value
