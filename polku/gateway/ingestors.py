@@ -52,6 +52,7 @@ class Ingestors:
         self._plugins_due = 0.0
         self._reading: Counter[int] = Counter()  # calls that are open, by the ingestor's id
         self._read = asyncio.Event()
+        self.version = 0  # it rises with each change of who reads what
 
     async def start(self) -> None:
         """Call the `start` of each one."""
@@ -75,6 +76,7 @@ class Ingestors:
         Sources that are `gone` have none; those of plugins that have registered stay.
         """
         before = self._each_once()
+        self.version += 1
         staying = {source: ingestor for source, ingestor in self._by_source.items() if source not in gone}
         self._by_source, self._default = {**staying, **by_source}, default
         known = set(map(id, self._each_once()))
@@ -104,6 +106,7 @@ class Ingestors:
     def serve(self, source: str, ingestor: Ingestor) -> None:
         """Let an ingestor, which is started, serve a source from now on."""
         self._by_source[source] = ingestor
+        self.version += 1
 
     def expect_plugins(self, seconds: float) -> None:
         """Answer UNAVAILABLE, not UNKNOWN_SOURCE, for so long: after a restart plugins have yet to register again."""

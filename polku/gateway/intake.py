@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 from polku.aio.sequencer import Sequencer
 from polku.aio.slices import in_slices
 from polku.aio.tasks import TaskSet
-from polku.batch.batch import join
 from polku.batch.frames import read_envelope
 from polku.batch.receipt import Counts, Receipt, Refusal
 from polku.codes import Code
@@ -71,10 +70,12 @@ class Intake:
         self.limits = limits
         self._counters = IntakeCounters()
         self._room = Room(limits, self._counters, link)
-        self.hold, self.release = self._room.hold, self._room.release
+        self.hold, self.release, self.has_room = self._room.hold, self._room.release, self._room.has_room
+        self.count_message = self._counters.count_message
         self._sender = IntakeSender(
             link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
         )
+        self.push_together, self.settled = self._sender.push_together, self._sender.settled
         self._streams = StreamIngest(self.admit_raw, self._sender.push_all, self._refuse, self._counters, self._room)
         self._sources: Sources | None = None
         self._unpacking = asyncio.Lock()
@@ -250,13 +251,7 @@ class Intake:
         count = sum([len(admission.ids) for admission in admissions])
         if len(admissions) == 1 and is_large(count + len(admissions[0].refused), size):
             return [await (await self._sender.push_all(admissions[0], size, way, counted=True))]
-        refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
-        self._counters.admit(count, refused, way, len(admissions))
-        receipt = self._counters.latest
-        if count:
-            batch = join([admission.batch for admission in admissions])
-            batch.counted = True
-            receipt = await self._sender.settle(count, self._sender.send(self._sender.prepare(batch), size))
+        receipt = await self._sender.settle(count, self.push_together(admissions, size, way))
         return answer_together(admissions, receipt)
 
     def watch(self, tasks: TaskSet) -> None:

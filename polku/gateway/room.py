@@ -39,6 +39,10 @@ class Room:
             limit = self._limits.message_bytes
             raise InputError(Code.TOO_LARGE, f"message: {size} bytes, the limit is {limit}; send smaller ones")
 
+    def has_room(self, size: int) -> bool:
+        """Return whether `check_request` has nothing against a message of `size` bytes; nothing is counted."""
+        return not self.draining and size <= self._limits.message_bytes and not self._is_full(size)
+
     def check_request(self, size: int) -> None:
         """Count a message of `size` bytes that cannot wait; raises `InputError` and `DrainingError`."""
         if self.draining:

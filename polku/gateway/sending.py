@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from polku.aio.slices import in_slices
-from polku.batch.batch import Batch
+from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal, joining
 from polku.codes import Code
 from polku.errors import DrainingError, InputError, PolkuError
@@ -86,6 +86,22 @@ class IntakeSender:
         size += admission.filled_bytes
         admission = admission._replace(batch=self.prepare(admission.batch))
         return self._acknowledge(admission, self.send(admission.batch, size), counted=counted)
+
+    def push_together(self, admissions: Sequence[Admission], size: int, way: str) -> asyncio.Future[Receipt]:
+        """Send what was admitted of several requests as one batch; return the future of its receipt.
+
+        `size` is that of the requests in bytes, with what was filled in.
+        """
+        count = sum([len(admission.ids) for admission in admissions])
+        refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
+        self._counters.admit(count, refused, way, len(admissions))
+        if not count:
+            nothing: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            nothing.set_result(self._counters.latest)
+            return nothing
+        batch = join([admission.batch for admission in admissions])
+        batch.counted = True
+        return self.send(self.prepare(batch), size)
 
     async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
         receipt = await self.settle(len(admission.ids), answer)
@@ -165,15 +181,25 @@ class IntakeSender:
         """Wait for the receipt of that many events; where none came, all of them are refused."""
         try:
             return await answer
-        except DrainingError as error:
-            return self._unanswered(count, Code.DRAINING, said(error))
-        except PolkuError as error:
-            return self._unanswered(count, Code.UNAVAILABLE, said(error))
         except BaseException as error:
             if is_ours(error):
                 raise
-            _REPEATED.exception("answer", "a batch has no answer")
-            return self._unanswered(count, Code.UNAVAILABLE, named(error))
+            return self._without_answer(count, error)
+
+    def settled(self, count: int, answer: asyncio.Future[Receipt]) -> Receipt:
+        """Return the receipt like `settle`, of an answer that is done."""
+        try:
+            return answer.result()
+        except BaseException as error:
+            return self._without_answer(count, error)
+
+    def _without_answer(self, count: int, error: BaseException) -> Receipt:
+        if isinstance(error, DrainingError):
+            return self._unanswered(count, Code.DRAINING, said(error))
+        if isinstance(error, PolkuError):
+            return self._unanswered(count, Code.UNAVAILABLE, said(error))
+        _REPEATED.exception("answer", "a batch has no answer")
+        return self._unanswered(count, Code.UNAVAILABLE, named(error))
 
     def _unanswered(self, count: int, code: Code, message: str) -> Receipt:
         """Return a receipt that refuses all of `count` events: they count as received, and as nothing else."""

@@ -76,6 +76,12 @@ class Account:
                 fix = f"send again in {seconds:.1f} s, or have the right raised"
                 raise self._fault(Code.RATE_LIMITED, f"{what}_per_second={limit:g} is used up; {fix}")
 
+    def may_send(self, source: str, cluster: str) -> bool:
+        """Return whether `check_rate` and `check_origin` have nothing against a message; nothing is counted."""
+        if any(rate.wait(self._clock()) > 0 for rate in self._rates.values()):
+            return False
+        return (not source or self.sources.fit(source)) and (not cluster or self.clusters.fit(cluster))
+
     async def wait_for_rate(self) -> None:
         """Return once the rate allows a message: what comes on a stream waits, and is not refused."""
         while seconds := max((rate.wait(self._clock()) for rate in self._rates.values()), default=0.0):

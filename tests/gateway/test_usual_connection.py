@@ -59,11 +59,12 @@ class Wire(asyncio.Transport):
 class Place:
     """A connection in front of `Inner`, whose plain requests are kept."""
 
-    def __init__(self, limits: Limits, *, loads: bool = True) -> None:
+    def __init__(self, limits: Limits, *, loads: bool = True, together: bytes | None = None) -> None:
+        self.together = together  # the body of requests that are answered together
         self.inner = Inner()
         self.requests: list[bytes] = []
         self.asked = 0
-        self.connections = Connections(self._load, limits, self._keep)
+        self.connections = Connections(self._load, limits, self._keep, self._take)
         if loads:
             self.load()
         self.connection = self.connections()
@@ -75,6 +76,11 @@ class Place:
 
     def load(self) -> None:
         self.connections.begin_unusual(lambda: self.inner)
+
+    def _take(self, connection: HttpConnection, head: UsualHead, body: bytes) -> bool:
+        if body == self.together:
+            self.requests.append(body)
+        return body == self.together
 
     def _keep(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
         self.requests.append(body)
@@ -141,3 +147,72 @@ async def test_a_client_that_ends_or_leaves_while_that_is_loaded_is_handed_over_
     assert ended.wire.is_shut
     assert left.inner.made is None
     ended.connection.connection_lost(None)
+
+
+PAIR = FIRST.replace(b"2\r\n\r\n{}", b"4\r\n\r\n[{}]")
+
+
+async def test_requests_that_are_answered_together_are_read_together_and_others_after_their_answer() -> None:
+    place = Place(Limits(), together=b"{}")
+    place.connection.data_received(3 * FIRST + PAIR + FIRST)
+    assert place.requests == [b"{}", b"{}", b"{}"]
+    place.connection.answered(b"123", close=False)
+    await asyncio.sleep(0)
+    assert place.requests == [b"{}", b"{}", b"{}", b"[{}]"]
+    place.connection.answered(b"4", close=False)
+    await asyncio.sleep(0)
+    assert place.requests[4:] == [b"{}"]
+    place.connection.answered(b"5", close=False)
+    assert place.wire.written == b"12345"
+    place.connection.connection_lost(None)
+
+
+async def test_another_protocol_takes_over_only_behind_the_answers_of_what_is_answered_together() -> None:
+    place = Place(Limits(), together=b"{}")
+    other = b"OPTIONS * HTTP/1.1\r\n\r\n"
+    place.connection.data_received(2 * FIRST + other)
+    assert place.inner.received == b""
+    place.connection.answered(b"12", close=False)
+    await asyncio.sleep(0)
+    assert (place.wire.written, place.inner.received) == (b"12", other)
+    place.connection.connection_lost(None)
+
+
+async def test_what_comes_once_requests_have_left_together_waits_for_their_answers() -> None:
+    place = Place(Limits(), together=b"{}")
+    place.connection.data_received(FIRST)
+    place.connection.data_received(FIRST)  # in the same turn
+    place.connection.await_answer()
+    place.connection.data_received(FIRST)
+    assert place.requests == [b"{}", b"{}"]
+    place.connection.answered(b"12", close=False)
+    await asyncio.sleep(0)
+    assert place.requests == [b"{}", b"{}", b"{}"]
+    place.connection.connection_lost(None)
+
+
+async def test_a_turn_takes_no_more_of_one_connection_than_is_short() -> None:
+    place = Place(Limits(), together=b"{}")
+    place.connection.data_received(100 * FIRST)
+    assert len(place.requests) == 64
+    place.connection.answered(b"", close=False)
+    await asyncio.sleep(0)
+    assert len(place.requests) == 100
+    place.connection.connection_lost(None)
+
+
+async def test_a_client_that_ends_behind_requests_that_are_answered_together_gets_all_answers() -> None:
+    place = Place(Limits(), together=b"{}")
+    place.connection.data_received(2 * FIRST)
+    assert place.connection.eof_received()
+    place.connection.answered(b"12", close=False)
+    assert (place.wire.written, place.wire.is_shut) == (b"12", True)
+    place.connection.connection_lost(None)
+
+
+async def test_a_request_in_pieces_is_answered_together_with_the_ones_before_it() -> None:
+    place = Place(Limits(), together=b"{}")
+    for byte in 3 * FIRST:
+        place.connection.data_received(bytes([byte]))
+    assert place.requests == [b"{}", b"{}", b"{}"]
+    place.connection.connection_lost(None)

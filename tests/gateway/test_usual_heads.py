@@ -113,6 +113,38 @@ def test_both_read_the_same(content: bytes) -> None:
     assert (query.get("cluster") or other.headers.get("X-Polku-Cluster", "")) == found.head.cluster
 
 
+OWN = st.fixed_dictionaries(
+    {},
+    optional={
+        "Content-Length": st.sampled_from(["0", "2", "262144", "262145", "+2", "2 ", "", "0000000002", "2, 2", "²"]),
+        "traceparent": st.sampled_from(["00-1-2-01", "", "a\tb", "a\x00b", "\u00e9"]),
+        "X-Request-Id": st.sampled_from(["1", "2", " 3\t"]),
+    },
+)
+
+
+@given(HEADS, st.lists(OWN, min_size=2, max_size=4))
+def test_a_head_is_read_alike_whether_one_of_its_shape_is_known_or_not(
+    content: bytes, differing: list[dict[str, str]]
+) -> None:
+    heads = UsualHeads()
+    first, _, rest = content.partition(b"\r\nHost: here")
+    for own in differing:
+        fields = "".join(f"\r\n{name}: {value}" for name, value in own.items()).encode("latin-1", "replace")
+        head = first + b"\r\nHost: here" + fields + rest
+        found, alone = heads.read(head), UsualHeads().read(head)
+        assert (found and found[:4]) == (alone and alone[:4])
+
+
+def test_heads_that_differ_in_what_is_their_own_have_one_shape() -> None:
+    heads = UsualHeads()
+    head = b"POST /v1/events HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\ntraceparent: %d\r\n\r\n"
+    found = [heads.read(head % (number, number)) for number in range(1, 4)]
+    assert [one and one.length for one in found] == [1, 2, 3]
+    assert [one and one.head.headers["traceparent"] for one in found] == ["1", "2", "3"]
+    assert len({one.shape for one in found if one}) == 1
+
+
 def test_plain_heads_are_read() -> None:
     content = b"POST /v1/events HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nX_Y: 1\r\n\r\n"
     assert UsualHeads().read(content) is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -18,8 +18,10 @@ from typing import Any
 import msgspec
 
 from polku.aio.slices import at_once
+from polku.batch.receipt import Receipt
 from polku.codes import Code
 from polku.gateway.ack_size import PIECE, bounding
+from polku.gateway.acks import to_stats
 from polku.gateway.retry_hints import RETRY_SECONDS
 from polku.health import Health
 from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
@@ -27,6 +29,8 @@ from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Return the metrics as they are now, and their content type, by the `Accept` header of who asks."""
 
+JSON = "application/json"
+_IDS = b'{"event_ids":'
 _STATS = tuple(field.name for field in MiddlewareStats.DESCRIPTOR.fields)
 _RETRY_AFTER = {code: {"Retry-After": f"{math.ceil(seconds)}"} for code, seconds in RETRY_SECONDS.items()}
 _SIZE = {Code.TOO_LARGE, Code.TOO_MANY_EVENTS}
@@ -72,18 +76,42 @@ def ack_json(ack: Ack) -> bytes:
 def writing_ack(ack: Ack) -> Generator[None, None, bytes]:
     """Do what `ack_json` does, in slices."""
     ack = yield from bounding(ack, lambda error: _size(_error(error)) + 1, lambda ids: _size(list(ids)))
-    stats = ack.middleware_stats
-    numbers: dict[str, Any] = {
-        "buffer_size": ack.buffer_size,
-        "buffer_capacity": ack.buffer_capacity,
-        "middleware_stats": {name: getattr(stats, name) for name in _STATS},
-    }
     parts = [b'{"event_ids":[']
     yield from _write_items(ack.event_ids, parts)
     parts.append(b'],"errors":[')
     yield from _write_items(map(_error, ack.errors), parts)
-    parts += (b"],", msgspec.json.encode(numbers)[1:], b"\n")
+    parts += (b"],", _numbers(ack.buffer_size, ack.buffer_capacity, ack.middleware_stats))
     return b"".join(parts)
+
+
+def _numbers(buffer_size: int, buffer_capacity: int, stats: MiddlewareStats) -> bytes:
+    numbers: dict[str, Any] = {
+        "buffer_size": buffer_size,
+        "buffer_capacity": buffer_capacity,
+        "middleware_stats": {name: getattr(stats, name) for name in _STATS},
+    }
+    return msgspec.json.encode(numbers)[1:] + b"\n"
+
+
+def accepted_tail(receipt: Receipt, events: int) -> bytes:
+    """Return what stands behind the ids in the JSON of an Ack for that many events, all of them accepted."""
+    stats = to_stats(receipt.counts_of(events))
+    return b',"errors":[],' + _numbers(receipt.buffer_size, receipt.buffer_capacity, stats)
+
+
+def accepted_written(ids: Sequence[str], tail: bytes, second: int, *, close: bool) -> bytes:
+    """Return the whole answer for events that were accepted, as `written` does it of their Ack."""
+    listed = msgspec.json.encode(ids)
+    before, behind = _accepted_head(second, close=close)
+    return b"%b%d%b%b%b" % (before, len(listed) + len(tail) + len(_IDS), behind, listed, tail)
+
+
+@lru_cache(4)
+def _accepted_head(second: int, *, close: bool) -> tuple[bytes, bytes]:
+    """Return what stands around the number of bytes, up to the ids."""
+    head = _head(200, {"Content-Type": JSON}, -1, second, close=close)
+    before, _, behind = head.encode().partition(b"-1")
+    return before, behind + _IDS
 
 
 def _write_items(items: Iterable[object], parts: list[bytes]) -> Generator[None, None, None]:
@@ -107,11 +135,15 @@ def _error(error: AckError) -> dict[str, str]:
 
 def written(status: int, headers: Mapping[str, str], body: bytes, *, close: bool) -> bytes:
     """Return an answer as it is sent."""
+    return _head(status, headers, len(body), int(time.time()), close=close).encode() + body
+
+
+def _head(status: int, headers: Mapping[str, str], length: int, second: int, *, close: bool) -> str:
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if name != "Connection"])
     closing = "Connection: close\r\n" if close else ""
     phrase = HTTPStatus(status).phrase
-    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}Content-Length: {len(body)}\r\n{_date(int(time.time()))}{closing}"
-    return f"{head}Server: polku\r\n\r\n".encode() + body
+    head = f"HTTP/1.1 {status} {phrase}\r\n{fields}Content-Length: {length}\r\n{_date(second)}{closing}"
+    return f"{head}Server: polku\r\n\r\n"
 
 
 @lru_cache(1)

@@ -9,7 +9,9 @@ from typing import cast
 
 from polku.codes import Code
 from polku.gateway.http.answer import ack_json
-from polku.gateway.http.usual import BODY_BYTES, HEAD_BYTES, UsualHead, UsualHeads, may_be_usual
+from polku.gateway.http.deadline import Deadline
+from polku.gateway.http.received import HEAD_END, Received, UsualRequest
+from polku.gateway.http.usual import BODY_BYTES, UsualHead, UsualHeads
 from polku.gateway.listen import address_of
 from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
@@ -20,7 +22,7 @@ _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which pro
 _MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
 _HEAD_BYTES = 64 * 1024  # of one request, all fields together
 _LINGER_SECONDS = 1.0
-_HEAD_END = b"\r\n\r\n"
+_TOGETHER = 64  # requests of a connection that are answered together: others have their turn then
 
 Make = Callable[[], asyncio.Protocol]
 
@@ -35,6 +37,8 @@ def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
 class Connections:
     """Watch connections. `answer` answers usual requests, with `HttpConnection.answered`.
 
+    Before that `take` may take a request, to answer it with others of the same connection: in one call of `answered`.
+
     `load` is called when the first other one has come; from `begin_unusual` on these are for other protocols.
     """
 
@@ -43,12 +47,14 @@ class Connections:
         load: Callable[[], None],
         limits: Limits,
         answer: Callable[[HttpConnection, UsualHead, bytes], None],
+        take: Callable[[HttpConnection, UsualHead, bytes], bool] = lambda connection, head, body: False,
     ) -> None:
         self._load = load
         self._waiting: list[HttpConnection] = []
         self.make: Make | None = None
         self.limits = limits
         self.answer = answer
+        self.take = take
         self._held = 0  # bytes of usual requests that have come in part
         self.heads = UsualHeads()
         self._open: dict[asyncio.BaseTransport, HttpConnection] = {}
@@ -101,48 +107,22 @@ class Connections:
         """Return the connection of a transport while it is open."""
         return None if transport is None else self._open.get(transport)
 
-    def has_room(self, usual: _Usual) -> bool:
-        """Return whether there is room for what has come of usual requests; all else is counted where it is read."""
-        return self._held + len(usual.received) - usual.counted <= self.limits.open_bytes
+    def has_room(self, usual: Received, more: int) -> bool:
+        """Return whether there is room for what has come of usual requests, and for `more` bytes; all else is counted
+        where it is read.
+        """
+        return self._held + len(usual.bytes) + more - usual.counted <= self.limits.open_bytes
 
-    def count(self, usual: _Usual) -> None:
+    def count(self, usual: Received) -> None:
         """Count what has come of usual requests, and is not answered yet."""
-        self._held += len(usual.received) - usual.counted
-        usual.counted = len(usual.received)
+        size = len(usual.bytes)
+        self._held += size - usual.counted
+        usual.counted = size
 
     def abort(self) -> None:
         """End all connections."""
         for transport in list(self._open):
             cast("asyncio.Transport", transport).abort()
-
-
-class _Usual:
-    """What has come of usual requests on one connection that is not answered yet."""
-
-    __slots__ = (
-        "counted",
-        "head",
-        "is_ended",
-        "is_full",
-        "is_late",
-        "is_open",
-        "is_paused",
-        "received",
-        "searched",
-        "start",
-    )
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.counted = 0  # bytes of it
-        self.head: UsualHead | None = None  # of a request whose body has come in part
-        self.searched = 0  # bytes in which no head ends
-        self.start = 0  # of that body
-        self.is_late = False  # the body has a time to be complete
-        self.is_open = False  # a request has no answer yet
-        self.is_full = False  # the client does not read its answers
-        self.is_paused = False
-        self.is_ended = False  # the client sends no more
 
 
 class HttpConnection(asyncio.Protocol):
@@ -156,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
         self._inner: asyncio.Protocol | None = None
         self._connections = connections
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._late)
         self._idle = False
         self.address = ""
         self.accounts: set[Account] = set()  # that this connection counts for
@@ -165,7 +145,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_end = b""
         self._is_refused = False
         self.is_used = False  # a head was complete
-        self._usual: _Usual | None = _Usual()
+        self._usual: Received | None = Received()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
         self._transport = cast("asyncio.Transport", transport)
@@ -175,6 +155,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._stop_waiting()
+        self._deadline.close()
         self._leave_usual()
         if self._transport is not None:
             self._connections.forget(self._transport)
@@ -204,7 +185,7 @@ class HttpConnection(asyncio.Protocol):
         usual, transport = self._usual, self._transport
         if usual is None or transport is None or transport.is_closing():
             return
-        data = bytes(usual.received)
+        data = bytes(usual.bytes)
         self._leave_usual()
         self._inner = make()
         self._inner.connection_made(transport)
@@ -234,81 +215,113 @@ class HttpConnection(asyncio.Protocol):
             return
         self._inner.data_received(data)
 
-    def _read_usual(self, usual: _Usual, data: bytes) -> bool:
+    def _read_usual(self, usual: Received, data: bytes) -> bool:
         """Take what has come of usual requests; return whether that is all that it is of."""
-        received = usual.received
-        received += data
+        received = usual.bytes
         if usual.is_open or usual.is_full:  # what comes waits, also where there is no room: it is for who answers now
-            is_much = len(received) > BODY_BYTES or not self._connections.has_room(usual)
+            received += data
+            is_much = len(received) > BODY_BYTES or not self._connections.has_room(usual, 0)
             if is_much:
                 self._pause(usual)
             return True
-        if not self._connections.has_room(usual):
+        if not self._connections.has_room(usual, len(data)):
+            received += data
             return False
-        if usual.head is None:
-            end = received.find(_HEAD_END, usual.searched)
-            usual.searched = max(0, len(received) - len(_HEAD_END) + 1)
-            if end < 0 or end > HEAD_BYTES:
-                if self._idle:
-                    self._wait(self._connections.limits.read_seconds, idle=False)
-                return end < 0 and may_be_usual(received)
-            usual.start = end + len(_HEAD_END)
-            usual.head = self._connections.heads.read(bytes(received[: usual.start]))
-            if usual.head is None:
-                return False
-        size = usual.start + usual.head.length
-        if len(received) < size:
-            if not usual.is_late:
-                usual.is_late = True
-                self._wait(self._connections.limits.read_seconds, idle=False)
-            return True
-        head, body = usual.head, bytes(received[usual.start : size])
-        del received[:size]
-        usual.head, usual.searched, usual.is_late, usual.is_open = None, 0, False, True
-        self.begin()
-        self._connections.answer(self, head, body)
-        return True
+        if received:
+            received += data
+        source = received or data
+        at, alone, is_usual = self._take_requests(usual, source)
+        if source is received:
+            del received[:at]
+        elif at < len(data):
+            received += data[at:] if at else data
+        if alone is not None:
+            self._connections.answer(self, alone.head, alone.body)
+        return is_usual
 
-    def _pause(self, usual: _Usual) -> None:
+    def _take_requests(self, usual: Received, source: bytes | bytearray) -> tuple[int, UsualRequest | None, bool]:
+        """Take the requests that have come whole: those that are answered together, or one that is answered alone.
+
+        Returns where the rest begins, the one that is answered alone, and whether the rest is of usual requests.
+        """
+        connections, at, end = self._connections, 0, len(source)
+        while at < end:
+            request, behind, is_usual = usual.cut(source, at, connections.heads)
+            if request is None:
+                if not is_usual and usual.together:
+                    is_usual = usual.is_open = True  # those before it are answered first
+                elif is_usual and not usual.together:
+                    self._await_rest(usual)
+                return at, None, is_usual
+            if connections.take(self, request.head, request.body):
+                usual.together += 1
+                if usual.together == 1:
+                    self.begin()
+                at = behind
+                if request.head.closes or usual.together == _TOGETHER:
+                    usual.is_open = True
+                    return at, None, True
+                continue
+            usual.is_open = True
+            if usual.together:
+                return at, None, True
+            self.begin()
+            return behind, request, True
+        return at, None, True
+
+    def _await_rest(self, usual: Received) -> None:
+        if not usual.has_head:
+            if self._idle:
+                self._wait(self._connections.limits.read_seconds, idle=False)
+        elif not usual.is_late:
+            usual.is_late = True
+            self._wait(self._connections.limits.read_seconds, idle=False)
+
+    def _pause(self, usual: Received) -> None:
         if not usual.is_paused and self._transport is not None:
             self._transport.pause_reading()
             usual.is_paused = True
 
     def _leave_usual(self) -> None:
         if self._usual is not None:
-            self._usual.received = bytearray()
+            self._usual.bytes = bytearray()
             self._connections.count(self._usual)
             self._usual = None
 
+    def await_answer(self) -> None:
+        """Read no other request before what is read has its answer."""
+        if self._usual is not None:
+            self._usual.is_open = True
+
     def answered(self, response: bytes, *, close: bool) -> None:
-        """Answer a usual request, and read the next."""
+        """Answer a usual request, or those that were taken together, and read the next."""
         usual, transport = self._usual, self._transport
         if usual is None or transport is None or transport.is_closing():
             return
-        usual.is_open = False
+        usual.is_open, usual.together = False, 0
         transport.write(response)
-        if close or (usual.is_ended and not usual.received):
+        if close or (usual.is_ended and not usual.bytes):
             transport.close()
             return
         self.end(is_read=True)
         self._read_on(usual, transport)
 
-    def _read_on(self, usual: _Usual, transport: asyncio.Transport) -> None:
+    def _read_on(self, usual: Received, transport: asyncio.Transport) -> None:
         if usual.is_open or usual.is_full:
             return
         if usual.is_paused:
             usual.is_paused = False
             transport.resume_reading()
-        if usual.received:
+        if usual.bytes:
             asyncio.get_running_loop().call_soon(self.data_received, b"")
 
     def _is_too_long_a_head(self, data: bytes) -> bool:
         """Count the bytes of a head that has not come to its end."""
         assert self._head_bytes is not None
-        if _HEAD_END in self._head_end + data:
+        if HEAD_END in self._head_end + data:
             self._head_bytes = None
             return False
-        self._head_end = (self._head_end + data)[-len(_HEAD_END) + 1 :]
+        self._head_end = (self._head_end + data)[-len(HEAD_END) + 1 :]
         self._head_bytes += len(data)
         return self._head_bytes > _HEAD_BYTES
 
@@ -327,7 +340,7 @@ class HttpConnection(asyncio.Protocol):
             transport.close()
 
     def eof_received(self) -> bool | None:  # noqa: D102
-        if self._usual is not None and self._usual.is_open:
+        if self._usual is not None and (self._usual.is_open or self._usual.together):
             self._usual.is_ended = True
             return True  # its answer has yet to leave
         return None if self._inner is None else self._inner.eof_received()
@@ -358,8 +371,7 @@ class HttpConnection(asyncio.Protocol):
     def _stop_waiting(self) -> None:
         self._idle = False
         self.idle_since = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.clear()
 
     def end(self, *, is_read: bool) -> None:
         """Note that a request has its answer; what comes of one that was not read is no head."""
@@ -372,10 +384,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _wait(self, seconds: float, *, idle: bool) -> None:
-        self._stop_waiting()
         self._idle = idle
-        self.idle_since = time.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+        self.idle_since = now = time.monotonic()
+        self._deadline.set(seconds, now)
 
     def _late(self) -> None:
         if self._transport is None or self._transport.is_closing():

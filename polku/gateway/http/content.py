@@ -107,14 +107,23 @@ def _is_binary(headers: Mapping[str, str]) -> bool:
     return "ce-specversion" in headers or all(name in headers for name in ("ce-id", "ce-source", "ce-type"))
 
 
-def _raw(head: Head, intake: Intake, form: str, reader: str) -> Admit:
+@dataclass(frozen=True, slots=True)
+class RawReader:
+    """Let the ingestor of a source read a body."""
+
+    intake: Intake
+    context: IngestContext
+    source: str
+
+    async def __call__(self, body: bytes, account: Account | None) -> Admission:
+        """Return what is admitted; raises `InputError`."""
+        return await self.intake.admit_raw(body, self.context, self.source, account, in_turns=True)
+
+
+def _raw(head: Head, intake: Intake, form: str, reader: str) -> RawReader:
     headers = dict(head.headers)  # an ingestor may change its own
     context = IngestContext(head.source, head.cluster, str(form), headers, head.path, head.query)
-
-    async def admit(body: bytes, account: Account | None) -> Admission:
-        return await intake.admit_raw(body, context, reader, account, in_turns=True)
-
-    return admit
+    return RawReader(intake, context, reader)
 
 
 def _protobuf(head: Head, intake: Intake) -> Admit:

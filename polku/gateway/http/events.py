@@ -13,7 +13,7 @@ from polku.codes import Code
 from polku.contracts import Reply
 from polku.errors import DrainingError, InputError
 from polku.gateway.admission import Admission
-from polku.gateway.http.answer import ack_json, status_of, writing_ack
+from polku.gateway.http.answer import JSON, ack_json, status_of, writing_ack
 from polku.gateway.http.body import BodyReader, encoding_of
 from polku.gateway.http.connections import HttpConnection
 from polku.gateway.http.content import Admit, Head, reader_of, verified_reader
@@ -29,10 +29,10 @@ from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
-JSON = "application/json"
 _UNSNIFFED = {"X-Content-Type-Options": "nosniff"}  # no browser may take an answer for a page of another type
 _MESSAGE = 1_000
-_SMALL = 64 * 1024  # bytes: events of smaller bodies travel with those of others
+EVENTS_BYTES = 64 * 1024
+"""Events of no larger bodies travel with those of others."""
 
 Read = Callable[[str], Awaitable[bytes]]
 """Read a body that is in an encoding."""
@@ -119,7 +119,7 @@ class Events:
                 admission.batch.trace = head.headers.get("traceparent", "")
             return admission
 
-        if encoding == "identity" and len(body) <= _SMALL:
+        if encoding == "identity" and len(body) <= EVENTS_BYTES:
             admission = await self._intake.read(len(body), admit_allowed, "http")
             return await self._together.push(admission, len(body)), reply
         return await self._intake.request(len(body), admit_allowed), reply

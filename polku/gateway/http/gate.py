@@ -59,6 +59,16 @@ class HttpGate:
             connection.accounts.add(account)
         return account
 
+    def known(self, authorization: str, connection: HttpConnection) -> Account | None:
+        """Return whose request it is where that takes no more than a look; raises `InputError` for all others.
+
+        They are refused, and counted, by `identify`, which also counts the connection of whose first request it is.
+        """
+        account = self._find(authorization, connection.transport)
+        if account is not None and account not in connection.accounts:
+            raise InputError(Code.UNAUTHENTICATED, _WRONG)
+        return account
+
     def signed(self, source: str) -> Account | None:
         """Return whose requests those are that the ingestor of a source knows by their signatures."""
         return None if self._authenticator is None else self._authenticator.account_of(_SIGNED + source)

@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from polku.gateway.http.answer import health_json
-from polku.gateway.http.events import JSON, HttpAnswer
+from polku.gateway.http.answer import JSON, health_json
+from polku.gateway.http.events import HttpAnswer
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.state import ServerState
 from polku.health import Health

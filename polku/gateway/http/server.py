@@ -22,6 +22,7 @@ from polku.gateway.http.connections import Connections, HttpConnection
 from polku.gateway.http.events import Events
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.health import HealthAnswers
+from polku.gateway.http.plain import PlainRequests
 from polku.gateway.http.state import ServerState
 from polku.gateway.http.usual import EVENTS, UsualHead
 from polku.gateway.intake import Intake
@@ -66,6 +67,7 @@ class HttpServer:
         self._bodies = BodyReader(intake.limits)
         self._events = Events(intake, self._gate, self._bodies)
         self._state = ServerState()
+        self._plain = PlainRequests(intake, self._gate, self._state)
         self._health = HealthAnswers(health, self._gate, self._state)
         self._open: set[asyncio.Future[None]] = set()  # usual requests without an answer
         self._loading: asyncio.Task[Unusual | None] | None = None
@@ -92,7 +94,7 @@ class HttpServer:
         A `shared` port may be open in other processes too: the kernel divides the connections among them. With
         `certificates` it speaks TLS alone. `beside` an open port it takes over what comes to that one.
         """
-        self._connections = Connections(self._load, self._intake.limits, self._answer_usual)
+        self._connections = Connections(self._load, self._intake.limits, self._answer_usual, self._plain.take)
         tls = context_of(certificates, HTTP1)
         self._server, bound = await listen(self._connections, field, address, shared=shared, tls=tls, beside=beside)
         return bound

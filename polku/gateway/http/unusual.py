@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import web
 
 from polku.codes import Code
-from polku.gateway.http.answer import Metrics, ack_json
+from polku.gateway.http.answer import JSON, Metrics, ack_json
 from polku.gateway.http.body import ENCODINGS, BodyReader
 from polku.gateway.http.browser import Pages
 from polku.gateway.http.connections import HttpConnection
 from polku.gateway.http.content import ACCEPTED, Head
-from polku.gateway.http.events import JSON, Events, HttpAnswer, Request, answer_of
+from polku.gateway.http.events import Events, HttpAnswer, Request, answer_of
 from polku.gateway.http.gate import HttpGate
 from polku.gateway.http.handler import handlers
 from polku.gateway.http.health import FRESH, LIVE, READY, REPORT, HealthAnswers
