@@ -5,127 +5,21 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import sys
 import time
 from collections.abc import Iterator
-from enum import Enum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.cli.credentials import NOTHING, Shown
+from polku.cli.top_table import fit, table
+from polku.cli.top_view import Order, Row, View
 from polku.log_format import say
-from polku.tap.request import matches
 from polku.text import line
 
 _CLEAR = "\x1b[2J\x1b[H"
-_COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "BYTES", "BYTES/S", "ERRORS", "DROPPED", "WAITING", "OLDEST")
-_TITLES = ("PART", *_COUNTS, "RETRIES", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
-
-
-class Row(NamedTuple):
-    """One part, or process: events in and out since its start, failed, waiting, the oldest one's age in seconds.
-
-    `bytes` are the size of what the ingest and the buffer took in, and of what an emitter was given.
-
-    `dropped` are events that an emitter's rule for a full share of the buffer dropped. `holds_up` says why the part
-    holds up what comes in; `advice` is what is to be done where something is wrong, and `command` what to type.
-
-    `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
-    that is the part's alone. What a part does not have is None.
-    """
-
-    part: str
-    well: bool
-    state: str
-    received: int | None = None
-    sent: int | None = None
-    errors: int | None = None
-    waiting: int | None = None
-    oldest_seconds: float | None = None
-    retries: int | None = None
-    restarts: int | None = None
-    cpu_seconds: float | None = None
-    memory_bytes: int | None = None
-    circuit: str | None = None
-    bytes: int | None = None
-    dropped: int | None = None
-    holds_up: str = ""
-    advice: str = ""
-    command: str = ""
-
-
-class Order(Enum):
-    """What rows are sorted by."""
-
-    STATE = "state"
-    PART = "part"
-    IN = "in"
-    OUT = "out"
-    BYTES = "bytes"
-    ERRORS = "errors"
-    DROPPED = "dropped"
-    WAITING = "waiting"
-    OLDEST = "oldest"
-    RETRIES = "retries"
-    RESTARTS = "restarts"
-    CPU = "cpu"
-    MEMORY = "memory"
-
-
-class View(NamedTuple):
-    """Which rows are shown, and in which order."""
-
-    order: Order = Order.STATE
-    globs: tuple[str, ...] = ()
-    only_unwell: bool = False
-
-    def rows(self, rows: list[Row], before: dict[str, Row]) -> list[Row]:
-        """Return what is to be shown; `before` is what the look before has seen."""
-        shown = [row for row in rows if not self.globs or any(matches(glob, row.part) for glob in self.globs)]
-        shown = [row for row in shown if not (self.only_unwell and row.well)]
-        match self.order:
-            case Order.STATE:
-                return shown
-            case Order.PART:
-                return sorted(shown, key=lambda row: row.part)
-            case Order.IN | Order.OUT | Order.BYTES | Order.CPU:  # what it was in this time, not since the start
-                name = _COLUMNS[self.order]
-                return sorted(shown, key=lambda row: _grown(row, before.get(row.part), name), reverse=True)
-            case _:
-                name = _COLUMNS[self.order]
-                return sorted(shown, key=lambda row: getattr(row, name) or 0, reverse=True)
-
-    def after(self, key: str) -> View:
-        """Return the view after a key was pressed."""
-        orders = list(Order)
-        match key:
-            case "s":
-                return self._replace(order=orders[(orders.index(self.order) + 1) % len(orders)])
-            case "u":
-                return self._replace(only_unwell=not self.only_unwell)
-            case _:
-                return self
-
-
-_COLUMNS = {
-    Order.IN: "received",
-    Order.OUT: "sent",
-    Order.BYTES: "bytes",
-    Order.ERRORS: "errors",
-    Order.DROPPED: "dropped",
-    Order.WAITING: "waiting",
-    Order.OLDEST: "oldest_seconds",
-    Order.RETRIES: "retries",
-    Order.RESTARTS: "restarts",
-    Order.CPU: "cpu_seconds",
-    Order.MEMORY: "memory_bytes",
-}
-
-
-def _grown(row: Row, before: Row | None, name: str) -> float:
-    now = getattr(row, name) or 0
-    return float(now - ((getattr(before, name) or 0) if before is not None else 0))
 
 
 class Keys:
@@ -158,10 +52,9 @@ class Keys:
         ready, _, _ = select.select([sys.stdin], [], [], max(0.0, seconds))
         return os.read(sys.stdin.fileno(), 1).decode("ascii", "replace") if ready else ""
 
-    def help(self, view: View) -> str:
+    def help(self, view: View) -> list[str]:
         """Return what the keys do."""
-        unwell = "all" if view.only_unwell else "only what is unwell"
-        return f"\ns: sort (by {view.order.value})  u: {unwell}  q: quit" if self._is_terminal else ""
+        return ["", view.help()] if self._is_terminal else []
 
 
 def top(
@@ -176,8 +69,9 @@ def top(
 ) -> None:
     """Show the parts of a running pipeline: what is wrong first, until Ctrl-C.
 
-    On a terminal the key s chooses the next column to sort by, u shows only what is unwell, q ends it. Where standard
-    output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
+    On a terminal the key s chooses the next column to sort by, u shows only what is unwell, / takes letters of a name
+    or a state, and q ends it. Where it is narrow, totals and what a process takes are left out; JSON has them.
+    Where standard output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
     """
     address = find(to, shown)
     before: dict[str, Row] = {}
@@ -206,7 +100,7 @@ def top(
                 return
             until = time.monotonic() + interval
             while (key := keys.wait(until - time.monotonic())) and rows:
-                if key == "q":
+                if key == "q" and not view.is_typing:
                     return
                 view = view.after(key)
                 _draw(tree, view, rows, before, interval, help=keys.help(view))
@@ -214,10 +108,12 @@ def top(
 
 
 def _draw(
-    tree: dict[str, Any], view: View, rows: list[Row], before: dict[str, Row], interval: float, *, help: str
+    tree: dict[str, Any], view: View, rows: list[Row], before: dict[str, Row], interval: float, *, help: list[str]
 ) -> None:
-    lines = [_head(tree), *_wrong(tree), *_table(view.rows(rows, before), before, interval), *([help] if help else [])]
-    print(_CLEAR + "\n".join(lines), flush=True)
+    size = shutil.get_terminal_size()
+    head = [_head(tree), "", *_wrong(tree)]
+    body = table(view.rows(rows, before), before, interval, size.columns)
+    print(_CLEAR + "\n".join(map(line, fit(head, body, help, size.columns, size.lines))), flush=True)
 
 
 def _wrong(tree: dict[str, Any]) -> list[str]:
@@ -339,58 +235,4 @@ def _with_process(tree: dict[str, Any], row: Row) -> Row:
 
 def _head(tree: dict[str, Any]) -> str:
     state = "ready" if tree["ready"] else f"not ready: {tree['not_ready']}"
-    return f"{tree['pipeline']} ({tree['runtime']}), up {tree['uptime_seconds']:.0f} s, {state}\n"
-
-
-def _table(rows: list[Row], before: dict[str, Row], interval: float) -> list[str]:
-    lines = [_TITLES, *(_cells(row, before.get(row.part, row), interval) for row in rows)]
-    shown = [column for column in range(len(_TITLES)) if any(cells[column] for cells in lines[1:])]
-    cut = [tuple(cells[column] for column in shown) for cells in lines]
-    widths = [max(len(cells[column]) for cells in cut) for column in range(len(shown) - 1)]
-    return [_aligned(cells, widths) for cells in cut]
-
-
-def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
-    cpu = _rate(row.cpu_seconds, old.cpu_seconds, interval)
-    return (
-        row.part,
-        _text(row.received),
-        _text(_rate(row.received, old.received, interval)),
-        _text(row.sent),
-        _text(_rate(row.sent, old.sent, interval)),
-        _size(row.bytes),
-        _size(_rate(row.bytes, old.bytes, interval)),
-        _text(row.errors),
-        _text(row.dropped),
-        _text(row.waiting),
-        "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
-        _text(row.retries),
-        "" if row.circuit in (None, "closed") else str(row.circuit).replace("_", " "),
-        _text(row.restarts),
-        "" if cpu is None else f"{cpu:.0%}",
-        "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:,.0f} MB",
-        row.state,
-    )
-
-
-def _rate(now: float | None, before: float | None, interval: float) -> float | None:
-    """Return how much a counter went up each second; 0 where it has begun again."""
-    return None if now is None else max(0.0, now - (before or 0)) / interval
-
-
-def _text(number: float | None) -> str:
-    return "" if number is None else f"{number:,.0f}"
-
-
-def _size(number: float | None) -> str:
-    if number is None:
-        return ""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f} B"
-
-
-def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:], strict=True)]
-    return "  ".join([cells[0].ljust(widths[0]), *numbers, cells[-1]])
+    return f"{tree['pipeline']} ({tree['runtime']}), up {tree['uptime_seconds']:.0f} s, {state}"

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from polku import Batch, BufferStrategy, Filter, Hub, new_event
 from polku.cli import top
 from polku.cli.app import app
+from polku.cli.top_table import _TITLES, fit, table
+from polku.cli.top_view import Order, Row, View
 from tests.runtime.test_flow import read_until
 from tests.support.server import POLKU, environment
 
@@ -54,12 +56,12 @@ def test_a_line_of_json_says_what_is_wrong_and_what_to_do() -> None:
 
 
 def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
-    before = {"ingest": top.Row("ingest", True, "ok", 100, 100, 0, 0, cpu_seconds=3.0)}
-    ingest = top.Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
+    before = {"ingest": Row("ingest", True, "ok", 100, 100, 0, 0, cpu_seconds=3.0)}
+    ingest = Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
     ingest = ingest._replace(bytes=2_500_000)
-    emitter = top.Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open", dropped=1234)
-    title, *lines = top._table([emitter, ingest], before, 2.0)
-    assert title.split() == list(top._TITLES)
+    emitter = Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open", dropped=1234)
+    title, *lines = table([emitter, ingest], before, 2.0)
+    assert title.split() == list(_TITLES)
     assert lines[0].split() == [
         "emitter:x",
         "0",
@@ -94,7 +96,7 @@ def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
         "MB",
         "ok",
     ]
-    assert "RETRIES" not in top._table([ingest], before, 2.0)[0]  # nothing has any
+    assert "RETRIES" not in table([ingest], before, 2.0)[0]  # nothing has any
 
 
 def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
@@ -105,24 +107,63 @@ def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
     parts = {"lane-1/emitter:x": {"healthy": False, "message": "away"}}
     processes = {"lane-1/emitter:x": process, "lane-1/lane": process}
     emitter, held, own = top.rows_of({"lanes": [lane], "shared": {}, "parts": parts, "processes": processes})
-    assert emitter == top.Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000, dropped=8)
-    assert held == top.Row("lane-1/buffer", True, "ok", 6, waiting=2)
-    assert own == top.Row("lane-1/lane", True, "ok", restarts=2, cpu_seconds=1.5, memory_bytes=9_000_000)
+    assert emitter == Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000, dropped=8)
+    assert held == Row("lane-1/buffer", True, "ok", 6, waiting=2)
+    assert own == Row("lane-1/lane", True, "ok", restarts=2, cpu_seconds=1.5, memory_bytes=9_000_000)
 
 
 def test_rows_are_sorted_and_chosen_as_somebody_asks() -> None:
-    before = {"ingest": top.Row("ingest", True, "ok", 1_000, cpu_seconds=9.0)}
-    ingest = top.Row("ingest", True, "ok", 1_010, cpu_seconds=9.5, waiting=1)
-    stage = top.Row("stage-1", True, "ok", 500, cpu_seconds=1.0)
-    emitter = top.Row("emitter:x", False, "away", 5, waiting=7)
+    before = {"ingest": Row("ingest", True, "ok", 1_000, cpu_seconds=9.0)}
+    ingest = Row("ingest", True, "ok", 1_010, cpu_seconds=9.5, waiting=1)
+    stage = Row("stage-1", True, "ok", 500, cpu_seconds=1.0)
+    emitter = Row("emitter:x", False, "away", 5, waiting=7)
     rows = [emitter, ingest, stage]
-    assert top.View(top.Order.IN).rows(rows, before) == [stage, ingest, emitter]
-    assert top.View(top.Order.CPU).rows(rows, before) == [stage, ingest, emitter]
-    assert top.View(top.Order.WAITING).rows(rows, before) == [emitter, ingest, stage]
-    assert top.View(top.Order.PART).rows(rows, before) == [emitter, ingest, stage]
-    assert top.View(globs=("x", "stage*")).rows(rows, before) == [emitter, stage]
-    view = top.View().after("u").after("s").after("?")
-    assert (view.order, view.rows(rows, before)) == (top.Order.PART, [emitter])
+    assert View(Order.IN).rows(rows, before) == [stage, ingest, emitter]
+    assert View(Order.CPU).rows(rows, before) == [stage, ingest, emitter]
+    assert View(Order.WAITING).rows(rows, before) == [emitter, ingest, stage]
+    assert View(Order.PART).rows(rows, before) == [emitter, ingest, stage]
+    assert View(globs=("x", "stage*")).rows(rows, before) == [emitter, stage]
+    view = View().after("u").after("s").after("?")
+    assert (view.order, view.rows(rows, before)) == (Order.PART, [emitter])
+
+
+def test_letters_that_are_typed_choose_rows_by_name_or_state() -> None:
+    rows = [Row("emitter:quota", False, "Connection refused"), Row("ingest", True, "ok")]
+    view = View()
+    for key in "/Xs\x7fq":
+        view = view.after(key)
+    assert (view.is_typing, view.help()) == (True, "filter: Xq_  (Enter keeps it, Escape clears it)")
+    for key in "\x7f\x7fquo\r":
+        view = view.after(key)
+    assert view.rows(rows, {}) == rows[:1]
+    assert "/: filter (quo; Escape clears it)" in view.help()
+    view = view.after("s")  # a key again
+    assert (view.order, view.text) == (Order.PART, "quo")
+    assert view.after("\x1b").rows(rows, {}) == rows
+    assert View(text="REFUSED").rows(rows, {}) == rows[:1]
+
+
+def test_lines_are_as_wide_as_the_terminal_and_the_least_important_columns_go_first() -> None:
+    row = Row(
+        "emitter:partner", False, "cannot reach partner.example.org", 9_000, 9_000, 7, 9_000, 5.7, 8, bytes=513_000
+    )
+    row = row._replace(restarts=0, cpu_seconds=1.0, memory_bytes=112_000_000, circuit="open")
+    wide, narrow = table([row], {}, 1.0, 200), table([row], {}, 1.0, 80)
+    assert {"BYTES", "IN", "MEMORY"} <= set(wide[0].split())
+    assert narrow[0].split() == ["PART", "IN/S", "OUT/S", "ERRORS", "WAITING", "OLDEST", "STATE"]
+    assert max(map(len, narrow)) <= 80
+    assert "cannot reach" in narrow[1]
+    assert max(map(len, table([row], {}, 1.0, 30))) <= 30
+    assert table([], {}, 1.0, 80) == ["no part is like that"]
+
+
+def test_what_is_wrong_and_the_keys_stay_on_the_screen() -> None:
+    shown = fit(["away " * 30], [f"row {number}" for number in range(50)], ["", "q: quit"], 80, 24)
+    assert len(shown) == 23  # the cursor has the last line
+    assert shown[0].startswith("away away")
+    assert max(map(len, shown)) <= 80
+    assert shown[-3:] == ["and 32 more: / filters, u shows what is unwell", "", "q: quit"]
+    assert fit(["h"], ["a", "b"], [], 80, 24) == ["h", "a", "b"]
 
 
 def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
@@ -138,7 +179,8 @@ def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
 
 
 def test_keys_sort_and_end_it_on_a_terminal() -> None:
-    with Hub(runtime="inline").emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+    hub = Hub(runtime="inline").emitter(partner).emitter(partner, name="aud\x1b")
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
         master, slave = os.openpty()
         command = [*POLKU, "top", "--to", str(pipeline.admin_address), "--sort", "memory"]
         with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment()) as process:
@@ -146,10 +188,41 @@ def test_keys_sort_and_end_it_on_a_terminal() -> None:
             shown = read_until(master, "s: sort (by memory)")
             os.write(master, b"s")
             read_until(master, "s: sort (by state)")
+            os.write(master, b"u")  # all is well
+            read_until(master, "no part is like that")
+            os.write(master, b"u/audq")
+            read_until(master, "filter: audq_")
+            os.write(master, b"\x7f\r")
+            kept = read_until(master, "/: filter (aud; Escape clears it)").rpartition("\x1b[2J")[2]
             os.write(master, b"q")
             assert process.wait(120) == 0
         os.close(master)
     assert "emitter:partner" in shown
+    assert "emitter:partner" not in kept
+    assert "emitter:aud\\x1b" in kept  # nothing of strangers acts on the terminal
+
+
+def test_it_continues_with_the_pipeline_that_comes_after_the_one_that_ended() -> None:
+    hub = Hub(runtime="inline").emitter(partner)
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
+        address = str(pipeline.admin_address)
+        command = [*POLKU, "top", "--to", address, "--interval", "0.1"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())
+    while json.loads(process.stdout.readline()):
+        pass
+    with hub.start(admin_addr=address) as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        while not (rows := json.loads(process.stdout.readline())):
+            pass
+        process.terminate()
+        told = process.communicate(timeout=120)[1]
+    assert "emitter:partner" in {row["part"] for row in rows}
+    assert "no statistics to be had" in told
 
 
 def test_it_says_why_a_pipeline_has_no_statistics() -> None:
