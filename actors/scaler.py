@@ -20,7 +20,7 @@ from polku.errors import ChangeError, PolkuError
 from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan, StagePlan
 from polku.runtime.changing import Changed
-from polku.scaling.decision import Look, State, Step, decide
+from polku.scaling.decision import Decision, History, Look, decide
 from polku.scaling.observing import Observer, Seen
 from polku.scaling.rules import Range
 from polku.scaling.scale import Scale
@@ -46,7 +46,7 @@ class Scaler:
         self._look = look
         self._on_scales = on_scales
         self._observer = Observer()
-        self._states: dict[str, State] = {}
+        self._histories: dict[str, History] = {}
         self.scales: dict[str, Scale] = {}
         self._is_at_work = False
 
@@ -80,17 +80,17 @@ class Scaler:
         leaving = frozenset(lane.name.rstrip("/") for lane in parts.lanes if lane.leaving)
         unwell = self._observer.unwell or (f"{min(leaving)} is leaving" if leaving else "")
         look = Look(time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unwell)
-        state, step = decide(rules, bounds, self._states.get(of, State()), look)
-        self._states[of] = state
+        history, decision = decide(rules, bounds, self._histories.get(of, History()), look)
+        self._histories[of] = history
         scale = self.scales.get(of, Scale(of, number, number, *bounds))
-        if state.high_since is None and look.at >= state.rests_until and number == bounds.clamp(number):
+        if history.high_since is None and look.at >= history.rests_until and number == bounds.clamp(number):
             scale = scale._replace(fault="")
         wanted = scale.wanted if scale.fault else number
         scale = scale._replace(number=number, wanted=wanted, least=bounds.min, most=bounds.max)
         self._note({name: self.scales[name] for name in ranges if name in self.scales} | {of: scale})
-        if step is None or self._changing.locked():
+        if decision is None or self._changing.locked():
             return False
-        await self._change(scale, step, state)
+        await self._change(scale, decision, history)
         return True
 
     def _seen(self, of: str, ranges: dict[str, Range], leaving: frozenset[str]) -> Seen:
@@ -98,32 +98,32 @@ class Scaler:
             return self._observer.stage(of, self._changes.plan.scaling)
         return self._observer.lanes({name: each for name, each in ranges.items() if name != _LANES}, leaving)
 
-    async def _change(self, scale: Scale, step: Step, state: State) -> None:
-        text = f"{scale.number} → {step.wanted} {_called(self._changes.plan, scale.of)}: {step.reason}"
-        scale = scale._replace(wanted=step.wanted, reason=step.reason)
+    async def _change(self, scale: Scale, decision: Decision, history: History) -> None:
+        text = f"{scale.number} → {decision.wanted} {_called(self._changes.plan, scale.of)}: {decision.reason}"
+        scale = scale._replace(wanted=decision.wanted, reason=decision.reason)
         self._note(self.scales | {scale.of: scale})
         rules = self._changes.plan.scaling
         _LOG.info("%s", text)
         async with self._changing:
             self._is_at_work = True
             try:
-                await self._do(scale.of, step.wanted, rules.start_seconds)
+                await self._do(scale.of, decision.wanted, rules.start_seconds)
             except GaveWayError as error:
                 _LOG.info("%s; %s", text, said(error))
-                self._states[scale.of] = state.changed(rules, time.monotonic())
+                self._histories[scale.of] = history.changed(rules, time.monotonic())
             except (PolkuError, ray.exceptions.RayError) as error:
                 if self._changes.is_stopping:
                     return
                 why = "; ".join(error.reasons) if isinstance(error, ChangeError) else said(error)
                 _LOG.warning("%s; not done: %s", text, why)
-                self._states[scale.of] = state.failed(rules, time.monotonic())
+                self._histories[scale.of] = history.failed(rules, time.monotonic())
                 fault = f"{text}; {why}"
                 scale = scale._replace(failures=scale.failures + 1, fault=fault)
             else:
-                self._states[scale.of] = state.changed(rules, time.monotonic())
-                is_up = step.wanted > scale.number
+                self._histories[scale.of] = history.changed(rules, time.monotonic())
+                is_up = decision.wanted > scale.number
                 scale = scale._replace(ups=scale.ups + is_up, downs=scale.downs + (not is_up), fault="")
-                scale = scale._replace(number=step.wanted)
+                scale = scale._replace(number=decision.wanted)
             finally:
                 self._is_at_work = False
         self._note(self.scales | {scale.of: scale})

@@ -15,7 +15,7 @@ from polku.rpc.status import StatusCode
 from polku.security.certificate_names import names_of_context
 
 if TYPE_CHECKING:
-    from polku.security.authenticator import Authenticator, Identity
+    from polku.security.authenticator import Authenticated, Authenticator
 
 _OPEN = ("/grpc.health.v1.Health/", "/polku.v1.PluginRegistry/")  # plugins have a token of their own
 
@@ -26,7 +26,7 @@ class GrpcioGate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it is 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
-    def identity(self, context: Any) -> Identity:
+    def identity(self, context: Any) -> Authenticated:
         """Return who calls; raises `InputError`."""
         metadata = dict(context.invocation_metadata() or ())
         given = metadata.get("authorization", "")

@@ -13,14 +13,14 @@ from polku.errors import EmitError, MisconfiguredError
 from polku.nats.client import LOG, NatsConnection, connect, explain, server_of, tls_of
 from polku.nats.emitter import MESSAGE_ID
 from polku.nats.source import Decode, NatsSource, Start
-from polku.pull.consumer import FIRST_PAUSE, LONGEST_PAUSE, Consumer
+from polku.pull.acked_consumer import FIRST_PAUSE, LONGEST_PAUSE, AckedConsumer
 
 _PULL_SECONDS = 1.0
 _ACK, _PROGRESS = b"+ACK", b"+WPI"
 _READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), Decode.CLOUDEVENTS: ("cloudevents", "")}
 
 
-class Puller(Consumer):
+class Puller(AckedConsumer):
     """The running source."""
 
     def __init__(self, config: NatsSource) -> None:

@@ -15,7 +15,7 @@ from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import MisconfiguredError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
-from polku.pull.consumer import FIRST_PAUSE, LONGEST_PAUSE, Consumer
+from polku.pull.acked_consumer import FIRST_PAUSE, LONGEST_PAUSE, AckedConsumer
 from polku.redis.client import LOG, Kind, explain, kind_of, open_client, server_of, tls_of
 from polku.redis.source import Decode, RedisStreamsSource, Start
 
@@ -27,7 +27,7 @@ _READERS = {Decode.EVENT: ("passthrough", "event"), Decode.JSON: ("json", ""), D
 _Entry: TypeAlias = "tuple[bytes, Mapping[bytes, bytes] | None]"
 
 
-class Puller(Consumer):
+class Puller(AckedConsumer):
     """The running source."""
 
     def __init__(self, config: RedisStreamsSource) -> None:

@@ -33,7 +33,7 @@ class Look(NamedTuple):
     unwell: str = ""
 
 
-class State(NamedTuple):
+class History(NamedTuple):
     """What one decision leaves for the next: since when it has been high, or low, and until when nothing changes."""
 
     high_since: float | None = None
@@ -41,43 +41,45 @@ class State(NamedTuple):
     rests_until: float = -math.inf
     failures: int = 0
 
-    def changed(self, rules: Scaling, at: float) -> State:
+    def changed(self, rules: Scaling, at: float) -> History:
         """Return what follows a change that was done."""
-        return State(rests_until=at + rules.pause_seconds)
+        return History(rests_until=at + rules.pause_seconds)
 
-    def failed(self, rules: Scaling, at: float) -> State:
+    def failed(self, rules: Scaling, at: float) -> History:
         """Return what follows a change that failed: each one in a row has the next one wait twice as long."""
         pause = min(rules.pause_seconds * 2.0 ** min(self.failures + 1, 32), max(_LONGEST_PAUSE, rules.pause_seconds))
-        return State(rests_until=at + pause, failures=self.failures + 1)
+        return History(rests_until=at + pause, failures=self.failures + 1)
 
 
-class Step(NamedTuple):
+class Decision(NamedTuple):
     """How many there should be, and why."""
 
     wanted: int
     reason: str
 
 
-def decide(rules: Scaling, bounds: Range, state: State, look: Look) -> tuple[State, Step | None]:
-    """Return the state after a look, and what to do now, if there is something."""
+def decide(rules: Scaling, bounds: Range, history: History, look: Look) -> tuple[History, Decision | None]:
+    """Return the history after a look, and what to do now, if there is something."""
     if look.changing:
-        return State(rests_until=max(state.rests_until, look.at + rules.pause_seconds), failures=state.failures), None
-    state = _noted(rules, bounds, state, look)
-    rests = look.at < state.rests_until
+        return History(
+            rests_until=max(history.rests_until, look.at + rules.pause_seconds), failures=history.failures
+        ), None
+    history = _noted(rules, bounds, history, look)
+    rests = look.at < history.rests_until
     if look.number != bounds.clamp(look.number) and not rests and (look.number < bounds.min or not look.unwell):
-        return state, Step(bounds.clamp(look.number), f"there may be {bounds}")
+        return history, Decision(bounds.clamp(look.number), f"there may be {bounds}")
     if rests:
-        return state, None
-    if state.high_since is not None and look.at - state.high_since >= rules.up_seconds:
-        return state, _up(rules, bounds, look)
-    if state.low_since is not None and look.at - state.low_since >= rules.down_seconds:
-        seconds = look.at - state.low_since
-        return state, Step(look.number - 1, f"utilization {look.utilization:.0%}, for {seconds:.0f} s")
-    return state, None
+        return history, None
+    if history.high_since is not None and look.at - history.high_since >= rules.up_seconds:
+        return history, _up(rules, bounds, look)
+    if history.low_since is not None and look.at - history.low_since >= rules.down_seconds:
+        seconds = look.at - history.low_since
+        return history, Decision(look.number - 1, f"utilization {look.utilization:.0%}, for {seconds:.0f} s")
+    return history, None
 
 
-def _noted(rules: Scaling, bounds: Range, state: State, look: Look) -> State:
-    """Return the state with since when it is high, or low."""
+def _noted(rules: Scaling, bounds: Range, history: History, look: Look) -> History:
+    """Return the history with since when what is seen is high, or low."""
     is_high = look.number < bounds.max and (
         look.oldest_seconds >= rules.oldest_seconds or look.utilization >= rules.busy
     )
@@ -87,9 +89,9 @@ def _noted(rules: Scaling, bounds: Range, state: State, look: Look) -> State:
         and look.oldest_seconds < rules.oldest_seconds * _SPAN
         and look.utilization * look.number <= rules.idle * (look.number - 1)
     )
-    return state._replace(
-        high_since=_since(state.high_since, look.at) if is_high else None,
-        low_since=_since(state.low_since, look.at) if is_low else None,
+    return history._replace(
+        high_since=_since(history.high_since, look.at) if is_high else None,
+        low_since=_since(history.low_since, look.at) if is_low else None,
     )
 
 
@@ -97,7 +99,7 @@ def _since(before: float | None, at: float) -> float:
     return at if before is None else before
 
 
-def _up(rules: Scaling, bounds: Range, look: Look) -> Step:
+def _up(rules: Scaling, bounds: Range, look: Look) -> Decision:
     """Return how many more, at most twice as many: what is busy leaves out which of them it would be otherwise."""
     wanted, reasons = look.number + 1, []
     if look.oldest_seconds >= rules.oldest_seconds:
@@ -107,4 +109,4 @@ def _up(rules: Scaling, bounds: Range, look: Look) -> Step:
     if look.utilization >= rules.busy:
         reasons.append(f"utilization {look.utilization:.0%}")
         wanted = max(wanted, math.ceil(look.number * look.utilization / ((rules.busy + rules.idle) / 2)))
-    return Step(min(wanted, 2 * look.number, bounds.max), ", ".join(reasons))
+    return Decision(min(wanted, 2 * look.number, bounds.max), ", ".join(reasons))

@@ -30,7 +30,7 @@ _NEVER = float("inf")
 _DOTS = 2  # of a JSON Web Token
 
 
-class Identity(NamedTuple):
+class Authenticated(NamedTuple):
     """Who a client is, until its token ends or the file changes."""
 
     account: Account
@@ -57,7 +57,7 @@ class Authenticator:
         self._stamp = stamp
         self._clock = clock
         self._version = 0
-        self._known: OrderedDict[object, Identity] = OrderedDict()
+        self._known: OrderedDict[object, Authenticated] = OrderedDict()
         self._accounts: dict[str, Account] = {}
         self._identity = self._rejected = self._seen = file_identity(path)
         self._principals = load(path)
@@ -70,7 +70,7 @@ class Authenticator:
         """What is wrong with the file or the keys of an issuer, which stay as they were; empty where nothing is."""
         return "; ".join(filter(None, (self._file_fault, self._keys.fault)))
 
-    def identify(self, authorization: str, names: Sequence[str] = (), uid: int | None = None) -> Identity:
+    def identify(self, authorization: str, names: Sequence[str] = (), uid: int | None = None) -> Authenticated:
         """Return who sends this `authorization` (a bearer token), or shows a certificate with these names.
 
         Over a Unix socket it is the user `uid`. A token that is sent counts, whatever else there is. Raises
@@ -82,13 +82,13 @@ class Authenticator:
             return known
         version = self._version  # read first: the thread that reads the file changes the principals before it
         until, account = self._by_token(authorization) if authorization else self._by_peer(names, uid)
-        identity = Identity(account, version, until)
+        identity = Authenticated(account, version, until)
         if len(self._known) >= _KNOWN:
             self._known.popitem(last=False)
         self._known[key] = identity
         return identity
 
-    def is_valid(self, identity: Identity) -> bool:
+    def is_valid(self, identity: Authenticated) -> bool:
         """Return whether somebody still is who they were."""
         return identity.version == self._version and (identity.until == _NEVER or self._clock() < identity.until)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polku.errors import PlanError
 from polku.scaling import Range, Scaling
-from polku.scaling.decision import Look, State, Step, decide
+from polku.scaling.decision import Decision, History, Look, decide
 from polku.scaling.rules import range_of, replicas_of
 
 RULES = Scaling()
@@ -24,9 +24,9 @@ class World:
 
     def __init__(self, count: int = 1, *, rules: Scaling = RULES, bounds: Range = BOUNDS) -> None:
         self.count, self.rules, self.bounds = count, rules, bounds
-        self.state = State()
+        self.history = History()
         self.at, self.every = 0.0, 1.0
-        self.steps: list[tuple[float, Step]] = []
+        self.steps: list[tuple[float, Decision]] = []
 
     def run(
         self, looks: int, oldest: float = 0.0, utilization: float = 0.0, *, changing: bool = False, unwell: str = ""
@@ -36,11 +36,11 @@ class World:
         for _ in range(looks):
             self.at += self.every
             look = Look(self.at, self.count, oldest, utilization, changing, unwell)
-            self.state, step = decide(self.rules, self.bounds, self.state, look)
+            self.history, step = decide(self.rules, self.bounds, self.history, look)
             if step is not None:
                 self.steps.append((self.at, step))
                 self.count = step.wanted
-                self.state = self.state.changed(self.rules, self.at)
+                self.history = self.history.changed(self.rules, self.at)
         return [step.wanted for _, step in self.steps[before:]]
 
     @property
@@ -150,22 +150,22 @@ def test_more_come_also_while_a_part_is_unwell() -> None:
 
 
 def test_a_failed_change_has_the_next_one_wait_twice_as_long_each_time() -> None:
-    state, pauses = State(), []
+    history, pauses = History(), []
     for _ in range(12):
-        state = state.failed(RULES, 1000.0)
-        pauses.append(state.rests_until - 1000.0)
+        history = history.failed(RULES, 1000.0)
+        pauses.append(history.rests_until - 1000.0)
     assert pauses[:4] == [20.0, 40.0, 80.0, 160.0]
     assert pauses[-1] == 600.0
-    assert state.changed(RULES, 1000.0).failures == 0
+    assert history.changed(RULES, 1000.0).failures == 0
 
 
 def test_a_failed_change_is_tried_again_while_the_reason_lasts() -> None:
-    state, tries = State(), []
+    history, tries = History(), []
     for second in range(1, 101):
-        state, step = decide(RULES, BOUNDS, state, Look(float(second), 2, 9.0, 0.5))
+        history, step = decide(RULES, BOUNDS, history, Look(float(second), 2, 9.0, 0.5))
         if step is not None:
             tries.append(second)
-            state = state.failed(RULES, float(second))
+            history = history.failed(RULES, float(second))
     assert tries == [6, 26, 66]
 
 
@@ -194,10 +194,10 @@ def test_whatever_is_seen_the_rules_hold(
     looks: Iterable[tuple[float, float, bool, str, bool, float]], count: int, least: int, more: int
 ) -> None:
     bounds = Range(least, least + more)
-    state, at, latest = State(), 0.0, -1e9
+    history, at, latest = History(), 0.0, -1e9
     for oldest, utilization, changing, unwell, works, seconds in looks:
         at += seconds
-        state, step = decide(RULES, bounds, state, Look(at, count, oldest, utilization, changing, unwell))
+        history, step = decide(RULES, bounds, history, Look(at, count, oldest, utilization, changing, unwell))
         if step is None:
             continue
         assert not changing
@@ -211,9 +211,9 @@ def test_whatever_is_seen_the_rules_hold(
         if step.wanted < count:
             assert not unwell
         if not works:
-            state = state.failed(RULES, at)
+            history = history.failed(RULES, at)
             continue
-        count, state = step.wanted, state.changed(RULES, at)
+        count, history = step.wanted, history.changed(RULES, at)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polku.emit.grpc.addresses import Address
 from polku.emit.grpc.config import StreamConfig
-from polku.emit.grpc.stream import A, Channel, Dialect, GrpcStream
+from polku.emit.grpc.stream import A, ChannelLike, Dialect, GrpcStream
 from polku.rpc.channel import Channel as NativeChannel
 from polku.rpc.channel import Target
 from polku.security.client_tls import ClientTls
@@ -18,7 +18,7 @@ def open_stream(address: Address, config: StreamConfig, dialect: Dialect[A]) -> 
     return GrpcStream(address.target, channel, dialect, timeout=config.timeout, token=config.token)
 
 
-def _open_channel(address: Address, config: StreamConfig) -> Channel:
+def _open_channel(address: Address, config: StreamConfig) -> ChannelLike:
     seconds = min(_CONNECT_SECONDS, config.timeout)
     tls = ClientTls(config.root_certificates, config.certificate, protocols=["h2"]) if address.tls else None
     if config.client == "grpcio":

@@ -46,7 +46,7 @@ class Dialect(Generic[A]):
     read: Callable[[bytes], A]
 
 
-class Call(Protocol):
+class CallLike(Protocol):
     """One call, as `polku.rpc` and grpcio make it."""
 
     async def write(self, pieces: Iterable[bytes]) -> None:
@@ -62,7 +62,7 @@ class Call(Protocol):
         ...
 
 
-class Channel(Protocol):
+class ChannelLike(Protocol):
     """The connection to one endpoint."""
 
     @property
@@ -70,7 +70,7 @@ class Channel(Protocol):
         """Whether calls can begin at once; where not, an attempt to connect begins, unless one has just failed."""
         ...
 
-    def begin(self, method: str, listener: Listener, metadata: Iterable[tuple[str, str]] = ()) -> Call:
+    def begin(self, method: str, listener: Listener, metadata: Iterable[tuple[str, str]] = ()) -> CallLike:
         """Begin a call: the connection is opened if there is none."""
         ...
 
@@ -86,7 +86,7 @@ class GrpcStream(Generic[A]):
     """
 
     def __init__(
-        self, name: str, channel: Channel, dialect: Dialect[A], *, timeout: float, token: str | Secret | None
+        self, name: str, channel: ChannelLike, dialect: Dialect[A], *, timeout: float, token: str | Secret | None
     ) -> None:
         self._name = name
         self._channel = channel
@@ -230,7 +230,7 @@ class GrpcStream(Generic[A]):
 class _Conversation:
     """One call of a stream; what is heard of an earlier one is passed on with it, and told apart by it."""
 
-    call: Call
+    call: CallLike
 
     def __init__(
         self, heard: Callable[[_Conversation, bytes], None], ended: Callable[[_Conversation, Status], None]

@@ -14,7 +14,7 @@ from polku.rpc.status import CallError, Status
 
 if TYPE_CHECKING:
     from polku.gateway.grpc.protocol import GrpcConnection
-    from polku.security.authenticator import Identity
+    from polku.security.authenticator import Authenticated
 
 
 class BatchMethod(NamedTuple):
@@ -116,7 +116,7 @@ class StreamCall:
         "reader",
     )
 
-    def __init__(self, connection: GrpcConnection, stream: Stream, head: Head, identity: Identity | None) -> None:
+    def __init__(self, connection: GrpcConnection, stream: Stream, head: Head, identity: Authenticated | None) -> None:
         self._connection = connection
         self._stream = stream
         self.head = head

@@ -33,7 +33,7 @@ from polku.usercode import is_ours
 
 if TYPE_CHECKING:
     from polku.security.account import Account
-    from polku.security.authenticator import Identity
+    from polku.security.authenticator import Authenticated
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TOGETHER_BYTES = 1 << 20  # of calls that are handed over together
@@ -275,7 +275,7 @@ class GrpcConnection(Connection):
         """Tell clients of HTTP/1 what this port is, and the log of clients of TLS."""
         return answer_others(data, self.address)
 
-    def identify(self, head: Head) -> Identity:
+    def identify(self, head: Head) -> Authenticated:
         """Return whose call this is; raises `InputError`."""
         assert self._authenticator is not None
         identity = self._authenticator.identify(head.metadata.get("authorization", ""), self._names, self._uid)

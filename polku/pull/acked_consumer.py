@@ -18,7 +18,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 _DRAIN_SECONDS = 5.0  # for acknowledgements, where the server does not answer
 
 
-class Consumer(ABC):
+class AckedConsumer(ABC):
     """Pull, and beside that acknowledge what is in the pipeline; `log` is where it says what goes wrong.
 
     At most about `window` messages and `window_bytes` bytes are in flight.
