@@ -194,9 +194,13 @@ async def test_what_is_over_the_clients_limit_is_a_dead_letter_and_the_rest_goes
     assert sorted(ids(await asyncio.to_thread(read, cluster.bootstrap, "large", 2, 3))) == ["a", "b"]
 
 
+TOGETHER = {"linger.ms": 200}
+"""Records of one batch go in one request, however busy the machine is."""
+
+
 async def test_a_refused_size_concerns_only_the_event_that_is_too_large_alone(cluster: Cluster) -> None:
     cluster.tell("errors", PRODUCE, MSG_SIZE_TOO_LARGE)
-    async with running(cluster, "again", key="{source}") as emitter:
+    async with running(cluster, "again", key="{source}", config=TOGETHER) as emitter:
         assert await emitter.emit(batch("a", "b", "c")) == []
         cluster.tell("errors", PRODUCE, MSG_SIZE_TOO_LARGE)
         (failure,) = await emitter.emit(batch("d"))
@@ -207,7 +211,7 @@ async def test_a_refused_size_concerns_only_the_event_that_is_too_large_alone(cl
 async def test_what_is_refused_for_the_sake_of_another_is_sent_in_halves(cluster: Cluster) -> None:
     # As a whole, and then the second half, and of that the first one.
     cluster.tell("errors", PRODUCE, INVALID_RECORD, NONE, INVALID_RECORD, INVALID_RECORD)
-    async with running(cluster, "halves", key="{source}") as emitter:
+    async with running(cluster, "halves", key="{source}", config=TOGETHER) as emitter:
         (failure,) = await emitter.emit(batch("a", "b", "c", "d"))
     assert (failure.event_id, failure.retryable) == ("c", False)
     assert "INVALID_RECORD" in failure.reason
