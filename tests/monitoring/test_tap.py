@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -202,6 +203,63 @@ def test_a_process_prints_what_passes_and_writes_what_send_reads(pipeline: Pipel
     assert (seen["part"], seen["what"], seen["event"]["event_type"]) == ("emitter:partner", "out", "paid")
     assert seen["event"]["metadata"] == {"seen": "yes"}
     assert json.loads(lines[0]) == seen["event"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], {"ingest out", "stage-1/Filter out", "stage-1/Transform out", "buffer out", "emitter:partner out"}),
+        (["partner", "buffer"], {"buffer out", "emitter:partner out"}),
+        (["--outputs-of", "stage-1"], {"stage-1/Filter out", "stage-1/Transform out"}),
+        (["--inputs-of", "*Filter*", "--outputs-of", "buffer"], {"stage-1/Filter in", "buffer out"}),
+        (["--dropped"], {"stage-1/Filter dropped filtered"}),
+        (["--dead"], {"emitter:partner dead unknown order"}),
+        (["--refused"], {"ingest refused"}),
+        (["--dropped", "--dead", "partner"], {"emitter:partner dead unknown order"}),
+        (["--id", "debug-1"], {"ingest out", "stage-1/Filter in", "stage-1/Filter dropped filtered"}),
+        (["--where", "event.event_type == 'debug'"], {"ingest out"}),
+    ],
+)
+def test_each_option_shows_what_it_says(pipeline: Pipeline, options: list[str], shown: set[str]) -> None:
+    command = ["tap", *options, "--to", str(pipeline.admin_address), "--interval", "50", "--limit", "1000"]
+    found: set[str] = set()
+    with subprocess.Popen([*POLKU, *command], stdout=subprocess.PIPE, text=True, env=environment()) as tap:
+        assert tap.stdout is not None
+        ended = threading.Event()
+        sending = threading.Thread(target=send_again_and_again, args=(pipeline, ended))
+        sending.start()
+        try:
+            limit = time.monotonic() + 60
+            while not found >= shown and time.monotonic() < limit:
+                one = json.loads(tap.stdout.readline())
+                part = one["part"].partition("(")[0]
+                found.add(f"{part} {one['what']} {one['reason'] if one['what'] in ('dropped', 'dead') else ''}".strip())
+        finally:
+            ended.set()
+            sending.join()
+            tap.send_signal(signal.SIGINT)
+        assert tap.wait(120) in (0, 130)  # it has told the pipeline that it ends
+    assert found == shown
+
+
+def send_again_and_again(pipeline: Pipeline, ended: threading.Event) -> None:
+    while not ended.wait(0.02):
+        send(pipeline, "paid", "debug", "odd")
+        pipeline.sender().send([new_event("paid", id="x" * 5_000, source="shop")])
+
+
+def test_no_more_of_each_part_is_shown_than_the_limit_and_the_rest_is_counted(pipeline: Pipeline) -> None:
+    ended = threading.Event()
+    sending = threading.Thread(target=send_again_and_again, args=(pipeline, ended))
+    sending.start()
+    try:
+        options = ["--limit", "2", "--interval", "500", "--duration-ms", "900"]
+        done = polku_here("tap", "ingest", "--to", str(pipeline.admin_address), *options)
+    finally:
+        ended.set()
+        sending.join()
+    assert 2 <= len(done.stdout.splitlines()) <= 6  # of two or three looks
+    assert "a sample: 2 of " in done.stderr
 
 
 @pytest.mark.parametrize(
