@@ -80,8 +80,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("New middleware that is tried, by result", ("candidate_events",), (*PART, "candidate", "result")),
     ),
     "Buffer": (
-        Panel("Events in the buffer", ("buffer_events", "buffer_max_events"), ("lane",)),
+        Panel("Events in the buffer", ("buffer_events", "buffer_max_event_size"), ("lane",)),
         Panel("Bytes in the buffer", ("buffer_byte_size", "journal_bytes"), ("lane",)),
+        Panel("Events in and out of the buffer a second", ("buffer_received_events", "buffer_sent_events"), ("lane",)),
+        Panel(
+            "Bytes in and out of the buffer a second",
+            ("buffer_received_event_bytes", "buffer_sent_event_bytes"),
+            ("lane",),
+        ),
         Panel("Discarded for want of room", ("buffer_discarded_events", "outlet_dropped_events"), ("lane", "emitter")),
         Panel("Known and unroutable", ("buffer_duplicate_batches", "buffer_unroutable_events"), ("lane",)),
         Panel("Events in the journal", ("journal_events",), ("lane",)),

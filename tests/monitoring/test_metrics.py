@@ -50,7 +50,7 @@ BOUNDED = {
     "value",
 }
 FIXED = {  # by the plan
-    "polku_buffer_max_events",
+    "polku_buffer_max_event_size",
     "polku_build_info",
     "polku_plan_info",
     "polku_emitter_collect_seconds",
@@ -181,6 +181,25 @@ def test_what_the_plan_fixes_differs_between_plans() -> None:
             if name in FIXED:
                 found[name].append(samples)
     assert all(first != second for first, second in found.values())
+
+
+def test_names_of_vector_have_their_meaning_here_too() -> None:
+    names = {written_name(metric) for metric in METRICS}
+    parts = [f"component_{way}_{what}_total" for way in ("received", "sent") for what in ("events", "bytes")]
+    parts += ["component_errors_total", "component_discarded_events_total", "utilization"]
+    buffers = [f"buffer_{way}_{what}_total" for way in ("received", "sent") for what in ("events", "event_bytes")]
+    buffers += ["buffer_events", "buffer_byte_size", "buffer_max_event_size", "buffer_discarded_events_total"]
+    assert {f"polku_{name}" for name in [*parts, *buffers]} <= names
+    hub = Hub(runtime="inline").emitter(StdoutEmitter()).emitter(Files(0.0), name="files")
+    with hub.start() as pipeline:
+        pipeline.sender().send([new_event("order", source="shop") for _ in range(3)])
+        limit = time.monotonic() + 30
+        while list((seen := values(pipeline.statistics()))["polku_buffer_sent_events_total"].values()) != [6.0]:
+            assert time.monotonic() < limit, seen
+            time.sleep(0.05)
+    (taken,), (left,) = (seen[f"polku_buffer_{way}_event_bytes_total"].values() for way in ("received", "sent"))
+    assert list(seen["polku_buffer_received_events_total"].values()) == [3.0]
+    assert left == 2 * taken > 0
 
 
 def test_labels_are_bounded_and_names_are_good() -> None:
