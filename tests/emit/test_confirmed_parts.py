@@ -20,6 +20,7 @@ from polku.emit.progress import current
 from polku.emit.resilience import Resilient
 from tests.emit.resilience import Scripted, batch, forever, resilient, until
 from tests.support.clock import FakeClock
+from tests.support.virtual_time import in_virtual_time
 
 
 class One(NamedTuple):
@@ -54,6 +55,7 @@ class OneByOne:
         return []
 
 
+@in_virtual_time
 async def test_what_was_confirmed_when_the_time_was_up_is_not_sent_again() -> None:
     inner = OneByOne(hanging="c")
     running, _, _ = resilient(inner, timeout=0.05)
@@ -61,6 +63,7 @@ async def test_what_was_confirmed_when_the_time_was_up_is_not_sent_again() -> No
     assert inner.sent == ["a", "b", "c", "c", "d"]
 
 
+@in_virtual_time
 async def test_a_call_may_take_as_long_as_it_confirms_something_in_time() -> None:
     inner = OneByOne(seconds=0.02)
     running, slept, _ = resilient(inner, timeout=0.15)
@@ -69,6 +72,7 @@ async def test_a_call_may_take_as_long_as_it_confirms_something_in_time() -> Non
     assert slept == []
 
 
+@in_virtual_time
 async def test_what_was_confirmed_before_an_exception_is_not_sent_again() -> None:
     class Half(Scripted):
         async def emit(self, batch: Batch) -> list[Failure] | None:
@@ -85,6 +89,7 @@ async def test_what_was_confirmed_before_an_exception_is_not_sent_again() -> Non
     assert inner.calls == [["a", "b", "c", "d"], ["b", "d"]]
 
 
+@in_virtual_time
 async def test_a_slow_emitter_that_says_nothing_in_between_gets_smaller_calls_until_it_is_in_time() -> None:
     class Slow:
         def __init__(self) -> None:
@@ -105,6 +110,7 @@ async def test_a_slow_emitter_that_says_nothing_in_between_gets_smaller_calls_un
     assert len(inner.calls) < 40
 
 
+@in_virtual_time
 async def test_calls_become_large_again_when_the_destination_is_quick_again() -> None:
     class Hanging:
         def __init__(self) -> None:
@@ -131,6 +137,7 @@ def test_an_emitter_s_own_time_limit_wins_over_the_default() -> None:
     assert Resilience(Scripted()).limit == 60
 
 
+@in_virtual_time
 async def test_a_pause_that_the_destination_asks_for_after_some_parts_is_respected() -> None:
     class Busy(OneByOne):
         async def _send(self, part: One) -> list[Failure]:
@@ -144,6 +151,7 @@ async def test_a_pause_that_the_destination_asks_for_after_some_parts_is_respect
     assert slept == [42]
 
 
+@in_virtual_time
 async def test_an_emitter_whose_batches_are_indivisible_gets_them_whole() -> None:
     class Whole(Scripted):
         indivisible = True
@@ -155,6 +163,7 @@ async def test_an_emitter_whose_batches_are_indivisible_gets_them_whole() -> Non
     assert inner.calls == [["a", "b"]] * 3
 
 
+@in_virtual_time
 async def test_released_calls_say_what_is_confirmed_and_that_the_rest_is_open() -> None:
     inner = OneByOne(hanging="c")
     running, _, _ = resilient(inner)
@@ -170,6 +179,7 @@ async def test_released_calls_say_what_is_confirmed_and_that_the_rest_is_open() 
     assert "f" not in inner.sent
 
 
+@in_virtual_time
 async def test_calls_that_wait_for_another_try_are_released_too() -> None:
     inner = Scripted([Failure("b", "no", retryable=False), Failure("c", "busy")])
     config = Resilience(inner)
@@ -183,6 +193,7 @@ async def test_calls_that_wait_for_another_try_are_released_too() -> None:
     assert [(f.event_id, f.retryable) for f in await behind] == [("d", True)]
 
 
+@in_virtual_time
 async def test_a_call_that_is_cancelled_after_the_release_ends() -> None:
     running, _, _ = resilient(OneByOne(hanging="a"))
     emitting = asyncio.ensure_future(running.emit(batch("a")))

@@ -19,8 +19,10 @@ from polku import (
 )
 from polku.health import Cause
 from tests.emit.resilience import Scripted, batch, resilient, until
+from tests.support.virtual_time import in_virtual_time
 
 
+@in_virtual_time
 async def test_wrong_settings_hold_everything_and_raise_the_alarm() -> None:
     inner = Scripted(*[MisconfiguredError("401")] * 3)
     running, slept, _ = resilient(inner, retry=Retry(attempts=1))
@@ -32,6 +34,7 @@ async def test_wrong_settings_hold_everything_and_raise_the_alarm() -> None:
     assert min(slept) >= 15
 
 
+@in_virtual_time
 async def test_a_call_that_hangs_is_cut_off() -> None:
     class Hanging:
         calls = 0
@@ -46,6 +49,7 @@ async def test_a_call_that_hangs_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("answer", [True, "a", ["a"], [Failure("other", "not ours")]])
+@in_virtual_time
 async def test_a_wrong_answer_of_an_emitter_is_explained_and_nothing_is_lost(answer: Any) -> None:
     class Wrong:
         def emit(self, batch: Batch) -> Any:
@@ -67,6 +71,7 @@ async def test_a_wrong_answer_of_an_emitter_is_explained_and_nothing_is_lost(ans
         (KeyError("amount"), None, Cause.UNKNOWN),
     ],
 )
+@in_virtual_time
 async def test_an_alarm_says_of_what_kind_it_is(error: Exception, attempts: int | None, cause: Cause) -> None:
     retry, breaker = Retry(attempts=attempts), Breaker(failures=1, open_for=1)
     running, slept, _ = resilient(Scripted(error), retry=retry, breaker=breaker)
@@ -80,6 +85,7 @@ async def test_an_alarm_says_of_what_kind_it_is(error: Exception, attempts: int 
 
 
 @pytest.mark.parametrize("answer", [True, "nope", ["bad"], [Failure("other", "not ours")]])
+@in_virtual_time
 async def test_a_wrong_answer_costs_only_the_events_for_which_it_is_given(answer: Any) -> None:
     class Wrong:
         def __init__(self) -> None:
@@ -100,6 +106,7 @@ async def test_a_wrong_answer_costs_only_the_events_for_which_it_is_given(answer
 
 
 @pytest.mark.parametrize("may_cut", [True, False])
+@in_virtual_time
 async def test_an_emitter_that_always_answers_wrongly_is_not_called_for_each_event(may_cut: bool) -> None:
     class Wrong:
         indivisible = not may_cut
@@ -116,6 +123,7 @@ async def test_an_emitter_that_always_answers_wrongly_is_not_called_for_each_eve
     assert wrong.calls < 50 if may_cut else wrong.calls == 1
 
 
+@in_virtual_time
 async def test_what_code_raises_leaves_its_traceback() -> None:
     def broken(batch: Batch) -> None:
         raise KeyError("amount")
@@ -128,6 +136,7 @@ async def test_what_code_raises_leaves_its_traceback() -> None:
 
 
 @pytest.mark.parametrize(("is_ours", "has_traceback"), [(True, False), (False, True)])
+@in_virtual_time
 async def test_a_destination_out_of_reach_leaves_no_traceback_but_code_does(is_ours: bool, has_traceback: bool) -> None:
     class Opening:
         may_recover = is_ours
@@ -140,6 +149,7 @@ async def test_a_destination_out_of_reach_leaves_no_traceback_but_code_does(is_o
     assert bool(failure.detail) is has_traceback
 
 
+@in_virtual_time
 async def test_a_detail_of_a_failure_is_printable_and_has_no_secrets() -> None:
     text = "line one\nhttp://user:hunter2@host\x1b[31m"
     running, _, _ = resilient(Scripted([Failure("a", "bad", retryable=False, detail=text)]))
@@ -163,6 +173,7 @@ def test_wrapping_keeps_the_name() -> None:
     assert Resilience(NamedEmitter()).name == "mine"
 
 
+@in_virtual_time
 async def test_one_event_on_which_code_fails_does_not_cost_the_others() -> None:
     done: list[str] = []
 
@@ -180,6 +191,7 @@ async def test_one_event_on_which_code_fails_does_not_cost_the_others() -> None:
     assert len(slept) < 40
 
 
+@in_virtual_time
 async def test_code_that_fails_on_every_event_is_given_up_after_a_few() -> None:
     inner = Scripted(*[KeyError("user")] * 200)
     running, _, _ = resilient(inner, retry=Retry(attempts=5))
@@ -188,6 +200,7 @@ async def test_code_that_fails_on_every_event_is_given_up_after_a_few() -> None:
     assert len(inner.calls) < 30
 
 
+@in_virtual_time
 async def test_after_nonsense_no_event_is_given_up_that_was_in_no_such_call() -> None:
     """The first call had no answer in time, so that the last two events were in no call but that one."""
     inner = Scripted(TimeoutError(), *["nonsense"] * 10)

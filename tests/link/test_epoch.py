@@ -14,6 +14,7 @@ from polku.errors import PastLifeError
 from polku.link.epoch import new_epoch
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
+from tests.support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -78,6 +79,7 @@ def test_the_refusal_of_a_past_life_says_the_epoch_also_in_another_process() -> 
     assert (str(error), error.epoch, error.died) == ("past", 7, False)
 
 
+@in_virtual_time
 async def test_a_sender_whose_past_life_had_a_clock_ahead_gets_through_in_order() -> None:
     direct = Direct()
     past = link_to(direct)
@@ -95,6 +97,7 @@ async def test_a_sender_whose_past_life_had_a_clock_ahead_gets_through_in_order(
     assert direct.identities["19"] == Identity("link", link.epoch, 20)
 
 
+@in_virtual_time
 async def test_two_senders_of_one_name_both_get_through() -> None:
     direct = Direct()
     one, two = link_to(direct), link_to(direct)

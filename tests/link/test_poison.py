@@ -18,6 +18,7 @@ from polku.link.quarantine import Patience
 from polku.link.receiver import LinkReceiver
 from tests.buffer.parts import Bench, Destination
 from tests.support.peers import asked_for
+from tests.support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -146,6 +147,7 @@ def batch(*ids: str) -> Batch:
 @pytest.mark.parametrize("hits", [0, 4])
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("seed", range(4))
+@in_virtual_time
 async def test_innocent_events_are_never_taken_out_whoever_sent_what_kills(seed: int, holds: bool, hits: int) -> None:
     dice = random.Random(seed)
     sent = [[f"{name}{number}.{n}" for n in range(dice.choice([1, 4, 20]))] for name in "abc" for number in range(12)]
@@ -172,6 +174,7 @@ async def test_innocent_events_are_never_taken_out_whoever_sent_what_kills(seed:
 
 
 @pytest.mark.parametrize("holds", [False, True])
+@in_virtual_time
 async def test_what_was_sent_in_parts_has_one_identity_for_each_event_whatever_happens(holds: bool) -> None:
     world = World(1, {"07"}, holds=holds)
     one = batch(*(f"{number:02d}" for number in range(16)))
@@ -189,6 +192,7 @@ async def test_what_was_sent_in_parts_has_one_identity_for_each_event_whatever_h
     await world.end()
 
 
+@in_virtual_time
 async def test_what_the_buffer_has_is_not_held_again_when_its_sender_dies_before_it_can_say_so() -> None:
     destination = Destination()
     bench = Bench(BufferStrategy.ring(100), {"a": destination})
@@ -228,6 +232,7 @@ def test_what_is_made_of_a_part_and_a_part_of_that_have_names_of_their_own() -> 
     assert len({whole, made, part, whole.part(9, 2), whole.made("0f"), whole.made("0f").part(1, 2)}) == 6
 
 
+@in_virtual_time
 async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_their_order() -> None:
     world = World(3, set(), holds=True)
     world.within = 3_600
@@ -246,6 +251,7 @@ async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_t
     await world.end()
 
 
+@in_virtual_time
 async def test_no_part_of_what_kills_passes_a_batch_before_it_that_is_held_for_long() -> None:
     passed: list[tuple[str, bool]] = []  # what was worked on, and whether the first batch had been taken by then
 

@@ -12,6 +12,7 @@ from polku.errors import UnavailableError
 from polku.link.link import Link, Push, Window
 from polku.link.receiver import LinkReceiver
 from tests.support.peers import HoldsNothing
+from tests.support.virtual_time import in_virtual_time
 
 
 class Mortal:
@@ -63,6 +64,7 @@ def batch(start: int, count: int) -> Batch:
 
 
 @pytest.mark.parametrize("deadly", [set(), {"000"}, {"057"}, {"000", "057", "058", "119"}, {"020", "021", "022"}])
+@in_virtual_time
 async def test_only_the_events_that_kill_are_refused_and_all_others_are_applied(deadly: set[str]) -> None:
     buried: list[str] = []
 
@@ -82,6 +84,7 @@ async def test_only_the_events_that_kill_are_refused_and_all_others_are_applied(
     await link.close()
 
 
+@in_virtual_time
 async def test_who_only_travelled_beside_a_culprit_is_cleared_and_applied_whole() -> None:
     receiver = Mortal({"000"})
     link = Link("link", Wire(receiver), window=Window(join_events=0), retry_delay=lambda attempt: 0)

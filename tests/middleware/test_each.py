@@ -12,6 +12,7 @@ import pytest
 from polku.event.v1.event_pb2 import Event
 from polku.middleware import Filter
 from tests.middleware.harness import events, ids, refused, run
+from tests.support.virtual_time import in_virtual_time
 
 
 class Custom:
@@ -52,6 +53,7 @@ async def test_whatever_can_be_awaited_is(make: Callable[[], Awaitable[bool]]) -
     assert not outcome.refused
 
 
+@in_virtual_time
 async def test_the_task_and_its_time_limits_are_the_same_before_and_after_a_wait() -> None:
     tasks = []
 
@@ -90,6 +92,7 @@ async def test_an_error_before_or_after_the_first_wait_costs_its_own_event() -> 
     ]
 
 
+@in_virtual_time
 async def test_code_that_catches_its_cancellation_is_still_given_up_in_time() -> None:
     async def stubborn(event: Event) -> bool:
         while event.id == "a":

@@ -9,6 +9,7 @@ from polku.middleware import Enricher
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
+from tests.support.virtual_time import in_virtual_time
 
 
 async def test_a_mapping_adds_only_what_is_not_there_yet() -> None:
@@ -27,6 +28,7 @@ async def test_what_a_function_returns_is_merged_over_the_metadata() -> None:
     assert outcome.events is batch
 
 
+@in_virtual_time
 async def test_an_async_look_up_is_bounded_in_time() -> None:
     async def look_up(event: Event) -> dict[str, str]:
         if event.id == "b":

@@ -9,6 +9,7 @@ from polku.middleware import Filter
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
+from tests.support.virtual_time import in_virtual_time
 
 
 async def test_events_for_which_the_predicate_is_true_go_on_in_order() -> None:
@@ -75,6 +76,7 @@ async def test_no_more_than_concurrency_calls_run_at_once() -> None:
     assert most == 3
 
 
+@in_virtual_time
 async def test_an_async_predicate_that_takes_too_long_costs_only_its_event() -> None:
     async def hang(event: Event) -> bool:
         if event.id == "b":

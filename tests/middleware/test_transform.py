@@ -10,6 +10,7 @@ from polku.middleware import Transform
 from polku.middleware.adapt import as_step
 from tests.middleware.harness import events, ids, refused, run, work
 from tests.support.clock import FakeClock
+from tests.support.virtual_time import in_virtual_time
 
 
 def mark(event: Event) -> None:
@@ -80,6 +81,7 @@ async def test_an_async_function_called_with_wrong_arguments_does_not_escape() -
     assert "TypeError: inside" in refused(await run(Transform(Wrong()), events("a")))["a"]
 
 
+@in_virtual_time
 async def test_async_timeouts_and_errors_are_told_apart() -> None:
     async def fail(event: Event) -> None:
         if event.id == "a":
@@ -140,6 +142,7 @@ async def test_one_wrong_value_among_the_returned_costs_only_its_event() -> None
     assert "returned None (NoneType)" in refused(outcome)["b"]
 
 
+@in_virtual_time
 async def test_a_batch_function_that_hangs_on_one_event_costs_only_that_one() -> None:
     async def hang_on_b(given: list[Event]) -> list[Event]:
         if any(event.id == "b" for event in given):
@@ -151,6 +154,7 @@ async def test_a_batch_function_that_hangs_on_one_event_costs_only_that_one() ->
     assert refused(outcome)["b"].startswith("MIDDLEWARE_TIMEOUT: Transform(hang_on_b): did not return within")
 
 
+@in_virtual_time
 async def test_a_batch_function_that_always_hangs_is_given_up_after_three_timeouts() -> None:
     calls = 0
 
