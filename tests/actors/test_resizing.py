@@ -107,7 +107,7 @@ async def test_replicas_come_and_go_under_load(shape: str, monkeypatch: pytest.M
         names = [name for name in ("work", "more") if shape == "two in a row" or name == "work"]
         for count in (3, 1, 2):
             for name in names:
-                await pipeline.changes.resize(stage_of(pipeline, name), count, 5.0)
+                await pipeline.changes.resize(stage_of(pipeline, name), count, 30.0)
             await flood.go_on(5)
             assert len(replicas(pipeline)) == count * lanes * len(names)
             assert pipeline.changes.plan.stages[-1 if shape != "chained in the middle" else -2].replicas == count
@@ -119,11 +119,11 @@ async def test_replicas_come_and_go_under_load(shape: str, monkeypatch: pytest.M
 async def test_actors_of_replicas_that_are_gone_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(hub(), monkeypatch) as pipeline:
         before = len(in_process.living())
-        await pipeline.changes.resize("stage-1", 4, 5.0)
+        await pipeline.changes.resize("stage-1", 4, 30.0)
         assert len(in_process.living()) == before + 3
-        await pipeline.changes.resize("stage-1", 1, 5.0)
+        await pipeline.changes.resize("stage-1", 1, 30.0)
         await until(lambda: len(in_process.living()) == before)
-        await pipeline.changes.resize("stage-1", 2, 5.0)
+        await pipeline.changes.resize("stage-1", 2, 30.0)
         assert sorted(replicas(pipeline)) == ["stage-1/replica-1", "stage-1/replica-2"]
 
 
@@ -134,12 +134,12 @@ async def test_one_that_does_not_start_changes_nothing(monkeypatch: pytest.Monke
         before = {actor.name for actor in in_process.living()}
         HELD.add("start work")
         with pytest.raises(ChangeError, match=r"stage-1/replica-2 does not start: .*its model cannot be loaded"):
-            await pipeline.changes.resize("stage-1", 3, 5.0)
+            await pipeline.changes.resize("stage-1", 3, 30.0)
         HELD.clear()
         await flood.go_on(5)
         assert {actor.name for actor in in_process.living()} == before
         assert pipeline.changes.plan.stages[0].replicas == 1
-        await pipeline.changes.resize("stage-1", 3, 5.0)
+        await pipeline.changes.resize("stage-1", 3, 30.0)
         await flood.go_on(5)
         check(await flood.end(), ARRIVED["out"])
 
@@ -175,7 +175,7 @@ async def test_one_that_is_to_go_and_does_not_end_comes_back(monkeypatch: pytest
         await flood.go_on(5)
         await hold_up(2)
         with pytest.raises(ChangeError, match=r"replicas of stage-1 that were to go still had \d batch"):
-            await pipeline.changes.resize("stage-1", 1, 5.0)
+            await pipeline.changes.resize("stage-1", 1, 30.0)
         assert len(replicas(pipeline)) == 2
         HELD.clear()
         await flood.go_on(5)
@@ -226,9 +226,9 @@ async def test_what_comes_asks_for_what_was_asked_for_at_first(monkeypatch: pyte
     made = Hub(runtime="ray").emitter(Out("out"), name="out").lanes(min=1, max=4)
     made.middleware(Work(), name="work", replicas=(1, 6), labels={"zone": "a"}, **needs)  # type: ignore[arg-type]
     async with running(made, monkeypatch) as pipeline:
-        await pipeline.changes.resize("stage-1", 2, 5.0)
-        await pipeline.changes.update(pipeline.changes.plan.with_lanes(2), 5.0)
-        await pipeline.changes.resize("stage-1", 3, 5.0)
+        await pipeline.changes.resize("stage-1", 2, 30.0)
+        await pipeline.changes.update(pipeline.changes.plan.with_lanes(2), 30.0)
+        await pipeline.changes.resize("stage-1", 3, 30.0)
         asked = [dict(options) for name, options in in_process.OPTIONS.items() if "/replica-" in name]
     assert len(asked) == 6
     for options in asked:
@@ -239,13 +239,13 @@ async def test_what_comes_asks_for_what_was_asked_for_at_first(monkeypatch: pyte
 async def test_other_changes_find_the_replicas_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(hub(shape="behind a stage"), monkeypatch) as pipeline:
         flood = Spread(pipeline, senders=6)
-        await pipeline.changes.resize(stage_of(pipeline), 3, 5.0)
+        await pipeline.changes.resize(stage_of(pipeline), 3, 30.0)
         later = hub(shape="behind a stage", replicas=(2, 6)).plan("ray")
-        await pipeline.changes.update(later.with_replicas("stage-2", 3), 5.0)
+        await pipeline.changes.update(later.with_replicas("stage-2", 3), 30.0)
         assert len(replicas(pipeline)) == 3
         await flood.go_on(5)
-        await pipeline.changes.resize(stage_of(pipeline), 4, 5.0)
-        await pipeline.changes.update(later.with_replicas("stage-2", 4).with_lanes(2), 5.0)
+        await pipeline.changes.resize(stage_of(pipeline), 4, 30.0)
+        await pipeline.changes.update(later.with_replicas("stage-2", 4).with_lanes(2), 30.0)
         assert len(replicas(pipeline)) == 8
         await pipeline.send("x", lane=1)
         await flood.go_on(5)

@@ -45,7 +45,7 @@ def start(arrangement: str, runtime: str) -> Iterator[Start]:
 
     yield start
     for pipeline in started:
-        pipeline.stop(10)
+        pipeline.stop(30)
 
 
 def numbered(count: int, event_type: str = "user.login", source: str = "test") -> list[Event]:

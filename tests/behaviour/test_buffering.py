@@ -38,7 +38,7 @@ def test_drop_oldest_keeps_the_newest_for_the_slow_emitter_only(start: Start, tm
         assert pipeline.sender().send(events[start_at : start_at + 50]).ok
     quick.wait_for(1_000)
     slow.release()
-    report = pipeline.stop(10).emitters
+    report = pipeline.stop(30).emitters
     assert report["quick"].delivered == 1_000
     assert report["slow"].delivered + report["slow"].dropped == 1_000
     assert report["slow"].dropped >= 850
@@ -89,7 +89,7 @@ def test_duplicates_are_dropped_and_acknowledged(start: Start, tmp_path: Path) -
     assert sender.send(numbered(3)).ok
     assert sender.send(numbered(4)).ok
     assert len(recorder.wait_for(4)) == 4
-    assert pipeline.stop(10).emitters["recorder"].delivered == 4
+    assert pipeline.stop(30).emitters["recorder"].delivered == 4
 
 
 @on_ray_when_slow

@@ -125,7 +125,7 @@ def test_a_replay_that_is_asked_for_while_nothing_runs_happens_at_the_next_start
     first = start(Hub().emitter(Picky(tmp_path)).dead_letters(path))
     first.sender().send(events("a"))
     wait_for(lambda: path.exists() and len(letters(path)) == 1)
-    assert first.stop(10).emitters["picky"].dead == 1
+    assert first.stop(30).emitters["picky"].dead == 1
     (tmp_path / "refused").unlink()
     assert polku("dlq", "replay", str(path), "--all").returncode == 0
     start(Hub().emitter(Picky(tmp_path)).dead_letters(path))

@@ -20,7 +20,7 @@ def test_stopping_lets_go_of_what_an_aggregator_holds(start: Start, tmp_path: Pa
     sender = pipeline.sender()
     with pytest.raises(TimeoutError):
         sender.send(numbered(7), timeout=0.3)
-    report = pipeline.stop(10)
+    report = pipeline.stop(30)
     assert report.complete
     assert [event.metadata["polku.aggregate.count"] for event in recorder.events()] == ["7"]
 

@@ -66,7 +66,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(path: Path, m
     async with durable(path, {"a": shut()}) as bench:
         monkeypatch.setattr(Journal, "write", slow_write)
         pushes = [asyncio.ensure_future(bench.push(batch_of("first")))]
-        await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         pushes += [asyncio.ensure_future(bench.push(batch_of(i))) for i in numbered(0, 100)]
         await soon(lambda: len(bench.log._writer._units) == 100)
         assert not any(push.done() for push in pushes)

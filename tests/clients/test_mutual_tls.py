@@ -95,4 +95,4 @@ def test_a_go_client_without_a_certificate_does_not_get_in(
     program: list[str], pipeline: Pipeline, authority: Authority
 ) -> None:
     with Driver(program, str(pipeline.address), variables=variables(authority, None, "secret")) as client:
-        assert client.unary(SEND, one("agent", "a"), seconds=10).code == UNAVAILABLE
+        assert client.unary(SEND, one("agent", "a"), seconds=30).code == UNAVAILABLE

@@ -82,7 +82,7 @@ async def test_a_store_on_this_machine_is_reached_without_the_proxy_that_is_name
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    await emit(S3Emitter("s3://events/in", options=server.options, timeout=5), *random_events(1, 10))
+    await emit(S3Emitter("s3://events/in", options=server.options, timeout=30), *random_events(1, 10))
     monkeypatch.undo()
     assert len(server.objects()) == 1
 
@@ -135,7 +135,7 @@ async def test_what_must_be_mended_holds_everything(
         del merged["access_key_id"], merged["secret_access_key"]
         merged["metadata_endpoint"] = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(MisconfiguredError, match=text):
-        await emit(S3Emitter(url, options=merged, timeout=5), new_event("t", source="s"))
+        await emit(S3Emitter(url, options=merged, timeout=30), new_event("t", source="s"))
 
 
 async def test_refused_credentials_are_a_configuration_error() -> None:

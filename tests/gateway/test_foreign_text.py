@@ -102,7 +102,7 @@ def test_a_destination_that_says_anything_costs_only_its_event(error: Exception 
         (first,) = stream(str(pipeline.address), events("bad"))  # raised, it is about all that is in the call
         (second,) = stream(str(pipeline.address), events("a"))
         (letter,) = pipeline.dead_letters()
-        report = pipeline.stop(5)
+        report = pipeline.stop(30)
     shown = "\\ud800" if error is not None and str(error) == LONE else SHOWN
     assert (first.errors[0].message, letter.reason, list(second.event_ids)) == (shown, shown, ["a"])
     assert report.complete

@@ -44,7 +44,7 @@ def committed(bootstrap: str, group: str, topic: str, partitions: int = 1) -> li
     """Return the committed offset of each partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     places = [TopicPartition(topic, number) for number in range(partitions)]
-    offsets = [place.offset for place in consumer.committed(places, timeout=10)]
+    offsets = [place.offset for place in consumer.committed(places, timeout=30)]
     consumer.close()
     return offsets
 

@@ -69,7 +69,7 @@ class Kafka(Destination):
         consumer = Consumer({"bootstrap.servers": self.running.bootstrap, "group.id": "held"})
         place = TopicPartition(TOPIC, 0, 0)
         consumer.assign([place])
-        _, end = consumer.get_watermark_offsets(place, timeout=10)
+        _, end = consumer.get_watermark_offsets(place, timeout=30)
         ids: list[str] = []
         while len(ids) < end:
             for message in consumer.consume(end - len(ids), 0.05):

@@ -52,7 +52,7 @@ def open_gateway(request: pytest.FixtureRequest) -> Iterator[Open]:
 
     yield open_gateway
     for pipeline in pipelines:
-        pipeline.stop(10)
+        pipeline.stop(30)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_registered_emitter_takes_the_place_that_was_kept_for_it(open_gateway:
     assert sender.send(new_event("a", id="between")).ok
     with EmitterPlugin(second, name="other", emitter_name="store").start(register=registration(pipeline)):
         eventually(lambda: second.ids == ["between"])
-        pipeline.stop(10)
+        pipeline.stop(30)
     assert second.hooks == ["start", "close"]
 
 
@@ -187,7 +187,7 @@ def test_what_a_plugin_has_when_it_leaves_is_not_given_to_the_next_one_as_well(o
     with EmitterPlugin(second, name="other", emitter_name="store").start(register=registration(pipeline)):
         assert pipeline.sender().send(new_event("a", id="after")).ok
         eventually(lambda: "after" in second.ids)
-        pipeline.stop(10)
+        pipeline.stop(30)
     assert (first.ids, second.ids) == (["begun"], ["after"])
 
 

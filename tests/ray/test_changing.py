@@ -110,7 +110,7 @@ def test_each_kind_of_change_under_load(tmp_path: Path) -> None:
         ):
             flood.go_on()
             changed = update(pipeline, hub)
-            assert changed.stages_seconds < 10.0
+            assert changed.stages_seconds < 30.0
             assert not changed.again
         flood.go_on()
         hub = chain(tmp_path, "e").emitter(Failing(), name="failing")

@@ -33,7 +33,7 @@ class Recorder(Shell):
 
     async def push(self, batch: Any, payload: bytes = b"") -> Any:
         if isinstance(batch, Batch):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
             self._ids += batch.ids
             return Receipt()
         await self.ensure_started()
@@ -61,7 +61,9 @@ async def test_a_connection_that_is_lost_while_the_actor_lives_is_done_without()
     assert await link.push(_batch(0)) == Receipt()
     assert (await actor.found.remote())[1] == {"socket": 1, "call": 0}
     answers = [link.push_nowait(_batch(number)) for number in range(1, 10)]
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while (await actor.found.remote())[1]["socket"] < 2:
+            pass
     assert peer._shortcut is not None
     peer._shortcut.close()
     assert await asyncio.wait_for(asyncio.gather(*answers), 30) == [Receipt()] * 9
