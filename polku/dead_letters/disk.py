@@ -98,6 +98,8 @@ class StoredDeadLetters(DeadLetters):
         await asyncio.gather(*self._looking, return_exceptions=True)
         if self._writing is not None:
             await asyncio.wait((self._writing,), timeout=_LAST_CHANCE)
+        await asyncio.gather(*(replayer.end(_LAST_CHANCE) for replayer in self._replayers))
+        if self._writing is not None:
             self._writing.cancel()
         store = self._store
         if store is not None:

@@ -29,6 +29,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LOOK = 1.0  # seconds between two looks for letters that are to be replayed
 _LONGEST_PAUSE = 30.0  # seconds until letters that find no room are tried again; the first pause is `_LOOK`, then twice
 _AT_ONCE = 64  # of one emitter; fewer than the answers that the buffer remembers of one origin
+_TURNS = 0.1  # seconds in which who waits for an answer that is there gets it
 _ROOM = frozenset({Code.BUFFER_FULL, Code.UNAVAILABLE, Code.DRAINING})
 
 Send = Callable[[Letter, Identity], Awaitable[Sequence[Refusal]]]
@@ -54,6 +55,8 @@ class Replayer:
         self._send = send
         self._emitters = frozenset(emitters)
         self._replaying: dict[str, asyncio.Task[None]] = {}
+        self._sending: dict[str, Sequence[asyncio.Future[Sequence[Refusal]]]] = {}  # by emitter
+        self._ends = asyncio.Event()
         self._pauses: dict[str, tuple[float, float]] = {}  # by emitter: how long, and until when by the loop's clock
         self._faults: dict[str, str] = {}
         self.absent: dict[str, int] = {}
@@ -73,15 +76,24 @@ class Replayer:
         return next(filter(None, self._faults.values()), "")
 
     async def run(self) -> None:
-        """Replay what is asked for until this is cancelled."""
-        try:
-            while True:
-                await self._guarded("", self._look())
-                await asyncio.sleep(_LOOK)
-        finally:
-            for task in self._replaying.values():
+        """Replay what is asked for until this is cancelled; `end` is called then."""
+        while True:
+            await self._guarded("", self._look())
+            await asyncio.sleep(_LOOK)
+
+    async def end(self, timeout: float) -> None:
+        """Begin no replay any more, and note what became of the letters whose events have their answer by now."""
+        self._ends.set()
+        sent = [sending for all_sent in self._sending.values() for sending in all_sent if not sending.done()]
+        if sent:
+            await asyncio.wait(sent, timeout=_TURNS)
+        for sending in sent:
+            sending.cancel()  # its letter stays
+        if self._replaying:
+            _, late = await asyncio.wait(self._replaying.values(), timeout=timeout)
+            for task in late:
                 task.cancel()
-            await asyncio.gather(*self._replaying.values(), return_exceptions=True)
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _look(self) -> None:
         waiting = await self._call(DeadLetterStore.waiting)
@@ -111,9 +123,8 @@ class Replayer:
     async def _replay(self, emitter: str) -> None:
         """Replay the letters of one emitter, until none is left or one has to wait."""
         birth = await self._call(_birth)
-        while letters := await self._call(partial(_replays, emitter)):
-            sending = [self._send(letter, Identity(f"dlq/{emitter}", birth, letter.replay)) for letter in letters]
-            answers = await asyncio.gather(*sending, return_exceptions=True)
+        while (letters := await self._call(partial(_replays, emitter))) and not self._ends.is_set():
+            answers = await self._send_all(emitter, birth, letters)
             taken, refused = [], []
             for letter, answer in zip(letters, answers, strict=True):
                 if isinstance(answer, BaseException):
@@ -126,12 +137,27 @@ class Replayer:
                     ("replayed", emitter), "%d dead letters%s went through the pipeline again", len(taken), where
                 )
             has_to_wait = await self._settle_refused(refused)
+            if self._ends.is_set():
+                return
             for error in (answer for answer in answers if isinstance(answer, BaseException)):
                 raise UnavailableError(named(error)) from error
             if has_to_wait:
                 self._rest(emitter)
                 return
             self._pauses.pop(emitter, None)
+
+    async def _send_all(
+        self, emitter: str, birth: int, letters: Sequence[Letter]
+    ) -> Sequence[Sequence[Refusal] | BaseException]:
+        sending = [
+            asyncio.ensure_future(self._send(letter, Identity(f"dlq/{emitter}", birth, letter.replay)))
+            for letter in letters
+        ]
+        self._sending[emitter] = sending
+        try:
+            return await asyncio.gather(*sending, return_exceptions=True)
+        finally:
+            del self._sending[emitter]
 
     async def _settle_refused(self, refused: Sequence[tuple[Letter, Sequence[Refusal]]]) -> bool:
         """Return whether some of them have to wait for room.

@@ -80,8 +80,8 @@ DROP TABLE kind_2;
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new file, or bring those of an older version up to this one, in one transaction."""
-    (mark,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (mark,) = db.execute("PRAGMA application_id").fetchone()  # after them: they come with it, maybe just now
     if tables and mark != DEAD_LETTERS:
         raise JournalError(path, f"is no file of dead letters{beside(path)}")
     db.execute("PRAGMA auto_vacuum=INCREMENTAL")

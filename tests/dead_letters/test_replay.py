@@ -240,6 +240,21 @@ async def test_a_replay_that_is_refused_for_good_waits_until_it_is_asked_for_aga
     assert [event.id for event in taken] == ["a", "a"]
 
 
+async def test_at_the_end_a_letter_goes_whose_event_has_its_answer_and_the_others_stay(
+    tmp_path: Path, store: DeadLetterStore
+) -> None:
+    letters, pipeline = StoredDeadLetters(str(tmp_path / "dead.db"), 1_000, 1_000_000), Pipeline()
+    store.add([letter("a"), letter("b"), letter("c")])
+    store.mark(Selection())
+    letters.replay(pipeline.send, ["sink"])
+    a, _, c = await pipeline.tried("a"), await pipeline.tried("b"), await pipeline.tried("c")
+    a.set_result([])
+    c.set_result([Refusal("c", Code.METADATA_LIMIT, "too long")])
+    await letters.close()
+    assert [(one.event_id, one.replay > 0) for one in found(store)] == [("b", True), ("c", False)]
+    assert len(pipeline.tries) == 3
+
+
 async def test_a_full_share_refuses_a_replay_only_while_it_is_full(
     letters: StoredDeadLetters, store: DeadLetterStore
 ) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polku import Event
 from polku.dead_letters.kinds import Kind
-from polku.dead_letters.schema import VERSION
+from polku.dead_letters.schema import VERSION, prepare
 from polku.dead_letters.store import DeadLetterStore, Letter, Selection, as_event
 from polku.errors import JournalError
 from tests.dead_letters.letters import found, ids, letter
@@ -274,3 +276,24 @@ def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(JournalError, match=f"format {VERSION + 1}, ours {VERSION}"):
         DeadLetterStore(path)
+
+
+class Made(sqlite3.Connection):
+    """A connection to a file that another process makes before the second statement."""
+
+    path = Path()
+    statements = 0
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        self.statements += 1
+        if self.statements == 2:
+            DeadLetterStore(self.path).close()
+        return super().execute(*arguments)
+
+
+def test_a_file_that_is_made_while_it_is_opened_is_one_of_dead_letters(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, factory=Made)) as db:
+        db.path = path
+        prepare(db, path)
+        assert db.execute("SELECT count(*) FROM letter").fetchone() == (0,)
