@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from polku.contracts import BlockStream, PulledStream, SourceState
 from polku.errors import DrainingError
@@ -241,7 +241,8 @@ class Puller:
         reader, format = _READERS.get(Decode(config.decode), ("", config.format))
         source = config.source or place[0]
         stream = self._open_stream(source, cluster=config.cluster, format=format, reader=reader)
-        encoder = self._reader.encoder(place, source, config.cluster)
+        takes_blocks = isinstance(stream, BlockStream)  # once: to ask takes as long as ten records
+        encoder = self._reader.encoder(place, source, config.cluster) if takes_blocks else None
         partition = self._partitions[place] = Partition(stream, partial(self._began_again, place), encoder)
         self._consumer.resume(place)  # it may have been ours before, and paused
         worker = asyncio.get_running_loop().create_task(self._work(place, partition))
@@ -257,8 +258,9 @@ class Puller:
 
     async def _push(self, partition: Partition, messages: Sequence[Any]) -> Awaitable[None]:
         stream, encoder = partition.stream, partition.encoder
-        if encoder is not None and isinstance(stream, BlockStream) and (block := encoder.encode(messages)) is not None:
-            return await stream.push_block(block)
+        block = encoder.encode(messages) if encoder is not None else None
+        if block is not None:
+            return await cast("BlockStream", stream).push_block(block)
         return await stream.push([r for each in messages if (r := self._reader.read(each)) is not None])
 
     def _ended_working(self, place: Place, partition: Partition, worker: asyncio.Task[None]) -> None:
