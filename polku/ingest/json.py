@@ -13,7 +13,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.events import new_id
 from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError
-from polku.ingest.json_plain import Filling, Plain, read_array, read_filled, read_lines
+from polku.ingest.json_plain import Plain, filling_of, read_array, read_filled, read_lines
 from polku.ingest.json_record import Members, NotJsonError, decoding, event_from_json
 from polku.ingest.json_split import Readers, Record, split_lines, split_records
 from polku.limits import Limits
@@ -60,7 +60,7 @@ class JsonIngestor:
 
     def read_plain(self, data: bytes, context: IngestContext, limits: Limits) -> Plain | None:
         """Read plain records at once, and fill in what they lack; None where any is not, or breaks a limit."""
-        filling = Filling(context.source, context.cluster, new_id)
+        filling = filling_of(context.source, context.cluster, new_id)
         return read_filled(data, limits, filling, by_line=_is_by_line(context))
 
 

@@ -34,11 +34,24 @@ _CLUSTER = "cluster"
 
 
 class Filling(NamedTuple):
-    """What events get that lack it: an id from `new_id`, the time that it is now, a source, a cluster."""
+    """What events get that lack it: an id from `new_id`, the time that it is now, a source, a cluster.
+
+    The last two stand here as the bytes of fields, as text; empty, an event stays without. See `filling_of`.
+    """
 
     source: str
     cluster: str
     new_id: Callable[[], str]
+
+
+@lru_cache(64)
+def filling_of(source: str, cluster: str, new_id: Callable[[], str]) -> Filling:
+    """Return what events get that lack a source, or a cluster."""
+    source_field = text_field("\x1a", raw_text(source)) if source else ""
+    return Filling(source_field, entry(_CLUSTER, raw_text(cluster)) if cluster else "", new_id)
+
+
+_NOTHING = Filling("", "", str)
 
 
 class Plain(NamedTuple):
@@ -49,27 +62,18 @@ class Plain(NamedTuple):
     routed: bool
 
 
-class _Lack(NamedTuple):
-    """The bytes that stand for what an event lacks, as text; empty where it stays so."""
-
-    time: str = ""
-    source: str = ""
-    cluster: str = ""
-    new_id: Callable[[], str] = str
-
-
-class _NotPlainError(Exception):
-    """Say that records are to be read one by one."""
+_Decoders = dict[tuple[bytes, bool], Callable[[bytes], Any]]
+"""What decodes data that begins with an opening bracket, and is ASCII or not."""
 
 
 def read_array(data: bytes) -> list[Event] | None:
     """Return the events of an array of plain records, or None."""
-    return _events(_read(data, b"[", None, _Lack()))
+    return _events(_read(data, b"[", None, _NOTHING, ""))
 
 
 def read_lines(data: bytes) -> list[Event] | None:
     """Return the events of lines that are plain records, or None."""
-    return _events(_read_lines(data, None, _Lack()))
+    return _events(_read_lines(data, None, _NOTHING, ""))
 
 
 def read_filled(data: bytes, limits: Limits, filling: Filling, *, by_line: bool) -> Plain | None:
@@ -77,39 +81,33 @@ def read_filled(data: bytes, limits: Limits, filling: Filling, *, by_line: bool)
 
     `data` is an object or an array, or has an object on each line.
     """
-    source, cluster = filling.source, filling.cluster
-    lack = _Lack(
-        time=f"\x10{number(time.time_ns())}",
-        source=text_field("\x1a", raw_text(source)) if source else "",
-        cluster=entry(_CLUSTER, raw_text(cluster)) if cluster else "",
-        new_id=filling.new_id,
-    )
-    return _read_lines(data, limits, lack) if by_line else _read(data, data[:1], limits, lack)
+    now = f"\x10{number(time.time_ns())}"
+    return _read_lines(data, limits, filling, now) if by_line else _read(data, data[:1], limits, filling, now)
 
 
 def _events(plain: Plain | None) -> list[Event] | None:
     return None if plain is None else list(EventPayload.FromString(plain.payload).events)
 
 
-def _read_lines(data: bytes, limits: Limits | None, lack: _Lack) -> Plain | None:
+def _read_lines(data: bytes, limits: Limits | None, filling: Filling, now: str) -> Plain | None:
     body = data.removesuffix(b"\n")
     ends = body.count(b"\n")
     if len(data) > _MOST_BYTES or body.count(b"}\n{") != ends:
         return None
-    plain = _read(b"[" + body.replace(b"\n", b",") + b"]", b"[", limits, lack)
+    plain = _read(b"[" + body.replace(b"\n", b",") + b"]", b"[", limits, filling, now)
     return plain if plain is not None and len(plain.ids) == ends + 1 else None
 
 
-def _read(data: bytes, opening: bytes, limits: Limits | None, lack: _Lack) -> Plain | None:
+def _read(data: bytes, opening: bytes, limits: Limits | None, filling: Filling, now: str) -> Plain | None:
     if len(data) > _MOST_BYTES or data.count(b"{") > _MOST_OBJECTS:
         return None
     is_ascii = data.isascii() and (b"\\" not in data or b"\\u" not in data)  # one byte is searched ten times faster
     try:
-        decoded = _decoder(opening, limits, is_ascii=is_ascii)(data)
+        decoded = _decoders_of(limits)[opening, is_ascii](data)
         records: Sequence[Any] = decoded if opening == b"[" else [decoded]
         given = None if is_ascii else _turn_into_bytes(records)
-        plain, names = _write(records, lack)
-    except (msgspec.MsgspecError, ValueError, RecursionError, _NotPlainError):
+        plain, names = _write(records, filling, now)
+    except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
         return None
     # A name that stands twice is counted once. It has a colon and four quotes more, as texts may have, too.
     if data.count(b":") != names and data.count(b'"') != 2 * (names + _count_texts(records)):
@@ -119,13 +117,27 @@ def _read(data: bytes, opening: bytes, limits: Limits | None, lack: _Lack) -> Pl
     return plain
 
 
-@lru_cache(32)
-def _decoder(opening: bytes, limits: Limits | None, *, is_ascii: bool) -> Callable[[bytes], Any]:
+_LATEST: list[tuple[Limits | None, _Decoders]] = []  # one: to look limits up by their values takes 2 µs
+
+
+def _decoders_of(limits: Limits | None) -> _Decoders:
+    for latest, decoders in _LATEST:
+        if latest is limits:
+            return decoders
+    decoders = _decoders(limits)
+    _LATEST[:] = [(limits, decoders)]
+    return decoders
+
+
+@lru_cache(8)
+def _decoders(limits: Limits | None) -> _Decoders:
     """Return what decodes plain records; where all is ASCII a character is a byte, else it may be four."""
-    if opening not in (b"[", b"{"):
-        raise _NotPlainError
-    kind = _record(limits, 1 if is_ascii else 4)
-    return msgspec.json.Decoder(list[kind] if opening == b"[" else kind).decode  # type: ignore[valid-type]
+    found: _Decoders = {}
+    for is_ascii in (True, False):
+        kind = _record(limits, 1 if is_ascii else 4)
+        found[b"{", is_ascii] = msgspec.json.Decoder(kind).decode
+        found[b"[", is_ascii] = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+    return found
 
 
 def _record(limits: Limits | None, character: int) -> Any:
@@ -152,28 +164,28 @@ def _record(limits: Limits | None, character: int) -> Any:
     return msgspec.defstruct("PlainEvent", members, forbid_unknown_fields=True, gc=False)
 
 
-def _write(records: Sequence[Any], lack: _Lack) -> tuple[Plain, int]:
+def _write(records: Sequence[Any], filling: Filling, now: str) -> tuple[Plain, int]:
     """Return the events, and how many names stand in the records."""
     try:
-        return _write_all(records, lack, SIZES)
+        return _write_all(records, filling, now, SIZES)
     except IndexError:  # something is longer than most
-        return _write_all(records, lack, ANY_SIZES)
+        return _write_all(records, filling, now, ANY_SIZES)
 
 
-def _write_all(records: Sequence[Any], lack: _Lack, sizes: Sizes) -> tuple[Plain, int]:
+def _write_all(records: Sequence[Any], filling: Filling, now: str, sizes: Sizes) -> tuple[Plain, int]:
     ids: list[str] = []
     parts: list[str] = []
     absent, inner, routed, unset = 0, 0, False, UNSET
-    no_time, no_source, no_cluster = lack.time, lack.source, lack.cluster
+    no_source, no_cluster, new_id = filling
     for record in records:
         event_id, when, source, kind = record.id, record.timestamp_unix_ns, record.source, record.event_type
         metadata, payload, routes = record.metadata, record.payload, record.route_to
         if not event_id:
             absent += (event_id,).count(unset)
-            event_id = lack.new_id()
+            event_id = new_id()
         ids.append(event_id)
         text = f"\n{sizes[len(event_id)]}{event_id}" if event_id else ""
-        text += f"\x10{number(when)}" if when else no_time
+        text += f"\x10{number(when)}" if when else now
         text += f"\x1a{sizes[len(source)]}{source}" if source else no_source
         if kind:
             text += f'"{sizes[len(kind)]}{kind}'

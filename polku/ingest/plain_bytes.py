@@ -36,10 +36,12 @@ def number(value: int) -> str:
         return varint(value + (1 << 64))
     if value < 1 << _LOW_BITS:
         return varint(value)
-    first, second, third, fourth = value & 127, value >> 7 & 127, value >> 14 & 127, value >> 21 & 127
-    return f"{chr(first | 128)}{chr(second | 128)}{chr(third | 128)}{chr(fourth | 128)}{_high(value >> _LOW_BITS)}"
+    more = _MORE
+    low = f"{more[value & 127]}{more[value >> 7 & 127]}{more[value >> 14 & 127]}{more[value >> 21 & 127]}"
+    return low + _high(value >> _LOW_BITS)
 
 
+_MORE = tuple(chr(bits | 128) for bits in range(128))  # a byte behind which others come
 _high = lru_cache(64)(varint)
 
 

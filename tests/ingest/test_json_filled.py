@@ -17,7 +17,7 @@ from polku.gateway.admission import Admission, admit_events
 from polku.gateway.ingestors import Ingestors
 from polku.gateway.plain import admit_plain
 from polku.ingest import JsonIngestor
-from polku.ingest.json_plain import Filling, Plain, read_filled
+from polku.ingest.json_plain import Plain, filling_of, read_filled
 from polku.v1.gateway_pb2 import EventPayload
 
 LIMITS = Limits(
@@ -109,7 +109,7 @@ def test_records_that_keep_all_limits_are_plain(records: list[dict[str, object]]
 
 def read(data: bytes) -> Plain | None:
     made = ids()
-    return read_filled(data, Limits(), Filling("shop", "prod", lambda: next(made)), by_line=False)
+    return read_filled(data, Limits(), filling_of("shop", "prod", lambda: next(made)), by_line=False)
 
 
 def test_what_an_event_lacks_is_filled_in() -> None:
