@@ -29,12 +29,16 @@ from polku.contracts import IngestContext
 from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, default_content_type, is_json_type, uri_reference
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
+from polku.events import new_id
+from polku.ingest.cloudevents_plain import read_cloudevents
 from polku.ingest.json import read_records
 from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError, event_from_fields
+from polku.ingest.json_plain import Plain, filling_of
 from polku.ingest.json_record import Members
 from polku.ingest.json_split import split_records
 from polku.ingest.json_values import expected
+from polku.limits import Limits
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
@@ -66,6 +70,14 @@ class CloudEventsIngestor:
     def ingest_in_slices(self, data: bytes, context: IngestContext) -> Iterator[Event | RecordError | None]:
         """Do what `ingest` does, with None where others may have their turn."""
         return read_records(split_records(data), _event_from_record, _MEMBERS)
+
+    def read_plain(self, data: bytes, context: IngestContext, limits: Limits) -> Plain | None:
+        """Read plain CloudEvents at once, and fill in what they lack; None where any is not, or breaks a limit."""
+        filling = filling_of(context.source, context.cluster, new_id)
+        try:
+            return read_cloudevents(data, limits, filling, (_source, _nanoseconds))
+        except FieldError:  # a time
+            return None
 
 
 def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from polku.event.v1.event_pb2 import Event
-from polku.ingest.plain_bytes import ANY_SIZES, SIZES, Sizes, entry, number, raw_text, text_field, varint
+from polku.ingest.plain_bytes import ANY_SIZES, SIZES, Sizes, entry, entry_size, number, raw_text, text_field
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -210,8 +210,7 @@ def _entries(metadata: Mapping[str, str], sizes: Sizes) -> str:
     text = ""
     for key, value in metadata.items():
         first, second = len(key), len(value)
-        size = first + second + (4 if first | second < 128 else len(varint(first)) + len(varint(second)) + 2)
-        text += f"*{sizes[size]}\n{sizes[first]}{key}\x12{sizes[second]}{value}"
+        text += f"*{sizes[entry_size(first, second)]}\n{sizes[first]}{key}\x12{sizes[second]}{value}"
     return text
 
 

@@ -55,6 +55,11 @@ def text_field(tag: str, text: str) -> str:
     return f"{tag}{varint(len(text))}{text}"
 
 
+def entry_size(key: int, value: int) -> int:
+    """Return how many bytes an entry of metadata has behind its own size, by the sizes of its two texts."""
+    return key + value + (4 if key | value < 128 else len(varint(key)) + len(varint(value)) + 2)
+
+
 def entry(key: str, value: str) -> str:
     """Return an entry of an event's metadata; all characters of it are bytes."""
     return text_field("*", text_field("\n", key) + text_field("\x12", value))

@@ -1,0 +1,112 @@
+"""CloudEvents that are read, checked and filled in at once are those that are read one by one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polku import CloudEventsIngestor, Event, IngestContext, Limits
+from polku.gateway.admission import admit_events
+from polku.ingest.json_plain import Plain
+from polku.v1.gateway_pb2 import EventPayload
+from tests.support.examples import examples
+
+LIMITS = Limits(id_bytes=6, source_bytes=12, event_type_bytes=6, metadata_entries=3, metadata_value_bytes=130)
+TEXTS = st.sampled_from(["", "a", "a%20b", "https://a/b?c", "ä", '"', "\\", "seven b", "x" * 130, "x" * 131, "1.0"])
+DATA: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+TYPES = st.sampled_from(
+    ["", "application/json", "text/plain", "application/octet-stream", "a/b+json", "APPLICATION/JSON", None, 1]
+)
+TIMES = st.sampled_from(
+    ["2024-05-01T12:00:00Z", "2024-05-01T12:00:00.123456789+02:00", "1900-01-01T00:00:00Z", "", "now", None, 5]
+)
+WRONG: st.SearchStrategy[Any] = st.sampled_from([None, "", 1, True, {}])
+EVENT = st.fixed_dictionaries(
+    {
+        "specversion": st.sampled_from(["1.0"] * 8 + ["0.3", ""]),
+        "id": st.sampled_from(["1", "2", "3", "ä"]) | WRONG,
+        "source": TEXTS | st.just("/shop"),
+        "type": st.sampled_from(["t", "u.v", "seven b"]) | WRONG,
+    },
+    optional={
+        "time": TIMES,
+        "data": DATA,
+        "data_base64": st.sampled_from(["aGk=", "?", None]),
+        "datacontenttype": TYPES,
+        "dataschema": st.sampled_from(["https://a/b", "polku:polku.event.v1.NetworkEventData", ""]),
+        "subject": TEXTS,
+        "severity": st.sampled_from(["info", "odd", 3]),
+        "mdid": TEXTS,
+        "cluster": TEXTS,
+        "sequence": TEXTS | WRONG,
+        "ext\u00e4": TEXTS,
+    },
+)
+GOOD = st.fixed_dictionaries(
+    {"specversion": st.just("1.0"), "id": st.uuids().map(str), "source": st.just("/shop"), "type": st.just("t.u")},
+    optional={
+        "time": st.just("2024-05-01T12:00:00.5Z"),
+        "subject": st.sampled_from(["a", "ä"]),
+        "data": DATA.filter(lambda data: data is not None),
+        "datacontenttype": st.just("application/json"),
+        "traceparent": st.just("x" * 55),
+    },
+)
+
+
+def plain(data: bytes, limits: Limits, cluster: str = "") -> Plain | None:
+    return CloudEventsIngestor().read_plain(data, IngestContext("", cluster, "cloudevents"), limits)
+
+
+def alike(events: list[Event], members: list[dict[str, Any]]) -> list[Event]:
+    for event, sent in zip(events, members, strict=True):
+        if not sent.get("time"):
+            assert event.timestamp_unix_ns
+            event.timestamp_unix_ns = 1
+    return events
+
+
+@examples(300)
+@given(st.lists(EVENT, min_size=1, max_size=3), st.booleans(), st.booleans(), st.sampled_from(["", "prod", "ä"]))
+def test_events_are_those_of_the_careful_way(
+    members: list[dict[str, Any]], escaped: bool, together: bool, cluster: str
+) -> None:
+    data = json.dumps(members if together else members[0], ensure_ascii=escaped).encode()
+    found = plain(data, LIMITS, cluster)
+    if found is None:
+        return
+    read = list(CloudEventsIngestor().ingest(data, IngestContext("", cluster, "cloudevents")))
+    events = [one for one in read if isinstance(one, Event)]
+    assert len(events) == len(read)
+    if len({event.id for event in events}) != len(events):
+        return  # who admits them sees that
+    admission = admit_events(events, "", cluster, LIMITS)
+    assert admission.refused == []
+    assert found.ids == admission.ids
+    given = members if together else members[:1]
+    assert alike(list(EventPayload.FromString(found.payload).events), given) == alike(admission.batch.events, given)
+
+
+@given(st.lists(GOOD, min_size=1, max_size=3), st.booleans())
+def test_plain_ones_are_read_at_once(members: list[dict[str, Any]], escaped: bool) -> None:
+    assert plain(json.dumps(members, ensure_ascii=escaped).encode(), Limits()) is not None
+
+
+def test_long_texts_are_written_too() -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "a": "x" * 5_000, "data": "y" * 70_000}
+    found = plain(json.dumps(event).encode(), Limits())
+    assert found is not None
+    (read,) = EventPayload.FromString(found.payload).events
+    assert (read.id, read.metadata["a"], read.payload) == ("1", "x" * 5_000, b'"' + b"y" * 70_000 + b'"')
+
+
+def test_what_is_no_cloudevent_is_not_plain() -> None:
+    for data in (b"", b"[]x", b"1", b"[1]", b"{", b'{"id":"1"}', b" {}", b"[null]"):
+        assert plain(data, Limits()) is None
