@@ -30,7 +30,7 @@ overflow-x:auto;min-width:0}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:end;padding:3px 8px;border-top:1px solid var(--line);font-weight:400}
 tr>:first-child{text-align:start}thead th{font-weight:600;border:0}
-svg{width:100%;height:auto;display:block}text{fill:var(--soft);font-size:11px}.grid{stroke:var(--line)}
+svg{width:100%;max-width:640px;height:auto;display:block}text{fill:var(--soft);font-size:11px}.grid{stroke:var(--line)}
 .in{stroke:var(--in);fill:none;stroke-width:1.75}
 .out{stroke:var(--out);fill:none;stroke-width:1.75;stroke-dasharray:5 3}
 .bin{fill:var(--in);opacity:.75}.bout{fill:var(--out);opacity:.75}
@@ -38,6 +38,7 @@ svg{width:100%;height:auto;display:block}text{fill:var(--soft);font-size:11px}.g
 .key.o{border-top:2px dashed var(--out)}
 .bar{display:inline-block;height:9px;background:var(--in);border-radius:2px;vertical-align:middle}.bar.o{background:var(--out)}
 .wide{width:55%;text-align:start}.card>div{flex-wrap:wrap}
+@media(max-width:700px){text{font-size:17px}}
 """
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
 
 from polku.bench import EmitterResult, PartResult, Result
 from polku.bench.report import write_report
+from tests.support.browser import Browser, Page, find_browser
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 MACHINE = {
@@ -115,3 +119,22 @@ def test_a_run_in_which_nothing_came_is_shown_too() -> None:
         end_to_end_ms={},
     )
     Tags(write_report("polku bench", MACHINE, [[nothing]], [], ""))
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_words_of_its_pictures_can_be_read_on_a_screen_and_on_a_phone(runs: int, tmp_path: Path) -> None:
+    results = [[a_result(str(number))] for number in range(runs)]
+    file = tmp_path / "report.html"
+    file.write_text(write_report("polku bench", MACHINE, results, [["acked/s"] * (runs + 1)], "one round"))
+    browser = Browser(tmp_path)
+    heights = "[...document.querySelectorAll('svg text')].map(one => one.getBoundingClientRect().height)"
+    for width in (1280, 390):
+        page = Page(browser, width)
+        page.open(file.as_uri())
+        shown = page.run(heights)
+        assert shown
+        assert 10 < min(shown) <= max(shown) < 20
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        page.close()
+    browser.close()
