@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import signal
 import sys
 import time
 from base64 import b64decode
@@ -226,11 +227,13 @@ def opened(path: Path | None) -> Iterator[IO[str] | None]:
 
 @contextlib.contextmanager
 def ended(address: AdminAddress, session: str) -> Iterator[None]:
-    """End the session at the end, so that the pipeline keeps nothing for it any more."""
+    """End the session at the end, also where SIGTERM ends this, so that the pipeline keeps nothing for it any more."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         pass
     finally:
+        signal.signal(signal.SIGTERM, before)
         with contextlib.suppress(OSError):
             address.fetch(f"/tap?session={session}", seconds=1.0)

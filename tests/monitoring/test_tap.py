@@ -262,6 +262,24 @@ def test_no_more_of_each_part_is_shown_than_the_limit_and_the_rest_is_counted(pi
     assert "a sample: 2 of " in done.stderr
 
 
+def test_a_tap_that_is_terminated_is_ended_at_once() -> None:
+    with Hub(runtime="inline").emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+        runtime: Any = pipeline._runtime
+
+        def looked_at() -> bool:
+            return any(part.tap is not None for part in runtime._lane.tapped().values())
+
+        command = [*POLKU, "tap", "--to", str(pipeline.admin_address)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as tap:
+            limit = time.monotonic() + 60
+            while not looked_at():
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            tap.terminate()
+            tap.wait(120)
+        assert not looked_at()
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
