@@ -79,7 +79,7 @@ class Remedies:
         overflow = planned.overflow if planned is not None else ""
         if holds_up and overflow in ("", Overflow.BLOCK):
             repair = "Repair its code" if cause is Cause.CODE else "Repair its destination"
-            advice = f"Its share of the buffer is full. {repair}, or let it lag alone: overflow='drop_oldest'."
+            advice = f"{repair}, or let it lag alone: overflow='drop_oldest'."
         else:
             advice = " ".join(filter(None, (_CAUSES.get(cause or Cause.UNKNOWN, ""), _kept(overflow, cause))))
         if cause is Cause.CODE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -15,6 +16,8 @@ import pytest
 
 from polku import Batch, Hub, Pipeline, SettingError, new_event
 from polku.monitoring import admin
+from polku.monitoring.address import DEFAULT
+from tests.support.server import Server
 
 TOKEN = "t0ken"
 
@@ -142,6 +145,20 @@ def test_an_address_that_others_reach_needs_a_token() -> None:
 def test_an_address_that_is_taken_is_an_error_and_nothing_is_left_running(pipeline: Pipeline) -> None:
     with pytest.raises(SettingError, match=r"admin_addr.*in use"):
         Hub(runtime="inline").emitter(partner).start(admin_addr=pipeline.admin_address)
+
+
+def test_a_port_that_is_taken_by_others_is_passed_over_and_the_ready_line_says_which_is_open(tmp_path: Path) -> None:
+    host, _, port = DEFAULT.rpartition(":")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # somebody else has it
+            other.bind((host, int(port)))
+            other.listen()
+        server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0")
+        address = server.wait_for(server.err, r"admin on (\S+)")[1]
+        assert int(address.rpartition(":")[2]) > int(port)
+        assert get(address, "/health/ready")[:2] == (200, "ready\n")
+        assert server.stop() == 0
 
 
 def test_a_library_opens_none_unless_it_asks_for_one() -> None:
