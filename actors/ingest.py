@@ -124,6 +124,8 @@ class IngestShell(IngestBase, KeepsDeadLetters):
     @started
     async def resize(self, number: int, packed: bytes) -> int:
         """Give batches to other replicas from now on; return how many those that go still have."""
+        if number < self._number:  # a call whose answer was given up, and that comes behind a later one
+            return 0
         self._number, self._packed = number, packed
         self._plan, target, _ = unpack(packed)
         return await self._connection.resize(target)

@@ -14,7 +14,6 @@ from polku.actors.object_ref_queue import ObjectRefQueue
 from polku.actors.options import ACTOR
 from polku.actors.shell import started, unpack
 from polku.actors.wire import pack_answer, unpack_push
-from polku.actors.workers import Workers
 from polku.batch.receipt import Receipt
 from polku.buffer.copies import Found
 from polku.dead_letters import DeadLetters
@@ -27,6 +26,7 @@ from polku.runtime.assembly import build_dead_letters, replica_link
 from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.serving import favour_journal
+from polku.stage.workers import Workers
 from polku.tap.point import Tapped
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class LaneShell(IngestBase, KeepsDeadLetters, RelaysOutput):
     @started
     async def resize(self, number: int, packed: bytes) -> int:
         """Give batches to other replicas from now on; return how many those that go still have."""
+        if number < self._number:  # a call whose answer was given up, and that comes behind a later one
+            return 0
         self._number, self._packed = number, packed
         self._plan, self._apart, _ = unpack(packed)
         return sum([await workers.change(self._apart[stage]) for stage, workers in self._workers.items()])

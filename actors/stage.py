@@ -152,6 +152,8 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
     @started
     async def resize(self, number: int, packed: bytes) -> int:
         """Give batches to other replicas of the next stage from now on; return how many those that go still have."""
+        if number < self._number:  # a call whose answer was given up, and that comes behind a later one
+            return 0
         self._number, self._packed = number, packed
         self._plan, self._stage_plan, self._behind, self._part = unpack(packed)
         return sum([await way.connection.resize(self._next_of(way.lane)[1]) for way in self._ways])

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from polku.actors.names import Names, fill
 from polku.actors.object_ref_queue import ObjectRefQueue
-from polku.actors.workers import Workers
 from polku.dead_letters import DeadLetters
 from polku.link.link import Link, LocalPeer, Peer
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import build_partitions, build_replicas, replica_link
 from polku.runtime.lane import single
+from polku.stage.workers import Workers
 
 
 class Target(NamedTuple):

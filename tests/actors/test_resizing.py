@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import ray
 
 from polku import Deduplicator, Event, Hub
+from polku.actors import asking, resizing
 from polku.actors.changes import GaveWayError
 from polku.errors import ChangeError
 from tests.actors import in_process
@@ -127,6 +129,29 @@ async def test_actors_of_replicas_that_are_gone_end(monkeypatch: pytest.MonkeyPa
         assert sorted(replicas(pipeline)) == ["stage-1/replica-1", "stage-1/replica-2"]
 
 
+@pytest.mark.parametrize("shape", ["plain", "behind a stage", "chained"])
+async def test_what_comes_behind_a_later_change_is_not_done(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, tuple[Any, ...]]] = []
+
+    async def ask(part: str, method: Any, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) == 2:
+            asked.append((method, arguments))
+        return await told(part, method, *arguments, **options)
+
+    told = asking.ask
+    monkeypatch.setattr(resizing, "ask", ask)
+    async with running(hub(shape=shape), monkeypatch) as pipeline:
+        await pipeline.changes.resize(stage_of(pipeline), 2, 5.0)
+        before = list(asked)
+        await pipeline.changes.resize(stage_of(pipeline), 3, 5.0)
+        assert [await method.remote(*arguments) for method, arguments in before] == [0] * len(before)
+        flood = Spread(pipeline, senders=8)
+        async with asyncio.timeout(30):
+            await hold_up(3)  # all three have work
+        HELD.clear()
+        check(await flood.end(), ARRIVED["out"])
+
+
 async def test_one_that_does_not_start_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(hub(), monkeypatch) as pipeline:
         flood = Spread(pipeline)
@@ -167,8 +192,6 @@ async def test_what_waits_for_room_gives_way_to_another_change(monkeypatch: pyte
 
 
 async def test_one_that_is_to_go_and_does_not_end_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from polku.actors import resizing
-
     monkeypatch.setattr(resizing, "_END_SECONDS", 0.1)
     async with running(hub(replicas=(2, 6)), monkeypatch) as pipeline:
         flood = Spread(pipeline, senders=8)
