@@ -106,11 +106,11 @@ def may_be_tried(component: object) -> bool:
 def _replicas(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
     if getattr(middleware.component, "state_key", None):
         return 1
-    return int(case["steps"][_number(middleware.name)].get("replicas", 1))
+    return int(case["steps"][number_of(middleware.name)].get("replicas", 1))
 
 
 def _partitions(case: dict[str, Any], middleware: MiddlewarePlan) -> int:
-    return int(case["steps"][_number(middleware.name)].get("partitions", 1))
+    return int(case["steps"][number_of(middleware.name)].get("partitions", 1))
 
 
 def clients(case: dict[str, Any]) -> list[ClientScript]:
@@ -146,7 +146,8 @@ async def feed(log: RecordLog, pulled: dict[str, Any]) -> None:
         log.append([_event(pulled["name"], event) for event in record["events"]])
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+    """Return the number of a step, by its name."""
     return int(name.rpartition("-")[2])
 
 

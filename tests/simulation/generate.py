@@ -14,6 +14,7 @@ from tests.simulation.generate_faults import (
     cannot_start,
     faults_of,
     reloads,
+    resizes,
 )
 
 STEPS = (
@@ -99,6 +100,8 @@ def _generate(seed: int) -> Case:
         letters = "disk"
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
+    if shape == "actors" and not calm and poison is None:
+        faults += resizes(Random(f"{seed} resize"), steps)
     chained = shape == "actors" and poison is None and random.random() < 0.25  # who dies together, is poisoned together
     pulled = _pulled(random, steps, names, calm) if random.random() < 0.15 else None
     return {

@@ -55,6 +55,35 @@ def reloads(random: Random, steps: list[Case], emitters: list[Case], buffer: Cas
     return faults
 
 
+_ALIKE = (
+    "filter",
+    "filter_batch",
+    "touch",
+    "touch_batch",
+    "replace",
+    "split",
+    "router",
+    "enricher",
+    "validator",
+    "model",
+)
+"""Steps that may have replicas, and others while they work."""
+
+
+def resizes(random: Random, steps: list[Case]) -> list[Case]:
+    """Give a step replicas, and other numbers of them while it works, some times."""
+    chosen = [at for at, step in enumerate(steps) if step["kind"] in _ALIKE]
+    if not chosen or random.random() < 0.4:
+        return []
+    step = random.choice(chosen)
+    steps[step]["replicas"] = random.choice([2, 2, 3])
+    span = random.choice([0.02, 0.02, 0.1, 3.0])  # most clients have their answers within a tenth of a second
+    return [
+        {"at": span * random.random(), "what": "resize", "step": step, "replicas": random.choice([1, 1, 2, 3, 5])}
+        for _ in range(random.choice([2, 4, 8]))
+    ]
+
+
 def between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:
     """Let a durable buffer die when letters that it replays have just left their file."""
     buffer.update(kind="durable", overflow="block")

@@ -212,6 +212,7 @@ def _leftovers(world: World) -> list[str]:
 
 
 async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, Any]) -> None:
+    changing: list[asyncio.Task[None]] = []
     for fault in sorted(case["faults"], key=lambda fault: fault["at"]):
         await asyncio.sleep(max(0.0, fault["at"] - world.now))
         world.ledger.count(f"fault {fault['what']}")
@@ -220,6 +221,8 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 world.set_clock(fault["seconds"])
             case "reload" if isinstance(system, InlineSystem):
                 await _reload(world, system, case, fault)
+            case "resize" if isinstance(system, Cluster):
+                changing.append(world.loop.spawn(system.process, _resize(system, fault)))
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
@@ -242,6 +245,15 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 disk = world.disks.setdefault(build.path(), Disk())
                 disk.mode = fault["mode"]
                 world.loop.call_later(fault["seconds"], setattr, disk, "mode", "ok")
+    await asyncio.gather(*changing)
+
+
+async def _resize(system: Cluster, change: dict[str, Any]) -> None:
+    """Give a step another number of replicas; where one that comes does not start, or one that goes has no end, not."""
+    for position, stage in enumerate(system.plan.stages):
+        if stage.replicated and build.number_of(stage.middleware[0].name) == change["step"]:
+            done = await system.resizing.resize(position, change["replicas"])
+            system.world.ledger.count("resizes" if done else "resizes taken back")
 
 
 async def _reload(world: World, system: InlineSystem, case: dict[str, Any], change: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,18 +18,23 @@ from polku.errors import UnavailableError
 from polku.gateway.intake import Intake
 from polku.health import Health
 from polku.link.link import Link, LocalPeer, Peer
-from polku.plan import Plan
+from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import (
     build_partitions,
     build_replicas,
+    replica_link,
 )
 from polku.runtime.lane import LaneStatistics, single
 from polku.runtime.report import StopReport, add_up, report_outcome
 from polku.runtime.watch import Progress, Watch
+from polku.stage.replicas import Replicas
+from polku.stage.workers import Workers
 from polku.testing.simulation.inline import IntakeDoor
 from polku.testing.simulation.loop import Process, first
 from polku.testing.simulation.part import LateError, SimulatedPart, SimulatedPeer
+from polku.testing.simulation.resizing import Resizing
 from polku.testing.simulation.shells import (
+    HandedOn,
     SimulatedBuffer,
     SimulatedEmitter,
     SimulatedIngest,
@@ -73,7 +78,8 @@ class Cluster:
         self._stopping = False
         self._looking: asyncio.Task[None] | None = None
         self.restarted = asyncio.Event()
-        self._lanes = range(1, plan.lanes + 1)
+        self.lanes = range(1, plan.lanes + 1)
+        self.resizing = Resizing(self)
         self._knows: dict[tuple[str, str], int] = {}
 
     def on_death(self, part: SimulatedPart) -> None:
@@ -83,11 +89,11 @@ class Cluster:
 
     async def start(self) -> None:
         """Create every part, and start them from the back to the front."""
-        for number in self._lanes:
+        for number in self.lanes:
             self._create_lane(number)
         for stage in self.plan.stages:
             for name in workers(stage) if stage.shared else ():
-                self._add(name, partial(SimulatedStage.open, self, self.plan, stage, name, 0))
+                self.add(name, partial(SimulatedStage.open, self, self.plan, stage, name, 0))
         for part in reversed(self.parts.values()):
             await self.world.loop.spawn(part.process, part.ensure_started())
         self._looking = self.world.loop.spawn(self.process, self._look_after())
@@ -118,7 +124,7 @@ class Cluster:
     def health(self) -> Health:
         """Judge by what every part counts."""
         watch = Watch(self._progress)
-        for number in self._lanes:
+        for number in self.lanes:
             watch.lane = f"lane-{number}/" if self.plan.side_by_side else ""
             for name, part in self.parts.items():
                 if _lane_of(name) == number:
@@ -147,11 +153,11 @@ class Cluster:
 
     def statistics(self) -> list[LaneStatistics]:
         """Return the counters of the lanes whose parts are all up."""
-        return [self._lane_statistics(number) for number in self._lanes if self._is_lane_up(number)]
+        return [self._lane_statistics(number) for number in self.lanes if self._is_lane_up(number)]
 
     def lag(self) -> int:
         """Return how many events the buffers of these lanes still hold for emitters."""
-        buffers = [self.buffer_part(number).running.buffer for number in self._lanes if self._is_lane_up(number)]
+        buffers = [self.buffer_part(number).running.buffer for number in self.lanes if self._is_lane_up(number)]
         return sum(outlet.lag for buffer in buffers for outlet in buffer.statistics().outlets.values())
 
     def _is_lane_up(self, number: int) -> bool:
@@ -182,11 +188,13 @@ class Cluster:
 
     def intakes(self) -> list[Intake]:
         """Return the intakes of the lanes."""
-        parts = [self.ingest_part(number) for number in self._lanes]
+        parts = [self.ingest_part(number) for number in self.lanes]
         return [part.running.intake for part in parts if part.is_up]
 
     async def call(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
         """Call a part over the network; raises `UnavailableError` where the outcome is unknown."""
+        if name not in self.parts:
+            raise UnavailableError(f"{name} cannot be found")
         part, net, chance = self.parts[name], self.network, self.world.random.random
         known = part.life
         if delay := self._delay():
@@ -249,7 +257,7 @@ class Cluster:
         return task.result() if task.done() else None
 
     async def _drain(self) -> None:
-        ingests = [self.ingest_part(number) for number in self._lanes]
+        ingests = [self.ingest_part(number) for number in self.lanes]
         taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
         while not all(task.done() for task in taking):
             for part in self.parts.values():
@@ -257,7 +265,7 @@ class Cluster:
                     running = part.running
                     await self._spawned(part, running.flush(everything=True))
             await asyncio.wait(taking, timeout=0.05)
-        for number in self._lanes:
+        for number in self.lanes:
             await self._until_done(self.buffer_part(number), lambda shell: shell.buffer.drain())
 
     async def _until_done(self, part: SimulatedPart, work: Callable[[Any], Awaitable[Any]]) -> None:
@@ -274,24 +282,44 @@ class Cluster:
         lane = f"lane-{number}/"
         self.doors[number] = IntakeDoor(self.world)
         if plan.chained:
-            self._add(f"{lane}lane", partial(SimulatedLane.open, self, plan, number))
+            self.add(f"{lane}lane", partial(SimulatedLane.open, self, plan, number))
         else:
-            self._add(f"{lane}ingest", partial(SimulatedIngest.open, self, plan, number))
+            self.add(f"{lane}ingest", partial(SimulatedIngest.open, self, plan, number))
         for stage in plan.stages:
             if not stage.shared and (stage.apart or not plan.chained):
                 for name in workers(stage):
-                    self._add(lane + name, partial(SimulatedStage.open, self, plan, stage, name, number))
+                    self.add(lane + name, partial(SimulatedStage.open, self, plan, stage, name, number))
         if plan.chained:
             return
-        self._add(f"{lane}buffer", partial(SimulatedBuffer.open, self, plan, number))
+        self.add(f"{lane}buffer", partial(SimulatedBuffer.open, self, plan, number))
         for outlet in plan.outlets:
-            self._add(f"{lane}emitter:{outlet.name}", partial(SimulatedEmitter.open, outlet))
+            self.add(f"{lane}emitter:{outlet.name}", partial(SimulatedEmitter.open, outlet))
 
-    def _add(self, name: str, open_: Callable[[SimulatedPart], Coroutine[Any, Any, Any]]) -> None:
+    def workers(self, plan: Plan, stage: StagePlan, lane: int, replicas: Replicas, letters: Any) -> Workers:
+        """Return the replicas of a stage as the part knows them that hands batches to them."""
+
+        def link_to(name: str, number: int) -> Link:
+            return replica_link(plan, stage, number, SimulatedPeer(self, f"lane-{lane}/{name}"), letters)
+
+        return Workers(replicas, self.resizing.parts_of(stage), link_to)
+
+    def add(self, name: str, open_: Callable[[SimulatedPart], Coroutine[Any, Any, Any]]) -> None:
+        """Create a part, which starts when it is asked for something."""
         self.parts[name] = SimulatedPart(self, name, open_)
 
-    def connect(self, plan: Plan, lane: int, position: int, letters: Any) -> tuple[Peer, Callable[[], Awaitable[None]]]:
-        """Make the peer for the part at a position of the plan's stages, or the buffer behind the last one."""
+    def remove(self, names: Iterable[str]) -> None:
+        """End parts that nobody has anything for any more."""
+        for name in names:
+            if part := self.parts.pop(name, None):
+                part.retire()
+
+    def connect(
+        self, plan: Plan, lane: int, position: int, letters: Any, handed: HandedOn
+    ) -> tuple[Peer, Callable[[], Awaitable[None]]]:
+        """Make the peer for the part at a position of the plan's stages, or the buffer behind the last one.
+
+        Replicas that the peer hands batches to are noted by their stage.
+        """
         if plan.chained and (position == len(plan.stages) or not plan.stages[position].apart):
             return SimulatedPeer(self, f"lane-{lane}/lane", plan.stages[position - 1].name), _nothing
         if position == len(plan.stages):
@@ -304,12 +332,14 @@ class Cluster:
             return LocalPeer(partitions), partitions.close
         if stage.shared:
             return SimulatedPeer(self, stage.name), _nothing
-        if stage.replicas == 1:
+        names = self.resizing.parts_of(stage)
+        if not stage.replicated:
             return SimulatedPeer(self, f"lane-{lane}/{stage.name}"), _nothing
-        peer, close_behind = self.connect(plan, lane, position + 1, letters)
-        peers = [SimulatedPeer(self, f"lane-{lane}/{name}") for name in workers(stage)]
+        peer, close_behind = self.connect(plan, lane, position + 1, letters, handed)
+        peers = [SimulatedPeer(self, f"lane-{lane}/{name}") for name in names]
         link = Link(f"{plan.name}/{stage.name}", peer, window=single(plan))
         replicas = build_replicas(plan, stage, peers, link, letters)
+        handed.note(stage.name, self.workers(plan, stage, lane, replicas, letters))
 
         async def close() -> None:
             await replicas.close()

@@ -24,6 +24,7 @@ class SimulatedPart:
     def __init__(self, cluster: Cluster, name: str, open_: Callable[[SimulatedPart], Coroutine[Any, Any, Any]]) -> None:
         self.name = name
         self.life = 0
+        self._retired = False
         self.running: Any = None
         self._cluster = cluster
         self._open = open_
@@ -32,7 +33,9 @@ class SimulatedPart:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a life: nothing runs in it until it is asked for something."""
+        """Begin a life, unless it was retired: nothing runs in it until it is asked for something."""
+        if self._retired:
+            return
         self.life += 1
         self.running = None
         self._starting = asyncio.Lock()
@@ -42,6 +45,12 @@ class SimulatedPart:
         self._up.set()
         self._cluster.restarted.set()
         _forget_epochs()
+
+    def retire(self) -> None:
+        """End: no life comes after this one."""
+        self._retired = True
+        self._cluster.world.loop.kill(self.process)
+        self._up.set()  # who waits for another life finds that there is none
 
     @property
     def is_up(self) -> bool:
@@ -68,6 +77,10 @@ class SimulatedPart:
 
     def _die(self) -> None:
         world = self._cluster.world
+        if self._retired:
+            self.running = None
+            self.death.set_result(None)
+            return
         world.trace(f"{self.name} dies")
         world.ledger.count("deaths")
         world.ledger.chance_deaths[self.name] += self.process.died_by_chance

@@ -31,17 +31,38 @@ from polku.runtime.lane import Lane, single
 from polku.stage.fork import Fork
 from polku.stage.replicas import ReplyLink
 from polku.stage.stage import Stage
+from polku.stage.workers import Workers
 from polku.testing.simulation.part import SimulatedPart, SimulatedPeer
 
 if TYPE_CHECKING:
     from polku.testing.simulation.cluster import Cluster
 
 
+class HandedOn:
+    """The replicas that a part hands batches to, by stage; of a shared stage those of each lane."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, list[Workers]] = {}
+        self._number = 0  # of the latest change
+
+    def note(self, stage: str, workers: Workers) -> None:
+        """Add those of one link."""
+        self._workers.setdefault(stage, []).append(workers)
+
+    async def change(self, number: int, stage: str, names: Sequence[str]) -> int:
+        """Give batches to these from now on, unless a later change was here; return how many others still have."""
+        if number < self._number:
+            return 0
+        self._number = number
+        return sum([await workers.change(names) for workers in self._workers.get(stage, ())])
+
+
 class SimulatedIngest:
     """As `polku.actors.ingest.IngestShell`."""
 
-    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any) -> None:
+    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any, handed: HandedOn) -> None:
         self.intake = intake
+        self._handed = handed
         self._close = close
         self._letters = letters
 
@@ -49,7 +70,8 @@ class SimulatedIngest:
     async def open(cls, cluster: Cluster, plan: Plan, lane: int, part: SimulatedPart) -> SimulatedIngest:
         """Build what runs in a part."""
         letters = build_dead_letters(plan)
-        peer, close = cluster.connect(plan, lane, 0, letters)
+        handed = HandedOn()
+        peer, close = cluster.connect(plan, lane, 0, letters, handed)
         window = lanes.GATHERED._replace(batches=plan.batches_under_way)
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
@@ -58,7 +80,11 @@ class SimulatedIngest:
         if lane == 1:
             replay_to_intake(plan, letters, intake)
         cluster.doors[lane].open(intake, part.process)
-        return cls(intake, close, letters)
+        return cls(intake, close, letters, handed)
+
+    async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
+        """Give batches to these replicas from now on; return how many others still have."""
+        return await self._handed.change(number, stage, names)
 
     async def drain(self) -> None:
         """Return when everything that was taken has its answer."""
@@ -75,8 +101,9 @@ class SimulatedIngest:
 class SimulatedLane:
     """As `polku.actors.lane.LaneShell`."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, handed: HandedOn) -> None:
         self.lane = lane
+        self._handed = handed
 
     @classmethod
     async def open(cls, cluster: Cluster, plan: Plan, number: int, part: SimulatedPart) -> SimulatedLane:
@@ -86,12 +113,20 @@ class SimulatedLane:
             if not stage.apart:
                 return []
             place = "" if stage.shared else f"lane-{number}/"
-            return [SimulatedPeer(cluster, place + name) for name in workers(stage)]
+            return [SimulatedPeer(cluster, place + name) for name in cluster.resizing.parts_of(stage)]
 
-        lane = Lane(plan, build_dead_letters(plan), elsewhere)
+        letters, handed = build_dead_letters(plan), HandedOn()
+        lane = Lane(plan, letters, elsewhere)
         await lane.open(replays=number == 1, patient=True)
+        for stage in plan.stages:
+            if stage.name in lane.replicas:
+                handed.note(stage.name, cluster.workers(plan, stage, number, lane.replicas[stage.name], letters))
         cluster.doors[number].open(lane.intake, part.process)
-        return cls(lane)
+        return cls(lane, handed)
+
+    async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
+        """Give batches to these replicas from now on; return how many others still have."""
+        return await self._handed.change(number, stage, names)
 
     @property
     def intake(self) -> Intake:
@@ -124,8 +159,9 @@ class SimulatedLane:
 class SimulatedStage:
     """As `polku.actors.stage.StageShell`."""
 
-    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any]) -> None:
+    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any], handed: HandedOn) -> None:
         self.stage = stage
+        self._handed = handed
         self._receiver = LinkReceiver(stage, eager=True)
         self._fork = fork
         self._letters = letters
@@ -138,11 +174,12 @@ class SimulatedStage:
         """Build what runs in a part, which has this name in its lane."""
         letters = build_dead_letters(plan)
         closing: list[Any] = []
+        handed = HandedOn()
         position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
 
         def link_of(number: int) -> Link:
             own = partition_plan(plan.lane(number) if stage_plan.shared else plan, stage_plan, name)
-            peer, close = cluster.connect(own, number, position, letters)
+            peer, close = cluster.connect(own, number, position, letters, handed)
             closing.append(close)
             return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
 
@@ -156,7 +193,11 @@ class SimulatedStage:
             out = link_of(lane)
         stage = build_stage(plan, stage_plan, out, letters)
         await stage.start()
-        return cls(stage, fork, letters, closing)
+        return cls(stage, fork, letters, closing, handed)
+
+    async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
+        """Give batches to these replicas of the next stage from now on; return how many others still have."""
+        return await self._handed.change(number, stage, names)
 
     async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         """Take a push of a link."""

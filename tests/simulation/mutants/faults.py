@@ -280,3 +280,17 @@ def one_name_for_several_links() -> Iterator[None]:
 
     with replaced(assembly, "partition_plan", lambda plan, stage, part: plan):
         yield
+
+
+@mutant("23", "replicas that go are ended with the batches that they have")
+def nobody_waits_for_replicas() -> Iterator[None]:
+    from polku.stage.replicas import Replicas
+
+    exchange = Replicas.exchange
+
+    async def at_once(self: Any, links: Any) -> int:
+        await exchange(self, links)
+        return 0
+
+    with replaced(Replicas, "exchange", at_once):
+        yield
