@@ -207,6 +207,7 @@ def _stage_actor(stage: StagePlan, node: Node, name: str, packed: bytes, around:
         options["label_selector"] = dict(needs.labels)
     if needs == Resources() and stage.shared:  # elsewhere, where its node is lost: the lanes of other nodes need it
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.identity, soft=True)
+        options["memory"] = 1  # byte: Ray has what needs nothing on any node, whatever the strategy says
     elif needs == Resources():
         options["resources"] = node.needs
     actor: Any = StageActor

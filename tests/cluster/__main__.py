@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--buffer", choices=["durable", "memory"], default="durable")
     parser.add_argument("--fault", action="append", default=[], help="a part of its name")
-    parser.add_argument("--shape", choices=["chain", "shared"], default="chain")
+    parser.add_argument("--shape", choices=["chain", "shared", "divided"], default="chain")
     parser.add_argument("--health", choices=list(HEALTH), default="quick", help="as in cluster.yaml, or as Ray has it")
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="for disks and logs, which stay")
@@ -32,7 +32,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="polku-cluster-") as temporary:
         folder = options.folder or Path(temporary)
         arrangement = {"buffer": options.buffer, "shape": options.shape, "health": options.health}
-        with cluster(folder, nodes=options.nodes, **arrangement) as made:
+        changes = {"step": "throttle", "partitions": 4}  # of the shape that is divided
+        with cluster(folder, nodes=options.nodes, changes=changes, **arrangement) as made:
             print(HEADER, flush=True)
             for fault in chosen:
                 outcome = run(made, fault, options.buffer)

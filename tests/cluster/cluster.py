@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,26 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     "POLKU_LOG_LEVEL": "info",
 }
-_NODE = ("--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--include-log-monitor=false")
+_NODE = (
+    "--num-cpus=1",
+    "--object-store-memory=100000000",
+    "--disable-usage-stats",
+    "--include-log-monitor=false",
+    "--min-worker-port=0",  # any: those that a node would choose are among the ports of its agents here
+    "--max-worker-port=0",
+)
+# Print the names of the actors that live, and the addresses of their nodes.
+_ACTORS = """
+import sys
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
+state = GlobalState()
+state._initialize_global_state(GcsClientOptions.create(sys.argv[1], None, True, True))
+nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in state.node_table()}
+for actor in state.actor_table(None).values():
+    if actor["State"] == "ALIVE" and actor["Name"]:
+        print(actor["Name"], nodes[actor["Address"]["NodeID"]])
+"""
 _STILL_SECONDS = 10.0  # without an arrival, and what has not arrived is lost
 # What a service manager does: start it again when it has ended.
 _AGAIN = 'while :; do "$@" & echo $! > "/mnt/$0.pid"; wait $!; echo "ended with $?"; sleep 3; done'
@@ -42,9 +61,14 @@ _AGAIN = 'while :; do "$@" & echo $! > "/mnt/$0.pid"; wait $!; echo "ended with 
 class Cluster:
     """The hosts of a cluster, the first of which has Ray's head and the pipeline's program; the last sends the load."""
 
-    def __init__(self, made: list[Host], folder: Path, buffer: str, shape: str, health: str) -> None:
+    def __init__(
+        self, made: list[Host], folder: Path, buffer: str, shape: str, health: str, lanes: str, clients: int
+    ) -> None:
         *self.hosts, self.outside = made
         self.folder = folder
+        self._lanes = lanes
+        self.gateways = self.hosts if lanes == "per-node" else self.hosts[:1]
+        self._clients = clients
         sink = f"{self.outside.address}:{SINK_PORT}"
         self._settings = {"CLUSTER_BUFFER": buffer, "CLUSTER_SHAPE": shape, "CLUSTER_SINK": sink}
         self._environment = {**_ENVIRONMENT, **HEALTH[health]}
@@ -65,7 +89,7 @@ class Cluster:
         self.start_pipeline()
         try:
             wait_until(lambda: "polku: ready" in self.log(), "the pipeline", 90)
-            wait_until(lambda: len(self.open_gateways()) == len(self.hosts), "a gateway on every host", 90)
+            wait_until(lambda: self.open_gateways() == self.gateways, "every gateway", 90)
         except AssertionError as error:
             raise AssertionError(f"{error}; the pipeline said:\n{self.log()}") from None
 
@@ -95,7 +119,7 @@ class Cluster:
     def start_pipeline(self) -> None:
         """Have the pipeline run on the head from now on."""
         command = [sys.executable, "-m", "polku", "run", "tests/cluster/pipeline.py", "--runtime", "ray"]
-        command += ["--lanes", "per-node", "--grpc-addr", f"0.0.0.0:{GATEWAY_PORT}"]
+        command += ["--grpc-addr", f"0.0.0.0:{GATEWAY_PORT}", *(["--lanes", self._lanes] if self._lanes else [])]
         self._start_again_and_again(self.head, "polku", command)
 
     def _start_again_and_again(self, host: Host, name: str, command: list[str]) -> None:
@@ -103,6 +127,33 @@ class Cluster:
         if name == "polku":
             environment["RAY_ADDRESS"] = f"{self.head.address}:{RAY_PORT}"
         host.start("bash", "-c", _AGAIN, name, *command, log=self.folder / f"{name}-{host.number}.log", **environment)
+
+    def change(self, **changes: object) -> None:
+        """Write down what the pipeline's file says from now on; the pipeline learns of it by `reload`."""
+        (self.head.disk / "changes.json").write_text(json.dumps(changes))
+
+    def reload(self) -> Callable[[], str]:
+        """Have the pipeline load its file again (SIGHUP); return what waits for the outcome, and returns it."""
+        before = self._outcomes()
+        self.head.run("sh", "-c", "kill -HUP $(cat /mnt/polku.pid)")
+
+        def outcome() -> str:
+            wait_until(lambda: len(self._outcomes()) > len(before), "the end of the reload", 180)
+            return self._outcomes()[len(before)]
+
+        return outcome
+
+    def _outcomes(self) -> list[str]:
+        found = [text for line in self.whole_log().splitlines() if (text := line.partition("polku: reload: ")[2])]
+        differences = ("unchanged ", "changed ", "new ", "gone ", "would be ", "emitter ")
+        return [text for text in found if not text.startswith(differences)]
+
+    def actors(self) -> dict[str, str]:
+        """Return the addresses of the living actors' nodes, by the names of their parts."""
+        said = self.head.run(
+            sys.executable, "-c", _ACTORS, f"{self.head.address}:{RAY_PORT}", check=True, **self._environment
+        )
+        return {name.partition("/")[2]: address for name, address in map(str.split, said.splitlines())}
 
     def drain(self, host: Host, seconds: int) -> None:
         """Have Ray drain the node of a host, as before its machine is taken away."""
@@ -137,11 +188,15 @@ class Cluster:
 
     def log(self) -> str:
         """Return the end of what the pipeline has said."""
-        return (self.folder / f"polku-{self.head.number}.log").read_text()[-4000:]
+        return self.whole_log()[-4000:]
+
+    def whole_log(self) -> str:
+        """Return what the pipeline has said."""
+        return (self.folder / f"polku-{self.head.number}.log").read_text()
 
     def _start_load(self, sink: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.cluster.load", str(self.folder), sink]
-        return self.outside.hold(*command, *(host.address for host in self.hosts), log=self.folder / "load.log")
+        command = [sys.executable, "-m", "tests.cluster.load", str(self.folder), sink, str(self._clients)]
+        return self.outside.hold(*command, *(host.address for host in self.gateways), log=self.folder / "load.log")
 
     def settle(self, seconds: float = 60.0) -> Any:
         """Send nothing new, wait until all has its answer and nothing arrives any more, and return what was seen."""
@@ -160,11 +215,20 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    folder: Path, *, nodes: int = 4, buffer: str, shape: str = "chain", health: str = "quick"
+    folder: Path,
+    *,
+    nodes: int = 4,
+    buffer: str,
+    shape: str = "chain",
+    health: str = "quick",
+    lanes: str = "per-node",
+    clients: int = 1,
+    changes: Mapping[str, object] | None = None,
 ) -> Iterator[Cluster]:
-    """Have a cluster with a pipeline under load."""
+    """Have a cluster with a pipeline under load: of that many `clients` for each gateway."""
     with hosts(nodes + 1, folder) as made:
-        built = Cluster(made, folder, buffer, shape, health)
+        built = Cluster(made, folder, buffer, shape, health, lanes, clients)
+        built.change(**(changes or {}))
         built.start()
         built.ask("start")
         yield built

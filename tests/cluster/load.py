@@ -1,4 +1,4 @@
-"""The load, on a host of its own: `python -m tests.cluster.load FOLDER SINK-ADDRESS HOST-ADDRESS…`.
+"""The load, on a host of its own: `python -m tests.cluster.load FOLDER SINK-ADDRESS CLIENTS HOST-ADDRESS…`.
 
 Clients, the destination and the oracle are in this process, which answers each line of its input with a line of JSON.
 """
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,23 @@ _RATE = 200.0  # events a second of each client
 _ROAMING = 2
 
 
+class Pause:
+    """The longest time between two arrivals."""
+
+    def __init__(self) -> None:
+        self._latest, self._longest = time.monotonic(), 0.0
+
+    def end(self) -> None:
+        """Take note of an arrival."""
+        now = time.monotonic()
+        self._longest, self._latest = max(self._longest, now - self._latest), now
+
+    @property
+    def longest(self) -> float:
+        """The longest one until now, which may be one, in seconds."""
+        return max(self._longest, time.monotonic() - self._latest)
+
+
 class Sink(gateway_pb2_grpc.GatewayServicer):
     """Tell the oracle what arrives, and acknowledge it."""
 
@@ -38,30 +55,34 @@ class Sink(gateway_pb2_grpc.GatewayServicer):
         async for batch in requests:
             with self._load.lock:
                 self._load.oracle.delivered("sink", batch.events.events)
-                self._load.arrived()
+                self._load.arrived({event.source for event in batch.events.events})
             yield Ack(event_ids=[event.id for event in batch.events.events])
 
 
 class Load:
     """Clients on one side of the pipeline, and what it delivers to on the other."""
 
-    def __init__(self, folder: Path, addresses: Sequence[str]) -> None:
+    def __init__(self, folder: Path, clients: int, addresses: Sequence[str]) -> None:
         self.oracle = Oracle(["file", "sink"], ordered=["file"])
         self.lock = threading.Lock()
         gateways = [f"{address}:{GATEWAY_PORT}" for address in addresses]
         self.clients: dict[str, HostClient] = {}
         for number, gateway in enumerate(gateways, 1):
-            self.clients[f"host-{number}"] = HostClient(gateway, self.oracle, self.lock, f"h{number}", _RATE)
+            for each in range(1, clients + 1):
+                name, source = (
+                    (f"host-{number}", f"h{number}") if each == 1 else (f"host-{number}.{each}", f"h{number}.{each}")
+                )
+                self.clients[name] = HostClient(gateway, self.oracle, self.lock, source, _RATE / clients)
         for number in range(_ROAMING):
             turned = gateways[number:] + gateways[:number]
             self.clients[f"roaming-{number + 1}"] = RoamingClient(turned, self.oracle, self.lock, f"r{number}", _RATE)
         self._readers = [Reader(folder / f"host-{number}", "file") for number in range(1, len(addresses) + 1)]
-        self._latest, self._longest = time.monotonic(), 0.0
+        self._pauses = {"": Pause()}  # of deliveries: all, and those of each source
 
-    def arrived(self) -> None:
+    def arrived(self, sources: Collection[str]) -> None:
         """Take note that something arrived at the destination; the lock is held."""
-        now = time.monotonic()
-        self._longest, self._latest = max(self._longest, now - self._latest), now
+        for source in ("", *sources):
+            self._pauses.setdefault(source, Pause()).end()
 
     def start(self) -> dict[str, Any]:
         """Begin to send."""
@@ -72,7 +93,7 @@ class Load:
     def begin(self) -> dict[str, Any]:
         """Send again after a rest, and count pauses and errors from now on."""
         with self.lock:
-            self._latest, self._longest = time.monotonic(), 0.0
+            self._pauses = {source: Pause() for source in self._pauses}
         for client in self.clients.values():
             client.begin()
         return {}
@@ -92,10 +113,11 @@ class Load:
         now = time.monotonic()
         with self.lock:
             verdict = self.oracle.verdict()
-            pause = max(self._longest, now - self._latest)
+            pauses = {source: pause.longest for source, pause in self._pauses.items()}
         return {
             "verdict": verdict._asdict(),
-            "delivery pause": pause,
+            "delivery pause": pauses.pop(""),
+            "delivery pauses": pauses,
             "clients": {name: self._seen(client, now) for name, client in self.clients.items()},
         }
 
@@ -103,6 +125,7 @@ class Load:
         errors: Counter[str] = client.errors.copy()
         pause = max(client.longest, 0.0 if client.rests.is_set() else now - client.latest)
         return {
+            "source": client.source,
             "acknowledged": client.acknowledged,
             "done": client.is_done,
             "pause": pause,
@@ -121,8 +144,8 @@ async def _serve(sink: Sink, address: str, ready: threading.Event) -> None:
     await server.wait_for_termination()
 
 
-def main(folder: Path, sink_address: str, addresses: Sequence[str]) -> None:
-    load, ready = Load(folder, addresses), threading.Event()
+def main(folder: Path, sink_address: str, clients: int, addresses: Sequence[str]) -> None:
+    load, ready = Load(folder, clients, addresses), threading.Event()
     sink = Sink(load)  # type: ignore[abstract]  # the methods that it lacks answer "unimplemented"
     threading.Thread(target=asyncio.run, args=(_serve(sink, sink_address, ready),), daemon=True).start()
     assert ready.wait(30)
@@ -132,4 +155,4 @@ def main(folder: Path, sink_address: str, addresses: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])
