@@ -28,7 +28,7 @@ class IngestBase(Shell):
     def __init__(self, packed: bytes, surroundings: Surroundings) -> None:
         super().__init__(packed, surroundings)
         self._plan: Plan
-        self._hub: Any = None
+        self._supervisor: Any = None
         self._scope = ""
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
@@ -73,7 +73,7 @@ class IngestBase(Shell):
         Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
         `scope` is what health and metrics at these doors are about: the name of one lane, or (empty) the pipeline.
         """
-        self._hub, self._scope = hub, scope
+        self._supervisor, self._scope = hub, scope
         async with self._opening:
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)
@@ -132,28 +132,28 @@ class IngestBase(Shell):
 
     async def _assign(self, name: str, where: Callback | None) -> None:
         """Tell the emitter that is a place for a plugin where its plugin is."""
-        if self._hub is None:
+        if self._supervisor is None:
             raise UnavailableError("the pipeline is still starting; register again later")
         try:
-            await self._hub.assign.remote(name, where)
+            await self._supervisor.assign.remote(name, where)
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"emitter {name!r} does not answer: {type(error).__name__}") from None
 
     async def _metrics(self, accept: str) -> tuple[bytes, str]:
         from polku.monitoring.exposition import write_metrics
 
-        if self._hub is None:
+        if self._supervisor is None:
             raise UnavailableError("the pipeline is still starting")
         try:
-            return write_metrics(await self._hub.statistics.remote(self._scope), accept)
+            return write_metrics(await self._supervisor.statistics.remote(self._scope), accept)
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}") from None
 
     async def _health(self) -> Health:
-        if self._hub is None:
+        if self._supervisor is None:
             return Health(True, {"ingest": (True, "ok")}, self.intake.statistics().received)
         try:
-            health: Health = await self._hub.health.remote(self._scope)
+            health: Health = await self._supervisor.health.remote(self._scope)
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}") from None
         return health

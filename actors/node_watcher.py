@@ -50,7 +50,7 @@ class NodeWatcher:
         self._plan = plan
         self._arrangement = arrangement
         self._here = here
-        self._hub = hub
+        self._supervisor = hub
         self.doors = doors
         self._on_lane = on_lane
         self._joining: dict[str, tuple[LanePlace, asyncio.Task[None]]] = {}  # by the address of the node
@@ -166,5 +166,5 @@ class NodeWatcher:
             self._arrangement.drop(lane)
             kill(lane.all().values())
             raise
-        await start(lane.ingest.introduce, self._hub, self.doors, lane.scope)
+        await start(lane.ingest.introduce, self._supervisor, self.doors, lane.scope)
         _LOG.info("%s is on node %s, which has joined", lane.door, place.node.address)

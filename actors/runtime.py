@@ -33,7 +33,7 @@ from polku.actors.scaler import Scaler
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
 from polku.actors.startup import introduce_all, open_doors, start, start_all
-from polku.actors.supervisor import HubActor, Known
+from polku.actors.supervisor import Known, SupervisorActor
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.copies import Found
@@ -57,7 +57,7 @@ from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
 
-_HUB_INTERVAL = 2.0  # seconds between two words to the hub
+_SUPERVISOR_INTERVAL = 2.0  # seconds between two words to the hub
 _CLOSE_SECONDS = 5.0
 _GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class RayRuntime:
         self._generation = 0
         self._reloads = Reloads()
         self._scaler = Scaler(self._changes, self.statistics, lambda: self.note_reloads(self._reloads))
-        self._hub: Any = None
+        self._supervisor: Any = None
         # Ray installs its signal handlers from the main thread only, so it is started there where that is possible.
         main = threading.current_thread() is threading.main_thread()
         self._attachment = attach() if main else None
@@ -102,7 +102,7 @@ class RayRuntime:
     @property
     def hub(self) -> Any:
         """The handle of the actor that supervises the others."""
-        return self._hub
+        return self._supervisor
 
     @property
     def notice(self) -> str:
@@ -169,7 +169,7 @@ class RayRuntime:
     async def _open_lane(self, lane: LaneHandles, place: LanePlace) -> None:
         """Have one lane more take events."""
         await open_doors(lane, place, self._open_doors)
-        await start(lane.ingest.introduce, self._hub, self._open_doors, lane.scope)
+        await start(lane.ingest.introduce, self._supervisor, self._open_doors, lane.scope)
 
     async def _open_anew(self, doors: Doors) -> None:
         """Have every lane open its ports again; the supervisor sees to those that are away."""
@@ -180,13 +180,13 @@ class RayRuntime:
         await self._adopt()
         for lane in self.parts.taking:
             with contextlib.suppress(PolkuError):
-                await ask(lane.door, lane.ingest.introduce, self._hub, doors, lane.scope)
+                await ask(lane.door, lane.ingest.introduce, self._supervisor, doors, lane.scope)
 
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
         self._reloads = reloads._replace(scales=tuple(self._scaler.scales.values()))
-        if self._hub is not None and self._is_attached:
-            self._hub.note_reloads.remote(self._reloads)
+        if self._supervisor is not None and self._is_attached:
+            self._supervisor.note_reloads.remote(self._reloads)
 
     async def stop(self, timeout: float) -> StopReport:
         """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
@@ -218,7 +218,7 @@ class RayRuntime:
             name: add_up([emitters[name], each]) for name, each in self._changes.gone.items() if name in emitters
         }
         silent += self._following.lost if self._following is not None else []
-        for name, count in (await vanished(self._hub)).items():
+        for name, count in (await vanished(self._supervisor)).items():
             if name in emitters:
                 emitters[name] = emitters[name]._replace(vanished=count)
         return stop_report(self._plan, emitters, complete=False, seconds=0.0, silent=silent)
@@ -232,7 +232,7 @@ class RayRuntime:
         if self._lost or not self._is_attached:
             return Health(False, {"ray": (False, self._lost or SHUT_DOWN)}, 0)
         try:
-            health: Health = await self._hub.health.remote()
+            health: Health = await self._supervisor.health.remote()
         except ray.exceptions.RayError as error:
             return Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
         return health
@@ -245,7 +245,7 @@ class RayRuntime:
         """Ask the supervising actor; raises `NotRunningError` where Ray was shut down."""
         self._check()
         try:
-            tree: PipelineStatistics = await call(self._hub.statistics.remote())
+            tree: PipelineStatistics = await call(self._supervisor.statistics.remote())
         except ray.exceptions.RayError as error:
             raise UnavailableError(f"the supervisor does not answer: {type(error).__name__}; ask again") from None
         return tree
@@ -316,20 +316,20 @@ class RayRuntime:
         self._open_doors = doors
         self._started = time.time()
         facts = facts_of(self._plan, "ray", self._started)
-        hub: Any = HubActor
-        self._hub = hub.options(resources=here.needs).remote(
+        hub: Any = SupervisorActor
+        self._supervisor = hub.options(resources=here.needs).remote(
             pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts),
             surroundings(self._plan, "supervisor"),
         )
-        await start(self._hub.start)
-        await introduce_all(parts.lanes, self._hub, doors)
+        await start(self._supervisor.start)
+        await introduce_all(parts.lanes, self._supervisor, doors)
         self._tasks.keep_alive("watching the supervisor", self._keep_watching)
         self._tasks.keep_alive("scaling", partial(self._scaler.watch, lambda: self.parts))
         self._write_out(parts.lanes)
         if self._plan.per_node:
             _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))
             self._following = NodeWatcher(
-                self._plan, arrangement, here, self._hub, doors, lambda lane: self._write_out([lane])
+                self._plan, arrangement, here, self._supervisor, doors, lambda lane: self._write_out([lane])
             )
 
     async def _keep_watching(self) -> None:
@@ -338,7 +338,7 @@ class RayRuntime:
         One that is dead, and not on its way back, is gone with the Ray that it was on.
         """
         while True:
-            await asyncio.sleep(_HUB_INTERVAL)
+            await asyncio.sleep(_SUPERVISOR_INTERVAL)
             if not self._is_attached:
                 self._lost = SHUT_DOWN
                 return
@@ -348,8 +348,8 @@ class RayRuntime:
             await self._look_at_node()
             try:
                 wanted = Known(tuple(lane.number for lane in self.parts.lanes), self._generation)
-                if await self._hub.start.remote() != wanted:
-                    await self._hub.adopt.remote(self._known())
+                if await self._supervisor.start.remote() != wanted:
+                    await self._supervisor.adopt.remote(self._known())
             except ray.exceptions.ActorUnavailableError:
                 continue
             except ray.exceptions.ActorDiedError as error:
@@ -369,7 +369,7 @@ class RayRuntime:
         self._plan = self._changes.plan
         self._write_out(self.parts.lanes)
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-            await asyncio.wait_for(call(self._hub.adopt.remote(self._known())), _CLOSE_SECONDS)
+            await asyncio.wait_for(call(self._supervisor.adopt.remote(self._known())), _CLOSE_SECONDS)
 
     def _known(self) -> bytes:
         facts = facts_of(self._changes.plan, "ray", self._started)
@@ -391,7 +391,7 @@ class RayRuntime:
         if not self._is_attached:
             return
         handles = self._arrangement.parts().all().values() if self._arrangement else ()
-        kill([self._hub, *handles] if self._hub else handles)
+        kill([self._supervisor, *handles] if self._supervisor else handles)
         with contextlib.suppress(Exception):  # whatever Ray raises where its own service does not answer
             await self._changes.forget()
         if self._attachment is not None:

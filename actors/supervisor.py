@@ -397,4 +397,4 @@ def _this_actor() -> Any:
     return ray.get_runtime_context().current_actor
 
 
-HubActor = ray.remote(**ACTOR)(SupervisorShell)
+SupervisorActor = ray.remote(**ACTOR)(SupervisorShell)

@@ -43,7 +43,7 @@ class Identity(NamedTuple):
         return batch._replace(origin=f"{batch.origin}#{first}-{first + events}")
 
     def made(self, digest: str) -> Identity:
-        """Return the identity of what was made of the batch, as a hexadecimal `digest` of which of its events says.
+        """Return the identity of what steps made of the batch; a hexadecimal `digest` says which events are where.
 
         What was made otherwise is another batch: answers about the one are not about the other.
         """
@@ -74,7 +74,7 @@ class Identity(NamedTuple):
 
 
 def derived_from(origin: str) -> tuple[str, str]:
-    """Return two texts between which all origins derived from an origin stand, and no others."""
+    """Return bounds for a query of all origins derived from an origin: `$` is the character after `#`."""
     return f"{origin}#", f"{origin}$"
 
 

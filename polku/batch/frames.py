@@ -3,7 +3,7 @@
 `read_envelope` reads an `IngestBatch` without parsing its events (3 ns an event instead of 134). `Frames` cuts an
 `EventPayload` into the bytes of its events, and joins such bytes into an `EventPayload` again (307 ns an event,
 where copying the messages costs 989). `AckSummary` reads an `Ack`'s errors and counts its ids without decoding
-them. `AllRoutes` reads an `EventPayload` as if its events were one: protobuf merges what stands twice in a field that
+them. `AllRoutes` reads an `EventPayload` as if its events were one: protobuf merges what appears twice in a field that
 is not repeated, so that the `route_to` of all events is one list (38 ns an event, where looking at each takes 112).
 Field numbers are those of the messages that they read.
 """
@@ -96,7 +96,7 @@ def read_envelope(data: bytes) -> Envelope:
         size += len(source.encode()) + 2
     if cluster:
         size += len(cluster.encode()) + 2
-    if size != len(data):  # more in it than each field once: what stands twice, is unknown, or has a long name
+    if size != len(data):  # more in it than each field once: what appears twice, is unknown, or has a long name
         which, content = _merged(data)
     return Envelope(source, cluster, which, content)
 

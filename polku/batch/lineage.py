@@ -58,7 +58,7 @@ def through(trail: Sequence[tuple[Sequence[Event], Outcome]], count: int) -> tup
     return tuple(sources)
 
 
-def digest_of(trail: Sequence[tuple[Sequence[Event], Outcome]]) -> str:
+def order_digest(trail: Sequence[tuple[Sequence[Event], Outcome]]) -> str:
     """Return a hexadecimal digest of which events that went into several steps came out of them, and where.
 
     It is empty where each is the one at its own place. What the events contain is nothing to it: of the same batch,
@@ -108,7 +108,7 @@ def _sized(content: bytes) -> bytes:
 
 def _found(given: Sequence[Event], outcome: Outcome, positions: Iterable[int]) -> list[tuple[int, ...]]:
     places: dict[int, tuple[int, ...]] = {}
-    for position, event in enumerate(given):  # an object may stand twice
+    for position, event in enumerate(given):  # an object may appear twice
         places[id(event)] = (*places.get(id(event), ()), position)
     back = {id(event) for event in outcome.events}
     dead = {refusal.refusal.position for refusal in outcome.refused}

@@ -30,8 +30,8 @@ class Refusal(NamedTuple):
     """Name one event that was not taken: its id, a code of the closed set, and a sentence for people.
 
     `attempts` is how often its delivery was tried. `position` is the event's index in the batch that is answered, which
-    tells it from others: ids are text of strangers, may stand twice, and middleware may change them, so that `event_id`
-    is only what the event was called where it was refused. -1: not known, or no event of a batch is meant. `letter`:
+    tells it from others: ids are text of strangers, may appear twice, and middleware may change them: `event_id` is
+    only what the event was called where it was refused. -1: not known, or no event of a batch is meant. `letter`:
     the event, or what it had become, is a dead letter that is stored. `detail` is what that has besides the sentence,
     such as a traceback.
     """

@@ -17,7 +17,6 @@ from itertools import chain
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Receipt
-from polku.buffer.answers import Answered, Known, StoredAnswer
 from polku.buffer.copies import Copy, CopySearch, Found, Held
 from polku.buffer.enqueuing import Enqueuer
 from polku.buffer.log import Recovered, open_log
@@ -26,6 +25,7 @@ from polku.buffer.outlets import OutletChange, OutletRules, Outlets
 from polku.buffer.positions import PendingDelivery, describe_orphan
 from polku.buffer.push_state import PushState
 from polku.buffer.quota import Quota
+from polku.buffer.remembered import Known, RememberedAnswers, StoredAnswer
 from polku.buffer.routing import routed
 from polku.buffer.statistics import BufferStatistics
 from polku.buffer.strategy import BufferStrategy, Overflow
@@ -57,7 +57,7 @@ class Buffer:
         self._dead_letters = dead_letters
         self._await_delivery = await_delivery
         self._log = open_log(strategy, final=not await_delivery, formerly=formerly)
-        self._answered = Answered()
+        self._answered = RememberedAnswers()
         self._turn = asyncio.Lock()
         self._pending: dict[int, PendingDelivery] = {}  # batches whose senders wait for their delivery, by position
         self._replays: dict[asyncio.Future[Receipt], dict[str, int]] = {}  # events that lie in a file too, by outlet
@@ -263,7 +263,7 @@ class Buffer:
         if answer.taken is not None:
             push.taken, push.resumed = dict(answer.taken), True
             return push
-        return self._enqueuer.receipt(answer.refused, ()) if push.is_settled else self._enqueuer.settling(push)
+        return self._enqueuer.receipt(answer.refused, ()) if push.is_settled else self._enqueuer.receipt_later(push)
 
     def _recovered_waits(self, answer: StoredAnswer, recovered: Recovered) -> list[PendingDelivery]:
         waits = []
@@ -272,5 +272,5 @@ class Buffer:
             place = answer.place(position)
             owners = [name for name in takers if name in outlets.by_name and name not in outlets.best_effort]
             if owners and place is not None:
-                waits.append(self._enqueuer.expect(position, len(owners), answer.identity, place))
+                waits.append(self._enqueuer.register_pending(position, len(owners), answer.identity, place))
         return waits

@@ -19,7 +19,6 @@ from typing import TypeVar
 from polku.aio.threads import DaemonExecutor
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import weigh
 from polku.buffer.journal_rows import Row
 from polku.buffer.journal_session import JournalSession, Opened
@@ -27,6 +26,7 @@ from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.log_writer import LogWriter, WriteUnit, opened_late
 from polku.buffer.positions import LogSlot, OutletState
 from polku.buffer.recent import RecentBatches
+from polku.buffer.remembered import StoredAnswer
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError, JournalPathError
 from polku.log import RepeatedLog
 

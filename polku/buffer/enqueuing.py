@@ -18,12 +18,12 @@ from polku.aio.sequencer import Ticket
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Counts, Fate, Receipt, Refusal, shifted, weightier
-from polku.buffer.answers import answer_of
 from polku.buffer.log import Log
 from polku.buffer.outlet import Outlet
 from polku.buffer.outlets import Outlets
 from polku.buffer.positions import PendingDelivery
 from polku.buffer.push_state import Draft, PushState
+from polku.buffer.remembered import answer_of
 from polku.buffer.statistics import BufferCounts
 from polku.buffer.strategy import Overflow
 from polku.checks import shorten
@@ -94,7 +94,7 @@ class Enqueuer:
         if push.held:
             await self._see_held(push)
         self._commit(push)
-        return self.receipt(push.refused, push.fates) if push.is_settled else self.settling(push)
+        return self.receipt(push.refused, push.fates) if push.is_settled else self.receipt_later(push)
 
     def _targets(self, piece: Batch, start: int, push: PushState) -> tuple[Outlet, ...]:
         if not piece.routes:
@@ -137,7 +137,7 @@ class Enqueuer:
             await self._put(head, [outlet for outlet, room in rooms if room is OutletRoom.HERE], push, start)
             for outlet, room in rooms:
                 if room is OutletRoom.LATER:
-                    self._wait_for_room(outlet, piece, push, start)
+                    self._admit_when_room(outlet, piece, push, start)
                 else:
                     push.taken[outlet.name] = start + len(head)
             outlets = [outlet for outlet, room in rooms if room is not OutletRoom.LATER]
@@ -153,7 +153,7 @@ class Enqueuer:
         for outlet in takers:
             outlet.reserve(slot)
         owners = sum(outlet.name not in self._outlets.best_effort for outlet in takers) if push.awaits else 0
-        pending = self.expect(slot.position, owners, push.identity, start) if owners else None
+        pending = self.register_pending(slot.position, owners, push.identity, start) if owners else None
         if pending is not None:
             push.waits.append(pending)
         push.drafts.append(Draft(slot, takers, start, head, pending))
@@ -187,8 +187,8 @@ class Enqueuer:
             self.tap.show(What.REFUSED, piece, notes=_notes(refusals))
         return list(shifted(refusals, start))
 
-    def _wait_for_room(self, outlet: Outlet, piece: Batch, push: PushState, start: int) -> None:
-        """Put a piece in for one outlet when there is room, behind what else waits for it."""
+    def _admit_when_room(self, outlet: Outlet, piece: Batch, push: PushState, start: int) -> None:
+        """Begin to put a piece in for one outlet when there is room, behind what else waits for it."""
         push.taken.setdefault(outlet.name, start)
         push.unfinished += 1
         work = self._admit_late(outlet, outlet.queue.take(), piece, push, start)
@@ -217,8 +217,8 @@ class Enqueuer:
     def _commit(self, push: PushState, *, last: bool = True) -> None:
         """Have the log hold what was put; the outlets claim it as soon as it is held.
 
-        Without `last` there is more to come of this push, so that the answer that goes with it is not the whole one.
-        Nor is it while dead letters are being stored: after a death the sender would hear of letters that nobody has.
+        The stored answer is complete only with `last`, and once all dead letters are stored: else a buffer that is
+        started again would report letters that were never written.
         """
         complete = last and not push.unfinished and not push.letters
         if not push.drafts and not (complete and push.pieces):
@@ -261,13 +261,13 @@ class Enqueuer:
             if push.held and push.held[0][0] is held:
                 push.held.pop(0)
 
-    def settling(self, push: PushState) -> asyncio.Future[Receipt]:
+    def receipt_later(self, push: PushState) -> asyncio.Future[Receipt]:
         """Return the future of a push's receipt: everything that was put is held then, or delivered."""
-        settling = asyncio.ensure_future(self._settle(push))
-        settling.add_done_callback(_seen)
-        return settling
+        receipt = asyncio.ensure_future(self._wait_for_receipt(push))
+        receipt.add_done_callback(_seen)
+        return receipt
 
-    async def _settle(self, push: PushState) -> Receipt:
+    async def _wait_for_receipt(self, push: PushState) -> Receipt:
         """Wait until what was put is held, and delivered where the sender waits for that."""
         for late in push.late:
             await asyncio.shield(late)
@@ -292,8 +292,10 @@ class Enqueuer:
         ordered = tuple(sorted(fates)) if fates else ()
         return Receipt(_each_once(refused), counts, fullest, self._outlets.strategy.capacity, fates=ordered)
 
-    def expect(self, position: int, owners: int, identity: Identity | None, start: int = 0) -> PendingDelivery:
-        """Wait for the delivery of what lies at a position, by that many outlets."""
+    def register_pending(
+        self, position: int, owners: int, identity: Identity | None, start: int = 0
+    ) -> PendingDelivery:
+        """Register that a sender waits for the delivery, by that many outlets, of what lies at a position."""
         pending = self._pending[position] = PendingDelivery(owners, identity, start)
         return pending
 

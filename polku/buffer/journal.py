@@ -19,7 +19,6 @@ from pathlib import Path
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import read_refusals, write_pieces, write_refusals
 from polku.buffer.journal_file import (
     ANSWER,
     BATCH,
@@ -36,6 +35,7 @@ from polku.buffer.lock import FileLock
 from polku.buffer.owner import Owner, new_owner, take
 from polku.buffer.owner import leave as leave_to_others
 from polku.buffer.place import check_place
+from polku.buffer.remembered import read_refusals, write_pieces, write_refusals
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.buffer.succession import change_takers, take_place
 from polku.disk import make_folder, sync_folders

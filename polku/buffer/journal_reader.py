@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polku.batch.batch import Batch
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import TAKEN_OVER, files_of, open_file
 from polku.buffer.journal_rows import batch_of, read_answers, read_cursors, read_numbers
 from polku.buffer.journal_totals import JournalStatistics, held, oldest, total
 from polku.buffer.owner import Owner, current
 from polku.buffer.positions import LogSlot, OutletState
+from polku.buffer.remembered import StoredAnswer
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.sqlite import as_journal_error
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer, read_answer
 from polku.buffer.journal_file import BATCH, ENTRY, seal
+from polku.buffer.remembered import StoredAnswer, read_answer
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS
 from polku.errors import JournalCorruptError
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from polku.batch.batch import derived_from
-from polku.buffer.answers import LIVES
 from polku.buffer.journal_rows import Transaction
 from polku.buffer.journal_totals import total
+from polku.buffer.remembered import LIVES
 
 KEPT_ANSWERS = 256  # for each life of a sender: far more than a window
 SWEEP_COMMITS = 8

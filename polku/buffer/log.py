@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.positions import LogSlot, OutletState
+from polku.buffer.remembered import StoredAnswer
 from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
 

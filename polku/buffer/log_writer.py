@@ -17,10 +17,10 @@ from typing import Protocol
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.journal_session import JournalSession, Opened
+from polku.buffer.remembered import StoredAnswer
 from polku.buffer.reserve import Reserve
 from polku.errors import JournalCorruptError, JournalError, JournalLockedError
 from polku.log import RepeatedLog

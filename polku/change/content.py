@@ -39,7 +39,7 @@ Memory: TypeAlias = "dict[int, tuple[object, str]]"
 """Objects that were described, by their ids, each with its digest of then."""
 
 
-def digest_of(value: object, before: Memory | None = None, now: Memory | None = None) -> str:
+def content_digest(value: object, before: Memory | None = None, now: Memory | None = None) -> str:
     """Return the digest of a component: 32 hexadecimal digits.
 
     An object that was met `before` has the digest that it had then, whatever it has become: it is still the same one.
@@ -143,7 +143,7 @@ class _Description:
         if len(value) > _MOST_ITEMS:
             self._say("itself", id(value))
         elif isinstance(value, (set, frozenset)):
-            self._say(*sorted(digest_of(item, self._before, self._now) for item in value))
+            self._say(*sorted(content_digest(item, self._before, self._now) for item in value))
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 self._add_each(key, item)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import NamedTuple
 
-from polku.change.content import Memory, digest_of
+from polku.change.content import Memory, content_digest
 from polku.plan import OutletPlan, Plan, StagePlan
 
 
@@ -46,7 +46,7 @@ def contents_of(plan: Plan, before: Contents | None = None) -> Contents:
     memory: Memory = {}
 
     def digest(component: object) -> str:
-        return digest_of(component, None if before is None else before.memory, memory)
+        return content_digest(component, None if before is None else before.memory, memory)
 
     return Contents(
         plan,

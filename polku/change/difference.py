@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from polku.buffer.strategy import BufferStrategy, Kind
-from polku.change.content import digest_of
+from polku.change.content import content_digest
 from polku.change.contents import Contents, StepName, names_by_stage, options_of
 from polku.change.numbers import changed_ranges
 from polku.limits import Limits
@@ -313,7 +313,7 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
         yield "the number of lanes", _lanes_said(old), _lanes_said(new)
     yield "whether lanes are chained", old.chained, new.chained
     yield "what is redacted", old.redaction, new.redaction
-    if old.traces is not new.traces and digest_of(old.traces) != digest_of(new.traces):
+    if old.traces is not new.traces and content_digest(old.traces) != content_digest(new.traces):
         yield "what traces say", "as it was", "something else"
     if old.plugins != new.plugins:
         yield "what allow_plugins says", "as it was", "something else"

@@ -11,7 +11,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.away import counts_in_code
+from polku.emit.attempts import is_attempt_of_code
 from polku.emit.outcome import WrongAnswerError
 from polku.emit.parts import BatchPart, FaultyPartError, send_parts
 from polku.emit.suspects import Suspects
@@ -98,7 +98,7 @@ class _Caller:
         if isinstance(cause, EmitError):
             return cause
         if isinstance(error, ray.exceptions.RayTaskError):
-            kind = FaultyPartError if counts_in_code(cause) else RetryableError
+            kind = FaultyPartError if is_attempt_of_code(cause) else RetryableError
             return kind(f"{self._config.method} raised {named(cause)}")
         if isinstance(error, ray.exceptions.ActorDiedError):
             return MisconfiguredError(f"the actor is dead: {said(error)}")

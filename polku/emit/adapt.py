@@ -53,7 +53,7 @@ def emitter_name(component: object) -> str:
 
 def as_emitter(component: Any, clock: Clock) -> Emitter:
     """Make the running emitter of a component, with the default resilience unless it has its own."""
-    from polku.emit.away import counts_in_code
+    from polku.emit.attempts import is_attempt_of_code
     from polku.emit.breaker import Breaker
     from polku.emit.resilience import Resilience, Resilient
     from polku.emit.retry import Retry
@@ -64,7 +64,7 @@ def as_emitter(component: Any, clock: Clock) -> Emitter:
     if getattr(component, "may_recover", False):
         return Resilience(component).build(clock)
     own = Resilience(component, retry=Retry(attempts=5, limit=1.0), breaker=Breaker(open_for=1.0))
-    return Resilient(built(component, clock), own, own.breaker.build(clock), counts=counts_in_code)
+    return Resilient(built(component, clock), own, own.breaker.build(clock), is_attempt=is_attempt_of_code)
 
 
 def built(component: Any, clock: Clock) -> Emitter:

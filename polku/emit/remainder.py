@@ -1,4 +1,4 @@
-"""What is left of a batch that is being delivered: each event by its position, since ids may stand twice."""
+"""What is left of a batch that is being delivered: each event by its position, since ids may appear twice."""
 
 from __future__ import annotations
 

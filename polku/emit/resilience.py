@@ -13,7 +13,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
-from polku.emit.away import counts
+from polku.emit.attempts import is_attempt
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.call_result import CallResult, by_position, undecided
 from polku.emit.outcome import WrongAnswerError, read_outcome
@@ -37,8 +37,8 @@ _LONGEST = 3600.0
 _RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
-_HOPELESS = 8  # events that fail alone, one after the other: the others would too
-_ALL = 1 << 16  # a piece of that many events is every batch
+_HOPELESS = 8  # after so many events in a row that fail alone, the rest is taken to fail too
+_ALL = 1 << 16  # events, more than any batch has: nothing is cut
 
 
 class ResilienceStatistics(NamedTuple):
@@ -64,7 +64,8 @@ class Resilience:
 
     Events that the destination refuses for good, and those that failed `retry.attempts` times, become dead letters.
     While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and do not
-    count, and health shows the alarm. Nor do attempts count for which this process had no memory, files or threads. A
+    count, and health shows the alarm. Attempts that fail since this process is short of memory, files or threads do not
+    count either. A
     destination's own `retry_after` is respected up to an hour. The emitter's name, its routing address, stays as it is.
 
     A call is cut off after `timeout` seconds without progress; by default after 60, or 30 more than the emitter's own
@@ -141,14 +142,14 @@ class Resilient:
         *,
         sleep: Sleep = asyncio.sleep,
         draw: Callable[[], float] = random.random,
-        counts: Callable[[Exception | None], bool] = counts,
+        is_attempt: Callable[[Exception | None], bool] = is_attempt,
     ) -> None:
         self._inner = inner
         self._config = config
         self._circuit = circuit
         self._sleep = sleep
         self._draw = draw
-        self._counts = counts
+        self._is_attempt = is_attempt
         self._gate = asyncio.Lock()
         self._troubled = 0
         self._clear = asyncio.Event()
@@ -161,7 +162,7 @@ class Resilient:
         self._tasks: set[asyncio.Task[Any]] = set()  # those that emit
         self._is_released = False
         self._limit = config.limit
-        # A collected group is one object, and printed text is one text: sent in pieces they would be others.
+        # These write one object, or one text, a call: a smaller call would change what is written.
         self._may_cut = not (getattr(inner, "indivisible", False) or hasattr(inner, "collecting"))
         self._piece: int | None = None  # events in a call, while larger calls have been too late
         self._late_after = 0.0
@@ -224,8 +225,10 @@ class Resilient:
         snapshot = snapshot_of(self._inner)
         state, next_attempt = self._circuit.state, max(0.0, self._due - self._circuit.now)
         errors = self._errors.latest()
-        counts = ResilienceStatistics(self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors)
-        return counts._replace(cause=self._cause)
+        statistics = ResilienceStatistics(
+            self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors
+        )
+        return statistics._replace(cause=self._cause)
 
     async def _wait(self, seconds: float) -> None:
         self._due = self._circuit.now + seconds
@@ -334,13 +337,13 @@ class Resilient:
         if len(placed) == len(batch) and all(failure.retryable for failure in placed.values()):
             error = error or RetryableError(failures[0].reason)
             self._note_failure(error)
-            return CallResult(placed, error, self._counts(error))
+            return CallResult(placed, error, self._is_attempt(error))
         self._succeed()
         if failures:
             self._errors.add(failures[0].reason)
         else:
             self._grow(len(batch), began)
-        return CallResult(placed, error, self._counts(error))
+        return CallResult(placed, error, self._is_attempt(error))
 
     def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> CallResult:
         """Take an exception as what became of all events that had no outcome before it."""
@@ -355,7 +358,7 @@ class Resilient:
         is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1 and self._may_cut
         if is_late and not progress.is_confirming:
             self._shrink(len(batch), began)
-        counts = self._counts(error) and not is_late
+        counts = self._is_attempt(error) and not is_late
         detail = trace(error) if self._is_fault_of_code(error) else ""
         return CallResult(undecided(batch, progress, reason, retryable=True, detail=detail), error, counts)
 
@@ -392,6 +395,6 @@ class Resilient:
     def _cause_of(self, error: Exception) -> Cause:
         if isinstance(error, MisconfiguredError):
             return Cause.SETTINGS
-        if self._config.retry.attempts is None or not self._counts(error):
+        if self._config.retry.attempts is None or not self._is_attempt(error):
             return Cause.UNKNOWN
         return Cause.GIVES_UP if isinstance(error, (EmitError, OSError)) else Cause.CODE

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from polku.contracts import Failure
-from polku.emit.away import remote_trace
+from polku.emit.attempts import remote_trace
 from polku.emit.parts import BatchPart, FaultyPartError
 from polku.text import said
 

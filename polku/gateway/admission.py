@@ -114,7 +114,7 @@ def _admit_good(
     cluster: str,
     known: Collection[str],
 ) -> Admission | None:
-    """Admit events whose fields keep their limits, and fill in what they lack; None where an id stands twice."""
+    """Admit events whose fields keep their limits, and fill in what they lack; None where an id appears twice."""
     # One look at each event: what lacks an id, a time or a source is missing from the list.
     ids = [event_id for event in events if (event_id := event.id) and event.timestamp_unix_ns and event.source]
     is_complete = len(ids) == len(events)
@@ -361,7 +361,7 @@ def _times_in_bounds(events: list[Event], payload: bytes) -> bool:
 def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) -> Refusal | None:
     if event.id and event.id in seen:
         reason = (
-            f"events[{position}].id={shorten(event.id)} stands twice in this message; give each event an id of its own"
+            f"events[{position}].id={shorten(event.id)} appears twice in this message; give each event an id of its own"
         )
         return Refusal(event.id, Code.DUPLICATE_ID, reason, position=position)
     code, fault = Code.INVALID_EVENT, text_fault(event, limits)

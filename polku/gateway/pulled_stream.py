@@ -95,7 +95,7 @@ class Stream:
         return [event for event in batch.sealed().events if event.id in left]
 
     async def _read(self, records: Sequence[Pulled]) -> list[_Run]:
-        """Turn records into events, in runs in which no id stands twice: refusals go by id."""
+        """Turn records into events, in runs in which no id appears twice: refusals go by id."""
         limits = self._intake.limits
         are_events = self._are_events()
         runs = [_Run()]

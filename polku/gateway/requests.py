@@ -39,7 +39,7 @@ def parse_request(message: bytes, limits: Limits) -> IngestEvent | Large:
 def _parse_long(message: bytes, limits: Limits) -> IngestEvent | Large:
     """Parse what may have many events, or one that has too many fields: that is known before they are decoded."""
     found = read_request(message)
-    if found is None:  # a field stands twice, or is not known here
+    if found is None:  # a field appears twice, or is not known here
         whole = IngestEvent.FromString(message)
         frames = read_payload(whole.events.SerializeToString(), limits)
         return Large(whole.source, whole.cluster, frames) if is_large(len(frames), len(message)) else whole

@@ -76,7 +76,7 @@ class _Schema:
     def _refuse_both_names(self, fields: dict[str, Any]) -> None:
         for camel, snake in self._twins.items():
             if camel in fields and snake in fields:
-                raise FieldError(camel, fields[camel], f"stands twice, also as {snake!r}; leave one of them out")
+                raise FieldError(camel, fields[camel], f"appears twice, also as {snake!r}; leave one of them out")
 
     def _unknown(self, name: str, value: Any) -> FieldError:
         known: Sequence[str] = [name for name in self._setters if name not in self._twins]

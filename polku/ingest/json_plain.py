@@ -109,7 +109,7 @@ def _read(data: bytes, opening: bytes, limits: Limits | None, filling: Filling, 
         plain, names = _write(records, filling, now)
     except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
         return None
-    # A name that stands twice is counted once. It has a colon and four quotes more, as texts may have, too.
+    # A name that appears twice is counted once. It has a colon and four quotes more, as texts may have, too.
     if data.count(b":") != names and data.count(b'"') != 2 * (names + _count_texts(records)):
         return None
     if given is not None:

@@ -153,7 +153,7 @@ def explain(data: bytes, error: Exception) -> NotJsonError:
 def event_from_json(record: bytes, fields: Any) -> Generator[None, None, Event]:
     """Build an Event of a record and what it was decoded to; raises `FieldError`."""
     event = event_from_fields(fields)
-    if record.count(b":") != _keys(fields):  # there may be colons in the strings, or keys that stand twice
+    if record.count(b":") != _keys(fields):  # there may be colons in the strings, or keys that appear twice
         if len(record) <= LARGE:
             _refuse_twins(record)
         else:
@@ -180,7 +180,7 @@ def _refuse_twins(record: bytes) -> None:
     try:
         json.loads(record, object_pairs_hook=no_twins)
     except (ValueError, RecursionError):  # it was decoded before, so this is in what a second field hides
-        raise FieldError("record", record[:60], "a field stands twice in it; leave one of them out") from None
+        raise FieldError("record", record[:60], "a field appears twice in it; leave one of them out") from None
 
 
 def _refuse_large_twins(record: bytes, fields: dict[str, Any]) -> Generator[None, None, None]:

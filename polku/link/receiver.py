@@ -32,7 +32,7 @@ class LinkReceiverStatistics(NamedTuple):
 
 
 class _Answer:
-    """An answer that several pushes may wait for; that one of them is cancelled is nothing to the others.
+    """An answer that several pushes may wait for; to cancel one of them does not affect the others.
 
     As `asyncio.shield` around a future, at half the price.
     """
@@ -120,7 +120,7 @@ class _Sender:
     def __init__(self, link: str, epoch: int) -> None:
         self.link = link
         self.epoch = epoch
-        self.answers: dict[int, _Entry] = {}
+        self.entries: dict[int, _Entry] = {}
         self.after: dict[int, int] = {}  # seq -> what it comes after: nothing between the two is open any more
         self.closed = Ranges()
         self._order: list[int] = []  # the numbers of the entries, rising
@@ -134,18 +134,18 @@ class _Sender:
 
     def entry(self, seq: int) -> _Entry:
         """Return what is known of a number that is not closed."""
-        entry = self.answers.get(seq)
+        entry = self.entries.get(seq)
         if entry is None:
-            entry = self.answers[seq] = _Entry()
+            entry = self.entries[seq] = _Entry()
             insort(self._order, seq)
         return entry
 
     def put(self, seq: int, after: int, batch: Batch) -> _Entry:
-        """Take what was pushed, unless it was applied: to be applied once its predecessor was."""
+        """Queue a batch until its predecessor is applied, unless it was applied itself."""
         entry = self.entry(seq)
         if entry.is_applied:
             return entry
-        # What comes before it can only have been answered since: of two copies the lower predecessor is the newer one.
+        # A later copy of a push names a lower predecessor: what was in between has been answered since.
         after = self.after[seq] = min(after, self.after.get(seq, after))
         entry.batch = batch
         if entry.answer is None:
@@ -160,14 +160,14 @@ class _Sender:
         that one may be open still, and have to be applied again by a receiver that was started again.
         """
         before = self.closed.highest_missing(self.after[seq])
-        entry = self.answers.get(before)
+        entry = self.entries.get(before)
         return None if before < 1 or (entry is not None and entry.is_applied) else before
 
     def next_ready(self) -> int | None:
         """Return a number that may be applied now, if there is one."""
         while self._ready:
             seq = self._ready[0]
-            entry = self.answers.get(seq)
+            entry = self.entries.get(seq)
             before = self.waits_for(seq) if entry is not None and entry.is_early else None
             if entry is not None and entry.is_early and before is None:
                 return seq
@@ -178,7 +178,7 @@ class _Sender:
 
     def begin(self, seq: int) -> tuple[_Entry, Batch]:
         """Return a number's entry and its batch, which is applied from now on."""
-        entry = self.answers[seq]
+        entry = self.entries[seq]
         batch, entry.batch = entry.batch, None
         assert batch is not None
         self._wake(entry)
@@ -186,7 +186,7 @@ class _Sender:
 
     def retire(self, error: Exception) -> None:
         """Refuse what waits: another life of the sender was heard from."""
-        for entry in self.answers.values():
+        for entry in self.entries.values():
             entry.give_back(error)
 
     def _close(self, first: int, last: int) -> None:
@@ -198,7 +198,7 @@ class _Sender:
         numbers = self._order[start:end]
         del self._order[start:end]
         for seq in numbers:
-            entry = self.answers.pop(seq)
+            entry = self.entries.pop(seq)
             self.after.pop(seq, None)
             entry.give_back(UnavailableError(f"number {seq} comes after its sender was answered"))
             self._wake(entry)
@@ -209,7 +209,11 @@ class _Sender:
 
 
 class LinkReceiver:
-    """Receive pushes of many links for one receiver; `eager` as at a `Link`, `alone` bounds turns of suspects."""
+    """Receive pushes of many links for one receiver.
+
+    `eager`: work begins at once, without a task, which only a receiver may have that does not block. `alone` bounds the
+    parts of a turn in which a batch that may kill the receiver is worked on, and nothing else.
+    """
 
     def __init__(
         self,
@@ -261,7 +265,7 @@ class LinkReceiver:
         sender = self._senders.get(push.link)
         if sender is None or sender.epoch != push.epoch:
             raise UnavailableError(f"{push} is not known here")
-        return await self._outcome(sender.answers.get(push.seq))
+        return await self._outcome(sender.entries.get(push.seq))
 
     async def _outcome(self, entry: _Entry | None) -> Receipt:
         if entry is None or entry.outcome is None:
@@ -270,7 +274,7 @@ class LinkReceiver:
 
     def statistics(self) -> LinkReceiverStatistics:
         """Return a snapshot of the counters."""
-        answers = [entry.answer for sender in self._senders.values() for entry in sender.answers.values()]
+        answers = [entry.answer for sender in self._senders.values() for entry in sender.entries.values()]
         open_answers = sum(answer is not None and not answer.is_there for answer in answers)
         return LinkReceiverStatistics(self._applied, self._duplicates, open_answers)
 
@@ -286,7 +290,7 @@ class LinkReceiver:
         return sender
 
     def _lose_patience(self, sender: _Sender, seq: int) -> None:
-        entry = sender.answers.get(seq)
+        entry = sender.entries.get(seq)
         if entry is not None and entry.is_early and sender.waits_for(seq) is not None:
             entry.give_back(UnavailableError(f"what comes before number {seq} is missing"))
 

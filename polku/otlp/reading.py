@@ -244,7 +244,7 @@ class _Writer:
             raise FaultError(self._fault)
         event_id = fields.id or spare
         if event_id in taken:
-            reason = f"id={shorten(event_id)} stands twice in this request; give each record an id of its own"
+            reason = f"id={shorten(event_id)} appears twice in this request; give each record an id of its own"
             raise FaultError(reason, Code.DUPLICATE_ID)
         if len(event_id) > self._limits.id_bytes and len(event_id.encode()) > self._limits.id_bytes:
             raise FaultError(f"log.record.uid={shorten(event_id)}: is over the limit of {self._limits.id_bytes} bytes")

@@ -17,7 +17,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import SystemClock
 from polku.contracts import IngestContext
-from polku.emit.away import counts_in_code
+from polku.emit.attempts import is_attempt_of_code
 from polku.emit.outcome import read_outcome
 from polku.errors import InputError, MisconfiguredError, RecordError, RejectedError, RetryableError
 from polku.event.v1.event_pb2 import Event
@@ -192,7 +192,7 @@ class EmitterService(Service):
             if is_ours(error):
                 raise
             _REPEATED.exception((self.info.name, "emit"), "%s could not emit %d events", self.info.name, len(batch))
-            is_fault = counts_in_code(as_exception(error))  # else what it cannot reach may come back
+            is_fault = is_attempt_of_code(as_exception(error))  # else what it cannot reach may come back
             await context.abort(grpc.StatusCode.INTERNAL if is_fault else grpc.StatusCode.ABORTED, named(error))
         failed = {f.event_id: EmitError(event_id=f.event_id, message=f.reason, retryable=f.retryable) for f in failures}
         delivered = sum(event_id not in failed for event_id in batch.ids)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.away import remote_trace
+from polku.emit.attempts import remote_trace
 from polku.emit.progress import current
 from polku.errors import EmitError, MisconfiguredError, RejectedError
 from polku.event.v1.event_pb2 import Event

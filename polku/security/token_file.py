@@ -79,7 +79,7 @@ class Principals:
         The time that it takes tells nothing of the tokens and does not grow with their number: their digests are found
         by a hash with a key of this process, and compared in constant time.
         """
-        digest = digest_of(token)
+        digest = token_digest(token)
         found = self._tokens.get(digest)
         return found if found is not None and hmac.compare_digest(found[0].digest, digest) else None
 
@@ -133,7 +133,7 @@ def parse(text: str) -> Principals:
     return Principals(principals, issuers)
 
 
-def digest_of(token: str) -> bytes:
+def token_digest(token: str) -> bytes:
     """Return what the file keeps of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
@@ -149,7 +149,7 @@ def file_lines(name: str, token: str, rights: Mapping[str, object], not_after: d
     Rights.from_fields(rights)
     key = name if all(part.isalnum() or part in "_-" for part in name) and name.isascii() else f'"{name}"'
     lines = [f"[{key}]", *(f"{right} = {_toml(value)}" for right, value in rights.items())] if rights else []
-    lines += [f"[[{key}.tokens]]", f'hash = "{_HASH}{digest_of(token).hex()}"']
+    lines += [f"[[{key}.tokens]]", f'hash = "{_HASH}{token_digest(token).hex()}"']
     if not_after is not None:
         lines.append(f"not_after = {not_after.isoformat()}")
     return "\n".join(lines) + "\n"

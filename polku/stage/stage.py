@@ -154,9 +154,9 @@ class Stage:
     async def release_leaving(
         self, steps: Sequence[Step | Holder], heirs: Sequence[tuple[Step | Holder, Step | Holder]]
     ) -> None:
-        """Release what holders keep that are not among `steps` and have no heir: within `at_rest`.
+        """Flush the holders that are removed and have no heir: within `at_rest`.
 
-        It passes the steps behind them as they are now, so this is done before state of those moves.
+        It comes before state moves: the events that are flushed still go through the steps as they are now.
         """
         await self._holdings.flush_all(but={id(step) for step in (*steps, *(old for old, _ in heirs))})
 
@@ -221,7 +221,7 @@ class Stage:
         try:
             wait = await self._run(batch, number, position, trail, letters)
         except BaseException as error:
-            # The steps that it has passed must hear of it: of a retry a Deduplicator would say that it is there.
+            # The steps that it has passed must hear that it failed: else a Deduplicator would drop the retry.
             self._holdings.forget(number)
             settled = start_eagerly(self._settlement.settle(number, failed(error), trail, letters, inner=inner))
             if is_ours(error):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.fates import Attribution, owners_through
-from polku.batch.lineage import digest_of, origins, through
+from polku.batch.lineage import order_digest, origins, through
 from polku.batch.receipt import Output, Refusal
 from polku.contracts import Follows, Outcome, Step
 from polku.event.v1.event_pb2 import Event
@@ -53,7 +53,7 @@ def outgoing(batch: Batch, events: list[Event], trail: Sequence[Passed], *, chan
         return batch
     else:
         out = batch.select(_positions(batch, events, trail))
-    if out.identity is not None and (digest := digest_of([(passed.given, passed.outcome) for passed in trail])):
+    if out.identity is not None and (digest := order_digest([(passed.given, passed.outcome) for passed in trail])):
         out.identity = out.identity.made(digest)
     return out
 

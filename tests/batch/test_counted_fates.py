@@ -1,4 +1,4 @@
-"""What became of each event is counted once: of copies, merged events, and events that stand twice."""
+"""What became of each event is counted once: of copies, merged events, and events that appear twice."""
 
 from __future__ import annotations
 

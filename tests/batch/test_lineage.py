@@ -7,7 +7,7 @@ import random
 import pytest
 
 from polku import Code, Event, Refusal
-from polku.batch.lineage import digest_of, origins, trace_back
+from polku.batch.lineage import order_digest, origins, trace_back
 from polku.contracts import DeadEvent, Outcome
 from polku.middleware.per_event import chosen
 
@@ -34,7 +34,7 @@ def test_what_leaves_each_event_at_its_place_has_no_digest() -> None:
         Outcome(events("abc")),
         chosen(given, b"\1\1\1"),
     ]
-    assert [digest_of([(given, outcome)]) for outcome in outcomes] == [""] * len(outcomes)
+    assert [order_digest([(given, outcome)]) for outcome in outcomes] == [""] * len(outcomes)
 
 
 def test_a_digest_says_which_events_go_on_and_where_whatever_they_contain() -> None:
@@ -55,12 +55,12 @@ def test_a_digest_says_which_events_go_on_and_where_whatever_they_contain() -> N
         Outcome(events("x"), [DeadEvent(a, Refusal("a", Code.MIDDLEWARE_ERROR, "", position=0))]),
         Outcome(events("x")),
     ]
-    digests = [digest_of([(given, outcome)]) for outcome in outcomes]
+    digests = [order_digest([(given, outcome)]) for outcome in outcomes]
     assert len(set(digests)) == len(digests)
     assert "" not in digests
     other = events("wxyz")
-    assert digest_of([(other, Outcome(other[:2]))]) == digests[0]
-    assert digest_of([(other, Outcome(other)), (other, Outcome(other[:2]))]) != ""
+    assert order_digest([(other, Outcome(other[:2]))]) == digests[0]
+    assert order_digest([(other, Outcome(other)), (other, Outcome(other[:2]))]) != ""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -72,7 +72,7 @@ def test_outcomes_of_one_digest_are_traced_back_alike(seed: int) -> None:
         going = [dice.choice([*given, *events("abcdefx")]) for _ in range(dice.randrange(1, 5))]
         outcome = Outcome(going)
         found = len(going), origins(given, outcome, range(len(going)))
-        assert traced.setdefault(digest_of([(given, outcome)]), found) == found
+        assert traced.setdefault(order_digest([(given, outcome)]), found) == found
 
 
 def test_of_refusals_one_that_left_a_dead_letter_counts_least_and_those_of_a_step_have() -> None:

@@ -65,7 +65,7 @@ async def measure(goals: list[int], in_flight: int) -> list[tuple[int, float, in
             pushed += in_flight
         cost = (time.process_time() - started) / MEASURED * 1e6
         sender = inlet._senders["link"]
-        results.append((goal, cost, len(sender.answers) + len(sender.closed)))
+        results.append((goal, cost, len(sender.entries) + len(sender.closed)))
     held.cancel()
     await link.close()
     return results

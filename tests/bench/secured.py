@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
 
 def batch(size: int, payload: int) -> bytes:
-    """Return a serialised batch; ids may stand twice in different batches."""
+    """Return a serialised batch; ids may appear twice in different batches."""
     events = [Event(id=f"event-{n}", event_type="t", source="agent-1", timestamp_unix_ns=1) for n in range(size)]
     for event in events:
         event.payload = bytes(payload)

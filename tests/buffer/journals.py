@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polku.batch.batch import Header, Identity
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Transaction
+from polku.buffer.remembered import StoredAnswer
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku.batch.batch import Header, Identity
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Transaction
+from polku.buffer.remembered import StoredAnswer
 from polku.errors import JournalError
 from tests.buffer.journals import opened, positions, row
 from tests.support.examples import examples

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import LIVES, StoredAnswer
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Transaction
 from polku.buffer.journal_sweep import KEPT_ANSWERS
+from polku.buffer.remembered import LIVES, StoredAnswer
 from polku.codes import Code
 from tests.buffer.journals import opened, row
 

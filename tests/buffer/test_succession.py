@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from polku import BufferStrategy, Hub
 from polku.batch.batch import Identity
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.buffer import Buffer
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Transaction
+from polku.buffer.remembered import StoredAnswer
 from polku.buffer.repair import faults
 from polku.dead_letters import DeadLetters
 from polku.errors import PlanError

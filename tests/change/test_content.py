@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from polku import Deduplicator, Filter, Transform, WebhookEmitter
-from polku.change.content import digest_of
+from polku.change.content import content_digest
 from polku.event.v1.event_pb2 import Event
 
 
@@ -42,7 +42,7 @@ class Step:
 
 def digests(source: str) -> tuple[str, str, str]:
     module = load(source)
-    return digest_of(module.step), digest_of(module.Step()), digest_of(Filter(module.step))
+    return content_digest(module.step), content_digest(module.Step()), content_digest(Filter(module.step))
 
 
 def test_a_file_that_is_run_again_has_the_same_components() -> None:
@@ -75,7 +75,7 @@ def test_a_module_of_theirs_counts_by_its_code_and_an_installed_one_by_its_name(
     def using(helper: types.ModuleType) -> str:
         module = load("def step(event):\n    return helper.work(event)\n")
         module.helper = helper  # type: ignore[attr-defined]
-        return digest_of(module.step)
+        return content_digest(module.step)
 
     mine = [load(f"def work(event):\n    return {number}\n", "helper") for number in (1, 1, 2)]
     assert using(mine[0]) == using(mine[1]) != using(mine[2])
@@ -89,20 +89,28 @@ def closing_over(value: object) -> Callable[[Event], object]:
 
 
 def test_what_a_function_closes_over_counts() -> None:
-    assert digest_of(closing_over([1, {"a": 2}])) == digest_of(closing_over([1, {"a": 2}]))
-    assert digest_of(closing_over([1, {"a": 2}])) != digest_of(closing_over([1, {"a": 3}]))
+    assert content_digest(closing_over([1, {"a": 2}])) == content_digest(closing_over([1, {"a": 2}]))
+    assert content_digest(closing_over([1, {"a": 2}])) != content_digest(closing_over([1, {"a": 3}]))
 
 
 def test_configurations_count_by_their_options() -> None:
-    assert digest_of(Deduplicator(ttl=3)) == digest_of(Deduplicator(ttl=3)) != digest_of(Deduplicator(ttl=4))
-    assert digest_of(WebhookEmitter("http://a/")) == digest_of(WebhookEmitter("http://a/"))
-    assert digest_of(WebhookEmitter("http://a/")) != digest_of(WebhookEmitter("http://b/"))
-    assert digest_of(Event(id="a")) == digest_of(Event(id="a")) != digest_of(Event(id="b"))
+    assert (
+        content_digest(Deduplicator(ttl=3))
+        == content_digest(Deduplicator(ttl=3))
+        != content_digest(Deduplicator(ttl=4))
+    )
+    assert content_digest(WebhookEmitter("http://a/")) == content_digest(WebhookEmitter("http://a/"))
+    assert content_digest(WebhookEmitter("http://a/")) != content_digest(WebhookEmitter("http://b/"))
+    assert content_digest(Event(id="a")) == content_digest(Event(id="a")) != content_digest(Event(id="b"))
 
 
 def test_what_cannot_be_described_is_itself() -> None:
     lock = threading.Lock()
-    assert digest_of(closing_over(lock)) == digest_of(closing_over(lock)) != digest_of(closing_over(threading.Lock()))
+    assert (
+        content_digest(closing_over(lock))
+        == content_digest(closing_over(lock))
+        != content_digest(closing_over(threading.Lock()))
+    )
 
 
 def test_a_component_may_say_what_it_is_made_of() -> None:
@@ -111,36 +119,36 @@ def test_a_component_may_say_what_it_is_made_of() -> None:
             self.content_key = key
             self.weights = threading.Lock()
 
-    assert digest_of(closing_over(Model("1"))) == digest_of(closing_over(Model("1")))
-    assert digest_of(closing_over(Model("1"))) != digest_of(closing_over(Model("2")))
+    assert content_digest(closing_over(Model("1"))) == content_digest(closing_over(Model("1")))
+    assert content_digest(closing_over(Model("1"))) != content_digest(closing_over(Model("2")))
 
 
 def test_an_object_that_was_met_before_is_what_it_was_then() -> None:
     seen: list[int] = []
     memory: dict[int, tuple[object, str]] = {}
-    before = digest_of(closing_over(seen), None, memory)
+    before = content_digest(closing_over(seen), None, memory)
     seen.append(1)
-    assert digest_of(closing_over(seen)) != before
-    assert digest_of(closing_over(seen), memory) == before
+    assert content_digest(closing_over(seen)) != before
+    assert content_digest(closing_over(seen), memory) == before
 
 
 def test_functions_that_call_each_other_have_an_end() -> None:
     source = "def step(event):\n    return other(event)\ndef other(event):\n    return step(event) + 1\n"
-    assert digest_of(load(source).step) == digest_of(load(source).step)
-    assert digest_of(load(source).step) != digest_of(load(source.replace("+ 1", "+ 2")).step)
+    assert content_digest(load(source).step) == content_digest(load(source).step)
+    assert content_digest(load(source).step) != content_digest(load(source.replace("+ 1", "+ 2")).step)
 
 
 def test_what_is_too_deep_or_too_large_is_itself() -> None:
     deep: Any = []
     for _ in range(10_000):
         deep = [deep]
-    assert digest_of(deep) == digest_of(deep)
-    assert digest_of([list(range(20_000))]) != digest_of([list(range(20_000))])
+    assert content_digest(deep) == content_digest(deep)
+    assert content_digest([list(range(20_000))]) != content_digest([list(range(20_000))])
 
 
 def test_another_process_has_the_same_digests(tmp_path: Path) -> None:
-    code = f"import polku; from polku.change.content import digest_of\nexec({ONE!r})\n"
-    code += "print(digest_of(polku.Transform(step)), digest_of({'a', 'b', 'c'}))"
+    code = f"import polku; from polku.change.content import content_digest\nexec({ONE!r})\n"
+    code += "print(content_digest(polku.Transform(step)), content_digest({'a', 'b', 'c'}))"
     (tmp_path / "code.py").write_text(code)
     said = {subprocess.run([sys.executable, tmp_path / "code.py"], capture_output=True, text=True).stdout for _ in "12"}
     assert len(said) == 1
@@ -148,4 +156,4 @@ def test_another_process_has_the_same_digests(tmp_path: Path) -> None:
 
 
 def test_builtin_middleware_that_differs_by_its_function_alone_differs() -> None:
-    assert digest_of(Transform(load(ONE).step)) != digest_of(Transform(load(ONE).helper))
+    assert content_digest(Transform(load(ONE).step)) != content_digest(Transform(load(ONE).helper))

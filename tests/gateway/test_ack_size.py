@@ -69,7 +69,7 @@ def test_each_code_is_summed_up_for_itself(send: Send) -> None:
 
 @both
 def test_one_that_is_too_large_to_be_named_costs_no_others(send: Send) -> None:
-    huge = AckError(event_id="i" * 2_000_000, code=Code.DUPLICATE_ID, message="stands twice")
+    huge = AckError(event_id="i" * 2_000_000, code=Code.DUPLICATE_ID, message="appears twice")
     ack = send(Ack(event_ids=["a"], errors=[huge, *errors(100)]))
     assert len(ack.errors) == 101
     assert ack.errors[-1].code == Code.DUPLICATE_ID

@@ -91,7 +91,7 @@ def test_an_id_that_stands_twice_is_refused_the_second_time() -> None:
     admission = admit(complete("1"), complete("2"), complete("1"))
     assert admission.ids == ["1", "2"]
     assert refused(admission) == [("1", Code.DUPLICATE_ID)]
-    assert admission.refused[0].message.startswith("events[2].id='1' stands twice")
+    assert admission.refused[0].message.startswith("events[2].id='1' appears twice")
 
 
 def test_an_id_that_was_refused_is_not_accepted_for_another_event_of_the_same_message() -> None:

@@ -206,7 +206,7 @@ def test_colons_in_strings_are_no_second_fields() -> None:
         ('{"network": {"bogus": 1}}', "network.bogus=1: NetworkEventData has no such field"),
         ('{"network": {}, "kernel": {}}', "kernel={}: an event carries one kind of typed data, and 'network' is there"),
         ('{"process": {"start_time": "soon"}}', "process.start_time='soon': is no time; write it as '2024-05-01T12"),
-        ('{"event_type": "a", "eventType": "b"}', "eventType='b': stands twice, also as 'event_type'"),
+        ('{"event_type": "a", "eventType": "b"}', "eventType='b': appears twice, also as 'event_type'"),
         ('{"id": "a", "id": "b"}', "id='b': stands 2 times in one object"),
         ('{"id": "a", "metadata": {"k": "1", "k": "2"}}', "k='2': stands 2 times in one object"),
         ('{"severity": NaN}', "not JSON: invalid character at byte 13"),

@@ -41,12 +41,12 @@ GOOD = st.fixed_dictionaries(
         "route_to": st.lists(TEXTS, max_size=2),
     },
 ).map(lambda fields: list(fields.items()))
-RECORDS = st.lists(GOOD | st.lists(MEMBERS, max_size=5), max_size=6)  # names may stand twice
+RECORDS = st.lists(GOOD | st.lists(MEMBERS, max_size=5), max_size=6)  # names may appear twice
 ESCAPED = st.sampled_from([(",", ":", False), (", ", ": ", True), (" ,", " :", True)])
 
 
 def written(members: list[tuple[str, object]], comma: str, colon: str, ascii: bool) -> str:
-    """Return an object as JSON, also one with a name that stands twice."""
+    """Return an object as JSON, also one with a name that appears twice."""
     inner = [f"{json.dumps(name)}{colon}{json.dumps(value, ensure_ascii=ascii)}" for name, value in members]
     return "{" + comma.join(inner) + "}"
 

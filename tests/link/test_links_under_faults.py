@@ -240,7 +240,7 @@ class CopyingPeer(HoldsNothing):
         assert self.link is not None
         self.most_open = max(self.most_open, self.link.statistics().open)
         sender = self.inlet._senders["link"]
-        self.largest = max(self.largest, len(sender.answers), len(sender.after), len(sender.closed))
+        self.largest = max(self.largest, len(sender.entries), len(sender.after), len(sender.closed))
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -304,7 +304,7 @@ async def test_an_inlet_forgets_what_its_sender_has_the_answers_of() -> None:
     for seq in range(1, 50):
         await inlet.push(Push("link", 1, seq, seq, 0), batch(str(seq)))
     sender = inlet._senders["link"]
-    assert (len(sender.answers), len(sender.after), len(sender.closed)) == (1, 1, 1)
+    assert (len(sender.entries), len(sender.after), len(sender.closed)) == (1, 1, 1)
 
 
 async def test_a_new_life_of_a_sender_starts_afresh_and_the_old_one_is_refused() -> None:

@@ -215,7 +215,7 @@ async def test_state_stays_small_while_one_number_is_open_and_late_copies_of_the
     for seq in range(2, 3_000):  # two are in the window: only `gap` tells that those before them were answered
         await inlet.push(Push("link", 1, seq, 1, seq - 1, (1, seq - 1)), batch(seq))
     sender = inlet._senders["link"]
-    assert len(sender.answers) == len(sender.after) == 3
+    assert len(sender.entries) == len(sender.after) == 3
     assert len(sender.closed) == 2
     for seq in (2, 1_500, 2_997):
         with pytest.raises(UnavailableError, match="answered"):

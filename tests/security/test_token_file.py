@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from polku import PlanError
-from polku.security.token_file import digest_of, file_lines, new_token, parse
+from polku.security.token_file import file_lines, new_token, parse, token_digest
 
-HASH = "sha256:" + digest_of("secret").hex()
+HASH = "sha256:" + token_digest("secret").hex()
 
 
 def test_what_is_printed_for_a_new_token_is_read_again() -> None:

@@ -130,7 +130,7 @@ def clients(case: dict[str, Any]) -> list[ClientScript]:
 
 
 def _expect_letters(world: World, pulled: dict[str, Any]) -> None:
-    """Name what the gateway refuses of records: times outside of the years 1 to 9999, ids that stand twice in one."""
+    """Name what the gateway refuses of records: times outside of the years 1 to 9999, ids that appear twice in one."""
     for record in pulled["records"]:
         ids: set[str] = set()
         for event in record["events"]:

@@ -20,12 +20,12 @@ from typing import Any
 
 from polku.batch.batch import Identity
 from polku.buffer import journal_file, journal_session, journal_sweep, log_writer, place, recent, repair, reserve
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.durable import DurableLog
 from polku.buffer.journal import Journal
 from polku.buffer.journal_rows import Row, Transaction
 from polku.buffer.journal_session import JournalSession, Opened
 from polku.buffer.lock import FileLock
+from polku.buffer.remembered import StoredAnswer
 from polku.buffer.strategy import BufferStrategy
 from polku.errors import JournalError
 from polku.testing.simulation.disk import Applied, Disk, StoredBatch

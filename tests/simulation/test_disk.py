@@ -12,9 +12,9 @@ import pytest
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.durable import DurableLog
 from polku.buffer.log import Log, Recovered
+from polku.buffer.remembered import StoredAnswer
 from polku.codes import Code
 from polku.event.v1.event_pb2 import Event
 from polku.testing.simulation.disk import Disk, ModelLog

@@ -148,7 +148,7 @@ def _read(content: bytes) -> UsualHead | None:
 
 
 def _fields(lines: list[bytes]) -> Mapping[str, str] | None:
-    """Return header fields by their names in small letters; None where one is malformed, or stands twice."""
+    """Return header fields by their names in small letters; None where one is malformed, or appears twice."""
     fields: dict[str, str] = {}
     for line in lines:
         field = _FIELD.fullmatch(line)

@@ -110,7 +110,7 @@ class IngestorChecks:
 def _judge_events(response: IngestResponse) -> list[Finding]:
     ids = [event.id for event in response.events if event.id]
     if len(set(ids)) != len(ids):
-        return [fails("event ids", "one stands twice", "give each event an id of its own, or none")]
+        return [fails("event ids", "one appears twice", "give each event an id of its own, or none")]
     early = [event.timestamp_unix_ns for event in response.events if 0 < event.timestamp_unix_ns < _YEAR_1990]
     if early:
         fix = "timestamp_unix_ns is in nanoseconds since 1970; leave it 0 where the time is not known"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
-from polku.buffer.answers import StoredAnswer
 from polku.buffer.journal_file import weigh
 from polku.buffer.journal_sweep import KEPT_ANSWERS
 from polku.buffer.log import OnOpen, Recovered
 from polku.buffer.positions import LogSlot, OutletState
+from polku.buffer.remembered import StoredAnswer
 from polku.errors import JournalError
 from polku.testing.simulation.lineage import tokens_of
 from polku.v1.gateway_pb2 import EventPayload

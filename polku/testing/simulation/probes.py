@@ -78,7 +78,7 @@ class ProbedStep:
             if tokens and left[tokens[0]] <= 0 and tokens[0] not in cut:
                 ledger.fate(tokens, self.drop_reason)
             for token in tokens:
-                if left[token] > 0 or token in cut:  # an event may stand twice, and be dropped once
+                if left[token] > 0 or token in cut:  # an event may appear twice, and be dropped once
                     left[token] -= 1
                     self._passed[event_id].add(token)
                 elif self.drop_reason == "deduplicated":
@@ -206,7 +206,7 @@ def _check_size(world: World, inlet: LinkReceiver) -> None:
         kept = sum(
             len(value) for value in vars(sender).values() if hasattr(value, "__len__") and not isinstance(value, str)
         )
-        held = sum(entry.outcome is not None and not entry.outcome.done() for entry in sender.answers.values())
+        held = sum(entry.outcome is not None and not entry.outcome.done() for entry in sender.entries.values())
         if kept > _MOST_KEPT + _KEPT_OF_HELD * held:
             world.ledger.fault(f"growth: a receiver keeps {kept} entries of {link}")
 

@@ -262,7 +262,7 @@ def everybody_s_counts() -> Iterator[None]:
 def one_name_for_two_contents() -> Iterator[None]:
     from polku.batch import lineage
 
-    with replaced(lineage, "digest_of", lambda trail: ""):
+    with replaced(lineage, "order_digest", lambda trail: ""):
         yield
 
 

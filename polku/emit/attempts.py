@@ -23,7 +23,7 @@ _OF_EVENTS = frozenset(
 )
 
 
-def counts(error: Exception | None) -> bool:
+def is_attempt(error: Exception | None) -> bool:
     """Return whether a failed call is one of the attempts after which events are given up.
 
     Not where settings are wrong, nor where this process is short of memory, files or threads: the same call with other
@@ -32,13 +32,13 @@ def counts(error: Exception | None) -> bool:
     return not isinstance(error, MisconfiguredError) and not _is_shortage(error)
 
 
-def counts_in_code(error: Exception | None) -> bool:
+def is_attempt_of_code(error: Exception | None) -> bool:
     """Return the same for code that nobody has given a number of attempts: what it cannot reach may come back.
 
     `RetryableError` and `OSError` say so (`ConnectionError` and `TimeoutError` are such), and what Ray raises, unless
     that is the exception of a task. Anything else is taken for a fault of the code, which will fail with every attempt.
     """
-    if not counts(error) or isinstance(error, RetryableError) or _is_of_ray(error):
+    if not is_attempt(error) or isinstance(error, RetryableError) or _is_of_ray(error):
         return False
     return not isinstance(error, OSError) or error.errno in _OF_EVENTS
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from polku import Code, Refusal
 from polku.batch.batch import Identity
-from polku.buffer.answers import answer_of
 from polku.buffer.positions import PendingDelivery
 from polku.buffer.push_state import PushState
+from polku.buffer.remembered import answer_of
 
 
 async def test_a_later_answer_keeps_the_refusals_that_were_added_to_the_one_before() -> None:

@@ -82,7 +82,7 @@ def read_answer(identity: Identity, first: int, last: int, refused: str, pieces:
     return StoredAnswer(identity, first, last, read_refusals(refused), places, taken)
 
 
-class Answered:
+class RememberedAnswers:
     """Remember the answers of the latest batches of each origin, and of what was derived from them.
 
     What was made of a batch otherwise than the first time has another identity: no answer is about it.
