@@ -17,7 +17,7 @@ from tests.support.examples import examples
 LIMITS = Limits(id_bytes=6, source_bytes=12, event_type_bytes=6, metadata_entries=3, metadata_value_bytes=130)
 TEXTS = st.sampled_from(["", "a", "a%20b", "https://a/b?c", "ä", '"', "\\", "seven b", "x" * 130, "x" * 131, "1.0"])
 DATA: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
     max_leaves=4,
 )
