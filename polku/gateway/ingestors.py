@@ -26,7 +26,7 @@ from polku.usercode import is_ours
 
 if TYPE_CHECKING:
     from polku.external.client import PluginState
-    from polku.gateway.plain import ReadPlain
+    from polku.gateway.plain import MakePlain, ReadPlain
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _TURN = 50  # records of an ingestor, which take a millisecond or so, until others have theirs
@@ -128,14 +128,14 @@ class Ingestors:
         """Return whether the ingestor of a source reads several messages at once."""
         return getattr(self._by_source.get(source, self._default), "concurrency", 1) > 1
 
-    def reads_plain(self, reader: str) -> ReadPlain | None:
+    def plain_reader(self, reader: str, context: IngestContext, limits: Limits) -> ReadPlain | None:
         """Return what reads plain records of a source at once; None where its ingestor is none that has it itself.
 
         What inherits from such an ingestor may read otherwise.
         """
         ingestor = self._by_source.get(reader, self._default)
-        read: ReadPlain | None = getattr(ingestor, "read_plain", None) if _has_own(type(ingestor)) else None
-        return read
+        make: MakePlain | None = getattr(ingestor, "plain_reader", None) if _has_own(type(ingestor)) else None
+        return None if make is None else make(context, limits)
 
     @property
     def has_default(self) -> bool:
@@ -211,7 +211,7 @@ class Ingestors:
 
 
 def _has_own(kind: type) -> bool:
-    return "read_plain" in vars(kind)
+    return "plain_reader" in vars(kind)
 
 
 def _sort(

@@ -71,11 +71,12 @@ class Intake:
         self._counters = IntakeCounters()
         self._room = Room(limits, self._counters, link)
         self.hold, self.release, self.has_room = self._room.hold, self._room.release, self._room.has_room
-        self.count_message = self._counters.count_message
+        self.count_messages = self._counters.count_messages
         self._sender = IntakeSender(
             link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
         )
-        self.push_together, self.settled = self._sender.push_together, self._sender.settled
+        self.push_together, self.push_counted = self._sender.push_together, self._sender.push_counted
+        self.settled = self._sender.settled
         self._streams = StreamIngest(self.admit_raw, self._sender.push_all, self._refuse, self._counters, self._room)
         self._sources: Sources | None = None
         self._unpacking = asyncio.Lock()
@@ -320,7 +321,7 @@ class Intake:
         """
         if account is not None:
             account.check_origin(context.source, context.cluster)
-        plain = admit_plain(data, context, self.ingestors.reads_plain(reader), self.limits, account)
+        plain = admit_plain(data, context, self.ingestors, reader, self.limits, account)
         if plain is not None:
             return plain
         events, refused, reply = await self.ingestors.read(data, context, reader, in_turns=in_turns)

@@ -91,9 +91,9 @@ class IntakeCounters:
         self._ways: dict[str, list[int]] = {}
         self._ack_seconds, self._batch_events = Histogram(), Histogram(unit=1.0)
 
-    def count_message(self) -> None:
-        """Count a message that came in."""
-        self.messages += 1
+    def count_messages(self, messages: int) -> None:
+        """Count messages that came in."""
+        self.messages += messages
 
     def refuse(self, code: Code, way: str = "", message: str = "") -> None:
         """Count a message that was refused whole, and that its sender hears of by an exception."""

@@ -17,26 +17,41 @@ from polku.gateway.event_limits import check_envelope
 from polku.limits import Limits
 
 if TYPE_CHECKING:
+    from polku.gateway.ingestors import Ingestors
     from polku.ingest.json_plain import Plain
     from polku.security.account import Account
 
-ReadPlain = Callable[[bytes, IngestContext, Limits], "Plain | None"]
+ReadPlain = Callable[[bytes], "Plain | None"]
 """Read plain records, and fill in what they lack; None where any is not."""
+
+MakePlain = Callable[[IngestContext, Limits], ReadPlain]
+"""Return what reads the plain records of a source."""
+
+
+def read_distinct(data: bytes, read: ReadPlain, limits: Limits) -> Plain | None:
+    """Read plain records that may go on whole: as many as are allowed, with different ids; None for others."""
+    plain = read(data)
+    if plain is None:
+        return None
+    count = len(plain.ids)
+    is_one = count == 1
+    return plain if is_one or (0 < count <= limits.batch_events and len(set(plain.ids)) == count) else None
+
+
+def admission_of(plain: Plain, size: int, account: Account | None) -> Admission:
+    """Return what is admitted of plain records that came in `size` bytes."""
+    batch = Batch(payload=plain.payload, count=len(plain.ids))
+    admission = Admission(batch, plain.ids, [], max(0, len(plain.payload) - size))
+    return admission if account is None else authorized(admission, account, plain.payload)
 
 
 def admit_plain(
-    data: bytes, context: IngestContext, read: ReadPlain | None, limits: Limits, account: Account | None
+    data: bytes, context: IngestContext, ingestors: Ingestors, reader: str, limits: Limits, account: Account | None
 ) -> Admission | None:
     """Admit plain records; None for others; raises `InputError` where the texts of the message are too long."""
+    read = ingestors.plain_reader(reader, context, limits)
     if read is None:
         return None
     check_envelope(limits, context.source, context.cluster, context.format)
-    plain = read(data, context, limits)
-    if plain is None:
-        return None
-    ids = plain.ids
-    count = len(ids)
-    if not 0 < count <= limits.batch_events or len(set(ids)) != count:
-        return None
-    admission = Admission(Batch(payload=plain.payload, count=count), ids, [], max(0, len(plain.payload) - len(data)))
-    return admission if account is None else authorized(admission, account, plain.payload)
+    plain = read_distinct(data, read, limits)
+    return None if plain is None else admission_of(plain, len(data), account)

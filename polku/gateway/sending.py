@@ -92,14 +92,20 @@ class IntakeSender:
 
         `size` is that of the requests in bytes, with what was filled in.
         """
-        count = sum([len(admission.ids) for admission in admissions])
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
-        self._counters.admit(count, refused, way, len(admissions))
-        if not count:
+        return self.push_counted(
+            join([admission.batch for admission in admissions]), refused, len(admissions), size, way
+        )
+
+    def push_counted(
+        self, batch: Batch, refused: Sequence[Refusal], messages: int, size: int, way: str
+    ) -> asyncio.Future[Receipt]:
+        """Send what was admitted of so many messages, beside what was refused; return the future of its receipt."""
+        self._counters.admit(len(batch), refused, way, messages)
+        if not len(batch):
             nothing: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             nothing.set_result(self._counters.latest)
             return nothing
-        batch = join([admission.batch for admission in admissions])
         batch.counted = True
         return self.send(self.prepare(batch), size)
 

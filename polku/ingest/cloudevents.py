@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -71,13 +71,12 @@ class CloudEventsIngestor:
         """Do what `ingest` does, with None where others may have their turn."""
         return read_records(split_records(data), _event_from_record, _MEMBERS)
 
-    def read_plain(self, data: bytes, context: IngestContext, limits: Limits) -> Plain | None:
-        """Read plain CloudEvents at once, and fill in what they lack; None where any is not, or breaks a limit."""
+    def plain_reader(self, context: IngestContext, limits: Limits) -> Callable[[bytes], Plain | None]:
+        """Return what reads plain CloudEvents at once, and fills in what they lack; None where any is not, or breaks a
+        limit.
+        """
         filling = filling_of(context.source, context.cluster, new_id)
-        try:
-            return read_cloudevents(data, limits, filling, (_source, _nanoseconds))
-        except FieldError:  # a time
-            return None
+        return partial(read_cloudevents, limits=limits, filling=filling, read=(_source, _time))
 
 
 def event_from_headers(headers: Mapping[str, str], body: bytes) -> Event:
@@ -195,6 +194,14 @@ def _read_source(source: str) -> str:
 
 
 _known_source = lru_cache(maxsize=1_000)(_read_source)
+
+
+def _time(text: str) -> int:
+    """Return nanoseconds; raises `ValueError`."""
+    try:
+        return _nanoseconds(text)
+    except FieldError as error:
+        raise ValueError(str(error)) from None
 
 
 def _nanoseconds(text: str) -> int:

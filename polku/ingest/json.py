@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from polku.aio.slices import at_once
@@ -58,10 +59,12 @@ class JsonIngestor:
         records = split_lines(data, _PLAIN) if _is_by_line(context) else split_records(data, _PLAIN)
         return read_records(records, event_from_json, _MEMBERS)
 
-    def read_plain(self, data: bytes, context: IngestContext, limits: Limits) -> Plain | None:
-        """Read plain records at once, and fill in what they lack; None where any is not, or breaks a limit."""
+    def plain_reader(self, context: IngestContext, limits: Limits) -> Callable[[bytes], Plain | None]:
+        """Return what reads plain records at once, and fills in what they lack; None where any is not, or breaks a
+        limit.
+        """
         filling = filling_of(context.source, context.cluster, new_id)
-        return read_filled(data, limits, filling, by_line=_is_by_line(context))
+        return partial(read_filled, limits=limits, filling=filling, by_line=_is_by_line(context))
 
 
 def _is_by_line(context: IngestContext) -> bool:

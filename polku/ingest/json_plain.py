@@ -210,7 +210,8 @@ def _entries(metadata: Mapping[str, str], sizes: Sizes) -> str:
     text = ""
     for key, value in metadata.items():
         first, second = len(key), len(value)
-        text += f"*{sizes[entry_size(first, second)]}\n{sizes[first]}{key}\x12{sizes[second]}{value}"
+        size = first + second + 4 if first | second < 128 else entry_size(first, second)
+        text += f"*{sizes[size]}\n{sizes[first]}{key}\x12{sizes[second]}{value}"
     return text
 
 

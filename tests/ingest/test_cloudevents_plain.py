@@ -62,7 +62,7 @@ GOOD = st.fixed_dictionaries(
 
 
 def plain(data: bytes, limits: Limits, cluster: str = "") -> Plain | None:
-    return CloudEventsIngestor().read_plain(data, IngestContext("", cluster, "cloudevents"), limits)
+    return CloudEventsIngestor().plain_reader(IngestContext("", cluster, "cloudevents"), limits)(data)
 
 
 def alike(events: list[Event], members: list[dict[str, Any]]) -> list[Event]:

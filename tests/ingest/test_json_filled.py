@@ -76,7 +76,7 @@ def test_events_are_those_that_the_careful_way_admits(
     texts = [json.dumps(record, ensure_ascii=escaped, separators=(",", ":")) for record in records]
     data = ("\n".join(texts) if by_line else texts[0] if len(texts) == 1 else f"[{','.join(texts)}]").encode()
     context = IngestContext(source, cluster, "ndjson" if by_line else "json")
-    plain = JsonIngestor().read_plain(data, context, LIMITS)
+    plain = JsonIngestor().plain_reader(context, LIMITS)(data)
     if plain is None:
         return
     assert not plain.payload or plain.ids
@@ -104,7 +104,7 @@ def test_records_that_keep_all_limits_are_plain(records: list[dict[str, object]]
     data = json.dumps(records, ensure_ascii=False).encode()
     limits = Limits(metadata_value_bytes=70_000)
     is_clear = b"\\" not in data or b":" not in "".join(map(str, records)).encode()
-    assert not is_clear or JsonIngestor().read_plain(data, IngestContext("shop", "", "json"), limits) is not None
+    assert not is_clear or JsonIngestor().plain_reader(IngestContext("shop", "", "json"), limits)(data) is not None
 
 
 def read(data: bytes) -> Plain | None:
@@ -144,9 +144,10 @@ class Doubling(JsonIngestor):
 
 def test_an_ingestor_that_inherits_reads_for_itself() -> None:
     ingestors = Ingestors({"json": JsonIngestor(), "own": Doubling()}, None, Limits())
-    assert ingestors.reads_plain("json") is not None
-    assert ingestors.reads_plain("own") is None
-    assert ingestors.reads_plain("nowhere") is None
+    context = IngestContext("shop", "", "json")
+    assert ingestors.plain_reader("json", context, Limits()) is not None
+    assert ingestors.plain_reader("own", context, Limits()) is None
+    assert ingestors.plain_reader("nowhere", context, Limits()) is None
 
 
 def test_what_is_not_to_be_admitted_whole_goes_the_careful_way() -> None:
@@ -154,7 +155,7 @@ def test_what_is_not_to_be_admitted_whole_goes_the_careful_way() -> None:
     limits = Limits(batch_events=2)
 
     def admit(data: bytes, cluster: str = "") -> Admission | None:
-        return admit_plain(data, IngestContext("shop", cluster, "json"), ingestors.reads_plain("json"), limits, None)
+        return admit_plain(data, IngestContext("shop", cluster, "json"), ingestors, "json", limits, None)
 
     found = admit(b'[{"id":"a"},{"id":"b"}]')
     assert found is not None

@@ -108,9 +108,7 @@ class Connections:
         return None if transport is None else self._open.get(transport)
 
     def has_room(self, usual: Received, more: int) -> bool:
-        """Return whether there is room for what has come of usual requests, and for `more` bytes; all else is counted
-        where it is read.
-        """
+        """Return whether there is room for what has come of usual requests, and for `more` bytes of them."""
         return self._held + len(usual.bytes) + more - usual.counted <= self.limits.open_bytes
 
     def count(self, usual: Received) -> None:
@@ -220,8 +218,7 @@ class HttpConnection(asyncio.Protocol):
         received = usual.bytes
         if usual.is_open or usual.is_full:  # what comes waits, also where there is no room: it is for who answers now
             received += data
-            is_much = len(received) > BODY_BYTES or not self._connections.has_room(usual, 0)
-            if is_much:
+            if len(received) > BODY_BYTES or not self._connections.has_room(usual, 0):
                 self._pause(usual)
             return True
         if not self._connections.has_room(usual, len(data)):

@@ -9,17 +9,17 @@ token that is wrong, a rate that is used up, a gateway that is full, a record th
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
-from polku.contracts import IngestContext
 from polku.errors import InputError
 from polku.gateway.acks import answer_events
 from polku.gateway.admission import Admission
+from polku.gateway.event_limits import check_envelope
 from polku.gateway.http.answer import JSON, accepted_tail, accepted_written, ack_json, status_of, written
 from polku.gateway.http.body import encoding_of
 from polku.gateway.http.content import RawReader, reader_of
@@ -29,32 +29,25 @@ from polku.gateway.http.refusal import RequestError
 from polku.gateway.http.state import ServerState
 from polku.gateway.http.usual import EVENTS, Shape, UsualHead
 from polku.gateway.intake import Intake
-from polku.gateway.plain import ReadPlain, admit_plain
-from polku.log import RepeatedLog
+from polku.gateway.plain import ReadPlain, admission_of, read_distinct
 
 if TYPE_CHECKING:
     from polku.gateway.http.connections import HttpConnection
     from polku.security.account import Account
 
-_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _BYTES = 1 << 20  # pushed together: the limit on open bytes is passed by no more than this
 
 _MOST_WAYS = 256
 
 
-class _Way(NamedTuple):
-    """What reads the bodies of requests with heads of one shape; None: they are not plain."""
-
-    context: IngestContext
-    read: ReadPlain
-
-
 class _Request(NamedTuple):
-    """A request that has no answer yet."""
+    """A request that has no answer yet: the ids of its events, and their bytes; of principals what they may send."""
 
     connection: HttpConnection
-    admission: Admission
     closes: bool
+    ids: Sequence[str]
+    payload: bytes
+    admission: Admission | None
 
 
 class PlainRequests:
@@ -66,75 +59,73 @@ class PlainRequests:
         self._state = state
         self._waiting: list[_Request] = []
         self._size = 0
-        self._ways: dict[Shape, _Way | None] = {}
-        self._known = -1  # the version of the ingestors that `_ways` is of
+        self._ways: dict[Shape, ReadPlain | None] = {}  # what reads the bodies behind heads of a shape
+        self._version = -1  # of the ingestors that `_ways` is of
+        self._limits = intake.limits  # and the limits
 
     def take(self, connection: HttpConnection, head: UsualHead, body: bytes) -> bool:
         """Take a request, and answer it later by `HttpConnection.answered`; return False where it is not plain."""
         intake, size = self._intake, len(body)
-        if size > EVENTS_BYTES or intake.is_traced or not intake.has_room(size):
+        if size > EVENTS_BYTES or intake.is_traced or not intake.has_room(self._size + size):
             return False
-        try:
-            way = self._way(head.shape)
-            if way is None:
+        read = self._reader(head.shape)
+        if read is None:
+            return False
+        account: Account | None = None
+        if self._gate.asks:
+            try:
+                account = self._gate.known(head.authorization, connection)
+            except InputError:
                 return False
-            account = None if not self._gate.asks else self._gate.known(head.authorization, connection)
             if account is not None and not account.may_send(head.head.source, head.head.cluster):
                 return False
-            admission = self._admit(body, way, account)
-        except InputError:
+        plain = read_distinct(body, read, self._limits)
+        if plain is None:
             return False
-        if admission is None:
-            return False
-        self._state.begin()
-        intake.count_message()
-        size += admission.filled_bytes
-        intake.hold(size)
-        self._waiting.append(_Request(connection, admission, head.closes))
-        self._size += size
+        admission = None
+        if account is not None:
+            account.count(0, size)
+            admission = admission_of(plain, size, account)
+        self._waiting.append(_Request(connection, head.closes, plain.ids, plain.payload, admission))
+        self._size += max(size, len(plain.payload))
         if len(self._waiting) == 1:
+            self._state.begin()
             asyncio.get_running_loop().call_soon(self._leave)
         elif self._size >= _BYTES:
             self._leave()
         return True
 
-    def _admit(self, body: bytes, way: _Way, account: Account | None) -> Admission | None:
-        admission = admit_plain(body, way.context, way.read, self._intake.limits, account)
-        if admission is not None and account is not None:
-            account.count(0, len(body))
-        return admission
-
-    def _way(self, shape: Shape) -> _Way | None:
-        ingestors = self._intake.ingestors
-        if self._known != ingestors.version or len(self._ways) > _MOST_WAYS:
-            self._known = ingestors.version
+    def _reader(self, shape: Shape) -> ReadPlain | None:
+        intake = self._intake
+        is_same = self._version == intake.ingestors.version and self._limits is intake.limits
+        if not is_same or len(self._ways) > _MOST_WAYS:
+            self._version, self._limits = intake.ingestors.version, intake.limits
             self._ways.clear()
         try:
             return self._ways[shape]
         except KeyError:
-            self._ways[shape] = way = self._find_way(shape)
-            return way
+            self._ways[shape] = read = self._find_reader(shape)
+            return read
 
-    def _find_way(self, shape: Shape) -> _Way | None:
+    def _find_reader(self, shape: Shape) -> ReadPlain | None:
         head, ingestors = shape.head, self._intake.ingestors
         if head.path != EVENTS or (head.source and ingestors.verifies(head.source)):
             return None
         try:
             is_packed = encoding_of(head.headers.get("content-encoding", "")) != "identity"
             reader = reader_of(head, self._intake)
-        except RequestError:
+            if is_packed or not isinstance(reader, RawReader):
+                return None
+            check_envelope(self._limits, head.source, head.cluster, reader.context.format)
+        except (RequestError, InputError):
             return None
-        if is_packed or not isinstance(reader, RawReader):
-            return None
-        read = ingestors.reads_plain(reader.source)
-        return None if read is None else _Way(reader.context._replace(headers={}), read)
+        return ingestors.plain_reader(reader.source, reader.context, self._limits)
 
     def _leave(self) -> None:
         if not self._waiting:
             return
         waiting, size, self._waiting, self._size = self._waiting, self._size, [], 0
-        self._intake.release(size)  # pushed, they count as its events'
-        answer = self._intake.push_together([request.admission for request in waiting], size, "http")
+        answer = self._push(waiting, size)
         if answer.done():
             self._answer(waiting, answer)
             return
@@ -142,31 +133,43 @@ class PlainRequests:
             request.connection.await_answer()
         answer.add_done_callback(partial(self._answer, waiting))
 
+    def _push(self, waiting: Sequence[_Request], size: int) -> asyncio.Future[Receipt]:
+        self._intake.count_messages(len(waiting))
+        if any(request.admission for request in waiting):
+            admissions = [request.admission or _admission(request) for request in waiting]
+            return self._intake.push_together(admissions, size, "http")
+        count = sum([len(request.ids) for request in waiting])
+        batch = Batch(payload=b"".join([request.payload for request in waiting]), count=count)
+        return self._intake.push_counted(batch, [], len(waiting), size, "http")
+
     def _answer(self, waiting: Sequence[_Request], answer: asyncio.Future[Receipt]) -> None:
         """Answer requests; those of a connection stand in the order in which they came."""
-        count = sum([len(request.admission.ids) for request in waiting])
-        receipt = self._intake.settled(count, answer)
+        numbers = [len(request.ids if request.admission is None else request.admission.ids) for request in waiting]
+        receipt = self._intake.settled(sum(numbers), answer)
         is_accepted = not (receipt.refused or receipt.fates)
         tails: dict[int, bytes] = {}
         now, start, closes_all = int(time.time()), 0, self._state.closes
         answers: dict[HttpConnection, list[bytes]] = {}
         closing: set[HttpConnection] = set()
-        for connection, admission, closes in waiting:
+        for request, number in zip(waiting, numbers, strict=True):
+            connection, closes, ids, _, admission = request
             closes = closes or closes_all
-            number = len(admission.ids)
-            if is_accepted and not admission.refused and number:
+            if is_accepted and admission is None:
                 tail = tails.get(number) or tails.setdefault(number, accepted_tail(receipt, number))
-                response = accepted_written(admission.ids, tail, now, close=closes)
+                response = accepted_written(ids, tail, now, close=closes)
             else:
-                response = _written(admission, receipt.part(start, number), close=closes)
+                response = _written(admission or _admission(request), receipt.part(start, number), close=closes)
             start += number
             answers.setdefault(connection, []).append(response)
             if closes:
                 closing.add(connection)
+        self._state.end()
         for connection, responses in answers.items():
-            for _ in responses:
-                self._state.end()
             connection.answered(b"".join(responses), close=connection in closing)
+
+
+def _admission(request: _Request) -> Admission:
+    return Admission(Batch(payload=request.payload, count=len(request.ids)), list(request.ids), [])
 
 
 def _written(admission: Admission, receipt: Receipt, *, close: bool) -> bytes:
