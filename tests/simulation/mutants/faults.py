@@ -222,14 +222,14 @@ def receivers_grow() -> Iterator[None]:
 
 @mutant("17", "of a push of several commits only the last one says that it was here")
 def last_commit_alone_answers() -> Iterator[None]:
-    from polku.buffer import answers
+    from polku.buffer import remembered
 
-    answer_of = answers.answer_of
+    answer_of = remembered.answer_of
 
     def complete_only(push: Any, *, complete: bool) -> Any:
         return answer_of(push, complete=True) if complete else None
 
-    with replaced(answers, "answer_of", complete_only):
+    with replaced(remembered, "answer_of", complete_only):
         yield
 
 
