@@ -35,4 +35,7 @@ def test_there_are_tables() -> None:
         "NatsSource",
         "NatsEmitter",
         "PostgresEmitter",
+        "KafkaSource",
+        "KafkaEmitter",
+        "OtlpEmitter",
     }

@@ -15,12 +15,10 @@ import pytest
 from polku import Event, Filter, Hub, OtlpEmitter
 from polku.otlp import log_record
 from polku.otlp.signals import LOGS, METRICS, SIGNALS, TRACES
-from tests.clients import toolchains
 from tests.otlp.collector import Came, Collector
 from tests.otlp.requests import logs, metrics, spans
 from tests.support.ports import free_port
 
-SOURCE = Path(__file__).parent / "clients" / "collector"
 CONFIG = """
 receivers:
   otlp/front: {{protocols: {{grpc: {{endpoint: "127.0.0.1:{front}"}}}}}}
@@ -48,15 +46,6 @@ PIPELINES = """
     {signal}/front: {{receivers: [otlp/front], exporters: [{way}/polku]}}
     {signal}/back: {{receivers: [otlp/back], exporters: [otlp_http/sink]}}
 """
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build the Collector, which takes minutes the first time."""
-    toolchains.need("go")
-    work = tmp_path_factory.mktemp("collector")
-    toolchains.run(["go", "build", "-o", str(work / "collector"), "."], SOURCE, {"GOFLAGS": "-modcacherw"})
-    return str(work / "collector")
 
 
 def run_with_log(command: list[str], path: Path) -> subprocess.Popen[bytes]:
