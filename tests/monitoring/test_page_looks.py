@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from polku.monitoring import live
 from polku.monitoring.statistics import PipelineStatistics
@@ -143,3 +144,27 @@ def opened(browser: Browser, address: str, width: int = 1280, *, dark: bool = Fa
     page.open(f"http://{address}/")
     page.wait("!document.body.classList.contains('wait')")
     return page
+
+
+def test_numbers_in_the_picture_are_not_cut(browser: Browser) -> None:
+    tree = some_tree(events=99_999, waiting={"partner": 612_000})
+    (lane,) = tree.lanes
+    stages = {name: replace(stage, discarded={"filtered": 99_999}) for name, stage in lane.stages.items()}
+    with admin_address(Shown(replace(tree, lanes=(replace(lane, stages=stages),)))) as address:
+        page = opened(browser, address)
+        page.wait("document.querySelector('#canvas').innerText.includes('612K · 102 min')")
+        assert "99,999 discarded" in page.text("#canvas")
+        texts = "[...document.querySelectorAll('.label, .label *, .node i')]"
+        cut = f"{texts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.textContent)"
+        assert page.run(cut) == []
+        page.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_picture_is_as_wide_as_the_page(browser: Browser, lanes: int, shared: bool) -> None:
+    with admin_address(Shown(some_tree(lanes=lanes, shared=shared, events=100))) as address:
+        page = opened(browser, address)
+        picture = "document.querySelector('#picture .scroll')"
+        assert page.run(f"{picture}.scrollWidth - {picture}.clientWidth") == 0
+        page.close()
