@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from confluent_kafka import Consumer, TopicPartition
 
 from polku import KafkaEmitter
 from polku.testing import Ability, Destination
 from tests.kafka.broker import Cluster
+from tests.kafka.real import Broker
 
 TOPIC = "conformance"
 
@@ -17,6 +19,7 @@ class Kafka(Destination):
     """One broker with one partition, which keeps what it has while it is away."""
 
     abilities = Ability.ORDER | Ability.KILL | Ability.HANG
+    topic = TOPIC
 
     def __init__(self) -> None:
         self.cluster: Cluster | None = None
@@ -36,7 +39,11 @@ class Kafka(Destination):
 
     def emitter(self) -> KafkaEmitter:
         quick = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100}
-        return KafkaEmitter(TOPIC, bootstrap_servers=self.running.bootstrap, config=quick)
+        return KafkaEmitter(self.topic, bootstrap_servers=self.bootstrap, config=quick)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.running.bootstrap
 
     @property
     def running(self) -> Cluster:
@@ -66,8 +73,8 @@ class Kafka(Destination):
         return len(await self.held()) > self.before
 
     def _read(self) -> list[str]:
-        consumer = Consumer({"bootstrap.servers": self.running.bootstrap, "group.id": "held"})
-        place = TopicPartition(TOPIC, 0, 0)
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "held"})
+        place = TopicPartition(self.topic, 0, 0)
         consumer.assign([place])
         _, end = consumer.get_watermark_offsets(place, timeout=30)
         ids: list[str] = []
@@ -80,3 +87,25 @@ class Kafka(Destination):
                     ids.append(value.decode())
         consumer.close()
         return ids
+
+
+class RealKafka(Kafka):
+    """A partition of a real broker, which stays: a start of it takes longer than the suite waits for anything."""
+
+    abilities = Ability.ORDER
+    numbers = itertools.count()
+
+    def __init__(self, node: Broker) -> None:
+        super().__init__()
+        self.node = node
+        self.topic = node.topic(f"{TOPIC}-{next(self.numbers)}", 1)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.node.bootstrap
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass

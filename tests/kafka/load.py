@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 _PAUSE = 0.02  # seconds between bursts
 _BURST = 10
@@ -47,11 +47,18 @@ class Load:
 
 
 def end_of(bootstrap: str, topic: str, partitions: int) -> int:
-    """Return how many records a topic has; 0 while its broker does not answer."""
+    """Return how many records a topic has, once its broker says so: one that starts has no leaders for a while."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "end", "log_level": 0})
+    places = [TopicPartition(topic, number) for number in range(partitions)]
+    deadline = time.monotonic() + 60.0
     try:
-        places = [TopicPartition(topic, number) for number in range(partitions)]
-        return sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+        while True:
+            try:
+                return sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
     finally:
         consumer.close()
 

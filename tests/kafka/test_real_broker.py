@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from confluent_kafka import Producer
 
 from polku import Event, Hub, KafkaEmitter, KafkaSource
 from polku.kafka.puller import Puller
+from polku.testing import EmitterCheck, emitter_checks
 from tests.kafka import mirror
 from tests.kafka.clients import committed, wait_for, write
+from tests.kafka.destination import RealKafka
 from tests.kafka.load import Load, end_of, judge
 from tests.kafka.real import Broker, broker
 from tests.support.recorder import Recorder
@@ -41,6 +44,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def source(at: Broker, topic: str, **options: Any) -> KafkaSource:
     options = {"config": QUICK, "decode": "record", "commit_seconds": 0.2, **options}
     return KafkaSource(topic, f"group-{topic}", bootstrap_servers=at.bootstrap, **options)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("check", [pytest.param(c, id=str(c)) for c in emitter_checks(RealKafka.abilities)])
+async def test_the_emitter_keeps_the_contract(kafka: Broker, check: EmitterCheck) -> None:
+    await check.run(await asyncio.to_thread(RealKafka, kafka))
 
 
 def test_a_mirror_of_100_000_records_is_exact(kafka: Broker) -> None:

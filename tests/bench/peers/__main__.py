@@ -20,14 +20,14 @@ _OVERLOADED = Shape(1_000, 1_000, 0)
 _OVERLOAD = Overload(taken=10_000, offered=40_000, seconds=15)
 
 
-def routers(collector: str, cores: int) -> list[Router]:
-    """Return what is compared on one core or two; the ratios are to the first."""
+def routers(collector: str, cores: int, *, ray: bool = True) -> list[Router]:
+    """Return what is compared on one core or two, on Ray too where that is wanted; the ratios are to the first."""
     found = []
     if collector:
         found.append(Router(name="Collector, synchronous", collector=collector))
         found.append(Router(name="Collector, with its queue", collector=collector, queue=True))
     found.append(Router(name="POLKU inline"))
-    if cores > 1:
+    if cores > 1 and ray:
         found.append(Router(name="POLKU on Ray, two chained lanes", runtime="ray", environment={"PEERS_LANES": "2"}))
     return [replace(router, cores=cores) for router in found]
 
@@ -74,19 +74,24 @@ def _table(title: str, lines: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=peers.__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="whether it works, in minutes: one round of a twentieth")
     parser.add_argument("--cores", type=int, choices=[1, 2], nargs="+", default=[2, 1])
     parser.add_argument("--share", type=float, default=1.0, help="of the requests of each row")
     parser.add_argument("--collector", default="", help="a Collector that is built already")
     options = parser.parse_args()
+    overload = _OVERLOAD
+    if options.quick:
+        options.rounds, options.share, overload = 1, 0.05, _OVERLOAD._replace(seconds=2)
     with tempfile.TemporaryDirectory() as folder:
         collector = options.collector or build_collector(Path(folder))
         for cores in options.cores:
             for shape in _SHAPES:
                 shorter = shape._replace(requests=max(1, int(shape.requests * options.share)))
-                lines = compare(routers(collector, cores), shorter, options.rounds)
+                on_ray = not options.quick or shape is _SHAPES[0]  # each start of Ray takes longer than such a run
+                lines = compare(routers(collector, cores, ray=on_ray), shorter, options.rounds)
                 _table(f"Requests of {shape}, {'two cores' if cores > 1 else 'one core'}", lines)
-        title = f"Four times what the sink takes ({_OVERLOAD.taken:,.0f} records/s), requests of {_OVERLOADED}"
-        _table(title, compare(routers(collector, 2), _OVERLOADED, 1, _OVERLOAD))
+        title = f"Four times what the sink takes ({overload.taken:,.0f} records/s), requests of {_OVERLOADED}"
+        _table(title, compare(routers(collector, 2, ray=not options.quick), _OVERLOADED, 1, overload))
     print(f"\n{describe(machine())}")
 
 
