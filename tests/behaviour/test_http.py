@@ -95,10 +95,12 @@ def test_draining_is_told_and_what_is_under_way_is_answered(start: Start, tmp_pa
     deadline = time.monotonic() + 30
     while curl(address, "/health").body["events_processed"] == 0:
         assert time.monotonic() < deadline
+        time.sleep(0.05)
     stopping = threading.Thread(target=lambda: pipeline.stop(20))
     stopping.start()
     while (health := curl(address, "/health")).status != 503:
         assert time.monotonic() < deadline, health
+        time.sleep(0.05)
     refused = post(address, b'{"id": "late"}')
     assert (refused.status, refused.codes) == (503, ["DRAINING"])
     assert int(refused.headers["retry-after"]) > 0

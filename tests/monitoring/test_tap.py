@@ -60,6 +60,7 @@ class Looker:
         limit = time.monotonic() + 30
         while len(seen) < count:
             assert time.monotonic() < limit, seen
+            time.sleep(0.01)
             seen += self.look()["events"]
         return seen
 

@@ -229,6 +229,7 @@ def test_the_certificates_of_a_plugin_may_be_replaced(tmp_path: Path, recorder: 
         deadline = time.monotonic() + 30
         while "failed to connect" not in str(pipeline.health().components):  # it has tried, and will try again
             assert time.monotonic() < deadline
+            time.sleep(0.02)
         roots.write_bytes(new.cert.read_bytes())
         address = plugin.address.removeprefix("https://")
         with IngestorPlugin(lines, sources=SOURCE).start(address, certificate=Certificate(*new.issue())):

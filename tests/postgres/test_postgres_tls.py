@@ -41,6 +41,7 @@ def test_rows_are_inserted_only_where_the_server_is_known(server: Server, author
         limit = time.monotonic() + 30
         while "certificate verify failed" not in str(pipeline.health().components):
             assert time.monotonic() < limit, pipeline.health().components
+            time.sleep(0.02)
         pipeline.stop(timeout=0.0)
     assert server.query("SELECT count(*) FROM events") == [(0,)]
     with Hub(runtime="inline").emitter(PostgresEmitter("events", url=url(server, authority.cert))).start() as pipeline:

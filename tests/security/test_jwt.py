@@ -204,6 +204,7 @@ def test_a_gateway_fetches_the_keys_and_holds_the_rights(
         while (said := send(str(pipeline.address), signer.token(), "pod-1")) != "OK":
             assert "is not known yet" in said
             assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert send(str(pipeline.address), signer.token(), "other").startswith("PERMISSION_DENIED")
         assert send(str(pipeline.address), signer.token(exp=1), "pod-1").startswith("UNAUTHENTICATED")
 
