@@ -206,18 +206,18 @@ def _die_in_mid_upload(server: S3Server) -> None:
         "s3://events/in",
         options=server.options,
         format="protobuf",
-        max_events=40,
+        max_events=20,
         max_bytes=64 * MEGABYTE,
         max_age=3600,
         part_bytes=5 * MEGABYTE,
         timeout=5,
     )
     quick = Resilience(config, retry=Retry(limit=0.2), breaker=Breaker(open_for=0.2))
-    events = random_events(60, MEGABYTE)
+    events = random_events(30, MEGABYTE)
     client = server.client()
     strategy = BufferStrategy.ring(max_bytes=256 * MEGABYTE)
     with Hub(runtime="inline").buffer_strategy(strategy).emitter(quick).start() as pipeline:
-        for start in range(0, 60, 2):
+        for start in range(0, 30, 2):
             assert pipeline.sender().send(events[start : start + 2]).ok
         while not client.list_multipart_uploads(Bucket="events").get("Uploads"):
             time.sleep(0.02)
@@ -227,7 +227,7 @@ def _die_in_mid_upload(server: S3Server) -> None:
         server.start()
         report = pipeline.stop(60)
         assert report.complete
-        assert report.emitters["s3"][:2] == (60, 0)
+        assert report.emitters["s3"][:2] == (30, 0)
     contents = list(server.objects().values())
     assert len(contents) == 2
-    assert [sum(event.payload in content for content in contents) for event in events] == [1] * 60
+    assert [sum(event.payload in content for content in contents) for event in events] == [1] * 30

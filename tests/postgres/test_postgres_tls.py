@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polku import Certificate, Hub, PlanError, PostgresEmitter, RetryableError, Secret, new_event
+from polku import Breaker, Certificate, Hub, PlanError, PostgresEmitter, Resilience, RetryableError, Secret, new_event
 from polku.clock import SystemClock
 from tests.postgres.server import Server, needs_postgres
 from tests.postgres.test_postgres import emit
@@ -36,7 +36,8 @@ def url(server: Server, roots: Path) -> str:
 
 def test_rows_are_inserted_only_where_the_server_is_known(server: Server, authority: Authority, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger", "stranger")
-    with Hub(runtime="inline").emitter(PostgresEmitter("events", url=url(server, stranger.cert))).start() as pipeline:
+    quick = Resilience(PostgresEmitter("events", url=url(server, stranger.cert)), breaker=Breaker(failures=1))
+    with Hub(runtime="inline").emitter(quick).start() as pipeline:
         assert pipeline.sender().send(new_event("order", source="shop", id="kept")).ok
         limit = time.monotonic() + 30
         while "certificate verify failed" not in str(pipeline.health().components):

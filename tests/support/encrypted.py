@@ -45,7 +45,7 @@ def reads_certificates_again(
     stranger = Authority(tmp_path / "stranger", "stranger")
     used, good = stranger.issue("polku"), authority.issue("polku")
     quick = Retry(first=0.05, limit=0.2)
-    patient = Resilience(emitter(by_path(stranger.cert, used)), retry=quick, breaker=Breaker(open_for=0.1))
+    patient = Resilience(emitter(by_path(stranger.cert, used)), retry=quick, breaker=Breaker(failures=1, open_for=0.1))
     with Hub(runtime="inline").emitter(patient).start() as pipeline:
         assert pipeline.sender().send(new_event("order", source="shop", id="one")).ok
         limit = time.monotonic() + 30
