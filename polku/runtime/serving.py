@@ -97,7 +97,7 @@ def serve(
     named = zip(("http", "otlp", "otlp http"), more, strict=True)
     others = "".join(f" and {name} {address}" for name, address in named if address)
     tls = "TLS, " if doors.tls is not None else ""
-    seen = f", admin on {pipeline.admin_address}" if pipeline.admin_address else ""
+    seen = f", admin on {_as_link(pipeline.admin_address)}" if pipeline.admin_address else ""
     ready = f"ready on grpc {pipeline.address}{others} ({tls}runtime {runner.runtime}){seen}"
     say(f"polku: {ready}")
     notifier.watch(Pulse(loop_thread.loop()).stuck)
@@ -121,6 +121,11 @@ def serve(
         _end_lost(pipeline)
     if lost := say_outcome(report):
         sys.exit(lost)
+
+
+def _as_link(address: str) -> str:
+    """Return an admin address as a browser is given it, and as terminals open it; that of a Unix socket as it is."""
+    return address if "://" in address or address.startswith("unix:") else f"http://{address}"
 
 
 def _has_terminal() -> bool:

@@ -155,7 +155,7 @@ def test_a_port_that_is_taken_by_others_is_passed_over_and_the_ready_line_says_w
             other.bind((host, int(port)))
             other.listen()
         server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0")
-        address = server.wait_for(server.err, r"admin on (\S+)")[1]
+        address = server.wait_for(server.err, r"admin on http://(\S+)")[1]  # what a browser is given
         assert int(address.rpartition(":")[2]) > int(port)
         assert get(address, "/health/ready")[:2] == (200, "ready\n")
         assert server.stop() == 0
