@@ -12,6 +12,7 @@ from tests.simulation.generate_faults import (
     between_commits,
     between_file_and_buffer,
     cannot_start,
+    divisions,
     faults_of,
     reloads,
     resizes,
@@ -100,9 +101,11 @@ def _generate(seed: int) -> Case:
         letters = "disk"
     if letters == "memory":
         faults = [fault for fault in faults if fault["what"] != "replay"]  # it would only make the case longer
+    chained = shape == "actors" and poison is None and random.random() < 0.25  # who dies together, is poisoned together
     if shape == "actors" and not calm and poison is None:
         faults += resizes(Random(f"{seed} resize"), steps)
-    chained = shape == "actors" and poison is None and random.random() < 0.25  # who dies together, is poisoned together
+        if not chained:  # a chained lane with parts apart is not changed
+            faults += divisions(Random(f"{seed} divide"), steps)
     pulled = _pulled(random, steps, names, calm) if random.random() < 0.15 else None
     return {
         "seed": seed,

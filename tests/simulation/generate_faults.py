@@ -84,6 +84,18 @@ def resizes(random: Random, steps: list[Case]) -> list[Case]:
     ]
 
 
+def divisions(random: Random, steps: list[Case]) -> list[Case]:
+    """Give a step that has partitions other numbers of them, some times."""
+    chosen = [at for at, step in enumerate(steps) if step.get("partitions", 1) > 1]
+    if not chosen or random.random() < 0.3:
+        return []
+    step, span = random.choice(chosen), random.choice([0.02, 0.1, 3.0])
+    return [
+        {"at": span * random.random(), "what": "divide", "step": step, "partitions": random.choice([2, 3, 4, 7])}
+        for _ in range(random.choice([1, 2, 4]))
+    ]
+
+
 def between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:
     """Let a durable buffer die when letters that it replays have just left their file."""
     buffer.update(kind="durable", overflow="block")

@@ -223,6 +223,8 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 await _reload(world, system, case, fault)
             case "resize" if isinstance(system, Cluster):
                 changing.append(world.loop.spawn(system.process, _resize(system, fault)))
+            case "divide" if isinstance(system, Cluster):
+                changing.append(world.loop.spawn(system.process, _divide(system, fault)))
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
@@ -254,6 +256,14 @@ async def _resize(system: Cluster, change: dict[str, Any]) -> None:
         if stage.replicated and build.number_of(stage.middleware[0].name) == change["step"]:
             done = await system.resizing.resize(position, change["replicas"])
             system.world.ledger.count("resizes" if done else "resizes taken back")
+
+
+async def _divide(system: Cluster, change: dict[str, Any]) -> None:
+    """Give a step another number of partitions; where not all come to rest, or a part dies meanwhile, not."""
+    for position, stage in enumerate(system.plan.stages):
+        if stage.partitions > 1 and build.number_of(stage.middleware[0].name) == change["step"]:
+            done = await system.resizing.divide(position, change["partitions"])
+            system.world.ledger.count("divisions" if done else "divisions taken back")
 
 
 async def _reload(world: World, system: InlineSystem, case: dict[str, Any], change: dict[str, Any]) -> None:

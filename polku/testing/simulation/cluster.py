@@ -34,7 +34,6 @@ from polku.testing.simulation.loop import Process, first
 from polku.testing.simulation.part import LateError, SimulatedPart, SimulatedPeer
 from polku.testing.simulation.resizing import Resizing
 from polku.testing.simulation.shells import (
-    HandedOn,
     SimulatedBuffer,
     SimulatedEmitter,
     SimulatedIngest,
@@ -42,6 +41,7 @@ from polku.testing.simulation.shells import (
     SimulatedStage,
     workers,
 )
+from polku.testing.simulation.ways import HandedOn
 
 if TYPE_CHECKING:
     from polku.testing.simulation.world import World
@@ -327,7 +327,7 @@ class Cluster:
         stage = plan.stages[position]
         if stage.partitions > 1:
             place = "" if stage.shared else f"lane-{lane}/"
-            peers = [SimulatedPeer(self, place + name) for name in workers(stage)]
+            peers = [SimulatedPeer(self, place + name) for name in self.resizing.parts_of(stage)]
             partitions = build_partitions(plan, stage, peers, letters, single(plan))
             return LocalPeer(partitions), partitions.close
         if stage.shared:

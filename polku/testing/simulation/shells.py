@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import pickle
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,41 +31,25 @@ from polku.runtime.assembly import (
 )
 from polku.runtime.lane import Lane, single
 from polku.stage.fork import Fork
+from polku.stage.holding import is_holder
+from polku.stage.key_space import KeySpace
 from polku.stage.replicas import ReplyLink
 from polku.stage.stage import Stage
-from polku.stage.workers import Workers
 from polku.testing.simulation.part import SimulatedPart, SimulatedPeer
+from polku.testing.simulation.probes import ProbedStep
+from polku.testing.simulation.ways import HandedOn, WayOut
 
 if TYPE_CHECKING:
     from polku.testing.simulation.cluster import Cluster
 
 
-class HandedOn:
-    """The replicas that a part hands batches to, by stage; of a shared stage those of each lane."""
-
-    def __init__(self) -> None:
-        self._workers: dict[str, list[Workers]] = {}
-        self._number = 0  # of the latest change
-
-    def note(self, stage: str, workers: Workers) -> None:
-        """Add those of one link."""
-        self._workers.setdefault(stage, []).append(workers)
-
-    async def change(self, number: int, stage: str, names: Sequence[str]) -> int:
-        """Give batches to these from now on, unless a later change was here; return how many others still have."""
-        if number < self._number:
-            return 0
-        self._number = number
-        return sum([await workers.change(names) for workers in self._workers.get(stage, ())])
-
-
 class SimulatedIngest:
     """As `polku.actors.ingest.IngestShell`."""
 
-    def __init__(self, intake: Intake, close: Callable[[], Awaitable[None]], letters: Any, handed: HandedOn) -> None:
+    def __init__(self, intake: Intake, way: WayOut, letters: Any, handed: HandedOn) -> None:
         self.intake = intake
+        self._way = way
         self._handed = handed
-        self._close = close
         self._letters = letters
 
     @classmethod
@@ -71,7 +57,8 @@ class SimulatedIngest:
         """Build what runs in a part."""
         letters = build_dead_letters(plan)
         handed = HandedOn()
-        peer, close = cluster.connect(plan, lane, 0, letters, handed)
+        connect = partial(cluster.connect, plan, lane, 0, letters, handed)
+        peer, close = connect()
         window = lanes.GATHERED._replace(batches=plan.batches_under_way)
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
@@ -80,11 +67,24 @@ class SimulatedIngest:
         if lane == 1:
             replay_to_intake(plan, letters, intake)
         cluster.doors[lane].open(intake, part.process)
-        return cls(intake, close, letters, handed)
+        return cls(intake, WayOut(link, close, connect, cluster.resizing.version, window), letters, handed)
 
     async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
         """Give batches to these replicas from now on; return how many others still have."""
         return await self._handed.change(number, stage, names)
+
+    async def rest(self) -> int:
+        """Send nothing from now on; return how many batches that were sent have no final answer yet."""
+        self._way.link.pause()
+        return self._way.link.open
+
+    async def resume(self) -> None:
+        """Send again."""
+        self._way.link.resume()
+
+    async def lead(self, version: int) -> bool:
+        """Hand on to the parts that there are now; return False while this is not at rest."""
+        return await self._way.lead(version)
 
     async def drain(self) -> None:
         """Return when everything that was taken has its answer."""
@@ -94,7 +94,7 @@ class SimulatedIngest:
     async def close(self) -> None:
         """Close what was built."""
         await self.intake.close()
-        await self._close()
+        await self._way.close()
         await self._letters.close()
 
 
@@ -159,13 +159,16 @@ class SimulatedLane:
 class SimulatedStage:
     """As `polku.actors.stage.StageShell`."""
 
-    def __init__(self, stage: Stage, fork: Fork | None, letters: Any, closing: list[Any], handed: HandedOn) -> None:
+    def __init__(
+        self, stage: Stage, component: Any, fork: Fork | None, letters: Any, ways: list[WayOut], handed: HandedOn
+    ) -> None:
         self.stage = stage
+        self._component = component
+        self._ways = ways
         self._handed = handed
         self._receiver = LinkReceiver(stage, eager=True)
         self._fork = fork
         self._letters = letters
-        self._closing = closing
 
     @classmethod
     async def open(
@@ -173,15 +176,18 @@ class SimulatedStage:
     ) -> SimulatedStage:
         """Build what runs in a part, which has this name in its lane."""
         letters = build_dead_letters(plan)
-        closing: list[Any] = []
+        ways: list[WayOut] = []
+        part_name = name.partition("@")[0]
         handed = HandedOn()
         position = [stage.name for stage in plan.stages].index(stage_plan.name) + 1
 
         def link_of(number: int) -> Link:
-            own = partition_plan(plan.lane(number) if stage_plan.shared else plan, stage_plan, name)
-            peer, close = cluster.connect(own, number, position, letters, handed)
-            closing.append(close)
-            return Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
+            own = partition_plan(plan.lane(number) if stage_plan.shared else plan, stage_plan, part_name)
+            connect = partial(cluster.connect, own, number, position, letters, handed)
+            peer, close = connect()
+            link = Link(f"{own.name}/{stage_plan.name}", peer, window=single(plan), bury=partial(letters.bury, ""))
+            ways.append(WayOut(link, close, connect, cluster.resizing.version, single(plan)))
+            return link
 
         out: Outgoing
         fork = None
@@ -193,7 +199,7 @@ class SimulatedStage:
             out = link_of(lane)
         stage = build_stage(plan, stage_plan, out, letters)
         await stage.start()
-        return cls(stage, fork, letters, closing, handed)
+        return cls(stage, stage_plan.middleware[0].component, fork, letters, ways, handed)
 
     async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
         """Give batches to these replicas of the next stage from now on; return how many others still have."""
@@ -209,6 +215,30 @@ class SimulatedStage:
         """Return the outcome of a push that was accepted."""
         return await self._receiver.outcome(push)
 
+    async def lead(self, version: int) -> bool:
+        """Hand on to the parts that there are now; return False while what was handed on has no final answer."""
+        return all([await way.lead(version, pauses=True) for way in self._ways])
+
+    async def shares(self, parts: int) -> list[bytes]:
+        """Return the state of the middleware, divided by its keys for that many partitions."""
+        step: Any = self.stage.middleware[0]
+        state, passed = step.snapshot() if isinstance(step, ProbedStep) else (step.snapshot(), {})
+        shares = self._component.split_state(state, parts, KeySpace(parts).part_of)
+        return [pickle.dumps((share, passed)) for share in shares]
+
+    async def restore_shares(self, shares: Sequence[bytes]) -> None:
+        """Take over the state of which each partition before had a share."""
+        states = [pickle.loads(share) for share in shares]
+        known: defaultdict[str, set[str]] = defaultdict(set)
+        for _, passed in states:
+            for key, tokens in passed.items():
+                known[key] |= tokens
+        step: Any = self.stage.middleware[0]
+        state = self._component.merge_states([state for state, _ in states])
+        flushes = step.restore((state, known) if isinstance(step, ProbedStep) else state)
+        if is_holder(step) and flushes:
+            await self.stage.release(step, flushes)
+
     async def flush(self, everything: bool) -> None:
         """Release what is held."""
         await self.stage.flush()
@@ -216,8 +246,8 @@ class SimulatedStage:
     async def close(self) -> None:
         """Close what was built."""
         await self.stage.close()
-        for close in self._closing:
-            await close()
+        for way in self._ways:
+            await way.close()
         await self._letters.close()
 
 

@@ -294,3 +294,12 @@ def nobody_waits_for_replicas() -> Iterator[None]:
 
     with replaced(Replicas, "exchange", at_once):
         yield
+
+
+@mutant("24", "batches go to other partitions while the first ones still have some")
+def nobody_rests() -> Iterator[None]:
+    from polku.link.link import Link
+
+    nothing, paused = property(lambda self: 0), property(lambda self: self._is_paused)
+    with replaced(Link, "open", nothing), replaced(Link, "is_at_rest", paused):
+        yield
