@@ -91,7 +91,7 @@ def decode_headers(text: str | bytes) -> Headers:
         pairs = _DECODE(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"metadata {HEADERS!r} is no list of headers ({error})") from None
-    return [(name, None if value is None else _header_bytes(value)) for name, value in pairs]
+    return [(name, value.encode() if type(value) is str else _header_bytes(value)) for name, value in pairs]
 
 
 def read_number(event: Event, name: str) -> int | None:
@@ -112,8 +112,14 @@ def _header_value(value: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(value).decode()}
 
 
-def _header_bytes(value: str | _Base64) -> bytes:
-    return value.encode() if isinstance(value, str) else decode_base64(HEADERS, value.base64)
+def _header_bytes(value: str | _Base64 | None) -> bytes | None:
+    return (
+        decode_base64(HEADERS, value.base64)
+        if isinstance(value, _Base64)
+        else None
+        if value is None
+        else value.encode()
+    )
 
 
 def decode_base64(name: str, text: str) -> bytes:

@@ -134,14 +134,21 @@ class Scanner:
         headers: Headers | None = None
         at, end = start, len(frame)
         while at < end and frame[at] == _METADATA:
-            name, value, after = _entry(frame, at)
-            if name in (_KEY, _KEY_BASE64):
-                key = value if name == _KEY else decode_base64(fields.KEY_BASE64, value.decode())
-                return headers or [], key, at, after
-            if name == _HEADERS and headers is None:
-                headers = self._decode(value)
-            elif _KAFKA in name and not frame.startswith(APPEND, at):
+            first, after = _content(frame, at)
+            if frame.startswith(_HEADERS, first) and headers is None:
+                headers = self._decode(frame[_value(frame, first + len(_HEADERS), after) : after])
+            elif frame.startswith(_KEY, first):
+                return headers or [], frame[_value(frame, first + _KEY_BYTES, after) : after], at, after
+            elif frame.startswith(_KAFKA, first + 2) or frame[middle := first + 2 + frame[first + 1]] != 0x12:
+                name, value, after = _entry(frame, at)
+                if name == _KEY_BASE64:
+                    return headers or [], decode_base64(fields.KEY_BASE64, value.decode()), at, after
+                if _KAFKA in name and not frame.startswith(APPEND, at):
+                    raise _UnusualError
+            elif frame[first] != _ID:
                 raise _UnusualError
+            else:
+                _value(frame, middle + 1, after)
             at = after
         return headers or [], None, at, at
 
@@ -154,6 +161,25 @@ class Scanner:
                     self._headers.clear()
                 self._headers[value] = headers
         return headers
+
+
+def _content(frame: bytes, at: int) -> tuple[int, int]:
+    """Return where the content of an entry begins and ends."""
+    size = frame[at + 1]
+    if size < 128:
+        return at + 2, at + 2 + size
+    size, start = _read_length(frame, at + 1)
+    return start, start + size
+
+
+def _value(frame: bytes, at: int, end: int) -> int:
+    """Return where a value begins that goes to the end; its length stands in front of it."""
+    size, start = frame[at], at + 1
+    if size > 127:
+        size, start = _read_length(frame, at)
+    if start + size != end:
+        raise _UnusualError
+    return start
 
 
 def _payload(frame: bytes, at: int) -> bytes:
