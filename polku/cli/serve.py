@@ -18,15 +18,16 @@ def serve_environment() -> None:
     configure(settings.log_level, settings.log_format)
     for sentence in unknown_variables(os.environ):
         warn(sentence)
-    from polku import AhtiEmitter, BufferStrategy, GrpcEmitter, Hub, StdoutEmitter
+    import polku  # its emitters are loaded where they are asked for
+    from polku import BufferStrategy, Hub
 
     hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))
     if settings.emit_grpc_endpoints:
-        hub.emitter(GrpcEmitter(settings.emit_grpc_endpoints))
+        hub.emitter(polku.GrpcEmitter(settings.emit_grpc_endpoints))
     if settings.emit_ahti_endpoint:
-        hub.emitter(AhtiEmitter(settings.emit_ahti_endpoint))
+        hub.emitter(polku.AhtiEmitter(settings.emit_ahti_endpoint))
     if not settings.emit_grpc_endpoints and not settings.emit_ahti_endpoint:
-        hub.emitter(StdoutEmitter())
+        hub.emitter(polku.StdoutEmitter())
     hub.lanes(settings.lanes)
     if settings.plugin_token:
         hub.allow_plugins(settings.plugin_token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -182,6 +181,8 @@ def unknown_variables(environment: Mapping[str, str], *, misspelt: bool = False)
     sentences = []
     for name in sorted(environment):
         if name.startswith("POLKU_") and name not in known.values():
+            import difflib  # for who has mistyped one
+
             close = difflib.get_close_matches(name.removeprefix("POLKU_"), known, 1)
             if misspelt and not close:  # a pipeline may have variables of its own
                 continue

@@ -7,7 +7,6 @@ same one must not take the same, as batches are known by epoch and number: what 
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 
@@ -23,5 +22,10 @@ def new_epoch(above: int = 0) -> int:
     with _lock:
         _latest = max(_latest, above)
         now = time.time_ns()
-        _latest = now if now > _latest else _latest + 1 + secrets.randbelow(_SPREAD)
+        if now > _latest:
+            _latest = now
+        else:
+            import secrets  # where the clock was set back: a gateway is ready sooner
+
+            _latest += 1 + secrets.randbelow(_SPREAD)
         return _latest

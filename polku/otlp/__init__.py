@@ -7,6 +7,14 @@ requests in stands in `polku.gateway.otlp`.
 
 from __future__ import annotations
 
-from polku.otlp.records import attribute, log_record, metric, resource, set_record, span
+from typing import TYPE_CHECKING
+
+from polku.lazy import exports
+
+if TYPE_CHECKING:
+    from polku.otlp.records import attribute, log_record, metric, resource, set_record, span
 
 __all__ = ["attribute", "log_record", "metric", "resource", "set_record", "span"]
+
+if not TYPE_CHECKING:
+    __getattr__ = exports(__name__, {"polku.otlp.records": __all__})

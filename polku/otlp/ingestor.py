@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from polku import checks
 from polku.codes import Code
@@ -14,9 +14,11 @@ from polku.errors import InputError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.events import new_event
 from polku.limits import Limits
-from polku.otlp.reading import Choice, transcode
 from polku.otlp.signals import BY_NAME, Signal, check_installed
 from polku.v1.gateway_pb2 import EventPayload
+
+if TYPE_CHECKING:
+    from polku.otlp.reading import Choice
 
 READER = "otlp"
 """The source whose ingestor reads what comes in by OTLP, whatever its own sources are."""
@@ -64,6 +66,8 @@ class OtlpIngestor:
     @property
     def choice(self) -> Choice:
         """Which attributes become metadata."""
+        from polku.otlp.reading import Choice  # by the first request: a gateway is ready sooner
+
         return Choice(None if self.attributes is None else frozenset(self.attributes), self.resource_attributes)
 
     def check_extras(self) -> None:
@@ -78,6 +82,8 @@ class OtlpIngestor:
         if self.granularity is Granularity.REQUEST:
             yield request_event(signal, data, source)
             return
+        from polku.otlp.reading import transcode
+
         parts = transcode(signal, data, Limits(), self.choice, source=source, cluster=context.cluster)
         while True:
             try:

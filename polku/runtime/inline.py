@@ -37,7 +37,6 @@ from polku.runtime.changing import Changed, ChangingLane
 from polku.runtime.complaints import Complaints
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.memory import private_memory
-from polku.runtime.orphaned_journals import check_left
 from polku.runtime.ports import renewed
 from polku.runtime.reloads import Reloads
 from polku.runtime.report import EmitterReport, StopReport, report_outcome, stop_report
@@ -115,6 +114,8 @@ class InlineRuntime:
         self._pulse = Pulse(asyncio.get_running_loop())
         try:
             if self._plan.buffer.path:
+                from polku.runtime.orphaned_journals import check_left  # SQLite, for who has a journal
+
                 check_left(self._plan.buffer.path, self._plan.lanes)
             await self._lane.open()
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -148,6 +147,8 @@ def _context(pems: Pems, protocols: list[str]) -> ssl.SSLContext:
 
 def _load_pair(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
     """Load what `ssl` reads from files alone; they stand in a folder of this user's for that moment."""
+    import tempfile  # for who has certificates: a gateway is ready sooner
+
     with tempfile.TemporaryDirectory() as folder:
         paths = [os.path.join(folder, name) for name in ("chain", "key")]
         for path, content in zip(paths, (chain, key), strict=True):

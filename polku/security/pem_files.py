@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -27,6 +26,8 @@ class PemFiles:
             os.fchmod(descriptor, 0o600)
             path = f"/proc/self/fd/{descriptor}"
         else:
+            import tempfile  # for who has certificates: a gateway is ready sooner
+
             self._folder = self._folder or self._held.enter_context(tempfile.TemporaryDirectory())
             path = os.path.join(self._folder, name)
         with open(path, "wb") as file:

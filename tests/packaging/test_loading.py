@@ -92,6 +92,23 @@ def test_polku_alone_loads_next_to_nothing() -> None:
     assert not {"grpc", "google.protobuf"} & loaded
 
 
+_READY = """
+import sys
+from polku import Hub
+
+hub = Hub(runtime="inline").emitter(print)
+with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0", admin_addr="off"):
+    print(sorted(sys.modules))
+"""
+
+
+def test_a_gateway_is_ready_without_what_only_some_requests_and_pipelines_need() -> None:
+    loaded = set(ast.literal_eval(_python(_READY)))
+    assert "polku.gateway.http.plain" in loaded
+    others = {"aiohttp", "ray", "grpc", "sqlite3", "email", "polku.buffer.journal_reader"}
+    assert not loaded & {*others, "polku.otlp.reading", "polku.otlp.records", "polku.otlp.json"}
+
+
 @pytest.mark.parametrize(
     "names",
     [FIRST, pytest.param(None, marks=pytest.mark.slow)],

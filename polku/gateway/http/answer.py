@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
@@ -148,6 +147,8 @@ def _head(status: int, headers: Mapping[str, str], length: int, second: int, *, 
 
 @lru_cache(1)
 def _date(second: int) -> str:
+    from email.utils import formatdate  # by the first answer: a gateway is ready sooner
+
     return f"Date: {formatdate(second, usegmt=True)}\r\n"
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from email.message import Message
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -154,6 +153,8 @@ def _binary(head: Head, intake: Intake) -> Admit:
 
 @lru_cache(256)
 def _media_type(header: str) -> tuple[str, str]:
+    from email.message import Message  # by the first request: a gateway is ready sooner
+
     message = Message()
     message["Content-Type"] = header
     charset = message.get_param("charset", "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
@@ -25,12 +25,13 @@ from polku.gateway.authorization import authorizing
 from polku.gateway.intake import Intake
 from polku.log import RepeatedLog
 from polku.otlp.ingestor import READER, Granularity, OtlpIngestor, request_event
-from polku.otlp.json import read_json
-from polku.otlp.reading import Transcoded, transcode
 from polku.otlp.signals import Signal, check_installed
 from polku.security.account import Account
 from polku.text import line, named
 from polku.usercode import is_ours
+
+if TYPE_CHECKING:
+    from polku.otlp.reading import Transcoded
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _AGAIN = frozenset((Code.UNAVAILABLE, Code.DRAINING))
@@ -110,6 +111,8 @@ class _Request:
         except PlanError as error:
             raise InputError(Code.UNSUPPORTED, error.message) from None
         if is_json:
+            from polku.otlp.json import read_json
+
             body = await in_slices(read_json(self._signal, body))
         ingestor = self._intake.ingestors.own(READER)
         if not isinstance(ingestor, OtlpIngestor):
@@ -117,6 +120,8 @@ class _Request:
         if ingestor.granularity is Granularity.REQUEST:
             return await self._admit_whole(body)
         limits = self._intake.limits
+        from polku.otlp.reading import transcode  # by the first request: a gateway is ready sooner
+
         reading = transcode(self._signal, body, limits, ingestor.choice, cluster=self._cluster)
         return await self._admit_records(await in_slices(reading))
 
