@@ -150,11 +150,13 @@ class Resilient:
         self._sleep = sleep
         self._draw = draw
         self._is_attempt = is_attempt
+        # Batches stay in order: they pass `_gate` one by one, and none begins before `_clear` says that no earlier one
+        # is being retried. Several that have begun may fail; `_turn` has them retry one after the other.
         self._gate = asyncio.Lock()
-        self._troubled = 0
         self._clear = asyncio.Event()
         self._clear.set()
         self._turn = asyncio.Lock()
+        self._troubled = 0  # batches that wait for their turn, or have it
         self._attempts = self._retries = 0
         self._alarm, self._cause = "", Cause.UNKNOWN
         self._due = 0.0  # when the next attempt is, by the circuit's clock
@@ -208,6 +210,7 @@ class Resilient:
             task.cancel()
 
     async def _deliver(self, rest: Remainder) -> None:
+        """Try once, next to other batches; what is left is retried alone."""
         error: Exception | None = None
         is_tried = False
         async with self._gate:  # first come, first served
@@ -235,6 +238,7 @@ class Resilient:
         await self._sleep(seconds)
 
     async def _retry_alone(self, rest: Remainder, error: Exception | None) -> None:
+        """Retry what is left of a batch, while no later one begins."""
         self._troubled += 1
         self._clear.clear()
         try:
@@ -246,6 +250,7 @@ class Resilient:
                 self._clear.set()
 
     async def _retry(self, rest: Remainder, error: Exception | None) -> None:
+        """Try again until nothing is left; each attempt that has moved on begins the pauses anew."""
         count = 0
         while rest.left:
             count = 1 if rest.has_moved else count + 1
@@ -262,8 +267,8 @@ class Resilient:
         is_wrong = isinstance(error, WrongAnswerError)  # no event is given twice to code that answers so
         exhausted = rest.wrong() if is_wrong else rest.exhausted(self._config.retry)
         piece = rest.stopped_at
-        is_known = error is None or (isinstance(error, (EmitError, OSError)) and not is_wrong)
-        if not exhausted or is_known or not self._may_cut:
+        may_be_code = error is not None and (is_wrong or not isinstance(error, (EmitError, OSError)))
+        if not exhausted or not may_be_code or not self._may_cut:
             rest.give_up(exhausted)
         elif len(piece) > 1:
             self._piece, self._late_after = len(piece) // 2, math.inf

@@ -2,6 +2,16 @@
 
 The good path looks at each event once, in one comprehension (id, time, source: 150 ns), and nothing is encoded again,
 also where a message names the cluster of all its events. Only one in which something is wrong is walked event by event.
+
+| function | what it is given | what it knows already |
+|---|---|---|
+| `admit_payload` | the bytes of an `EventPayload` (streams, unary calls) | nothing |
+| `admit_event` | one parsed event (unary calls) | its size |
+| `admit_named` | parsed events of a source | their ids, which differ |
+| `admit_events`, `admit_in_turns` | parsed events (ingestors) | nothing, or their size |
+
+*Good* are events that keep their limits and whose ids differ: a shortcut that finds any other one returns None, and the
+whole message is walked by `admit_events`. *Plain* ones are moreover small, and have none of the typed data.
 """
 
 from __future__ import annotations
@@ -135,7 +145,7 @@ def _admit_good(
 def _admit_with_cluster(
     frames: list[bytes], source: str, cluster: str, limits: Limits, known: Collection[str]
 ) -> Admission | None:
-    """Admit events of which none has a cluster, if all are good; None where that has to be found out one by one.
+    """Admit events of which none has a cluster, if all are good; None: `admit_events` has to look at each.
 
     The entry of the metadata is put behind the bytes of each event, before they are parsed: a quarter of what it costs
     to add it to each message and to write all of them again.
@@ -178,7 +188,7 @@ def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: i
 
 
 def admit_named(events: list[Event], ids: list[str], source: str, cluster: str, limits: Limits) -> Admission | None:
-    """Admit events that have these ids, each another, if all are good; None where that has to be found out one by one.
+    """Admit events whose ids are known to differ, if all are good; None: `admit_events` has to look at each.
 
     Raises `InputError` as `admit_events` does.
     """
@@ -227,7 +237,7 @@ def _are_small(events: Sequence[Event]) -> bool:
 
 
 def _admit_all(events: list[Event], source: str, cluster: str, limits: Limits) -> Admission | None:
-    """Admit events if all are good; None where that has to be found out one by one."""
+    """Admit events if all are good; None: `admit_events` has to look at each."""
     given = [event_id for event in events if (event_id := event.id)]
     return None if len(set(given)) != len(given) else _admit_plain(events, None, source, cluster, limits)
 
@@ -261,7 +271,7 @@ def _admit_by_parts(
     check_count(len(events), limits)
     is_small = size is not None and size <= limits.safe_event_bytes
     ids: dict[str, None] = {}
-    out = set(before.ids)  # an Ack knows events by their ids alone; records that were no events stood anywhere
+    out = set(before.ids)  # ids of what was refused before: an Ack tells events apart by their ids alone
     good: list[Event] = []
     filled = 0
     now = time.time_ns()
