@@ -11,7 +11,7 @@ also where a message names the cluster of all its events. Only one in which some
 | `admit_events`, `admit_in_turns` | parsed events (ingestors) | nothing, or their size |
 
 *Good* are events that keep their limits and whose ids differ: a shortcut that finds any other one returns None, and the
-whole message is walked by `admit_events`. *Plain* ones are moreover small, and have none of the typed data.
+whole message is walked by `admit_events`. *Plain* ones moreover have none of the typed data.
 """
 
 from __future__ import annotations
