@@ -171,32 +171,6 @@ class Pulled(NamedTuple):
     metadata: Mapping[str, str] = {}
 
 
-class Extent(NamedTuple):
-    """Bound the texts of events, in bytes: no id is longer, and so on; `entries` of metadata are in none of them."""
-
-    id: int
-    event_type: int
-    entries: int
-    metadata_key: int
-    metadata_value: int
-
-
-class PulledBlock(NamedTuple):
-    """Records of one stream that are events already, serialised together as an `EventPayload`.
-
-    Nothing is filled in: they have their times and sources, and the cluster of the stream where that has one. `sizes`
-    has the bytes of each event. Where the source has made all of the bytes, `ids` has the ids, each another, and
-    `extent` bounds the texts, so that nobody has to look at the events; else they are checked. `records` returns the
-    same records one by one, where something about them keeps them from being taken together.
-    """
-
-    payload: bytes
-    sizes: Sequence[int]
-    records: Callable[[], Sequence[Pulled]]
-    ids: list[str] | None = None
-    extent: Extent | None = None
-
-
 class PulledStream(Protocol):
     """The way in for one ordered stream of records."""
 
@@ -206,15 +180,6 @@ class PulledStream(Protocol):
         Waits while the pipeline takes nothing. What it does not take now is tried again for as long as it takes.
         Both raise `DrainingError` at the end of the pipeline: nothing is known about the records then.
         """
-        ...
-
-
-@runtime_checkable
-class BlockStream(PulledStream, Protocol):
-    """A way in that takes records by the block, too: that of a pipeline."""
-
-    async def push_block(self, block: PulledBlock) -> Awaitable[None]:
-        """Hand records in that are serialised together: what `push` does with `block.records()`, at less cost."""
         ...
 
 

@@ -150,12 +150,11 @@ class Resilient:
         self._sleep = sleep
         self._draw = draw
         self._is_attempt = is_attempt
-        # Batches stay in order: they pass `_gate` one by one, and none begins before `_clear` says that no earlier one
-        # is being retried. Several that have begun may fail; `_turn` has them retry one after the other.
-        self._gate = asyncio.Lock()
+        # Batches pass `_gate` one by one, and none begins before `_clear` says that no earlier one is being retried.
+        # Several that have begun may fail: `_turn` has them retry one after the other.
+        self._gate, self._turn = asyncio.Lock(), asyncio.Lock()
         self._clear = asyncio.Event()
         self._clear.set()
-        self._turn = asyncio.Lock()
         self._troubled = 0  # batches that wait for their turn, or have it
         self._attempts = self._retries = 0
         self._alarm, self._cause = "", Cause.UNKNOWN
@@ -210,7 +209,6 @@ class Resilient:
             task.cancel()
 
     async def _deliver(self, rest: Remainder) -> None:
-        """Try once, next to other batches; what is left is retried alone."""
         error: Exception | None = None
         is_tried = False
         async with self._gate:  # first come, first served
@@ -227,11 +225,8 @@ class Resilient:
         """Return a snapshot of the counters."""
         snapshot = snapshot_of(self._inner)
         state, next_attempt = self._circuit.state, max(0.0, self._due - self._circuit.now)
-        errors = self._errors.latest()
-        statistics = ResilienceStatistics(
-            self._attempts, self._retries, state, self._alarm, snapshot, next_attempt, errors
-        )
-        return statistics._replace(cause=self._cause)
+        told = state, self._alarm, snapshot, next_attempt, self._errors.latest(), self._cause
+        return ResilienceStatistics(self._attempts, self._retries, *told)
 
     async def _wait(self, seconds: float) -> None:
         self._due = self._circuit.now + seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from polku.batch.batch import Batch
-from polku.contracts import Extent, PulledBlock
 from polku.gateway.admission import Admission, are_good
 from polku.gateway.event_limits import HEAVY_BYTES, check_envelope
 from polku.limits import Limits
+from polku.pull.block import Extent, PulledBlock
 from polku.v1.gateway_pb2 import EventPayload
 
 

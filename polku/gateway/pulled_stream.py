@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from polku.batch.batch import Batch
 from polku.batch.receipt import Refusal
 from polku.codes import Code
-from polku.contracts import DeadEvent, IngestContext, Pulled, PulledBlock
+from polku.contracts import DeadEvent, IngestContext, Pulled
 from polku.errors import DrainingError, InputError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events, admit_named
@@ -25,6 +25,7 @@ from polku.gateway.block_admission import admit_block
 from polku.gateway.intake import Intake
 from polku.ingest.passthrough import PassthroughIngestor
 from polku.kafka.fields import RESERVED
+from polku.pull.block import PulledBlock
 from polku.text import as_id, line, said
 from polku.v1.gateway_pb2 import Ack
 

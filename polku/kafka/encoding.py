@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from polku.contracts import Extent, Pulled, PulledBlock
+from polku.contracts import Pulled
 from polku.event.v1.event_pb2 import Event
 from polku.kafka import fields
 from polku.kafka.fields import MAX_KEY_BYTES, RESERVED, Field, Headers, headers_text, key_metadata
@@ -35,6 +35,7 @@ from polku.kafka.wire import (
     text,
     varint,
 )
+from polku.pull.block import Extent, PulledBlock
 
 APPENDED = 2
 """librdkafka's TIMESTAMP_LOG_APPEND_TIME."""

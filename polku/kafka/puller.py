@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from polku.contracts import BlockStream, PulledStream, SourceState
+from polku.contracts import PulledStream, SourceState
 from polku.errors import DrainingError
 from polku.kafka.client import LOG, Alarm, explain
 from polku.kafka.consumer import Consumer, Offsets, Place
@@ -16,6 +16,7 @@ from polku.kafka.fields import MAX_KEY_BYTES, Field
 from polku.kafka.partition import Partition, split_places
 from polku.kafka.reading import Decode, Reader
 from polku.kafka.tls import KafkaTls
+from polku.pull.block import BlockStream
 
 if TYPE_CHECKING:
     from polku.kafka.source import KafkaSource

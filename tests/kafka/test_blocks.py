@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polku import Event, Limits
 from polku.batch.frames import split_frames
-from polku.contracts import Pulled, PulledBlock
+from polku.contracts import Pulled
 from polku.event.v1.event_pb2 import Severity
 from polku.gateway.admission import admit_events
 from polku.gateway.block_admission import admit_block
@@ -24,6 +24,7 @@ from polku.kafka.reading import Decode, Reader
 from polku.kafka.record import Record, RecordMaker, Value
 from polku.kafka.scanning import Scanner
 from polku.kafka.template import compile_template
+from polku.pull.block import PulledBlock
 from polku.v1.gateway_pb2 import EventPayload
 from tests.support.examples import examples
 
