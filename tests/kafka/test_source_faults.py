@@ -89,7 +89,7 @@ def test_a_pipeline_that_takes_nothing_bounds_what_is_pulled(cluster: Cluster, t
 
         wait_for(lambda: under_way() > 300)
         time.sleep(0.5)
-        assert under_way() <= 3 * (101 + 31)
+        assert under_way() <= 3 * (101 + 4 * 31)  # some may have been on their way here already
         out.release()
         got = out.wait_for(3_000, 60)
     for partition in range(3):
