@@ -17,7 +17,6 @@ from confluent_kafka import Message
 
 from polku import Event, Limits
 from polku.batch.frames import split_frames
-from polku.contracts import PulledBlock
 from polku.gateway.block_admission import admit_block
 from polku.kafka.encoding import RecordEncoder
 from polku.kafka.fields import Field
@@ -25,6 +24,7 @@ from polku.kafka.partition import Partition, split_places
 from polku.kafka.reading import Decode, Reader
 from polku.kafka.record import RecordMaker, Value
 from polku.kafka.scanning import Scanner
+from polku.pull.block import PulledBlock
 from tests.bench.kafka import HEADERS, make
 
 _RECORDS, _TRIES = 1_000, 40
