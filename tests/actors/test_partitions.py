@@ -125,6 +125,17 @@ def check_counts(sent: set[str]) -> None:
         assert [int(event.metadata["count"]) for event in own] == list(range(1, len(own) + 1))
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_what_lanes_share_asks_for_something_as_ray_places_what_needs_nothing_anywhere(
+    partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(divided(Deduplicator(), partitions, lanes=2), monkeypatch) as pipeline:
+        shared = pipeline.factory.parts().shared
+        asked = [options for name, options in in_process.OPTIONS.items() if "lane-" not in name and "/stage-" in name]
+        assert len(asked) == len(shared) == partitions
+        assert all(options["memory"] for options in asked)
+
+
 @pytest.mark.parametrize("lanes", [1, 2])
 async def test_the_number_of_partitions_changes_under_load(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(divided(Counting(), 2, lanes=lanes), monkeypatch) as pipeline:
