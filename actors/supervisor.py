@@ -337,7 +337,7 @@ class SupervisorShell:
             return Observation(None, None, f"has not answered for {silent:.0f} s")
         except ray.exceptions.RayActorError as error:
             self._expect(name)
-            return Observation(None, None, f"does not answer: {type(error).__name__}")
+            return Observation(None, None, f"does not answer: it has ended or is out of reach ({type(error).__name__})")
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             what = "cannot start" if vitals is None else "does not report"

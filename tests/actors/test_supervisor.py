@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from polku import Hub, StdoutEmitter
 from polku.actors import supervisor
@@ -38,6 +39,7 @@ class Part:
         self.free = asyncio.Event()
         self.free.set()
         self.looks = 0
+        self.error: Exception | None = None
         self.vitals = Method(self._vitals)
         self.statistics = Method(self._statistics)
         self.introduce = Method(self._introduce)
@@ -45,6 +47,8 @@ class Part:
     async def _vitals(self) -> Vitals:
         self.looks += 1
         await self.free.wait()
+        if self.error is not None:
+            raise self.error
         return Vitals(1, 7, 0.0, 1)
 
     async def _statistics(self) -> Any:
@@ -59,7 +63,8 @@ class Quiet(Surroundings):
     def settle(self) -> None: ...
 
 
-async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[SupervisorShell, Part, Part]:
+    """Return the supervisor of a pipeline, its ingest and its emitter."""
     monkeypatch.setattr(supervisor, "_this_actor", lambda: None)
     monkeypatch.setattr(supervisor, "_GLANCE_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "_INTERVAL", 0.02)
@@ -70,6 +75,20 @@ async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: p
     monkeypatch.setattr(supervisor, "unpack", lambda packed: packed)
     packed: Any = (ActorHandles((lane,), {}), Doors(), 30.0, True, facts_of(plan, "ray", time.time()))
     shell = SupervisorShell(packed, Quiet())
+    return shell, ingest, emitter
+
+
+async def test_of_a_process_that_has_ended_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell, _, emitter = watched(monkeypatch)
+    emitter.error = ActorUnavailableError("the connection is lost", b"0" * 16)
+    health = await shell.health()
+    text = "does not answer: it has ended or is out of reach (ActorUnavailableError)"
+    assert health.components["emitter:stdout"] == (False, text)
+    await shell._tasks.close()
+
+
+async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell, ingest, emitter = watched(monkeypatch)
     assert (await shell.health()).healthy
     emitter.free.clear()
     await shell.statistics()
