@@ -139,7 +139,7 @@ async def emit_with_defaults(emitter: Unreachable) -> list[Failure]:
     ids=repr,
 )
 async def test_code_with_no_number_of_attempts_waits_for_what_is_out_of_reach(error: Exception) -> None:
-    emitter = Unreachable(error, failures=50)
+    emitter = Unreachable(error, failures=12)
     assert await emit_with_defaults(emitter) == []
     assert emitter.ids == ["a"]
 
