@@ -20,7 +20,7 @@ from polku import BufferStrategy, Event, FileSource, Hub, Limits, PlanError, Sou
 from polku.clock import SystemClock
 from polku.files import offsets as offsets_module
 from polku.files.offsets import Offsets
-from polku.gateway import pulling
+from polku.gateway import pulled_stream
 from tests.support.recorder import Recorder
 from tests.support.server import polku_here
 
@@ -191,7 +191,7 @@ def test_offsets_belong_to_one_pipeline_at_a_time(
 ) -> None:
     append(log, "one")
     offsets = tmp_path / "offsets.json"
-    monkeypatch.setattr(pulling, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(pulled_stream, "_LONGEST_PAUSE", 0.2)
     holder = Offsets(str(offsets))
     holder.hold()
     with Hub(runtime="inline").source(FileSource(log, offsets=offsets, **QUICK)).emitter(out).start() as pipeline:

@@ -314,7 +314,7 @@ def _takes(emitter: RedisStreamsEmitter, event: Event) -> bool:
 
 
 def test_a_batch_that_replicas_must_have_waits_for_them(server: Server, stream: str) -> None:
-    emitter = RedisStreamsEmitter(stream, url=server.url, replicas=1, timeout=0.2)
+    emitter = RedisStreamsEmitter(stream, url=server.url, replicas=1, timeout=4.0)
     with pytest.raises(RetryableError, match="0 of 1 replicas have the entries"):
         emit(emitter.build(SystemClock()), Event(id="a"))
     replica = Server("--replicaof", "127.0.0.1", str(server.port))
