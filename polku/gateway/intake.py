@@ -54,6 +54,8 @@ class Intake:
     released while they are still in the core's cache, and only their bytes wait.
     """
 
+    steps = ()
+
     def __init__(
         self,
         ingestors: Mapping[str, Ingestor],
@@ -66,18 +68,14 @@ class Intake:
         tracer: Tracer | None = None,
     ) -> None:
         self.ingestors = Ingestors(ingestors, default, limits)
-        self.steps = ()
         self.limits = limits
         self._counters = IntakeCounters()
-        self._room = Room(limits, self._counters, link)
-        self.hold, self.release, self.has_room = self._room.hold, self._room.release, self._room.has_room
+        self.room = Room(limits, self._counters, link)
         self.count_messages = self._counters.count_messages
-        self._sender = IntakeSender(
-            link, self._counters, self._room, reads_routes=reads_routes, seals=seals, tracer=tracer
+        self.sender = IntakeSender(
+            link, self._counters, self.room, reads_routes=reads_routes, seals=seals, tracer=tracer
         )
-        self.push_together, self.push_counted = self._sender.push_together, self._sender.push_counted
-        self.settled = self._sender.settled
-        self._streams = StreamIngest(self.admit_raw, self._sender.push_all, self._refuse, self._counters, self._room)
+        self._streams = StreamIngest(self.admit_raw, self.sender.push_all, self._refuse, self._counters, self.room)
         self._sources: Sources | None = None
         self._unpacking = asyncio.Lock()
         self._watched: list[TaskSet] = []
@@ -96,7 +94,7 @@ class Intake:
         closing: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         if self._sources is not None:
             closing.append(("the sources", self._sources.close))
-        await close_each([*closing, ("the link", self._sender.link.close), *self.ingestors.closing()])
+        await close_each([*closing, ("the link", self.sender.link.close), *self.ingestors.closing()])
 
     @property
     def tap(self) -> TapPoint | None:
@@ -110,7 +108,7 @@ class Intake:
     @property
     def link(self) -> Link:
         """The link to what comes next."""
-        return self._sender.link
+        return self.sender.link
 
     @property
     def sources(self) -> Sources | None:
@@ -121,11 +119,11 @@ class Intake:
         """Hold what comes from now on to these limits."""
         self.limits = limits
         self.ingestors.bound(limits)
-        self._room.bound(limits)
+        self.room.bound(limits)
 
     def hand_on(self, *, reads_routes: bool, seals: bool) -> None:
         """Prepare batches for another part that comes next, as the constructor's options say."""
-        self._sender.prepare_for(reads_routes=reads_routes, seals=seals)
+        self.sender.prepare_for(reads_routes=reads_routes, seals=seals)
 
     async def begin(
         self, message: bytes, turns: Sequencer | None = None, account: Account | None = None
@@ -142,19 +140,19 @@ class Intake:
         if account is not None:
             await account.wait_for_rate()
             account.count(0, len(message))
-        await self._room.wait(len(message))
+        await self.room.wait(len(message))
         try:
             if type(message) is Packed:
                 packed, message = len(message), await self._unpack(message)
                 if account is not None:
                     account.count(0, len(message) - packed)
-            self._room.check(len(message))
+            self.room.check(len(message))
             envelope = read_envelope(message)
             source, cluster = envelope.source, envelope.cluster
             if envelope.which == "events":
                 frames = read_payload(envelope.content, self.limits)
                 if is_large(len(frames), len(message)):
-                    with self._room.held(len(message)):
+                    with self.room.held(len(message)):
                         admission = await admit_frames(frames, source, cluster, self.limits, account)
                 else:
                     admission = admit_payload(envelope.content, source, cluster, self.limits, frames)
@@ -165,7 +163,7 @@ class Intake:
                 context = IngestContext(source, cluster, raw.format)
                 if turns is not None and self.ingestors.takes_several(source):
                     return self._streams.start(raw.data, context, turns, len(message), account)
-                with self._room.held(len(message)):
+                with self.room.held(len(message)):
                     admission = await self.admit_raw(raw.data, context, source, account, in_turns=turns is not None)
             else:
                 raise InputError(Code.NO_PAYLOAD, "payload: neither `events` nor `raw` is set; set one of them")
@@ -177,13 +175,13 @@ class Intake:
             return self._refuse(error.code, error.message, way)
         if turns is not None:
             await turns.all_over()
-        return await self._sender.push_all(admission, len(message), way)
+        return await self.sender.push_all(admission, len(message), way)
 
     async def _unpack(self, message: bytes) -> bytes:
         """Decompress a message in turns with others, one at a time; raises `CallError`."""
         steps = unpacking(message, self.limits.message_bytes)
         async with self._unpacking:
-            await self._room.wait(len(message))
+            await self.room.wait(len(message))
             return await in_slices(steps)
 
     async def batch(self, message: bytes) -> Ack:
@@ -192,7 +190,7 @@ class Intake:
 
     async def replay(self, event: Event) -> Sequence[Refusal]:
         """Take the event of a dead letter again; return its refusals, which say more than an Ack."""
-        return await self._sender.replay(event, self.limits)
+        return await self.sender.replay(event, self.limits)
 
     async def event(self, message: bytes, account: Account | None = None) -> Ack:
         """Take a serialised `IngestEvent` and return its Ack; with an `account` only what its principal may send.
@@ -203,16 +201,16 @@ class Intake:
         admission = self.admit(request, len(message), account)
         if admission is None:
             admission = await self.ingest(request, len(message), account)
-        return await (await self._sender.push_all(admission, len(message), "call", counted=True))
+        return await (await self.sender.push_all(admission, len(message), "call", counted=True))
 
     async def ingest(self, request: IngestEvent | Large, size: int, account: Account | None = None) -> Admission:
         """Admit what `admit` does not: raw bytes, and many events; `size` in bytes. Raises `InputError`."""
         if isinstance(request, Large):
-            with self._room.held(size):
+            with self.room.held(size):
                 return await admit_frames(request.frames, request.source, request.cluster, self.limits, account)
         context = IngestContext(request.source, request.cluster, request.format)
         try:
-            with self._room.held(size):
+            with self.room.held(size):
                 return await self.admit_raw(request.raw, context, request.source, account, in_turns=True)
         except InputError as error:
             self._counters.refuse(error.code, "call", error.message)
@@ -221,7 +219,7 @@ class Intake:
     def parse(self, message: bytes, account: Account | None = None) -> IngestEvent | Large:
         """Check that there is room for a serialised `IngestEvent` and parse it; raises like `event`."""
         try:
-            self._room.check_request(len(message))
+            self.room.check_request(len(message))
             if account is not None:
                 account.check_rate()
                 account.count(0, len(message))
@@ -251,8 +249,8 @@ class Intake:
             return []
         count = sum([len(admission.ids) for admission in admissions])
         if len(admissions) == 1 and is_large(count + len(admissions[0].refused), size):
-            return [await (await self._sender.push_all(admissions[0], size, way, counted=True))]
-        receipt = await self._sender.settle(count, self.push_together(admissions, size, way))
+            return [await (await self.sender.push_all(admissions[0], size, way, counted=True))]
+        receipt = await self.sender.settle(count, self.sender.push_together(admissions, size, way))
         return answer_together(admissions, receipt)
 
     def watch(self, tasks: TaskSet) -> None:
@@ -262,13 +260,13 @@ class Intake:
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
         admission = await self.read(size, admit, "http")
-        return await (await self._sender.push_all(admission, size, "http", counted=True))
+        return await (await self.sender.push_all(admission, size, "http", counted=True))
 
     async def read(self, size: int, admit: Callable[[], Awaitable[Admission]], way: str) -> Admission:
         """Let `admit` read a request of `size` bytes; raises like `event`."""
         try:
-            self._room.check_request(size)
-            with self._room.held(size):
+            self.room.check_request(size)
+            with self.room.held(size):
                 return await admit()
         except InputError as error:
             self._counters.refuse(error.code, way, error.message)
@@ -282,9 +280,9 @@ class Intake:
             return admission, self._counters.latest
         size += admission.filled_bytes
         if is_large(len(admission.ids), size):
-            return admission, await self._sender.settle_pieces(await self._sender.send_pieces(admission, size))
-        sending = self._sender.send(self._sender.prepare(admission.batch), size)
-        return admission, await self._sender.settle(len(admission.ids), sending)
+            return admission, await self.sender.settle_pieces(await self.sender.send_pieces(admission, size))
+        sending = self.sender.send(self.sender.prepare(admission.batch), size)
+        return admission, await self.sender.settle(len(admission.ids), sending)
 
     def keep_refused(self, bury: Callable[[Sequence[DeadEvent]], Awaitable[None] | None]) -> None:
         """Have `bury` keep records that are refused although their clients must not send them again."""
@@ -301,9 +299,9 @@ class Intake:
 
     async def take(self, admission: Admission, size: int) -> Awaitable[Ack]:
         """Take what a source pulled, once there is room, and return the awaitable of its Ack; raises `InputError`."""
-        await self._room.wait(size)
-        self._room.check(size)
-        return self._sender.push(admission, size, "source")
+        await self.room.wait(size)
+        self.room.check(size)
+        return self.sender.push(admission, size, "source")
 
     async def admit_raw(
         self,
@@ -341,23 +339,23 @@ class Intake:
     @property
     def draining(self) -> bool:
         """Whether new messages are refused."""
-        return self._room.draining
+        return self.room.draining
 
     @property
     def is_traced(self) -> bool:
         """Whether what travels with a batch's `trace` is used."""
-        return self._sender.tracer is not None
+        return self.sender.tracer is not None
 
     def stop(self) -> None:
         """Refuse what comes from now on."""
-        self._room.draining = True
+        self.room.draining = True
         if self._sources is not None:
             self._sources.stop()
 
     async def drain(self) -> None:
         """Return when every message taken so far has its answer."""
         await self._streams.drain()
-        await self._sender.link.drain()
+        await self.sender.link.drain()
         if self._sources is not None:
             await self._sources.drain()
 
@@ -379,10 +377,10 @@ class Intake:
         sources = self._sources.states() if self._sources else {}
         fault = "; ".join(tasks.fault for tasks in self._watched if tasks.fault)
         connections = self.count_connections()
-        draining = self._room.draining
+        draining = self.room.draining
         plugins = self.ingestors.plugins()
         counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
-        return counts._replace(link=self._sender.link.statistics(), security_files=self.look_at_files())
+        return counts._replace(link=self.sender.link.statistics(), security_files=self.look_at_files())
 
     def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""

@@ -91,13 +91,13 @@ async def test_a_batch_that_nobody_asks_about_has_no_fates() -> None:
     pipe = Pipe([Drops("filtered")])
     await pipe.start()
     seen: list[Receipt] = []
-    settled = pipe.intake._sender._on_answer
+    settled = pipe.intake.sender._on_answer
 
     def close(size: int, count: int, came: int, answer: asyncio.Future[Receipt]) -> None:
         seen.append(answer.result())
         settled(size, count, came, answer)
 
-    pipe.intake._sender._on_answer = close  # type: ignore[method-assign]
+    pipe.intake.sender._on_answer = close  # type: ignore[method-assign]
     request = admission(events("filtered", "a"))
     ack = await (await pipe.intake.take(request, 10))
     assert (told(ack), [receipt.fates for receipt in seen]) == ({}, [()])

@@ -130,7 +130,7 @@ class Deadly:
 async def test_an_event_that_kills_was_not_forwarded_and_its_neighbours_keep_their_numbers() -> None:
     pipe = Pipe([Drops("filtered")])
     link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
-    pipe.intake._sender.link = link
+    pipe.intake.sender.link = link
     await pipe.start()
     kinds = [("a", "kills", "filtered"), ("filtered", "a", "a"), ("kills",)]
     acks = await pipe.intake.together([admission(events(*kind, request=f"{n}")) for n, kind in enumerate(kinds)], 10)
@@ -144,7 +144,7 @@ async def test_an_event_that_kills_was_not_forwarded_and_its_neighbours_keep_the
 
 async def test_an_event_that_kills_takes_no_counter_back() -> None:
     pipe = Pipe([Drops("filtered")])
-    pipe.intake._sender.link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
+    pipe.intake.sender.link = Link("ingest", Deadly(pipe.stages[0]), retry_delay=lambda attempt: 0.0)
     await pipe.start()
     before = await pipe.intake.event(message(events("a", "filtered", request="x")))
     for number, kinds in enumerate((("kills",), ("a", "kills"))):
@@ -162,7 +162,7 @@ class Broken:
 async def test_where_nobody_answers_events_were_received_and_nothing_else() -> None:
     pipe = Pipe([Drops("filtered")])
 
-    pipe.intake._sender.link = Link("ingest", LocalPeer(Broken()))
+    pipe.intake.sender.link = Link("ingest", LocalPeer(Broken()))
     acks = await pipe.intake.together([admission(events("a", request=f"{n}")) for n in range(2)], 10)
     assert [told(ack) for ack in acks] == [{"received": 1}, {"received": 1}]
     await pipe.close()
@@ -180,7 +180,7 @@ async def test_fates_of_events_that_are_not_in_the_batch_are_left_out(*, near: b
     pipe = Pipe([])
     link = LocalLink("next", Odd()) if near else Link("next", LocalPeer(Odd()))
     stage = Stage([Drops("filtered")], link, pipe.letters, pipe.clock)
-    pipe.intake._sender.link = Link("ingest", LocalPeer(stage))
+    pipe.intake.sender.link = Link("ingest", LocalPeer(stage))
     acks = await pipe.intake.together([admission(events(*kinds)) for kinds in (("filtered", "a"), ("a",))], 10)
     assert [told(ack) for ack in acks] == [
         {"received": 2, "filtered": 1, "forwarded": 1, "overflowed": 1},

@@ -66,7 +66,7 @@ class PlainRequests:
     def take(self, connection: HttpConnection, head: UsualHead, body: bytes) -> bool:
         """Take a request, and answer it later by `HttpConnection.answered`; return False where it is not plain."""
         intake, size = self._intake, len(body)
-        if size > EVENTS_BYTES or intake.is_traced or not intake.has_room(self._size + size):
+        if size > EVENTS_BYTES or intake.is_traced or not intake.room.has_room(self._size + size):
             return False
         read = self._reader(head.shape)
         if read is None:
@@ -137,15 +137,15 @@ class PlainRequests:
         self._intake.count_messages(len(waiting))
         if any(request.admission for request in waiting):
             admissions = [request.admission or _admission(request) for request in waiting]
-            return self._intake.push_together(admissions, size, "http")
+            return self._intake.sender.push_together(admissions, size, "http")
         count = sum([len(request.ids) for request in waiting])
         batch = Batch(payload=b"".join([request.payload for request in waiting]), count=count)
-        return self._intake.push_counted(batch, [], len(waiting), size, "http")
+        return self._intake.sender.push_counted(batch, [], len(waiting), size, "http")
 
     def _answer(self, waiting: Sequence[_Request], answer: asyncio.Future[Receipt]) -> None:
         """Answer requests; those of a connection stand in the order in which they came."""
         numbers = [len(request.ids if request.admission is None else request.admission.ids) for request in waiting]
-        receipt = self._intake.settled(sum(numbers), answer)
+        receipt = self._intake.sender.settled(sum(numbers), answer)
         is_accepted = not (receipt.refused or receipt.fates)
         tails: dict[int, bytes] = {}
         now, start, closes_all = int(time.time()), 0, self._state.closes

@@ -29,7 +29,7 @@ class Together:
         self._waiting.append((admission, answer))
         size += admission.filled_bytes
         self._size += size
-        self._intake.hold(size)
+        self._intake.room.hold(size)
         if len(self._waiting) == 1:
             loop.call_soon(self._leave)
         elif self._size >= _BYTES:
@@ -40,7 +40,7 @@ class Together:
         if not self._waiting:
             return
         waiting, size, self._waiting, self._size = self._waiting, self._size, [], 0
-        self._intake.release(size)  # pushed, they count as its events'
+        self._intake.room.release(size)  # pushed, they count as its events'
         work = start_eagerly(self._answer(waiting, size))
         if not work.done():
             self._open.add(work)
