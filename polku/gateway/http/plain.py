@@ -66,7 +66,7 @@ class PlainRequests:
     def take(self, connection: HttpConnection, head: UsualHead, body: bytes) -> bool:
         """Take a request, and answer it later by `HttpConnection.answered`; return False where it is not plain."""
         intake, size = self._intake, len(body)
-        if size > EVENTS_BYTES or intake.is_traced or not intake.room.has_room(self._size + size):
+        if size > EVENTS_BYTES or intake.is_traced or not intake.room.has_room(size):
             return False
         read = self._reader(head.shape)
         if read is None:
@@ -87,7 +87,9 @@ class PlainRequests:
             account.count(0, size)
             admission = admission_of(plain, size, account)
         self._waiting.append(_Request(connection, head.closes, plain.ids, plain.payload, admission))
-        self._size += max(size, len(plain.payload))
+        size = max(size, len(plain.payload))
+        self._size += size
+        intake.room.hold(size)
         if len(self._waiting) == 1:
             self._state.begin()
             asyncio.get_running_loop().call_soon(self._leave)
@@ -125,6 +127,7 @@ class PlainRequests:
         if not self._waiting:
             return
         waiting, size, self._waiting, self._size = self._waiting, self._size, [], 0
+        self._intake.room.release(size)  # pushed, they count as its events'
         answer = self._push(waiting, size)
         if answer.done():
             self._answer(waiting, answer)
