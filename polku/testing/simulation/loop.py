@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -117,6 +118,15 @@ async def first(*futures: asyncio.Future[Any]) -> None:
     finally:
         for future in futures:
             future.remove_done_callback(wake)
+
+
+def _close(work: Any) -> None:
+    """Close a coroutine; one that never began, with those that it was given to await."""
+    frame: Any = getattr(work, "cr_frame", None)
+    if frame is not None and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+        for given in filter(inspect.iscoroutine, list(frame.f_locals.values())):
+            given.close()
+    work.close()
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -327,7 +337,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     if not task.done():
                         task._log_destroy_pending = False  # type: ignore[attr-defined]
                         with contextlib.suppress(BaseException):
-                            task.get_coro().close()
+                            _close(task.get_coro())
             finally:
                 asyncio._set_running_loop(None)
             self._active.clear()
