@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from itertools import count
 
@@ -11,20 +12,21 @@ from polku.actors.chained_change import ChainedChange
 from polku.actors.changing import PartsChange, Wish, wish
 from polku.actors.departures import Departures
 from polku.actors.kept import forget_all
-from polku.actors.lane_change import StuckError, end_actors
+from polku.actors.lane_change import LaneChange, StuckError, end_actors
 from polku.actors.lanes import Lanes, Open
 from polku.actors.resizing import Resizing
 from polku.aio.tasks import TaskSet
 from polku.change.contents import Contents, contents_of
 from polku.change.difference import Difference
-from polku.errors import ChangeError
+from polku.errors import ChangeError, PolkuError
 from polku.plan import Plan
 from polku.runtime.changing import Changed
 from polku.runtime.report import EmitterReport
-from polku.text import named
+from polku.text import named, said
 from polku.tracing.export import still_traced
 from polku.usercode import contained
 
+_LOG = logging.getLogger(__name__)
 _STOP_SECONDS = 5.0  # for a change in progress, when the pipeline stops
 
 
@@ -46,6 +48,7 @@ class Changes:
         self._may_give_way = False  # whether what is in progress has changed nothing yet
         self._is_stopping = False
         self._stuck = ""
+        self._silent: set[str] = set()  # ingests that have yet to be told to send again
         self._tasks = TaskSet("parts that leave")
 
     @property
@@ -94,6 +97,9 @@ class Changes:
             raise ChangeError(["another change is in progress"])
         if self._stuck:
             raise ChangeError([self._stuck])
+        if self._silent:
+            parts = ", ".join(sorted(self._silent))
+            raise ChangeError([f"{parts} does not answer since a change that failed, and has yet to send again"])
         updating = self._updating = asyncio.ensure_future(contained(change(self._factory)))
         try:
             return await asyncio.shield(updating)
@@ -197,6 +203,9 @@ class Changes:
         try:
             changed = await change.run()
         except BaseException:
+            for lane in change.silent:
+                self._silent.add(name := f"{lane.name}ingest")
+                self._tasks.start(f"{name} is to send again", self._resume(name, lane))
             for lane in change.taken_back:
                 factory.exchange(lane.before.handles, lane.place)
                 self._departures.took_back(lane.before.handles.number, lane.before)
@@ -210,6 +219,18 @@ class Changes:
         await self._on_parts()
         self._tasks.start("parts that others took the place of", change.end())
         return changed
+
+    async def _resume(self, name: str, lane: LaneChange) -> None:
+        """Have a lane send again that did not answer: until then it takes nothing, and nothing else is changed."""
+        number = lane.before.handles.number
+        while self._factory is not None and any(each.number == number for each, _ in self._factory.lanes):
+            try:
+                await lane.resume()
+            except PolkuError as error:
+                _LOG.warning("%s has yet to send again after a change that failed: %s", name, said(error))
+            else:
+                break
+        self._silent.discard(name)
 
     async def _resize(self, factory: ActorFactory, stage: str, replicas: int, seconds: float) -> Changed:
         async with factory.changing:

@@ -103,6 +103,7 @@ class PartsChange:
         self.layout = factory.layout.renewed(new.plan, parts, self._forth.number)
         self.lanes = [LaneChange(departures.side(lane), place) for lane, place in factory.lanes]
         self.taken_back: list[LaneChange] = []
+        self.silent: list[LaneChange] = []  # those that have yet to be told to send again, and do not answer
         self._shared_before: Mapping[str, Any] = factory.parts().shared
         self.shared: dict[str, Any] = {}
         self._fresh_shared: dict[str, Any] = {}
@@ -191,8 +192,7 @@ class PartsChange:
                 await _each(lane.rest(shared[0].values(), seconds) for lane in group)
                 await self._move_states(sides, shared, way)
         except BaseException:
-            with contextlib.suppress(PolkuError):
-                await _each(lane.resume() for lane in group)
+            self.silent += await _resume(group)
             raise
         if not is_back:
             touched.append(group)
@@ -272,6 +272,12 @@ async def _move(from_: Mapping[str, Any], to: Mapping[str, Any], way: Direction)
 
 def _workers(handles: Mapping[str, Any], stage: str) -> list[str]:
     return [part for part in handles if part == stage or part.startswith(f"{stage}/")]
+
+
+async def _resume(lanes: Sequence[LaneChange]) -> list[LaneChange]:
+    """Have lanes send again; return those that could not be told."""
+    results = await asyncio.gather(*(lane.resume() for lane in lanes), return_exceptions=True)
+    return [lane for lane, result in zip(lanes, results, strict=True) if isinstance(result, BaseException)]
 
 
 async def _each(work: Iterable[Awaitable[None]]) -> None:

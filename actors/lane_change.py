@@ -34,6 +34,7 @@ START_SECONDS = 120.0
 
 _REST_SECONDS = 0.01  # between two looks at whether everything that was sent has its answer
 _LOOK_SECONDS = 10.0
+_RESUME_SECONDS = 10.0
 _SILENT_SECONDS = 5.0  # for what would be good to know, and is not needed
 
 
@@ -138,8 +139,8 @@ class LaneChange:
             await asyncio.sleep(_REST_SECONDS)
 
     async def resume(self) -> None:
-        """Have the ingest send again."""
-        await ask(f"{self.name}ingest", self.before.handles.ingest.resume)
+        """Have the ingest send again; raises `ChangeError`."""
+        await ask(f"{self.name}ingest", self.before.handles.ingest.resume, seconds=_RESUME_SECONDS)
 
     async def change_buffer(self, to: Side, way: Direction, seconds: float) -> None:
         """Have the buffer feed other emitters, or others too; raises `ChangeError`."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub, Limits, Throttle
-from polku.actors import changing
+from polku.actors import changing, lane_change
 from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError
 from tests.actors import in_process
@@ -214,6 +215,43 @@ class Failing:
 
     def ingest(self, data: bytes, context: object) -> Sequence[Event]:
         return []
+
+
+async def test_a_lane_that_cannot_be_told_to_send_again_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the network is cut in the middle of a change for longer than that waits for an answer."""
+    is_cut, remote = [True], in_process._Method.remote
+
+    def cut(method: in_process._Method, *arguments: object, **options: object) -> in_process.Ref:
+        if method._name == "resume" and is_cut[0]:
+            answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            answer.set_exception(ActorUnavailableError("the network is cut", bytes(16)))
+            return in_process.Ref(answer)
+        return remote(method, *arguments, **options)
+
+    def version(tag: str) -> Hub:
+        return chain(tagging(tag), out=Out("out", tag)).ack("delivered")
+
+    async with running(version("old"), monkeypatch) as pipeline:
+        monkeypatch.setattr(in_process._Method, "remote", cut)
+        monkeypatch.setattr(lane_change, "_RESUME_SECONDS", 0.2)
+        HELD.add("out")
+        first = asyncio.ensure_future(pipeline.send("a"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(ChangeError, match=r"1 batch had no answer within 0\.1 s"):
+            await pipeline.update(version("new"), seconds=0.1)
+        HELD.clear()
+        await first
+        second = asyncio.ensure_future(pipeline.send("b"))
+        with pytest.raises(ChangeError, match="ingest does not answer since a change that failed"):
+            await pipeline.update(version("new"))
+        is_cut[0] = False
+        await asyncio.wait_for(second, 30)
+        await until(lambda: not pipeline.changes._silent)
+        await pipeline.update(version("newer"))
+        await pipeline.send("c")
+        await pipeline.delivered()
+    assert [event.id for event in ARRIVED["out"]] == ["a", "b", "c"]
+    assert tags(ARRIVED["out"]) == ["old", "newer"]
 
 
 @pytest.mark.parametrize("chained", [False, True])

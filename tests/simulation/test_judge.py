@@ -96,3 +96,12 @@ def test_a_refusal_is_an_answer_also_where_the_client_has_left_and_other_errors_
     world = World(1)
     with world:
         assert world.run(leave(world)) == unheard
+
+
+@pytest.mark.parametrize(("died", "is_excused"), [("lane-1/buffer", True), ("lane-1/stage-1", False), ("", False)])
+def test_what_was_dropped_before_a_buffer_died_is_refused_for_a_reason(died: str, is_excused: bool) -> None:
+    ledger = ledger_of_two("c1.1", "c1.2")
+    ledger.destinations["out"].drops = "drop_oldest"
+    ledger.inputs["c1.1"].refused.append((Code.UNDELIVERED, "dropped, as it was the oldest"))
+    ledger.chance_deaths[died] += bool(died)
+    assert ([] if is_excused else ["refused"]) == [fault.partition(":")[0] for fault in faults(ledger)]

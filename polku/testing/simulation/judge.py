@@ -15,6 +15,7 @@ from polku.testing.simulation.lineage import client_of, lineage_of, part_of, roo
 if TYPE_CHECKING:
     from polku.runtime.lane import LaneStatistics
 
+_BUFFERS = ("/buffer", "/lane")  # parts that have one
 _BAD_CODES = frozenset({Code.MIDDLEWARE_ERROR, Code.MIDDLEWARE_TIMEOUT, Code.INGESTOR_ERROR})
 
 _LATE = ("block", "hang", "slow")  # code that makes others late too: all of its process, or of its batch
@@ -203,9 +204,15 @@ class Judge:
             return True
         if destination.attempts is not None and token in destination.failed:
             return True
-        # What a buffer counted whose journal was taken over died with it.
-        counts_are_whole = not self._ledger.counts.get("journals taken over")
-        return destination.drops == "drop_oldest" and (destination.dropped > 0 or not counts_are_whole)
+        return destination.drops == "drop_oldest" and (destination.dropped > 0 or self._forgot_drops())
+
+    def _forgot_drops(self) -> bool:
+        """Return whether what a buffer had counted died with it: by chance, or as its journal was taken over.
+
+        What it had dropped is refused, and may be delivered all the same if the journal did not hear of the drop.
+        """
+        buffers = [name for name, deaths in self._ledger.chance_deaths.items() if deaths and name.endswith(_BUFFERS)]
+        return bool(buffers or self._ledger.counts.get("journals taken over"))
 
     def _family(self, token: str) -> set[str]:
         """Return a token with its parts, and all that was merged with any of them or had its id."""

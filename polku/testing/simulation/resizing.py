@@ -70,20 +70,23 @@ class Resizing:
             after = tuple(f"{stage.name}/partition-{n}@{number}" for n in range(1, partitions + 1))
             places = [""] if stage.shared else [f"lane-{lane}/" for lane in self._cluster.lanes]
             came = [place + name for place in places for name in after]
-            is_moved = await self._start(stage, came) and await self._move(stage, places, before, after)
+            is_moved = await self._start(stage, came) and await self._move(stage, number, places, before, after)
             if is_moved:
                 self._names[stage.name], self.version = after, number
                 is_moved = await self._lead(position)
             else:
                 self._cluster.remove(came)
-            await self._all_ingests(lambda shell: shell.resume())
+            while await self._all_ingests(lambda shell: shell.resume(number)):  # noqa: ASYNC110 - those that are silent, later
+                await asyncio.sleep(_FLUSH_SECONDS)
             if is_moved:
                 self._cluster.remove(place + name for place in places for name in before)
             return is_moved
 
-    async def _move(self, stage: StagePlan, places: Sequence[str], before: Sequence[str], after: Sequence[str]) -> bool:
+    async def _move(
+        self, stage: StagePlan, number: int, places: Sequence[str], before: Sequence[str], after: Sequence[str]
+    ) -> bool:
         """Have all come to rest, and move the state of each key; return whether that was done in time."""
-        if not await self._rest():
+        if not await self._rest(number):
             return False
         if not hasattr(stage.middleware[0].component, "split_state"):
             return True
@@ -97,10 +100,10 @@ class Resizing:
             return False
         return True
 
-    async def _rest(self) -> bool:
+    async def _rest(self, number: int) -> bool:
         deadline = self._cluster.world.now + _REST_SECONDS
         while self._cluster.world.now < deadline:
-            if await self._all_ingests(lambda shell: shell.rest()) == 0:
+            if await self._all_ingests(lambda shell: shell.rest(number)) == 0:
                 return True
             for name, part in list(self._cluster.parts.items()):
                 if part.is_up and ("stage" in name or name.endswith("/buffer")):
@@ -127,7 +130,7 @@ class Resizing:
                 try:
                     if await self._cluster.call(holder, lambda shell: shell.lead(version)):
                         break
-                    await self._rest()  # a process that was started again meanwhile sends
+                    await self._rest(version)  # a process that was started again meanwhile sends
                 except UnavailableError:
                     pass
                 if self._cluster.world.now > deadline:

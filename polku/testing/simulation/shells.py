@@ -49,6 +49,7 @@ class SimulatedIngest:
     def __init__(self, intake: Intake, way: WayOut, letters: Any, handed: HandedOn) -> None:
         self.intake = intake
         self._way = way
+        self._over = 0  # the latest change that is
         self._handed = handed
         self._letters = letters
 
@@ -73,13 +74,18 @@ class SimulatedIngest:
         """Give batches to these replicas from now on; return how many others still have."""
         return await self._handed.change(number, stage, names)
 
-    async def rest(self) -> int:
-        """Send nothing from now on; return how many batches that were sent have no final answer yet."""
-        self._way.link.pause()
+    async def rest(self, change: int) -> int:
+        """Send nothing from now on; return how many batches that were sent have no final answer yet.
+
+        Not where the change that it is for is over: Ray keeps the order of calls, this network does not.
+        """
+        if change > self._over:
+            self._way.link.pause()
         return self._way.link.open
 
-    async def resume(self) -> None:
-        """Send again."""
+    async def resume(self, change: int) -> None:
+        """Send again: a change is over."""
+        self._over = max(self._over, change)
         self._way.link.resume()
 
     async def lead(self, version: int) -> bool:
