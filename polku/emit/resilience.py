@@ -37,7 +37,7 @@ _LONGEST = 3600.0
 _RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
-_HOPELESS = 8  # after so many events in a row that fail alone, the rest is taken to fail too
+_HOPELESS = 8  # events in a row that fail alone, after which the rest of the batch is given up
 _ALL = 1 << 16  # events, more than any batch has: nothing is cut
 
 
@@ -245,7 +245,7 @@ class Resilient:
                 self._clear.set()
 
     async def _retry(self, rest: Remainder, error: Exception | None) -> None:
-        """Try again until nothing is left; each attempt that has moved on begins the pauses anew."""
+        """Retry until nothing is left; an attempt that makes progress resets the pauses."""
         count = 0
         while rest.left:
             count = 1 if rest.has_moved else count + 1

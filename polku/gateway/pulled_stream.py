@@ -1,6 +1,6 @@
 """The way in for one ordered stream of records that a source pulls.
 
-A record that is refused for good becomes a dead letter that says where it stood; what the pipeline cannot take now is
+A record that is refused for good becomes a dead letter that names its place; what the pipeline cannot take now is
 tried again until it is in.
 """
 

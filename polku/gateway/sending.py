@@ -100,7 +100,7 @@ class IntakeSender:
     def push_counted(
         self, batch: Batch, refused: Sequence[Refusal], messages: int, size: int, way: str
     ) -> asyncio.Future[Receipt]:
-        """Send what was admitted of so many messages, beside what was refused; return the future of its receipt."""
+        """Send the events that were admitted of a number of messages, and count what was refused of these."""
         self._counters.admit(len(batch), refused, way, messages)
         if not len(batch):
             nothing: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()

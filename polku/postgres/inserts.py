@@ -76,7 +76,7 @@ class Inserts:
             await cursor.executemany(self._insert_of(1), rows)
 
     def _insert_of(self, rows: int) -> Any:
-        """Return the statement that inserts so many rows."""
+        """Return the statement that inserts a number of rows."""
         from psycopg import sql
 
         statement = self._together.get(rows)

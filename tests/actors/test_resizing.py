@@ -81,7 +81,7 @@ def stage_of(pipeline: Running, name: str = "work") -> str:
 
 
 async def hold_up(replicas: int) -> None:
-    """Return when so many replicas hold a batch, and let none go; all messages may have come to one of them."""
+    """Have a number of replicas hold a batch each: try again while all messages have come to one of them."""
     AT_WORK.clear()
     while len(AT_WORK) < replicas:
         HELD.discard("work")

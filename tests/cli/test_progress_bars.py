@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from polku import Batch, BufferStrategy, Failure, Hub, RetryableError, new_event
 from tests.cli.test_replay import at, recorded, versions
-from tests.support.server import POLKU, environment
+from tests.support.terminal import shown_by
 
 
 def away(batch: Batch) -> None:
     raise RetryableError("away")
-
-
-def shown_by(*arguments: str) -> str:
-    """Run a command whose standard error is a terminal, and return what that shows."""
-    master, slave = os.openpty()
-    variables = environment(TERM="xterm", COLUMNS="120")
-    process = subprocess.Popen([*POLKU, *arguments], stdout=subprocess.DEVNULL, stderr=slave, env=variables)
-    os.close(slave)
-    shown = b""
-    with suppress(OSError):  # the terminal is gone with the program
-        while text := os.read(master, 65536):
-            shown += text
-    os.close(master)
-    assert process.wait(120) == 0, shown
-    return shown.decode()
 
 
 def test_a_journal_that_is_read(tmp_path: Path) -> None:

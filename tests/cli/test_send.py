@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import POLKU, Server, environment, polku, polku_here
+from tests.support.server import Server, polku, polku_here
+from tests.support.terminal import shown_by
 
 
 def test_send_reads_ndjson_and_counts_what_is_refused(server: Server, tmp_path: Path) -> None:
@@ -28,20 +26,9 @@ def test_send_reads_ndjson_and_counts_what_is_refused(server: Server, tmp_path: 
 def test_send_shows_its_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
     records = tmp_path / "many.ndjson"
     records.write_text("".join(f'{{"event_type": "t", "id": "tty-{number}"}}\n' for number in range(500)))
-    master, slave = os.openpty()
-    command = [*POLKU, "send", "--to", server.address, str(records)]
-    sent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment(TERM="xterm"))
-    os.close(slave)
-    shown = b""
-    with suppress(OSError):  # the terminal is gone with the program
-        while text := os.read(master, 65536):
-            shown += text
-    os.close(master)
-    assert sent.wait(120) == 0
-    assert sent.stdout is not None
-    sent.stdout.close()
-    assert b"500/500, " in shown
-    assert "━".encode() in shown
+    shown = shown_by("send", "--to", server.address, str(records))
+    assert "500/500, " in shown
+    assert "━" in shown
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,18 @@ import pytest
 from msgspec.structs import replace
 
 from polku import Batch, Breaker, BufferStrategy, Hub, Resilience, Retry, RetryableError, new_event
-from polku.monitoring import live
 from polku.monitoring.page import page as page_file
 from polku.monitoring.statistics import CandidateStatistics, DifferenceStatistics, PartHealth
 from tests.monitoring.trees import CAPACITY, Shown, admin_address, some_tree
 from tests.support.browser import Browser, Page, find_browser
 
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed"),
+    pytest.mark.usefixtures("fast_page"),
+]
 
 HOSTILE = ["<script>alert(1)</script>", "\u202etxt.exe", "long" * 60, "مرحبا", "__proto__", "a/b", "x'\"&amp;"]
 SHIFT = 0.001  # of the layout, in all: less than anybody sees
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_TICK_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from polku import Batch, Failure, Hub, Pipeline, Transform, new_event
 from polku.event.v1.event_pb2 import Event
-from polku.monitoring import live
 from polku.monitoring.run_files import running
 from tests.monitoring.trees import Shown, admin_address, some_tree
 from tests.support.browser import Browser, Page, find_browser
 from tests.support.server import polku_here
 
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed"),
+    pytest.mark.usefixtures("fast_page"),
+]
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[2J"
 ROWS = "[...document.querySelectorAll('#d-events summary')].map(one => one.innerText.replace(/[\\u2068\\u2069]/g, ''))"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_TICK_SECONDS", 0.1)
 
 
 def mark(event: Event) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from polku.monitoring import live
 from polku.monitoring.statistics import PipelineStatistics
 from tests.monitoring.test_page import node, unwell
 from tests.monitoring.trees import CAPACITY, Shown, admin_address, some_tree
 from tests.support.browser import Browser, Page, find_browser
 
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed"),
+    pytest.mark.usefixtures("fast_page"),
+]
 
 CONTRAST = 4.5  # of text, after WCAG 2.2, level AA
 
@@ -57,18 +58,6 @@ COVERED = """(() => {
   }
   return found;
 })()"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_TICK_SECONDS", 0.1)
 
 
 def trouble(events: int = 0) -> PipelineStatistics:

@@ -25,11 +25,11 @@ class Deadline:
             self._start(seconds, due)
 
     def clear(self) -> None:
-        """Do not call."""
+        """Cancel the limit; a timer that is set does nothing when it fires."""
         self._due = None
 
     def close(self) -> None:
-        """Do not call, and let go of the timer."""
+        """Cancel the limit and its timer."""
         self._due = None
         if self._timer is not None:
             self._timer.cancel()

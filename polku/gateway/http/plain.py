@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from polku.gateway.http.connections import HttpConnection
     from polku.security.account import Account
 
-_BYTES = 1 << 20  # pushed together: the limit on open bytes is passed by no more than this
+_BYTES = 1 << 20  # of requests that are pushed together
 
 _MOST_WAYS = 256
 

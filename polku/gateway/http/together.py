@@ -10,7 +10,7 @@ from polku.gateway.intake import Intake
 from polku.usercode import is_ours
 from polku.v1.gateway_pb2 import Ack
 
-_BYTES = 1 << 20  # pushed together: the limit on open bytes is passed by no more than this
+_BYTES = 1 << 20  # of requests that are pushed together
 
 
 class Together:
