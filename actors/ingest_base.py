@@ -67,13 +67,13 @@ class IngestBase(Shell):
             reserved.close()
 
     @started
-    async def introduce(self, hub: Any, doors: Doors, scope: str = "") -> Addresses:
+    async def introduce(self, supervisor: Any, doors: Doors, scope: str = "") -> Addresses:
         """Learn who supervises, open the doors unless they are open, and return where they are.
 
         Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
         `scope` is what health and metrics at these doors are about: the name of one lane, or (empty) the pipeline.
         """
-        self._supervisor, self._scope = hub, scope
+        self._supervisor, self._scope = supervisor, scope
         async with self._opening:
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from polku.actors.drain import answer_within, call
+from polku.actors.drain import call, insist
 from polku.actors.handles import ActorHandles
 from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
@@ -19,10 +19,8 @@ _BACK_SECONDS = 5.0  # how long a part may take for its letters
 
 async def stored_letters(parts: ActorHandles, event_id: str | None, *, on_disk: bool) -> list[DeadLetter]:
     """Return the latest letters, oldest first; without those of a part that is away."""
-    found: list[DeadLetter] = []
-    for handle in _files(parts) if on_disk else _memories(parts):
-        found += await answer_within(_BACK_SECONDS, handle.dead_letters, event_id) or ()
-    return sorted(found, key=lambda letter: letter.time_ns)
+    answers = await asyncio.gather(*(_stored(h, event_id) for h in (_files(parts) if on_disk else _memories(parts))))
+    return sorted((letter for found in answers for letter in found), key=lambda letter: letter.time_ns)
 
 
 async def change_letters(parts: ActorHandles, verb: LetterVerb, selection: Selection) -> int:
@@ -37,6 +35,15 @@ async def change_letters(parts: ActorHandles, verb: LetterVerb, selection: Selec
     except ray.exceptions.RayActorError as error:
         text = f"a node does not answer, so that its dead letters may not have been changed: {said(error)}"
         raise UnavailableError(text) from None
+
+
+async def _stored(handle: Any, event_id: str | None) -> list[DeadLetter]:
+    """Return the letters of one part, none where it is away; raises what it raises."""
+    try:
+        found: list[DeadLetter] = await asyncio.wait_for(insist(handle.dead_letters, event_id), _BACK_SECONDS)
+    except (TimeoutError, ray.exceptions.RayActorError):
+        return []
+    return found
 
 
 def _files(parts: ActorHandles) -> list[Any]:

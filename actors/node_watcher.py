@@ -43,14 +43,14 @@ class NodeWatcher:
         plan: Plan,
         arrangement: ActorFactory,
         here: Node,
-        hub: Any,
+        supervisor: Any,
         doors: Doors,
         on_lane: Callable[[LaneHandles], None],
     ) -> None:
         self._plan = plan
         self._arrangement = arrangement
         self._here = here
-        self._supervisor = hub
+        self._supervisor = supervisor
         self.doors = doors
         self._on_lane = on_lane
         self._joining: dict[str, tuple[LanePlace, asyncio.Task[None]]] = {}  # by the address of the node

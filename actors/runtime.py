@@ -57,7 +57,7 @@ from polku.runtime.standstill import drain_within
 from polku.sender import SendChannel
 from polku.tap.request import TapReply, TapRequest
 
-_SUPERVISOR_INTERVAL = 2.0  # seconds between two words to the hub
+_SUPERVISOR_INTERVAL = 2.0  # seconds between two calls of the supervisor
 _CLOSE_SECONDS = 5.0
 _GONE = "Ray is gone, and the pipeline with it"
 _LOG = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RayRuntime:
         return self._arrangement.parts()
 
     @property
-    def hub(self) -> Any:
+    def supervisor(self) -> Any:
         """The handle of the actor that supervises the others."""
         return self._supervisor
 
@@ -234,7 +234,7 @@ class RayRuntime:
         try:
             health: Health = await self._supervisor.health.remote()
         except ray.exceptions.RayError as error:
-            return Health(False, {"hub": (False, f"does not answer: {type(error).__name__}")}, 0)
+            return Health(False, {"supervisor": (False, f"does not answer: {type(error).__name__}")}, 0)
         return health
 
     def health_nowait(self) -> None:
@@ -316,8 +316,8 @@ class RayRuntime:
         self._open_doors = doors
         self._started = time.time()
         facts = facts_of(self._plan, "ray", self._started)
-        hub: Any = SupervisorActor
-        self._supervisor = hub.options(resources=here.needs).remote(
+        actor: Any = SupervisorActor
+        self._supervisor = actor.options(resources=here.needs).remote(
             pack(parts, doors, self._plan.hang_seconds, not self._is_durable, facts),
             surroundings(self._plan, "supervisor"),
         )
@@ -333,7 +333,7 @@ class RayRuntime:
             )
 
     async def _keep_watching(self) -> None:
-        """See to it that a hub that Ray has started again begins to watch again, and that it knows every lane.
+        """See to it that a supervisor that Ray has started again begins to watch again, and that it knows every lane.
 
         One that is dead, and not on its way back, is gone with the Ray that it was on.
         """

@@ -39,18 +39,18 @@ async def start_all(handles: Iterable[Any]) -> None:
     await asyncio.gather(*(start(handle.begin) for handle in handles))
 
 
-async def introduce_all(lanes: Iterable[LaneHandles], hub: Any, doors: Doors) -> None:
+async def introduce_all(lanes: Iterable[LaneHandles], supervisor: Any, doors: Doors) -> None:
     """Tell lanes that have their doors open who supervises them.
 
     They have taken events in by then: one that is lost with its node meanwhile does not end the others. The supervisor
     tells it when it is back.
     """
-    await asyncio.gather(*(_introduce(lane, hub, doors) for lane in lanes))
+    await asyncio.gather(*(_introduce(lane, supervisor, doors) for lane in lanes))
 
 
-async def _introduce(lane: LaneHandles, hub: Any, doors: Doors) -> None:
+async def _introduce(lane: LaneHandles, supervisor: Any, doors: Doors) -> None:
     try:
-        await start(lane.ingest.introduce, hub, doors, lane.scope)
+        await start(lane.ingest.introduce, supervisor, doors, lane.scope)
     except ray.exceptions.RayActorError as error:
         _LOG.error("%s on node %s was lost while the pipeline started: %s", lane.door, lane.address, named(error))
 

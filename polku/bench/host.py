@@ -96,7 +96,7 @@ def _parts(runner: Runner) -> dict[int, str]:
 
     runtime: Any = runner.pipeline._runtime
     names: defaultdict[int, list[str]] = defaultdict(list)
-    sights, _ = ray.get(runtime.hub.sights.remote())
+    sights, _ = ray.get(runtime.supervisor.sights.remote())
     for name, sight in sights.items():
         if sight.vitals is not None:
             names[sight.vitals.pid].append(name)

@@ -22,8 +22,13 @@ from tests.chaos.files import Reader
 from tests.support.ports import free_port
 from tests.support.server import ON_BARE_RAY
 
-_SHELLS = ("ingest", "stage", "emitter", "hub")
+SHELLS = ("ingest", "stage", "emitter", "supervisor")
 _MOODS = ("slow", "flapping", "full", "garbage", "silent")
+
+
+def shell_of(kind: str) -> str:
+    """Return the name of the class that the actor of a part is of, which its process shows."""
+    return f"{kind.capitalize()}Shell"
 
 
 class Outcome(NamedTuple):
@@ -150,7 +155,7 @@ class Chaos:
             kinds += [*(4 * [self.scale]), *(partial(self.scale, kind) for kind in ("ingest", "stage", "emitter"))]
         if self.runtime == "ray":
             kinds += [partial(self.reload, kind) for kind in ("stage", "emitter")]
-            kinds += [*(partial(self.kill_actor, kind) for kind in _SHELLS), self.stop_emitter]
+            kinds += [*(partial(self.kill_actor, kind) for kind in SHELLS), self.stop_emitter]
         if self.buffer == "durable":
             kinds += [self.kill_everything]
             if self.runtime == "ray":
@@ -158,7 +163,7 @@ class Chaos:
         return kinds
 
     def kill_actor(self, kind: str) -> str:
-        pids = self.pids(f"{kind.capitalize()}Shell")
+        pids = self.pids(shell_of(kind))
         if not pids:
             return ""
         os.kill(self.random.choice(pids), signal.SIGKILL)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.driver import Chaos
+from polku.actors import buffer, emitter, ingest, stage, supervisor
+from tests.chaos.driver import SHELLS, Chaos, shell_of
+
+
+@pytest.mark.parametrize("kind", [*SHELLS, "buffer"])
+def test_there_is_a_part_of_each_kind_that_is_killed(kind: str) -> None:
+    assert any(hasattr(module, shell_of(kind)) for module in (buffer, emitter, ingest, stage, supervisor))
 
 
 @pytest.mark.timeout(300)

@@ -53,8 +53,8 @@ def test_a_lane_of_each_node_shows_its_own() -> None:
     hub = Hub().middleware(Filter(lambda event: True)).emitter(partner)
     with hub.lanes(2).start(runtime="ray") as pipeline:
         runtime: Any = pipeline._runtime
-        both = ray.get(runtime.hub.statistics.remote())
-        one = ray.get(runtime.hub.statistics.remote("lane-2/"))  # as the door of a node's lane asks
+        both = ray.get(runtime.supervisor.statistics.remote())
+        one = ray.get(runtime.supervisor.statistics.remote("lane-2/"))  # as the door of a node's lane asks
         assert [lane.name for lane in both.lanes] == ["lane-1", "lane-2"]
         assert [lane.name for lane in one.lanes] == ["lane-2"]
         assert set(one.processes) == {name for name in both.processes if name.startswith("lane-2/")} != set()

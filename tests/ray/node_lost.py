@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
     sender = Sender(pipeline.sender(), oracle)
     sender.start()
     sender.wait_for(1_000, 120)
-    seen, _ = ray.get(pipeline._runtime.hub.sights.remote())  # type: ignore[attr-defined]
+    seen, _ = ray.get(pipeline._runtime.supervisor.sights.remote())  # type: ignore[attr-defined]
     victim = node_of(seen["stage-1"].vitals.pid, sides)
     os.kill(victim.all_processes["raylet"][0].process.pid, signal.SIGKILL)
     pause = sender.wait_for(2_000, 120)

@@ -63,7 +63,7 @@ def events_in(journal: Path) -> int:
 
 
 def sights(pipeline: Pipeline) -> Any:
-    return ray.get(pipeline._runtime.hub.sights.remote())[0]  # type: ignore[attr-defined]
+    return ray.get(pipeline._runtime.supervisor.sights.remote())[0]  # type: ignore[attr-defined]
 
 
 def received(pipeline: Pipeline, lane: str) -> int:

@@ -144,8 +144,8 @@ def test_nothing_is_left_behind_after_stop_and_ray_goes_on(tmp_path: Path) -> No
     from ray.util import list_named_actors
 
     pipeline = Hub(runtime="ray").emitter(Recorder(tmp_path / "out")).start(grpc_addr="127.0.0.1:0")
-    hub: Any = pipeline._runtime.hub  # type: ignore[attr-defined]
-    sights, _ = ray.get(hub.sights.remote())
+    supervisor: Any = pipeline._runtime.supervisor  # type: ignore[attr-defined]
+    sights, _ = ray.get(supervisor.sights.remote())
     pids = [sight.vitals.pid for sight in sights.values()]
     assert all(map(alive, pids))
     assert pipeline.stop(20).complete
@@ -225,5 +225,5 @@ def test_what_needs_nothing_of_its_own_stays_on_the_node_of_the_program(tmp_path
     wait_until(0)
     hub = Hub(runtime="ray").middleware(pass_on).middleware(pass_on, num_cpus=0.5)
     with hub.emitter(Recorder(tmp_path / "out")).start():
-        wait_until(5)  # ingest, stage-1, buffer, emitter and hub; stage-2 goes where half a CPU is free
+        wait_until(5)  # ingest, stage-1, buffer, emitter and supervisor; stage-2 goes where half a CPU is free
     wait_until(0)

@@ -78,8 +78,8 @@ class Client(threading.Thread):
 def sights(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, int]]:
     import ray
 
-    hub: Any = pipeline._runtime.hub  # type: ignore[attr-defined]
-    seen, restarts = ray.get(hub.sights.remote())
+    supervisor: Any = pipeline._runtime.supervisor  # type: ignore[attr-defined]
+    seen, restarts = ray.get(supervisor.sights.remote())
     return seen, restarts
 
 
@@ -147,7 +147,7 @@ def test_hub_and_ingest_killed_together_come_back_with_the_door_open(tmp_path: P
         client.start()
         client.wait_for(2_000)
         runtime: Any = pipeline._runtime
-        for handle in (runtime.hub, runtime.parts.lanes[0].ingest):
+        for handle in (runtime.supervisor, runtime.parts.lanes[0].ingest):
             ray.kill(handle, no_restart=False)
         client.wait_for(len(client.acked) + 2_000)
         client.stop.set()
