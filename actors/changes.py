@@ -19,6 +19,7 @@ from polku.aio.tasks import TaskSet
 from polku.change.contents import Contents, contents_of
 from polku.change.difference import Difference
 from polku.errors import ChangeError, PolkuError
+from polku.log import RepeatedLog
 from polku.plan import Plan
 from polku.runtime.changing import Changed
 from polku.runtime.report import EmitterReport
@@ -26,7 +27,7 @@ from polku.text import named, said
 from polku.tracing.export import still_traced
 from polku.usercode import contained
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 _STOP_SECONDS = 5.0  # for a change in progress, when the pipeline stops
 
 
@@ -227,7 +228,8 @@ class Changes:
             try:
                 await lane.resume()
             except PolkuError as error:
-                _LOG.warning("%s has yet to send again after a change that failed: %s", name, said(error))
+                text = "%s has yet to send again after a change that failed: %s"
+                _REPEATED.warning((name, "silent"), text, name, said(error))
             else:
                 break
         self._silent.discard(name)
