@@ -8,7 +8,7 @@ from typing import NamedTuple
 from polku.change.contents import Contents, StepName, names_by_stage
 from polku.change.difference import Difference, PartChange, PartVerdict, divided_otherwise, keeps_state
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import answers_late
+from polku.runtime.assembly import accepts_first
 
 
 class Seat(NamedTuple):
@@ -78,7 +78,7 @@ def _place(plan: Plan, stage: StagePlan) -> tuple[object, ...]:
     needs = stage.resources
     custom = *sorted(needs.custom.items()), *sorted(needs.labels.items())
     actors = stage.replicas, stage.replicated, stage.partitions, stage.shared
-    return needs.num_cpus, needs.num_gpus, custom, *actors, is_last, answers_late(plan, stage)
+    return needs.num_cpus, needs.num_gpus, custom, *actors, is_last, accepts_first(plan, stage)
 
 
 def _seats(plan: Plan) -> Mapping[StepName, Seat]:

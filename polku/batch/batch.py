@@ -21,14 +21,14 @@ MOST_TRACES = 32
 """How many `traceparent`s travel with a batch."""
 
 _ROUTES = attrgetter("route_to")
-_PART = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
+_PIECE = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
 _DERIVED = re.compile(r"(?:#(?:\d+-\d+|=[0-9a-f]+))+$", re.ASCII)
 
 
 class Identity(NamedTuple):
     """Name a batch for good: who first sent it, in which life of that sender, and its number there (from 1).
 
-    What is derived from that batch has its number, and an origin that says how: `#2-5` is a part of it, `#=` and a
+    What is derived from that batch has its number, and an origin that says how: `#2-5` is a piece of it, `#=` and a
     digest is what steps made of it by dropping, splitting, merging or reordering events.
     """
 
@@ -36,8 +36,8 @@ class Identity(NamedTuple):
     epoch: int
     seq: int
 
-    def part(self, start: int, events: int) -> Identity:
-        """Return the identity of a part: `events` of the batch, or of this part of it, from the one at `start` on."""
+    def piece(self, start: int, events: int) -> Identity:
+        """Return the identity of a piece: `events` of the batch, or of this piece of it, from the one at `start` on."""
         batch, place = self.place
         first = start if place is None else place.start + start
         return batch._replace(origin=f"{batch.origin}#{first}-{first + events}")
@@ -60,15 +60,15 @@ class Identity(NamedTuple):
 
     @property
     def place(self) -> tuple[Identity, range | None]:
-        """The identity of the batch that this is a part of, and which of its events this has; None: it is no part."""
-        found = _PART.search(self.origin) if "#" in self.origin else None
+        """The identity of the batch that this is a piece of, and which of its events this has; None: it is no piece."""
+        found = _PIECE.search(self.origin) if "#" in self.origin else None
         if found is None:
             return self, None
         return self._replace(origin=self.origin[: found.start()]), range(int(found[1]), int(found[2]))
 
     @property
     def whole(self) -> Identity:
-        """The identity of the batch as it was first sent, which this is a part of, or made of, or both."""
+        """The identity of the batch as it was first sent, which this is a piece of, or made of, or both."""
         found = _DERIVED.search(self.origin) if "#" in self.origin else None
         return self if found is None else self._replace(origin=self.origin[: found.start()])
 
@@ -84,7 +84,7 @@ class Header(NamedTuple):
     `events` is their number; `routes` are the emitters that every one of them goes to (empty: all emitters), None
     means that the events differ and each one's `route_to` must be read; `enqueued_ns` is Unix time in nanoseconds.
     `trace` has the `traceparent`s of the spans that the batch comes from, separated by commas (none: it is not traced).
-    `counted`: the receipt is to say what each of the events counts as (see `Fate`), since a request asks for its own.
+    `wants_fates`: the receipt is to say what each event counts as (see `Fate`), since a request asks for its own.
     """
 
     events: int
@@ -92,7 +92,7 @@ class Header(NamedTuple):
     routes: tuple[str, ...] | None
     enqueued_ns: int
     trace: str
-    counted: bool = False
+    wants_fates: bool = False
 
 
 class Batch:
@@ -104,11 +104,11 @@ class Batch:
         "_events",
         "_messages",
         "_payload",
-        "counted",
         "enqueued_ns",
         "identity",
         "routes",
         "trace",
+        "wants_fates",
     )
 
     def __init__(
@@ -121,7 +121,7 @@ class Batch:
         identity: Identity | None = None,
         enqueued_ns: int = 0,
         trace: str = "",
-        counted: bool = False,
+        wants_fates: bool = False,
     ) -> None:
         self._payload = payload
         self._messages: list[EventPayload] = []
@@ -134,7 +134,7 @@ class Batch:
         self.identity = identity
         self.enqueued_ns = enqueued_ns
         self.trace = trace
-        self.counted = counted
+        self.wants_fates = wants_fates
 
     @classmethod
     def from_events(cls, events: Sequence[Event], *, routes: tuple[str, ...] | None = None) -> Batch:
@@ -163,13 +163,13 @@ class Batch:
             identity=header.identity,
             enqueued_ns=header.enqueued_ns,
             trace=header.trace,
-            counted=header.counted,
+            wants_fates=header.wants_fates,
         )
 
     @property
     def header(self) -> Header:
         """The header that goes to the next actor beside `payload`."""
-        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace, self.counted)
+        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace, self.wants_fates)
 
     @property
     def events(self) -> list[Event]:
@@ -212,7 +212,7 @@ class Batch:
     def replace(self, events: list[Event]) -> Batch:
         """Return a batch of other events under the same header; the same list means: changed in place."""
         other = Batch(events=events, routes=self.routes, identity=self.identity)
-        other.enqueued_ns, other.trace, other.counted = self.enqueued_ns, self.trace, self.counted
+        other.enqueued_ns, other.trace, other.wants_fates = self.enqueued_ns, self.trace, self.wants_fates
         other._estimate = self.size_hint
         if self._messages and self._events is not None and _same(events, self._events):
             other._messages = self._messages
@@ -231,7 +231,7 @@ class Batch:
     def traced(self, trace: str) -> Batch:
         """Return the same events under the same header but for its `trace`."""
         other = Batch(payload=self._payload, events=self._events, count=self._count, routes=self.routes)
-        other.identity, other.enqueued_ns, other.counted = self.identity, self.enqueued_ns, self.counted
+        other.identity, other.enqueued_ns, other.wants_fates = self.identity, self.enqueued_ns, self.wants_fates
         other._messages, other._estimate, other.trace = self._messages, self._estimate, trace
         return other
 
@@ -248,7 +248,7 @@ class Batch:
             return [self._with_frames(frames[at : at + count]).unidentified() for at in starts]
         pieces = [Batch(events=self._events[at : at + count], routes=self.routes) for at in starts]
         for piece in pieces:
-            piece.enqueued_ns, piece.trace, piece.counted = self.enqueued_ns, self.trace, self.counted
+            piece.enqueued_ns, piece.trace, piece.wants_fates = self.enqueued_ns, self.trace, self.wants_fates
         return pieces
 
     def select(self, positions: Sequence[int]) -> Batch:
@@ -318,7 +318,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     """Join batches into one, in order, by joining bytes where they are encoded and events where they are not.
 
     The joined batch has the first one's age and the traces of all, no identity (whoever sends it gives it one), and
-    routes only where all agree. It is counted where any of them is.
+    routes only where all agree. It wants fates where any of them does.
     """
     if len(batches) == 1:
         return batches[0]
@@ -327,7 +327,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     joined = Batch(payload=b"", count=0, routes=routes, enqueued_ns=first.enqueued_ns)
     joined.trace = join_traces([batch.trace for batch in batches if batch.trace])
     joined._count = sum(map(len, batches))
-    joined.counted = any(batch.counted for batch in batches)
+    joined.wants_fates = any(batch.wants_fates for batch in batches)
     encoded = [batch._payload for batch in batches if batch._payload is not None]
     joined._payload = b"".join(encoded) if len(encoded) == len(batches) else None
     decoded = [batch._events for batch in batches if batch._events is not None]

@@ -1,4 +1,4 @@
-"""What each event of a counted batch counts as, so that a request hears of its own events and of no others.
+"""What each event of a batch counts as, so that a request hears of its own events and of no others.
 
 Batches hold events of several requests, and steps drop, split and merge them. An event that goes on counts for one of
 those that it was made of: so what all requests are told adds up to what the pipeline has counted. One that was made of

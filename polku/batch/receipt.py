@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Fate: TypeAlias = "tuple[int, str, int]"
-"""What an event of a counted batch counts as: its position, a field of `Counts`, how often.
+"""What an event counts as, of a batch that wants to know: its position, a field of `Counts`, how often.
 
 One of which nothing is said has been forwarded once: of one that was filtered are said `(position, "filtered", 1)` and
 `(position, "forwarded", -1)`. A plain tuple, since it is pickled at each hop in a quarter of the time.
@@ -69,7 +69,7 @@ class Output(NamedTuple):
     """What a replica of a stage made of a batch.
 
     `origins` has for each event the positions of the events that it was made of; None: it is the event at the same
-    place, counted from `start`. `owners` has, where the batch is counted, which of those each event counts for.
+    place, counted from `start`. `owners` has, where the batch wants fates, which of those each event counts for.
     """
 
     batch: Batch
@@ -99,8 +99,8 @@ class Receipt(NamedTuple):
 
     `counts` are running totals of everything between the answering actor and the buffer; `buffer_size` and
     `buffer_capacity` are events. A replica of a stage does not push on what it made of the batch: it is in `output`.
-    `fates` are those of a counted batch, by rising position. `own` are the totals of a partition of a stage, which are
-    not in `counts`: what is behind it is behind the others too.
+    `fates` are those of a batch that wants them, by rising position. `own` are the totals of a partition of a stage,
+    which are not in `counts`: what is behind it is behind the others too.
     """
 
     refused: tuple[Refusal, ...] = ()
@@ -111,7 +111,7 @@ class Receipt(NamedTuple):
     fates: tuple[Fate, ...] = ()
     own: Counts = Counts()
 
-    def part(self, start: int, count: int) -> Receipt:
+    def piece(self, start: int, count: int) -> Receipt:
         """Return the same receipt for `count` events of the batch from `start` on, as if they had come alone."""
         if not (self.refused or self.fates):
             return self

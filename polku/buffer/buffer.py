@@ -115,7 +115,7 @@ class Buffer:
             known = self._answered.get(identity, batch)
             if known is None or isinstance(known, PushState):
                 push = known or PushState(identity, awaits=awaits)
-                known = await self._enqueuer.take_in(pieces, push, counted=batch.counted)
+                known = await self._enqueuer.take_in(pieces, push, wants_fates=batch.wants_fates)
                 self._answered.put(identity, known)
                 late = push.late
             else:

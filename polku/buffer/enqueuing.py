@@ -1,10 +1,10 @@
 """How a batch gets into the log and into its outlets.
 
 ```text
- a piece ─► a part that every outlet can take ─► room in each? ── HERE ──► put ─► committed: held ─► claimed
-                          ▲                            │ LATER
-                          └── the queue of the outlet ◄┤
-                                                       └ NONE ─► dropped by rule, counted, refused
+ a piece ─► its head, which each outlet can take ─► room in each? ── HERE ──► put ─► committed: held ─► claimed
+                           ▲                            │ LATER
+                           └── the queue of the outlet ◄┤
+                                                        └ NONE ─► dropped by rule, counted, refused
 ```
 """
 
@@ -74,18 +74,18 @@ class Enqueuer:
         await self._late.close()
 
     async def take_in(
-        self, pieces: Sequence[Batch], push: PushState, *, counted: bool
+        self, pieces: Sequence[Batch], push: PushState, *, wants_fates: bool
     ) -> Receipt | asyncio.Future[Receipt]:
         """Put the pieces of a push in; return its receipt, or the future of it where something is waited for."""
         self.counts.received += sum(map(len, pieces))
-        push.counted = counted
+        push.wants_fates = wants_fates
         start = 0
         for piece in pieces:
             outlets = self._targets(piece, start, push)
             sealed = piece.sealed()
             self.counts.bytes_received += sealed.size
             sealed.identity = push.identity
-            sealed.counted = False  # it ends here: what emitters do with an event counts as nothing of this
+            sealed.wants_fates = False  # it ends here: what emitters do with an event counts as nothing of this
             if push.resumed:
                 await self._resume(sealed, outlets, push, start)
             else:
@@ -127,12 +127,12 @@ class Enqueuer:
                 await self._admit(rest, (outlet,), push, start + done)
 
     async def _admit(self, piece: Batch, outlets: Sequence[Outlet], push: PushState, start: int) -> None:
-        """Put a piece into the log and into its outlets, in parts where one outlet cannot take it whole.
+        """Put a piece into the log and into its outlets, head by head where one outlet cannot take it whole.
 
         `start` is where its first event stands in the batch that was pushed.
         """
         while len(piece) and outlets:
-            head, rest = _cut(piece, _largest_part(piece, outlets))
+            head, rest = _cut(piece, _largest_head(piece, outlets))
             rooms = [(outlet, await self._make_room(outlet, head, push, start)) for outlet in outlets]
             await self._put(head, [outlet for outlet, room in rooms if room is OutletRoom.HERE], push, start)
             for outlet, room in rooms:
@@ -337,11 +337,11 @@ def _each_once(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(found.values())
 
 
-def _largest_part(piece: Batch, outlets: Sequence[Outlet]) -> int:
+def _largest_head(piece: Batch, outlets: Sequence[Outlet]) -> int:
     """Return how many of the piece's first events every outlet can deal with in one go."""
-    part = len(piece)
+    head = len(piece)
     for outlet in outlets:
-        part = min(part, outlet.usage.piece)
-        if outlet.usage.quota.overflow is Overflow.DROP_NEWEST and 0 < outlet.usage.room < part:
-            part = outlet.usage.room
-    return part
+        head = min(head, outlet.usage.piece)
+        if outlet.usage.quota.overflow is Overflow.DROP_NEWEST and 0 < outlet.usage.room < head:
+            head = outlet.usage.room
+    return head

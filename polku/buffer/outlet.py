@@ -327,7 +327,7 @@ class Outlet:
         for start, entry in placed:
             pending = self._pending.get(entry.slot.position)
             if receipt.refused and pending is not None:
-                refused = receipt.part(start, entry.count).refused
+                refused = receipt.piece(start, entry.count).refused
                 pending.refuse([refusal._replace(letter=True, detail="") for refusal in refused], entry.skip)
             self._counts.confirmed += entry.count
             self._pass(entry)

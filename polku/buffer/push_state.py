@@ -35,7 +35,7 @@ class PushState:
 
     `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the
     batch's first events were dealt with. `resumed`: a past life of the buffer did so with a part of the batch. `fates`
-    are kept where the batch is `counted`. `awaits`: its sender waits for the delivery.
+    are kept where the batch `wants_fates`. `awaits`: its sender waits for the delivery.
     """
 
     identity: Identity | None
@@ -49,13 +49,13 @@ class PushState:
     pieces: list[tuple[int, int]] = field(default_factory=list)
     taken: dict[str, int] = field(default_factory=dict)
     resumed: bool = False
-    counted: bool = False
+    wants_fates: bool = False
     fates: list[Fate] = field(default_factory=list)
     awaits: bool = False
 
     def count_dropped(self, events: Iterable[int]) -> None:
         """Note that events at these places of the batch were dropped since an outlet was full."""
-        if self.counted:
+        if self.wants_fates:
             self.fates += [(place, "overflowed", 1) for place in events]
 
     @property

@@ -17,7 +17,7 @@ LIVES = 4
 
 Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | PushState"
 
-_Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin of a batch and which part of it it is
+_Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin of a batch and which piece of it it is
 _MANY = 1 << 62
 
 
@@ -96,7 +96,7 @@ class RememberedAnswers:
     def get(self, identity: Identity | None, batch: Batch) -> Known | None:
         """Return the answer of a batch of this identity if it was here; a `PushState` where it was dealt with in part.
 
-        A part of what was here is answered as that was.
+        A piece of what was here is answered as that was.
         """
         if identity is None:
             return None
@@ -106,7 +106,7 @@ class RememberedAnswers:
             return None
         parent, place = identity.place
         known = variants.get((parent.origin, place))
-        return _of_part(batch, variants, parent.origin, place) if known is None and place is not None else known
+        return _of_piece(batch, variants, parent.origin, place) if known is None and place is not None else known
 
     def rename(self, old: str, new: str) -> None:
         """Let what was dealt with in part for one outlet be so for another one."""
@@ -130,32 +130,32 @@ class RememberedAnswers:
             del lives[next(iter(lives))]
 
 
-def _of_part(batch: Batch, variants: _Variants, parent: str, place: range) -> Known | None:
-    """Return the answer for a part of something that has one: the smallest, since it was answered last."""
+def _of_piece(batch: Batch, variants: _Variants, parent: str, place: range) -> Known | None:
+    """Return the answer for a piece of something that has one: the smallest, since it was answered last."""
     larger = [
-        (part, known)
-        for (origin, part), known in variants.items()
-        if origin == parent and (part is None or (part.start <= place.start and place.stop <= part.stop))
+        (piece, known)
+        for (origin, piece), known in variants.items()
+        if origin == parent and (piece is None or (piece.start <= place.start and place.stop <= piece.stop))
     ]
-    part, known = min(larger, key=lambda found: _MANY if found[0] is None else len(found[0]), default=(None, None))
-    start = place.start - (0 if part is None else part.start)
+    piece, known = min(larger, key=lambda found: _MANY if found[0] is None else len(found[0]), default=(None, None))
+    start = place.start - (0 if piece is None else piece.start)
     if isinstance(known, asyncio.Future):
         return asyncio.ensure_future(_narrow_later(known, batch, start))
     return _narrow(known, batch, start) if isinstance(known, Receipt) else None
 
 
 def _narrow(receipt: Receipt, batch: Batch, start: int) -> Receipt:
-    """Return the answer for a part of the batch that was given it, which has its events from `start` on.
+    """Return the answer for a piece of the batch that was given it, which has its events from `start` on.
 
     Where it is not known which event is refused (older journals do not say), its id has to tell.
     """
-    part = receipt.part(start, len(batch))
+    piece = receipt.piece(start, len(batch))
     unplaced = [refusal for refusal in receipt.refused if refusal.position < 0]
     if not unplaced:
-        return part
+        return piece
     ids = set(batch.ids)
     named = [refusal for refusal in unplaced if refusal.event_id in ids]
-    return part._replace(refused=located((*part.refused, *named), batch))
+    return piece._replace(refused=located((*piece.refused, *named), batch))
 
 
 async def _narrow_later(answer: asyncio.Future[Receipt], batch: Batch, start: int) -> Receipt:

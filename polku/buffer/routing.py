@@ -11,7 +11,7 @@ from polku.batch.batch import Batch, Identity
 def routed(identity: Identity, pieces: Sequence[Batch]) -> Identity:
     """Return the identity of a batch, as it is routed: what goes elsewhere when it comes again is another batch.
 
-    Where all of it goes to the same emitters, its parts are those of what was routed so.
+    Where all of it goes to the same emitters, its pieces are those of what was routed so.
     """
     if len(pieces) > 1:
         return identity.made(_digest([(len(piece), piece.routes) for piece in pieces]))
@@ -19,7 +19,7 @@ def routed(identity: Identity, pieces: Sequence[Batch]) -> Identity:
         return identity
     whole, place = identity.place
     routed = whole.made(_digest(pieces[0].routes))
-    return routed if place is None else routed.part(place.start, len(place))
+    return routed if place is None else routed.piece(place.start, len(place))
 
 
 def _digest(routes: object) -> str:

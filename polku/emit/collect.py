@@ -1,6 +1,6 @@
 """Fill the calls of an emitter from many batches: groups of events that are complete by size, age, or for want of room.
 
-A batch is answered in two steps, as by a stage that holds events: `push` returns at once with an awaitable of the
+A batch is answered `Accepted` first, as by a stage that holds events: `push` returns at once with an awaitable of the
 receipt, which comes when every group with events of the batch has been delivered. So a small window, or a small share
 of the buffer, does not make an end of it: what is upstream goes on pushing, and asks for room (`flush`) where what is
 held here fills its share. Then the oldest groups are completed early.

@@ -15,15 +15,15 @@ from polku.v1.gateway_pb2 import Ack, AckError, MiddlewareStats
 _MESSAGE = 1_000  # characters of what is said about a whole message
 
 
-def answer_events(admission: Admission, receipt: Receipt, *, counted: bool) -> Ack:
+def answer_events(admission: Admission, receipt: Receipt, *, with_stats: bool) -> Ack:
     """Answer a client about its own events, by the ids that it knows them by, and count them if it asks for that.
 
     What a stream is told are the counters of the whole pipeline: its door adds them.
     """
-    return at_once(answering(admission, receipt, counted=counted))
+    return at_once(answering(admission, receipt, with_stats=with_stats))
 
 
-def answering(admission: Admission, receipt: Receipt, *, counted: bool) -> Generator[None, None, Ack]:
+def answering(admission: Admission, receipt: Receipt, *, with_stats: bool) -> Generator[None, None, Ack]:
     """Do what `answer_events` does, in slices."""
     given = ids = admission.ids
     if receipt.refused:
@@ -33,7 +33,7 @@ def answering(admission: Admission, receipt: Receipt, *, counted: bool) -> Gener
         event_ids=ids,
         buffer_size=receipt.buffer_size,
         buffer_capacity=receipt.buffer_capacity,
-        middleware_stats=to_stats(receipt.counts_of(len(given))) if counted else None,
+        middleware_stats=to_stats(receipt.counts_of(len(given))) if with_stats else None,
     )
     for start in range(0, len(admission.refused), PIECE):
         if start:
@@ -58,13 +58,13 @@ def answer_together(admissions: Sequence[Admission], receipt: Receipt) -> list[A
     start = 0
     for admission in admissions:
         count = len(admission.ids)
-        part = receipt.part(start, count)
-        is_plain = not (part.refused or part.fates or admission.refused)
+        piece = receipt.piece(start, count)
+        is_plain = not (piece.refused or piece.fates or admission.refused)
         if is_plain and count in alike:
             ack = Ack.FromString(alike[count])
             ack.event_ids.extend(admission.ids)
         else:
-            ack = answer_events(admission, part, counted=True)
+            ack = answer_events(admission, piece, with_stats=True)
             if is_plain and len(admissions) > 1:
                 alike[count] = _without_ids(ack)
         acks.append(ack)

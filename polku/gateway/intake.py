@@ -201,7 +201,7 @@ class Intake:
         admission = self.admit(request, len(message), account)
         if admission is None:
             admission = await self.ingest(request, len(message), account)
-        return await (await self.sender.push_all(admission, len(message), "call", counted=True))
+        return await (await self.sender.push_all(admission, len(message), "call", with_stats=True))
 
     async def ingest(self, request: IngestEvent | Large, size: int, account: Account | None = None) -> Admission:
         """Admit what `admit` does not: raw bytes, and many events; `size` in bytes. Raises `InputError`."""
@@ -249,7 +249,7 @@ class Intake:
             return []
         count = sum([len(admission.ids) for admission in admissions])
         if len(admissions) == 1 and is_large(count + len(admissions[0].refused), size):
-            return [await (await self.sender.push_all(admissions[0], size, way, counted=True))]
+            return [await (await self.sender.push_all(admissions[0], size, way, with_stats=True))]
         receipt = await self.sender.settle(count, self.sender.push_together(admissions, size, way))
         return answer_together(admissions, receipt)
 
@@ -260,7 +260,7 @@ class Intake:
     async def request(self, size: int, admit: Callable[[], Awaitable[Admission]]) -> Ack:
         """Take a request of `size` bytes that `admit` reads, and return its Ack; raises like `event`."""
         admission = await self.read(size, admit, "http")
-        return await (await self.sender.push_all(admission, size, "http", counted=True))
+        return await (await self.sender.push_all(admission, size, "http", with_stats=True))
 
     async def read(self, size: int, admit: Callable[[], Awaitable[Admission]], way: str) -> Admission:
         """Let `admit` read a request of `size` bytes; raises like `event`."""

@@ -68,24 +68,24 @@ class IntakeSender:
             self.tracer.read(batch)
         return batch.sealed() if self._seals else batch
 
-    async def push_all(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
+    async def push_all(self, admission: Admission, size: int, way: str, *, with_stats: bool = False) -> Awaitable[Ack]:
         """Send what was admitted as `push` does, in pieces where it is large."""
         if not is_large(len(admission.ids), size):
-            return self.push(admission, size, way, counted=counted)
+            return self.push(admission, size, way, with_stats=with_stats)
         self._counters.admit(len(admission.ids), admission.refused, way)
-        admission.batch.counted = counted
+        admission.batch.wants_fates = with_stats
         sent = await self.send_pieces(admission, size + admission.filled_bytes)
-        return self._acknowledge_pieces(admission, sent, counted=counted)
+        return self._acknowledge_pieces(admission, sent, with_stats=with_stats)
 
-    def push(self, admission: Admission, size: int, way: str, *, counted: bool = False) -> Awaitable[Ack]:
-        """Send what was admitted and return the awaitable of its Ack, with its own statistics where it is `counted`."""
+    def push(self, admission: Admission, size: int, way: str, *, with_stats: bool = False) -> Awaitable[Ack]:
+        """Send what was admitted and return the awaitable of its Ack, with its own statistics if `with_stats`."""
         self._counters.admit(len(admission.ids), admission.refused, way)
         if not admission.ids:
-            return in_slices(answering(admission, self._counters.latest, counted=counted))
-        admission.batch.counted = counted
+            return in_slices(answering(admission, self._counters.latest, with_stats=with_stats))
+        admission.batch.wants_fates = with_stats
         size += admission.filled_bytes
         admission = admission._replace(batch=self.prepare(admission.batch))
-        return self._acknowledge(admission, self.send(admission.batch, size), counted=counted)
+        return self._acknowledge(admission, self.send(admission.batch, size), with_stats=with_stats)
 
     def push_together(self, admissions: Sequence[Admission], size: int, way: str) -> asyncio.Future[Receipt]:
         """Send what was admitted of several requests as one batch; return the future of its receipt.
@@ -93,11 +93,11 @@ class IntakeSender:
         `size` is that of the requests in bytes, with what was filled in.
         """
         refused = [refusal for admission in admissions if admission.refused for refusal in admission.refused]
-        return self.push_counted(
+        return self.push_with_stats(
             join([admission.batch for admission in admissions]), refused, len(admissions), size, way
         )
 
-    def push_counted(
+    def push_with_stats(
         self, batch: Batch, refused: Sequence[Refusal], messages: int, size: int, way: str
     ) -> asyncio.Future[Receipt]:
         """Send the events that were admitted of a number of messages, and count what was refused of these."""
@@ -106,15 +106,15 @@ class IntakeSender:
             nothing: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             nothing.set_result(self._counters.latest)
             return nothing
-        batch.counted = True
+        batch.wants_fates = True
         return self.send(self.prepare(batch), size)
 
-    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, counted: bool) -> Ack:
+    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, with_stats: bool) -> Ack:
         receipt = await self.settle(len(admission.ids), answer)
-        return await in_slices(answering(admission, receipt, counted=counted))
+        return await in_slices(answering(admission, receipt, with_stats=with_stats))
 
-    async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, counted: bool) -> Ack:
-        return await in_slices(answering(admission, await self.settle_pieces(sent), counted=counted))
+    async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, with_stats: bool) -> Ack:
+        return await in_slices(answering(admission, await self.settle_pieces(sent), with_stats=with_stats))
 
     async def replay(self, event: Event, limits: Limits) -> Sequence[Refusal]:
         """Send the event of a dead letter again; return its refusals, which say more than an Ack."""
@@ -128,7 +128,7 @@ class IntakeSender:
         self._counters.admit(len(admission.ids), admission.refused, "replay")
         if not admission.ids:
             return admission.refused
-        admission.batch.counted = True
+        admission.batch.wants_fates = True
         receipt = await self.settle(1, self.send(self.prepare(admission.batch), size + admission.filled_bytes))
         if any(what == "deduplicated" for _, what, _ in receipt.fates):  # it may be what it is said to be a copy of
             return (*receipt.refused, Refusal(event.id, Code.DUPLICATE_ID, _REPLAYED_TOO_SOON))
@@ -159,7 +159,7 @@ class IntakeSender:
             for piece in admission.pieces or batch.pieces(piece_events(count, size)):
                 if sent:
                     await asyncio.sleep(0)
-                piece.trace, piece.counted = batch.trace, batch.counted
+                piece.trace, piece.wants_fates = batch.trace, batch.wants_fates
                 share = size * len(piece) // count
                 self._counters.open_bytes -= share
                 left -= share

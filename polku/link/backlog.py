@@ -57,17 +57,17 @@ class SendQueue:
             return False
         return sum(self.in_window.values()) + size <= self.window.bytes
 
-    def next_parts(self) -> tuple[list[Waiting], int]:
+    def next_joined(self) -> tuple[list[Waiting], int]:
         """Take what may leave as one batch from what waits; return it with its bytes."""
         waiting, window = self.waiting, self.window
-        parts = [waiting.popleft()]
-        events, size = len(parts[0].batch), parts[0].size
+        joined = [waiting.popleft()]
+        events, size = len(joined[0].batch), joined[0].size
         limit = min(window.join_bytes, window.bytes - sum(self.in_window.values()))
         while waiting:
             more, larger = events + len(waiting[0].batch), size + waiting[0].size
             if more > window.join_events or larger > limit:
                 break
-            parts.append(waiting.popleft())
+            joined.append(waiting.popleft())
             events, size = more, larger
         self.events -= events
-        return parts, size
+        return joined, size

@@ -198,8 +198,8 @@ class Link:
         await asyncio.gather(*carrying, return_exceptions=True)
         await self._tasks.close()
         error = DrainingError(f"link {self.name} was closed")
-        for parts in [*self._open.values(), list(self._queue.waiting)]:
-            _fail(parts, error)
+        for joined in [*self._open.values(), list(self._queue.waiting)]:
+            _fail(joined, error)
         self._open.clear()
         self._numbering.open.clear()
         self._queue.waiting.clear()
@@ -231,26 +231,26 @@ class Link:
             while queue.waiting and not self._stands_still and queue.has_place(queue.waiting[0].size):
                 if self._gathering is not None and self._gathering.holds(self._load.is_busy()):
                     return
-                parts, size = queue.next_parts()
+                joined, size = queue.next_joined()
                 if self._gathering is not None:
-                    self._gathering.pushed(len(parts), len(queue.waiting))
-                self._send(parts, size)
+                    self._gathering.pushed(len(joined), len(queue.waiting))
+                self._send(joined, size)
         finally:
             self._pumping = False
 
-    def _send(self, parts: list[Waiting], size: int) -> None:
+    def _send(self, joined: list[Waiting], size: int) -> None:
         self._load.sent_at = asyncio.get_running_loop().time()
         seq = self._numbering.open_next()
-        self._open[seq] = parts
+        self._open[seq] = joined
         self._queue.in_window[seq] = size
-        work = self._carry(seq, parts)
+        work = self._carry(seq, joined)
         carrying = start_eagerly(work) if self._eager else asyncio.get_running_loop().create_task(work)
         if seq in self._open:
             self._carrying[seq] = carrying
 
-    async def _carry(self, seq: int, parts: list[Waiting]) -> None:
+    async def _carry(self, seq: int, joined: list[Waiting]) -> None:
         try:
-            batch = join([part.batch for part in parts])
+            batch = join([one.batch for one in joined])
             if batch.identity is None:
                 batch.identity = self._numbering.identity(seq)
             receipt = await self._transmission.send(seq, batch)
@@ -258,10 +258,10 @@ class Link:
         except BaseException as error:
             if is_ours(error, cancelled=self._transmission.is_closed):
                 raise  # `close` answers what is open
-            _fail(parts, as_exception(error))
+            _fail(joined, as_exception(error))
         else:
             self._transmission.learn(receipt)
-            _answer(parts, receipt)
+            _answer(joined, receipt)
         self._transmission.clear(seq)
         self._leave_window(seq)
         del self._open[seq]
@@ -281,15 +281,15 @@ class Link:
             self._left.set()
 
 
-def _answer(parts: list[Waiting], receipt: Receipt) -> None:
+def _answer(joined: list[Waiting], receipt: Receipt) -> None:
     start = 0
-    for part in parts:
-        if not part.answer.done():
-            part.answer.set_result(receipt.part(start, len(part.batch)))
-        start += len(part.batch)
+    for one in joined:
+        if not one.answer.done():
+            one.answer.set_result(receipt.piece(start, len(one.batch)))
+        start += len(one.batch)
 
 
-def _fail(parts: list[Waiting], error: Exception) -> None:
-    for part in parts:
-        if not part.answer.done():
-            part.answer.set_exception(error)
+def _fail(joined: list[Waiting], error: Exception) -> None:
+    for one in joined:
+        if not one.answer.done():
+            one.answer.set_exception(error)

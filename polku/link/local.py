@@ -61,7 +61,7 @@ class LocalLink:
             receipt = await outcome_of(await self._receiver.push(batch))
             if receipt.refused:
                 receipt = receipt._replace(refused=located(receipt.refused, batch))
-            return receipt.part(0, len(batch)) if receipt.fates else receipt
+            return receipt.piece(0, len(batch)) if receipt.fates else receipt
         except BaseException as error:
             if self._closed and isinstance(error, asyncio.CancelledError):
                 raise DrainingError(f"{self._name} was closed") from None

@@ -38,9 +38,9 @@ class Numbering:
         numbers = self.open
         return Push(self.name, self.epoch, number, numbers.lowest, numbers.below(number), numbers.next_gap(), alone)
 
-    def identify_part(self, number: int, alone: bool) -> Push:
-        """Return what a receiver has to know of a part of a batch that kills it; parts have numbers of their own."""
-        return Push(f"{self.name}/parts", self.epoch, number, number, 0, alone=alone)
+    def identify_piece(self, number: int, alone: bool) -> Push:
+        """Return what a receiver has to know of a piece of a batch that kills it; pieces have numbers of their own."""
+        return Push(f"{self.name}/pieces", self.epoch, number, number, 0, alone=alone)
 
     def outlive(self, error: UnavailableError) -> None:
         """Take a higher epoch where the receiver knows another life of this link: it began when the clock was ahead.

@@ -52,7 +52,7 @@ class PoisonDetector:
             await turn
 
     async def wait_behind(self, seq: int) -> None:
-        """Return when parts of a batch may be pushed: no lower number must be answered, or be taken again, before it.
+        """Return when pieces of a batch may be pushed: no lower number must be answered, or be taken again, before it.
 
         Parts have numbers of their own: the receiver does not put them in order with the others.
         """

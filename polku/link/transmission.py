@@ -53,7 +53,7 @@ class Transmission:
         self._retry_delay = retry_delay or _default_delay
         self._bury = bury
         self._suspects = PoisonDetector()
-        self._search = PoisonSearch(self._name, self._push_part, self._pause)
+        self._search = PoisonSearch(self._name, self._push_piece, self._pause)
         self.on_taken: Callable[[], None] = _nothing
         self.on_fault: Callable[[Exception], None] | None = None
         self.sent = self.resent = 0
@@ -106,10 +106,10 @@ class Transmission:
                 _REPEATED.info(self._name, "%s: batch %d is sent again: %s", self._name, seq, error)
                 await self._pause(error, attempt)
 
-    async def _push_part(self, trial: Trial, number: int, part: Batch) -> Receipt:
-        """Push a part of a batch that kills its receiver once, and return its outcome."""
+    async def _push_piece(self, trial: Trial, number: int, piece: Batch) -> Receipt:
+        """Push a piece of a batch that kills its receiver once, and return its outcome."""
         self.sent += 1
-        answer = await trial.push(self.peer, partial(self.numbering.identify_part, number), part)
+        answer = await trial.push(self.peer, partial(self.numbering.identify_piece, number), piece)
         receipt = await outcome_of(answer)
         self._search.numbers = numbers_of(receipt)
         return receipt

@@ -108,14 +108,14 @@ def build_stage(
     clock = clock or SystemClock()
     steps = build_steps(stage, clock) if steps is None else steps
     last = stage.name == plan.stages[-1].name
-    late, tracer = _holds_behind(plan, stage), build_tracer(plan)
+    tracer = build_tracer(plan)
     kind: type[Stage] = OverlappingStage if any(map(overlaps, steps)) else Stage
     return kind(
         steps,
         link,
         dead_letters,
         clock,
-        two_steps=late,
+        holds_behind=_holds_behind(plan, stage),
         reads_routes=last,
         is_partition=stage.partitions > 1,
         name=stage.name,
@@ -128,8 +128,7 @@ def build_replicas(
 ) -> Replicas:
     """Build what divides the work of one stage among its replicas."""
     links = [replica_link(plan, stage, number, peer, dead_letters) for number, peer in enumerate(replicas, 1)]
-    late = _holds_behind(plan, stage)
-    return Replicas(links, link, two_steps=late, overlapping=_holds(stage))
+    return Replicas(links, link, holds_behind=_holds_behind(plan, stage), overlapping=_holds(stage))
 
 
 def build_partitions(
@@ -253,10 +252,10 @@ def build_delivery(outlet: OutletPlan, clock: Clock | None = None, *, tracing: T
     return Delivery(outlet.name, emitter, tracer_of(tracing))
 
 
-def answers_late(plan: Plan, stage: StagePlan) -> bool:
-    """Return whether this stage or something behind it does: an Aggregator, partitions, a buffer that awaits delivery.
+def accepts_first(plan: Plan, stage: StagePlan) -> bool:
+    """Return whether this stage answers `Accepted` first: it or something behind it holds events.
 
-    One partition may be away, and is to hold up no other.
+    An Aggregator does, and a buffer that awaits delivery; and partitions, so that one that is away holds up no other.
     """
     return _holds(stage) or _holds_behind(plan, stage)
 

@@ -35,7 +35,7 @@ from polku.hooks import CLOSE_SECONDS, call_hook, close_each
 from polku.link.link import Outgoing
 from polku.link.protocols import LocalPeer
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import answers_late, build_delivery, build_stage, build_step, rules_of, tracing_of
+from polku.runtime.assembly import accepts_first, build_delivery, build_stage, build_step, rules_of, tracing_of
 from polku.runtime.changing_intake import FreshIntake, Opened, exchange_intake, start_intake
 from polku.runtime.lane import Elsewhere, Lane
 from polku.runtime.watch import trouble
@@ -177,7 +177,9 @@ class ChangingLane(Lane):
     def _stays_divided(self, plan: Plan) -> bool:
         """Return whether stages can stay, and middleware be exchanged in them."""
         before, after = (_division(each) for each in (self._plan, plan))
-        if before.keys() != after.keys() or any(before[name].late != after[name].late for name in before):
+        if before.keys() != after.keys() or any(
+            before[name].accepts_first != after[name].accepts_first for name in before
+        ):
             return False
         where = {name: stage for stage, division in before.items() for name in division.names}
         return all(where.get(name, stage) == stage for stage, division in after.items() for name in division.names)
@@ -333,15 +335,15 @@ class ChangingLane(Lane):
 
 
 class _Division(NamedTuple):
-    """The middleware of a stage, and whether it answers late: then it keeps a window of its own."""
+    """The middleware of a stage, and whether it accepts first: then it keeps a window of its own."""
 
     names: frozenset[StepName]
-    late: bool
+    accepts_first: bool
 
 
 def _division(plan: Plan) -> dict[str, _Division]:
     names = names_by_stage(plan)
-    return {stage.name: _Division(frozenset(names[stage.name]), answers_late(plan, stage)) for stage in plan.stages}
+    return {stage.name: _Division(frozenset(names[stage.name]), accepts_first(plan, stage)) for stage in plan.stages}
 
 
 def grace_of(before: DeliveryStatistics) -> float:

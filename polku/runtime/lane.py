@@ -38,7 +38,7 @@ from polku.link.local import LocalLink
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
 from polku.runtime.assembly import (
-    answers_late,
+    accepts_first,
     build_buffer,
     build_delivery,
     build_intake,
@@ -190,7 +190,7 @@ class Lane:
                 self.replicas[stage.name] = replicas
             else:
                 outgoing: Outgoing = self._link(stage.name, peer, eager=near)
-                if near and not answers_late(self._plan, stage):
+                if near and not accepts_first(self._plan, stage):
                     outgoing = LocalLink(f"{self._plan.name}/{stage.name}", receiver)
                 receiver = await self._start_stage(stage, outgoing)
             here, peer = True, LocalPeer(receiver)

@@ -37,7 +37,7 @@ class _Holding:
 
     remaining: int
     done: asyncio.Future[Receipt]
-    counted: bool
+    wants_fates: bool
     enqueued_ns: int
     trace: str
     refused: list[Refusal] = field(default_factory=list)
@@ -47,8 +47,8 @@ class _Holding:
 class Holdings:
     """Answer the batches whose events the holders of one stage keep, and have what is due released.
 
-    `release` hands on what a holder has released from a position on; it is called within `turn`. `two_steps` is whether
-    the stage answers in two steps: a holder here or `behind` it holds events back.
+    `release` hands on what a holder has released from a position on; it is called within `turn`. `accepts_first`
+    is whether the stage answers `Accepted` before it has an outcome: a holder here or something behind it holds events.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Holdings:
         turn: asyncio.Lock,
         release: Callable[[Sequence[Flush], int], Awaitable[None]],
         *,
-        behind: bool,
+        holds_behind: bool,
     ) -> None:
         self._clock = clock
         self._turn = turn
         self._release = release
-        self._behind = behind
+        self._holds_behind = holds_behind
         self._holders: tuple[tuple[int, Holder], ...] = ()  # each with its position among the steps
-        self.two_steps = behind
+        self.accepts_first = holds_behind
         self._holdings: dict[int, _Holding] = {}  # by the batch's number
         self._held_something = asyncio.Event()
         self._tasks = TaskSet("stage")
@@ -72,7 +72,7 @@ class Holdings:
     def know(self, steps: Sequence[Step | Holder]) -> None:
         """Look after the holders among these steps."""
         self._holders = tuple((position, step) for position, step in enumerate(steps) if is_holder(step))
-        self.two_steps = self._behind or bool(self._holders)
+        self.accepts_first = self._holds_behind or bool(self._holders)
 
     def begin(self) -> None:
         """Begin to flush held events when they are due, where there is a holder."""
@@ -100,7 +100,7 @@ class Holdings:
     ) -> asyncio.Future[Receipt]:
         """Hand the rest of a batch to the holder at a position, and return the future of what becomes of it."""
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._holdings[number] = _Holding(len(events), done, batch.counted, batch.enqueued_ns, batch.trace)
+        self._holdings[number] = _Holding(len(events), done, batch.wants_fates, batch.enqueued_ns, batch.trace)
         await self._release(holder.hold(events, number), position + 1)
         if any(held > limit for held, limit in zip(holder.held, holder.limit, strict=True)):
             await self._release(holder.flush(everything=True), position + 1)
@@ -115,14 +115,14 @@ class Holdings:
         """Give a batch that is made of a flush what it has of the batches that its events came in."""
         numbers = {part.batch for part in flush.parts}
         held = [self._holdings[number] for number in numbers if number in self._holdings]
-        batch.counted = True in [holding.counted for holding in held]
+        batch.wants_fates = True in [holding.wants_fates for holding in held]
         batch.enqueued_ns = min([holding.enqueued_ns for holding in held], default=0)
         batch.trace = join_traces([holding.trace for holding in held if holding.trace])
 
     def answer(self, flush: Flush, batch: Batch, outcome: asyncio.Future[Receipt]) -> None:
         """Answer the batches that a flush was made of when there is an outcome of what it became."""
-        counted = merged(len(flush.events), len(flush.parts)) if batch.counted else None
-        self._tasks.start("answers", self._discharge(flush, outcome, counted))
+        attribution = merged(len(flush.events), len(flush.parts)) if batch.wants_fates else None
+        self._tasks.start("answers", self._discharge(flush, outcome, attribution))
 
     async def flush_all(self, *, but: Collection[int] = ()) -> None:
         """Have every holder release all that it holds, except those with these ids (of `id`); within `turn`."""
@@ -138,7 +138,7 @@ class Holdings:
                 holding.done.set_exception(DrainingError("the stage was closed"))
                 holding.done.exception()  # its sender may be closed too
 
-    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt], counted: Attribution | None) -> None:
+    async def _discharge(self, flush: Flush, outcome: asyncio.Future[Receipt], attribution: Attribution | None) -> None:
         """Tell the batches that a flush was made of what became of it."""
         try:
             receipt = await outcome
@@ -151,7 +151,7 @@ class Holdings:
                     holding.done.set_exception(as_exception(error))
             return
         why = reduce(weightier, receipt.refused) if receipt.refused else None
-        for at, what, number in [] if counted is None else counted.trace_back(receipt.fates):
+        for at, what, number in [] if attribution is None else attribution.trace_back(receipt.fates):
             part = flush.parts[at]
             if part.batch in self._holdings:
                 self._holdings[part.batch].fates.append((part.position, what, number))

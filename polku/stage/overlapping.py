@@ -1,6 +1,6 @@
 """A stage of one step that works on several batches at once; they go on in the order in which they came.
 
-A batch is answered in two steps: `push` returns once another one would find room, with an awaitable of the outcome.
+A batch is answered `Accepted` first: `push` returns once another would find room, with an awaitable of the outcome.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OverlappingStage(Stage):
                 await self._wait_room(step)
                 return Accepted(passing)
             outcome = await self._take(batch, came)
-            if self._holdings.two_steps:
+            if self._holdings.accepts_first:
                 await self._link.wait_room()
                 return Accepted(outcome)
         return await outcome
@@ -134,11 +134,11 @@ class OverlappingStage(Stage):
                 batch = span.batch
             events = batch.events
             outcome = await self._result_of(step, events, ticket, span)
-            counted = account(events, outcome, step.drop_reason) if batch.counted else None
-            counters.count(step, events, outcome, counted)
+            attribution = account(events, outcome, step.drop_reason) if batch.wants_fates else None
+            counters.count(step, events, outcome, attribution)
             if outcome.refused:
                 letters += self._bury(outcome)
-            trail.append(Passed(self._numbers[0], step, events, outcome, [], counted))
+            trail.append(Passed(self._numbers[0], step, events, outcome, [], attribution))
             wait = self._hand_on(outgoing(batch, outcome.events, trail, changed=True)) if outcome.events else None
             if span is not None:
                 span.settle(counters.forwarded - forwarded, counters.dead - dead)

@@ -44,8 +44,8 @@ class _Share(NamedTuple):
 class Partitions:
     """Divide each batch among the links to the partitions, which have names, by the `keys` of its events.
 
-    A batch is answered in two steps: `push` returns once all partitions have room that are not away. How much may wait
-    for one that is away is bounded by what the ingest may have open.
+    A batch is answered `Accepted` first: `push` returns once all partitions that are there have room. How much
+    may wait for one that is away is bounded by what the ingest may have open.
     """
 
     def __init__(self, links: Mapping[str, Link], keys: Callable[[Sequence[Event]], Sequence[Hashable]]) -> None:

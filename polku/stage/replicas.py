@@ -53,7 +53,7 @@ class Replicas:
     """
 
     def __init__(
-        self, links: Sequence[Link], link: Link, *, two_steps: bool = False, overlapping: bool = False
+        self, links: Sequence[Link], link: Link, *, holds_behind: bool = False, overlapping: bool = False
     ) -> None:
         self._overlapping = overlapping
         self._workers = [_Worker(each) for each in links]
@@ -61,7 +61,7 @@ class Replicas:
         self._room = asyncio.Semaphore(_AT_ONCE * len(links))
         self._lacking = 0  # batches more than there may be with replicas, as some are gone
         self._link = link
-        self._two_steps = two_steps
+        self._holds_behind = holds_behind
         self._latest = Receipt()
         self._gone_counts = Counts()
         self._sequencer = Sequencer()
@@ -95,7 +95,7 @@ class Replicas:
             await self._wait_room()
             return Accepted(passing)
         outcome = asyncio.ensure_future(self._settle(*await self._advance(batch, ticket)))
-        if self._two_steps:
+        if self._holds_behind:
             await self._link.wait_room()
             return Accepted(outcome)
         return await outcome

@@ -74,8 +74,8 @@ class Settlement:
             while settled:
                 passed = trail[settled - 1]
                 refused = trace_back(passed.given, passed.outcome, refused)
-                if passed.account is not None:
-                    fates = passed.account.trace_back(fates)
+                if passed.attribution is not None:
+                    fates = passed.attribution.trace_back(fates)
                 for follow, first in passed.follows:
                     await _add_followed(refused, follow, first)
                 settled -= 1

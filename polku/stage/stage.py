@@ -1,8 +1,8 @@
 """A run of neighbouring middleware that works on one batch at a time and hands on what is left.
 
 A stage answers a batch when the next actor has answered. Where something further on holds events back (an Aggregator
-here or behind, a buffer that waits for delivery), it answers in two steps: `push` returns once the next actor has
-room again, with an awaitable of the outcome. Batches are worked on and handed on in the order of their arrival.
+here or behind, a buffer that waits for delivery), it answers `Accepted` first: `push` returns once the next actor
+has room again, with an awaitable of the outcome. Batches are worked on and handed on in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stage:
         dead_letters: DeadLetters,
         clock: Clock,
         *,
-        two_steps: bool = False,
+        holds_behind: bool = False,
         reads_routes: bool = True,
         is_partition: bool = False,
         name: str = "",
@@ -78,7 +78,7 @@ class Stage:
         self._turn = asyncio.Lock()
         self._counters = StageCounters(clock)
         self._settlement = Settlement(self._counters.counts, is_partition=is_partition)
-        self._holdings = Holdings(clock, self._turn, self._release, behind=two_steps)
+        self._holdings = Holdings(clock, self._turn, self._release, holds_behind=holds_behind)
         self._holdings.know(self._steps)
 
     async def start(self) -> None:
@@ -93,7 +93,7 @@ class Stage:
         came = self._clock.monotonic()
         async with self._turn:
             outcome = await self._take(batch, came)
-            if self._holdings.two_steps:
+            if self._holdings.accepts_first:
                 await self._link.wait_room()
                 return Accepted(outcome)
         return await outcome
@@ -251,13 +251,13 @@ class Stage:
             outcome = await self._work(step, events, number)
             if self.tap is not None:
                 show(self.tap, self.steps[index], events, outcome, step.drop_reason)
-            counted = account(events, outcome, step.drop_reason) if batch.counted else None
-            self._counters.count(step, events, outcome, counted)
+            attribution = account(events, outcome, step.drop_reason) if batch.wants_fates else None
+            self._counters.count(step, events, outcome, attribution)
             if outcome.refused:
                 letters += self._bury(outcome)
             own = self._numbers[index]
             follows = [(follow, self._settlement.follow(follow, number, own)) for follow in outcome.follows]
-            trail.append(Passed(own, step, events, outcome, follows, counted))
+            trail.append(Passed(own, step, events, outcome, follows, attribution))
             events = outcome.events
         if events or not steps:
             wait = self._hand_on(outgoing(batch, events, trail, changed=changed) if trail else batch)

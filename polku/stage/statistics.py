@@ -82,12 +82,12 @@ class StageCounters:
         self.busy = Busy(clock.monotonic)
         self.waits = Histogram()
 
-    def count(self, step: Step, events: list[Event], outcome: Outcome, counted: Attribution | None) -> None:
+    def count(self, step: Step, events: list[Event], outcome: Outcome, attribution: Attribution | None) -> None:
         """Count what a step refused and dropped of the events that it was given."""
         if outcome.refused:
             self.dead += len(outcome.refused)
         if outcome.events is not events:
-            gone = len(events) - len(outcome.events) - len(outcome.refused) if counted is None else counted.gone
+            gone = len(events) - len(outcome.events) - len(outcome.refused) if attribution is None else attribution.gone
             if gone > 0:
                 self.counts[step.drop_reason] = self.counts.get(step.drop_reason, 0) + gone
 

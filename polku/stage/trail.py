@@ -22,7 +22,8 @@ Refused = dict[int, Refusal]  # by position
 class Passed(NamedTuple):
     """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
 
-    `number` is the step's, and that of what takes its place; `account` is what the events of a counted batch count as.
+    `number` is the step's, and that of what takes its place; `attribution` is what each event counts as, where the
+    batch wants to know.
     """
 
     number: int
@@ -30,13 +31,13 @@ class Passed(NamedTuple):
     given: list[Event]
     outcome: Outcome
     follows: Sequence[tuple[Follows, asyncio.Future[Refused] | None]]
-    account: Attribution | None
+    attribution: Attribution | None
 
 
 def traced(made: Output, trail: Sequence[Passed]) -> Output:
     """Return what a replica made of a batch, with what each event was made of."""
     origins = through([(passed.given, passed.outcome) for passed in trail], len(made.batch))
-    accounts = [passed.account for passed in trail if passed.account is not None]
+    accounts = [passed.attribution for passed in trail if passed.attribution is not None]
     return made._replace(origins=origins, owners=owners_through(accounts, len(made.batch)))
 
 

@@ -99,18 +99,18 @@ class Pipe:
                     Link(f"{number}/{n}", LocalPeer(self._stage(components, ReplyLink()))) for n in range(replicas)
                 ]
                 receiver = Replicas(others, Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0)))
-            elif number % 2 and not any(stage._holdings.two_steps for stage in self.stages):
+            elif number % 2 and not any(stage._holdings.accepts_first for stage in self.stages):
                 receiver = self._stage(components, LocalLink(f"{number}", receiver))
             else:
                 link = Link(f"{number}", LocalPeer(receiver), window=Window(join_events=0))
-                two_steps = any(stage._holdings.two_steps for stage in self.stages)
-                receiver = self._stage(components, link, two_steps=two_steps)
+                holds_behind = any(stage._holdings.accepts_first for stage in self.stages)
+                receiver = self._stage(components, link, holds_behind=holds_behind)
         link = Link("ingest", LocalPeer(receiver), window=window or Window(1, gather_events=512, gather_turns=8))
         self.intake = Intake({}, None, link, Limits())
 
-    def _stage(self, components: Sequence[object], link: object, *, two_steps: bool = False) -> Stage:
+    def _stage(self, components: Sequence[object], link: object, *, holds_behind: bool = False) -> Stage:
         steps = [as_step(component, self.clock) for component in components]
-        stage = Stage(steps, link, self.letters, self.clock, two_steps=two_steps)  # type: ignore[arg-type]
+        stage = Stage(steps, link, self.letters, self.clock, holds_behind=holds_behind)  # type: ignore[arg-type]
         self.stages.append(stage)
         return stage
 

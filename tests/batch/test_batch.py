@@ -169,7 +169,7 @@ def test_a_colon_is_no_route() -> None:
 @given(form=FORMS)
 def test_a_batch_whose_events_are_counted_stays_one_whatever_is_made_of_it(form: str) -> None:
     batch = build(ids("1", "2"), form)
-    batch.counted = True
+    batch.wants_fates = True
     made = [batch.sealed(), batch.replace(ids("3")), *batch.split(1), batch.select([1]), *batch.runs()]
-    assert all(one.counted for one in [*made, pickle.loads(pickle.dumps(batch)), join([build(ids("0")), batch])])
-    assert not join([build(ids("0")), build(ids("1"))]).counted
+    assert all(one.wants_fates for one in [*made, pickle.loads(pickle.dumps(batch)), join([build(ids("0")), batch])])
+    assert not join([build(ids("0")), build(ids("1"))]).wants_fates

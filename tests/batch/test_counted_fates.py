@@ -101,5 +101,5 @@ async def test_a_batch_that_nobody_asks_about_has_no_fates() -> None:
     request = admission(events("filtered", "a"))
     ack = await (await pipe.intake.take(request, 10))
     assert (told(ack), [receipt.fates for receipt in seen]) == ({}, [()])
-    assert not any(batch.counted for batch in pipe.destination.batches)
+    assert not any(batch.wants_fates for batch in pipe.destination.batches)
     await pipe.close()

@@ -62,7 +62,7 @@ def test_many_refusals_by_id_cost_in_proportion() -> None:
 
 def test_each_part_of_a_joined_batch_hears_of_its_own_events() -> None:
     receipt = Receipt((refusal("x", 0), refusal("x", 2), refusal("x", 3)))
-    assert [places(receipt.part(start, 2).refused) for start in (0, 2)] == [[0], [0, 1]]
+    assert [places(receipt.piece(start, 2).refused) for start in (0, 2)] == [[0], [0, 1]]
 
 
 def test_places_are_shifted_by_what_stands_in_front() -> None:
@@ -76,7 +76,7 @@ def test_what_a_replica_made_names_its_inputs_also_behind_other_events() -> None
 
 def test_each_part_of_a_joined_batch_hears_what_its_own_events_count_as() -> None:
     receipt = Receipt(fates=((0, "overflowed", 1), (2, "filtered", 1), (2, "forwarded", -1), (3, "forwarded", 2)))
-    parts = [receipt.part(start, 2) for start in (0, 2, 4)]
+    parts = [receipt.piece(start, 2) for start in (0, 2, 4)]
     assert [part.fates for part in parts] == [
         ((0, "overflowed", 1),),
         ((0, "filtered", 1), (0, "forwarded", -1), (1, "forwarded", 2)),

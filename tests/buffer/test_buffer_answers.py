@@ -33,9 +33,9 @@ async def test_a_batch_that_comes_again_hears_the_same_of_what_was_dropped_and_s
     bench = Bench(BufferStrategy.ring(4, overflow="drop_newest"), {"a": Destination()}, running=False)
     identity = Identity("link", 1, 1)
     answers = []
-    for own, ids in ((identity, (0, 6)), (identity, (0, 6)), (identity.part(4, 2), (4, 6))):
+    for own, ids in ((identity, (0, 6)), (identity, (0, 6)), (identity.piece(4, 2), (4, 6))):
         again = batch(*numbered(*ids))
-        again.identity, again.counted = own, True
+        again.identity, again.wants_fates = own, True
         answers.append(await bench.push(again))
     dropped = ((4, "overflowed", 1), (5, "overflowed", 1))
     assert [answer.fates for answer in answers] == [dropped, dropped, ((0, "overflowed", 1), (1, "overflowed", 1))]

@@ -54,7 +54,7 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
         for seq in range(1, 20):
             whole = Identity("p/one", 1 << 62, seq)
             answers = [
-                StoredAnswer(identity, 1, 0) for identity in (whole, whole.part(0, 8), whole.part(8, 8).made("0f"))
+                StoredAnswer(identity, 1, 0) for identity in (whole, whole.piece(0, 8), whole.piece(8, 8).made("0f"))
             ]
             journal.write(Transaction([], [*answers, StoredAnswer(Identity("p/one2", 5, seq), 1, 0)]))
         for epoch in range(7, 7 + LIVES):

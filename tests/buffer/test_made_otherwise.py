@@ -121,7 +121,7 @@ async def test_what_is_made_of_a_part_is_not_answered_as_what_was_made_of_the_wh
     batch = batch_of("1", "2", "3", "4", seq=1)
     await in_a_life(bench.buffer, batch, only("13"))
     part = batch_of("3", "4")
-    part.identity = Identity("link", 7, 1).part(2, 2)
+    part.identity = Identity("link", 7, 1).piece(2, 2)
     await in_a_life(bench.buffer, part, only("4"))
     await in_a_life(bench.buffer, part, only("34"))
     await bench.buffer.drain()
@@ -137,7 +137,7 @@ async def test_a_part_of_what_was_answered_hears_of_the_events_at_its_places_and
     answers: list[Awaitable[Receipt]] = []
     for start, ids in ((0, "xy"), (2, "zx"), (3, "xy")):
         part = batch_of(*ids)
-        part.identity = identity.part(start, 2)
+        part.identity = identity.piece(start, 2)
         answers.append(bench.push(part))
     assert [[r.position for r in answer.refused] for answer in await asyncio.gather(*answers)] == [[], [1], [0, 1]]
     assert bench.buffer.statistics().duplicates == 3

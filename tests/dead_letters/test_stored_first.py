@@ -71,9 +71,9 @@ async def test_an_event_that_also_goes_nowhere_is_accepted_once_its_letter_is_st
     await buffer.close()
 
 
-@pytest.mark.parametrize("two_steps", [False, True])
+@pytest.mark.parametrize("holds_behind", [False, True])
 async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_stored(
-    away: Disk, two_steps: bool
+    away: Disk, holds_behind: bool
 ) -> None:
     def fragile(event: Event) -> None:
         if event.id == "bad":
@@ -81,7 +81,7 @@ async def test_an_event_that_user_code_fails_on_is_answered_once_its_letter_is_s
 
     sink, clock = Destination(), FakeClock()
     link = Link("sink", LocalPeer(sink))
-    stage = Stage([as_step(Transform(fragile), clock)], link, away.letters, clock, two_steps=two_steps)
+    stage = Stage([as_step(Transform(fragile), clock)], link, away.letters, clock, holds_behind=holds_behind)
     answer = asyncio.ensure_future(push(stage, Event(id="bad"), Event(id="good")))
     await away.fails()
     assert not answer.done()

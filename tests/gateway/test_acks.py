@@ -42,7 +42,7 @@ def test_acks_of_one_batch_are_those_of_requests_alone(case: tuple[list[Admissio
     admissions, receipt = case
     expected, start = [], 0
     for admission in admissions:
-        part = receipt.part(start, len(admission.ids))
-        expected.append(answer_events(admission, part, counted=True))
+        part = receipt.piece(start, len(admission.ids))
+        expected.append(answer_events(admission, part, with_stats=True))
         start += len(admission.ids)
     assert answer_together(admissions, receipt) == expected

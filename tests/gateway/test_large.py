@@ -48,7 +48,7 @@ class Taking:
         self.batches.append(batch)
         self.turns.append(self.turn)
         bad = [place for place, event in enumerate(batch) if event.event_type == "bad"]
-        fates = tuple((place, "filtered", 1) for place in bad) if batch.counted else ()
+        fates = tuple((place, "filtered", 1) for place in bad) if batch.wants_fates else ()
         refused = tuple(Refusal(batch.events[place].id, Code.UNROUTABLE, "no", position=place) for place in bad)
         return Receipt(refused=refused, buffer_size=len(self.batches), fates=fates)
 

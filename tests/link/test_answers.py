@@ -30,15 +30,15 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 class Broken:
-    """Take batches in one or two steps; the ones called `bad` end with an exception."""
+    """Take batches, and answer `Accepted` first if asked to; the ones called `bad` end with an exception."""
 
-    def __init__(self, error: type[BaseException], *, two_steps: bool = False, late: bool = True) -> None:
+    def __init__(self, error: type[BaseException], *, accepts_first: bool = False, late: bool = True) -> None:
         self.error = error
-        self.two_steps = two_steps
+        self.accepts_first = accepts_first
         self.late = late
 
     async def push(self, batch: Batch) -> Answer:
-        return Accepted(start_eagerly(self._work(batch))) if self.two_steps else await self._work(batch)
+        return Accepted(start_eagerly(self._work(batch))) if self.accepts_first else await self._work(batch)
 
     async def _work(self, batch: Batch) -> Receipt:
         if self.late:
@@ -57,14 +57,14 @@ def message(event_id: str) -> bytes:
 
 
 CASES = pytest.mark.parametrize(
-    ("error", "two_steps", "late"),
-    [(error, two_steps, late) for error in HOSTILE for two_steps in (False, True) for late in (False, True)],
+    ("error", "accepts_first", "late"),
+    [(error, accepts_first, late) for error in HOSTILE for accepts_first in (False, True) for late in (False, True)],
 )
 
 
 @CASES
-async def test_a_link_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    link = Link("link", LocalPeer(Broken(error, two_steps=two_steps, late=late)), window=Window(batches=1))
+async def test_a_link_answers_and_goes_on(error: type[BaseException], accepts_first: bool, late: bool) -> None:
+    link = Link("link", LocalPeer(Broken(error, accepts_first=accepts_first, late=late)), window=Window(batches=1))
     async with asyncio.timeout(30):
         for _ in range(3):
             with pytest.raises(UserCodeError, match=error.__name__):
@@ -75,8 +75,8 @@ async def test_a_link_answers_and_goes_on(error: type[BaseException], two_steps:
 
 
 @CASES
-async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    inlet = LinkReceiver(Broken(error, two_steps=two_steps, late=late))
+async def test_an_inlet_answers_and_goes_on(error: type[BaseException], accepts_first: bool, late: bool) -> None:
+    inlet = LinkReceiver(Broken(error, accepts_first=accepts_first, late=late))
     pushes = [Push("link", 1, seq, seq, 0) for seq in (1, 2)]
     answers = {}
     async with asyncio.timeout(30):
@@ -84,7 +84,7 @@ async def test_an_inlet_answers_and_goes_on(error: type[BaseException], two_step
             answers[event_id] = await outcome(inlet, push, batch(event_id))
     assert answers["good"] == Receipt()
     # A batch that failed before anybody asked for its outcome has to be pushed again.
-    assert answers["bad"] == error.__name__ or (two_steps and "is not known here" in str(answers["bad"]))
+    assert answers["bad"] == error.__name__ or (accepts_first and "is not known here" in str(answers["bad"]))
 
 
 async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Receipt | Turn | str:
@@ -96,8 +96,8 @@ async def outcome(inlet: LinkReceiver, push: Push, given: Batch) -> Receipt | Tu
 
 
 @CASES
-async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], two_steps: bool, late: bool) -> None:
-    neighbour = LocalLink("next", Broken(error, two_steps=two_steps, late=late))
+async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], accepts_first: bool, late: bool) -> None:
+    neighbour = LocalLink("next", Broken(error, accepts_first=accepts_first, late=late))
     async with asyncio.timeout(30):
         with pytest.raises(UserCodeError, match=error.__name__):
             await neighbour.push_nowait(batch("bad"))
@@ -106,9 +106,9 @@ async def test_a_neighbour_answers_and_goes_on(error: type[BaseException], two_s
 
 @CASES
 async def test_an_intake_says_that_the_outcome_is_unknown(
-    error: type[BaseException], two_steps: bool, late: bool
+    error: type[BaseException], accepts_first: bool, late: bool
 ) -> None:
-    intake = Intake({}, None, Link("link", LocalPeer(Broken(error, two_steps=two_steps, late=late))), Limits())
+    intake = Intake({}, None, Link("link", LocalPeer(Broken(error, accepts_first=accepts_first, late=late))), Limits())
     async with asyncio.timeout(30):
         ack = await intake.batch(message("bad"))
         assert [(e.event_id, e.code) for e in ack.errors] == [("bad", "UNAVAILABLE")]

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 class Receiver:
     """Apply batches to a list, refuse ids that end in `x`, and answer late where asked."""
 
-    def __init__(self, applied: list[list[str]], *, two_steps: bool = False) -> None:
+    def __init__(self, applied: list[list[str]], *, accepts_first: bool = False) -> None:
         self.applied = applied
-        self.two_steps = two_steps
+        self.accepts_first = accepts_first
 
     async def push(self, batch: Batch) -> Answer:
         self.applied.append(batch.ids)
         receipt = Receipt(tuple(Refusal(i, Code.INVALID_EVENT, "x") for i in batch.ids if i.endswith("x")))
-        if not self.two_steps:
+        if not self.accepts_first:
             return receipt
 
         async def later() -> Receipt:
@@ -48,10 +48,10 @@ class Receiver:
 class FaultyPeer(HoldsNothing):
     """Lose pushes and answers, double and delay them, restart the receiver: as often as the seed says."""
 
-    def __init__(self, seed: int, fault_rate: float, *, two_steps: bool) -> None:
+    def __init__(self, seed: int, fault_rate: float, *, accepts_first: bool) -> None:
         self.random = random.Random(seed)
         self.fault_rate = fault_rate
-        self.two_steps = two_steps
+        self.accepts_first = accepts_first
         self.lives: list[list[list[str]]] = []
         self.under_way = self.most_under_way = 0
         self.restart()
@@ -62,7 +62,7 @@ class FaultyPeer(HoldsNothing):
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lives.append([])
         self.inlet = LinkReceiver(
-            Receiver(self.lives[-1], two_steps=self.two_steps), patience=0.005 if self.fault_rate else 5
+            Receiver(self.lives[-1], accepts_first=self.accepts_first), patience=0.005 if self.fault_rate else 5
         )
 
     def fault(self) -> bool:
@@ -130,20 +130,20 @@ def flat(life: list[list[str]]) -> list[str]:
 @given(
     seed=st.integers(0, 2**32),
     fault_rate=st.sampled_from([0.0, 0.1, 0.3]),
-    two_steps=st.booleans(),
+    accepts_first=st.booleans(),
     window=st.integers(1, 4),
     gather=st.tuples(st.sampled_from([0, 3, 100]), st.integers(0, 5)),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=30),
 )
 def test_every_batch_is_applied_once_a_life_in_order_and_answered_for_its_own_events(
-    seed: int, fault_rate: float, two_steps: bool, window: int, gather: tuple[int, int], sizes: list[int]
+    seed: int, fault_rate: float, accepts_first: bool, window: int, gather: tuple[int, int], sizes: list[int]
 ) -> None:
     rule = Window(batches=window, join_events=6, gather_events=gather[0], gather_turns=gather[1])
-    asyncio.run(_check(seed, fault_rate, two_steps, rule, sizes))
+    asyncio.run(_check(seed, fault_rate, accepts_first, rule, sizes))
 
 
-async def _check(seed: int, fault_rate: float, two_steps: bool, window: Window, sizes: list[int]) -> None:
-    peer = FaultyPeer(seed, fault_rate, two_steps=two_steps)
+async def _check(seed: int, fault_rate: float, accepts_first: bool, window: Window, sizes: list[int]) -> None:
+    peer = FaultyPeer(seed, fault_rate, accepts_first=accepts_first)
     link = Link("link", peer, window=window, retry_delay=lambda attempt: 0)
     numbers = iter(range(1_000))
     sent = [[f"{next(numbers):04d}{'x' if size == 3 else ''}" for _ in range(size)] for size in sizes]
@@ -292,7 +292,7 @@ async def test_what_waits_is_joined_and_one_event_alone_leaves_at_once() -> None
 
 
 async def test_a_batch_larger_than_the_window_passes() -> None:
-    peer = FaultyPeer(0, 0.0, two_steps=False)
+    peer = FaultyPeer(0, 0.0, accepts_first=False)
     link = Link("link", peer, window=Window(batches=2, bytes=10, join_bytes=10))
     ids = [f"{n:04d}" for n in range(100)]
     await asyncio.gather(link.push(batch(*ids)), link.push(batch("1000")))
@@ -322,7 +322,7 @@ async def test_a_failure_of_the_receiver_is_everybody_s_answer() -> None:
         async def push(self, batch: Batch) -> Receipt:
             raise ValueError("broken")
 
-    peer = FaultyPeer(0, 0.0, two_steps=False)
+    peer = FaultyPeer(0, 0.0, accepts_first=False)
     peer.inlet = LinkReceiver(Broken())
     link = Link("link", peer)
     answers = await asyncio.gather(link.push(batch("a")), link.push(batch("b")), return_exceptions=True)

@@ -175,15 +175,15 @@ async def test_innocent_events_are_never_taken_out_whoever_sent_what_kills(seed:
 
 @pytest.mark.parametrize("holds", [False, True])
 @in_virtual_time
-async def test_what_was_sent_in_parts_has_one_identity_for_each_event_whatever_happens(holds: bool) -> None:
+async def test_what_was_sent_in_pieces_has_one_identity_for_each_event_whatever_happens(holds: bool) -> None:
     world = World(1, {"07"}, holds=holds)
     one = batch(*(f"{number:02d}" for number in range(16)))
     one.identity = Identity("polku/lane-2/ingest", 5, 9)
     receipt = await asyncio.wait_for(world.link("link").push(one), 30)
     assert [refusal.event_id for refusal in receipt.refused] == ["07"]
-    parts = {part.identity: part.ids for part in world.done}
-    assert len(parts) == len(world.done)
-    for identity, ids in parts.items():
+    pieces = {piece.identity: piece.ids for piece in world.done}
+    assert len(pieces) == len(world.done)
+    for identity, ids in pieces.items():
         assert identity is not None
         whole, place = identity.place
         assert whole == Identity("polku/lane-2/ingest", 5, 9)
@@ -205,7 +205,7 @@ async def test_what_the_buffer_has_is_not_held_again_when_its_sender_dies_before
 
     world = Forwards(
         1, set(), hits=5
-    )  # two deaths alone, after the first one, divide a batch; two more some parts of it
+    )  # two deaths alone, after the first one, divide a batch; two more some pieces of it
     receipt = await asyncio.wait_for(world.link("link").push(batch(*(f"{n:02d}" for n in range(9)))), 30)
     await bench.buffer.drain()
     assert receipt.refused == ()
@@ -214,22 +214,22 @@ async def test_what_the_buffer_has_is_not_held_again_when_its_sender_dies_before
     await world.end()
 
 
-def test_the_part_of_a_part_is_named_by_its_place_in_the_whole() -> None:
+def test_the_piece_of_a_piece_is_named_by_its_place_in_the_whole() -> None:
     whole = Identity("p/ingest", 1, 2)
-    part = whole.part(8, 4)
-    assert (whole.place, part.place) == ((whole, None), (whole, range(8, 12)))
-    assert part.part(1, 2) == whole.part(9, 2) != whole.part(9, 3)
-    assert part.part(1, 2).place == (whole, range(9, 11))
+    piece = whole.piece(8, 4)
+    assert (whole.place, piece.place) == ((whole, None), (whole, range(8, 12)))
+    assert piece.piece(1, 2) == whole.piece(9, 2) != whole.piece(9, 3)
+    assert piece.piece(1, 2).place == (whole, range(9, 11))
 
 
-def test_what_is_made_of_a_part_and_a_part_of_that_have_names_of_their_own() -> None:
+def test_what_is_made_of_a_piece_and_a_piece_of_that_have_names_of_their_own() -> None:
     whole = Identity("p/lane-1/ingest", 1, 2)
-    made = whole.part(8, 4).made("0f")
-    part = made.part(1, 2)
-    assert part.place == (made, range(1, 3))
+    made = whole.piece(8, 4).made("0f")
+    piece = made.piece(1, 2)
+    assert piece.place == (made, range(1, 3))
     assert made.place == (made, None)
-    assert {one.whole for one in (whole, made, part, part.made("1e"), whole.made("0f"))} == {whole}
-    assert len({whole, made, part, whole.part(9, 2), whole.made("0f"), whole.made("0f").part(1, 2)}) == 6
+    assert {one.whole for one in (whole, made, piece, piece.made("1e"), whole.made("0f"))} == {whole}
+    assert len({whole, made, piece, whole.piece(9, 2), whole.made("0f"), whole.made("0f").piece(1, 2)}) == 6
 
 
 @in_virtual_time
@@ -252,7 +252,7 @@ async def test_thousands_that_were_held_at_one_death_are_sent_again_at_once_in_t
 
 
 @in_virtual_time
-async def test_no_part_of_what_kills_passes_a_batch_before_it_that_is_held_for_long() -> None:
+async def test_no_piece_of_what_kills_passes_a_batch_before_it_that_is_held_for_long() -> None:
     passed: list[tuple[str, bool]] = []  # what was worked on, and whether the first batch had been taken by then
 
     class HoldsForLong(Life):

@@ -17,19 +17,19 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 class Receiver:
-    """Write down what is applied; answer when the gate is open, in two steps if asked to."""
+    """Write down what is applied; answer when the gate is open, `Accepted` first if asked to."""
 
-    def __init__(self, *, is_open: bool = True, two_steps: bool = False) -> None:
+    def __init__(self, *, is_open: bool = True, accepts_first: bool = False) -> None:
         self.applied: list[str] = []
         self.gate = asyncio.Event()
-        self.two_steps = two_steps
+        self.accepts_first = accepts_first
         if is_open:
             self.gate.set()
 
     async def push(self, batch: Batch) -> Answer:
         self.applied += batch.ids
         outcome = asyncio.ensure_future(self._outcome())
-        return Accepted(outcome) if self.two_steps else await outcome
+        return Accepted(outcome) if self.accepts_first else await outcome
 
     async def _outcome(self) -> Receipt:
         await self.gate.wait()
@@ -138,7 +138,7 @@ async def test_a_copy_of_what_was_answered_long_ago_is_refused() -> None:
 
 
 async def test_what_is_held_is_taken_at_once_and_settled_later() -> None:
-    receiver = Receiver(is_open=False, two_steps=True)
+    receiver = Receiver(is_open=False, accepts_first=True)
     inlet = LinkReceiver(receiver)
     assert isinstance(await push(inlet, 1), Accepted)
     assert isinstance(await push(inlet, 1), Accepted)

@@ -39,13 +39,13 @@ class Next:
 
 
 class Bench:
-    def __init__(self, *components: object, at_once: bool = True, two_steps: bool = False, window: int = 8) -> None:
+    def __init__(self, *components: object, at_once: bool = True, holds_behind: bool = False, window: int = 8) -> None:
         self.clock = FakeClock()
         self.next = Next(at_once=at_once)
         self.dead_letters = DeadLetters()
         self.link = Link("stage", LocalPeer(self.next), window=Window(batches=window, join_events=1))
         steps: list[Step | Holder] = [as_step(component, self.clock) for component in components]
-        self.stage = Stage(steps, self.link, self.dead_letters, self.clock, two_steps=two_steps)
+        self.stage = Stage(steps, self.link, self.dead_letters, self.clock, holds_behind=holds_behind)
 
     def push(self, *ids: str) -> asyncio.Future[Receipt]:
         return asyncio.ensure_future(self._push(batch(*ids)))

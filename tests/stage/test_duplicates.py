@@ -20,7 +20,7 @@ async def test_a_duplicate_is_answered_when_the_first_one_is_and_as_it_is() -> N
 
 
 async def test_a_duplicate_hears_of_the_refusal_of_the_first_one_even_if_its_own_batch_takes_longer() -> None:
-    bench = Bench(Deduplicator(), at_once=False, two_steps=True)
+    bench = Bench(Deduplicator(), at_once=False, holds_behind=True)
     first, second = bench.push("1"), bench.push("2", "1")
     await until(lambda: bench.next.ids == [["1"], ["2"]])
     bench.next.answer(0, "1")

@@ -131,8 +131,8 @@ async def test_a_function_that_raises_for_one_event_costs_that_event_alone() -> 
     assert bench.next.ids == [["1", "3"]]
 
 
-async def test_in_two_steps_the_stage_takes_what_the_next_link_has_room_for() -> None:
-    bench = Bench(at_once=False, two_steps=True, window=1)
+async def test_in_holds_behind_the_stage_takes_what_the_next_link_has_room_for() -> None:
+    bench = Bench(at_once=False, holds_behind=True, window=1)
     first = asyncio.ensure_future(bench.stage.push(batch("1")))
     await rest()
     assert not first.done()  # the window is full: a second batch would have to wait

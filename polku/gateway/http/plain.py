@@ -143,7 +143,7 @@ class PlainRequests:
             return self._intake.sender.push_together(admissions, size, "http")
         count = sum([len(request.ids) for request in waiting])
         batch = Batch(payload=b"".join([request.payload for request in waiting]), count=count)
-        return self._intake.sender.push_counted(batch, [], len(waiting), size, "http")
+        return self._intake.sender.push_with_stats(batch, [], len(waiting), size, "http")
 
     def _answer(self, waiting: Sequence[_Request], answer: asyncio.Future[Receipt]) -> None:
         """Answer requests; those of a connection stand in the order in which they came."""
@@ -161,7 +161,7 @@ class PlainRequests:
                 tail = tails.get(number) or tails.setdefault(number, accepted_tail(receipt, number))
                 response = accepted_written(ids, tail, now, close=closes)
             else:
-                response = _written(admission or _admission(request), receipt.part(start, number), close=closes)
+                response = _written(admission or _admission(request), receipt.piece(start, number), close=closes)
             start += number
             answers.setdefault(connection, []).append(response)
             if closes:
@@ -176,6 +176,6 @@ def _admission(request: _Request) -> Admission:
 
 
 def _written(admission: Admission, receipt: Receipt, *, close: bool) -> bytes:
-    ack = answer_events(admission, receipt, counted=True)
+    ack = answer_events(admission, receipt, with_stats=True)
     status, headers = status_of(ack)
     return written(status, {"Content-Type": JSON, **headers}, ack_json(ack), close=close)

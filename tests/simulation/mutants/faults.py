@@ -249,12 +249,12 @@ def epochs_by_the_clock() -> Iterator[None]:
 def everybody_s_counts() -> Iterator[None]:
     from polku.batch.receipt import Receipt
 
-    part = Receipt.part
+    piece = Receipt.piece
 
     def whole(self: Any, start: int, count: int) -> Any:
-        return part(self, start, count)._replace(fates=self.fates)
+        return piece(self, start, count)._replace(fates=self.fates)
 
-    with replaced(Receipt, "part", whole):
+    with replaced(Receipt, "piece", whole):
         yield
 
 
