@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from polku.text import next_attempt
 from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
 
@@ -32,6 +33,7 @@ class Health(NamedTuple):
     `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
     does so. `causes` says of what kind the trouble of emitters is, `drops` of those that may drop events by which rule
     they do and how many they have dropped. `warnings` are of parts that work, and lose events by a rule.
+    `next_attempts` has the seconds until an emitter that waits after a failure tries again.
     """
 
     healthy: bool
@@ -44,13 +46,19 @@ class Health(NamedTuple):
     causes: Mapping[str, Cause] = {}
     drops: Mapping[str, tuple[str, int]] = {}
     warnings: Mapping[str, str] = {}
+    next_attempts: Mapping[str, float] = {}
 
     def public(self) -> Health:
         """Return what everybody may know: which parts are well, and none of the texts, which may hold secrets."""
         parts = {name: (healthy, "ok" if healthy else _UNTOLD) for name, (healthy, _) in self.components.items()}
         not_ready = "not ready" if self.not_ready else ""
         parts_told = self._replace(components=parts, not_ready=not_ready)
-        return parts_told._replace(holds={}, seconds={}, causes={}, drops={}, warnings={})
+        return parts_told._replace(holds={}, seconds={}, causes={}, drops={}, warnings={}, next_attempts={})
+
+    def with_next_attempt(self, name: str, text: str) -> str:
+        """Return what is wrong with a part, and when it tries again, where it waits for that."""
+        again = next_attempt(self.next_attempts.get(name, 0.0))
+        return f"{text}; {again}" if again else text
 
 
 def health_response(health: Health, uptime: float) -> HealthResponse:

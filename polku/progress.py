@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
+from polku.text import duration
+
 _DRAW_SECONDS = 0.1
 _LINE_SECONDS = 10.0  # between two plain lines: what ends sooner prints none
 _RATE_SECONDS = 5.0  # over which a rate is measured
@@ -102,16 +104,6 @@ def describe(done: int, total: int | None, rate: float) -> str:
     if rate and total is not None and total > done:
         text += f", {duration((total - done) / rate)} left"
     return text
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people, in its largest two units: `41 s`, `12 min 3 s`, `5 h 20 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def fitted(text: str) -> str:

@@ -53,6 +53,21 @@ def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural} {verb if number == 1 else verbs}".rstrip()
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people, in its largest two units: `41 s`, `12 min 3 s`, `5 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def next_attempt(seconds: float) -> str:
+    """Return when something is tried again, for people: `next attempt in 12 s`; empty where that is now."""
+    return f"next attempt in {duration(seconds)}" if round(seconds) else ""
+
+
 def said(error: BaseException, limit: int = LINE) -> str:
     """Return what an exception says, or its type where it says nothing."""
     return line(redacted(error, 8 * limit), limit) or line(type(error).__name__)

@@ -100,6 +100,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Bytes that wait", ("outlet_waiting_bytes",), EMITTER),
         Panel("Calls and retries", ("emitter_attempts", "emitter_retries"), EMITTER),
         Panel("Up, full, and circuit (2: open)", ("emitter_up", "outlet_full", "emitter_circuit"), EMITTER),
+        Panel("Next attempt, in seconds", ("emitter_next_attempt_seconds",), EMITTER),
         Panel("Dead letters", ("dead_letters", "dead_letters_forgotten"), ("emitter", "code")),
     ),
     "Processes": (

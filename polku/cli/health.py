@@ -11,6 +11,7 @@ from polku.cli.admin_client import NOT_ADMIN, AdminAddress, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.cli.credentials import NOTHING, Shown
 from polku.log_format import say
+from polku.text import next_attempt
 
 _SOURCE = re.compile(r"(?:lane-[0-9]+/)?source:")
 
@@ -40,8 +41,9 @@ def health(
         if part["healthy"] and _SOURCE.match(name):
             print(f"{name}: {part['message']}")
     helps = _helps(address) if unwell else {}
+    attempts = report.get("next_attempt_seconds", {})
     for name, message in unwell.items():
-        print(f"{name}: {message}")
+        print("; ".join(filter(None, (f"{name}: {message}", next_attempt(attempts.get(name, 0.0))))))
         if text := helps.get(name):
             print(f"  {text}")
     print("ready" if report["ready"] else f"not ready: {report['not_ready']}")

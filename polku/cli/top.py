@@ -17,7 +17,7 @@ from polku.cli.credentials import NOTHING, Shown
 from polku.cli.top_table import fit, table
 from polku.cli.top_view import Order, Row, View
 from polku.log_format import say
-from polku.text import line
+from polku.text import line, next_attempt
 
 _CLEAR = "\x1b[2J\x1b[H"
 
@@ -124,7 +124,8 @@ def _wrong(tree: dict[str, Any]) -> list[str]:
         if not why and not advice:
             continue
         text = f"{name}, for {part['seconds']:.0f} s: {why or part['message']}"
-        sentences.append("; ".join(filter(None, (text, advice, command))))
+        again = next_attempt(part.get("next_attempt_seconds", 0.0))
+        sentences.append("; ".join(filter(None, (text, again, advice, command))))
     if dead := _dead(tree):
         sentences.append(f"dead letters since the start: {dead}; `polku dlq list` says why")
     return [*sentences, ""] if sentences else []
@@ -227,7 +228,8 @@ def _with_process(tree: dict[str, Any], row: Row) -> Row:
     """Return a row with how its part is, and what its process takes."""
     health = tree["parts"].get(row.part, {"healthy": True, "message": "ok"})
     told = {name: health.get(name, "") for name in ("holds_up", "advice", "command")}
-    row = row._replace(well=health["healthy"], state=health["message"], **told)
+    again = health.get("next_attempt_seconds") or None
+    row = row._replace(well=health["healthy"], state=health["message"], next_attempt_seconds=again, **told)
     if (process := tree["processes"].get(row.part)) is None:
         return row
     return row._replace(**{name: process[name] for name in ("restarts", "cpu_seconds", "memory_bytes")})

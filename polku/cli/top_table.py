@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 
 from polku.cli.top_view import Row
+from polku.text import duration
 
 _COUNTS = ("IN", "IN/S", "OUT", "OUT/S", "BYTES", "BYTES/S", "ERRORS", "DROPPED", "WAITING", "OLDEST")
-_TITLES = ("PART", *_COUNTS, "RETRIES", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
+_TITLES = ("PART", *_COUNTS, "RETRIES", "NEXT", "CIRCUIT", "RESTARTS", "CPU", "MEMORY", "STATE")
 _STATE_COLUMNS = 24  # that the last column has at least, where others can go for it
-_LEAST = ("BYTES", "BYTES/S", "IN", "OUT", "RETRIES", "RESTARTS", "MEMORY", "CPU", "CIRCUIT")  # goes first
+_LEAST = ("BYTES", "BYTES/S", "IN", "OUT", "RETRIES", "RESTARTS", "MEMORY", "CPU", "NEXT", "CIRCUIT")  # goes first
 
 
 def table(rows: list[Row], before: dict[str, Row], interval: float, width: int | None = None) -> list[str]:
@@ -59,6 +60,7 @@ def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:
         _text(row.waiting),
         "" if row.oldest_seconds is None else f"{row.oldest_seconds:.1f} s",
         _text(row.retries),
+        duration(again) if round(again := row.next_attempt_seconds or 0.0) else "",
         "" if row.circuit in (None, "closed") else str(row.circuit).replace("_", " "),
         _text(row.restarts),
         "" if cpu is None else f"{cpu:.0%}",

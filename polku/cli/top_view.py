@@ -16,8 +16,8 @@ class Row(NamedTuple):
     `dropped` are events that an emitter's rule for a full share of the buffer dropped. `holds_up` says why the part
     holds up what comes in; `advice` is what is to be done where something is wrong, and `command` what to type.
 
-    `retries` are calls of a destination that tried again; `restarts`, `cpu_seconds` and `memory_bytes` are of a process
-    that is the part's alone. What a part does not have is None.
+    `retries` are calls of a destination that tried again, and the next one is in `next_attempt_seconds`; `restarts`,
+    `cpu_seconds` and `memory_bytes` are of a process that is the part's alone. What a part does not have is None.
     """
 
     part: str
@@ -38,6 +38,7 @@ class Row(NamedTuple):
     holds_up: str = ""
     advice: str = ""
     command: str = ""
+    next_attempt_seconds: float | None = None
 
 
 class Order(Enum):

@@ -252,7 +252,7 @@ class AdminServer:
     def _report(self, health: Health, *, strict: bool) -> Response:
         parts = {name: {"healthy": healthy, "message": text} for name, (healthy, text) in health.components.items()}
         told = {"healthy": health.healthy, "ready": health.ready, "not_ready": health.not_ready, "components": parts}
-        told["warnings"] = dict(health.warnings)
+        told |= {"warnings": dict(health.warnings), "next_attempt_seconds": dict(health.next_attempts)}
         well = health.healthy if strict else health.ready
         return Response(200 if well else 503, json.dumps(told).encode() + b"\n", _JSON)
 

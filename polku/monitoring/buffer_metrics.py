@@ -163,6 +163,13 @@ BUFFER_METRICS: tuple[Metric, ...] = (
         of_emitters(lambda one: float(not one.alarm)),
     ),
     gauge(
+        "polku_emitter_next_attempt_seconds",
+        EMITTER,
+        "seconds",
+        "how long it waits until it tries again; 0 where it does not wait",
+        of_emitters(lambda one: one.next_attempt_seconds),
+    ),
+    gauge(
         "polku_emitter_collect_seconds",
         EMITTER,
         "seconds",

@@ -203,6 +203,7 @@ class Collector:
                 seconds=health.seconds.get(name, 0.0),
                 advice=advice,
                 command=command,
+                next_attempt_seconds=health.next_attempts.get(name, 0.0),
             )
         return parts
 

@@ -7,6 +7,7 @@ from time import monotonic
 
 from polku.monitoring.remedies import quoted
 from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessStatistics, Tree
+from polku.text import next_attempt
 
 _RECENT = 120.0  # seconds for which a restart is told
 _RESTARTED = "its process was started again, and works"
@@ -15,7 +16,10 @@ _AGAIN = "What was in flight is sent again. The log says what ended the process 
 
 
 class Problem(Tree, frozen=True, kw_only=True):
-    """A part and what is wrong with it, for how long, and what helps; `state` is `bad`, or `warn` where it works."""
+    """A part and what is wrong with it, for how long, and what helps; `state` is `bad`, or `warn` where it works.
+
+    `next_attempt` says when an emitter tries again, empty where it does not wait for that.
+    """
 
     name: str
     state: str
@@ -23,6 +27,7 @@ class Problem(Tree, frozen=True, kw_only=True):
     seconds: float
     advice: str
     command: str
+    next_attempt: str = ""
 
 
 class Letters(Tree, frozen=True, kw_only=True):
@@ -111,6 +116,7 @@ def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> l
             seconds=part.seconds,
             advice=part.advice,
             command=part.command,
+            next_attempt=next_attempt(part.next_attempt_seconds),
         )
         for name, part in sorted(wrong.items(), key=lambda item: (not item[1].holds_up, -item[1].seconds))
     ]

@@ -26,7 +26,8 @@ class PartHealth(Tree, frozen=True, kw_only=True):
     """Whether a part is well, and in a sentence how it is.
 
     `holds_up` says why it holds up what comes in, empty where it does not. `seconds` is for how long it is unwell or
-    does so; `advice` is what is to be done then, and `command` what to type, empty where there is none.
+    does so; `advice` is what is to be done then, and `command` what to type, empty where there is none. An emitter that
+    is unwell waits for `next_attempt_seconds` until it tries again, 0 where it does not wait.
     """
 
     healthy: bool
@@ -35,6 +36,7 @@ class PartHealth(Tree, frozen=True, kw_only=True):
     seconds: float = 0.0
     advice: str = ""
     command: str = ""
+    next_attempt_seconds: float = 0.0
 
 
 class PartPlan(Tree, frozen=True, kw_only=True):

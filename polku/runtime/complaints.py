@@ -38,7 +38,8 @@ class Complaints:
 
             return Remedies(plan(), pids).say(name, complaint, holds_up, health.causes.get(name))
 
-        self._pressure.look(health.holds, remedy=remedy)
+        holds = {name: health.with_next_attempt(name, why) for name, why in health.holds.items()}
+        self._pressure.look(holds, remedy=remedy)
         self._unwell.look(health, remedy)
 
         def helps(name: str) -> str:

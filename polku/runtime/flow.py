@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from polku.progress import Rate, duration
-from polku.text import counted, line
+from polku.progress import Rate
+from polku.text import counted, duration, line
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import OutletStatistics, PipelineStatistics

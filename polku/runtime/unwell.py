@@ -41,19 +41,21 @@ class UnwellParts:
     def look(self, health: Health, remedy: Remedy, now: float | None = None) -> None:
         """Take note of how the parts are now; `now` is in seconds of a monotonic clock."""
         now = time.monotonic() if now is None else now
-        unwell = {name: text for name, (well, text) in health.components.items() if not well and name not in _SAYS_SO}
-        for name, text in unwell.items():
-            self._see(name, text, remedy, now, is_told=name in health.holds)
-        for name in self._unwell.keys() - unwell.keys():
+        unwell = {name for name, (well, _) in health.components.items() if not well and name not in _SAYS_SO}
+        for name in unwell:
+            self._see(name, health, remedy, now)
+        for name in self._unwell.keys() - unwell:
             self._miss(name, now)
         self.is_waiting = any(not self._unwell[name].is_said and name not in health.holds for name in unwell)
 
-    def _see(self, name: str, text: str, remedy: Remedy, now: float, *, is_told: bool) -> None:
+    def _see(self, name: str, health: Health, remedy: Remedy, now: float) -> None:
         illness = self._unwell.setdefault(name, _Illness(now, now))
         illness.until = now
-        if not illness.is_said and not is_told and now - illness.since >= _BEGIN_SECONDS:
+        if not illness.is_said and name not in health.holds and now - illness.since >= _BEGIN_SECONDS:
             illness.is_said = True
+            text = health.components[name][1]
             helps = remedy(name, text, "")
+            text = health.with_next_attempt(name, text)
             self._log.warning((name, "begins"), "%s is unwell: %s%s", name, text, f". {helps}" if helps else "")
 
     def _miss(self, name: str, now: float) -> None:

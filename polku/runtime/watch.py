@@ -78,6 +78,7 @@ class Watch:
         self._causes: dict[str, Cause] = {}
         self._drops: dict[str, tuple[str, int]] = {}
         self._warnings: dict[str, str] = {}  # of parts that lose events by their rule
+        self._next_attempts: dict[str, float] = {}
         self._progress = progress or Progress()
         self._now = time.monotonic()
         self._why: dict[str, str] = {}
@@ -203,6 +204,8 @@ class Watch:
         self._explain(f"emitter:{name}", complaint)
         if complaint and (cause := getattr(delivery.emitter, "cause", Cause.UNKNOWN)):
             self._causes[line(f"{self.lane}emitter:{name}")] = cause
+        if complaint and (seconds := getattr(delivery.emitter, "next_attempt", 0.0)) > 0:
+            self._next_attempts[line(f"{self.lane}emitter:{name}")] = seconds
         warning = self._warnings.get(line(f"{self.lane}emitter:{name}"), "")
         complaint = f"{complaint}; {warning}" if complaint and warning else complaint
         self.add(f"emitter:{name}", complaint, warning or getattr(own, "text", "ok"))
@@ -220,7 +223,8 @@ class Watch:
         not_ready = "; ".join(self._refuses)
         is_ready = not self._refuses
         health = Health(healthy, self._components, processed, is_ready, not_ready, self.holds, seconds)
-        return health._replace(causes=self._causes, drops=self._drops, warnings=self._warnings)
+        health = health._replace(causes=self._causes, drops=self._drops, warnings=self._warnings)
+        return health._replace(next_attempts=self._next_attempts)
 
     def _hold(self, name: str, why: str) -> None:
         self.holds[line(f"{self.lane}{name}")] = line(why, _TEXT)

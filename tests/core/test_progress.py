@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from polku.progress import Progress, Rate, describe, duration
+from polku.progress import Progress, Rate, describe
+from polku.text import duration
 
 
 class Clock:

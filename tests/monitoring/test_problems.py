@@ -27,7 +27,9 @@ def test_what_holds_up_others_comes_first_and_then_the_longest(tree: PipelineSta
     assert find_problems(tree, {}) == []
     parts = {
         "emitter:a": PartHealth(healthy=False, message="away", seconds=5.0),
-        "emitter:b": PartHealth(healthy=False, message="gone", seconds=9.0, advice="look", command="nc"),
+        "emitter:b": PartHealth(
+            healthy=False, message="gone", seconds=9.0, advice="look", command="nc", next_attempt_seconds=0.7
+        ),
         "emitter:c": PartHealth(healthy=True, message="ok", holds_up="its share is full", seconds=1.0),
         "emitter:d": PartHealth(healthy=False, message="away", holds_up="its share is full", seconds=2.0),
         "emitter:e": PartHealth(healthy=False, message="away", holds_up="its share is full: away", seconds=1.5),
@@ -44,7 +46,8 @@ def test_what_holds_up_others_comes_first_and_then_the_longest(tree: PipelineSta
         ("emitter:f", "warn", "drops", 3.0),
         ("stage-1", "warn", "its process was started again, and works", 4.0),
     ]
-    assert (found[3].advice, found[3].command) == ("look", "nc")
+    assert (found[3].advice, found[3].command, found[3].next_attempt) == ("look", "nc", "next attempt in 1 s")
+    assert found[4].next_attempt == ""
 
 
 def test_a_restart_is_told_once_it_was_seen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
         partner.away = False
         wait_for(lambda: public("/health/ready") == 200)
         wait_for(serving)
+
+
+def test_it_is_said_when_a_destination_that_is_down_is_tried_again() -> None:
+    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=59.0))
+    with Hub(runtime="inline").emitter(emitter).start(admin_addr="127.0.0.1:0") as pipeline:
+        pipeline.sender().send(new_event("order", source="shop"))
+        wait_for(lambda: bool(pipeline.health().next_attempts))
+        done = CliRunner().invoke(app.group, ["health", "--to", str(pipeline.admin_address)])
+        pipeline.stop(timeout=0.0)
+    assert re.match(r"emitter:partner: away; next attempt in [1-5][0-9] s\n", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(

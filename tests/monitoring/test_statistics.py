@@ -159,7 +159,10 @@ def test_an_emitter_tells_its_latest_errors_and_when_it_tries_again() -> None:
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].circuit == "open")
         seen = pipeline.statistics().lanes[0].emitters["partner"]
-        assert 50.0 < seen.next_attempt_seconds <= 60.0
+        part = pipeline.statistics().parts["emitter:partner"]
+        next_attempt = pipeline.health().next_attempts["emitter:partner"]
+        assert 20.0 < next_attempt <= part.next_attempt_seconds <= seen.next_attempt_seconds <= 60.0
+        assert pipeline.health().public().next_attempts == {}
         (error,) = seen.errors
         assert (error.text, error.count) == ("away", 2)
         assert error.time_ns == pytest.approx(time.time_ns(), abs=5e9)

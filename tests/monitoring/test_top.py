@@ -60,6 +60,7 @@ def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
     ingest = Row("ingest", True, "ok", 1100, 1100, 0, 0, restarts=1, cpu_seconds=4.5, memory_bytes=85_000_000)
     ingest = ingest._replace(bytes=2_500_000)
     emitter = Row("emitter:x", False, "away", 0, 0, 0, 9, 12.5, 7, circuit="half_open", dropped=1234)
+    emitter = emitter._replace(next_attempt_seconds=12.4)
     title, *lines = table([emitter, ingest], before, 2.0)
     assert title.split() == list(_TITLES)
     assert lines[0].split() == [
@@ -74,6 +75,8 @@ def test_the_table_shows_rates_and_what_is_wrong_first() -> None:
         "12.5",
         "s",
         "7",
+        "12",
+        "s",
         "half",
         "open",
         "away",
@@ -176,6 +179,9 @@ def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
     assert sentences == [f"dead letters since the start: {dead}; `polku dlq list` says why", ""]
     assert top._wrong({"parts": parts}) == ["emitter:x, for 12 s: its share is full; look at it; polku dlq list", ""]
     assert top._wrong({"parts": {"ingest": well}}) == []
+    parts = {"emitter:x": away | {"next_attempt_seconds": 11.7}}
+    told = "emitter:x, for 12 s: its share is full; next attempt in 12 s; look at it"
+    assert top._wrong({"parts": parts}) == [told, ""]
 
 
 def test_keys_sort_and_end_it_on_a_terminal() -> None:

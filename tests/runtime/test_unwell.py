@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 
@@ -15,6 +16,7 @@ from polku.monitoring.picture import describe
 from polku.runtime import inline
 from polku.runtime.complaints import Complaints
 from polku.runtime.unwell import UnwellParts
+from polku.text import next_attempt
 
 
 def lines(looks: str, caplog: pytest.LogCaptureFixture, name: str = "emitter:a") -> list[str]:
@@ -44,6 +46,13 @@ def test_what_others_say_is_not_said_again(caplog: pytest.LogCaptureFixture) -> 
     assert len(lines("xxx..." * 5, caplog)) == 2  # one that comes and goes
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, ""), (0.3, ""), (0.9, "next attempt in 1 s"), (75.0, "next attempt in 1 min 15 s")]
+)
+def test_an_attempt_that_comes_at_once_is_not_announced(seconds: float, text: str) -> None:
+    assert next_attempt(seconds) == text
+
+
 def test_a_pipeline_says_that_a_destination_is_away(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,12 +68,12 @@ def test_a_pipeline_says_that_a_destination_is_away(
             if away.is_set():
                 raise RetryableError("refused")
 
-    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=0.1))
+    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=5.0))
     with Hub(runtime="inline").emitter(emitter).start() as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(caplog, "emitter:partner is unwell: ")
         (line,) = [text for text in caplog.messages if " is unwell: " in text]
-        assert "refused" in line
+        assert re.search(r"refused; next attempt in [1-5] s\. ", line)
         assert line.endswith(
             "What waits for it is kept, and sent once its destination takes events again. "
             "curl -sS -o /dev/null -w '%{http_code}\\n' http://127.0.0.1:9"
