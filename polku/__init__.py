@@ -71,9 +71,10 @@ if TYPE_CHECKING:
         UnavailableError,
     )
     from polku.event.v1.event_pb2 import Event, Outcome, Severity
-    from polku.events import new_event, new_id, outcome_name, severity_name, typed_data
+    from polku.events import new_event, outcome_name, severity_name, typed_data
     from polku.gateway.tls import Tls
     from polku.hub import Hub
+    from polku.ids import new_id
     from polku.ingest import (
         CloudEventsIngestor,
         ExternalIngestor,
@@ -268,7 +269,7 @@ if not TYPE_CHECKING:
                 "UnavailableError",
             ),
             "polku.event.v1.event_pb2": ("Event", "Outcome", "Severity"),
-            "polku.events": ("new_event", "new_id", "outcome_name", "severity_name", "typed_data"),
+            "polku.events": ("new_event", "outcome_name", "severity_name", "typed_data"),
             "polku.external.emitter": ("ExternalEmitter",),
             "polku.external.ingestor": ("ExternalIngestor",),
             "polku.external.plugin_slot": ("PluginSlot",),
@@ -276,6 +277,7 @@ if not TYPE_CHECKING:
             "polku.files.stdin": ("StdinSource",),
             "polku.gateway.tls": ("Tls",),
             "polku.hub": ("Hub",),
+            "polku.ids": ("new_id",),
             "polku.ingest": (
                 "CloudEventsIngestor",
                 "HmacVerifier",

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from polku.event.v1 import event_pb2
 from polku.event.v1.event_pb2 import Event, Outcome, Severity
+from polku.ids import new_id
 
 EventData: TypeAlias = (
     event_pb2.NetworkEventData
@@ -34,13 +35,6 @@ def _reduce_enum(enum: Any) -> tuple[Any, tuple[str, str]]:
 
 # Functions that are sent to actors name enums, and protobuf's own objects cannot be pickled.
 copyreg.pickle(type(event_pb2.Severity), _reduce_enum)
-
-
-def new_id() -> str:
-    """Return a new ULID: 26 characters, sortable by time of creation (github.com/ulid/spec)."""
-    from ulid import ULID
-
-    return str(ULID())
 
 
 def new_event(

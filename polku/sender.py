@@ -9,7 +9,7 @@ from polku.batch.frames import events_field, join_frames
 from polku.batch.receipt import Refusal
 from polku.codes import Code
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.v1.gateway_pb2 import Ack, IngestBatch, RawPayload
 
 if TYPE_CHECKING:

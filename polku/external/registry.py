@@ -13,7 +13,6 @@ from polku.clock import Clock, SystemClock
 from polku.contracts import Ingestor
 from polku.emit.grpc.addresses import parse_address
 from polku.errors import PlanError, PolkuError
-from polku.events import new_id
 from polku.external.callback import Callback, locate
 from polku.external.caller import ANYBODY, Caller
 from polku.external.client import CallError, ask_once
@@ -23,6 +22,7 @@ from polku.external.plugin_ingestor import PluginIngestor
 from polku.external.registration_rules import PluginRules
 from polku.external.unavailable import Absent
 from polku.hooks import close_each
+from polku.ids import new_id
 from polku.log import RepeatedLog
 from polku.text import said
 from polku.usercode import is_ours

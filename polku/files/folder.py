@@ -15,10 +15,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from polku.events import new_id
 from polku.files.followed import Chunk, FollowedFile, TruncatedError
 from polku.files.identity import Inode, digest, find_copy, find_inode, inode_of, is_copy, open_file
 from polku.files.offsets import Entry
+from polku.ids import new_id
 
 IDLE_SECONDS = 60.0
 """After this time without anything new a file is closed; it is looked at by name."""

@@ -16,10 +16,10 @@ from polku import checks
 from polku.clock import Clock
 from polku.contracts import PulledStream, SourceState
 from polku.errors import DrainingError
-from polku.events import new_id
 from polku.files.decode import READERS, BadText, Decode, Form, TooLong
 from polku.files.lines import Grouper, Line, LineSplitter
 from polku.files.source import begins_pattern, check_texts
+from polku.ids import new_id
 from polku.pull.in_flight import InFlight
 
 _CHUNK_BYTES = 64 * 1024

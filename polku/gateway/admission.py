@@ -32,9 +32,9 @@ from polku.codes import Code
 from polku.contracts import Reply
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
 from polku.gateway.event_limits import HEAVY_BYTES, check_envelope, metadata_fault, size_fault, text_fault
 from polku.gateway.times import may_have_times, time_fault
+from polku.ids import new_id
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 

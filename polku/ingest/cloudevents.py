@@ -29,7 +29,7 @@ from polku.contracts import IngestContext
 from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, default_content_type, is_json_type, uri_reference
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.ingest.cloudevents_plain import read_cloudevents
 from polku.ingest.json import read_records
 from polku.ingest.json_cut import LARGE

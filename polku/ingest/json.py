@@ -11,7 +11,7 @@ from polku.aio.slices import at_once
 from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.ingest.json_cut import LARGE
 from polku.ingest.json_fields import FieldError
 from polku.ingest.json_plain import Plain, filling_of, read_array, read_filled, read_lines

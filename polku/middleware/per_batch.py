@@ -14,7 +14,7 @@ from polku.checks import shorten
 from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.middleware.per_event import died, late, placed
 from polku.text import said
 from polku.usercode import is_ours

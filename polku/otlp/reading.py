@@ -31,7 +31,7 @@ from polku.codes import Code
 from polku.contracts import DeadEvent
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_ids
 from polku.limits import Limits
 from polku.otlp.attributes import decode, key_of, short_entry, short_text
 from polku.otlp.fields import Fields, RecordReader, weight_of
@@ -51,8 +51,6 @@ _KNOWN_KEYS = 1_000  # of attributes, for which it is known whether they are wan
 _SPARE = b"\x0a\x1a"  # before an id of 26 characters
 _SEVERITIES = [bytes((0x50, number)) for number in range(6)]
 _LATEST = 2**63 - 1
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class Dead(NamedTuple):
@@ -104,7 +102,6 @@ def transcode(
     weights: list[int] = []
     dead: list[Dead] = []
     ids: dict[str, None] = {}
-    generated = new_id()[:22]
     now = time.time_ns()
     number = work = 0
     wanted = _Wanted(choice.attributes, limits.metadata_key_bytes)
@@ -119,9 +116,8 @@ def transcode(
             if work > _TURN_BYTES:
                 work = 0
                 yield
-            for record, fields in zip(records, writer.read(records), strict=True):
+            for record, fields, spare in zip(records, writer.read(records), new_ids(len(records)), strict=True):
                 number += 1
-                spare = generated + _PAIRS[number >> 10 & 1023] + _PAIRS[number & 1023]
                 try:
                     event_id, weight, event = writer.write(record, fields, spare, now, ids)
                 except FaultError as fault:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import MisconfiguredError, RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.pull.acked_consumer import FIRST_PAUSE, LONGEST_PAUSE, AckedConsumer
 from polku.redis.client import LOG, Kind, explain, kind_of, open_client, server_of, tls_of
 from polku.redis.source import Decode, RedisStreamsSource, Start

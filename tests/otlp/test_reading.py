@@ -225,6 +225,13 @@ def test_one_record_that_is_wrong_costs_no_other() -> None:
     assert len(done.ids) == 3
 
 
+def test_requests_of_one_millisecond_have_ids_of_their_own() -> None:
+    record = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    made = [one for _ in range(200) for one in transcoded(LOGS, 5 * [record], Choice()).ids]
+    assert len(set(made)) == len(made) == 1_000
+    assert made == sorted(made)
+
+
 def test_a_record_that_would_take_the_next_one_for_its_own_does_not_hide_it() -> None:
     """One behind the other they are one valid message: the first ends with a field as long as the second."""
     hidden = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, 8) + b"\x0a\x01a\x12\x03\x0a\x01\xff"

@@ -35,10 +35,11 @@ ONLY = {
     "batch": BASE | WIRE,
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},
-    "middleware": BASE | WIRE | {"batch", "events", "disk", "lazy"},
+    "middleware": BASE | WIRE | {"batch", "events", "ids", "disk", "lazy"},
     "security": frozenset({"errors", "codes", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
+    "ids": frozenset[str](),
     "scaling": frozenset({"checks", "errors", "monitoring"}),
     "rpc": frozenset({"aio", "host", "http2", "text", "version"}),
 }

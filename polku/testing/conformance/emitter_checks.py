@@ -11,8 +11,9 @@ import grpc
 
 from polku.aio.slices import at_once
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_event, new_id
+from polku.events import new_event
 from polku.external.emit_response import reading_failures
+from polku.ids import new_id
 from polku.testing.conformance.findings import Finding, fails, holds, note
 from polku.testing.conformance.introduction_checks import check_health
 from polku.testing.conformance.probe import REFUSALS, Probe, ProbeReply, judge_large, settle

@@ -91,6 +91,7 @@ class World:
         return self.loop.run_until_complete(task)
 
     def __enter__(self) -> World:
+        from polku import ids
         from polku.aio.threads import DaemonExecutor
         from polku.buffer import place
         from polku.link import epoch
@@ -109,7 +110,7 @@ class World:
         self.patch(place, "mount_of", _no_mount)
         with contextlib.suppress(KeyError):  # Python 3.11 notes every task, slowly, for `asyncio.all_tasks`
             self.patch(vars(asyncio.tasks)["_all_tasks"], "add", _nothing)
-        _reset_ids()
+        self.patch(ids, "_generator", ids.IdGenerator())  # they depend on nothing but the seed
         log = logging.getLogger("polku")
         self._level = log.level
         log.setLevel(logging.INFO if self.is_traced else logging.CRITICAL + 1)
@@ -159,13 +160,3 @@ def _at_once(self: object, call: Callable[..., T], /, *arguments: object, **opti
     except BaseException as error:
         done.set_exception(error)
     return done
-
-
-def _reset_ids() -> None:
-    """Let the generator of ULIDs forget its latest one, so that ids depend on nothing but the seed."""
-    import ulid
-
-    for value in vars(ulid).values():
-        policy: Any = getattr(value, "policy", None)
-        if hasattr(policy, "prev_timestamp"):
-            policy.prev_timestamp = 0

@@ -10,7 +10,7 @@ from polku.batch.frames import events_field, join_frames
 from polku.checks import shorten
 from polku.clock import Clock
 from polku.event.v1.event_pb2 import Event
-from polku.events import new_id
+from polku.ids import new_id
 from polku.v1.gateway_pb2 import IngestBatch, RawPayload
 
 
