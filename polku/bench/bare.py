@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc.aio
@@ -58,7 +58,6 @@ class Relay:
 
 async def main(order: dict[str, Any]) -> None:
     """Serve until SIGTERM, in the language of `polku.bench.host`."""
-    answers = os.fdopen(order["answers"], "w", buffering=1)
     relay = Relay(order["sink"].removeprefix("http://"))
     reading = asyncio.ensure_future(relay.read_acks())
     server = grpc.aio.server(options=_UNLIMITED)
@@ -69,14 +68,24 @@ async def main(order: dict[str, Any]) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("polku.v1.Gateway", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+
+    async def stop() -> None:
+        await server.stop(0)
+        reading.cancel()
+
+    await answer_until_stopped(order, port, stop)
+
+
+async def answer_until_stopped(order: dict[str, Any], port: int, stop: Callable[[], Awaitable[None]]) -> None:
+    """Say that the port is open, answer questions until SIGTERM, then stop, report, and end this process."""
+    answers = os.fdopen(order["answers"], "w", buffering=1)
     tune_process()
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     print(json.dumps({"address": f"127.0.0.1:{port}"}), file=answers)
     answering = asyncio.ensure_future(asyncio.to_thread(_answer, answers))
     await stopped.wait()
-    await server.stop(0)
-    reading.cancel()
+    await stop()
     print(json.dumps({"emitters": {}, "complete": True, "seconds": 0.0}), file=answers)
     answers.close()
     answering.cancel()

@@ -41,9 +41,8 @@ def test_a_row_is_measured_and_written_with_machine_and_command(tmp_path: Path) 
     written = json.loads((tmp_path / "quick.json").read_text())
     (line,) = written["lines"]
     assert line["what"] == "inline, pass-through"
-    assert line["verdict"] == "met" or line["verdict"].startswith("missed by")
     (result,) = written["results"]["pass"]
     assert (result["delivered"], result["lost"], result["duplicates"]) == (50_000, 0, 0)
     assert "tests.bench.table --quick" in written["command"]
     assert written["machine"]["cores"]
-    assert "| inline, pass-through | ≥ 900,000/s |" in (tmp_path / "quick.md").read_text()
+    assert "| inline, pass-through | reported |" in (tmp_path / "quick.md").read_text()
