@@ -167,6 +167,7 @@ class Changes:
         except BaseException as error:
             await self._take_back(factory, wanted, error)
             raise
+        self._lanes.level(fresh)
         return changed
 
     async def _take_back(self, factory: ActorFactory, wanted: Wish, reason: BaseException) -> None:

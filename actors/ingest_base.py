@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray.exceptions
@@ -102,6 +103,17 @@ class IngestBase(Shell):
         self._is_leaving = True
         if self._gateway is not None:
             await self._gateway.leave()
+
+    @started
+    async def staying(self) -> dict[str, int]:
+        """Return how many connections have not been asked to leave, by the names of the settings of addresses."""
+        return {} if self._gateway is None or self._is_leaving else self._gateway.staying()
+
+    @started
+    async def shed(self, counts: Mapping[str, int], seconds: float) -> None:
+        """Ask that many connections of each address to go on elsewhere, within some seconds."""
+        if self._gateway is not None and not self._is_leaving:
+            self._gateway.shed(counts, seconds)
 
     @started
     async def come_back(self) -> None:

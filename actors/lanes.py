@@ -24,6 +24,7 @@ from polku.actors.asking import ask, begin
 from polku.actors.drain import answer_within, insist, kill, outcome
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.lane_change import START_SECONDS, end_actors
+from polku.actors.levelling import level
 from polku.actors.nodes import LanePlace
 from polku.aio.tasks import TaskSet
 from polku.buffer.statistics import BufferStatistics
@@ -38,6 +39,7 @@ _WATCH_SECONDS = 1.0  # for a lane to turn unwell before the next one comes or g
 _LOOK_SECONDS = 10.0
 _GOODBYE_SECONDS = 10.0  # for clients of a lane that goes, before the next one takes leave of its own
 _FLUSH_SECONDS = 1.0
+_LEVELS = "connections are spread"
 _EMPTY_SECONDS = 0.2  # between two looks at whether a lane is empty
 
 
@@ -59,7 +61,7 @@ class Lanes:
         self._factory = factory
         self._open_lane = open_lane
         self._on_parts = on_parts
-        self._tasks = TaskSet("lanes that leave")
+        self._tasks = TaskSet("lanes")
         self.gone: dict[str, EmitterReport] = {}  # what lanes have done that are no parts any more
 
     async def stop(self) -> None:
@@ -121,6 +123,13 @@ class Lanes:
             kill(lane.all().values())
         else:
             self._empty_soon(lane)
+
+    def level(self, fresh: Sequence[Placed]) -> None:
+        """Give lanes that have joined their share of the connections that there are, behind the pipeline's back."""
+        if fresh:
+            numbers = frozenset(lane.number for lane, _ in fresh)
+            self._tasks.cancel(_LEVELS)
+            self._tasks.start(_LEVELS, level(lambda: self._factory.parts().taking, numbers))
 
     async def leave(self, count: int) -> None:
         """Remove the lanes beyond the first `count`; raises `ChangeError`, and then all take events as before."""

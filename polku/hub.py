@@ -487,8 +487,8 @@ class Hub:
         journal of its own beside the first one. The inline runtime has one event loop and runs one lane, whatever is
         said here. A reload may choose another number.
 
-        With `lanes(min=1, max=8)` there are `min` at first, and then as many as are needed, see `scaling`. Clients that
-        stay connected stay with their lane: `Limits(connection_age_seconds=…)` has them find new ones.
+        With `lanes(min=1, max=8)` there are `min` at first, and then as many as are needed, see `scaling`. Some of the
+        clients that are connected are asked to connect again when lanes were added, so that these get their share.
 
         With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
         capacity grows with the cluster. Clients reach each node at its own address, at the same port, and health at its

@@ -41,7 +41,13 @@ for name in [name for name in os.environ if name.startswith("POLKU_")]:
 LONG = (
     *("typing/test_typing", "docs/test_pages", "ray/test_attachment", "chaos/test_chaos", "kafka/test_source_faults"),
     *("cluster/test_cluster", "ray/test_arrangements", "ray/test_lanes", "examples/test_examples"),
-    *("redis/test_redis", "emit/test_conformance", "testing/test_pytest_plugin", "actors/test_lanes"),
+    *(
+        "redis/test_redis",
+        "emit/test_conformance",
+        "testing/test_pytest_plugin",
+        "actors/test_lanes",
+        "ray/test_levelling",
+    ),
     *("simulation/test_journals", "ray/test_poison", "postgres/test_postgres", "ray/test_node_lost"),
     *("docs/test_site", "testing/test_check", "examples/test_plugins", "examples/test_support_tickets"),
     *("ray/test_serve", "wire/test_generated", "external/test_ingest", "cli/test_bench", "kafka/test_source"),

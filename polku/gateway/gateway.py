@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from polku.gateway.intake_statistics import SecurityFiles
 from polku.gateway.reservation import Reservation, moved
 from polku.health import Health
 from polku.hooks import close_each
+from polku.log import RepeatedLog
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 Server: TypeAlias = "GatewayServer | NativeServer | HttpServer"
 
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
+_STAYS = "clients that are connected stay with their lane: grpcio's server cannot ask some of them to connect again"
 _READINESS_SECONDS = 1.0  # between two looks at whether the pipeline takes events
 
 
@@ -199,6 +203,25 @@ class Gateway:
             if (count := server.connections) is not None:
                 counts[server.protocol] = counts.get(server.protocol, 0) + count
         return counts
+
+    def staying(self) -> dict[str, int]:
+        """Return how many connections have not been asked to leave, by the names of the settings of addresses.
+
+        Those of grpcio's server are not known, and it cannot ask them.
+        """
+        counts: dict[str, int] = {}
+        for name, server in ({} if self._ports is None else self._ports.servers).items():
+            if _is_grpcio(server):
+                _REPEATED.info(name, "%s: %s", name, _STAYS)
+            else:
+                counts[name] = server.staying
+        return counts
+
+    def shed(self, counts: Mapping[str, int], seconds: float) -> None:
+        """Ask that many connections of each address to go on elsewhere, within some seconds."""
+        for name, server in ({} if self._ports is None else self._ports.servers).items():
+            if not _is_grpcio(server) and counts.get(name):
+                server.shed(counts[name], seconds)
 
     async def leave(self) -> None:
         """Take no connections any more, and return when those that there are have come to their end.

@@ -30,7 +30,7 @@ class Connection(Endpoint):
         self._began = self._touched
         self._is_negotiated = True
         self._age = limits.age_seconds * random.uniform(0.9, 1.1)
-        self._leaves = False
+        self._leaves = ""  # why the peer is to leave
         self._retired: float | None = None  # when the peer was asked to leave for its age
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,13 +137,18 @@ class Connection(Endpoint):
         elif not self.open_streams and limits.idle_seconds and now - self._touched > limits.idle_seconds:
             self.refuse_new()
         elif self._leaves or (self._age and now - self._began > self._age):
-            self._retire(now, _REPLACED if self._leaves else _TOO_OLD)
+            self._retire(now, self._leaves or _TOO_OLD)
         else:
             self._ask_if_silent(now)
 
-    def leave(self) -> None:
-        """Have the peer go on with another connection: its port is opened again; `check_times` sees to it."""
-        self._leaves = True
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the peer was asked to go on with another connection."""
+        return bool(self._leaves) or self._draining or self.is_closed
+
+    def leave(self, why: str = _REPLACED) -> None:
+        """Have the peer go on with another connection; `check_times` sees to it."""
+        self._leaves = self._leaves or why
 
     def _retire(self, now: float, why: str) -> None:
         """Ask the peer to go on with another connection, and end this one (section 6.8)."""

@@ -187,6 +187,7 @@ ONCE = {
     "polku/actors/lanes.py": "when a lane leaves",
     "polku/actors/scaler.py": "at each change of a number, which are seconds apart",
     "polku/actors/resizing.py": "when a change of replicas failed",
+    "polku/actors/levelling.py": "when lanes were added",
     "polku/actors/node_drain.py": "when a node leaves",
     "polku/actors/node_watcher.py": "when a node comes or goes",
     "polku/actors/supervisor.py": "when an actor has died",

@@ -21,6 +21,7 @@ from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, Queue, context_of, listen
 from polku.gateway.otlp.grpc import OtlpMethods
 from polku.gateway.places import Places, connections_within
+from polku.gateway.shedding import shed, staying
 from polku.health import Health, health_response
 from polku.http2.limits import ConnectionLimits
 from polku.limits import Limits
@@ -154,6 +155,15 @@ class NativeServer:
         for connection in list(self._connections):
             connection.abort()
         await self._tasks.close()
+
+    @property
+    def staying(self) -> int:
+        """How many connections have not been asked to leave."""
+        return staying(self._connections)
+
+    def shed(self, count: int, seconds: float) -> None:
+        """Ask that many connections to go on elsewhere within some seconds; each ends as one that reaches its age."""
+        self._tasks.start("connections that leave", shed(list(self._connections), count, seconds))
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give open ones `grace` seconds to end, close the port."""

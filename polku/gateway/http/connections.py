@@ -8,15 +8,14 @@ from collections.abc import Callable
 from typing import cast
 
 from polku.codes import Code
-from polku.gateway.http.answer import ack_json
 from polku.gateway.http.deadline import Deadline
 from polku.gateway.http.received import HEAD_END, Received, UsualRequest
+from polku.gateway.http.refusal import refusal_bytes
 from polku.gateway.http.usual import BODY_BYTES, UsualHead, UsualHeads
 from polku.gateway.listen import address_of
 from polku.gateway.places import Places, connections_within
 from polku.limits import Limits
 from polku.security.account import Account
-from polku.v1.gateway_pb2 import Ack, AckError
 
 _IDLE_SECONDS = 75.0  # between two requests; longer than the 60 s for which proxies usually keep a connection
 _MAKE_ROOM_SECONDS = 5.0  # idle for so long, a connection makes room for another one where the port is full
@@ -27,18 +26,10 @@ _TOGETHER = 64  # requests of a connection that are answered together: others ha
 Make = Callable[[], asyncio.Protocol]
 
 
-def _refusal(status: str, code: Code, message: str, *fields: str) -> bytes:
-    """Return an answer to what never becomes a request, in the form of all answers."""
-    body = ack_json(Ack(errors=[AckError(code=code, message=message)]))
-    head = [f"HTTP/1.1 {status}", "Server: polku", "Connection: close", "Content-Type: application/json", *fields]
-    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
-
-
 class Connections:
     """Watch connections. `answer` answers usual requests, with `HttpConnection.answered`.
 
     Before that `take` may take a request, to answer it with others of the same connection: in one call of `answered`.
-
     `load` is called when the first other one has come; from `begin_unusual` on these are for other protocols.
     """
 
@@ -68,6 +59,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def open(self) -> list[HttpConnection]:
+        """Those that are open."""
+        return list(self._open.values())
+
     def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection."""
         return HttpConnection(self)
@@ -94,7 +90,7 @@ class Connections:
         """Keep a connection, or end it with a sentence where there are too many."""
         self._open[transport] = connection
         if reason := self._places.enter(connection.address, connection):
-            transport.write(_refusal("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
+            transport.write(refusal_bytes("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
             transport.close()
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
@@ -143,6 +139,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_end = b""
         self._is_refused = False
         self.is_used = False  # a head was complete
+        self.is_leaving = False  # it ends with its next answer
         self._usual: Received | None = Received()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
@@ -199,7 +196,7 @@ class HttpConnection(asyncio.Protocol):
         """End it: what would read its request is not there."""
         if self._transport is not None and not self._transport.is_closing():
             reason = "the gateway cannot read this kind of request at the moment; its log says why"
-            self._transport.write(_refusal("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
+            self._transport.write(refusal_bytes("503 Service Unavailable", Code.UNAVAILABLE, reason, "Retry-After: 1"))
             self._transport.close()
 
     def _pass_on(self, data: bytes) -> None:
@@ -329,7 +326,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._is_refused = True
         reason = f"head: it has more than {_HEAD_BYTES} bytes; send shorter fields"
-        transport.write(_refusal("431 Request Header Fields Too Large", Code.MALFORMED, reason))
+        transport.write(refusal_bytes("431 Request Header Fields Too Large", Code.MALFORMED, reason))
         if transport.can_write_eof():
             transport.write_eof()
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.close)
@@ -375,6 +372,10 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes, self._head_end = 0 if is_read else None, b""
         self._wait(_IDLE_SECONDS, idle=True)
 
+    def leave(self, why: str) -> None:
+        """End with the next answer, which says `Connection: close`; HTTP/1.1 has no place for the reason."""
+        self.is_leaving = True
+
     def make_room(self, reason: str) -> None:
         """Close: another client needs the place."""
         if self._transport is not None:
@@ -391,10 +392,9 @@ class HttpConnection(asyncio.Protocol):
         if self._transport.get_write_buffer_size():  # the client does not even read its answers
             self._transport.abort()
             return
-        if self._usual is not None and self._usual.is_late:
-            reason = f"body: not complete after {self._connections.limits.read_seconds} s; send smaller ones, or faster"
-            self._transport.write(_refusal("408 Request Timeout", Code.MALFORMED, reason))
-        elif not self._idle:
-            reason = f"head: not complete after {self._connections.limits.read_seconds} s; send it faster"
-            self._transport.write(_refusal("408 Request Timeout", Code.MALFORMED, reason))
+        is_body = self._usual is not None and self._usual.is_late
+        if is_body or not self._idle:
+            what, advice = ("body", "send smaller ones, or faster") if is_body else ("head", "send it faster")
+            reason = f"{what}: not complete after {self._connections.limits.read_seconds} s; {advice}"
+            self._transport.write(refusal_bytes("408 Request Timeout", Code.MALFORMED, reason))
         self._transport.close()

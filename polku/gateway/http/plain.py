@@ -152,11 +152,13 @@ class PlainRequests:
         is_accepted = not (receipt.refused or receipt.fates)
         tails: dict[int, bytes] = {}
         now, start, closes_all = int(time.time()), 0, self._state.closes
+        # The last answer of a connection ends it: those before it are for requests that were taken too.
+        last = {one.connection: at for at, one in enumerate(waiting) if closes_all or one.connection.is_leaving}
         answers: dict[HttpConnection, list[bytes]] = {}
         closing: set[HttpConnection] = set()
-        for request, number in zip(waiting, numbers, strict=True):
+        for at, (request, number) in enumerate(zip(waiting, numbers, strict=True)):
             connection, closes, ids, _, admission = request
-            closes = closes or closes_all
+            closes = closes or last.get(connection) == at
             if is_accepted and admission is None:
                 tail = tails.get(number) or tails.setdefault(number, accepted_tail(receipt, number))
                 response = accepted_written(ids, tail, now, close=closes)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from polku.codes import Code
 from polku.errors import InputError
+from polku.gateway.http.answer import ack_json
+from polku.v1.gateway_pb2 import Ack, AckError
 
 if TYPE_CHECKING:
     from polku.gateway.intake import Intake
@@ -24,6 +26,13 @@ class RequestError(Exception):
         self.code = code
         self.message = message
         self.headers = {**(headers or {}), **({"Connection": "close"} if close else {})}
+
+
+def refusal_bytes(status: str, code: Code, message: str, *fields: str) -> bytes:
+    """Return an answer to what never becomes a request, in the form of all answers."""
+    body = ack_json(Ack(errors=[AckError(code=code, message=message)]))
+    head = [f"HTTP/1.1 {status}", "Server: polku", "Connection: close", "Content-Type: application/json", *fields]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from polku.aio.eager import start_eagerly
+from polku.aio.tasks import TaskSet
 from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.http.answer import Metrics, written
 from polku.gateway.http.body import BodyReader
@@ -27,6 +28,7 @@ from polku.gateway.http.state import ServerState
 from polku.gateway.http.usual import EVENTS, UsualHead
 from polku.gateway.intake import Intake
 from polku.gateway.listen import Listener, Queue, context_of, listen
+from polku.gateway.shedding import shed, staying
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.text import named
@@ -74,6 +76,7 @@ class HttpServer:
         self._is_stopped = False
         self._server: Listener | None = None
         self._connections: Connections | None = None
+        self._tasks = TaskSet("HTTP server")
 
     @property
     def connections(self) -> int | None:
@@ -118,6 +121,16 @@ class HttpServer:
             await asyncio.sleep(_LEAVE_LOOK_SECONDS)
         await self.stop(0)
 
+    @property
+    def staying(self) -> int:
+        """How many connections have not been asked to leave."""
+        return 0 if self._connections is None else staying(self._connections.open)
+
+    def shed(self, count: int, seconds: float) -> None:
+        """Have that many connections end, each with its next answer; they are chosen within some seconds."""
+        if self._connections is not None:
+            self._tasks.start("connections that leave", shed(self._connections.open, count, seconds))
+
     async def stop(self, grace: float) -> None:
         """Close the port, give open requests `grace` seconds to end, close the connections."""
         self._state.serving = False
@@ -127,6 +140,7 @@ class HttpServer:
             server.close()
         loading, self._loading = self._loading, None
         unusual = None if loading is None else await loading
+        await self._tasks.close()
         await self._state.wait_quiet(grace)
         if unusual is not None:
             await unusual.stop()
@@ -180,7 +194,7 @@ class HttpServer:
                     authorization=head.authorization,
                     transport=connection.transport,
                 )
-            closes = head.closes or "Connection" in answer.headers or self._state.closes
+            closes = head.closes or "Connection" in answer.headers or self._state.closes or connection.is_leaving
             connection.answered(written(answer.status, answer.headers, answer.body, close=closes), close=closes)
         finally:
             self._state.end()

@@ -149,7 +149,8 @@ class Unusual:
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                 return web.Response(status=204)
             response = await handler(request)
-            if self._state.leaving and not response.prepared:
+            leaves = self._state.leaving or (connection is not None and connection.is_leaving)
+            if leaves and not response.prepared:
                 response.force_close()
             return response
         except RequestError as error:
@@ -178,7 +179,9 @@ class Unusual:
 
     def _answer(self, request: web.Request, status: int, ack: Ack, headers: Mapping[str, str]) -> web.Response:
         response = web.Response(status=status, body=ack_json(ack), content_type=JSON, headers=headers)
-        if "Connection" in headers or self._state.closes:
+        connection = self._find(request.transport)
+        leaves = self._state.closes or (connection is not None and connection.is_leaving)
+        if "Connection" in headers or leaves:
             response.force_close()
         return response
 
