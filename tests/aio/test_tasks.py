@@ -242,7 +242,7 @@ OWNED = {
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
     "polku/cli/sending.py:send": "cancelled there; it only says that nobody answers",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
-    "polku/buffer/remembered.py:_of_part": "the push awaits it",
+    "polku/buffer/remembered.py:_of_piece": "the push awaits it",
     "polku/buffer/buffer.py:Buffer.replay": "counted until it ends; the replay awaits the same outcome",
     "polku/buffer/enqueuing.py:Enqueuer.receipt_later": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._take": "says its fault itself",
