@@ -22,7 +22,8 @@ RECORD_BYTES = 256 * 1024
 """A record that is larger is not decoded: a byte of it can become thirty in memory."""
 _UID = b"log.record.uid"
 _ERROR = 2  # STATUS_CODE_ERROR
-_OUTCOMES = {1: Outcome.OUTCOME_SUCCESS, _ERROR: Outcome.OUTCOME_FAILURE}
+OUTCOMES = {1: Outcome.OUTCOME_SUCCESS, _ERROR: Outcome.OUTCOME_FAILURE}
+"""Outcomes of events, by the status of a span."""
 _SEVERITIES = (
     [0]
     + 8 * [Severity.SEVERITY_DEBUG]
@@ -153,14 +154,23 @@ def weight_of(signal: Signal, record: bytes) -> int:
         return 1
 
 
+def log_severity(number: int) -> int:
+    """Return the severity of the event of a log record."""
+    return _SEVERITIES[number] if 0 <= number <= 24 else 0
+
+
+def span_severity(code: int) -> int:
+    """Return the severity of the event of a span, by its status."""
+    return Severity.SEVERITY_ERROR if code == _ERROR else Severity.SEVERITY_INFO
+
+
 def _read_log(record: bytes, kind: Any) -> Fields:
     log = _LOG.FromString(record)
     attributes = log.attributes
-    number = log.severity
     return Fields(
         _uid(kind.FromString(record)) if _UID in record else "",
         log.time or log.observed,
-        _SEVERITIES[number] if 0 <= number <= 24 else 0,
+        log_severity(log.severity),
         0,
         log.trace,
         log.span,
@@ -175,9 +185,9 @@ def _read_span(record: bytes, kind: Any) -> Fields:
     trace, own = span.trace, span.span
     event_id = f"{trace.hex()}-{own.hex()}" if len(trace) == 16 and len(own) == 8 else ""
     code = span.status.code
-    severity = Severity.SEVERITY_ERROR if code == _ERROR else Severity.SEVERITY_INFO
+    severity = span_severity(code)
     time_ns = span.start or span.end
-    outcome = _OUTCOMES.get(code, 0)
+    outcome = OUTCOMES.get(code, 0)
     return Fields(event_id, time_ns, severity, outcome, trace, own, span.flags, span.state, span.attributes)
 
 

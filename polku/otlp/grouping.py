@@ -20,7 +20,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.otlp.attributes import find, write
 from polku.otlp.fields import attribute_tag, attributes_in
 from polku.otlp.foreign import foreign_record, foreign_resource, foreign_scope
-from polku.otlp.reading import KEPT_APART, OWN
+from polku.otlp.metadata import KEPT_APART, OWN
 from polku.otlp.signals import BY_EVENT_TYPE, BY_REQUEST_TYPE, LOGS, METRICS, Signal
 from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, Unwrapper, join, tagged

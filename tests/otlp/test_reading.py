@@ -16,8 +16,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from polku import Event
 from polku.limits import Limits
 from polku.otlp.attributes import find, key_of, short_entry, short_text, write
+from polku.otlp.columns import ColumnWriter
 from polku.otlp.grouping import group, is_attribute, with_attributes
-from polku.otlp.reading import OWN, Choice, Transcoded, transcode
+from polku.otlp.metadata import OWN
+from polku.otlp.reading import Choice, Transcoded, transcode
 from polku.otlp.signals import LOGS, TRACES, Signal
 from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, TimeWriter, Unwrapper, Wrapper, join, split, tagged
@@ -232,6 +234,28 @@ def test_requests_of_one_millisecond_have_ids_of_their_own() -> None:
     assert made == sorted(made)
 
 
+def test_an_attribute_that_is_not_valid_is_refused_in_each_of_many_records() -> None:
+    """Records are written some hundred at once, and attributes that were valid once are not looked at again."""
+    good = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, len(write("a", "b"))) + write("a", "b")
+    bad = good + b"\x32\x08\x0a\x01c\x12\x03\x0a\x01\xff"
+    for choice in (Choice(), Choice(()), Choice(["a"])):
+        done = transcoded(LOGS, 300 * [good, bad], choice)
+        assert [len(done.ids), len(done.dead)] == [300, 300]
+        assert [one.dead.event.payload[-len(bad) :] for one in done.dead] == 300 * [bad]
+
+
+@pytest.mark.parametrize("signal", [LOGS, TRACES])
+@pytest.mark.parametrize("count", [126, 127, 128, 129, 130])
+def test_of_very_many_attributes_as_many_become_metadata_as_there_is_room_for(signal: Signal, count: int) -> None:
+    attributes = [write(f"k{number}", "v") for number in range(count)]
+    number = 6 if signal is LOGS else 9
+    record = b"".join(tagged(number, len(one)) + one for one in attributes)
+    done = transcoded(signal, [record, KINDS[signal]().SerializeToString()], Choice())
+    first, second = EventPayload.FromString(done.payload).events
+    assert len(first.metadata) == min(count, LIMITS.metadata_entries)
+    assert not second.metadata
+
+
 def test_a_record_that_would_take_the_next_one_for_its_own_does_not_hide_it() -> None:
     """One behind the other they are one valid message: the first ends with a field as long as the second."""
     hidden = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, 8) + b"\x0a\x01a\x12\x03\x0a\x01\xff"
@@ -262,3 +286,26 @@ def test_the_length_of_a_field_is_written_as_protobuf_does(size: int) -> None:
 def test_times_are_written_as_protobuf_reads_them(times: tuple[int, ...]) -> None:
     writer = TimeWriter()
     assert [Event.FromString(b"\x10" + writer.write(one)).timestamp_unix_ns for one in times] == list(times)
+
+
+@examples(60)
+@given(st.data())
+def test_many_records_at_once_become_what_each_becomes_by_itself(data: st.DataObject) -> None:
+    signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
+    records = data.draw(st.lists(_records(signal), min_size=1, max_size=6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ColumnWriter, "write", lambda *arguments: None)
+        slow = transcoded(signal, records, choice)
+    done = transcoded(signal, records, choice)
+    pairs = [EventPayload.FromString(one.payload).events for one in (done, slow)]
+    assert len(pairs[0]) == len(pairs[1]) == len(done.ids) == len(done.weights)
+    for one, event_id, other in zip(pairs[0], done.ids, pairs[1], strict=True):
+        assert one.id == event_id
+        if len(other.id) == 26:
+            other.id = one.id
+        if not abs(one.timestamp_unix_ns - _TIME) < 10**6:
+            other.timestamp_unix_ns = one.timestamp_unix_ns
+        assert one == other
+    assert [one.dead.refusal._replace(event_id="") for one in done.dead] == [
+        one.dead.refusal._replace(event_id="") for one in slow.dead
+    ]

@@ -87,9 +87,8 @@ class OtlpService:
             raise InputError(first.code, line(first.message, _MESSAGE))
         await self._intake.bury([*request.dead, *_dropped(admission, late)])
         taken = set(admission.ids) - {admission.ids[refusal.position] for refusal in late}
-        return ExportResult(
-            request.weight - sum(request.weights.get(event_id, 1) for event_id in taken), _reasons(refused)
-        )
+        weights = request.weights()
+        return ExportResult(request.weight - sum(weights.get(event_id, 1) for event_id in taken), _reasons(refused))
 
 
 class _Request:
@@ -101,8 +100,8 @@ class _Request:
         self._account = account
         self._cluster = cluster
         self.dead: list[DeadEvent] = []
-        self.weights: dict[str, int] = {}
         self.weight = 0
+        self._done: Transcoded | None = None
 
     async def admit(self, body: bytes, *, is_json: bool) -> Admission:
         """Return the events; raises `InputError`."""
@@ -125,9 +124,13 @@ class _Request:
         reading = transcode(self._signal, body, limits, ingestor.choice, cluster=self._cluster)
         return await self._admit_records(await in_slices(reading))
 
+    def weights(self) -> dict[str, int]:
+        """Return for how much records count, by id; those that are missing count for one."""
+        return {} if self._done is None else dict(zip(self._done.ids, self._done.weights, strict=True))
+
     async def _admit_records(self, done: Transcoded) -> Admission:
         self.dead = [record.dead for record in done.dead]
-        self.weights = dict(zip(done.ids, done.weights, strict=True))
+        self._done = done
         self.weight = sum(done.weights) + sum(record.weight for record in done.dead)
         refused = [dead.refusal for dead in self.dead]
         batch = Batch(payload=done.payload, count=len(done.ids))
