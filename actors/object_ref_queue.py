@@ -20,6 +20,7 @@ from polku.link.link import Push
 from polku.text import named
 
 _PAUSE = 0.2  # seconds between two questions to an actor that is on its way back
+_ASKING = 6  # questions that have no answer yet
 
 # A push that takes longer is repeated under the same identity: the receiver, if it lives, answers both alike.
 _DEADLINE = 30.0
@@ -139,18 +140,36 @@ class ObjectRefQueue:
         return before not in (0, self._life)
 
     async def _ask_life(self) -> int:
-        """Return the number of the actor's life; 0 where it does not answer in time."""
+        """Return the number of the actor's life; 0 where it does not answer in time.
+
+        A call that is made while the actor dies fails after up to two seconds: by then it may be back, and is asked by
+        another one.
+        """
+        asking: set[asyncio.Task[int]] = set()
         try:
             async with asyncio.timeout(_DEADLINE):
                 while True:
-                    try:
-                        handle = self._handle or await self._find()
-                        return int(await handle.life.remote())
-                    except (ray.exceptions.RayError, UnavailableError):
-                        if self._actor_name:  # another may have its name by now
-                            self._handle = None
+                    if len(asking) < _ASKING:
+                        asking.add(asyncio.ensure_future(self._life_now()))
+                    done, asking = await asyncio.wait(asking, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+                    if life := max((one.result() for one in done), default=0):
+                        return life
+                    if done:
                         await asyncio.sleep(_PAUSE)
         except TimeoutError:
+            return 0
+        finally:
+            for one in asking:
+                one.cancel()
+
+    async def _life_now(self) -> int:
+        """Return the number of the actor's life; 0 where it does not answer now."""
+        try:
+            handle = self._handle or await self._find()
+            return int(await handle.life.remote())
+        except (ray.exceptions.RayError, UnavailableError):
+            if self._actor_name:  # another may have its name by now
+                self._handle = None
             return 0
 
     async def _find(self) -> Any:

@@ -52,7 +52,8 @@ def started(
 class Vitals(NamedTuple):
     """Tell how an actor's process is.
 
-    `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life, `open_seconds` that it took to open.
+    `cpu_seconds` since its start, `memory_bytes` private, `epoch` of this life, `open_seconds` that it took to open,
+    `node` where it runs.
     """
 
     pid: int
@@ -60,6 +61,7 @@ class Vitals(NamedTuple):
     cpu_seconds: float
     memory_bytes: int
     open_seconds: float = 0.0
+    node: str = ""
 
 
 class Shell:
@@ -170,7 +172,8 @@ class Shell:
     async def vitals(self) -> Vitals:
         """Return how the process is; starts the actor if it has been restarted."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return Vitals(os.getpid(), self._epoch, usage.ru_utime + usage.ru_stime, private_memory(), self._open_seconds)
+        cpu_seconds, node = usage.ru_utime + usage.ru_stime, socket_channel.this_node()
+        return Vitals(os.getpid(), self._epoch, cpu_seconds, private_memory(), self._open_seconds, node)
 
 
 def own_name() -> str:

@@ -21,14 +21,15 @@ import ray.exceptions
 from polku.actors.handles import ActorHandles
 from polku.actors.names import same
 from polku.actors.nodes import living
+from polku.actors.observation import Observation, judge
 from polku.actors.options import ACTOR
+from polku.actors.process_watch import ProcessWatch
 from polku.actors.shell import Vitals, unpack
+from polku.actors.socket_channel import this_node
 from polku.actors.surroundings import Surroundings
 from polku.aio.tasks import TaskSet
 from polku.buffer.statistics import BufferStatistics
-from polku.emit.delivery import DeliveryStatistics
 from polku.gateway.addresses import Doors
-from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import Health
 from polku.log import RepeatedLog
 from polku.runtime.complaints import Complaints
@@ -51,14 +52,7 @@ _GLANCE_SECONDS = 1.0  # how long a look waits for parts that do not answer at o
 _FRESH = 2.5  # seconds for which a look is fresh enough for who asks for statistics
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
 _PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
-
-
-class Observation(NamedTuple):
-    """What was last seen of one part: its vitals and statistics, or why they could not be had."""
-
-    vitals: Vitals | None
-    statistics: Any
-    complaint: str
+_RESTARTED = "%s was restarted: process %d is now %d; what was in flight to it is sent again"
 
 
 class Known(NamedTuple):
@@ -87,6 +81,8 @@ class SupervisorShell:
         self._doors_shut = {lane.door: lane for lane in self._parts.lanes}
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Observation] = {}
+        self._processes = ProcessWatch(self._note_end)
+        self._ended: dict[str, int] = {}  # processes of parts that have
         self._restarts: dict[str, int] = {}
         self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
         self._begun: dict[object, asyncio.Task[None]] = {}
@@ -109,6 +105,7 @@ class SupervisorShell:
         names = self._parts.all()
         staying = {name for name in names.keys() & before.keys() if same(names[name], before[name])}
         self._seen = {name: sight for name, sight in self._seen.items() if name in staying}
+        self._processes.keep(staying)
         self._answered = {name: at for name, at in self._answered.items() if name in staying}
         for name in names.keys() - staying:
             self._begun.pop(name, None)
@@ -141,14 +138,14 @@ class SupervisorShell:
             if not lane.name.startswith(scope):
                 continue
             watch.lane = lane.name
-            processed += sum(_judge(watch, name.removeprefix(lane.name), self._seen[name]) for name in lane.all())
+            processed += sum(judge(watch, name.removeprefix(lane.name), self._seen[name]) for name in lane.all())
         watch.lane = ""
         if self._tasks.fault:
             watch.add("supervisor", self._tasks.fault)
         for part, why in self._reloads.complaints():
             watch.add(part, why)
         for name in parts.shared:
-            _judge(watch, name, self._seen[name])
+            judge(watch, name, self._seen[name])
         return watch, processed
 
     async def statistics(self, scope: str = "") -> PipelineStatistics:
@@ -216,14 +213,30 @@ class SupervisorShell:
         while True:
             with contextlib.suppress(ray.exceptions.RayError):
                 await self._look()
-                parts = self._parts
-                if self._seen.keys() >= parts.all().keys():
-                    watch, processed = self._judge(parts, "")
-                    pids = {name: seen.vitals.pid for name, seen in self._seen.items() if seen.vitals is not None}
-                    self._complaints.note(watch.health(processed), lambda: self._facts.plan, pids)
+                if self._complain():
                     await self._hand_on()
             self._tasks.works(_WATCH)
             await asyncio.sleep(self._complaints.until_next(_INTERVAL))
+
+    def _complain(self) -> bool:
+        """Say in the log what begins to be wrong, once every part was seen; return whether that is so."""
+        parts = self._parts
+        if not self._seen.keys() >= parts.all().keys():
+            return False
+        watch, processed = self._judge(parts, "")
+        pids = {name: seen.vitals.pid for name, seen in self._seen.items() if seen.vitals is not None}
+        self._complaints.note(watch.health(processed), lambda: self._facts.plan, pids)
+        return True
+
+    def _note_end(self, name: str, pid: int) -> None:
+        """Take note of a process that has just ended: the next look would hear of it later."""
+        seen = self._seen.get(name)
+        if seen is None or seen.vitals is None or seen.vitals.pid != pid:
+            return
+        self._ended[name] = pid
+        self._seen[name] = seen._replace(complaint=f"does not answer: its process {pid} has ended", ended=True)
+        self._expect(name)
+        self._complain()
 
     async def _hand_on(self) -> None:
         """Hand the metrics to Ray's own where the environment asks for that."""
@@ -264,13 +277,16 @@ class SupervisorShell:
         sight = await self._look_at(name, handle)
         if self._parts.all().get(name) is not handle:  # it is gone
             return
+        if sight.vitals is not None:
+            if sight.vitals.pid == self._ended.get(name):  # it has answered before it ended
+                return
+            if sight.vitals.node == this_node():
+                self._processes.watch(name, sight.vitals.pid)
         before = self._seen.get(name)
         known = before.vitals if before else None
         if known and sight.vitals and known.epoch != sight.vitals.epoch:
             self._restarts[name] = self._restarts.get(name, 0) + 1
-            _REPEATED.warning(
-                (name, "restarted"), "%s was restarted: process %d is now %d", name, known.pid, sight.vitals.pid
-            )
+            _REPEATED.warning((name, "restarted"), _RESTARTED, name, known.pid, sight.vitals.pid)
             self._count_vanished(name, before.statistics if before else None)
             own = [lane for lane in self._parts.lanes if lane.door == name and not lane.leaving]
             self._doors_shut |= {lane.door: lane for lane in own}
@@ -337,7 +353,8 @@ class SupervisorShell:
             return Observation(None, None, f"has not answered for {silent:.0f} s")
         except ray.exceptions.RayActorError as error:
             self._expect(name)
-            return Observation(None, None, f"does not answer: it has ended or is out of reach ({type(error).__name__})")
+            complaint = f"does not answer: it has ended or is out of reach ({type(error).__name__})"
+            return Observation(None, None, complaint, ended=True)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             what = "cannot start" if vitals is None else "does not report"
@@ -364,26 +381,6 @@ class SupervisorShell:
         seen = self._seen.get(name)
         opening = seen.vitals.open_seconds if seen and seen.vitals else 60.0
         self._answered[name] = time.monotonic() + _PROCESS_START + 2 * opening
-
-
-def _judge(watch: Watch, name: str, sight: Observation) -> int:
-    """Add what was seen of one part; return how many events it has taken in from clients."""
-    match sight.statistics:
-        case _ if sight.complaint:
-            watch.add_absent(name, sight.complaint)
-        case LaneStatistics() as lane:
-            watch.add_lane(lane)
-            return lane.intake.received
-        case IntakeStatistics() as intake:
-            watch.add_ingest(intake)
-            return intake.received
-        case BufferStatistics() as buffer:
-            watch.add_buffer(buffer)
-        case DeliveryStatistics() as delivery:
-            watch.add_delivery(name.partition(":")[2], delivery)
-        case statistics:
-            watch.add_stage(name, statistics)
-    return 0
 
 
 async def _wait(tasks: Iterable[asyncio.Task[None]], seconds: float | None) -> None:

@@ -11,7 +11,7 @@ from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
 
 class Cause(StrEnum):
-    """Say why an emitter delivers nothing, as far as its errors tell."""
+    """Say why an emitter delivers nothing, as far as its errors tell, or why a part is away."""
 
     UNKNOWN = ""
     SETTINGS = "settings"
@@ -20,6 +20,8 @@ class Cause(StrEnum):
     """Code of the pipeline's raises, and events are given up for it."""
     GIVES_UP = "gives up"
     """The destination is out of reach, and events are given up after a number of attempts."""
+    ENDED = "ended"
+    """The process of the part has ended, or is out of reach."""
 
 
 _UNTOLD = "unwell; why is said at the admin address"
@@ -31,7 +33,7 @@ class Health(NamedTuple):
     `ready` is another question: whether it takes events now; if not, `not_ready` says why. A destination that is down
     makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
     `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
-    does so. `causes` says of what kind the trouble of emitters is, `drops` of those that may drop events by which rule
+    does so. `causes` says of what kind the trouble of parts is, `drops` of those that may drop events by which rule
     they do and how many they have dropped. `warnings` are of parts that work, and lose events by a rule.
     `next_attempts` has the seconds until an emitter that waits after a failure tries again.
     """

@@ -13,7 +13,7 @@ from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Output, Receipt, Refusal, located, moved, numbers_of, shifted
 from polku.codes import Code
 from polku.errors import UnavailableError
-from polku.link.suspects import ALONE, DEATHS, Trial
+from polku.link.suspects import DEATHS, Trial, deaths_alone
 
 Bury: TypeAlias = Callable[[Batch, tuple[Refusal, ...]], "Awaitable[None] | None"]
 
@@ -79,7 +79,7 @@ class PoisonSearch:
                 deaths += error.died and trial.is_alone
                 attempt += 1
                 await self._pause(error, attempt)
-                if deaths >= (1 if len(piece) > 1 else ALONE):
+                if deaths >= deaths_alone(len(piece)):
                     return await self.run(piece, bury, turn)
 
 

@@ -2,9 +2,9 @@
 
 When a receiver dies, every batch that was in flight to it is a suspect; one that it held is at the second death.
 Suspects are pushed again one at a time, lowest number first, and nothing behind them, each with the wish to be worked
-on alone, next to nothing of other senders either (see `quarantine`); who is answered is cleared. A batch whose receiver
-died twice while it was alone is at fault, or an event of it (see `poison`). A death that another batch may have caused
-says nothing.
+on alone, next to nothing of other senders either (see `quarantine`); who is answered is cleared. A batch of one event
+whose receiver died twice while it was alone is at fault. One of more events is divided after the first time (see
+`poison`): that condemns none of them. A death that another batch may have caused says nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     from polku.link.protocols import Peer, Push
 
 DEATHS = 3
-"""The deaths of its receiver that make a batch a culprit: the first may be chance, and another's fault."""
+"""The deaths of its receiver that make an event a culprit: the first may be chance, and another's fault."""
 
 ALONE = DEATHS - 1
-"""Those of them at which the batch must have been worked on alone."""
+"""Those of them at which it must have been worked on alone."""
+
+
+def deaths_alone(events: int) -> int:
+    """Return how often a receiver must have died of a batch that was alone until that is divided, or taken out."""
+    return 1 if events > 1 else ALONE
 
 
 class PoisonDetector:
@@ -67,8 +72,8 @@ class PoisonDetector:
         """Hear that a batch has to be taken again: the receiver that held it is gone, or does not know it."""
         self._lost.add(seq)
 
-    def record_crash(self, seq: int, *, alone: bool, held: bool = False) -> bool:
-        """Count a death of the receiver that had this batch; return whether the batch is a culprit."""
+    def record_crash(self, seq: int, *, alone: bool, held: bool = False, events: int = 1) -> bool:
+        """Count a death of the receiver that had this batch; return whether it is a culprit, or to be divided."""
         if seq not in self._deaths:
             if held and not alone and seq not in self._spared:
                 self._spared.add(seq)
@@ -76,7 +81,7 @@ class PoisonDetector:
             self._deaths[seq] = 0
             heappush(self._order, seq)
         self._deaths[seq] += alone
-        return self._deaths[seq] >= ALONE
+        return self._deaths[seq] >= deaths_alone(events)
 
     def hold_others(self, seq: int) -> None:
         """Let nothing behind this batch be pushed before it is answered: what failed is tried again in order."""

@@ -28,6 +28,7 @@ from polku.log import RepeatedLog
 from polku.usercode import as_exception, is_ours
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_SEARCH = "they are tried in ever smaller pieces, and the one at fault becomes a dead letter (POISON)"
 
 
 class Transmission:
@@ -100,11 +101,20 @@ class Transmission:
                 if trial.is_taken:
                     self._suspects.lose(seq)
                 attempt += 1
-                if error.died and self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken):
+                if error.died and self._is_culprit(seq, batch, trial):
                     await self._pause(error, attempt)
                     return await self._search.run(batch, self._bury, partial(self._suspects.wait_behind, seq))
                 _REPEATED.info(self._name, "%s: batch %d is sent again: %s", self._name, seq, error)
                 await self._pause(error, attempt)
+
+    def _is_culprit(self, seq: int, batch: Batch, trial: Trial) -> bool:
+        """Count a death of the receiver that had a batch; return whether the event at fault is to be searched in it."""
+        events = len(batch)
+        found = self._suspects.record_crash(seq, alone=trial.is_alone, held=trial.is_taken, events=events)
+        if found and events > 1:
+            text = "%s: what worked on a batch of %d events died of it: %s"
+            _REPEATED.warning((self._name, "search"), text, self._name, events, _SEARCH)
+        return found
 
     async def _push_piece(self, trial: Trial, number: int, piece: Batch) -> Receipt:
         """Push a piece of a batch that kills its receiver once, and return its outcome."""

@@ -12,7 +12,10 @@ from polku.text import next_attempt
 _RECENT = 120.0  # seconds for which a restart is told
 _RESTARTED = "its process was started again, and works"
 _LOOK = "The log and this list say why. Repair what refuses them, or drop them."
-_AGAIN = "What was in flight is sent again. The log says what ended the process before."
+_AGAIN = (
+    "What was in flight is sent again; an event that ends it each time becomes a dead letter (POISON). The log has "
+    "what it said last."
+)
 
 
 class Problem(Tree, frozen=True, kw_only=True):

@@ -27,6 +27,11 @@ _SLOW = (
     "or let senders wait: overflow='block'."
 )
 
+_STARTED = (
+    "It is started again by itself, and what was in flight is sent again; an event that ends it each time becomes a "
+    "dead letter (POISON)."
+)
+
 Remedy = tuple[str, str]
 
 
@@ -48,6 +53,8 @@ class Remedies:
         """
         part = _LANE.sub("", name, count=1)
         kind = part.partition(":")[0]
+        if cause is Cause.ENDED:
+            return _STARTED, ""
         if "not answer" in complaint or "cannot start" in complaint:
             return "It is started again by itself. If that does not help, its own log says why.", ""
         match kind:

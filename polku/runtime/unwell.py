@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polku.health import Health
+from polku.health import Cause, Health
 from polku.log import RepeatedLog
 
 Remedy = Callable[[str, str, str], str]
 """Return what helps a part, by its name, what is wrong with it, and why it holds up others."""
 
 _LOG = logging.getLogger(__name__)
-_BEGIN_SECONDS = 0.25  # at every look, until it is said: at the second of two looks in a row
+_BEGIN_SECONDS = 0.25  # at every look, until it is said: at the second of two looks; but a process that ended, at once
 _END_SECONDS = 2.0  # at no look, until it counts as well again
 _SAYS_SO = ("reload",)  # parts whose trouble is in the log already
 
@@ -51,7 +51,8 @@ class UnwellParts:
     def _see(self, name: str, health: Health, remedy: Remedy, now: float) -> None:
         illness = self._unwell.setdefault(name, _Illness(now, now))
         illness.until = now
-        if not illness.is_said and name not in health.holds and now - illness.since >= _BEGIN_SECONDS:
+        begin = 0.0 if health.causes.get(name) is Cause.ENDED else _BEGIN_SECONDS
+        if not illness.is_said and name not in health.holds and now - illness.since >= begin:
             illness.is_said = True
             text = health.components[name][1]
             helps = remedy(name, text, "")

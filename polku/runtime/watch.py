@@ -91,9 +91,11 @@ class Watch:
         """Add a part that is well unless there is a complaint."""
         self._components[line(f"{self.lane}{name}")] = (not complaint, line(complaint or well, _TEXT))
 
-    def add_absent(self, name: str, complaint: str) -> None:
-        """Add a part that does not answer: without it no events are taken, unless it is an emitter."""
+    def add_absent(self, name: str, complaint: str, *, ended: bool = False) -> None:
+        """Add a part that does not answer, or has `ended`: without it no events are taken, unless it is an emitter."""
         self.add(name, complaint)
+        if ended:
+            self._causes[line(f"{self.lane}{name}")] = Cause.ENDED
         self._explain(name, complaint)
         if not name.startswith("emitter:"):
             self._refuse(f"{name} {complaint}")

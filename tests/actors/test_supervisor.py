@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -40,6 +42,7 @@ class Part:
         self.free.set()
         self.looks = 0
         self.error: Exception | None = None
+        self.pid, self.epoch = os.getpid(), 7
         self.vitals = Method(self._vitals)
         self.statistics = Method(self._statistics)
         self.introduce = Method(self._introduce)
@@ -49,7 +52,7 @@ class Part:
         await self.free.wait()
         if self.error is not None:
             raise self.error
-        return Vitals(1, 7, 0.0, 1)
+        return Vitals(self.pid, self.epoch, 0.0, 1)
 
     async def _statistics(self) -> Any:
         return self.counted
@@ -66,6 +69,7 @@ class Quiet(Surroundings):
 def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[SupervisorShell, Part, Part]:
     """Return the supervisor of a pipeline, its ingest and its emitter."""
     monkeypatch.setattr(supervisor, "_this_actor", lambda: None)
+    monkeypatch.setattr(supervisor, "this_node", lambda: "")
     monkeypatch.setattr(supervisor, "_GLANCE_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "_INTERVAL", 0.02)
     ingest = Part(IntakeStatistics(0, 0, 0, 0, 0, Receipt()))
@@ -84,6 +88,34 @@ async def test_of_a_process_that_has_ended_that_is_said(monkeypatch: pytest.Monk
     health = await shell.health()
     text = "does not answer: it has ended or is out of reach (ActorUnavailableError)"
     assert health.components["emitter:stdout"] == (False, text)
+    await shell._tasks.close()
+
+
+async def test_a_process_that_ends_is_in_health_and_in_the_log_before_the_next_look(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shell, _, emitter = watched(monkeypatch)
+    monkeypatch.setattr(supervisor, "_INTERVAL", 3_600.0)
+    process = await asyncio.create_subprocess_exec("sleep", "3600")
+    emitter.pid = process.pid
+    assert (await shell.health()).healthy
+    with caplog.at_level(logging.WARNING):
+        process.kill()
+        async with asyncio.timeout(30):
+            while not caplog.messages:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await process.wait()
+    (line,) = caplog.messages
+    assert line.startswith(f"emitter:stdout is unwell: does not answer: its process {process.pid} has ended. ")
+    assert "an event that ends it each time becomes a dead letter (POISON)" in line
+    assert not (await shell.health()).healthy
+    assert (await shell.statistics()).processes["emitter:stdout"].answers is False
+    await shell._look()  # what it has answered before does not make it well
+    assert not (await shell.health()).healthy
+    emitter.pid, emitter.epoch = 1, 8
+    await shell._look()
+    assert (await shell.health()).healthy
+    assert (await shell.statistics()).processes["emitter:stdout"].restarts == 1
     await shell._tasks.close()
 
 

@@ -240,6 +240,7 @@ OWNED = {
     "polku/actors/lanes.py:Lanes.prepare": "awaited there",
     "polku/actors/node_watcher.py:NodeWatcher._add_lane": "awaited there",
     "polku/actors/object_ref_queue.py:ObjectRefQueue._hear": "awaited there",
+    "polku/actors/object_ref_queue.py:ObjectRefQueue._ask_life": "awaited there, or cancelled",
     "polku/cli/sending.py:send": "cancelled there; it only says that nobody answers",
     "polku/aio/eager.py:start_eagerly": "whoever begins the work awaits it",
     "polku/buffer/remembered.py:_of_piece": "the push awaits it",

@@ -84,6 +84,17 @@ async def test_only_the_events_that_kill_are_refused_and_all_others_are_applied(
     await link.close()
 
 
+@pytest.mark.parametrize(("count", "deaths"), [(1, 3), (2, 4), (8, 5), (100, 6)])
+@in_virtual_time
+async def test_a_batch_is_divided_at_the_first_death_that_only_it_can_have_caused(count: int, deaths: int) -> None:
+    receiver = Mortal({"000"})
+    link = Link("link", Wire(receiver), window=Window(join_events=0), retry_delay=lambda attempt: 0)
+    receipt = await link.push(batch(0, count))
+    assert [refusal.event_id for refusal in receipt.refused] == ["000"]
+    assert receiver.deaths == deaths  # among others, each event that is taken out killed alone twice
+    await link.close()
+
+
 @in_virtual_time
 async def test_who_only_travelled_beside_a_culprit_is_cleared_and_applied_whole() -> None:
     receiver = Mortal({"000"})

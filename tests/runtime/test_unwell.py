@@ -10,7 +10,7 @@ import time
 import pytest
 
 from polku import Batch, Breaker, Hub, Resilience, Retry, RetryableError, new_event
-from polku.health import Health
+from polku.health import Cause, Health
 from polku.log import RepeatedLog
 from polku.monitoring.picture import describe
 from polku.runtime import inline
@@ -38,6 +38,16 @@ def test_a_line_says_what_is_wrong_and_what_helps_and_another_that_it_is_over(ca
     assert lines("x.x.x.", caplog) == []
     assert lines("xx", caplog) == lines("xxxxxxx", caplog) == lines("xx.xx.xx", caplog) == [begins]
     assert lines("xxxx...", caplog) == [begins, "emitter:a is well again, after 3 s"]
+
+
+def test_of_a_process_that_has_ended_the_first_look_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    health = Health(False, {"stage-1": (False, "it has ended")}, 0, causes={"stage-1": Cause.ENDED})
+    with caplog.at_level(logging.INFO, "polku.test"):
+        parts.look(health, lambda *_: "", 0.0)
+        parts.look(health, lambda *_: "", 1.0)
+    assert caplog.messages == ["stage-1 is unwell: it has ended"]
+    assert not parts.is_waiting
 
 
 def test_what_others_say_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -189,8 +189,8 @@ def held_is_innocent() -> Iterator[None]:
 
     record_crash = PoisonDetector.record_crash
 
-    def only_open(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
-        return False if held else record_crash(self, seq, alone=alone)
+    def only_open(self: Any, seq: int, *, alone: bool, held: bool = False, events: int = 1) -> bool:
+        return False if held else record_crash(self, seq, alone=alone, events=events)
 
     with replaced(PoisonDetector, "record_crash", only_open):
         yield
@@ -202,8 +202,8 @@ def innocent_is_poison() -> Iterator[None]:
 
     record_crash = PoisonDetector.record_crash
 
-    def anyone(self: Any, seq: int, *, alone: bool, held: bool = False) -> bool:
-        return record_crash(self, seq, alone=True, held=held)
+    def anyone(self: Any, seq: int, *, alone: bool, held: bool = False, events: int = 1) -> bool:
+        return record_crash(self, seq, alone=True, held=held, events=events)
 
     with replaced(PoisonDetector, "record_crash", anyone):
         yield
