@@ -99,7 +99,8 @@ def _find(to: str | None) -> AdminAddress:
         if len(pipelines) > 1:
             raise SettingError("--to", "", f"several pipelines run here; name one of {_names(pipelines)}")
         return address_of(pipelines[0]) if pipelines else AdminAddress(f"http://{DEFAULT}", _token())
-    named = [pipeline for pipeline in pipelines if given in (pipeline.name, pipeline.admin, str(pipeline.pid))]
+    plain = given.removeprefix("http://").rstrip("/")
+    named = [pipeline for pipeline in pipelines if {given, plain} & {pipeline.name, pipeline.admin, str(pipeline.pid)}]
     if not named and given.isdecimal() and int(given) <= _LAST_PORT:
         given = f"127.0.0.1:{given}"
         named = [pipeline for pipeline in pipelines if given == pipeline.admin]

@@ -8,6 +8,7 @@ import select
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -17,8 +18,10 @@ from polku.cli.credentials import NOTHING, Shown
 from polku.cli.top_table import fit, table
 from polku.cli.top_view import Order, Row, View
 from polku.log_format import say
+from polku.monitoring.quoting import quoted
 from polku.text import line, next_attempt
 
+_LETTERS = "The command says why. Repair what refuses them, or drop them."
 _CLEAR = "\x1b[2J\x1b[H"
 
 
@@ -84,7 +87,7 @@ def top(
                 if status != 200:  # the pipeline stops, or its supervisor is away
                     raise OSError(body.decode("utf-8", "replace").strip())
                 tree = json.loads(body)
-                rows = rows_of(tree)
+                rows = rows_of(tree, address.url)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")
                 if not looked:
@@ -140,15 +143,35 @@ def _dead(tree: dict[str, Any]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
 
 
-def rows_of(tree: dict[str, Any]) -> list[Row]:
-    """Return the rows of a tree of statistics: parts that are unwell first, else in the order of the pipeline."""
+def rows_of(tree: dict[str, Any], to: str = "") -> list[Row]:
+    """Return the rows of a tree of statistics: parts that are unwell first, else in the order of the pipeline.
+
+    Commands in them ask the address `to`, or the only pipeline that runs.
+    """
     rows = [row for lane in tree["lanes"] for row in _lane(lane)]
     rows += [_stage(name, stage) for name, stage in tree["shared"].items()]
     named = {row.part for row in rows}
     rows += [Row(name, well=True, state="ok") for name in tree["processes"] if name not in named]
     rows = [_with_process(tree, row) for row in rows]
     scales = [_scale(scale) for scale in tree.get("scales", ())]
-    return sorted([*rows, *_candidates(tree), *scales], key=lambda row: row.well)
+    named = {row.part for row in rows}
+    others = [_with_process(tree, Row(name, well=True, state="ok")) for name in tree["parts"] if name not in named]
+    others = [row for row in others if not (row.well and row.part.endswith("dead_letters"))]  # these have rows below
+    return sorted([*rows, *others, *_candidates(tree), *scales, *_letters(tree, to)], key=lambda row: row.well)
+
+
+def _letters(tree: dict[str, Any], to: str) -> Iterator[Row]:
+    """Yield a row for the dead letters of each emitter, and for those of none, with the command that lists them."""
+    asked = f" --to={quoted(to)}" if to else ""
+    counts: dict[str, Counter[str]] = {}
+    for one in tree.get("dead_letters", ()):
+        counts.setdefault(one["emitter"], Counter())[one["code"]] += one["total"]
+    for emitter, codes in sorted(counts.items()):
+        if total := codes.total():
+            state = ", ".join(f"{code} {count:,}" for code, count in sorted(codes.items()) if count)
+            part = f"dead letters of {emitter}" if emitter else "dead letters"
+            command = f"polku dlq list{asked} --emitter={quoted(emitter)}"
+            yield Row(part, True, f"since the start: {state}", errors=total, advice=_LETTERS, command=command)
 
 
 def _scale(scale: dict[str, Any]) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import monotonic
 
-from polku.monitoring.remedies import quoted
+from polku.monitoring.quoting import quoted
 from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessStatistics, Tree
 from polku.text import next_attempt
 

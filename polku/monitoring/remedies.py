@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from os.path import dirname
 from urllib.parse import urlsplit
 
 from polku.buffer.strategy import Overflow
 from polku.health import Cause
+from polku.monitoring.quoting import quoted
 from polku.monitoring.statistics import PlanStatistics
 
 _LANE = re.compile(r"lane-[1-9][0-9]*/")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _DISK = ("disk", "space", "quota")
 
 _CAUSES = {
@@ -136,15 +135,3 @@ def _kept(overflow: str, cause: Cause | None) -> str:
         return ""
     then = "that is done" if cause is Cause.SETTINGS else "its destination takes events again"
     return f"{is_room}, and sent once {then}."
-
-
-def quoted(text: str) -> str:
-    """Return text as one word of a shell, in which nothing acts on the terminal."""
-    if not _UNPRINTABLE.search(text):
-        return shlex.quote(text)
-    return "$'" + _UNPRINTABLE.sub(_escaped, text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -10,7 +10,8 @@ import pytest
 from polku import BufferStrategy, GrpcEmitter, Hub, Resilience, WebhookEmitter
 from polku.health import Cause
 from polku.monitoring.picture import describe
-from polku.monitoring.remedies import Remedies, quoted
+from polku.monitoring.quoting import quoted
+from polku.monitoring.remedies import Remedies
 
 
 def remedies(**pids: int) -> Remedies:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
 
-from polku import Batch, BufferStrategy, Filter, Hub, new_event
+from polku import Batch, BufferStrategy, Failure, Filter, Hub, new_event
 from polku.cli import top
 from polku.cli.app import app
 from polku.cli.top_table import _TITLES, fit, table
@@ -182,6 +184,27 @@ def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
     parts = {"emitter:x": away | {"next_attempt_seconds": 11.7}}
     told = "emitter:x, for 12 s: its share is full; next attempt in 12 s; look at it"
     assert top._wrong({"parts": parts}) == [told, ""]
+
+
+def test_lines_of_json_have_dead_letters_and_every_part_that_is_judged() -> None:
+    def refuses(batch: Batch) -> list[Failure]:
+        return [Failure(event.id, "no such order", retryable=False) for event in batch]
+
+    with Hub(runtime="inline").emitter(refuses, name="a b").start(admin_addr="127.0.0.1:0") as pipeline:
+        pipeline.sender().send([new_event("order", source="shop") for _ in range(3)])
+        pipeline.note_reload("no such file")
+        address = str(pipeline.admin_address)
+        while not pipeline.statistics().dead_letters:
+            time.sleep(0.01)
+        done = CliRunner().invoke(app.group, ["top", "--to", address, "--count", "1"])
+        rows = {row["part"]: row for row in json.loads(done.stdout)}
+        letters = rows["dead letters of a b"]
+        command = shlex.split(letters["command"])
+        listed = CliRunner().invoke(app.group, command[1:])
+    assert (letters["state"], letters["errors"], letters["well"]) == ("since the start: UNDELIVERED 3", 3, True)
+    assert listed.stdout.count("no such order") == 3
+    assert "dead_letters" not in rows  # it is well
+    assert (rows["reload"]["well"], rows["reload"]["state"]) == (False, "no such file; it runs on as it was")
 
 
 def test_keys_sort_and_end_it_on_a_terminal() -> None:
