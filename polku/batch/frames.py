@@ -4,7 +4,8 @@
 `EventPayload` into the bytes of its events, and joins such bytes into an `EventPayload` again (307 ns an event,
 where copying the messages costs 989). `AckSummary` reads an `Ack`'s errors and counts its ids without decoding
 them. `AllRoutes` reads an `EventPayload` as if its events were one: protobuf merges what appears twice in a field that
-is not repeated, so that the `route_to` of all events is one list (38 ns an event, where looking at each takes 112).
+is not repeated, so that the `route_to` of all events is one list (38 ns an event, where looking at each takes 112);
+`AllTimed` does the same for the typed data that can have a Timestamp.
 Field numbers are those of the messages that they read.
 """
 
@@ -23,6 +24,7 @@ _RAW, _EVENTS = 3, 4
 _PAYLOADS = {_RAW: "raw", _EVENTS: "events"}
 _VARINT, _LENGTH_DELIMITED = 0, 2  # wire types of numbers, and of bytes and messages
 _ID, _METADATA, _ROUTE_TO = 1, 5, 7  # fields of an event
+_TIMED = (22, 24)  # those of its typed data that have a Timestamp: container, process
 _FIXED = {1: 8, 5: 4}  # bytes of the other ones; groups begin and end with a tag alone
 _MOST_FIELDS = 10_000  # of a message that is more than one field each: to list them takes 190 bytes and 2 µs each
 
@@ -68,17 +70,21 @@ def _build() -> dict[str, Any]:
     _message(file, "EventRoutes", [(7, "route_to", raw, True)])
     _message(file, "AllRoutes", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
     file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventRoutes"
+    _message(file, "EventTimed", [(number, f"data_{number}", raw, True) for number in _TIMED])
+    _message(file, "AllTimed", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
+    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventTimed"
     _message(file, "Unary", [(6, "events", _FIELD.TYPE_MESSAGE, False)])
     file.message_type[-1].field[0].type_name = f".{_PACKAGE}.Frames"
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    names = ("Envelope", "Request", "Nothing", "Frames", "AckSummary", "AllRoutes", "Unary")
+    names = ("Envelope", "Request", "Nothing", "Frames", "AckSummary", "AllRoutes", "AllTimed", "Unary")
     return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{n}")) for n in names}
 
 
 _CLASSES = _build()
 _ENVELOPE, _REQUEST, _NOTHING = _CLASSES["Envelope"], _CLASSES["Request"], _CLASSES["Nothing"]
 _FRAMES, _ACK, _ALL_ROUTES, _UNARY = (_CLASSES[name] for name in ("Frames", "AckSummary", "AllRoutes", "Unary"))
+_ALL_TIMED = _CLASSES["AllTimed"]
 _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
@@ -238,6 +244,15 @@ def has_routes(payload: bytes) -> bool:
     ):
         return False
     return bool(_ALL_ROUTES.FromString(payload).events.route_to)
+
+
+def has_timed_data(payload: bytes) -> bool:
+    """Return whether any event of a serialised `EventPayload` has typed data that can have a Timestamp.
+
+    It takes 50 ns an event, and copies the payloads.
+    """
+    merged = _ALL_TIMED.FromString(payload).events
+    return any(getattr(merged, f"data_{number}") for number in _TIMED)
 
 
 def read_ack(data: bytes) -> Any:

@@ -11,7 +11,7 @@ from operator import methodcaller
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from polku.batch.frames import may_have_tag
+from polku.batch.frames import has_timed_data
 from polku.event.v1.event_pb2 import Event
 
 FIRST, LAST = -62_135_596_800, 253_402_300_799
@@ -29,12 +29,9 @@ def _names_of_times(field: FieldDescriptor) -> tuple[str, ...]:
 _DATA = {field.name: field for field in Event.DESCRIPTOR.oneofs_by_name["data"].fields}
 _TIMES = {name: times for name, field in _DATA.items() if (times := _names_of_times(field))}
 
-# The tag of such a field, (number << 3 | 2) as a varint, is two bytes: the first has its high bit set, the second only
-# where somebody wrote the varint longer than it has to be.
-_FIRST = [bytes([(_DATA[name].number << 3 | 2) & 127 | 128]) for name in _TIMES]
-_NUMBERS = {(_DATA[name].number << 3 | 2) >> 7 for name in _TIMES}
-assert all(0 < byte < 128 for byte in _NUMBERS), "tags of two bytes"
-_SECOND = frozenset(number | high for number in _NUMBERS for high in (0, 128))
+# The tag of such a field, (number << 3 | 2) as a varint, is two bytes or, written longer than it has to be, more.
+_FIRST = sorted({bytes([(_DATA[name].number << 3 | 2) & 127 | 128]) for name in _TIMES})
+_SMALL = 400  # bytes of an event, on an average: more of them cost more to read again than to ask it
 
 _KIND = methodcaller("WhichOneof", "data")
 
@@ -42,13 +39,15 @@ _KIND = methodcaller("WhichOneof", "data")
 def may_have_times(payload: bytes, events: Sequence[Event]) -> bool:
     """Return whether any event of a serialised `EventPayload`, whose events these are, can have a Timestamp.
 
-    To search the bytes costs 10 ns an event, to ask every event 120: that is done only where the bytes say nothing, as
-    in compressed payloads.
+    To search the bytes for what such data begins with costs 2 ns an event, to read them again 50, to ask every event
+    120. That one byte is often there by chance: as one of the upper bytes of `timestamp_unix_ns` in each event for an
+    hour.
     """
-    for first in _FIRST:
-        if first in payload and may_have_tag(payload, first, _SECOND, len(events) // 2):
-            return not _TIMES.keys().isdisjoint(map(_KIND, events))
-    return False
+    if not any(first in payload for first in _FIRST):
+        return False
+    if len(payload) <= _SMALL * len(events):
+        return has_timed_data(payload)
+    return not _TIMES.keys().isdisjoint(map(_KIND, events))
 
 
 def time_fault(event: Event) -> str:

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.json_format import MessageToJson
 
 from polku import Code, Event, Limits, new_event
+from polku.batch.frames import has_timed_data
 from polku.gateway.admission import Admission, admit_event, admit_events, admit_payload
 from polku.gateway.times import FIRST, LAST, may_have_times, time_fault
 from polku.v1.gateway_pb2 import EventPayload
@@ -45,6 +46,15 @@ def event(path: tuple[str, ...], seconds: int, nanos: int) -> Event:
 
 def test_all_times_of_an_event_are_known() -> None:
     assert set(TIMES) == {("container", "start_time"), ("process", "start_time"), ("process", "end_time")}
+
+
+def test_what_is_read_again_is_all_typed_data_that_has_times() -> None:
+    timed = {path[0] for path in TIMES}
+    for field in Event.DESCRIPTOR.oneofs_by_name["data"].fields:
+        given = new_event("x", source="s")
+        getattr(given, field.name).SetInParent()
+        getattr(given, field.name).MergeFromString(b"\x7a\x01x")  # some field, so that it is not empty
+        assert has_timed_data(EventPayload(events=[given]).SerializeToString()) == (field.name in timed)
 
 
 def test_the_bounds_are_those_of_years_1_to_9999() -> None:
@@ -125,3 +135,19 @@ def test_of_events_with_one_id_the_first_counts_also_where_it_is_refused(
         ("bad", Code.INVALID_EVENT),
         ("bad", Code.DUPLICATE_ID),
     ]
+
+
+class Unasked(list[Event]):
+    """Events that nobody may look at."""
+
+    def __iter__(self) -> Iterator[Event]:
+        raise AssertionError("an event is asked for its data")
+
+
+@pytest.mark.parametrize("upper", [b"\xb2", b"\xc2"])
+def test_a_byte_of_a_timestamp_that_looks_like_the_first_of_a_tag_costs_no_look_at_each_event(upper: bytes) -> None:
+    times = [(1_791_000_000 << 30 & ~(127 << 49) | (upper[0] & 127) << 49) + number for number in range(1_000)]
+    plain = [Event(id=str(time), timestamp_unix_ns=time, source="s", event_type="x") for time in times]
+    payload = EventPayload(events=plain).SerializeToString()
+    assert payload.count(upper) >= 1_000
+    assert not may_have_times(payload, Unasked(plain))
