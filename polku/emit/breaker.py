@@ -74,6 +74,10 @@ class Circuit:
             if self._successes >= self._config.successes:
                 self.state = State.CLOSED
 
+    def close(self) -> None:
+        """Let everything through: the destination has shown that it works."""
+        self.state, self._failures = State.CLOSED, 0
+
     def failed(self) -> None:
         """Count a failure; those of calls that were in flight when it opened do not keep it open longer."""
         if self.state is State.OPEN:

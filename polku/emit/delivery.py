@@ -15,6 +15,8 @@ from polku.batch.receipt import Answer, Receipt, Refusal, located
 from polku.busy import Busy, WorkTime
 from polku.codes import Code
 from polku.contracts import Emitter, Failure
+from polku.emit.behind import WaitingBatch, WaitingBatches, delivering_before
+from polku.emit.parts import place
 from polku.emit.retry import Retry
 from polku.errors import RejectedError
 from polku.hooks import CLOSE_SECONDS, call_hook, snapshot_of, start_hook
@@ -80,6 +82,7 @@ class Delivery:
         self._errors = RecentErrors()
         self._is_released = False
         self._busy = Busy()
+        self._waiting = WaitingBatches()
 
     async def start(self) -> None:
         """Start the emitter, and raise what its `start` raises: at the start of a pipeline."""
@@ -99,22 +102,29 @@ class Delivery:
         return self._start_error
 
     async def push(self, batch: Batch) -> Answer:
-        """Return when the destination has confirmed the batch; the receipt names what it refused for good."""
-        return await self.deliver(batch)
+        """Return when the destination has confirmed the batch; the receipt names what it refused for good.
+
+        One that waits is accepted while the emitter has to try others of its events.
+        """
+        if not self._waiting and not self._places.locked():
+            return await self.deliver(batch)
+        waiting = self._waiting.add(batch)
+        return await self._waiting.answer(waiting, self._deliver_waiting(waiting))
 
     async def deliver(self, batch: Batch) -> Receipt:
         """Call the emitter, when it is this batch's turn, and return what became of it."""
-        async with self._places:
-            if self._starting is not None:
-                await asyncio.wait([self._starting])
-            self._calls += 1
-            self._in_flight += 1
-            self._busy.begin()
-            try:
-                failures = await self._emit(batch)
-            finally:
-                self._busy.end()
-                self._in_flight -= 1
+        return await self._deliver_waiting(self._waiting.add(batch))
+
+    async def _deliver_waiting(self, waiting: WaitingBatch) -> Receipt:
+        batch = waiting.batch
+        try:
+            async with self._places:
+                if self._starting is not None:
+                    await asyncio.wait([self._starting])
+                self._waiting.remove(waiting)
+                failures = await self._emit_left(waiting)
+        finally:
+            self._waiting.remove(waiting)
         refusals: list[Refusal] = []
         if failures:
             async for some in few_in_turns(failures):
@@ -123,6 +133,24 @@ class Delivery:
         self._failed += sum(refusal.code is Code.UNDELIVERED for refusal in refused)
         self._confirmed += len(batch) - len(refused)
         return Receipt(refused)
+
+    async def _emit_left(self, waiting: WaitingBatch) -> list[Failure]:
+        """Call the emitter with what it has not taken ahead of its turn."""
+        batch, left = waiting.batch, waiting.left if waiting.taken else None
+        if left is not None:
+            batch = batch.select(left)
+        if not len(batch):
+            return []
+        self._calls += 1
+        self._in_flight += 1
+        self._busy.begin()
+        try:
+            with delivering_before(self._waiting):
+                failures = await self._emit(batch)
+        finally:
+            self._busy.end()
+            self._in_flight -= 1
+        return failures if left is None else place(failures, batch.ids, left)
 
     def add_counts(self, before: DeliveryStatistics) -> None:
         """Count what another one, whose place this takes, has done as done here."""
@@ -156,6 +184,7 @@ class Delivery:
 
     async def close(self) -> None:
         """Close the emitter."""
+        self._waiting.close()
         if self._starting is not None:
             self._starting.cancel()
         await call_hook(self._emitter, "close", seconds=CLOSE_SECONDS)

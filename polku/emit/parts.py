@@ -25,7 +25,12 @@ class RefusedPartError(RejectedError):
 
 
 class FaultyPartError(RetryableError):
-    """Say that the destination's code fails, perhaps because of one of the events of a message."""
+    """Say that the destination's code fails, perhaps because of one of the events of a message.
+
+    `is_of_event` says that it takes others meanwhile.
+    """
+
+    is_of_event = False
 
 
 class LateError(RetryableError):
@@ -108,7 +113,7 @@ async def send_parts(
             if len(part.positions) > 1 and alone < _FAILED_ALONE:
                 left.extendleft(reversed(part.halves()))
                 continue
-            alone += 1
+            alone += not error.is_of_event
             progress.stopped(error)
             failures += fail(part, error, retryable=True, attempts=int(len(part.positions) == 1))
             continue

@@ -15,9 +15,15 @@ from polku.contracts import Failure
 
 
 class Progress:
-    """The events of a call that have an outcome."""
+    """The events of a call that have an outcome.
 
-    def __init__(self) -> None:
+    `events` is the number of all that could be tried: with those of other calls, which wait. `is_probe` says that the
+    call is made to learn whether the destination takes anything.
+    """
+
+    def __init__(self, events: int = 0, *, is_probe: bool = False) -> None:
+        self.is_probe = is_probe
+        self.events = events
         self._settled: list[tuple[Sequence[int], Sequence[Failure]]] = []
         self.is_confirming = False  # whether the destination has taken anything
         self.error: Exception | None = None

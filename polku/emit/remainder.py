@@ -17,6 +17,7 @@ class Remainder:
         self.left: Sequence[int] = range(len(batch))
         self.final: list[Failure] = []
         self.stopped_at: Sequence[int] = ()  # the positions of the latest call that raised
+        self.passed: list[int] = []  # the positions that failed alone in the latest attempt, and did not end it
         self.failed_alone = 0  # events that were given up one by one since something was confirmed
         self.has_moved = False  # whether something was confirmed since this was last set to False
         self.answered_wrong: set[int] = set()  # positions in calls that were answered with nonsense
@@ -26,6 +27,11 @@ class Remainder:
     def select(self, positions: Sequence[int]) -> Batch:
         """Return the events at these positions."""
         return self._batch if len(positions) == len(self._batch) else self._batch.select(positions)
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the ids of the events at these positions."""
+        ids = self._batch.ids
+        return [ids[position] for position in positions]
 
     def settle(self, positions: Sequence[int], failures: Mapping[int, Failure], *, counts: bool) -> None:
         """Take the answer to the events at these positions; failures go by the index among them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,11 @@ from polku.contracts import Emitter, Failure
 from polku.emit.attempts import is_attempt
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.call_result import CallResult, by_position, undecided
+from polku.emit.giving_up import GivingUp
 from polku.emit.outcome import WrongAnswerError, read_outcome
 from polku.emit.parts import LateError
+from polku.emit.piece import PieceSize
+from polku.emit.probe import Probe
 from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
@@ -37,8 +39,6 @@ _LONGEST = 3600.0
 _RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
-_HOPELESS = 8  # events in a row that fail alone, after which the rest of the batch is given up
-_ALL = 1 << 16  # events, more than any batch has: nothing is cut
 
 
 class ResilienceStatistics(NamedTuple):
@@ -75,7 +75,8 @@ class Resilience:
     holds up the event loop; a thread that yours waits for is not ended, and may still deliver what is sent again.
 
     Where code raises what is no `EmitError` and no `OSError` for a whole batch, `retry.attempts` times, the batch is
-    sent in smaller and smaller calls: only the events that fail alone are given up, with the traceback. A batch for
+    sent in smaller and smaller calls: only the events that fail alone are given up, with the traceback. What a library
+    raises may mean that a destination is down: events are given up for it where others are taken meanwhile. A batch for
     which it returns anything else than failures is cut in the same way, after the first call and without pauses. An
     emitter with an attribute `indivisible = True` always gets what is left of a batch whole.
 
@@ -165,8 +166,9 @@ class Resilient:
         self._limit = config.limit
         # These write one object, or one text, a call: a smaller call would change what is written.
         self._may_cut = not (getattr(inner, "indivisible", False) or hasattr(inner, "collecting"))
-        self._piece: int | None = None  # events in a call, while larger calls have been too late
-        self._late_after = 0.0
+        self._size = PieceSize()
+        self._probe = Probe()
+        self._giving_up = GivingUp(config.retry, self._size, is_attempt, may_cut=self._may_cut)
         self.concurrency: int = getattr(inner, "concurrency", 1)
         self.tracer: Tracer | None = None
 
@@ -240,6 +242,7 @@ class Resilient:
             async with self._turn:
                 await self._retry(rest, error)
         finally:
+            self._probe.end()
             self._troubled -= 1
             if not self._troubled:
                 self._clear.set()
@@ -250,26 +253,16 @@ class Resilient:
         while rest.left:
             count = 1 if rest.has_moved else count + 1
             rest.has_moved = False
-            self._give_up(rest, error)
+            self._giving_up.give_up(rest, error, self._probe.events(rest))
             if not rest.left:
                 return
+            if self._giving_up.doubts(error) and await self._probe.send(rest, count, self._try):
+                self._succeed()
+                self._circuit.close()
+                rest.has_moved = True
             await self._wait(self._pause(count, error))
             self._retries += 1
             error = await self._attempt(rest)
-
-    def _give_up(self, rest: Remainder, error: Exception | None) -> None:
-        """Give up what was tried often enough; where code fails on many events at once, find those at fault first."""
-        is_wrong = isinstance(error, WrongAnswerError)  # no event is given twice to code that answers so
-        exhausted = rest.wrong() if is_wrong else rest.exhausted(self._config.retry)
-        piece = rest.stopped_at
-        may_be_code = error is not None and (is_wrong or not isinstance(error, (EmitError, OSError)))
-        if not exhausted or not may_be_code or not self._may_cut:
-            rest.give_up(exhausted)
-        elif len(piece) > 1:
-            self._piece, self._late_after = len(piece) // 2, math.inf
-        else:
-            rest.failed_alone += 1
-            rest.give_up(exhausted if rest.failed_alone >= _HOPELESS else [e for e in exhausted if e in piece])
 
     def _pause(self, count: int, error: Exception | None) -> float:
         retry = self._config.retry
@@ -280,13 +273,27 @@ class Resilient:
         asked = min(getattr(error, "retry_after", None) or 0.0, _LONGEST)
         return max(retry.delay(count, self._draw), asked, self._circuit.wait())
 
+    async def _try(self, batch: Batch) -> bool:
+        """Call the emitter inside once; return whether it has confirmed the batch."""
+        try:
+            async with asyncio.timeout(self._limit):
+                with watching(Progress(is_probe=True)):
+                    failures = await self._emit(batch)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            return False
+        self._giving_up.take(batch)
+        return not failures
+
     async def _attempt(self, rest: Remainder) -> Exception | None:
         """Send what is left once, up to the first piece of which nothing is taken; return why that was."""
         waiting = rest.left
-        start = 0
+        start, error = 0, None
+        rest.passed.clear()
         while start < len(waiting):
-            piece = waiting[start : start + (self._piece or len(waiting))]
-            progress = Progress()
+            piece = waiting[start : start + self._size.of(len(waiting))]
+            progress = Progress(self._probe.events(rest))
             try:
                 answer = await self._call(rest.select(piece), progress)
             except asyncio.CancelledError:
@@ -297,9 +304,12 @@ class Resilient:
                 rest.stopped_at = piece
                 if isinstance(answer.error, WrongAnswerError):
                     rest.answered_wrong.update(piece)
-                return answer.error
+                error = answer.error
+                if len(piece) > 1 or not self._probe.works or not self._giving_up.doubts(error):
+                    return error
+                rest.passed.append(piece[0])  # others are taken: it is this event that fails
             start += len(piece)
-        return None
+        return error
 
     async def _call(self, batch: Batch, progress: Progress) -> CallResult:
         """Call the emitter inside once, as soon as the circuit lets it through."""
@@ -339,10 +349,11 @@ class Resilient:
             self._note_failure(error)
             return CallResult(placed, error, self._is_attempt(error))
         self._succeed()
+        self._giving_up.take(batch)
         if failures:
             self._errors.add(failures[0].reason)
         else:
-            self._grow(len(batch), began)
+            self._size.grow(len(batch), asyncio.get_running_loop().time() - began)
         return CallResult(placed, error, self._is_attempt(error))
 
     def _failed(self, batch: Batch, progress: Progress, error: Exception, began: float) -> CallResult:
@@ -357,7 +368,7 @@ class Resilient:
         reason = said(error) if known else named(error)
         is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1 and self._may_cut
         if is_late and not progress.is_confirming:
-            self._shrink(len(batch), began)
+            self._size.shrink(len(batch), asyncio.get_running_loop().time() - began)
         counts = self._is_attempt(error) and not is_late
         detail = trace(error) if self._is_fault_of_code(error) else ""
         return CallResult(undecided(batch, progress, reason, retryable=True, detail=detail), error, counts)
@@ -368,24 +379,13 @@ class Resilient:
             return False
         return not (isinstance(error, OSError) and getattr(self._config.emitter, "may_recover", False))
 
-    def _shrink(self, events: int, began: float) -> None:
-        """Send half as many events at once from now on: that many took too long."""
-        self._piece = max(1, events // 2)
-        self._late_after = asyncio.get_running_loop().time() - began
-
-    def _grow(self, events: int, began: float) -> None:
-        """Send twice as many at once where as many as we send have taken a small part of what was too long."""
-        if self._piece == events and 4 * (asyncio.get_running_loop().time() - began) < self._late_after:
-            self._piece *= 2
-            if self._piece >= _ALL:
-                self._piece = None
-
     def _succeed(self) -> None:
         self._circuit.succeeded()
         self._alarm, self._cause = "", Cause.UNKNOWN
 
     def _note_failure(self, error: Exception) -> None:
-        self._circuit.failed()
+        if not self._probe.works:
+            self._circuit.failed()
         known = isinstance(error, (RetryableError, MisconfiguredError))
         text = said(error) if known else named(error)
         self._errors.add(text)

@@ -27,7 +27,8 @@ class ExternalEmitter:
     Failed events are tried again, or become dead letters where their error says `retryable=false`; where the counts of
     an answer do not add up, all events that it does not name are tried again. Where its code fails for a batch
     (INTERNAL, UNKNOWN), the batch is sent in halves: an event for which it does so alone is passed, and becomes a dead
-    letter after five attempts; a plugin that fails for all is tried again as one that is down. A batch over
+    letter after five attempts between which others were taken, for which later events are sent ahead; a plugin that
+    fails for all is tried again as one that is down. A batch over
     `max_message_bytes`, or over the limit that the plugin names, is split. One call at a time keeps the order; with a
     `concurrency`, calls overtake each other. A call may take `timeout` seconds; when one is cut off, the plugin may
     have delivered it all the same and gets it again. `https://` is checked against gRPC's own or the given

@@ -248,6 +248,7 @@ OWNED = {
     "polku/buffer/enqueuing.py:Enqueuer.receipt_later": "the push awaits it",
     "polku/dead_letters/disk.py:StoredDeadLetters._take": "says its fault itself",
     "polku/dead_letters/disk.py:StoredDeadLetters.replay": "says its fault itself",
+    "polku/emit/behind.py:WaitingBatches.answer": "awaited there, or by who asks for the receipt; close ends it",
     "polku/emit/delivery.py:Delivery.start_again": "says its fault itself; deliveries wait for it",
     "polku/dead_letters/replay.py:Replayer._look": "says its fault itself",
     "polku/dead_letters/replay.py:Replayer._send_all": "awaited there",

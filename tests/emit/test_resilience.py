@@ -17,6 +17,9 @@ from polku import (
     Retry,
     RetryableError,
 )
+from polku.clock import SystemClock
+from polku.emit.adapt import as_emitter
+from polku.emit.delivery import Delivery
 from polku.health import Cause
 from tests.emit.resilience import Scripted, batch, resilient, until
 from tests.support.virtual_time import in_virtual_time
@@ -209,3 +212,82 @@ async def test_after_nonsense_no_event_is_given_up_that_was_in_no_such_call() ->
     failures = await emitter.emit(batch(*ids))
     assert [failure.event_id for failure in failures] == ids[:8]
     assert {event_id for call in inner.calls[1:] for event_id in call} == set(ids)
+
+
+class LibraryError(Exception):
+    """What a client of a database has for everything."""
+
+
+class Table:
+    """Raise what a library does, for `bad` events or, while it is down, for all."""
+
+    def __init__(self, *bad: str) -> None:
+        self.bad = set(bad)
+        self.is_down = False
+        self.rows: list[str] = []
+        self.calls = 0
+
+    async def emit(self, batch: Batch) -> None:
+        self.calls += 1
+        if self.is_down or self.bad & {*batch.ids}:
+            raise LibraryError("cannot insert")
+        self.rows += batch.ids
+
+
+class LoopClock(SystemClock):
+    """The time of the event loop."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def delivery(inner: Any) -> Delivery:
+    """Return an emitter of a pipeline as it is without a resilience of its own, in virtual time."""
+    return Delivery("table", as_emitter(inner, LoopClock()))
+
+
+@in_virtual_time
+async def test_what_a_library_raises_for_all_is_a_destination_that_is_down() -> None:
+    table = Table()
+    table.is_down = True
+    running = delivery(table)
+    tasks = [asyncio.create_task(running.deliver(batch(*map(str, range(at, at + 10))))) for at in (0, 10, 20)]
+    await asyncio.sleep(300)
+    assert (table.calls > 100, running.statistics().failed) == (True, 0)
+    table.is_down = False
+    assert [(await task).refused for task in tasks] == [(), (), ()]
+    assert sorted(map(int, table.rows)) == list(range(30))
+
+
+@in_virtual_time
+async def test_events_for_which_a_library_raises_are_given_up_where_others_are_taken() -> None:
+    table = Table(*(f"bad{at}" for at in range(40)))
+    running = delivery(table)
+    first = asyncio.create_task(running.deliver(batch(*table.bad)))
+    await asyncio.sleep(300)
+    assert running.statistics().failed == 0  # nothing else was there
+    second = asyncio.create_task(running.deliver(batch("a", "bad0", *"bcdef")))
+    assert sorted(refusal.event_id for refusal in (await first).refused) == sorted(table.bad)
+    assert [(refusal.event_id, refusal.position) for refusal in (await second).refused] == [("bad0", 1)]
+    assert sorted(table.rows) == [*"abcdef"]
+
+
+@in_virtual_time
+async def test_a_destination_that_goes_away_while_a_fault_is_looked_for_costs_nothing() -> None:
+    class Store(Table):
+        async def emit(self, batch: Batch) -> None:
+            self.calls += 1
+            if self.is_down:
+                raise ConnectionRefusedError
+            if "bad" in batch.ids:
+                self.is_down = self.calls == 5  # from the next call on
+                raise ValueError("no such column")
+            self.rows += batch.ids
+
+    store = Store()
+    task = asyncio.create_task(delivery(store).deliver(batch("a", "b", "bad", "c", "d")))
+    await asyncio.sleep(300)
+    assert (store.is_down, task.done()) == (True, False)
+    store.is_down = False
+    assert [refusal.event_id for refusal in (await task).refused] == ["bad"]
+    assert store.rows == ["a", "b", "c", "d"]

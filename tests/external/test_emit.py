@@ -131,6 +131,42 @@ def test_a_plugin_that_raises_for_all_is_tried_again_as_one_that_is_down(
     assert {*out.ids()} == {f"e{number}" for number in range(40)}
 
 
+@pytest.mark.parametrize("number", [4, 60])
+def test_a_batch_for_every_event_of_which_a_plugin_raises_does_not_hold_up_what_comes_behind_it(
+    run: Callable[..., Program], out: Out, number: int
+) -> None:
+    with start(run()) as pipeline:
+        bad = [f"bad{at}" for at in range(number)]
+        send(pipeline, *((name, "raise") for name in bad))
+        eventually(lambda: retries(pipeline) > 5)
+        assert pipeline.dead_letters() == []  # nothing tells it from a plugin that is down
+        good = [f"good{at}" for at in range(5)]
+        for name in good:
+            send(pipeline, (name, "ok"))
+        eventually(lambda: {*out.ids()} == {*good})
+        eventually(lambda: {letter.event.id for letter in pipeline.dead_letters()} == {*bad})
+        eventually(lambda: pipeline.health().healthy)
+    assert sorted(out.ids()) == good  # what was sent ahead of its turn was sent once
+
+
+def test_what_waits_behind_a_plugin_that_raises_for_all_arrives_once_when_it_is_back(
+    run: Callable[..., Program], out: Out, tmp_path: Path
+) -> None:
+    plugin = run()
+    broken = tmp_path / "delivered.broken"
+    broken.touch()
+    with start(plugin) as pipeline:
+        names = [f"e{at}" for at in range(30)]
+        for at in range(0, 30, 10):
+            send(pipeline, *((name, "ok") for name in names[at : at + 10]))
+        eventually(lambda: retries(pipeline) > 25)
+        assert pipeline.dead_letters() == []
+        broken.unlink()
+        eventually(lambda: len(out.ids()) >= 30)
+        assert pipeline.dead_letters() == []
+    assert sorted(out.ids()) == sorted(names)
+
+
 def retries(pipeline: Pipeline) -> int:
     return sum(lane.emitters["archive"].retries for lane in pipeline.statistics().lanes)
 
