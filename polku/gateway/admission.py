@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 
 from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
-from polku.batch.frames import join_frames, read_frames, split_frames
+from polku.batch.frames import join_frames, join_with_field, read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
@@ -152,8 +152,7 @@ def _admit_with_cluster(
     """
     sizes = list(map(len, frames))
     entry = Event(metadata={"cluster": cluster}).SerializeToString()
-    heads = {size: _frame_head(size + len(entry)) for size in set(sizes)}
-    filled = b"".join([part for frame, size in zip(frames, sizes, strict=True) for part in (heads[size], frame, entry)])
+    filled = join_with_field(frames, entry)
     try:
         message = EventPayload.FromString(filled)
     except DecodeError:
@@ -164,16 +163,6 @@ def _admit_with_cluster(
         return None
     admission = _admit_good(message, events, filled, source, "", known)
     return admission and admission._replace(filled_bytes=_filled_bytes(len(events), source, cluster))
-
-
-def _frame_head(size: int) -> bytes:
-    """Return what stands before an event of that many bytes in an `EventPayload`."""
-    head = bytearray(b"\x0a")
-    while size > 127:
-        head.append(size & 127 | 128)
-        size >>= 7
-    head.append(size)
-    return bytes(head)
 
 
 def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: int) -> Admission:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
-from polku.batch.frames import count_events, has_more_fields, read_envelope
+from polku.batch.frames import count_events, has_more_fields, join_with_field, read_envelope, read_frames
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent, RawPayload
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
@@ -65,3 +65,12 @@ def test_fields_of_all_kinds_are_counted(parts: list[bytes], most: int) -> None:
     wire = b"".join(parts)
     count = len(UnknownFieldSet(empty_pb2.Empty.FromString(wire)))
     assert has_more_fields(wire, most) == (count > most)
+
+
+@given(st.lists(st.builds(Event, id=TEXTS, payload=st.sampled_from([b"", b"x" * 20_000])), max_size=4), TEXTS)
+def test_a_field_behind_each_event_is_one_of_each_event(events: list[Event], cluster: str) -> None:
+    frames = list(read_frames(EventPayload(events=events).SerializeToString()))
+    joined = join_with_field(frames, Event(metadata={"cluster": cluster}).SerializeToString())
+    for event in events:
+        event.metadata["cluster"] = cluster
+    assert list(EventPayload.FromString(joined).events) == events
