@@ -33,7 +33,7 @@ class OtlpClient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were not taken; raises where none was."""
-        requests, failures = group(batch.events, self._config.max_events, self._config.max_body_bytes)
+        requests, failures = group(batch, self._config.max_events, self._config.max_body_bytes)
         return failures + await send_parts(requests, self._send)
 
     async def close(self) -> None:
@@ -49,11 +49,11 @@ class OtlpClient:
         self._requests += 1
         partial = await self._transport.send(request.signal, request.body)
         if partial.rejected <= 0:
-            self._records += len(request.records)
+            self._records += len(request.positions)
             return []
         self._partial += 1
         self._rejected += partial.rejected
-        count = len(request.records)
+        count = len(request.positions)
         which = "" if count == 1 else f", and it does not say which of {count} records they are"
         reason = f"{partial.rejected} of the request were rejected{which}: {partial.message}"
         return fail(request, reason, retryable=False)

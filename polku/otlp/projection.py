@@ -19,19 +19,20 @@ _PACKAGE = "polku.otlp.projection"
 
 
 class Projection:
-    """One field of each of many messages: 0.2 µs a message, however much else is in it.
+    """Some fields of each of many messages: 0.2 µs a message, however much else is in it.
 
-    The messages stand in a field of a message of their own, of the number `outer`; `inner` is the number of the field
-    that is kept, which may stand in a message any number of times.
+    The messages stand in a field of a message of their own, of the number `outer`; `inner` are the numbers of the
+    fields that are kept, each of which may stand in a message any number of times.
     """
 
-    def __init__(self, outer: int, inner: int) -> None:
+    def __init__(self, outer: int, *inner: int) -> None:
         file = descriptor_pb2.FileDescriptorProto(name="polku/otlp_projection.proto", package=_PACKAGE, syntax="proto3")
         whole, part, sealed = (file.message_type.add(name=name) for name in ("Whole", "Part", "Sealed"))
         repeated = _FIELD.LABEL_REPEATED
         parts = whole.field.add(name="parts", number=outer, label=repeated, type=_FIELD.TYPE_MESSAGE)
         parts.type_name = f".{_PACKAGE}.Part"
-        part.field.add(name="kept", number=inner, label=repeated, type=_FIELD.TYPE_BYTES)
+        for number in inner:
+            part.field.add(name=f"kept_{number}", number=number, label=repeated, type=_FIELD.TYPE_BYTES)
         sealed.field.add(name="parts", number=outer, label=repeated, type=_FIELD.TYPE_BYTES)
         pool = descriptor_pool.DescriptorPool()
         pool.AddSerializedFile(file.SerializeToString())
@@ -40,7 +41,7 @@ class Projection:
         self._sealed: Any = message_factory.GetMessageClass(find(f"{_PACKAGE}.Sealed"))
 
     def of(self, content: bytes) -> list[bytes]:
-        """Return of each message the field with its tag, as often as it stands there; raises `DecodeError`."""
+        """Return of each message these fields with their tags, in the order of numbers; raises `DecodeError`."""
         whole = self._whole.FromString(content)
         whole.DiscardUnknownFields()
         return list(self._sealed.FromString(whole.SerializeToString()).parts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -29,6 +30,13 @@ HEAD_BYTES = 64 * 1024
 _COUNTED_BYTES = 512 * 1024  # of a message whose parts are counted before it is parsed: 12 MB of empty ones
 _OTHER_FIELDS = 100  # of a message beside its parts, those of later versions too
 _KNOWN_FRONTS = 4_096
+
+
+class Head(NamedTuple):
+    """What stands beside a record: of its resource and of its scope."""
+
+    resource: bytes
+    scope: bytes
 
 
 class Scope(NamedTuple):
@@ -97,28 +105,48 @@ def split_one(content: bytes) -> Scope:
 
 
 class Unwrapper:
-    """Cut what `wrap` has made, one after the other: most have the resource and the scope of one before."""
+    """Cut what `wrap` has made, one after the other: most have the resource and the scope of one before.
 
-    def __init__(self) -> None:
-        self._fronts: dict[int, tuple[bytes, bytes, bytes]] = {}  # by the size of all: front, resource, scope
+    With a `tag`, of a number up to 15, what is cut is such a field, with its tag and its length.
+    """
 
-    def unwrap(self, content: bytes) -> tuple[bytes, bytes, bytes]:
-        """Return resource, scope and record; raises protobuf's `DecodeError` for anything else.
+    def __init__(self, tag: int = 0) -> None:
+        self._tag = tag
+        self._heads: dict[Head, Head] = {}
+        self.fronts: dict[int, tuple[bytes, Head, slice]] = {}
+        """By the size of all: what stands before the record, the head in it, and where the record is.
 
         What begins with the same front, and is as long, is cut at the same place: the front ends with the lengths of
         all that follows.
         """
-        known = self._fronts.get(len(content))
+
+    def unwrap(self, content: bytes) -> tuple[Head, bytes]:
+        """Return the head of a record, and the record; raises protobuf's `DecodeError` for anything else."""
+        known = self.fronts.get(len(content))
         if known is not None and content.startswith(known[0]):
-            return known[1], known[2], content[len(known[0]) :]
-        resource, scope, records = split_one(content)
+            return known[1], content[len(known[0]) :]
+        own = content[self._own(content) :]
+        resource, scope, records = split_one(own)
         record = records[0]
+        head = Head(resource, scope)
+        if len(self.fronts) >= _KNOWN_FRONTS:
+            self.fronts.clear()
+            self._heads.clear()
+        head = self._heads.setdefault(head, head)
         front = Wrapper(resource, scope).front(len(record))[0]
-        if front + record == content:  # as it is not where somebody has put the fields in another order
-            if len(self._fronts) >= _KNOWN_FRONTS:
-                self._fronts.clear()
-            self._fronts[len(content)] = front, resource, scope
-        return resource, scope, record
+        if front + record == own:  # as it is not where somebody has put the fields in another order
+            size = len(content) - len(record)
+            self.fronts[len(content)] = content[:size], head, slice(size, None)
+        return head, record
+
+    def _own(self, content: bytes) -> int:
+        """Return where the field begins, behind its tag and its length."""
+        if not self._tag:
+            return 0
+        for size in range(2, 7):
+            if content.startswith(tagged(self._tag, len(content) - size)) and len(content) >= size:
+                return size
+        raise DecodeError("not one field")
 
 
 class Wrapper:
@@ -153,7 +181,9 @@ def join(scopes: Iterable[Scope]) -> list[bytes]:
             if resource is not None:
                 pieces += _framed(1, [resource, *inner])
             resource, inner = scope.resource, []
-        records = [piece for record in scope.records for piece in (tagged(2, len(record)), record)]
+        sizes = list(map(len, scope.records))
+        tags = {size: tagged(2, size) for size in set(sizes)}
+        records = chain.from_iterable(zip(map(tags.__getitem__, sizes), scope.records, strict=True))
         inner += _framed(2, [scope.scope, *records])
     if resource is not None:
         pieces += _framed(1, [resource, *inner])

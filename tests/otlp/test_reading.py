@@ -13,11 +13,12 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from polku import Event
+from polku import Batch, Event
 from polku.limits import Limits
+from polku.otlp.additions import is_attribute, with_attributes
 from polku.otlp.attributes import find, key_of, short_entry, short_text, write
 from polku.otlp.columns import ColumnWriter
-from polku.otlp.grouping import group, is_attribute, with_attributes
+from polku.otlp.grouping import group
 from polku.otlp.metadata import OWN
 from polku.otlp.reading import Choice, Transcoded, transcode
 from polku.otlp.signals import LOGS, TRACES, Signal
@@ -164,13 +165,18 @@ def test_what_a_step_adds_is_added_as_if_records_were_decoded(data: st.DataObjec
     events = list(EventPayload.FromString(done.payload).events)
     for event in events:
         event.metadata.update(data.draw(st.dictionaries(_keys.filter(bool), _texts, max_size=3)))
-    requests, failures = group(events, 1_000, 10**9)
+    sealed = Batch(payload=Batch.from_events(events).payload, count=len(events))
+    requests, failures = group(sealed, 1_000, 10**9)
     assert not failures
-    found = [record.content for request in requests for record in request.records]
+    assert [position for request in requests for position in request.positions] == list(range(len(events)))
+    others, _ = group(Batch.from_events(list(sealed.events)), 1_000, 10**9)
+    assert [request.ids for request in requests] == [request.ids for request in others]
+    assert [request.body for request in requests] == [request.body for request in others]
+    found = [content for request in requests for content in request.records.contents]
     unwrapper = Unwrapper()
-    for event, content in zip(events, found, strict=True):
+    for event, content in zip(sealed.events, found, strict=True):
         metadata = {key: value for key, value in event.metadata.items() if is_attribute(key)}
-        right = with_attributes(signal, unwrapper.unwrap(event.payload)[2], metadata, {})
+        right = with_attributes(signal, unwrapper.unwrap(event.payload)[1], metadata, {})
         if content != right:
             assert KINDS[signal].FromString(content) == KINDS[signal].FromString(right)
 
@@ -208,7 +214,7 @@ def test_a_record_is_taken_out_of_what_it_was_put_into(pieces: list[tuple[bytes,
     for first, second, record in 2 * pieces:
         resource, scope = heads[len(first) % 3], heads[len(second) % 3]
         content = Wrapper(resource, scope).wrap(record)
-        assert unwrapper.unwrap(content) == (resource, scope, record)
+        assert unwrapper.unwrap(content) == ((resource, scope), record)
 
 
 def test_what_is_in_another_order_is_cut_right_too() -> None:
@@ -217,7 +223,7 @@ def test_what_is_in_another_order_is_cut_right_too() -> None:
     assert len(usual) == len(other)
     for contents in ((usual, other), (other, usual)):
         unwrapper = Unwrapper()
-        assert [unwrapper.unwrap(content) for content in 2 * contents] == 4 * [(field, b"", record)]
+        assert [unwrapper.unwrap(content) for content in 2 * contents] == 4 * [((field, b""), record)]
 
 
 def test_one_record_that_is_wrong_costs_no_other() -> None:
@@ -270,7 +276,7 @@ def test_the_size_of_a_request_is_that_of_its_bytes() -> None:
     records = [LogRecord(time_unix_nano=_TIME + number).SerializeToString() for number in range(100)]
     done = transcoded(LOGS, records, Choice())
     events = list(EventPayload.FromString(done.payload).events)
-    requests, _ = group(events, 1_000, 400)
+    requests, _ = group(Batch.from_events(events), 1_000, 400)
     assert len(requests) > 1
     assert all(len(request.body) <= 400 for request in requests)
     assert sum(len(scope.records) for request in requests for scope in split(request.body, 1_000)) == 100
