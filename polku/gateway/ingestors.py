@@ -19,6 +19,7 @@ from polku.errors import InputError, PolkuError, RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import check_envelope
 from polku.hooks import CLOSE_SECONDS, call_hook, close_hook, start_hook
+from polku.ingest.inherited import is_of_ingest
 from polku.limits import Limits
 from polku.log import RepeatedLog
 from polku.text import as_id, named, said
@@ -151,8 +152,9 @@ class Ingestors:
         ingestor = self._find(reader, context.source)
         self._reading[id(ingestor)] += 1
         try:
-            takes_turns = in_turns and getattr(ingestor, "takes_turns", False)
-            slices: Any = getattr(ingestor, "ingest_in_slices", None) if takes_turns else None
+            takes_turns = in_turns and is_of_ingest(ingestor, "takes_turns") and getattr(ingestor, "takes_turns", False)
+            has_slices = takes_turns and is_of_ingest(ingestor, "ingest_in_slices")
+            slices: Any = getattr(ingestor, "ingest_in_slices", None) if has_slices else None
             result = ingestor.ingest(data, context) if slices is None else slices(data, context)
             records = await result if inspect.isawaitable(result) else result
             # What is lazy may go on with what the ingestor keeps; others may read between the records of a list.

@@ -16,6 +16,7 @@ from polku.codes import Code
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import InputError
 from polku.hooks import call_hook, start_hook
+from polku.ingest.inherited import is_of_ingest
 from polku.security.secret import Secret, reveal
 from polku.security.signatures import GITHUB_SIGNATURE, SLACK_SIGNATURE, SLACK_TIME, STRIPE_SIGNATURE, Style, digest
 
@@ -76,8 +77,9 @@ class _Verifying:
         self._inner = inner
         self._clock = clock
         self.concurrency = getattr(inner, "concurrency", 1)
-        self.takes_turns = getattr(inner, "takes_turns", False)
-        if (slices := getattr(inner, "ingest_in_slices", None)) is not None:
+        self.takes_turns = is_of_ingest(inner, "takes_turns") and getattr(inner, "takes_turns", False)
+        slices = getattr(inner, "ingest_in_slices", None)
+        if slices is not None and is_of_ingest(inner, "ingest_in_slices"):
             self.ingest_in_slices = partial(self._verified, slices)
 
     async def start(self) -> None:

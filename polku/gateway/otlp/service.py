@@ -114,7 +114,7 @@ class _Request:
 
             body = await in_slices(read_json(self._signal, body))
         ingestor = self._intake.ingestors.own(READER)
-        if not isinstance(ingestor, OtlpIngestor):
+        if not isinstance(ingestor, OtlpIngestor) or type(ingestor).ingest is not OtlpIngestor.ingest:
             return await self._admit_foreign(body)
         if ingestor.granularity is Granularity.REQUEST:
             return await self._admit_whole(body)
