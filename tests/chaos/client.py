@@ -26,6 +26,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.address, self.source = address, source
         self.batch_events = 100
+        self.rest = 0.1  # seconds, before a stream that broke is opened again
         self.acknowledged = self.refused = self.breaks = self.resent = 0
         self._oracle, self._lock, self._rate = oracle, lock, rate
         self._open: deque[list[Event]] = deque()
@@ -50,7 +51,7 @@ class Client(threading.Thread):
             except grpc.RpcError as error:
                 self.breaks += 1
                 self.broken(error)
-                time.sleep(0.1)
+                time.sleep(self.rest)
 
     def broken(self, error: grpc.RpcError) -> None:
         """Take note of what a stream has ended with; what has no answer is sent again."""

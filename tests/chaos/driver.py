@@ -102,6 +102,18 @@ class Chaos:
 
     def run(self, seconds: float, pause: float = 3.0) -> Outcome:
         """Do harm for so long, about every `pause` seconds (0: none), then let everything rest, and judge."""
+
+        def harm() -> None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                if pause:
+                    self.harm()
+                self.watch(self.random.uniform(0.3, pause or 1.0))
+
+        return self.run_under_load(harm)
+
+    def run_under_load(self, work: Callable[[], None]) -> Outcome:
+        """Do some work while clients send, then let everything rest, and judge."""
         started = time.monotonic()
         try:
             self.start_sink()
@@ -111,11 +123,7 @@ class Chaos:
                 client.start()
             self.ended = False
             self.wait_until(lambda: min(self.arrived.values()) > 500, 60, "the first events")
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                if pause:
-                    self.harm()
-                self.watch(self.random.uniform(0.3, pause or 1.0))
+            work()
             self.come_to_rest()
         finally:
             self.end()

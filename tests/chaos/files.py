@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from polku import Event
 from polku.v1.gateway_pb2 import EventPayload
+
+TIMED = "CHAOS_TIMED"
+"""The variable that has writers note when they wrote each frame, by the clock that all processes of a machine share."""
+
+_TIME = struct.Struct("<d")
 
 
 class Writer:
@@ -17,12 +23,25 @@ class Writer:
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}-{time.time_ns():020d}-{os.getpid()}.frames"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = _appended(path)
+        self._times = _appended(path.with_suffix(".times")) if TIMED in os.environ else None
 
     def write(self, payload: bytes) -> None:
+        if self._times is not None:
+            os.write(self._times, _TIME.pack(time.monotonic()))
         frame = len(payload).to_bytes(4, "little") + payload
         while frame:
             frame = frame[os.write(self._file, frame) :]
+
+
+def times(folder: Path, name: str) -> list[float]:
+    """Return when frames were written by all lives of a writer."""
+    noted = b"".join(path.read_bytes() for path in folder.glob(f"{name}-*.times"))
+    return sorted(when for (when,) in _TIME.iter_unpack(noted))
+
+
+def _appended(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
 class Reader:
