@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from polku.cycles import collect_cycles_seldom
 from polku.errors import JournalError, PipelineError, PlanError, SettingError
 from polku.log_format import say
 
@@ -15,6 +16,7 @@ def main() -> None:
 
     Status 1 is that of what cannot be had now, such as a Ray that does not answer.
     """
+    collect_cycles_seldom()
     try:
         if sys.argv[1:] == ["serve"]:
             from polku.cli.serve import serve_environment

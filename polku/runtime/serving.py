@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.aio.pulse import Pulse
+from polku.cycles import collect_cycles_seldom
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.log_format import say, warn
@@ -90,7 +91,6 @@ def serve(
         say(f"polku: {pipeline.notice}")
     pipeline.wait_ready()
     hurry.watch(pipeline)
-    tune_process()
     if runner.runtime != "ray":
         favour_journal(runner.plan.buffer)
     more = (pipeline.http_address, pipeline.otlp_address, pipeline.otlp_http_address)
@@ -104,6 +104,7 @@ def serve(
     notifier.ready(ready)
     if not doors.insecure and (text := exposure(doors)):
         warn(text)
+    tune_process()  # after the line that others wait for
     prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
     with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
         if _watch(pipeline, stop, status, reloader, notifier):
@@ -202,14 +203,13 @@ def _end_lost(pipeline: Pipeline) -> None:
 
 
 def tune_process() -> None:
-    """Let Python's cycle collector run less often, and give memory back: in processes that do nothing but serve.
+    """Look for cycles of objects seldom, and give memory back: in processes that do nothing but serve.
 
-    The collector runs after so many new objects, and each event that is looked at is one: at the default of 700 it took
-    0.2 to 0.3 µs an event. What exists by now is not looked at again.
+    What exists by now is not looked at again.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    collect_cycles_seldom()
     give_back_when_quiet()
 
 

@@ -92,6 +92,23 @@ def test_polku_alone_loads_next_to_nothing() -> None:
     assert not {"grpc", "google.protobuf"} & loaded
 
 
+_COLLECTIONS = """
+import gc, sys
+from polku.cli import main
+
+before = sum(generation["collections"] for generation in gc.get_stats())
+sys.argv = ["polku", "--version"]
+try:
+    main()
+finally:
+    print(sum(generation["collections"] for generation in gc.get_stats()) - before)
+"""
+
+
+def test_no_cycles_are_looked_for_while_a_command_loads() -> None:
+    assert _python(_COLLECTIONS).splitlines()[1] == "0"
+
+
 _READY = """
 import sys
 from polku import Hub
