@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import structs
+
 from polku.actors.actor_factory import ActorFactory, LaneFactory, Layout
 from polku.actors.asking import ask
 from polku.actors.handles import LaneHandles
@@ -105,11 +107,11 @@ def _with_emitters(contents: Contents, other: Contents, names: list[str]) -> Con
     more = tuple(replace(outlet, formerly=None) for outlet in other.plan.outlets if outlet.name in names)
     emitters = {**contents.emitters, **{name: other.emitters[name] for name in names}}
     plan = replace(contents.plan, outlets=(*contents.plan.outlets, *more))
-    return contents._replace(plan=plan, emitters=emitters)
+    return structs.replace(contents, plan=plan, emitters=emitters)
 
 
 def _of_lane(contents: Contents, lane: LaneHandles, place: LanePlace) -> Contents:
-    return contents._replace(plan=contents.plan.lane(lane.number, place.number), memory={})
+    return structs.replace(contents, plan=contents.plan.lane(lane.number, place.number), memory={})
 
 
 async def _check(lane: LaneHandles, fresh: list[str]) -> None:

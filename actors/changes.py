@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from itertools import count
 
+from msgspec.structs import replace
+
 from polku.actors.actor_factory import ActorFactory, Layout
 from polku.actors.chained_change import ChainedChange
 from polku.actors.changing import PartsChange, Wish, wish
@@ -243,7 +245,7 @@ class Changes:
                 going = await Resizing(factory, plan, stage, self._next).run(seconds)
             finally:
                 self._may_give_way = False
-            self._contents = self._contents._replace(plan=plan)
+            self._contents = replace(self._contents, plan=plan)
             await self._on_parts()
         if going:
             self._tasks.start("replicas that are gone", end_actors(going))

@@ -23,6 +23,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from polku.actors.actor_factory import ActorFactory, Layout, create_shared, shared_arguments
 from polku.actors.asking import ask, begin
 from polku.actors.departures import Departures
@@ -68,7 +70,7 @@ def wish(old: Contents, new: Contents, seconds: float) -> Wish:
     found = noted(difference(old, new), old, new, staying(old, new))
     refusals = [*found.refusals, *_refusals(old, new, found)]
     if refusals:
-        found = found._replace(refusals=tuple(refusals))
+        found = replace(found, refusals=tuple(refusals))
         raise ChangeError(refusals, str(found))
     return Wish(old, new, found, seconds)
 

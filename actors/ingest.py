@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import ray
+from msgspec.structs import replace
 
 from polku.actors.calls import KeepsDeadLetters
 from polku.actors.ingest_base import IngestBase
@@ -133,7 +134,7 @@ class IngestShell(IngestBase, KeepsDeadLetters):
     @started
     async def statistics(self) -> IntakeStatistics:
         """Return a snapshot of the counters."""
-        return self._intake.statistics()._replace(letters=self._dead_letters.statistics())
+        return replace(self._intake.statistics(), letters=self._dead_letters.statistics())
 
     async def _disconnect(self) -> None:
         await self._connection.close()
@@ -145,7 +146,7 @@ def _name(plan: Plan) -> str:
 
 
 def _window(plan: Plan) -> Window:
-    return GATHERED._replace(batches=plan.batches_under_way)
+    return replace(GATHERED, batches=plan.batches_under_way)
 
 
 IngestActor = ray.remote(**ACTOR)(IngestShell)

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from msgspec import structs
 
 from polku.actors.actor_factory import ActorFactory
 from polku.actors.asking import ask
@@ -184,7 +185,7 @@ class RayRuntime:
 
     def note_reloads(self, reloads: Reloads) -> None:
         """Have statistics and health say what became of the changes until now."""
-        self._reloads = reloads._replace(scales=tuple(self._scaler.scales.values()))
+        self._reloads = structs.replace(reloads, scales=tuple(self._scaler.scales.values()))
         if self._supervisor is not None and self._is_attached:
             self._supervisor.note_reloads.remote(self._reloads)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import ray.exceptions
+from msgspec.structs import replace
 
 from polku.actors.changes import Changes, GaveWayError
 from polku.actors.handles import ActorHandles
@@ -84,9 +85,9 @@ class Scaler:
         self._histories[of] = history
         scale = self.scales.get(of, Scale(of, number, number, *bounds))
         if history.high_since is None and look.at >= history.rests_until and number == bounds.clamp(number):
-            scale = scale._replace(fault="")
+            scale = replace(scale, fault="")
         wanted = scale.wanted if scale.fault else number
-        scale = scale._replace(number=number, wanted=wanted, least=bounds.min, most=bounds.max)
+        scale = replace(scale, number=number, wanted=wanted, least=bounds.min, most=bounds.max)
         self._note({name: self.scales[name] for name in ranges if name in self.scales} | {of: scale})
         if decision is None or self._changing.locked():
             return False
@@ -100,7 +101,7 @@ class Scaler:
 
     async def _change(self, scale: Scale, decision: Decision, history: History) -> None:
         text = f"{scale.number} → {decision.wanted} {_called(self._changes.plan, scale.of)}: {decision.reason}"
-        scale = scale._replace(wanted=decision.wanted, reason=decision.reason)
+        scale = replace(scale, wanted=decision.wanted, reason=decision.reason)
         self._note(self.scales | {scale.of: scale})
         rules = self._changes.plan.scaling
         _LOG.info("%s", text)
@@ -118,12 +119,12 @@ class Scaler:
                 _LOG.warning("%s; not done: %s", text, why)
                 self._histories[scale.of] = history.failed(rules, time.monotonic())
                 fault = f"{text}; {why}"
-                scale = scale._replace(failures=scale.failures + 1, fault=fault)
+                scale = replace(scale, failures=scale.failures + 1, fault=fault)
             else:
                 self._histories[scale.of] = history.changed(rules, time.monotonic())
                 is_up = decision.wanted > scale.number
-                scale = scale._replace(ups=scale.ups + is_up, downs=scale.downs + (not is_up), fault="")
-                scale = scale._replace(number=decision.wanted)
+                scale = replace(scale, ups=scale.ups + is_up, downs=scale.downs + (not is_up), fault="")
+                scale = replace(scale, number=decision.wanted)
             finally:
                 self._is_at_work = False
         self._note(self.scales | {scale.of: scale})

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import ray
+from msgspec.structs import replace
 
 from polku.actors.calls import KeepsDeadLetters, ReceivesBatches
 from polku.actors.options import ACTOR
@@ -161,7 +162,7 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
     @started
     async def statistics(self) -> StageStatistics:
         """Return a snapshot of the counters."""
-        return self._stage.statistics()._replace(letters=self._dead_letters.statistics())
+        return replace(self._stage.statistics(), letters=self._dead_letters.statistics())
 
     def tapped(self, part: str) -> dict[str, Tapped]:
         """Return the stage, whose steps show their events."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from polku.change.contents import Contents, StepName, names_by_stage
 from polku.change.difference import Difference, PartChange, PartVerdict, divided_otherwise, keeps_state
 from polku.plan import Plan, StagePlan
@@ -61,9 +63,9 @@ def noted(found: Difference, old: Contents, new: Contents, stays: frozenset[str]
             return part
         if keeps_state(component, component, divided=name in divided):
             return part
-        return part._replace(verdict=PartVerdict.CHANGED, note="its stage gets a new actor: starts empty")
+        return replace(part, verdict=PartVerdict.CHANGED, note="its stage gets a new actor: starts empty")
 
-    return found._replace(parts=tuple(map(note, found.parts)))
+    return replace(found, parts=tuple(map(note, found.parts)))
 
 
 def _stages(contents: Contents) -> Iterator[tuple[str, object]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 _WINDOW_SECONDS = 5.0
 
 
-class WorkTime(NamedTuple):
+class WorkTime(Struct, frozen=True):
     """The seconds that a part has been at work since its start, and its share of the latest five to ten seconds."""
 
     seconds: float = 0.0

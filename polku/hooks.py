@@ -11,7 +11,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from polku.text import named
 from polku.usercode import as_exception, contained, is_ours
@@ -90,7 +92,7 @@ async def _await_within(work: Awaitable[None], hook: str, seconds: float | None)
     await task
 
 
-class HookFault(NamedTuple):
+class HookFault(Struct, frozen=True):
     """Stand in the place of a snapshot that a component's `statistics` did not give."""
 
     alarm: str

@@ -13,7 +13,9 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from polku.text import block, trace
 
@@ -30,7 +32,7 @@ _LIMIT = 32_000  # characters of one text
 _PARTS = {"polku.gateway": "ingest", "polku.ingest": "ingest", "polku.security": "ingest", "polku.buffer": "buffer"}
 
 
-class Origin(NamedTuple):
+class Origin(Struct, frozen=True):
     """What a process is: its pipeline, the lane and the part that it runs (empty: all of them), and its node."""
 
     pipeline: str = ""

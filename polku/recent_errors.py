@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.text import line
 
 _KINDS = 5
 
 
-class SeenError(NamedTuple):
+class SeenError(Struct, frozen=True):
     """An error: what it said, how often, and when last, in Unix nanoseconds."""
 
     text: str

@@ -9,13 +9,14 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+
+from msgspec import Struct
 
 _OURS = str(Path(__file__).resolve().parent.parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """Where a thread is: the function, and file and line."""
 
     function: str

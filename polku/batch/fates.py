@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.batch.lineage import by_unique_id, origins
 from polku.batch.receipt import Fate
@@ -20,7 +21,7 @@ from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
 
 
-class Attribution(NamedTuple):
+class Attribution(Struct, frozen=True):
     """For each event that went on whom it counts for, by position (None: the one at its own place), and what is left.
 
     `own` says what the given events count as, beside what those that count for them do; `gone` of them were dropped.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
+from msgspec import Struct
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "polku.batch.frames"
@@ -120,7 +121,7 @@ def read_request(data: bytes) -> Envelope | None:
     return Envelope(message.source, message.cluster, which, getattr(message, which) if which else b"")
 
 
-class FieldCounts(NamedTuple):
+class FieldCounts(Struct, frozen=True):
     """What a serialised event has before it is decoded: its id, entries of metadata and routes, and all its fields."""
 
     event_id: str

@@ -15,6 +15,8 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
+from msgspec.structs import replace
+
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Receipt
 from polku.buffer.copies import Copy, CopySearch, Found, Held
@@ -224,7 +226,7 @@ class Buffer:
         outlets = {outlet.name: outlet.statistics() for outlet in self._outlets.every}
         for name, count in chain.from_iterable(one.items() for one in list(self._replays.values())):
             if name in outlets:
-                outlets[name] = outlets[name]._replace(replayed=outlets[name].replayed + count)
+                outlets[name] = replace(outlets[name], replayed=outlets[name].replayed + count)
         full = [outlet for outlet in self._outlets.all if outlets[outlet.name].is_full]
         return BufferStatistics(
             events,

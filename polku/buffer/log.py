@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
@@ -14,7 +16,7 @@ from polku.buffer.store import Store, open_store
 from polku.buffer.strategy import BufferStrategy, Kind
 
 
-class Recovered(NamedTuple):
+class Recovered(Struct, frozen=True):
     """What a log held when it was opened: how far each outlet is, answers given, who waits between two positions."""
 
     outlets: Mapping[str, OutletState]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from polku.buffer.outlet import Outlet
 from polku.buffer.quota import Quota
@@ -11,7 +14,7 @@ from polku.buffer.strategy import BufferStrategy, Overflow
 from polku.link.link import Link
 
 
-class OutletRules(NamedTuple):
+class OutletRules(Struct, frozen=True):
     """What is chosen for outlets, by name: rules for what does not fit, who is not waited for, who gets everything."""
 
     overflow: Mapping[str, Overflow]
@@ -19,7 +22,7 @@ class OutletRules(NamedTuple):
     always: frozenset[str]
 
 
-class OutletChange(NamedTuple):
+class OutletChange(Struct, frozen=True):
     """Which outlets are new, each with its link, which have another name (old by new), and which leave."""
 
     links: Mapping[str, Link]
@@ -68,7 +71,7 @@ class Outlets:
         """Take other rules; those that leave, or are to leave, keep being waited for or not."""
         gone = self.best_effort & {*self.leaving, *leaving}
         self.strategy = strategy
-        self.rules = rules._replace(best_effort=rules.best_effort | gone)
+        self.rules = replace(rules, best_effort=rules.best_effort | gone)
         self.best_effort = self.rules.best_effort
 
     def rename(self, old: str, new: str) -> None:

@@ -7,13 +7,14 @@ import shlex
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal, shifted
 
 
-class LogSlot(NamedTuple):
+class LogSlot(Struct, frozen=True):
     """Where a batch lies in the log, its number of events, and the bytes that it takes there.
 
     `enqueued_ns` is when it came to the gateway, in Unix nanoseconds; 0: nobody knows.
@@ -25,7 +26,7 @@ class LogSlot(NamedTuple):
     enqueued_ns: int = 0
 
 
-class OutletState(NamedTuple):
+class OutletState(Struct, frozen=True):
     """How far an outlet is: its cursor, and the batches, events and bytes that it has not passed.
 
     `oldest_ns` is when the first of those was written, in Unix nanoseconds (0 if unknown). An outlet is `orphaned` when

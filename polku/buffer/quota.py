@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.buffer.positions import LogSlot, OutletEntry
 from polku.buffer.strategy import Overflow
@@ -12,7 +13,7 @@ from polku.link.link import Window
 _JOIN = Window()
 
 
-class Quota(NamedTuple):
+class Quota(Struct, frozen=True):
     """What one outlet may hold: events, bytes, and the rule for what does not fit."""
 
     events: int

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Receipt, Refusal, located
@@ -21,7 +23,7 @@ _Variants: TypeAlias = "dict[tuple[str, range | None], Known]"  # by the origin 
 _MANY = 1 << 62
 
 
-class StoredAnswer(NamedTuple):
+class StoredAnswer(Struct, frozen=True):
     """The answer that a batch was given, as a log keeps it.
 
     Its pieces lie between the positions `first` and `last` (`last` below `first`: none). `pieces` are the position of

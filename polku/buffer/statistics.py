@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.buffer.strategy import Overflow
 from polku.dead_letters import DeadLetterStatistics
 from polku.histogram import Distribution
 
 
-class OutletStatistics(NamedTuple):
+class OutletStatistics(Struct, frozen=True):
     """Count what an outlet has done with events; `lag` and `lag_bytes` wait or are in flight now.
 
     `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk. `fault` is why
@@ -68,7 +69,7 @@ class BufferCounts:
     unroutable: int = 0
 
 
-class BufferStatistics(NamedTuple):
+class BufferStatistics(Struct, frozen=True):
     """Show what the buffer holds and has done; `events` and `bytes` are held now, each once.
 
     `fault` says why nothing can be written to disk now; `orphans` what waits in the journal for names that no emitter

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.change.content import Memory, content_digest
 from polku.plan import OutletPlan, Plan, StagePlan
 
 
-class StepName(NamedTuple):
+class StepName(Struct, frozen=True):
     """Name one middleware of a plan: `number` counts those of the same name, from 1."""
 
     name: str
@@ -21,7 +22,7 @@ class StepName(NamedTuple):
         return self.name if self.number == 1 else f"{self.name} ({self.number})"
 
 
-class Contents(NamedTuple):
+class Contents(Struct, frozen=True):
     """The digests of a plan's components, by name; `memory` is what was met on the way."""
 
     plan: Plan

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from polku.buffer.strategy import BufferStrategy, Kind
 from polku.change.content import content_digest
@@ -31,7 +33,7 @@ class PartVerdict(StrEnum):
     GONE = "gone"
 
 
-class PartChange(NamedTuple):
+class PartChange(Struct, frozen=True):
     """One part: its kind and name (`middleware`, `Deduplicator`), what becomes of it, and what there is to know."""
 
     kind: str
@@ -44,7 +46,7 @@ class PartChange(NamedTuple):
         return f"{text}: {self.note}" if self.note else text
 
 
-class Difference(NamedTuple):
+class Difference(Struct, frozen=True):
     """Every part of two plans, from front to back, and why the one cannot take the other's place (`refusals`)."""
 
     parts: tuple[PartChange, ...]
@@ -139,7 +141,7 @@ def _lanes(old: Plan, new: Plan) -> Iterator[PartChange]:
 def only_lanes(found: Difference) -> bool:
     """Return whether nothing but the number of lanes, or what is said about numbers, differs."""
     others = tuple(part for part in found.parts if part.kind not in ("lanes", "range", "scaling"))
-    return found._replace(parts=others).is_empty
+    return replace(found, parts=others).is_empty
 
 
 def _ports(old: Plan, new: Plan) -> Iterator[PartChange]:

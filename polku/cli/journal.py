@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+from msgspec.structs import asdict
+
 from polku.cli.command import App, Argument, Exit, Option
 from polku.errors import JournalCorruptError, JournalError
 from polku.log_format import say
@@ -102,7 +104,7 @@ def _describe(path: Path) -> dict[str, Any]:
         statistics = journal.statistics()
     finally:
         journal.close()
-    outlets = [outlet._asdict() for outlet in statistics.outlets]
+    outlets = [asdict(outlet) for outlet in statistics.outlets]
     return {"path": str(path), "pid": holder(path), **statistics._asdict(), "outlets": outlets}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.contracts import Failure
@@ -10,7 +10,7 @@ from polku.emit.parts import place
 from polku.emit.progress import Progress
 
 
-class CallResult(NamedTuple):
+class CallResult(Struct, frozen=True):
     """What came of one call: the failures by position, and why it stopped if nothing more can be sent now.
 
     `counts` says whether it was one of the attempts after which events are given up.

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, Header, join_traces
 from polku.batch.frames import join_frames, split_frames
@@ -79,7 +81,7 @@ class CollectingDelivery(Delivery):
         held = CollectionStatistics(
             len(self._groups), self._held_events, self._held_bytes, self._early, self._limits.max_age
         )
-        return super().statistics()._replace(collection=held)
+        return replace(super().statistics(), collection=held)
 
     def _is_full(self, size: int) -> bool:
         if len(self._held) >= MAX_BATCHES:

@@ -7,7 +7,9 @@ import inspect
 import logging
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from polku.aio.slices import few_in_turns
 from polku.batch.batch import Batch
@@ -33,7 +35,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start an emitter
 
 
-class DeliveryStatistics(NamedTuple):
+class DeliveryStatistics(Struct, frozen=True):
     """Count events and calls; `emitter` is the emitter's own snapshot, where it has one.
 
     `collection` shows what is held for an emitter that collects. `fault` is why it takes nothing, where it cannot start
@@ -51,7 +53,7 @@ class DeliveryStatistics(NamedTuple):
     work: WorkTime = WorkTime()
 
 
-class CollectionStatistics(NamedTuple):
+class CollectionStatistics(Struct, frozen=True):
     """Show what is collected: groups that are open, events and bytes without a confirmation, the oldest's `max_age`.
 
     `early` counts groups that were completed before they were full or old, for want of room or at a drain.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from msgspec import Struct
 
 from polku.contracts import Failure
 from polku.emit.progress import current
@@ -13,7 +15,7 @@ from polku.text import named, trace
 T = TypeVar("T")
 
 
-class Written(NamedTuple):
+class Written(Struct, frozen=True):
     """The events that could be written, and where they are in the batch; a failure for each other one."""
 
     contents: list[bytes]

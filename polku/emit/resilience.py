@@ -6,7 +6,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from polku import checks
 from polku.batch.batch import Batch
@@ -41,7 +43,7 @@ _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
 
 
-class ResilienceStatistics(NamedTuple):
+class ResilienceStatistics(Struct, frozen=True):
     """Show how an emitter fares; `alarm` is empty unless its destination takes nothing (then: why).
 
     `next_attempt` is the number of seconds until the next attempt, 0 where none is planned. `errors` are the latest,
@@ -64,9 +66,8 @@ class Resilience:
 
     Events that the destination refuses for good, and those that failed `retry.attempts` times, become dead letters.
     While credentials, address or rights are wrong nothing is dropped: attempts go on at the slowest pace and do not
-    count, and health shows the alarm. Attempts that fail since this process is short of memory, files or threads do not
-    count either. A
-    destination's own `retry_after` is respected up to an hour. The emitter's name, its routing address, stays as it is.
+    count, and health shows the alarm; nor do attempts that fail since this process is short of memory, files or
+    threads. A destination's own `retry_after` is respected up to an hour. Its name, the routing address, stays.
 
     A call is cut off after `timeout` seconds without progress; by default after 60, or 30 more than the emitter's own
     `timeout`. Built-in emitters confirm a batch request by request, and only what is not confirmed is sent again. Of an
@@ -116,8 +117,7 @@ class Resilience:
     def limit(self) -> float:
         """The seconds that a call may take without progress."""
         own = getattr(self.emitter, "timeout", None)
-        own = own if isinstance(own, (int, float)) else 0.0
-        return self.timeout or max(_LIMIT, own + _SLACK)
+        return self.timeout or max(_LIMIT, own + _SLACK if isinstance(own, (int, float)) else 0.0)
 
     def check_extras(self) -> None:
         """Raise `PlanError` where the emitter inside needs a package that is not installed."""

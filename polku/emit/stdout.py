@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from polku import checks
 from polku.batch.batch import Batch
@@ -31,7 +31,7 @@ class Format(StrEnum):
     """Indented JSON."""
 
 
-class StdoutStatistics(NamedTuple):
+class StdoutStatistics(Struct, frozen=True):
     """Count what was printed."""
 
     events: int

@@ -19,9 +19,10 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Generator, Sequence
 from operator import methodcaller
-from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
+from msgspec import Struct
+from msgspec.structs import replace
 
 from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
@@ -46,7 +47,7 @@ _TURN_SECONDS = 0.002  # where events are larger
 _FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
 
 
-class Admission(NamedTuple):
+class Admission(Struct, frozen=True):
     """The events that may go on, their ids, and the refusals of the others."""
 
     batch: Batch
@@ -60,7 +61,7 @@ class Admission(NamedTuple):
     """The events of `batch` once more, where it is large and was admitted in pieces."""
 
 
-class Before(NamedTuple):
+class Before(Struct, frozen=True):
     """What stood in a message before the events that are admitted: their number, and ids that may not stand again."""
 
     events: int = 0
@@ -162,7 +163,7 @@ def _admit_with_cluster(
     if not (_in_bounds(events, sizes, limits) and _times_in_bounds(events, filled)):
         return None
     admission = _admit_good(message, events, filled, source, "", known)
-    return admission and admission._replace(filled_bytes=_filled_bytes(len(events), source, cluster))
+    return admission and replace(admission, filled_bytes=_filled_bytes(len(events), source, cluster))
 
 
 def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: int) -> Admission:

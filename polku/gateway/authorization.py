@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from operator import attrgetter
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from polku.aio.slices import at_once
 from polku.batch.batch import Batch
@@ -60,7 +61,7 @@ def authorizing(
         account.refused += len(faults)
     if account.stamp and admission.ids:
         batch = yield from _stamped(admission.batch, account)
-        admission = admission._replace(batch=batch, pieces=())
+        admission = replace(admission, batch=batch, pieces=())
     return admission
 
 

@@ -17,7 +17,8 @@ import logging
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.errors import SettingError
 from polku.gateway.expiry import valid_until
@@ -33,7 +34,7 @@ H2, HTTP1 = "h2", "http/1.1"
 _PROTOCOLS = (H2, HTTP1)
 
 
-class Pems(NamedTuple):
+class Pems(Struct, frozen=True):
     """The bytes of the files that are in use: private key, certificate chain, and the clients' CA."""
 
     key: bytes

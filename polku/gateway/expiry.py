@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime
-from typing import NamedTuple
+
+from msgspec import Struct
 
 _END = "-----END CERTIFICATE-----"
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 
 
-class _Element(NamedTuple):
+class _Element(Struct, frozen=True):
     """One element of DER (X.690): its tag, where its content begins, and where it ends."""
 
     tag: int

@@ -8,7 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
 
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError, SettingError
@@ -41,7 +43,7 @@ _STAYS = "clients that are connected stay with their lane: grpcio's server canno
 _READINESS_SECONDS = 1.0  # between two looks at whether the pipeline takes events
 
 
-class Security(NamedTuple):
+class Security(Struct, frozen=True):
     """What keeps strangers out of the ports; nothing here takes the gateway out of service."""
 
     doors: Doors

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from polku.aio.sequencer import Sequencer
 from polku.aio.slices import in_slices
@@ -329,7 +330,7 @@ class Intake:
         else:
             admission = admit_events(events, source, cluster, self.limits, refused)
         if reply is not None:
-            admission = admission._replace(reply=reply)
+            admission = replace(admission, reply=reply)
         if account is None:
             return admission
         if in_turns:
@@ -380,7 +381,7 @@ class Intake:
         draining = self.room.draining
         plugins = self.ingestors.plugins()
         counts = self._counters.statistics(plugins, sources, fault, draining=draining, connections=connections)
-        return counts._replace(link=self.sender.link.statistics(), security_files=self.look_at_files())
+        return replace(counts, link=self.sender.link.statistics(), security_files=self.look_at_files())
 
     def _refuse(self, code: Code, message: str, way: str) -> Awaitable[Ack]:
         """Answer a message of which nothing is taken: one error, about all of it."""

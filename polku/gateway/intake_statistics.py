@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt, Refusal
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from polku.tap.point import TapPoint
 
 
-class WayStatistics(NamedTuple):
+class WayStatistics(Struct, frozen=True):
     """Count the messages that came in one way, and their events: those that went on, and those refused at once."""
 
     messages: int
@@ -32,7 +34,7 @@ class WayStatistics(NamedTuple):
     refused: int
 
 
-class SecurityFiles(NamedTuple):
+class SecurityFiles(Struct, frozen=True):
     """The files of the ports: the Unix time at which their certificate ends, 0 without one that tells; and whether one
     of certificates, keys or tokens has changed and cannot be used, so that its last good content stays in use.
     """
@@ -41,7 +43,7 @@ class SecurityFiles(NamedTuple):
     is_stale: bool = False
 
 
-class IntakeStatistics(NamedTuple):
+class IntakeStatistics(Struct, frozen=True):
     """Count messages and events; `open` messages have no answer yet, and `open_bytes` are theirs.
 
     `plugins` are the external ingestors by source, `sources` what is pulled from, by name. `fault` says what does not

@@ -12,7 +12,9 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 from polku.aio.peer import uid_of
 from polku.aio.tasks import TaskSet
@@ -94,7 +96,7 @@ async def listen(
         return listener, _bound(address, listener.sockets[0])
 
 
-class QueuedSockets(NamedTuple):
+class QueuedSockets(Struct, frozen=True):
     """A port that is open, at which connections wait until somebody listens beside it; `address` has its real port."""
 
     sockets: Sequence[socket.socket]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
+from msgspec import Struct
 
 from polku.batch.frames import read_request
 from polku.codes import Code
@@ -17,7 +17,7 @@ from polku.limits import Limits
 from polku.v1.gateway_pb2 import IngestEvent
 
 
-class Large(NamedTuple):
+class Large(Struct, frozen=True):
     """A request with many events, serialised: they are admitted in pieces."""
 
     source: str

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace
+
 from polku.aio.slices import in_slices
 from polku.batch.batch import Batch, join
 from polku.batch.receipt import Receipt, Refusal, joining
@@ -84,7 +86,7 @@ class IntakeSender:
             return in_slices(answering(admission, self._counters.latest, with_stats=with_stats))
         admission.batch.wants_fates = with_stats
         size += admission.filled_bytes
-        admission = admission._replace(batch=self.prepare(admission.batch))
+        admission = replace(admission, batch=self.prepare(admission.batch))
         return self._acknowledge(admission, self.send(admission.batch, size), with_stats=with_stats)
 
     def push_together(self, admissions: Sequence[Admission], size: int, way: str) -> asyncio.Future[Receipt]:

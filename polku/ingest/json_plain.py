@@ -19,7 +19,8 @@ from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.plain_bytes import ANY_SIZES, SIZES, Sizes, entry, entry_size, number, raw_text, text_field
@@ -54,7 +55,7 @@ def filling_of(source: str, cluster: str, new_id: Callable[[], str]) -> Filling:
 _NOTHING = Filling("", "", str)
 
 
-class Plain(NamedTuple):
+class Plain(Struct, frozen=True):
     """Events as a serialised `EventPayload`, and their ids; `routed`: some have a `route_to`."""
 
     payload: bytes
@@ -113,7 +114,7 @@ def _read(data: bytes, opening: bytes, limits: Limits | None, filling: Filling, 
     if data.count(b":") != names and data.count(b'"') != 2 * (names + _count_texts(records)):
         return None
     if given is not None:
-        plain = plain._replace(ids=[one or made for one, made in zip(given, plain.ids, strict=True)])
+        plain = replace(plain, ids=[one or made for one, made in zip(given, plain.ids, strict=True)])
     return plain
 
 

@@ -7,9 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Generator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from polku.aio.slices import at_once
 from polku.event.v1.event_pb2 import Event
@@ -28,7 +29,7 @@ class NotJsonError(Exception):
         self.offset = offset
 
 
-class Members(NamedTuple):
+class Members(Struct, frozen=True):
     """What is done with members of large records: `left` stays as it is (`msgspec.Raw`), if it is more than a number.
 
     `octets` has base64, and becomes bytes; where that is `lenient`, of either alphabet, with or without padding.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from polku.event.v1.event_pb2 import Event
 from polku.ingest.json_cut import LARGE, value_end
@@ -30,7 +30,7 @@ _WINDOW = 64 * 1024  # bytes that are looked at together
 _DEPTH = 1_000  # of brackets: the decoder does not go deeper
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True):
     """Where one record lies in the data, and how it is named: its `line`, its `place` in an array, or neither."""
 
     data: bytes
@@ -39,7 +39,7 @@ class Record(NamedTuple):
     place: int | None = None
 
 
-class Readers(NamedTuple):
+class Readers(Struct, frozen=True):
     """How many plain records are read at once: those of an array, or of lines. None says that they are to be split."""
 
     array: Callable[[bytes], list[Event] | None]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
 
 
-class Window(NamedTuple):
+class Window(Struct, frozen=True):
     """Bound a link: batches and bytes in flight, events and bytes joined into one batch.
 
     Fewer than `gather_events` wait for more, as `Coalescer` says: while half of the window is in flight, and where they
@@ -32,7 +33,7 @@ class Window(NamedTuple):
     gather_turns: int = 0
 
 
-class Waiting(NamedTuple):
+class Waiting(Struct, frozen=True):
     """A batch that was pushed, its size in bytes, and the future of its answer."""
 
     batch: Batch

@@ -18,7 +18,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.aio.eager import start_eagerly
 from polku.aio.tasks import TaskSet
@@ -36,7 +37,7 @@ from polku.usercode import as_exception, is_ours
 __all__ = ["Holding", "Link", "LinkStatistics", "LocalPeer", "Outgoing", "Peer", "Push", "Receiver", "Window"]
 
 
-class LinkStatistics(NamedTuple):
+class LinkStatistics(Struct, frozen=True):
     """Count what a link has done; `waiting` and `open` are batches now.
 
     `events` are those of both; the first of them has been in the pipeline since `since_ns` (Unix; 0: nobody knows).

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
 
 
-class Push(NamedTuple):
+class Push(Struct, frozen=True):
     """Identify one push: which link, in which life of its sender, and its number.
 
     Numbers without a final answer are open. `floor` is the sender's lowest open number, `after` the highest one below

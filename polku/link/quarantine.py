@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from polku.aio.tasks import TaskSet
 from polku.batch.receipt import Turn
@@ -23,7 +25,7 @@ from polku.usercode import as_exception
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
 
 
-class Patience(NamedTuple):
+class Patience(Struct, frozen=True):
     """Bound in seconds the parts of a turn, in which nothing else is begun.
 
     `quiet` until what was begun before is done, `push` until the batch comes again (twice), `work` on it, and `held`
@@ -36,7 +38,7 @@ class Patience(NamedTuple):
     held: float = 1.0
 
 
-class Key(NamedTuple):
+class Key(Struct, frozen=True):
     """Name a batch at its receiver."""
 
     link: str

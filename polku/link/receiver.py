@@ -11,7 +11,8 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from functools import partial
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
@@ -23,7 +24,7 @@ from polku.link.window import Ranges
 from polku.usercode import as_exception, contained, is_ours
 
 
-class LinkReceiverStatistics(NamedTuple):
+class LinkReceiverStatistics(Struct, frozen=True):
     """Count what came in; `duplicates` were answered without being applied, `open` is batches now."""
 
     applied: int

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from polku.buffer.statistics import BufferStatistics as BufferCounts
 from polku.buffer.statistics import OutletStatistics as OutletCounts
@@ -61,7 +64,7 @@ T = TypeVar("T", bound=Tree)
 _TEXT = 2_000
 
 
-class Facts(NamedTuple):
+class Facts(Struct, frozen=True):
     """What is to be known of a plan: names, and the types of its components by name."""
 
     pipeline: str
@@ -183,7 +186,7 @@ class Collector:
             dead_letters=tuple(self._letters),
             processes=self._processes,
             reloads=_filled(ReloadStatistics, reloads, reason=line(reloads.reason, _TEXT)),
-            scales=tuple(ScaleStatistics(**scale._asdict()) for scale in reloads.scales),
+            scales=tuple(ScaleStatistics(**asdict(scale)) for scale in reloads.scales),
         )
 
     def _parts(self, health: Health) -> dict[str, PartHealth]:
@@ -214,7 +217,7 @@ class Collector:
             received_bytes=counts.bytes,
             refused=dict(counts.refused_by),
             open_messages=counts.open,
-            ways={way: WayStatistics(**one._asdict()) for way, one in counts.ways.items()},
+            ways={way: WayStatistics(**asdict(one)) for way, one in counts.ways.items()},
             connections=dict(counts.connections),
             certificate_ends_at=counts.security_files.certificate_ends_at,
             security_is_stale=counts.security_files.is_stale,

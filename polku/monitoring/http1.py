@@ -12,8 +12,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from polku.gateway.places import Places
 from polku.log import RepeatedLog
@@ -35,7 +36,7 @@ _HEADERS = {
 }
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """A request: `path` without its query, `query` as it was written, `headers` by their names in small letters."""
 
     method: str
@@ -44,7 +45,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
 
 
-class Response(NamedTuple):
+class Response(Struct, frozen=True):
     """An answer; `headers` come on top of those that every answer has."""
 
     status: int
@@ -53,7 +54,7 @@ class Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-class Stream(NamedTuple):
+class Stream(Struct, frozen=True):
     """An answer that goes on until its pieces end; a reader that takes one for too long is left."""
 
     pieces: AsyncGenerator[bytes, None]

@@ -7,10 +7,11 @@ import functools
 import hashlib
 import re
 from importlib.resources import files
-from typing import NamedTuple
+
+from msgspec import Struct
 
 
-class Page(NamedTuple):
+class Page(Struct, frozen=True):
     """The file, the policy that lets nothing but its own script and style run, and what tells it from another one."""
 
     body: bytes

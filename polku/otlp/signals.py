@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from polku.errors import PlanError
 
 _FIX = 'OTLP needs the package opentelemetry-proto: pip install "polku[otlp]"'
 
 
-class Signal(NamedTuple):
+class Signal(Struct, frozen=True):
     """One signal: `name` as in `/v1/NAME`, `singular` as in event types, and the words of its messages."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 _PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
@@ -31,7 +32,7 @@ class StatusCode(IntEnum):
     UNAUTHENTICATED = 16
 
 
-class Status(NamedTuple):
+class Status(Struct, frozen=True):
     """A code, a sentence for people, and metadata that goes with them."""
 
     code: int

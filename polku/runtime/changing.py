@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import Buffer
 from polku.buffer.outlets import OutletChange
@@ -334,7 +336,7 @@ class ChangingLane(Lane):
         return self._buffer
 
 
-class _Division(NamedTuple):
+class _Division(Struct, frozen=True):
     """The middleware of a stage, and whether it accepts first: then it keeps a window of its own."""
 
     names: frozenset[StepName]

@@ -19,7 +19,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
@@ -95,7 +98,7 @@ def _under_way(plan: Plan) -> int:
     return plan.batches_under_way * (2 if plan.buffer.path else 1)
 
 
-class LaneStatistics(NamedTuple):
+class LaneStatistics(Struct, frozen=True):
     """What every part of a lane has counted, stages and emitters by name."""
 
     intake: IntakeStatistics
@@ -305,7 +308,7 @@ class Lane:
 
     def _first_window(self) -> Window:
         here = not self._plan.stages or self._first_stage_is_here
-        return (_JOINED if here else GATHERED)._replace(batches=_under_way(self._plan))
+        return replace(_JOINED if here else GATHERED, batches=_under_way(self._plan))
 
     def _receiver(self, after: str) -> LinkReceiver:
         if after not in self._receivers:

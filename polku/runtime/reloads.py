@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from polku.scaling.scale import Scale
 
 
-class Reloads(NamedTuple):
+class Reloads(Struct, frozen=True):
     """Count changes by what became of them.
 
     `done_at` is when the latest one was done, in Unix seconds (0: none was). `reason` says why the latest one changed
@@ -34,4 +36,4 @@ class Reloads(NamedTuple):
         """Return the counts with one change more, and why it changed nothing (empty: it was done)."""
         if not reason:
             return Reloads(self.done + 1, self.refused, time.time(), scales=self.scales)
-        return self._replace(refused=self.refused + 1, reason=reason, alarm=reason if alarms else self.alarm)
+        return replace(self, refused=self.refused + 1, reason=reason, alarm=reason if alarms else self.alarm)

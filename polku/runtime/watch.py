@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from polku.buffer.statistics import BufferStatistics, OutletStatistics
 from polku.buffer.strategy import Overflow
@@ -28,7 +30,7 @@ _DROPS_SECONDS = 5.0  # since the latest event that a rule dropped, while that c
 _DRAINING = "refuses new events: the pipeline is draining"
 
 
-class _Seen(NamedTuple):
+class _Seen(Struct, frozen=True):
     backlog: int
     done: int
     since: float

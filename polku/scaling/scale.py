@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 
-class Scale(NamedTuple):
+class Scale(Struct, frozen=True):
     """How many lanes there are, or replicas of a stage (`of`): now, wanted, at least and at most.
 
     `ups` and `downs` count the changes that were done, `failures` those that were not; `reason` is why the latest one

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from polku.aio.eager import start_eagerly
 from polku.aio.sequencer import Sequencer, Ticket
 from polku.batch.batch import Batch
@@ -81,7 +83,7 @@ class OverlappingStage(Stage):
             return counts
         shape = step.shape()
         busy = step.name if shape.in_flight else ""
-        return counts._replace(held=shape.waiting, calls=shape, step=busy, since=shape.since)
+        return replace(counts, held=shape.waiting, calls=shape, step=busy, since=shape.since)
 
     @property
     def _overlapping(self) -> Overlapping | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.batch.fates import Attribution
 from polku.batch.receipt import Counts
@@ -17,7 +18,7 @@ from polku.link.link import LinkStatistics
 from polku.recent_errors import RecentErrors, SeenError
 
 
-class CandidateDifference(NamedTuple):
+class CandidateDifference(Struct, frozen=True):
     """One event of which new middleware made something else: its id, a key of `counts`, what differs, and when."""
 
     event_id: str
@@ -26,7 +27,7 @@ class CandidateDifference(NamedTuple):
     time_ns: int
 
 
-class CandidateCounts(NamedTuple):
+class CandidateCounts(Struct, frozen=True):
     """What new middleware does next to the one in use.
 
     In `mode` `shadow` it works on copies of a share of the events, and `counts` has the events by what it made of them:
@@ -47,7 +48,7 @@ class CandidateCounts(NamedTuple):
     fault: str = ""
 
 
-class StageStatistics(NamedTuple):
+class StageStatistics(Struct, frozen=True):
     """Count events and batches; `step` is the middleware that is at work now (empty: none), `since` when it began.
 
     `since` is the clock's monotonic time in seconds. `fault` says what does not work in the background.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import compress
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.batch.fates import Attribution, owners_through
@@ -19,7 +20,7 @@ from polku.tap.request import What
 Refused = dict[int, Refusal]  # by position
 
 
-class Passed(NamedTuple):
+class Passed(Struct, frozen=True):
     """A step that a batch has passed: what it was given, what it made of it, and whose answers some events share.
 
     `number` is the step's, and that of what takes its place; `attribution` is what each event counts as, where the

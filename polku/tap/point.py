@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from polku.batch.batch import Batch
 from polku.batch.frames import read_frames
@@ -24,7 +26,7 @@ _MOST = 5_000  # sightings that a tap holds, of all parts together
 Events = Batch | Sequence[Event]
 
 
-class Note(NamedTuple):
+class Note(Struct, frozen=True):
     """Say of an event, by position, why it was dropped, refused or died."""
 
     position: int

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.event.v1.event_pb2 import Event
 
 REDACTED = "[redacted]"
 
 
-class Redaction(NamedTuple):
+class Redaction(Struct, frozen=True):
     """Take out the values of metadata whose keys match one of these globs, in small letters, and, if so, the payload.
 
     The typed data of an event counts as its payload.

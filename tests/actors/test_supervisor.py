@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from ray.exceptions import ActorUnavailableError
 
 from polku import Hub, StdoutEmitter
@@ -126,7 +127,7 @@ async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: p
     await shell.statistics()
     before, asked = ingest.looks, emitter.looks
     for number in range(1, 6):
-        ingest.counted = ingest.counted._replace(received=number)
+        ingest.counted = replace(ingest.counted, received=number)
         began = time.monotonic()
         while (seen := (await shell.statistics()).lanes[0].ingest) is None or seen.received < number:
             assert time.monotonic() - began < 30

@@ -43,6 +43,12 @@ def numbered(start: int, end: int) -> list[str]:
     return [f"{n:04d}" for n in range(start, end)]
 
 
+def held(buffer: Buffer) -> tuple[int, int]:
+    """Return how many events, and bytes, a buffer holds."""
+    statistics = buffer.statistics()
+    return statistics.events, statistics.bytes
+
+
 class Bench:
     """A buffer, its dead letters and its destinations."""
 
@@ -65,6 +71,12 @@ class Bench:
         )
         if running:
             self.buffer.start()
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """How many events, and bytes, the buffer holds."""
+        statistics = self.buffer.statistics()
+        return statistics.events, statistics.bytes
 
     async def push(self, batch: Batch) -> Receipt:
         answer = await self.buffer.push(batch)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from polku import BufferStrategy, Hub
 from polku.batch.batch import Identity
@@ -69,7 +70,7 @@ def test_answers_that_say_how_far_an_outlet_was_say_it_of_the_new_name(path: Pat
         answer = StoredAnswer(Identity("one", 1, 1), 1, 2, (), ((1, 0), (2, 3)), {"old": 5, "other": 7})
         journal.write(Transaction([row(1, "old"), row(2, "other")], [answer]))
         journal.rename("old", "new")
-        assert journal.answers() == [answer._replace(taken={"new": 5, "other": 7})]
+        assert journal.answers() == [replace(answer, taken={"new": 5, "other": 7})]
 
 
 def test_a_damaged_batch_stays_damaged(path: Path) -> None:

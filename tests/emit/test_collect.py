@@ -10,6 +10,7 @@ from polku.buffer.buffer import Buffer
 from polku.contracts import Collecting, Collector
 from polku.dead_letters import DeadLetters
 from polku.emit.collect import CollectingDelivery
+from polku.emit.delivery import CollectionStatistics
 from polku.link.link import Link, LocalPeer, Window
 
 LIMITS = Collecting(max_events=10, max_bytes=10_000, max_age=3600.0, max_groups=100, max_held_bytes=1_000_000)
@@ -75,7 +76,7 @@ async def test_a_group_is_filled_from_many_batches_and_answers_them_when_it_is_d
     await collected.flush(True)
     assert await answers[2] == Receipt()
     assert store.calls[1:] == [["00010", "00011"]]
-    assert collected.statistics().collection == (0, 0, 0, 1, 3600.0)
+    assert collected.statistics().collection == CollectionStatistics(0, 0, 0, 1, 3600.0)
 
 
 async def test_groups_are_cut_at_the_same_events_however_the_batches_come() -> None:
@@ -117,7 +118,8 @@ async def test_a_refused_event_is_the_business_of_its_own_batch_alone() -> None:
     await collected.flush(True)
     refused = [[refusal.event_id for refusal in (await answer).refused] for answer in answers]
     assert refused == [[], ["00003"], []]
-    assert collected.statistics()[:2] == (5, 1)
+    seen = collected.statistics()
+    assert (seen.confirmed, seen.failed) == (5, 1)
 
 
 async def test_an_event_without_a_group_is_refused_with_the_reason() -> None:
@@ -138,9 +140,10 @@ async def test_the_oldest_group_is_completed_where_there_would_be_too_many() -> 
     collected = delivery(store)
     await push(collected, batch(0, 10, "abcde"))
     await rest()
-    assert collected.statistics().collection is not None
-    assert collected.statistics().collection[:2] == (3, 10)  # type: ignore[index]
-    assert collected.statistics().collection.early == len(store.calls) > 0  # type: ignore[union-attr]
+    collection = collected.statistics().collection
+    assert collection is not None
+    assert (collection.groups, collection.events) == (3, 10)
+    assert collection.early == len(store.calls) > 0
 
 
 async def test_what_is_held_is_bounded_whatever_the_number_of_groups() -> None:

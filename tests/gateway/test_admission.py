@@ -120,7 +120,8 @@ def test_metadata_over_a_limit_costs_its_event_alone(metadata: dict[str, str], r
 
 def test_a_large_payload_without_any_event_is_an_empty_one() -> None:
     unknown_field = b"\x12\xac\x02" + 300 * b"x"
-    assert admit_payload(unknown_field, "client", "", LIMITS)[1:3] == ([], [])
+    admission = admit_payload(unknown_field, "client", "", LIMITS)
+    assert (admission.ids, admission.refused) == ([], [])
 
 
 LONG = "ä" * 9  # 18 bytes

@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from polku.gateway.http.usual import UsualHead, UsualHeads
 from tests.support.examples import examples
@@ -133,7 +134,7 @@ def test_a_head_is_read_alike_whether_one_of_its_shape_is_known_or_not(
         fields = "".join(f"\r\n{name}: {value}" for name, value in own.items()).encode("latin-1", "replace")
         head = first + b"\r\nHost: here" + fields + rest
         found, alone = heads.read(head), UsualHeads().read(head)
-        assert (found and found[:4]) == (alone and alone[:4])
+        assert found == (alone and found and replace(alone, shape=found.shape))
 
 
 def test_heads_that_differ_in_what_is_their_own_have_one_shape() -> None:

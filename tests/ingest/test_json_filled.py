@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from polku import Limits
 from polku.contracts import IngestContext
@@ -54,7 +55,7 @@ def carefully(data: bytes, context: IngestContext, limits: Limits) -> Admission:
     found = list(JsonIngestor().ingest(data, context))
     events = [one for one in found if isinstance(one, Event)]
     admission = admit_events(events, context.source, context.cluster, limits)
-    return admission._replace(refused=[*admission.refused, *[one for one in found if not isinstance(one, Event)]])  # type: ignore[list-item]
+    return replace(admission, refused=[*admission.refused, *[one for one in found if not isinstance(one, Event)]])
 
 
 def alike(found: list[Event], given: list[dict[str, object]]) -> list[Event]:

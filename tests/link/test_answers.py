@@ -17,6 +17,7 @@ from polku.aio.sequencer import Sequencer
 from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.contracts import Collecting
 from polku.emit.collect import CollectingDelivery
+from polku.emit.delivery import CollectionStatistics
 from polku.errors import PolkuError, UserCodeError
 from polku.gateway.intake import Intake
 from polku.limits import Limits
@@ -115,7 +116,8 @@ async def test_an_intake_says_that_the_outcome_is_unknown(
         assert error.__name__ in ack.errors[0].message
         assert (await intake.batch(message("good"))).event_ids == ["good"]
         await intake.drain()
-    assert intake.statistics()[:5] == (2, 2, 1, 1, 0)
+    seen = intake.statistics()
+    assert (seen.messages, seen.received, seen.accepted, seen.refused, seen.open) == (2, 2, 1, 1, 0)
 
 
 class Cancelled:
@@ -233,7 +235,7 @@ async def test_a_group_that_cannot_be_delivered_is_answered(monkeypatch: pytest.
             assert isinstance(answer, Accepted)
             with pytest.raises(PolkuError, match="SystemExit"):
                 await answer.outcome()
-    assert collected.statistics().collection == (0, 0, 0, 1, 3600.0)
+    assert collected.statistics().collection == CollectionStatistics(0, 0, 0, 1, 3600.0)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])

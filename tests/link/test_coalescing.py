@@ -6,6 +6,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from polku import new_event
 from polku.batch.batch import Batch
@@ -77,7 +78,7 @@ async def test_of_those_that_come_alone_one_in_128_waits_for_others(receiver: Re
 
 @pytest.mark.usefixtures("unhurried")
 async def test_what_never_ends_to_come_is_not_waited_for(receiver: Receiver) -> None:
-    link = Link("link", receiver, window=WINDOW._replace(gather_events=1_000))
+    link = Link("link", receiver, window=replace(WINDOW, gather_events=1_000))
     link.push_nowait(batch_of(1))
     await turns()
     link.push_nowait(batch_of(1))
@@ -156,7 +157,7 @@ async def test_what_comes_side_by_side_waits_until_no_more_comes(receiver: Recei
 
 @pytest.mark.usefixtures("unhurried")
 async def test_a_window_for_several_receivers_is_filled_by_half_before_anything_waits(receiver: Receiver) -> None:
-    link = Link("link", receiver, window=WINDOW._replace(batches=4))
+    link = Link("link", receiver, window=replace(WINDOW, batches=4))
     link.push_nowait(batch_of(1))
     await turns()
     link.push_nowait(batch_of(2))
@@ -168,7 +169,7 @@ async def test_a_window_for_several_receivers_is_filled_by_half_before_anything_
 
 
 async def test_a_closed_link_listens_no_more(receiver: Receiver) -> None:
-    link = Link("link", receiver, window=WINDOW._replace(gather_turns=1_000_000))
+    link = Link("link", receiver, window=replace(WINDOW, gather_turns=1_000_000))
     link.push_nowait(batch_of(1))
     await turns()
     link.push_nowait(batch_of(1))

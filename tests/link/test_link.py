@@ -12,7 +12,7 @@ from polku import Batch, Code, Event, Refusal
 from polku.batch.batch import Identity
 from polku.batch.receipt import Accepted, Answer, Receipt
 from polku.errors import UnavailableError
-from polku.link.link import Link, Push, Window
+from polku.link.link import Link, LinkStatistics, Push, Window
 from tests.buffer.parts import rest
 from tests.support.peers import HoldsNothing
 
@@ -81,7 +81,7 @@ async def test_a_push_whose_outcome_is_unknown_is_repeated_under_its_number() ->
     assert peer.pushes[0] == peer.pushes[1]
     peer.answers[1].set_result(Receipt())
     await answer
-    assert link.statistics()[:5] == (1, 2, 1, 0, 0)
+    assert link.statistics() == LinkStatistics(1, 2, 1, 0, 0)
 
 
 async def test_a_batch_whose_outcome_is_lost_after_it_was_taken_is_pushed_again() -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from polku import Batch, Code, Event, Refusal
 from polku.batch.receipt import Accepted, Answer, Receipt, Turn
@@ -160,7 +161,7 @@ async def _check(seed: int, fault_rate: float, accepts_first: bool, window: Wind
     if fault_rate == 0:
         assert flat(peer.lives[0]) == everything
         assert link.statistics().resent == 0
-    assert link.statistics()._replace(sent=0, resent=0) == LinkStatistics(len(sizes), 0, 0, 0, 0)
+    assert replace(link.statistics(), sent=0, resent=0) == LinkStatistics(len(sizes), 0, 0, 0, 0)
     await link.drain()
 
 

@@ -10,7 +10,7 @@ from polku import Batch, Event
 from polku.batch.receipt import Accepted, Answer, Receipt, Turn
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.link import Push
-from polku.link.receiver import LinkReceiver
+from polku.link.receiver import LinkReceiver, LinkReceiverStatistics
 from tests.buffer.parts import rest
 
 pytestmark = pytest.mark.usefixtures("both_ways")
@@ -55,7 +55,7 @@ async def test_a_batch_that_comes_twice_is_applied_once_and_both_get_the_answer(
     assert receiver.applied == ["1"]
     receiver.gate.set()
     assert await asyncio.gather(*answers) == [Receipt()] * 3
-    assert inlet.statistics() == (1, 2, 0)
+    assert inlet.statistics() == LinkReceiverStatistics(1, 2, 0)
 
 
 async def test_a_batch_that_comes_too_early_waits_for_its_predecessor() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from polku import Batch, BufferStrategy, Hub, new_event
 from polku.batch.receipt import Counts
@@ -52,9 +53,9 @@ def test_the_watch_says_who_holds_up_others_and_why() -> None:
     look.lane = "lane-1/"
     stage = StageStatistics(1, 1, 0, 0, 0, Counts(), step="slow", since=time.monotonic() - 7.2)
     look.add_stage("stage-1", stage)
-    look.add_stage("stage-2", stage._replace(since=time.monotonic()))
+    look.add_stage("stage-2", replace(stage, since=time.monotonic()))
     outlets = {name: OutletStatistics(0, 0, 0, 10, 1000, 2, is_full=True) for name in ("a", "audit", "b")}
-    outlets["new"] = outlets["b"]._replace(overflow=Overflow.DROP_NEWEST, dropped=3)
+    outlets["new"] = replace(outlets["b"], overflow=Overflow.DROP_NEWEST, dropped=3)
     look.add_buffer(BufferStatistics(10, 1000, 10, 10, 0, 0, 0, outlets, refuses=("a", "b", "new")))
     look.add_delivery("a", DeliveryStatistics(0, 0, 3, 1, None, fault="away"))
     look.add_absent("emitter:b", "has not answered for 9 s")

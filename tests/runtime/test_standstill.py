@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from polku.batch.receipt import Receipt
 from polku.buffer.statistics import BufferStatistics, OutletStatistics
@@ -37,8 +38,8 @@ def test_it_is_reached_where_every_outlet_that_lags_is_in_trouble() -> None:
 
 def test_a_push_that_fails_is_trouble_too() -> None:
     stuck = lane({"a": 5}, {})
-    outlets = {"a": stuck.buffer.outlets["a"]._replace(fault="MemoryError: no room")}
-    assert is_reached(stuck._replace(buffer=stuck.buffer._replace(outlets=outlets)))
+    outlets = {"a": replace(stuck.buffer.outlets["a"], fault="MemoryError: no room")}
+    assert is_reached(replace(stuck, buffer=replace(stuck.buffer, outlets=outlets)))
 
 
 def test_nothing_that_lags_is_no_standstill_the_drain_itself_comes_to_its_end() -> None:

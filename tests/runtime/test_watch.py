@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from polku.batch.receipt import Receipt
 from polku.buffer.statistics import BufferStatistics, OutletStatistics
@@ -52,7 +53,7 @@ def test_health_turns_bad_naming_who_since_when_and_why_and_good_again(monkeypat
 
 def test_an_emitter_that_cannot_start_or_be_reached_is_unwell_by_its_reason() -> None:
     look = Watch()
-    unreachable = outlet(300, 10)._replace(fault="MemoryError: no room")
+    unreachable = replace(outlet(300, 10), fault="MemoryError: no room")
     look.add_buffer(BufferStatistics(300, 300, 10_000, 500, 0, 0, 0, {"far": unreachable, "db": outlet(9, 0)}))
     look.add_delivery("far", DeliveryStatistics(10, 0, 3, 1, None))
     look.add_delivery("db", DeliveryStatistics(0, 0, 0, 0, None, fault="cannot start: ConnectionError: down"))

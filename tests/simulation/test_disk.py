@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Refusal
@@ -37,7 +38,7 @@ class Life:
         recovered: list[Recovered] = []
         await self.log.open(outlets, recovered.append)
         (state,) = recovered
-        waiting = {name: outlet._replace(bytes=0, oldest_ns=0) for name, outlet in state.outlets.items()}
+        waiting = {name: replace(outlet, bytes=0, oldest_ns=0) for name, outlet in state.outlets.items()}
         answers = sorted(map(repr, state.answers))
         takers = [
             (a.identity, sorted((at, tuple(sorted(names))) for at, names in state.takers(a.first, a.last) if names))

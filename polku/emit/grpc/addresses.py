@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from polku.errors import PlanError
 
 
-class Address(NamedTuple):
+class Address(Struct, frozen=True):
     """Where a service is: `target` as gRPC wants it, and whether the connection is encrypted."""
 
     target: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from polku.gateway.grpc.answers import HEAD, PACKED_HEAD, trailers, whole_answer
 from polku.http2.header_blocks import literal
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from polku.security.authenticator import Authenticated
 
 
-class BatchMethod(NamedTuple):
+class BatchMethod(Struct, frozen=True):
     """Unary calls, all that have come at once: `handle(connection, [(number, message), …])`.
 
     Each is answered by `respond` or `refuse`, now or later.
@@ -26,13 +28,13 @@ class BatchMethod(NamedTuple):
     handle: Callable[[GrpcConnection, list[tuple[int, bytes]]], None]
 
 
-class UnaryMethod(NamedTuple):
+class UnaryMethod(Struct, frozen=True):
     """A unary call: `handle(message, context)` returns the answer; it raises `CallError` for another status."""
 
     handle: Callable[[bytes, CallContext], Awaitable[bytes]]
 
 
-class StreamMethod(NamedTuple):
+class StreamMethod(Struct, frozen=True):
     """A call with any number of messages on both sides: `open(call)` returns what takes them."""
 
     open: Callable[[StreamCall], StreamHandler]
@@ -65,7 +67,7 @@ class StreamHandler(Protocol):
 Method = BatchMethod | UnaryMethod | StreamMethod
 
 
-class Head(NamedTuple):
+class Head(Struct, frozen=True):
     """What the header fields of a request mean."""
 
     method: Method | None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from polku.gateway.grpc.calls import Head, Method, UnaryMethod
 from polku.http2.frames import ErrorCode, StreamError
 from polku.http2.header_blocks import Field
@@ -68,13 +70,13 @@ class HeadReader:
         packs = encoding == b"gzip" and encoding in accepted
         head = Head(method, None, length, encoding, None, metadata, packs, seen[b":path"] in self._open_paths)
         if seen[b":method"] != b"POST" or not seen.get(b"content-type", b"").startswith(b"application/grpc"):
-            return head._replace(fault=Status(-1, NOT_GRPC))
+            return replace(head, fault=Status(-1, NOT_GRPC))
         if method is None:
             path = seen[b":path"].decode("latin-1")
-            return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, f"unknown method {path}"))
+            return replace(head, fault=Status(StatusCode.UNIMPLEMENTED, f"unknown method {path}"))
         if encoding not in _ENCODINGS:
             reason = f"grpc-encoding: {encoding.decode('latin-1')} is not supported; use identity, gzip or zstd"
-            return head._replace(fault=Status(StatusCode.UNIMPLEMENTED, reason, _ACCEPTED))
+            return replace(head, fault=Status(StatusCode.UNIMPLEMENTED, reason, _ACCEPTED))
         return head
 
 
@@ -86,7 +88,7 @@ def _with_varying(head: Head, fields: Sequence[Field]) -> Head:
     varying = {name: value for name, value in fields[first:] if name in _VARYING}
     if isinstance(head.method, UnaryMethod):
         own = {name.decode(): value.decode("latin-1") for name, value in varying.items()}
-        head = head._replace(metadata={**head.metadata, **own})
+        head = replace(head, metadata={**head.metadata, **own})
     timeout = varying.get(b"grpc-timeout")
     return head if timeout is None or head.fault is not None else _with_timeout(head, timeout)
 
@@ -96,5 +98,5 @@ def _with_timeout(head: Head, value: bytes) -> Head:
     unit = _UNITS.get(value[-1:])
     if unit is None or not value[:-1].isdigit() or len(value) > 9:
         reason = f"grpc-timeout: {value.decode('latin-1')} is no timeout; write up to 8 digits and H, M, S, m, u or n"
-        return head._replace(fault=Status(StatusCode.INVALID_ARGUMENT, reason))
-    return head._replace(timeout=int(value[:-1]) * unit)
+        return replace(head, fault=Status(StatusCode.INVALID_ARGUMENT, reason))
+    return replace(head, timeout=int(value[:-1]) * unit)

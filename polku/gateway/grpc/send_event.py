@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.aio.eager import start_eagerly
 from polku.aio.slices import in_slices
@@ -26,7 +27,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _BYTES = 1 << 20  # pushed together: the limit on open bytes is passed by no more than this
 
 
-class _Request(NamedTuple):
+class _Request(Struct, frozen=True):
     """One call: where its answer goes, and what may be pushed of it."""
 
     number: int

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from polku.aio.slices import in_slices
 from polku.gateway.grpc.calls import Head, StreamCall
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 LATE = Status(StatusCode.DEADLINE_EXCEEDED, "the deadline of the call is over")
 
 
-class RefusedCall(NamedTuple):
+class RefusedCall(Struct, frozen=True):
     """A call whose answer is known before its messages come."""
 
     status: Status

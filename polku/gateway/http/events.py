@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from polku.aio.slices import in_slices
 from polku.codes import Code
 from polku.contracts import Reply
@@ -38,7 +40,7 @@ Read = Callable[[str], Awaitable[bytes]]
 """Read a body that is in an encoding."""
 
 
-class HttpAnswer(NamedTuple):
+class HttpAnswer(Struct, frozen=True):
     """A status, the headers that go with it, and a body."""
 
     status: int
@@ -46,7 +48,7 @@ class HttpAnswer(NamedTuple):
     body: bytes
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """What a request has come with: `read` reads its body, in an encoding, and raises `RequestError`."""
 
     head: Head

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from polku.gateway.http.usual import HEAD_BYTES, UsualHead, UsualHeads, may_be_usual
 
 HEAD_END = b"\r\n\r\n"
 
 
-class UsualRequest(NamedTuple):
+class UsualRequest(Struct, frozen=True):
     """A request that has come whole."""
 
     head: UsualHead

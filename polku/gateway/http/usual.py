@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from polku.gateway.http.content import Head
 
@@ -56,7 +57,7 @@ class Shape:
         self.head = head
 
 
-class UsualHead(NamedTuple):
+class UsualHead(Struct, frozen=True):
     """What the head of a usual request says."""
 
     head: Head

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from polku.aio.slices import in_slices
 from polku.batch.batch import Batch
@@ -39,7 +41,7 @@ _MESSAGE = 900  # characters: with more, nothing that says when to come again wo
 _REASONS = 3
 
 
-class ExportResult(NamedTuple):
+class ExportResult(Struct, frozen=True):
     """The answer to a request that was taken: `rejected` records (data points of metrics) are not, and why."""
 
     rejected: int = 0

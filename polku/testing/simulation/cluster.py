@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
+
 from polku.errors import UnavailableError
 from polku.gateway.intake import Intake
 from polku.health import Health
@@ -169,7 +171,7 @@ class Cluster:
         if isinstance(lane := parts.get("lane"), SimulatedLane):
             own = lane.lane.statistics()
             apart = {name: s.stage.statistics() for name, s in parts.items() if isinstance(s, SimulatedStage)}
-            return own._replace(stages={**own.stages, **apart})
+            return replace(own, stages={**own.stages, **apart})
         stages = {name: shell.stage.statistics() for name, shell in parts.items() if isinstance(shell, SimulatedStage)}
         emitters = {
             n.partition(":")[2]: s.delivery.statistics() for n, s in parts.items() if isinstance(s, SimulatedEmitter)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from polku.batch.batch import Batch, Header, Identity
 from polku.batch.receipt import Refusal
 from polku.buffer.journal_file import weigh
@@ -327,7 +329,7 @@ class ModelLog:
         for identity, refused in self._refused:
             answer = disk.answers.get(identity)
             if answer is not None:
-                disk.answers[identity] = answer._replace(refused=(*answer.refused, *refused))
+                disk.answers[identity] = replace(answer, refused=(*answer.refused, *refused))
         self._refused.clear()
         disk.sweep()
         self._forget_answers()

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt
 from polku.buffer.log import Log, open_log
@@ -182,7 +184,7 @@ def install(world: World) -> None:
 
     turns = world.random.choice([0, 3, 3, 3, 12])  # that a few events wait for more: forty would show the same
     for name in ("_JOINED", "GATHERED"):
-        world.patch(lane, name, getattr(lane, name)._replace(gather_turns=turns))
+        world.patch(lane, name, replace(getattr(lane, name), gather_turns=turns))
     world.patch(replay, "_LOOK", world.random.choice([1.0, 4.0, 8.0]))  # most looks find nothing
     _patch_all(world, (buffer, "open_log", opened), (LinkReceiver, "push", receive))
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))

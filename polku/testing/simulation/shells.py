@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
 from polku.buffer.buffer import Buffer
@@ -60,7 +62,7 @@ class SimulatedIngest:
         handed = HandedOn()
         connect = partial(cluster.connect, plan, lane, 0, letters, handed)
         peer, close = connect()
-        window = lanes.GATHERED._replace(batches=plan.batches_under_way)
+        window = replace(lanes.GATHERED, batches=plan.batches_under_way)
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
         build_sources(plan, intake, letters)
