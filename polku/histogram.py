@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
+
+from msgspec import Struct, field
 
 _SUB = 6  # bits of precision within a power of two
 _SUBS = 1 << _SUB
@@ -13,8 +14,7 @@ _PERCENTILES = (50, 90, 99, 100)
 MICROSECOND = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """What a histogram has counted: how many values fell into each bucket, and their sum.
 
     `unit` is the smallest difference that it tells: 1e-6 for seconds, 1.0 for whole numbers.

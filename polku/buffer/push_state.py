@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct, field
 
 from polku.batch.batch import Batch, Identity
 from polku.batch.receipt import Fate, Refusal
@@ -29,8 +30,7 @@ class Draft(NamedTuple):
     pending: PendingDelivery | None
 
 
-@dataclass(slots=True)
-class PushState:
+class PushState(Struct):
     """What of a push lies in the log's draft, is being written, waits for room or for its delivery, and is refused.
 
     `pieces` are the positions in the log and the places in the batch; `taken` has for each outlet how many of the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -48,8 +47,7 @@ class OutletStatistics(Struct, frozen=True):
         return max(self.lag - self.replayed, 0)
 
 
-@dataclass(slots=True)
-class OutletCounts:
+class OutletCounts(Struct):
     """The events that an outlet has passed, by what became of them."""
 
     confirmed: int = 0
@@ -58,8 +56,7 @@ class OutletCounts:
     unreadable: int = 0
 
 
-@dataclass(slots=True)
-class BufferCounts:
+class BufferCounts(Struct):
     """The events that a buffer has taken in, and their bytes; `duplicates` are batches that came again."""
 
     received: int = 0

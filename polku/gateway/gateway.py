@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError, SettingError
@@ -69,8 +68,7 @@ class Security(Struct, frozen=True):
         return "; ".join([*faults, *([open_to_others] if open_to_others else [])])
 
 
-@dataclass
-class _Ports:
+class _Ports(Struct):
     """Ports that were opened together: their servers by the names of their settings."""
 
     doors: Doors

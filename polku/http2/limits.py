@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(Struct, frozen=True):
     """The limits of one connection; sizes are bytes, times seconds.
 
     Where a limit is passed, the answer names it: RST_STREAM where one stream is at fault, GOAWAY where the peer is.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from polku.log import RepeatedLog
 from polku.runtime.unwell import Remedy
@@ -15,8 +16,7 @@ _BEGIN_SECONDS = 0.9  # at every look, until a part that holds others up is name
 _END_SECONDS = 5.0  # at no look, until that counts as over
 
 
-@dataclass(slots=True)
-class _Hold:
+class _Hold(Struct):
     since: float
     until: float
     is_named: bool = False

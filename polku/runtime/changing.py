@@ -18,11 +18,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from polku.aio.tasks import TaskSet
 from polku.buffer.buffer import Buffer
@@ -61,8 +60,7 @@ class Changed(NamedTuple):
     again: Mapping[str, int] = {}
 
 
-@dataclass
-class _Fresh:
+class _Fresh(Struct):
     """What was started next to the parts that run, and how to close it again."""
 
     steps: dict[StepName, Step | Holder] = field(default_factory=dict)

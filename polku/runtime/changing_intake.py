@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct, field
 
 from polku.aio.tasks import TaskSet
 from polku.change.difference import Difference, PartVerdict
@@ -20,8 +21,7 @@ from polku.text import named
 Close = tuple[str, Callable[[], Awaitable[None]]]
 
 
-@dataclass
-class Opened:
+class Opened(Struct):
     """Parts that were started next to those that run, and how to close them again."""
 
     closing: list[Close] = field(default_factory=list)
@@ -39,8 +39,7 @@ class Opened:
         await close_each(reversed(self.closing))
 
 
-@dataclass
-class FreshIntake:
+class FreshIntake(Struct):
     """Ingestors and sources that were started next to those that run."""
 
     ingestors: dict[str, Ingestor] = field(default_factory=dict)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from polku.log import RepeatedLog
 
@@ -14,8 +15,7 @@ _LOG = logging.getLogger(__name__)
 _END_SECONDS = 5.0  # without a drop, until that counts as over
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     since: float
     until: float
     rule: str

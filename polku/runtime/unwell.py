@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from polku.health import Cause, Health
 from polku.log import RepeatedLog
@@ -19,8 +20,7 @@ _END_SECONDS = 2.0  # at no look, until it counts as well again
 _SAYS_SO = ("reload",)  # parts whose trouble is in the log already
 
 
-@dataclass(slots=True)
-class _Illness:
+class _Illness(Struct):
     since: float
     until: float
     is_said: bool = False

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from polku.aio.tasks import TaskSet
 from polku.batch.batch import Batch, join_traces
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 _TIMER = "flush timer"
 
 
-@dataclass(slots=True)
-class _Holding:
+class _Holding(Struct):
     """The events of one batch that a holder keeps, and what became of those it released."""
 
     remaining: int

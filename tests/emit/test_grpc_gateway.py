@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from msgspec.structs import replace
 
 from polku import Batch, Event, GrpcEmitter, Hub, Limits, Pipeline, RetryableError
 from polku.clock import SystemClock

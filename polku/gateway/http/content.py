@@ -16,10 +16,11 @@ source get. What is of another type goes to the default ingestor, if there is on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from polku.codes import Code
 from polku.contracts import IngestContext
@@ -57,8 +58,7 @@ _CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
 Admit = Callable[[bytes, "Account | None"], Awaitable[Admission]]
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What the head of a request says about its events; names of headers are in lower case."""
 
     headers: Mapping[str, str]
@@ -106,8 +106,7 @@ def _is_binary(headers: Mapping[str, str]) -> bool:
     return "ce-specversion" in headers or all(name in headers for name in ("ce-id", "ce-source", "ce-type"))
 
 
-@dataclass(frozen=True, slots=True)
-class RawReader:
+class RawReader(Struct, frozen=True):
     """Let the ingestor of a source read a body."""
 
     intake: Intake

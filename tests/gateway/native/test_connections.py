@@ -10,13 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from hpack import Encoder
+from msgspec.structs import replace
 
 from polku import Hub, Limits, Pipeline
 from polku.aio import loop_thread
