@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 
 def is_loopback(host: str) -> bool:
     """Return whether a host, as a name or an IP address, is the loopback interface."""
-    if host.lower() == "localhost":
+    if host.lower() in ("localhost", "127.0.0.1", "::1"):
         return True
+    import ipaddress  # for other addresses: few start with one
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

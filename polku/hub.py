@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
 from polku.checks import ray_installed, shorten
 from polku.errors import PlanError, SettingError
-from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Addresses, check_address
 from polku.gateway.tls import Tls
 from polku.limits import Limits
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
     from polku.contracts import Emitter, Ingestor, Middleware
     from polku.event.v1.event_pb2 import Event
+    from polku.external.registration_rules import PluginRules
     from polku.middleware.batching import Batching
     from polku.pipeline import Pipeline
 
@@ -356,6 +356,8 @@ class Hub:
         a registered ingestor may take `timeout` seconds. Send the token over networks that you trust only, unless
         the gateway's port is encrypted (`security`).
         """
+        from polku.external.registration_rules import PluginRules
+
         self._plugins = PluginRules(
             token=token,
             addresses=tuple([addresses] if isinstance(addresses, str) else addresses),

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Overflow
 from polku.errors import PlanError
-from polku.external.registration_rules import PluginRules
 from polku.gateway.addresses import Addresses
 from polku.gateway.tls import Tls
 from polku.limits import Limits
 from polku.scaling.rules import MOST as MOST_LANES
 from polku.scaling.rules import Range, Scaling
 from polku.tap.redaction import NOTHING, Redaction
+
+if TYPE_CHECKING:
+    from polku.external.registration_rules import PluginRules
 
 _WORD = re.compile(r"[\w.-]+")
 PER_NODE: Final = "per-node"

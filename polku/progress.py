@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import deque
@@ -108,6 +107,8 @@ def describe(done: int, total: int | None, rate: float) -> str:
 
 def fitted(text: str) -> str:
     """Return text cut to the width of the terminal, so that it stays on one line."""
+    import shutil  # with what packs archives: not for who has no terminal
+
     return text[: max(20, shutil.get_terminal_size().columns - 1)]
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-import sysconfig
 import threading
 import time
-from pathlib import Path
+from functools import cache
 from types import FrameType
 
 from msgspec import Struct
 
-_OURS = str(Path(__file__).resolve().parent.parent)
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
 class Place(Struct, frozen=True):
@@ -48,7 +47,7 @@ class Pulse:
         if frame is None:
             return None
         code = frame.f_code
-        return Place(code.co_qualname, f"{Path(code.co_filename).name}:{frame.f_lineno}")
+        return Place(code.co_qualname, f"{os.path.basename(code.co_filename)}:{frame.f_lineno}")
 
     def _turn(self) -> None:
         self._asked = None
@@ -58,4 +57,12 @@ class Pulse:
 def _is_users(frame: FrameType) -> bool:
     """Return whether code is neither POLKU's nor a library's; the innermost such frame has called what blocks."""
     path = frame.f_code.co_filename
-    return not path.startswith(("<frozen", _OURS, *_LIBRARIES)) and not str(Path(path).resolve()).startswith(_OURS)
+    return not path.startswith(("<frozen", _OURS, *_libraries())) and not os.path.realpath(path).startswith(_OURS)
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """Return the folders of the standard library and of what is installed."""
+    import sysconfig  # for who looks at a loop that is stuck: a start does not need it
+
+    return tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import pickle
 import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from pathlib import PurePath
 from typing import Any, TypeAlias
 
 _MOST_ITEMS = 10_000
@@ -123,7 +123,7 @@ class _Description:
                 self._add_each(value.func, value.args, value.keywords)
             case re.Pattern():
                 self._say("pattern", repr(value.pattern), value.flags)
-            case PurePath():
+            case os.PathLike() if _is_path(value):
                 self._say("path", str(value))
             case list() | tuple() | set() | frozenset() | Mapping() | types.MappingProxyType():
                 self._add_container(value)
@@ -256,3 +256,9 @@ def _is_ours_to_read(name: str | None, module: types.ModuleType | None = None) -
     module = module or sys.modules.get(name)
     file = getattr(module, "__file__", None) or ""
     return not any(f"/{folder}/" in file for folder in _INSTALLED)
+
+
+def _is_path(value: object) -> bool:
+    from pathlib import PurePath  # for who has one: a start without is sooner
+
+    return isinstance(value, PurePath)

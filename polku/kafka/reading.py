@@ -10,7 +10,7 @@ from typing import Any
 from polku.contracts import Pulled
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
-from polku.ingest.cloudevents import event_from_attributes
+from polku.ingest.cloudevents_reading import event_from_attributes
 from polku.ingest.json_fields import FieldError
 from polku.kafka import fields
 from polku.kafka.encoding import (

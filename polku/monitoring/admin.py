@@ -38,6 +38,7 @@ _LOG = logging.getLogger(__name__)
 _TRIES = 50  # ports from the default one on
 _JSON = "application/json"
 _STUCK_SECONDS = 1.0  # without a turn of the pipeline's event loop, until health says so
+_LOOK_AFTER_SECONDS = 1.0  # after the start, which is slower while modules are loaded
 _DEAD_SECONDS = 10.0  # until it counts as stuck for good
 _OPEN = ("/", "/health/live", "/health/ready")  # for everybody who can connect: a page without content, yes or no
 _RELOAD = "/reload"
@@ -73,7 +74,8 @@ class AdminServer:
         self._health = health
         self._stuck = stuck
         self._addresses = addresses
-        self._live: Live | None = None  # once the address is open
+        self._live: Live | None = None
+        self._bound = ""
         self._http = Server(self._answer, posts=[_RELOAD, *_CHANGES])
         self._reloader = reloader
         self._server: Listener | asyncio.Server | None = None
@@ -90,16 +92,18 @@ class AdminServer:
         """
         address = await self._open()
         if address is not None:
-            asyncio.get_running_loop().call_soon(self._look, address)
+            self._bound = address
+            asyncio.get_running_loop().call_later(_LOOK_AFTER_SECONDS, self._look)
         return address
 
-    def _look(self, address: str) -> None:
-        """Begin to look for the live page: what it needs takes a while to load, and a pipeline is ready without it."""
-        from polku.monitoring.live import Live
+    def _look(self) -> Live | None:
+        """Look for the live page from now on: its modules take a while to load, and a pipeline starts without them."""
+        if self._live is None and self._server is not None:
+            from polku.monitoring.live import Live
 
-        if self._server is not None:
             self._live = Live(self._statistics, self._blocked, self._addresses)
-            self._live.start(address)
+            self._live.start(self._bound)
+        return self._live
 
     async def _open(self) -> str | None:
         address = self._admin.address
@@ -165,9 +169,9 @@ class AdminServer:
                     200, page().body, "text/html; charset=utf-8", {"Content-Security-Policy": page().policy}
                 )
             case "/events":
-                if self._live is None or self._live.is_full:
+                if (live := self._look()) is None or live.is_full:
                     return Response(503, b"as many pages are open as may be; close one\n")
-                return Stream(self._live.follow(may_see_events=self._may_see_events(request)), "text/event-stream")
+                return Stream(live.follow(may_see_events=self._may_see_events(request)), "text/event-stream")
             case "/health/live":
                 return self._show_live()
             case "/health/ready":

@@ -15,8 +15,6 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ class RunFile:
     """Name a pipeline among those that run, until `close`; where that cannot be, it is not named, and nothing fails."""
 
     def __init__(self, pipeline: RunningPipeline) -> None:
-        self._path: Path | None = None
+        self._path = ""
         self._descriptor = -1
         try:
             self._write(pipeline)
@@ -58,9 +56,9 @@ class RunFile:
 
     def close(self) -> None:
         """Remove the file."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        if self._path:
+            _remove(self._path)
+            self._path = ""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -68,15 +66,15 @@ class RunFile:
     def _write(self, pipeline: RunningPipeline) -> None:
         folder = _folders()[0]
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+            os.mkdir(folder, 0o700)
         _check(folder)
         name = f"{pipeline.pid}-{secrets.token_hex(4)}"
-        hidden = folder / f".{name}"
+        hidden = os.path.join(folder, f".{name}")
         self._descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._path = hidden
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         os.write(self._descriptor, json.dumps(pipeline._asdict()).encode())
-        shown = folder / f"{name}{_SUFFIX}"
+        shown = os.path.join(folder, f"{name}{_SUFFIX}")
         os.rename(hidden, shown)  # whoever sees it finds it whole, and locked
         self._path = shown
 
@@ -101,33 +99,34 @@ def name_program(file: str) -> None:
 _program = ""
 
 
-def _folders() -> list[Path]:
+def _folders() -> list[str]:
     """Return the directories in which files may be, the best one first."""
     own = os.getuid()
-    folders = [Path(tempfile.gettempdir(), f"polku-{own}")]
+    temporary = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+    folders = [os.path.join(temporary, f"polku-{own}")]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     with contextlib.suppress(OSError):
         if runtime and os.stat(runtime).st_uid == own:
-            folders.insert(0, Path(runtime, "polku"))
+            folders.insert(0, os.path.join(runtime, "polku"))
     return folders
 
 
-def _check(folder: Path) -> None:
+def _check(folder: str) -> None:
     """Raise `OSError` where a directory is not this user's alone."""
-    status = folder.lstat()
+    status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a directory of this user alone")
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: str) -> list[str]:
     try:
         _check(folder)
-        return sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX)
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(_SUFFIX)]
     except OSError:
         return []
 
 
-def _read(path: Path) -> RunningPipeline | None:
+def _read(path: str) -> RunningPipeline | None:
     """Return what a file says, or nothing where its process is gone; such a file is removed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -142,8 +141,13 @@ def _read(path: Path) -> RunningPipeline | None:
         pass
     finally:
         os.close(descriptor)
-    path.unlink(missing_ok=True)
+    _remove(path)
     return None
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _is_locked(descriptor: int) -> bool:

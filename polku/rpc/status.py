@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
 
@@ -56,4 +55,6 @@ def percent_encoded(text: str) -> bytes:
 
 def percent_decoded(value: bytes) -> str:
     """Return the text of a `grpc-message`; what is not UTF-8 is replaced."""
+    from urllib.parse import unquote_to_bytes
+
     return unquote_to_bytes(value).decode("utf-8", "replace")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polku.buffer.buffer import Buffer
@@ -161,6 +160,8 @@ def build_dead_letters(plan: Plan, clock: Clock | None = None) -> DeadLetters:
     """Build what keeps dead letters: on disk where the plan says so; raises `JournalPathError` where that cannot be."""
     if plan.dead_letters is None:
         return DeadLetters(clock=clock, stamp=plan.stamp or STAMP)
+    from pathlib import Path
+
     from polku.buffer.place import check_letters_place, check_place
     from polku.dead_letters.disk import StoredDeadLetters
 

@@ -14,7 +14,6 @@ but 8 MB.
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import threading
 import time
@@ -48,6 +47,8 @@ class Quiet:
 
 def give_back_when_quiet() -> None:
     """Watch this process from a thread, where the C library can give memory back (glibc)."""
+    import ctypes  # once a gateway is ready
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None and _NAME not in {thread.name for thread in threading.enumerate()}:
         threading.Thread(target=_watch, args=(trim,), name=_NAME, daemon=True).start()
@@ -55,6 +56,8 @@ def give_back_when_quiet() -> None:
 
 def keep_until_quiet() -> None:
     """Let the C library keep large blocks that are freed for those that come next, where it can."""
+    import ctypes
+
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:
         option(_M_TRIM_THRESHOLD, _TRIM_BYTES)

@@ -21,12 +21,10 @@ from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.log_format import say, warn
 from polku.runtime.drain import drain_seconds
-from polku.runtime.flow import Flow
 from polku.runtime.hurried_end import HurriedEnd, say_outcome
 from polku.runtime.memory import give_back_when_quiet
 from polku.runtime.notify import Notifier
 from polku.runtime.report import LOST_STATUS, stop_report
-from polku.runtime.status_line import StatusLine, is_wanted
 
 if TYPE_CHECKING:
     from polku.buffer.strategy import BufferStrategy
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from polku.runner import Runner
     from polku.runtime.reloading import Reloader
     from polku.runtime.report import StopReport
+    from polku.runtime.status_line import StatusLine
 
 _LOST_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
@@ -105,6 +104,8 @@ def serve(
     if not doors.insecure and (text := exposure(doors)):
         warn(text)
     tune_process()  # after the line that others wait for
+    from polku.runtime.status_line import StatusLine, is_wanted
+
     prints = any(getattr(outlet.emitter, "writes_to_console", False) for outlet in runner.plan.outlets)
     with StatusLine(shown=progress and is_wanted(prints_events=prints)) as status:
         if _watch(pipeline, stop, status, reloader, notifier):
@@ -146,6 +147,8 @@ def _watch(
     notifier: Notifier | None = None,
 ) -> bool:
     """Return when a signal has come, the pipeline or its node goes, or (then true) at its end."""
+    from polku.runtime.flow import Flow
+
     flow = Flow()
     while True:
         if stop.wait(_LOST_SECONDS) or pipeline.lost or pipeline.leaves_within is not None:
@@ -172,6 +175,8 @@ def _has_ended(pipeline: Pipeline) -> bool:
 
 def _drain(pipeline: Pipeline, seconds: float, status: StatusLine) -> StopReport:
     """Drain, and say meanwhile what is left: below the lines of a terminal, else in a line now and then."""
+    from polku.runtime.flow import Flow
+
     stopping, flow, said_at = pipeline.stop_nowait(seconds), Flow(), time.monotonic()
     while not wait([stopping], timeout=_DRAIN_LOOK_SECONDS).done:
         if (tree := _look(pipeline)) is None or not (left := flow.left(tree)):

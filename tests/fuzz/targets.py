@@ -29,7 +29,8 @@ from polku.errors import InputError, JournalCorruptError, RejectedError
 from polku.gateway.admission import Admission, admit_events, admit_payload
 from polku.gateway.http.body import BodyReader
 from polku.gateway.http.refusal import RequestError
-from polku.ingest.cloudevents import CloudEventsIngestor, event_from_headers
+from polku.ingest.cloudevents import CloudEventsIngestor
+from polku.ingest.cloudevents_reading import event_from_headers
 from polku.ingest.json import JsonIngestor
 from polku.ingest.json_fields import FieldError
 from polku.limits import Limits

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polku import CloudEventsIngestor, Event, IngestContext, JsonIngestor, RecordError
 from polku.emit.cloudevents import ATTRIBUTES, cloud_event
-from polku.ingest.cloudevents import event_from_headers
+from polku.ingest.cloudevents_reading import event_from_headers
 from polku.ingest.json_fields import FieldError
 
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}

@@ -12,8 +12,8 @@ from polku.contracts import IngestContext
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.ingest import JsonIngestor
-from polku.ingest.json import read_records
 from polku.ingest.json_plain import read_array, read_lines
+from polku.ingest.json_reading import read_records
 from polku.ingest.json_record import event_from_json
 from polku.ingest.json_split import split_lines, split_records
 

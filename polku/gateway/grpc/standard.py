@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from polku.gateway.grpc.calls import CallContext, Method, StreamCall, StreamMethod, UnaryMethod
@@ -18,12 +19,15 @@ class HealthService:
     """Answer `Check` and `Watch`; the empty name stands for the whole server, that of a part for this part."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        from grpc_health.v1 import health_pb2
-
-        self._messages: Any = health_pb2
         self._serving = dict.fromkeys(["", *services], True)
         self._parts: Mapping[str, bool] = {}
         self._watching: dict[_Watch, str] = {}
+
+    @cached_property
+    def _messages(self) -> Any:
+        from grpc_health.v1 import health_pb2  # by the first call: a gateway is ready sooner
+
+        return health_pb2
 
     def methods(self) -> dict[bytes, Method]:
         """Return the service's methods by path."""
@@ -115,12 +119,15 @@ class Reflection:
         self._services = sorted({*services, "grpc.reflection.v1.ServerReflection", _ALPHA})
         self._pool = descriptor_pool.Default()
 
-    def methods(self) -> dict[bytes, Method]:
-        """Return the methods of both versions by path: their messages have the same fields."""
+    @cached_property
+    def _messages(self) -> Any:
         from grpc_reflection.v1alpha import reflection_pb2
 
+        return reflection_pb2
+
+    def methods(self) -> dict[bytes, Method]:
+        """Return the methods of both versions by path: their messages have the same fields."""
         method = StreamMethod(lambda call: _Reflecting(call, self.answer))
-        self._messages: Any = reflection_pb2
         names = ("grpc.reflection.v1.ServerReflection", _ALPHA)
         return {f"/{name}/ServerReflectionInfo".encode(): method for name in names}
 
@@ -164,13 +171,15 @@ class Reflection:
 
     def _add_files(self, answer: Any, file: Any) -> None:
         """Add a file and all that it imports."""
+        from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
         waiting, seen = [file], set[str]()
         while waiting:
             file = waiting.pop()
             if file.name in seen:
                 continue
             seen.add(file.name)
-            proto = descriptor_pb2.FileDescriptorProto()
+            proto = FileDescriptorProto()
             file.CopyToProto(proto)
             answer.file_descriptor_response.file_descriptor_proto.append(proto.SerializeToString())
             waiting.extend(file.dependencies)

@@ -136,7 +136,7 @@ def _protobuf(head: Head, intake: Intake) -> Admit:
 
 
 def _binary(head: Head, intake: Intake) -> Admit:
-    from polku.ingest.cloudevents import event_from_headers
+    from polku.ingest.cloudevents_reading import event_from_headers
     from polku.ingest.json_fields import FieldError
 
     async def admit(body: bytes, account: Account | None) -> Admission:
