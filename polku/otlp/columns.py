@@ -27,6 +27,7 @@ from polku.otlp.writing import LATEST, Resource
 _UID = b"log.record.uid"
 _OWN_ENTRIES = 2  # of metadata, besides attributes: traceparent and tracestate
 _LEAST_ATTRIBUTE = 5  # bytes of a field of an attribute with a key
+_NUMBERS = 24  # of severities, and more than there are of statuses
 _KNOWN_HEADS = 10_000
 _FRAME = 3  # bytes of an event: tag and length of its id, and the tag of its payload
 _RECORDS = 2  # the field of a scope
@@ -219,7 +220,9 @@ class _Middles(dict[int, bytes]):
             own = bytes((0x50, log_severity(number)))
         else:
             own = bytes((0x50, span_severity(number), 0x58, OUTCOMES.get(number, 0)))
-        self[number] = found = self._shared + own
+        found = self._shared + own
+        if 0 <= number <= _NUMBERS:
+            self[number] = found
         return found
 
 

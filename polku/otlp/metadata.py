@@ -16,6 +16,7 @@ LOOKED_AT = 1_000
 MARK = secrets.token_bytes(16)
 """What stands between the attributes of two records, and in none of them: nobody else knows it."""
 _KNOWN_ENTRIES = 10_000
+_KNOWN_BYTES = 200  # of an attribute, or a key, that is remembered
 _KNOWN_KEYS = 1_000  # of attributes, for which it is known whether they are wanted
 
 
@@ -39,7 +40,9 @@ class Wanted(dict[bytes, bool]):
         name = key.decode()
         is_other = name not in OWN and not name.startswith(KEPT_APART)
         is_short = 0 < len(key) <= self._limits.metadata_key_bytes
-        self[key] = found = is_other and is_short and (self._names is None or name in self._names)
+        found = is_other and is_short and (self._names is None or name in self._names)
+        if len(key) <= _KNOWN_BYTES:
+            self[key] = found
         return found
 
     def entry_of(self, content: bytes) -> bytes:
@@ -74,7 +77,9 @@ class Entries(dict[bytes, bytes]):
             self.clear()
             self[MARK] = MARK
         self.new.append(content)
-        self[content] = found = self._wanted.entry_of(content)
+        found = self._wanted.entry_of(content)
+        if len(content) <= _KNOWN_BYTES:
+            self[content] = found
         return found
 
     def forget_new(self) -> None:

@@ -28,10 +28,9 @@ from polku.codes import Code
 from polku.errors import InputError
 from polku.ids import new_ids
 from polku.limits import Limits
-from polku.otlp.columns import ColumnWriter
-from polku.otlp.metadata import Wanted
 from polku.otlp.signals import Signal
 from polku.otlp.wire import Scope, split, varint
+from polku.otlp.writers import ScopeWriter, writers_of
 from polku.otlp.writing import Choice, Dead, FaultError, RecordWriter, Resource
 
 __all__ = ["Choice", "Dead", "Transcoded", "transcode"]
@@ -68,20 +67,19 @@ def transcode(
     made = _Made()
     now = time.time_ns()
     work = 0
-    wanted = Wanted(choice.attributes, limits)
+    writers = writers_of(signal, limits, choice, source or UNKNOWN_SERVICE, cluster)
     resource: Resource | None = None
     for scope in scopes:
-        if resource is None or scope.resource is not resource.head:
-            resource = Resource(signal, scope.resource, limits, choice, source or UNKNOWN_SERVICE, cluster)
+        writer, read = writers.of(scope, resource)
+        if read is not None and read is not resource:
+            resource = read
             work += len(scope.resource)
-        writer = RecordWriter(signal, resource, scope.scope, limits, wanted)
-        columns = None if writer.fault else ColumnWriter(signal, resource, writer.wrapper, limits, wanted)
         for records, cost in _turns(scope.records):
             work += cost
             if work > _TURN_BYTES:
                 work = 0
                 yield
-            made.add(records, writer, columns, now)
+            made.add(records, writer, now)
     payload = b"".join(made.parts)
     return Transcoded(payload, list(made.ids), made.weights, made.dead, max(0, len(payload) - len(request)))
 
@@ -96,12 +94,12 @@ class _Made:
         self.dead: list[Dead] = []
         self._number = 0
 
-    def add(self, records: Sequence[bytes], writer: RecordWriter, columns: ColumnWriter | None, now: int) -> None:
+    def add(self, records: Sequence[bytes], writer: ScopeWriter, now: int) -> None:
         """Make events of records, all at once where they are ordinary."""
         spares = new_ids(len(records))
-        written = None if columns is None else columns.write(records, spares, now, self.ids.keys())
+        written = None if writer.columns is None else writer.columns.write(records, spares, now, self.ids.keys())
         if written is None:
-            self._add_each(records, writer, spares, now)
+            self._add_each(records, writer.each, spares, now)
         else:
             self._number += len(records)
             self.parts.append(written.payload)

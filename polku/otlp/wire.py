@@ -30,6 +30,7 @@ HEAD_BYTES = 64 * 1024
 _COUNTED_BYTES = 512 * 1024  # of a message whose parts are counted before it is parsed: 12 MB of empty ones
 _OTHER_FIELDS = 100  # of a message beside its parts, those of later versions too
 _KNOWN_FRONTS = 4_096
+_KEPT_FRONTS = 512
 
 
 class Head(NamedTuple):
@@ -165,6 +166,8 @@ class Wrapper:
         """Return what stands before a record of a size; and the same behind the length of all of it."""
         found = self._fronts.get(size)
         if found is None:
+            if len(self._fronts) >= _KEPT_FRONTS:
+                self._fronts.clear()
             own = self._scope + tagged(2, size)
             front = self._resource + tagged(2, len(own) + size) + own
             found = self._fronts[size] = front, varint(len(front) + size) + front

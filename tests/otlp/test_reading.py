@@ -315,3 +315,22 @@ def test_many_records_at_once_become_what_each_becomes_by_itself(data: st.DataOb
     assert [one.dead.refusal._replace(event_id="") for one in done.dead] == [
         one.dead.refusal._replace(event_id="") for one in slow.dead
     ]
+
+
+def test_requests_that_are_read_in_several_ways_at_a_time_are_each_read_in_their_own() -> None:
+    record = LogRecord(time_unix_nano=_TIME, severity_text="I").SerializeToString()
+    record += b"".join(tagged(6, len(one)) + one for one in (write("a", "1"), write("b", "2")))
+    body = b"".join(join([Scope(b"", b"", 1_000 * [record])]))
+    ways = [(Choice(), "east"), (Choice(["a"]), ""), (Choice(()), "west"), (Choice(["b"]), "east")]
+    readings = [transcode(LOGS, body, LIMITS, choice, cluster=cluster) for choice, cluster in 3 * ways]
+    results: list[Transcoded] = []
+    while readings:
+        for reading in list(readings):
+            try:
+                next(reading)
+            except StopIteration as end:
+                results.append(end.value)
+                readings.remove(reading)
+    for done, (_, cluster), names in zip(results, 3 * ways, 3 * [["a", "b"], ["a"], [], ["b"]], strict=True):
+        wanted = {name: {"a": "1", "b": "2"}[name] for name in names} | ({"cluster": cluster} if cluster else {})
+        assert all(dict(event.metadata) == wanted for event in EventPayload.FromString(done.payload).events)
