@@ -42,6 +42,7 @@ class Tap:
         self._redaction = redaction
         self._id = request.event_id.encode("utf-8", "surrogateescape")
         self._samples: dict[tuple[str, What], _Sample] = {}
+        self._expected: dict[tuple[str, What], int] = {}  # that come at least, if it goes on as it was
         self._held = self._bytes = self._passed = 0
         self.extend()
 
@@ -74,13 +75,13 @@ class Tap:
             self._free(sample, place, end)
             shown = positions[start : min(stop, start + _MOST - self._held)]
             block = [pick(at) for at in shown]
-            if why or reason or not self._fits(block):
+            if why or not self._fits(block):
                 reasons = [why.get(at) or Note(at, "", reason) for at in shown]
                 told = [self._seen(now, part, what, data, note) for data, note in zip(block, reasons, strict=True)]
                 self._keep(sample, place, end, now, told)
             else:
                 self._bytes += sum(map(len, block))
-                self._keep(sample, place, end, now, block)
+                self._keep(sample, place, end, now, block, reason)
 
     def tell(self, part: str, what: What, event_id: str, code: str, reason: str) -> None:
         """Keep what happened to an event of which only the id is known."""
@@ -96,6 +97,7 @@ class Tap:
     def take(self, parts: Iterable[str]) -> TapReply:
         """Return what was kept, oldest first, and begin again."""
         samples, passed = self._samples, self._passed
+        self._expected = {kind: sample.seen // 2 for kind, sample in samples.items()}
         self._samples, self._held, self._bytes, self._passed = {}, 0, 0, 0
         kept = (one for (part, what), sample in samples.items() for one in sample.sightings(part, what))
         seen = sorted(kept, key=lambda one: one.time_ns)
@@ -104,7 +106,7 @@ class Tap:
     def _sample(self, part: str, what: What) -> _Sample:
         sample = self._samples.get((part, what))
         if sample is None:
-            sample = self._samples[part, what] = _Sample(self.request.limit)
+            sample = self._samples[part, what] = _Sample(self.request.limit, self._expected.get((part, what), 0))
         return sample
 
     def _with_id(self, events: Events, positions: Sequence[int]) -> list[int]:
@@ -114,13 +116,13 @@ class Tap:
         among = events.events if isinstance(events, Batch) else events
         return [at for at in positions if among[at].id == event_id]
 
-    def _keep(self, sample: _Sample, place: int, end: int, now: int, block: Sequence[_Kept]) -> None:
-        """Fill the free places up to another one; `_bytes` has been counted."""
+    def _keep(self, sample: _Sample, place: int, end: int, now: int, block: Sequence[_Kept], reason: str = "") -> None:
+        """Fill the free places up to another one; `_bytes` has been counted. The `reason` is that of bytes."""
         self._held += len(block)
         free = end - place - len(block)
         sample.slots[place:end] = [*block, *([None] * free)]
         sample.sizes[place:end] = [*(len(one if isinstance(one, bytes) else one.event) for one in block), *([0] * free)]
-        sample.times[place:end] = [now] * (end - place)
+        sample.about[place:end] = [(now, reason)] * (end - place)
 
     def _free(self, sample: _Sample, place: int, end: int) -> None:
         """Count what stands from a place on up to another one as gone: other things are put there next."""
@@ -161,23 +163,29 @@ class Tap:
         return seen._replace(event_id=event.id, event=data, left_out=left_out, reason=line(seen.reason))
 
 
-_Kept = bytes | Sighting  # the bytes of a serialised event of which there is nothing to say
+_Kept = bytes | Sighting  # the bytes of a serialised event of which there is nothing of its own to say
 
 
 class _Sample:
     """The sightings of one thing that happens at one part."""
 
-    def __init__(self, size: int) -> None:
-        self.choose = Reservoir(size).choose
+    def __init__(self, size: int, expected: int) -> None:
+        self._reservoir = Reservoir(size, expected=expected)
+        self.choose = self._reservoir.choose
         self.slots: list[_Kept | None] = []
         self.sizes: list[int] = []  # in bytes
-        self.times: list[int] = []
+        self.about: list[tuple[int, str]] = []  # the times, and the reasons of bytes
+
+    @property
+    def seen(self) -> int:
+        """How many events there were."""
+        return self._reservoir.seen
 
     def sightings(self, part: str, what: What) -> Iterator[Sighting]:
         """Yield what is kept, in no order."""
-        for kept, time_ns in zip(self.slots, self.times, strict=True):
+        for kept, (time_ns, reason) in zip(self.slots, self.about, strict=True):
             if kept is not None:
-                yield kept if isinstance(kept, Sighting) else Sighting(time_ns, part, what, "", kept)
+                yield kept if isinstance(kept, Sighting) else Sighting(time_ns, part, what, "", kept, reason=reason)
 
 
 class TapPoint:
