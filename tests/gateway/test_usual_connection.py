@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from polku import Limits
 from polku.gateway.http.connections import Connections, HttpConnection
 from polku.gateway.http.usual import UsualHead
@@ -64,6 +66,8 @@ class Place:
         self.inner = Inner()
         self.requests: list[bytes] = []
         self.asked = 0
+        self.leaves = 0  # requests that leave together, as soon as the last of them has come
+        self.answers_at_once = False
         self.connections = Connections(self._load, limits, self._keep, self._take)
         if loads:
             self.load()
@@ -80,6 +84,10 @@ class Place:
     def _take(self, connection: HttpConnection, head: UsualHead, body: bytes) -> bool:
         if body == self.together:
             self.requests.append(body)
+            if self.leaves and len(self.requests) % self.leaves == 0 and self.answers_at_once:
+                connection.answered(b"!" * self.leaves, close=False)
+            elif self.leaves and len(self.requests) % self.leaves == 0:
+                connection.await_answer()
         return body == self.together
 
     def _keep(self, connection: HttpConnection, head: UsualHead, body: bytes) -> None:
@@ -215,4 +223,33 @@ async def test_a_request_in_pieces_is_answered_together_with_the_ones_before_it(
     for byte in 3 * FIRST:
         place.connection.data_received(bytes([byte]))
     assert place.requests == [b"{}", b"{}", b"{}"]
+    place.connection.connection_lost(None)
+
+
+async def test_requests_behind_those_that_have_left_in_the_same_turn_wait_for_their_answers() -> None:
+    """Answers come in the order of the requests, although other batches may be answered sooner."""
+    place = Place(Limits(), together=b"{}")
+    place.leaves = 2
+    place.connection.data_received(3 * FIRST)
+    assert len(place.requests) == 2
+    place.connection.answered(b"12", close=False)
+    await asyncio.sleep(0)
+    assert len(place.requests) == 3
+    place.connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_client_whose_requests_were_answered_while_they_were_read_is_closed_at_its_end(before: int) -> None:
+    place = Place(Limits(), together=b"{}")
+    place.connection.data_received(before * PAIR)  # one that is answered alone, and at whose answer the rest is read
+    place.leaves, place.answers_at_once = 2 + before, True
+    place.connection.data_received(2 * FIRST)
+    if before:
+        assert place.connection.eof_received()
+        place.connection.answered(b"alone", close=False)
+        await asyncio.sleep(0)
+    else:
+        assert place.connection.idle_since is not None
+        assert not place.connection.eof_received()  # asyncio closes it
+    assert place.wire.is_shut is bool(before)
     place.connection.connection_lost(None)

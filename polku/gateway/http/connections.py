@@ -231,6 +231,8 @@ class HttpConnection(asyncio.Protocol):
             received += data[at:] if at else data
         if alone is not None:
             self._connections.answer(self, alone.head, alone.body)
+        if usual.is_ended and not (usual.bytes or usual.is_open or usual.together) and self._transport is not None:
+            self._transport.close()  # the answers have left while its bytes were read
         return is_usual
 
     def _take_requests(self, usual: Received, source: bytes | bytearray) -> tuple[int, UsualRequest | None, bool]:
@@ -247,20 +249,18 @@ class HttpConnection(asyncio.Protocol):
                 elif is_usual and not usual.together:
                     self._await_rest(usual)
                 return at, None, is_usual
-            if connections.take(self, request.head, request.body):
-                usual.together += 1
-                if usual.together == 1:
-                    self.begin()
+            usual.together += 1
+            if usual.together == 1:
+                self.begin()
+            if connections.take(self, request.head, request.body):  # those that wait may leave with it, or be answered
                 at = behind
-                if request.head.closes or usual.together == _TOGETHER:
+                if usual.is_open or request.head.closes or usual.together == _TOGETHER:
                     usual.is_open = True
                     return at, None, True
                 continue
+            usual.together -= 1
             usual.is_open = True
-            if usual.together:
-                return at, None, True
-            self.begin()
-            return behind, request, True
+            return (at, None, True) if usual.together else (behind, request, True)
         return at, None, True
 
     def _await_rest(self, usual: Received) -> None:
