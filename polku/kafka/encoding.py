@@ -204,9 +204,9 @@ class RecordEncoder:
 class EventEncoder(RecordEncoder):
     """Put what records have into the bytes of the events that are their values (`decode="event"`).
 
-    What the events have themselves stays: headers and cluster are put in front of their bytes, and of entries of the
-    same name the last one counts. Those where a name stands in their bytes are parsed, to see whether it is one.
-    Unusual are records without a value, with a key that is too long, and with bytes that are no event.
+    What the events have themselves stays: all else is put in front of their bytes. Of entries of the same name the last
+    one counts, and nothing behind them can make an event of bytes that are none. Those where a name stands in their
+    bytes are parsed, to see whether it is one. Unusual are records without a value, and with a key that is too long.
     """
 
     def _assemble(self, messages: Sequence[Any]) -> PulledBlock:
@@ -223,19 +223,19 @@ class EventEncoder(RecordEncoder):
         last_pairs: Headers | None = None
         before = self._cluster
         for message, value, key, pairs in zip(messages, values, keys, headers, strict=False):
-            after = known_keys.get(key)
-            if after is None:
-                after = self._key(key)
+            of_record = known_keys.get(key)
+            if of_record is None:
+                of_record = self._key(key)
             if keeps_more:
-                after += self._more(message, pairs)
+                of_record += self._more(message, pairs)
             if pairs != last_pairs:
                 before, last_pairs = self._cluster + (self._chosen_entries(pairs) if pairs else b""), pairs
             if signs and any(sign in value for sign in signs):
-                own, value = self._with_own(value, pairs, after)
+                own, value = self._with_own(value, pairs, of_record)
             else:
                 own = before
-            size = len(own) + len(value) + len(after)
-            parts += (EVENT_HEADS[size] if size < TABLED else event_head(size), own, value, after)
+            size = len(own) + len(of_record) + len(value)
+            parts += (EVENT_HEADS[size] if size < TABLED else event_head(size), own, of_record, value)
             sizes.append(size)
         return PulledBlock(b"".join(parts), sizes, self._single(messages))
 
@@ -245,7 +245,7 @@ class EventEncoder(RecordEncoder):
         names = [_RESERVED_SIGN, *(name.encode() for name in self._chosen), *([b"cluster"] if self._cluster else [])]
         return [name for name in names if name in content]
 
-    def _with_own(self, value: bytes, pairs: Headers | None, after: bytes) -> tuple[bytes, bytes]:
+    def _with_own(self, value: bytes, pairs: Headers | None, of_record: bytes) -> tuple[bytes, bytes]:
         """Return what goes in front of an event that may have metadata of the same names, and the event."""
         try:
             event = Event.FromString(value)
@@ -253,7 +253,7 @@ class EventEncoder(RecordEncoder):
             raise UnusualError from None
         metadata = event.metadata
         own = frozenset(metadata)
-        if after and not _RESERVED.isdisjoint(own):
+        if of_record and not _RESERVED.isdisjoint(own):
             for name in _RESERVED & own:  # those of a record on its way here are not those of this one
                 del metadata[name]
             value = event.SerializeToString()

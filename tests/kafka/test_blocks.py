@@ -156,6 +156,8 @@ def event(**fields: Any) -> bytes:
         event(source=""),
         event(timestamp_unix_ns=0),
         b"\xff",
+        event() + b"\x32\x12ab",  # its payload is cut off, where the record's key would be in its place
+        event() + b"\x2b",  # a group that does not end
         event(id="x" * 300),
         event(metadata={"k": "v" * 20_000}),
         event(payload=b"x" * 70_000),
