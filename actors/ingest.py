@@ -59,6 +59,8 @@ class IngestShell(IngestBase, KeepsDeadLetters):
         self._intake: Intake = build_intake(self._plan, self._link, seals=True)
         build_sources(self._plan, self._intake, self._dead_letters)
         self._opened.push_async_callback(self._intake.close)
+        if (await self._recall_farewell()).drains:
+            self._intake.stop()
         await self._intake.start()
         if replays:
             replay_to_intake(self._plan, self._dead_letters, self._intake)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.exceptions
 
+from polku.actors.kept import Farewell, keep_farewell, kept_farewell
 from polku.actors.shell import Shell, started
 from polku.actors.surroundings import Surroundings
 from polku.errors import UnavailableError
@@ -33,7 +34,7 @@ class IngestBase(Shell):
         self._scope = ""
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
-        self._is_leaving = False
+        self._farewell = Farewell()
         self._reserved: Reservation | None = None
 
     @property
@@ -73,8 +74,11 @@ class IngestBase(Shell):
 
         Those that are open so far are opened again for a later version; raises `SettingError` where that cannot be.
         `scope` is what health and metrics at these doors are about: the name of one lane, or (empty) the pipeline.
+        Those of a lane that leaves stay closed.
         """
         self._supervisor, self._scope = supervisor, scope
+        if self._farewell.leaves:
+            return Addresses()
         async with self._opening:
             if self._gateway is None:
                 registry = build_registry(self._plan, self.intake, self._assign)
@@ -93,26 +97,26 @@ class IngestBase(Shell):
         """
         if not self._started:
             await self.ensure_started()
-        if self._is_leaving:
+        if self._farewell.leaves:
             raise UnavailableError("this lane is about to go; another lane takes events")
         return (await self.intake.batch(message)).SerializeToString()
 
     @started
     async def leave_doors(self) -> None:
         """Take nothing new, and return when clients have their answers and have been asked to connect elsewhere."""
-        self._is_leaving = True
+        await self._say_farewell(self._farewell._replace(leaves=True))
         if self._gateway is not None:
             await self._gateway.leave()
 
     @started
     async def staying(self) -> dict[str, int]:
         """Return how many connections have not been asked to leave, by the names of the settings of addresses."""
-        return {} if self._gateway is None or self._is_leaving else self._gateway.staying()
+        return {} if self._gateway is None or self._farewell.leaves else self._gateway.staying()
 
     @started
     async def shed(self, counts: Mapping[str, int], seconds: float) -> None:
         """Ask that many connections of each address to go on elsewhere, within some seconds."""
-        if self._gateway is not None and not self._is_leaving:
+        if self._gateway is not None and not self._farewell.leaves:
             self._gateway.shed(counts, seconds)
 
     @started
@@ -122,12 +126,13 @@ class IngestBase(Shell):
             gateway, self._gateway = self._gateway, None
             if gateway is not None:
                 await gateway.close(0)
-            self._is_leaving = False
+            await self._say_farewell(Farewell())
 
     @started
     async def drain_ingest(self) -> None:
         """Refuse what is new; return when everything taken in has its answer."""
         self.intake.stop()
+        await self._say_farewell(self._farewell._replace(drains=True))
         if self._gateway is not None:
             await self._gateway.stop_serving()
         await self.intake.drain()
@@ -141,6 +146,20 @@ class IngestBase(Shell):
         """Close the doors, and then what is behind them."""
         await self.close_doors(0)
         await super().close()
+
+    async def _recall_farewell(self) -> Farewell:
+        """Return what a life before was told: this one takes nothing that the others have not counted on."""
+        if name := await self.own_name():
+            self._farewell = await asyncio.to_thread(kept_farewell, name)
+        return self._farewell
+
+    async def _say_farewell(self, farewell: Farewell) -> None:
+        """Take note of it, also for a life that comes after this one."""
+        if farewell == self._farewell:
+            return
+        self._farewell = farewell
+        if name := await self.own_name():
+            await asyncio.to_thread(keep_farewell, name, farewell)
 
     async def _assign(self, name: str, where: Callback | None) -> None:
         """Tell the emitter that is a place for a plugin where its plugin is."""

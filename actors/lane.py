@@ -51,7 +51,8 @@ class LaneShell(IngestBase, KeepsDeadLetters, RelaysOutput):
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._lane = ChangingLane(self._plan, self._dead_letters, self._elsewhere)
         self._opened.push_async_callback(self._lane.close)
-        await self._lane.open(replays=replays, patient=True)
+        farewell = await self._recall_farewell()
+        await self._lane.open(replays=replays, patient=True, takes=not farewell.drains)
         self._workers = {
             stage.name: Workers(self._lane.replicas[stage.name], self._apart[stage.name], partial(self._link_to, stage))
             for stage in self._plan.stages

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import ray.exceptions
 
-from polku.actors.actor_factory import ActorFactory, Layout
+from polku.actors.actor_factory import ActorFactory, LaneFactory, Layout
 from polku.actors.asking import ask, begin
 from polku.actors.drain import answer_within, insist, kill, outcome
 from polku.actors.handles import ActorHandles, LaneHandles
+from polku.actors.kept import forget_farewell
 from polku.actors.lane_change import START_SECONDS, end_actors
 from polku.actors.levelling import level
 from polku.actors.nodes import LanePlace
@@ -165,6 +166,8 @@ class Lanes:
     async def _come_back(self, lane: LaneHandles, place: LanePlace) -> None:
         self._factory.exchange(lane, place)
         try:
+            ingest = LaneFactory(self._factory.layout, lane.number, place).name("lane" if lane.chained else "ingest")
+            await asyncio.to_thread(forget_farewell, ingest)  # also where it is away
             await ask(lane.door, lane.ingest.come_back)
             await self._open_lane(lane, place)
         except (PolkuError, ray.exceptions.RayError) as error:  # the supervisor opens it when it is back

@@ -47,7 +47,9 @@ class Sources:
         self._stopped = False
 
     async def start(self) -> None:
-        """Begin to pull; raises `PlanError` where a source can never work."""
+        """Begin to pull, unless it was stopped before; raises `PlanError` where a source can never work."""
+        if self._stopped:
+            return
         for name, source in self._sources.items():
             await start_hook(f"source {name!r}", source)
             self._begin(name, source)
@@ -77,9 +79,9 @@ class Sources:
                 await self._drain(name, source)
         except TimeoutError:
             _LOG.warning("source %r is released before all that it has pulled is in: it will be pulled again", name)
-        task = self._tasks.pop(name)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await close_hook(f"source {name!r}", source)
         del self._sources[name]
         self._faults.pop(name, None)
@@ -99,7 +101,7 @@ class Sources:
     async def drain(self) -> None:
         """Return when what was pulled is answered and confirmed to where it came from."""
         self.stop()
-        await asyncio.gather(*(self._drain(name, source) for name, source in self._sources.items()))
+        await asyncio.gather(*(self._drain(name, self._sources[name]) for name in self._tasks))
 
     async def close(self) -> None:
         """Let go of the sources."""

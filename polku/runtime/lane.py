@@ -141,11 +141,12 @@ class Lane:
             raise NotRunningError("the pipeline has not started")
         return self._intake
 
-    async def open(self, *, replays: bool = True, patient: bool = False) -> None:
+    async def open(self, *, replays: bool = True, patient: bool = False, takes: bool = True) -> None:
         """Start every part; where several lanes store dead letters in one file, one of them does the replays.
 
         Raises what a part raises. With `patient`, in an actor that may have been restarted, an emitter's `start` is
-        called again until it works instead, and only its own events wait.
+        called again until it works instead, and only its own events wait. A lane that `takes`
+        nothing is there to be emptied.
         """
         for outlet in self._plan.outlets:
             tracing = tracing_of(self._plan)
@@ -159,6 +160,8 @@ class Lane:
         link = Link(f"{self._plan.name}/ingest", peer, window=self._first_window(), eager=isinstance(peer, LocalPeer))
         self._intake = build_intake(self._plan, link, self._clock, seals=not self._first_stage_is_here)
         build_sources(self._plan, self._intake, self._dead_letters, self._clock)
+        if not takes:
+            self._intake.stop()
         await self._intake.start()
         if replays:
             replay_to_outlets(self._plan, self._dead_letters, self._buffer)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from polku import BufferStrategy
 from polku.actors import drain
+from polku.actors.kept import kept_farewell
+from tests.actors.under_load import ARRIVED, HELD, chain, running, until
 
 
 class Method:
@@ -30,6 +34,27 @@ async def test_an_actor_that_is_being_restarted_is_asked_again(monkeypatch: pyte
     monkeypatch.setattr(drain, "_AGAIN_SECONDS", 0.0)
     away = ActorUnavailableError("it is being restarted", b"0" * 16)
     assert await drain.insist(Method(away, away, "drained")) == "drained"
+
+
+@pytest.mark.parametrize("chained", [False, True])
+async def test_an_ingest_that_dies_in_the_middle_of_a_drain_takes_nothing_more(
+    chained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = chain().buffer_strategy(BufferStrategy.durable(str(tmp_path / "journal.db")))
+    async with running(hub.chain() if chained else hub, monkeypatch) as pipeline:
+        HELD.add("out")
+        await pipeline.send("a")
+        draining = asyncio.ensure_future(drain.drain(pipeline.factory.parts()))
+        async with asyncio.timeout(30):
+            await until(lambda: kept_farewell(pipeline.lane.ingest.name).drains)
+        pipeline.lane.ingest.kill(restart=True)
+        late = await pipeline.send("b")
+        assert [(error.code, error.message.partition(":")[0]) for error in late.errors] == [
+            ("DRAINING", "the pipeline is stopping; send to another gateway, or again later")
+        ]
+        HELD.clear()
+        await asyncio.wait_for(draining, 30)
+    assert [event.id for event in ARRIVED["out"]] == ["a"]
 
 
 async def test_an_actor_that_is_gone_is_not() -> None:

@@ -14,12 +14,13 @@ import ray.exceptions
 from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub
 from polku.actors import lanes as lanes_module
 from polku.actors.handles import LaneHandles
+from polku.actors.kept import kept_farewell
 from polku.actors.lanes import missing
 from polku.actors.nodes import LanePlace, Node
 from polku.actors.ports import check_shared
 from polku.batch.batch import Batch
 from polku.errors import ChangeError, MisconfiguredError, UnavailableError
-from polku.gateway.addresses import Doors
+from polku.gateway.addresses import Addresses, Doors
 from polku.v1.gateway_pb2 import Ack, IngestBatch
 from tests.actors.under_load import ARRIVED, HELD, Flood, Out, Running, chain, running, tagging, tags, until
 
@@ -175,6 +176,33 @@ async def test_a_lane_that_goes_stays_a_part_until_its_destination_has_everythin
     assert sorted(event.id for event in ARRIVED["out"]) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("chained", [False, True])
+async def test_a_lane_that_leaves_takes_nothing_either_after_a_death(
+    chained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(lanes: int) -> Hub:
+        hub = chain(lanes=lanes).buffer_strategy(BufferStrategy.durable(str(tmp_path / "journal.db")))
+        return hub.chain() if chained else hub
+
+    async with running(version(2), monkeypatch) as pipeline:
+        HELD.add("out")
+        await pipeline.send("a", lane=1)
+        await pipeline.update(version(1))
+        leaving = pipeline.factory.parts().lanes[1]
+        async with asyncio.timeout(30):
+            await until(lambda: kept_farewell(leaving.ingest.name).drains)
+        leaving.ingest.kill(restart=True)
+        message = IngestBatch(source="s")
+        message.events.events.append(Event(id="b", source="s"))
+        with pytest.raises(UnavailableError, match="another lane"):  # or it would be acknowledged, and never delivered
+            await leaving.ingest.submit.remote(message.SerializeToString())
+        assert leaving.ingest.current.shell.intake.draining
+        assert await leaving.ingest.introduce.remote(None, Doors("127.0.0.1:0")) == Addresses()
+        HELD.clear()
+        await are(pipeline, "lane-1/")
+    assert [event.id for event in ARRIVED["out"]] == ["a"]
+
+
 async def test_lanes_that_do_not_start_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(lanes: int, tag: str) -> Hub:
         return chain(Once() if tag == "bad" else tagging(tag), lanes=lanes)
@@ -262,6 +290,7 @@ async def test_lanes_that_go_come_back_where_another_one_turns_unwell(monkeypatc
         assert not any(lane.leaving for lane in pipeline.factory.parts().lanes)
         await flood.go_on()
         for lane in range(3):
+            pipeline.factory.parts().lanes[lane].ingest.kill(restart=True)  # or what it knows would be its own
             assert (await pipeline.send(f"9-{lane}", lane=lane)).event_ids == [f"9-{lane}"]
         await pipeline.update(version(1))
         await are(pipeline, "lane-1/")

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from polku import Event, Hub, IngestContext, Limits, RecordError, Source
 from polku.codes import Code
 from polku.contracts import Pulled, PulledStream, SourceState
 from polku.errors import InputError
+from polku.gateway.pulling import Sources
 from tests.support.recorder import Recorder
 
 
@@ -147,3 +149,17 @@ def test_a_source_that_names_records_as_no_message_can_hold_it_is_not_stopped_by
         (letter,) = pipeline.dead_letters()
     assert (odd.id, dict(odd.metadata), good.id) == ("\\ud800", {"\\udfff": "\\ud800", "k": "v"}, "good")
     assert (letter.event.id, letter.reason) == ("\\ud800", "line\\x1b[2J: \\ud800")
+
+
+async def test_sources_that_were_stopped_before_their_start_pull_nothing() -> None:
+    class Connecting(Lines):
+        async def start(self) -> None:
+            raise AssertionError("it connects")
+
+    nobody: Any = None
+    sources = Sources({"lines": Connecting(b"a")}, nobody, nobody)
+    sources.stop()
+    await sources.start()
+    await sources.drain()
+    await sources.exchange({}, ["lines"])
+    assert not sources.states()
