@@ -14,6 +14,7 @@ from tests.simulation.generate_faults import (
     cannot_start,
     divisions,
     faults_of,
+    growths,
     reloads,
     resizes,
 )
@@ -106,6 +107,12 @@ def _generate(seed: int) -> Case:
         faults += resizes(Random(f"{seed} resize"), steps)
         if not chained:  # a chained lane with parts apart is not changed
             faults += divisions(Random(f"{seed} divide"), steps)
+    if shape == "actors" and poison is None:
+        grown = growths(Random(f"{seed} lanes"), steps, clients, calm=calm)
+        faults += grown
+        lanes = Random(f"{seed} first lanes").choice([1, 2, 2, 3]) if grown else lanes
+        if grown and any(step["kind"] == "aggregator" for step in steps):
+            buffer["capacity"] = max(buffer["capacity"], 5)
     pulled = _pulled(random, steps, names, calm) if random.random() < 0.15 else None
     return {
         "seed": seed,

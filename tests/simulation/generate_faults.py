@@ -96,6 +96,42 @@ def divisions(random: Random, steps: list[Case]) -> list[Case]:
     ]
 
 
+def growths(random: Random, steps: list[Case], clients: list[Case], *, calm: bool) -> list[Case]:
+    """Have lanes come and go, some times, while clients send, and parts die then, or the network is bad."""
+    if random.random() < 0.75:
+        return []
+    if random.random() < 0.3:
+        steps.append({"kind": "aggregator", "async": False, "isolate": False, "size": random.choice([2, 3, 10]),
+                      "within": random.choice([0.05, 1.0]), "strategy": "concat", "max_held": 10_000})  # fmt: skip
+    span = random.choice([0.02, 0.5, 3.0])
+    grown: list[Case] = [
+        {"at": span * random.random() * (number + 1), "what": "lanes", "lanes": random.choice([1, 1, 2, 3])}
+        for number in range(random.choice([1, 2, 4]))
+    ]
+    for _ in range(0 if calm else random.choice([0, 1, 2])):
+        at = random.choice(grown)["at"] + random.choice([0.001, 0.02, 1.0, 1.2, 2.0, 2.2])
+        part = random.choice(["ingest", "stage", "buffer", "emitter"])
+        grown.append({"at": at, "what": "kill", "part": part, "which": random.randrange(8),
+                      "fuse": random.choice([1, 2, 5, 20])})  # fmt: skip
+    if not calm and random.random() < 0.4:
+        at = random.choice(grown)["at"] + random.choice([0.0, 0.9])
+        grown.append({"at": at, "what": "net", "lost": random.choice([0.1, 0.3]), "doubled": random.choice([0.0, 0.2]),
+                      "slow": random.choice([0.0, 0.05, 1.0]), "seconds": random.choice([0.5, 3.0])})  # fmt: skip
+    for client in clients:
+        _send_for_longer(random, client)
+    return grown
+
+
+def _send_for_longer(random: Random, client: Case) -> None:
+    """Let a client send some seconds longer: as long as a change of lanes takes."""
+    number = max((event["n"] for message in client["messages"] for event in message["events"]), default=0)
+    for _ in range(random.choice([2, 6, 12])):
+        number += 1
+        event = {"n": number, "id": f"{client['name']}-{number}"}
+        pause = random.choice([0.0, 0.05, 0.3, 1.0])
+        client["messages"].append({"events": [event], "pause": pause, "raw": False, "leaves": 0.0})
+
+
 def between_file_and_buffer(random: Random, buffer: Case, emitters: list[Case], faults: list[Case]) -> None:
     """Let a durable buffer die when letters that it replays have just left their file."""
     buffer.update(kind="durable", overflow="block")

@@ -48,7 +48,9 @@ class Result:
 def run(case: dict[str, Any], *, trace: bool = False) -> Result:
     """Run a case."""
     began = _clock()
-    world = World(case["seed"], trace=trace, limit=case.get("limit", 300_000))
+    if build.grows(case):
+        from tests.simulation import lanes  # noqa: F401  (not in the world: Ray looks at its clock)
+    world = World(case["seed"], trace=trace, limit=case.get("limit", 600_000))
     faults: list[str] = []
     if case["letters"] == "disk":
         letters.begin(f"{build.path()}.dead")
@@ -73,7 +75,7 @@ def run(case: dict[str, Any], *, trace: bool = False) -> Result:
 
 async def _main(world: World, case: dict[str, Any]) -> list[str]:
     plan = build.build_plan(world, case)
-    system = InlineSystem(world, plan) if case["shape"] == "inline" else Cluster(world, plan)
+    system = _system(world, plan, case)
     promises = _promises(case)
     judge = Judge(world.ledger, promises)
     if promises.delivered:
@@ -91,7 +93,7 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
         system.deaths.append(lambda part: _excuse(world, plan, part))
     logs = [source.source.log for source in plan.sources if isinstance(source.source, SimulatedSource)]
     work += [world.loop.spawn(Process(log.name), build.feed(log, case["pulled"])) for log in logs]
-    doors = list(system.doors.values())
+    doors = system.ways_in()
     for number, script in enumerate(build.clients(case)):
         client = Client(world, doors[number % len(doors)], script, deadline=deadline)
         work.append(world.loop.spawn(Process(script.name), client.run()))
@@ -118,6 +120,16 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     watch.cancel()
     faults += judge.faults()
     return faults
+
+
+def _system(world: World, plan: Plan, case: dict[str, Any]) -> InlineSystem | Cluster:
+    if case["shape"] == "inline":
+        return InlineSystem(world, plan)
+    if build.grows(case):
+        from tests.simulation.lanes import GrowingCluster  # with Ray, which takes long to import
+
+        return GrowingCluster(world, plan)
+    return Cluster(world, plan)
 
 
 async def _settle(world: World, system: InlineSystem | Cluster, case: dict[str, Any]) -> list[str]:
@@ -148,6 +160,7 @@ async def _settle(world: World, system: InlineSystem | Cluster, case: dict[str, 
         faults += letters.check_stored(world.ledger, f"{build.path()}.dead")
         if "drop_newest" not in rules:  # see known.py
             faults += await _replay(world, system, limit)
+    faults += await system.settled(limit) if not faults else []
     report = await system.stop(BOUND)
     for name, emitter in report.emitters.items():
         world.ledger.destinations[name].dropped += emitter.dropped
@@ -225,6 +238,8 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 changing.append(world.loop.spawn(system.process, _resize(system, fault)))
             case "divide" if isinstance(system, Cluster):
                 changing.append(world.loop.spawn(system.process, _divide(system, fault)))
+            case "lanes" if isinstance(system, Cluster):
+                changing.append(world.loop.spawn(system.process, system.scale(fault["lanes"])))
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))

@@ -46,6 +46,7 @@ from polku.testing.simulation.shells import (
 from polku.testing.simulation.ways import HandedOn
 
 if TYPE_CHECKING:
+    from polku.testing.simulation.clients import SendChannel
     from polku.testing.simulation.world import World
 
 T = TypeVar("T")
@@ -80,9 +81,9 @@ class Cluster:
         self._stopping = False
         self._looking: asyncio.Task[None] | None = None
         self.restarted = asyncio.Event()
-        self.lanes = range(1, plan.lanes + 1)
+        self.lanes = list(range(1, plan.lanes + 1))  # their numbers; others may come and go
         self.resizing = Resizing(self)
-        self._knows: dict[tuple[str, str], int] = {}
+        self.farewells: dict[str, set[str]] = {}  # "leaves", "drains": what ingests were told, in each of their lives
 
     def on_death(self, part: SimulatedPart) -> None:
         """Tell those who want to know."""
@@ -92,7 +93,7 @@ class Cluster:
     async def start(self) -> None:
         """Create every part, and start them from the back to the front."""
         for number in self.lanes:
-            self._create_lane(number)
+            self.create_lane(number)
         for stage in self.plan.stages:
             for name in workers(stage) if stage.shared else ():
                 self.add(name, partial(SimulatedStage.open, self, self.plan, stage, name, 0))
@@ -113,7 +114,7 @@ class Cluster:
         self._stopping = True
         if self._looking is not None:
             self._looking.cancel()
-        for part in self.parts.values():
+        for part in list(self.parts.values()):
             if part.is_up:
                 await self.world.loop.spawn(part.process, part.running.close())
         report = {name: add_up([o[name] for o in outcomes]) for name in outcomes[0]} if outcomes else {}
@@ -157,6 +158,17 @@ class Cluster:
         """Return the counters of the lanes whose parts are all up."""
         return [self._lane_statistics(number) for number in self.lanes if self._is_lane_up(number)]
 
+    def ways_in(self) -> list[SendChannel]:
+        """Return the doors that clients choose among."""
+        return list(self.doors.values())
+
+    async def settled(self, limit: float) -> list[str]:
+        """Return what does not come to its end by itself: nothing is to."""
+        return []
+
+    async def scale(self, number: int) -> None:
+        """Have this number of lanes: here they stay as they are."""
+
     def lag(self) -> int:
         """Return how many events the buffers of these lanes still hold for emitters."""
         buffers = [self.buffer_part(number).running.buffer for number in self.lanes if self._is_lane_up(number)]
@@ -193,8 +205,11 @@ class Cluster:
         parts = [self.ingest_part(number) for number in self.lanes]
         return [part.running.intake for part in parts if part.is_up]
 
-    async def call(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Call a part over the network; raises `UnavailableError` where the outcome is unknown."""
+    async def call(self, name: str, work: Callable[[Any], Awaitable[Any]], *, once: bool = False) -> Any:
+        """Call a part over the network; raises `UnavailableError` where the outcome is unknown.
+
+        What is to be done `once` does not come twice, as Ray's calls do not: its sender has no number on it.
+        """
         if name not in self.parts:
             raise UnavailableError(f"{name} cannot be found")
         part, net, chance = self.parts[name], self.network, self.world.random.random
@@ -210,7 +225,7 @@ class Cluster:
             raise UnavailableError(f"{name} does not answer", died=part.life != known)
         death = part.death
         task = self.world.loop.spawn(part.process, part.serve(work))
-        if chance() < net.doubled:
+        if not once and chance() < net.doubled:
             self.world.ledger.count("requests doubled")
             self._send_again(part, work)
         await first(task, death)
@@ -246,7 +261,7 @@ class Cluster:
             await self.restarted.wait()
             self.restarted.clear()
             await asyncio.sleep(_LOOK_SECONDS)
-            for part in self.parts.values():
+            for part in list(self.parts.values()):
                 if not part.process.dead and part.running is None:
                     with contextlib.suppress(Exception):
                         await self._spawned(part, part.ensure_started())
@@ -262,7 +277,7 @@ class Cluster:
         ingests = [self.ingest_part(number) for number in self.lanes]
         taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
         while not all(task.done() for task in taking):
-            for part in self.parts.values():
+            for part in list(self.parts.values()):
                 if isinstance(part.running, (SimulatedStage, SimulatedBuffer)):
                     running = part.running
                     await self._spawned(part, running.flush(everything=True))
@@ -279,8 +294,9 @@ class Cluster:
                 return
             await part.wait_up()
 
-    def _create_lane(self, number: int) -> None:
-        plan = self.plan.lane(number)
+    def create_lane(self, number: int, place: int | None = None) -> None:
+        """Create the parts of a lane, which has the journal of this place among those of the disk."""
+        plan = self.plan.lane(number, place)
         lane = f"lane-{number}/"
         self.doors[number] = IntakeDoor(self.world)
         if plan.chained:
@@ -289,7 +305,7 @@ class Cluster:
             self.add(f"{lane}ingest", partial(SimulatedIngest.open, self, plan, number))
         for stage in plan.stages:
             if not stage.shared and (stage.apart or not plan.chained):
-                for name in workers(stage):
+                for name in self.resizing.parts_of(stage):
                     self.add(lane + name, partial(SimulatedStage.open, self, plan, stage, name, number))
         if plan.chained:
             return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from polku.gateway.admission import Admission
+    from polku.testing.simulation.clients import SendChannel
     from polku.testing.simulation.world import World
 
     T = TypeVar("T")
@@ -39,6 +40,7 @@ class IntakeDoor:
         self._turns: dict[str, Sequencer] = {}
         self._requests: list[tuple[bytes, asyncio.Future[Ack]]] = []
         self._lost: set[asyncio.Future[None]] = set()
+        self.is_leaving = False
 
     def open(self, intake: Intake, process: Process) -> None:
         """Let calls in."""
@@ -52,6 +54,23 @@ class IntakeDoor:
         for lost in self._lost:
             if not lost.done():
                 lost.set_result(None)
+
+    async def leave(self) -> None:
+        """Return when clients have their answers; those of a port turn elsewhere by then."""
+        self.is_leaving = True
+        while self._lost:  # noqa: ASYNC110 - its clients are other processes
+            await asyncio.sleep(0.01)
+
+    async def submit(self, message: bytes) -> Ack:
+        """Send an `IngestBatch` from inside the application, which may know a lane that has gone since."""
+
+        async def take(intake: Intake) -> Ack:
+            if self.is_leaving:
+                raise UnavailableError("this lane is about to go")
+            return await intake.batch(message)
+
+        ack: Ack = await self._ask(take)
+        return ack
 
     async def batch(self, message: bytes) -> Ack:
         """Send an `IngestBatch`."""
@@ -181,6 +200,14 @@ class InlineSystem:
     def statistics(self) -> list[LaneStatistics]:
         """Return the counters of its lane."""
         return [self.runtime._lane.statistics()]
+
+    def ways_in(self) -> list[SendChannel]:
+        """Return the doors that clients choose among."""
+        return list(self.doors.values())
+
+    async def settled(self, limit: float) -> list[str]:
+        """Return what does not come to its end by itself: nothing is to."""
+        return []
 
     def lag(self) -> int:
         """Return how many events its buffer still holds for emitters."""

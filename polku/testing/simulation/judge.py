@@ -268,13 +268,16 @@ class Judge:
                 yield f"counts: a call of {call.client} with {call.tokens[:3]} was told {told}, not {dict(own)}"
 
     def _order(self) -> Iterator[str]:
-        """Check that the events of each client came to each destination in the order in which it sent them."""
+        """Check that the events of each client came to each destination in the order in which it sent them.
+
+        Where it was asked to connect to another lane meanwhile, those of each lane by themselves.
+        """
         ledger = self._ledger
         sent = {token: number for number, token in enumerate(ledger.inputs)}
         for destination in ledger.destinations.values():
             if not destination.is_ordered:
                 continue
-            latest: dict[str, str] = {}  # by client, of what has arrived, what it sent last
+            latest: dict[tuple[str, str], str] = {}  # by client and lane, of what has arrived, what it sent last
             for token in destination.arrived:
                 entry = ledger.inputs.get(root_of(token))
                 if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
@@ -290,11 +293,12 @@ class Judge:
                 may_forget = self._promises.breaks or ledger.counts.get("reloads", 0)
                 if may_forget and self._was_refused(token, destination):
                     continue  # given up, and sent again whole: the buffer died with that verdict, or another took over
-                before = latest.get(client_of(token), entry.token)
+                sender = client_of(token), ledger.came_by.get(token, "")
+                before = latest.get(sender, entry.token)
                 if sent[entry.token] < sent[before]:
                     yield f"order: {token} came to {destination.name} after {before}"
                 else:
-                    latest[client_of(token)] = entry.token
+                    latest[sender] = entry.token
 
 
 def check_counters(ledger: Ledger, lanes: list[LaneStatistics], emitters: Mapping[str, object]) -> Iterator[str]:

@@ -72,6 +72,7 @@ class Ledger:
         self.fates: dict[str, Counter[str]] = defaultdict(Counter)
         self.routes: dict[str, set[str]] = defaultdict(set)
         self.entered: Counter[str] = Counter()  # how often each token came to the buffer
+        self.came_by: dict[str, str] = {}  # the lane of the buffer that each token came to the last time
         self.unroutable: set[str] = set()
         self.remade: set[str] = set()
         self.whole: set[str] = set()  # of what has parts, what came to the buffer undivided the last time

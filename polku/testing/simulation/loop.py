@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import heapq
 import inspect
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -127,6 +128,10 @@ def _close(work: Any) -> None:
         for given in filter(inspect.iscoroutine, list(frame.f_locals.values())):
             given.close()
     work.close()
+
+
+def _unheard(problem: object) -> None:
+    """Say nothing of a coroutine that goes on where it was to end."""
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -331,6 +336,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some were never begun
             asyncio._set_running_loop(self)
+            heard, sys.unraisablehook = sys.unraisablehook, _unheard  # of what closes one thing after the other
             try:
                 while self.tasks:
                     task = self.tasks.pop()
@@ -340,5 +346,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                             _close(task.get_coro())
             finally:
                 asyncio._set_running_loop(None)
+                sys.unraisablehook = heard
             self._active.clear()
             self._timers.clear()

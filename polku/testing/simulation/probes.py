@@ -119,9 +119,10 @@ def install(world: World) -> None:
         events = EventPayload.FromString(batch.payload).events
         ledger.pushed(batch, self.outlets)
         world.trace(f"buffer: {batch.identity} {[' '.join(tokens_of(event)) for event in events]}")
-        answer = await push(self, batch)
         process = current_process()
         tokens = [token for event in events for token in tokens_of(event)]
+        ledger.came_by.update(dict.fromkeys(tokens, process.name.partition("/")[0] if process else ""))
+        answer = await push(self, batch)
         _when_answered(answer, partial(ledger.answer, process.name if process else "", tokens))
         return answer
 

@@ -36,7 +36,7 @@ class Resizing:
         self._cluster = cluster
         self._names: dict[str, tuple[str, ...]] = {}  # of the parts of stages that were changed
         self._numbers = count(1)
-        self._alone = asyncio.Lock()
+        self.alone = asyncio.Lock()  # held by who changes the parts
         self.version = 0  # of the partitions, higher with each change of them
 
     def parts_of(self, stage: StagePlan) -> Sequence[str]:
@@ -45,7 +45,7 @@ class Resizing:
 
     async def resize(self, position: int, replicas: int) -> bool:
         """Give the stage at a position another number of replicas; return whether that was done."""
-        async with self._alone:
+        async with self.alone:
             stage = self._cluster.plan.stages[position]
             before = tuple(self.parts_of(stage))
             number = next(self._numbers)
@@ -64,7 +64,7 @@ class Resizing:
 
     async def divide(self, position: int, partitions: int) -> bool:
         """Give the stage at a position another number of partitions; return whether that was done."""
-        async with self._alone:
+        async with self.alone:
             stage = self._cluster.plan.stages[position]
             before, number = tuple(self.parts_of(stage)), next(self._numbers)
             after = tuple(f"{stage.name}/partition-{n}@{number}" for n in range(1, partitions + 1))

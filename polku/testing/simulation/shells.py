@@ -43,13 +43,48 @@ from polku.testing.simulation.ways import HandedOn, WayOut
 
 if TYPE_CHECKING:
     from polku.testing.simulation.cluster import Cluster
+    from polku.testing.simulation.inline import IntakeDoor
+    from polku.testing.simulation.loop import Process
+
+
+class Farewell:
+    """What an ingest is told about its end, as by `polku.actors.ingest_base`: it outlives its process."""
+
+    def __init__(self, door: IntakeDoor, told: set[str]) -> None:
+        self._door = door
+        self._told = told
+
+    @property
+    def drains(self) -> bool:
+        """Whether it takes nothing at all any more."""
+        return "drains" in self._told
+
+    def begin(self, intake: Intake, process: Process) -> None:
+        """Let in whom it may."""
+        self._door.open(intake, process)
+        self._door.is_leaving = "leaves" in self._told
+
+    async def leave(self) -> None:
+        """Have clients go elsewhere."""
+        self._told.add("leaves")
+        await self._door.leave()
+
+    def drain(self) -> None:
+        """Take nothing any more."""
+        self._told.add("drains")
+
+    def come_back(self) -> None:
+        """Let clients in again."""
+        self._told.clear()
+        self._door.is_leaving = False
 
 
 class SimulatedIngest:
     """As `polku.actors.ingest.IngestShell`."""
 
-    def __init__(self, intake: Intake, way: WayOut, letters: Any, handed: HandedOn) -> None:
+    def __init__(self, intake: Intake, farewell: Farewell, way: WayOut, letters: Any, handed: HandedOn) -> None:
         self.intake = intake
+        self.farewell = farewell
         self._way = way
         self._over = 0  # the latest change that is
         self._handed = handed
@@ -66,11 +101,14 @@ class SimulatedIngest:
         link = Link(f"{plan.name}/ingest", peer, window=window, bury=partial(letters.bury, ""))
         intake = build_intake(plan, link, seals=True)
         build_sources(plan, intake, letters)
+        farewell = Farewell(cluster.doors[lane], cluster.farewells.setdefault(part.name, set()))
+        if farewell.drains:
+            intake.stop()
         await intake.start()
         if lane == 1:
             replay_to_intake(plan, letters, intake)
-        cluster.doors[lane].open(intake, part.process)
-        return cls(intake, WayOut(link, close, connect, cluster.resizing.version, window), letters, handed)
+        farewell.begin(intake, part.process)
+        return cls(intake, farewell, WayOut(link, close, connect, cluster.resizing.version, window), letters, handed)
 
     async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
         """Give batches to these replicas from now on; return how many others still have."""
@@ -97,6 +135,7 @@ class SimulatedIngest:
     async def drain(self) -> None:
         """Return when everything that was taken has its answer."""
         self.intake.stop()
+        self.farewell.drain()
         await self.intake.drain()
 
     async def close(self) -> None:
@@ -109,8 +148,9 @@ class SimulatedIngest:
 class SimulatedLane:
     """As `polku.actors.lane.LaneShell`."""
 
-    def __init__(self, lane: Lane, handed: HandedOn) -> None:
+    def __init__(self, lane: Lane, farewell: Farewell, handed: HandedOn) -> None:
         self.lane = lane
+        self.farewell = farewell
         self._handed = handed
 
     @classmethod
@@ -125,12 +165,13 @@ class SimulatedLane:
 
         letters, handed = build_dead_letters(plan), HandedOn()
         lane = Lane(plan, letters, elsewhere)
-        await lane.open(replays=number == 1, patient=True)
+        farewell = Farewell(cluster.doors[number], cluster.farewells.setdefault(part.name, set()))
+        await lane.open(replays=number == 1, patient=True, takes=not farewell.drains)
         for stage in plan.stages:
             if stage.name in lane.replicas:
                 handed.note(stage.name, cluster.workers(plan, stage, number, lane.replicas[stage.name], letters))
-        cluster.doors[number].open(lane.intake, part.process)
-        return cls(lane, handed)
+        farewell.begin(lane.intake, part.process)
+        return cls(lane, farewell, handed)
 
     async def resize(self, number: int, stage: str, names: Sequence[str]) -> int:
         """Give batches to these replicas from now on; return how many others still have."""
@@ -157,6 +198,7 @@ class SimulatedLane:
 
     async def drain(self) -> None:
         """Return when everything that was taken has its answer."""
+        self.farewell.drain()
         await self.lane.drain_intake()
 
     async def close(self) -> None:
@@ -175,7 +217,7 @@ class SimulatedStage:
         self._ways = ways
         self._handed = handed
         self._receiver = LinkReceiver(stage, eager=True)
-        self._fork = fork
+        self.fork = fork
         self._letters = letters
 
     @classmethod
@@ -215,7 +257,7 @@ class SimulatedStage:
 
     async def push(self, push: Push, batch: Batch) -> Answer | Turn:
         """Take a push of a link."""
-        if self._fork is not None and not await self._fork.hears(push.link):
+        if self.fork is not None and not await self.fork.hears(push.link):
             raise UnavailableError(f"{push} comes from a lane that is lost")
         return await self._receiver.push(push, batch)
 
