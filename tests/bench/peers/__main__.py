@@ -16,6 +16,7 @@ from tests.bench.peers.routers import Router, build_collector
 from tests.bench.peers.trial import Measured, Overload, Shape, measure
 
 _SHAPES = (Shape(1_000, 190, 600), Shape(1_000, 1_000, 200), Shape(10, 190, 15_000), Shape(10, 1_000, 10_000))
+_ROWS = "which to measure: 1 to 4 are 1,000 of 190 B, 1,000 of 1 kB, 10 of 190 B, 10 of 1 kB; 5 is overload"
 _OVERLOADED = Shape(1_000, 1_000, 0)
 _OVERLOAD = Overload(taken=10_000, offered=40_000, seconds=15)
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="whether it works, in minutes: one round of a twentieth")
     parser.add_argument("--cores", type=int, choices=[1, 2], nargs="+", default=[2, 1])
     parser.add_argument("--share", type=float, default=1.0, help="of the requests of each row")
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5], help=_ROWS)
     parser.add_argument("--collector", default="", help="a Collector that is built already")
     options = parser.parse_args()
     overload = _OVERLOAD
@@ -85,13 +87,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         collector = options.collector or build_collector(Path(folder))
         for cores in options.cores:
-            for shape in _SHAPES:
+            for shape in [shape for row, shape in enumerate(_SHAPES, 1) if row in options.rows]:
                 shorter = shape._replace(requests=max(1, int(shape.requests * options.share)))
                 on_ray = not options.quick or shape is _SHAPES[0]  # each start of Ray takes longer than such a run
                 lines = compare(routers(collector, cores, ray=on_ray), shorter, options.rounds)
                 _table(f"Requests of {shape}, {'two cores' if cores > 1 else 'one core'}", lines)
-        title = f"Four times what the sink takes ({overload.taken:,.0f} records/s), requests of {_OVERLOADED}"
-        _table(title, compare(routers(collector, 2, ray=not options.quick), _OVERLOADED, 1, overload))
+        if len(_SHAPES) + 1 in options.rows:
+            title = f"Four times what the sink takes ({overload.taken:,.0f} records/s), requests of {_OVERLOADED}"
+            _table(title, compare(routers(collector, 2, ray=not options.quick), _OVERLOADED, 1, overload))
     print(f"\n{describe(machine())}")
 
 

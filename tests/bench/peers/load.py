@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -128,6 +129,7 @@ class _Call:
 
 
 async def _main(order: dict[str, Any]) -> None:
+    os.sched_setaffinity(0, order["cores"])
     load = Load(order)
     await load.connect()
     print(json.dumps({"ready": True}), flush=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,11 +86,12 @@ def running(router: Router, sink: int) -> Iterator[Running]:
         taken.close()
         log = Path(folder) / "log"
         environment = {"PEERS_SINK": f"http://127.0.0.1:{sink}", "RAY_ADDRESS": "local", **router.environment}
-        command = [*_pinned(router.cores), *router.command(port, sink, Path(folder))]
+        command = [*_pinned(own_cores(router.cores)), *router.command(port, sink, Path(folder))]
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **environment})
         try:
             _wait_until_open(process, port, log)
+            _check_cores(process.pid, own_cores(router.cores))
             yield Running(process, port, log)
         finally:
             process.terminate()
@@ -110,8 +111,29 @@ def build_collector(folder: Path) -> str:
     return program
 
 
-def _pinned(cores: int) -> Sequence[str]:
-    return ("taskset", "-c", "0") if cores == 1 else ()
+def own_cores(cores: int) -> set[int]:
+    """Return the cores of a router: the first one alone, or all that there are."""
+    every = os.sched_getaffinity(0)
+    return {min(every)} if cores == 1 else every
+
+
+def other_cores(cores: int) -> set[int]:
+    """Return the cores of client and sink: those that are not the router's; all, where it has all."""
+    every = os.sched_getaffinity(0)
+    return (every - own_cores(cores)) or every
+
+
+def _pinned(cores: Set[int]) -> Sequence[str]:
+    return () if cores == os.sched_getaffinity(0) else ("taskset", "-c", ",".join(map(str, sorted(cores))))
+
+
+def _check_cores(pid: int, cores: Set[int]) -> None:
+    """Raise `RuntimeError` where a process of a router runs on other cores than it is to."""
+    for one in (pid, *descendants(pid)):
+        with suppress(ProcessLookupError):
+            found = os.sched_getaffinity(one)
+            if not found <= cores:
+                raise RuntimeError(f"process {one} of the router runs on cores {sorted(found)}, not {sorted(cores)}")
 
 
 def _wait_until_open(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

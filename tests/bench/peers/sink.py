@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -68,6 +69,7 @@ class Sink:
 
 
 async def _main(order: dict[str, Any]) -> None:
+    os.sched_setaffinity(0, order["cores"])
     sink = Sink(order["rate"])
     places = Places("connections", total=1_000, each=1_000, idle_seconds=3600)
     port = GrpcPort({METHOD.encode(): BatchMethod(sink.calls)}, _LIMITS, message_limit=_MESSAGE_BYTES, places=places)

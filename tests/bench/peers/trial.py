@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from polku.bench.child import Child
 from tests.bench.peers.records import Requests
-from tests.bench.peers.routers import Router, Running, running
+from tests.bench.peers.routers import Router, Running, other_cores, running
 
 _CONNECTIONS = 8
 _SETTLED_SECONDS = 10.0  # without anything new at the sink, although something is missing
@@ -60,10 +60,13 @@ def measure(router: Router, shape: Shape, overload: Overload | None = None) -> M
     """Run one router under one load."""
     kept = Requests(shape.batch, shape.size).kept_each
     with (
-        Child("sink", "tests.bench.peers.sink", {"rate": overload.taken if overload else 0}) as sink,
+        Child(
+            "sink", "tests.bench.peers.sink", _with_cores(router, {"rate": overload.taken if overload else 0})
+        ) as sink,
         running(router, sink.read()["port"]) as one,
     ):
-        _send(_order(one, shape) | {"requests": _WARM, "in_flight": 4, "first": _WARM_FIRST}, _nothing)
+        order = _with_cores(router, _order(one, shape))
+        _send(order | {"requests": _WARM, "in_flight": 4, "first": _WARM_FIRST}, _nothing)
         count = _settle(sink, _WARM * kept, _nothing)
         before = one.usage()
         memory = [before.memory_bytes]
@@ -71,7 +74,6 @@ def measure(router: Router, shape: Shape, overload: Overload | None = None) -> M
         def look() -> None:
             memory.append(one.usage().memory_bytes)
 
-        order = _order(one, shape)
         if overload:
             order |= {"requests": 0, "seconds": overload.seconds, "rate": overload.offered, "in_flight": 512}
         told = _send(order, look)
@@ -88,6 +90,10 @@ def measure(router: Router, shape: Shape, overload: Overload | None = None) -> M
         refused=sum(told["refused"].values()),
         p99=told["p99"] or 0.0,
     )
+
+
+def _with_cores(router: Router, order: dict[str, Any]) -> dict[str, Any]:
+    return order | {"cores": sorted(other_cores(router.cores))}
 
 
 def _order(one: Running, shape: Shape) -> dict[str, Any]:
