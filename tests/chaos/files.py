@@ -14,7 +14,7 @@ from polku.v1.gateway_pb2 import EventPayload
 TIMED = "CHAOS_TIMED"
 """The variable that has writers note when they wrote each frame, by the clock that all processes of a machine share."""
 
-_TIME = struct.Struct("<d")
+_TIME = "<d"  # no `struct.Struct`: this module is sent to actors, and such an object cannot be
 
 
 class Writer:
@@ -28,7 +28,7 @@ class Writer:
 
     def write(self, payload: bytes) -> None:
         if self._times is not None:
-            os.write(self._times, _TIME.pack(time.monotonic()))
+            os.write(self._times, struct.pack(_TIME, time.monotonic()))
         frame = len(payload).to_bytes(4, "little") + payload
         while frame:
             frame = frame[os.write(self._file, frame) :]
@@ -37,7 +37,7 @@ class Writer:
 def times(folder: Path, name: str) -> list[float]:
     """Return when frames were written by all lives of a writer."""
     noted = b"".join(path.read_bytes() for path in folder.glob(f"{name}-*.times"))
-    return sorted(when for (when,) in _TIME.iter_unpack(noted))
+    return sorted(when for (when,) in struct.iter_unpack(_TIME, noted))
 
 
 def _appended(path: Path) -> int:
