@@ -20,7 +20,7 @@ from polku.errors import ChangeError, UnavailableError
 from polku.link.link import Link, Outgoing
 from polku.link.receiver import LinkReceiver
 from polku.plan import Plan, StagePlan
-from polku.runtime.assembly import build_dead_letters, build_stage, partition_plan
+from polku.runtime.assembly import build_dead_letters, build_stage, in_partition, partition_plan
 from polku.runtime.lane import single
 from polku.stage.fork import Fork
 from polku.stage.holding import is_holder
@@ -56,7 +56,8 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
         self._opened.push_async_callback(self._disconnect)
         self._dead_letters: DeadLetters = build_dead_letters(self._plan)
         self._opened.push_async_callback(self._dead_letters.close)
-        self._stage: Stage = build_stage(self._plan, self._stage_plan, self._way_out(), self._dead_letters)
+        stage_plan = in_partition(self._stage_plan, self._part)
+        self._stage: Stage = build_stage(self._plan, stage_plan, self._way_out(), self._dead_letters)
         self._receiver = LinkReceiver(self._stage, eager=True)
         self._opened.push_async_callback(self._stage.close)
         await self._stage.start()

@@ -16,7 +16,7 @@ from polku.middleware.configuration import Configuration
 from polku.middleware.keys import bounded_keys, key_within
 from polku.middleware.partition_key import PartOf
 from polku.middleware.per_event import chosen
-from polku.middleware.seen_log import SeenLog
+from polku.middleware.seen_log import SeenLog, Share
 
 _SAME_CLOCK_SECONDS = 5.0  # between a snapshot and its restoring: to look at each id would hold the pipeline up
 
@@ -35,7 +35,8 @@ class Deduplicator(Configuration):
     at a path that is given; without it, it begins with nothing. It needs a durable buffer, or duplicates would be
     dropped whose first was lost in memory. What a machine that loses power had not put on disk yet is forgotten.
 
-    In `partitions`, each of which remembers up to `max_ids`, it cannot be durable.
+    In `partitions` each remembers up to `max_ids`, and keeps files of its own (`JOURNAL.NAME.ids.2-of-4`); what was
+    seen in another number of them is known too.
     """
 
     ttl: float = 300.0
@@ -66,6 +67,10 @@ class Deduplicator(Configuration):
             fix = "add .buffer_strategy(BufferStrategy.durable(PATH)), or leave it out"
             raise PlanError(f"durable={self.durable!r} needs a durable buffer: {fix}", where="Deduplicator")
         return replace(self, durable=f"{journal}.{name}.ids") if self.durable is True else self
+
+    def in_partition(self, number: int, parts: int, part_of: PartOf) -> object:
+        """Return what one of several partitions builds, by its number from 0: it has files of its own."""
+        return _Partition(self, Share(number, parts, part_of))
 
     def in_memory(self) -> Deduplicator:
         """Return it without a file, for a test."""
@@ -99,8 +104,25 @@ class Deduplicator(Configuration):
 
     def build(self, clock: Clock) -> Step:
         """Make the running deduplicator."""
-        log = SeenLog(self.durable, self.ttl, self.max_ids, clock) if isinstance(self.durable, str) else None
-        return _Memory(self, clock, log)
+        return _build(self, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    """One partition's part of a deduplicator."""
+
+    config: Deduplicator
+    share: Share
+
+    def build(self, clock: Clock) -> Step:
+        """Make the running deduplicator."""
+        return _build(self.config, clock, self.share)
+
+
+def _build(config: Deduplicator, clock: Clock, share: Share | None = None) -> Step:
+    path = config.durable
+    log = SeenLog(path, config.ttl, config.max_ids, clock, share) if isinstance(path, str) else None
+    return _Memory(config, clock, log)
 
 
 def _settled(seen: OrderedDict[str, float], now: float) -> Mapping[str, Any]:
@@ -198,7 +220,8 @@ class _Memory:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the state of another one, which has the same stage.
 
-        Of a clock that is not this one the ages of ids count.
+        Of a clock that is not this one the ages of ids count. Where it is durable, and they were elsewhere, all are on
+        disk at the return; raises `OSError` where they cannot be.
         """
         shift = self._clock.monotonic() - state["now"]
         self._seen = state["seen"]
@@ -206,7 +229,7 @@ class _Memory:
             self._seen = OrderedDict((event_id, at + shift) for event_id, at in self._seen.items())
         self._open, self._batches = state["open"], state["batches"]
         if self._log is not None and state["log"] != self._log.path:
-            self._log.renew()
+            self._log.write(self._seen)
 
     def _forget(self) -> None:
         limit = self._clock.monotonic() - self._ttl

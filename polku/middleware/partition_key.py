@@ -87,12 +87,6 @@ def check_partitions(name: str, component: Any, partitions: int, replicas: int) 
     said = f"partitions={partitions}"
     if replicas > 1:
         raise PlanError(f"{name}: choose {said}, for what keeps state by a key, or replicas={replicas}", where=_WHERE)
-    if getattr(component, "durable", False):
-        raise PlanError(
-            f"{name} keeps what it has seen in one file (durable={component.durable!r}), which cannot be divided into "
-            f"{said}; leave one of the two out",
-            where=_WHERE,
-        )
     if partition_key(component) is not None:
         return
     state_key = getattr(component, "state_key", None)

@@ -7,6 +7,11 @@ twice, and the files are bounded.
 
 A line is written at once, but not synced: a process that is killed forgets nothing, a machine that loses power what it
 has not put on disk, some seconds. Then duplicates pass; nothing else is lost.
+
+Each partition has files of its own keys, whose names say of how many it is one (`PATH.2-of-4`). Where their number was
+another one before, in this run or before a restart, it finds what it needs in the files of then: that an id was seen
+stays true. State that moves is written, and synced, before it counts as moved. After `ttl` seconds there is nothing in
+the files of another number that anybody needs, and whoever notices that removes them.
 """
 
 from __future__ import annotations
@@ -15,14 +20,17 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from polku.clock import Clock
-from polku.disk import PRIVATE, make_folder
+from polku.disk import PRIVATE, make_folder, sync_folders
 from polku.errors import PlanError
 from polku.log import RepeatedLog
+from polku.middleware.partition_key import PartOf
 from polku.text import line
 
 _LOG = logging.getLogger(__name__)
@@ -32,13 +40,23 @@ _LINE_IDS = 10_000  # in one line, where all are written again
 _PAUSE_SECONDS = 5.0  # after a file could not be written
 
 
-class SeenLog:
-    """Write the ids that are seen to `path`, and read them again at the start."""
+class Share(NamedTuple):
+    """One of several partitions: its number, from 0, how many there are, and whose a key is."""
 
-    def __init__(self, path: str, ttl: float, max_ids: int, clock: Clock) -> None:
-        self.path = path
-        self._path = Path(path)
-        self._before = Path(f"{path}.1")
+    number: int
+    parts: int
+    part_of: PartOf
+
+
+class SeenLog:
+    """Write the ids that are seen to files at `path`, or to those of a `share`, and read them again at the start."""
+
+    def __init__(self, path: str, ttl: float, max_ids: int, clock: Clock, share: Share | None = None) -> None:
+        self._base = Path(path)
+        self._share = share
+        self.path = path if share is None else f"{path}.{share.number + 1}-of-{share.parts}"
+        self._path = Path(self.path)
+        self._before = Path(f"{self.path}.1")
         self._ttl = ttl
         self._max_ids = max_ids
         self._clock = clock
@@ -48,18 +66,50 @@ class SeenLog:
         self._stale = False  # whether the files lack what is known: all of it is written with the next ids
         self._rest_until = 0.0
 
-    def read(self) -> Iterator[tuple[float, list[str]]]:
-        """Yield how long ago ids were seen, in seconds, with the ids, oldest first.
+    def read(self) -> list[tuple[float, list[str]]]:
+        """Return how long ago ids were seen, in seconds, with the ids, oldest first.
 
         Those that are too old are left out, and a line that was not written whole. Raises `PlanError` where a file is
         there and cannot be read.
         """
+        found = [*self._young(self._before), *self._young(self._path)]
+        others = [(age, own) for path in self._others() for age, ids in self._young(path) if (own := self._own(ids))]
+        if others:
+            self._stale = True
+            found = sorted([*found, *others], key=lambda entry: -entry[0])
+        self._remove_old()
+        return found
+
+    def _young(self, path: Path) -> Iterator[tuple[float, list[str]]]:
         now = self._clock.time_ns() / 1e9
-        for path in (self._before, self._path):
-            for at, ids in self._lines(path):
-                age = max(0.0, now - at)  # the machine's time may have been set back
-                if age < self._ttl:
-                    yield age, ids
+        for at, ids in self._lines(path):
+            age = max(0.0, now - at)  # the machine's time may have been set back
+            if age < self._ttl:
+                yield age, ids
+
+    def _own(self, ids: list[str]) -> list[str]:
+        if self._share is None:
+            return ids
+        number, _, part_of = self._share
+        return [event_id for event_id in ids if part_of(event_id) == number]
+
+    def _others(self) -> list[Path]:
+        """Return the files of other numbers of partitions."""
+        try:
+            names = sorted(os.listdir(self._base.parent))
+        except FileNotFoundError:
+            return []
+        parts = 1 if self._share is None else self._share.parts
+        form = re.compile(rf"{re.escape(self._base.name)}(?:\.[0-9]+-of-([0-9]+))?(?:\.1)?")
+        found = [(name, form.fullmatch(name)) for name in names]
+        return [self._base.parent / name for name, match in found if match and int(match[1] or 1) != parts]
+
+    def _remove_old(self) -> None:
+        """Remove the files of other numbers of partitions in which nothing is young enough for anybody."""
+        for path in self._others():
+            with contextlib.suppress(OSError, PlanError):  # another partition may have done so
+                if next(self._young(path), None) is None:
+                    path.unlink()
 
     def add(self, ids: list[str], seen: Mapping[str, float]) -> None:
         """Append ids that were seen now; `seen` are all that are known, with the monotonic time of each.
@@ -80,9 +130,11 @@ class SeenLog:
             text = "ids are not kept in %s (%s): after a restart duplicates of them pass"
             _REPEATED.error((str(self._path), "ids"), text, self._path, error.strerror or error)
 
-    def renew(self) -> None:
-        """Write all ids with the next ones: they are others than those in the files."""
-        self._stale = True
+    def write(self, seen: Mapping[str, float]) -> None:
+        """Put these ids, and no others, on disk for sure; raises `OSError`."""
+        self._write_all(seen, self._clock.monotonic())
+        os.fsync(self._descriptor)
+        sync_folders(self._path.parent, upto=self._path.parent)
 
     def close(self) -> None:
         """Close the file."""
@@ -91,6 +143,9 @@ class SeenLog:
             os.close(descriptor)
 
     def _append(self, ids: list[str], at: float) -> None:
+        if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0:  # somebody took it for an old one
+            self.close()
+            self._ids = 0
         if self._descriptor < 0:
             self._open()
         if self._ids and (self._ids >= self._max_ids or at - self._began >= self._ttl):
@@ -115,21 +170,39 @@ class SeenLog:
         os.replace(self._path, self._before)
         self._ids = 0
         self._open()
+        self._remove_old()
 
     def _write_all(self, seen: Mapping[str, float], now: float) -> None:
+        """Write all ids in one file, and have it take the place of both: at no time are there fewer on disk."""
         self.close()
-        for path in (self._before, self._path):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-        self._ids = 0
-        wall = self._clock.time_ns() / 1e9
-        items = iter(seen.items())
-        while part := list(islice(items, _LINE_IDS)):
-            # Of the ids of a line the youngest one's time counts: none is forgotten too early.
-            self._append([event_id for event_id, _ in part], wall - (now - part[-1][1]))
+        make_folder(self._path.parent)
+        fresh = Path(f"{self.path}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(fresh, flags, PRIVATE)
+        try:
+            _write(descriptor, f"{_HEAD}\n".encode())
+            wall = self._clock.time_ns() / 1e9
+            items = iter(seen.items())
+            first = 0.0
+            while part := list(islice(items, _LINE_IDS)):
+                # Of the ids of a line the youngest one's time counts: none is forgotten too early.
+                at = wall - (now - part[-1][1])
+                first = first or at
+                _write(descriptor, _line(at, [event_id for event_id, _ in part]))
+            os.replace(fresh, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            self._before.unlink()
+        self._began, self._ids = first, len(seen)
+        self._open()
         self._stale = False
 
-    def _lines(self, path: Path) -> Iterable[tuple[float, list[str]]]:
+    def _lines(self, path: Path) -> Iterator[tuple[float, list[str]]]:
         try:
             content = path.read_bytes()
         except FileNotFoundError:

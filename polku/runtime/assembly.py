@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polku.buffer.buffer import Buffer
 from polku.buffer.outlets import OutletRules
@@ -18,6 +18,7 @@ from polku.link.link import Link, Outgoing, Peer, Window
 from polku.middleware.partition_key import partition_keys
 from polku.plan import AckLevel, MiddlewarePlan, OutletPlan, Plan, StagePlan
 from polku.security.configuration import STAMP
+from polku.stage.key_space import KeySpace
 from polku.stage.overlapping import OverlappingStage, overlaps
 from polku.stage.partitions import Partitions
 from polku.stage.replicas import Replicas
@@ -143,6 +144,24 @@ def build_partitions(
         Link(f"{plan.name}/{name}", peer, window=window, bury=bury) for name, peer in zip(names, parts, strict=True)
     ]
     return Partitions(dict(zip(names, links, strict=True)), keys)
+
+
+def in_partition(stage: StagePlan, part: str) -> StagePlan:
+    """Return a stage as one of its partitions builds it: what middleware keeps in files is of its own keys there."""
+    if stage.partitions == 1:
+        return stage
+    number, part_of = int(part.rpartition("-")[2]) - 1, KeySpace(stage.partitions).part_of
+
+    def placed(component: Any) -> Any:
+        place = getattr(component, "in_partition", None)
+        return place(number, stage.partitions, part_of) if callable(place) else component
+
+    def with_place(middleware: MiddlewarePlan) -> MiddlewarePlan:
+        with_parts = getattr(middleware.component, "with_middleware_parts", None)
+        found = placed(middleware.component) if with_parts is None else with_parts(placed)
+        return replace(middleware, component=found)
+
+    return replace(stage, middleware=tuple(map(with_place, stage.middleware)))
 
 
 def partition_plan(plan: Plan, stage: StagePlan, part: str) -> Plan:

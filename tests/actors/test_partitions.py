@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from polku import Aggregator, Deduplicator, Event, Hub, Throttle
+from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub, Throttle
 from polku.errors import ChangeError
 from polku.stage.key_space import KeySpace
 from tests.actors import in_process
@@ -160,6 +161,41 @@ async def test_what_was_seen_is_known_to_other_partitions_and_to_more_lanes(monk
             await pipeline.send(*ids, lane=lanes - 1)
         await pipeline.delivered()
     check(set(ids))
+
+
+async def test_what_is_durable_is_known_after_deaths_also_in_the_middle_of_a_change_of_the_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(5)
+
+    def version(partitions: int) -> Hub:
+        hub = divided(Deduplicator(durable=True), partitions, lanes=2)
+        return hub.buffer_strategy(BufferStrategy.durable(str(tmp_path / "journal.db")))
+
+    sent: list[str] = []
+    async with running(version(2), monkeypatch) as pipeline:
+        for turn, partitions in enumerate((3, 1, 4, 2, 5)):
+            fresh = [f"{turn}-{number}" for number in range(30)]
+            await pipeline.send(*fresh)
+            sent += fresh
+            change = asyncio.ensure_future(pipeline.update(version(partitions)))
+            await asyncio.sleep(chance.random() * 0.02)
+            kill_shared(pipeline)
+            await asyncio.gather(change, return_exceptions=True)  # a change that a death has ended was taken back
+            kill_shared(pipeline)
+            await pipeline.send(*sent, lane=turn % 2)
+        await pipeline.delivered()
+    check(set(sent))
+    async with running(version(3), monkeypatch) as pipeline:
+        await pipeline.send(*sent, "new")
+        await pipeline.delivered()
+        assert [event.id for event in ARRIVED["out"]] == ["new"]
+
+
+def kill_shared(pipeline: Running) -> None:
+    for actor in pipeline.factory.parts().shared.values():
+        if actor.current.shell._started:
+            actor.kill(restart=True)
 
 
 async def test_the_difference_says_where_state_cannot_be_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,6 @@ def test_keys_are_those_under_which_state_is_kept() -> None:
         (Own(None), r"Own has no state_key.*name its key, such as state_key = 'source'"),
         (Own("user"), r"Own keeps its state by user.*name a field .* or add partition_key\(event\)"),
         (RateLimiter(10), r"RateLimiter keeps its state by pipeline.*: leave partitions out"),
-        (Deduplicator(durable=True), r"Deduplicator keeps what it has seen in one file \(durable=True\)"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_by_name_with_the_fix(component: object, refusal: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from polku import BufferStrategy, Deduplicator, Hub, PlanError, new_event
 from polku.middleware import seen_log
+from polku.stage.key_space import KeySpace
 from tests.middleware.harness import events, ids, work
 from tests.support.clock import FakeClock
 from tests.support.recorder import Recorder
@@ -150,6 +151,101 @@ def test_it_needs_a_journal_and_stands_beside_it(tmp_path: Path) -> None:
     hub.middleware(Deduplicator(durable=True), name="by/hand").middleware(Deduplicator(durable="/else/where"))
     stems = ("Deduplicator", "Deduplicator-2", "by")
     assert places(hub) == [*(f"{journal}.{stem}.ids" for stem in stems), "/else/where"]
+
+
+def partition(path: Path, clock: FakeClock, number: int, parts: int, **options: Any) -> Any:
+    config = Deduplicator(durable=str(path), **options)
+    placed: Any = config.in_partition(number, parts, KeySpace(parts).part_of)
+    step = placed.build(clock)
+    step.start()
+    return step
+
+
+def divided(path: Path, clock: FakeClock, parts: int, **options: Any) -> list[Any]:
+    """Start a deduplicator in this number of partitions; 1: it is not divided."""
+    if parts == 1:
+        return [started(path, clock, **options)]
+    return [partition(path, clock, number, parts, **options) for number in range(parts)]
+
+
+async def settle_divided(steps: list[Any], *event_ids: str) -> list[str]:
+    """Have each partition see and settle the ids that are its own; return those that went on."""
+    part_of = KeySpace(len(steps)).part_of
+    found = [await settle(step, *(i for i in event_ids if part_of(i) == n)) for n, step in enumerate(steps)]
+    return sorted(event_id for own in found for event_id in own)
+
+
+@pytest.mark.parametrize("numbers", [(1, 3), (3, 1), (2, 5, 2), (4, 4), (3, 2, 1, 2, 3)])
+async def test_partitions_of_another_number_know_after_a_restart_what_was_seen(
+    tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    clock = FakeClock()
+    seen: list[str] = []
+    for turn, parts in enumerate(numbers):
+        fresh = [f"{turn}-{number}" for number in range(30)]
+        steps = divided(tmp_path / "ids", clock, parts)
+        assert await settle_divided(steps, *seen) == []
+        assert await settle_divided(steps, *fresh) == sorted(fresh)
+        seen += fresh
+        clock.advance(1)  # and none is closed: they are killed
+
+
+async def test_each_partition_has_files_of_its_own_keys(tmp_path: Path) -> None:
+    clock = FakeClock()
+    steps = divided(tmp_path / "ids", clock, 2)
+    await settle_divided(steps, *map(str, range(40)))
+    assert sorted(os.listdir(tmp_path)) == ["ids.1-of-2", "ids.2-of-2"]
+    assert sum(len(step._seen) for step in divided(tmp_path / "ids", clock, 2)) == 40
+    four = divided(tmp_path / "ids", clock, 4)
+    assert sum(len(step._seen) for step in four) == 40
+
+
+async def test_files_of_another_number_go_when_nobody_needs_them_and_not_before(tmp_path: Path) -> None:
+    clock = FakeClock()
+    await settle_divided(divided(tmp_path / "ids", clock, 3, ttl=10), *map(str, range(30)))
+    clock.advance(9)
+    steps = divided(tmp_path / "ids", clock, 2, ttl=10)
+    assert await settle_divided(steps, *map(str, range(30))) == []
+    await settle_divided(steps, *(f"b{number}" for number in range(30)))
+    assert len(os.listdir(tmp_path)) == 5
+    clock.advance(10)
+    await settle_divided(steps, *(f"c{number}" for number in range(30)))  # without a restart
+    assert sorted({name.removesuffix(".1") for name in os.listdir(tmp_path)}) == ["ids.1-of-2", "ids.2-of-2"]
+
+
+async def test_a_partition_whose_file_was_taken_for_an_old_one_writes_another(tmp_path: Path) -> None:
+    clock = FakeClock()
+    (step,) = divided(tmp_path / "ids", clock, 1, ttl=10)
+    await settle(step, "a")
+    clock.advance(11)
+    divided(tmp_path / "ids", clock, 2, ttl=10)
+    assert not os.listdir(tmp_path)
+    await settle(step, "b", batch=2)  # the change was taken back
+    assert await settle_divided(divided(tmp_path / "ids", clock, 2, ttl=10), "a", "b") == ["a"]
+
+
+async def test_state_that_moves_is_on_disk_before_it_counts_as_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, clock = Deduplicator(), FakeClock()
+    before: Any = config.build(clock)
+    await settle(before, *map(str, range(20)))
+    shares = config.split_state(before.snapshot(), 2, KeySpace(2).part_of)
+    first = partition(tmp_path / "ids", clock, 0, 2)
+    first.restore(config.merge_states([shares[0]]))
+    known = set(shares[0]["seen"])
+    assert set(partition(tmp_path / "ids", clock, 0, 2)._seen) == known, "and nothing was seen since"
+
+    def full(descriptor: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(seen_log, "_write", full)
+    with pytest.raises(OSError, match="No space left"):  # the change is refused, and the one before goes on
+        partition(tmp_path / "ids", clock, 1, 2).restore(config.merge_states([shares[1]]))
+    with pytest.raises(OSError, match="No space left"):
+        first.restore(config.merge_states([shares[0]]))
+    assert set(partition(tmp_path / "ids", clock, 0, 2)._seen) == known, "what was on disk is still there"
+    assert os.listdir(tmp_path) == ["ids.1-of-2"]
 
 
 PROGRAM = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from polku import Aggregator, Deduplicator, Event, Hub, Pipeline
+from polku import Aggregator, BufferStrategy, Deduplicator, Event, Hub, Pipeline
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch
 from polku.v1.gateway_pb2_grpc import GatewayStub
 from tests.ray.test_deaths import sights, wait_for_restart
@@ -97,6 +97,43 @@ def test_two_lanes_share_what_partitions_have_seen_and_one_that_dies_loses_nothi
         assert set(names) <= set(pipeline.health().components)
         assert pipeline.stop(30).complete
     check(sent, recorder.events())
+
+
+def test_durable_partitions_know_what_was_seen_after_deaths_and_in_another_number_of_them(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+
+    def into(partitions: int, runtime: str = "ray") -> Hub:
+        hub = Hub(runtime=runtime).buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db"))
+        return hub.middleware(Deduplicator(durable=True), partitions=partitions).emitter(recorder, name="out")
+
+    def kill_partitions(pipeline: Pipeline) -> None:
+        for name, sight in sights(pipeline)[0].items():
+            if "partition-" in name and sight.vitals is not None:
+                os.kill(sight.vitals.pid, signal.SIGKILL)
+
+    def send(pipeline: Pipeline, *ids: str) -> None:
+        deadline = time.monotonic() + 60
+        events = [Event(id=event_id, event_type="t", source="s") for event_id in ids]
+        while not pipeline.sender().send(events).ok:  # partitions are on their way back
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    first, second = ([f"{letter}{number}" for number in range(40)] for letter in "ab")
+    with into(2).start() as pipeline:
+        send(pipeline, *first)
+        kill_partitions(pipeline)
+        send(pipeline, *first, *second)
+        pipeline.update_plan(into(3).plan("ray"), timeout=30)
+        kill_partitions(pipeline)  # before any of them has seen an id
+        send(pipeline, *first, *second, "c")
+        assert pipeline.stop(30).complete
+    with into(4, "inline").start() as pipeline:
+        send(pipeline, *first, *second, "c", "d")
+        assert pipeline.stop(30).complete
+    with into(2).start() as pipeline:
+        send(pipeline, *first, *second, "c", "d", "e")
+        assert pipeline.stop(30).complete
+    check({*first, *second, "c", "d", "e"}, recorder.events())
 
 
 @pytest.mark.slow
