@@ -291,7 +291,7 @@ class Judge:
                 if entry.is_pulled and self._promises.full:
                     continue  # what was refused for want of room is tried again behind what was on its way already
                 may_forget = self._promises.breaks or ledger.counts.get("reloads", 0)
-                if may_forget and self._was_refused(token, destination):
+                if may_forget and (token in ledger.turned_away or self._was_refused(token, destination)):
                     continue  # given up, and sent again whole: the buffer died with that verdict, or another took over
                 sender = client_of(token), ledger.came_by.get(token, "")
                 before = latest.get(sender, entry.token)

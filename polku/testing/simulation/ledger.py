@@ -75,6 +75,7 @@ class Ledger:
         self.came_by: dict[str, str] = {}  # the lane of the buffer that each token came to the last time
         self.unroutable: set[str] = set()
         self.remade: set[str] = set()
+        self.turned_away: set[str] = set()  # what a buffer had no room for, or could not write
         self.whole: set[str] = set()  # of what has parts, what came to the buffer undivided the last time
         self._contents: dict[Identity, list[_Content]] = {}
         self.dropped: dict[str, set[str]] = defaultdict(set)

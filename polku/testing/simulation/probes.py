@@ -27,6 +27,7 @@ from polku.testing.simulation.loop import current_process
 from polku.v1.gateway_pb2 import EventPayload
 
 if TYPE_CHECKING:
+    from polku.buffer.push_state import Draft
     from polku.dead_letters.kinds import PrincipalLetters
     from polku.testing.simulation.world import World
 
@@ -155,6 +156,21 @@ def install(world: World) -> None:
         ledger.count("emitters gone")
 
     take_in, rearrange = Enqueuer.take_in, Buffer.rearrange
+    refuse, on_held = Enqueuer._refuse, Enqueuer._on_held
+
+    def refused(self: Enqueuer, piece: Batch, reason: str, start: int) -> Any:
+        turn_away(piece)
+        return refuse(self, piece, reason, start)
+
+    def settled(self: Enqueuer, drafts: Sequence[Draft], held: asyncio.Future[None]) -> None:
+        if not held.cancelled() and held.exception() is not None:
+            for draft in drafts:
+                turn_away(draft.piece)
+        on_held(self, drafts, held)
+
+    def turn_away(piece: Batch) -> None:
+        events = EventPayload.FromString(piece.payload).events
+        ledger.turned_away.update(token for event in events for token in tokens_of(event))
 
     async def taken_in(self: Enqueuer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
         if ledger.counts.get("rearrangements"):
@@ -166,6 +182,7 @@ def install(world: World) -> None:
         await rearrange(self, *arguments, **options)
 
     _patch_all(world, (Enqueuer, "take_in", taken_in), (Buffer, "rearrange", rearranged))
+    _patch_all(world, (Enqueuer, "_refuse", refused), (Enqueuer, "_on_held", settled))
     world.patch(Buffer, "forget", forgotten)
     received, leave = LinkReceiver.push, DeadLetterStore.replayed
 
