@@ -18,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from tests.kafka.broker import Cluster
@@ -251,6 +252,7 @@ ROLES = {
     "polku-mirror": polku_mirror,
 }
 _SECONDS = 300  # for one run
+_ADMIN_SECONDS = 60
 TARGET = 0.7
 """Of the rate of the bare client that does the same."""
 
@@ -283,15 +285,36 @@ def main() -> None:
         )
         return
     results: dict[str, list[dict[str, float]]] = {role: [] for role in options.roles or ROLES}
-    for number in range(options.rounds):
-        topics = [*(f"{role}-{number}" for role in ROLES), *(f"in-{number}{end}" for end in ("", "-bare", "-polku"))]
-        with Cluster(*(f"{topic}:{PARTITIONS}" for topic in topics)) as cluster:
-            fill(cluster.bootstrap, f"in-{number}", options.events)
+    for _ in range(options.rounds):
+        name = f"bench-{time.time_ns()}"  # brokers may have topics of other runs
+        topics = [*(f"{name}-{role}" for role in ROLES), *(f"{name}-in{end}" for end in ("", "-bare", "-polku"))]
+        with brokers(options.bootstrap, topics) as bootstrap:
+            fill(bootstrap, f"{name}-in", options.events)
             for role in results:
-                topic = f"{role}-{number}" if role.endswith("-out") else f"in-{number}"
-                results[role].append(run(role, cluster.bootstrap, topic, options.events))
+                topic = f"{name}-{role}" if role.endswith("-out") else f"{name}-in"
+                results[role].append(run(role, bootstrap, topic, options.events))
                 print(role, json.dumps(results[role][-1]), file=sys.stderr, flush=True)
     print("\n".join(table(results)))
+
+
+@contextmanager
+def brokers(bootstrap: str, topics: Sequence[str]) -> Iterator[str]:
+    """Make topics, on brokers that run or (no `bootstrap`) on some of our own; remove them in the end."""
+    if not bootstrap:
+        with Cluster(*(f"{topic}:{PARTITIONS}" for topic in topics)) as cluster:
+            yield cluster.bootstrap
+        return
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
+
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for made in admin.create_topics([NewTopic(topic, PARTITIONS) for topic in topics]).values():
+        made.result(_ADMIN_SECONDS)
+    try:
+        yield bootstrap
+    finally:
+        for removed in admin.delete_topics(list(topics)).values():
+            removed.result(_ADMIN_SECONDS)
 
 
 def measure(work: Work, events: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from polku import Event, Hub, KafkaEmitter, KafkaSource
 from polku.kafka.puller import Puller
@@ -207,3 +208,22 @@ def test_nothing_acknowledged_is_lost_while_members_and_the_broker_are_killed(ka
         load.stop()
         members.end()
     print(f"{protocol}: {count} records, {repeated} came again")
+
+
+def test_the_benchmark_measures_the_brokers_that_it_is_given_and_leaves_no_topic(kafka: Broker) -> None:
+    command = [sys.executable, "-m", "tests.bench.kafka", "--bootstrap", kafka.bootstrap, "--events", "2000"]
+    roles = ["bare-out", "polku-out", "bare-in", "polku-in", "polku-mirror"]
+    client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    seen: set[str] = set()
+    with subprocess.Popen(
+        [*command, "--rounds", "1", "--roles", *roles], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        while process.poll() is None:
+            seen |= {topic for topic in client.list_topics(timeout=30).topics if topic.startswith("bench-")}
+        assert process.stdout is not None
+        printed = process.stdout.read()
+    assert process.returncode == 0
+    for role in roles:
+        assert f"| {role} | " in printed
+    assert {topic.split("-", 2)[2] for topic in seen} >= {"bare-out", "polku-out", "in", "in-polku"}
+    assert not [topic for topic in client.list_topics(timeout=30).topics if topic.startswith("bench-")]
