@@ -16,6 +16,7 @@ from polku.otlp.signals import LOGS, Signal
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "polku.otlp.projection"
+_SPAN_FLAGS = 16
 
 
 class Projection:
@@ -63,12 +64,18 @@ def scope_with_sealed_attributes(signal: Signal) -> Any:
     _add(pool, own.dependencies)
     file = descriptor_pb2.FileDescriptorProto.FromString(own.serialized_pb)
     record, scope = ("LogRecord", "ScopeLogs") if signal is LOGS else ("Span", "ScopeSpans")
-    message = next(one for one in file.message_type if one.name == record)
-    field = next(one for one in message.field if one.name == "attributes")
-    field.type = _FIELD.TYPE_BYTES
-    field.ClearField("type_name")
+    seal_attributes(next(one for one in file.message_type if one.name == record))
     pool.AddSerializedFile(file.SerializeToString())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{scope}"))
+
+
+def seal_attributes(message: descriptor_pb2.DescriptorProto) -> None:
+    """Make the attributes of a record bytes; and have a span know its flags, which early versions of OTLP lack."""
+    fields = {field.name: field for field in message.field}
+    fields["attributes"].type = _FIELD.TYPE_BYTES
+    fields["attributes"].ClearField("type_name")
+    if "flags" not in fields:
+        message.field.add(name="flags", number=_SPAN_FLAGS, type=_FIELD.TYPE_FIXED32, label=_FIELD.LABEL_OPTIONAL)
 
 
 def _add(pool: descriptor_pool.DescriptorPool, files: Sequence[Any]) -> None:

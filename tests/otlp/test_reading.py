@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.resource.v1 import resource_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from polku import Batch, Event
@@ -20,6 +24,7 @@ from polku.otlp.attributes import find, key_of, short_entry, short_text, write
 from polku.otlp.columns import ColumnWriter
 from polku.otlp.grouping import group
 from polku.otlp.metadata import OWN
+from polku.otlp.projection import seal_attributes
 from polku.otlp.reading import Choice, Transcoded, transcode
 from polku.otlp.signals import LOGS, TRACES, Signal
 from polku.otlp.values import as_text
@@ -334,3 +339,19 @@ def test_requests_that_are_read_in_several_ways_at_a_time_are_each_read_in_their
     for done, (_, cluster), names in zip(results, 3 * ways, 3 * [["a", "b"], ["a"], [], ["b"]], strict=True):
         wanted = {name: {"a": "1", "b": "2"}[name] for name in names} | ({"cluster": cluster} if cluster else {})
         assert all(dict(event.metadata) == wanted for event in EventPayload.FromString(done.payload).events)
+
+
+def test_spans_have_their_flags_also_where_the_installed_messages_are_older_than_these() -> None:
+    file = descriptor_pb2.FileDescriptorProto.FromString(trace_pb2.DESCRIPTOR.serialized_pb)
+    span = next(one for one in file.message_type if one.name == "Span")
+    names = [field.name for field in span.field]
+    del span.field[names.index("flags")]
+    seal_attributes(span)
+    pool = descriptor_pool.DescriptorPool()
+    for needed in (common_pb2, resource_pb2):
+        pool.AddSerializedFile(needed.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    kind: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("opentelemetry.proto.trace.v1.Span"))
+    read = kind.FromString(Span(flags=0x101, attributes=[KeyValue(key="a")]).SerializeToString())
+    assert read.flags == 0x101
+    assert list(read.attributes) == [KeyValue(key="a").SerializeToString()]
