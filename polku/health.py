@@ -9,6 +9,9 @@ from typing import NamedTuple
 from polku.text import next_attempt
 from polku.v1.gateway_pb2 import ComponentHealth, HealthResponse
 
+DRAINING = "refuses new events: the pipeline is draining"
+"""What is said of an ingest while its pipeline stops, as somebody wants it to."""
+
 
 class Cause(StrEnum):
     """Say why an emitter delivers nothing, as far as its errors tell, or why a part is away."""

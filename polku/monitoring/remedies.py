@@ -8,7 +8,7 @@ from os.path import dirname
 from urllib.parse import urlsplit
 
 from polku.buffer.strategy import Overflow
-from polku.health import Cause
+from polku.health import DRAINING, Cause
 from polku.monitoring.quoting import quoted
 from polku.monitoring.statistics import PlanStatistics
 
@@ -20,6 +20,9 @@ _CAUSES = {
     Cause.CODE: "Its code raises: events for which it always does become dead letters, with the traceback.",
     Cause.GIVES_UP: "Events for which every attempt fails become dead letters.",
 }
+
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+_CERTIFICATE = "Name who has signed its certificate (root_certificates=), or renew it, for its name."
 
 _SLOW = (
     "It takes less than comes: give it a greater concurrency or faster destination, give the buffer a larger capacity, "
@@ -60,13 +63,15 @@ class Remedies:
             case "emitter" if is_slow:
                 return _SLOW, ""
             case "emitter":
-                return self._emitter(part, holds_up, cause)
+                return self._emitter(part, complaint, holds_up, cause)
             case "source" | "ingestor":
                 return "It is asked again by itself. Look whether it runs and can be reached.", self._reach(part)
             case "dead_letters":
                 return self._letters()
             case "buffer":
                 return self._buffer(complaint)
+            case "ingest" if complaint == DRAINING:
+                return "It ends once what it holds is delivered, or its time for that is over.", ""
             case "ingest":
                 return "Look at the parts behind it: one of them takes nothing.", ""
             case _ if part.startswith("stage") or part == "event_loop":
@@ -80,14 +85,15 @@ class Remedies:
         """Return the same as one text, for a line of the log."""
         return " ".join(filter(None, self.find(name, complaint, holds_up, cause, is_slow=is_slow)))
 
-    def _emitter(self, part: str, holds_up: str, cause: Cause | None) -> Remedy:
+    def _emitter(self, part: str, complaint: str, holds_up: str, cause: Cause | None) -> Remedy:
         planned = self._parts.get(part)
         overflow = planned.overflow if planned is not None else ""
         if holds_up and overflow in ("", Overflow.BLOCK):
             repair = "Repair its code" if cause is Cause.CODE else "Repair its destination"
             advice = f"{repair}, or let it lag alone: overflow='drop_oldest'."
         else:
-            advice = " ".join(filter(None, (_CAUSES.get(cause or Cause.UNKNOWN, ""), _kept(overflow, cause))))
+            fix = _CERTIFICATE if _UNTRUSTED in complaint else _CAUSES.get(cause or Cause.UNKNOWN, "")
+            advice = " ".join(filter(None, (fix, _kept(overflow, cause))))
         if cause is Cause.CODE:
             path = self._plan.dead_letters
             return advice, f"polku dlq list {quoted(path)} --emitter={quoted(part.partition(':')[2])}" if path else ""
@@ -111,7 +117,7 @@ class Remedies:
 
     def _buffer(self, complaint: str) -> Remedy:
         journal = self._plan.journal
-        if any(word in complaint.lower() for word in _DISK):
+        if any(word in complaint.lower() for word in _DISK) and "malformed" not in complaint:
             return (
                 "Make room on the disk of the journal; it goes on by itself.",
                 f"df -h {quoted(dirname(journal) or '.')}",

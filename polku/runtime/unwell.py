@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from polku.health import Cause, Health
+from polku.health import DRAINING, Cause, Health
 from polku.log import RepeatedLog
 
 Remedy = Callable[[str, str, str], str]
@@ -41,7 +41,8 @@ class UnwellParts:
     def look(self, health: Health, remedy: Remedy, now: float | None = None) -> None:
         """Take note of how the parts are now; `now` is in seconds of a monotonic clock."""
         now = time.monotonic() if now is None else now
-        unwell = {name for name, (well, _) in health.components.items() if not well and name not in _SAYS_SO}
+        unwell = {name for name, (well, text) in health.components.items() if not well and text != DRAINING}
+        unwell.difference_update(_SAYS_SO)
         for name in unwell:
             self._see(name, health, remedy, now)
         for name in self._unwell.keys() - unwell:
@@ -65,4 +66,6 @@ class UnwellParts:
             return
         del self._unwell[name]
         if illness.is_said:
-            self._log.warning((name, "ends"), "%s is well again, after %.0f s", name, illness.until - illness.since)
+            self._log.warning(
+                (name, "ends"), "%s is well again, after %.0f s", name, max(1.0, illness.until - illness.since)
+            )

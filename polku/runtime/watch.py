@@ -15,7 +15,7 @@ from polku.dead_letters import DeadLetterStatistics
 from polku.dead_letters.kinds import Kind, describe
 from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
-from polku.health import Cause, Health
+from polku.health import DRAINING, Cause, Health
 from polku.stage.statistics import StageStatistics
 from polku.text import counted, line
 
@@ -27,7 +27,6 @@ _TEXT = 2_000
 _BUSY_SECONDS = 5.0  # that a middleware may work on one batch before it counts as holding up others
 _FULL_SECONDS = 1.0  # without progress until an outlet without room takes nothing
 _DROPS_SECONDS = 5.0  # since the latest event that a rule dropped, while that counts as going on
-_DRAINING = "refuses new events: the pipeline is draining"
 
 
 class _Seen(Struct, frozen=True):
@@ -124,7 +123,7 @@ class Watch:
         and what it pulls from.
         """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
-        complaint = _DRAINING if intake.draining else intake.fault
+        complaint = DRAINING if intake.draining else intake.fault
         if not complaint and idle > PATIENCE:
             complaint = (
                 f"no answer for {idle:.0f} s to {counted(intake.open, 'message')}: what comes after it takes nothing"

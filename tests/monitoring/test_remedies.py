@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polku import BufferStrategy, GrpcEmitter, Hub, Resilience, WebhookEmitter
-from polku.health import Cause
+from polku.health import DRAINING, Cause
 from polku.monitoring.picture import describe
 from polku.monitoring.quoting import quoted
 from polku.monitoring.remedies import Remedies
@@ -33,7 +33,7 @@ def remedies(**pids: int) -> Remedies:
         ("stage-1", "slow has been busy with one batch for 7 s", "py-spy dump --pid 17"),
         ("dead_letters", "3 were forgotten", "polku dlq list '/data/it'\"'\"'s/journal.db.dead'"),
         ("buffer", "database or disk is full", "df -h '/data/it'\"'\"'s'"),
-        ("buffer", "database disk image is malformed", "df -h '/data/it'\"'\"'s'"),
+        ("buffer", "database disk image is malformed", "polku journal verify '/data/it'\"'\"'s/journal.db'"),
         ("buffer", "a page is damaged", "polku journal verify '/data/it'\"'\"'s/journal.db'"),
         ("emitter:hook", "does not answer: ActorDiedError", ""),
         ("unheard-of", "what", ""),
@@ -41,6 +41,19 @@ def remedies(**pids: int) -> Remedies:
 )
 def test_a_command_helps(part: str, complaint: str, command: str) -> None:
     assert remedies(pipeline=17).find(part, complaint, "")[1] == command
+
+
+def test_who_stops_a_pipeline_is_not_sent_to_look_for_what_is_wrong() -> None:
+    assert remedies().find("lane-1/ingest", DRAINING, "")[0].startswith("It ends once what it holds is delivered")
+    assert remedies().find("ingest", "no answer for 40 s", "")[0].startswith("Look at the parts behind it")
+
+
+@pytest.mark.parametrize("cause", [Cause.UNKNOWN, Cause.SETTINGS])
+def test_where_a_certificate_is_not_trusted_the_option_is_named(cause: Cause) -> None:
+    why = "cannot connect: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    advice = remedies().find("emitter:collector", why, "", cause)[0]
+    assert advice.startswith("Name who has signed its certificate (root_certificates=)")
+    assert "What waits for it is kept" in advice
 
 
 def test_a_full_share_has_another_advice() -> None:

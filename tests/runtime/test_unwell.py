@@ -10,7 +10,7 @@ import time
 import pytest
 
 from polku import Batch, Breaker, Hub, Resilience, Retry, RetryableError, new_event
-from polku.health import Cause, Health
+from polku.health import DRAINING, Cause, Health
 from polku.log import RepeatedLog
 from polku.monitoring.picture import describe
 from polku.runtime import inline
@@ -48,6 +48,14 @@ def test_of_a_process_that_has_ended_the_first_look_says_so(caplog: pytest.LogCa
         parts.look(health, lambda *_: "", 1.0)
     assert caplog.messages == ["stage-1 is unwell: it has ended"]
     assert not parts.is_waiting
+
+
+def test_that_a_pipeline_stops_as_it_should_is_no_illness(caplog: pytest.LogCaptureFixture) -> None:
+    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    with caplog.at_level(logging.INFO, "polku.test"):
+        for second in range(3):
+            parts.look(Health(False, {"ingest": (False, DRAINING)}, 0), lambda *_: "", float(second))
+    assert caplog.messages == []
 
 
 def test_what_others_say_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:
