@@ -25,6 +25,7 @@ from polku.batch.receipt import Refusal
 from polku.errors import RecordError
 from polku.event.v1.event_pb2 import Event
 from polku.histogram import Distribution
+from polku.lazy import pattern
 
 Records: TypeAlias = Iterable["Event | RecordError"]
 
@@ -44,7 +45,7 @@ class IngestContext(NamedTuple):
     query: str = ""
 
 
-_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; *[\w.-]+=[\w.-]+)*", re.ASCII)
+_MEDIA_TYPE = pattern(r"[\w.+-]+/[\w.+-]+(; *[\w.-]+=[\w.-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

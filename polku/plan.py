@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -13,6 +12,7 @@ from polku.buffer.strategy import MAX_DURABLE_OUTLETS, BufferStrategy, Kind, Ove
 from polku.errors import PlanError
 from polku.gateway.addresses import Addresses
 from polku.gateway.tls import Tls
+from polku.lazy import pattern
 from polku.limits import Limits
 from polku.scaling.rules import MOST as MOST_LANES
 from polku.scaling.rules import Range, Scaling
@@ -21,7 +21,7 @@ from polku.tap.redaction import NOTHING, Redaction
 if TYPE_CHECKING:
     from polku.external.registration_rules import PluginRules
 
-_WORD = re.compile(r"[\w.-]+")
+_WORD = pattern(r"[\w.-]+")
 PER_NODE: Final = "per-node"
 """Of lanes: one on each node."""
 

@@ -14,6 +14,7 @@ import re
 import traceback
 
 from polku.errors import UserCodeError
+from polku.lazy import pattern
 
 LINE = 500
 """How many characters of a foreign sentence are passed on."""
@@ -22,15 +23,15 @@ BLOCK = 16_000
 """How many characters of a traceback are kept: its beginning and its end."""
 
 _ID = 256
-_SECRET = re.compile(
+_SECRET = pattern(
     r"(\b(?:bearer|basic)\s{1,9})[a-z0-9+/_.~=-]{8,}"
     r"|(\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,200}:)[^\s/@]{1,500}(?=@)"
     r"|(\b(?:\w{1,30}[._-])?(?:password|passwd|passphrase|secret|token|api[_-]?key|(?:access|secret|private)[_-]key)"
     r"(?:=|[\"']\s{0,9}[:=]\s{0,9}|:\s{1,9}(?=\S{0,99}[0-9]))[\"']?)[^\s\"',;&)}\]]+",
     re.IGNORECASE,
 )
-_BEYOND_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BEYOND_BLOCK = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BEYOND_LINE = pattern("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BEYOND_BLOCK = pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def line(text: object, limit: int = LINE) -> str:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from polku.batch.frames import has_routes, join_frames, split_frames
 from polku.event.v1.event_pb2 import Event
+from polku.lazy import pattern
 from polku.v1.gateway_pb2 import EventPayload
 
 MOST_TRACES = 32
 """How many `traceparent`s travel with a batch."""
 
 _ROUTES = attrgetter("route_to")
-_PIECE = re.compile(r"#(\d+)-(\d+)$", re.ASCII)
-_DERIVED = re.compile(r"(?:#(?:\d+-\d+|=[0-9a-f]+))+$", re.ASCII)
+_PIECE = pattern(r"#(\d+)-(\d+)$", re.ASCII)
+_DERIVED = pattern(r"(?:#(?:\d+-\d+|=[0-9a-f]+))+$", re.ASCII)
 
 
 class Identity(NamedTuple):

@@ -12,14 +12,15 @@ Field numbers are those of the messages that they read.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 from msgspec import Struct
 
-_FIELD = descriptor_pb2.FieldDescriptorProto
+from polku.batch.message_classes import BYTES, INT64, MESSAGE, STRING, Field, message_classes
+
 _PACKAGE = "polku.batch.frames"
 _RAW, _EVENTS = 3, 4
 _PAYLOADS = {_RAW: "raw", _EVENTS: "events"}
@@ -40,47 +41,30 @@ class Envelope(NamedTuple):
     content: bytes
 
 
-def _message(
-    file: descriptor_pb2.FileDescriptorProto,
-    name: str,
-    fields: Sequence[tuple[int, str, int, bool]],
-    oneof: Sequence[str] = (),
-) -> None:
-    message = file.message_type.add(name=name)
-    if oneof:
-        message.oneof_decl.add(name="payload")
-    for number, field_name, kind, repeated in fields:
-        field = message.field.add(name=field_name, number=number, type=cast("Any", kind))
-        field.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-        if field_name in oneof:
-            field.oneof_index = 0
-
-
 def _build() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="polku/views.proto", package=_PACKAGE, syntax="proto3")
-    string, raw, integer = _FIELD.TYPE_STRING, _FIELD.TYPE_BYTES, _FIELD.TYPE_INT64
-    envelope = [(1, "source", string, False), (2, "cluster", string, False)]
-    payload = [(_RAW, "raw", raw, False), (_EVENTS, "events", raw, False)]
-    _message(file, "Envelope", [*envelope, *payload], oneof=("raw", "events"))
-    request = [(3, "raw", raw, False), (4, "event", raw, False), (6, "events", raw, False)]
-    _message(file, "Request", [*envelope, *request, (5, "format", string, False)], oneof=("raw", "event", "events"))
-    _message(file, "Nothing", [])
-    _message(file, "Frames", [(1, "events", raw, True)])
-    summary = [(1, "event_ids", raw, True), (2, "errors", raw, True)]
-    sizes = [(3, "buffer_size", integer, False), (4, "buffer_capacity", integer, False)]
-    _message(file, "AckSummary", [*summary, *sizes])
-    _message(file, "EventRoutes", [(7, "route_to", raw, True)])
-    _message(file, "AllRoutes", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
-    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventRoutes"
-    _message(file, "EventTimed", [(number, f"data_{number}", raw, True) for number in _TIMED])
-    _message(file, "AllTimed", [(1, "events", _FIELD.TYPE_MESSAGE, False)])
-    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.EventTimed"
-    _message(file, "Unary", [(6, "events", _FIELD.TYPE_MESSAGE, False)])
-    file.message_type[-1].field[0].type_name = f".{_PACKAGE}.Frames"
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    names = ("Envelope", "Request", "Nothing", "Frames", "AckSummary", "AllRoutes", "AllTimed", "Unary")
-    return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{n}")) for n in names}
+    envelope = [Field(1, "source", STRING), Field(2, "cluster", STRING)]
+    raw = partial(Field, type=BYTES, in_oneof=True)
+    events = partial(Field, number=1, name="events", type=MESSAGE)
+    return message_classes(
+        _PACKAGE,
+        {
+            "Envelope": [*envelope, raw(_RAW, "raw"), raw(_EVENTS, "events")],
+            "Request": [*envelope, raw(3, "raw"), raw(4, "event"), raw(6, "events"), Field(5, "format", STRING)],
+            "Nothing": [],
+            "Frames": [Field(1, "events", BYTES, repeated=True)],
+            "AckSummary": [
+                Field(1, "event_ids", BYTES, repeated=True),
+                Field(2, "errors", BYTES, repeated=True),
+                Field(3, "buffer_size", INT64),
+                Field(4, "buffer_capacity", INT64),
+            ],
+            "EventRoutes": [Field(7, "route_to", BYTES, repeated=True)],
+            "AllRoutes": [events(message="EventRoutes")],
+            "EventTimed": [Field(number, f"data_{number}", BYTES, repeated=True) for number in _TIMED],
+            "AllTimed": [events(message="EventTimed")],
+            "Unary": [events(number=6, message="Frames")],
+        },
+    )
 
 
 _CLASSES = _build()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -11,6 +10,7 @@ from polku.aio.loops import LOOPS
 from polku.errors import PlanError, SettingError
 from polku.gateway.addresses import DOORS, check_address
 from polku.gateway.tls import CLIENT_AUTH
+from polku.lazy import pattern
 from polku.log_format import FORMATS, LEVELS
 from polku.plan import PER_NODE
 from polku.runtime.drain import DRAIN_SECONDS, check_seconds
@@ -21,7 +21,7 @@ T = TypeVar("T")
 RUNTIMES = ("ray", "inline")
 METRICS = ("prometheus", "ray")
 HOPS = ("sockets", "ray")
-_TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
+_TOKEN = pattern("[A-Za-z0-9._~+/-]+=*")
 
 
 def _setting(default: object, meaning: str, *, secret: bool = False) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,6 +16,7 @@ from polku.contracts import DeadEvent
 from polku.dead_letters.kinds import Kind, PrincipalLetters, next_cut
 from polku.errors import UnavailableError
 from polku.event.v1.event_pb2 import Event
+from polku.lazy import pattern
 from polku.log import RepeatedLog
 from polku.security.configuration import STAMP
 from polku.text import block, line
@@ -30,7 +30,7 @@ _IN_MEMORY = (
     "dead letters are kept in memory, to be looked at; .dead_letters(PATH) keeps them to be replayed or dropped"
 )
 _LOG = logging.getLogger(__name__)
-_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = pattern("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPEATED = RepeatedLog(_LOG)
 _REASON = 2_000
 _SLICE = 100  # letters: a few milliseconds

@@ -15,14 +15,13 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from polku.batch.frames import has_more_fields
+from polku.batch.message_classes import BYTES, Field, message_classes
 from polku.codes import Code
 from polku.errors import InputError
 
-_FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "polku.otlp.wire"
 HEAD_BYTES = 64 * 1024
 """The most bytes of what a resource, or a scope, says beside its records."""
@@ -48,18 +47,14 @@ class Scope(NamedTuple):
     records: Sequence[bytes]
 
 
-def _build() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="polku/otlp_wire.proto", package=_PACKAGE, syntax="proto3")
-    for name, number in (("Request", 1), ("Resource", 2), ("Scope", 2)):
-        field = file.message_type.add(name=name).field.add(name="parts", number=number)
-        field.type, field.label = _FIELD.TYPE_BYTES, _FIELD.LABEL_REPEATED
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    names = ("Request", "Resource", "Scope")
-    return {n: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{n}")) for n in names}
-
-
-_CLASSES = _build()
+_CLASSES = message_classes(
+    _PACKAGE,
+    {
+        "Request": [Field(1, "parts", BYTES, repeated=True)],
+        "Resource": [Field(2, "parts", BYTES, repeated=True)],
+        "Scope": [Field(2, "parts", BYTES, repeated=True)],
+    },
+)
 _REQUEST, _RESOURCE, _SCOPE = (_CLASSES[name] for name in ("Request", "Resource", "Scope"))
 
 

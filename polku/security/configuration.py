@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 
 from polku.errors import PlanError, SettingError
+from polku.lazy import pattern
 from polku.security.rights import RESERVED
 
 STAMP = "polku.principal"
 """The usual metadata entry with the name of an event's principal."""
 FILE = "_FILE"
 """The end of the variable that names the file of a secret."""
-_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_ORIGIN = pattern(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def tokens_path(path: object) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tests.packaging.conftest import ROOT
 
 BASE = frozenset({"aio", "errors", "codes", "contracts", "clock", "checks", "log", "text", "usercode"})
-BASE |= frozenset({"busy", "histogram", "recent_errors", "tap"})
+BASE |= frozenset({"busy", "histogram", "lazy", "recent_errors", "tap"})
 WIRE = frozenset({"event", "v1"})
 # What stands left may import, of POLKU's own parts, nothing but what stands right.
 ONLY = {
@@ -24,19 +24,20 @@ ONLY = {
     "histogram": frozenset[str](),
     "clock": frozenset[str](),
     "checks": frozenset({"errors"}),
-    "text": frozenset({"errors"}),
+    "lazy": frozenset[str](),
+    "text": frozenset({"errors", "lazy"}),
     "usercode": frozenset({"errors", "text"}),
     "log": frozenset({"text"}),
     "log_format": frozenset({"text"}),
     "recent_errors": frozenset({"text"}),
     "tap": frozenset({"batch", "errors", "event", "log", "text"}),
     "aio": frozenset({"errors", "log", "text", "usercode"}),
-    "contracts": frozenset({"batch", "errors", "event", "histogram"}),
+    "contracts": frozenset({"batch", "errors", "event", "histogram", "lazy"}),
     "batch": BASE | WIRE,
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},
     "middleware": BASE | WIRE | {"batch", "events", "ids", "disk", "lazy"},
-    "security": frozenset({"errors", "codes", "log"}),
+    "security": frozenset({"errors", "codes", "lazy", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
     "ids": frozenset[str](),

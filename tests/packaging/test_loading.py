@@ -111,6 +111,7 @@ def test_no_cycles_are_looked_for_while_a_command_loads() -> None:
 
 _LATER = {
     *("aiohttp", "ray", "grpc", "sqlite3", "email", "difflib", "ctypes", "sysconfig", "shutil", "urllib.parse"),
+    "google.protobuf.descriptor_pb2",
     *("polku.buffer.journal_reader", "polku.external", "polku.gateway.otlp.service", "polku.security.client_tls"),
     *("polku.otlp.reading", "polku.otlp.records", "polku.otlp.json", "polku.otlp.wire", "polku.runtime.flow"),
     *("polku.ingest.json_reading", "polku.ingest.json_plain", "polku.ingest.cloudevents_reading", "polku.emit.grpc"),

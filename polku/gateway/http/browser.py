@@ -14,12 +14,13 @@ from collections.abc import Collection, Mapping
 from polku.codes import Code
 from polku.gateway.http.refusal import RequestError
 from polku.host import is_loopback
+from polku.lazy import pattern
 from polku.text import line
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OF_OTHERS = frozenset({"cross-site", "same-site"})
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "Via")  # by a proxy on this machine
-_ADDRESS = re.compile(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]")
+_ADDRESS = pattern(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]")
 _ASKED = "Access-Control-Request-Method"
 _METHODS = "GET, POST"
 _HEADERS = (

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from polku.gateway.http.content import Head
+from polku.lazy import pattern
 
 EVENTS = "/v1/events"
 _STARTS = (b"POST /v1/events", b"GET /health")
@@ -23,13 +24,13 @@ BODY_BYTES = 256 * 1024
 _KNOWN_HEADS = 256
 _KNOWN_SHAPES = 128
 _LENGTH_DIGITS = 9
-_POST = re.compile(rb"POST (/v1/events)(?:\?([A-Za-z0-9_.=&:/@~-]*))? HTTP/1\.1")
-_GET = re.compile(rb"GET (/health(?:/live|/ready)?)(?:\?(strict))? HTTP/1\.1")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
-_VALUE = re.compile(rb"[\x20-\x7e\t]*")
+_POST = pattern(rb"POST (/v1/events)(?:\?([A-Za-z0-9_.=&:/@~-]*))? HTTP/1\.1")
+_GET = pattern(rb"GET (/health(?:/live|/ready)?)(?:\?(strict))? HTTP/1\.1")
+_FIELD = pattern(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
+_VALUE = pattern(rb"[\x20-\x7e\t]*")
 # What clients change with each request. Nothing of it says how a request is read, but for its length; the name of a
 # field is part of the shape, its value is not.
-_OWN = re.compile(rb"\r\n(content-length|traceparent|tracestate|x-request-id):[ \t]*([^\r\n]*)(?=\r\n)", re.IGNORECASE)
+_OWN = pattern(rb"\r\n(content-length|traceparent|tracestate|x-request-id):[ \t]*([^\r\n]*)(?=\r\n)", re.IGNORECASE)
 _UNUSUAL = frozenset(
     (
         "expect",
