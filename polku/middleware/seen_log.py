@@ -133,7 +133,6 @@ class SeenLog:
     def write(self, seen: Mapping[str, float]) -> None:
         """Put these ids, and no others, on disk for sure; raises `OSError`."""
         self._write_all(seen, self._clock.monotonic())
-        os.fsync(self._descriptor)
         sync_folders(self._path.parent, upto=self._path.parent)
 
     def close(self) -> None:
@@ -189,6 +188,7 @@ class SeenLog:
                 at = wall - (now - part[-1][1])
                 first = first or at
                 _write(descriptor, _line(at, [event_id for event_id, _ in part]))
+            os.fsync(descriptor)  # or its name could be on disk before what is in it
             os.replace(fresh, self._path)
         except OSError:
             with contextlib.suppress(OSError):

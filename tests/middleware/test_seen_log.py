@@ -248,6 +248,29 @@ async def test_state_that_moves_is_on_disk_before_it_counts_as_moved(
     assert os.listdir(tmp_path) == ["ids.1-of-2"]
 
 
+async def test_what_is_written_again_is_synced_before_it_takes_the_place_of_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append(f"rename {new.name}")
+        rename(old, new)
+
+    step = started(tmp_path / "ids", FakeClock())
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    step._log.write({"a": 0.0})
+    at = done.index("rename ids")
+    assert done[at - 1] == "sync ids.new"
+    assert f"sync {tmp_path.name}" in done[at:]
+
+
 PROGRAM = """
 import os, signal, sys
 from polku import BufferStrategy, Deduplicator, Hub, new_event
