@@ -75,14 +75,13 @@ def test_idle_and_busy(show: Callable[..., Page]) -> None:
 
 
 def test_a_dead_destination_a_full_share_and_what_helps(show: Callable[..., Page]) -> None:
-    shown = Shown(
-        some_tree(waiting={"partner": 400}, unwell={"emitter:partner": unwell("refused", command="nc -vz p 1")})
-    )
+    refused = replace(unwell("refused", command="nc -vz p 1"), next_attempt_seconds=12.0)
+    shown = Shown(some_tree(waiting={"partner": 400}, unwell={"emitter:partner": refused}))
     with admin_address(shown) as address:
         page = show(address)
         assert page.text("#problems").split() == [
             "▲",
-            *["emitter:partner", "refused", "·", "for", "3", "min"],
+            *["emitter:partner", "refused", "·", "for", "3", "min", "·", "next", "attempt", "in", "12", "s"],
             *["Look", "at", "it."],
             *["nc", "-vz", "p", "1"],
             "Copy",
