@@ -6,7 +6,8 @@ import errno
 import socket
 import ssl
 
-from polku.errors import MisconfiguredError, PolkuError, RetryableError
+from polku.emit.unreachable import is_of_settings
+from polku.errors import PolkuError, RetryableError
 from polku.text import BLOCK, block, redacted
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -38,7 +39,7 @@ def is_attempt(error: Exception | None) -> bool:
     Not where settings are wrong, nor where this process is short of memory, files or threads: the same call with other
     events would have failed as well.
     """
-    return not isinstance(error, MisconfiguredError) and not _is_shortage(error)
+    return error is None or not (is_of_settings(error) or _is_shortage(error))
 
 
 def is_attempt_of_code(error: Exception | None) -> bool:

@@ -25,6 +25,7 @@ from polku.emit.probe import Probe
 from polku.emit.progress import Progress, watching
 from polku.emit.remainder import Remainder
 from polku.emit.retry import Retry
+from polku.emit.unreachable import explained, is_of_settings
 from polku.errors import EmitError, MisconfiguredError, RejectedError, RetryableError
 from polku.health import Cause
 from polku.hooks import call_hook, snapshot_of
@@ -364,8 +365,7 @@ class Resilient:
             self._succeed()
         else:
             self._note_failure(error)
-        known = isinstance(error, (RetryableError, MisconfiguredError))
-        reason = said(error) if known else named(error)
+        reason = said(error) if isinstance(error, (RetryableError, MisconfiguredError)) else named(error)
         is_late = isinstance(error, (LateError, TimeoutError)) and len(batch) > 1 and self._may_cut
         if is_late and not progress.is_confirming:
             self._size.shrink(len(batch), asyncio.get_running_loop().time() - began)
@@ -387,13 +387,13 @@ class Resilient:
         if not self._probe.works:
             self._circuit.failed()
         known = isinstance(error, (RetryableError, MisconfiguredError))
-        text = said(error) if known else named(error)
+        text = explained(error, said(error) if known else named(error), self._config.emitter)
         self._errors.add(text)
-        if isinstance(error, MisconfiguredError) or self._circuit.state is not State.CLOSED:
+        if is_of_settings(error) or self._circuit.state is not State.CLOSED:
             self._alarm, self._cause = text, self._cause_of(error)
 
     def _cause_of(self, error: Exception) -> Cause:
-        if isinstance(error, MisconfiguredError):
+        if is_of_settings(error):
             return Cause.SETTINGS
         if self._config.retry.attempts is None or not self._is_attempt(error):
             return Cause.UNKNOWN
