@@ -17,7 +17,7 @@ whole message is walked by `admit_events`. *Plain* ones moreover have none of th
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from operator import methodcaller
 
 from google.protobuf.message import DecodeError
@@ -35,7 +35,7 @@ from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import HEAVY_BYTES, check_envelope, metadata_fault, size_fault, text_fault
 from polku.gateway.times import may_have_times, time_fault
-from polku.ids import new_id
+from polku.ids import new_id, new_ids
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -136,8 +136,9 @@ def _admit_good(
         return None
     if not is_complete or cluster:
         now = time.time_ns()
+        spares = iter(new_ids(len(events) - len(given)))
         for event in events:
-            _fill_in(event, source, cluster, now)
+            _fill_in(event, source, cluster, now, spares)
         ids = [event.id for event in events]
         return Admission(Batch.from_parsed(message, events), ids, [], _filled_bytes(len(ids), source, cluster))
     return Admission(Batch.from_parsed(message, events, payload), ids, [])
@@ -372,9 +373,9 @@ def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) 
     return Refusal(event.id, code, f"events[{position}].{fault}", position=position) if fault else None
 
 
-def _fill_in(event: Event, source: str, cluster: str, now: int) -> None:
+def _fill_in(event: Event, source: str, cluster: str, now: int, spares: Iterator[str] | None = None) -> None:
     if not event.id:
-        event.id = new_id()
+        event.id = new_id() if spares is None else next(spares)
     if not event.timestamp_unix_ns:
         event.timestamp_unix_ns = now
     if not event.source:

@@ -24,6 +24,7 @@ from polku.gateway.admission import (
 )
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
+from tests.support.pace import check_cost
 
 LIMITS = Limits(batch_events=8, metadata_entries=3, metadata_key_bytes=7, metadata_value_bytes=10)
 
@@ -63,6 +64,17 @@ def test_missing_ids_times_and_sources_are_filled_in_and_given_ones_stay() -> No
     assert first.timestamp_unix_ns == third.timestamp_unix_ns > 1_600_000_000_000_000_000
     assert (first.source, third.source) == ("client", "own")
     assert second == complete("2")
+
+
+def test_ids_that_are_filled_in_follow_each_other_and_cost_less_than_the_rest_of_an_event() -> None:
+    events = [Event(event_type="t") if number % 3 else complete(f"own-{number}") for number in range(1_000)]
+    data, limits = payload(*events), Limits()
+    ids = admit_payload(data, "client", "", limits).ids
+    made = [event_id for number, event_id in enumerate(ids) if number % 3]
+    assert ids[::3] == [event.id for event in events[::3]]
+    assert made == sorted(set(made))
+    assert {len(event_id) for event_id in made} == {26}
+    check_cost(lambda: admit_payload(data, "client", "", limits), 1_000 * 2e-6)
 
 
 @pytest.mark.parametrize("sizes", [[0, 1, 130, 20_000], [200] * 3], ids=["of all sizes", "alike"])
