@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from polku import Batch, Failure, Filter, Hub, new_event
+from polku.monitoring.statistics import LaneStatistics
 
 
 def partner(batch: Batch) -> list[Failure]:
@@ -30,7 +31,7 @@ def test_the_tree_is_that_of_the_inline_runtime() -> None:
     for runtime in ("inline", "ray"):
         with hub.start(runtime=runtime) as pipeline:
             pipeline.sender().send([new_event(type, source="shop") for type in types])
-            wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].confirmed == 2)
+            wait_for(lambda: is_done(pipeline.statistics().lanes[0]))
             tree = pipeline.statistics()
         ingest, buffer = tree.lanes[0].ingest, tree.lanes[0].buffer
         assert ingest is not None
@@ -47,6 +48,12 @@ def test_the_tree_is_that_of_the_inline_runtime() -> None:
         shapes.append(shape(json.loads(json.dumps(tree.to_json() | {"processes": None}))))
     assert shapes[0] == shapes[1]
     assert len(tree.processes) == 4
+
+
+def is_done(lane: LaneStatistics) -> bool:
+    """Return whether the emitter has its events, and the buffer knows of that: each is asked on its own."""
+    confirmed = lane.emitters["partner"].confirmed == 2
+    return confirmed and lane.buffer is not None and lane.buffer.outlets["partner"].delivery_age_seconds.count == 3
 
 
 def shape(value: object) -> object:

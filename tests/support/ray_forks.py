@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,19 +22,36 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.support import ray_worker
+from tests.support import idle_agent, ray_worker
 from tests.support.ports import free_port
 
 _IDLE_SECONDS = 60
 _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+_AGENTS = ("--dashboard_agent_command", "--runtime_env_agent_command")
 _MODULES = (
     "polku.actors.lane",
     "polku.actors.runtime",
     "polku.emit.adapt",
+    "polku.gateway.grpc.server",
+    "polku.gateway.http.plain",
+    "polku.gateway.http.server",
+    "polku.gateway.otlp.grpc",
+    "polku.gateway.otlp.service",
+    "polku.ingest.adapt",
+    "polku.middleware.adapt",
+    "polku.otlp.ingestor",
+    "encodings.ascii",
+    "grpc_health.v1.health_pb2",
+    "grpc_reflection.v1alpha.reflection_pb2",
     "ray._common.pydantic_compat",
     "ray._common.usage.usage_lib",
+    "ray._private.arrow_serialization",
     "zoneinfo",
 )
+# Ray imports these where they are installed, to pickle what is theirs, in each worker once it is asked for something.
+_PICKLED = ("pydantic.v1.fields", "starlette.datastructures", "numpy", "pyarrow.json")
+_PLAIN = ("-I", "-S")  # a program that needs no installed package starts in half the time
+_NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class _ClassId:
@@ -50,24 +68,40 @@ class _ClassId:
 def forked_workers(**settings: Any) -> Iterator[None]:
     """Let the nodes of Ray that this process starts meanwhile fork their workers, and be bare but for the settings."""
     with tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True) as folder:
-        variables = {ray_worker.FORKS: folder, "RAY_prestart_worker_first_driver": "0"}  # such workers are not forked
+        variables = {
+            ray_worker.FORKS: folder,
+            ray_worker.PROGRAM: program(),
+            "RAY_prestart_worker_first_driver": "0",  # such workers are not forked
+        }
+        from ray._private import services
+
+        plain = mock.patch.object(services, "_site_flags", return_value=[*_PLAIN])
         changed = mock.patch.dict(os.environ, variables)
-        with changed, bare_nodes(worker_path=ray_worker.__file__, **settings):
+        with plain, changed, bare_nodes(worker_path=ray_worker.__file__, **settings):
             yield
+
+
+def program() -> str:
+    """Return the path of what Ray runs as a worker."""
+    ray = importlib.util.find_spec("ray")
+    assert ray is not None
+    assert ray.origin is not None
+    return str(Path(ray.origin).parent / "_private" / "workers" / "default_worker.py")
 
 
 @contextlib.contextmanager
 def bare_nodes(**settings: Any) -> Iterator[None]:
     """Let the nodes of Ray that this process starts meanwhile do without processes that no test asks.
 
-    Those are the dashboard, what the agent of a node does for it, the autoscaler and the log monitor: each imports
-    `ray` and more, and the dashboard is waited for.
+    Those are the dashboard, the agents of a node, which serve metrics and environments of workers, the autoscaler and
+    the log monitor: each imports `ray` and more, and the dashboard is waited for.
     """
     from ray._private import node, parameter, services, utils
     from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]
 
     get_node: Any = services.get_node
     start_raylet: Any = node.Node.start_raylet
+    start_process: Any = services.start_ray_process
 
     def start_no_dashboard(self: Any, **_: Any) -> None:
         self._webui_url = ""
@@ -77,6 +111,11 @@ def bare_nodes(**settings: Any) -> Iterator[None]:
         port = self._ray_params.dashboard_agent_listen_port
         persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
         start_raylet(self, *arguments)
+
+    def start_without_agents(command: list[str], *arguments: Any, **options: Any) -> Any:
+        idle = subprocess.list2cmdline([sys.executable, *_PLAIN, idle_agent.__file__])
+        command = [f"{part.partition('=')[0]}={idle}" if part.startswith(_AGENTS) else part for part in command]
+        return start_process(command, *arguments, **options)
 
     def get_node_again(*which: Any) -> Any:
         """Ask twice: where one question is lost, Ray has spent all the time that it gives a node to start."""
@@ -96,6 +135,7 @@ def bare_nodes(**settings: Any) -> Iterator[None]:
         mock.patch.object(parameter, "RayParams", bare),
         mock.patch.object(node.Node, "start_api_server", start_no_dashboard),
         mock.patch.object(node.Node, "start_raylet", start_raylet_at_once),
+        mock.patch.object(services, "start_ray_process", start_without_agents),
         mock.patch.object(services, "get_node", get_node_again),
         mock.patch.object(utils, "get_dashboard_dependency_error", return_value=ImportError("not asked for")),
     ):
@@ -176,26 +216,26 @@ def set_up(asked: dict[str, Any], files: list[int]) -> None:
     sys.argv[1:] = asked["arguments"]
 
 
-def preload() -> str:
-    """Import what workers import; return the path of their program.
+def preload() -> None:
+    """Import what workers import.
 
-    Raises `RuntimeError` where that starts a thread, as pyarrow does; workers are then started as always.
+    Raises `RuntimeError` where that starts a thread; workers are then started as always.
     """
-    from ray._private.workers import default_worker
+    import ray._private.workers.default_worker  # noqa: F401
 
-    with mock.patch("ray.actor.ActorClassID", _ClassId):
-        for module in _MODULES:
+    with mock.patch("ray.actor.ActorClassID", _ClassId), mock.patch.dict(os.environ, _NO_THREADS):
+        for module in (*_MODULES, *_PICKLED):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
     gc.freeze()  # what is never collected is never copied
-    return str(default_worker.__file__)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    worker = preload()
+    preload()
+    worker = program()
     with socket.socket(fileno=int(sys.argv[1])) as opened:
         serve(opened)
     sys.argv[0] = worker

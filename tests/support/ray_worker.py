@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import socket
-import subprocess
 import sys
 
 FORKS = "RAY_TEST_FORKS"
@@ -15,6 +14,8 @@ FORKS = "RAY_TEST_FORKS"
 
 What a worker belongs to is read from its environment while `ray` is imported.
 """
+PROGRAM = "RAY_TEST_PROGRAM"
+"""The environment variable that names what Ray would have run: this program does without installed packages."""
 _NONE = "ffffffff"  # the job of the workers that a node starts before it has one
 
 
@@ -42,6 +43,8 @@ def reach(path: str) -> socket.socket:
             return connection
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        import subprocess
+
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen(64)
@@ -54,13 +57,7 @@ def reach(path: str) -> socket.socket:
 
 def become() -> None:
     """Run what Ray would have run."""
-    from importlib.util import find_spec
-
-    ray = find_spec("ray")
-    assert ray is not None
-    assert ray.origin is not None
-    program = os.path.join(os.path.dirname(ray.origin), "_private", "workers", "default_worker.py")
-    os.execv(sys.executable, [sys.executable, program, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, os.environ[PROGRAM], *sys.argv[1:]])
 
 
 if __name__ == "__main__":
