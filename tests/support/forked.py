@@ -28,14 +28,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MODULES: tuple[str, ...] = (
-    "polku.cli.app",
-    "polku.cli.sending",
-    "polku.cli.serve",
-    "polku.runtime.inline",
-    "polku.runtime.serving",
+    *("polku.cli.app", "polku.cli.sending", "polku.cli.serve", "polku.cli.run", "polku.cli.validate"),
+    *("polku.cli.graph", "polku.cli.reload", "polku.cli.admin_client", "polku.hub", "polku.runner", "polku.pipeline"),
+    "polku.sendable",
+    *("polku.runtime.inline", "polku.runtime.serving", "polku.runtime.notify", "polku.runtime.reloads"),
+    *("polku.runtime.reloading", "polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unwell"),
+    *("polku.runtime.orphaned_journals", "polku.gateway.grpc.server", "polku.gateway.otlp.grpc"),
+    *("polku.gateway.http.server", "polku.gateway.http.plain", "polku.ingest.cloudevents", "polku.ingest.passthrough"),
+    *("polku.ingest.adapt", "polku.middleware.filter", "polku.middleware.adapt", "polku.emit.adapt"),
+    *("polku.emit.resilience", "polku.emit.parts", "polku.monitoring.run_files", "polku.monitoring.admin_thread"),
+    *("polku.monitoring.live", "encodings.ascii", "grpc", "grpc_health.v1.health_pb2"),
+    *("grpc_reflection.v1alpha.reflection_pb2", "ulid", "uvloop"),
+    "ray.cloudpickle",  # a file is loaded for Ray unless another runtime is named: half a second
 )
-_MODULES += ("polku.gateway.grpc.server", "polku.gateway.otlp.grpc", "polku.runtime.notify", "polku.runtime.reloads")
-_MODULES += ("polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unwell", "grpc", "uvloop", "ulid")
 _START_SECONDS = 120.0
 _MAY_IGNORE = (signal.SIGHUP, signal.SIGINT)
 
@@ -192,7 +197,8 @@ def _text(number: int, mode: str, *, errors: str = "strict", at_once: bool = Fal
 
 def main() -> None:
     for module in _MODULES:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
     gc.collect()
