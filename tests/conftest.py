@@ -9,13 +9,16 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import polku.log
 from tests.support.loops import name_birthplaces
+
+if TYPE_CHECKING:
+    from tests.support.browser import Browser
 
 # A busy machine is slow to draw examples, and slow to try them: neither says anything about the code.
 _PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -101,6 +104,23 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Run one browser for the whole session."""
+    from tests.support.browser import Browser
+
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """Yield the browser to the tests of a file, and close what pages they leave open."""
+    yield chromium
+    chromium.close_pages()
 
 
 @pytest.fixture(scope="session")

@@ -123,11 +123,12 @@ def test_a_run_in_which_nothing_came_is_shown_too() -> None:
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("runs", [1, 2])
-def test_the_words_of_its_pictures_can_be_read_on_a_screen_and_on_a_phone(runs: int, tmp_path: Path) -> None:
+def test_the_words_of_its_pictures_can_be_read_on_a_screen_and_on_a_phone(
+    runs: int, browser: Browser, tmp_path: Path
+) -> None:
     results = [[a_result(str(number))] for number in range(runs)]
     file = tmp_path / "report.html"
     file.write_text(write_report("polku bench", MACHINE, results, [["acked/s"] * (runs + 1)], "one round"))
-    browser = Browser(tmp_path)
     heights = "[...document.querySelectorAll('svg text')].map(one => one.getBoundingClientRect().height)"
     for width in (1280, 390):
         page = Page(browser, width)
@@ -137,4 +138,3 @@ def test_the_words_of_its_pictures_can_be_read_on_a_screen_and_on_a_phone(runs: 
         assert 10 < min(shown) <= max(shown) < 20
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
         page.close()
-    browser.close()

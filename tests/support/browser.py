@@ -73,6 +73,12 @@ class Browser:
             os.close(self._write)
             os.close(self._read)
 
+    def close_pages(self) -> None:
+        """Close all pages, and forget what they have said."""
+        for context in self.call("Target.getBrowserContexts")["browserContextIds"]:
+            self.call("Target.disposeBrowserContext", browserContextId=context)
+        self.events.clear()
+
     def call(self, method: str, session: str | None = None, **parameters: object) -> dict[str, Any]:
         """Send a command and return its result; raises `RuntimeError` where it fails."""
         self._number += 1
