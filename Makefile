@@ -3,8 +3,8 @@
 .PHONY: help run venv test quick slow check lint proto matrix chaos fuzz simulate bench bench-peers docs release cut constraints audit clean
 
 BIN = .venv/bin
-# Some tests wait for others to be done: with one worker more than cores, none of these is idle then.
-WORKERS = 3
+# Many tests wait, for processes and for time: with two workers more than cores, none of these is idle then.
+WORKERS = 4
 
 help:
 	@echo "make run     set up .venv and start the gateway (polku serve; POLKU_* variables configure it)"

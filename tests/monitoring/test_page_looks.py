@@ -69,8 +69,15 @@ def trouble(events: int = 0) -> PipelineStatistics:
     return some_tree(emitters=emitters, events=events, waiting=waiting, unwell=parts, errors=["refused"], restarts=1)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(1280, False, id="wide and light"),
+        pytest.param(390, True, id="narrow and dark"),
+        pytest.param(390, False, id="narrow and light", marks=pytest.mark.slow),
+        pytest.param(1280, True, id="wide and dark", marks=pytest.mark.slow),
+    ],
+)
 def test_each_text_stands_out_from_what_is_behind_it(browser: Browser, width: int, dark: bool) -> None:
     shown = Shown(trouble())
     with admin_address(shown) as address:
@@ -149,7 +156,7 @@ def test_numbers_in_the_picture_are_not_cut(browser: Browser) -> None:
         page.close()
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_picture_is_as_wide_as_the_page(browser: Browser, lanes: int, shared: bool) -> None:
     with admin_address(Shown(some_tree(lanes=lanes, shared=shared, events=100))) as address:
