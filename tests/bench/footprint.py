@@ -1,9 +1,11 @@
 """Private memory of an inline pipeline, and what Ray adds: memory of each actor and time until it is ready.
 
     python -m tests.bench.footprint
+    python -m tests.bench.footprint --starts 20
 
 Memory is RssAnon, right after the last event and at rest, some seconds later. Time runs from the start of the process
 to the line that says `ready`; beside Ray's stands a bare `ray.init` with as many empty actors as the pipeline has.
+`--starts` measures nothing but starts of an inline gateway.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ print(json.dumps({"each": ray.get([actor.private.remote() for actor in actors])}
 """
 
 
-def serve(folder: Path, runtime: str) -> tuple[float, float]:
-    """Start a gateway, stop it, and return the seconds until it was ready, and its megabytes then."""
+def serve(folder: Path, runtime: str) -> tuple[float, float, float]:
+    """Start a gateway, stop it, and return the seconds until it was ready, its megabytes then, and seconds of CPU."""
     started = time.perf_counter()
     variables = {"POLKU_GRPC_ADDR": "127.0.0.1:0", "POLKU_HTTP_ADDR": "127.0.0.1:0", "RAY_ADDRESS": "local"}
     server = Server(folder, "serve", command=POLKU, POLKU_RUNTIME=runtime, **variables)
@@ -48,7 +50,7 @@ def serve(folder: Path, runtime: str) -> tuple[float, float]:
     used = usage(server.process.pid)
     server.stop()
     assert used is not None
-    return seconds, used.memory_bytes / 1e6
+    return seconds, used.memory_bytes / 1e6, used.cpu_seconds
 
 
 def bare_ray() -> tuple[float, float]:
@@ -65,7 +67,7 @@ def once(folder: Path, events: int) -> dict[str, float]:
     folder.mkdir(exist_ok=True)
     found = {}
     for runtime in ("inline", "ray"):
-        found[f"start {runtime}"], found[f"MB of the {runtime} gateway's process"] = serve(folder / runtime, runtime)
+        found[f"start {runtime}"], found[f"MB of the {runtime} gateway's process"], _ = serve(folder / runtime, runtime)
     found["start bare ray"], found["bare actor MB"] = bare_ray()
     for name, times in (("memory", 1), ("memory more", TIMES)):
         at_once, at_rest = memory_after(times * events, "inline")
@@ -75,6 +77,13 @@ def once(folder: Path, events: int) -> dict[str, float]:
     found["actor MB"] = statistics.mean(at_once[name] for name in actors)
     found["actor MB at rest"] = statistics.mean(at_rest[name] for name in actors)
     return found
+
+
+def starts(folder: Path, times: int) -> None:
+    """Start an inline gateway so many times, and print medians."""
+    found = [serve(folder / str(number), "inline") for number in range(times)]
+    for name, values in zip(("s until ready", "MB", "s of CPU"), zip(*found, strict=True), strict=True):
+        print(f"{name}: {statistics.median(values):.3f} (from {min(values):.3f} to {max(values):.3f})")
 
 
 def memory_after(events: int, runtime: str) -> tuple[dict[str, float], dict[str, float]]:
@@ -96,9 +105,13 @@ def _megabytes(usage: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=0, help="start an inline gateway so many times, and nothing else")
     parser.add_argument("--events", type=int, default=500_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if options.starts:
+            starts(Path(folder), options.starts)
+            return
         found = [once(Path(folder) / str(number), options.events) for number in range(options.rounds)]
     for name in found[0]:
         print(f"{name}: {statistics.median(one[name] for one in found):.2f}")
