@@ -22,19 +22,22 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """Open after `failures` in a row, try again after `open_for` seconds, close after `successes` in a row.
+    """Open after `failures` in a row, try again after a while, close after `successes` in a row.
 
-    The pattern is Nygard's ("Release It!", 2007).
+    The while is `first` seconds, twice as long each time that the trial fails, and never longer than `open_for`: what
+    was away for a moment is not waited for much longer than it was away. The pattern is Nygard's ("Release It!", 2007).
     """
 
     failures: int = 5
     open_for: float = 30.0
     successes: int = 2
+    first: float = 1.0
 
     def __post_init__(self) -> None:
         checks.whole("Breaker", "failures", self.failures)
         checks.whole("Breaker", "successes", self.successes)
         checks.positive("Breaker", "open_for", self.open_for)
+        checks.positive("Breaker", "first", self.first)
 
     def build(self, clock: Clock) -> Circuit:
         """Make the running breaker."""
@@ -49,6 +52,7 @@ class Circuit:
         self._clock = clock
         self._failures = self._successes = 0
         self._opened_at = 0.0
+        self._open_for = config.first
         self.state = State.CLOSED
 
     @property
@@ -60,7 +64,7 @@ class Circuit:
         """Return the seconds until a call may be made; 0 lets it through."""
         if self.state is not State.OPEN:
             return 0.0
-        left = self._opened_at + self._config.open_for - self._clock.monotonic()
+        left = self._opened_at + self._open_for - self._clock.monotonic()
         if left > 0:
             return left
         self.state, self._successes = State.HALF_OPEN, 0
@@ -84,5 +88,7 @@ class Circuit:
             return
         self._failures += 1
         if self.state is State.HALF_OPEN or self._failures >= self._config.failures:
+            longer = 2 * self._open_for if self.state is State.HALF_OPEN else self._config.first
+            self._open_for = min(longer, self._config.open_for)
             self.state, self._opened_at = State.OPEN, self._clock.monotonic()
             self._failures = 0

@@ -24,7 +24,7 @@ def test_it_opens_after_failures_in_a_row_only() -> None:
 
 
 def test_open_it_lets_nothing_through_until_its_time_is_over() -> None:
-    breaker, clock = circuit(failures=1, open_for=30)
+    breaker, clock = circuit(failures=1, first=30)
     breaker.failed()
     clock.advance(20)
     assert breaker.wait() == 10
@@ -51,7 +51,7 @@ def test_half_open_it_closes_after_successes_and_opens_again_after_one_failure()
 
 
 def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
-    breaker, clock = circuit(failures=1, open_for=30)
+    breaker, clock = circuit(failures=1, first=30)
     breaker.failed()
     clock.advance(29)
     breaker.failed()
@@ -59,7 +59,22 @@ def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
     assert breaker.wait() == 1
 
 
-@pytest.mark.parametrize("field", ["failures", "open_for", "successes"])
+def opened_for(breaker: Circuit, clock: FakeClock) -> float:
+    """Return for how long a circuit lets nothing through once another call has failed; its time is over then."""
+    breaker.failed()
+    clock.advance(wait := breaker.wait())
+    breaker.wait()
+    return wait
+
+
+def test_it_is_open_for_twice_as_long_each_time_that_the_trial_fails_until_one_succeeds() -> None:
+    breaker, clock = circuit(failures=1, open_for=10, successes=1)
+    assert [opened_for(breaker, clock) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    breaker.succeeded()
+    assert [opened_for(breaker, clock) for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("field", ["failures", "open_for", "successes", "first"])
 def test_a_wrong_setting_is_named(field: str) -> None:
     with pytest.raises(PlanError, match=rf"Breaker\({field}=0\)"):
         circuit(**{field: 0})
