@@ -40,16 +40,3 @@ def unknown_lane() -> Iterator[None]:
 
     with replaced(Fork, "serve", first_known):
         yield
-
-
-@mutant("l4", "an ingest that dies forgets that its lane leaves")
-def farewell_is_forgotten() -> Iterator[None]:
-    from polku.testing.simulation.shells import Farewell
-
-    begin = Farewell.__init__
-
-    def fresh(self: Any, door: Any, told: set[str]) -> None:
-        begin(self, door, set())
-
-    with replaced(Farewell, "__init__", fresh):
-        yield
