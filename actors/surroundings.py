@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import ray
-from msgspec.structs import replace
 
 from polku.log_format import Origin, configure_worker, name_process
 from polku.plan import Plan
@@ -32,7 +31,7 @@ class Surroundings(NamedTuple):
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         configure_worker(os.environ)
-        name_process(replace(self.origin, node=ray.util.get_node_ip_address()))
+        name_process(self.origin._replace(node=ray.util.get_node_ip_address()))
 
 
 def surroundings(plan: Plan, component: str, lane: int | None = None) -> Surroundings:

@@ -13,9 +13,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from polku.text import block, trace
 
@@ -32,7 +30,7 @@ _LIMIT = 32_000  # characters of one text
 _PARTS = {"polku.gateway": "ingest", "polku.ingest": "ingest", "polku.security": "ingest", "polku.buffer": "buffer"}
 
 
-class Origin(Struct, frozen=True):
+class Origin(NamedTuple):
     """What a process is: its pipeline, the lane and the part that it runs (empty: all of them), and its node."""
 
     pipeline: str = ""

@@ -101,12 +101,12 @@ sys.argv = ["polku", "--version"]
 try:
     main()
 finally:
-    print(sum(generation["collections"] for generation in gc.get_stats()) - before)
+    print(sum(generation["collections"] for generation in gc.get_stats()) - before, "msgspec" in sys.modules)
 """
 
 
-def test_no_cycles_are_looked_for_while_a_command_loads() -> None:
-    assert _python(_COLLECTIONS).splitlines()[1] == "0"
+def test_a_command_loads_without_looking_for_cycles_and_without_what_it_does_not_need() -> None:
+    assert _python(_COLLECTIONS).splitlines()[1] == "0 False"
 
 
 _LATER = {
@@ -117,7 +117,7 @@ _LATER = {
     *("polku.ingest.json_reading", "polku.ingest.json_plain", "polku.ingest.cloudevents_reading", "polku.emit.grpc"),
     *("grpc_health.v1.health_pb2", "grpc_reflection", "polku.monitoring.live", "polku.monitoring.statistics"),
 }
-MODULES, DATACLASSES, NAMED_TUPLES = 246, 23, 47  # of POLKU, in a gateway that is ready
+MODULES, DATACLASSES, NAMED_TUPLES = 256, 26, 52  # of POLKU, in a gateway that is ready (once 280, 43, 127)
 _READY = """
 import sys
 from dataclasses import is_dataclass
