@@ -21,9 +21,6 @@ _CAUSES = {
     Cause.GIVES_UP: "Events for which every attempt fails become dead letters.",
 }
 
-_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-_CERTIFICATE = "Name who has signed its certificate (root_certificates=), or renew it, for its name."
-
 _SLOW = (
     "It takes less than comes: give it a greater concurrency or faster destination, give the buffer a larger capacity, "
     "or let senders wait: overflow='block'."
@@ -63,7 +60,7 @@ class Remedies:
             case "emitter" if is_slow:
                 return _SLOW, ""
             case "emitter":
-                return self._emitter(part, complaint, holds_up, cause)
+                return self._emitter(part, holds_up, cause)
             case "source" | "ingestor":
                 return "It is asked again by itself. Look whether it runs and can be reached.", self._reach(part)
             case "dead_letters":
@@ -85,15 +82,14 @@ class Remedies:
         """Return the same as one text, for a line of the log."""
         return " ".join(filter(None, self.find(name, complaint, holds_up, cause, is_slow=is_slow)))
 
-    def _emitter(self, part: str, complaint: str, holds_up: str, cause: Cause | None) -> Remedy:
+    def _emitter(self, part: str, holds_up: str, cause: Cause | None) -> Remedy:
         planned = self._parts.get(part)
         overflow = planned.overflow if planned is not None else ""
         if holds_up and overflow in ("", Overflow.BLOCK):
             repair = "Repair its code" if cause is Cause.CODE else "Repair its destination"
             advice = f"{repair}, or let it lag alone: overflow='drop_oldest'."
         else:
-            fix = _CERTIFICATE if _UNTRUSTED in complaint else _CAUSES.get(cause or Cause.UNKNOWN, "")
-            advice = " ".join(filter(None, (fix, _kept(overflow, cause))))
+            advice = " ".join(filter(None, (_CAUSES.get(cause or Cause.UNKNOWN, ""), _kept(overflow, cause))))
         if cause is Cause.CODE:
             path = self._plan.dead_letters
             return advice, f"polku dlq list {quoted(path)} --emitter={quoted(part.partition(':')[2])}" if path else ""

@@ -108,7 +108,9 @@ class Model:
 
 def eventful(path: str) -> Hub:
     """Return the hub; what waits for `away` fills its share of three events at the second call of `happen`."""
-    away = Resilience(Away(), retry=Retry(first=0.02, limit=0.02), breaker=Breaker(failures=2, open_for=60.0))
+    away = Resilience(
+        Away(), retry=Retry(first=0.02, limit=0.02), breaker=Breaker(failures=2, open_for=60.0, first=60.0)
+    )
     return (
         Hub()
         .source(Feed())

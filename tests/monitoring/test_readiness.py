@@ -83,7 +83,9 @@ def test_a_destination_that_is_down_takes_the_gateway_out_only_when_its_share_is
 
 
 def test_it_is_said_when_a_destination_that_is_down_is_tried_again() -> None:
-    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=59.0))
+    emitter = Resilience(
+        Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=1, open_for=59.0, first=59.0)
+    )
     with Hub(runtime="inline").emitter(emitter).start(admin_addr="127.0.0.1:0") as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(lambda: bool(pipeline.health().next_attempts))

@@ -48,14 +48,6 @@ def test_who_stops_a_pipeline_is_not_sent_to_look_for_what_is_wrong() -> None:
     assert remedies().find("ingest", "no answer for 40 s", "")[0].startswith("Look at the parts behind it")
 
 
-@pytest.mark.parametrize("cause", [Cause.UNKNOWN, Cause.SETTINGS])
-def test_where_a_certificate_is_not_trusted_the_option_is_named(cause: Cause) -> None:
-    why = "cannot connect: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
-    advice = remedies().find("emitter:collector", why, "", cause)[0]
-    assert advice.startswith("Name who has signed its certificate (root_certificates=)")
-    assert "What waits for it is kept" in advice
-
-
 def test_a_full_share_has_another_advice() -> None:
     found = remedies()
     full = found.find("emitter:hook", "away", "its share of the buffer is full")[0]

@@ -154,7 +154,9 @@ def test_what_waits_for_a_destination_has_an_age_and_makes_no_progress() -> None
 def test_an_emitter_tells_its_latest_errors_and_when_it_tries_again() -> None:
     partner = Destination("partner")
     partner.away = True
-    emitter = Resilience(partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=60.0))
+    emitter = Resilience(
+        partner, retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=60.0, first=60.0)
+    )
     with Hub(runtime="inline").emitter(emitter).start() as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].circuit == "open")

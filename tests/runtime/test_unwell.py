@@ -86,7 +86,9 @@ def test_a_pipeline_says_that_a_destination_is_away(
             if away.is_set():
                 raise RetryableError("refused")
 
-    emitter = Resilience(Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=5.0))
+    emitter = Resilience(
+        Partner(), retry=Retry(first=0.01, limit=0.02), breaker=Breaker(failures=2, open_for=5.0, first=5.0)
+    )
     with Hub(runtime="inline").emitter(emitter).start() as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))
         wait_for(caplog, "emitter:partner is unwell: ")
