@@ -19,13 +19,18 @@ _MOST_BYTES = 64 * 1024 * 1024
 class WaitingBatch:
     """A batch that waits for its turn, and the positions of its events that the destination has already.
 
-    `accepted` is set once its sender need not wait.
+    `news` is done once its sender need not wait: it has its outcome, or is accepted.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.taken: set[int] = set()
-        self.accepted = asyncio.Event()
+        self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def release(self, _: object = None) -> None:
+        """Let its sender wait no longer."""
+        if not self.news.done():
+            self.news.set_result(None)
 
     @property
     def left(self) -> list[int]:
@@ -86,14 +91,12 @@ class WaitingBatches:
     async def answer(self, waiting: WaitingBatch, delivery: Coroutine[Any, Any, Receipt]) -> Answer:
         """Return the receipt of a batch, or that it is accepted."""
         outcome = asyncio.ensure_future(delivery)
-        accepted = asyncio.ensure_future(waiting.accepted.wait())
+        outcome.add_done_callback(waiting.release)
         try:
-            await asyncio.wait([outcome, accepted], return_when=asyncio.FIRST_COMPLETED)
+            await waiting.news
         except BaseException:
             outcome.cancel()
             raise
-        finally:
-            accepted.cancel()
         if outcome.done():
             return outcome.result()
         self._outcomes.add(outcome)
@@ -108,7 +111,7 @@ class WaitingBatches:
     def _accept(self) -> None:
         if self._doubts and len(self._batches) <= _MOST and self._bytes <= _MOST_BYTES:
             for waiting in self._batches:
-                waiting.accepted.set()
+                waiting.release()
 
     @property
     def _bytes(self) -> int:
