@@ -126,10 +126,12 @@ def with_attributes(signal: Signal, content: bytes, metadata: Mapping[str, str],
     changed = False
     for holder in _holders(signal, record):
         own = {one.key: one for one in holder.attributes}
+        # Keys should be unique, and need not be: an entry that any of them says is nothing new.
+        said = {(one.key, as_text(one.value)) for one in holder.attributes if one.key in metadata}
         new = {
             key: value
             for key, value in metadata.items()
-            if (as_text(own[key].value) if key in own else known.get(key)) != value
+            if ((key, value) not in said if key in own else known.get(key) != value)
         }
         if new:
             changed = True

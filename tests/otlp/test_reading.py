@@ -11,7 +11,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1 import common_pb2
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -184,6 +184,14 @@ def test_what_a_step_adds_is_added_as_if_records_were_decoded(data: st.DataObjec
         right = with_attributes(signal, unwrapper.unwrap(event.payload)[1], metadata, {})
         if content != right:
             assert KINDS[signal].FromString(content) == KINDS[signal].FromString(right)
+
+
+def test_a_key_that_a_record_has_several_times_is_nothing_that_a_step_has_added() -> None:
+    texts = ["", "", "x" * 20_000]  # the last one is too long for an entry of metadata
+    record = LogRecord(attributes=[KeyValue(key="a", value=AnyValue(string_value=text)) for text in texts])
+    content = record.SerializeToString()
+    assert with_attributes(LOGS, content, {"a": ""}, {}) == content
+    assert with_attributes(LOGS, content, {"a": "new"}, {}) != content
 
 
 @given(_attributes())
