@@ -14,7 +14,7 @@ from polku.batch.receipt import Receipt, Refusal, located
 from polku.buffer.push_state import PushState
 from polku.codes import Code
 
-LIVES = 4
+LIVES = 16
 """How many lives of a sender are remembered: it may take another epoch, and send again what it sent under the first."""
 
 Known: TypeAlias = "Receipt | asyncio.Future[Receipt] | PushState"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,28 @@ async def test_a_batch_that_is_sent_again_after_a_restart_is_answered_and_not_ap
             assert (await second.push(batch_of(i, seq=seq))).refused == ()
         await second.buffer.drain()
         assert second.buffer.statistics().duplicates == 5
+    assert a.ids == numbered(0, 8)
+
+
+async def test_batches_of_a_sender_that_has_died_several_times_are_not_applied_twice_after_a_restart(
+    path: Path,
+) -> None:
+    def lives() -> Iterator[Batch]:
+        """Make a batch of each life: of three deaths, and of another epoch within each life."""
+        for epoch, i in enumerate(numbered(0, 8), 1):
+            batch = batch_of(i)
+            batch.identity = Identity("link", epoch, 1)
+            yield batch
+
+    a = Destination()
+    async with durable(path, {"a": a}) as first:
+        for batch in lives():
+            await first.push(batch)
+        await first.buffer.drain()
+    async with durable(path, {"a": a}) as second:
+        for batch in lives():  # a stage in between has kept all of them
+            await second.push(batch)
+        await second.buffer.drain()
     assert a.ids == numbered(0, 8)
 
 

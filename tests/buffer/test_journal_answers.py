@@ -31,22 +31,25 @@ def test_answers_are_kept_for_the_latest_batches_of_the_latest_lives(tmp_path: P
 def test_a_life_that_is_heard_again_is_remembered_before_those_that_are_not_also_by_who_opens_it_next(
     tmp_path: Path,
 ) -> None:
-    for position, epoch in enumerate([9, 2, 3, 4, 9, 5, 6], start=1):
+    others = list(range(1, 2 * LIVES - 1))
+    epochs = [99, *others[: LIVES - 1], 99, *others[LIVES - 1 :]]
+    for position, epoch in enumerate(epochs, start=1):
         with opened(tmp_path / "j", "a") as journal:
             for _ in range(2):  # what is over goes a little at a time
                 journal.write(Transaction([], [StoredAnswer(Identity("one", epoch, position), position, position)]))
     with opened(tmp_path / "j", "a") as journal:
-        assert list(dict.fromkeys(a.identity.epoch for a in journal.answers())) == [4, 9, 5, 6]
+        assert list(dict.fromkeys(a.identity.epoch for a in journal.answers())) == epochs[-LIVES:]
 
 
 def test_lives_that_are_heard_between_two_sweeps_are_all_remembered(tmp_path: Path) -> None:
     with opened(tmp_path / "j", "a") as journal:
-        for position, epoch in enumerate([1, 9, 2, 3, 4, 9], start=1):
+        epochs = [1, 99, *range(2, LIVES + 1), 99]
+        for position, epoch in enumerate(epochs, start=1):
             journal.write(
                 Transaction([row(position, "a")], [StoredAnswer(Identity("one", epoch, position), position, position)])
             )
         journal.write(Transaction())
-        assert {answer.identity.epoch for answer in journal.answers()} == {2, 3, 4, 9}
+        assert {answer.identity.epoch for answer in journal.answers()} == set(epochs[-LIVES:])
 
 
 def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_ahead_too(tmp_path: Path) -> None:
@@ -61,7 +64,7 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
             for seq in range(1, KEPT_ANSWERS):
                 journal.write(Transaction([], [StoredAnswer(Identity("p/one", epoch, seq), 1, 0)]))
         kept = [answer.identity for answer in journal.answers()]
-        assert {identity.epoch for identity in kept if identity.whole.origin == "p/one"} == {7, 8, 9, 10}
+        assert {identity.epoch for identity in kept if identity.whole.origin == "p/one"} == set(range(7, 7 + LIVES))
         assert sum(identity.origin == "p/one2" for identity in kept) == 19
 
 
