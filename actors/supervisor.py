@@ -324,7 +324,8 @@ class SupervisorShell:
         away = [lane for lane, sight in seen if sight is not None and sight.complaint]
         alive = await asyncio.to_thread(living) if away else frozenset()
         lost = {lane.number for lane in away if lane.address not in alive}
-        lanes = frozenset(lane.number for lane, _ in seen if lane.number not in lost)
+        # Lanes may have come and gone meanwhile: what is told has to be true now.
+        lanes = frozenset(lane.number for lane in self._parts.lanes if lane.number not in lost)
         leaving = frozenset(lane.number for lane in self._parts.lanes if lane.leaving)
         tells = [self._tell(name, handle, lanes, leaving) for name, handle in self._parts.shared.items()]
         await asyncio.gather(*tells)

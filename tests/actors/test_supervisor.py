@@ -16,6 +16,7 @@ from ray.exceptions import ActorUnavailableError
 from polku import Hub, StdoutEmitter
 from polku.actors import supervisor
 from polku.actors.handles import ActorHandles, LaneHandles
+from polku.actors.observation import Observation
 from polku.actors.shell import Vitals
 from polku.actors.supervisor import SupervisorShell
 from polku.actors.surroundings import Surroundings
@@ -140,3 +141,29 @@ async def test_a_silent_part_does_not_slow_the_look_at_the_others(monkeypatch: p
         while (await shell.statistics()).lanes[0].emitters["stdout"].confirmed < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await shell._tasks.close()
+
+
+async def test_a_lane_that_comes_while_another_is_looked_for_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell, _, _ = watched(monkeypatch)
+    told: list[tuple[frozenset[int], frozenset[int]]] = []
+
+    async def serve(*numbers: Any) -> bool:
+        told.append(numbers)
+        return False
+
+    shared = Part(None)
+    shared.serve = Method(serve)  # type: ignore[attr-defined]
+    (first,) = shell._parts.lanes
+    second = first._replace(name="lane-2/", number=2)
+    shell._parts = shell._parts._replace(shared={"together": shared})
+    shell._seen[first.door] = Observation(None, None, "does not answer", ended=True)
+    loop = asyncio.get_running_loop()
+
+    def living() -> frozenset[str]:
+        loop.call_soon_threadsafe(lambda: setattr(shell, "_parts", shell._parts._replace(lanes=(first, second))))
+        time.sleep(0.05)
+        return frozenset()
+
+    monkeypatch.setattr(supervisor, "living", living)
+    await shell._tell_shared()
+    assert told == [(frozenset({2}), frozenset())]

@@ -57,7 +57,7 @@ def test_every_part_is_in_the_tree_with_what_it_counted() -> None:
         sender = pipeline.sender()
         types = ["order", "noise", "poison", "order"]
         sender.send([new_event(type, source="shop") for type in types])
-        wait_for(lambda: pipeline.statistics().lanes[0].emitters["partner"].confirmed == 2)
+        wait_for(lambda: pipeline.statistics().lanes[0].buffer.outlets["partner"].confirmed == 2)  # type: ignore[union-attr]
         tree = pipeline.statistics()
     (lane,) = tree.lanes
     assert (tree.pipeline, tree.runtime, tree.healthy, tree.ready) == (hub.plan("inline").name, "inline", True, True)
