@@ -37,7 +37,7 @@ def main(order: dict[str, Any]) -> None:
     """Run the pipeline until SIGTERM; questions come on standard input, answers go to the given descriptor."""
     answers = os.fdopen(order["answers"], "w", buffering=1)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    hub = load_hub(order["file"], by_value=order["runtime"] == "ray")
+    hub = load_hub(order["file"], runtime=order["runtime"])
     plan = hub.plan(order["runtime"])
     with ExitStack() as stack:
         if not order["keep"]:

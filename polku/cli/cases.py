@@ -69,7 +69,7 @@ def _run_all(folder: str, pipeline: str | None, only: str, *, quiet: bool) -> li
     results = []
     try:
         for file in _files(Path(folder), pipeline):
-            hub = load_hub(pipeline or str(file.pipeline), by_value=False)
+            hub = load_hub(pipeline or str(file.pipeline), runtime="inline")
             results += [_run(str(file.path), case, hub, quiet=quiet) for case in file.read() if only in case.name]
     except CaseError as error:
         raise SettingError("DIR", folder, str(error)) from None

@@ -17,11 +17,11 @@ _PACKAGE = "__init__.py"
 _ALLOWED = "write FILE or FILE:NAME, where FILE is a Python file and NAME a Hub in it (`hub` unless given)"
 
 
-def load_hub(target: str, *, by_value: bool) -> Hub:
+def load_hub(target: str, *, runtime: str | None = None) -> Hub:
     """Run the file and return its hub; raises `SettingError`.
 
-    Files beside it can be imported. With `by_value` its functions are sent to actors as they are here, so that nodes
-    that do not have the file can run them.
+    Files beside it can be imported. Where it runs on Ray, as `runtime` or else the hub chooses, its functions are sent
+    to actors as they are here, so that nodes that do not have the file can run them.
     """
     path, name = split(target)
     if path.is_dir():
@@ -29,12 +29,12 @@ def load_hub(target: str, *, by_value: bool) -> Hub:
     if not path.is_file():
         raise SettingError("FILE", target, f"there is no such file; {_ALLOWED}")
     module = _run(path)
-    if by_value and has_ray():
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(module)
     hub = getattr(module, name, None)
     if isinstance(hub, Hub):
+        if hub._chosen(runtime) == "ray" and has_ray():
+            from ray import cloudpickle
+
+            cloudpickle.register_pickle_by_value(module)
         return hub
     hubs = [key for key, value in vars(module).items() if isinstance(value, Hub)]
     found = f"it has {', '.join(hubs)}: write {path}:{hubs[0]}" if hubs else "it has no Hub at all"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +26,8 @@ def load_plan_file(file: str, runtime: str | None, *, chain: bool = False, lanes
     if runtime is not None and runtime not in RUNTIMES:
         raise SettingError("--runtime", runtime, f"choose one of {', '.join(RUNTIMES)}")
     count = check_lanes("--lanes", lanes) if lanes is not None else None
-    chosen = runtime or os.environ.get("POLKU_RUNTIME") or "ray"
     try:
-        hub = load_hub(file, by_value=chosen == "ray")
+        hub = load_hub(file, runtime=runtime)
     except PolkuError:
         raise
     except Exception as error:

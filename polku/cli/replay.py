@@ -47,7 +47,7 @@ def replay(
     events = list(_events(file))
     before: Fates = _elsewhere(file, against, speed) if against is not None else {}
     with silent(), Progress("replaying", len(events)) as bar:
-        outcome = send_again(load_hub(pipeline, by_value=False), events, speed=pace, progress=bar.move)
+        outcome = send_again(load_hub(pipeline, runtime="inline"), events, speed=pace, progress=bar.move)
     after = fates_of(outcome)
     if against is None:
         for line in _lines({"id": name, **fate} for name, fate in after.items()) if json else summary(outcome):

@@ -122,23 +122,23 @@ def test_a_file_that_names_another_address_moves_the_port_unless_an_option_names
 
 def test_modules_next_to_the_file_are_loaded_again_and_are_back_where_that_fails(tmp_path: Path, helper: str) -> None:
     file = str(tmp_path / "pipeline.py")
-    load_hub(file, by_value=False)
+    load_hub(file, runtime="inline")
     first = sys.modules[helper]
     (tmp_path / f"{helper}.py").write_text("TAG = 'two'\n")
     with beside(Path(file)):
-        load_hub(file, by_value=False)
+        load_hub(file, runtime="inline")
     second: Any = sys.modules[helper]
     assert second is not first
     assert second.TAG == "two"
     (tmp_path / f"{helper}.py").write_text("TAG = 1 / 0\n")
     with pytest.raises(ZeroDivisionError), beside(Path(file)):
-        load_hub(file, by_value=False)
+        load_hub(file, runtime="inline")
     assert sys.modules[helper] is second
 
 
 def test_files_are_watched_that_the_pipeline_has_imported(tmp_path: Path, helper: str) -> None:
     file = tmp_path / "pipeline.py"
-    load_hub(str(file), by_value=False)
+    load_hub(str(file), runtime="inline")
     look = watching(f"{file}:hub")
     first = look()
     assert look() == first

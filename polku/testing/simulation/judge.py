@@ -282,7 +282,7 @@ class Judge:
                 entry = ledger.inputs.get(root_of(token))
                 if entry is None or entry.attempts > 1 or entry.doubtful or token in destination.troubled:
                     continue
-                if token in destination.overtaken:
+                if token in destination.overtaken or token in ledger.sent_ahead:
                     continue
                 if any(name in ledger.letters for name in lineage_of(token)):  # it may have come by a replay
                     continue

@@ -76,6 +76,7 @@ class Ledger:
         self.unroutable: set[str] = set()
         self.remade: set[str] = set()
         self.turned_away: set[str] = set()  # what a buffer had no room for, or could not write
+        self.sent_ahead: set[str] = set()  # by an emitter, to learn whether its destination works
         self.whole: set[str] = set()  # of what has parts, what came to the buffer undivided the last time
         self._contents: dict[Identity, list[_Content]] = {}
         self.dropped: dict[str, set[str]] = defaultdict(set)

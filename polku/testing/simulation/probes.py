@@ -99,6 +99,7 @@ def install(world: World) -> None:
     from polku.buffer.enqueuing import Enqueuer
     from polku.dead_letters import replay
     from polku.dead_letters.memory import DeadLetter, DeadLetters
+    from polku.emit.probe import Probe
     from polku.middleware import adapt, aggregator
     from polku.runtime import lane
 
@@ -169,8 +170,16 @@ def install(world: World) -> None:
         on_held(self, drafts, held)
 
     def turn_away(piece: Batch) -> None:
-        events = EventPayload.FromString(piece.payload).events
-        ledger.turned_away.update(token for event in events for token in tokens_of(event))
+        ledger.turned_away.update(_tokens_in(piece))
+
+    ask = Probe.send
+
+    async def asked(self: Probe, rest: Any, attempts: int, send: Callable[[Batch], Awaitable[bool]]) -> bool:
+        def noted(batch: Batch) -> Awaitable[bool]:
+            ledger.sent_ahead.update(_tokens_in(batch))
+            return send(batch)
+
+        return await ask(self, rest, attempts, noted)
 
     async def taken_in(self: Enqueuer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
         if ledger.counts.get("rearrangements"):
@@ -182,7 +191,7 @@ def install(world: World) -> None:
         await rearrange(self, *arguments, **options)
 
     _patch_all(world, (Enqueuer, "take_in", taken_in), (Buffer, "rearrange", rearranged))
-    _patch_all(world, (Enqueuer, "_refuse", refused), (Enqueuer, "_on_held", settled))
+    _patch_all(world, (Enqueuer, "_refuse", refused), (Enqueuer, "_on_held", settled), (Probe, "send", asked))
     world.patch(Buffer, "forget", forgotten)
     received, leave = LinkReceiver.push, DeadLetterStore.replayed
 
@@ -208,6 +217,11 @@ def install(world: World) -> None:
     _patch_all(world, (adapt, "as_step", probed), (aggregator, "combine", combined))
     _patch_all(world, (Buffer, "push", pushed), (DeadLetters, "_keep", kept), (DeadLetterStore, "add", written))
     world.patch(DeadLetterStore, "replayed", replayed)
+
+
+def _tokens_in(batch: Batch) -> list[str]:
+    """Return the tokens of all events of a batch."""
+    return [token for event in EventPayload.FromString(batch.payload).events for token in tokens_of(event)]
 
 
 def _when_answered(answer: Answer, call: Callable[[], None]) -> None:
