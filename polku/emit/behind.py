@@ -123,7 +123,8 @@ _CURRENT: ContextVar[WaitingBatches | None] = ContextVar("polku_waiting_batches"
 
 def behind() -> WaitingBatches:
     """Return the batches that wait behind the one that this code delivers; none where nobody keeps them."""
-    return _CURRENT.get() or WaitingBatches()
+    batches = _CURRENT.get()
+    return WaitingBatches() if batches is None else batches
 
 
 @contextlib.contextmanager
