@@ -235,7 +235,7 @@ def join_with_field(frames: Sequence[bytes], field: bytes) -> bytes:
 
 
 def _head(tag: int, size: int) -> bytes:
-    """Return what stands before so many bytes of a field."""
+    """Return the tag and the length of a field of `size` bytes."""
     head = bytearray((tag,))
     while size > 127:
         head.append(size & 127 | 128)

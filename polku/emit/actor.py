@@ -34,9 +34,8 @@ class ActorEmitter:
     that it did not take. An exception fails the whole batch, unless it is an `EmitError` that says otherwise. After an
     `OSError` all of it is tried again; after any other one in halves: an event for which it raises alone is passed, and
     becomes a dead letter after five attempts between which others were taken, with the traceback; a method that raises
-    for all is tried again. An actor
-    that does not answer, or is being restarted, is waited for; one that Ray will not restart holds everything, with an
-    alarm. A call may take `timeout` seconds.
+    for all is tried again. An actor that does not answer, or is being restarted, is waited for; one that Ray will not
+    restart holds everything, with an alarm. A call may take `timeout` seconds.
     """
 
     handle: Any

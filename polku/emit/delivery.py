@@ -104,9 +104,9 @@ class Delivery:
         return self._start_error
 
     async def push(self, batch: Batch) -> Answer:
-        """Return when the destination has confirmed the batch; the receipt names what it refused for good.
+        """Return once the destination has confirmed the batch; the receipt names the events that it rejected.
 
-        One that waits is accepted while the emitter has to try others of its events.
+        A waiting batch is accepted early while the emitter probes with other events.
         """
         if not self._waiting and not self._places.locked():
             return await self.deliver(batch)

@@ -35,7 +35,7 @@ class Probe:
         self._doubt.close()
 
     async def send(self, rest: Remainder, attempts: int, send: Callable[[Batch], Awaitable[bool]]) -> bool:
-        """Return whether an event other than the first one was taken, after so many attempts of which nothing was.
+        """Send one event ahead after `attempts` in a row without progress; return whether the destination took it.
 
         One of a batch that waits is tried first: it is the likelier to be of another kind.
         """

@@ -1,7 +1,7 @@
 """The way in for one ordered stream of records that a source pulls.
 
-A record that is refused for good becomes a dead letter that names its place; what the pipeline cannot take now is
-tried again until it is in.
+A rejected record becomes a dead letter with its position in the source; what the pipeline has no room for is retried
+until it is accepted.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from polku.dead_letters import DeadLetters
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake import Intake
 from polku.limits import Limits
-from polku.link.link import Link, LocalPeer, Receiver, Window
+from polku.link.link import Link, LocalPeer, Outgoing, Receiver, Window
 from polku.link.local import LocalLink
 from polku.middleware.adapt import as_step
 from polku.stage.holding import is_holder
@@ -108,9 +108,9 @@ class Pipe:
         link = Link("ingest", LocalPeer(receiver), window=window or Window(1, gather_events=512, gather_turns=8))
         self.intake = Intake({}, None, link, Limits())
 
-    def _stage(self, components: Sequence[object], link: object, *, holds_behind: bool = False) -> Stage:
+    def _stage(self, components: Sequence[object], link: Outgoing, *, holds_behind: bool = False) -> Stage:
         steps = [as_step(component, self.clock) for component in components]
-        stage = Stage(steps, link, self.letters, self.clock, holds_behind=holds_behind)  # type: ignore[arg-type]
+        stage = Stage(steps, link, self.letters, self.clock, holds_behind=holds_behind)
         self.stages.append(stage)
         return stage
 

@@ -80,14 +80,14 @@ def once(folder: Path, events: int) -> dict[str, float]:
 
 
 def starts(folder: Path, times: int) -> None:
-    """Start an inline gateway so many times, and print medians."""
+    """Start an inline gateway several times, and print medians."""
     found = [serve(folder / str(number), "inline") for number in range(times)]
     for name, values in zip(("s until ready", "MB", "s of CPU"), zip(*found, strict=True), strict=True):
         print(f"{name}: {statistics.median(values):.3f} (from {min(values):.3f} to {max(values):.3f})")
 
 
 def memory_after(events: int, runtime: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the megabytes of each part right after so many events, and after a rest."""
+    """Return the megabytes of each part right after that many events, and after a rest."""
     load = Load(events=events)
     with session(Subject(runtime=runtime), load) as running:
         running.send(load)
@@ -105,7 +105,7 @@ def _megabytes(usage: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--starts", type=int, default=0, help="start an inline gateway so many times, and nothing else")
+    parser.add_argument("--starts", type=int, default=0, help="only start an inline gateway, this many times")
     parser.add_argument("--events", type=int, default=500_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -67,7 +67,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Changing(Chaos):
-    """A pipeline that is changed so many times, and otherwise left in peace."""
+    """Change a pipeline a number of times, without any other fault."""
 
     def __init__(self, folder: Path, runtime: str, seed: int, *, rate: float, lanes: int) -> None:
         super().__init__(folder, runtime, "ring", seed, rate, lanes=lanes, **{TIMED: "1"})
