@@ -20,6 +20,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from msgspec import Struct
 
 from polku.batch.message_classes import BYTES, INT64, MESSAGE, STRING, Field, message_classes
+from polku.batch.varint import varint
 
 _PACKAGE = "polku.batch.frames"
 _RAW, _EVENTS = 3, 4
@@ -236,12 +237,7 @@ def join_with_field(frames: Sequence[bytes], field: bytes) -> bytes:
 
 def _head(tag: int, size: int) -> bytes:
     """Return the tag and the length of a field of `size` bytes."""
-    head = bytearray((tag,))
-    while size > 127:
-        head.append(size & 127 | 128)
-        size >>= 7
-    head.append(size)
-    return bytes(head)
+    return bytes((tag,)) + varint(size)
 
 
 def has_routes(payload: bytes) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 from google.protobuf import descriptor_pool, message_factory
 from msgspec import Struct
 
+from polku.batch.varint import varint
+
 # The numbers of `FieldDescriptorProto.Type`.
 INT64, INT32, STRING, MESSAGE, BYTES = 3, 5, 9, 11, 12
 _OPTIONAL, _REPEATED = 1, 3  # of `FieldDescriptorProto.Label`
@@ -62,17 +64,8 @@ def _text(number: int, value: str) -> bytes:
 
 
 def _bytes(number: int, value: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(value)) + value
+    return bytes([number << 3 | 2]) + varint(len(value)) + value
 
 
 def _number(number: int, value: int) -> bytes:
-    return bytes([number << 3]) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    written = bytearray()
-    while value > 127:
-        written.append(value & 127 | 128)
-        value >>= 7
-    written.append(value)
-    return bytes(written)
+    return bytes([number << 3]) + varint(value)

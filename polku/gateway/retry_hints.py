@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from polku.batch.varint import varint
 from polku.codes import Code
 
 RETRY_SECONDS: Final = {Code.BUFFER_FULL: 0.1, Code.RATE_LIMITED: 1.0, Code.UNAVAILABLE: 5.0, Code.DRAINING: 5.0}
@@ -26,20 +27,11 @@ def retry_metadata(status: int, message: str, seconds: float) -> Iterable[tuple[
 
 def _status(status: int, message: bytes, seconds: float) -> bytes:
     whole, part = divmod(round(seconds * 1e9), 1_000_000_000)
-    duration = b"\x08" + _varint(whole) + b"\x10" + _varint(part)
+    duration = b"\x08" + varint(whole) + b"\x10" + varint(part)
     detail = _field(1, _RETRY_INFO) + _field(2, _field(1, duration))
-    return b"\x08" + _varint(status) + _field(2, message) + _field(3, detail)
+    return b"\x08" + varint(status) + _field(2, message) + _field(3, detail)
 
 
 def _field(number: int, content: bytes) -> bytes:
     """Return a field of protobuf that has a length."""
-    return bytes((number << 3 | 2,)) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return bytes((number << 3 | 2,)) + varint(len(content)) + content

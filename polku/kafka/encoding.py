@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from polku.batch.varint import varint
 from polku.contracts import Pulled
 from polku.event.v1.event_pb2 import Event
 from polku.kafka import fields
@@ -33,7 +34,6 @@ from polku.kafka.wire import (
     name_field,
     payload_head,
     text,
-    varint,
 )
 from polku.pull.block import Extent, PulledBlock
 

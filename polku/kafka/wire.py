@@ -5,19 +5,11 @@ Field numbers are those of `Event`. An entry of its metadata is a message with a
 
 from __future__ import annotations
 
+from polku.batch.varint import varint
+
 ID, TIME, SOURCE, TYPE, METADATA, PAYLOAD = b"\x0a", b"\x10", b"\x1a", b"\x22", b"\x2a", b"\x32"
 TABLED = 4096
 """Lengths below this have their heads in tables."""
-
-
-def varint(number: int) -> bytes:
-    """Return a number of at least 0 as protobuf writes it."""
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def text(tag: bytes, value: bytes) -> bytes:

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from polku.batch.varint import varint
 from polku.limits import Limits
 from polku.otlp.fields import OUTCOMES, RECORD_BYTES, attribute_tag, attributes_in, log_severity, span_severity
 from polku.otlp.metadata import LOOKED_AT, MARK, TRACEPARENT, Wanted, entry, fits
 from polku.otlp.projection import Projection, Times, scope_with_sealed_attributes
 from polku.otlp.signals import LOGS, METRICS, Signal
-from polku.otlp.wire import Wrapper, tagged, varint
+from polku.otlp.wire import Wrapper, tagged
 from polku.otlp.writing import LATEST, Resource
 
 _UID = b"log.record.uid"

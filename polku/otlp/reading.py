@@ -24,12 +24,13 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from polku.batch.varint import varint
 from polku.codes import Code
 from polku.errors import InputError
 from polku.ids import new_ids
 from polku.limits import Limits
 from polku.otlp.signals import Signal
-from polku.otlp.wire import Scope, split, varint
+from polku.otlp.wire import Scope, split
 from polku.otlp.writers import ScopeWriter, writers_of
 from polku.otlp.writing import Choice, Dead, FaultError, RecordWriter, Resource
 

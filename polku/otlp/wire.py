@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from polku.batch.frames import has_more_fields
 from polku.batch.message_classes import BYTES, Field, message_classes
+from polku.batch.varint import varint
 from polku.codes import Code
 from polku.errors import InputError
 
@@ -199,23 +200,6 @@ def tagged(number: int, size: int) -> bytes:
     if size < 16_384:
         return bytes((number << 3 | 2, size & 127 | 128, size >> 7))
     return bytes((number << 3 | 2,)) + varint(size)
-
-
-def varint(value: int) -> bytes:
-    """Return a number that is not negative as protobuf writes it."""
-    if value < 128:
-        return _SMALL[value]
-    if value < 16_384:
-        return bytes((value & 127 | 128, value >> 7))
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-_SMALL = [bytes((value,)) for value in range(128)]
 
 
 class TimeWriter:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
+from polku.batch.varint import varint
 from polku.emit.json_form import event_fields
 from polku.emit.table import Rows
 from polku.event.v1.event_pb2 import Event
@@ -104,12 +105,7 @@ def _json_line(event: Event, frame: bytes) -> bytes:
 
 
 def _delimited(event: Event, frame: bytes) -> bytes:
-    size, header = len(frame), bytearray()
-    while size > 127:
-        header.append(size & 127 | 128)
-        size >>= 7
-    header.append(size)
-    return bytes(header) + frame
+    return varint(len(frame)) + frame
 
 
 def _compress(data: bytes, compression: Compression) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from polku.batch.varint import varint
 from polku.gateway.otlp.service import ExportResult
 from polku.otlp.signals import Signal
-from polku.otlp.wire import tagged, varint
+from polku.otlp.wire import tagged
 
 
 def accepted_bytes(answer: ExportResult) -> bytes:
