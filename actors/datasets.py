@@ -195,7 +195,7 @@ class JournalSource(Datasource):
     ) -> list[ReadTask]:
         """Return tasks that read about as many batches each."""
         with closing(JournalReader(self._path)) as journal:
-            found = journal.takers(0, journal.last_position)
+            found = [(position, names) for position, _, names in journal.takers(0, journal.last_position)]
         size = max(1, -(-len(found) // max(1, parallelism)))
         tasks = []
         for start in range(0, len(found), size):

@@ -161,6 +161,8 @@ class Buffer:
             self._outlets.choose(strategy, rules, change.leaving)
             for old, new in former.items():
                 self._outlets.rename(old, new)
+                for pending in self._pending.values():
+                    pending.rename(old, new)
                 self._answered.rename(old, new)
             self._outlets.leave(change.leaving)
             self._outlets.add(change.links)
@@ -270,9 +272,11 @@ class Buffer:
     def _recovered_waits(self, answer: StoredAnswer, recovered: Recovered) -> list[PendingDelivery]:
         waits = []
         outlets = self._outlets
-        for position, takers in recovered.takers(answer.first, answer.last):
+        for position, events, takers in recovered.takers(answer.first, answer.last):
             place = answer.place(position)
             owners = [name for name in takers if name in outlets.by_name and name not in outlets.best_effort]
             if owners and place is not None:
-                waits.append(self._enqueuer.register_pending(position, len(owners), answer.identity, place))
+                pending = self._enqueuer.register_pending(position, owners, events, answer.identity, place)
+                pending.is_held = True
+                waits.append(pending)
         return waits

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polku.batch.batch import Batch
 from polku.buffer.log import Log
@@ -35,15 +35,24 @@ class OutletCursor:
     """Keep what one outlet has to deliver next, in order; `name` is the outlet's.
 
     `waiting` is at hand. Where the outlet `is_behind`, the log has more, after the position `loaded`. `changed` is set
-    when something was claimed.
+    when something was claimed. `note_missing` is called where the log has lost something.
     """
 
-    def __init__(self, name: str, log: Log, usage: QuotaUsage, spacing: DeliverySpacing, counts: OutletCounts) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: Log,
+        usage: QuotaUsage,
+        spacing: DeliverySpacing,
+        counts: OutletCounts,
+        note_missing: Callable[[], None],
+    ) -> None:
         self.name = name
         self._log = log
         self._usage = usage
         self._spacing = spacing
         self._counts = counts
+        self._note_missing = note_missing
         self.waiting: deque[OutletEntry] = deque()
         self.is_behind = False
         self.loaded = 0
@@ -150,5 +159,6 @@ class OutletCursor:
             text = "emitter %r: %d events are no longer in the journal"
             _REPEATED.error((self.name, "gone"), text, self.name, events)
             self._counts.unreadable += events
+            self._note_missing()
         if events > 0 or size > 0:
             usage.account(-max(events, 0), -max(size, 0))

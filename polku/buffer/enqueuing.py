@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
 from polku.aio.sequencer import Ticket
@@ -152,8 +152,9 @@ class Enqueuer:
             self.tap.show(What.OUT, head, reason=f"held for {', '.join(outlet.name for outlet in takers)}")
         for outlet in takers:
             outlet.reserve(slot)
-        owners = sum(outlet.name not in self._outlets.best_effort for outlet in takers) if push.awaits else 0
-        pending = self.register_pending(slot.position, owners, push.identity, start) if owners else None
+        best_effort = self._outlets.best_effort
+        owners = [outlet.name for outlet in takers if outlet.name not in best_effort] if push.awaits else ()
+        pending = self.register_pending(slot.position, owners, len(head), push.identity, start) if owners else None
         if pending is not None:
             push.waits.append(pending)
         push.drafts.append(Draft(slot, takers, start, head, pending))
@@ -232,9 +233,11 @@ class Enqueuer:
             push.held.append((held, drafts))
 
     def _claim(self, drafts: Sequence[Draft]) -> None:
-        for slot, takers, *_ in drafts:
+        for slot, takers, _, _, pending in drafts:
             for outlet in takers:
                 outlet.claim(slot)
+            if pending is not None:
+                pending.is_held = True
 
     def _on_held(self, drafts: Sequence[Draft], held: asyncio.Future[None]) -> None:
         if held.cancelled() or held.exception() is None:
@@ -293,19 +296,22 @@ class Enqueuer:
         return Receipt(_each_once(refused), counts, fullest, self._outlets.strategy.capacity, fates=ordered)
 
     def register_pending(
-        self, position: int, owners: int, identity: Identity | None, start: int = 0
+        self, position: int, owners: Iterable[str], events: int, identity: Identity | None, start: int = 0
     ) -> PendingDelivery:
-        """Register that a sender waits for the delivery, by that many outlets, of what lies at a position."""
-        pending = self._pending[position] = PendingDelivery(owners, identity, start)
+        """Register that a sender waits for the delivery, by these outlets, of the events that lie at a position."""
+        pending = self._pending[position] = PendingDelivery(owners, events, identity, start)
         return pending
 
-    def release(self, outlet: str, position: int) -> None:
-        """Let an outlet be done with a batch; the last one answers the sender that waits for it."""
+    def release(self, outlet: str, position: int, *, is_gone: bool = False) -> None:
+        """Let an outlet be done with a batch, which may be gone from the log; the last one answers who waits for it."""
         pending = self._pending.get(position)
+        if pending is not None and is_gone:
+            pending.lose(outlet)
         if pending is not None and pending.identity is not None and (news := pending.news()):
             self._log.amend(pending.identity, news)
-        self._log.release(outlet, position)
-        if pending is not None and outlet not in self._outlets.best_effort and pending.release():
+        if not is_gone:
+            self._log.release(outlet, position)
+        if pending is not None and pending.release(outlet):
             del self._pending[position]
 
 

@@ -70,15 +70,15 @@ class JournalReader:
             rows = self._db.execute(query, (after, upto, 1 << self._bits[outlet], limit))
             return [LogSlot(*read_numbers("a batch's place", row)) for row in rows]
 
-    def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
-        """Return the positions between two that hold a batch, with the names of the outlets that have not passed it."""
-        query = "SELECT position, takers FROM batch WHERE position BETWEEN ? AND ?"
+    def takers(self, first: int, last: int) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return the positions between two that hold a batch, its number of events, and the outlets that await it."""
+        query = "SELECT position, events, takers FROM batch WHERE position BETWEEN ? AND ?"
         cursors = self.cursors()
         with self._understood():
             rows = [read_numbers("a batch's outlets", row) for row in self._db.execute(query, (first, last))]
         return [
-            (position, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
-            for position, mask in rows
+            (position, events, tuple(name for name, bit, cursor in cursors if mask >> bit & 1 and cursor < position))
+            for position, events, mask in rows
         ]
 
     def answers(self) -> list[StoredAnswer]:

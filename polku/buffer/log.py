@@ -17,11 +17,14 @@ from polku.buffer.strategy import BufferStrategy, Kind
 
 
 class Recovered(Struct, frozen=True):
-    """What a log held when it was opened: how far each outlet is, answers given, who waits between two positions."""
+    """What a log held when it was opened: how far each outlet is, and the answers given.
+
+    `takers` returns the positions between two that hold a batch, its number of events, and the outlets that await it.
+    """
 
     outlets: Mapping[str, OutletState]
     answers: Sequence[StoredAnswer]
-    takers: Callable[[int, int], Sequence[tuple[int, Sequence[str]]]]
+    takers: Callable[[int, int], Sequence[tuple[int, int, Sequence[str]]]]
 
 
 OnOpen = Callable[[Recovered], None]

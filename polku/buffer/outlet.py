@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from polku.aio.sequencer import Sequencer
 from polku.aio.tasks import TaskSet
@@ -46,7 +47,13 @@ _FLUSH_SECONDS = 0.05
 _FEEDING = "feeding"
 _RELEASE_SECONDS = 1.0  # for an emitter to say what is confirmed, and to end
 
-LetGo = Callable[[str, int], None]
+
+class LetGo(Protocol):
+    """Let an outlet be done with what lies at a position of the log, or lay there and `is_gone`."""
+
+    def __call__(self, outlet: str, position: int, *, is_gone: bool = False) -> None:
+        """Answer the sender that waits for it, where this is the last outlet."""
+        ...
 
 
 class Outlet:
@@ -78,7 +85,7 @@ class Outlet:
         self._passage = Passage()
         self._tasks = TaskSet(f"outlet {name!r}")
         self._spacing = DeliverySpacing(self.usage, pending)
-        self._cursor = OutletCursor(name, log, self.usage, self._spacing, self._counts)
+        self._cursor = OutletCursor(name, log, self.usage, self._spacing, self._counts, self._note_missing)
         self._delivery = OutletDelivery(name, link, bury, self._tasks)
         self._relief = Relief(self.usage, self._cursor, self._counts, link)
         self._unknown: list[OutletEntry] = []  # that are in flight, of which the link has told nothing
@@ -305,8 +312,18 @@ class Outlet:
         joined = join(batches).unidentified() if batches else Batch.from_events([])
         for entry in unreadable:
             self._counts.unreadable += entry.count
+            pending = self._pending.get(entry.slot.position)
+            if pending is not None:
+                pending.lose(self.name, entry.skip)
             self._pass(entry)
         return good, joined
+
+    def _note_missing(self) -> None:
+        """Answer the senders that wait for what the log no longer has."""
+        there = {entry.slot.position for entry in (*self._cursor.waiting, *self._passage.in_flight)}
+        awaited = [at for at, pending in self._pending.items() if pending.is_held and self.name in pending.owners]
+        for position in set(awaited) - there:
+            self._release(self.name, position, is_gone=True)
 
     async def _deliver(self, entries: list[OutletEntry], batch: Batch, answer: asyncio.Future[Receipt]) -> None:
         receipt = await self._delivery.wait_for_receipt(batch, answer)

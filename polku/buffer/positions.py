@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from polku.batch.batch import Identity
 from polku.batch.receipt import Refusal, shifted
+from polku.codes import Code
 
 
 class LogSlot(Struct, frozen=True):
@@ -60,19 +61,22 @@ def describe_orphan(orphan: OutletState, path: object) -> str:
 
 
 class PendingDelivery:
-    """A batch whose sender waits for its delivery: how many outlets still have it, and what they refused.
+    """A batch of some `events` whose sender waits for its delivery: which outlets still have it, and what they refused.
 
     `start` is where its first event stands in the batch that was pushed: refusals are about that one. -1: nobody knows.
-    `dropped` are the places there of events that were dropped since an outlet was full, once for each outlet.
+    `dropped` are the places there of events that were dropped since an outlet was full, once for each outlet. It
+    `is_held` once it is in the log.
     """
 
-    __slots__ = ("done", "dropped", "identity", "owners", "refused", "start", "told")
+    __slots__ = ("done", "dropped", "events", "identity", "is_held", "owners", "refused", "start", "told")
 
-    def __init__(self, owners: int, identity: Identity | None, start: int = 0) -> None:
-        self.owners = owners
+    def __init__(self, owners: Iterable[str], events: int, identity: Identity | None, start: int = 0) -> None:
+        self.owners = set(owners)
+        self.events = events
         self.identity = identity
         self.start = start
         self.told = 0
+        self.is_held = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: list[Refusal] = []
         self.dropped: list[int] = []
@@ -89,12 +93,25 @@ class PendingDelivery:
         news, self.told = self.refused[self.told :], len(self.refused)
         return news
 
-    def release(self) -> bool:
-        """Count one outlet less; return whether it was the last."""
-        self.owners -= 1
-        if self.owners == 0 and not self.done.done():
+    def lose(self, outlet: str, skip: int = 0) -> None:
+        """Refuse what an outlet could not read of it: all events but the first `skip`, which it has dropped before."""
+        reason = f"emitter {outlet!r} never got it, since the journal has lost it; send it again"
+        self.refuse([Refusal("", Code.UNDELIVERED, reason, position=at) for at in range(self.events - skip)], skip)
+
+    def rename(self, old: str, new: str) -> None:
+        """Wait for an outlet under its new name."""
+        if old in self.owners:
+            self.owners.remove(old)
+            self.owners.add(new)
+
+    def release(self, outlet: str) -> bool:
+        """Wait for an outlet no longer; return whether it was the last one."""
+        if outlet not in self.owners:
+            return False
+        self.owners.remove(outlet)
+        if not self.owners and not self.done.done():
             self.done.set_result(None)
-        return self.owners == 0
+        return not self.owners
 
 
 class OutletEntry:

@@ -74,7 +74,7 @@ def _in_journal(path: Path, event_id: str) -> dict[str, Any]:
     journal = JournalReader(path)
     try:
         gone = {outlet.name for outlet in journal.outlets() if outlet.orphaned}
-        for position, emitters in journal.takers(0, journal.last_position):
+        for position, _, emitters in journal.takers(0, journal.last_position):
             try:
                 batch = journal.read(position)
             except (JournalCorruptError, KeyError):

@@ -11,7 +11,7 @@ from polku.buffer.remembered import answer_of
 
 async def test_a_later_answer_keeps_the_refusals_that_were_added_to_the_one_before() -> None:
     identity = Identity("link", 1, 1)
-    first, second = PendingDelivery(1, identity), PendingDelivery(1, identity, start=2)
+    first, second = PendingDelivery(("a",), 2, identity), PendingDelivery(("a",), 1, identity, start=2)
     push = PushState(identity, waits=[first, second], pieces=[(1, 0), (2, 2)])
     first.refuse([Refusal("x", Code.UNDELIVERED, "no", position=1)])
     second.refuse([Refusal("y", Code.UNDELIVERED, "no", position=0)])

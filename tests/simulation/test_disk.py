@@ -41,7 +41,12 @@ class Life:
         waiting = {name: replace(outlet, bytes=0, oldest_ns=0) for name, outlet in state.outlets.items()}
         answers = sorted(map(repr, state.answers))
         takers = [
-            (a.identity, sorted((at, tuple(sorted(names))) for at, names in state.takers(a.first, a.last) if names))
+            (
+                a.identity,
+                sorted(
+                    (at, events, tuple(sorted(names))) for at, events, names in state.takers(a.first, a.last) if names
+                ),
+            )
             for a in state.answers
         ]
         self.told.append((waiting, answers, sorted(takers)))

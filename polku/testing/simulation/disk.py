@@ -61,10 +61,14 @@ class Disk:
             states[name] = OutletState(name, cursor, len(mine), sum(b.header.events for b in mine), size)
         return states
 
-    def takers(self, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
-        """Return the positions between two that hold a batch, and the outlets that have not passed it."""
+    def takers(self, first: int, last: int) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return the positions between two that hold a batch, its number of events, and the outlets that await it."""
         return [
-            (at, tuple(name for name, cursor in self.cursors.items() if name in batch.takers and cursor < at))
+            (
+                at,
+                batch.header.events,
+                tuple(name for name, cursor in self.cursors.items() if name in batch.takers and cursor < at),
+            )
             for at, batch in sorted(self.batches.items())
             if first <= at <= last
         ]
