@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
-
-from msgspec import Struct, field
 
 _SUB = 6  # bits of precision within a power of two
 _SUBS = 1 << _SUB
@@ -14,15 +13,29 @@ _PERCENTILES = (50, 90, 99, 100)
 MICROSECOND = 1e-6
 
 
-class Distribution(Struct, frozen=True):
+class Distribution:
     """What a histogram has counted: how many values fell into each bucket, and their sum.
 
-    `unit` is the smallest difference that it tells: 1e-6 for seconds, 1.0 for whole numbers.
+    `unit` is the smallest difference that it tells: 1e-6 for seconds, 1.0 for whole numbers. It is no Struct, since
+    msgspec would write its buckets where JSON has percentiles.
     """
 
-    buckets: Mapping[int, int] = field(default_factory=dict)
-    sum: float = 0.0
-    unit: float = MICROSECOND
+    __slots__ = ("buckets", "sum", "unit")
+
+    def __init__(self, buckets: Mapping[int, int] | None = None, sum: float = 0.0, unit: float = MICROSECOND) -> None:
+        self.buckets: Mapping[int, int] = {} if buckets is None else buckets
+        self.sum = sum
+        self.unit = unit
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Distribution):
+            return NotImplemented
+        return (self.buckets, self.sum, self.unit) == (other.buckets, other.sum, other.unit)
+
+    __hash__ = None  # type: ignore[assignment]  # as that of what it holds
+
+    def __repr__(self) -> str:
+        return f"Distribution(buckets={self.buckets!r}, sum={self.sum!r}, unit={self.unit!r})"
 
     @property
     def count(self) -> int:
@@ -42,12 +55,9 @@ class Distribution(Struct, frozen=True):
     def cumulative(self, bounds: Sequence[float]) -> list[int]:
         """Return for each bound, in rising order, how many values did not exceed it, within the buckets' precision."""
         counts = [0] * (len(bounds) + 1)
-        limits = [_bucket(round(bound / self.unit)) for bound in bounds]
-        place = 0
-        for bucket in sorted(self.buckets):
-            while place < len(limits) and bucket > limits[place]:
-                place += 1
-            counts[place] += self.buckets[bucket]
+        limits = _limits(tuple(bounds), self.unit)
+        for bucket, count in self.buckets.items():
+            counts[bisect_left(limits, bucket)] += count
         return list(accumulate(counts[:-1]))
 
     def counts(self) -> list[tuple[float, int]]:
@@ -126,6 +136,12 @@ def _bucket(value: int) -> int:
         return value
     shift = value.bit_length() - _SUB - 1
     return (shift << _SUB) + (value >> shift)
+
+
+@lru_cache(maxsize=8)
+def _limits(bounds: tuple[float, ...], unit: float) -> list[int]:
+    """Return the last bucket whose values do not exceed each bound."""
+    return [_bucket(round(bound / unit)) for bound in bounds]
 
 
 def _upper(bucket: int) -> int:

@@ -36,6 +36,8 @@ _BEYOND_BLOCK = pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\
 
 def line(text: object, limit: int = LINE) -> str:
     """Return text as one printable line of at most `limit` characters; never raises."""
+    if type(text) is str and len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     return _cut(_BEYOND_LINE.sub(_escaped, _cut(_string(text), limit)), limit)
 
 

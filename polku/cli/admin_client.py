@@ -73,12 +73,51 @@ class AdminAddress(NamedTuple):
         except http.client.HTTPException:
             raise URLError(_NO_HTTP) from None
 
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection that is opened by its first request."""
+        if self.url.startswith(_UNIX):
+            return _UnixConnection(self.url.removeprefix(_UNIX).removeprefix("//"), SECONDS)
+        place = urlsplit(self.url).netloc
+        if not self.url.startswith(_HTTPS):
+            return http.client.HTTPConnection(place, timeout=SECONDS)
+        return http.client.HTTPSConnection(place, timeout=SECONDS, context=_context(self.certificate, self.shown))
+
     def _opener(self) -> OpenerDirector:
         """Return what asks directly: it is a machine of one's own."""
         direct = ProxyHandler({})
         if not self.url.startswith(_HTTPS):
             return build_opener(direct)
         return build_opener(direct, HTTPSHandler(context=_context(self.certificate, self.shown)))
+
+
+class Repeatedly:
+    """Ask an address again and again, over one connection for as long as that lasts: to open one costs the pipeline
+    more than to answer.
+    """
+
+    def __init__(self, address: AdminAddress) -> None:
+        self._address = address
+        self._headers = {"Authorization": f"Bearer {address.secret}"} if address.secret else {}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def fetch(self, path: str) -> tuple[int, bytes]:
+        """Do what `AdminAddress.fetch` does."""
+        if self._connection is not None:
+            try:
+                self._connection.request("GET", path, headers=self._headers)
+                response = self._connection.getresponse()
+                return _checked(response.status, response.read())
+            except (OSError, http.client.HTTPException):  # it was closed meanwhile, or what is wrong is said below
+                self.close()
+        answer = self._address.fetch(path)
+        self._connection = self._address.connection()
+        return answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def find(to: str | None, shown: Credentials = NOTHING) -> AdminAddress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from polku.cli.admin_client import To, find, reason_of
+from polku.cli.admin_client import Repeatedly, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.cli.credentials import NOTHING, Shown
 from polku.cli.top_table import fit, table
@@ -80,10 +81,10 @@ def top(
     before: dict[str, Row] = {}
     view = View(sort, tuple(filter or ()))
     looked = 0
-    with Keys() as keys:
+    with Keys() as keys, contextlib.closing(Repeatedly(address)) as asked:
         while True:
             try:
-                status, body = address.fetch("/statistics")
+                status, body = asked.fetch("/statistics")
                 if status != 200:  # the pipeline stops, or its supervisor is away
                     raise OSError(body.decode("utf-8", "replace").strip())
                 tree = json.loads(body)

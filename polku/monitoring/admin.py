@@ -239,7 +239,10 @@ class AdminServer:
             return Response(503, f"{said(error)}\n".encode())
 
     async def _show_statistics(self) -> Response:
-        return Response(200, json.dumps((await self._statistics()).to_json()).encode() + b"\n", _JSON)
+        tree = await self._statistics()
+        from polku.monitoring.encoding import encoded
+
+        return Response(200, encoded(tree) + b"\n", _JSON)
 
     async def _show_metrics(self, accept: str) -> Response:
         tree = await self._statistics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
@@ -293,10 +294,17 @@ class Collector:
 
 def _filled(kind: type[T], counts: object, **own: object) -> T:
     """Return statistics with a value for each field: its `own`, else what the counts have under the same name."""
-    names = set(kind.__struct_fields__) - own.keys()
+    names = _names_besides((kind, *own))
     make: Any = kind
     made: T = make(**{name: getattr(counts, name) for name in names}, **own)
     return made
+
+
+@cache
+def _names_besides(told: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the fields of a kind but those whose names come behind it."""
+    kind, *own = told
+    return tuple(name for name in kind.__struct_fields__ if name not in own)
 
 
 def _link(counts: LinkCounts | None) -> LinkStatistics | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from msgspec import structs
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError
 from polku.log import RepeatedLog
+from polku.monitoring.encoding import encoded
 from polku.monitoring.history import SECONDS, History
 from polku.monitoring.page import page
 from polku.monitoring.problems import Deaths, Restarts, find_letters, find_problems
@@ -28,6 +28,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _READERS = 16
 _TICK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
+_SHOWN = tuple(name for name in PipelineStatistics.__struct_fields__ if name not in ("plan", "dead_letters"))
 
 
 class Live:
@@ -136,18 +137,16 @@ class Live:
         if unwell:
             tree = structs.replace(tree, healthy=False, parts={**tree.parts, **unwell})
         problems = [*find_problems(tree, self._restarts.recent()), *self._deaths.recent(self._address)]
-        shown = tree.to_json()
-        del shown["plan"], shown["dead_letters"]
-        shown["problems"] = [problem.to_json() for problem in problems]
-        shown["letters"] = [letters.to_json() for letters in find_letters(tree, self._address)]
-        self._tell("tick", shown)
+        shown = {name: getattr(tree, name) for name in _SHOWN}
+        letters = find_letters(tree, self._address)
+        self._tell("tick", {**shown, "problems": problems, "letters": letters})
 
     def _hello(self, plan: PlanStatistics, may_see_events: bool) -> bytes:
         told = {
             "page": page().version,
             "addresses": dict(self._addresses),
             "may_see_events": may_see_events,
-            "plan": plan.to_json(),
+            "plan": plan,
             "history": self._history.to_json(),
         }
         return _event("hello", told)
@@ -159,4 +158,4 @@ class Live:
 
 
 def _event(kind: str, data: Mapping[str, Any]) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), encoded(data))

@@ -75,10 +75,9 @@ def _watch(trim: Callable[[int], int]) -> None:
 def private_memory() -> int:
     """Return the bytes of this process's private memory, or the most that it has had where that cannot be told."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("RssAnon:"):
-                    return int(line.split()[1]) * 1024
+        with open("/proc/self/statm", "rb") as pages:
+            _, resident, shared, *_ = pages.read().split()
+            return (int(resident) - int(shared)) * resource.getpagesize()
     except OSError:
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -25,8 +25,8 @@ from polku.contracts import IngestContext, SourceState
 from polku.errors import RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.external.client import PluginState
-from polku.monitoring.exposition import families
 from polku.monitoring.statistics import PipelineStatistics
+from tests.monitoring.families import families
 
 Values = dict[str, dict[tuple[str, ...], float]]
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from polku.monitoring.exposition import families
 from polku.monitoring.statistics import PipelineStatistics
+from tests.monitoring.families import families
 
 RULES = Path(__file__).parents[2] / "examples" / "monitoring" / "polku-alerts.yaml"
 MINUTES = 20
