@@ -11,7 +11,7 @@ from polku import checks
 from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.attempts import is_attempt_of_code
+from polku.emit.attempts import is_attempt_of_code, is_sure_of_code
 from polku.emit.outcome import WrongAnswerError
 from polku.emit.parts import BatchPart, FaultyPartError, send_parts
 from polku.emit.suspects import Suspects
@@ -67,7 +67,7 @@ class _Caller:
         return await send_parts([BatchPart(batch, range(len(batch)))], self._try)
 
     async def _try(self, part: BatchPart) -> list[Failure]:
-        return await self._suspects.send(part, self._send)
+        return await self._suspects.send(part, self._send, _is_sure)
 
     async def _send(self, part: BatchPart) -> list[Failure]:
         self._calls += 1
@@ -107,6 +107,12 @@ class _Caller:
         if isinstance(error, TimeoutError):
             return RetryableError(f"{self._config.method} did not return within {self._config.timeout:g} s")
         return error
+
+
+def _is_sure(error: FaultyPartError) -> bool:
+    """Return whether the actor's code is at fault: what a library raises may mean that what the actor needs is down."""
+    cause = getattr(error.__cause__, "cause", None)
+    return isinstance(cause, Exception) and is_sure_of_code(cause)
 
 
 def _failures(result: object) -> list[Failure]:

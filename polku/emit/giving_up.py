@@ -56,7 +56,7 @@ class GivingUp:
     def _proven(self, rest: Remainder, positions: list[int], events: int) -> list[int]:
         """Return which events that failed alone are at fault, and not the destination."""
         named = zip(positions, rest.ids(positions), strict=True)
-        return [position for position, name in named if self._suspects.accuse(name, is_well=True, others=events - 1)]
+        return [position for position, name in named if self._suspects.accuse(name, is_well=False, others=events - 1)]
 
     def doubts(self, error: Exception | None) -> bool:
         """Return whether an error may be about the events or the destination: then others are worth a try."""

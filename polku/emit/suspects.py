@@ -26,6 +26,7 @@ _SOON = 0.05  # seconds until an event that fails alone is sent once more, so th
 class _Suspect:
     """How often an event failed alone, and how often others had been taken since the time before."""
 
+    first: int  # what had been taken when it came to be suspected
     seen: int  # what had been taken when it failed last
     failures: int = 0
     turns: int = 0
@@ -38,8 +39,8 @@ class Suspects:
     chance unlikely: where events are taken in the end that others had passed, it takes more. A destination that is down
     takes nothing between them, so that its events are held, however many attempts there are.
 
-    Where nothing else is there to be tried, an event is given up after ten attempts while the destination says that it
-    is well. So are three in a row at most, until something is taken, and events that others have passed.
+    Where nothing else is there to be tried, an event is given up after ten attempts while the destination is known to
+    be well, three in a row at most until something is taken; and where others were taken since, at least twice.
     """
 
     def __init__(self) -> None:
@@ -55,9 +56,12 @@ class Suspects:
         self,
         part: BatchPart,
         send: Callable[[BatchPart], Awaitable[list[Failure]]],
-        is_well: Callable[[], bool] = lambda: True,
+        is_well: Callable[[FaultyPartError], bool],
     ) -> list[Failure]:
-        """Send a part of a batch; raises `FaultyPartError` where it may be tried again, in smaller ones or alone."""
+        """Send a part of a batch; raises `FaultyPartError` where it may be tried again, in smaller ones or alone.
+
+        `is_well` returns whether the destination is known to work although it raised that.
+        """
         try:
             failures = await self._send_twice(part, send)
         except FaultyPartError as error:
@@ -66,7 +70,7 @@ class Suspects:
                 raise
             (event_id,) = part.ids
             others = current().events - 1
-            if not self.accuse(event_id, is_well=is_well(), others=others):
+            if not self.accuse(event_id, is_well=is_well(error), others=others):
                 error.is_of_event = self.is_of_event(event_id)
                 raise
             reason, detail = f"its code fails for this event: {said(error)}", remote_trace(error.__cause__)
@@ -100,7 +104,7 @@ class Suspects:
         """Take note of events among which there may be one for which its code fails."""
         for event_id in ids:
             if event_id not in self._suspects:
-                self._suspects[event_id] = _Suspect(self._taken)
+                self._suspects[event_id] = _Suspect(self._taken, self._taken)
         while len(self._suspects) > _KNOWN:
             del self._suspects[next(iter(self._suspects))]
 
@@ -115,12 +119,13 @@ class Suspects:
 
         `others` is the number of other events that could be tried.
         """
-        suspect = self._suspects.pop(event_id, None) or _Suspect(self._taken)
+        suspect = self._suspects.pop(event_id, None) or _Suspect(self._taken, self._taken)
         suspect.failures += 1
         suspect.turns += self._taken > suspect.seen
         suspect.seen = self._taken
         if not suspect.turns and len(self._accused) <= _FEW:
             self._accused.add(event_id)
+        is_well = is_well or (suspect.turns > 0 and self._taken - suspect.first >= _TURNS)
         if self._is_proven(suspect) or (is_well and self._is_idle(suspect, others)):
             return True
         self._suspects[event_id] = suspect

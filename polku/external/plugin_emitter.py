@@ -97,7 +97,7 @@ class PluginEmitter:
         return self._client.state()
 
     async def _try(self, part: BatchPart) -> list[Failure]:
-        return await self._suspects.send(part, self._send, lambda: not self._client.state().alarm)
+        return await self._suspects.send(part, self._send, lambda _: not self._client.state().alarm)
 
     async def _send(self, part: BatchPart) -> list[Failure]:
         payload = part.batch.payload

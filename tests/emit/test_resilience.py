@@ -259,6 +259,31 @@ async def test_what_a_library_raises_for_all_is_a_destination_that_is_down() -> 
     assert sorted(map(int, table.rows)) == list(range(30))
 
 
+@pytest.mark.parametrize("events", [1, 2, 3])
+@in_virtual_time
+async def test_what_a_library_raises_costs_no_event_however_few_are_there(events: int) -> None:
+    table = Table()
+    table.is_down = True
+    running = delivery(table)
+    task = asyncio.create_task(running.deliver(batch(*map(str, range(events)))))
+    await asyncio.sleep(600)
+    assert (table.calls > 100, running.statistics().failed) == (True, 0)
+    table.is_down = False
+    assert (await task).refused == ()
+
+
+@in_virtual_time
+async def test_one_event_for_which_a_library_raises_is_given_up_once_others_were_taken_twice() -> None:
+    table = Table("bad")
+    running = delivery(table)
+    first = asyncio.create_task(running.deliver(batch("bad")))
+    await asyncio.sleep(600)
+    assert running.statistics().failed == 0
+    second = asyncio.create_task(running.deliver(batch("a", "b")))
+    assert [refusal.event_id for refusal in (await first).refused] == ["bad"]
+    assert ((await second).refused, sorted(table.rows)) == ((), ["a", "b"])
+
+
 @in_virtual_time
 async def test_events_for_which_a_library_raises_are_given_up_where_others_are_taken() -> None:
     table = Table(*(f"bad{at}" for at in range(40)))
@@ -268,8 +293,10 @@ async def test_events_for_which_a_library_raises_are_given_up_where_others_are_t
     assert running.statistics().failed == 0  # nothing else was there
     second = asyncio.create_task(running.deliver(batch("a", "bad0", *"bcdef")))
     assert sorted(refusal.event_id for refusal in (await first).refused) == sorted(table.bad)
+    later = [asyncio.create_task(running.deliver(batch(name))) for name in "ghij"]  # they show that it works
     assert [(refusal.event_id, refusal.position) for refusal in (await second).refused] == [("bad0", 1)]
-    assert sorted(table.rows) == [*"abcdef"]
+    assert [(await each).refused for each in later] == [()] * 4
+    assert sorted(table.rows) == [*"abcdefghij"]
 
 
 @in_virtual_time

@@ -61,6 +61,15 @@ def test_nothing_is_given_up_while_the_plugin_says_that_it_is_unwell_and_takes_n
     assert times(Suspects(), "a", is_well=False) == 0
 
 
+def test_where_others_were_taken_twice_nobody_has_to_say_that_it_is_well() -> None:
+    suspects = Suspects()
+    for _ in range(2):
+        assert not suspects.accuse("a", is_well=False, others=1)
+        suspects.take()
+    assert times(suspects, "a", is_well=False) == 8
+    assert times(suspects, "b", is_well=False) == 0
+
+
 def test_what_is_remembered_is_bounded() -> None:
     suspects = Suspects()
     suspects.suspect([str(number) for number in range(20_000)])
