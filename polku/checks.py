@@ -24,6 +24,13 @@ def fault(where: str, field: str, value: object, fix: str) -> PlanError:
     return PlanError(fix, where=f"{where}({field}={shorten(value)})")
 
 
+def one_way(component: object, where: str, method: str) -> None:
+    """Make sure that an object is a configuration with `build`, or has `method` itself: not both."""
+    if callable(getattr(component, "build", None)) and callable(getattr(component, method, None)):
+        fix = f"has both build and {method}: leave one of them out; what build returns has {method}"
+        raise PlanError(f"{shorten(component)} {fix}", where=where)
+
+
 def has_ray() -> bool:
     """Return whether Ray is installed, which `polku-core` does without."""
     return importlib.util.find_spec("ray") is not None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
-from polku.checks import ray_installed, shorten
+from polku.checks import one_way, ray_installed, shorten
 from polku.errors import PlanError, SettingError
 from polku.gateway.addresses import Addresses, check_address
 from polku.gateway.tls import Tls
@@ -139,6 +139,7 @@ class Hub:
         name = name or str(getattr(source, "name", type(source).__name__))
         if inspect.isclass(source) or not any(callable(getattr(source, way, None)) for way in ("build", "run")):
             raise PlanError(f"{source!r} is no source; pass an object such as KafkaSource(...)", where="source")
+        one_way(source, "source", "run")
         if any(other.name == name for other in self._sources):
             raise PlanError(f"two sources are called {name!r}; say .source(..., name='{name}-2')", where="source")
         self._sources.append(SourcePlan(name, source))

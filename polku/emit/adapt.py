@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from polku.batch.batch import Batch
-from polku.checks import label, shorten, takes_one
+from polku.checks import label, one_way, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Emitter, Failure
 from polku.errors import PlanError
@@ -21,6 +21,7 @@ def check_emitter(component: object) -> None:
     if inspect.isclass(component):
         name = component.__name__
         raise PlanError(f"{name} is a class; pass an object of it: .emitter({name}(...))", where="emitter")
+    one_way(component, "emitter", "emit")
     emit = getattr(component, "emit", None)
     if not callable(emit):
         if callable(getattr(component, "build", None)):

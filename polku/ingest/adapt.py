@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from polku.checks import one_way
 from polku.clock import Clock
 from polku.contracts import IngestContext, Ingestor, Records
 from polku.errors import PlanError, RecordError
@@ -19,6 +20,7 @@ def check_ingestor(component: object) -> None:
     if inspect.isclass(component):
         name = component.__name__
         raise PlanError(f"{name} is a class; pass an object of it: .ingestor({name}(...))", where="ingestor")
+    one_way(component, "ingestor", "ingest")
     if callable(getattr(component, "build", None)):
         _refuse_other_kinds(component)
     elif callable(method := getattr(component, "ingest", None)):

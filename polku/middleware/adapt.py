@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from polku.checks import function, label, shorten, takes_one
+from polku.checks import function, label, one_way, shorten, takes_one
 from polku.clock import Clock
 from polku.contracts import Holder, Step
 from polku.errors import PlanError
@@ -25,6 +25,7 @@ def check_middleware(component: object) -> None:
     if inspect.isclass(component):
         name = component.__name__
         raise PlanError(f"{name} is a class; pass an object of it: .middleware({name}(...))", where="middleware")
+    one_way(component, "middleware", "process")
     if callable(getattr(component, "build", None)):
         _refuse_other_kinds(component)
     elif callable(getattr(component, "process", None)):

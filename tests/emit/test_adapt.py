@@ -75,6 +75,11 @@ class Config:
         return 7
 
 
+class Both(FileEmitter):
+    def build(self, clock: Clock) -> FileEmitter:
+        return FileEmitter()
+
+
 def batch(*ids: str) -> Batch:
     return Batch.from_events([Event(id=event_id) for event_id in ids])
 
@@ -108,6 +113,7 @@ async def test_functions_and_objects_are_called_with_the_batch(component: Any, f
         (TwoArguments(), "must take one argument, the batch"),
         (yield_async, "must return its failures, not yield them"),
         (Busy(), "concurrency=0"),
+        (Both(), "has both build and emit: leave one of them out"),
     ],
 )
 def test_anything_else_is_refused_with_a_remedy(component: object, message: str) -> None:

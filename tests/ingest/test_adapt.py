@@ -84,12 +84,23 @@ class WrongMethod:
         return []
 
 
+class Both:
+    def build(self, clock: FakeClock) -> object:
+        return self
+
+    def ingest(self, data: bytes, context: object) -> list[Event]:
+        return []
+
+    process = run = ingest
+
+
 @pytest.mark.parametrize(
     ("component", "message"),
     [
         (JsonIngestor, "JsonIngestor is a class; pass an object of it: .ingestor(JsonIngestor(...))"),
         (5, "5 is no ingestor; pass an object with ingest(data, context)"),
         (lambda: None, "must take data, or data and context"),
+        (Both(), "has both build and ingest: leave one of them out"),
         (WrongMethod(), "ingest must take (data, context)"),
         (RateLimiter(5), "RateLimiter is no ingestor; add it with .middleware(RateLimiter(...))"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
@@ -197,6 +198,8 @@ def test_a_source_is_checked_named_and_shown() -> None:
         hub.source(pulled)
     with pytest.raises(PlanError, match="is no source"):
         hub.source(KafkaSource)
+    with pytest.raises(PlanError, match="has both build and run: leave one of them out"):
+        hub.source(SimpleNamespace(name="both", build=print, run=print))
     hub.source(pulled, name="again")
     assert any(line.startswith("source    kafka: KafkaSource") for line in outline(hub.plan()))
     assert 'source_2(["again"])' in mermaid(hub.plan())

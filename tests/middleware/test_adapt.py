@@ -140,9 +140,15 @@ class NoArgument:
         pass
 
 
+class Both(Doubler):
+    def build(self, clock: object) -> Doubler:
+        return Doubler()
+
+
 @pytest.mark.parametrize(
     ("component", "message"),
     [
+        (Both(), "has both build and process: leave one of them out"),
         (Doubler, "Doubler is a class; pass an object of it: .middleware(Doubler(...))"),
         ("user.", "'user.' is no middleware; pass a function of one event, an object with process(events)"),
         (None, "None is no middleware"),
