@@ -15,7 +15,7 @@ from polku.actors.changing import PartsChange, Wish, wish
 from polku.actors.departures import Departures
 from polku.actors.kept import forget_all
 from polku.actors.lane_change import LaneChange, StuckError, end_actors
-from polku.actors.lanes import Lanes, Open
+from polku.actors.lanes import Lanes, Open, lost
 from polku.actors.resizing import Resizing
 from polku.aio.tasks import TaskSet
 from polku.change.contents import Contents, contents_of
@@ -85,6 +85,17 @@ class Changes:
         New replicas have `seconds` to start.
         """
         return await self._alone(lambda factory: self._resize(factory, stage, replicas, seconds))
+
+    @property
+    def lost(self) -> int:
+        """How many lanes that are spread over nodes were lost with theirs, or leave them."""
+        if self._factory is None or not self.plan.spread:
+            return 0
+        return len(lost(self._factory.lanes, self.plan.lanes))
+
+    async def restore(self) -> Changed:
+        """Have other lanes in the place of those that were lost; raises `ChangeError`, and then there are none."""
+        return await self._alone(self._restore)
 
     async def give_way(self) -> None:
         """End what is in progress where it has changed nothing yet; return when nothing is in progress."""
@@ -249,6 +260,17 @@ class Changes:
             await self._on_parts()
         if going:
             self._tasks.start("replicas that are gone", end_actors(going))
+        return Changed(Difference(()))
+
+    async def _restore(self, factory: ActorFactory) -> Changed:
+        async with factory.changing:
+            self._may_give_way = True
+            try:
+                fresh = await self._lanes.prepare(factory.layout, self.plan.lanes)
+            finally:
+                self._may_give_way = False
+            await self._lanes.join(fresh)
+        self._lanes.level(fresh)
         return Changed(Difference(()))
 
     def _check_names(self, plan: Plan) -> None:

@@ -26,11 +26,12 @@ from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.kept import forget_farewell
 from polku.actors.lane_change import START_SECONDS, end_actors
 from polku.actors.levelling import level
-from polku.actors.nodes import LanePlace
+from polku.actors.nodes import LanePlace, evenly, this_node, workers
 from polku.aio.tasks import TaskSet
 from polku.buffer.statistics import BufferStatistics
 from polku.emit.delivery import DeliveryStatistics
 from polku.errors import ChangeError, PolkuError
+from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.report import EmitterReport, add_up
 from polku.runtime.watch import trouble
@@ -72,10 +73,8 @@ class Lanes:
     async def prepare(self, layout: Layout, count: int) -> list[Placed]:
         """Create the lanes that are missing, and start what is behind their ingests; raises `ChangeError`."""
         fresh: list[Placed] = []
-        node = self._factory.places[0].node
         try:
-            for number in missing(self._factory.lanes, count):
-                place = LanePlace(node, number)
+            for place in await self._places(layout.plan, count):
                 creating = asyncio.ensure_future(asyncio.to_thread(self._factory.create_lane, place, layout))
                 try:
                     await asyncio.shield(creating)
@@ -88,6 +87,17 @@ class Lanes:
             self.discard(fresh)
             raise
         return fresh
+
+    async def _places(self, plan: Plan, count: int) -> list[LanePlace]:
+        """Return where the lanes that are missing are to be."""
+        if not plan.spread:
+            node = self._factory.places[0].node
+            return [LanePlace(node, number) for number in missing(self._factory.lanes, count)]
+        numbers = lost(self._factory.lanes, count)
+        nodes, here = await asyncio.to_thread(lambda: (workers(), this_node()))
+        if numbers and not nodes:
+            raise ChangeError(["no node of the cluster has CPUs, or all are leaving"])
+        return evenly(nodes, here, numbers, [place for lane, place in self._factory.lanes if not lane.leaving])
 
     def discard(self, fresh: Sequence[Placed]) -> None:
         """End lanes that have taken nothing in."""
@@ -246,6 +256,15 @@ def missing(lanes: Sequence[tuple[LaneHandles, LanePlace]], count: int) -> list[
         elif lane.leaving:
             raise ChangeError([f"{lane.name.rstrip('/')} is gone, and still delivers what waits for it"])
     return wanted
+
+
+def lost(lanes: Sequence[tuple[LaneHandles, LanePlace]], count: int) -> list[int]:
+    """Return the numbers that no lane has of `count` that are spread over nodes, those that leave apart.
+
+    Nothing of a former lane is on a disk, so another one may have its number before that is gone.
+    """
+    taken = {place.number for lane, place in lanes if not lane.leaving}
+    return [number for number in range(1, count + 1) if number not in taken]
 
 
 async def _unwell(lanes: Sequence[LaneHandles]) -> dict[str, str]:

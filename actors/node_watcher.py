@@ -1,6 +1,7 @@
 """Follow the nodes of a cluster: one that joins has a lane soon, one that is lost may take its own with it.
 
-The lane of a node that Ray drains is emptied before the node goes.
+The lane of a node that Ray drains is emptied before the node goes. Lanes that are spread over nodes as needed are seen
+off in the same way; the scaler restores their number.
 
 A lane whose buffer is in memory has nothing to come back for: it is forgotten with its node. One with a journal stays a
 part, unwell, and goes on when a node of its address comes back.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray.exceptions
@@ -79,16 +80,27 @@ class NodeWatcher:
             # A list without this very node is no list of the cluster.
             if not self._plan.buffer.path and self._here.address in alive:
                 self._drop_lost(alive)
-            taken = [*self._arrangement.places, *(place for place, _ in self._joining.values())]
-            for place in spread(nodes, self._here, taken):
-                task = self._tasks.start("joining", self._join(place))
-                self._joining[place.node.address] = place, task
+            if not self._plan.spread:
+                self._greet(nodes)
+
+    def _greet(self, nodes: Sequence[Node]) -> None:
+        """Begin to give nodes that have joined their lanes."""
+        taken = [*self._arrangement.places, *(place for place, _ in self._joining.values())]
+        for place in spread(nodes, self._here, taken):
+            task = self._tasks.start("joining", self._join(place))
+            self._joining[place.node.address] = place, task
 
     def _see_off(self, going: Mapping[str, float]) -> None:
-        """Begin to empty the lanes of nodes that Ray drains."""
+        """Begin to empty the lanes of nodes that Ray drains; of those that are spread another takes the place at once.
+
+        One that leaves already, as it is needed no more, has what it holds delivered by a part of its own.
+        """
         for lane, place in self._arrangement.lanes:
-            if lane.address in going and lane.number not in self._leaving:
+            if lane.address in going and lane.number not in self._leaving and not lane.leaving:
                 self._leaving.add(lane.number)
+                if self._plan.spread:
+                    lane = lane._replace(leaving=True)
+                    self._arrangement.exchange(lane, place)
                 if lane.address == self._here.address:
                     _LOG.warning("Ray drains node %s, on which the pipeline was started: it has to stop", lane.address)
                 self._tasks.start("leaving", self._leave(lane, place, going[lane.address]))

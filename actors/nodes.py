@@ -1,14 +1,15 @@
 """Where the lanes of a pipeline are.
 
 Lanes stand on the node on which the pipeline is started, as its address is where clients look for the gateway and its
-disk is where a journal is; or on every node.
+disk is where a journal is; or on every node; or, as many as are needed, evenly over the nodes.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -48,15 +49,24 @@ class Node(NamedTuple):
 
 
 class LanePlace(NamedTuple):
-    """Where a lane is: on a node, as which lane of its disk, from 1."""
+    """Where a lane is: on a node, as which lane of its disk, from 1; of lanes that are spread, as which of all.
+
+    `has_company` says of these whether another one was on the machine before.
+    """
 
     node: Node
     number: int
+    has_company: bool | None = None
 
     @property
     def is_first(self) -> bool:
-        """Whether the lane stands for all of its machine in what these share: the check of the ports, dead letters."""
+        """Whether the lane stands for all of its machine in what these share: dead letters."""
         return self.number == 1
+
+    @property
+    def checks_ports(self) -> bool:
+        """Whether somebody else may have the ports that lanes of a machine share."""
+        return self.is_first if self.has_company is None else not self.has_company
 
 
 def this_node() -> Node:
@@ -67,9 +77,10 @@ def this_node() -> Node:
 
 def places(plan: Plan, here: Node) -> list[LanePlace]:
     """Return where the lanes of a plan are to be; raises `PlanError` where no node can have one."""
-    if not plan.per_node:
-        return [LanePlace(here, number) for number in range(1, plan.lanes + 1)]
-    found = spread(workers(), here)
+    numbers = range(1, plan.lanes + 1)
+    if not plan.over_nodes:
+        return [LanePlace(here, number) for number in numbers]
+    found = evenly(workers(), here, numbers) if plan.spread else spread(workers(), here)
     if not found:
         raise PlanError("no node of the cluster has CPUs; start one with some, or use lanes(1)", where="lanes")
     return found
@@ -113,6 +124,23 @@ def spread(nodes: Sequence[Node], here: Node, taken: Sequence[LanePlace] = ()) -
         beside = {place.number for place in (*taken, *found) if place.node.shares_disk_with(node)}
         number = next(number for number in count(1) if number not in beside)
         found.append(LanePlace(node, number))
+    return found
+
+
+def evenly(
+    nodes: Sequence[Node], here: Node, numbers: Iterable[int], taken: Sequence[LanePlace] = ()
+) -> list[LanePlace]:
+    """Return a place for a lane of each number, besides those `taken`: on the node that has the fewest lanes.
+
+    Of several nodes that is this one, else the first by address. Nothing is returned where there is no node.
+    """
+    counts = Counter(place.node.address for place in taken)
+    found: list[LanePlace] = []
+    for number in numbers if nodes else ():
+        node = min(nodes, key=lambda n: (counts[n.address], n.address != here.address, _by_number(n.address)))
+        counts[node.address] += 1
+        has_company = any(place.node.shares_disk_with(node) for place in (*taken, *found))
+        found.append(LanePlace(node, number, has_company))
     return found
 
 

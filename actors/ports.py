@@ -8,15 +8,31 @@ from collections.abc import Sequence
 from polku.actors.asking import ask
 from polku.actors.handles import LaneHandles
 from polku.actors.nodes import LanePlace
-from polku.errors import ChangeError, PolkuError, SettingError
+from polku.errors import ChangeError, PlanError, PolkuError, SettingError
 from polku.gateway.addresses import Doors
 from polku.plan import Plan
 
 _ABANDON_SECONDS = 5.0
+_WILDCARDS = ("", "0.0.0.0", "::")
+
+
+def check_wildcards(plan: Plan, doors: Doors) -> None:
+    """Raise `PlanError` where lanes that are spread would have an address that only one node has."""
+    for name, address in doors.addresses.items() if plan.spread else ():
+        host, _, port = address.rpartition(":")
+        if address.startswith("unix:") or host.strip("[]") not in _WILDCARDS:
+            raise PlanError(
+                f"{name}={address!r} is of one node, and lanes(spread=True) may be on any; use 0.0.0.0:{port or 50051}",
+                where="lanes",
+            )
 
 
 def check_shared(doors: Doors, old: Plan, new: Plan) -> None:
-    """Raise `ChangeError` where more lanes than before could not share what clients connect to."""
+    """Raise `ChangeError` where more lanes than before, or on other nodes, could not share what clients connect to."""
+    try:
+        check_wildcards(new, doors)
+    except PlanError as error:
+        raise ChangeError([str(error)]) from error
     paths = [address for address in doors.addresses.values() if address.startswith("unix:")]
     if paths and new.lanes > old.lanes:
         raise ChangeError([f"lanes cannot share {paths[0]}: choose a port"])

@@ -29,7 +29,7 @@ from polku.actors.letters import change_letters, stored_letters
 from polku.actors.node_drain import seconds_left
 from polku.actors.node_watcher import NodeWatcher
 from polku.actors.nodes import LanePlace, Node, check_journals, draining, places, this_node
-from polku.actors.ports import abandon_ports, check_shared, reserve_ports
+from polku.actors.ports import abandon_ports, check_shared, check_wildcards, reserve_ports
 from polku.actors.scaler import Scaler
 from polku.actors.send_channel import RayChannel
 from polku.actors.shell import pack
@@ -302,6 +302,7 @@ class RayRuntime:
 
     async def _create(self) -> None:
         here = self._here = await asyncio.to_thread(this_node)
+        check_wildcards(self._plan, self._doors)
         where = await asyncio.to_thread(places, self._plan, here)
         await asyncio.to_thread(check_journals, self._plan, where, here)
         self._arrangement = arrangement = ActorFactory(self._plan)
@@ -327,7 +328,7 @@ class RayRuntime:
         self._tasks.keep_alive("watching the supervisor", self._keep_watching)
         self._tasks.keep_alive("scaling", partial(self._scaler.watch, lambda: self.parts))
         self._write_out(parts.lanes)
-        if self._plan.per_node:
+        if self._plan.over_nodes:
             _LOG.info("lanes: %s", ", ".join(f"{lane.number} on {lane.address}" for lane in parts.lanes))
             self._following = NodeWatcher(
                 self._plan, arrangement, here, self._supervisor, doors, lambda lane: self._write_out([lane])

@@ -78,16 +78,18 @@ class Scaler:
     async def _see_to(self, of: str, bounds: Range, ranges: dict[str, Range], parts: ActorHandles) -> bool:
         """Decide about one number; return whether it was changed, or could not be."""
         rules, number = self._changes.plan.scaling, _number(self._changes.plan, of)
+        lost = self._changes.lost if of == _LANES else 0
         leaving = frozenset(lane.name.rstrip("/") for lane in parts.lanes if lane.leaving)
         unwell = self._observer.unwell or (f"{min(leaving)} is leaving" if leaving else "")
-        look = Look(time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unwell)
+        look = Look(time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unwell, lost)
         history, decision = decide(rules, bounds, self._histories.get(of, History()), look)
         self._histories[of] = history
         scale = self.scales.get(of, Scale(of, number, number, *bounds))
-        if history.high_since is None and look.at >= history.rests_until and number == bounds.clamp(number):
+        settled = number == bounds.clamp(number) and not lost
+        if history.high_since is None and look.at >= history.rests_until and settled:
             scale = replace(scale, fault="")
         wanted = scale.wanted if scale.fault else number
-        scale = replace(scale, number=number, wanted=wanted, least=bounds.min, most=bounds.max)
+        scale = replace(scale, number=number - lost, wanted=wanted, least=bounds.min, most=bounds.max)
         self._note({name: self.scales[name] for name in ranges if name in self.scales} | {of: scale})
         if decision is None or self._changing.locked():
             return False
@@ -130,6 +132,8 @@ class Scaler:
         self._note(self.scales | {scale.of: scale})
 
     async def _do(self, of: str, wanted: int, seconds: float) -> Changed:
+        if of == _LANES and wanted == self._changes.plan.lanes:
+            return await self._changes.restore()
         if of == _LANES:
             return await self._changes.update(self._changes.plan.with_lanes(wanted), _REST_SECONDS)
         return await self._changes.resize(of, wanted, seconds)

@@ -61,7 +61,7 @@ async def open_doors(lane: LaneHandles, place: LanePlace, doors: Doors) -> tuple
     Raises `SettingError` where a port that the lanes of a host share is somebody else's.
     """
     await start(lane.ingest.begin)
-    if doors.shared and place.is_first:
+    if doors.shared and place.checks_ports:
         await start(lane.ingest.claim, doors)
     opened: Addresses = await start(lane.ingest.introduce, None, doors)
     return opened, replace(

@@ -102,6 +102,7 @@ class Hub:
         self._lane_range: Range | None = None
         self._scaling = Scaling()
         self._per_node = False
+        self._spread = False
         self._chained = False
         self._traces: Callable[[], TracerProvider] | None = None
         self._redaction = Redaction()
@@ -480,7 +481,12 @@ class Hub:
         return self
 
     def lanes(
-        self, lanes: int | Literal["per-node"] | None = None, *, min: int | None = None, max: int | None = None
+        self,
+        lanes: int | Literal["per-node"] | None = None,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        spread: bool = False,
     ) -> Hub:
         """Run a number of lanes (ingest, stages, buffer, emitters) side by side, behind one port.
 
@@ -492,6 +498,9 @@ class Hub:
 
         With `lanes(min=1, max=8)` there are `min` at first, and then as many as are needed, see `scaling`. Some of the
         clients that are connected are asked to connect again when lanes were added, so that these get their share.
+        With `spread` too each lane is put on the node of the Ray cluster that has CPUs and the fewest lanes, and one
+        that is lost with its node, or whose node Ray drains, comes again on another: the gateway must listen at
+        `0.0.0.0` or `[::]`, and clients must find the nodes. Buffer and dead letters have to be in memory.
 
         With `"per-node"` every node of the Ray cluster that has CPUs has a lane, and one that joins later gets its own:
         capacity grows with the cluster. Clients reach each node at its own address, at the same port, and health at its
@@ -507,7 +516,10 @@ class Hub:
         self._per_node = lanes == PER_NODE
         number = bounds.min if bounds is not None else 1 if self._per_node else lanes
         self._lanes = _count("lanes", "lanes", number, or_else=f"{PER_NODE!r}, or min and max")
-        self._lane_range = bounds if bounds is not None and bounds.min < bounds.max else None
+        if spread and bounds is None:
+            raise PlanError("spread=True needs min and max: lanes(min=1, max=8, spread=True)", where="lanes")
+        self._spread = bool(spread)
+        self._lane_range = bounds if bounds is not None and (bounds.min < bounds.max or spread) else None
         return self
 
     def scaling(self, scaling: Scaling) -> Hub:
@@ -588,6 +600,7 @@ class Hub:
             lane_range=lane_range,
             scaling=self._scaling,
             per_node=per_node,
+            spread=self._spread and on_ray,
             chained=self._chained and on_ray,
             traces=self._traces,
             redaction=self._redaction,

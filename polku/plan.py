@@ -160,6 +160,7 @@ class Plan:
     lane_range: Range | None = None
     scaling: Scaling = field(default_factory=Scaling)
     per_node: bool = False  # a lane on each node, however many there are; `lanes` is 1 then
+    spread: bool = False  # the lanes of a range are on all nodes, each that comes where there are the fewest
     had_lanes: bool = False  # while it runs there were several lanes: names and shared stages stay as they were then
     chained: bool = False
     traces: Callable[[], object] | None = None  # returns the `TracerProvider` of a process
@@ -175,6 +176,8 @@ class Plan:
         if self.plugins is not None:
             self.plugins.check(has_principals=self.tokens is not None)
         _check_targets(self.stages, {outlet.name for outlet in self.outlets})
+        if self.spread:
+            _check_spread(self.buffer, self.dead_letters)
         if (self.lanes > 1 or self.lane_range or self.per_node) and self.plugins is not None:
             raise PlanError(
                 "plugins register with one lane, and the others would not know them; use one lane with allow_plugins, "
@@ -191,6 +194,11 @@ class Plan:
     def side_by_side(self) -> bool:
         """Whether there are several lanes, or may be once nodes join: their parts' names begin with the lane's."""
         return self.lanes > 1 or self.lane_range is not None or self.per_node or self.had_lanes
+
+    @property
+    def over_nodes(self) -> bool:
+        """Whether lanes are on other nodes than the one of the start, too."""
+        return self.per_node or self.spread
 
     def beside(self) -> Plan:
         """Return the plan with its names and stages as several lanes have them, also where there is one now."""
@@ -368,3 +376,14 @@ def _check_targets(stages: Sequence[StagePlan], known: set[str]) -> None:
                 if target not in known:
                     names = ", ".join(sorted(known))
                     raise PlanError(f"routes to {target!r}, which is no emitter; known are {names}", where="Router")
+
+
+def _check_spread(buffer: BufferStrategy, letters: DeadLetterPlan | None) -> None:
+    """Raise `PlanError` where lanes that may be on any node would leave files on its disk."""
+    for what, path in (("journal", buffer.path), ("dead letters", letters.path if letters else "")):
+        if path:
+            raise PlanError(
+                f"lanes(spread=True) have lanes on any node, and would leave the {what} ({path}) on its disk when they "
+                'end there; use BufferStrategy.ring(…) without stored dead letters, or lanes("per-node")',
+                where="lanes",
+            )

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +161,20 @@ def test_lanes_and_replicas_by_need_begin_with_the_fewest() -> None:
     assert Hub().lanes(min=2, max=4).lanes(1).emitter(StdoutEmitter()).plan("ray").lane_range is None
 
 
+def test_lanes_that_are_spread_keep_nothing_on_the_disks_of_their_nodes(tmp_path: Path) -> None:
+    hub = Hub().lanes(min=2, max=2, spread=True).emitter(StdoutEmitter())
+    plan = hub.plan("ray")
+    assert (plan.lane_range, plan.spread, plan.over_nodes) == (Range(2, 2), True, True)
+    assert not hub.plan("inline").spread
+    for stays in (
+        hub.buffer_strategy(BufferStrategy.durable(tmp_path / "journal.db")),
+        hub.buffer_strategy(BufferStrategy.ring(10)).dead_letters(tmp_path / "letters.db"),
+    ):
+        with pytest.raises(PlanError, match=r"lanes\(spread=True\) have lanes on any node, and would leave the "):
+            stays.plan("ray")
+    assert not Hub().lanes(min=2, max=2, spread=True).lanes(2).emitter(StdoutEmitter()).plan("ray").spread
+
+
 def test_the_inline_runtime_has_one_of_each_whatever_is_needed() -> None:
     hub = Hub().lanes(min=2, max=8).middleware(lambda event: None, replicas=(3, 4)).emitter(StdoutEmitter())
     plan = hub.plan("inline")
@@ -175,6 +190,8 @@ def test_the_inline_runtime_has_one_of_each_whatever_is_needed() -> None:
         (lambda hub: hub.lanes("per-node", min=1), "lanes='per-node' leaves no room"),
         (lambda hub: hub.lanes(min=2), "lanes(max=None): must be a whole number from 1 to 1000"),
         (lambda hub: hub.lanes(min=4, max=2), "lanes(max=2): must be at least min=4"),
+        (lambda hub: hub.lanes(4, spread=True), "spread=True needs min and max: lanes(min=1, max=8, spread=True)"),
+        (lambda hub: hub.lanes("per-node", spread=True), "spread=True needs min and max"),
         (lambda hub: hub.scaling({"busy": 0.5}), "is no Scaling; use Scaling("),
         (lambda hub: hub.middleware(Deduplicator(), replicas=(1, 2)), "so replicas=(1, 2) would each see a part"),
         (lambda hub: hub.middleware(Filter(bool), replicas=(2, 1)), "replicas(max=1): must be at least min=2"),

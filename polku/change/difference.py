@@ -313,6 +313,7 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
     yield "the place of the dead letters", old.dead_letters, new.dead_letters
     if old.per_node or new.per_node:
         yield "the number of lanes", _lanes_said(old), _lanes_said(new)
+    yield "whether lanes are spread over the nodes", old.spread, new.spread
     yield "whether lanes are chained", old.chained, new.chained
     yield "what is redacted", old.redaction, new.redaction
     if old.traces is not new.traces and content_digest(old.traces) != content_digest(new.traces):

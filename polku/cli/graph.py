@@ -98,9 +98,13 @@ def _sources(plan: Plan) -> dict[str, str]:
 
 def _lanes(plan: Plan) -> str:
     side = f"{plan.lanes}, side by side behind one port" if plan.lanes > 1 else "1"
-    side = f"{plan.lane_range} as needed, side by side behind one port" if plan.lane_range else side
+    side = f"{plan.lane_range} as needed, {_where(plan)}" if plan.lane_range else side
     side = "one on each node, at the same port" if plan.per_node else side
     return f"{side}, each in one actor" if plan.chained else side
+
+
+def _where(plan: Plan) -> str:
+    return "over all nodes, at the same port" if plan.spread else "side by side behind one port"
 
 
 def _node(stage: StagePlan) -> str:

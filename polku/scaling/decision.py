@@ -22,7 +22,7 @@ class Look(NamedTuple):
     """What was seen at a time (seconds of any clock that only goes forth): how many, the oldest event, utilization.
 
     With `changing` their number, or something else, is being changed; `unwell` says what does not work, empty where
-    all does.
+    all does. `lost` are those of the number that were on nodes which are gone.
     """
 
     at: float
@@ -31,6 +31,7 @@ class Look(NamedTuple):
     utilization: float
     changing: bool = False
     unwell: str = ""
+    lost: int = 0
 
 
 class History(NamedTuple):
@@ -66,6 +67,8 @@ def decide(rules: Scaling, bounds: Range, history: History, look: Look) -> tuple
         ), None
     history = _noted(rules, bounds, history, look)
     rests = look.at < history.rests_until
+    if look.lost and not (rests and history.failures):  # what there was is needed, whatever was changed just now
+        return history, Decision(bounds.clamp(look.number), f"{look.lost} gone with a node")
     if look.number != bounds.clamp(look.number) and not rests and (look.number < bounds.min or not look.unwell):
         return history, Decision(bounds.clamp(look.number), f"there may be {bounds}")
     if rests:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polku import BufferStrategy, Deduplicator, Hub, StdoutEmitter
 from polku.actors.names import Names
-from polku.actors.nodes import LanePlace, Node, spread
+from polku.actors.nodes import LanePlace, Node, evenly, spread
 from polku.actors.target import Target, route
 from polku.plan import Plan
 
@@ -50,6 +50,25 @@ def test_a_node_that_joins_is_given_a_lane_and_one_that_came_back_has_its_own() 
     assert spread([TEN, local], HERE, before) == [LanePlace(TEN, 1)]
     without = [place for place in before if place.node != local]
     assert spread([TEN, local], HERE, without) == [LanePlace(TEN, 1), LanePlace(local, 2)]  # the place that is free
+
+
+def test_lanes_by_need_go_where_there_are_the_fewest_first_to_this_node_then_by_address() -> None:
+    nodes = [TEN, TWO, HERE]
+    places = evenly(nodes, HERE, range(1, 6))
+    assert [place.node for place in places] == [HERE, TWO, TEN, HERE, TWO]
+    assert [place.number for place in places] == [1, 2, 3, 4, 5]
+    [more] = evenly(nodes, HERE, [2], [places[0], places[3], places[2]])
+    assert (more.node, more.number) == (TWO, 2)
+    assert [place.node for place in evenly([TWO], HERE, [1, 2])] == [TWO, TWO]  # this one has no CPUs, or is drained
+    assert evenly([], HERE, [1]) == []
+
+
+def test_the_first_lane_on_a_machine_looks_whether_its_ports_are_free() -> None:
+    local = Node("127.0.0.2", "nine")
+    places = evenly([HERE, local, TWO], HERE, range(1, 5))
+    assert [(p.node, p.checks_ports) for p in places] == [(HERE, True), (TWO, True), (local, False), (HERE, False)]
+    assert [place.is_first for place in places] == [True, False, False, False]  # what is there once is in lane 1
+    assert [place.checks_ports for place in spread([HERE, local, TWO], HERE)] == [True, True, False]
 
 
 def test_the_journals_of_nodes_are_all_at_the_path_and_those_on_one_disk_beside_it() -> None:

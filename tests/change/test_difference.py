@@ -153,6 +153,12 @@ def test_what_cannot_be_changed_is_refused_by_name(
     assert any(text.startswith(refusal) for text in refusals), refusals
 
 
+def test_whether_lanes_are_spread_cannot_be_changed() -> None:
+    plans = [Hub(runtime="ray").lanes(max=4, spread=s).emitter(emit, name="out").plan("ray") for s in (False, True)]
+    [refusal] = difference(*map(contents_of, plans)).refusals
+    assert refusal.startswith("whether lanes are spread over the nodes cannot be changed")
+
+
 def test_what_the_ports_are_opened_anew_for_is_said() -> None:
     new = hub().limits(Limits(message_bytes=9)).security(stamp="polku.me", origins=["https://app.example.org"])
     assert "changed   ports: opened again: limits, stamp, origins" in said(hub(), new)

@@ -68,6 +68,17 @@ def test_utilization_asks_for_as_many_as_would_be_busy_to_the_middle_of_its_boun
     assert World(4).run(6, utilization=utilization) == ([] if wanted is None else [wanted])
 
 
+def test_lanes_that_are_gone_with_a_node_come_back_at_once_unless_that_has_just_failed() -> None:
+    look = Look(0.0, 3, 0.0, 0.6, lost=2)
+    history = History().changed(RULES, 0.0)
+    history, step = decide(RULES, BOUNDS, history, look)
+    assert step == Decision(3, "2 gone with a node")
+    assert decide(RULES, BOUNDS, history, look._replace(changing=True))[1] is None
+    failed = history.failed(RULES, 0.0)
+    assert decide(RULES, BOUNDS, failed, look._replace(at=1.0))[1] is None
+    assert decide(RULES, BOUNDS, failed, look._replace(at=21.0))[1] == step
+
+
 def test_both_reasons_are_told() -> None:
     world = World(1)
     world.run(6, oldest=7.0, utilization=1.0)
