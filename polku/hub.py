@@ -612,7 +612,7 @@ class Hub:
 
     def build(self, *, runtime: str | None = None) -> Built:
         """Return a sender for raw bytes, a sender for events, and the runner that brings both to life."""
-        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        runner = self._runner(runtime)
         return Built(RawSender(runner), EventSender(runner), runner)
 
     def start(
@@ -637,7 +637,7 @@ class Hub:
         is one: without it only on the loopback interface. Inside a running event loop this does not wait: `async with`
         does, or the pipeline's first use.
         """
-        runner = Runner(self.plan(runtime), self._chosen(runtime))
+        runner = self._runner(runtime)
         return runner.start(
             grpc_addr=grpc_addr,
             http_addr=http_addr,
@@ -690,7 +690,7 @@ class Hub:
 
             load = reload
             reloader = Reloader(lambda: load()._as_surroundings_say(chosen), watch=watch)
-        runner = Runner(self._as_surroundings_say(chosen).plan(runtime), self._chosen(runtime))
+        runner = self._as_surroundings_say(chosen)._runner(runtime)
         runner.run(
             http_token=http_token,
             admin_addr=admin_addr,
@@ -720,6 +720,9 @@ class Hub:
             return picture(self.plan("inline"))
         except PlanError as error:
             return f"<pre>{escape(repr(self))}\n{escape(str(error))}</pre>"
+
+    def _runner(self, runtime: str | None) -> Runner:
+        return Runner(self.plan(runtime), self._chosen(runtime), is_told=runtime is not None)
 
     def _chosen(self, runtime: str | None) -> str:
         if runtime is not None:

@@ -49,8 +49,10 @@ class Pipeline:
         admin: Admin | None = None,
         wait: bool = True,
         reloader: Reloader | None = None,
+        is_told: bool = False,
     ) -> None:
         self.plan = plan
+        self._is_told = is_told  # which runtime, so that what a hub says of it does not count
         self._reloader = reloader
         self._reloads = Reloads()
         self._runtime = _make_runtime(plan, runtime, doors)
@@ -162,10 +164,17 @@ class Pipeline:
         it does not start: nothing is changed then.
         """
         await asyncio.wrap_future(self._ready)
-        plan = hub.plan(self._runtime_name)
+        plan = self.plan_of(hub)
         changed = await self._noted(self._runtime.update(plan, seconds=timeout))
         self._take_over(plan)
         return changed
+
+    def plan_of(self, hub: Hub) -> Plan:
+        """Return the plan of a hub that is to run here; raises `ChangeError` where that is for another runtime."""
+        if not self._is_told and (other := hub._chosen(None)) != self._runtime_name:
+            before = f"{self._runtime_name} before, {other} now"
+            raise ChangeError([f"the runtime cannot be changed while the pipeline runs ({before}); restart it"])
+        return hub.plan(self._runtime_name)
 
     async def scale(self, lanes: int, *, timeout: float = 10.0) -> Changed:
         """Run that many lanes from now on, as `update` does for a hub with `lanes(…)`; on Ray.

@@ -27,8 +27,9 @@ def addresses_of_environment() -> Addresses:
 class Runner:
     """Bring a plan to life on a runtime, once."""
 
-    def __init__(self, plan: Plan, runtime: str) -> None:
+    def __init__(self, plan: Plan, runtime: str, *, is_told: bool = False) -> None:
         self.plan = plan
+        self._is_told = is_told
         self.runtime = runtime
         self._pipeline: Pipeline | None = None
 
@@ -73,7 +74,9 @@ class Runner:
         from polku.pipeline import Pipeline
 
         check_exposure(doors)
-        self._pipeline = Pipeline(self.plan, self.runtime, doors, admin=admin, wait=wait, reloader=reloader)
+        self._pipeline = Pipeline(
+            self.plan, self.runtime, doors, admin=admin, wait=wait, reloader=reloader, is_told=self._is_told
+        )
         return self._pipeline
 
     def run(

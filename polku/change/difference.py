@@ -310,7 +310,7 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
     yield "the kind of buffer", old.buffer.kind, new.buffer.kind
     yield "the path of the journal", old.buffer.path or "none", new.buffer.path or "none"
     yield "the level of acknowledgement", old.ack, new.ack
-    yield "the place of the dead letters", old.dead_letters, new.dead_letters
+    yield "the place of the dead letters", _letters_said(old), _letters_said(new)
     if old.per_node or new.per_node:
         yield "the number of lanes", _lanes_said(old), _lanes_said(new)
     yield "whether lanes are spread over the nodes", old.spread, new.spread
@@ -320,6 +320,13 @@ def _fixed(old: Plan, new: Plan) -> Iterator[tuple[str, object, object]]:
         yield "what traces say", "as it was", "something else"
     if old.plugins != new.plugins:
         yield "what allow_plugins says", "as it was", "something else"
+
+
+def _letters_said(plan: Plan) -> object:
+    letters = plan.dead_letters
+    if letters is None:
+        return "none"
+    return f"{letters.path}, {letters.max_events} events, {letters.max_bytes} bytes at most"
 
 
 def _lanes_said(plan: Plan) -> object:

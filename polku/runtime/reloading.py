@@ -88,7 +88,7 @@ class Reloader:
         from polku.tracing.export import traced
 
         try:
-            plan = traced(self._load().plan(pipeline.runtime), os.environ)
+            plan = traced(pipeline.plan_of(self._load()), os.environ)
             changed = pipeline.update_plan(plan)
         except ChangeError as error:
             wanted = [line for line in error.difference.splitlines() if not line.startswith("refused ")]

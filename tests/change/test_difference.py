@@ -153,6 +153,11 @@ def test_what_cannot_be_changed_is_refused_by_name(
     assert any(text.startswith(refusal) for text in refusals), refusals
 
 
+def test_the_places_of_dead_letters_are_said(tmp_path: Path) -> None:
+    [refusal] = compare(hub(), hub().dead_letters(tmp_path / "dead.db", max_events=5)).refusals
+    assert f"(none before, {tmp_path}/dead.db, 5 events, 268435456 bytes at most now)" in refusal
+
+
 def test_whether_lanes_are_spread_cannot_be_changed() -> None:
     plans = [Hub(runtime="ray").lanes(max=4, spread=s).emitter(emit, name="out").plan("ray") for s in (False, True)]
     [refusal] = difference(*map(contents_of, plans)).refusals

@@ -157,6 +157,9 @@ class Pipeline:
         self.noted: list[str] = []
         self.runtime = "inline"
 
+    def plan_of(self, hub: Hub) -> object:
+        return hub.plan("inline")
+
     def update_plan(self, plan: object) -> Any:
         raise ChangeError([self.refuse], f"changed   limits\nrefused   {self.refuse}")
 

@@ -11,6 +11,7 @@ from polku import Filter, Hub, Limits, Transform
 from polku.contracts import IngestContext
 from polku.errors import ChangeError
 from polku.event.v1.event_pb2 import Event
+from polku.runtime.reloading import Reloader
 from tests.runtime.changes import Flood, Out, hub, running, tagging, until
 
 
@@ -192,3 +193,29 @@ async def test_one_change_at_a_time_and_none_while_it_stops() -> None:
         assert (await first).difference.named("middleware", (await first).difference.parts[-2].verdict.NEW) == ["Slow"]
     with pytest.raises(ChangeError, match="the pipeline is stopping"):
         await pipeline.update(hub(out=Out([])))
+
+
+async def test_another_runtime_is_refused_by_name_unless_it_was_chosen_at_the_start() -> None:
+    def out(batch: object) -> None:
+        pass
+
+    on_ray, inline = (Hub(runtime=runtime).emitter(out, name="out") for runtime in ("ray", "inline"))
+    async with inline.start() as pipeline:
+        with pytest.raises(
+            ChangeError, match=r"the runtime cannot be changed .* \(inline before, ray now\); restart it"
+        ):
+            await pipeline.update(on_ray)
+        assert not (await pipeline.update(inline)).difference.refusals
+    async with on_ray.start(runtime="inline") as pipeline:
+        await pipeline.update(on_ray.limits(Limits(batch_events=7)))
+        assert pipeline.plan.limits.batch_events == 7
+
+
+def test_a_file_that_names_another_runtime_is_refused() -> None:
+    hub = Hub(runtime="inline").emitter(lambda batch: None, name="out")
+    reloader = Reloader(lambda: Hub(runtime="ray").emitter(lambda batch: None, name="out"))
+    answer = reloader.ask()
+    with hub.start() as pipeline:
+        reloader.serve(pipeline, lambda text: None)
+        assert "the runtime cannot be changed" in answer.result(0).refused
+        assert "the runtime cannot be changed" in pipeline.health().components["reload"][1]
