@@ -121,7 +121,7 @@ class InlineRuntime:
             registry = build_registry(self._plan, self._lane.intake, self._lane.assign)
             self._gateway = Gateway(self._lane.intake, self.health, registry, self._metrics)
             self._addresses = await self._gateway.open(self._doors)
-            threading.Thread(target=self._watch, name="polku-watch", daemon=True).start()
+            self._begin_watch()
         except BaseException:
             await self._close()
             raise
@@ -264,6 +264,9 @@ class InlineRuntime:
         for part, why in self._reloads.complaints():
             watch.add(part, why)
         return watch
+
+    def _begin_watch(self) -> None:
+        threading.Thread(target=self._watch, name="polku-watch", daemon=True).start()
 
     def _watch(self) -> None:
         """Look how the parts are until the pipeline ends; in a thread, as user code may block the event loop."""

@@ -48,6 +48,25 @@ def test_a_seed_is_always_the_same_case_with_the_same_end() -> None:
         assert len({(r.steps, r.virtual, tuple(r.faults), tuple(r.counts.items())) for r in results}) == 1
 
 
+def test_no_thread_runs_in_a_case_whose_turn_the_loop_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    start = threading.Thread.start
+
+    def noted(self: threading.Thread) -> None:
+        begun.append(self.name)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    shapes = {"inline": 0, "actors": 0}
+    for seed in range(100):
+        case = generate(seed)
+        shapes[case["shape"]] += 1
+        if shapes[case["shape"]] <= 5:
+            run(case)
+    assert min(shapes.values()) >= 5
+    assert set(begun) <= {"simulated"}
+
+
 def test_the_loop_jumps_to_the_next_timer() -> None:
     import asyncio
     from random import Random

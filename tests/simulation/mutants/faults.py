@@ -102,8 +102,8 @@ def only_exceptions() -> Iterator[None]:
 
 @mutant("5", "the time limit cuts a whole call off, and forgets what was confirmed")
 def limit_of_the_whole() -> Iterator[None]:
+    from polku.emit.piece import PieceSize
     from polku.emit.progress import Progress
-    from polku.emit.resilience import Resilient
 
     def nothing(self: Any, *arguments: Any, **options: Any) -> None:
         return None
@@ -111,7 +111,7 @@ def limit_of_the_whole() -> Iterator[None]:
     with (
         replaced(Progress, "step", nothing),
         replaced(Progress, "settle", nothing),
-        replaced(Resilient, "_shrink", nothing),
+        replaced(PieceSize, "shrink", nothing),
     ):
         yield
 
