@@ -27,7 +27,9 @@ class SimulatedThread:
         self._target = target
         self._context = copy_context()
         self.process: Process = current_process() or threads.loop.outside
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._back = threading.Lock(), threading.Lock()  # held until it is the other's turn
+        self._go.acquire()
+        self._back.acquire()
         self._turn = 0  # how often it was resumed: what was to wake it in an earlier rest does so no more
         self._answer = self._killed = False
         self.done = False

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import inspect
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from random import Random
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 T = TypeVar("T")
 
@@ -35,13 +37,12 @@ class EndlessError(Exception):
 class Process:
     """One simulated operating system process: its callbacks run in order, and none after it was killed."""
 
-    __slots__ = ("context", "dead", "died_by_chance", "fuse", "name", "on_death", "ready", "steps")
+    __slots__ = ("context", "dead", "died_by_chance", "fuse", "name", "on_death", "ready")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready: deque[_Call] = deque()
         self.dead = False
-        self.steps = 0
         self.fuse = 0  # callbacks until it is killed; 0: it is not
         self.died_by_chance = False
         self.on_death: list[Callable[[], object]] = []
@@ -83,17 +84,14 @@ class SimulatedFuture(asyncio.Future[T]):
         return self.number
 
 
-class _Call(asyncio.TimerHandle):
-    """A callback and the process that it belongs to, without what asyncio keeps for debugging."""
+class _Call(Struct, weakref=False):
+    """A callback and the process that it belongs to: what loops call a handle, made without a step in Python."""
 
-    __slots__ = ("args", "call", "context", "is_void", "process")
-
-    def __init__(self, call: Callable[..., object], args: tuple[Any, ...], context: Context, process: Process) -> None:
-        self.call = call
-        self.args = args
-        self.context = context
-        self.process = process
-        self.is_void = False
+    call: Callable[..., object]
+    args: tuple[Any, ...]
+    context: Context
+    process: Process
+    is_void: bool = False
 
     def cancel(self) -> None:
         """Let it not run."""
@@ -219,41 +217,42 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> _Call:
         """Run a callback in the next turn of its process."""
         if context is None:
             context = copy_context()
-        call = _Call(callback, args, context, context.get(_PROCESS, self.outside))
-        self._file(call)
+        process = context.get(_PROCESS, self.outside)
+        call = _Call(callback, args, context, process)
+        if not process.dead:
+            ready = process.ready
+            if not ready:
+                self._active.append(process)
+            ready.append(call)
         return call
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> _Call:
         """Run a callback after some virtual seconds."""
-        return self.call_at(self._instant + delay, callback, *args, context=context)
+        if context is None:
+            context = copy_context()
+        call = _Call(callback, args, context, context.get(_PROCESS, self.outside))
+        self._number = number = self._number + 1
+        heappush(self._timers, (self._instant + delay, number, call))
+        return call
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> _Call:
         """Run a callback at a virtual time; of several at the same time, in the order in which they were set."""
         if context is None:
             context = copy_context()
         call = _Call(callback, args, context, context.get(_PROCESS, self.outside))
-        self._number += 1
-        heapq.heappush(self._timers, (when, self._number, call))
+        self._number = number = self._number + 1
+        heappush(self._timers, (when, number, call))
         return call
-
-    def _file(self, call: _Call) -> None:
-        process = call.process
-        if process.dead:
-            return
-        ready = process.ready
-        if not ready:
-            self._active.append(process)
-        ready.append(call)
 
     def _run_once(self) -> None:
         """Run some callbacks of one process, and so on until the loop is stopped; jump to the next timer where none is.
@@ -268,33 +267,33 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 self._jump()
             if timers and timers[0][0] <= self._instant:
                 self._fire()
-            if not active:
-                continue
-            if len(active) == 1:
+            several = len(active)
+            if several > 1:
+                process = active[int(random() * several)]
+                self._run_some(process, 1 + int(random() * 4))
+            elif several:
                 process = active[0]
-                count = len(process.ready)
+                self._run_some(process, len(process.ready))
             else:
-                process = active[int(random() * len(active))]
-                count = 1 + int(random() * 4)
-            self._run_some(process, count)
+                continue
             if self.steps > self.limit or self._instant > end:
                 raise EndlessError(f"{self.steps} callbacks, at {self._instant - 1_000:.1f} s")
 
     def _run_some(self, process: Process, count: int) -> None:
-        ready = process.ready
+        ready, ran = process.ready, 0
+        take = ready.popleft
         while count and ready:
             count -= 1
-            call = ready.popleft()
+            call = take()
             if call.is_void:
                 continue
-            self.steps += 1
-            process.steps += 1
+            ran += 1
             try:
                 call.context.run(call.call, *call.args)
             except (SystemExit, KeyboardInterrupt) as error:
                 self.escaped.append((process.name, error))
                 self.kill(process)
-                return
+                break
             except BaseException as error:
                 self.call_exception_handler({"message": f"in {call.call!r}", "exception": error})
             if process.fuse and not process.dead:
@@ -302,14 +301,16 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 if not process.fuse:
                     self.kill(process, by_chance=True)
             if process.dead:
-                return
-        if not ready:
-            self._active.remove(process)
+                break
+        else:
+            if not ready:
+                self._active.remove(process)
+        self.steps += ran
 
     def _jump(self) -> None:
         timers = self._timers
         while timers and (timers[0][2].is_void or timers[0][2].process.dead):
-            heapq.heappop(timers)
+            heappop(timers)
         if not timers:
             raise StuckError(f"nothing will happen any more, at {self._instant - 1_000:.1f} s")
         self._instant = max(self._instant, timers[0][0])
@@ -317,9 +318,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _fire(self) -> None:
         timers = self._timers
         while timers and timers[0][0] <= self._instant:
-            call = heapq.heappop(timers)[2]
-            if not call.is_void:
-                self._file(call)
+            call = heappop(timers)[2]
+            process = call.process
+            if not call.is_void and not process.dead:
+                if not process.ready:
+                    self._active.append(process)
+                process.ready.append(call)
 
     def _write_to_self(self) -> None:
         pass

@@ -94,6 +94,7 @@ class World:
         from polku import ids
         from polku.aio.threads import DaemonExecutor
         from polku.buffer import place
+        from polku.change import content
         from polku.link import epoch
 
         self._was = random.getstate()
@@ -108,6 +109,7 @@ class World:
         self.patch(DaemonExecutor, "shutdown", _no_thread)
         self.patch(epoch, "_latest", 0)
         self.patch(place, "mount_of", _no_mount)
+        self.patch(content, "_is_ours_to_read", _nothing_of)  # what modules hold stays as it is in a case
         with contextlib.suppress(KeyError):  # Python 3.11 notes every task, slowly, for `asyncio.all_tasks`
             self.patch(vars(asyncio.tasks)["_all_tasks"], "add", _nothing)
         self.patch(ids, "_generator", ids.IdGenerator())  # they depend on nothing but the seed
@@ -146,6 +148,11 @@ def _no_thread(self: object, *arguments: object, **options: object) -> None:
 
 def _nothing(task: object) -> None:
     """Note no task: the loop has its own list."""
+
+
+def _nothing_of(name: str | None, module: object = None) -> bool:
+    """Read nothing of a module: what it holds takes long to describe."""
+    return False
 
 
 def _no_mount(path: Path) -> tuple[Path, str]:
