@@ -9,9 +9,11 @@ The event of a record (`decode="record"`) has its fields in this order, which `p
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import groupby, repeat
-from typing import Any, TypeVar
+from itertools import islice, repeat
+from operator import lt
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -52,6 +54,8 @@ RECORD_TYPE, TOMBSTONE_TYPE = "kafka.record", "kafka.tombstone"
 
 _MOST = 1_024  # encodings of one kind that are remembered
 _LARGE = 4_096  # bytes of one that is not
+_UNKNOWN = b"?"  # no entry
+_DIGITS = [f"{number:03}" for number in range(1_000)]
 _RESERVED_SIGN = b"kafka."
 _RESERVED = frozenset(RESERVED)
 _T = TypeVar("_T")
@@ -65,6 +69,14 @@ class Known:
         self.times: dict[tuple[int, int], bytes] = {}
         self.keys: dict[bytes | None, bytes] = {None: b""}
         self.headers: dict[object, bytes] = {}
+
+
+class _Numbers(NamedTuple):
+    """What is made of offsets: how events begin (their ids), the entries of the offsets, and the ids as text."""
+
+    starts: list[bytes]
+    offsets: list[bytes]
+    ids: list[str]
 
 
 class UnusualError(Exception):
@@ -116,52 +128,90 @@ class RecordEncoder:
             return None
 
     def _assemble(self, messages: Sequence[Any]) -> PulledBlock:
-        offsets = [message.offset() for message in messages]
-        if offsets != sorted(set(offsets)):
-            raise UnusualError
-        starts = self._starts([b"%d" % offset for offset in offsets])
-        keys = [message.key() for message in messages] if self._keeps_key else repeat(None)
-        known_times, known_keys, record, longest = self._known.times, self._known.keys, self._record, 32
-        parts: list[bytes] = []
-        sizes: list[int] = []
-        last_pairs: Headers | None = None
-        header = b""
-        for message, start, key in zip(messages, starts, keys, strict=False):
-            value, time, pairs = message.value(), message.timestamp(), message.headers()
-            stamp = known_times.get(time) or self._time(time)
-            key_part = known_keys.get(key)
-            if key_part is None:
-                key_part = self._key(key)
-            if pairs != last_pairs:
-                last_pairs, header = pairs, self._headers(pairs) if pairs else b""
-            if value is None:
-                constant, head, value = self._tombstone, b"", b""
-            else:
-                size = len(value)
-                constant, head = record, PAYLOAD_HEADS[size] if size < TABLED else payload_head(size)
-            size = len(start) + len(constant) + len(stamp) + len(key_part) + len(header) + len(head) + len(value)
-            begin = EVENT_HEADS[size] if size < TABLED else event_head(size)
-            parts += (begin, start, constant, stamp, header, key_part, head, value)
-            sizes.append(size)
-            if len(key_part) > longest or len(header) > longest:
-                longest = max(len(key_part), len(header))
-        name = self._name
-        ids = [f"{name}{offset}" for offset in offsets]
+        numbers = self._numbers([message.offset() for message in messages])
+        stamps = self._stamps([message.timestamp() for message in messages])
+        headers = self._header_parts([message.headers() for message in messages])
+        keys = self._key_parts(messages)
+        values: list[bytes | None] = [message.value() for message in messages]
+        constants, heads, contents = self._contents(values)
+        starts = (numbers.starts, numbers.offsets) if self._keeps_offset else (numbers.starts,)
+        payload, sizes = _join(*starts, constants, stamps, headers, keys, heads, contents)
+        ids = numbers.ids
+        longest = max(32, max(map(len, headers)), max(map(len, keys)))
         extent = Extent(len(ids[-1]), len(TOMBSTONE_TYPE), self._most_entries, self._longest_name, longest)
-        return PulledBlock(b"".join(parts), sizes, self._single(messages), ids, extent)
+        return PulledBlock(payload, sizes, self._single(messages), ids, extent)
 
-    def _starts(self, offsets: Sequence[bytes]) -> list[bytes]:
-        """Return how the events of records begin: with their ids, and with their offsets where these are kept."""
-        starts: list[bytes] = []
-        name = self._name.encode()
-        for digits, those in groupby(offsets, len):
-            head = ID + varint(len(name) + digits) + name
-            if self._keeps_offset:
-                middle = entry(NAMES[fields.OFFSET], b"0" * digits)[:-digits]
-                starts += [head + offset + middle + offset for offset in those]
+    def _stamps(self, times: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the times of events, with the timestamps where these are kept."""
+        known = list(map(self._known.times.get, times, repeat(b"")))
+        return [stamp or self._time(time) for stamp, time in zip(known, times, strict=True)] if b"" in known else known
+
+    def _key_parts(self, messages: Sequence[Any]) -> list[bytes]:
+        """Return the entries of keys."""
+        if not self._keeps_key:
+            return [b""] * len(messages)
+        keys = [message.key() for message in messages]
+        known = list(map(self._known.keys.get, keys, repeat(_UNKNOWN)))
+        if _UNKNOWN not in known:
+            return known
+        return [self._key(key) if part is _UNKNOWN else part for part, key in zip(known, keys, strict=True)]
+
+    def _header_parts(self, headers: Sequence[Headers | None]) -> list[bytes]:
+        """Return the entries of the headers of each record; those of many are often equal."""
+        first = headers[0]
+        part = self._headers(first) if first else b""
+        if headers.count(first) == len(headers):
+            return [part] * len(headers)
+        parts: list[bytes] = []
+        for pairs in headers:
+            if pairs != first:
+                first, part = pairs, self._headers(pairs) if pairs else b""
+            parts.append(part)
+        return parts
+
+    def _contents(self, values: list[bytes | None]) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """Return of each record its constant part, and the head of its value and that: empty where it has none."""
+        contents = [value or b"" for value in values]
+        heads = _heads(PAYLOAD_HEADS, payload_head, list(map(len, contents)))
+        constants = [self._record] * len(values)
+        if None in values:
+            for at in [at for at, value in enumerate(values) if value is None]:
+                constants[at], heads[at] = self._tombstone, b""
+        return constants, heads, contents
+
+    def _numbers(self, offsets: list[int]) -> _Numbers:
+        """Return what is made of offsets, which must rise.
+
+        Those of a thousand of them in a row differ in the last three digits.
+        """
+        if not all(map(lt, offsets, islice(offsets, 1, None))):
+            raise UnusualError
+        numbers = _Numbers([], [], [])
+        start = 0
+        while start < len(offsets):
+            thousand = offsets[start] // 1_000
+            end = bisect_left(offsets, 1_000 * (thousand + 1), start)
+            if thousand:
+                lasts = [offset - 1_000 * thousand for offset in offsets[start:end]]
+                texts = list(map(_DIGITS.__getitem__, lasts))
+                self._add_numbers(numbers, str(thousand), texts)
             else:
-                starts += [head + offset for offset in those]
-        return starts
+                for offset in offsets[start:end]:
+                    self._add_numbers(numbers, str(offset), [""])
+            start = end
+        return numbers
+
+    def _add_numbers(self, numbers: _Numbers, begin: str, ends: list[str]) -> None:
+        """Add what is made of offsets that begin with the same digits."""
+        digits = len(begin) + len(ends[0])
+        first = self._name + begin
+        head = ID + varint(len(self._name.encode()) + digits) + first.encode()
+        encoded = list(map(str.encode, ends))
+        numbers.starts.extend(map(head.__add__, encoded))
+        numbers.ids.extend(map(first.__add__, ends))
+        if self._keeps_offset:
+            middle = entry(NAMES[fields.OFFSET], b"0" * digits)[:-digits] + begin.encode()
+            numbers.offsets.extend(map(middle.__add__, encoded))
 
     def _single(self, messages: Sequence[Any]) -> Callable[[], list[Pulled]]:
         """Return what reads the same records one by one."""
@@ -213,31 +263,24 @@ class EventEncoder(RecordEncoder):
         values = [message.value() for message in messages]
         if None in values:
             raise UnusualError
-        keys = [message.key() for message in messages] if self._keeps_key else repeat(None)
+        keys = self._key_parts(messages)
+        if self._kept - {Field.KEY}:
+            keys = [key + self._more(message, message.headers()) for key, message in zip(keys, messages, strict=True)]
         takes_headers = self._chosen or self._keeps_headers
-        headers = [message.headers() for message in messages] if takes_headers else repeat(None)
-        signs = self._signs(values)
-        known_keys, keeps_more = self._known.keys, bool(self._kept - {Field.KEY})
-        parts: list[bytes] = []
-        sizes: list[int] = []
-        last_pairs: Headers | None = None
-        before = self._cluster
-        for message, value, key, pairs in zip(messages, values, keys, headers, strict=False):
-            of_record = known_keys.get(key)
-            if of_record is None:
-                of_record = self._key(key)
-            if keeps_more:
-                of_record += self._more(message, pairs)
-            if pairs != last_pairs:
-                before, last_pairs = self._cluster + (self._chosen_entries(pairs) if pairs else b""), pairs
-            if signs and any(sign in value for sign in signs):
-                own, value = self._with_own(value, pairs, of_record)
-            else:
-                own = before
-            size = len(own) + len(of_record) + len(value)
-            parts += (EVENT_HEADS[size] if size < TABLED else event_head(size), own, of_record, value)
-            sizes.append(size)
-        return PulledBlock(b"".join(parts), sizes, self._single(messages))
+        headers = [message.headers() for message in messages] if takes_headers else [None] * len(messages)
+        own = self._header_parts(headers)
+        if signs := self._signs(values):
+            for at in [at for at, value in enumerate(values) if any(sign in value for sign in signs)]:
+                own[at], values[at] = self._with_own(values[at], headers[at], keys[at])
+        payload, sizes = _join(own, keys, values)
+        return PulledBlock(payload, sizes, self._single(messages))
+
+    def _header_parts(self, headers: Sequence[Headers | None]) -> list[bytes]:
+        parts = super()._header_parts(headers)
+        return [self._cluster + part for part in parts] if self._cluster else parts
+
+    def _headers(self, pairs: Headers) -> bytes:
+        return self._chosen_entries(pairs)
 
     def _signs(self, values: list[bytes]) -> list[bytes]:
         """Return which names of metadata that records may have stand anywhere in the values."""
@@ -274,6 +317,20 @@ class EventEncoder(RecordEncoder):
         if self._keeps_headers and pairs:
             parts.append(entry(NAMES[fields.HEADERS], headers_text(pairs).encode()))
         return b"".join(parts)
+
+
+def _join(*columns: Sequence[bytes]) -> tuple[bytes, list[int]]:
+    """Return the `EventPayload` of events, of whose bytes each column has a part, and their sizes."""
+    events = list(map(b"".join, zip(*columns, strict=True)))
+    sizes = list(map(len, events))
+    parts = [b""] * (2 * len(events))
+    parts[0::2], parts[1::2] = _heads(EVENT_HEADS, event_head, sizes), events
+    return b"".join(parts), sizes
+
+
+def _heads(table: Sequence[bytes], make: Callable[[int], bytes], sizes: Sequence[int]) -> list[bytes]:
+    """Return what stands in front of fields of these sizes."""
+    return list(map(table.__getitem__ if max(sizes) < TABLED else make, sizes))
 
 
 def _remember(known: dict[_T, bytes], what: _T, encoded: bytes) -> bytes:
