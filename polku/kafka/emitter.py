@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain
 from typing import Any, NamedTuple
 
 from polku import checks
 from polku.batch.batch import Batch
-from polku.batch.frames import split_frames
 from polku.clock import Clock
 from polku.contracts import Failure
-from polku.emit.encode import cause_trace, note_unwritable
-from polku.emit.progress import current
+from polku.emit.progress import Progress, current
 from polku.errors import MisconfiguredError, PlanError, RetryableError
 from polku.event.v1.event_pb2 import Event
 from polku.kafka.client import (
@@ -30,13 +28,12 @@ from polku.kafka.client import (
     may_be_shared,
 )
 from polku.kafka.fields import TOPIC
+from polku.kafka.making import BatchReader
 from polku.kafka.producer import Left, Producer, Sending
 from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partition, check_topic
-from polku.kafka.scanning import Scanner
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.kafka.tls import KafkaTls, check_tls
 from polku.security.client_tls import Certificate, Pem
-from polku.text import said
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
 _OURS_TOO = ("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "dr_cb", "dr_msg_cb")
@@ -53,7 +50,6 @@ _DEFAULTS = {
     "topic.metadata.propagation.max.ms": 5_000,
 }
 _HEADERS = ("traceparent",)
-_CHUNK = 500  # records that are handed in before the event loop gets its turn
 _GRACE = 1.0  # seconds in which another broker may take what one does not let us send
 _PURGE_SECONDS = 5.0
 _ABSENT_SECONDS = 30.0  # how long a topic that was not there counts as absent
@@ -169,23 +165,22 @@ def _compile(option: str, value: object) -> Maker:
     return value
 
 
-def _scanner(config: KafkaEmitter) -> Scanner | None:
-    """Return what reads events of records, where each is sent as the record that it was."""
+def _mirrored_topic(config: KafkaEmitter) -> str | None:
+    """Return the topic of records, empty for their own; None where they are not sent as the records that they were."""
     own_topic = config.topic == f"{{metadata[{TOPIC}]}}"
     if config.value is not Value.RECORD or config.key is not None or config.partition is not None:
         return None
     if not (own_topic or is_constant(config.topic)):
         return None
-    return Scanner("" if own_topic else str(_compile("topic", config.topic)(Event())))
+    return "" if own_topic else str(_compile("topic", config.topic)(Event()))
 
 
 class _Sender:
     def __init__(self, config: KafkaEmitter, maker: RecordMaker, clock: Clock) -> None:
         self._config = config
-        self._maker = maker
         self._clock = clock
         self._fixed_topic = is_constant(config.topic)
-        self._scanner = _scanner(config)
+        self._batches = BatchReader(maker, _mirrored_topic(config))
         self._tls = KafkaTls(config)
         self._producer: Producer | None = None
         self._started = False
@@ -208,11 +203,10 @@ class _Sender:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Send the batch; return the failures when each event has its report; raises `MisconfiguredError`."""
-        records, failures = self._make(batch)
-        note_unwritable(failures)
-        outcome = await self._send(records) if records else []
+        failures: list[Failure] = []
+        outcome = await self._send(self._batches.read(batch, failures, self._absence if self._absent else None))
         suspects = [record for record, error in outcome if may_be_shared(error)]
-        if suspects and len(records) > 1:
+        if suspects and len(batch) - len(failures) > 1:
             outcome = [left for left in outcome if not may_be_shared(left.error)] + await self._send_apart(suspects)
         self._failed += len(failures) + len(outcome)
         return failures + self._judge(outcome, len(batch))
@@ -239,86 +233,86 @@ class _Sender:
         if producer is not None:
             await producer.close()
 
-    def _make(self, batch: Batch) -> tuple[list[Record], list[Failure]]:
-        records: list[Record] = []
-        failures: list[Failure] = []
-        frames = split_frames(batch.payload)
-        found = repeat(None) if self._scanner is None else self._scanner.scan(frames)
-        events = batch.events if self._scanner is None or not batch.is_sealed else None
-        for position, (record, frame) in enumerate(zip(found, frames, strict=False)):
-            if record is None:
-                event = Event.FromString(frame) if events is None else events[position]
-                try:
-                    record = self._maker.make(event, frame, position)
-                except UnfitError as error:
-                    reason, trace = said(error), cause_trace(error)
-                    failures.append(Failure(event.id, reason, False, position=position, detail=trace))
-                    continue
-            reason = self._absence(record.topic) if self._absent else ""
-            if reason:
-                failures.append(Failure(record.event_id, reason, retryable=False, position=position))
-            else:
-                records.append(record)
-        return records, failures
-
     async def _send_apart(self, records: list[Record]) -> list[Left]:
         """Send records again that were refused together, in halves, until those that are refused themselves are alone.
 
         Where brokers do not answer, the rest is left for later, so that it stays in order.
         """
         if len(records) == 1:
-            return await self._send(records, is_part=True)
+            return await self._send(iter([records]), is_part=True)
         middle = len(records) // 2
         left: list[Left] = []
         for half in (records[:middle], records[middle:]):
             if any(error is None or kind_of(error) is not Kind.RECORD for _, error in left):
                 left += [Left(record, None) for record in half]
                 continue
-            outcome = await self._send(half, is_part=True)
+            outcome = await self._send(iter([half]), is_part=True)
             suspects = [record for record, error in outcome if may_be_shared(error)] if len(half) > 1 else []
             if suspects:
                 outcome = [each for each in outcome if not may_be_shared(each.error)] + await self._send_apart(suspects)
             left += outcome
         return left
 
-    async def _send(self, records: list[Record], *, is_part: bool = False) -> list[Left]:
-        """Send records and return those that were not taken, in order."""
+    async def _send(self, chunks: Iterator[Sequence[Record]], *, is_part: bool = False) -> list[Left]:
+        """Send records and return those that were not taken, in order.
+
+        Some are made while the client sends those before them.
+        """
+        first = next(chunks, None)
+        if first is None:
+            return []
         if self._producer is not None and (self._producer.broken or self._tls.has_changed()):
             await self._renew()
         producer = self._open()
-        sending = self._sending = producer.begin(len(records))
+        sending = self._sending = producer.begin()
         progress = current()
         progress.step(self._config.timeout + _PURGE_SECONDS)
+        made: list[Sequence[Record]] = []
         try:
             async with asyncio.timeout(self._config.timeout):
-                await self._hand_in(producer, sending, records)
+                await self._hand_in(producer, sending, chain((first,), chunks), made)
                 await sending.wait()
         except TimeoutError:
             producer.purge()
+            made += chunks
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(sending.wait(), _PURGE_SECONDS)
-        except asyncio.CancelledError:
+        except BaseException:
             producer.purge()
             raise
         finally:
             self._sending = None
-            self._records += len(records)
-            self._confirmed += sending.confirmed
-            if is_part or sending.confirmed < len(records):
-                progress.settle([record.position for record in sending.taken(records)])
+            self._account(sending, made, progress, is_part=is_part)
         if sending.confirmed:
             self._well()
-        return sending.left(records)
+        return sending.left(list(chain(*made))) if sending.confirmed < sum(map(len, made)) else []
 
-    async def _hand_in(self, producer: Producer, sending: Sending, records: list[Record]) -> None:
-        while sending.handed_in < len(records):
-            chunk = records[sending.handed_in : sending.handed_in + _CHUNK]
-            if producer.hand_in(sending, chunk) < len(chunk):  # the queue is full until reports make room
-                sending.news.clear()
-                producer.handed_in()
-                await sending.news.wait()
-            else:
-                await asyncio.sleep(0)
+    def _account(self, sending: Sending, made: list[Sequence[Record]], progress: Progress, *, is_part: bool) -> None:
+        count = sum(map(len, made))
+        self._records += count
+        self._confirmed += sending.confirmed
+        if is_part or sending.confirmed < count:
+            progress.settle([record.position for record in sending.taken(list(chain(*made)))])
+
+    async def _hand_in(
+        self,
+        producer: Producer,
+        sending: Sending,
+        chunks: Iterable[Sequence[Record]],
+        made: list[Sequence[Record]],
+    ) -> None:
+        """Hand records in, and note those that were made."""
+        for chunk in chunks:
+            made.append(chunk)
+            while chunk:
+                taken = producer.hand_in(sending, chunk)
+                chunk = chunk[taken:]
+                if chunk:  # the queue is full until reports make room
+                    sending.news.clear()
+                    producer.handed_in()
+                    await sending.news.wait()
+                else:
+                    await asyncio.sleep(0)
         sending.is_all_in = True
         producer.handed_in()
 

@@ -54,14 +54,14 @@ class Scanner:
         self._stamps: dict[bytes, int] = {}
         self._headers: dict[bytes, Headers] = {}
 
-    def scan(self, frames: Sequence[bytes]) -> list[Record | None]:
-        """Return the records of the events of a batch; None for each that has to be parsed."""
+    def scan(self, frames: Sequence[bytes], first: int = 0) -> list[Record | None]:
+        """Return the records of events, the first of which stands at `first` in its batch; None where one is parsed."""
         records: list[Record | None] = []
         # What stood in the event before: in front of its time, what that says, and between time and key.
         constant, place, between = b"\xff", _Place("", 0, False), b"\xff"
         headers: Headers = []
         stamps = self._stamps
-        for position, frame in enumerate(frames):
+        for position, frame in enumerate(frames, first):
             try:
                 at = 2 + frame[1]
                 event_id = frame[2:at].decode()

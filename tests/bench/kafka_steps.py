@@ -18,6 +18,7 @@ from confluent_kafka import Message
 from polku import Event, Limits
 from polku.batch.frames import split_frames
 from polku.gateway.block_admission import admit_block
+from polku.kafka.columns import ColumnReader
 from polku.kafka.encoding import RecordEncoder
 from polku.kafka.fields import Field
 from polku.kafka.partition import Partition, split_places
@@ -96,7 +97,8 @@ def steps_out(messages: Sequence[Message]) -> dict[str, float]:
     scanner, maker = Scanner("copy"), RecordMaker(lambda event: "copy", None, Value.RECORD, (), fixed="copy")
     return {
         "cut a batch into events": cost(lambda: split_frames(payload)),
-        "scan": cost(lambda: scanner.scan(frames)),
+        "read in columns": cost(lambda: ColumnReader("copy").read(frames, 0)),
+        "scan one by one": cost(lambda: scanner.scan(frames)),
         "parse and make one by one": cost(lambda: [maker.make(Event.FromString(frame), frame) for frame in frames]),
     }
 

@@ -18,6 +18,7 @@ from polku.gateway.admission import admit_events
 from polku.gateway.block_admission import admit_block
 from polku.gateway.pulled_stream import fill_in
 from polku.kafka.client import UnfitError
+from polku.kafka.columns import ColumnReader
 from polku.kafka.encoding import LATEST
 from polku.kafka.fields import Field
 from polku.kafka.reading import Decode, Reader
@@ -261,3 +262,56 @@ def test_a_scan_of_anything_else_finds_nothing_or_what_a_parser_finds(frames: li
         except DecodeError:
             continue
         assert record is None or record == made(frame, topic, position)
+
+
+@given(messages(values), st.sampled_from(["", "eu"]), st.sampled_from(list(MAKERS)), st.integers(0, 5))
+def test_columns_have_the_records_that_a_parser_finds(
+    read: list[Message], cluster: str, topic: str, start: int
+) -> None:
+    block, _ = encode(Decode.RECORD, read, cluster)
+    assert block is not None
+    frames = split_frames(block.payload)
+    columns = ColumnReader("" if topic[0] == "{" else topic).read(frames, start)
+    if columns is not None:
+        expected = [made(frame, topic, start + position) for position, frame in enumerate(frames)]
+        assert list(columns) == expected
+        assert list(columns[1:]) == expected[1:]
+        assert [row[1:5] + row[6:] for row in columns.rows()] == [tuple(e)[1:5] + tuple(e)[6:] for e in expected if e]
+
+
+def alike(number: int, **more: Any) -> Message:
+    options = {"key": b"k%d" % (number % 3), "value": b"x" * number, "headers": [("h", b"%d" % number)]} | more
+    return Message(*PLACE, 7 + number, timestamp=(1, NOW + number), **options)
+
+
+@pytest.mark.parametrize("more", [{}, {"key": None}, {"headers": None}, {"key": b"\xc3\xa9" * 90}])
+def test_records_that_have_the_same_fields_are_read_in_columns(more: dict[str, Any]) -> None:
+    block, _ = encode(Decode.RECORD, [alike(number, **more) for number in range(300)], "")
+    assert block is not None
+    assert ColumnReader("").read(split_frames(block.payload), 0) is not None
+
+
+@pytest.mark.parametrize("more", [{"key": b"\xff"}, {"value": None}, {"headers": None}])
+def test_records_of_which_one_has_other_fields_are_not(more: dict[str, Any]) -> None:
+    block, _ = encode(Decode.RECORD, [alike(1), alike(2, **more), alike(3)], "")
+    assert block is not None
+    assert ColumnReader("").read(split_frames(block.payload), 0) is None
+
+
+@examples(1_000)
+@given(
+    st.lists(st.one_of(nearly(), events.map(Event.SerializeToString)), min_size=1, max_size=4),
+    st.sampled_from(list(MAKERS)),
+)
+def test_columns_of_anything_else_are_none_or_what_a_parser_finds(frames: list[bytes], topic: str) -> None:
+    columns = ColumnReader("" if topic[0] == "{" else topic).read(frames, 0)
+    if columns is None:
+        return
+    for position, (frame, row) in enumerate(zip(frames, columns.rows(), strict=True)):
+        try:
+            Event.FromString(frame)
+        except DecodeError:
+            continue
+        record = made(frame, topic, position)
+        assert record is not None
+        assert row[1:5] + row[6:] == tuple(record)[1:5] + tuple(record)[6:]

@@ -21,7 +21,7 @@ def records(count: int) -> list[Record]:
 
 
 def handed_in(count: int) -> Sending:
-    sending = Sending(count)
+    sending = Sending()
     sending.handed_in = count
     return sending
 
@@ -84,7 +84,7 @@ async def test_a_record_that_the_client_does_not_take_fails_alone() -> None:
     try:
         headers: Any = [("id", "\udc80")]
         two = [Record("bad", "t", None, b"", headers, 0), Record("good", "t", None, b"", [], 1)]
-        sending = producer.begin(2)
+        sending = producer.begin()
         assert producer.hand_in(sending, two) == 2
         assert isinstance(sending.failed[0], UnfitError)
         assert 1 not in sending.failed
@@ -102,7 +102,7 @@ async def test_taking_records_back_does_not_wait_for_the_client(monkeypatch: pyt
 
     monkeypatch.setattr(confluent_kafka, "Producer", Client)
     producer = Producer("KafkaEmitter", NOBODY, lambda error: None, lambda: None)
-    sending = producer.begin(1)
+    sending = producer.begin()
     producer.hand_in(sending, records(1))
     producer.purge()
     await asyncio.wait_for(sending.wait(), 30)
@@ -114,7 +114,7 @@ async def test_taking_records_back_does_not_wait_for_the_client(monkeypatch: pyt
 
 async def test_a_closed_producer_has_released_its_client_and_says_so() -> None:
     producer = Producer("KafkaEmitter", NOBODY, lambda error: None, lambda: None)
-    sending = producer.begin(2)
+    sending = producer.begin()
     producer.hand_in(sending, records(2)[:1])
     await producer.close()
     await asyncio.wait_for(sending.wait(), 30)
