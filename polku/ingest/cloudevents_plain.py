@@ -8,12 +8,13 @@ what is read here is exactly what is read there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from polku.emit.cloudevents import ATTRIBUTES, SCHEMA, is_json_type
+from polku.ingest.cloudevents_shapes import Read, Shapes
 from polku.ingest.json_plain import Filling, Plain
 from polku.ingest.plain_bytes import ANY_SIZES, SIZES, Sizes, entry_size, number, raw_text
 from polku.limits import Limits
@@ -31,11 +32,9 @@ class _Holder(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
+_SHAPES = Shapes()
 _ONE, _MANY = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Decoder(list[dict[str, Any]]).decode
 _DATA, _ALL_DATA = msgspec.json.Decoder(_Holder).decode, msgspec.json.Decoder(list[_Holder]).decode
-
-Read = tuple[Callable[[str], str], Callable[[str], int]]
-"""What turns the source of a CloudEvent into that of an event, and its time into nanoseconds."""
 
 
 class _NotPlainError(Exception):
@@ -46,6 +45,8 @@ def read_cloudevents(data: bytes, limits: Limits, filling: Filling, read: Read) 
     """Return the events of plain CloudEvents that keep all limits on their texts; None for others."""
     if len(data) > _MOST_BYTES:
         return None
+    if (plain := _SHAPES.read(data, limits, filling, read)) is not None:
+        return plain
     try:
         if data[:1] == b"[":
             events, holders = _MANY(data), _ALL_DATA(data)
@@ -60,6 +61,7 @@ def read_cloudevents(data: bytes, limits: Limits, filling: Filling, read: Read) 
             parts = _write(events, ids, holders, limits, filling, read, ANY_SIZES)
     except (msgspec.MsgspecError, ValueError, RecursionError, _NotPlainError):
         return None
+    _SHAPES.learn(events, limits)
     return Plain("".join(parts).encode("latin-1"), ids, routed=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any
 
 from hypothesis import given
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from polku import CloudEventsIngestor, Event, IngestContext, Limits
 from polku.gateway.admission import admit_events
-from polku.ingest.json_plain import Plain
+from polku.ingest import cloudevents_plain
+from polku.ingest.cloudevents_shapes import Shapes
+from polku.ingest.json_plain import Plain, filling_of
 from polku.v1.gateway_pb2 import EventPayload
 from tests.support.examples import examples
 
@@ -92,6 +95,97 @@ def test_events_are_those_of_the_careful_way(
     assert found.ids == admission.ids
     given = members if together else members[:1]
     assert alike(list(EventPayload.FromString(found.payload).events), given) == alike(admission.batch.events, given)
+
+
+SHAPED = {
+    "specversion": st.sampled_from(["1.0"] * 8 + ["0.3", 1]),
+    "id": st.sampled_from(["1", "2", "3"]) | WRONG,
+    "source": TEXTS | st.just("/shop"),
+    "type": st.sampled_from(["t", "u.v", "seven b"]) | WRONG,
+    "subject": TEXTS,
+}
+MORE = {
+    "time": TIMES,
+    "data": DATA,
+    "datacontenttype": TYPES,
+    "cluster": TEXTS,
+    "sequence": TEXTS | WRONG | st.just("x" * 1_100),
+    "traceparent": st.just("x" * 55),
+}
+LIKE = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "subject": "s"}
+
+
+@examples(300)
+@given(
+    st.lists(st.fixed_dictionaries(SHAPED, optional=MORE), min_size=1, max_size=3),
+    st.sampled_from([("cluster",), ("sequence",), ("sequence", "traceparent"), ()]),
+    st.booleans(),
+    st.sampled_from(["", "prod"]),
+)
+def test_events_of_attributes_that_were_seen_before_are_those_of_the_careful_way(
+    members: list[dict[str, Any]], names: tuple[str, ...], escaped: bool, cluster: str
+) -> None:
+    cloudevents_plain._SHAPES = shapes = Shapes(count().__next__)
+    for _ in range(2):
+        assert plain(json.dumps(LIKE | dict.fromkeys(names, "a")).encode(), LIMITS, cluster) is not None
+    assert shapes._latest
+    data = json.dumps(members, ensure_ascii=escaped).encode()
+    found = plain(data, LIMITS, cluster)
+    if found is None:
+        return
+    read = list(CloudEventsIngestor().ingest(data, IngestContext("", cluster, "cloudevents")))
+    events = [one for one in read if isinstance(one, Event)]
+    assert len(events) == len(read)
+    if len({event.id for event in events}) != len(events):
+        return
+    admission = admit_events(events, "", cluster, LIMITS)
+    assert admission.refused == []
+    assert found.ids == admission.ids
+    assert alike(list(EventPayload.FromString(found.payload).events), members) == alike(admission.batch.events, members)
+
+
+def test_attributes_are_known_when_they_come_for_the_third_time() -> None:
+    shapes, limits, filling = Shapes(), Limits(), filling_of("", "prod", str)
+    read = (lambda source: source.removeprefix("/"), len)
+    event = LIKE | {"time": "now", "data": {"a": [1, "b"]}, "tier": "gold", "datacontenttype": "application/json"}
+    data = json.dumps([event]).encode()
+    for _ in range(2):
+        assert shapes.read(data, limits, filling, read) is None
+        shapes.learn([{"subject": "s", "tier": "gold"}], limits)
+    found = shapes.read(data, limits, filling, read)
+    assert found is not None
+    (got,) = EventPayload.FromString(found.payload).events
+    metadata = {"subject": "s", "tier": "gold", "cluster": "prod"}
+    assert got == Event(
+        id="1", event_type="t", source="s", timestamp_unix_ns=3, payload=b'{"a": [1, "b"]}', metadata=metadata
+    )
+    for other in ({"tier": "ä"}, {"tier": None}, {"more": "x"}, {"data": None}, {"tier": "x" * 128}):
+        assert shapes.read(json.dumps(event | other, ensure_ascii=False).encode(), limits, filling, read) is None
+    assert shapes.read(data, Limits(id_bytes=9), filling, read) is None
+
+
+def test_a_client_that_changes_its_attributes_all_the_time_has_a_decoder_defined_once_a_second_at_most() -> None:
+    now = [0.0]
+    shapes, limits, filling = Shapes(lambda: now[0]), Limits(), filling_of("", "", str)
+
+    def knows(name: str) -> bool:
+        data = {key: LIKE[key] for key in LIKE if key != "subject"} | {name: "x"}
+        return shapes.read(json.dumps(data).encode(), limits, filling, (str, len)) is not None
+
+    def learn(name: str) -> None:
+        for _ in range(2):
+            shapes.learn([{name: "x"}], limits)
+
+    for name in "abc":
+        learn(name)
+    assert [knows(name) for name in "abc"] == [True, False, False]
+    now[0] += 0.9
+    learn("b")
+    assert not knows("b")
+    for name in "bcde":
+        now[0] += 1.0
+        learn(name)
+    assert [knows(name) for name in "abcde"] == [False, True, True, True, True]
 
 
 @given(st.lists(GOOD, min_size=1, max_size=3), st.booleans())
