@@ -181,9 +181,14 @@ def _write_all(records: Sequence[Any], filling: Filling, now: str, sizes: Sizes)
     for record in records:
         event_id, when, source, kind = record.id, record.timestamp_unix_ns, record.source, record.event_type
         metadata, payload, routes = record.metadata, record.payload, record.route_to
-        if not event_id:
-            absent += (event_id,).count(unset)
-            event_id = new_id()
+        absent += 1 if event_id is unset else 0  # a tuple's `count` takes 0.2 µs more
+        absent += 1 if when is unset else 0
+        absent += 1 if source is unset else 0
+        absent += 1 if kind is unset else 0
+        absent += 1 if metadata is unset else 0
+        absent += 1 if payload is unset else 0
+        absent += 1 if routes is unset else 0
+        event_id = event_id or new_id()
         ids.append(event_id)
         text = f"\n{sizes[len(event_id)]}{event_id}" if event_id else ""
         text += f"\x10{number(when)}" if when else now
@@ -202,7 +207,6 @@ def _write_all(records: Sequence[Any], filling: Filling, now: str, sizes: Sizes)
         if routes:
             text += "".join([text_field(":", name) for name in routes])
             routed = True
-        absent += (when, source, kind, metadata, payload, routes).count(unset)
         parts.append(f"\n{sizes[len(text)]}{text}")
     return Plain("".join(parts).encode("latin-1"), ids, routed), _FIELDS * len(ids) - absent + inner
 
