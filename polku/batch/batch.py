@@ -130,7 +130,7 @@ class Batch:
         if events is None and count is None:
             events = self._decode(payload or b"")
         self._events = events
-        self._count = count if events is None else len(events)
+        self._count = len(events) if events is not None else count or 0
         self.routes = routes
         self.identity = identity
         self.enqueued_ns = enqueued_ns
@@ -290,7 +290,7 @@ class Batch:
         return pieces
 
     def __len__(self) -> int:
-        return self._count if self._count is not None else len(self.events)
+        return self._count
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)

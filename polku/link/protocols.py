@@ -29,6 +29,10 @@ class Push(Struct, frozen=True):
     alone: bool = False
 
 
+LOCAL_PUSH = Push("", 0, 0, 0, 0)
+"""What a `LocalPeer` is told, which does not look at it: to find out the numbers takes 3 µs."""
+
+
 class Peer(Protocol):
     """The receiving end, as a link sees it: an actor behind Ray, or an object of the same process."""
 

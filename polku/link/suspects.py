@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Answer, Receipt, Turn
+from polku.link.protocols import LOCAL_PUSH, LocalPeer
 
 if TYPE_CHECKING:
     from polku.link.protocols import Peer, Push
@@ -47,6 +48,11 @@ class PoisonDetector:
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._deaths
+
+    @property
+    def lets_all_pass(self) -> bool:
+        """Whether nobody has to wait for a turn."""
+        return not self._order
 
     async def wait_turn(self, seq: int) -> None:
         """Return when a batch may be pushed: at once, unless another with a lower number must be answered first."""
@@ -132,7 +138,7 @@ class Trial:
     async def push(self, peer: Peer, identify: Callable[[bool], Push], batch: Batch) -> Answer:
         """Push the batch, a suspect when its turn has come, and return the answer."""
         while True:
-            answer = await peer.push(identify(self._wishes), batch)
+            answer = await peer.push(LOCAL_PUSH if type(peer) is LocalPeer else identify(self._wishes), batch)
             if not isinstance(answer, Turn):
                 # A receiver that takes a suspect without a turn has one sender, and nothing else to die of.
                 self.is_alone, self.is_taken = self._wishes, not isinstance(answer, Receipt)

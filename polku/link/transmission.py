@@ -85,7 +85,8 @@ class Transmission:
     async def _send_until_answered(self, seq: int, batch: Batch) -> Receipt:
         attempt = 0
         while True:
-            await self._suspects.wait_turn(seq)
+            if not self._suspects.lets_all_pass:
+                await self._suspects.wait_turn(seq)
             trial = Trial(suspect=seq in self._suspects)
             try:
                 self.sent += 1
